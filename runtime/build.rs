@@ -1,11 +1,15 @@
-//! Lets mopd-worker find libtorch where `./x` put it, without LD_LIBRARY_PATH, and tells it which version that is.
+//! Lets mopd-worker find libtorch where `./x` put it, without LD_LIBRARY_PATH, and tells it which version
+//! that is.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     // The version that `tch` binds, where the headers do not say.
     // Functions that libtorch looks up in whoever runs it (see `kernels`): kept, and visible to it.
     if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        println!("cargo:rustc-link-arg=-Wl,-u,mkl_serv_intel_cpu_true,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
+        println!(
+            "cargo:rustc-link-arg=-Wl,-u,mkl_serv_intel_cpu_true,\
+             --export-dynamic-symbol=mkl_serv_intel_cpu_true"
+        );
     }
     let mut version = "2.11".to_owned();
     if let Ok(folder) = std::env::var("LIBTORCH") {
@@ -16,7 +20,9 @@ fn main() {
         println!("cargo:rerun-if-changed={header}");
         let text = std::fs::read_to_string(header).unwrap_or_default();
         let part = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(&format!("#define TORCH_VERSION_{name} "))?.trim().parse::<u32>().ok())
+            text.lines().find_map(|line| {
+                line.strip_prefix(&format!("#define TORCH_VERSION_{name} "))?.trim().parse::<u32>().ok()
+            })
         };
         if let (Some(major), Some(minor), Some(patch)) = (part("MAJOR"), part("MINOR"), part("PATCH")) {
             version = format!("{major}.{minor}.{patch}");

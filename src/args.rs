@@ -13,7 +13,8 @@ Examples:
   mopd run pilot/pilot.mopd             do it; finished stages are kept
   mopd explain unit-mismatch            what a finding means
 
-Exit status: 0 good; 1 the experiment or the run is wrong; 2 the command was used wrongly or a file can't be read;
+Exit status: 0 good; 1 the experiment or the run is wrong; 2 the command was used wrongly or a file can't be \
+                        read;
 130 interrupted.";
 
 /// A declarative language and compiler for multi-teacher on-policy distillation of language models.
@@ -58,9 +59,8 @@ pub struct New {
 
 /// Say what is wrong with experiments, without running anything
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --format json a.mopd | jq '.[].code'"
-)]
+#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check \
+                        --format json a.mopd | jq '.[].code'")]
 pub struct Check {
     /// Experiments, or modules that experiments use
     #[arg(required = true, value_name = "FILE")]
@@ -90,7 +90,8 @@ Examples:
   mopd fmt --check .                   only say which files would change
   mopd fmt - < a.mopd                  from standard input to standard output
 
-The files that change are listed on standard output. What does not parse is left as it stands and reported; the rest of the
+The files that change are listed on standard output. What does not parse is left as it stands and reported; \
+                        the rest of the
 file is formatted. There are no options of style.")]
 pub struct Fmt {
     /// Files, folders, or `-` for standard input
@@ -103,9 +104,9 @@ pub struct Fmt {
 
 /// Show the stages of an experiment, their objectives in normal form, and what they cost
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  mopd plan --predict a.mopd             time and memory of each stage, from a short trial\n  mopd plan std.opd                       the objectives of a library module"
-)]
+#[command(after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  \
+                        mopd plan --predict a.mopd             time and memory of each stage, from a short \
+                        trial\n  mopd plan std.opd                       the objectives of a library module")]
 pub struct Plan {
     /// The experiment, a .mopd file; or a library, also as `std.opd`
     pub file: PathBuf,
@@ -114,8 +115,8 @@ pub struct Plan {
     /// `json` is the plan itself, as the worker gets it
     #[arg(long, value_enum, default_value_t = PlanFormat::Tree)]
     pub format: PlanFormat,
-    /// Try a few steps with shallow models to say how long each stage will take and how much memory; done by itself where a
-    /// model is loaded
+    /// Try a few steps with shallow models to say how long each stage will take and how much memory; done by
+    /// itself where a model is loaded
     #[arg(long)]
     pub predict: bool,
     #[arg(long, hide = true)]
@@ -139,7 +140,8 @@ Examples:
   mopd audit std.estimators              the objectives of a library module
   mopd audit --format json a.mopd | jq '.[].terms[].findings[].verdict'
 
-Every term is evaluated over all that can be drawn in worlds of a few tokens, with its exact gradient. The book's page on the audit
+Every term is evaluated over all that can be drawn in worlds of a few tokens, with its exact gradient. The \
+                        book's page on the audit
 says what each answer means.")]
 pub struct Audit {
     /// The experiment, a .mopd file; or a library, also as `std.opd`
@@ -165,8 +167,10 @@ Examples:
   mopd run --from student a.mopd        that stage again, and what is made from it
   mopd run --format json a.mopd > events.jsonl
 
-The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), models/
-(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs; a stage that was cut
+The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), \
+                        models/
+(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs; \
+                        a stage that was cut
 off goes on from its last checkpoint, and ends with the same bits.")]
 pub struct Run {
     /// The experiment, a .mopd file
@@ -179,14 +183,15 @@ pub struct Run {
     /// Run every stage again, even those that are finished
     #[arg(long)]
     pub fresh: bool,
-    /// Run this stage again, and what is made from it; a family's name is all of its members. Can be given several times
+    /// Run this stage again, and what is made from it; a family's name is all of its members. Can be given
+    /// several times
     #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
     pub from: Vec<String>,
     /// Go on from what is kept. A run does so by itself; with this it says so if nothing is
     #[arg(long, conflicts_with_all = ["fresh", "from"])]
     pub resume: bool,
-    /// How often a stage that trains leaves a checkpoint: `30s`, `10min`, `1h`; `0s` is after every step [default: every minute,
-    /// and less often where that would cost more than 2% of the time]
+    /// How often a stage that trains leaves a checkpoint: `30s`, `10min`, `1h`; `0s` is after every step
+    /// [default: every minute, and less often where that would cost more than 2% of the time]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub checkpoint_every: Option<f64>,
     /// Stages that run side by side at most, a core each [default: what the machine can carry]
@@ -208,8 +213,10 @@ Examples:
   mopd watch --check a.mopd             findings and what an edit means; nothing runs
   mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
 
-A save that leaves the meaning as it is changes nothing. One that changes it stops what is under way at its next step and goes on
-with the new text; finished stages are kept. The runs of a `sweep` follow each other. A mistake in the file leaves the last good run going. Modules, data files, tokenizers
+A save that leaves the meaning as it is changes nothing. One that changes it stops what is under way at its \
+                        next step and goes on
+with the new text; finished stages are kept. The runs of a `sweep` follow each other. A mistake in the file \
+                        leaves the last good run going. Modules, data files, tokenizers
 and reward programs are followed like the file itself.")]
 pub struct Watch {
     /// The experiment, a .mopd file
@@ -222,8 +229,9 @@ pub struct Watch {
     /// Check and compare only; run nothing
     #[arg(long)]
     pub check: bool,
-    /// A stage that was under way goes on from its last checkpoint where an edit changed only its objective, its learning rate, its
-    /// optimiser's settings or its length; what it was begun with is written beside its result
+    /// A stage that was under way goes on from its last checkpoint where an edit changed only its objective,
+    /// its learning rate, its optimiser's settings or its length; what it was begun with is written
+    /// beside its result
     #[arg(long, conflicts_with = "check")]
     pub fork: bool,
     /// How often a stage that trains leaves a checkpoint, as in `mopd run`
@@ -249,7 +257,8 @@ Examples:
   mopd cache prune --older-than 30d --dry-run
   mopd cache prune --keep-under 10GiB
 
-What a run needs is never pruned as long as its folder of results is there: to let go of a run, delete that folder, then prune.")]
+What a run needs is never pruned as long as its folder of results is there: to let go of a run, delete that \
+                        folder, then prune.")]
 pub struct Cache {
     #[command(subcommand)]
     pub action: CacheAction,
@@ -295,12 +304,14 @@ fn size(text: &str) -> Result<u64, String> {
         "TiB" => 1099511627776.0,
         _ => return Err("expected a number and B, KiB, MiB, GiB or TiB, such as 10GiB".to_owned()),
     };
-    let number: f64 = number.parse().map_err(|_| "expected a number before the unit, such as 10GiB".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "expected a number before the unit, such as 10GiB".to_owned())?;
     Ok((number * of_unit) as u64)
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
-    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let end =
+        text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (number, unit.trim())
 }
@@ -322,7 +333,8 @@ fn seconds(text: &str) -> Result<f64, String> {
         "d" => 86400.0,
         _ => return Err("expected a number and s, min, h or d, such as 30s".to_owned()),
     };
-    let number: f64 = number.parse().map_err(|_| "expected a number before the unit, such as 30s".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "expected a number before the unit, such as 30s".to_owned())?;
     let seconds = number * of_unit;
     if seconds < 1e15 { Ok(seconds) } else { Err("that is more than any run takes".to_owned()) }
 }
@@ -387,9 +399,8 @@ pub enum CompareFormat {
 
 /// Write a run in the files of another program
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard"
-)]
+#[command(after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir \
+                        runs/quickstart/tensorboard")]
 pub struct Export {
     /// Event files: a series for every stage and seed
     #[arg(long, required_unless_present = "engine")]
@@ -498,8 +509,8 @@ pub struct BenchCheck {
     pub json: bool,
 }
 
-/// Measure steps of on-policy distillation on models of yours: time of each part, tokens a second, memory, and the least time
-/// that this machine could take
+/// Measure steps of on-policy distillation on models of yours: time of each part, tokens a second, memory,
+/// and the least time that this machine could take
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -507,7 +518,8 @@ Examples:
   mopd bench distill --batch 8 --new 64 --chat Qwen/Qwen3-0.6B Qwen/Qwen3-1.7B
   mopd bench distill student math code law           three teachers, each with a third of the prompts
 
-What runs is an experiment like any other, in a temporary folder. Figures are medians over the steps behind the first.")]
+What runs is an experiment like any other, in a temporary folder. Figures are medians over the steps behind \
+                        the first.")]
 pub struct BenchDistill {
     /// A folder as `save_pretrained` writes it, or a name on the hub: what `hf(...)` takes
     pub student: String,
@@ -568,7 +580,8 @@ pub enum DistillObjective {
     Sampled,
 }
 
-/// Measure how long it takes in `mopd watch` from a save to its findings, and to the first step of what it changed
+/// Measure how long it takes in `mopd watch` from a save to its findings, and to the first step of what it
+/// changed
 #[derive(Debug, Args)]
 pub struct BenchWatch {
     /// Saves whose findings are timed
@@ -582,7 +595,8 @@ pub struct BenchWatch {
     pub json: bool,
 }
 
-/// Measure a divergence over the vocabulary with its gradient, against a plain log-softmax version, on one thread
+/// Measure a divergence over the vocabulary with its gradient, against a plain log-softmax version, on one
+/// thread
 #[derive(Debug, Args)]
 pub struct BenchDivergence {
     /// Sizes of the vocabulary, one after the other
@@ -590,7 +604,8 @@ pub struct BenchDivergence {
     pub vocabulary: Vec<u32>,
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub tokens: u32,
-    /// Make the logits too, from hidden states of this width; where it is not given, neither time nor memory of logits is counted
+    /// Make the logits too, from hidden states of this width; where it is not given, neither time nor memory
+    /// of logits is counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub width: Option<u32>,
     #[arg(long, value_enum, default_value_t = DivergenceName::Kl)]
@@ -615,9 +630,8 @@ pub enum DivergenceName {
 
 /// Measure a per-token weight, interpreted and compiled, against a plain pass over the same memory
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  mopd bench expr --tokens 65536 --runs 50\n\nThe ways are measured in turn, run by run; each figure is a median."
-)]
+#[command(after_help = "Example:\n  mopd bench expr --tokens 65536 --runs 50\n\nThe ways are measured in \
+                        turn, run by run; each figure is a median.")]
 pub struct BenchExpr {
     /// Tokens of a batch; may be given several times [default: 65536 and 4194304]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]

@@ -20,8 +20,9 @@ pub fn install_hook() {
 
 fn apology(message: &str, place: &str) -> String {
     format!(
-        "\nThis is a bug in mopd, not in your experiment. Sorry!\n\n  {message}{place}\n  mopd {} on {} {}\n\n\
-         Please report these lines with the command and the .mopd file that led here; RUST_BACKTRACE=1 adds a backtrace.\n",
+        "\nThis is a bug in mopd, not in your experiment. Sorry!\n\n  {message}{place}\n  mopd {} on {} \
+         {}\n\nPlease report these lines with the command and the .mopd file that led here; \
+         RUST_BACKTRACE=1 adds a backtrace.\n",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH,
@@ -35,8 +36,12 @@ mod tests {
     #[test]
     fn a_bug_says_so_apologises_and_asks_for_what_is_needed_to_find_it() {
         let said = apology("index out of bounds", " at lang/src/check/mod.rs:7");
-        for part in ["a bug in mopd, not in your experiment", "Sorry", "index out of bounds at lang/src/check/mod.rs:7", "report"]
-        {
+        for part in [
+            "a bug in mopd, not in your experiment",
+            "Sorry",
+            "index out of bounds at lang/src/check/mod.rs:7",
+            "report",
+        ] {
             assert!(said.contains(part), "{said}");
         }
     }

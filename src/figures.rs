@@ -48,7 +48,11 @@ pub fn scores_found(of_what: &str, found: u64, of: u64) -> String {
 
 /// A setting as one would write it: `0.001` as `1e-3`, `150`, `0.28`.
 pub fn setting(value: f64) -> String {
-    if value != 0.0 && (value.abs() < 0.01 || value.abs() >= 1e6) { format!("{value:e}") } else { format!("{value}") }
+    if value != 0.0 && (value.abs() < 0.01 || value.abs() >= 1e6) {
+        format!("{value:e}")
+    } else {
+        format!("{value}")
+    }
 }
 
 /// `33.3%`, `50%`
@@ -95,7 +99,10 @@ mod tests {
     #[test]
     fn durations() {
         let shown = [0.0, 0.85, 0.9999, 12.34, 59.96, 245.0, 7800.0, 800_000.0, f64::NAN].map(duration);
-        assert_eq!(shown, ["0 ms", "850 ms", "1.0 s", "12.3 s", "1 min 00 s", "4 min 05 s", "2 h 10 min", "9 d 06 h", "?"]);
+        assert_eq!(
+            shown,
+            ["0 ms", "850 ms", "1.0 s", "12.3 s", "1 min 00 s", "4 min 05 s", "2 h 10 min", "9 d 06 h", "?"]
+        );
     }
 
     #[test]

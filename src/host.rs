@@ -1,4 +1,5 @@
-//! The only place that reads and writes source files: the entry, its sibling modules and the standard library.
+//! The only place that reads and writes source files: the entry, its sibling modules and the standard
+//! library.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -14,14 +15,18 @@ pub use mopd_store::files::reason;
 use crate::paths;
 use crate::problem::Problem;
 
-/// Reads and checks a file with everything that it imports. `overrides` are the `--set` values. `std.opd` stands for a module
-/// of the standard library, where no file is called so.
+/// Reads and checks a file with everything that it imports. `overrides` are the `--set` values. `std.opd`
+/// stands for a module of the standard library, where no file is called so.
 pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analysis, Problem> {
     analyse_noting(path, overrides, &mut |_| ())
 }
 
 /// The same; `note` is told every file that was looked for, also those that are not there.
-pub fn analyse_noting(path: &Path, overrides: &[(String, String)], note: &mut dyn FnMut(&Path)) -> Result<Analysis, Problem> {
+pub fn analyse_noting(
+    path: &Path,
+    overrides: &[(String, String)],
+    note: &mut dyn FnMut(&Path),
+) -> Result<Analysis, Problem> {
     note(path);
     analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::findings)
 }
@@ -94,7 +99,8 @@ fn module_name(path: &Path) -> Option<String> {
 }
 
 fn no_module(name: &str) -> Problem {
-    let problem = Problem::usage("unknown-module", format!("the standard library has no module `std.{name}`"));
+    let problem =
+        Problem::usage("unknown-module", format!("the standard library has no module `std.{name}`"));
     match nearest(name, mopd_std::MODULES.iter().map(|(module, _)| *module)) {
         Some(meant) => problem.help(format!("did you mean `std.{meant}`?")),
         None => problem.help("the book's page on the standard library lists them"),
@@ -121,7 +127,9 @@ pub fn sibling(path: &Path, name: &[&str]) -> Option<PathBuf> {
 pub fn modules_beside(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder_of(path)) else { return Vec::new() };
     let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
     let is_module = |file: &PathBuf| {
         file.extension().is_some_and(|ending| ending == "mopd")
             && file.file_stem().and_then(|name| name.to_str()).is_some_and(is_name)
@@ -131,8 +139,8 @@ pub fn modules_beside(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Files of mopd below a folder, the nearest first, up to so many. Hidden folders, such as a run's store, are passed over, and
-/// so are links to folders and what can't be read.
+/// Files of mopd below a folder, the nearest first, up to so many. Hidden folders, such as a run's store, are
+/// passed over, and so are links to folders and what can't be read.
 pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
     const FOLDERS_AT_MOST: usize = 20_000;
     let mut found = Vec::new();
@@ -187,12 +195,16 @@ pub fn decode(shown: &str, bytes: Vec<u8>) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Problem::usage("not-text", format!("{shown} is not UTF-8 text: line {line} holds bytes that are no character"))
-            .help("save the file as UTF-8")
+        Problem::usage(
+            "not-text",
+            format!("{shown} is not UTF-8 text: line {line} holds bytes that are no character"),
+        )
+        .help("save the file as UTF-8")
     })
 }
 
-/// Puts a text in a file's place. Whoever reads the file meanwhile, or after a crash, finds the old text or the new one, whole.
+/// Puts a text in a file's place. Whoever reads the file meanwhile, or after a crash, finds the old text or
+/// the new one, whole.
 pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
     let write = || {
         // A link goes on pointing to the file that it points to.

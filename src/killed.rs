@@ -1,5 +1,5 @@
-//! What to say of a worker that was killed (signal 9) though mopd did not do it: where it was, and what to lower. Most often the system
-//! does that when memory runs out; where it counts such kills, it is known.
+//! What to say of a worker that was killed (signal 9) though mopd did not do it: where it was, and what to
+//! lower. Most often the system does that when memory runs out; where it counts such kills, it is known.
 
 use std::sync::OnceLock;
 
@@ -17,7 +17,8 @@ pub struct AtWork {
     pub steps: u32,
 }
 
-/// Programs that the system had killed for memory before the first worker was started; none where it does not count them.
+/// Programs that the system had killed for memory before the first worker was started; none where it does not
+/// count them.
 static BEFORE: OnceLock<Option<u64>> = OnceLock::new();
 
 /// To be called before a worker is started.
@@ -43,8 +44,9 @@ pub fn of_run(plan: &Plan, at_work: &[AtWork], to_come: bool) -> Problem {
     described(memory_ran_out(), plan, at_work, to_come)
 }
 
-const ANYWHERE: &str = "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take a smaller model; \
-                        `mopd plan --predict` says what each stage needs";
+const ANYWHERE: &str = "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or \
+                        `checkpointing`, or take a smaller model; `mopd plan --predict` says what each \
+                        stage needs";
 
 /// Where it is not known what the worker was at.
 pub fn somewhere() -> Problem {
@@ -54,14 +56,18 @@ pub fn somewhere() -> Problem {
 fn cause(memory: bool) -> &'static str {
     match memory {
         true => "the system killed the worker (signal 9): memory ran out",
-        false => "the worker was killed (signal 9), not by mopd; most often the system does that when memory runs out",
+        false => {
+            "the worker was killed (signal 9), not by mopd; most often the system does that when memory runs \
+             out"
+        }
     }
 }
 
 fn described(memory: bool, plan: &Plan, at_work: &[AtWork], to_come: bool) -> Problem {
     if at_work.is_empty() && to_come {
         // Models and data are read, and what the next stages take is measured.
-        return Problem::run("worker-died", format!("{}; the next stage had not begun", cause(memory))).help(ANYWHERE);
+        return Problem::run("worker-died", format!("{}; the next stage had not begun", cause(memory)))
+            .help(ANYWHERE);
     }
     let place = |stage: &AtWork| {
         let seed = stage.seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();
@@ -71,13 +77,18 @@ fn described(memory: bool, plan: &Plan, at_work: &[AtWork], to_come: bool) -> Pr
         }
     };
     let places: Vec<String> = at_work.iter().map(place).collect();
-    let places =
-        if places.is_empty() { "all stages were finished".to_owned() } else { format!("at work: {}", places.join(", ")) };
+    let places = if places.is_empty() {
+        "all stages were finished".to_owned()
+    } else {
+        format!("at work: {}", places.join(", "))
+    };
     let mut ways: Vec<String> = Vec::new();
     let mut named: Vec<&str> = Vec::new();
     for stage in at_work {
         let model = plan.experiment.models.iter().find(|model| model.name == stage.stage);
-        if let (Some(Stage::Train(train)), false) = (model.map(|model| &model.stage), named.contains(&stage.stage.as_str())) {
+        if let (Some(Stage::Train(train)), false) =
+            (model.map(|model| &model.stage), named.contains(&stage.stage.as_str()))
+        {
             ways.push(format!("of `{}`, {}", stage.stage, settings(train)));
             named.push(&stage.stage);
         }
@@ -85,12 +96,18 @@ fn described(memory: bool, plan: &Plan, at_work: &[AtWork], to_come: bool) -> Pr
     if at_work.is_empty() {
         let asked = plan.experiment.comparisons.iter().map(|comparison| &comparison.evaluation.sampling);
         let longest = asked.max_by_key(|sampling| sampling.max_tokens);
-        ways.extend(longest.map(|sampling| format!("of evaluations, lower `max_tokens = {}`", sampling.max_tokens)));
+        ways.extend(
+            longest.map(|sampling| format!("of evaluations, lower `max_tokens = {}`", sampling.max_tokens)),
+        );
     }
     if at_work.len() > 1 {
         ways.push(format!("run fewer stages side by side ({} were): `--workers 1`", at_work.len()));
     }
-    ways.push("take a smaller model or a machine with more memory; `mopd plan --predict` says what each stage needs".to_owned());
+    ways.push(
+        "take a smaller model or a machine with more memory; `mopd plan --predict` says what each stage \
+         needs"
+            .to_owned(),
+    );
     Problem::run("worker-died", format!("{}; {places}", cause(memory))).help(ways.join(";\n"))
 }
 

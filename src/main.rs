@@ -1,6 +1,6 @@
-//! The command line. Results go to standard output, everything else to standard error; the exit status is 0 for good, 1 where
-//! the experiment or its run is wrong, 2 where the command was used wrongly or a file can't be read, 130 where a run was
-//! interrupted.
+//! The command line. Results go to standard output, everything else to standard error; the exit status is 0
+//! for good, 1 where the experiment or its run is wrong, 2 where the command was used wrongly or a file can't
+//! be read, 130 where a run was interrupted.
 
 mod args;
 mod commands;

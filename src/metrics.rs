@@ -1,4 +1,5 @@
-//! Rows of `metrics.parquet` that belong together. A domain whose prompts the data routes to several teachers has a row for each.
+//! Rows of `metrics.parquet` that belong together. A domain whose prompts the data routes to several teachers
+//! has a row for each.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,8 @@ pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.
 const OF_COMPLETIONS: [&str; 2] = ["reward", "length"];
 
-/// The rows of every step that have the same text in `column`, in the order in which the first of each stands.
+/// The rows of every step that have the same text in `column`, in the order in which the first of each
+/// stands.
 pub fn gathered(metrics: &Table, rows: impl IntoIterator<Item = usize>, column: &str) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known: HashMap<(u64, &str, u64, &str), usize> = HashMap::new();
@@ -50,7 +52,8 @@ mod tests {
     #[test]
     fn what_a_domains_teachers_have_is_put_together() {
         let column = |name: &str, values| Column { name: name.to_owned(), values };
-        let texts = |values: [&str; 3]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());
+        let texts =
+            |values: [&str; 3]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());
         let numbers = |values: [f64; 3]| ColumnValues::Numbers(values.map(Some).to_vec());
         let metrics = Table::from(vec![
             column("domain", texts(["sort", "sort", "reverse"])),

@@ -1,8 +1,9 @@
-//! The two streams. A reader that goes away (`mopd plan x.mopd | head`) is no error: what is left to say is dropped.
+//! The two streams. A reader that goes away (`mopd plan x.mopd | head`) is no error: what is left to say is
+//! dropped.
 //!
-//! Names of files, fields of data, what models write and what hubs and rewards answer come from others, and a terminal obeys what
-//! it is sent. So everything goes through [`safe`] on its way out, which lets through no control but our own colours; what others
-//! wrote goes through [`printable`] before it is put among them.
+//! Names of files, fields of data, what models write and what hubs and rewards answer come from others, and a
+//! terminal obeys what it is sent. So everything goes through [`safe`] on its way out, which lets through no
+//! control but our own colours; what others wrote goes through [`printable`] before it is put among them.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -87,7 +88,8 @@ pub fn hanging(first: &str, rest: &str, text: &str) -> String {
     out
 }
 
-/// Whether a terminal acts on a character rather than showing it: controls, and what turns the direction of text or hides in it.
+/// Whether a terminal acts on a character rather than showing it: controls, and what turns the direction of
+/// text or hides in it.
 fn steers(c: char) -> bool {
     let hidden = matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     hidden || (c.is_control() && c != '\n' && c != '\t')
@@ -103,7 +105,8 @@ fn spell(c: char, out: &mut String) {
     *out += &format!("\\u{:04x}", u32::from(c));
 }
 
-/// Text that a model, a program or a file made, safe to show: what would steer the terminal is spelled out. Newlines and tabs stay.
+/// Text that a model, a program or a file made, safe to show: what would steer the terminal is spelled out.
+/// Newlines and tabs stay.
 pub fn printable(text: &str) -> String {
     if plain(text) {
         return text.to_owned();
@@ -126,7 +129,8 @@ pub fn printable_in_place(text: &str) -> String {
     out
 }
 
-/// What goes to a stream: as [`printable`], but colours stay where the stream has them, and so do the line ends of other systems.
+/// What goes to a stream: as [`printable`], but colours stay where the stream has them, and so do the line
+/// ends of other systems.
 pub fn safe(text: &str, style: Style) -> Cow<'_, str> {
     if plain(text) {
         return Cow::Borrowed(text);
@@ -151,10 +155,13 @@ pub fn safe(text: &str, style: Style) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// How long the sequence is that `text` begins with, if it is one that sets a colour of letters or their weight; 0 otherwise. Others
-/// move the cursor, hide text, write to the clipboard or answer in the user's name.
+/// How long the sequence is that `text` begins with, if it is one that sets a colour of letters or their
+/// weight; 0 otherwise. Others move the cursor, hide text, write to the clipboard or answer in the user's
+/// name.
 fn colour(text: &str) -> usize {
-    let Some((numbers, _)) = text.strip_prefix("\u{1b}[").and_then(|rest| rest.split_once('m')) else { return 0 };
+    let Some((numbers, _)) = text.strip_prefix("\u{1b}[").and_then(|rest| rest.split_once('m')) else {
+        return 0;
+    };
     let mut parts = numbers.split(';');
     while let Some(part) = parts.next() {
         let fits = match part {
@@ -205,9 +212,12 @@ mod tests {
     #[test]
     fn only_colours_pass_and_only_where_there_are_any() {
         let style = Style { terminal: true };
-        for good in
-            [style.red("x"), style.bold("x"), "\u{1b}[38;5;12mx\u{1b}[m".into(), "\u{1b}[38;2;1;20;255;4mx\u{1b}[39m".into()]
-        {
+        for good in [
+            style.red("x"),
+            style.bold("x"),
+            "\u{1b}[38;5;12mx\u{1b}[m".into(),
+            "\u{1b}[38;2;1;20;255;4mx\u{1b}[39m".into(),
+        ] {
             assert_eq!(safe(&good, style), good);
             assert!(!safe(&good, Style::PLAIN).contains('\u{1b}'));
         }

@@ -1,4 +1,5 @@
-//! Paths of an experiment that lead to nothing. The checker itself reads no files, so that it can be used anywhere.
+//! Paths of an experiment that lead to nothing. The checker itself reads no files, so that it can be used
+//! anywhere.
 
 use std::path::Path;
 
@@ -11,10 +12,14 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
     let mut named: Vec<(&str, Origin)> = Vec::new();
     for domain in &experiment.domains {
         named.extend(
-            [Some(&domain.prompts), domain.tests.as_ref()].into_iter().flatten().map(|data| (data.path.as_str(), data.origin)),
+            [Some(&domain.prompts), domain.tests.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|data| (data.path.as_str(), data.origin)),
         );
     }
-    named.extend(experiment.benchmarks.iter().map(|benchmark| (benchmark.prompts.as_str(), benchmark.origin)));
+    named
+        .extend(experiment.benchmarks.iter().map(|benchmark| (benchmark.prompts.as_str(), benchmark.origin)));
     for model in &experiment.models {
         let path = match &model.stage {
             Stage::Load(Pretrained::Gguf { file }) => file,

@@ -1,4 +1,5 @@
-//! What goes wrong outside any experiment: a file that can't be read, a worker that is missing, an option that is not built.
+//! What goes wrong outside any experiment: a file that can't be read, a worker that is missing, an option
+//! that is not built.
 
 use std::io;
 use std::path::Path;

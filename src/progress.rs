@@ -1,5 +1,5 @@
-//! Progress of a run on standard error: one line a running stage and one for the whole. Quiet where standard error is no
-//! terminal, so that logs hold only what matters.
+//! Progress of a run on standard error: one line a running stage and one for the whole. Quiet where standard
+//! error is no terminal, so that logs hold only what matters.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -16,8 +16,8 @@ use crate::output::{self, Style};
 const WIDTH: u32 = 24;
 
 pub struct Progress {
-    /// Everything that moves is the one message of this bar. A bar for each stage would do, but taking bars away while others
-    /// are drawn leaves stale lines on the screen.
+    /// Everything that moves is the one message of this bar. A bar for each stage would do, but taking bars
+    /// away while others are drawn leaves stale lines on the screen.
     screen: ProgressBar,
     style: Style,
     shown: bool,
@@ -113,7 +113,8 @@ impl Progress {
             }
             Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if self.resumes && self.kept == 0 {
-                    self.speaker().say("nothing of this experiment is kept here: it begins with its first stage\n");
+                    self.speaker()
+                        .say("nothing of this experiment is kept here: it begins with its first stage\n");
                     self.resumes = false;
                 }
                 if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
@@ -134,7 +135,10 @@ impl Progress {
                 }
             }
             Event::Waiting { what } => {
-                self.speaker().say(&format!("another run computes {}; its result is waited for\n", output::printable(what)));
+                self.speaker().say(&format!(
+                    "another run computes {}; its result is waited for\n",
+                    output::printable(what)
+                ));
             }
             Event::StageKept { stage, seed } => {
                 self.kept += 1;
@@ -143,7 +147,8 @@ impl Progress {
             Event::ScoresFound { found: 0, .. } => {}
             Event::ScoresFound { stage, seed, found, of } => {
                 let name = self.name(stage, *seed);
-                self.speaker().say(&format!("{}\n", figures::scores_found(&output::printable(&name), *found, *of)));
+                self.speaker()
+                    .say(&format!("{}\n", figures::scores_found(&output::printable(&name), *found, *of)));
             }
             Event::StageFinished { stage, seed, seconds, .. } => {
                 self.finished += 1;
@@ -153,7 +158,11 @@ impl Progress {
             }
             Event::Warning { message } => {
                 let head = self.style.yellow("warning");
-                self.speaker().say(&output::hanging(&format!("{head}: "), "         ", &output::printable(message)));
+                self.speaker().say(&output::hanging(
+                    &format!("{head}: "),
+                    "         ",
+                    &output::printable(message),
+                ));
             }
             Event::Ready { .. }
             | Event::Predicted { .. }
@@ -187,7 +196,8 @@ impl Progress {
         self.stages.iter().filter_map(of).collect()
     }
 
-    /// Whether some stage is not finished, as far as is known: how many there are is said once data and models are read.
+    /// Whether some stage is not finished, as far as is known: how many there are is said once data and
+    /// models are read.
     pub fn to_come(&self) -> bool {
         self.tasks == 0 || self.finished + self.kept < self.tasks
     }
@@ -225,7 +235,12 @@ impl Progress {
             running.into_iter().map(|((name, seed), stage)| stage.line(&self.name(name, *seed))).collect();
         let done = self.finished + self.kept;
         let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
-        lines.push(format!("{:>24} {} {done}/{} stages, {elapsed} so far", "all", bar(done, self.tasks), self.tasks));
+        lines.push(format!(
+            "{:>24} {} {done}/{} stages, {elapsed} so far",
+            "all",
+            bar(done, self.tasks),
+            self.tasks
+        ));
         // Never fewer lines than before: a screen that shrinks leaves its last line behind.
         self.tallest = self.tallest.max(lines.len());
         lines.resize(self.tallest, String::new());
@@ -242,7 +257,11 @@ impl Stage {
         }
         let Stage { first, step, steps, metric, .. } = self;
         let rate = f64::from(step - first.min(step)) / elapsed.max(Duration::from_millis(1)).as_secs_f64();
-        let left = if step <= first { "?".to_owned() } else { format!("{:.0}s", f64::from(steps - step.min(steps)) / rate) };
+        let left = if step <= first {
+            "?".to_owned()
+        } else {
+            format!("{:.0}s", f64::from(steps - step.min(steps)) / rate)
+        };
         format!("{name:>24} {} {step}/{steps} {rate:.1}/s {left} left  {metric}", bar(*step, *steps))
     }
 }
@@ -259,8 +278,15 @@ mod tests {
     #[test]
     fn a_stage_shows_step_rate_time_left_and_its_metric() {
         let started = Instant::now() - Duration::from_secs(10);
-        let stage =
-            Stage { order: 1, started, first: 0, step: 25, steps: 100, checkpoint: None, metric: "reward 0.500".to_owned() };
+        let stage = Stage {
+            order: 1,
+            started,
+            first: 0,
+            step: 25,
+            steps: 100,
+            checkpoint: None,
+            metric: "reward 0.500".to_owned(),
+        };
         let line = stage.line("expert[sort]");
         let bar = "━".repeat(6) + &"╌".repeat(18);
         assert_eq!(line, format!("            expert[sort] {bar} 25/100 2.5/s 30s left  reward 0.500"));

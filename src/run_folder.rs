@@ -36,9 +36,11 @@ impl RunFolder {
         }
         let schema: Schema = json(&plan_file)?;
         if schema.schema != SCHEMA {
-            let message = format!("{} has schema {}, this mopd reads {SCHEMA}", plan_file.display(), schema.schema);
-            return Err(Problem::usage("other-version", message)
-                .help("run the experiment again with this mopd; what has the same key is not computed again"));
+            let message =
+                format!("{} has schema {}, this mopd reads {SCHEMA}", plan_file.display(), schema.schema);
+            return Err(Problem::usage("other-version", message).help(
+                "run the experiment again with this mopd; what has the same key is not computed again",
+            ));
         }
         let plan: Plan = json(&plan_file)?;
         let results_file = path.join("results.json");
@@ -76,8 +78,9 @@ struct Schema {
 }
 
 fn text(path: &Path) -> Result<String, Problem> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Problem::usage("can't-read", format!("can't read {}: {}", path.display(), reason(&error))))
+    std::fs::read_to_string(path).map_err(|error| {
+        Problem::usage("can't-read", format!("can't read {}: {}", path.display(), reason(&error)))
+    })
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
@@ -114,7 +117,9 @@ impl Table {
     /// The text in a row; empty where there is none.
     pub fn text(&self, name: &str, row: usize) -> &str {
         match self.values(name) {
-            Some(ColumnValues::Texts(values)) => values.get(row).and_then(Option::as_deref).unwrap_or_default(),
+            Some(ColumnValues::Texts(values)) => {
+                values.get(row).and_then(Option::as_deref).unwrap_or_default()
+            }
             _ => "",
         }
     }

@@ -1,4 +1,5 @@
-//! One command at a time writes to a folder of results: two would leave the tables of one beside the plan of the other.
+//! One command at a time writes to a folder of results: two would leave the tables of one beside the plan of
+//! the other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,12 @@ impl RunLock {
         let path = folder.join(LOCK);
         let Some(lock) = Lock::try_at(&path)? else {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder = if holder.is_empty() { String::new() } else { format!(": {}", printable(holder.trim())) };
+            let holder =
+                if holder.is_empty() { String::new() } else { format!(": {}", printable(holder.trim())) };
             let message = format!("another run writes to {}{holder}", folder.display());
             return Err(Problem::usage("folder-in-use", message).help(
-                "wait until it ends, or give this one a folder of its own with `--out DIR`; what both need is computed once either way",
+                "wait until it ends, or give this one a folder of its own with `--out DIR`; what both need \
+                 is computed once either way",
             ));
         };
         // Whoever had it before may have been killed while it wrote.
@@ -49,11 +52,13 @@ impl RunLock {
             return Ok(());
         }
         let message = format!(
-            "the folder of results, {}, was deleted or replaced while the run was under way: the plan and the text beside the results are missing",
+            "the folder of results, {}, was deleted or replaced while the run was under way: the plan and \
+             the text beside the results are missing",
             self.folder.display()
         );
         Err(Problem::run("results-gone", message).help(
-            "run the same command again: finished stages are kept in the store, so that only the results are written again",
+            "run the same command again: finished stages are kept in the store, so that only the results \
+             are written again",
         ))
     }
 }

@@ -23,7 +23,8 @@ fn caption(table: &Table, comparison: Option<&Comparison>, seeds: &[u64], style:
         Some(temperature) if temperature > 0.0 => format!(" at temperature {temperature}"),
         _ => String::new(),
     };
-    let used = &seeds[..comparison.map_or(seeds.len(), |comparison| (comparison.seeds as usize).min(seeds.len()))];
+    let used =
+        &seeds[..comparison.map_or(seeds.len(), |comparison| (comparison.seeds as usize).min(seeds.len()))];
     let seeds: Vec<String> = used.iter().map(u64::to_string).collect();
     let word = if seeds.len() == 1 { "seed" } else { "seeds" };
     format!(
@@ -39,12 +40,14 @@ fn caption(table: &Table, comparison: Option<&Comparison>, seeds: &[u64], style:
 
 /// `200 prompts a domain`, or one number per domain where they differ.
 fn prompts(table: &Table) -> String {
-    let of = |domain: &String| table.rows.iter().find_map(|row| row.scores.get(domain)).map_or(0, |score| score.n);
+    let of =
+        |domain: &String| table.rows.iter().find_map(|row| row.scores.get(domain)).map_or(0, |score| score.n);
     let counts: BTreeSet<u32> = table.domains.iter().map(of).collect();
     match counts.iter().collect::<Vec<_>>()[..] {
         [n] => format!("{} a domain", counted(*n as usize, "prompt")),
         _ => {
-            let each: Vec<String> = table.domains.iter().map(|domain| format!("{domain} {}", of(domain))).collect();
+            let each: Vec<String> =
+                table.domains.iter().map(|domain| format!("{domain} {}", of(domain))).collect();
             format!("prompts: {}", each.join(", "))
         }
     }
@@ -63,7 +66,8 @@ pub fn whole(results: &Results, seconds: f64, peak_memory: u64) -> String {
     format!("{}{before}, peak memory {}{predicted}", duration(seconds), bytes(peak_memory))
 }
 
-/// What each stage that trains took, beside what was expected: a line each, means over its seeds. Empty where nothing was trained.
+/// What each stage that trains took, beside what was expected: a line each, means over its seeds. Empty where
+/// nothing was trained.
 pub fn stages(records: &[StageRecord]) -> String {
     let mut by_name: BTreeMap<&str, Vec<&StageRecord>> = BTreeMap::new();
     for record in records.iter().filter(|record| record.predicted.is_some()) {
@@ -73,9 +77,11 @@ pub fn stages(records: &[StageRecord]) -> String {
     let line = |(name, records): (&&str, &Vec<&StageRecord>)| {
         let count = records.len() as f64;
         let took = records.iter().map(|record| record.seconds).sum::<f64>() / count;
-        let expected = records.iter().filter_map(|record| record.predicted).map(|it| it.seconds).sum::<f64>() / count;
+        let expected =
+            records.iter().filter_map(|record| record.predicted).map(|it| it.seconds).sum::<f64>() / count;
         let memory = records.iter().filter_map(|record| record.peak_memory).max();
-        let most = records.iter().filter_map(|record| record.predicted).map(|it| it.memory).max().unwrap_or(0);
+        let most =
+            records.iter().filter_map(|record| record.predicted).map(|it| it.memory).max().unwrap_or(0);
         let memory = match memory {
             Some(memory) => format!("peak memory {} (predicted {})", bytes(memory), bytes(most)),
             // Nobody knows whose memory it was.
@@ -95,15 +101,24 @@ fn grid(table: &Table, style: Style) -> Grid {
     }
     let columns = header.len();
 
-    let best = |values: Vec<Option<f64>>| values.into_iter().flatten().filter(|value| value.is_finite()).reduce(f64::max);
+    let best = |values: Vec<Option<f64>>| {
+        values.into_iter().flatten().filter(|value| value.is_finite()).reduce(f64::max)
+    };
     let mean = |score: Option<&Score>| score.map(|score| score.mean);
-    let best_scores: Vec<Option<f64>> =
-        table.domains.iter().map(|domain| best(table.rows.iter().map(|row| mean(row.scores.get(domain))).collect())).collect();
-    let best_normalized = best(table.rows.iter().map(|row| row.normalized.as_ref().map(|interval| interval.mean)).collect());
+    let best_scores: Vec<Option<f64>> = table
+        .domains
+        .iter()
+        .map(|domain| best(table.rows.iter().map(|row| mean(row.scores.get(domain))).collect()))
+        .collect();
+    let best_normalized =
+        best(table.rows.iter().map(|row| row.normalized.as_ref().map(|interval| interval.mean)).collect());
 
     let mut grid = Grid::new();
-    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
-    // The attribute is written only where the style allows it; comfy-table's own guess looks at the terminal alone.
+    grid.load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    // The attribute is written only where the style allows it; comfy-table's own guess looks at the terminal
+    // alone.
     if style.terminal {
         grid.enforce_styling();
     } else {
@@ -119,7 +134,10 @@ fn grid(table: &Table, style: Style) -> Grid {
         if normalized {
             let of = |interval: &Interval| span(interval.mean, interval.low, interval.high);
             let text = row.normalized.as_ref().map(of).unwrap_or_default();
-            cells.push(marked(text, row.normalized.as_ref().is_some_and(|interval| Some(interval.mean) == best_normalized)));
+            cells.push(marked(
+                text,
+                row.normalized.as_ref().is_some_and(|interval| Some(interval.mean) == best_normalized),
+            ));
             cells.push(Cell::new(row.spread.map(|spread| format!("{spread:.2}")).unwrap_or_default()));
         }
         grid.add_row(cells);
@@ -208,7 +226,8 @@ mod tests {
     fn a_table_is_markdown() {
         let results = results(vec![row("start", 0.46, Some(0.0)), row("student", 0.72, Some(0.95))]);
         let expected = "\
-merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% interval over prompts alone: there is one seed]
+merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% interval over prompts alone: \
+                        there is one seed]
 
 | model   |              sort |         normalized | spread |
 |---------|-------------------|--------------------|--------|
@@ -222,10 +241,17 @@ merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% int
 
     #[test]
     fn the_best_of_a_column_is_bold_on_a_terminal() {
-        let shown = show(&results(vec![row("start", 0.46, None), row("student", 0.72, None)]), &plan(), Style { terminal: true });
+        let shown = show(
+            &results(vec![row("start", 0.46, None), row("student", 0.72, None)]),
+            &plan(),
+            Style { terminal: true },
+        );
         let line = |name: &str| shown.lines().find(|line| line.contains(name)).expect("a row").to_owned();
         assert!(!line("start ").contains("\u{1b}[1m"), "{shown}");
-        assert!(line("student").contains("\u{1b}[1m") && line("student").contains("0.72 [0.69, 0.75]"), "{shown}");
+        assert!(
+            line("student").contains("\u{1b}[1m") && line("student").contains("0.72 [0.69, 0.75]"),
+            "{shown}"
+        );
         assert!(!shown.contains("normalized"), "{shown}");
     }
 
@@ -238,7 +264,8 @@ merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% int
             whole(&results, 20.0, 3 << 30),
             "20.0 s (4.0 s before the first stage), peak memory 3.00 GiB (predicted 1.00 GiB)"
         );
-        let predicted = Prediction { seconds: 2.0, rollout: 0.0, scoring: 0.0, update: 0.0, memory: 2 << 20, resting: 0 };
+        let predicted =
+            Prediction { seconds: 2.0, rollout: 0.0, scoring: 0.0, update: 0.0, memory: 2 << 20, resting: 0 };
         let record = |stage: &str, peak_memory| StageRecord {
             stage: stage.to_owned(),
             seed: 1,
@@ -249,8 +276,8 @@ merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% int
         };
         assert_eq!(
             stages(&[record("student", Some(3 << 20)), record("expert", None)]),
-            " expert       1.0 s (predicted 2.0 s), ran beside others (alone, peak memory 2.00 MiB was predicted)\n\
-             student       1.0 s (predicted 2.0 s), peak memory 3.00 MiB (predicted 2.00 MiB)\n"
+            " expert       1.0 s (predicted 2.0 s), ran beside others (alone, peak memory 2.00 MiB was \
+             predicted)\nstudent       1.0 s (predicted 2.0 s), peak memory 3.00 MiB (predicted 2.00 MiB)\n"
         );
     }
 

@@ -1,5 +1,5 @@
-//! Finding, starting and hearing `mopd-worker`, the program that links libtorch. It may die at any moment without taking
-//! `mopd` down.
+//! Finding, starting and hearing `mopd-worker`, the program that links libtorch. It may die at any moment
+//! without taking `mopd` down.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,8 @@ pub fn find() -> Result<PathBuf, Problem> {
 
 fn missing(why: &str) -> Problem {
     Problem::usage("no-worker", format!("{why}: without it nothing can be trained or sampled")).help(
-        "build it with `./x build` in a checkout of mopd, which fetches libtorch too,\nor set MOPD_WORKER to a mopd-worker that is built already",
+        "build it with `./x build` in a checkout of mopd, which fetches libtorch too,\nor set MOPD_WORKER \
+         to a mopd-worker that is built already",
     )
 }
 
@@ -56,7 +57,8 @@ pub struct Worker {
     heard: Receiver<()>,
 }
 
-/// How long to wait for the last words of a worker that is gone: a program that it started may hold the pipe open for ever.
+/// How long to wait for the last words of a worker that is gone: a program that it started may hold the pipe
+/// open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One line from the worker.
@@ -136,12 +138,14 @@ impl Worker {
             Ok(event) => Ok(Some(Said::Event(event))),
             Err(error) if line.starts_with("{\"event\"") => {
                 self.killer().now();
-                Err(Problem::run("worker-protocol", format!("the worker sent an event that mopd does not know: {error}")).help(
-                    format!(
-                        "mopd {} and mopd-worker must come from one build; build both with `./x build`",
-                        env!("CARGO_PKG_VERSION")
-                    ),
-                ))
+                Err(Problem::run(
+                    "worker-protocol",
+                    format!("the worker sent an event that mopd does not know: {error}"),
+                )
+                .help(format!(
+                    "mopd {} and mopd-worker must come from one build; build both with `./x build`",
+                    env!("CARGO_PKG_VERSION")
+                )))
             }
             Err(_) => Ok(Some(Said::Text(output::printable(&line)))),
         }
@@ -150,7 +154,8 @@ impl Worker {
     /// Waits until the worker is gone.
     pub fn wait(self) -> Result<ExitStatus, Problem> {
         loop {
-            // Asked again and again rather than waited for, so that a second Ctrl-C can take the lock and kill it.
+            // Asked again and again rather than waited for, so that a second Ctrl-C can take the lock and
+            // kill it.
             let answer = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
             match answer {
                 Ok(Some(status)) => {
@@ -160,16 +165,24 @@ impl Worker {
                 }
                 Ok(None) => std::thread::sleep(Duration::from_millis(5)),
                 Err(error) => {
-                    return Err(Problem::run("worker-failed", format!("can't wait for the worker: {}", reason(&error))));
+                    return Err(Problem::run(
+                        "worker-failed",
+                        format!("can't wait for the worker: {}", reason(&error)),
+                    ));
                 }
             }
         }
     }
 }
 
-/// Has a worker do a job that says nothing of its progress, and answers how it ended. Its events go to `heard`, what it says beside
-/// them to standard error; `failed` names what went wrong, which gets the failure's help.
-pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMut(Event)) -> Result<ExitStatus, Problem> {
+/// Has a worker do a job that says nothing of its progress, and answers how it ended. Its events go to
+/// `heard`, what it says beside them to standard error; `failed` names what went wrong, which gets the
+/// failure's help.
+pub fn ask(
+    job: &Job,
+    failed: impl Fn(&Failure) -> Problem,
+    mut heard: impl FnMut(Event),
+) -> Result<ExitStatus, Problem> {
     let interrupts = Interrupts::handled();
     let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
     let reached = interrupts.reach(&worker, output::error);
@@ -177,7 +190,9 @@ pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMu
     while let Some(said) = worker.next()? {
         match said {
             Said::Event(Event::Failed(found)) => failure = Some(found),
-            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", output::printable(&message))),
+            Said::Event(Event::Warning { message }) => {
+                output::error(&format!("warning: {}\n", output::printable(&message)))
+            }
             Said::Event(event) => heard(event),
             Said::Text(text) => output::error(&format!("{text}\n")),
         }
@@ -228,8 +243,9 @@ impl Requests {
 }
 
 fn in_writing(message: &impl Serialize) -> Result<Vec<u8>, Problem> {
-    serde_json::to_vec(message)
-        .map_err(|error| Problem::run("worker-failed", format!("the plan can't be written down for the worker: {error}")))
+    serde_json::to_vec(message).map_err(|error| {
+        Problem::run("worker-failed", format!("the plan can't be written down for the worker: {error}"))
+    })
 }
 
 /// A line without its end; bytes that are no text are replaced. Empty lines are skipped.
@@ -261,8 +277,10 @@ pub fn death(status: ExitStatus) -> Problem {
                 15 => ", a request to stop",
                 _ => "",
             };
-            problem(&format!("the worker died of signal {signal}{meaning}"))
-                .help("run the command again: finished stages are kept. If it dies again, `mopd doctor` may tell why")
+            problem(&format!("the worker died of signal {signal}{meaning}")).help(
+                "run the command again: finished stages are kept. If it dies again, `mopd doctor` may tell \
+                 why",
+            )
         }
         None => {
             let code = status.code().map_or_else(|| "none".to_owned(), |code| code.to_string());

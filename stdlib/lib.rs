@@ -1,5 +1,5 @@
-//! The standard library of mopd: many small `.mopd` files under virtual `std:` paths, so that spans and go-to-definition
-//! work in them as in any other file.
+//! The standard library of mopd: many small `.mopd` files under virtual `std:` paths, so that spans and
+//! go-to-definition work in them as in any other file.
 
 /// Module name and text of every file, in alphabetical order.
 pub const MODULES: &[(&str, &str)] = &[
@@ -74,7 +74,10 @@ pub const MODULES: &[(&str, &str)] = &[
 
 /// The path that people see and the text of `std.<name>`.
 pub fn module(name: &str) -> Option<(String, &'static str)> {
-    MODULES.iter().find(|(module, _)| *module == name).map(|(module, text)| (format!("std:{module}.mopd"), *text))
+    MODULES
+        .iter()
+        .find(|(module, _)| *module == name)
+        .map(|(module, text)| (format!("std:{module}.mopd"), *text))
 }
 
 /// What the library offers: a line `module name` for every public item.
@@ -84,7 +87,8 @@ pub fn index() -> &'static str {
         for (module, text) in MODULES {
             for line in text.lines().filter_map(|line| line.strip_prefix("pub ")) {
                 let name = line.split_once(' ').map_or("", |(_, rest)| rest);
-                let name = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+                let name =
+                    name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
                 index.push_str(module);
                 index.push(' ');
                 index.push_str(name);
@@ -96,7 +100,8 @@ pub fn index() -> &'static str {
     &INDEX
 }
 
-/// The text of a module of the library, or under `std` itself what [`index`] lists: what a checker asks its host for.
+/// The text of a module of the library, or under `std` itself what [`index`] lists: what a checker asks its
+/// host for.
 pub fn source(path: &[&str]) -> Option<(String, String)> {
     match path {
         ["std"] => Some(("std:".to_owned(), index().to_owned())),

@@ -1,8 +1,8 @@
-//! What the gradient audit must find, through its public interface: reference numbers for estimators and truncated divergences, and
-//! the verdicts on them.
+//! What the gradient audit must find, through its public interface: reference numbers for estimators and
+//! truncated divergences, and the verdicts on them.
 //!
-//! Numbers without a source of their own are of one pair of distributions over five tokens, the teacher's and the student's below, with
-//! gradients by the student's logits.
+//! Numbers without a source of their own are of one pair of distributions over five tokens, the teacher's and
+//! the student's below, with gradients by the student's logits.
 
 use mopd_compiler::audit::{Audit, Drawn, Expected, Use, Verdict, World, audit, expected};
 use mopd_lang::experiment::{Objective, TeacherId};
@@ -16,7 +16,9 @@ const FORWARD: [f64; 5] = [-0.20, 0.05, 0.05, 0.08, 0.02];
 
 /// An objective with these lines before its `reduce`.
 fn objective(body: &str) -> Objective {
-    let text = format!("objective o(first: teacher, second: teacher) {{\n{body}\nreduce = mean(token, over: batch)\n}}\n");
+    let text = format!(
+        "objective o(first: teacher, second: teacher) {{\n{body}\nreduce = mean(token, over: batch)\n}}\n"
+    );
     let entry = SourceFile { path: "o.mopd".into(), text };
     let analysis = mopd_lang::analyse(entry, &|_| None);
     match analysis.objectives.into_iter().next() {
@@ -39,7 +41,10 @@ fn here(value: &str) -> Expected {
 
 fn close(found: &[f64], known: &[f64], within: f64) {
     assert_eq!(found.len(), known.len());
-    assert!(found.iter().zip(known).all(|(found, known)| (found - known).abs() <= within), "{found:?} is not {known:?}");
+    assert!(
+        found.iter().zip(known).all(|(found, known)| (found - known).abs() <= within),
+        "{found:?} is not {known:?}"
+    );
 }
 
 fn audited(value: &str) -> Audit {
@@ -90,7 +95,10 @@ fn k2_k3_and_the_absolute_value_follow_what_they_are_known_to() {
     says(&k3, "follows 1.00 * grad KL(teacher || student)");
     says(&format!("abs{d}"), "follows 2.00 * grad TV(teacher, student)");
     let audit = audited(&k3);
-    assert_eq!(audit.terms[0].findings[0].misleads(), Some(("KL(student || teacher)", "KL(teacher || student)")));
+    assert_eq!(
+        audit.terms[0].findings[0].misleads(),
+        Some(("KL(student || teacher)", "KL(teacher || student)"))
+    );
     assert_eq!(audited(&k2).terms[0].findings[0].misleads(), None);
 }
 
@@ -135,7 +143,11 @@ fn a_partial_sum_pulls_even_where_student_and_teacher_agree() {
     let pull = [-0.125, -0.0625, 0.1125, 0.0525, 0.0225];
     let agreed = |value: &str| at(value, &TEACHER, &TEACHER).gradient;
     close(&agreed(&format!("live kl(teacher || student, {TOP_2}, mass: raw)")), &pull, 1e-12);
-    close(&agreed(&format!("live kl(student || teacher, {TOP_2}, mass: raw)")), &pull.map(|slope| -slope), 1e-12);
+    close(
+        &agreed(&format!("live kl(student || teacher, {TOP_2}, mass: raw)")),
+        &pull.map(|slope| -slope),
+        1e-12,
+    );
     for mass in ["generalized", "tail", "renormalized"] {
         for sides in ["teacher || student", "student || teacher"] {
             let value = format!("live kl({sides}, {TOP_2}, mass: {mass})");
@@ -149,14 +161,16 @@ fn a_partial_sum_pulls_even_where_student_and_teacher_agree() {
     assert_eq!(raw.terms[0].findings[0].stationary_at_teacher, Some(false));
 }
 
-/// arXiv:2605.11182: the bare reverse sum is the one with a detached logarithm, which is the generalized one, plus the student's mass on
-/// the support.
+/// arXiv:2605.11182: the bare reverse sum is the one with a detached logarithm, which is the generalized one,
+/// plus the student's mass on the support.
 #[test]
 fn the_bare_reverse_sum_also_moves_mass() {
     let gradient = |mass: &str| here(&format!("live kl(student || teacher, {TOP_2}, mass: {mass})")).gradient;
     // The mass of the first two tokens, 0.6: its slope is p (1 - 0.6) inside and -0.6 p outside.
-    let mass: Vec<f64> = STUDENT.iter().enumerate().map(|(entry, p)| p * if entry < 2 { 0.4 } else { -0.6 }).collect();
-    let difference: Vec<f64> = gradient("raw").iter().zip(gradient("generalized")).map(|(raw, own)| raw - own).collect();
+    let mass: Vec<f64> =
+        STUDENT.iter().enumerate().map(|(entry, p)| p * if entry < 2 { 0.4 } else { -0.6 }).collect();
+    let difference: Vec<f64> =
+        gradient("raw").iter().zip(gradient("generalized")).map(|(raw, own)| raw - own).collect();
     close(&difference, &mass, 1e-12);
 }
 
@@ -188,7 +202,8 @@ fn a_support_that_holds_everything_has_no_tail() {
     let whole = here("live kl(teacher || student)");
     for k in [5, 8] {
         for mass in ["tail", "renormalized", "generalized", "raw"] {
-            let same = here(&format!("live kl(teacher || student, support: top_k(teacher, {k}), mass: {mass})"));
+            let same =
+                here(&format!("live kl(teacher || student, support: top_k(teacher, {k}), mass: {mass})"));
             close(&[same.value], &[whole.value], 1e-15);
             close(&same.gradient, &whole.gradient, 1e-15);
         }
@@ -203,7 +218,8 @@ fn a_renormalized_support_is_blind_to_its_mass() {
     close(&[here(&value).value], &[at(&value, &more, &TEACHER).value], 1e-15);
     let gradient = here(&value).gradient;
     close(&[gradient[0] + gradient[1], gradient[2], gradient[3], gradient[4]], &[0.0; 4], 1e-15);
-    // On one entry both sides are 1. The checker refuses it where it is written so; here the support is found to be one entry.
+    // On one entry both sides are 1. The checker refuses it where it is written so; here the support is found
+    // to be one entry.
     let one = here("live kl(student || teacher, support: nucleus(teacher, 0.4), mass: renormalized)");
     assert_eq!((one.value, one.gradient), (0.0, vec![0.0; 5]));
 }
@@ -217,14 +233,16 @@ fn the_jensen_shannon_family_vanishes_at_its_ends() {
     let exchanged = |beta: f64| {
         let rest = 1.0 - beta;
         here(&format!(
-            "{rest} * live skew(teacher || student, lambda: {beta}) + {beta} * live skew(student || teacher, lambda: {rest})"
+            "{rest} * live skew(teacher || student, lambda: {beta}) + {beta} * live skew(student || \
+             teacher, lambda: {rest})"
         ))
         .value
     };
     close(&[exchanged(0.001)], &[0.097703], 1e-6);
     close(&[exchanged(0.5), usual(0.5)], &[0.024269; 2], 1e-6);
     // So does the one that is divided by beta * (1 - beta), at both ends.
-    let normalized = |beta: f64| here(&format!("live jsd(teacher, student, beta: {beta}, normalized: true)")).gradient;
+    let normalized =
+        |beta: f64| here(&format!("live jsd(teacher, student, beta: {beta}, normalized: true)")).gradient;
     close(&normalized(1e-7), &FORWARD, 1e-5);
     close(&normalized(1.0 - 1e-7), &REVERSE, 2e-5);
 }
@@ -255,9 +273,10 @@ fn families_meet_where_they_should() {
 #[test]
 fn gradient_through_the_advantage_cancels_the_teacher() {
     let other = [0.10, 0.20, 0.30, 0.15, 0.25];
-    for (value, detached) in
-        [("live student.logp - teacher.logp", false), ("(student.logp - teacher.logp) * live student.logp", true)]
-    {
+    for (value, detached) in [
+        ("live student.logp - teacher.logp", false),
+        ("(student.logp - teacher.logp) * live student.logp", true),
+    ] {
         let [one, two] = [TEACHER, other].map(|teacher| at(value, &STUDENT, &teacher).gradient);
         let same = one.iter().zip(&two).all(|(a, b)| (a - b).abs() < 1e-15);
         assert_eq!(same, !detached, "{value}");
@@ -281,16 +300,20 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
         })
         .filter(|role| matches!(role, Role::Named { .. }))
         .collect();
-    let find = |name: &str| named.iter().find(|role| role.name() == name).cloned().unwrap_or_else(|| role(0, name));
-    let world =
-        |student: &[f64], pooled: &[f64]| World::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second);
+    let find =
+        |name: &str| named.iter().find(|role| role.name() == name).cloned().unwrap_or_else(|| role(0, name));
+    let world = |student: &[f64], pooled: &[f64]| {
+        World::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second)
+    };
     let geometric = {
         let product: Vec<f64> = TEACHER.iter().zip(&second).map(|(a, b)| (a * b).sqrt()).collect();
         let sum: f64 = product.iter().sum();
         product.into_iter().map(|p| p / sum).collect::<Vec<f64>>()
     };
     let gradient = |value: &str| {
-        expected(&objective(value), 0, &world(&STUDENT, &geometric)).unwrap_or_else(|why| panic!("{value}: {why}")).gradient
+        expected(&objective(value), 0, &world(&STUDENT, &geometric))
+            .unwrap_or_else(|why| panic!("{value}: {why}"))
+            .gradient
     };
     let far = |a: &[f64], b: &[f64]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-3);
     let (reverse_sum, reverse_mean) = (
@@ -299,7 +322,8 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
     );
     let reverse_geometric = gradient("live kl(student || teacher)");
     assert!(far(&reverse_sum, &reverse_mean));
-    // A sum of reverse divergences is the one to the geometric mean, up to its normaliser; a sum of forward ones that from the mean.
+    // A sum of reverse divergences is the one to the geometric mean, up to its normaliser; a sum of forward
+    // ones that from the mean.
     close(&reverse_sum, &reverse_geometric, 1e-12);
     let (forward_sum, forward_mean, forward_geometric) = (
         gradient("0.5 * live kl(first || student) + 0.5 * live kl(second || student)"),
@@ -312,15 +336,21 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
 
 #[test]
 fn a_baseline_must_not_read_the_token() {
-    let with = |baseline: &str| verdict(&format!("-(teacher.logp - student.logp + {baseline}) * live student.logp"));
-    for blind in
-        ["kl(student || teacher)", "kl(student || teacher, support: top_k(student, 2), mass: renormalized)", "student.entropy"]
-    {
+    let with =
+        |baseline: &str| verdict(&format!("-(teacher.logp - student.logp + {baseline}) * live student.logp"));
+    for blind in [
+        "kl(student || teacher)",
+        "kl(student || teacher, support: top_k(student, 2), mass: renormalized)",
+        "student.entropy",
+    ] {
         assert_eq!(with(blind), "follows 1.00 * grad KL(student || teacher)", "{blind}");
     }
     let reads = with("kl(student || teacher, support: sampled, mass: tail)");
     assert!(
-        reads.starts_with("biased: without `kl(student || teacher, support: sampled, mass: tail)` it would follow 1.00 * grad KL(student || teacher)"),
+        reads.starts_with(
+            "biased: without `kl(student || teacher, support: sampled, mass: tail)` it would follow 1.00 * \
+             grad KL(student || teacher)"
+        ),
         "{reads}"
     );
 }
@@ -330,12 +360,17 @@ fn masks_and_weights_bias_only_where_they_read_the_token() {
     let with = |lines: &str| audit(&objective(lines), &Use::unknown()).terms[0].findings[0].verdict.clone();
     let term = "term t = (student.logp - teacher.logp) * live student.logp";
     match with(&format!("weight = student.entropy\n{term}")) {
-        Verdict::Weighted { of, least, most } => assert!(of == "KL(student || teacher)" && 0.0 < least && least < most),
+        Verdict::Weighted { of, least, most } => {
+            assert!(of == "KL(student || teacher)" && 0.0 < least && least < most)
+        }
         other => panic!("{other:?}"),
     }
     match with(&format!("select = in_nucleus(teacher, p: 0.7)\n{term}")) {
         Verdict::Biased { of, by, distance, cosine } => {
-            assert_eq!((of.text().as_str(), by.as_str()), ("follows 1.00 * grad KL(student || teacher)", "`select`"));
+            assert_eq!(
+                (of.text().as_str(), by.as_str()),
+                ("follows 1.00 * grad KL(student || teacher)", "`select`")
+            );
             assert!(distance > 0.01 && cosine < 0.9999);
         }
         other => panic!("{other:?}"),
@@ -350,33 +385,54 @@ fn masks_and_weights_bias_only_where_they_read_the_token() {
 #[test]
 fn what_follows_a_token_counts_as_far_as_the_discount_says() {
     let with = |discount: &str| {
-        verdict(&format!("reward_to_go(student.logp - teacher.logp, discount: {discount}, over: sequence) * live student.logp"))
+        verdict(&format!(
+            "reward_to_go(student.logp - teacher.logp, discount: {discount}, over: sequence) * live \
+             student.logp"
+        ))
     };
     assert_eq!(with("0"), "follows 1.00 * grad KL(student || teacher)");
     assert_eq!(with("1"), "follows 1.00 * grad KL(student || teacher) of whole completions");
     assert_eq!(
         with("0.75"),
-        "mixture: follows 0.25 * grad KL(student || teacher) + 0.75 * grad KL(student || teacher) of whole completions"
+        "mixture: follows 0.25 * grad KL(student || teacher) + 0.75 * grad KL(student || teacher) of whole \
+         completions"
     );
 }
 
 #[test]
 fn rewards_are_told_from_teachers() {
-    says("-(reward - leave_one_out(reward, over: group)) * live student.logp", "follows 1.00 * grad minus the expected reward");
+    says(
+        "-(reward - leave_one_out(reward, over: group)) * live student.logp",
+        "follows 1.00 * grad minus the expected reward",
+    );
     // The own sample is in the mean: of three here, a third of the gradient is lost.
-    says("-(reward - mean(reward, over: group)) * live student.logp", "follows 0.67 * grad minus the expected reward");
-    let mixed =
-        verdict("-(teacher.logp - student.logp + 0.5 * zscore(reward, over: group, deviation: sample)) * live student.logp");
-    assert!(mixed.starts_with("mixture: follows 1.00 * grad KL(student || teacher), and a part without a teacher"), "{mixed}");
+    says(
+        "-(reward - mean(reward, over: group)) * live student.logp",
+        "follows 0.67 * grad minus the expected reward",
+    );
+    let mixed = verdict(
+        "-(teacher.logp - student.logp + 0.5 * zscore(reward, over: group, deviation: sample)) * live \
+         student.logp",
+    );
+    assert!(
+        mixed
+            .starts_with("mixture: follows 1.00 * grad KL(student || teacher), and a part without a teacher"),
+        "{mixed}"
+    );
 }
 
 #[test]
 fn a_schedule_is_looked_at_three_times() {
-    let audit = audited("linear(0 -> 1) * live kl(student || teacher) + (1 - progress) * live kl(teacher || student)");
+    let audit = audited(
+        "linear(0 -> 1) * live kl(student || teacher) + (1 - progress) * live kl(teacher || student)",
+    );
     let found: Vec<String> = audit.terms[0].findings.iter().map(|finding| finding.verdict.text()).collect();
     assert_eq!(found.len(), 3);
     assert_eq!(found[0], "follows 1.00 * grad KL(teacher || student)");
-    assert_eq!(found[1], "mixture: follows 0.50 * grad KL(student || teacher) + 0.50 * grad KL(teacher || student)");
+    assert_eq!(
+        found[1],
+        "mixture: follows 0.50 * grad KL(student || teacher) + 0.50 * grad KL(teacher || student)"
+    );
 }
 
 #[test]
@@ -405,8 +461,9 @@ fn an_audit_reads_the_same_as_json() {
     assert_eq!(finding["stationary_at_teacher"].as_bool(), Some(true));
 }
 
-/// Where the student draws at a temperature, the policy that is trained is the student at that temperature: log-ratios follow the
-/// divergence there, whole divergences are what they say, and what was on policy at 1 is on policy still.
+/// Where the student draws at a temperature, the policy that is trained is the student at that temperature:
+/// log-ratios follow the divergence there, whole divergences are what they say, and what was on policy at 1
+/// is on policy still.
 #[test]
 fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
     let drawn = |temperature| Drawn::Student { temperature, top_p: None, top_k: None };

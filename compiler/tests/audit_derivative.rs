@@ -1,5 +1,5 @@
-//! The gradient audit and the compiler differentiate on their own: one by dual numbers over whole formulas, the other symbolically, node
-//! by node of a graph. Where both can, they must agree.
+//! The gradient audit and the compiler differentiate on their own: one by dual numbers over whole formulas,
+//! the other symbolically, node by node of a graph. Where both can, they must agree.
 
 use mopd_compiler::audit::{World, expected};
 use mopd_compiler::expr::batch::{Batch, Layout};
@@ -25,11 +25,13 @@ const VALUES: &[&str] = &[
     "relu(live student.logp - teacher.logp + 0.1)",
     "sqrt(1 + (live student.logp - teacher.logp)^2)",
     "log(1 + exp(live student.logp - teacher.logp)) / (1 + exp(teacher.logp))",
-    "-min(live ratio * (teacher.logp - student.logp), clip(live ratio, 0.8, 1.2) * (teacher.logp - student.logp))",
+    "-min(live ratio * (teacher.logp - student.logp), clip(live ratio, 0.8, 1.2) * (teacher.logp - \
+     student.logp))",
     "max(live ratio, 0.9) * (student.logp - teacher.logp)",
     "clip(live student.logp - teacher.logp, -0.3, 0.3) * live ratio",
     "where(teacher.logp > student.logp, -live student.logp, 0.5 * live student.logp)",
-    "-(teacher.logp - sampler.logp) * live ratio + abs(teacher.logp - sampler.logp) * exp(sampler.logp) * (live ratio - 1)^2 / 25",
+    "-(teacher.logp - sampler.logp) * live ratio + abs(teacher.logp - sampler.logp) * exp(sampler.logp) * \
+     (live ratio - 1)^2 / 25",
 ];
 
 struct Both {
@@ -62,10 +64,12 @@ model student = distill(base) {{
         Some(SourceFile { path: format!("std:{name}.mopd"), text: std::fs::read_to_string(path).ok()? })
     };
     let analysis = mopd_lang::analyse(SourceFile { path: "e.mopd".into(), text }, &load);
-    let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{value}: {:?}", analysis.diagnostics));
+    let experiment =
+        analysis.experiment.as_ref().unwrap_or_else(|| panic!("{value}: {:?}", analysis.diagnostics));
     let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false)
         .unwrap_or_else(|findings| panic!("{value}: {findings:?}"));
-    let planned = plan.experiment.models.into_iter().find(|model| model.name == "student").expect("it is declared");
+    let planned =
+        plan.experiment.models.into_iter().find(|model| model.name == "student").expect("it is declared");
     let Stage::Train(planned) = planned.stage else { panic!("the student is trained") };
     let checked = experiment.models.iter().find(|model| model.name == "student").expect("it is declared");
     let checked::Stage::Train(checked) = &checked.stage else { panic!("the student is trained") };
@@ -89,9 +93,18 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
             Signal::Top1 { role } => of(*role).into_iter().fold(0.0, f64::max),
             other => panic!("{other:?} is not among the values"),
         };
-        let signals = objective.graph.signals(&outputs).into_iter().map(|signal| (signal.clone(), vec![worth(&signal) as f32]));
+        let signals = objective
+            .graph
+            .signals(&outputs)
+            .into_iter()
+            .map(|signal| (signal.clone(), vec![worth(&signal) as f32]));
         let batch = Batch {
-            layout: Layout { sequence_of_token: vec![0], group_of_sequence: vec![0], groups: 1, ..Layout::default() },
+            layout: Layout {
+                sequence_of_token: vec![0],
+                group_of_sequence: vec![0],
+                groups: 1,
+                ..Layout::default()
+            },
             signals: signals.collect(),
             live: vec![vec![STUDENT[token].ln() as f32]; objective.live.len()],
             step: 0,
@@ -114,7 +127,8 @@ fn dual_numbers_and_symbolic_derivative_agree() {
     let mut moved = 0;
     for value in VALUES {
         let both = compiled(value);
-        let audit = expected(&both.checked, 0, &world).unwrap_or_else(|why| panic!("{value}: {why}")).gradient;
+        let audit =
+            expected(&both.checked, 0, &world).unwrap_or_else(|why| panic!("{value}: {why}")).gradient;
         let graph = by_graph(&both.planned);
         // The graph's numbers come in single precision.
         let agree = audit.iter().zip(&graph).all(|(a, b)| (a - b).abs() < 1e-6);

@@ -1,4 +1,5 @@
-//! Compiled programs give their memory back. In a file of its own, so that nothing else runs in the process measured.
+//! Compiled programs give their memory back. In a file of its own, so that nothing else runs in the process
+//! measured.
 
 use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::expr::jit::Program;
@@ -8,11 +9,14 @@ use mopd_compiler::plan::{Axis, Function, Reduction};
 #[cfg(target_os = "linux")]
 fn resident_pages() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
-    text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("the second field is the resident set")
+    text.split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("the second field is the resident set")
 }
 
-/// `JITModule` leaks its code unless told otherwise. Each program here has a page of code of its own at least, so 10,000 leaked
-/// ones would be 10,000 pages or more.
+/// `JITModule` leaks its code unless told otherwise. Each program here has a page of code of its own at
+/// least, so 10,000 leaked ones would be 10,000 pages or more.
 #[test]
 #[cfg(target_os = "linux")]
 fn ten_thousand_compilations_leave_the_process_no_larger() {

@@ -1,5 +1,5 @@
-//! Normal forms tell objectives apart: two whose numbers differ are printed differently, and one is printed in one way, whatever its names
-//! and layout are.
+//! Normal forms tell objectives apart: two whose numbers differ are printed differently, and one is printed
+//! in one way, whatever its names and layout are.
 
 use mopd_compiler::audit::{World, expected};
 use mopd_compiler::normal_form;
@@ -25,7 +25,9 @@ fn form(objective: &Objective) -> String {
 }
 
 fn form_of(body: &str) -> String {
-    let found = || mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text: text_of(body) }, &|_| None).diagnostics;
+    let found = || {
+        mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text: text_of(body) }, &|_| None).diagnostics
+    };
     form(&objective(body).unwrap_or_else(|| panic!("{:.60}: {:?}", body, found())))
 }
 
@@ -42,13 +44,22 @@ fn factors_logarithms_shares_and_arguments_are_printed() {
         format!("term t = {alpha} * {alpha}"),
         format!("weight = student.entropy\nterm t = {alpha}"),
         "term t = live kl(student || detached(blend(teacher: 0.1, student: 0.9)))".into(),
-        "term t = live kl(student || detached(blend(teacher: linear(0 -> 1), student: 1 - linear(0 -> 1))))".into(),
-        "term t = live kl(student || detached(blend(teacher: linear(0 -> 0.9), student: 1 - linear(0 -> 0.9))))".into(),
+        "term t = live kl(student || detached(blend(teacher: linear(0 -> 1), student: 1 - linear(0 -> 1))))"
+            .into(),
+        "term t = live kl(student || detached(blend(teacher: linear(0 -> 0.9), student: 1 - linear(0 -> \
+         0.9))))"
+            .into(),
         "term t = top_fraction(student.entropy, keep: 0.5, over: batch) * live kl(student || teacher)".into(),
         "term t = top_fraction(student.entropy, keep: 0.2, over: batch) * live kl(student || teacher)".into(),
-        "term t = top_fraction(student.entropy, keep: 0.2, over: batch, among: correct) * live kl(student || teacher)".into(),
-        "term t = reward_to_go(student.logp - teacher.logp, discount: 0.9, over: sequence) * live student.logp".into(),
-        "term t = reward_to_go(student.logp - teacher.logp, discount: 0.8, over: sequence) * live student.logp".into(),
+        "term t = top_fraction(student.entropy, keep: 0.2, over: batch, among: correct) * live kl(student \
+         || teacher)"
+            .into(),
+        "term t = reward_to_go(student.logp - teacher.logp, discount: 0.9, over: sequence) * live \
+         student.logp"
+            .into(),
+        "term t = reward_to_go(student.logp - teacher.logp, discount: 0.8, over: sequence) * live \
+         student.logp"
+            .into(),
         "term t = ema(mean(student.entropy, over: batch), rate: 0.9) * live kl(student || teacher)".into(),
         "term t = ema(mean(student.entropy, over: batch), rate: 0.8) * live kl(student || teacher)".into(),
     ];
@@ -64,7 +75,8 @@ fn factors_logarithms_shares_and_arguments_are_printed() {
 #[test]
 fn nothing_is_cut() {
     let long = |last: &str| {
-        let sum: Vec<String> = (0..25).map(|place| format!("{}.5 * student.top1 * teacher.top1", place + 1)).collect();
+        let sum: Vec<String> =
+            (0..25).map(|place| format!("{}.5 * student.top1 * teacher.top1", place + 1)).collect();
         form_of(&format!(
             "select = {} + {last} > 0\nterm t = ({} + {last}) * live student.logp",
             sum.join(" + "),
@@ -84,7 +96,8 @@ fn nothing_is_cut() {
 fn generators_of_one_name_are_two() {
     let with = |value: &str| {
         let text = format!(
-            "divergence mine(u) = {value}\nobjective o {{\nterm t = mine(student || teacher) * live student.logp\nreduce = mean(token, over: batch)\n}}\n"
+            "divergence mine(u) = {value}\nobjective o {{\nterm t = mine(student || teacher) * live \
+             student.logp\nreduce = mean(token, over: batch)\n}}\n"
         );
         form(objectives(&text).first().unwrap_or_else(|| panic!("{value} is a generator")))
     };
@@ -93,12 +106,15 @@ fn generators_of_one_name_are_two() {
 
 #[test]
 fn names_and_layout_make_no_difference() {
-    let one = "let gap = teacher.logp - student.logp\nlet w = 1 + student.entropy\nterm t = -w * gap * live student.logp + w * live kl(student || teacher)";
-    let other = "let g   =   (teacher.logp\n  - student.logp)\nterm other = (-(1 + student.entropy) * g\n  * live student.logp + ((1 + student.entropy)) * live kl(student || teacher))";
+    let one = "let gap = teacher.logp - student.logp\nlet w = 1 + student.entropy\nterm t = -w * gap * live \
+               student.logp + w * live kl(student || teacher)";
+    let other = "let g   =   (teacher.logp\n  - student.logp)\nterm other = (-(1 + student.entropy) * g\n  \
+                 * live student.logp + ((1 + student.entropy)) * live kl(student || teacher))";
     assert_eq!(form_of(one), form_of(other));
     let named = |name: &str, parameter: &str| {
         let text = format!(
-            "objective {name}({parameter}: nats = 5) {{\nterm t = -clip(teacher.logp - student.logp, -{parameter}, {parameter}) * live student.logp\nreduce = mean(token, over: batch)\n}}\n"
+            "objective {name}({parameter}: nats = 5) {{\nterm t = -clip(teacher.logp - student.logp, \
+             -{parameter}, {parameter}) * live student.logp\nreduce = mean(token, over: batch)\n}}\n"
         );
         form(&objectives(&text)[0])
     };
@@ -127,7 +143,9 @@ impl Chance {
         if depth == 0 {
             return match self.of(6) {
                 0 => self.number().to_owned(),
-                1 => self.one(&["student.entropy", "teacher.entropy", "student.top1", "teacher.top1"]).to_owned(),
+                1 => self
+                    .one(&["student.entropy", "teacher.entropy", "student.top1", "teacher.top1"])
+                    .to_owned(),
                 2 => "(student.logp - teacher.logp)".to_owned(),
                 3 => format!("in_nucleus(teacher, p: {})", self.number()),
                 4 => format!("skew(student || teacher, lambda: {})", self.number()),
@@ -174,7 +192,8 @@ impl Chance {
             body += &format!("weight = {}\n", self.factor(1));
         }
         if self.of(4) == 0 {
-            body += &format!("select = {} > {}\n", self.one(&["student.top1", "teacher.top1"]), self.number());
+            body +=
+                &format!("select = {} > {}\n", self.one(&["student.top1", "teacher.top1"]), self.number());
         }
         let (factor, live) = (self.factor(self.0 as usize % 3), self.live());
         let value = match self.of(5) {
@@ -218,7 +237,8 @@ fn objectives_that_compute_something_else_print_something_else() {
     let mut different = 0;
     for (place, (body, form, meaning)) in known.iter().enumerate() {
         for (other, other_form, other_meaning) in &known[..place] {
-            let differ = meaning.iter().zip(other_meaning).any(|(a, b)| (a - b).abs() > 1e-9 * (1.0 + a.abs()));
+            let differ =
+                meaning.iter().zip(other_meaning).any(|(a, b)| (a - b).abs() > 1e-9 * (1.0 + a.abs()));
             different += usize::from(differ);
             assert!(!differ || form != other_form, "{body}\nand\n{other}\nprint\n{form}");
         }

@@ -10,4 +10,6 @@ pub mod source;
 pub mod stack;
 pub mod syntax;
 
-pub use check::{Analysis, Auditor, Memory, analyse, analyse_again, analyse_audited, analyse_while, analyse_with};
+pub use check::{
+    Analysis, Auditor, Memory, analyse, analyse_again, analyse_audited, analyse_while, analyse_with,
+};

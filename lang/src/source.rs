@@ -1,4 +1,5 @@
-//! Source files and positions in them. Everything inside the compiler speaks in byte offsets; lines and columns are for people.
+//! Source files and positions in them. Everything inside the compiler speaks in byte offsets; lines and
+//! columns are for people.
 
 /// A source file of this analysis: an index into [`Sources`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

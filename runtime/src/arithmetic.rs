@@ -1,5 +1,6 @@
-//! What arithmetic this machine does: all that decides the bits of a result besides the plan, its inputs and its seed. It is a part of the
-//! key of every computed result, so that nobody reads a result that this machine would not have computed.
+//! What arithmetic this machine does: all that decides the bits of a result besides the plan, its inputs and
+//! its seed. It is a part of the key of every computed result, so that nobody reads a result that this
+//! machine would not have computed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +12,8 @@ use tch::Device;
 use crate::device;
 use crate::kernels::Instructions;
 
-/// Raised whenever the bits of any result may differ from those that the same plan gave before: another order of a sum, another
-/// rounding, another use of random numbers, another meaning of a setting.
+/// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
+/// of a sum, another rounding, another use of random numbers, another meaning of a setting.
 pub const NUMERIC_VERSION: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +90,9 @@ const VARIABLES: [&str; 13] = [
 impl Arithmetic {
     /// `libtorch` is its version.
     pub fn of_this_machine(libtorch: &str) -> Arithmetic {
-        let variable = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok().filter(|value| !value.is_empty())?));
+        let variable = |name: &&str| {
+            Some(((*name).to_owned(), std::env::var(name).ok().filter(|value| !value.is_empty())?))
+        };
         Arithmetic {
             version: NUMERIC_VERSION,
             architecture: std::env::consts::ARCH.to_owned(),
@@ -110,18 +113,25 @@ impl Arithmetic {
             }
         };
         let list = |names: &[String], others: &[String]| {
-            let more: Vec<&str> = names.iter().filter(|name| !others.contains(name)).map(String::as_str).collect();
+            let more: Vec<&str> =
+                names.iter().filter(|name| !others.contains(name)).map(String::as_str).collect();
             if more.is_empty() { "none more".to_owned() } else { more.join(" ") }
         };
         part("numeric version", other.version.to_string(), self.version.to_string());
         part("libtorch", other.libtorch.version.clone(), self.libtorch.version.clone());
         part("builds of libtorch of", bytes(other.libtorch.bytes), bytes(self.libtorch.bytes));
         part("processor", other.architecture.clone(), self.architecture.clone());
-        part("instructions", list(&other.instructions, &self.instructions), list(&self.instructions, &other.instructions));
+        part(
+            "instructions",
+            list(&other.instructions, &self.instructions),
+            list(&self.instructions, &other.instructions),
+        );
         part("loops with", other.kernels.clone(), self.kernels.clone());
         part("fused multiplication", other.fused.to_string(), self.fused.to_string());
         for name in VARIABLES {
-            let value = |of: &Arithmetic| of.variables.get(name).map_or("unset".to_owned(), |value| format!("`{value}`"));
+            let value = |of: &Arithmetic| {
+                of.variables.get(name).map_or("unset".to_owned(), |value| format!("`{value}`"))
+            };
             part(name, value(other), value(self));
         }
         parts.join("; ")
@@ -162,7 +172,10 @@ fn model(information: &str) -> Option<String> {
 
 /// Those of the first processor: a machine has processors of one kind.
 fn instructions(cpuinfo: &str) -> Vec<String> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")).unwrap_or_default();
+    let line = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags") || line.starts_with("Features"))
+        .unwrap_or_default();
     let flags: Vec<&str> = line.split_once(':').map_or("", |(_, flags)| flags).split_whitespace().collect();
     INSTRUCTIONS.iter().filter(|name| flags.contains(name)).map(|name| (*name).to_owned()).collect()
 }
@@ -170,9 +183,9 @@ fn instructions(cpuinfo: &str) -> Vec<String> {
 /// Bytes of a library that this process has loaded.
 fn loaded(name: &str) -> Option<u64> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let path = maps
-        .lines()
-        .find_map(|line| line.split_once('/').map(|(_, path)| format!("/{path}")).filter(|path| path.ends_with(name)))?;
+    let path = maps.lines().find_map(|line| {
+        line.split_once('/').map(|(_, path)| format!("/{path}")).filter(|path| path.ends_with(name))
+    })?;
     Some(fs::metadata(path).ok()?.len())
 }
 
@@ -230,7 +243,10 @@ pub mod tests {
 
     #[test]
     fn what_the_system_tells_is_read() {
-        assert_eq!(instructions("processor\t: 0\nflags\t\t: fpu avx2 sse4_1 avx\nflags\t\t: fma\n"), ["sse4_1", "avx", "avx2"]);
+        assert_eq!(
+            instructions("processor\t: 0\nflags\t\t: fpu avx2 sse4_1 avx\nflags\t\t: fma\n"),
+            ["sse4_1", "avx", "avx2"]
+        );
         assert_eq!(instructions("Features\t: fp asimd bf16\n"), ["asimd", "bf16"]);
         assert_eq!(model("Model: \t\t NVIDIA H100\nIRQ: 1\n").as_deref(), Some("NVIDIA H100"));
     }

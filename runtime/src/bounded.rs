@@ -1,10 +1,11 @@
 //! Runs what strangers wrote, chat templates, within bounds of memory, stack and time.
 //!
-//! One instruction of a template can ask for any amount of memory, and a value can hold itself, so that whoever prints or parses it
-//! overflows the stack; the engine's own limit counts instructions only. So the engine runs on a thread of its own. What that thread
-//! asks of the allocator is counted; where it asks for too much, or its stack nears its end, it is stopped for good where it stands. What
-//! it holds is never freed, which is bounded, too, and whoever waited for it gets an error. It is stopped before the allocator is
-//! entered, or by the stack's last page elsewhere, so that it holds no lock that others want.
+//! One instruction of a template can ask for any amount of memory, and a value can hold itself, so that
+//! whoever prints or parses it overflows the stack; the engine's own limit counts instructions only. So the
+//! engine runs on a thread of its own. What that thread asks of the allocator is counted; where it asks for
+//! too much, or its stack nears its end, it is stopped for good where it stands. What it holds is never
+//! freed, which is bounded, too, and whoever waited for it gets an error. It is stopped before the allocator
+//! is entered, or by the stack's last page elsewhere, so that it holds no lock that others want.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
@@ -72,7 +73,8 @@ struct Companion {
     state: &'static AtomicU8,
 }
 
-/// Does something within the bounds. What it is done with must not be borrowed: a thread that was stopped has it for ever.
+/// Does something within the bounds. What it is done with must not be borrowed: a thread that was stopped has
+/// it for ever.
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
     let failed = |words: &dyn fmt::Display| Exceeded::Panic(words.to_string());
     let companion = match COMPANION.take() {
@@ -231,7 +233,8 @@ mod fault {
         }
     }
 
-    /// Safe code of a bounded thread faults only where its stack ends. Elsewhere a fault is what it was before.
+    /// Safe code of a bounded thread faults only where its stack ends. Elsewhere a fault is what it was
+    /// before.
     extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         let state = STATE.get();
         if !state.is_null() {
@@ -239,7 +242,8 @@ mod fault {
             stop(unsafe { &*state }, STOPPED_FOR_DEPTH);
         }
         let index = usize::from(signal == FAULTS[1]);
-        // SAFETY: the action was the system's own; a handler has one of two signatures, and the flags say which.
+        // SAFETY: the action was the system's own; a handler has one of two signatures, and the flags say
+        // which.
         unsafe {
             let before = BEFORE.get().map_or(zeroed(), |before| before[index]);
             match before.sa_sigaction {

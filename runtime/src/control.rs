@@ -21,7 +21,8 @@ pub struct Control {
 
 impl Control {
     pub fn new(output: impl Write + Send + 'static) -> Control {
-        let [stop, interrupted, signalled, abandoned, at_work] = std::array::from_fn(|_| AtomicBool::new(false));
+        let [stop, interrupted, signalled, abandoned, at_work] =
+            std::array::from_fn(|_| AtomicBool::new(false));
         Control { output: Mutex::new(Box::new(output)), stop, interrupted, signalled, abandoned, at_work }
     }
 
@@ -51,7 +52,8 @@ impl Control {
         !self.signalled.swap(true, Ordering::Relaxed)
     }
 
-    /// Whoever started the job is gone. What it keeps, it keeps for the next run; the folder of results may be another run's by now.
+    /// Whoever started the job is gone. What it keeps, it keeps for the next run; the folder of results may
+    /// be another run's by now.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
         self.interrupt();
@@ -61,8 +63,8 @@ impl Control {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// From here on the job has something to keep when it is asked to stop. Before, while it reads data and models, it has not, and
-    /// ends at once.
+    /// From here on the job has something to keep when it is asked to stop. Before, while it reads data and
+    /// models, it has not, and ends at once.
     pub fn begin_work(&self) {
         self.at_work.store(true, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! Where tensors live. The worker links only the CPU half of libtorch; the CUDA half is opened while running, so that one
-//! program serves machines with and without a GPU.
+//! Where tensors live. The worker links only the CPU half of libtorch; the CUDA half is opened while running,
+//! so that one program serves machines with and without a GPU.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -30,23 +30,30 @@ const RTLD_NOW: c_int = 0x002;
 const RTLD_GLOBAL: c_int = 0x100;
 const LIBRARY: &CStr = c"libtorch_cuda.so";
 
-/// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its kernels as it loads.
+/// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its
+/// kernels as it loads.
 pub fn open_cuda() -> Cuda {
-    // SAFETY: the name is a C string; loading runs the initialisers of libtorch's own library, which expect nothing of us.
+    // SAFETY: the name is a C string; loading runs the initialisers of libtorch's own library, which expect
+    // nothing of us.
     let handle = unsafe { dlopen(LIBRARY.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
     if handle.is_null() {
-        // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the next such call.
+        // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the
+        // next such call.
         let reason = unsafe {
             let text = dlerror();
-            if text.is_null() { "unknown reason".to_owned() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+            if text.is_null() {
+                "unknown reason".to_owned()
+            } else {
+                CStr::from_ptr(text).to_string_lossy().into_owned()
+            }
         };
         return failed(&reason);
     }
     if tch::Cuda::is_available() && tch::Cuda::device_count() > 0 { Cuda::Ready } else { Cuda::NoDevice }
 }
 
-/// The loader says `NAME: cannot open shared object file: ...` of a library that is missing; if NAME is another one, the
-/// CUDA half is there but lacks something.
+/// The loader says `NAME: cannot open shared object file: ...` of a library that is missing; if NAME is
+/// another one, the CUDA half is there but lacks something.
 fn failed(reason: &str) -> Cuda {
     if reason.starts_with("libtorch_cuda.so: cannot open shared object file") {
         Cuda::Absent
@@ -74,7 +81,8 @@ impl Cuda {
                     Cuda::Unusable(reason) => format!("libtorch's CUDA library cannot be opened: {reason}"),
                     Cuda::NoDevice | Cuda::Ready => "libtorch finds no GPU".to_owned(),
                 };
-                let message = format!("the experiment asks for `device = cuda`, and there is none here: {why}");
+                let message =
+                    format!("the experiment asks for `device = cuda`, and there is none here: {why}");
                 Err(Error::new(FailureKind::Runtime, message)
                     .help("remove `device` to run on what there is, or set LIBTORCH to a libtorch with CUDA"))
             }
@@ -85,8 +93,12 @@ impl Cuda {
     pub fn warning(&self) -> Option<String> {
         match self {
             Cuda::Absent | Cuda::Ready => None,
-            Cuda::Unusable(reason) => Some(format!("the CPU is used: libtorch's CUDA library cannot be opened: {reason}")),
-            Cuda::NoDevice => Some("the CPU is used: libtorch has its CUDA library, but finds no GPU".to_owned()),
+            Cuda::Unusable(reason) => {
+                Some(format!("the CPU is used: libtorch's CUDA library cannot be opened: {reason}"))
+            }
+            Cuda::NoDevice => {
+                Some("the CPU is used: libtorch has its CUDA library, but finds no GPU".to_owned())
+            }
         }
     }
 }
@@ -115,7 +127,10 @@ mod tests {
 
     #[test]
     fn reasons_are_told_apart() {
-        assert_eq!(failed("libtorch_cuda.so: cannot open shared object file: No such file or directory"), Cuda::Absent);
+        assert_eq!(
+            failed("libtorch_cuda.so: cannot open shared object file: No such file or directory"),
+            Cuda::Absent
+        );
         let broken = failed("libcudnn.so.9: cannot open shared object file: No such file or directory");
         assert!(broken.warning().unwrap().contains("libcudnn.so.9"));
         assert_eq!(broken.device(), Device::Cpu);
@@ -124,7 +139,9 @@ mod tests {
         assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cuda)).unwrap(), Device::Cuda(0));
         assert_eq!(Cuda::Absent.wanted(None).unwrap(), Device::Cpu);
         for missing in [Cuda::Absent, Cuda::NoDevice, Cuda::Unusable("libcudnn.so.9".into())] {
-            assert!(missing.wanted(Some(plan::Device::Cuda)).unwrap_err().to_string().contains("`device = cuda`"));
+            assert!(
+                missing.wanted(Some(plan::Device::Cuda)).unwrap_err().to_string().contains("`device = cuda`")
+            );
         }
         assert!(Cuda::NoDevice.warning().unwrap().contains("no GPU"));
     }

@@ -29,7 +29,13 @@ fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
 const CHUNK: usize = 64;
 
 /// Bytes that an evaluation takes, about: the model's weights, and what [`rollout`] keeps.
-pub fn memory(form: &Form, domain: &DomainData, evaluation: &Evaluation, kind: Kind, budget: Budget) -> Result<u64> {
+pub fn memory(
+    form: &Form,
+    domain: &DomainData,
+    evaluation: &Evaluation,
+    kind: Kind,
+    budget: Budget,
+) -> Result<u64> {
     let tokens = tested(domain)?.tokens(&form.tokenizer)?;
     let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
     // Of the chunk that takes most.
@@ -42,7 +48,8 @@ pub fn memory(form: &Form, domain: &DomainData, evaluation: &Evaluation, kind: K
 
 /// The rewards of [`samples`] completions of every test prompt, those of a prompt adjacent.
 ///
-/// Random numbers are keyed by seed, test file, prompt and sample only, so that all models answer with the same luck.
+/// Random numbers are keyed by seed, test file, prompt and sample only, so that all models answer with the
+/// same luck.
 pub fn evaluate(
     weights: &Weights,
     domain: &DomainData,
@@ -74,7 +81,9 @@ pub fn evaluate(
                 Answer { prompt, completion, record: &records[index / n] }
             })
             .collect();
-        rewards.extend(domain.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(domain.origin))?);
+        rewards.extend(
+            domain.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(domain.origin))?,
+        );
         for warning in domain.verifier.take_warnings() {
             control.warn(warning);
         }

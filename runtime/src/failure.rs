@@ -42,14 +42,18 @@ impl Error {
 
     /// What a panic said. Most come from tensor operations: a shape or a device that libtorch refused.
     pub fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("unknown error");
         // `called ... on an `Err` value: Torch("message\nC++ frames...")`
         let line = match text.split_once("Torch(\"") {
             Some((_, message)) => message.split("\\n").next().unwrap_or(message),
             None => text.lines().next().unwrap_or(text),
         };
-        out_of_memory(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("internal error: {line}")))
+        out_of_memory(line)
+            .unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("internal error: {line}")))
     }
 
     fn change(mut self, change: impl FnOnce(&mut Failure)) -> Error {
@@ -80,11 +84,12 @@ impl Error {
     }
 }
 
-/// Where libtorch got no memory, on the CPU (`DefaultCPUAllocator: can't allocate memory: you tried to allocate 12853248 bytes`) or a GPU
-/// (`CUDA out of memory. Tried to allocate 2.00 GiB`).
+/// Where libtorch got no memory, on the CPU (`DefaultCPUAllocator: can't allocate memory: you tried to
+/// allocate 12853248 bytes`) or a GPU (`CUDA out of memory. Tried to allocate 2.00 GiB`).
 fn out_of_memory(line: &str) -> Option<Error> {
-    let (device, _) =
-        [("", "DefaultCPUAllocator"), (" of the GPU", "CUDA out of memory")].into_iter().find(|(_, said)| line.contains(said))?;
+    let (device, _) = [("", "DefaultCPUAllocator"), (" of the GPU", "CUDA out of memory")]
+        .into_iter()
+        .find(|(_, said)| line.contains(said))?;
     // A number and its unit.
     let asked = line.split("ried to allocate ").nth(1).map(|rest| {
         let words: Vec<&str> = rest.split_whitespace().take(2).collect();
@@ -92,8 +97,8 @@ fn out_of_memory(line: &str) -> Option<Error> {
     });
     let message = format!("memory{device} ran out{}", asked.unwrap_or_default());
     Some(Error::new(FailureKind::Runtime, message).help(
-        "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take a smaller model; \
-         `mopd plan --predict` says what each stage needs",
+        "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take \
+         a smaller model; `mopd plan --predict` says what each stage needs",
     ))
 }
 
@@ -163,7 +168,8 @@ impl From<RewardError> for Error {
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Error {
         let text = error.to_string();
-        // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an experiment.
+        // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an
+        // experiment.
         let line = text.lines().next().unwrap_or("unknown error").trim();
         out_of_memory(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))
     }
@@ -175,13 +181,18 @@ mod tests {
 
     #[test]
     fn memory_that_ran_out_is_no_internal_error() {
-        let panic = |text: &str| Error::from_panic(&text.to_owned() as &(dyn std::any::Any + Send)).to_string();
-        let cpu = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: \
-                   can't allocate memory: you tried to allocate 12853248 bytes. Error code 12 (Cannot allocate memory)\\nframes\")";
+        let panic =
+            |text: &str| Error::from_panic(&text.to_owned() as &(dyn std::any::Any + Send)).to_string();
+        let cpu = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at alloc_cpu.cpp:127] \
+                   err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 12853248 \
+                   bytes. Error code 12 (Cannot allocate memory)\\nframes\")";
         assert_eq!(panic(cpu), "memory ran out: 12853248 bytes more were asked for");
-        let gpu =
-            "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has\")";
+        let gpu = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to \
+                   allocate 2.50 GiB. GPU 0 has\")";
         assert_eq!(panic(gpu), "memory of the GPU ran out: 2.50 GiB more were asked for");
-        assert!(panic("called `Result::unwrap()` on an `Err` value: Torch(\"a shape\")").starts_with("internal error: a shape"));
+        assert!(
+            panic("called `Result::unwrap()` on an `Err` value: Torch(\"a shape\")")
+                .starts_with("internal error: a shape")
+        );
     }
 }

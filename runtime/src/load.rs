@@ -1,4 +1,5 @@
-//! Models that exist already: found, opened and hashed before anything runs. Their numbers stay in their files.
+//! Models that exist already: found, opened and hashed before anything runs. Their numbers stay in their
+//! files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::store::Checkpoint;
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub weights: Weights,
-    /// Blake3 of what the model is: its configuration, its tokenizer, the content of its files. Where it was found does not enter.
+    /// Blake3 of what the model is: its configuration, its tokenizer, the content of its files. Where it was
+    /// found does not enter.
     pub content: String,
 }
 
@@ -35,8 +37,9 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
     };
     let mut parts = vec![format!("{:?}", weights.config), format!("tokenizer {}", weights.tokenizer.hash())];
     for file in files {
-        let hash = content::hash(&file, notes)
-            .map_err(|error| Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display())))?;
+        let hash = content::hash(&file, notes).map_err(|error| {
+            Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
+        })?;
         parts.push(format!("weights {hash}"));
     }
     Ok(Loaded { weights, content: blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string() })
@@ -52,7 +55,9 @@ fn of_folder(folder: &Path) -> Result<Opened> {
 
 fn of_gguf(path: &Path) -> Result<Opened> {
     let opened = gguf::open(path)?;
-    let unreadable = |problem: String| Error::new(FailureKind::Model, format!("cannot read {}: {problem}", path.display()));
+    let unreadable = |problem: String| {
+        Error::new(FailureKind::Model, format!("cannot read {}: {problem}", path.display()))
+    };
     // A file beside it goes first: it is the way out where the one inside can't be read.
     let beside = path.with_file_name("tokenizer.json");
     let tokenizer = if beside.exists() {
@@ -77,7 +82,13 @@ mod tests {
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
         let store = Store::open(&folder.join("store")).unwrap();
         store
-            .insert(name, &Provenance::new(weights, name, 1, name, Vec::new()), weights, &Default::default(), &Vec::new())
+            .insert(
+                name,
+                &Provenance::new(weights, name, 1, name, Vec::new()),
+                weights,
+                &Default::default(),
+                &Vec::new(),
+            )
             .unwrap();
         store.publish(name, folder, name, 1).unwrap();
         format!("models/{name}-seed1")
@@ -100,7 +111,10 @@ mod tests {
         assert_eq!(checkpoint(&first), checkpoint("copy"));
         assert_ne!(checkpoint(&first), checkpoint(&other));
         // The same folder by the other constructor is the same model.
-        assert_eq!(content(&Pretrained::HuggingFace { name: first.clone(), revision: None }), checkpoint(&first));
+        assert_eq!(
+            content(&Pretrained::HuggingFace { name: first.clone(), revision: None }),
+            checkpoint(&first)
+        );
         assert_eq!(
             load(&Pretrained::Checkpoint { folder: first }, folder.path(), &notes).unwrap().weights.values(),
             lively(&tiny(), 1).values()
@@ -111,7 +125,8 @@ mod tests {
     fn a_gguf_file_has_its_tokenizer_and_is_saved_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
-        let loaded = load(&Pretrained::Gguf { file: "llama.gguf".to_owned() }, &fixtures, folder.path()).unwrap();
+        let loaded =
+            load(&Pretrained::Gguf { file: "llama.gguf".to_owned() }, &fixtures, folder.path()).unwrap();
         assert_eq!(loaded.weights.tokenizer.vocabulary(), 40);
         let path = saved(&loaded.weights, folder.path(), "student");
         assert!(folder.path().join(&path).join("tokenizer.json").exists());
@@ -124,10 +139,14 @@ mod tests {
     #[test]
     fn what_is_not_there_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let problem = |pretrained: Pretrained| load(&pretrained, folder.path(), folder.path()).unwrap_err().to_string();
+        let problem =
+            |pretrained: Pretrained| load(&pretrained, folder.path(), folder.path()).unwrap_err().to_string();
         assert!(problem(Pretrained::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none"));
         assert!(problem(Pretrained::Gguf { file: "none.gguf".to_owned() }).contains("none.gguf"));
-        assert!(problem(Pretrained::HuggingFace { name: "../none".to_owned(), revision: None }).contains("names no repository"));
+        assert!(
+            problem(Pretrained::HuggingFace { name: "../none".to_owned(), revision: None })
+                .contains("names no repository")
+        );
         // An embedding for fewer ids than the tokenizer has.
         let path = saved(&lively(&tiny(), 1), folder.path(), "student");
         let config = folder.path().join(&path).join("config.json");

@@ -1,5 +1,6 @@
-//! `mopd-worker`: reads one job from standard input, answers with events on standard output. `mopd-worker serve` stays, with
-//! libtorch and what it has read in memory: one request a line, one job after the other. Either ends when standard input does.
+//! `mopd-worker`: reads one job from standard input, answers with events on standard output. `mopd-worker
+//! serve` stays, with libtorch and what it has read in memory: one request a line, one job after the other.
+//! Either ends when standard input does.
 
 use std::io::BufRead;
 use std::process::ExitCode;
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
     let current = Current::default();
     let on_signal = current.clone();
     let handled = on_termination(move || on_signal.signal());
-    let handled = handled.map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
+    let handled = handled
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => once(&current, handled),
@@ -102,7 +104,8 @@ impl Current {
         }
     }
 
-    /// Asked twice, the job does not even finish its step; asked while nothing runs, there is nothing to finish.
+    /// Asked twice, the job does not even finish its step; asked while nothing runs, there is nothing to
+    /// finish.
     fn signal(&self) {
         match &self.lock().control {
             Some(control) if control.signal() => leave_unless_at_work(control),
@@ -111,7 +114,8 @@ impl Current {
     }
 }
 
-/// Ends the process where the job has nothing to keep: reading data and models, or hashing them, may take minutes.
+/// Ends the process where the job has nothing to keep: reading data and models, or hashing them, may take
+/// minutes.
 fn leave_unless_at_work(control: &Control) {
     if !control.at_work() {
         control.emit(&Event::Interrupted { finished: 0, tasks: 0 });
@@ -125,8 +129,9 @@ fn once(current: &Current, handled: Result<()>) -> ExitCode {
         handled?;
         let mut text = String::new();
         let read = std::io::stdin().read_line(&mut text).map_err(|error| error.to_string());
-        read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
-            .map_err(|error| Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}")))
+        read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string())).map_err(|error| {
+            Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}"))
+        })
     };
     let job = read();
     let stopping = current.clone();
@@ -167,7 +172,9 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
                 jobs = None;
                 continue;
             }
-            Err(error) => Err(Error::new(FailureKind::Runtime, format!("standard input holds no request: {error}"))),
+            Err(error) => {
+                Err(Error::new(FailureKind::Runtime, format!("standard input holds no request: {error}")))
+            }
         };
         // Nobody takes jobs from a worker that ends.
         let _ = jobs.as_ref().map(|jobs| jobs.send(job));
@@ -205,7 +212,13 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Resul
 }
 
 /// Whether there was a job to finish.
-fn work(job: &Job, cuda: &Cuda, warm: Option<&Warm>, control: &Control, progress: &mut Progress) -> Result<bool> {
+fn work(
+    job: &Job,
+    cuda: &Cuda,
+    warm: Option<&Warm>,
+    control: &Control,
+    progress: &mut Progress,
+) -> Result<bool> {
     // It may have been stopped before it began.
     control.check()?;
     let device = match job {
@@ -214,7 +227,10 @@ fn work(job: &Job, cuda: &Cuda, warm: Option<&Warm>, control: &Control, progress
         Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
-    let versions = Versions { mopd: env!("CARGO_PKG_VERSION").to_owned(), libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned() };
+    let versions = Versions {
+        mopd: env!("CARGO_PKG_VERSION").to_owned(),
+        libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned(),
+    };
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     control.emit(&Event::Ready { versions: versions.clone(), device: device::name(device), threads });
     if let Some(warning) = cuda.warning() {

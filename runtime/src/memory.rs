@@ -20,14 +20,15 @@ pub fn resident() -> Option<u64> {
     kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// Bytes that this process may still take: what is free on the machine, or in the container that it runs in, if that is less. None where
-/// the system does not tell.
+/// Bytes that this process may still take: what is free on the machine, or in the container that it runs in,
+/// if that is less. None where the system does not tell.
 pub fn available() -> Option<u64> {
     let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:");
     machine.into_iter().chain(group::available()).min()
 }
 
-/// Limits of control groups (cgroups), by which containers and job schedulers bound the memory of their programs.
+/// Limits of control groups (cgroups), by which containers and job schedulers bound the memory of their
+/// programs.
 mod group {
     use std::fs::read_to_string;
     use std::path::{Path, PathBuf};
@@ -47,7 +48,8 @@ mod group {
             };
             let folder = PathBuf::from(root).join(path.trim_start_matches('/'));
             // Inside a container the path may be that outside; its own group is then the root.
-            let folders = folder.ancestors().chain([Path::new(root)]).take_while(|folder| folder.starts_with(root));
+            let folders =
+                folder.ancestors().chain([Path::new(root)]).take_while(|folder| folder.starts_with(root));
             folders.filter_map(|folder| left(folder, files)).collect()
         });
         left.min()
@@ -62,7 +64,8 @@ mod group {
     /// Files in memory that are dropped when it is wanted.
     fn reclaimable(folder: &Path) -> u64 {
         let Ok(text) = read_to_string(folder.join("memory.stat")) else { return 0 };
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         field("inactive_file ").or(field("total_inactive_file ")).unwrap_or(0)
     }
 
@@ -84,7 +87,8 @@ mod group {
     }
 }
 
-/// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system can't.
+/// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system
+/// can't.
 pub fn reset_peak_memory() -> Option<u64> {
     allocator::give_back();
     BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
@@ -92,9 +96,10 @@ pub fn reset_peak_memory() -> Option<u64> {
     peak_since_reset()
 }
 
-/// Tells the allocator to keep what is freed for what comes next, in one place for all threads; before there are any. A step of training
-/// frees as much as it takes, and asks for it again: memory that went back to the system in between would have to be cleared page by
-/// page, which takes a sixth of a step. It goes back where a stage begins ([`reset_peak_memory`]), and where nothing begins.
+/// Tells the allocator to keep what is freed for what comes next, in one place for all threads; before there
+/// are any. A step of training frees as much as it takes, and asks for it again: memory that went back to the
+/// system in between would have to be cleared page by page, which takes a sixth of a step. It goes back where
+/// a stage begins ([`reset_peak_memory`]), and where nothing begins.
 pub fn keep_what_is_freed() {
     allocator::keep();
 }
@@ -104,8 +109,9 @@ pub fn give_back() {
     allocator::give_back();
 }
 
-/// Does something while every block of some size goes back to the system as soon as it is free. So what is held is what is
-/// needed, also by models that are small enough for the allocator to keep what they free. It is slow.
+/// Does something while every block of some size goes back to the system as soon as it is free. So what is
+/// held is what is needed, also by models that are small enough for the allocator to keep what they free. It
+/// is slow.
 pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
     struct Usual;
     impl Drop for Usual {
@@ -139,8 +145,9 @@ mod allocator {
     const M_MMAP_MAX: c_int = -4;
     const M_ARENA_MAX: c_int = -8;
 
-    /// Hands memory that is free in this process back to the system. The allocator keeps what was freed for later: after a large
-    /// stage that would be gigabytes that the next one does not need and another program can't have.
+    /// Hands memory that is free in this process back to the system. The allocator keeps what was freed for
+    /// later: after a large stage that would be gigabytes that the next one does not need and another
+    /// program can't have.
     pub fn give_back() {
         // SAFETY: the function takes any number, and locks what it looks at.
         unsafe { malloc_trim(0) };
@@ -148,9 +155,13 @@ mod allocator {
 
     /// Blocks of all sizes come from one heap, and stay in it.
     pub fn keep() {
-        for (option, value) in
-            [(M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 1 << 20), (M_MMAP_THRESHOLD, 32 << 20)]
-        {
+        for (option, value) in [
+            (M_ARENA_MAX, 1),
+            (M_MMAP_MAX, 0),
+            (M_TRIM_THRESHOLD, -1),
+            (M_TOP_PAD, 1 << 20),
+            (M_MMAP_THRESHOLD, 32 << 20),
+        ] {
             // SAFETY: the option exists, and a value that the allocator does not like it refuses.
             unsafe { mallopt(option, value) };
         }

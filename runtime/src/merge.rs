@@ -7,9 +7,15 @@ use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::random::{Key, Purpose};
 
-/// Merges `models` (at least one). `base` is the ancestor that differences are taken from; the plain average needs none.
-/// `seed` and `stream` select DARE's random numbers.
-pub fn merge(method: &MergeMethod, base: Option<&Weights>, models: &[&Weights], seed: u64, stream: u64) -> Result<Weights> {
+/// Merges `models` (at least one). `base` is the ancestor that differences are taken from; the plain average
+/// needs none. `seed` and `stream` select DARE's random numbers.
+pub fn merge(
+    method: &MergeMethod,
+    base: Option<&Weights>,
+    models: &[&Weights],
+    seed: u64,
+    stream: u64,
+) -> Result<Weights> {
     let first = base.or(models.first().copied()).ok_or_else(|| failure("a merge of no models"))?;
     if models.iter().any(|model| model.config != first.config) {
         return Err(failure("models of different architectures cannot be merged"));
@@ -20,11 +26,19 @@ pub fn merge(method: &MergeMethod, base: Option<&Weights>, models: &[&Weights], 
     Ok(first.with_values(merged(method, base.as_deref(), &models, seed, stream)?))
 }
 
-fn merged(method: &MergeMethod, base: Option<&[f32]>, models: &[&[f32]], seed: u64, stream: u64) -> Result<Vec<f32>> {
+fn merged(
+    method: &MergeMethod,
+    base: Option<&[f32]>,
+    models: &[&[f32]],
+    seed: u64,
+    stream: u64,
+) -> Result<Vec<f32>> {
     let base = || base.ok_or_else(|| failure(&format!("{} needs a base model", method.name())));
     Ok(match *method {
         MergeMethod::Average => average(models),
-        MergeMethod::TaskArithmetic { scale } => combine(base()?, models, |_, changes| scale * changes.iter().sum::<f64>()),
+        MergeMethod::TaskArithmetic { scale } => {
+            combine(base()?, models, |_, changes| scale * changes.iter().sum::<f64>())
+        }
         MergeMethod::Ties { scale, density } => ties(base()?, models, scale, density),
         MergeMethod::Dare { scale, drop } => dare(base()?, models, scale, drop, seed, stream),
     })
@@ -55,8 +69,8 @@ fn combine(base: &[f32], models: &[&[f32]], mut change: impl FnMut(usize, &mut [
     merged.collect()
 }
 
-/// TIES (arXiv:2306.01708, algorithm 1): of each model only the `density` largest changes count, over all its weights
-/// together; the sign with the larger sum wins; the changes of that sign are averaged.
+/// TIES (arXiv:2306.01708, algorithm 1): of each model only the `density` largest changes count, over all its
+/// weights together; the sign with the larger sum wins; the changes of that sign are averaged.
 fn ties(base: &[f32], models: &[&[f32]], scale: f64, density: f64) -> Vec<f32> {
     let thresholds: Vec<f64> = models.iter().map(|model| threshold(base, model, density)).collect();
     combine(base, models, |_, changes| {
@@ -74,8 +88,11 @@ fn ties(base: &[f32], models: &[&[f32]], scale: f64, density: f64) -> Vec<f32> {
 
 /// The smallest change that is among the `density` largest; ties at the bound are kept.
 fn threshold(base: &[f32], model: &[f32], density: f64) -> f64 {
-    let mut sizes: Vec<f64> =
-        base.iter().zip(model).map(|(&origin, &value)| (f64::from(value) - f64::from(origin)).abs()).collect();
+    let mut sizes: Vec<f64> = base
+        .iter()
+        .zip(model)
+        .map(|(&origin, &value)| (f64::from(value) - f64::from(origin)).abs())
+        .collect();
     let keep = ((density * sizes.len() as f64).round() as usize).min(sizes.len());
     if keep == 0 {
         return f64::INFINITY;
@@ -85,10 +102,12 @@ fn threshold(base: &[f32], model: &[f32], density: f64) -> f64 {
     *bound
 }
 
-/// DARE (arXiv:2311.03099, eq. 2): each change is dropped with probability `drop`, the others grow by 1 / (1 - drop), so
-/// that the expected change is the same.
+/// DARE (arXiv:2311.03099, eq. 2): each change is dropped with probability `drop`, the others grow by 1 / (1
+/// - drop), so that the expected change is the same.
 fn dare(base: &[f32], models: &[&[f32]], scale: f64, drop: f64, seed: u64, stream: u64) -> Vec<f32> {
-    let mut rows: Vec<_> = (0..models.len()).map(|model| Key::new(seed, stream, Purpose::Drop, 0).row(model as u32, 0)).collect();
+    let mut rows: Vec<_> = (0..models.len())
+        .map(|model| Key::new(seed, stream, Purpose::Drop, 0).row(model as u32, 0))
+        .collect();
     combine(base, models, |_, changes| {
         let mut sum = 0.0;
         for (change, row) in changes.iter().zip(&mut rows) {
@@ -119,7 +138,10 @@ mod tests {
         let (base, a, b) = (([1.0, 2.0]), ([2.0, 2.0]), ([4.0, 0.0]));
         close(merged(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap(), &[3.0, 1.0]);
         let method = MergeMethod::TaskArithmetic { scale: 0.5 };
-        close(merged(&method, Some(&base), &[&a, &b], 0, 0).unwrap(), &[1.0 + 0.5 * (1.0 + 3.0), 2.0 + 0.5 * (0.0 - 2.0)]);
+        close(
+            merged(&method, Some(&base), &[&a, &b], 0, 0).unwrap(),
+            &[1.0 + 0.5 * (1.0 + 3.0), 2.0 + 0.5 * (0.0 - 2.0)],
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Every reader of what people bring, on valid files that were changed somewhere: an error in words or a value, never a panic. A few
-//! hundred here; `MOPD_MUTATIONS=100000 cargo test --release -p mopd-runtime --lib mutations` is an hour.
+//! Every reader of what people bring, on valid files that were changed somewhere: an error in words or a
+//! value, never a panic. A few hundred here; `MOPD_MUTATIONS=100000 cargo test --release -p mopd-runtime
+//! --lib mutations` is an hour.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,9 +71,12 @@ fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
                 bytes.splice(at..at, word.iter().copied());
             }
             5 if random.below(4) == 0 => bytes.truncate(at),
-            6 if at + 8 <= bytes.len() => bytes[at..at + 8].copy_from_slice(&NUMBERS[random.below(NUMBERS.len())].to_le_bytes()),
+            6 if at + 8 <= bytes.len() => {
+                bytes[at..at + 8].copy_from_slice(&NUMBERS[random.below(NUMBERS.len())].to_le_bytes())
+            }
             7 if at + 4 <= bytes.len() => {
-                bytes[at..at + 4].copy_from_slice(&(NUMBERS[random.below(NUMBERS.len())] as u32).to_le_bytes());
+                bytes[at..at + 4]
+                    .copy_from_slice(&(NUMBERS[random.below(NUMBERS.len())] as u32).to_le_bytes());
             }
             // A number in text becomes another.
             _ => {
@@ -112,7 +116,8 @@ fn fixtures(folder: &str) -> PathBuf {
 
 /// Folders of a folder.
 fn below(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    let mut found: Vec<_> =
+        folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     found.sort();
     found
 }
@@ -144,23 +149,28 @@ fn dataset(name: &str, bytes: &[u8], folder: &Path, format: &PromptFormat) -> Op
 fn data() {
     let folder = tempfile::tempdir().unwrap();
     let chat = PromptFormat::Chat { system: Some("s".to_owned()) };
-    let lines = "{\"prompt\": \"2+2=\", \"answer\": \"4\", \"hard\": true, \"more\": {\"a\": [1, 2.5, null]}}\n{\"answer\": 12, \"prompt\": \"é\\n\\u00e9\"}\n";
+    let lines = "{\"prompt\": \"2+2=\", \"answer\": \"4\", \"hard\": true, \"more\": {\"a\": [1, 2.5, \
+                 null]}}\n{\"answer\": 12, \"prompt\": \"é\\n\\u00e9\"}\n";
     let lines = written(&folder, "seed.jsonl", lines);
     each(&[lines], |bytes, folder| dataset("a.jsonl", bytes, folder, &PromptFormat::Text));
-    let talks = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"yes\"}], \"answer\": \"a\", \"tools\": [{\"type\": \"function\"}]}\n";
+    let talks = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \
+                 \"content\": \"yes\"}], \"answer\": \"a\", \"tools\": [{\"type\": \"function\"}]}\n";
     let talks = written(&folder, "talks.jsonl", talks);
     each(&[talks], |bytes, folder| dataset("b.jsonl", bytes, folder, &chat));
-    let cells = written(&folder, "seed.csv", "prompt,answer,more\n\"a, \"\"b\"\"\",4,x\nc,\"two\nlines\",y\n");
+    let cells =
+        written(&folder, "seed.csv", "prompt,answer,more\n\"a, \"\"b\"\"\",4,x\nc,\"two\nlines\",y\n");
     each(&[cells], |bytes, folder| dataset("c.csv", bytes, folder, &PromptFormat::Text));
 }
 
 #[test]
 fn gguf_files() {
-    let mut seeds: Vec<_> = fixtures("tests/fixtures/gguf").read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut seeds: Vec<_> =
+        fixtures("tests/fixtures/gguf").read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     seeds.retain(|path| path.extension().is_some_and(|ending| ending == "gguf"));
     seeds.sort();
-    let (models, tokenizers): (Vec<_>, Vec<_>) =
-        seeds.into_iter().partition(|path| !path.file_name().unwrap().to_string_lossy().starts_with("tokenizer"));
+    let (models, tokenizers): (Vec<_>, Vec<_>) = seeds
+        .into_iter()
+        .partition(|path| !path.file_name().unwrap().to_string_lossy().starts_with("tokenizer"));
     let open = |bytes: &[u8], folder: &Path| {
         // A file of its own each time: one that is mapped is not to change.
         let path = folder.join("a.gguf");
@@ -187,8 +197,12 @@ fn configurations_and_safetensors() {
         fs::write(folder.join("config.json"), bytes).unwrap();
         huggingface::config(folder).err()
     });
-    let weights: Vec<_> =
-        folders.iter().map(|folder| folder.join(safetensors::MODEL)).filter(|path| path.exists()).take(3).collect();
+    let weights: Vec<_> = folders
+        .iter()
+        .map(|folder| folder.join(safetensors::MODEL))
+        .filter(|path| path.exists())
+        .take(3)
+        .collect();
     each(&weights, |bytes, folder| {
         let path = folder.join(safetensors::MODEL);
         let _ = fs::remove_file(&path);
@@ -200,8 +214,12 @@ fn configurations_and_safetensors() {
 #[test]
 fn tokenizers() {
     for folder in below(&fixtures("../tests/reference/text")) {
-        let others: Vec<_> =
-            folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+        let others: Vec<_> = folder
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .collect();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
             each(&[folder.join(name)], |bytes, place| {
                 for other in &others {

@@ -1,12 +1,13 @@
-//! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths, rewards.
+//! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths,
+//! rewards.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{
-    self, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Reward, Sampling,
-    Stage, Train,
+    self, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan,
+    Prefixes, Reward, Sampling, Stage, Train,
 };
 use mopd_store::programs::Program;
 
@@ -65,7 +66,10 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
             let form = forms.get(from.0 as usize).ok_or_else(|| {
-                Error::new(FailureKind::Runtime, format!("the plan uses a model before it makes it: `{}`", model.name))
+                Error::new(
+                    FailureKind::Runtime,
+                    format!("the plan uses a model before it makes it: `{}`", model.name),
+                )
             })?;
             Ok::<Form, Error>(Form { loaded: None, ..form.clone() })
         };
@@ -100,8 +104,14 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
     Ok(forms)
 }
 
-/// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
-pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) -> Result<(Vec<DomainData>, Vec<String>)> {
+/// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order,
+/// and warnings.
+pub fn prepare(
+    plan: &Plan,
+    stages: &[ModelId],
+    forms: &[Form],
+    places: Places,
+) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
@@ -120,18 +130,34 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) 
         if let Stage::Train(train) = &model.stage {
             check_training(train, *id, &domains, forms).map_err(|error| error.at(model.origin))?;
             for share in &train.mixture {
-                warnings.extend(idle_arms(&model.name, train, share.domain, &domains[share.domain.0 as usize])?);
+                warnings.extend(idle_arms(
+                    &model.name,
+                    train,
+                    share.domain,
+                    &domains[share.domain.0 as usize],
+                )?);
             }
         }
     }
     for comparison in &plan.experiment.comparisons {
         check_evaluation(comparison, &domains, forms).map_err(|error| error.at(comparison.origin))?;
     }
-    warnings.extend(domains.iter().flat_map(|data| data.train.iter().chain(&data.tests)).flat_map(|prompts| prompts.warnings()));
+    warnings.extend(
+        domains
+            .iter()
+            .flat_map(|data| data.train.iter().chain(&data.tests))
+            .flat_map(|prompts| prompts.warnings()),
+    );
     Ok((domains, warnings))
 }
 
-fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: Places) -> Result<DomainData> {
+fn load(
+    plan: &Plan,
+    id: DomainId,
+    domain: &Domain,
+    stages: &[ModelId],
+    places: Places,
+) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let program = match &domain.reward {
         Reward::Command { command, depends, .. } => Some(program(command, depends, places.base)?),
@@ -140,7 +166,9 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
-        Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
+        Some(tests)
+            if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) =>
+        {
             Some(rows(places, tests, domain, &fields, &[], whole)?)
         }
         _ => None,
@@ -163,14 +191,16 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
             }
         }
     }
-    let train = if trained_on { Some(rows(places, &domain.prompts, domain, &fields, &routes, whole)?) } else { None };
+    let train =
+        if trained_on { Some(rows(places, &domain.prompts, domain, &fields, &routes, whole)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
 }
 
 fn program(command: &str, depends: &[String], base: &Path) -> Result<String> {
     let program = Program::of(command, depends, base).map_err(|error| {
-        Error::new(FailureKind::Reward, error.to_string()).help("paths are relative to the folder of the experiment's file")
+        Error::new(FailureKind::Reward, error.to_string())
+            .help("paths are relative to the folder of the experiment's file")
     })?;
     Ok(program.hash())
 }
@@ -186,7 +216,8 @@ fn rows(
 ) -> Result<Arc<Prompts>> {
     let Places { base, notes, warm, store } = places;
     let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-    let request = Request { source, format: &domain.format, fields: &fields, whole, routes, notes: Some(notes) };
+    let request =
+        Request { source, format: &domain.format, fields: &fields, whole, routes, notes: Some(notes) };
     let read = || {
         let prompts = Prompts::new(Dataset::read(base, request)?);
         Ok(match store {
@@ -214,19 +245,26 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         let data = &domains[share.domain.0 as usize];
         let prompts = trained(data)?;
         let rollouts = |sampling: &Sampling, context| {
-            prompts.longest_prompt(tokenizer)?.fits(sampling.max_tokens(data.limit), context).map_err(Error::from)
+            prompts
+                .longest_prompt(tokenizer)?
+                .fits(sampling.max_tokens(data.limit), context)
+                .map_err(Error::from)
         };
         // Of the student and all teachers of the domain, the shortest.
         let teachers = train.arms(share.domain).filter_map(|choice| choice.teacher.model());
         let of_teachers = teachers.map(context).fold(context(model), u32::min);
         match &train.prefixes {
-            Prefixes::Data { field, .. } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
+            Prefixes::Data { field, .. } => {
+                prompts.longest_example(tokenizer, field)?.fits(0, context(model))?
+            }
             Prefixes::Student { sampling, .. } => rollouts(sampling, context(model))?,
             Prefixes::Teacher { sampling, .. } => rollouts(sampling, of_teachers)?,
             Prefixes::Pairs { chosen, rejected, .. } => {
                 for side in [chosen, rejected] {
                     match side {
-                        Completions::Data { field } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
+                        Completions::Data { field } => {
+                            prompts.longest_example(tokenizer, field)?.fits(0, context(model))?
+                        }
                         Completions::Student { sampling } => rollouts(sampling, context(model))?,
                         Completions::Teacher { sampling } => rollouts(sampling, of_teachers)?,
                         Completions::Model { model: writer, sampling } => {
@@ -250,38 +288,51 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             }
             let (own, needed) = (other.config.context, student.config.context);
             if own < needed {
-                let message = format!("{name} has a context of {own} tokens, less than its student's {needed}");
-                return Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"));
+                let message =
+                    format!("{name} has a context of {own} tokens, less than its student's {needed}");
+                return Err(
+                    Error::new(FailureKind::Context, message).help("give it at least the student's context")
+                );
             }
         }
     }
     Ok(())
 }
 
-/// What a route says of a domain's data that is true of none of its rows: usually a slip in a text or a number.
+/// What a route says of a domain's data that is true of none of its rows: usually a slip in a text or a
+/// number.
 fn idle_arms<O>(stage: &str, train: &Train<O>, domain: DomainId, data: &DomainData) -> Result<Vec<String>> {
     let dataset = &trained(data)?.dataset;
     let taken = dataset.arms(&train.conditions(domain)).unwrap_or_default();
-    let conditional = train.arms(domain).zip(0..).filter_map(|(arm, index)| Some((arm, arm.when.as_ref()?, index)));
+    let conditional =
+        train.arms(domain).zip(0..).filter_map(|(arm, index)| Some((arm, arm.when.as_ref()?, index)));
     let idle = conditional.filter(|(.., index)| !taken.contains(index));
     Ok(idle
         .map(|(arm, when, _)| {
             let (domain, rows, when) = (&data.name, dataset.len(), when.text());
-            format!("`{stage}`: of the {rows} prompts of `{domain}`, none is routed to `{}` by `{when}`", arm.name)
+            format!(
+                "`{stage}`: of the {rows} prompts of `{domain}`, none is routed to `{}` by `{when}`",
+                arm.name
+            )
         })
         .collect())
 }
 
 /// The training data of a domain that some stage trains on.
 pub fn trained(data: &DomainData) -> Result<&Prompts> {
-    data.train.as_deref().ok_or_else(|| Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name)))
+    data.train.as_deref().ok_or_else(|| {
+        Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name))
+    })
 }
 
 /// The test data of a domain that some comparison has as a column.
 pub fn tested(data: &DomainData) -> Result<&Prompts> {
     data.tests.as_deref().ok_or_else(|| {
-        Error::new(FailureKind::Data, format!("the domain `{}` has no tests, but a comparison evaluates it", data.name))
-            .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
+        Error::new(
+            FailureKind::Data,
+            format!("the domain `{}` has no tests, but a comparison evaluates it", data.name),
+        )
+        .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
     })
 }
 

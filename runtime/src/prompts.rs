@@ -1,5 +1,6 @@
-//! Data and its rows as tokens. To tokenise a large file takes longer than all else that comes before the first step, and its outcome
-//! depends on the file and the tokenizer alone: so it is done once, and kept in the store for whoever reads the same the same way.
+//! Data and its rows as tokens. To tokenise a large file takes longer than all else that comes before the
+//! first step, and its outcome depends on the file and the tokenizer alone: so it is done once, and kept in
+//! the store for whoever reads the same the same way.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Raised whenever the same rows become other tokens, or are written down otherwise.
 const VERSION: u32 = 1;
 
-/// The field of a row that is its whole conversation: training on it is training on all of the assistant's turns.
+/// The field of a row that is its whole conversation: training on it is training on all of the assistant's
+/// turns.
 pub const MESSAGES: &str = "messages";
 
 /// Data, and its rows as tokens, as the models that read them tokenise.
@@ -53,8 +55,8 @@ fn worth_keeping(took: Duration, bytes: u64) -> bool {
 /// Rows to imitate, as tokens.
 pub struct Examples {
     prompts: Arc<Lists<Token>>,
-    /// Of each row [`SAME`], or the length of its prompt and the prompt; then the completion. What the assistant did not write of it
-    /// stands there as `!token`, which is negative.
+    /// Of each row [`SAME`], or the length of its prompt and the prompt; then the completion. What the
+    /// assistant did not write of it stands there as `!token`, which is negative.
     rows: Arc<Lists<Token>>,
 }
 
@@ -80,7 +82,8 @@ impl Prompts {
     pub fn examples(&self, tokenizer: &Tokenizer, field: &str) -> Result<Examples> {
         let prompts = self.tokens(tokenizer)?;
         let rows = self.lists(&format!("examples with {field:?}"), tokenizer, |row| {
-            let Example { prompt, completion, written } = self.example(tokenizer, row, field, prompts.get(row))?;
+            let Example { prompt, completion, written } =
+                self.example(tokenizer, row, field, prompts.get(row))?;
             let mut list = Vec::with_capacity(1 + completion.len());
             if prompt == prompts.get(row) {
                 list.push(SAME);
@@ -88,7 +91,10 @@ impl Prompts {
                 list.push(prompt.len() as Token);
                 list.extend(prompt);
             }
-            list.extend(zip_equal(&completion, &written).map(|(token, written)| if *written { *token } else { !*token }));
+            list.extend(
+                zip_equal(&completion, &written)
+                    .map(|(token, written)| if *written { *token } else { !*token }),
+            );
             Ok(list)
         })?;
         Ok(Examples { prompts, rows })
@@ -111,7 +117,8 @@ impl Prompts {
         make: impl Fn(usize) -> Result<Vec<Token>> + Sync,
     ) -> Result<Arc<Lists<Token>>> {
         let key = self.key(what, tokenizer);
-        // Held while they are made, so that stages side by side make them once. A panic leaves the list as it was.
+        // Held while they are made, so that stages side by side make them once. A panic leaves the list as it
+        // was.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, lists)) = made.iter().find(|(known, _)| *known == key) {
             return Ok(lists.clone());
@@ -132,7 +139,8 @@ impl Prompts {
         what: &str,
         make: impl FnOnce() -> Result<Lists<Token>>,
     ) -> Result<Lists<Token>> {
-        // Whoever can't have the lock, on a disk that can only be read for example, is no worse off than without a store.
+        // Whoever can't have the lock, on a disk that can only be read for example, is no worse off than
+        // without a store.
         let lock = loop {
             if let Lookup::Kept(lists) = store.tokens(key) {
                 return Ok(lists);
@@ -146,7 +154,9 @@ impl Prompts {
         // What looked damaged may have been about to be replaced; nobody does that now.
         match store.tokens(key) {
             Lookup::Kept(lists) => return Ok(lists),
-            Lookup::Damaged(reason) => self.warn(format!("stored tokens are damaged and will be made again: {reason}")),
+            Lookup::Damaged(reason) => {
+                self.warn(format!("stored tokens are damaged and will be made again: {reason}"))
+            }
             Lookup::Absent => {}
         }
         let started = Instant::now();
@@ -172,7 +182,8 @@ impl Prompts {
 
     /// The day, where a template writes it into these prompts.
     pub fn day(&self, tokenizer: &Tokenizer) -> Option<String> {
-        let asked = self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date());
+        let asked =
+            self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date());
         asked.then(|| format!("day {}", chat::today().format("%F")))
     }
 
@@ -192,13 +203,15 @@ impl Prompts {
     /// A row to imitate: its prompt, which is known where it is text, and a field, or its conversation.
     fn example(&self, tokenizer: &Tokenizer, row: usize, field: &str, prompt: &[Token]) -> Result<Example> {
         let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
-        let answer = || self.dataset.text(row, field).ok_or_else(|| Error::from(self.dataset.error(row, missing())));
+        let answer =
+            || self.dataset.text(row, field).ok_or_else(|| Error::from(self.dataset.error(row, missing())));
         let Some(conversation) = self.dataset.conversation(row) else {
             let completion = tokenizer.completion(self.dataset.prompt(row), answer()?);
             let completion = completion.map_err(|error| self.wrong(row, error.into()))?;
             return Ok(Example::new(prompt.to_vec(), completion));
         };
-        let conversation = if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
+        let conversation =
+            if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
         chat::example(tokenizer, &conversation).map_err(|error| self.wrong(row, error))
     }
 

@@ -1,5 +1,5 @@
-//! Text of others within our messages: a data field, a key of a configuration, a hub's answer, a file's name. It is shortened here, so
-//! that no message is as long as what it complains of, and on one line.
+//! Text of others within our messages: a data field, a key of a configuration, a hub's answer, a file's name.
+//! It is shortened here, so that no message is as long as what it complains of, and on one line.
 
 /// Quoted, with what a terminal would act on spelled out, the middle left out if it is long.
 pub fn quote(text: &str) -> String {

@@ -1,5 +1,5 @@
-//! Random numbers without state: every draw is a function of what it is for, so it depends neither on how work was split
-//! into batches nor on which thread came first.
+//! Random numbers without state: every draw is a function of what it is for, so it depends neither on how
+//! work was split into batches nor on which thread came first.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -23,10 +23,13 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     let max_tokens = job.max_tokens.unwrap_or(context.saturating_sub(tokens.len()).max(1) as u32);
     if tokens.len() + max_tokens as usize > context {
         let message = format!(
-            "the prompt takes {} tokens and its completion up to {max_tokens}, the model's context is {context}",
+            "the prompt takes {} tokens and its completion up to {max_tokens}, the model's context is \
+             {context}",
             tokens.len()
         );
-        return Err(Error::new(FailureKind::Context, message).help("shorten the prompt or ask for fewer tokens"));
+        return Err(
+            Error::new(FailureKind::Context, message).help("shorten the prompt or ask for fewer tokens")
+        );
     }
     if !(job.temperature >= 0.0 && job.temperature.is_finite()) {
         return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
@@ -35,7 +38,9 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
     let budget = Room::here(1, device).generation(true);
-    for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key, budget, control)? {
+    for completion in
+        rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key, budget, control)?
+    {
         control.emit(&Event::Sample {
             text: weights.tokenizer.decode(&completion.tokens)?,
             tokens: completion.tokens.len() as u32,

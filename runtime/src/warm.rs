@@ -1,5 +1,5 @@
-//! What a worker that stays remembers between its runs: data as it was read, with the prompts as tokens. A file of the same place,
-//! length and times is taken to be the same.
+//! What a worker that stays remembers between its runs: data as it was read, with the prompts as tokens. A
+//! file of the same place, length and times is taken to be the same.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -27,8 +27,8 @@ struct Kept {
 type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Warm {
-    /// What was read on an equal `request` from files that are as they were, else what `read` answers. `files` is asked before and
-    /// says what would be read now.
+    /// What was read on an equal `request` from files that are as they were, else what `read` answers.
+    /// `files` is asked before and says what would be read now.
     pub fn prompts(
         &self,
         request: &str,
@@ -90,7 +90,14 @@ mod tests {
             let read = || {
                 reads.set(reads.get() + 1);
                 let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
-                let request = Request { source: &source, format: &format, fields: &[], whole: false, routes: &[], notes: None };
+                let request = Request {
+                    source: &source,
+                    format: &format,
+                    fields: &[],
+                    whole: false,
+                    routes: &[],
+                    notes: None,
+                };
                 Ok(Prompts::new(Dataset::read(Path::new(folder.path()), request)?))
             };
             warm.prompts(request, || vec![path.clone()], read).unwrap().dataset.prompt(0).to_owned()

@@ -1,7 +1,7 @@
 //! Lists that belong together.
 
-/// Two lists element by element. Where `Iterator::zip` would leave out what one has more, everything behind the first missing element
-/// would be paired with its neighbour's, in silence.
+/// Two lists element by element. Where `Iterator::zip` would leave out what one has more, everything behind
+/// the first missing element would be paired with its neighbour's, in silence.
 ///
 /// # Panics
 /// If their lengths differ.

@@ -43,7 +43,11 @@ fn chain() -> Builder {
     if let Stage::Train(train) = &mut b.plan.experiment.models[expert.0 as usize].stage {
         train.passes = 2;
     }
-    let student = b.train("student", Recipe::Distill, training(start, &[expert, expert], rollouts(1), mopd(5.0), STUDENT));
+    let student = b.train(
+        "student",
+        Recipe::Distill,
+        training(start, &[expert, expert], rollouts(1), mopd(5.0), STUDENT),
+    );
     b.compare(&domains, &[("start", start), ("student", student)], 1, 2);
     b
 }
@@ -56,7 +60,8 @@ fn outcome(folder: &Path, out: &str) -> BTreeMap<String, Vec<u8>> {
         let name = model.file_name().unwrap().to_str().unwrap().to_owned();
         outcome.insert(name, fs::read(model.join("model.safetensors")).unwrap());
     }
-    let results: results::Results = serde_json::from_slice(&fs::read(folder.join(out).join("results.json")).unwrap()).unwrap();
+    let results: results::Results =
+        serde_json::from_slice(&fs::read(folder.join(out).join("results.json")).unwrap()).unwrap();
     outcome.insert("tables".to_owned(), serde_json::to_vec(&results.tables).unwrap());
     outcome
 }
@@ -104,10 +109,16 @@ fn checkpoints<'a>(events: &'a [Event], wanted: &'a str) -> impl Iterator<Item =
 }
 
 fn warnings(events: &[Event]) -> Vec<&str> {
-    events.iter().filter_map(|event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(
+            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
+        )
+        .collect()
 }
 
-/// SIGKILL at moments that nothing chose: each run is given a little longer than it takes to come anywhere new.
+/// SIGKILL at moments that nothing chose: each run is given a little longer than it takes to come anywhere
+/// new.
 #[test]
 fn a_run_that_is_killed_over_and_over_ends_the_same() {
     let plan = chain().plan;
@@ -148,8 +159,14 @@ fn a_run_that_is_killed_over_and_over_ends_the_same() {
     assert!(kills > 0, "it was too fast to be killed");
     assert!(went_on > 0 || kills < 3, "of {kills} kills none left a checkpoint");
     assert!(outcome(folder.path(), "out") == expected, "after {kills} kills");
-    let left = fs::read_dir(folder.path().join("store")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(left.filter(|name| name.ends_with(".unfinished")).count(), 0, "finished stages need no checkpoints");
+    let left = fs::read_dir(folder.path().join("store"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(
+        left.filter(|name| name.ends_with(".unfinished")).count(),
+        0,
+        "finished stages need no checkpoints"
+    );
 }
 
 #[test]
@@ -158,7 +175,8 @@ fn asked_to_stop_a_run_keeps_the_step_it_is_at() {
     let plan = chain().plan;
     // Too seldom to be the reason for a checkpoint.
     let job = RunJob { checkpoint_every: Some(1e6), ..job(&plan, folder.path(), "out") };
-    let (events, code) = cut(&job, "-TERM", |event| matches!(event, Event::Step { stage, step: 4, .. } if stage == "student"));
+    let (events, code) =
+        cut(&job, "-TERM", |event| matches!(event, Event::Step { stage, step: 4, .. } if stage == "student"));
     assert_eq!(code, Some(130));
     let (_, kept) = checkpoints(&events, "student").last().expect("a checkpoint");
     assert_eq!(steps_of(&events, "student").last(), Some(kept - 1), "all that was done is kept");
@@ -182,10 +200,14 @@ fn from_a_stage_on_everything_is_computed_again() {
     let from = RunJob { from: vec!["expert".to_owned()], ..often(&plan, folder.path(), "out") };
     let (events, code) = run(&from);
     assert_eq!(code, 0);
-    let names = |wanted: fn(&Event) -> Option<&String>| events.iter().filter_map(wanted).cloned().collect::<Vec<_>>();
+    let names =
+        |wanted: fn(&Event) -> Option<&String>| events.iter().filter_map(wanted).cloned().collect::<Vec<_>>();
     let kept = names(|event| if let Event::StageKept { stage, .. } = event { Some(stage) } else { None });
     let made = names(|event| if let Event::StageFinished { stage, .. } = event { Some(stage) } else { None });
-    assert_eq!((kept, made), (vec!["base".to_owned(), "start".to_owned()], vec!["expert".to_owned(), "student".to_owned()]));
+    assert_eq!(
+        (kept, made),
+        (vec!["base".to_owned(), "start".to_owned()], vec!["expert".to_owned(), "student".to_owned()])
+    );
     assert!(outcome(folder.path(), "out") == expected);
     // Cut off, `--from` begins the stage anew, a run without it goes on.
     let at = |event: &Event| matches!(event, Event::Checkpoint { stage, step: 3, .. } if stage == "expert");
@@ -195,7 +217,8 @@ fn from_a_stage_on_everything_is_computed_again() {
     assert_eq!(resumed(&events), []);
 }
 
-/// An edit under way: the student's objective is another, and it goes on from where it was, under a key that says so.
+/// An edit under way: the student's objective is another, and it goes on from where it was, under a key that
+/// says so.
 #[test]
 fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     let folder = folder();
@@ -231,10 +254,15 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     let (events, code) = run(&RunJob { forks: vec![fork(77)], ..plain });
     let Some(Event::Failed(failure)) = events.last() else { panic!("{code} {events:?}") };
     assert_eq!(failure.kind, FailureKind::Storage);
-    assert!(failure.message.contains("cannot fork `student` from the checkpoint of step 77"), "{}", failure.message);
+    assert!(
+        failure.message.contains("cannot fork `student` from the checkpoint of step 77"),
+        "{}",
+        failure.message
+    );
 }
 
-/// The last checkpoint is damaged: the one before is taken, and the damage is said; without any, the stage begins anew.
+/// The last checkpoint is damaged: the one before is taken, and the damage is said; without any, the stage
+/// begins anew.
 #[test]
 fn a_damaged_checkpoint_is_said_and_passed_over() {
     let plan = chain().plan;
@@ -244,7 +272,8 @@ fn a_damaged_checkpoint_is_said_and_passed_over() {
     for damaged in [1, 2] {
         let folder = folder();
         let job = often(&plan, folder.path(), "out");
-        let at = |event: &Event| matches!(event, Event::Checkpoint { stage, step: 5, .. } if stage == "student");
+        let at =
+            |event: &Event| matches!(event, Event::Checkpoint { stage, step: 5, .. } if stage == "student");
         let (events, _) = cut(&job, "-TERM", at);
         let (key, last) = checkpoints(&events, "student").last().expect("a checkpoint");
         let states = folder.path().join("store").join(format!("{key}.unfinished"));
@@ -256,7 +285,11 @@ fn a_damaged_checkpoint_is_said_and_passed_over() {
         let (events, code) = run(&job);
         assert_eq!(code, 0, "{:?}", events.last());
         let said = warnings(&events);
-        assert!(said.len() == damaged && said.iter().all(|said| said.contains("checkpoint of `student` is damaged")), "{said:?}");
+        assert!(
+            said.len() == damaged
+                && said.iter().all(|said| said.contains("checkpoint of `student` is damaged")),
+            "{said:?}"
+        );
         let expected_step = if damaged == 1 { vec![("student".to_owned(), last - 1)] } else { vec![] };
         assert_eq!(resumed(&events), expected_step);
         assert!(outcome(folder.path(), "out") == expected);
@@ -281,20 +314,26 @@ fn where_no_checkpoint_can_be_written_training_goes_on() {
     let (events, code) = run(&job);
     assert_eq!(code, 0, "{:?}", events.last());
     let said = warnings(&events);
-    let fits = |said: &&&str| said.contains("no checkpoint of `student` at step") && said.contains("training goes on");
-    assert!(said.len() == 1 && said.iter().filter(fits).count() == 1, "said once, not at every step: {said:?}");
+    let fits = |said: &&&str| {
+        said.contains("no checkpoint of `student` at step") && said.contains("training goes on")
+    };
+    assert!(
+        said.len() == 1 && said.iter().filter(fits).count() == 1,
+        "said once, not at every step: {said:?}"
+    );
     let whole = self::folder();
     run(&self::job(&plan, whole.path(), "out"));
     assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
 }
 
-/// Three runs start together on one store, and one of them is killed: nothing is computed twice, nobody waits for ever, and all
-/// that end have the same.
+/// Three runs start together on one store, and one of them is killed: nothing is computed twice, nobody waits
+/// for ever, and all that end have the same.
 #[test]
 fn runs_on_one_store_share_the_work() {
     let plan = chain().plan;
     let folder = folder();
-    let mut all: Vec<_> = ["a", "b", "c"].map(|out| start(&Job::Run(Box::new(often(&plan, folder.path(), out))))).into();
+    let mut all: Vec<_> =
+        ["a", "b", "c"].map(|out| start(&Job::Run(Box::new(often(&plan, folder.path(), out))))).into();
     let mut killed = all.pop().unwrap();
     let heard = std::thread::spawn(move || {
         let mut heard = Vec::new();
@@ -341,7 +380,12 @@ fn what_a_run_needs_is_not_pruned() {
     let items = store.items().unwrap();
     let mut about: Vec<&str> = items.iter().map(|item| item.about.as_str()).collect();
     about.sort_unstable();
-    let evaluations = ["start on copy, seed 1", "start on flip, seed 1", "student on copy, seed 1", "student on flip, seed 1"];
+    let evaluations = [
+        "start on copy, seed 1",
+        "start on flip, seed 1",
+        "student on copy, seed 1",
+        "student on flip, seed 1",
+    ];
     let stages = ["base, seed 1", "expert, seed 1", "start, seed 1", "student, seed 1"];
     let mut expected = [evaluations, stages].concat();
     expected.sort_unstable();
@@ -357,8 +401,15 @@ fn imitation(learning_rate: f64) -> Plan {
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
     let base = b.model("base", Stage::Initialise(tiny()));
     let prefixes = Prefixes::Teacher { sequences: 40, keep: Keep::All, batch: 8, sampling: sampling(1) };
-    let training =
-        Training { start: base, domains: &domains, teachers: &[base, base], prefixes, objective: nll(), steps: 6, learning_rate };
+    let training = Training {
+        start: base,
+        domains: &domains,
+        teachers: &[base, base],
+        prefixes,
+        objective: nll(),
+        steps: 6,
+        learning_rate,
+    };
     let imitator = b.train("imitator", Recipe::Sft, training);
     b.plan.stages[imitator.0 as usize].content_key = format!("at {learning_rate}");
     b.plan
@@ -373,7 +424,9 @@ fn rollouts_of_frozen_models_are_written_once() {
         let of = |item: &&mopd_store::Item| item.about == "rollouts of the teachers of imitator, seed 1";
         items.iter().filter(of).map(|item| item.name.clone()).collect::<Vec<_>>()
     };
-    let weights = |out: &str| fs::read(folder.path().join(out).join("models/imitator-seed1/model.safetensors")).unwrap();
+    let weights = |out: &str| {
+        fs::read(folder.path().join(out).join("models/imitator-seed1/model.safetensors")).unwrap()
+    };
     assert_eq!(run(&job(&imitation(1e-3), folder.path(), "one")).1, 0);
     let written = rollouts();
     assert_eq!(written.len(), 1);

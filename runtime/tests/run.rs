@@ -18,7 +18,8 @@ fn folder() -> TempDir {
     folder
 }
 
-/// Every kind of stage: fine-tuning, two experts, distillation in three forms, imitation, merges; one table, two seeds.
+/// Every kind of stage: fine-tuning, two experts, distillation in three forms, imitation, merges; one table,
+/// two seeds.
 fn everything() -> Builder {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
@@ -73,7 +74,8 @@ fn everything() -> Builder {
     let full = distill(&mut b, "full", direct(Support::Full, Mass::Raw));
     let top = Support::TopK { role: Role::Teacher, k: 8 };
     let top = distill(&mut b, "top", direct(top, Mass::Generalized));
-    let imitation = Prefixes::Teacher { sequences: 64, keep: Keep::Correct, batch: 16, sampling: sampling(1) };
+    let imitation =
+        Prefixes::Teacher { sequences: 64, keep: Keep::Correct, batch: 16, sampling: sampling(1) };
     let imitator = b.train(
         "imitator",
         Recipe::Sft,
@@ -109,7 +111,12 @@ fn weights(folder: &Path, out: &str, model: &str) -> Vec<u8> {
 }
 
 fn warnings(events: &[Event]) -> Vec<&str> {
-    events.iter().filter_map(|event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(
+            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
+        )
+        .collect()
 }
 
 #[track_caller]
@@ -140,7 +147,9 @@ fn a_run_is_complete_and_can_be_repeated() {
     let losses: Vec<f64> = events
         .iter()
         .filter_map(|event| match event {
-            Event::Step { stage, seed: 1, metric, value, .. } if stage == "start" && metric == "loss" => Some(*value),
+            Event::Step { stage, seed: 1, metric, value, .. } if stage == "start" && metric == "loss" => {
+                Some(*value)
+            }
             _ => None,
         })
         .collect();
@@ -152,7 +161,8 @@ fn a_run_is_complete_and_can_be_repeated() {
     assert_eq!(code, 0);
     assert_eq!(events.iter().filter(|event| matches!(event, Event::StageKept { .. })).count(), 20);
     let again: results::Results =
-        serde_json::from_str(&fs::read_to_string(folder.path().join("second/results.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(folder.path().join("second/results.json")).unwrap())
+            .unwrap();
     assert_eq!(again.tables, results.tables);
     for file in ["metrics.parquet", "samples.parquet", "weights.parquet", "rewards.parquet"] {
         assert!(folder.path().join("second").join(file).exists());
@@ -166,7 +176,11 @@ fn a_run_is_complete_and_can_be_repeated() {
     for model in ["start", "expert.copy", "student", "full", "top", "imitator", "average", "dropped"] {
         for seed in [1, 2] {
             let name = format!("{model}-seed{seed}");
-            assert_eq!(weights(folder.path(), "third", &name), weights(folder.path(), "second", &name), "{name}");
+            assert_eq!(
+                weights(folder.path(), "third", &name),
+                weights(folder.path(), "second", &name),
+                "{name}"
+            );
         }
         assert_ne!(
             weights(folder.path(), "first", &format!("{model}-seed1")),
@@ -181,12 +195,22 @@ fn a_run_is_complete_and_can_be_repeated() {
 /// What a run leaves to look at, besides its tables.
 fn look(out: &Path) {
     let read = |file: &str| columns(&out.join(file)).unwrap();
-    let numbers = |columns: &[Column], name: &str| match &columns.iter().find(|column| column.name == name).unwrap().values {
+    let numbers = |columns: &[Column], name: &str| match &columns
+        .iter()
+        .find(|column| column.name == name)
+        .unwrap()
+        .values
+    {
         ColumnValues::Numbers(values) => values.clone(),
         ColumnValues::Wholes(values) => values.iter().map(|value| value.map(|value| value as f64)).collect(),
         other => panic!("{name}: {other:?}"),
     };
-    let texts = |columns: &[Column], name: &str| match &columns.iter().find(|column| column.name == name).unwrap().values {
+    let texts = |columns: &[Column], name: &str| match &columns
+        .iter()
+        .find(|column| column.name == name)
+        .unwrap()
+        .values
+    {
         ColumnValues::Texts(values) => values.clone(),
         other => panic!("{name}: {other:?}"),
     };
@@ -200,7 +224,8 @@ fn look(out: &Path) {
         assert!(floor.is_none_or(|floor| (0.0..1e-5).contains(&floor)), "{stage}: {floor:?}");
     }
 
-    // Every token that is kept adds up to the text that the model wrote, and has the numbers that the objective used.
+    // Every token that is kept adds up to the text that the model wrote, and has the numbers that the
+    // objective used.
     let samples = read("samples.parquet");
     let (stages, signals) = (texts(&samples, "stage"), numbers(&samples, "signal"));
     let (advantages, divergences) = (numbers(&samples, "advantage"), numbers(&samples, "divergence"));
@@ -228,7 +253,11 @@ fn look(out: &Path) {
     let over = texts(&bins, "over");
     let tokens = numbers(&bins, "tokens");
     let counted = |of: &str| {
-        over.iter().zip(&tokens).filter(|(over, _)| over.as_deref() == Some(of)).map(|(_, tokens)| tokens.unwrap()).sum::<f64>()
+        over.iter()
+            .zip(&tokens)
+            .filter(|(over, _)| over.as_deref() == Some(of))
+            .map(|(_, tokens)| tokens.unwrap())
+            .sum::<f64>()
     };
     assert!(counted("position") > 1000.0);
     assert_eq!(counted("position"), counted("entropy"));
@@ -247,7 +276,11 @@ struct RunJobWith {
 
 impl RunJobWith {
     fn of(self, plan: &Plan, folder: &Path, out: &str) -> mopd_compiler::plan::events::RunJob {
-        mopd_compiler::plan::events::RunJob { fresh: self.fresh, workers: Some(self.workers), ..job(plan, folder, out) }
+        mopd_compiler::plan::events::RunJob {
+            fresh: self.fresh,
+            workers: Some(self.workers),
+            ..job(plan, folder, out)
+        }
     }
 }
 
@@ -260,7 +293,15 @@ fn fine_tuning(steps: u32, objective: Objective) -> Builder {
     b.train(
         "start",
         Recipe::Sft,
-        Training { start: base, domains: &domains, teachers: &[], prefixes: data, objective, steps, learning_rate: 1e-2 },
+        Training {
+            start: base,
+            domains: &domains,
+            teachers: &[],
+            prefixes: data,
+            objective,
+            steps,
+            learning_rate: 1e-2,
+        },
     );
     b
 }
@@ -275,7 +316,15 @@ fn a_student_that_equals_its_teacher_stands_still() {
         b.train(
             name,
             Recipe::Distill,
-            Training { start, domains: &domains, teachers: &[start, start], prefixes, objective, steps: 1, learning_rate: 1e-3 },
+            Training {
+                start,
+                domains: &domains,
+                teachers: &[start, start],
+                prefixes,
+                objective,
+                steps: 1,
+                learning_rate: 1e-3,
+            },
         );
     }
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
@@ -310,7 +359,10 @@ fn a_damaged_entry_is_rebuilt_with_a_warning() {
     let (events, code) = run(&job(&plan, folder.path(), "second"));
     assert_eq!(code, 0);
     let warnings = warnings(&events);
-    assert!(warnings.len() == 2 && warnings.iter().all(|warning| warning.contains("damaged")), "{warnings:?}");
+    assert!(
+        warnings.len() == 2 && warnings.iter().all(|warning| warning.contains("damaged")),
+        "{warnings:?}"
+    );
     assert_eq!(weights(folder.path(), "second", "start-seed1"), before);
 }
 
@@ -320,8 +372,11 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     let (events, code) = run(&job(&fine_tuning(5, poisoned(3.0)).plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!(failure.kind, FailureKind::NonFinite);
-    let message = failure.message.strip_prefix("the term `distill` is not finite for the domain `copy`: first at sequence 0 ");
-    let (place, count) = message.expect("the message names term, domain and sequence").split_once("; ").unwrap();
+    let message = failure
+        .message
+        .strip_prefix("the term `distill` is not finite for the domain `copy`: first at sequence 0 ");
+    let (place, count) =
+        message.expect("the message names term, domain and sequence").split_once("; ").unwrap();
     assert!(place.contains("copy.train.jsonl:") && place.ends_with(", position 0"), "{place}");
     // The whole batch: eight answers of two letters and an end.
     assert_eq!(count, "24 of 24 tokens");
@@ -336,8 +391,8 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
-/// A comparison with NaN is false: without a look at the log-probabilities themselves, a teacher that says nothing would give
-/// every token the weight 1.
+/// A comparison with NaN is false: without a look at the log-probabilities themselves, a teacher that says
+/// nothing would give every token the weight 1.
 #[test]
 fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
     let folder = folder();
@@ -368,16 +423,22 @@ fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(0)));
-    let message =
-        "the log-probability of the token taken, of the teacher `teacher0`, is not finite for the domain `copy`: first at";
-    assert!(failure.message.starts_with(message) && failure.message.ends_with("12 of 12 tokens"), "{}", failure.message);
+    let message = "the log-probability of the token taken, of the teacher `teacher0`, is not finite for the \
+                   domain `copy`: first at";
+    assert!(
+        failure.message.starts_with(message) && failure.message.ends_with("12 of 12 tokens"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]
 fn weights_that_explode_are_noticed() {
     let folder = folder();
     let mut b = fine_tuning(5, nll());
-    let Stage::Train(train) = &mut b.plan.experiment.models[1].stage else { panic!("the second model is trained") };
+    let Stage::Train(train) = &mut b.plan.experiment.models[1].stage else {
+        panic!("the second model is trained")
+    };
     train.learning_rate = Schedule::Constant { value: 1e30 };
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     let failure = failure(&events, code);
@@ -387,8 +448,9 @@ fn weights_that_explode_are_noticed() {
 #[test]
 fn the_sampler_at_temperature_1_is_the_student() {
     let folder = folder();
-    let between =
-        |left, right| Signal::Divergence(Divergence::between(DivergenceKind::Kl, left, right, Support::Full, Mass::Raw));
+    let between = |left, right| {
+        Signal::Divergence(Divergence::between(DivergenceKind::Kl, left, right, Support::Full, Mass::Raw))
+    };
     let student = |of: fn(Role) -> Signal| of(Role::Student);
     let sampler = |of: fn(Role) -> Signal| of(Role::Sampler);
     let entropy: fn(Role) -> Signal = |role| Signal::Entropy { role };
@@ -431,7 +493,9 @@ fn the_sampler_at_temperature_1_is_the_student() {
         assert_ne!(weights(folder.path(), "out", &format!("hotter{index}-seed1")), start, "{pair:?}");
     }
 
-    let Stage::Train(train) = &mut b.plan.experiment.models[2].stage else { panic!("the third model is trained") };
+    let Stage::Train(train) = &mut b.plan.experiment.models[2].stage else {
+        panic!("the third model is trained")
+    };
     train.prefixes = rollouts(0.0);
     b.plan.stages[2].content_key = "greedy".into();
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
@@ -495,7 +559,11 @@ fn nothing_to_imitate_is_an_error() {
     );
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     let failure = failure(&events, code);
-    assert!(failure.message.contains("`teacher0`") && failure.message.contains("`copy`"), "{}", failure.message);
+    assert!(
+        failure.message.contains("`teacher0`") && failure.message.contains("`copy`"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]
@@ -552,7 +620,10 @@ fn what_stages_take_is_predicted() {
     assert_eq!(stage, "start");
     // A model of some thousand numbers in a process of libtorch.
     assert!(prediction.seconds > 0.0 && (1 << 20..1 << 34).contains(&prediction.memory), "{prediction:?}");
-    assert!(prediction.update > 0.0 && prediction.rollout + prediction.scoring + prediction.update <= prediction.seconds);
+    assert!(
+        prediction.update > 0.0
+            && prediction.rollout + prediction.scoring + prediction.update <= prediction.seconds
+    );
     assert!(!folder.path().join("out").exists());
 
     let (events, code) = run(&job);
@@ -568,7 +639,8 @@ fn what_stages_take_is_predicted() {
 #[test]
 fn nobody_listening_ends_the_worker() {
     let folder = folder();
-    let mut child = start(&Job::Run(Box::new(job(&fine_tuning(1_000_000, nll()).plan, folder.path(), "out"))));
+    let mut child =
+        start(&Job::Run(Box::new(job(&fine_tuning(1_000_000, nll()).plan, folder.path(), "out"))));
     let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     lines.by_ref().take(5).for_each(drop);
     drop(lines);
@@ -582,7 +654,14 @@ fn a_checkpoint_answers_a_prompt() {
     let checkpoint = folder.path().join("out/models/start-seed1").to_str().unwrap().to_owned();
     let sample = |checkpoint: &str, max_tokens| {
         let (checkpoint, prompt) = (checkpoint.to_owned(), "copy ab=".to_owned());
-        finish(start(&Job::Sample(SampleJob { checkpoint, prompt, n: 3, temperature: 1.0, max_tokens, seed: 1 })))
+        finish(start(&Job::Sample(SampleJob {
+            checkpoint,
+            prompt,
+            n: 3,
+            temperature: 1.0,
+            max_tokens,
+            seed: 1,
+        })))
     };
     let (events, code) = sample(&checkpoint, Some(5));
     assert_eq!(code, 0);
@@ -600,5 +679,8 @@ fn a_checkpoint_answers_a_prompt() {
 fn a_probe_and_nonsense() {
     let (events, code) = finish(start(&Job::Probe));
     assert_eq!(code, 0);
-    assert!(matches!(&events[..], [Event::Ready { versions, .. }] if versions.libtorch.starts_with("2.")), "{events:?}");
+    assert!(
+        matches!(&events[..], [Event::Ready { versions, .. }] if versions.libtorch.starts_with("2.")),
+        "{events:?}"
+    );
 }

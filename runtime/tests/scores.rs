@@ -1,4 +1,5 @@
-//! What large frozen models say of data, kept from run to run: the worker as it is started, on plans written by hand.
+//! What large frozen models say of data, kept from run to run: the worker as it is started, on plans written
+//! by hand.
 
 mod support;
 
@@ -24,8 +25,8 @@ const ROWS: u64 = 54;
 const STEPS: u32 = 9;
 /// Sequences that are scored.
 const OF: u64 = 12 * STEPS as u64;
-/// Of them, those for which nothing is kept when they come: each row once, and one that comes twice in the batch in which the second
-/// epoch begins.
+/// Of them, those for which nothing is kept when they come: each row once, and one that comes twice in the
+/// batch in which the second epoch begins.
 const NEW: u64 = 55;
 
 /// A small student of a teacher with more than ten million parameters, which nobody trains.
@@ -56,12 +57,19 @@ fn student(folder: &Path, out: &str) -> Vec<u8> {
 
 /// Of how many sequences there were scores.
 fn found(events: &[Event]) -> Vec<(u64, u64)> {
-    let of = |event: &Event| if let Event::ScoresFound { found, of, .. } = event { Some((*found, *of)) } else { None };
+    let of = |event: &Event| {
+        if let Event::ScoresFound { found, of, .. } = event { Some((*found, *of)) } else { None }
+    };
     events.iter().filter_map(of).collect()
 }
 
 fn warnings(events: &[Event]) -> Vec<&str> {
-    events.iter().filter_map(|event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(
+            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
+        )
+        .collect()
 }
 
 /// Folders of scores in the store.
@@ -93,7 +101,8 @@ fn an_edited_objective_finds_what_the_teacher_said() {
     let bytes: usize = made.values().map(Vec::len).sum();
     // Two letters and the end of each row, 256 numbers a token, four bytes a number.
     assert_eq!((made.len(), bytes), (5, ROWS as usize * 3 * 256 * 4));
-    let results: results::Results = serde_json::from_slice(&fs::read(folder.path().join("one/results.json")).unwrap()).unwrap();
+    let results: results::Results =
+        serde_json::from_slice(&fs::read(folder.path().join("one/results.json")).unwrap()).unwrap();
     let records: Vec<_> = results.stages.iter().filter_map(|record| record.scores_found).collect();
     assert_eq!(records, [results::ScoresFound { found: OF - NEW, of: OF }]);
 
@@ -130,7 +139,9 @@ fn another_teacher_and_other_data_find_nothing() {
     let data = folder.path().join("copy.train.jsonl");
     fs::write(&data, fs::read_to_string(&data).unwrap().replace("copy ab", "copy ba")).unwrap();
     // Other data comes in another order: more than one row may come twice in the batch between the epochs.
-    let [(found_then, OF)] = found(&good(&job(&one, folder.path(), "data")))[..] else { panic!("scores are found once") };
+    let [(found_then, OF)] = found(&good(&job(&one, folder.path(), "data")))[..] else {
+        panic!("scores are found once")
+    };
     assert!(found_then <= OF - ROWS && found_then > OF - ROWS - 6, "{found_then}");
     assert_eq!(kept(folder.path()).len(), 3);
     // As many steps more find what there is.
@@ -165,7 +176,9 @@ fn damage_and_a_store_that_takes_nothing_change_no_bit() {
     bad[bytes.len() / 2] ^= 16;
     fs::write(folder.path().join(file), bad).unwrap();
     let events = again();
-    assert!(matches!(warnings(&events)[..], [said] if said.contains("stored scores are damaged") && said.contains("hidden.bin")));
+    assert!(
+        matches!(warnings(&events)[..], [said] if said.contains("stored scores are damaged") && said.contains("hidden.bin"))
+    );
     assert!(found(&events)[0].0 < OF && files(folder.path()) == made);
     // Gone between two runs.
     fs::remove_dir_all(&kept(folder.path())[0]).unwrap();
@@ -231,7 +244,8 @@ fn two_runs_at_once_make_scores_once() {
             events
         })
         .collect();
-    let (found, of) = all.iter().flat_map(|events| found(events)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let (found, of) =
+        all.iter().flat_map(|events| found(events)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     assert_eq!((found, of), (2 * OF - NEW, 2 * OF));
     for (index, out) in ["one", "other"].iter().enumerate() {
         assert_eq!(warnings(&all[index]), Vec::<&str>::new());
@@ -241,7 +255,8 @@ fn two_runs_at_once_make_scores_once() {
     }
 }
 
-/// Where the completions are new in every step, or the teacher is small, the store has no scores and the run says nothing of them.
+/// Where the completions are new in every step, or the teacher is small, the store has no scores and the run
+/// says nothing of them.
 #[test]
 fn what_is_not_worth_it_is_not_kept() {
     let folder = folder();
@@ -250,7 +265,8 @@ fn what_is_not_worth_it_is_not_kept() {
     let mut own = plan(mopd(5.0));
     let Stage::Train(train) = &mut own.experiment.models[2].stage else { panic!("it trains") };
     train.prefixes = Prefixes::Student { prompts: 12, sampling: sampling(1) };
-    (small.stages[0].key, small.stages[2].key, own.stages[2].key) = ("small".into(), "of it".into(), "own".into());
+    (small.stages[0].key, small.stages[2].key, own.stages[2].key) =
+        ("small".into(), "of it".into(), "own".into());
     for (plan, out) in [(&small, "small"), (&own, "own")] {
         assert_eq!(found(&good(&job(plan, folder.path(), out))), []);
     }

@@ -1,5 +1,6 @@
-//! What an earlier run left in a folder of results, when one with another plan begins there: the new plan must never stand beside
-//! the old numbers, and numbers that are finished must not be lost, whenever the new run is killed.
+//! What an earlier run left in a folder of results, when one with another plan begins there: the new plan
+//! must never stand beside the old numbers, and numbers that are finished must not be lost, whenever the new
+//! run is killed.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,7 +17,8 @@ const PREVIOUS: &str = "previous";
 const PART: &str = "previous.part";
 const NEXT: &str = "next.part";
 const RESULTS: &str = "results.json";
-/// What only fits the plan that it was made by. The first says that a run is finished, so it goes before the others.
+/// What only fits the plan that it was made by. The first says that a run is finished, so it goes before the
+/// others.
 const MADE: [&str; 5] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS];
 /// What says which plan that was, or that it was a sweep.
 const SAYS: [&str; 3] = [PLAN, "source.mopd", "sweep.json"];
@@ -30,8 +32,9 @@ struct Hash {
     plan: String,
 }
 
-/// Puts what a run begins with, its text and its plan, into the folder of results, `plan` being the plan's hash; what an earlier run with
-/// another plan left makes room ([`make_room`]). Where there is no room on the disk, everything stays as it was.
+/// Puts what a run begins with, its text and its plan, into the folder of results, `plan` being the plan's
+/// hash; what an earlier run with another plan left makes room ([`make_room`]). Where there is no room on the
+/// disk, everything stays as it was.
 ///
 /// # Errors
 /// A folder that can't be written to.
@@ -49,15 +52,19 @@ pub fn begin(out: &Path, plan: &str, files: &[(&Path, &str)]) -> Result<(), Prob
     make_room(out, Some(plan))?;
     for (name, _) in files {
         let path = out.join(name);
-        let moved = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(next.join(name), &path));
+        let moved = path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::rename(next.join(name), &path));
         moved.map_err(|error| unwritten(&path, error))?;
     }
     remove(&next)
 }
 
-/// Makes room for a run of the plan with this hash, or for the runs of a sweep, which have their plans in folders of their own. The
-/// files of a finished run with another plan go to `previous`, in the place of what was there; those of an unfinished one go away, for
-/// its stages are in the store. Where the plan is the same, everything stays.
+/// Makes room for a run of the plan with this hash, or for the runs of a sweep, which have their plans in
+/// folders of their own. The files of a finished run with another plan go to `previous`, in the place of what
+/// was there; those of an unfinished one go away, for its stages are in the store. Where the plan is the
+/// same, everything stays.
 ///
 /// # Errors
 /// A folder that can't be written to.
@@ -71,7 +78,8 @@ pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
         return Ok(());
     }
     // Results that can't be read are nobody's to throw away.
-    let finished = out.join(RESULTS).is_file() && hash(RESULTS).is_none_or(|made| planned.is_none_or(|planned| planned == made));
+    let finished = out.join(RESULTS).is_file()
+        && hash(RESULTS).is_none_or(|made| planned.is_none_or(|planned| planned == made));
     if finished {
         put_aside(out)?;
     }

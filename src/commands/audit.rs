@@ -32,7 +32,12 @@ fn entries(analysis: &Analysis) -> Vec<Audited> {
         Some(experiment) => audit::of_experiment(experiment),
         None => {
             let public = analysis.objectives.iter().filter(|named| named.public);
-            public.map(|named| Audited { models: Vec::new(), audit: audit::audit(&named.objective, &Use::unknown()) }).collect()
+            public
+                .map(|named| Audited {
+                    models: Vec::new(),
+                    audit: audit::audit(&named.objective, &Use::unknown()),
+                })
+                .collect()
         }
     }
 }

@@ -17,14 +17,17 @@ pub fn cache(arguments: &Cache) -> Result<Status, Problem> {
     let path = arguments.store.clone().unwrap_or_else(|| PathBuf::from(STORE));
     if !path.is_dir() {
         let problem = Problem::usage("no-store", format!("there is no store at {}", path.display()));
-        return Err(problem.help("the store is `.mopd/store` in the folder where `mopd run` ran; `--store DIR` names another"));
+        return Err(problem.help(
+            "the store is `.mopd/store` in the folder where `mopd run` ran; `--store DIR` names another",
+        ));
     }
     let folder = Folder::at(&path);
     match &arguments.action {
         CacheAction::List { format } => list(&folder, *format),
         CacheAction::Verify => verify(&folder),
         CacheAction::Prune { older_than, keep_under, dry_run } => {
-            let older_than = older_than.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+            let older_than =
+                older_than.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             prune(&folder, &Policy { older_than, keep_under: *keep_under, dry_run: *dry_run })
         }
     }
@@ -41,7 +44,8 @@ fn warn_of(unreadable: &[String]) -> bool {
     }
     if !unreadable.is_empty() {
         output::error(
-            "run that experiment again, which writes its list anew, or delete the file where the run is not wanted any more\n",
+            "run that experiment again, which writes its list anew, or delete the file where the run is not \
+             wanted any more\n",
         );
     }
     !unreadable.is_empty()
@@ -65,7 +69,9 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         return Ok(Status::Good);
     }
     output::result(&format!("{}\n", grid(&items, now)));
-    let total = |wanted: fn(&Item) -> bool| items.iter().filter(|item| wanted(item)).map(|item| item.bytes).sum::<u64>();
+    let total = |wanted: fn(&Item) -> bool| {
+        items.iter().filter(|item| wanted(item)).map(|item| item.bytes).sum::<u64>()
+    };
     let summary = format!(
         "{} in all, {} of it needed by no run that is kept\n",
         bytes(total(|_| true)),
@@ -158,7 +164,10 @@ fn say(pruned: &Pruned, policy: &Policy) {
     }
     warn_of(&pruned.unreadable);
     if !pruned.spared.is_empty() {
-        output::error(&format!("{} left, because that run may need them\n", counted(pruned.spared.len(), "result")));
+        output::error(&format!(
+            "{} left, because that run may need them\n",
+            counted(pruned.spared.len(), "result")
+        ));
     }
     let (all, freed): (u64, u64) =
         pruned.removed.iter().fold((0, 0), |(all, freed), item| (all + item.bytes, freed + item.alone));
@@ -175,7 +184,8 @@ fn say(pruned: &Pruned, policy: &Policy) {
     if policy.keep_under.is_some_and(|limit| pruned.left > limit) {
         let needed = bytes(pruned.needed);
         output::error(&format!(
-            "that is more than asked for: kept runs need {needed}. A run is kept as long as its folder of results is there\n"
+            "that is more than asked for: kept runs need {needed}. A run is kept as long as its folder of \
+             results is there\n"
         ));
     }
 }

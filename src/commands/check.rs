@@ -34,11 +34,14 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
         };
         let findings = &analysis.diagnostics;
         match arguments.format {
-            CheckFormat::Human => output::result(&render::human::findings(findings, &analysis.sources, Style::of_stdout())),
+            CheckFormat::Human => {
+                output::result(&render::human::findings(findings, &analysis.sources, Style::of_stdout()))
+            }
             CheckFormat::Short => output::result(&render::short::findings(findings, &analysis.sources)),
             CheckFormat::Json => json.extend(render::json::findings(findings, &analysis.sources)),
             CheckFormat::Sarif => {
-                sarif.extend(findings.iter().map(|finding| render::sarif::result(finding, &analysis.sources)));
+                sarif
+                    .extend(findings.iter().map(|finding| render::sarif::result(finding, &analysis.sources)));
             }
         }
         if findings.iter().any(|finding| finding.severity == Severity::Error) && status == Status::Good {
@@ -55,14 +58,16 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
             let codes = all.iter().map(|finding| finding.code).collect();
             output::result(&render::sarif::log(&sarif, &codes));
         }
-        CheckFormat::Human if !all.is_empty() => output::error(&render::human::summary(&all, Style::of_stderr())),
+        CheckFormat::Human if !all.is_empty() => {
+            output::error(&render::human::summary(&all, Style::of_stderr()))
+        }
         CheckFormat::Human | CheckFormat::Short => {}
     }
     Ok(status)
 }
 
-/// Applies the certain fixes of a file in place, and says on standard error how many. Of modules that it imports nothing is changed: they are
-/// files of their own.
+/// Applies the certain fixes of a file in place, and says on standard error how many. Of modules that it
+/// imports nothing is changed: they are files of their own.
 fn fix(path: &Path) -> Result<(), Problem> {
     if host::is_standard(path) {
         return Ok(());
@@ -81,7 +86,12 @@ fn fix(path: &Path) -> Result<(), Problem> {
     }
     if let Some((fixed, count)) = fixed {
         host::replace(path, &fixed)?;
-        output::error(&format!("{}: {}: {}\n", Style::of_stderr().green("fixed"), path.display(), counted_fixes(count)));
+        output::error(&format!(
+            "{}: {}: {}\n",
+            Style::of_stderr().green("fixed"),
+            path.display(),
+            counted_fixes(count)
+        ));
     }
     Ok(())
 }

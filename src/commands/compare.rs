@@ -30,14 +30,17 @@ pub fn compare(arguments: &Compare) -> Result<Status, Problem> {
     let runs = arguments.runs.iter().map(|path| RunFolder::open(path)).collect::<Result<Vec<_>, _>>()?;
     for run in &runs {
         if !run.path.join(REWARDS).is_file() {
-            let message = format!("{} has no {REWARDS}, which the tables are compared by", run.path.display());
+            let message =
+                format!("{} has no {REWARDS}, which the tables are compared by", run.path.display());
             return Err(Problem::usage("no-results", message).help(
-                "an unfinished run has none, nor has one of an earlier mopd: run the experiment again, finished stages are kept",
+                "an unfinished run has none, nor has one of an earlier mopd: run the experiment again, \
+                 finished stages are kept",
             ));
         }
         if run.results.is_none() {
             let message = format!("{} was not finished: it has no results of its plan", run.path.display());
-            return Err(Problem::usage("no-results", message).help("run the experiment again: finished stages are kept"));
+            return Err(Problem::usage("no-results", message)
+                .help("run the experiment again: finished stages are kept"));
         }
     }
     let names = runs.iter().map(|run| as_text(&run.path)).collect::<Result<Vec<_>, _>>()?;
@@ -93,7 +96,11 @@ impl Meaning {
         }
         match reruns.len() {
             0 => format!("all {} compute the same", counted(*stages, "stage")),
-            n => format!("{n} of {} {} something else", counted(*stages, "stage"), if n == 1 { "computes" } else { "compute" }),
+            n => format!(
+                "{n} of {} {} something else",
+                counted(*stages, "stage"),
+                if n == 1 { "computes" } else { "compute" }
+            ),
         }
     }
 }
@@ -140,13 +147,20 @@ fn span(cell: &ComparedCell) -> String {
 
 /// How the intervals were made, and what they do not cover.
 fn notes(table: &ComparedTable) -> Vec<String> {
-    let seeds =
-        if table.same_seeds { "prompts and seeds are paired" } else { "prompts are paired; seeds, which differ, are not" };
+    let seeds = if table.same_seeds {
+        "prompts and seeds are paired"
+    } else {
+        "prompts are paired; seeds, which differ, are not"
+    };
     let one_seed = if table.one_seed { "; with one seed, the interval is over prompts alone" } else { "" };
-    let mut notes =
-        vec![format!("difference of means with its 95% interval; {seeds}{one_seed}; * where the interval leaves 0 out")];
+    let mut notes = vec![format!(
+        "difference of means with its 95% interval; {seeds}{one_seed}; * where the interval leaves 0 out"
+    )];
     if !table.other_tests.is_empty() {
-        notes.push(format!("other test prompts, so nothing is paired there: {}", table.other_tests.join(", ")));
+        notes.push(format!(
+            "other test prompts, so nothing is paired there: {}",
+            table.other_tests.join(", ")
+        ));
     }
     for (rows, which) in [(&table.only_before, "first"), (&table.only_after, "second")] {
         if !rows.is_empty() {
@@ -159,8 +173,11 @@ fn notes(table: &ComparedTable) -> Vec<String> {
 fn grid(table: &ComparedTable) -> Grid {
     let columns = columns(table);
     let mut grid = Grid::new();
-    let header = std::iter::once("model".to_owned()).chain(columns.iter().cloned()).map(|name| printable(&name));
-    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    let header =
+        std::iter::once("model".to_owned()).chain(columns.iter().cloned()).map(|name| printable(&name));
+    grid.load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
     for row in &table.rows {
         let cells = row.cells.iter().take(columns.len()).map(|cell| match cell {
             Some(cell) => span(cell) + if is_clear(cell) { " *" } else { "  " },
@@ -203,13 +220,23 @@ fn text(pairs: &[Pair], style: Style) -> String {
 fn markdown(pairs: &[Pair]) -> String {
     let mut out = String::new();
     for pair in pairs {
-        out += &format!("## `{}` -> `{}`\n\n{}.\n\n", printable(pair.before), printable(pair.after), pair.meaning.summary());
+        out += &format!(
+            "## `{}` -> `{}`\n\n{}.\n\n",
+            printable(pair.before),
+            printable(pair.after),
+            pair.meaning.summary()
+        );
         for line in pair.meaning.lines() {
             out += &format!("- {line}\n");
         }
         for table in &pair.tables {
             // A bar would end a cell.
-            out += &format!("\n### {}\n\n{}\n\n{}.\n", printable(&table.name), escaped_bars(table), notes(table).join(". "));
+            out += &format!(
+                "\n### {}\n\n{}\n\n{}.\n",
+                printable(&table.name),
+                escaped_bars(table),
+                notes(table).join(". ")
+            );
         }
         out += "\n";
     }
@@ -230,7 +257,12 @@ fn escaped_bars(table: &ComparedTable) -> Grid {
 fn latex(pairs: &[Pair]) -> String {
     let mut out = String::new();
     for pair in pairs {
-        out += &format!("% {} -> {}: {}\n", printable(pair.before), printable(pair.after), pair.meaning.summary());
+        out += &format!(
+            "% {} -> {}: {}\n",
+            printable(pair.before),
+            printable(pair.after),
+            pair.meaning.summary()
+        );
         for line in pair.meaning.lines() {
             out += &format!("%   {}\n", line.replace('\n', " "));
         }
@@ -283,8 +315,9 @@ fn in_latex(text: &str) -> String {
 
 /// A line a number, for programs.
 fn csv(pairs: &[Pair]) -> String {
-    let mut out =
-        "first,second,table,model,column,mean_first,mean_second,difference,low,high,paired_prompts,paired_seeds\n".to_owned();
+    let mut out = "first,second,table,model,column,mean_first,mean_second,difference,low,high,\
+                   paired_prompts,paired_seeds\n"
+        .to_owned();
     for pair in pairs {
         for table in &pair.tables {
             for row in &table.rows {
@@ -296,8 +329,8 @@ fn csv(pairs: &[Pair]) -> String {
                         false => table.other_tests.is_empty(),
                     };
                     let names = [pair.before, pair.after, &table.name, &row.model, column].map(quoted);
-                    let numbers =
-                        [*before, *after, difference.mean, difference.low, difference.high].map(|number| number.to_string());
+                    let numbers = [*before, *after, difference.mean, difference.low, difference.high]
+                        .map(|number| number.to_string());
                     let flags = [paired, table.same_seeds].map(|flag| flag.to_string());
                     let fields: Vec<String> = names.into_iter().chain(numbers).chain(flags).collect();
                     out += &(fields.join(",") + "\n");
@@ -310,7 +343,11 @@ fn csv(pairs: &[Pair]) -> String {
 
 /// A field of a line (RFC 4180).
 fn quoted(text: &str) -> String {
-    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -327,7 +364,10 @@ mod tests {
             name: "merging".into(),
             domains: vec!["a_b".into()],
             rows: vec![
-                ComparedRow { model: "x|y".into(), cells: vec![cell(0.25, 0.125, 0.375), cell(-0.001, -0.25, 0.25), None] },
+                ComparedRow {
+                    model: "x|y".into(),
+                    cells: vec![cell(0.25, 0.125, 0.375), cell(-0.001, -0.25, 0.25), None],
+                },
                 ComparedRow { model: "z, \"w\"".into(), cells: vec![None, None, None] },
             ],
             same_seeds: true,
@@ -336,7 +376,8 @@ mod tests {
             only_before: vec!["gone".into()],
             only_after: Vec::new(),
         };
-        let meaning = Meaning { difference: Difference::default(), circumstances: vec!["seeds 1 -> 2".into()] };
+        let meaning =
+            Meaning { difference: Difference::default(), circumstances: vec!["seeds 1 -> 2".into()] };
         Pair { before: "a", after: "b", meaning, tables: vec![table] }
     }
 
@@ -363,7 +404,8 @@ merging
         assert!(markdown(&[pair()]).contains("| x\\|y "));
         let latex = latex(&[pair()]);
         assert!(
-            latex.contains("model & a\\_b & mean \\\\\n") && latex.contains("$+0.25^{*}$ {\\scriptsize $[+0.12, +0.38]$}"),
+            latex.contains("model & a\\_b & mean \\\\\n")
+                && latex.contains("$+0.25^{*}$ {\\scriptsize $[+0.12, +0.38]$}"),
             "{latex}"
         );
         assert_eq!(in_latex("50% of \\x^2"), "50\\% of \\textbackslash{}x\\textasciicircum{}2");

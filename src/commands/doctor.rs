@@ -55,8 +55,9 @@ pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
         missing.push(Missing { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
     }
     let able = ready.is_some();
-    let (libtorch, device, threads) =
-        ready.map_or((None, None, None), |(libtorch, device, threads)| (Some(libtorch), Some(device), Some(threads)));
+    let (libtorch, device, threads) = ready.map_or((None, None, None), |(libtorch, device, threads)| {
+        (Some(libtorch), Some(device), Some(threads))
+    });
     let findings = Findings {
         mopd: env!("CARGO_PKG_VERSION"),
         worker: path.ok().map(|path| path.display().to_string()),
@@ -74,7 +75,8 @@ pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
     match arguments.format {
         Format::Human => output::result(&human(&findings, Style::of_stdout())),
         Format::Json => {
-            let text = serde_json::to_string_pretty(&findings).expect("strings and whole numbers can always be written");
+            let text = serde_json::to_string_pretty(&findings)
+                .expect("strings and whole numbers can always be written");
             output::result(&(text + "\n"));
         }
     }
@@ -85,9 +87,12 @@ pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
 fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
     let answer = ask();
     let problem = match answer {
-        Ok((mopd, libtorch, device, threads)) if mopd == env!("CARGO_PKG_VERSION") => return Some((libtorch, device, threads)),
+        Ok((mopd, libtorch, device, threads)) if mopd == env!("CARGO_PKG_VERSION") => {
+            return Some((libtorch, device, threads));
+        }
         Ok((mopd, ..)) => {
-            let what = format!("mopd is version {}, but mopd-worker is version {mopd}", env!("CARGO_PKG_VERSION"));
+            let what =
+                format!("mopd is version {}, but mopd-worker is version {mopd}", env!("CARGO_PKG_VERSION"));
             Problem::run("worker-protocol", what).help("build both with `./x build`")
         }
         Err(problem) => problem,
@@ -134,7 +139,8 @@ fn human(findings: &Findings, style: Style) -> String {
         ("python", or_missing(&findings.python)),
         ("store", format!("{} in {}", bytes(findings.store_bytes), findings.store)),
     ];
-    let mut out: String = rows.iter().map(|(name, value)| format!("{} {value}\n", style.cyan(&format!("{name:9}")))).collect();
+    let mut out: String =
+        rows.iter().map(|(name, value)| format!("{} {value}\n", style.cyan(&format!("{name:9}")))).collect();
     for missing in &findings.missing {
         out += &format!("\n{}: {}\n", style.red("missing"), missing.what);
         out += &hanging("  help: ", "        ", &missing.help);

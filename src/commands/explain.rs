@@ -13,7 +13,8 @@ pub fn explain(arguments: &Explain) -> Result<Status, Problem> {
         return Ok(Status::Good);
     };
     // What people paste: `error[unit-mismatch]`, `[unit-mismatch]`, `unit_mismatch`.
-    let name = name.rsplit('[').next().unwrap_or(name).trim_end_matches([']', ':']).to_lowercase().replace('_', "-");
+    let name =
+        name.rsplit('[').next().unwrap_or(name).trim_end_matches([']', ':']).to_lowercase().replace('_', "-");
     let code = Code::ALL.iter().find(|code| code.name() == name).map(|code| code.page().to_owned());
     let problem = || {
         problems()
@@ -25,13 +26,17 @@ pub fn explain(arguments: &Explain) -> Result<Status, Problem> {
         return Ok(Status::Good);
     }
     let problem = Problem::usage("unknown-code", format!("there is no diagnostic code `{name}`"));
-    Err(match nearest(&name, Code::ALL.iter().map(|code| code.name()).chain(problems().map(|(name, _)| name))) {
-        Some(meant) => problem.help(format!("did you mean `mopd explain {meant}`?")),
-        None => problem.help("`mopd explain --all` lists them"),
-    })
+    Err(
+        match nearest(&name, Code::ALL.iter().map(|code| code.name()).chain(problems().map(|(name, _)| name)))
+        {
+            Some(meant) => problem.help(format!("did you mean `mopd explain {meant}`?")),
+            None => problem.help("`mopd explain --all` lists them"),
+        },
+    )
 }
 
-/// What stands in brackets where no line of a program is wrong, with what there is to say about it: one page for here and the book.
+/// What stands in brackets where no line of a program is wrong, with what there is to say about it: one page
+/// for here and the book.
 fn problems() -> impl Iterator<Item = (&'static str, &'static str)> {
     let sections = include_str!("../problems.md").split("\n## `").skip(1);
     sections.filter_map(|section| section.split_once("`\n")).map(|(name, text)| (name, text.trim()))
@@ -44,7 +49,8 @@ fn summary(text: &str) -> String {
 }
 
 fn all() -> String {
-    let mut codes: Vec<(&str, String)> = Code::ALL.iter().map(|code| (code.name(), code.summary().to_owned())).collect();
+    let mut codes: Vec<(&str, String)> =
+        Code::ALL.iter().map(|code| (code.name(), code.summary().to_owned())).collect();
     let problems = problems().filter(|(name, _)| Code::ALL.iter().all(|code| code.name() != *name));
     codes.extend(problems.map(|(name, text)| (name, summary(text))));
     codes.sort();
@@ -69,12 +75,15 @@ mod tests {
         let mut found = Vec::new();
         files(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
         let mut names = Vec::new();
-        for path in
-            found.iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("explain.rs"))
-        {
+        for path in found.iter().filter(|path| {
+            path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("explain.rs")
+        }) {
             let text = std::fs::read_to_string(path).unwrap();
             for call in ["Problem::usage(", "Problem::run("] {
-                let given = text.split(call).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+                let given = text
+                    .split(call)
+                    .skip(1)
+                    .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
                 names.extend(given.map(str::to_owned));
             }
         }
@@ -86,8 +95,11 @@ mod tests {
     #[test]
     fn whatever_is_named_is_explained() {
         use FailureKind::*;
-        let kinds = [Data, Context, Reward, Model, NonFinite, Storage, Runtime].map(|kind| kind.name().to_owned());
-        let known = |name: &str| Code::ALL.iter().any(|code| code.name() == name) || problems().any(|(known, _)| known == name);
+        let kinds =
+            [Data, Context, Reward, Model, NonFinite, Storage, Runtime].map(|kind| kind.name().to_owned());
+        let known = |name: &str| {
+            Code::ALL.iter().any(|code| code.name() == name) || problems().any(|(known, _)| known == name)
+        };
         let unknown: Vec<String> = named().into_iter().chain(kinds).filter(|name| !known(name)).collect();
         assert_eq!(unknown, [""; 0], "without a section in src/problems.md");
     }

@@ -41,12 +41,14 @@ pub fn expr(arguments: &Expr) -> Result<Status, Problem> {
     } else {
         let listings = Program::listings(&expressions.graph, &ids);
         let listings = listings.map_err(|error| {
-            Problem::run("not-compiled", error.to_string()).help("a run interprets such an expression; `--emit ir` shows it")
+            Problem::run("not-compiled", error.to_string())
+                .help("a run interprets such an expression; `--emit ir` shows it")
         })?;
         for listing in listings {
             let nodes: Vec<String> = listing.nodes.iter().map(|node| format!("%{}", node.0)).collect();
             let code = if arguments.emit == Emit::Clif { listing.clif } else { listing.assembly };
-            text += &format!("; for each {}: {}\n{}\n\n", listing.axis.name(), nodes.join(" "), code.trim_end());
+            text +=
+                &format!("; for each {}: {}\n{}\n\n", listing.axis.name(), nodes.join(" "), code.trim_end());
         }
     }
     for (name, id) in names.iter().zip(&ids) {
@@ -69,7 +71,11 @@ fn objective<'a>(objectives: &'a [NamedObjective], name: &str) -> Result<&'a Nam
 }
 
 /// What is asked for, with its name.
-fn roots(expressions: &Expressions, objective: &str, part: Option<&str>) -> Result<Vec<(String, NodeId)>, Problem> {
+fn roots(
+    expressions: &Expressions,
+    objective: &str,
+    part: Option<&str>,
+) -> Result<Vec<(String, NodeId)>, Problem> {
     let mut all: Vec<(String, NodeId)> = Vec::new();
     all.extend(expressions.select.map(|id| ("select".to_owned(), id)));
     all.extend(expressions.weight.map(|id| ("weight".to_owned(), id)));

@@ -1,5 +1,6 @@
-//! The runs that a file asks for: one, or one for each combination of the values of its `sweep`, one after the other on one store, so
-//! that what they share is computed once. A file without a sweep is a family of one.
+//! The runs that a file asks for: one, or one for each combination of the values of its `sweep`, one after
+//! the other on one store, so that what they share is computed once. A file without a sweep is a family of
+//! one.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,16 @@ use crate::worker;
 /// One of the runs.
 #[derive(Debug)]
 pub struct Member {
-    /// Each `param` that is swept over with its value, in the order of the sweep; none where there is no sweep.
+    /// Each `param` that is swept over with its value, in the order of the sweep; none where there is no
+    /// sweep.
     values: Vec<(String, f64)>,
     /// None where what its values make of the file can't run.
     pub compiled: Option<Rc<Compiled>>,
 }
 
 impl Member {
-    /// `clip_at=5,samples=1`: its folder within that of the sweep, and what tells its rows from others'. Empty where there is no sweep.
+    /// `clip_at=5,samples=1`: its folder within that of the sweep, and what tells its rows from others'.
+    /// Empty where there is no sweep.
     pub fn name(&self) -> String {
         name(&self.values)
     }
@@ -59,14 +62,15 @@ pub struct Family {
 pub struct Checked {
     /// Its findings; where it sweeps, those of the first run that can be.
     pub analysis: Analysis,
-    /// Other runs of a sweep, which can't be: their names and findings, those that several have in common once.
+    /// Other runs of a sweep, which can't be: their names and findings, those that several have in common
+    /// once.
     pub refused: Vec<(String, Analysis)>,
     /// None where no run of it can be.
     pub family: Option<Family>,
 }
 
-/// Checks and compiles every run that a file asks for. What is set from outside is one value. `note` is told every file that was
-/// looked for, also those that are not there.
+/// Checks and compiles every run that a file asks for. What is set from outside is one value. `note` is told
+/// every file that was looked for, also those that are not there.
 ///
 /// # Errors
 /// A file that can't be read.
@@ -89,7 +93,11 @@ pub fn check(path: &Path, set: &[(String, String)], note: &mut dyn FnMut(&Path))
         let compiled = plan.map(|plan| Rc::new(Compiled { sources: analysis.sources.clone(), plan }));
         if compiled.is_some() {
             shown.get_or_insert(analysis);
-        } else if said.insert(render::human::findings(&analysis.diagnostics, &analysis.sources, Style { terminal: false })) {
+        } else if said.insert(render::human::findings(
+            &analysis.diagnostics,
+            &analysis.sources,
+            Style { terminal: false },
+        )) {
             refused.push((name(&values), analysis));
         }
         members.push(Member { values, compiled });
@@ -158,7 +166,10 @@ impl Family {
             Format::Human => format!("run {} of {of}: {}\n", index + 1, member.name()),
             Format::Json => {
                 let values = values(member);
-                format!("{}\n", json!({ "event": "member", "values": values, "member": index, "members": of }))
+                format!(
+                    "{}\n",
+                    json!({ "event": "member", "values": values, "member": index, "members": of })
+                )
             }
         })
     }
@@ -169,8 +180,8 @@ impl Family {
         table::show(results, &first.plan, style)
     }
 
-    /// Writes into the folder of a sweep how each of its members ended, and the tables of all as one. `results` has those of every
-    /// member; none of one that failed.
+    /// Writes into the folder of a sweep how each of its members ended, and the tables of all as one.
+    /// `results` has those of every member; none of one that failed.
     ///
     /// # Errors
     /// A folder that can't be written to.
@@ -179,13 +190,17 @@ impl Family {
         let entry = |(member, results): (&Member, &Option<Results>)| json!({ "values": values(member), "out": member.out(folder), "good": results.is_some() });
         let list: Vec<Value> = ended().map(entry).collect();
         write(&folder.join("sweep.json"), &json!({ "schema": 1, "members": list }))?;
-        let good: Vec<(&Member, &Plan, &Results)> =
-            ended().filter_map(|(member, results)| Some((member, &member.compiled.as_ref()?.plan, results.as_ref()?))).collect();
+        let good: Vec<(&Member, &Plan, &Results)> = ended()
+            .filter_map(|(member, results)| {
+                Some((member, &member.compiled.as_ref()?.plan, results.as_ref()?))
+            })
+            .collect();
         let all = together(&good);
         if let Some(all) = &all {
             write(&folder.join("results.json"), all)?;
         }
-        let failed = ended().filter(|(_, results)| results.is_none()).map(|(member, _)| member.name()).collect();
+        let failed =
+            ended().filter(|(_, results)| results.is_none()).map(|(member, _)| member.name()).collect();
         Ok(Together { good: good.len(), results: all, failed })
     }
 }
@@ -195,7 +210,12 @@ impl Together {
     pub fn text(&self, folder: &Path) -> String {
         let mut text = String::new();
         if self.results.is_some() {
-            text += &format!("{} of {} runs, results in {}\n", self.good, self.good + self.failed.len(), folder.display());
+            text += &format!(
+                "{} of {} runs, results in {}\n",
+                self.good,
+                self.good + self.failed.len(),
+                folder.display()
+            );
         }
         if !self.failed.is_empty() {
             text += &format!("failed: {}\n", self.failed.join("; "));
@@ -235,7 +255,10 @@ pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
         match one(arguments, compiled, &out, !family.is_sweep())? {
             Status::Interrupted => {
                 if family.is_sweep() {
-                    output::error(&format!("{index} of {} runs of the sweep are done\n", family.members.len()));
+                    output::error(&format!(
+                        "{index} of {} runs of the sweep are done\n",
+                        family.members.len()
+                    ));
                 }
                 return Ok(Status::Interrupted);
             }
@@ -263,14 +286,16 @@ pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
     Ok(if ended.iter().any(Option::is_none) { Status::Wrong } else { status })
 }
 
-/// The results of all members as those of one run: a row whose models no value changes is there once, others once for each member.
+/// The results of all members as those of one run: a row whose models no value changes is there once, others
+/// once for each member.
 fn together(good: &[(&Member, &Plan, &Results)]) -> Option<Results> {
     let (_, _, first) = good.first()?;
     let of_table = |index: usize, table: &Table| {
         let mut rows: Vec<TableRow> = Vec::new();
         for (place, row) in table.rows.iter().enumerate() {
             // Equal numbers are no sign: two students may know as little.
-            let same = good.iter().all(|(_, plan, _)| keys(plan, index, place) == keys(good[0].1, index, place));
+            let same =
+                good.iter().all(|(_, plan, _)| keys(plan, index, place) == keys(good[0].1, index, place));
             if same {
                 rows.push(row.clone());
                 continue;
@@ -307,7 +332,8 @@ mod tests {
 
     #[test]
     fn a_name_is_plain() {
-        let member = Member { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
+        let member =
+            Member { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
         assert_eq!(member.name(), "clip_at=5,lr=0.0003");
         assert_eq!(member.out(Path::new("runs/a")), Path::new("runs/a/clip_at=5,lr=0.0003"));
         let alone = Member { values: Vec::new(), compiled: None };

@@ -15,7 +15,10 @@ use crate::render;
 pub fn fmt(arguments: &Fmt) -> Result<Status, Problem> {
     if arguments.paths.iter().any(|path| path == Path::new("-")) {
         if arguments.paths.len() > 1 {
-            return Err(Problem::usage("mixed-input", "`-` stands alone: standard input goes to standard output"));
+            return Err(Problem::usage(
+                "mixed-input",
+                "`-` stands alone: standard input goes to standard output",
+            ));
         }
         return standard_input(arguments.check);
     }
@@ -44,7 +47,9 @@ pub fn fmt(arguments: &Fmt) -> Result<Status, Problem> {
 fn standard_input(check: bool) -> Result<Status, Problem> {
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().read_to_end(&mut bytes);
-    read.map_err(|error| Problem::usage("unreadable-file", format!("can't read standard input: {}", reason(&error))))?;
+    read.map_err(|error| {
+        Problem::usage("unreadable-file", format!("can't read standard input: {}", reason(&error)))
+    })?;
     let text = host::decode("standard input", bytes)?;
     let formatted = fmt::format(&text);
     let changed = formatted.text != text;
@@ -78,8 +83,8 @@ fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> S
     if unformatted || !formatted.findings.is_empty() { Status::Wrong } else { Status::Good }
 }
 
-/// The file itself, or every .mopd file below a folder, in order of their names. Hidden folders, such as a run's store, are
-/// passed over, and links to folders are not followed.
+/// The file itself, or every .mopd file below a folder, in order of their names. Hidden folders, such as a
+/// run's store, are passed over, and links to folders are not followed.
 fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -87,8 +92,9 @@ fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     let mut found = Vec::new();
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
-        let unreadable =
-            |error| Problem::usage("unreadable-file", format!("can't read {}: {}", folder.display(), reason(&error)));
+        let unreadable = |error| {
+            Problem::usage("unreadable-file", format!("can't read {}: {}", folder.display(), reason(&error)))
+        };
         for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let path = entry.path();

@@ -37,8 +37,8 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "export", "explain", "sample", "doctor", "lsp",
-    "bench", "expr", "cache", "help",
+    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "export", "explain",
+    "sample", "doctor", "lsp", "bench", "expr", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
@@ -70,7 +70,8 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
 fn other(words: &[OsString]) -> Problem {
     let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     if LATER.contains(&word.as_str()) {
-        return Problem::not_supported(&format!("`mopd {word}`")).help(format!("this version has: {}", BUILT.join(", ")));
+        return Problem::not_supported(&format!("`mopd {word}`"))
+            .help(format!("this version has: {}", BUILT.join(", ")));
     }
     let problem = Problem::usage("unknown-command", format!("mopd has no command `{word}`"));
     match nearest(&word, BUILT.iter().copied()) {
@@ -95,8 +96,9 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
     Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
 }
 
-/// The plan of a file that declares an experiment, with its own values or those from outside, whatever it sweeps over. What forbids
-/// it joins the findings: faults that the checker can't see, and what this version can't execute.
+/// The plan of a file that declares an experiment, with its own values or those from outside, whatever it
+/// sweeps over. What forbids it joins the findings: faults that the checker can't see, and what this version
+/// can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
     match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()) {
@@ -141,5 +143,7 @@ fn no_experiment(sources: &Sources) -> Diagnostic {
 /// A plan as text, ending with a newline.
 fn plan_json(plan: &Plan) -> Result<String, Problem> {
     let text = serde_json::to_string_pretty(plan);
-    Ok(text.map_err(|error| Problem::run("plan-not-written", format!("the plan can't be written as JSON: {error}")))? + "\n")
+    Ok(text.map_err(|error| {
+        Problem::run("plan-not-written", format!("the plan can't be written as JSON: {error}"))
+    })? + "\n")
 }

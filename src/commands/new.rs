@@ -11,10 +11,14 @@ pub fn new(arguments: &New) -> Result<Status, Problem> {
     let folder = &arguments.name;
     let name = experiment_name(folder)?;
     // An empty folder is fine: people make one first.
-    let taken = folder.exists() && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some());
+    let taken =
+        folder.exists() && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some());
     if taken {
-        return Err(Problem::usage("already-there", format!("{} exists already; nothing was written", folder.display()))
-            .help("choose another name"));
+        return Err(Problem::usage(
+            "already-there",
+            format!("{} exists already; nothing was written", folder.display()),
+        )
+        .help("choose another name"));
     }
     for (path, text) in starter::files(&name) {
         write(&folder.join(path), &text)?;
@@ -37,7 +41,9 @@ fn experiment_name(folder: &Path) -> Result<String, Problem> {
 
 fn write(path: &Path, text: &str) -> Result<(), Problem> {
     let folder = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, text)).map_err(|error| Problem::unwritten(path, &error))
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(path, text))
+        .map_err(|error| Problem::unwritten(path, &error))
 }
 
 #[cfg(test)]

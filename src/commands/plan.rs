@@ -27,8 +27,11 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
         return Err(Problem::not_supported("`--format dot`").help("the formats are tree and json"));
     }
     if arguments.predict && arguments.format == PlanFormat::Json {
-        return Err(Problem::usage("no-prediction", "a plan as JSON has no predictions: they are of one machine".to_owned())
-            .help("leave out `--format json`, or `--predict`"));
+        return Err(Problem::usage(
+            "no-prediction",
+            "a plan as JSON has no predictions: they are of one machine".to_owned(),
+        )
+        .help("leave out `--format json`, or `--predict`"));
     }
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
     let plan = plan_of(&mut analysis);
@@ -41,10 +44,17 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
                 None => Predictions::new(),
             };
             let programs = programs(experiment, &folder_of(&arguments.file))?;
-            output::result(&outline::tree(experiment, plan.as_ref(), &programs, &predictions, Style::of_stdout()));
+            output::result(&outline::tree(
+                experiment,
+                plan.as_ref(),
+                &programs,
+                &predictions,
+                Style::of_stdout(),
+            ));
         }
         (None, _) if !analysis.has_errors() => {
-            let objectives: Vec<&NamedObjective> = analysis.objectives.iter().filter(|named| named.public).collect();
+            let objectives: Vec<&NamedObjective> =
+                analysis.objectives.iter().filter(|named| named.public).collect();
             if !objectives.is_empty() {
                 library(&analysis, &objectives, arguments.format);
                 report(&analysis);

@@ -77,14 +77,17 @@ pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, table: bool) -> Res
     let (last, status) = ending?;
 
     match last {
-        // Whatever else went wrong after a signal, a reward program that got it too for example, the signal is the reason.
+        // Whatever else went wrong after a signal, a reward program that got it too for example, the signal
+        // is the reason.
         Some(Event::Failed(failure)) if !interrupts.any() => {
             report_failure(&failure, compiled, &progress);
             Ok(Status::Wrong)
         }
         Some(Event::Finished { seconds, peak_memory }) => {
             if !status.success() {
-                output::error(&format!("warning: all results are written, but the worker ended badly ({status})\n"));
+                output::error(&format!(
+                    "warning: all results are written, but the worker ended badly ({status})\n"
+                ));
             }
             finish(out, compiled, table && arguments.format == Format::Human, seconds, peak_memory)
         }
@@ -103,7 +106,11 @@ pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, table: bool) -> Res
 }
 
 /// Reads the worker to its end. Returns the event that closes the job, if there was one.
-fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result<(Option<Event>, ExitStatus), Problem> {
+fn follow(
+    mut worker: Worker,
+    progress: &mut Progress,
+    format: Format,
+) -> Result<(Option<Event>, ExitStatus), Problem> {
     let mut last = None;
     while let Some(said) = worker.next()? {
         match said {
@@ -136,8 +143,11 @@ pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
         return Ok(());
     }
     kill.now();
-    Err(Problem::run("worker-protocol", format!("mopd is version {ours}, but mopd-worker is version {theirs}"))
-        .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
+    Err(Problem::run(
+        "worker-protocol",
+        format!("mopd is version {ours}, but mopd-worker is version {theirs}"),
+    )
+    .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
 }
 
 /// The stages that `--from` names. A family's name stands for all of its members.
@@ -146,7 +156,10 @@ fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, P
     let family = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
     let mut found = Vec::new();
     for wanted in wanted {
-        let meant = names.iter().filter(|name| *name == wanted || family(name) == *wanted).map(|name| (*name).to_owned());
+        let meant = names
+            .iter()
+            .filter(|name| *name == wanted || family(name) == *wanted)
+            .map(|name| (*name).to_owned());
         let before = found.len();
         found.extend(meant);
         if found.len() == before {
@@ -177,8 +190,8 @@ fn folder_name(name: &str) -> String {
     if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
 }
 
-/// What the results are made from: the source, the modules that it imports from its folder, the plan. Results of another plan are put
-/// aside first.
+/// What the results are made from: the source, the modules that it imports from its folder, the plan. Results
+/// of another plan are put aside first.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     let plan = plan_json(&compiled.plan)?;
     let mut sources = compiled.sources.files();
@@ -186,9 +199,12 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     if let Some((_, entry)) = sources.next() {
         files.push((PathBuf::from("source.mopd"), &entry.text));
     }
-    // The others are the standard library's, which come with mopd, and the `--set` values, which are in the plan.
+    // The others are the standard library's, which come with mopd, and the `--set` values, which are in the
+    // plan.
     let is_module = |path: &Path| path.extension().is_some_and(|extension| extension == "mopd");
-    for (_, module) in sources.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path))) {
+    for (_, module) in
+        sources.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path)))
+    {
         if let Some(name) = Path::new(&module.path).file_name() {
             files.push((Path::new("modules").join(name), &module.text));
         }
@@ -225,25 +241,40 @@ fn kept(progress: &Progress) -> String {
     match (done, at_work.as_slice()) {
         (0, []) => format!("{finished}\n"),
         (_, []) => format!("{finished}; the next run reuses them\n"),
-        (_, at_work) => format!("{finished}, and a checkpoint of {}; the next run goes on from there\n", at_work.join(", ")),
+        (_, at_work) => format!(
+            "{finished}, and a checkpoint of {}; the next run goes on from there\n",
+            at_work.join(", ")
+        ),
     }
 }
 
 /// What a run that is finished has written.
 pub fn results(out: &Path) -> Result<Results, Problem> {
     let path = out.join("results.json");
-    let broken = |why: String| Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()));
+    let broken = |why: String| {
+        Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()))
+    };
     let text = std::fs::read_to_string(&path).map_err(|error| broken(reason(&error)))?;
     serde_json::from_str(&text).map_err(|error| broken(error.to_string()))
 }
 
-fn finish(out: &Path, compiled: &Compiled, table: bool, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {
+fn finish(
+    out: &Path,
+    compiled: &Compiled,
+    table: bool,
+    seconds: f64,
+    peak_memory: u64,
+) -> Result<Status, Problem> {
     let results = results(out)?;
     if table {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
     output::error(&table::stages(&results.stages));
-    output::error(&format!("{}, results in {}\n", table::whole(&results, seconds, peak_memory), out.display()));
+    output::error(&format!(
+        "{}, results in {}\n",
+        table::whole(&results, seconds, peak_memory),
+        out.display()
+    ));
     Ok(Status::Good)
 }
 

@@ -23,8 +23,14 @@ pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
     // One file of weights, or the index of several.
     for files in [&["model.safetensors", "model.safetensors.index.json"][..], &["config.json"]] {
         if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
-            return Err(Problem::usage("no-checkpoint", format!("{checkpoint} is no checkpoint: it has no {}", files[0]))
-                .help("`mopd run` leaves a checkpoint of every model and seed in its results, such as runs/quickstart/models/student-seed1"));
+            return Err(Problem::usage(
+                "no-checkpoint",
+                format!("{checkpoint} is no checkpoint: it has no {}", files[0]),
+            )
+            .help(
+                "`mopd run` leaves a checkpoint of every model and seed in its results, such as \
+                 runs/quickstart/models/student-seed1",
+            ));
         }
     }
     let Some(folder) = arguments.checkpoint.to_str() else {
@@ -57,7 +63,8 @@ pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
         return Err(worker::death(status));
     }
     if arguments.format == Format::Json {
-        let text = serde_json::to_string_pretty(&completions).expect("strings and numbers can always be written");
+        let text =
+            serde_json::to_string_pretty(&completions).expect("strings and numbers can always be written");
         output::result(&(text + "\n"));
     }
     Ok(Status::Good)
@@ -66,7 +73,11 @@ pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
 fn line(completion: &Completion, number: usize, style: Style) -> String {
     let number = format!("{number:>3}  ");
     let cut = if completion.finished { "" } else { ", cut off" };
-    let facts = format!("({}{cut}, log-probability {:.2})", counted(completion.tokens as usize, "token"), completion.logp);
+    let facts = format!(
+        "({}{cut}, log-probability {:.2})",
+        counted(completion.tokens as usize, "token"),
+        completion.logp
+    );
     let text = format!("{}  {}", printable(&completion.text), style.dim(&facts));
     hanging(&style.dim(&number), "     ", &text)
 }

@@ -3,11 +3,12 @@
 use lsp_server::Request;
 use lsp_types::{
     CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CompletionOptions, DocumentLinkOptions,
-    DocumentOnTypeFormattingOptions, FoldingRangeProviderCapability, HoverProviderCapability, InitializeResult, OneOf,
-    PositionEncodingKind, RenameOptions, SaveOptions, SelectionRangeProviderCapability, SemanticTokensFullOptions,
-    SemanticTokensLegend, SemanticTokensOptions, ServerCapabilities, ServerInfo, SignatureHelpOptions,
-    TextDocumentSyncCapability, TextDocumentSyncKind, TextDocumentSyncOptions, TextDocumentSyncSaveOptions, Uri,
-    WorkspaceFoldersServerCapabilities, WorkspaceServerCapabilities,
+    DocumentOnTypeFormattingOptions, FoldingRangeProviderCapability, HoverProviderCapability,
+    InitializeResult, OneOf, PositionEncodingKind, RenameOptions, SaveOptions,
+    SelectionRangeProviderCapability, SemanticTokensFullOptions, SemanticTokensLegend, SemanticTokensOptions,
+    ServerCapabilities, ServerInfo, SignatureHelpOptions, TextDocumentSyncCapability, TextDocumentSyncKind,
+    TextDocumentSyncOptions, TextDocumentSyncSaveOptions, Uri, WorkspaceFoldersServerCapabilities,
+    WorkspaceServerCapabilities,
 };
 use serde_json::{Value, json};
 
@@ -40,7 +41,9 @@ impl Client {
             related_information: flag("/capabilities/textDocument/publishDiagnostics/relatedInformation"),
             watches_files: flag("/capabilities/workspace/didChangeWatchedFiles/dynamicRegistration"),
             links: flag("/capabilities/textDocument/definition/linkSupport"),
-            nested_symbols: flag("/capabilities/textDocument/documentSymbol/hierarchicalDocumentSymbolSupport"),
+            nested_symbols: flag(
+                "/capabilities/textDocument/documentSymbol/hierarchicalDocumentSymbolSupport",
+            ),
             roots: roots(params),
         }
     }
@@ -135,6 +138,9 @@ pub fn result(client: &Client) -> InitializeResult {
 pub fn watch_files(client: &Client) -> Option<Request> {
     let options = json!({ "watchers": [{ "globPattern": "**/*.mopd" }] });
     let method = "workspace/didChangeWatchedFiles";
-    let params = json!({ "registrations": [{ "id": "watch", "method": method, "registerOptions": options }] });
-    client.watches_files.then(|| Request::new("watch".to_owned().into(), "client/registerCapability".to_owned(), params))
+    let params =
+        json!({ "registrations": [{ "id": "watch", "method": method, "registerOptions": options }] });
+    client
+        .watches_files
+        .then(|| Request::new("watch".to_owned().into(), "client/registerCapability".to_owned(), params))
 }

@@ -22,7 +22,9 @@ impl<'a> Lines<'a> {
         let bytes = text.as_bytes();
         let mut starts = vec![0];
         if text.contains('\r') {
-            let ends = |at: &usize| bytes[*at] == b'\n' || (bytes[*at] == b'\r' && bytes.get(at + 1) != Some(&b'\n'));
+            let ends = |at: &usize| {
+                bytes[*at] == b'\n' || (bytes[*at] == b'\r' && bytes.get(at + 1) != Some(&b'\n'))
+            };
             starts.extend((0..bytes.len()).filter(ends).map(|at| at + 1));
         } else {
             // Several times as fast, and every keystroke in a long file waits for it.
@@ -47,7 +49,8 @@ impl<'a> Lines<'a> {
         Position::new(line as u32, column as u32)
     }
 
-    /// The offset of a place. What lies past the end of a line or of the text counts as that end, as the protocol has it.
+    /// The offset of a place. What lies past the end of a line or of the text counts as that end, as the
+    /// protocol has it.
     pub fn offset(&self, position: Position) -> usize {
         let Some(&start) = self.starts.get(position.line as usize) else { return self.text.len() };
         let end = self.starts.get(position.line as usize + 1).copied().unwrap_or(self.text.len());

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lsp_server::{ErrorCode, Message, Notification, Request, Response};
 use lsp_types::{
-    DidChangeTextDocumentParams, DidChangeWatchedFilesParams, DidChangeWorkspaceFoldersParams, DidCloseTextDocumentParams,
-    DidOpenTextDocumentParams, DidSaveTextDocumentParams,
+    DidChangeTextDocumentParams, DidChangeWatchedFilesParams, DidChangeWorkspaceFoldersParams,
+    DidCloseTextDocumentParams, DidOpenTextDocumentParams, DidSaveTextDocumentParams,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,7 +50,10 @@ pub fn answer(session: &Session, request: Request) -> Response {
         "textDocument/semanticTokens/full" => call(session, params, requests::semantic_tokens::answer),
         "textDocument/signatureHelp" => call(session, params, requests::signature::answer),
         "workspace/symbol" => call(session, params, requests::workspace_symbols::answer),
-        _ => Err(Failure { code: ErrorCode::MethodNotFound, message: format!("mopd does not answer `{method}`") }),
+        _ => Err(Failure {
+            code: ErrorCode::MethodNotFound,
+            message: format!("mopd does not answer `{method}`"),
+        }),
     });
     match result {
         Ok(value) => Response::new_ok(id, value),
@@ -63,13 +66,15 @@ fn call<P: DeserializeOwned, R: Serialize>(
     params: Value,
     answer: fn(&Session, P) -> Result<R, Failure>,
 ) -> Result<Value, Failure> {
-    let params =
-        serde_json::from_value(params).map_err(|error| Failure { code: ErrorCode::InvalidParams, message: error.to_string() })?;
+    let params = serde_json::from_value(params)
+        .map_err(|error| Failure { code: ErrorCode::InvalidParams, message: error.to_string() })?;
     let result = answer(session, params)?;
-    serde_json::to_value(result).map_err(|error| Failure { code: ErrorCode::InternalError, message: error.to_string() })
+    serde_json::to_value(result)
+        .map_err(|error| Failure { code: ErrorCode::InternalError, message: error.to_string() })
 }
 
-/// A panic is a bug of ours: the request fails, the server lives. Requests only read the session, so nothing is left half done.
+/// A panic is a bug of ours: the request fails, the server lives. Requests only read the session, so nothing
+/// is left half done.
 fn guarded(method: &str, answer: impl FnOnce() -> Result<Value, Failure>) -> Result<Value, Failure> {
     catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
         let message = format!("a bug in mopd: answering `{method}` failed; the log of the server says more");
@@ -77,8 +82,8 @@ fn guarded(method: &str, answer: impl FnOnce() -> Result<Value, Failure>) -> Res
     })
 }
 
-/// Notes what the editor tells; the messages say where it told nonsense. Unknown notifications are passed over, as the protocol
-/// wants it.
+/// Notes what the editor tells; the messages say where it told nonsense. Unknown notifications are passed
+/// over, as the protocol wants it.
 pub fn take(session: &mut Session, notification: Notification) -> Vec<Message> {
     let Notification { method, params } = notification;
     let taken = match method.as_str() {
@@ -92,13 +97,17 @@ pub fn take(session: &mut Session, notification: Notification) -> Vec<Message> {
         "textDocument/didClose" => {
             read(params).map(|params: DidCloseTextDocumentParams| session.close(&params.text_document.uri))
         }
-        "textDocument/didSave" => read(params).map(|params: DidSaveTextDocumentParams| session.saved(&params.text_document.uri)),
-        "workspace/didChangeWorkspaceFolders" => read(params).map(|params: DidChangeWorkspaceFoldersParams| {
-            session.change_roots(
-                params.event.added.into_iter().map(|folder| folder.uri).collect(),
-                &params.event.removed.into_iter().map(|folder| folder.uri).collect::<Vec<_>>(),
-            );
-        }),
+        "textDocument/didSave" => {
+            read(params).map(|params: DidSaveTextDocumentParams| session.saved(&params.text_document.uri))
+        }
+        "workspace/didChangeWorkspaceFolders" => {
+            read(params).map(|params: DidChangeWorkspaceFoldersParams| {
+                session.change_roots(
+                    params.event.added.into_iter().map(|folder| folder.uri).collect(),
+                    &params.event.removed.into_iter().map(|folder| folder.uri).collect::<Vec<_>>(),
+                );
+            })
+        }
         "workspace/didChangeWatchedFiles" => read(params).map(|params: DidChangeWatchedFilesParams| {
             for change in &params.changes {
                 session.changed_on_disk(&change.uri);

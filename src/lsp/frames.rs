@@ -1,10 +1,12 @@
-//! Messages as bytes: a header that says how long the message is, then the message. What is claimed is believed up to a limit.
+//! Messages as bytes: a header that says how long the message is, then the message. What is claimed is
+//! believed up to a limit.
 
 use std::io::{self, BufRead, Read, Write};
 
 use lsp_server::Message;
 
-/// Longer messages are refused before any memory is taken for them: the longest that editors send is the text of a file.
+/// Longer messages are refused before any memory is taken for them: the longest that editors send is the text
+/// of a file.
 const LONGEST: u64 = 64 << 20;
 
 /// Longest line of a header.
@@ -28,7 +30,8 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Message>> {
             return Err(invalid(format!("`{}` is not a header line", shortened(line))));
         };
         if name.eq_ignore_ascii_case("Content-Length") {
-            let known: u64 = value.parse().map_err(|_| invalid(format!("`{}` is not a length", shortened(value))))?;
+            let known: u64 =
+                value.parse().map_err(|_| invalid(format!("`{}` is not a length", shortened(value))))?;
             length = Some(known);
         }
     }

@@ -1,5 +1,6 @@
-//! Messages that have come and wait. A thread of its own takes them in, whatever the session is busy with: a request that is
-//! cancelled while it waits is answered at once, and a text that has changed ends the check of the text before.
+//! Messages that have come and wait. A thread of its own takes them in, whatever the session is busy with: a
+//! request that is cancelled while it waits is answered at once, and a text that has changed ends the check
+//! of the text before.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,8 +74,7 @@ impl Intake {
                 } else {
                     waiting.current = None;
                 }
-                let change =
-                    |message: &Message| matches!(message, Message::Notification(note) if note.method == "textDocument/didChange");
+                let change = |message: &Message| matches!(message, Message::Notification(note) if note.method == "textDocument/didChange");
                 self.changed.store(waiting.messages.iter().any(change), Ordering::Relaxed);
                 return Some(message);
             }
@@ -132,8 +132,11 @@ mod tests {
     fn a_request_that_waits_is_cancelled_and_no_other() {
         let intake = Intake::default();
         let messages = [cancel("d"), ask("a"), ask("b"), cancel("b"), cancel("c"), ask("d")];
-        let answers: Vec<String> =
-            messages.into_iter().filter_map(|message| intake.put(message)).map(|answer| answer.id.to_string()).collect();
+        let answers: Vec<String> = messages
+            .into_iter()
+            .filter_map(|message| intake.put(message))
+            .map(|answer| answer.id.to_string())
+            .collect();
         assert_eq!(answers, ["\"b\""]);
         intake.close();
         let left: Vec<String> = std::iter::from_fn(|| intake.next())

@@ -1,8 +1,9 @@
 //! `mopd lsp`: the language server, over standard input and output.
 //!
-//! One thread owns all state and handles one message at a time: a check takes about a millisecond. A second thread takes messages in
-//! as they come ([`intake`]): a request that is cancelled is answered at once, and a check that takes long ends when its text has
-//! changed, or when it has had its time. A panic inside a request becomes its error response.
+//! One thread owns all state and handles one message at a time: a check takes about a millisecond. A second
+//! thread takes messages in as they come ([`intake`]): a request that is cancelled is answered at once, and a
+//! check that takes long ends when its text has changed, or when it has had its time. A panic inside a
+//! request becomes its error response.
 
 mod capabilities;
 mod convert;
@@ -25,7 +26,8 @@ use capabilities::Client;
 use intake::Intake;
 use session::{Refreshed, Session};
 
-/// Serves until the client says goodbye. Status 0 after `shutdown` and `exit`, 1 where the client went without them.
+/// Serves until the client says goodbye. Status 0 after `shutdown` and `exit`, 1 where the client went
+/// without them.
 pub fn serve() -> Result<Status, Problem> {
     let (connection, editor) = Connection::memory();
     let Connection { sender, receiver } = editor;
@@ -47,7 +49,8 @@ pub fn serve() -> Result<Status, Problem> {
     let status = talk(&connection);
     drop(connection);
     let outcome = writer.join().map_err(|_| io::Error::other("a bug in mopd")).flatten();
-    // Where the client went first, the reader has come to its end. Else it waits for more, and ends with the program.
+    // Where the client went first, the reader has come to its end. Else it waits for more, and ends with the
+    // program.
     let outcome = if reader.is_finished() {
         reader.join().map_err(|_| io::Error::other("a bug in mopd")).flatten().and(outcome)
     } else {
@@ -57,15 +60,18 @@ pub fn serve() -> Result<Status, Problem> {
         Ok(()) => Ok(status),
         // A client that goes away closes the pipe before the last answer is out.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(status),
-        Err(error) => Err(Problem::usage("broken-protocol", format!("what the editor sent is no message: {error}"))
-            .help("`mopd lsp` is started by editors and speaks the language server protocol")),
+        Err(error) => {
+            Err(Problem::usage("broken-protocol", format!("what the editor sent is no message: {error}"))
+                .help("`mopd lsp` is started by editors and speaks the language server protocol"))
+        }
     }
 }
 
 /// A whole session, whatever carries its messages.
 pub fn talk(connection: &Connection) -> Status {
     let intake = Arc::new(Intake::default());
-    let (receiver, sender, takes) = (connection.receiver.clone(), connection.sender.clone(), Arc::clone(&intake));
+    let (receiver, sender, takes) =
+        (connection.receiver.clone(), connection.sender.clone(), Arc::clone(&intake));
     std::thread::spawn(move || {
         for message in receiver {
             if let Some(answer) = takes.put(message) {
@@ -132,8 +138,16 @@ impl Server<'_> {
             return self.send(Response::new_ok(request.id, serde_json::Value::Null));
         }
         if self.shut_down || request.method == "initialize" {
-            let text = if self.shut_down { "the server has been shut down" } else { "the server has been initialized already" };
-            return self.send(Response::new_err(request.id, ErrorCode::InvalidRequest as i32, text.to_owned()));
+            let text = if self.shut_down {
+                "the server has been shut down"
+            } else {
+                "the server has been initialized already"
+            };
+            return self.send(Response::new_err(
+                request.id,
+                ErrorCode::InvalidRequest as i32,
+                text.to_owned(),
+            ));
         }
         let id = request.id.clone();
         if self.refresh() == Refreshed::Interrupted && !self.intake.is_cancelled() {

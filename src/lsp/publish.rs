@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{
-    Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString, PublishDiagnosticsParams, Range, Uri,
+    Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString,
+    PublishDiagnosticsParams, Range, Uri,
 };
 use mopd_lang::check::Analysis;
 use mopd_lang::check::index::Target;
@@ -24,7 +25,8 @@ pub struct Published {
 }
 
 impl Published {
-    /// The messages that bring the editor up to date. Every changed document gets one, if only to say that it is fine.
+    /// The messages that bring the editor up to date. Every changed document gets one, if only to say that it
+    /// is fine.
     pub fn update(&mut self, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Message> {
         let mut messages = Vec::new();
         for (path, document) in documents {
@@ -49,15 +51,26 @@ fn message(uri: &Uri, version: Option<i32>, diagnostics: Vec<Diagnostic>) -> Mes
     Notification::new("textDocument/publishDiagnostics".to_owned(), params).into()
 }
 
-/// What is wrong with a document: by its own analysis, and by those of open documents that import it, which may call what it
-/// declares in ways that do not fit.
-fn findings(path: &str, document: &Document, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Diagnostic> {
+/// What is wrong with a document: by its own analysis, and by those of open documents that import it, which
+/// may call what it declares in ways that do not fit.
+fn findings(
+    path: &str,
+    document: &Document,
+    documents: &BTreeMap<String, Document>,
+    client: &Client,
+) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let own = &document.analysis;
     if let Some(trouble) = &document.trouble {
         let severity = Some(DiagnosticSeverity::WARNING);
         let (source, message) = (Some("mopd".to_owned()), trouble.message());
-        found.push(Diagnostic { range: Range::default(), severity, source, message, ..Diagnostic::default() });
+        found.push(Diagnostic {
+            range: Range::default(),
+            severity,
+            source,
+            message,
+            ..Diagnostic::default()
+        });
     }
     let shown = |analysis: &Analysis, file: FileId| documents.contains_key(&analysis.sources.file(file).path);
     let converter = Converter::new(own, documents, client);
@@ -79,7 +92,8 @@ fn findings(path: &str, document: &Document, documents: &BTreeMap<String, Docume
             // Its text is this document's: analyses are refreshed together.
             if file != ENTRY && other.analysis.sources.file(file).path == path {
                 let theirs = converter.convert(finding, finding.primary.span);
-                if !found.iter().any(|known| (known.range, &known.message) == (theirs.range, &theirs.message)) {
+                if !found.iter().any(|known| (known.range, &known.message) == (theirs.range, &theirs.message))
+                {
                     found.push(theirs);
                 }
             }
@@ -105,7 +119,11 @@ pub struct Converter<'a> {
 }
 
 impl<'a> Converter<'a> {
-    pub fn new(analysis: &'a Analysis, documents: &'a BTreeMap<String, Document>, client: &'a Client) -> Converter<'a> {
+    pub fn new(
+        analysis: &'a Analysis,
+        documents: &'a BTreeMap<String, Document>,
+        client: &'a Client,
+    ) -> Converter<'a> {
         Converter { analysis, documents, client, lines: RefCell::new(HashMap::new()) }
     }
 
@@ -140,7 +158,9 @@ impl<'a> Converter<'a> {
 
     fn range(&self, span: Span) -> Range {
         let mut lines = self.lines.borrow_mut();
-        let lines = lines.entry(span.file).or_insert_with(|| Lines::of(&self.analysis.sources, span.file, self.client.encoding));
+        let lines = lines
+            .entry(span.file)
+            .or_insert_with(|| Lines::of(&self.analysis.sources, span.file, self.client.encoding));
         lines.range_of(span)
     }
 }

@@ -1,4 +1,5 @@
-//! All state of the server: the open documents and what is known of each. Requests read it; only this module changes it.
+//! All state of the server: the open documents and what is known of each. Requests read it; only this module
+//! changes it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, Auditor, GoOn, Loader, Memory, analyse, analyse_audited, analyse_while, outline};
+use mopd_lang::check::{
+    Analysis, Auditor, GoOn, Loader, Memory, analyse, analyse_audited, analyse_while, outline,
+};
 use mopd_lang::diag::Severity;
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -50,12 +53,13 @@ impl Trouble {
     pub fn message(&self) -> String {
         match self {
             Trouble::Slow => format!(
-                "this file is not checked: it took longer than {} s, and was given up\nhelp: `mopd check` takes the time it needs",
+                "this file is not checked: it took longer than {} s, and was given up\nhelp: `mopd check` \
+                 takes the time it needs",
                 MOST_TIME.as_secs()
             ),
             Trouble::Panic(said) => format!(
-                "this file is not checked: a bug in mopd, not in your experiment: {said}\nhelp: please report it with this text; the next \
-                 change is checked again"
+                "this file is not checked: a bug in mopd, not in your experiment: {said}\nhelp: please \
+                 report it with this text; the next change is checked again"
             ),
         }
     }
@@ -75,7 +79,8 @@ const MOST_TIME: Duration = Duration::from_secs(5);
 /// A check that has taken so long ends when its text has changed.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Files looked at in each of the editor's folders: enough for any project, and an end for a home folder opened by mistake.
+/// Files looked at in each of the editor's folders: enough for any project, and an end for a home folder
+/// opened by mistake.
 const FILES_AT_MOST: usize = 2_000;
 
 pub struct Session {
@@ -84,7 +89,8 @@ pub struct Session {
     documents: BTreeMap<String, Document>,
     /// To be checked again before anything is answered.
     stale: BTreeSet<String>,
-    /// Of these, the ones whose gradients are audited too: when a file is opened or saved, since that takes longer than a keystroke may.
+    /// Of these, the ones whose gradients are audited too: when a file is opened or saved, since that takes
+    /// longer than a keystroke may.
     to_audit: BTreeSet<String>,
     published: Published,
     messages: Vec<Message>,
@@ -95,7 +101,8 @@ pub struct Session {
 
 impl Session {
     pub fn new(client: Client, intake: Arc<Intake>) -> Session {
-        let standard = mopd_std::MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
+        let standard =
+            mopd_std::MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
         Session {
             client,
             documents: BTreeMap::new(),
@@ -202,7 +209,9 @@ impl Session {
                 self.stale.insert(path);
                 return Refreshed::Interrupted;
             }
-            if let Some(trouble @ Trouble::Panic(_)) = self.documents.get(&path).and_then(|document| document.trouble.as_ref()) {
+            if let Some(trouble @ Trouble::Panic(_)) =
+                self.documents.get(&path).and_then(|document| document.trouble.as_ref())
+            {
                 let text = format!("{path}: {}", trouble.message());
                 let params = json!({ "type": 1, "message": text });
                 self.messages.push(Notification::new("window/showMessage".to_owned(), params).into());
@@ -230,7 +239,8 @@ impl Session {
         }
         let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
         let entry = SourceFile { path: path.to_owned(), text };
-        let auditor: Auditor = &|experiment, origins| mopd_compiler::audit::findings_while(experiment, origins, &|| go_on());
+        let auditor: Auditor =
+            &|experiment, origins| mopd_compiler::audit::findings_while(experiment, origins, &|| go_on());
         match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
             // Files are read in the same order, so their numbers agree.
             Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,
@@ -243,15 +253,29 @@ impl Session {
         std::mem::take(&mut self.messages)
     }
 
-    fn check(&mut self, path: &str, text: String, memory: &mut Memory, go_on: &GoOn) -> (Checked, BTreeSet<String>) {
+    fn check(
+        &mut self,
+        path: &str,
+        text: String,
+        memory: &mut Memory,
+        go_on: &GoOn,
+    ) -> (Checked, BTreeSet<String>) {
         let (checked, imports, unreadable) = self.analyse(path, text, memory, go_on);
-        let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
+        let log = |text| {
+            Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into()
+        };
         self.messages.extend(unreadable.into_iter().map(log));
         (checked, imports)
     }
 
     /// What is known of a text at a path, the paths that it imports, and what can't be read of these.
-    fn analyse(&self, path: &str, text: String, memory: &mut Memory, go_on: &GoOn) -> (Checked, BTreeSet<String>, Vec<String>) {
+    fn analyse(
+        &self,
+        path: &str,
+        text: String,
+        memory: &mut Memory,
+        go_on: &GoOn,
+    ) -> (Checked, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| self.load(path, name, &imports, &unreadable);
@@ -287,21 +311,27 @@ impl Session {
         self.documents.values()
     }
 
-    /// The files in the editor's folders that are not open there, with their texts. Those in hidden folders are passed over.
+    /// The files in the editor's folders that are not open there, with their texts. Those in hidden folders
+    /// are passed over.
     pub fn closed_files(&self) -> impl Iterator<Item = SourceFile> {
         let roots = self.client.roots.iter().filter_map(uri::to_path);
-        let files: BTreeSet<PathBuf> = roots.flat_map(|root| host::sources_below(&root, FILES_AT_MOST)).collect();
-        let closed = files.into_iter().filter(|file| !self.documents.contains_key(file.to_string_lossy().as_ref()));
+        let files: BTreeSet<PathBuf> =
+            roots.flat_map(|root| host::sources_below(&root, FILES_AT_MOST)).collect();
+        let closed =
+            files.into_iter().filter(|file| !self.documents.contains_key(file.to_string_lossy().as_ref()));
         closed.filter_map(|file| host::read(&file).ok())
     }
 
     /// The analyses of files that are not open and may name what other files declare under this name.
     pub fn closed_naming(&self, name: &str) -> Vec<Analysis> {
-        let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use "));
+        let naming =
+            self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use "));
         let go_on = self.patience();
         naming
             .take_while(|_| go_on())
-            .map(|file| self.analyse(&file.path.clone(), file.text, &mut Memory::default(), &go_on).0.analysis)
+            .map(|file| {
+                self.analyse(&file.path.clone(), file.text, &mut Memory::default(), &go_on).0.analysis
+            })
             .collect()
     }
 
@@ -309,7 +339,8 @@ impl Session {
         self.documents.get(&path_of(uri))
     }
 
-    /// The analysis of a document with its experiment and objectives put together, which no keystroke waits for.
+    /// The analysis of a document with its experiment and objectives put together, which no keystroke waits
+    /// for.
     pub fn whole(&self, document: &Document) -> Analysis {
         let path = path_of(&document.uri);
         let (imports, unreadable) = (RefCell::default(), RefCell::default());
@@ -333,8 +364,13 @@ impl Session {
     }
 
     /// A finding of a document, in the editor's terms.
-    pub fn finding(&self, document: &Document, finding: &mopd_lang::diag::Diagnostic) -> lsp_types::Diagnostic {
-        Converter::new(&document.analysis, &self.documents, &self.client).convert(finding, finding.primary.span)
+    pub fn finding(
+        &self,
+        document: &Document,
+        finding: &mopd_lang::diag::Diagnostic,
+    ) -> lsp_types::Diagnostic {
+        Converter::new(&document.analysis, &self.documents, &self.client)
+            .convert(finding, finding.primary.span)
     }
 
     /// The modules that a `use` of a document may name: the standard library, and the files beside it.
@@ -378,7 +414,8 @@ struct Checked {
     trouble: Option<Trouble>,
 }
 
-/// Runs a check of a text. A bug in the checker must not end the session, nor take the names and the tree of the text with it.
+/// Runs a check of a text. A bug in the checker must not end the session, nor take the names and the tree of
+/// the text with it.
 fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis) -> Checked {
     match guarded(check) {
         Ok(analysis) => {
@@ -396,7 +433,8 @@ fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis) ->
 /// What some work comes to, or what its panic says.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        let said =
+            payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         said.unwrap_or("no message").to_owned()
     })
 }
@@ -422,8 +460,13 @@ mod tests {
     fn a_panic_of_the_checker_is_said_and_the_document_keeps_its_names() {
         let found = checked(source("let a = 1\nlet b = a\n"), &|_| None, || panic!("on purpose"));
         let Some(trouble @ Trouble::Panic(_)) = &found.trouble else { panic!("{:?}", found.trouble) };
-        assert!(trouble.message().contains("a bug in mopd") && trouble.message().contains("on purpose"), "{}", trouble.message());
-        let names: Vec<&str> = found.analysis.index.ids().map(|id| found.analysis.index.symbol(id).name.as_str()).collect();
+        assert!(
+            trouble.message().contains("a bug in mopd") && trouble.message().contains("on purpose"),
+            "{}",
+            trouble.message()
+        );
+        let names: Vec<&str> =
+            found.analysis.index.ids().map(|id| found.analysis.index.symbol(id).name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert!(found.analysis.diagnostics.is_empty());
     }

@@ -1,5 +1,5 @@
-//! Findings for people: one line that stands alone, the places, the way out. The only user of miette, which draws the marked
-//! lines; everything else is written here.
+//! Findings for people: one line that stands alone, the places, the way out. The only user of miette, which
+//! draws the marked lines; everything else is written here.
 
 use std::fmt;
 
@@ -32,7 +32,10 @@ pub fn summary(findings: &[Diagnostic], style: Style) -> String {
         [code, rest @ ..] => {
             let rest: Vec<String> = rest.iter().take(4).map(|code| format!("`{code}`")).collect();
             let more = if codes.len() > rest.len() + 1 { ", ..." } else { "" };
-            text += &format!("run `mopd explain {code}` for the reason behind it; likewise {}{more}\n", rest.join(", "));
+            text += &format!(
+                "run `mopd explain {code}` for the reason behind it; likewise {}{more}\n",
+                rest.join(", ")
+            );
         }
     }
     let errors = (errors > 0).then(|| style.red(&counted(errors, "error")));
@@ -76,7 +79,8 @@ fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
     let [first, ..] = marks else { return String::new() };
     // Nothing can be drawn in a file without a visible character.
     if first.text.trim().is_empty() {
-        let labels = marks.iter().filter(|mark| !mark.label.is_empty()).map(|mark| format!(": {}", mark.label));
+        let labels =
+            marks.iter().filter(|mark| !mark.label.is_empty()).map(|mark| format!(": {}", mark.label));
         return format!("  {} is empty{}\n", first.path, labels.collect::<String>());
     }
     let labels = marks.iter().enumerate().map(|(index, mark)| {
@@ -97,7 +101,10 @@ fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
         },
     };
     let theme = if style.terminal { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_wrap_lines(false).with_context_lines(1);
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_links(false)
+        .with_wrap_lines(false)
+        .with_context_lines(1);
     let mut out = String::new();
     if handler.render_report(&mut out, &drawing).is_err() {
         return format!("  in {}\n", first.path);
@@ -106,8 +113,8 @@ fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
     out.split_once('\n').map(|(_, drawn)| drawn.to_owned()).unwrap_or_default()
 }
 
-/// What of a mark can be drawn: its first line, on character borders, inside the text. A mark at the end of the text is moved
-/// to the last visible character, because miette hides or refuses marks that lie behind it.
+/// What of a mark can be drawn: its first line, on character borders, inside the text. A mark at the end of
+/// the text is moved to the last visible character, because miette hides or refuses marks that lie behind it.
 fn visible(mark: &Mark) -> (usize, usize) {
     let text = mark.text;
     let last = text.trim_end();
@@ -196,11 +203,12 @@ mod tests {
             ("a.mopd", "// été\nlet x = kl - reward\n"),
             ("std:opd.mopd", "//! Distillation.\n\npub let kl: nats = 1\n"),
         ]);
-        let finding = Diagnostic::error(Code::UnitMismatch, span(&sources, 0, "kl - reward"), "nats minus real")
-            .label("this subtracts a reward from a divergence")
-            .because(span(&sources, 1, "kl: nats"), "nats, declared here")
-            .help("give the reward a coefficient")
-            .fix("write a coefficient", span(&sources, 0, "reward"), "0.1 * reward");
+        let finding =
+            Diagnostic::error(Code::UnitMismatch, span(&sources, 0, "kl - reward"), "nats minus real")
+                .label("this subtracts a reward from a divergence")
+                .because(span(&sources, 1, "kl: nats"), "nats, declared here")
+                .help("give the reward a coefficient")
+                .fix("write a coefficient", span(&sources, 0, "reward"), "0.1 * reward");
         let expected = "\
 error[unit-mismatch]: nats minus real
    ╭─[a.mopd:2:9]
@@ -225,11 +233,17 @@ error[unit-mismatch]: nats minus real
     fn a_mark_at_the_end_of_the_text_is_drawn() {
         for text in ["model a = llama {", "model a = llama {\n", "model a = llama {\n\n  \n"] {
             let sources = sources(&[("a.mopd", text)]);
-            let finding =
-                Diagnostic::error(Code::Syntax, Span::new(mopd_lang::source::FileId(0), text.len(), text.len()), "open")
-                    .label("the block ends nowhere");
+            let finding = Diagnostic::error(
+                Code::Syntax,
+                Span::new(mopd_lang::source::FileId(0), text.len(), text.len()),
+                "open",
+            )
+            .label("the block ends nowhere");
             let shown = drawn(finding, &sources);
-            assert!(shown.contains("a.mopd:1:17") && shown.contains("the block ends nowhere"), "{text:?}: {shown}");
+            assert!(
+                shown.contains("a.mopd:1:17") && shown.contains("the block ends nowhere"),
+                "{text:?}: {shown}"
+            );
         }
     }
 
@@ -237,9 +251,12 @@ error[unit-mismatch]: nats minus real
     fn an_empty_file_has_nothing_to_draw() {
         for text in ["", "\n \n"] {
             let sources = sources(&[("a.mopd", text)]);
-            let finding =
-                Diagnostic::error(Code::MissingExperiment, Span::new(mopd_lang::source::FileId(0), 0, 0), "no experiment")
-                    .label("nothing says what to run");
+            let finding = Diagnostic::error(
+                Code::MissingExperiment,
+                Span::new(mopd_lang::source::FileId(0), 0, 0),
+                "no experiment",
+            )
+            .label("nothing says what to run");
             assert_eq!(
                 drawn(finding, &sources),
                 "error[missing-experiment]: no experiment\n  a.mopd is empty: nothing says what to run\n"
@@ -253,8 +270,12 @@ error[unit-mismatch]: nats minus real
         let sources = sources(&[("a.mopd", text)]);
         for start in 0..=text.len() {
             for end in start..=text.len() {
-                let finding =
-                    Diagnostic::error(Code::Syntax, Span::new(mopd_lang::source::FileId(0), start, end), "here").label("x");
+                let finding = Diagnostic::error(
+                    Code::Syntax,
+                    Span::new(mopd_lang::source::FileId(0), start, end),
+                    "here",
+                )
+                .label("x");
                 let shown = drawn(finding, &sources);
                 assert!(shown.contains("a.mopd:") && !shown.contains('\u{1b}'), "{start}..{end}: {shown}");
             }
@@ -264,8 +285,11 @@ error[unit-mismatch]: nats minus real
     #[test]
     fn a_block_is_marked_by_its_first_line() {
         let sources = sources(&[("a.mopd", "model student = distill(start) {\n  steps = 1\n}\n")]);
-        let finding =
-            Diagnostic::warning(Code::UnusedTeacher, span(&sources, 0, "model student = distill(start) {\n  steps = 1\n}"), "m");
+        let finding = Diagnostic::warning(
+            Code::UnusedTeacher,
+            span(&sources, 0, "model student = distill(start) {\n  steps = 1\n}"),
+            "m",
+        );
         let shown = drawn(finding, &sources);
         assert!(shown.starts_with("warning[unused-teacher]: m\n"), "{shown}");
         assert!(shown.contains("· ────────────────────────────────\n"), "{shown}");
@@ -275,7 +299,8 @@ error[unit-mismatch]: nats minus real
     fn the_hint_comes_once() {
         let sources = sources(&[("a.mopd", "x")]);
         let at = span(&sources, 0, "x");
-        let errors = |codes: &[Code]| codes.iter().map(|code| Diagnostic::error(*code, at, "m")).collect::<Vec<_>>();
+        let errors =
+            |codes: &[Code]| codes.iter().map(|code| Diagnostic::error(*code, at, "m")).collect::<Vec<_>>();
         assert_eq!(
             summary(&errors(&[Code::Syntax, Code::Syntax]), Style::PLAIN),
             "run `mopd explain syntax` for the reason behind it\n2 errors\n"
@@ -284,7 +309,8 @@ error[unit-mismatch]: nats minus real
         mixed.push(Diagnostic::warning(Code::UnusedTeacher, at, "m"));
         assert_eq!(
             summary(&mixed, Style::PLAIN),
-            "run `mopd explain syntax` for the reason behind it; likewise `unused-teacher`\n1 error, 1 warning\n"
+            "run `mopd explain syntax` for the reason behind it; likewise `unused-teacher`\n1 error, 1 \
+             warning\n"
         );
     }
 }

@@ -87,7 +87,11 @@ fn of_finding(finding: &Diagnostic, sources: &Sources) -> Finding {
         file: file(finding.primary.span, sources),
         range: range(finding.primary.span, sources),
         labels: labels
-            .map(|label| Label { file: file(label.span, sources), range: range(label.span, sources), text: label.text.clone() })
+            .map(|label| Label {
+                file: file(label.span, sources),
+                range: range(label.span, sources),
+                text: label.text.clone(),
+            })
             .collect(),
         help: finding.help.clone(),
         fix: finding.fix.as_ref().map(|fix| Fix {
@@ -131,10 +135,17 @@ mod tests {
             .replace_with("write y", "y");
         let [found] = &findings(&[finding], &sources)[..] else { panic!("one finding") };
         // 𝒜 is two UTF-16 units and four bytes, é is one unit and two bytes.
-        let expected = Range { start: Position { line: 1, character: 10 }, end: Position { line: 1, character: 11 } };
+        let expected =
+            Range { start: Position { line: 1, character: 10 }, end: Position { line: 1, character: 11 } };
         assert_eq!(found.range, expected);
-        assert_eq!(found.labels, [Label { file: "a.mopd".to_owned(), range: expected.clone(), text: "unknown".to_owned() }]);
-        assert_eq!(found.fix.as_ref().map(|fix| (&fix.range, fix.replacement.as_str())), Some((&expected, "y")));
+        assert_eq!(
+            found.labels,
+            [Label { file: "a.mopd".to_owned(), range: expected.clone(), text: "unknown".to_owned() }]
+        );
+        assert_eq!(
+            found.fix.as_ref().map(|fix| (&fix.range, fix.replacement.as_str())),
+            Some((&expected, "y"))
+        );
     }
 
     #[test]

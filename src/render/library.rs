@@ -1,4 +1,5 @@
-//! The objectives of a file that declares no experiment: a module of the standard library, or one of your own.
+//! The objectives of a file that declares no experiment: a module of the standard library, or one of your
+//! own.
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::check::NamedObjective;
@@ -53,7 +54,8 @@ pub fn json(objectives: &[&NamedObjective]) -> String {
 
 /// Up to the first full stop that ends a sentence, on one line. `eqs. 2-4` and `arXiv:2606.30406` end none.
 fn first_sentence(doc: &str) -> String {
-    let paragraph = doc.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<&str>>().join(" ");
+    let paragraph =
+        doc.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<&str>>().join(" ");
     let ends = paragraph.match_indices(". ").find(|(at, _)| {
         let after = paragraph[at + 2..].chars().next();
         after.is_some_and(char::is_uppercase)

@@ -1,4 +1,5 @@
-//! The pages of `mopd explain` on a terminal: Markdown is readable as it is; headings, code and emphasis get a style.
+//! The pages of `mopd explain` on a terminal: Markdown is readable as it is; headings, code and emphasis get
+//! a style.
 
 use crate::output::Style;
 
@@ -32,7 +33,11 @@ fn inline_code(line: &str, style: Style) -> String {
     if parts.len().is_multiple_of(2) {
         return line.to_owned();
     }
-    parts.iter().enumerate().map(|(index, part)| if index % 2 == 1 { style.cyan(part) } else { (*part).to_owned() }).collect()
+    parts
+        .iter()
+        .enumerate()
+        .map(|(index, part)| if index % 2 == 1 { style.cyan(part) } else { (*part).to_owned() })
+        .collect()
 }
 
 #[cfg(test)]
@@ -49,8 +54,12 @@ mod tests {
     fn on_a_terminal_marks_become_styles() {
         let style = Style { terminal: true };
         let shown = show("# Title\nuse `x` here\n```mopd\n# no heading\n```\nodd ` one\n", style);
-        let expected =
-            format!("{}\nuse {} here\n    {}\nodd ` one\n", style.bold("Title"), style.cyan("x"), style.cyan("# no heading"));
+        let expected = format!(
+            "{}\nuse {} here\n    {}\nodd ` one\n",
+            style.bold("Title"),
+            style.cyan("x"),
+            style.cyan("# no heading")
+        );
         assert_eq!(shown, expected);
     }
 }

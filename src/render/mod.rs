@@ -1,5 +1,5 @@
-//! Findings and failures as text. What differs between a finding of the checker and a failure at run time is settled here, so
-//! that both look alike.
+//! Findings and failures as text. What differs between a finding of the checker and a failure at run time is
+//! settled here, so that both look alike.
 
 pub mod audit;
 pub mod human;
@@ -58,7 +58,10 @@ pub fn of_finding<'a>(finding: &'a Diagnostic, sources: &'a Sources) -> Report<'
         severity: finding.severity,
         code: finding.code.name(),
         message: &finding.message,
-        marks: std::iter::once(&finding.primary).chain(&finding.related).map(|label| Mark::of(label, sources)).collect(),
+        marks: std::iter::once(&finding.primary)
+            .chain(&finding.related)
+            .map(|label| Mark::of(label, sources))
+            .collect(),
         notes: Vec::new(),
         help: finding.help.as_deref(),
         fix: finding.fix.as_ref().map(|fix| describe(fix, sources)),

@@ -1,15 +1,15 @@
-//! An experiment for people: stages in the order in which they run, what each is made from, its objective in normal form, and,
-//! where there is a plan, its key and its cost.
+//! An experiment for people: stages in the order in which they run, what each is made from, its objective in
+//! normal form, and, where there is a plan, its key and its cost.
 
 use std::collections::BTreeMap;
 
 use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{Cost, NormalForm, Plan};
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Benchmark, BudgetUnit, Checkpointing, Comparison, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Joint, Keep, Length, MarkedSetting, Metric, Model, ModelId, Optimizer, Over, Pretrained, PromptFormat, RolloutSource,
-    Sampling, Schedule, SelfCopy, SettingMark, Share, Stage, Teacher, TeacherChoice, TeacherWeights, Tokenizer, Train, Trainable,
-    WeightFilter,
+    Adapter, BatchSize, Benchmark, BudgetUnit, Checkpointing, Comparison, DataSource, Domain, DomainId,
+    Evaluation, Experiment, Joint, Keep, Length, MarkedSetting, Metric, Model, ModelId, Optimizer, Over,
+    Pretrained, PromptFormat, RolloutSource, Sampling, Schedule, SelfCopy, SettingMark, Share, Stage,
+    Teacher, TeacherChoice, TeacherWeights, Tokenizer, Train, Trainable, WeightFilter,
 };
 use mopd_lang::formula::text;
 use mopd_lang::formula::{Formula, FormulaKind};
@@ -66,7 +66,9 @@ pub fn tree(
             let objective = objective(train);
             // A family repeats its objective in every member.
             match shown.iter().find(|(_, earlier)| *earlier == objective) {
-                Some((earlier, _)) => rows.push(("objective", format!("{}, as in {earlier}", train.objective.name))),
+                Some((earlier, _)) => {
+                    rows.push(("objective", format!("{}, as in {earlier}", train.objective.name)))
+                }
                 None => {
                     rows.extend(objective.iter().cloned());
                     shown.push((&model.name, objective));
@@ -80,10 +82,18 @@ pub fn tree(
             }
             rows.push(("key", style.dim(prefix(&facts.key))));
         }
-        out += &node(&format!("{} = {}", style.bold(&model.name), constructor(&model.stage, experiment)), &rows, style);
+        out += &node(
+            &format!("{} = {}", style.bold(&model.name), constructor(&model.stage, experiment)),
+            &rows,
+            style,
+        );
     }
     for benchmark in &experiment.benchmarks {
-        out += &node(&format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)), &self::benchmark(benchmark), style);
+        out += &node(
+            &format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)),
+            &self::benchmark(benchmark),
+            style,
+        );
     }
     for comparison in &experiment.comparisons {
         let head = format!("{} {}", style.bold("compare"), style.bold(&format!("{:?}", comparison.name)));
@@ -91,8 +101,11 @@ pub fn tree(
     }
     if !experiment.sweep.is_empty() {
         let row = |values: &[f64]| values.iter().map(|value| setting(*value)).collect::<Vec<_>>().join(", ");
-        let rows: Rows =
-            experiment.sweep.iter().map(|axis| ("over", format!("{}: {}", axis.parameter, row(&axis.values)))).collect();
+        let rows: Rows = experiment
+            .sweep
+            .iter()
+            .map(|axis| ("over", format!("{}: {}", axis.parameter, row(&axis.values))))
+            .collect();
         out += &node("sweep", &rows, style);
     }
     if !experiment.marks.is_empty() {
@@ -121,17 +134,23 @@ fn judged_by(program: &Program) -> String {
 /// Of a domain, what is not just a file of prompts.
 fn data(domain: &Domain) -> Rows {
     let mut rows = Vec::new();
-    let plain = |source: &DataSource| source.split.is_none() && source.filter.is_none() && source.limit.is_none();
+    let plain =
+        |source: &DataSource| source.split.is_none() && source.filter.is_none() && source.limit.is_none();
     for (name, source) in [("prompts", Some(&domain.prompts)), ("tests", domain.tests.as_ref())] {
         rows.extend(source.filter(|source| !plain(source)).map(|source| (name, self::source(source))));
     }
     if !domain.columns.is_empty() {
-        rows.push(("fields", joined(&domain.columns, |column| format!("{} is {:?}", column.field, column.column))));
+        rows.push((
+            "fields",
+            joined(&domain.columns, |column| format!("{} is {:?}", column.field, column.column)),
+        ));
     }
     match &domain.format {
         None | Some(PromptFormat::Text) => {}
         Some(PromptFormat::Chat { system: None }) => rows.push(("format", "chat".to_owned())),
-        Some(PromptFormat::Chat { system: Some(system) }) => rows.push(("format", format!("chat, system message {system:?}"))),
+        Some(PromptFormat::Chat { system: Some(system) }) => {
+            rows.push(("format", format!("chat, system message {system:?}")))
+        }
     }
     rows.extend(domain.limit.map(|(limit, _)| ("completions", format!("at most {limit} tokens"))));
     rows
@@ -161,8 +180,12 @@ fn normal_form(train: &Train) -> NormalForm {
 fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
     match stage {
         Stage::Train(train) => vec![(None, train)],
-        Stage::Joint(joint) => joint.steps.iter().map(|step| (Some(step.name.as_str()), &step.train)).collect(),
-        Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) | Stage::Member { .. } | Stage::Parameter => Vec::new(),
+        Stage::Joint(joint) => {
+            joint.steps.iter().map(|step| (Some(step.name.as_str()), &step.train)).collect()
+        }
+        Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) | Stage::Member { .. } | Stage::Parameter => {
+            Vec::new()
+        }
     }
 }
 
@@ -180,7 +203,8 @@ fn constructor(stage: &Stage, experiment: &Experiment) -> String {
     match stage {
         Stage::Initialise(shape) => shape.family.name().to_owned(),
         Stage::Load(Pretrained::HuggingFace { name, revision }) => {
-            let revision = revision.as_ref().map(|revision| format!(", revision: {revision:?}")).unwrap_or_default();
+            let revision =
+                revision.as_ref().map(|revision| format!(", revision: {revision:?}")).unwrap_or_default();
             format!("hf({name:?}{revision})")
         }
         Stage::Load(Pretrained::Gguf { file }) => format!("gguf({file:?})"),
@@ -210,7 +234,8 @@ fn settings(model: &Model, experiment: &Experiment) -> Rows {
             vec![(
                 "shape",
                 format!(
-                    "{}, width {}, {} ({} for keys and values), inner width {}, context {}, tokenizer {tokenizer}{}",
+                    "{}, width {}, {} ({} for keys and values), inner width {}, context {}, tokenizer \
+                     {tokenizer}{}",
                     counted(shape.layers as usize, "layer"),
                     shape.width,
                     counted(shape.heads as usize, "head"),
@@ -227,7 +252,9 @@ fn settings(model: &Model, experiment: &Experiment) -> Rows {
             let with = match &merge.method {
                 Average => String::new(),
                 TaskArithmetic { scale } => format!(", scale {}", setting(*scale)),
-                Ties { scale, density } => format!(", scale {}, density {}", setting(*scale), setting(*density)),
+                Ties { scale, density } => {
+                    format!(", scale {}, density {}", setting(*scale), setting(*density))
+                }
                 Dare { scale, drop } => format!(", scale {}, drop {}", setting(*scale), setting(*drop)),
             };
             vec![("method", format!("{}{with}", merge.method.name()))]
@@ -240,12 +267,14 @@ fn settings(model: &Model, experiment: &Experiment) -> Rows {
 fn members(joint: &Joint, experiment: &Experiment) -> Rows {
     let member = |member: &mopd_lang::experiment::Member| {
         let start = &experiment.model(member.start).name;
-        let sees = member.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();
+        let sees =
+            member.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();
         ("trains", format!("{} from {start}{sees}", member.name))
     };
     let step = |step: &mopd_lang::experiment::JointStep| {
         let updates = joint.members.get(step.updates).map_or("?", |member| member.name.as_str());
-        let every = if step.every == 1 { "every step".to_owned() } else { format!("every {} steps", step.every) };
+        let every =
+            if step.every == 1 { "every step".to_owned() } else { format!("every {} steps", step.every) };
         ("updates", format!("{updates} by {}, {every}", step.name))
     };
     joint.members.iter().map(member).chain(joint.steps.iter().map(step)).collect()
@@ -269,13 +298,20 @@ fn training(train: &Train, experiment: &Experiment) -> Rows {
     let mut rows = vec![("domains", domains)];
     if !train.teachers.is_empty() {
         let choice = |choice: &TeacherChoice| {
-            let when = choice.when.as_ref().map(|when| format!(" where {}", formula(when))).unwrap_or_default();
-            format!("{}{when} -> {}", domain(choice.domain), teacher(experiment.teacher(choice.teacher), experiment))
+            let when =
+                choice.when.as_ref().map(|when| format!(" where {}", formula(when))).unwrap_or_default();
+            format!(
+                "{}{when} -> {}",
+                domain(choice.domain),
+                teacher(experiment.teacher(choice.teacher), experiment)
+            )
         };
         rows.push(("teachers", joined(&train.teachers, choice)));
     }
     if !train.reference.is_empty() {
-        let one = |(id, model): &(DomainId, ModelId)| format!("{} -> {}", domain(*id), experiment.model(*model).name);
+        let one = |(id, model): &(DomainId, ModelId)| {
+            format!("{} -> {}", domain(*id), experiment.model(*model).name)
+        };
         rows.push(("reference", joined(&train.reference, one)));
     }
     if let Some(template) = &train.sees {
@@ -287,22 +323,32 @@ fn training(train: &Train, experiment: &Experiment) -> Rows {
     }
     let length = match train.length {
         Length::Steps(steps) => counted(steps as usize, "step"),
-        Length::Epochs(epochs) if matches!(train.rollout.source, RolloutSource::From { .. }) => counted(epochs as usize, "epoch"),
+        Length::Epochs(epochs) if matches!(train.rollout.source, RolloutSource::From { .. }) => {
+            counted(epochs as usize, "epoch")
+        }
         Length::Epochs(epochs) if train.mixture.len() > 1 => {
             format!("{}, each prompt of each domain once an epoch", counted(epochs as usize, "epoch"))
         }
         Length::Epochs(epochs) => format!("{}, each prompt once an epoch", counted(epochs as usize, "epoch")),
     };
-    let passes = if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
+    let passes =
+        if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
     rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));
     rows.push(("optimizer", optimizer(&train.optimizer)));
     rows.extend(weights(&train.trainable).map(|weights| ("trained weights", weights)));
-    rows.extend(train.ema.map(|rate| ("answer", format!("moving average of the weights, {} kept at every step", setting(rate)))));
+    rows.extend(train.ema.map(|rate| {
+        ("answer", format!("moving average of the weights, {} kept at every step", setting(rate)))
+    }));
     let execution = [
-        train.execution.micro_batch.map(|sequences| format!("{} at once", counted(sequences as usize, "sequence"))),
+        train
+            .execution
+            .micro_batch
+            .map(|sequences| format!("{} at once", counted(sequences as usize, "sequence"))),
         match train.execution.checkpointing {
             Checkpointing::None => None,
-            Checkpointing::Layers(layers) => Some(format!("{} computed again", counted(layers as usize, "layer"))),
+            Checkpointing::Layers(layers) => {
+                Some(format!("{} computed again", counted(layers as usize, "layer")))
+            }
             Checkpointing::All => Some("every layer computed again".to_owned()),
         },
     ];
@@ -311,7 +357,10 @@ fn training(train: &Train, experiment: &Experiment) -> Rows {
         rows.push(("execution", execution.join(", ")));
     }
     if let Some(extrapolation) = &train.extrapolation {
-        rows.push(("extrapolation", format!("factor {}, {} rounds", setting(extrapolation.factor), extrapolation.rounds)));
+        rows.push((
+            "extrapolation",
+            format!("factor {}, {} rounds", setting(extrapolation.factor), extrapolation.rounds),
+        ));
     }
     rows
 }
@@ -329,13 +378,17 @@ fn weights(trainable: &Trainable) -> Option<String> {
         Trainable::Weights { only: None, except } if except.is_empty() => None,
         Trainable::Weights { only: None, except } => Some(format!("all but {}", listed(except))),
         Trainable::Weights { only: Some(only), except } if except.is_empty() => Some(listed(only)),
-        Trainable::Weights { only: Some(only), except } => Some(format!("{}, but not {}", listed(only), listed(except))),
+        Trainable::Weights { only: Some(only), except } => {
+            Some(format!("{}, but not {}", listed(only), listed(except)))
+        }
     }
 }
 
 fn adapter(adapter: &Adapter) -> String {
-    let dropout = if adapter.dropout > 0.0 { format!(", dropout {}", setting(adapter.dropout)) } else { String::new() };
-    let layers = adapter.layers.map(|(first, last)| format!(" of layers {first} to {last}")).unwrap_or_default();
+    let dropout =
+        if adapter.dropout > 0.0 { format!(", dropout {}", setting(adapter.dropout)) } else { String::new() };
+    let layers =
+        adapter.layers.map(|(first, last)| format!(" of layers {first} to {last}")).unwrap_or_default();
     let targets = joined(&adapter.targets, |target| target.name().to_owned());
     let (kind, rank, alpha) = (adapter.kind.name(), adapter.rank, setting(adapter.alpha));
     format!("{kind} of rank {rank}, alpha {alpha}{dropout}, beside {targets}{layers}")
@@ -361,10 +414,15 @@ fn teacher(teacher: &Teacher, experiment: &Experiment) -> String {
         TeacherWeights::Trained { member } => format!("{member}, trained beside"),
         TeacherWeights::Served { engine, model, .. } => format!("served({engine:?}, model: {model:?})"),
         TeacherWeights::Composed { logits, .. } => {
-            joined(logits, |(share, role)| format!("{} * logits({})", formula(share), role.name())).replace(", ", " + ")
+            joined(logits, |(share, role)| format!("{} * logits({})", formula(share), role.name()))
+                .replace(", ", " + ")
         }
         TeacherWeights::Pooled { pool, members } => {
-            format!("{}({})", pool.name(), joined(members, |(share, role)| format!("{} {}", percent(*share), role.name())))
+            format!(
+                "{}({})",
+                pool.name(),
+                joined(members, |(share, role)| format!("{} {}", percent(*share), role.name()))
+            )
         }
         TeacherWeights::Panelist { speaker, .. } => format!("{} in a panel", speaker.name()),
         TeacherWeights::Parameter => teacher.name.clone(),
@@ -383,10 +441,14 @@ fn tokens(train: &Train) -> String {
         BatchSize::Prompts(prompts) => counted(prompts as usize, "prompt"),
         BatchSize::Sequences(sequences) => counted(sequences as usize, "sequence"),
     };
-    let edits = |text: String| train.rollout.edits.iter().fold(text, |text, edit| format!("{text}, then {}", edit.name()));
+    let edits = |text: String| {
+        train.rollout.edits.iter().fold(text, |text, edit| format!("{text}, then {}", edit.name()))
+    };
     match &train.rollout.source {
         RolloutSource::Data { field } => edits(format!("the data field `{field}`, {size} a step")),
-        RolloutSource::Sample(sampling) => edits(format!("the student: {size} a step, {}", samples(sampling))),
+        RolloutSource::Sample(sampling) => {
+            edits(format!("the student: {size} a step, {}", samples(sampling)))
+        }
         RolloutSource::From { teacher, sequences: Some(sequences), sampling, .. } => {
             let whose = if teacher.name() == "teacher" { "the routed teachers" } else { teacher.name() };
             let kept = match train.keep {
@@ -411,7 +473,11 @@ fn samples(sampling: &Sampling) -> String {
         stops(&sampling.stop),
     ];
     let most: String = most.into_iter().flatten().collect();
-    format!("{}{most}, at most {} tokens", drawn(sampling.n, sampling.temperature), formula(&sampling.max_tokens))
+    format!(
+        "{}{most}, at most {} tokens",
+        drawn(sampling.n, sampling.temperature),
+        formula(&sampling.max_tokens)
+    )
 }
 
 fn stops(texts: &[String]) -> Option<String> {
@@ -421,7 +487,9 @@ fn stops(texts: &[String]) -> Option<String> {
 fn drawn(n: u32, temperature: f64) -> String {
     match temperature {
         0.0 => "greedy".to_owned(),
-        temperature => format!("{} each at temperature {}", counted(n as usize, "sample"), setting(temperature)),
+        temperature => {
+            format!("{} each at temperature {}", counted(n as usize, "sample"), setting(temperature))
+        }
     }
 }
 
@@ -463,12 +531,18 @@ fn schedule(schedule_: &Schedule) -> String {
     };
     match schedule_ {
         Schedule::Constant { value } => setting(*value),
-        Schedule::Linear { from, to, over: by } => format!("linear {} -> {}{}", setting(*from), setting(*to), over(by)),
-        Schedule::Cosine { from, to, over: by } => format!("cosine {} -> {}{}", setting(*from), setting(*to), over(by)),
+        Schedule::Linear { from, to, over: by } => {
+            format!("linear {} -> {}{}", setting(*from), setting(*to), over(by))
+        }
+        Schedule::Cosine { from, to, over: by } => {
+            format!("cosine {} -> {}{}", setting(*from), setting(*to), over(by))
+        }
         Schedule::Exponential { from, to, over: by } => {
             format!("exponential {} -> {}{}", setting(*from), setting(*to), over(by))
         }
-        Schedule::Piecewise { pieces } => joined(pieces, |(step, value)| format!("{} from step {step}", setting(*value))),
+        Schedule::Piecewise { pieces } => {
+            joined(pieces, |(step, value)| format!("{} from step {step}", setting(*value)))
+        }
         Schedule::Alternate { values, every } => {
             format!("{} in turns of {every} steps", joined(values, |value| setting(*value)))
         }
@@ -495,11 +569,17 @@ pub fn slots(form: &NormalForm) -> Rows {
 fn cost(cost: &Cost) -> String {
     let Some(parameters) = cost.parameters else {
         let sequences = cost.sequences.filter(|sequences| *sequences > 0);
-        let known = sequences.map(|sequences| format!("{} sequences, the rest ", count(sequences))).unwrap_or_default();
+        let known = sequences
+            .map(|sequences| format!("{} sequences, the rest ", count(sequences)))
+            .unwrap_or_default();
         return format!("{known}as its files say");
     };
     let mut parts = vec![format!("{} parameters", count(parameters))];
-    parts.extend(cost.trained.filter(|trained| (1..parameters).contains(trained)).map(|it| format!("{} trained", count(it))));
+    parts.extend(
+        cost.trained
+            .filter(|trained| (1..parameters).contains(trained))
+            .map(|it| format!("{} trained", count(it))),
+    );
     match (cost.sequences, cost.tokens) {
         (Some(0), _) => {}
         (Some(sequences), Some(tokens)) => {
@@ -514,15 +594,20 @@ fn cost(cost: &Cost) -> String {
 
 fn table(comparison: &Comparison, experiment: &Experiment) -> Rows {
     let domains = comparison.domains.iter().map(|id| experiment.domain(*id).name.as_str());
-    let benchmarks = comparison.benchmarks.iter().map(|id| experiment.benchmarks[id.0 as usize].name.as_str());
+    let benchmarks =
+        comparison.benchmarks.iter().map(|id| experiment.benchmarks[id.0 as usize].name.as_str());
     let columns: Vec<&str> = domains.chain(benchmarks).collect();
-    let mut out = vec![("rows", joined(&comparison.rows, |row| row.label.clone())), ("columns", columns.join(", "))];
+    let mut out =
+        vec![("rows", joined(&comparison.rows, |row| row.label.clone())), ("columns", columns.join(", "))];
     if let Some(normalized) = &comparison.normalized {
         let label = |models: &[ModelId]| {
             let row = comparison.rows.iter().find(|row| row.models == models).map(|row| row.label.clone());
             row.unwrap_or_else(|| joined(models, |id| experiment.model(*id).name.clone()))
         };
-        out.push(("normalized", format!("0 is {}, 1 is {}", label(&normalized.zero), label(&normalized.one))));
+        out.push((
+            "normalized",
+            format!("0 is {}, 1 is {}", label(&normalized.zero), label(&normalized.one)),
+        ));
     }
     out.push(("evaluation", evaluation(&comparison.evaluation)));
     out.extend(metrics(&comparison.metrics));
@@ -532,7 +617,11 @@ fn table(comparison: &Comparison, experiment: &Experiment) -> Rows {
             BudgetUnit::Sequences => "sequences",
             BudgetUnit::Tokens => "tokens",
         };
-        let charged = if budget.teachers_charged { "the teachers' own charged" } else { "the teachers' own not charged" };
+        let charged = if budget.teachers_charged {
+            "the teachers' own charged"
+        } else {
+            "the teachers' own not charged"
+        };
         out.push(("budget", format!("equal {unit} for every row, {charged}")));
     }
     out.push(("seeds", comparison.seeds.to_string()));
@@ -540,7 +629,8 @@ fn table(comparison: &Comparison, experiment: &Experiment) -> Rows {
 }
 
 fn benchmark(benchmark: &Benchmark) -> Rows {
-    let mut out = vec![("prompts", benchmark.prompts.clone()), ("evaluation", evaluation(&benchmark.evaluation))];
+    let mut out =
+        vec![("prompts", benchmark.prompts.clone()), ("evaluation", evaluation(&benchmark.evaluation))];
     out.extend(metrics(&benchmark.metrics));
     out
 }
@@ -556,7 +646,11 @@ fn evaluation(evaluation: &Evaluation) -> String {
         stops(&evaluation.stop),
     ];
     let cut: String = cut.into_iter().flatten().collect();
-    format!("{prompts}, {}{cut}, at most {} tokens", drawn(evaluation.samples, evaluation.temperature), evaluation.max_tokens)
+    format!(
+        "{prompts}, {}{cut}, at most {} tokens",
+        drawn(evaluation.samples, evaluation.temperature),
+        evaluation.max_tokens
+    )
 }
 
 fn metrics(metrics: &[Metric]) -> Option<(&'static str, String)> {
@@ -591,21 +685,28 @@ fn marks(experiment: &Experiment) -> Rows {
 fn totals(plan: &Plan, seeds: u64) -> String {
     let costs = || plan.stages.iter().map(|facts| facts.cost);
     // None where one of them is not known.
-    let sum =
-        |of: fn(&Cost) -> Option<u64>| costs().map(|cost| of(&cost)).try_fold(0u64, |sum, it| Some(sum.saturating_add(it?)));
+    let sum = |of: fn(&Cost) -> Option<u64>| {
+        costs().map(|cost| of(&cost)).try_fold(0u64, |sum, it| Some(sum.saturating_add(it?)))
+    };
     let work: Option<f64> = costs().map(|cost| cost.flops).sum();
-    let memory: Option<u64> = costs().map(|cost| cost.memory).collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max());
+    let memory: Option<u64> =
+        costs().map(|cost| cost.memory).collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max());
     let seeds = match seeds {
         1 => String::new(),
         n => format!(" a seed, {n} seeds"),
     };
     let (sequences, tokens) = (sum(|cost| cost.sequences), sum(|cost| cost.tokens));
     let (Some(sequences), Some(tokens), Some(work), Some(memory)) = (sequences, tokens, work, memory) else {
-        let sequences = sequences.map(|sequences| format!("at most {} sequences{seeds}; ", count(sequences))).unwrap_or_default();
-        return format!("│\n└─ total: {sequences}what the stages take depends on files that are read when it runs\n");
+        let sequences = sequences
+            .map(|sequences| format!("at most {} sequences{seeds}; ", count(sequences)))
+            .unwrap_or_default();
+        return format!(
+            "│\n└─ total: {sequences}what the stages take depends on files that are read when it runs\n"
+        );
     };
     format!(
-        "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of weights, gradients and optimizer state\n",
+        "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of weights, \
+         gradients and optimizer state\n",
         count(sequences),
         count(tokens),
         flops(work),

@@ -15,7 +15,8 @@ pub fn result(finding: &Diagnostic, sources: &Sources) -> Value {
         Some(help) => format!("{}\nhelp: {help}", finding.message),
         None => finding.message.clone(),
     };
-    let related: Vec<Value> = finding.related.iter().enumerate().map(|(id, label)| related(id, label, sources)).collect();
+    let related: Vec<Value> =
+        finding.related.iter().enumerate().map(|(id, label)| related(id, label, sources)).collect();
     let fixes: Vec<Value> = finding.fix.iter().map(|fix| replacement(fix, sources)).collect();
     json!({
         "ruleId": finding.code.name(),
@@ -88,15 +89,17 @@ fn artifact(span: Span, sources: &Sources) -> Value {
     json!({ "uri": uri(&sources.file(span.file).path) })
 }
 
-/// A path as a URI reference (RFC 3986): what is not allowed there, or means something else, is percent-encoded. Modules of the library are
-/// `std:opd.mopd` already.
+/// A path as a URI reference (RFC 3986): what is not allowed there, or means something else, is
+/// percent-encoded. Modules of the library are `std:opd.mopd` already.
 fn uri(path: &str) -> String {
     let standard = path.strip_prefix("std:").map(|module| ("std:", module));
     let (scheme, path) = standard.unwrap_or(("", path));
     let mut uri = scheme.to_owned();
     for byte in path.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => uri.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                uri.push(char::from(byte))
+            }
             _ => uri += &format!("%{byte:02X}"),
         }
     }

@@ -1,4 +1,5 @@
-//! One line a finding, as compilers print them: `file:line:column: error[code]: message`, lines and characters from 1.
+//! One line a finding, as compilers print them: `file:line:column: error[code]: message`, lines and
+//! characters from 1.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Sources;
@@ -13,5 +14,11 @@ fn line(finding: &Diagnostic, sources: &Sources) -> String {
     let before = &file.text[..span.start as usize];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let (line, column) = (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1);
-    format!("{}:{line}:{column}: {}[{}]: {}\n", file.path, finding.severity.name(), finding.code.name(), finding.message)
+    format!(
+        "{}:{line}:{column}: {}[{}]: {}\n",
+        file.path,
+        finding.severity.name(),
+        finding.code.name(),
+        finding.message
+    )
 }

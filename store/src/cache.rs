@@ -140,11 +140,17 @@ impl Folder {
         // A link to a folder is not ours either.
         for folder in folders.flatten().filter(|folder| folder.file_type().is_ok_and(|kind| kind.is_dir())) {
             let name = folder.file_name();
-            let Some((name, (key, kind))) = name.to_str().and_then(|name| Some((name, parse(name)?))) else { continue };
-            let mut size = Size { newest: folder.metadata().and_then(|metadata| metadata.modified()).ok(), ..Size::default() };
+            let Some((name, (key, kind))) = name.to_str().and_then(|name| Some((name, parse(name)?))) else {
+                continue;
+            };
+            let mut size = Size {
+                newest: folder.metadata().and_then(|metadata| metadata.modified()).ok(),
+                ..Size::default()
+            };
             Size::of(&folder.path(), &mut size);
-            let written =
-                |name: &str| fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok();
+            let written = |name: &str| {
+                fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok()
+            };
             let kind = if kind == Kind::Result && written(name).is_none() { Kind::Leftover } else { kind };
             let needed = needs.get(key).map(Vec::as_slice).unwrap_or_default();
             let sums = self.checksums(name).or_else(|_| match self.parts(name).next() {
@@ -152,7 +158,8 @@ impl Folder {
                 None => Err("it has no parts".to_owned()),
             });
             let about = sums.ok().map(|sums| sums.about).filter(|about| !about.is_empty());
-            let about = about.or_else(|| needed.first().map(|(_, what)| (*what).to_owned())).unwrap_or_default();
+            let about =
+                about.or_else(|| needed.first().map(|(_, what)| (*what).to_owned())).unwrap_or_default();
             items.push(Item {
                 name: name.to_owned(),
                 key: key.to_owned(),
@@ -195,7 +202,9 @@ impl Folder {
             Kind::Checkpoint | Kind::Scores => self.parts(&item.name).collect(),
             Kind::LastGood | Kind::Leftover => return None,
         };
-        let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else { return Some(Verdict::Whole) };
+        let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
+            return Some(Verdict::Whole);
+        };
         // Whoever is at work may have taken it away meanwhile.
         match self.try_lock(&item.key) {
             Ok(None) => Some(Verdict::InUse),
@@ -203,8 +212,8 @@ impl Folder {
         }
     }
 
-    /// Lets go of what the policy says, of that which no kept run needs and nobody is at work on. None where runs are being
-    /// written down just now: ask again.
+    /// Lets go of what the policy says, of that which no kept run needs and nobody is at work on. None where
+    /// runs are being written down just now: ask again.
     pub fn prune(&self, policy: &Policy, now: SystemTime) -> Result<Option<Pruned>, String> {
         let text = |error: WriteError| error.to_string();
         let Some(_registry) = self.try_registry().map_err(text)? else { return Ok(None) };
@@ -214,7 +223,8 @@ impl Folder {
         let Runs { gone, unreadable, .. } = self.runs()?;
         let (mut removed, mut in_use, mut spared) = (Vec::new(), Vec::new(), Vec::new());
         // What was of use longest ago first; before all else scores, which are made again in passing.
-        let (scores, others): (Vec<Item>, Vec<Item>) = items.into_iter().rev().partition(|item| item.kind == Kind::Scores);
+        let (scores, others): (Vec<Item>, Vec<Item>) =
+            items.into_iter().rev().partition(|item| item.kind == Kind::Scores);
         for item in scores.into_iter().chain(others).filter(|item| item.needed_by.is_empty()) {
             let old = policy.older_than.is_some_and(|limit| age(item.used, now) > limit);
             let much = policy.keep_under.is_some_and(|limit| left > limit);

@@ -1,5 +1,5 @@
-//! Hashes of files' content. Hashing a large checkpoint takes about as long as reading it, so that what was hashed is
-//! remembered: a file of the same place, length and times is taken to be the same.
+//! Hashes of files' content. Hashing a large checkpoint takes about as long as reading it, so that what was
+//! hashed is remembered: a file of the same place, length and times is taken to be the same.
 
 use std::fs;
 use std::io;
@@ -15,19 +15,25 @@ const WORTH_REMEMBERING: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Note {
-    /// Device, inode, length, and when its content and its properties changed last, in seconds and nanoseconds.
+    /// Device, inode, length, and when its content and its properties changed last, in seconds and
+    /// nanoseconds.
     identity: (u64, u64, u64, (i64, i64), (i64, i64)),
     hash: String,
 }
 
-/// Blake3 of a file's content, in hexadecimal. `notes` is a folder that need not exist; what cannot be kept there is hashed again
-/// the next time.
+/// Blake3 of a file's content, in hexadecimal. `notes` is a folder that need not exist; what cannot be kept
+/// there is hashed again the next time.
 pub fn hash(path: &Path, notes: &Path) -> io::Result<String> {
     let path = fs::canonicalize(path)?;
     let file = regular::open(&path)?;
     let found = file.metadata()?;
-    let identity =
-        (found.dev(), found.ino(), found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+    let identity = (
+        found.dev(),
+        found.ino(),
+        found.len(),
+        (found.mtime(), found.mtime_nsec()),
+        (found.ctime(), found.ctime_nsec()),
+    );
     if found.len() < WORTH_REMEMBERING {
         return regular::hash_open(&file, u64::MAX);
     }

@@ -23,7 +23,9 @@ impl WriteError {
                 Some("free some space and run again: finished stages are kept".to_owned())
             }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(
-                "run in a folder where you may write: `.mopd` is made there; `--out` is another folder for results".to_owned(),
+                "run in a folder where you may write: `.mopd` is made there; `--out` is another folder for \
+                 results"
+                    .to_owned(),
             ),
             _ => None,
         }
@@ -43,18 +45,24 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Writes a file by way of a temporary one in the same folder: written, synced to the disk, then renamed. So a reader
-/// sees the old file or the new one, never a part, even after a power cut. Makes the folder if there is none.
-pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), WriteError> {
+/// Writes a file by way of a temporary one in the same folder: written, synced to the disk, then renamed. So
+/// a reader sees the old file or the new one, never a part, even after a power cut. Makes the folder if there
+/// is none.
+pub fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), WriteError> {
     let attempt = || {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         fs::create_dir_all(folder)?;
-        // 0666 less the umask, as for any file; the default for temporary files would hide results from the group.
+        // 0666 less the umask, as for any file; the default for temporary files would hide results from the
+        // group.
         let permissions = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).permissions(permissions).tempfile_in(folder)?;
+        let mut file =
+            tempfile::Builder::new().prefix(UNFINISHED).permissions(permissions).tempfile_in(folder)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|failure| failure.error)?;
@@ -67,8 +75,9 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result
 /// What files are called before they are whole.
 const UNFINISHED: &str = ".writing-";
 
-/// Takes away what [`write_atomically`] left in a folder, and in the folders in it, when it was killed: parts of files that nobody writes
-/// any more, or only those that are older than `age`. What can't be taken away stays.
+/// Takes away what [`write_atomically`] left in a folder, and in the folders in it, when it was killed: parts
+/// of files that nobody writes any more, or only those that are older than `age`. What can't be taken away
+/// stays.
 pub fn remove_unfinished(folder: &Path, age: Option<Duration>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(metadata) = entry.metadata() else { continue };

@@ -1,5 +1,5 @@
-//! The content-addressed store of results, as files: entries that are whole or do not count, locks between runs, which run needs
-//! what, and what can be let go of. What is inside an entry is its writer's matter.
+//! The content-addressed store of results, as files: entries that are whole or do not count, locks between
+//! runs, which run needs what, and what can be let go of. What is inside an entry is its writer's matter.
 //!
 //! ```text
 //! <key>/                  a result, valid once `checksums.json` is there, which is written last
@@ -109,7 +109,8 @@ impl Folder {
     /// Whether every file of an entry is what was written.
     pub fn verify(&self, name: &str) -> Result<(), String> {
         for (file, expected) in &self.checksums(name)?.files {
-            let found = content::hash_anew(&self.path(name).join(file)).map_err(|error| format!("{file}: {error}"))?;
+            let found = content::hash_anew(&self.path(name).join(file))
+                .map_err(|error| format!("{file}: {error}"))?;
             if found != *expected {
                 return Err(format!("{file} is not what was written"));
             }
@@ -117,8 +118,8 @@ impl Folder {
         Ok(())
     }
 
-    /// `write` fills the entry's folder and answers the hash of each file; `about` says what it is. Of an entry that can't be written
-    /// nothing stays.
+    /// `write` fills the entry's folder and answers the hash of each file; `about` says what it is. Of an
+    /// entry that can't be written nothing stays.
     pub fn write<E: From<WriteError>>(
         &self,
         name: &str,
@@ -148,7 +149,9 @@ impl Folder {
         let folder = self.path(name);
         remove_file(&folder.join(CHECKSUMS))?;
         match fs::remove_dir_all(&folder) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(WriteError { path: folder, source }),
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(WriteError { path: folder, source })
+            }
             _ => Ok(()),
         }
     }
@@ -162,7 +165,9 @@ impl Folder {
 
 fn remove_file(path: &Path) -> Result<(), WriteError> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(WriteError { path: path.to_owned(), source }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(WriteError { path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }

@@ -1,5 +1,5 @@
-//! One run at a time computes a result, others wait for it; and one at a time writes to a folder of results. A lock is the system's own
-//! on an open file: whoever dies lets go of it.
+//! One run at a time computes a result, others wait for it; and one at a time writes to a folder of results.
+//! A lock is the system's own on an open file: whoever dies lets go of it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -18,7 +18,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// False where the file system has no locks: then nothing keeps another run from the same work, and both are right.
+    /// False where the file system has no locks: then nothing keeps another run from the same work, and both
+    /// are right.
     pub fn exclusive(&self) -> bool {
         self.exclusive
     }

@@ -1,6 +1,7 @@
-//! What a reward command is made of, as far as files can tell: the files that its words name, the source files in the folders of
-//! its scripts, and what the author says that it depends on. An edited verifier is another verifier, also where the edit is in a
-//! module that it imports. What files can't tell is said in words.
+//! What a reward command is made of, as far as files can tell: the files that its words name, the source
+//! files in the folders of its scripts, and what the author says that it depends on. An edited verifier is
+//! another verifier, also where the edit is in a module that it imports. What files can't tell is said in
+//! words.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,14 +11,16 @@ use std::path::{Component, Path, PathBuf};
 use crate::files::reason;
 use crate::regular;
 
-/// Endings of source files. Data is not among them: what a program reads besides its sources, `depends` names.
+/// Endings of source files. Data is not among them: what a program reads besides its sources, `depends`
+/// names.
 pub const ENDINGS: [&str; 26] = [
-    "py", "pyi", "pyx", "sh", "bash", "zsh", "pl", "pm", "rb", "lua", "js", "mjs", "cjs", "ts", "r", "jl", "c", "h", "cc", "cpp",
-    "hpp", "rs", "go", "java", "scala", "php",
+    "py", "pyi", "pyx", "sh", "bash", "zsh", "pl", "pm", "rb", "lua", "js", "mjs", "cjs", "ts", "r", "jl",
+    "c", "h", "cc", "cpp", "hpp", "rs", "go", "java", "scala", "php",
 ];
 /// Folders of what is made or installed, beside those whose name begins with a dot.
 const SKIPPED: [&str; 4] = ["__pycache__", "node_modules", "site-packages", "venv"];
-/// Source files of a script's folder, their bytes, and entries that are looked at: a folder with more is not one of sources.
+/// Source files of a script's folder, their bytes, and entries that are looked at: a folder with more is not
+/// one of sources.
 const FILES_AT_MOST: usize = 1000;
 const BYTES_AT_MOST: u64 = 32 << 20;
 const ENTRIES_AT_MOST: usize = 20_000;
@@ -63,7 +66,9 @@ impl Program {
         for path in depends {
             program.depends(path, base)?;
         }
-        program.unseen.extend(["environment variables", "installed packages", "the network"].map(str::to_owned));
+        program
+            .unseen
+            .extend(["environment variables", "installed packages", "the network"].map(str::to_owned));
         Ok(program)
     }
 
@@ -106,7 +111,9 @@ impl Program {
         if !outermost && !Path::new(word).is_absolute() {
             scripts.insert(path.to_owned());
         }
-        self.unseen.push(format!("files of the folder `{word}` besides sources: name those that matter with `depends`"));
+        self.unseen.push(format!(
+            "files of the folder `{word}` besides sources: name those that matter with `depends`"
+        ));
     }
 
     /// The module of `python -m a.b`.
@@ -133,7 +140,9 @@ impl Program {
                     self.add(name, path, hash);
                 }
             }
-            Err(why) => self.unseen.push(format!("other files of {shown} ({why}): name those that matter with `depends`")),
+            Err(why) => self
+                .unseen
+                .push(format!("other files of {shown} ({why}): name those that matter with `depends`")),
         }
     }
 
@@ -160,8 +169,8 @@ enum Named {
     Computed(String),
 }
 
-/// Words of a command that may name something, with the folder that each is relative to. This is no shell: what it computes, such as
-/// `$DIR/judge.py`, is not known.
+/// Words of a command that may name something, with the folder that each is relative to. This is no shell:
+/// what it computes, such as `$DIR/judge.py`, is not known.
 fn named(command: &str, base: &Path) -> Vec<(PathBuf, Named)> {
     let mut found = Vec::new();
     let mut folder = base.to_owned();
@@ -247,17 +256,19 @@ fn name_within(path: &Path, folder: &Path) -> Option<String> {
     Some(parts.map(part).collect::<Vec<_>>().join("/"))
 }
 
-/// Files below a folder, by their names within it, in order. Links to files are files; links to folders are followed where they lead
-/// to neither a folder that was seen nor one that this folder lies in.
+/// Files below a folder, by their names within it, in order. Links to files are files; links to folders are
+/// followed where they lead to neither a folder that was seen nor one that this folder lies in.
 fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>, String> {
-    let unreadable = |folder: &Path, error: &std::io::Error| format!("{}: {}", folder.display(), reason(error));
+    let unreadable =
+        |folder: &Path, error: &std::io::Error| format!("{}: {}", folder.display(), reason(error));
     let real_root = fs::canonicalize(root).map_err(|error| unreadable(root, &error))?;
     let mut seen = BTreeSet::from([real_root.clone()]);
     let (mut found, mut folders, mut entries) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
     while let Some((folder, depth)) = folders.pop() {
         let listed: Result<Vec<_>, _> = fs::read_dir(&folder).and_then(Iterator::collect);
         let mut listed = listed.map_err(|error| unreadable(&folder, &error))?;
-        // Where two links lead to one folder, the first by name gives it its name, whatever order the system has.
+        // Where two links lead to one folder, the first by name gives it its name, whatever order the system
+        // has.
         listed.sort_by_key(fs::DirEntry::file_name);
         for entry in listed {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -297,7 +308,8 @@ fn hashed(files: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf, String)>,
     for (name, path) in files {
         let length = fs::metadata(path).map_or(0, |found| found.len());
         left = left.checked_sub(length).ok_or_else(|| format!("more than {} MiB", BYTES_AT_MOST >> 20))?;
-        let hash = regular::hash(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
+        let hash =
+            regular::hash(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
         hashes.push((name.clone(), path.clone(), hash));
     }
     Ok(hashes)
@@ -352,13 +364,26 @@ mod tests {
 
     #[test]
     fn every_way_to_name_a_file_is_seen() {
-        let folder = folder(&["v/verify.py", "v/lib.py", "rules.json", "v/rules.json", "pkg/judge/main.py", "pkg/other.py"]);
-        assert_eq!(names("python3 v/verify.py --rules=rules.json", &folder), ["rules.json", "v/lib.py", "v/verify.py"]);
+        let folder = folder(&[
+            "v/verify.py",
+            "v/lib.py",
+            "rules.json",
+            "v/rules.json",
+            "pkg/judge/main.py",
+            "pkg/other.py",
+        ]);
+        assert_eq!(
+            names("python3 v/verify.py --rules=rules.json", &folder),
+            ["rules.json", "v/lib.py", "v/verify.py"]
+        );
         assert_eq!(names("RULES=rules.json true", &folder), ["rules.json"]);
         assert_eq!(names("true '--rules' \"rules.json\"; exit", &folder), ["rules.json"]);
         // The command's words are those of the folder that it went to.
         let found = names("cd v && python3 verify.py rules.json", &folder);
-        assert!(["v/lib.py", "verify.py", "rules.json"].iter().all(|name| found.contains(&(*name).to_owned())), "{found:?}");
+        assert!(
+            ["v/lib.py", "verify.py", "rules.json"].iter().all(|name| found.contains(&(*name).to_owned())),
+            "{found:?}"
+        );
         fs::write(folder.path().join("v/rules.json"), "{}").unwrap();
         let of_v = of("cd v && python3 verify.py rules.json", &folder);
         assert!(of_v.paths.contains(&folder.path().join("v/rules.json")), "{:?}", of_v.paths);
@@ -370,7 +395,9 @@ mod tests {
         assert!(names("bash -c 'cd v && python3 verify.py'", &folder).contains(&"v/lib.py".to_owned()));
         fs::write(folder.path().join("my rules.json"), "{}").unwrap();
         assert!(names("true 'my rules.json'", &folder).contains(&"my rules.json".to_owned()));
-        for command in ["python3 pkg", "PYTHONPATH=pkg/judge python3 -m main", "python3 v/verify.py --with=pkg/"] {
+        for command in
+            ["python3 pkg", "PYTHONPATH=pkg/judge python3 -m main", "python3 v/verify.py --with=pkg/"]
+        {
             let found = of(command, &folder);
             assert!(found.names().any(|name| name == "pkg/judge/main.py"), "{command}: {found:?}");
             assert!(found.unseen[0].contains("besides sources"), "{command}: {found:?}");
@@ -386,7 +413,9 @@ mod tests {
     fn the_hash_does_not_depend_on_where_it_lies() {
         let files = ["verify.py", "lib/a.py"];
         let (one, other) = (folder(&files), folder(&files));
-        let hash = |folder: &TempDir| Program::of("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash();
+        let hash = |folder: &TempDir| {
+            Program::of("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash()
+        };
         assert_eq!(hash(&one), hash(&other));
         fs::rename(other.path().join("lib/a.py"), other.path().join("lib/b.py")).unwrap();
         assert_ne!(hash(&one), hash(&other), "another name is imported by another name");
@@ -421,6 +450,10 @@ mod tests {
         }
         let crowded = of("python3 v/verify.py", &folder);
         assert_eq!(crowded.names().collect::<Vec<_>>(), ["v/verify.py"]);
-        assert!(crowded.unseen[0].contains("other files of v (more than 1000 files)"), "{:?}", crowded.unseen);
+        assert!(
+            crowded.unseen[0].contains("other files of v (more than 1000 files)"),
+            "{:?}",
+            crowded.unseen
+        );
     }
 }

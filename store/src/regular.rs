@@ -1,14 +1,16 @@
-//! Reading what other people bring. A path may name a pipe, which blocks whoever opens it, or a device, which never ends: only
-//! regular files are opened, and no more is read of them than the caller has room for.
+//! Reading what other people bring. A path may name a pipe, which blocks whoever opens it, or a device, which
+//! never ends: only regular files are opened, and no more is read of them than the caller has room for.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-/// Opens a regular file, or a link to one. Whatever else stands there is an error that says what it is; see [`crate::files::reason`].
+/// Opens a regular file, or a link to one. Whatever else stands there is an error that says what it is; see
+/// [`crate::files::reason`].
 pub fn open(path: &Path) -> io::Result<File> {
-    // Before opening, because that alone waits for the other end of a pipe; and after, because only then it is sure.
+    // Before opening, because that alone waits for the other end of a pipe; and after, because only then it
+    // is sure.
     check(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     check(&file.metadata()?)?;
@@ -99,7 +101,10 @@ mod tests {
         }
         // Its length is given as 0.
         assert!(!read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_empty());
-        assert_eq!(reason(&read(Path::new("/proc/self/status"), 10).unwrap_err()), "it is larger than 10 bytes");
+        assert_eq!(
+            reason(&read(Path::new("/proc/self/status"), 10).unwrap_err()),
+            "it is larger than 10 bytes"
+        );
         assert_eq!(hash(Path::new("/proc/self/status"), 10).unwrap_err().kind(), ErrorKind::FileTooLarge);
     }
 

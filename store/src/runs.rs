@@ -1,4 +1,5 @@
-//! Which run needs what. A run is kept as long as its folder of results is there; what it needs is not pruned.
+//! Which run needs what. A run is kept as long as its folder of results is there; what it needs is not
+//! pruned.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,8 +38,8 @@ impl Folder {
         self.try_lock(REGISTRY)
     }
 
-    /// Writes down what a run needs, in place of what an earlier run with the same folder of results did. False where something is
-    /// being pruned just now: ask again.
+    /// Writes down what a run needs, in place of what an earlier run with the same folder of results did.
+    /// False where something is being pruned just now: ask again.
     pub fn register(&self, run: &Run) -> Result<bool, WriteError> {
         let Some(_registry) = self.try_registry()? else { return Ok(false) };
         let name = blake3::hash(run.out.as_os_str().as_encoded_bytes()).to_hex();

@@ -1,4 +1,5 @@
-//! Signals that ask a program to end: Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a terminal that was closed.
+//! Signals that ask a program to end: Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a terminal
+//! that was closed.
 
 use std::io;
 use std::thread;

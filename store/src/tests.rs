@@ -48,7 +48,9 @@ fn an_entry_is_whole_or_does_not_count() {
     let Lookup::Damaged(reason) = folder.read("a", |_| Ok(())) else { panic!("not noticed") };
     assert!(reason.ends_with("file is not what was written"), "{reason}");
     // Its replacement fails half-way: nothing counts, rather than the damaged one.
-    let failed = |folder: &Path| Err(WriteError { path: folder.to_owned(), source: std::io::ErrorKind::StorageFull.into() });
+    let failed = |folder: &Path| {
+        Err(WriteError { path: folder.to_owned(), source: std::io::ErrorKind::StorageFull.into() })
+    };
     let error = folder.write("a", "a stage", failed).unwrap_err();
     assert!(error.to_string().ends_with("the disk is full"), "{error}");
     assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Absent));
@@ -100,7 +102,9 @@ fn what_a_kept_run_needs_is_never_pruned() {
     for out in [&kept, &gone] {
         fs::create_dir(out).unwrap();
     }
-    assert!(folder.register(&run(&kept, &['a', 'e'])).unwrap() && folder.register(&run(&gone, &['b'])).unwrap());
+    assert!(
+        folder.register(&run(&kept, &['a', 'e'])).unwrap() && folder.register(&run(&gone, &['b'])).unwrap()
+    );
     let items = folder.items().unwrap();
     assert_eq!(names(&items), ['e', 'd', 'c', 'b', 'a']);
     assert_eq!(items[4].needed_by, std::slice::from_ref(&kept));
@@ -205,7 +209,8 @@ fn damage_is_found_by_looking() {
     assert_eq!(folder.verdict(&items[1]), Some(Verdict::InUse));
 }
 
-/// A list of needs that can't be read protects what nobody knows: no result is pruned, but what no run needs in any case.
+/// A list of needs that can't be read protects what nobody knows: no result is pruned, but what no run needs
+/// in any case.
 #[test]
 fn a_damaged_list_of_needs_protects_results() {
     let (_place, folder) = folder();
@@ -231,7 +236,8 @@ fn checkpoints_of_a_finished_stage_are_needed_by_nobody() {
     put(&folder, &format!("{}.unfinished/0000000001", key('b')), 10, 100);
     assert!(folder.register(&run(place.path(), &['a', 'b'])).unwrap());
     let items = folder.items().unwrap();
-    let needed: Vec<(Kind, bool)> = items.iter().map(|item| (item.kind, !item.needed_by.is_empty())).collect();
+    let needed: Vec<(Kind, bool)> =
+        items.iter().map(|item| (item.kind, !item.needed_by.is_empty())).collect();
     assert_eq!(needed.iter().filter(|found| **found == (Kind::Checkpoint, false)).count(), 1, "{items:?}");
     let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
     assert_eq!(folder.prune(&policy, SystemTime::now()).unwrap().unwrap().removed.len(), 1);

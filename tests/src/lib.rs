@@ -70,7 +70,8 @@ pub fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 pub struct Fence {
     /// The line of the page on which its text begins, from 1.
     pub line: usize,
-    /// Tagged `mopd continued`: it goes on where the fence before it ended. A tutorial shows a file piece by piece.
+    /// Tagged `mopd continued`: it goes on where the fence before it ended. A tutorial shows a file piece by
+    /// piece.
     pub continued: bool,
     /// All words of its tag.
     pub tag: String,
@@ -117,7 +118,9 @@ pub fn generate(page: &str, kind: &str, section: impl Fn(&str) -> Option<String>
     let mut lines = page.lines();
     while let Some(line) = lines.next() {
         made.text += &format!("{line}\n");
-        let Some(name) = line.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(" -->")) else { continue };
+        let Some(name) = line.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(" -->")) else {
+            continue;
+        };
         made.names.push(name.to_owned());
         match section(name) {
             Some(section) => made.text += &format!("\n{section}\n\n"),
@@ -159,7 +162,9 @@ pub fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
     for page in pages.iter().map(|page| root.join(page)) {
         for page in if page.is_dir() { files(&page, ".md") } else { vec![page] } {
             let shown = fences(&std::fs::read_to_string(&page).expect("a page"));
-            texts.extend(shown.into_iter().map(|fence| (format!("{}:{}", page.display(), fence.line), fence.text)));
+            texts.extend(
+                shown.into_iter().map(|fence| (format!("{}:{}", page.display(), fence.line), fence.text)),
+            );
         }
     }
     texts

@@ -1,4 +1,5 @@
-//! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of its parts.
+//! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of
+//! its parts.
 
 use mopd_compiler::audit::{Audited, Use, audit, findings, of_experiment};
 use mopd_lang::diag::{Code, Diagnostic};
@@ -20,7 +21,9 @@ const REDUCE: &str = "reduce = mean(token) then mean(sequence)";
 
 fn load(module: &[&str]) -> Option<SourceFile> {
     match module {
-        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        ["std", name] => {
+            mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() })
+        }
         _ => None,
     }
 }
@@ -76,15 +79,18 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
         (NOW, "(student.logp - teacher.logp) * live student.logp"),
         (NOW, "(live student.logp - teacher.logp)^2 / 2"),
         (
-            "teacher now = self\nteacher also = self\nteacher star = logits(now) + 0.5 * (logits(now) - logits(also))\nroute { else -> star }\n",
+            "teacher now = self\nteacher also = self\nteacher star = logits(now) + 0.5 * (logits(now) - \
+             logits(also))\nroute { else -> star }\n",
             "live kl(teacher || student)",
         ),
         (
-            "teacher now = self\nteacher also = self\nteacher star = mixture([now, also], weights: equal)\nroute { else -> star }\n",
+            "teacher now = self\nteacher also = self\nteacher star = mixture([now, also], weights: \
+             equal)\nroute { else -> star }\n",
             "live kl(teacher || student)",
         ),
         (
-            "teacher now = self\nteacher also = self\nteacher star = sum([now, also], weights: equal)\nroute { else -> star }\n",
+            "teacher now = self\nteacher also = self\nteacher star = sum([now, also], weights: \
+             equal)\nroute { else -> star }\n",
             "live kl(teacher || student)",
         ),
         (ONE, "live kl(student || detached(student))"),
@@ -98,7 +104,10 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
             assert_eq!(audited(teachers, &format!("term t = {value}")), [NOTHING], "{teachers}{value}");
             panic!("`check` passes {value}");
         }
-        assert!(found.iter().any(|finding| matches!(finding.code, Code::ZeroGradient | Code::OutOfRange)), "{value}: {found:?}");
+        assert!(
+            found.iter().any(|finding| matches!(finding.code, Code::ZeroGradient | Code::OutOfRange)),
+            "{value}: {found:?}"
+        );
     }
 }
 
@@ -109,14 +118,16 @@ fn a_teacher_that_reads_more_or_is_older_teaches() {
         "teacher now = self { temperature = 0.5 }\nroute { else -> now }\n",
         "teacher now = self.ema(0.9)\nroute { else -> now }\n",
         "teacher now = self.initial\nroute { else -> now }\n",
-        "teacher one = expert\nteacher now = self\nteacher star = logits(now) + 0.5 * (logits(one) - logits(now))\nroute { else -> star }\n",
+        "teacher one = expert\nteacher now = self\nteacher star = logits(now) + 0.5 * (logits(one) - \
+         logits(now))\nroute { else -> star }\n",
     ] {
         let found = checked(teachers, "term t = live kl(student || teacher)", STAGE);
         assert!(!codes(&found).contains(&Code::ZeroGradient), "{teachers}: {found:?}");
         let said = audited(teachers, "term t = live kl(student || teacher)");
         assert_eq!(said, ["follows 1.00 * grad KL(student || teacher)"], "{teachers}");
     }
-    let found = checked(ONE, "term t = live kl(student || detached(blend(teacher: 0.1, student: 0.9)))", STAGE);
+    let found =
+        checked(ONE, "term t = live kl(student || detached(blend(teacher: 0.1, student: 0.9)))", STAGE);
     assert!(found.is_empty(), "{found:?}");
 }
 
@@ -124,7 +135,12 @@ fn a_teacher_that_reads_more_or_is_older_teaches() {
 #[test]
 fn a_weight_in_the_formula_keeps_the_sign() {
     let gap = "(teacher.logp - student.logp)";
-    for weight in ["exp(teacher.logp)", "(0 - student.logp)", "abs(teacher.logp)", "where(in_nucleus(teacher, p: 0.7), 2, 1)"] {
+    for weight in [
+        "exp(teacher.logp)",
+        "(0 - student.logp)",
+        "abs(teacher.logp)",
+        "where(in_nucleus(teacher, p: 0.7), 2, 1)",
+    ] {
         let outside = says(&format!("weight = {weight}\nterm t = -{gap} * live student.logp"));
         for inside in [
             format!("-{weight} * {gap} * live student.logp"),
@@ -152,7 +168,10 @@ fn a_weight_in_the_formula_keeps_the_sign() {
 fn a_filter_and_a_weight_per_prefix_are_told_apart() {
     let gap = "(student.logp - teacher.logp)";
     for body in [
-        format!("weight = student.entropy\nterm t = where(exp(teacher.logp) > 0.2, 1, 0) * {gap} * live student.logp"),
+        format!(
+            "weight = student.entropy\nterm t = where(exp(teacher.logp) > 0.2, 1, 0) * {gap} * live \
+             student.logp"
+        ),
         format!("select = in_nucleus(teacher, p: 0.7)\nterm t = student.entropy * {gap} * live student.logp"),
         format!("term t = student.entropy * in_nucleus(teacher, p: 0.7) * {gap} * live student.logp"),
     ] {
@@ -165,8 +184,10 @@ fn a_filter_and_a_weight_per_prefix_are_told_apart() {
 #[test]
 fn one_minus_a_weight_is_one_weight() {
     for value in [
-        "(1 - linear(0 -> 1) * student.top1) * live kl(student || teacher) + 0.1 * student.top1 * live kl(teacher || student)",
-        "(1 - progress * student.top1) * live kl(student || teacher) + progress * student.top1 * live kl(teacher || student)",
+        "(1 - linear(0 -> 1) * student.top1) * live kl(student || teacher) + 0.1 * student.top1 * live \
+         kl(teacher || student)",
+        "(1 - progress * student.top1) * live kl(student || teacher) + progress * student.top1 * live \
+         kl(teacher || student)",
     ] {
         for line in says(&format!("term t = {value}")).iter().filter(|line| line.contains("grad")) {
             assert_eq!(line.matches("KL(student || teacher)").count(), 1, "{value}: {line}");
@@ -179,12 +200,20 @@ fn one_minus_a_weight_is_one_weight() {
 fn nobody_is_a_billion_percent_away() {
     for body in [
         "term t = clip(live student.logp - teacher.logp, -0.2, 0.2)",
-        "term t = clip(exp(live student.logp - student.logp), 0.999999, 1.000001) * (student.logp - teacher.logp)",
+        "term t = clip(exp(live student.logp - student.logp), 0.999999, 1.000001) * (student.logp - \
+         teacher.logp)",
         "term t = min(live student.logp - teacher.logp, 0.1)",
         "select = in_nucleus(teacher, p: 0.7)\nterm t = live student.logp - teacher.logp",
     ] {
         for line in says(body) {
-            let digits = line.split("% away").next().unwrap_or_default().chars().rev().take_while(char::is_ascii_digit).count();
+            let digits = line
+                .split("% away")
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .rev()
+                .take_while(char::is_ascii_digit)
+                .count();
             assert!(digits <= 3, "{body}: {line}");
         }
     }
@@ -193,22 +222,34 @@ fn nobody_is_a_billion_percent_away() {
 #[test]
 fn a_declared_divergence_is_told_beside_a_known_one() {
     let text = format!(
-        "divergence mine(u) = (u - 1)^2 / (u + 1)\nobjective o {{\nterm t = live mine(student || teacher)\n{REDUCE}\n}}\n"
+        "divergence mine(u) = (u - 1)^2 / (u + 1)\nobjective o {{\nterm t = live mine(student || \
+         teacher)\n{REDUCE}\n}}\n"
     );
     let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
-    let named = analysis.objectives.into_iter().next().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
+    let named =
+        analysis.objectives.into_iter().next().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
     let found = audit(&named.objective, &Use::unknown()).terms[0].lines();
     assert!(found[0].starts_with("follows 1.00 * grad mine("), "{found:?}");
-    assert!(found.iter().any(|line| line.starts_with("nearest with a known name: JSD(teacher, student) (cosine ")), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|line| line.starts_with("nearest with a known name: JSD(teacher, student) (cosine ")),
+        "{found:?}"
+    );
 }
 
-/// What was carried over is a number like those of this step: a selection by it keeps some tokens and leaves others.
+/// What was carried over is a number like those of this step: a selection by it keeps some tokens and leaves
+/// others.
 #[test]
 fn what_is_carried_over_selects_some() {
-    let said =
-        says("select = student.entropy > previous(mean(student.entropy, over: batch))\nterm t = live kl(student || teacher)");
+    let said = says(
+        "select = student.entropy > previous(mean(student.entropy, over: batch))\nterm t = live kl(student \
+         || teacher)",
+    );
     assert!(said[0].starts_with("follows w * grad KL(student || teacher)"), "{said:?}");
-    let plain = says("select = student.entropy > mean(student.entropy, over: batch)\nterm t = live kl(student || teacher)");
+    let plain = says(
+        "select = student.entropy > mean(student.entropy, over: batch)\nterm t = live kl(student || teacher)",
+    );
     assert!(plain[0].starts_with("follows w * grad KL(student || teacher)"), "{plain:?}");
 }
 
@@ -217,8 +258,8 @@ fn k3_is_told_under_a_filter_and_at_another_temperature() {
     let k3 = "term t = exp(teacher.logp - live student.logp) - 1 - (teacher.logp - live student.logp)";
     let stage = |more: &str, temperature: &str| {
         format!(
-            "model student = distill(base) {{\n  objective = o, rollout = sample(n: 4, temperature: {temperature}, max_tokens: 16), \
-             prompts = 8, steps = 10, lr = 1e-3{more}\n}}\n"
+            "model student = distill(base) {{\n  objective = o, rollout = sample(n: 4, temperature: \
+             {temperature}, max_tokens: 16), prompts = 8, steps = 10, lr = 1e-3{more}\n}}\n"
         )
     };
     for stage in [stage("", "1"), stage("", "0.7"), stage(", filter = mean(reward, over: group) < 1", "1")] {
@@ -248,7 +289,8 @@ fn a_wrong_sign_is_told() {
         "term t = live kl(student || teacher)".into(),
         // Weights that change sign with the token, the step or the prefix are no wrong sign.
         "term t = (2 * progress - 1) * live kl(student || teacher)".into(),
-        "term t = 1.25 * live kl(student || teacher) - 0.25 * live kl(student || detached(blend(teacher: 0.5, student: 0.5)))"
+        "term t = 1.25 * live kl(student || teacher) - 0.25 * live kl(student || detached(blend(teacher: \
+         0.5, student: 0.5)))"
             .into(),
         format!("term t = -(reward + {gap}) * live student.logp"),
     ] {
@@ -269,15 +311,24 @@ fn what_cant_teach_is_told() {
         ("term t = clip(live kl(student || teacher), 0, 0)".to_owned(), Code::ZeroGradient),
         ("term t = min(live kl(student || teacher), -1)".to_owned(), Code::ZeroGradient),
         (
-            format!("select = top_fraction(student.entropy, keep: 0, over: batch)\nterm t = -{gap} * live student.logp"),
+            format!(
+                "select = top_fraction(student.entropy, keep: 0, over: batch)\nterm t = -{gap} * live \
+                 student.logp"
+            ),
             Code::NeverHolds,
         ),
         ("select = student.top1 > 1\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = student.entropy < 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = teacher.logp > 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = reward > 1\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
-        ("select = position < 5 and position > 10\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
-        ("select = correct and not correct\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        (
+            "select = position < 5 and position > 10\nterm t = live kl(student || teacher)".to_owned(),
+            Code::NeverHolds,
+        ),
+        (
+            "select = correct and not correct\nterm t = live kl(student || teacher)".to_owned(),
+            Code::NeverHolds,
+        ),
         // The completions of the stage have 16 tokens at most.
         ("select = position >= 16\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = length > 16\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
@@ -304,23 +355,28 @@ fn what_cant_teach_is_told() {
     }
 }
 
-/// A coefficient given from outside switches a term off; nobody needs to be told. Of all terms it is an error.
+/// A coefficient given from outside switches a term off; nobody needs to be told. Of all terms it is an
+/// error.
 #[test]
 fn a_term_switched_off_beside_others_is_no_mistake() {
-    let objective =
-        "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * live kl(teacher || student)\n";
+    let objective = "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * \
+                     live kl(teacher || student)\n";
     let text = |stage: &str| format!("{SETUP}{ONE}{objective}{REDUCE}\n}}\n{stage}");
-    let found =
-        |text: String| mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &findings).diagnostics;
+    let found = |text: String| {
+        mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &findings)
+            .diagnostics
+    };
     assert_eq!(found(text(&STAGE.replace("objective = o", "objective = o(beta: 0)"))), []);
-    let found = checked(ONE, "term t = live kl(student || teacher)\nterm u = 0 * live kl(teacher || student)", STAGE);
+    let found =
+        checked(ONE, "term t = live kl(student || teacher)\nterm u = 0 * live kl(teacher || student)", STAGE);
     assert_eq!(codes(&found), [Code::ZeroGradient]);
     assert!(found[0].severity == mopd_lang::diag::Severity::Warning);
 }
 
 #[test]
 fn a_teacher_that_only_adds_is_told() {
-    let data = STAGE.replace("sample(n: 4, temperature: 1, max_tokens: 16), prompts = 8", "data(answer), batch = 8");
+    let data =
+        STAGE.replace("sample(n: 4, temperature: 1, max_tokens: 16), prompts = 8", "data(answer), batch = 8");
     let found = checked(ONE, "term t = teacher.logp - live student.logp", &data);
     assert_eq!(codes(&found), [Code::NoTeacherSignal], "{found:?}");
     let found = checked(ONE, "term t = exp(teacher.logp) * -live student.logp", &data);

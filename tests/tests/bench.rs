@@ -1,4 +1,5 @@
-//! `mopd bench distill` on checkpoints of its own: what it runs is the trainer, and what it prints can be read by programs.
+//! `mopd bench distill` on checkpoints of its own: what it runs is the trainer, and what it prints can be
+//! read by programs.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -16,9 +17,13 @@ const FOREIGN: &str = "out/models/foreign-seed1";
 fn checkpoints() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let names = ["student", "one", "other", "foreign"];
-    let model =
-        |name: &&str| format!("model {name} = llama {{ layers = 2, width = 32, heads = 4, context = 96, tokenizer = bytes }}\n");
-    let source = format!("experiment \"models\" {{ seed = 1 }}\n\n{}", names.iter().map(model).collect::<String>());
+    let model = |name: &&str| {
+        format!(
+            "model {name} = llama {{ layers = 2, width = 32, heads = 4, context = 96, tokenizer = bytes }}\n"
+        )
+    };
+    let source =
+        format!("experiment \"models\" {{ seed = 1 }}\n\n{}", names.iter().map(model).collect::<String>());
     fs::write(folder.path().join("models.mopd"), source).expect("writing the experiment");
     let output = mopd(&folder, &["run", "models.mopd", "--out", "out"]);
     assert!(output.status.success(), "{}", said(&output));
@@ -32,7 +37,8 @@ fn checkpoints() -> TempDir {
     let about = fs::read_to_string(foreign.join("mopd.json")).expect("what the model is");
     // It is one with the file that the run keeps.
     fs::remove_file(foreign.join("mopd.json")).expect("what the model is");
-    fs::write(foreign.join("mopd.json"), about.replace("\"bytes\": true", "\"bytes\": false")).expect("what the model is");
+    fs::write(foreign.join("mopd.json"), about.replace("\"bytes\": true", "\"bytes\": false"))
+        .expect("what the model is");
     folder
 }
 
@@ -74,13 +80,28 @@ fn steps_are_measured_and_counted() {
     }
     assert!(found["peak_memory"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{found}");
 
-    let names: Vec<&str> =
-        found["phases"].as_array().expect("phases").iter().filter_map(|phase| phase["name"].as_str()).collect();
-    let expected = ["the prompts", "one more token for every sequence", "a teacher", "the student", "the way back", "AdamW"];
+    let names: Vec<&str> = found["phases"]
+        .as_array()
+        .expect("phases")
+        .iter()
+        .filter_map(|phase| phase["name"].as_str())
+        .collect();
+    let expected = [
+        "the prompts",
+        "one more token for every sequence",
+        "a teacher",
+        "the student",
+        "the way back",
+        "AdamW",
+    ];
     assert_eq!(names, expected);
     // The first step is left out of every median.
-    let rollouts: Vec<f64> =
-        found["steps"].as_array().expect("steps").iter().filter_map(|step| step["rollout"].as_f64()).collect();
+    let rollouts: Vec<f64> = found["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .filter_map(|step| step["rollout"].as_f64())
+        .collect();
     let median = found["seconds"]["rollout"].as_f64().expect("a median");
     assert!((median - (rollouts[1] + rollouts[2]) / 2.0).abs() < 1e-12, "{found}");
 }
@@ -93,12 +114,17 @@ fn several_teachers_and_every_setting() {
     assert_eq!(found["teachers"], serde_json::json!([STUDENT]));
     let found = figures(&folder, &[STUDENT, ONE, OTHER, "--objective", "sampled", "--lora", "2"]);
     assert_eq!(found["teachers"], serde_json::json!([ONE, OTHER]));
-    let teachers = found["phases"].as_array().expect("phases").iter().filter(|phase| phase["name"] == "a teacher");
+    let teachers =
+        found["phases"].as_array().expect("phases").iter().filter(|phase| phase["name"] == "a teacher");
     assert_eq!(teachers.count(), 2);
     let settings = [STUDENT, ONE, "--objective", "top-k", "--micro-batch", "2", "--checkpointing", "all"];
     let found = figures(&folder, &settings);
-    assert_eq!((&found["micro_batch"], &found["checkpointing"], &found["lora"]), (&2.into(), &"all".into(), &Value::Null));
-    let table = mopd(&folder, &["bench", "distill", STUDENT, ONE, "--batch", "2", "--new", "4", "--steps", "2"]);
+    assert_eq!(
+        (&found["micro_batch"], &found["checkpointing"], &found["lora"]),
+        (&2.into(), &"all".into(), &Value::Null)
+    );
+    let table =
+        mopd(&folder, &["bench", "distill", STUDENT, ONE, "--batch", "2", "--new", "4", "--steps", "2"]);
     for part in ["| rollout |", "times the floor", "peak memory of the worker", "FLOP/s in bfloat16"] {
         assert!(said(&table).contains(part), "no {part:?} in {}", said(&table));
     }

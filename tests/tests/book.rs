@@ -17,7 +17,11 @@ fn every_program_of_the_book_and_the_readme_is_accepted() {
             program = if continued { program + &text } else { text };
             let analysis = mopd_tests::check("block.mopd", &program);
             if analysis.has_errors() {
-                faults += &format!("{}, block at line {line}:\n{}\n", page.display(), mopd_tests::listing(&analysis));
+                faults += &format!(
+                    "{}, block at line {line}:\n{}\n",
+                    page.display(),
+                    mopd_tests::listing(&analysis)
+                );
             }
         }
     }
@@ -31,7 +35,8 @@ fn every_example_and_every_library_module_is_accepted_without_a_warning() {
     let sources = [files(&root.join("examples"), ".mopd"), files(&root.join("stdlib"), ".mopd")].concat();
     assert!(sources.len() > 4);
     for path in sources {
-        let analysis = mopd_tests::check(&path.to_string_lossy(), &fs::read_to_string(&path).expect("a source file"));
+        let analysis =
+            mopd_tests::check(&path.to_string_lossy(), &fs::read_to_string(&path).expect("a source file"));
         assert!(analysis.diagnostics.is_empty(), "{}", mopd_tests::listing(&analysis));
     }
 }

@@ -5,7 +5,19 @@ use std::process::Command;
 /// The names of every package that `package` is built with.
 fn dependencies(package: &str) -> String {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--package", package])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--package",
+            package,
+        ])
         .current_dir(mopd_tests::root())
         .output()
         .expect("cargo starts");
@@ -16,9 +28,15 @@ fn dependencies(package: &str) -> String {
 #[test]
 fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
     let never = [
-        ("mopd-lang", &["tch", "torch-sys", "cranelift", "polars", "miette", "lsp", "mopd-compiler", "mopd-runtime"][..]),
+        (
+            "mopd-lang",
+            &["tch", "torch-sys", "cranelift", "polars", "miette", "lsp", "mopd-compiler", "mopd-runtime"][..],
+        ),
         ("mopd-compiler", &["tch", "torch-sys", "polars", "miette", "lsp", "mopd-runtime"]),
-        ("mopd-store", &["tch", "torch-sys", "polars", "miette", "mopd-lang", "mopd-compiler", "mopd-runtime"]),
+        (
+            "mopd-store",
+            &["tch", "torch-sys", "polars", "miette", "mopd-lang", "mopd-compiler", "mopd-runtime"],
+        ),
         ("mopd", &["tch", "torch-sys", "polars", "mopd-runtime"]),
         ("mopd-runtime", &["miette", "clap", "mopd-std"]),
     ];

@@ -1,5 +1,5 @@
-//! Definitions that name each other, by the thousand: long chains are checked and planned, longer ones are a diagnostic, and none
-//! ends the program. Tests run on stacks of 2 MB, smaller than those of the program.
+//! Definitions that name each other, by the thousand: long chains are checked and planned, longer ones are a
+//! diagnostic, and none ends the program. Tests run on stacks of 2 MB, smaller than those of the program.
 
 use mopd_lang::diag::Code;
 use mopd_lang::source::SourceFile;
@@ -31,11 +31,13 @@ fn is_sound(text: &str) {
 fn objective(lets: &str, last: &str) -> String {
     let stage = |name: &str| {
         format!(
-            "model {name} = distill(base) {{ objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }}\n"
+            "model {name} = distill(base) {{ objective = o, rollout = sample(n: 2, temperature: 1, \
+             max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }}\n"
         )
     };
     format!(
-        "{SETUP}teacher t = base\nroute {{ else -> t }}\nobjective o {{\n{lets}  weight = {last}\n  term all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}}\n{}{}",
+        "{SETUP}teacher t = base\nroute {{ else -> t }}\nobjective o {{\n{lets}  weight = {last}\n  term \
+         all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}}\n{}{}",
         stage("one"),
         stage("two")
     )
@@ -68,9 +70,16 @@ fn lets_that_use_the_one_before_twice() {
 
 #[test]
 fn models_in_either_order() {
-    let stage = |of: usize| format!("sft(m{of}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}");
-    is_sound(&format!("{SETUP}model m0 = base\n{}", lines(1..1_500, |n| format!("model m{n} = {}", stage(n - 1)))));
-    is_sound(&format!("{SETUP}{}model m1500 = base\n", lines(0..1_500, |n| format!("model m{n} = {}", stage(n + 1)))));
+    let stage =
+        |of: usize| format!("sft(m{of}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}");
+    is_sound(&format!(
+        "{SETUP}model m0 = base\n{}",
+        lines(1..1_500, |n| format!("model m{n} = {}", stage(n - 1)))
+    ));
+    is_sound(&format!(
+        "{SETUP}{}model m1500 = base\n",
+        lines(0..1_500, |n| format!("model m{n} = {}", stage(n + 1)))
+    ));
 }
 
 /// Few teachers and very many paths to the first: each is looked at once.
@@ -84,11 +93,13 @@ fn teachers_made_of_teachers() {
         (2_000, "logits(A) + 0.5 * (logits(B) - logits(A))"),
     ] {
         for first in ["self", "base"] {
-            let made = |n: usize| made.replace('A', &format!("t{}", n - 1)).replace('B', &format!("t{}", n - 2));
+            let made =
+                |n: usize| made.replace('A', &format!("t{}", n - 1)).replace('B', &format!("t{}", n - 2));
             let text = format!(
-                "{SETUP}teacher t0 = {first}\nteacher t1 = base\n{}route {{ else -> t{} }}\n\
-                 objective o {{\n  term all = live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}}\n\
-                 model one = distill(base) {{ objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }}\n",
+                "{SETUP}teacher t0 = {first}\nteacher t1 = base\n{}route {{ else -> t{} }}\nobjective o \
+                 {{\n  term all = live kl(student || teacher)\n  reduce = mean(token) then \
+                 mean(sequence)\n}}\nmodel one = distill(base) {{ objective = o, rollout = sample(n: 2, \
+                 temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }}\n",
                 lines(2..count, |n| format!("teacher t{n} = {}", made(n))),
                 count - 1
             );
@@ -98,33 +109,45 @@ fn teachers_made_of_teachers() {
                 &[],
                 &mopd_compiler::audit::findings,
             );
-            assert!(analysis.diagnostics.is_empty(), "{}", listing(&analysis).chars().take(600).collect::<String>());
+            assert!(
+                analysis.diagnostics.is_empty(),
+                "{}",
+                listing(&analysis).chars().take(600).collect::<String>()
+            );
         }
     }
 }
 
-/// A view of a teacher that is declared further down takes nothing from it: whoever is routed to that one gets that one.
+/// A view of a teacher that is declared further down takes nothing from it: whoever is routed to that one
+/// gets that one.
 #[test]
 fn a_teacher_seen_from_above_stays_itself() {
-    let stage = |n: u32| format!("model m{n} = sft(base, on: d) {{ target = answer, steps = {n}, batch = 1, lr = 1e-3 }}\n");
-    let rest = "objective o {\n  term all = live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n\
-                model one = distill(base) { objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }\n";
+    let stage = |n: u32| {
+        format!("model m{n} = sft(base, on: d) {{ target = answer, steps = {n}, batch = 1, lr = 1e-3 }}\n")
+    };
+    let rest = "objective o {\n  term all = live kl(student || teacher)\n  reduce = mean(token) then \
+                mean(sequence)\n}\nmodel one = distill(base) { objective = o, rollout = sample(n: 2, \
+                temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }\n";
     for (teachers, routed) in [
         (
-            "teacher view = plain { temperature = 2 }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" -> view\n  else -> plain\n}\n",
+            "teacher view = plain { temperature = 2 }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" \
+             -> view\n  else -> plain\n}\n",
             "plain",
         ),
         (
-            "teacher view = all[d] { temperature = 2 }\nteacher all[x in domains] = m1\nroute {\n  data.hard == \"yes\" -> view\n  for x in domains: domain == x -> all[x]\n}\n",
+            "teacher view = all[d] { temperature = 2 }\nteacher all[x in domains] = m1\nroute {\n  \
+             data.hard == \"yes\" -> view\n  for x in domains: domain == x -> all[x]\n}\n",
             "all[d]",
         ),
         // What the view lacks takes nothing with it, either.
         (
-            "teacher view = plain { sees = nothing }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" -> view\n  else -> plain\n}\n",
+            "teacher view = plain { sees = nothing }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" \
+             -> view\n  else -> plain\n}\n",
             "plain",
         ),
         (
-            "teacher view = mixture([plain, other], weights: equal)\nteacher plain = m1\nteacher other = m2\nroute { else -> view }\n",
+            "teacher view = mixture([plain, other], weights: equal)\nteacher plain = m1\nteacher other = \
+             m2\nroute { else -> view }\n",
             "view",
         ),
     ] {
@@ -134,7 +157,8 @@ fn a_teacher_seen_from_above_stays_itself() {
             assert!(teachers.contains("nothing"), "{}", listing(&analysis));
             continue;
         };
-        let mopd_lang::experiment::Stage::Train(train) = &experiment.models.last().expect("a stage").stage else {
+        let mopd_lang::experiment::Stage::Train(train) = &experiment.models.last().expect("a stage").stage
+        else {
             panic!("{teachers}")
         };
         let choice = &experiment.teachers[train.teachers.last().expect("a teacher").teacher.0 as usize];
@@ -147,10 +171,15 @@ fn a_teacher_seen_from_above_stays_itself() {
 fn models_merged_of_two_before() {
     let merge = |n: usize| format!("model m{n} = merge([m{}, m{}]) {{ method = average }}", n - 1, n - 2);
     let stage = "sft(base, on: d) { target = answer, steps = 1, batch = 1, lr = 1e-3 }";
-    let text =
-        format!("{SETUP}model m0 = {stage}\nmodel m1 = {}\n{}", stage.replace("steps = 1", "steps = 2"), lines(2..60, merge));
-    let teach = "teacher t = m59\nroute { else -> t }\nobjective o {\n  term all = live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n\
-                 model one = distill(base) { objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }\n";
+    let text = format!(
+        "{SETUP}model m0 = {stage}\nmodel m1 = {}\n{}",
+        stage.replace("steps = 1", "steps = 2"),
+        lines(2..60, merge)
+    );
+    let teach = "teacher t = m59\nroute { else -> t }\nobjective o {\n  term all = live kl(student || \
+                 teacher)\n  reduce = mean(token) then mean(sequence)\n}\nmodel one = distill(base) { \
+                 objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = \
+                 1, lr = 1e-3 }\n";
     is_sound(&(text + teach));
 }
 
@@ -159,12 +188,17 @@ fn what_is_too_deep_is_said_once() {
     let forward = lines(0..20_000, |n| format!("let a{n} = a{} + 1", n + 1)) + "let a20000 = 1\n";
     let lets = lines(1..12_000, |n| format!("  let a{n} = a{} + student.entropy", n - 1));
     let deep = objective(&format!("  let a0 = student.entropy\n{lets}"), "a11999");
-    let schedules =
-        "schedule s0 = linear(0 -> 1)\n".to_owned() + &lines(1..100, |n| format!("schedule s{n} = warmup(3, s{})", n - 1));
+    let schedules = "schedule s0 = linear(0 -> 1)\n".to_owned()
+        + &lines(1..100, |n| format!("schedule s{n} = warmup(3, s{})", n - 1));
     for text in [forward, deep, schedules] {
         let analysis = check("chain.mopd", &text);
         let codes: Vec<Code> = analysis.diagnostics.iter().map(|finding| finding.code).collect();
-        assert_eq!(codes, [Code::NestingTooDeep], "{}", listing(&analysis).chars().take(600).collect::<String>());
+        assert_eq!(
+            codes,
+            [Code::NestingTooDeep],
+            "{}",
+            listing(&analysis).chars().take(600).collect::<String>()
+        );
     }
 }
 
@@ -174,12 +208,19 @@ fn what_is_kept_between_keystrokes_is_no_deeper() {
     let mut memory = mopd_lang::Memory::default();
     let text = format!(
         "{SETUP}{}model m800 = base\n",
-        lines(0..800, |n| format!("model m{n} = sft(m{}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}", n + 1))
+        lines(0..800, |n| format!(
+            "model m{n} = sft(m{}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}",
+            n + 1
+        ))
     );
-    for text in [text.clone(), text.clone() + "\n", text.replace("model m800 = base", "model m800 = nothing"), text] {
+    for text in
+        [text.clone(), text.clone() + "\n", text.replace("model m800 = base", "model m800 = nothing"), text]
+    {
         let source = SourceFile { path: "chain.mopd".to_owned(), text };
         let load = |name: &[&str]| match name {
-            ["std", module] => mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+            ["std", module] => {
+                mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() })
+            }
             _ => None,
         };
         mopd_lang::analyse_again(source, &load, &mut memory);

@@ -1,5 +1,5 @@
-//! What every finding owes its reader, point by point. The programs are those of the suite, and a few of their own where a point
-//! needs one.
+//! What every finding owes its reader, point by point. The programs are those of the suite, and a few of
+//! their own where a point needs one.
 
 use std::fs;
 use std::process::Command;
@@ -43,15 +43,21 @@ fn point_1_the_message_stands_alone_on_one_line() {
 #[test]
 fn point_2_the_cause_is_shown_even_in_another_file() {
     let finding = only(
-        "use std.gkd.gkd\nexperiment \"e\" { seed = 1 }\nobjective o {\n  weight = kl(student || teacher) - reward\n  term all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n",
+        "use std.gkd.gkd\nexperiment \"e\" { seed = 1 }\nobjective o {\n  weight = kl(student || teacher) - \
+         reward\n  term all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n",
     );
     assert!(finding.related.iter().any(|label| label.text.contains("this is nats")), "{finding:?}");
-    let text = "use std.mimo.mimo\nexperiment \"e\" { seed = 1 }\ndomain d { prompts = \"p\", reward = exact_match }\n\
-        model base = llama { layers = 1, width = 8, heads = 1, context = 32, tokenizer = bytes }\nteacher t = base\nroute { else -> t }\n\
-        model m = distill(base) { objective = mimo(low: 0.5, high: 2), rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }\n";
+    let text = "use std.mimo.mimo\nexperiment \"e\" { seed = 1 }\ndomain d { prompts = \"p\", reward = \
+                exact_match }\nmodel base = llama { layers = 1, width = 8, heads = 1, context = 32, \
+                tokenizer = bytes }\nteacher t = base\nroute { else -> t }\nmodel m = distill(base) { \
+                objective = mimo(low: 0.5, high: 2), rollout = sample(n: 2, temperature: 1, max_tokens: 4), \
+                prompts = 1, steps = 1, lr = 1e-3 }\n";
     let finding = only(text);
     assert_eq!(finding.code, Code::MissingArgument);
-    assert!(finding.related.iter().any(|label| label.span.file != FileId(0)), "declared in the library: {finding:?}");
+    assert!(
+        finding.related.iter().any(|label| label.span.file != FileId(0)),
+        "declared in the library: {finding:?}"
+    );
 }
 
 #[test]
@@ -62,8 +68,9 @@ fn point_3_no_rule_of_the_grammar_is_named_and_lists_are_short() {
             .filter(|word| word.contains('_'))
             .any(|word| include_str!("../../lang/grammar.pest").contains(&format!("\n{word} ")))
     };
-    for (name, finding) in
-        findings().into_iter().filter(|(_, finding)| matches!(finding.code, Code::Syntax | Code::ForeignSyntax))
+    for (name, finding) in findings()
+        .into_iter()
+        .filter(|(_, finding)| matches!(finding.code, Code::Syntax | Code::ForeignSyntax))
     {
         // What stands in backquotes is the author's.
         let ours: String = finding.message.split('`').step_by(2).collect();
@@ -96,10 +103,13 @@ fn point_5_a_certain_edit_mends_what_it_is_offered_for() {
         for fence in fences(&fs::read_to_string(&page).expect("a page")) {
             let analysis = check("case.mopd", &fence.text);
             for finding in &analysis.diagnostics {
-                let Some(fix) = finding.fix.as_ref().filter(|fix| fix.span.file == FileId(0)) else { continue };
+                let Some(fix) = finding.fix.as_ref().filter(|fix| fix.span.file == FileId(0)) else {
+                    continue;
+                };
                 let mut text = fence.text.clone();
                 text.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
-                let same = |other: &Diagnostic| (other.code, &other.message) == (finding.code, &finding.message);
+                let same =
+                    |other: &Diagnostic| (other.code, &other.message) == (finding.code, &finding.message);
                 let count = |findings: &[Diagnostic]| findings.iter().filter(|other| same(other)).count();
                 let after = check("case.mopd", &text);
                 assert!(
@@ -139,14 +149,20 @@ fn point_7_independent_mistakes_are_told_at_once_each_once_in_order() {
     let mut text = String::new();
     for number in 0..15 {
         text += &format!(
-            "let a{number} = unknown_{number}\nobjective o{number} {{\n  weight = student.logp + student.top1\n  {TERM}"
+            "let a{number} = unknown_{number}\nobjective o{number} {{\n  weight = student.logp + \
+             student.top1\n  {TERM}"
         );
     }
     let analysis = check("case.mopd", &text);
     assert_eq!(analysis.diagnostics.len(), 30, "{}", listing(&analysis));
-    assert!(analysis.diagnostics.is_sorted_by_key(|finding| finding.primary.span), "in the order of the file");
+    assert!(
+        analysis.diagnostics.is_sorted_by_key(|finding| finding.primary.span),
+        "in the order of the file"
+    );
     // A function that is used twice has its mistake once.
-    let finding = only(&format!("fn odd(a) = exp(student.top1) + a\nobjective o {{\n  weight = odd(1) + odd(2)\n  {TERM}"));
+    let finding = only(&format!(
+        "fn odd(a) = exp(student.top1) + a\nobjective o {{\n  weight = odd(1) + odd(2)\n  {TERM}"
+    ));
     assert_eq!(finding.code, Code::UnitMismatch);
 }
 
@@ -154,7 +170,11 @@ fn point_7_independent_mistakes_are_told_at_once_each_once_in_order() {
 fn said(text: &str) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("a.mopd"), text).expect("a file");
-    let output = Command::new(mopd()).current_dir(folder.path()).args(["check", "a.mopd"]).output().expect("mopd starts");
+    let output = Command::new(mopd())
+        .current_dir(folder.path())
+        .args(["check", "a.mopd"])
+        .output()
+        .expect("mopd starts");
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -170,16 +190,21 @@ fn point_8_the_way_to_explanations_is_shown_once_at_the_end() {
 fn point_9_a_warning_has_a_code_and_is_silenced_with_a_reason() {
     let program = |comment: &str| {
         format!(
-            "experiment \"e\" {{ seed = 1 }}\ndomain d {{ prompts = \"p\", reward = exact_match }}\n\
-             model base = llama {{ layers = 1, width = 8, heads = 1, context = 32, tokenizer = bytes }}\n\
-             {comment}param spare: real = 1\nmodel m = sft(base, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}\n"
+            "experiment \"e\" {{ seed = 1 }}\ndomain d {{ prompts = \"p\", reward = exact_match }}\nmodel \
+             base = llama {{ layers = 1, width = 8, heads = 1, context = 32, tokenizer = bytes \
+             }}\n{comment}param spare: real = 1\nmodel m = sft(base, on: d) {{ target = answer, steps = 1, \
+             batch = 1, lr = 1e-3 }}\n"
         )
     };
     let finding = only(&program(""));
     assert_eq!((finding.severity, finding.code), (Severity::Warning, Code::UnusedName));
     assert!(check("case.mopd", &program("// allow(unused-name): set by a script\n")).diagnostics.is_empty());
     let without = check("case.mopd", &program("// allow(unused-name)\n"));
-    assert!(without.diagnostics.iter().any(|finding| finding.code == Code::UnusedAllow), "{}", listing(&without));
+    assert!(
+        without.diagnostics.iter().any(|finding| finding.code == Code::UnusedAllow),
+        "{}",
+        listing(&without)
+    );
 }
 
 // Points 10 and 11: `a_loss_that_is_not_finite_stops_the_run_and_says_where` in `run.rs`, and `src/crash.rs`.
@@ -190,11 +215,18 @@ fn point_12_places_are_right_in_text_of_many_bytes() {
     let text = "let größe = \"日本語 𝒜\" + öde // ∑\n";
     for finding in &analysis.diagnostics {
         let span = finding.primary.span;
-        assert!(text.is_char_boundary(span.start as usize) && text.is_char_boundary(span.end as usize), "{finding:?}");
+        assert!(
+            text.is_char_boundary(span.start as usize) && text.is_char_boundary(span.end as usize),
+            "{finding:?}"
+        );
     }
     let text = "experiment \"日本\" { seed = 1 } // 𝒜𝒜\nlet a = \"é\"\nlet b = unknwon\n";
     let analysis = check("case.mopd", text);
-    let finding = analysis.diagnostics.iter().find(|finding| finding.code == Code::UnknownName).expect("the unknown name");
+    let finding = analysis
+        .diagnostics
+        .iter()
+        .find(|finding| finding.code == Code::UnknownName)
+        .expect("the unknown name");
     assert_eq!(analysis.sources.text(finding.primary.span), "unknwon");
     assert_eq!(analysis.sources.position(FileId(0), finding.primary.span.start), (2, 8));
 }

@@ -7,7 +7,8 @@ const TEXT: &str = include_str!("../../examples/quickstart.mopd");
 
 fn plan(text: &str) -> Plan {
     let analysis = mopd_tests::check("quickstart.mopd", text);
-    let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", mopd_tests::listing(&analysis)));
+    let experiment =
+        analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", mopd_tests::listing(&analysis)));
     mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run")
 }
 
@@ -28,7 +29,13 @@ fn said(edits: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn what_has_no_meaning_is_no_difference() {
     assert!(edited(&[]).is_empty());
-    assert!(edited(&[("// One budget rule", "// Another"), ("  prompts   = 24\n", "  prompts = 8*3 // as before\n")]).is_empty());
+    assert!(
+        edited(&[
+            ("// One budget rule", "// Another"),
+            ("  prompts   = 24\n", "  prompts = 8*3 // as before\n")
+        ])
+        .is_empty()
+    );
 }
 
 #[test]
@@ -40,7 +47,10 @@ fn the_last_stages_objective() {
     );
     assert_eq!(found.reruns, ["student_sampled"]);
     assert!(found.summary().starts_with("1 of "), "{}", found.summary());
-    assert_eq!(said(&[("mopd_top_k(k: 64)", "mopd_top_k(k: 32)")]), ["objective of `student`: top_k 64 -> 32"]);
+    assert_eq!(
+        said(&[("mopd_top_k(k: 64)", "mopd_top_k(k: 32)")]),
+        ["objective of `student`: top_k 64 -> 32"]
+    );
 }
 
 #[test]
@@ -54,10 +64,17 @@ fn another_objective_is_said_by_its_slots() {
 #[test]
 fn settings_and_schedules() {
     let found = edited(&[("steps     = 160", "steps     = 200"), ("1e-3 -> 0", "2e-3 -> 0")]);
-    let student = found.items.iter().find(|item| item.name == "student").expect("the student trains longer").to_string();
+    let student = found
+        .items
+        .iter()
+        .find(|item| item.name == "student")
+        .expect("the student trains longer")
+        .to_string();
     assert!(student.contains("steps 160 -> 200"), "{student}");
     assert!(
-        student.contains("lr warmup(10 steps, then: linear(0.001 -> 0)) -> warmup(10 steps, then: linear(0.002 -> 0))"),
+        student.contains(
+            "lr warmup(10 steps, then: linear(0.001 -> 0)) -> warmup(10 steps, then: linear(0.002 -> 0))"
+        ),
         "{student}"
     );
     assert!(!found.reruns.contains(&"start".to_owned()), "{:?}", found.reruns);
@@ -68,10 +85,13 @@ fn settings_and_schedules() {
 #[test]
 fn a_route_by_data_is_said_in_its_order() {
     let route = "route { for d in domains: domain == d -> specialist[d] }";
-    let routed = |arms: &str| format!("route {{\n  {arms}\n  for d in domains: domain == d -> specialist[d]\n}}");
+    let routed =
+        |arms: &str| format!("route {{\n  {arms}\n  for d in domains: domain == d -> specialist[d]\n}}");
     let hard = routed("domain == sort and data.level > 3 -> specialist[reverse]");
     let harder = routed("domain == sort and data.level > 4 -> specialist[reverse]");
-    let student = |found: &[String]| found.iter().find(|item| item.starts_with("`student`")).expect("another route").clone();
+    let student = |found: &[String]| {
+        found.iter().find(|item| item.starts_with("`student`")).expect("another route").clone()
+    };
     assert_eq!(
         student(&said(&[(route, &hard)])),
         "`student`: teacher.sort expert[sort] -> data.level > 3 -> expert[reverse], else -> expert[sort]"
@@ -80,14 +100,18 @@ fn a_route_by_data_is_said_in_its_order() {
     let found: Vec<String> = difference(&plans[0], &plans[1]).items.iter().map(ToString::to_string).collect();
     assert_eq!(
         student(&found),
-        "`student`: teacher.sort data.level > 3 -> expert[reverse], else -> expert[sort] -> data.level > 4 -> expert[reverse], else -> expert[sort]"
+        "`student`: teacher.sort data.level > 3 -> expert[reverse], else -> expert[sort] -> data.level > 4 \
+         -> expert[reverse], else -> expert[sort]"
     );
 }
 
 #[test]
 fn an_early_stage_takes_those_behind_it_along() {
     let found = edited(&[("steps  = 500", "steps  = 400")]);
-    assert_eq!(found.items.iter().map(ToString::to_string).collect::<Vec<_>>(), ["`start`: steps 500 -> 400"]);
+    assert_eq!(
+        found.items.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["`start`: steps 500 -> 400"]
+    );
     assert_eq!(found.reruns.len(), found.stages - 1, "all but the initial weights: {:?}", found.reruns);
 }
 
@@ -121,7 +145,8 @@ fn data_tables_and_the_seed() {
 fn numbers_inside_expressions_are_found() {
     let own = |weight: &str| {
         format!(
-            "{}\nobjective o {{\n  weight = {weight}\n  term t = live kl(student || teacher)\n  reduce = mean(token, over: batch)\n}}\n",
+            "{}\nobjective o {{\n  weight = {weight}\n  term t = live kl(student || teacher)\n  reduce = \
+             mean(token, over: batch)\n}}\n",
             TEXT.replace("objective = mopd_top_k(k: 64)", "objective = o")
         )
     };
@@ -189,9 +214,16 @@ fn runs_that_come_go_and_change_their_name() {
     let (said, found) = of(&alone, &before);
     assert_eq!(said, ["run `bound=1` is new", "run `bound=5` was the run without a sweep"]);
     assert_eq!(found.reruns, ["student_sampled [bound=1]"]);
-    assert_eq!(of(&before, &alone).0, ["the run without a sweep was called `bound=5`", "run `bound=1` is gone"]);
+    assert_eq!(
+        of(&before, &alone).0,
+        ["the run without a sweep was called `bound=5`", "run `bound=1` is gone"]
+    );
     // What an edit does to one run alone is said of that run.
     let faster = ("1e-3 -> 0", "2e-3 -> 0");
     let edited = runs(&[("bound=1", &[one[0], faster]), ("bound=5", &five)]);
-    assert!(of(&before, &edited).0.iter().all(|item| item.ends_with(" [bound=1]")), "{:?}", of(&before, &edited).0);
+    assert!(
+        of(&before, &edited).0.iter().all(|item| item.ends_with(" [bound=1]")),
+        "{:?}",
+        of(&before, &edited).0
+    );
 }

@@ -1,7 +1,7 @@
 //! The word lists of the editors' grammars hold every word that the compiler knows.
 //!
-//! The grammars are regular expressions and tree patterns; they can't ask the compiler, so they repeat its words. A word that the
-//! language gains and a list lacks would be shown as a name of the program.
+//! The grammars are regular expressions and tree patterns; they can't ask the compiler, so they repeat its
+//! words. A word that the language gains and a list lacks would be shown as a name of the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -33,7 +33,8 @@ impl Grammar {
     fn tree_sitter() -> Self {
         let file = "editors/tree-sitter-mopd/queries/highlights.scm";
         let mut words: BTreeMap<String, Words> = BTreeMap::new();
-        // Texts belong to the capture after them (`["let" "fn"] @keyword`), in an `#any-of?` to the one before them.
+        // Texts belong to the capture after them (`["let" "fn"] @keyword`), in an `#any-of?` to the one
+        // before them.
         let (mut waiting, mut any_of): (Words, Option<String>) = (Words::new(), None);
         let mut starts_any_of = false;
         for token in tokens(&read(file)) {
@@ -80,11 +81,17 @@ fn tokens(query: &str) -> Vec<String> {
             let length = match first {
                 '"' => 1 + rest[1..].find('"').expect("a text ends on its line") + 1,
                 _ if first.is_whitespace() || "()[]".contains(first) => 1,
-                _ => rest.find(|other: char| other.is_whitespace() || "()[]\"".contains(other)).unwrap_or(rest.len()),
+                _ => rest
+                    .find(|other: char| other.is_whitespace() || "()[]\"".contains(other))
+                    .unwrap_or(rest.len()),
             };
             let token = rest[..length].trim_end_matches('"');
             if !token.trim().is_empty() || first == '"' {
-                found.push(if first == '"' { format!("\"{}", &rest[1..length - 1]) } else { token.to_owned() });
+                found.push(if first == '"' {
+                    format!("\"{}", &rest[1..length - 1])
+                } else {
+                    token.to_owned()
+                });
             }
             rest = &rest[length..];
         }
@@ -99,8 +106,10 @@ fn collect_patterns(value: &Value, words: &mut BTreeMap<String, Words>) {
         Value::Object(fields) => {
             let pattern = fields.get("match").or(fields.get("begin")).and_then(Value::as_str);
             if let Some(pattern) = pattern {
-                let captures = ["captures", "beginCaptures"].into_iter().filter_map(|key| fields.get(key)?.as_object());
-                let names = captures.flat_map(|captures| captures.values().filter_map(|capture| capture.get("name")));
+                let captures =
+                    ["captures", "beginCaptures"].into_iter().filter_map(|key| fields.get(key)?.as_object());
+                let names =
+                    captures.flat_map(|captures| captures.values().filter_map(|capture| capture.get("name")));
                 for scope in names.chain(fields.get("name")).filter_map(Value::as_str) {
                     words.entry(scope.to_owned()).or_default().extend(words_of(pattern));
                 }

@@ -16,13 +16,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 fn number(name: &str, default: u32) -> u32 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
 /// A folder with the experiment; `MOPD_EXPERIMENT` names another than the quickstart, in a folder of its own.
 fn folder() -> (TempDir, String) {
-    let file =
-        std::env::var("MOPD_EXPERIMENT").map_or_else(|_| mopd_tests::root().join("examples/quickstart.mopd"), PathBuf::from);
+    let file = std::env::var("MOPD_EXPERIMENT")
+        .map_or_else(|_| mopd_tests::root().join("examples/quickstart.mopd"), PathBuf::from);
     let folder = TempDir::new().expect("a temporary folder");
     copy(file.parent().expect("a file is in a folder"), folder.path());
     (folder, file.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned())
@@ -62,7 +63,8 @@ fn outcome(folder: &Path, out: &str) -> BTreeMap<String, Vec<u8>> {
         outcome.insert(model.file_name().into_string().expect("a plain name"), weights);
     }
     let results: Value =
-        serde_json::from_slice(&fs::read(folder.join(out).join("results.json")).expect("results")).expect("JSON");
+        serde_json::from_slice(&fs::read(folder.join(out).join("results.json")).expect("results"))
+            .expect("JSON");
     outcome.insert("tables".to_owned(), results["tables"].to_string().into_bytes());
     outcome
 }
@@ -97,7 +99,8 @@ impl Moments {
     }
 }
 
-/// A run is killed at random moments and started again, about `MOPD_KILLS_EACH` times, and then left alone; over and over.
+/// A run is killed at random moments and started again, about `MOPD_KILLS_EACH` times, and then left alone;
+/// over and over.
 #[test]
 #[ignore = "takes an hour: MOPD_KILLS=100"]
 fn kills_leave_no_trace() {
@@ -119,7 +122,8 @@ fn kills_leave_no_trace() {
             if of_chain < last {
                 std::thread::sleep(took.mul_f64(0.02 + 1.5 / f64::from(each) * moments.next()));
                 if run.try_wait().expect("it is ours").is_none() {
-                    // All of it at once; or mopd alone, whose worker notices and may still be at work when the next run starts.
+                    // All of it at once; or mopd alone, whose worker notices and may still be at work when
+                    // the next run starts.
                     let whole = moments.next() < 0.8;
                     kill(&if whole { format!("-{}", run.id()) } else { run.id().to_string() });
                     of_chain += 1;
@@ -134,7 +138,10 @@ fn kills_leave_no_trace() {
                 break;
             }
         }
-        assert!(outcome(folder.path(), "out") == expected, "other bits after {of_chain} kills, chain {chains}");
+        assert!(
+            outcome(folder.path(), "out") == expected,
+            "other bits after {of_chain} kills, chain {chains}"
+        );
         (kills, chains) = (kills + of_chain, chains + 1);
         eprintln!("{kills} kills, {chains} chains, {went_on} stages went on from a checkpoint");
     }
@@ -167,11 +174,20 @@ fn simultaneous_runs_share_the_work() {
                 if let Some(status) = run.try_wait().expect("it is ours") {
                     break status;
                 }
-                assert!(patience.elapsed() < Duration::from_secs(1200), "{} of round {rounds} does not end", names[index]);
+                assert!(
+                    patience.elapsed() < Duration::from_secs(1200),
+                    "{} of round {rounds} does not end",
+                    names[index]
+                );
                 std::thread::sleep(Duration::from_millis(20));
             };
-            let errors = fs::read_to_string(folder.path().join(format!("{}.errors", names[index]))).unwrap_or_default();
-            assert!(status.success() || victim == Some(index), "{} of round {rounds}: {errors}", names[index]);
+            let errors = fs::read_to_string(folder.path().join(format!("{}.errors", names[index])))
+                .unwrap_or_default();
+            assert!(
+                status.success() || victim == Some(index),
+                "{} of round {rounds}: {errors}",
+                names[index]
+            );
         }
         let mut made: BTreeMap<String, u32> = BTreeMap::new();
         for (index, out) in names.iter().enumerate() {
@@ -183,13 +199,17 @@ fn simultaneous_runs_share_the_work() {
             assert_eq!(of(&events, "warning").count(), 0, "{out} of round {rounds}");
             if victim != Some(index) || folder.path().join(out).join("results.json").exists() {
                 let found = outcome(folder.path(), out);
-                assert!(*expected.get_or_insert_with(|| found.clone()) == found, "{out} of round {rounds} has other bits");
+                assert!(
+                    *expected.get_or_insert_with(|| found.clone()) == found,
+                    "{out} of round {rounds} has other bits"
+                );
             }
         }
         assert!(made.values().all(|count| *count == 1), "computed twice in round {rounds}: {made:?}");
         rounds += 1;
         eprintln!(
-            "{rounds} rounds of {runs} runs in {:.0} s, {killed} killed; {} stages a round, each computed once; waited {waited} times",
+            "{rounds} rounds of {runs} runs in {:.0} s, {killed} killed; {} stages a round, each computed \
+             once; waited {waited} times",
             begun.elapsed().as_secs_f64(),
             made.len(),
         );

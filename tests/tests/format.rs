@@ -1,5 +1,5 @@
-//! The formatter over everything that is written in the language: what the project shows is formatted already, and formatting
-//! changes layout alone.
+//! The formatter over everything that is written in the language: what the project shows is formatted
+//! already, and formatting changes layout alone.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,8 @@ fn tree(text: &str) -> String {
         let rest = if tree.is_empty() { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
         tree += rest;
     }
-    let mut said: Vec<String> = findings.iter().map(|finding| format!("\n{} {}", finding.code.name(), finding.message)).collect();
+    let mut said: Vec<String> =
+        findings.iter().map(|finding| format!("\n{} {}", finding.code.name(), finding.message)).collect();
     said.sort();
     tree + &said.concat()
 }
@@ -39,7 +40,11 @@ fn faults_of(name: &str, text: &str) -> String {
     let mut faults = String::new();
     let once = fmt::format(text).text;
     if fmt::format(&once).text != once {
-        let _ = writeln!(faults, "{name}: not settled after one pass:\n{once}\n--- becomes ---\n{}", fmt::format(&once).text);
+        let _ = writeln!(
+            faults,
+            "{name}: not settled after one pass:\n{once}\n--- becomes ---\n{}",
+            fmt::format(&once).text
+        );
     }
     if tree(&once) != tree(text) {
         let _ = writeln!(faults, "{name}: the tree has changed:\n{}", difference(&tree(text), &tree(&once)));
@@ -84,7 +89,9 @@ fn parts(line: &str) -> Vec<&str> {
             3
         } else if first.is_ascii_digit() {
             let ranges = |at: usize| rest[at..].starts_with("..");
-            let end = |(at, c): &(usize, char)| ranges(*at) || !(word(*c) || *c == '-' && rest[..*at].ends_with('e'));
+            let end = |(at, c): &(usize, char)| {
+                ranges(*at) || !(word(*c) || *c == '-' && rest[..*at].ends_with('e'))
+            };
             let digits = rest.char_indices().find(end).map_or(rest.len(), |(at, _)| at);
             digits + usize::from(rest[digits..].starts_with('%'))
         } else if word(first) {
@@ -94,7 +101,8 @@ fn parts(line: &str) -> Vec<&str> {
         } else if "(){}[],".contains(first) {
             1
         } else {
-            rest.find(|c: char| word(c) || c == ' ' || c == '"' || "(){}[],".contains(c)).unwrap_or(rest.len())
+            rest.find(|c: char| word(c) || c == ' ' || c == '"' || "(){}[],".contains(c))
+                .unwrap_or(rest.len())
         };
         let (part, after) = rest.split_at(length);
         parts.push(part);
@@ -103,7 +111,8 @@ fn parts(line: &str) -> Vec<&str> {
     parts
 }
 
-/// The same text in another layout, as a careless author would have it: blanks, tabs, blank lines, line endings, commas.
+/// The same text in another layout, as a careless author would have it: blanks, tabs, blank lines, line
+/// endings, commas.
 fn shuffled(text: &str, dice: &mut Dice) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let mut out = String::new();
@@ -115,7 +124,8 @@ fn shuffled(text: &str, dice: &mut Dice) -> String {
             let bracket = |part: &str| part.len() == 1 && "(){}[],".contains(part);
             let between = at > 0 && at + 1 < parts.len();
             if part.starts_with(' ') {
-                let may_close = between && (bracket(parts[at - 1]) || bracket(parts[at + 1])) && parts[at - 1] != ".";
+                let may_close =
+                    between && (bracket(parts[at - 1]) || bracket(parts[at + 1])) && parts[at - 1] != ".";
                 out += dice.pick(if may_close { &["", " ", "\t", "   "] } else { &[" ", "\t", "   "] });
                 continue;
             }
@@ -173,7 +183,10 @@ fn a_damaged_text_keeps_what_it_says() {
             let mut damaged: Vec<char> = text.chars().collect();
             for _ in 0..=dice.roll(3) {
                 let at = dice.roll(damaged.len());
-                let marks = ['(', ')', '{', '}', '[', ']', '"', ',', '=', '\n', '/', '#', 'é', ';', '-', ' ', '\'', ':'];
+                let marks = [
+                    '(', ')', '{', '}', '[', ']', '"', ',', '=', '\n', '/', '#', 'é', ';', '-', ' ', '\'',
+                    ':',
+                ];
                 match dice.roll(3) {
                     0 => drop(damaged.remove(at)),
                     1 => damaged.insert(at, marks[dice.roll(marks.len())]),
@@ -192,5 +205,8 @@ fn a_damaged_text_keeps_what_it_says() {
         }
     }
     assert!(faults.is_empty(), "{faults}");
-    assert!(formatted * 10 > count * 9, "only {formatted} of {count} damaged texts were formatted around the damage");
+    assert!(
+        formatted * 10 > count * 9,
+        "only {formatted} of {count} damaged texts were formatted around the damage"
+    );
 }

@@ -1,4 +1,5 @@
-//! What is kept from one keystroke to the next changes nothing: after any edit, the results are those of a fresh start.
+//! What is kept from one keystroke to the next changes nothing: after any edit, the results are those of a
+//! fresh start.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,10 @@ use mopd_tests::{Dice, texts};
 
 /// Everything in the repository that is written in the language, sound or not.
 fn corpus() -> Vec<(String, String)> {
-    let found = texts(&["examples", "stdlib", "src/starter"], &["README.md", "book/src", "tests/suite", "lang/codes"]);
+    let found = texts(
+        &["examples", "stdlib", "src/starter"],
+        &["README.md", "book/src", "tests/suite", "lang/codes"],
+    );
     assert!(found.len() > 200, "only {} programs were found", found.len());
     found
 }
@@ -73,10 +77,11 @@ impl Author {
     }
 
     fn typed(&mut self) -> &'static str {
-        const LETTERS: &[&str] = &["a", "e", "s", "1", "0", ".", "_", " ", "\n", "  ", "=", ",", ":", "-", "+", "/"];
+        const LETTERS: &[&str] =
+            &["a", "e", "s", "1", "0", ".", "_", " ", "\n", "  ", "=", ",", ":", "-", "+", "/"];
         const MARKS: &[&str] = &[
-            "(", ")", "[", "]", "{", "}", "\"", "\"\"\"", "'", "//", "///", "//!", "/*", "*/", "#", ";", "->", "@", "é", "“",
-            "−", "\r\n", "\u{1}", "\u{feff}", "\t", "%",
+            "(", ")", "[", "]", "{", "}", "\"", "\"\"\"", "'", "//", "///", "//!", "/*", "*/", "#", ";",
+            "->", "@", "é", "“", "−", "\r\n", "\u{1}", "\u{feff}", "\t", "%",
         ];
         const PARTS: &[&str] = &[
             "let a = 1\n",
@@ -117,7 +122,11 @@ fn a_file_that_is_parsed_again_has_the_tree_and_the_findings_of_a_new_one() {
         for round in 0..60 {
             let file = FileId(round / 20);
             let again = known.parse(file, &text);
-            assert_eq!(format!("{again:?}"), format!("{:?}", parse(file, &text)), "{name}, round {round}:\n{text}");
+            assert_eq!(
+                format!("{again:?}"),
+                format!("{:?}", parse(file, &text)),
+                "{name}, round {round}:\n{text}"
+            );
             // Whether someone still holds the last tree makes no difference.
             held = (round % 3 == 0).then_some(again);
             author.edit(&mut text);
@@ -158,8 +167,14 @@ fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds
             Some(SourceFile { path: key.join("."), text: text.clone() })
         };
         let entry = || SourceFile { path: "entry".to_owned(), text: now[&Vec::new()].clone() };
-        let (again, fresh) = (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
-        assert!(again == fresh, "{name}, round {round}: {}\nin:\n{}", difference(&again, &fresh), now[&Vec::new()]);
+        let (again, fresh) =
+            (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
+        assert!(
+            again == fresh,
+            "{name}, round {round}: {}\nin:\n{}",
+            difference(&again, &fresh),
+            now[&Vec::new()]
+        );
         if author.dice.roll(12) == 0 {
             now.clone_from(files);
             continue;
@@ -171,7 +186,9 @@ fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds
 }
 
 fn with_library(entry: &str) -> BTreeMap<Vec<String>, String> {
-    let library = mopd_std::MODULES.iter().map(|(name, text)| (vec!["std".to_owned(), (*name).to_owned()], (*text).to_owned()));
+    let library = mopd_std::MODULES
+        .iter()
+        .map(|(name, text)| (vec!["std".to_owned(), (*name).to_owned()], (*text).to_owned()));
     library.chain([(Vec::new(), entry.to_owned())]).collect()
 }
 
@@ -199,67 +216,78 @@ fn write_on_both(name: &str, entry: &str, mine: &str, seeds: std::ops::Range<u64
 
 #[test]
 fn what_bodies_name_may_change_in_any_file() {
-    const ENTRY: &str = "use mine.{half, scale, lone, mean_of, gentle}\n\nexperiment \"e\" { seed = 1 }\n\n\
-        domain sort { prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\n\
-        domain other { prompts = \"s\", tests = \"t\", reward = exact_match, share = half }\n\n\
-        let bound = 2 * scale\nparam width: number = bound\n\n\
-        fn shrunk(x) = clip(x, -bound, bound) * half\nfn twice(x) = shrunk(x) + shrunk(x) * lone\n\n\
-        objective own(by: number = width) {\n  let gap = twice(teacher.logp - student.logp)\n  weight = gap * by\n\
-        \x20 term pull = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n\n\
-        stage opening(from: model) = distill(from) { objective = own(by: mean_of(1, 2)), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), \
-        prompts = 2, steps = 3, lr = 0.1 }\n\n\
-        model start = llama { layers = 1, width = 8, heads = 1, key_value_heads = 1, context = 8, tokenizer = bytes }\n\
-        model expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = 4, lr = 0.1 }\n\
-        stage closing(by: number = 1) = distill(start) { objective = own(by: by), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), \
-        prompts = 2, steps = 3, lr = 0.1, route { else -> spare } }\nteacher spare = start\n\
-        teacher specialist[d in domains] = expert[d]\nroute { for d in domains: domain == d -> specialist[d] }\n\
-        model student_now = opening(start)\nmodel student_then = distill(start) { objective = gentle(), rollout = sample(n: 1, temperature: 1.0, \
-        max_tokens: 4), prompts = 2, steps = 3, lr = 0.1 }\n";
-    const MINE: &str = "pub let half = 1/2\npub let scale = 3\nlet hidden = half + scale\npub let lone = hidden\npub fn mean_of(a, b) = (a + b) * half\n\
-        pub objective gentle(clip_at: nats = hidden) {\n  weight = clip(teacher.logp - student.logp, -clip_at, clip_at)\n\
-        \x20 term push = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n";
+    const ENTRY: &str = "use mine.{half, scale, lone, mean_of, gentle}\n\nexperiment \"e\" { seed = 1 }\n\ndomain sort { \
+         prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\ndomain other { prompts = \
+         \"s\", tests = \"t\", reward = exact_match, share = half }\n\nlet bound = 2 * scale\nparam width: \
+         number = bound\n\nfn shrunk(x) = clip(x, -bound, bound) * half\nfn twice(x) = shrunk(x) + \
+         shrunk(x) * lone\n\nobjective own(by: number = width) {\n  let gap = twice(teacher.logp - \
+         student.logp)\n  weight = gap * by\n\x20 term pull = live student.logp\n  reduce = mean(token) \
+         then mean(sequence)\n}\n\nstage opening(from: model) = distill(from) { objective = own(by: \
+         mean_of(1, 2)), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, \
+         lr = 0.1 }\n\nmodel start = llama { layers = 1, width = 8, heads = 1, key_value_heads = 1, context \
+         = 8, tokenizer = bytes }\nmodel expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = \
+         2, samples = 2, max_tokens = 4, lr = 0.1 }\nstage closing(by: number = 1) = distill(start) { \
+         objective = own(by: by), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), prompts = 2, \
+         steps = 3, lr = 0.1, route { else -> spare } }\nteacher spare = start\nteacher specialist[d in \
+         domains] = expert[d]\nroute { for d in domains: domain == d -> specialist[d] }\nmodel student_now \
+         = opening(start)\nmodel student_then = distill(start) { objective = gentle(), rollout = sample(n: \
+         1, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = 0.1 }\n";
+    const MINE: &str = "pub let half = 1/2\npub let scale = 3\nlet hidden = half + scale\npub let lone = \
+                        hidden\npub fn mean_of(a, b) = (a + b) * half\npub objective gentle(clip_at: nats = \
+                        hidden) {\n  weight = clip(teacher.logp - student.logp, -clip_at, clip_at)\n\x20 \
+                        term push = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n";
     write_on_both("two files", ENTRY, MINE, 1..12);
 }
 
 #[test]
 fn what_models_and_tables_name_may_change_in_any_file() {
-    // Many that depend on each other: families, routes by domain and by data, teachers that nobody declared, tables with stages of
-    // their own, names that are taken, weights that are loaded twice, an `eval`, a budget, a joint stage, a panel.
-    const ENTRY: &str = "use std.opd.mopd\nuse std.baselines.{mix_rl, cascade_rl}\nuse mine.{longer, from_library, soft}\n\nexperiment \"e\" { seed = 1 }\n\n\
-        domain sort { prompts = \"s\", tests = \"t\", format = text, reward = exact_match, share = 1/2 }\n\
-        domain other { prompts = \"s\", tests = \"t\", format = text, reward = parts(format: regex(\"a\"), answer: exact_match, weights: [0.5, 0.5]), share = half, limits = 6 }\n\
-        let half = 1/2\nlet rate = 0.1\nparam width: count = 8\n\n\
-        eval held { prompts = \"h\", reward = exact_match, samples = 2, temperature = 1.0, max_tokens = 4 }\n\
-        model start = llama { layers = 1, width = width, heads = 1, key_value_heads = 1, context = 16, tokenizer = bytes }\n\
-        model loaded = hf(\"some/base\")\nmodel again = hf(\"some/base\")\n\
-        model expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = longer, lr = rate }\n\
-        model warm = sft(again, on: sort) { target = answer, steps = 2, batch = 2, lr = rate }\n\
-        teacher specialist[d in domains] = expert[d]\nteacher elder = loaded { origin = same }\n\
-        teacher both = logits(specialist[sort]) + w * logits(specialist[other]) where w = 2\n\
-        route { for d in domains: domain == d -> specialist[d] }\n\n\
-        /// Clipped.\nobjective clipped(bound: nats = 2, share = 5%) {\n  let gap = clip(teacher.logp - student.logp, -bound, bound)\n\
-        \x20 let fair = zscore(reward, over: group, deviation: sample)\n  weight = 1 - share + share * fair\n  term pull = -gap * live student.logp\n\
-        \x20 reduce = mean(token) then mean(sequence)\n}\n\
-        objective both_of(a: teacher, by: number = 1) {\n  let far = by * (a.logp - student.logp)\n  weight = far\n  term t = live student.logp\n\
-        \x20 reduce = mean(token) then mean(sequence)\n}\n\
-        model first = distill(start) { objective = clipped(bound: 3), rollout = sample(n: 2, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\n\
-        model second = distill(first) { objective = clipped, rollout = sample(n: 2, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\n\
-        model third[n in [1, 2]] = distill(start) { objective = mopd(clip_at: n), rollout = sample(n: 1, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\n\
-        model own = distill(first) { objective = both_of(both), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\n\
-        model aged = distill(warm) { objective = both_of(elder, by: 2), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\n\
-        model mirror = distill(start) { objective = both_of(self.ema(0.9)), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\n\
-        model late = from_library(second)\n\
-        model merged = merge([first, second]) { method = average }\n\n\
-        compare \"one\" { models = [start, expert, first, second], score = normalized(zero: start, one: expert), samples = 2, temperature = 1.0, max_tokens = 4 }\n\
-        compare \"two\" { models = [first, from_library(start), mix_rl(start, steps: 2, prompts: 2, samples: 2, max_tokens: longer, lr: rate)], samples = 2, temperature = 1.0, max_tokens = 4 }\n\
-        compare \"three\" { models = [from_library(start), mix_rl(start, steps: 2, prompts: 2, samples: 2, max_tokens: longer, lr: rate), late], samples = 2, temperature = 1.0, max_tokens = 4 }\n\
-        compare \"four\" { models = [first, mirror], on = [held], budget = steps, teachers = free }\n\
-        compare \"five\" { models = [start, third[1], third[2], aged, own, merged], on = [sort], samples = 1, temperature = 0, max_tokens = 4 }\n";
-    const MINE: &str = "use std.opd.mopd\npub let longer = 4 + two\nlet two = 2\n\
-        pub objective soft(by: number = two) {\n  let near = by * (teacher.logp - student.logp)\n  weight = near\n  term push = live student.logp\n\
-        \x20 reduce = mean(token) then mean(sequence)\n}\n\
-        pub stage from_library(from: model) = distill(from) { objective = soft(by: 3), rollout = sample(n: 1, temperature: 1.0, max_tokens: longer), \
-        prompts = 2, steps = two, lr = 0.1 }\n";
+    // Many that depend on each other: families, routes by domain and by data, teachers that nobody declared,
+    // tables with stages of their own, names that are taken, weights that are loaded twice, an `eval`, a
+    // budget, a joint stage, a panel.
+    const ENTRY: &str = "use std.opd.mopd\nuse std.baselines.{mix_rl, cascade_rl}\nuse mine.{longer, from_library, \
+         soft}\n\nexperiment \"e\" { seed = 1 }\n\ndomain sort { prompts = \"s\", tests = \"t\", format = \
+         text, reward = exact_match, share = 1/2 }\ndomain other { prompts = \"s\", tests = \"t\", format = \
+         text, reward = parts(format: regex(\"a\"), answer: exact_match, weights: [0.5, 0.5]), share = \
+         half, limits = 6 }\nlet half = 1/2\nlet rate = 0.1\nparam width: count = 8\n\neval held { prompts \
+         = \"h\", reward = exact_match, samples = 2, temperature = 1.0, max_tokens = 4 }\nmodel start = \
+         llama { layers = 1, width = width, heads = 1, key_value_heads = 1, context = 16, tokenizer = bytes \
+         }\nmodel loaded = hf(\"some/base\")\nmodel again = hf(\"some/base\")\nmodel expert[d in domains] = \
+         grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = longer, lr = rate }\nmodel \
+         warm = sft(again, on: sort) { target = answer, steps = 2, batch = 2, lr = rate }\nteacher \
+         specialist[d in domains] = expert[d]\nteacher elder = loaded { origin = same }\nteacher both = \
+         logits(specialist[sort]) + w * logits(specialist[other]) where w = 2\nroute { for d in domains: \
+         domain == d -> specialist[d] }\n\n/// Clipped.\nobjective clipped(bound: nats = 2, share = 5%) {\n  \
+         let gap = clip(teacher.logp - student.logp, -bound, bound)\n\x20 let fair = zscore(reward, over: \
+         group, deviation: sample)\n  weight = 1 - share + share * fair\n  term pull = -gap * live \
+         student.logp\n\x20 reduce = mean(token) then mean(sequence)\n}\nobjective both_of(a: teacher, by: \
+         number = 1) {\n  let far = by * (a.logp - student.logp)\n  weight = far\n  term t = live \
+         student.logp\n\x20 reduce = mean(token) then mean(sequence)\n}\nmodel first = distill(start) { \
+         objective = clipped(bound: 3), rollout = sample(n: 2, temperature: 1.0, max_tokens: longer), \
+         prompts = 2, steps = 3, lr = rate }\nmodel second = distill(first) { objective = clipped, rollout \
+         = sample(n: 2, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\nmodel \
+         third[n in [1, 2]] = distill(start) { objective = mopd(clip_at: n), rollout = sample(n: 1, \
+         temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\nmodel own = \
+         distill(first) { objective = both_of(both), rollout = sample(n: 2, temperature: 1.0, max_tokens: \
+         4), prompts = 2, steps = 3, lr = rate }\nmodel aged = distill(warm) { objective = both_of(elder, \
+         by: 2), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate \
+         }\nmodel mirror = distill(start) { objective = both_of(self.ema(0.9)), rollout = sample(n: 2, \
+         temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\nmodel late = \
+         from_library(second)\nmodel merged = merge([first, second]) { method = average }\n\ncompare \
+         \"one\" { models = [start, expert, first, second], score = normalized(zero: start, one: expert), \
+         samples = 2, temperature = 1.0, max_tokens = 4 }\ncompare \"two\" { models = [first, \
+         from_library(start), mix_rl(start, steps: 2, prompts: 2, samples: 2, max_tokens: longer, lr: \
+         rate)], samples = 2, temperature = 1.0, max_tokens = 4 }\ncompare \"three\" { models = \
+         [from_library(start), mix_rl(start, steps: 2, prompts: 2, samples: 2, max_tokens: longer, lr: \
+         rate), late], samples = 2, temperature = 1.0, max_tokens = 4 }\ncompare \"four\" { models = \
+         [first, mirror], on = [held], budget = steps, teachers = free }\ncompare \"five\" { models = \
+         [start, third[1], third[2], aged, own, merged], on = [sort], samples = 1, temperature = 0, \
+         max_tokens = 4 }\n";
+    const MINE: &str = "use std.opd.mopd\npub let longer = 4 + two\nlet two = 2\npub objective soft(by: \
+                        number = two) {\n  let near = by * (teacher.logp - student.logp)\n  weight = near\n  \
+                        term push = live student.logp\n\x20 reduce = mean(token) then \
+                        mean(sequence)\n}\npub stage from_library(from: model) = distill(from) { objective \
+                        = soft(by: 3), rollout = sample(n: 1, temperature: 1.0, max_tokens: longer), \
+                        prompts = 2, steps = two, lr = 0.1 }\n";
     write_on_both("two files with many models", ENTRY, MINE, 1..24);
 }
 

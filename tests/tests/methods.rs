@@ -1,4 +1,5 @@
-//! One small experiment for each published method, in `tests/methods`, each with the standard library's own words for it.
+//! One small experiment for each published method, in `tests/methods`, each with the standard library's own
+//! words for it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,8 +16,11 @@ fn every_method_checks() {
     for path in programs {
         let text = fs::read_to_string(&path).expect("a program");
         let analysis = check(&path.file_name().expect("a file").to_string_lossy(), &text);
-        // That a teacher is a stranger is what some papers are about; any other warning would be about a published recipe.
-        let meant = |finding: &Diagnostic| finding.severity == Severity::Warning && finding.code == Code::ForeignTeacher;
+        // That a teacher is a stranger is what some papers are about; any other warning would be about a
+        // published recipe.
+        let meant = |finding: &Diagnostic| {
+            finding.severity == Severity::Warning && finding.code == Code::ForeignTeacher
+        };
         if !analysis.diagnostics.iter().all(meant) {
             let _ = write!(faults, "{}", listing(&analysis));
         }
@@ -42,7 +46,8 @@ fn every_public_objective_of_the_library_is_known() {
     for (name, text) in mopd_std::MODULES {
         let analysis = check(&format!("std:{name}.mopd"), text);
         for line in text.lines().filter_map(|line| line.strip_prefix("pub objective ")) {
-            let objective = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
+            let objective =
+                line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
             if !analysis.objectives.iter().any(|known| known.public && known.objective.name == objective) {
                 let _ = writeln!(missing, "std.{name}.{objective}");
             }
@@ -65,10 +70,14 @@ fn the_reference_says_what_every_objective_follows() {
             let one = audit.terms.len() == 1;
             let mut lines = Vec::new();
             for term in &audit.terms {
-                audited += usize::from(!term.findings.iter().any(|found| matches!(found.verdict, Verdict::NotAudited { .. })));
+                audited += usize::from(
+                    !term.findings.iter().any(|found| matches!(found.verdict, Verdict::NotAudited { .. })),
+                );
                 // That a large support became a small one is so in every second row.
                 let mut told = term.clone();
-                told.findings.iter_mut().for_each(|finding| finding.notes.retain(|note| !note.starts_with("the top ")));
+                told.findings
+                    .iter_mut()
+                    .for_each(|finding| finding.notes.retain(|note| !note.starts_with("the top ")));
                 for (place, line) in told.lines().into_iter().enumerate() {
                     let whose = if one || place > 0 { String::new() } else { format!("`{}`: ", term.term) };
                     lines.push(whose + &line.replace('|', "\\|"));

@@ -1,25 +1,31 @@
-//! A corpus of programs with one realistic mistake each, as people who come from PyTorch, YAML, verl, TRL and papers write them, and of odd
-//! ones that are right: `tests/mistakes/*.txt`. What should be said of each was written down before the checker was asked.
+//! A corpus of programs with one realistic mistake each, as people who come from PyTorch, YAML, verl, TRL and
+//! papers write them, and of odd ones that are right: `tests/mistakes/*.txt`. What should be said of each was
+//! written down before the checker was asked.
 //!
-//! A case is a title (`=== ...`) and a program: written out, or as an edit of a scene (`@ name`, a file of `scenes/`):
+//! A case is a title (`=== ...`) and a program: written out, or as an edit of a scene (`@ name`, a file of
+//! `scenes/`):
 //!
-//! - `- line` names a line of the scene (spaces don't matter), `+ line` what stands there instead; the last `-` takes all further `+`,
-//!   a `-` without `+` is a deletion. `$ line` stands at the end of the file, `> line` in a module `mine.mopd` beside it.
-//! - `~ token ~ cause ~ remedy ~ ...` is the expectation. It belongs to the line above, or to the one that `~ at line` names. `cause` and
-//!   `remedy` are words to look for in what is said: alternatives between `|`, all of `a&b`. Then, in any order: `fix line` is the line after
-//!   the fix (the fix is certain), `add line` a line that the fix adds anywhere, `drop` a line that it takes away, `also line` another line
-//!   that may be pointed at, `n 2` how many findings are still no cascade (1 if not written).
+//! - `- line` names a line of the scene (spaces don't matter), `+ line` what stands there instead; the last
+//!   `-` takes all further `+`, a `-` without `+` is a deletion. `$ line` stands at the end of the file, `>
+//!   line` in a module `mine.mopd` beside it.
+//! - `~ token ~ cause ~ remedy ~ ...` is the expectation. It belongs to the line above, or to the one that `~
+//!   at line` names. `cause` and `remedy` are words to look for in what is said: alternatives between `|`,
+//!   all of `a&b`. Then, in any order: `fix line` is the line after the fix (the fix is certain), `add line`
+//!   a line that the fix adds anywhere, `drop` a line that it takes away, `also line` another line that may
+//!   be pointed at, `n 2` how many findings are still no cascade (1 if not written).
 //!
-//! Figures in percent, of all programs with a mistake (fix offered: of those where a fix is certain; fix right: of those that were offered
-//! one). `before` is the commit b9244cf, before any work on this corpus; what is asserted is in [`TARGETS`].
+//! Figures in percent, of all programs with a mistake (fix offered: of those where a fix is certain; fix
+//! right: of those that were offered one). `before` is the commit b9244cf, before any work on this corpus;
+//! what is asserted is in [`TARGETS`].
 //!
 //! |        | detected | right line | says what is wrong | leads to the remedy | fix offered | fix right | no cascade | false positives |
 //! |--------|---------:|-----------:|-------------------:|--------------------:|------------:|----------:|-----------:|----------------:|
 //! | before |     90.8 |       87.6 |                 81 |                  67 |        26.0 |      74.5 |       87.1 |               1 |
 //!
-//! After the first look at the figures, these were found to be mistakes of the corpus, and corrected: objectives without an experiment are given
-//! one (their gradients are audited nowhere else), edits that had landed in the wrong block, `top_k` in an odd program, a rollout of a model
-//! (`from(expert, ...)`), which is allowed and is now among the odd ones.
+//! After the first look at the figures, these were found to be mistakes of the corpus, and corrected:
+//! objectives without an experiment are given one (their gradients are audited nowhere else), edits that had
+//! landed in the wrong block, `top_k` in an odd program, a rollout of a model (`from(expert, ...)`), which is
+//! allowed and is now among the odd ones.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -70,7 +76,8 @@ struct Expected {
     most: usize,
 }
 
-/// An objective says little by itself: where a program declares one and no experiment, this experiment trains on it.
+/// An objective says little by itself: where a program declares one and no experiment, this experiment trains
+/// on it.
 const AROUND: &str = "\
 experiment \"around\" { seed = 1 }
 domain sums { prompts = \"sums.jsonl\", reward = numeric }
@@ -112,8 +119,9 @@ fn edited(name: &str, scene: &str, body: &[&str]) -> Vec<String> {
     for (nth, place) in places.iter().enumerate() {
         let indent: String = lines[*place].chars().take_while(|c| *c == ' ').collect();
         let taken = if nth + 1 == places.len() { new.len() } else { new.len().min(1) };
-        let written =
-            new.drain(..taken).map(|line| if line.trim().is_empty() { String::new() } else { format!("{indent}{}", &line[1..]) });
+        let written = new.drain(..taken).map(|line| {
+            if line.trim().is_empty() { String::new() } else { format!("{indent}{}", &line[1..]) }
+        });
         replaced.push((*place, written.collect()));
     }
     assert!(new.is_empty(), "{name}: a `+` without a `-`");
@@ -122,7 +130,9 @@ fn edited(name: &str, scene: &str, body: &[&str]) -> Vec<String> {
         lines.splice(place..=place, written);
     }
     lines.extend(
-        body.iter().filter_map(|line| line.strip_prefix('$')).map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()),
+        body.iter()
+            .filter_map(|line| line.strip_prefix('$'))
+            .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()),
     );
     lines
 }
@@ -136,7 +146,9 @@ fn read_case(page: &str, block: &str, scenes: &HashMap<String, String>) -> Case 
     let scene = rows.iter().find_map(|row| row.strip_prefix("@ "));
     let body: Vec<&str> = rows.iter().filter(|row| !row.starts_with(['~', '@', '>'])).copied().collect();
     let lines = match scene {
-        Some(scene) => edited(&name, scenes.get(scene).unwrap_or_else(|| panic!("{name}: no scene `{scene}`")), &body),
+        Some(scene) => {
+            edited(&name, scenes.get(scene).unwrap_or_else(|| panic!("{name}: no scene `{scene}`")), &body)
+        }
         None => body.iter().map(|line| (*line).to_owned()).collect(),
     };
     let declared = lines.iter().rev().find_map(|line| line.strip_prefix("objective ").map(str::to_owned));
@@ -172,8 +184,11 @@ fn read_case(page: &str, block: &str, scenes: &HashMap<String, String>) -> Case 
             find(if scene.is_some() { above[1..].trim() } else { above })
         };
         let fields: Vec<&str> = row.split(" ~ ").collect();
-        let [token, cause, remedy, more @ ..] = fields.as_slice() else { panic!("{name}: token, cause and remedy are expected") };
-        let line = more.iter().find_map(|field| field.strip_prefix("at ")).map(find).or(at).unwrap_or_else(above);
+        let [token, cause, remedy, more @ ..] = fields.as_slice() else {
+            panic!("{name}: token, cause and remedy are expected")
+        };
+        let line =
+            more.iter().find_map(|field| field.strip_prefix("at ")).map(find).or(at).unwrap_or_else(above);
         let mut it = Expected {
             line,
             token: (*token).into(),
@@ -208,11 +223,18 @@ fn corpus() -> Vec<Case> {
     let folder = mopd_tests::root().join("tests/mistakes");
     let read = |path: &Path| fs::read_to_string(path).expect("a file of the corpus");
     let stem = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
-    let scenes: HashMap<String, String> =
-        mopd_tests::files(&folder.join("scenes"), ".mopd").iter().map(|path| (stem(path), read(path))).collect();
+    let scenes: HashMap<String, String> = mopd_tests::files(&folder.join("scenes"), ".mopd")
+        .iter()
+        .map(|path| (stem(path), read(path)))
+        .collect();
     let mut cases: Vec<Case> = scenes
         .iter()
-        .map(|(name, text)| Case { name: format!("scene {name}"), text: text.clone(), module: None, expected: None })
+        .map(|(name, text)| Case {
+            name: format!("scene {name}"),
+            text: text.clone(),
+            module: None,
+            expected: None,
+        })
         .collect();
     for path in mopd_tests::files(&folder, ".txt") {
         for block in format!("\n{}", read(&path)).split("\n=== ").skip(1) {
@@ -232,7 +254,8 @@ fn analyse(text: &str, module: Option<&String>) -> Analysis {
     mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings)
 }
 
-/// Whether what is said holds the words: alternatives between `|`, all of `a&b`. `\\|` and `\\&` are the signs themselves.
+/// Whether what is said holds the words: alternatives between `|`, all of `a&b`. `\\|` and `\\&` are the
+/// signs themselves.
 fn says(said: &str, words: &str) -> bool {
     let said = said.to_lowercase();
     let words = words.to_lowercase().replace("\\|", "\u{1}").replace("\\&", "\u{2}");
@@ -248,7 +271,8 @@ fn cause(finding: &Diagnostic) -> String {
 
 /// And of the way out.
 fn remedy(finding: &Diagnostic) -> String {
-    let fix = finding.fix.as_ref().map(|fix| format!("{}\n{}", fix.title, fix.replacement)).unwrap_or_default();
+    let fix =
+        finding.fix.as_ref().map(|fix| format!("{}\n{}", fix.title, fix.replacement)).unwrap_or_default();
     format!("{}\n{}\n{fix}", cause(finding), finding.help.as_deref().unwrap_or_default())
 }
 
@@ -300,17 +324,23 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
         let span = finding.primary.span;
         line.match_indices(&expected.token).any(|(at, token)| {
             let (from, to) = (start + at, start + at + token.len());
-            (span.start as usize) < to.max(from + 1) && span.end as usize >= from && span.end as usize <= to + line.len()
+            (span.start as usize) < to.max(from + 1)
+                && span.end as usize >= from
+                && span.end as usize <= to + line.len()
         })
     });
     let offered = fixed(case);
-    let wanted = offered.as_ref().is_some_and(|(text, _)| expected.fixed.iter().any(|expected| same(text, expected)));
+    let wanted =
+        offered.as_ref().is_some_and(|(text, _)| expected.fixed.iter().any(|expected| same(text, expected)));
     // What is left may be warnings of what the mistake had made useless; on its own line nothing is left.
     let left = |finding: &Diagnostic, analysis: &Analysis| {
         let span = finding.primary.span;
-        finding.severity == Severity::Error || analysis.sources.position(span.file, span.start).0 == expected.line
+        finding.severity == Severity::Error
+            || analysis.sources.position(span.file, span.start).0 == expected.line
     };
-    let clean = offered.as_ref().map(|(_, analysis)| !analysis.diagnostics.iter().any(|finding| left(finding, analysis)));
+    let clean = offered
+        .as_ref()
+        .map(|(_, analysis)| !analysis.diagnostics.iter().any(|finding| left(finding, analysis)));
     let good = clean.map(|clean| clean && (expected.fixed.is_empty() || wanted));
     let held = [
         Some(!findings.is_empty()),
@@ -322,13 +352,26 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
         Some(findings.len() <= expected.most),
         Some(marked),
     ];
-    let missed: Vec<&str> = FIGURES.iter().zip(&held).filter(|(_, held)| **held == Some(false)).map(|(name, _)| *name).collect();
+    let missed: Vec<&str> =
+        FIGURES.iter().zip(&held).filter(|(_, held)| **held == Some(false)).map(|(name, _)| *name).collect();
     if missed.iter().any(|name| *name != "token marked") {
-        let _ = writeln!(story, "{}\n  misses: {}\n  line {}: {}", case.name, missed.join(", "), expected.line + 1, line.trim());
+        let _ = writeln!(
+            story,
+            "{}\n  misses: {}\n  line {}: {}",
+            case.name,
+            missed.join(", "),
+            expected.line + 1,
+            line.trim()
+        );
         for finding in findings {
             let said = remedy(finding).replace('\n', " / ");
-            let _ =
-                writeln!(story, "    {}[{}] line {}: {said}", finding.severity.name(), finding.code.name(), lines(finding).0 + 1);
+            let _ = writeln!(
+                story,
+                "    {}[{}] line {}: {said}",
+                finding.severity.name(),
+                finding.code.name(),
+                lines(finding).0 + 1
+            );
         }
         if let (Some((text, analysis)), Some(false)) = (&offered, good) {
             let changed = text.lines().filter(|line| !case.text.lines().any(|old| old == *line));
@@ -376,8 +419,10 @@ fn what_is_said_about_mistakes() {
     let count = pages.iter().map(|(_, count, _)| count).sum::<usize>();
     pages.push(("all".to_owned(), count, totals));
     for (page, count, figures) in &pages {
-        let cells: Vec<String> =
-            figures.iter().map(|figure| format!("{:.1} ({}/{})", percent(*figure), figure.0, figure.1)).collect();
+        let cells: Vec<String> = figures
+            .iter()
+            .map(|figure| format!("{:.1} ({}/{})", percent(*figure), figure.0, figure.1))
+            .collect();
         let _ = writeln!(table, "| {page} | {count} | {} |", cells.join(" | "));
     }
     println!("{story}\n{false_alarms}\n{table}");

@@ -1,15 +1,18 @@
-//! Programs with a few tokens changed, by the thousand: whatever somebody writes is answered, and soon. The programs are those of the
-//! library, the examples, the suite, the pages of the codes and the catalogue of methods; numbers become ones that overflow.
+//! Programs with a few tokens changed, by the thousand: whatever somebody writes is answered, and soon. The
+//! programs are those of the library, the examples, the suite, the pages of the codes and the catalogue of
+//! methods; numbers become ones that overflow.
 //!
-//! Every program is checked as an editor checks it; a sound one is also planned and shown, and one in `AUDITED` of those audited, which
-//! takes a hundred times as long. Most are made from small programs: a check takes time by their length, and finds by their number.
-//! `a_few_mutated_programs` is part of every test run. The long run is
+//! Every program is checked as an editor checks it; a sound one is also planned and shown, and one in
+//! `AUDITED` of those audited, which takes a hundred times as long. Most are made from small programs: a
+//! check takes time by their length, and finds by their number. `a_few_mutated_programs` is part of every
+//! test run. The long run is
 //!
 //! ```text
 //! MOPD_MUTATIONS=10000000 cargo test --release --package mopd-tests --test mutations -- --ignored --nocapture
 //! ```
 //!
-//! and may be split: `MOPD_MUTATIONS_FROM=5000000` begins at that program. Program number `n` is the same in every run.
+//! and may be split: `MOPD_MUTATIONS_FROM=5000000` begins at that program. Program number `n` is the same in
+//! every run.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -67,7 +70,8 @@ const NUMBERS: &[&str] = &[
     "4_000_000_000 epochs",
 ];
 
-/// A small generator of random numbers (splitmix64), so that a program's number is all that is needed to make it again.
+/// A small generator of random numbers (splitmix64), so that a program's number is all that is needed to make
+/// it again.
 struct Random(u64);
 
 impl Random {
@@ -133,7 +137,8 @@ fn corpus() -> Corpus {
     texts.retain(|text| text.len() < 20_000);
     let small = texts.iter().filter(|text| text.len() < SMALL).map(|text| tokens(text)).collect();
     let programs: Vec<Vec<String>> = texts.iter().map(|text| tokens(text)).collect();
-    let mut words: Vec<String> = programs.iter().flatten().filter(|token| token.len() < 40).cloned().collect();
+    let mut words: Vec<String> =
+        programs.iter().flatten().filter(|token| token.len() < 40).cloned().collect();
     words.sort_unstable();
     words.dedup();
     let items = texts.iter().flat_map(|text| text.split("\n\n").map(|item| format!("\n{item}\n"))).collect();
@@ -259,7 +264,8 @@ fn run(corpus: &Arc<Corpus>, first: u64, last: u64, audited: u64, report: bool) 
 }
 
 fn settle(faults: &[(u64, String)]) {
-    let shown: Vec<String> = faults.iter().take(5).map(|(number, program)| format!("program {number}:\n{program}")).collect();
+    let shown: Vec<String> =
+        faults.iter().take(5).map(|(number, program)| format!("program {number}:\n{program}")).collect();
     assert!(faults.is_empty(), "{} programs panic\n{}", faults.len(), shown.join("\n"));
 }
 
@@ -271,7 +277,8 @@ fn a_few_mutated_programs() {
 #[test]
 #[ignore = "as long as one likes: see the head of this file"]
 fn many_mutated_programs() {
-    let setting = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
+    let setting =
+        |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
     let (count, first) = (setting("MOPD_MUTATIONS", 100_000), setting("MOPD_MUTATIONS_FROM", 0));
     let faults = run(&Arc::new(corpus()), first, first + count, AUDITED, true);
     for (number, program) in &faults {
@@ -282,14 +289,18 @@ fn many_mutated_programs() {
     settle(&faults);
 }
 
-/// What comes along when a line is copied from a page: letters of more than one byte, right beside a name or a number.
+/// What comes along when a line is copied from a page: letters of more than one byte, right beside a name or
+/// a number.
 #[test]
 fn letters_of_several_bytes_may_stand_anywhere() {
     let mut memory = Memory::default();
     let path = root().join("examples/quickstart.mopd");
     let tokens = tokens(&fs::read_to_string(path).expect("an example"));
     for foreign in ["\u{a0}", "\u{e9}", "\u{2003}", "\u{1f600}"] {
-        for at in (0..tokens.len()).filter(|at| !tokens[*at].starts_with(|c: char| c.is_whitespace() || c == '/')).step_by(3) {
+        for at in (0..tokens.len())
+            .filter(|at| !tokens[*at].starts_with(|c: char| c.is_whitespace() || c == '/'))
+            .step_by(3)
+        {
             let mut mutated = tokens.clone();
             mutated.insert(at, foreign.to_owned());
             let program = mutated.concat();
@@ -299,7 +310,8 @@ fn letters_of_several_bytes_may_stand_anywhere() {
     }
 }
 
-/// The numbers that overflowed once, wherever a number stands: each in turn, in every number of every example.
+/// The numbers that overflowed once, wherever a number stands: each in turn, in every number of every
+/// example.
 #[test]
 fn every_number_of_the_examples_may_be_any_number() {
     let mut memory = Memory::default();

@@ -1,4 +1,5 @@
-//! What is made of a run's folder, end to end: the page, read by a parser and opened in a browser; comparisons; event files.
+//! What is made of a run's folder, end to end: the page, read by a parser and opened in a browser;
+//! comparisons; event files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +11,8 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Texts as nobody wants them: the end of a script, a comment, an image that runs something, a bell, a change of direction.
+/// Texts as nobody wants them: the end of a script, a comment, an image that runs something, a bell, a change
+/// of direction.
 const HOSTILE: &str = "</script><!--<img src=x onerror=alert(1)>\u{7}\u{202e}&amp;";
 
 const SOURCE: &str = r#"use std.opd.mopd
@@ -65,8 +67,10 @@ impl Place {
                 .iter()
                 .map(|word| line(domain, word, if domain == "copy" { word } else { &word[word.len() - 1..] }))
                 .collect();
-            fs::write(folder.path().join(format!("{domain}.jsonl")), all[..8].concat()).expect("writing a test file");
-            fs::write(folder.path().join(format!("{domain}.test.jsonl")), all[8..].concat()).expect("writing a test file");
+            fs::write(folder.path().join(format!("{domain}.jsonl")), all[..8].concat())
+                .expect("writing a test file");
+            fs::write(folder.path().join(format!("{domain}.test.jsonl")), all[8..].concat())
+                .expect("writing a test file");
         }
         fs::write(folder.path().join("tiny.mopd"), SOURCE).expect("writing a test file");
         Place { folder }
@@ -115,7 +119,10 @@ fn page() -> (String, PathBuf) {
     let out = place.path("page.html");
     if !out.exists() {
         // Made elsewhere and moved, for another test may be reading.
-        let beside = tempfile::Builder::new().suffix(".html").tempfile_in(place.folder.path()).expect("a temporary file");
+        let beside = tempfile::Builder::new()
+            .suffix(".html")
+            .tempfile_in(place.folder.path())
+            .expect("a temporary file");
         let name = beside.path().to_str().expect("a plain path");
         assert_eq!(place.good(&["report", "run", "--out", name]), format!("{name}\n"));
         fs::rename(beside.path(), &out).expect("renaming the page");
@@ -172,10 +179,18 @@ fn the_page_is_whole_and_asks_for_nothing() {
     let (html, path) = page();
     assert!(html.len() < 2_000_000, "{} bytes", html.len());
     let page = parsed(&path);
-    assert_eq!((texts(&page["wrong"]), texts(&page["open"])), (vec![], vec![]), "elements are closed in order");
+    assert_eq!(
+        (texts(&page["wrong"]), texts(&page["open"])),
+        (vec![], vec![]),
+        "elements are closed in order"
+    );
     assert_eq!(texts(&page["outside"]), ["data:,"], "nothing is fetched");
     assert_eq!(texts(&page["events"]), Vec::<&str>::new());
-    assert_eq!((&page["tags"]["script"], &page["tags"]["img"]), (&Value::from(6), &Value::Null), "no text became an element");
+    assert_eq!(
+        (&page["tags"]["script"], &page["tags"]["img"]),
+        (&Value::from(6), &Value::Null),
+        "no text became an element"
+    );
     // From every number to where it comes from.
     let ids = texts(&page["ids"]);
     let known: BTreeSet<&str> = ids.iter().copied().collect();
@@ -187,7 +202,9 @@ fn the_page_is_whole_and_asks_for_nothing() {
     assert!(texts(&page["targets"]).iter().filter(|target| target.starts_with("#stage-")).count() > 20);
     // The source and the plan's hash are there, as text.
     let text = page["text"].as_str().expect("a text");
-    let plan: Value = serde_json::from_str(&fs::read_to_string(shared().path("run/plan.json")).expect("the plan")).expect("JSON");
+    let plan: Value =
+        serde_json::from_str(&fs::read_to_string(shared().path("run/plan.json")).expect("the plan"))
+            .expect("JSON");
     for part in [
         plan["hash"].as_str().expect("a hash"),
         "// </script><b>not bold</b>",
@@ -204,19 +221,31 @@ fn the_page_is_whole_and_asks_for_nothing() {
 fn every_chart_has_its_numbers() {
     let page = parsed(&page().1);
     let [data] = page["data"].as_array().expect("a list").as_slice() else { panic!("one set of data") };
-    let stage =
-        |name: &str| data["stages"].as_array().expect("stages").iter().find(|stage| stage["name"] == name).expect("a stage");
+    let stage = |name: &str| {
+        data["stages"]
+            .as_array()
+            .expect("stages")
+            .iter()
+            .find(|stage| stage["name"] == name)
+            .expect("a stage")
+    };
     let student = stage("student");
-    assert_eq!((&student["steps"], &student["seeds"], &student["whole"]), (&6.into(), &2.into(), &true.into()));
+    assert_eq!(
+        (&student["steps"], &student["seeds"], &student["whole"]),
+        (&6.into(), &2.into(), &true.into())
+    );
     let has = |stage: &Value, metric: &str, by: &str| {
         let series = stage["series"].as_array().expect("series").iter();
         series
             .filter(|one| {
-                one["metric"] == metric && one["by"] == by && one["mean"].as_array().is_some_and(|mean| mean.len() == 6)
+                one["metric"] == metric
+                    && one["by"] == by
+                    && one["mean"].as_array().is_some_and(|mean| mean.len() == 6)
             })
             .count()
     };
-    for metric in ["reward", "divergence", "entropy", "length", "prompt_share", "token_share", "signal_share"] {
+    for metric in ["reward", "divergence", "entropy", "length", "prompt_share", "token_share", "signal_share"]
+    {
         assert_eq!(has(student, metric, "domain"), 2, "{metric}");
     }
     assert_eq!((has(student, "divergence", "teacher"), has(student, "divergence_floor", "teacher")), (2, 2));
@@ -227,7 +256,9 @@ fn every_chart_has_its_numbers() {
     let samples = student["samples"].as_array().expect("samples");
     let first: Vec<_> = samples.iter().filter(|sample| sample["step"] == 0).collect();
     assert_eq!(first.len(), 4);
-    assert!(samples.iter().all(|sample| sample["prompt"].as_str().is_some_and(|prompt| prompt.contains(HOSTILE))));
+    assert!(
+        samples.iter().all(|sample| sample["prompt"].as_str().is_some_and(|prompt| prompt.contains(HOSTILE)))
+    );
     for sample in samples {
         let tokens = sample["text"].as_array().map_or(0, Vec::len);
         assert!(tokens > 0);
@@ -239,17 +270,23 @@ fn every_chart_has_its_numbers() {
     assert!(data["edges"].as_array().is_some_and(|edges| edges.len() >= 8));
     assert!(student["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
     let rows = data["tables"][0]["rows"].as_array().expect("rows");
-    assert!(rows.len() == 4 && rows.iter().all(|row| row["cells"].as_array().is_some_and(|cells| cells.len() == 2)));
+    assert!(
+        rows.len() == 4
+            && rows.iter().all(|row| row["cells"].as_array().is_some_and(|cells| cells.len() == 2))
+    );
 }
 
 /// The first of some names that is a program here; a note for people where none is.
 fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-    let runs = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let runs = |name: &&str| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
     let found = names.into_iter().find(runs);
     if found.is_none() {
         // Past the harness, which keeps what passing tests print.
-        let note = format!("note: none of {} is here, so the page was not opened in a browser\n", names.join(", "));
+        let note =
+            format!("note: none of {} is here, so the page was not opened in a browser\n", names.join(", "));
         std::io::stderr().write_all(note.as_bytes()).expect("standard error is open");
     }
     found
@@ -273,7 +310,8 @@ fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, 
         .output()
         .expect("the browser starts");
     let log = String::from_utf8_lossy(&output.stderr);
-    let log: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE") || line.contains("Uncaught")).collect();
+    let log: Vec<&str> =
+        log.lines().filter(|line| line.contains("CONSOLE") || line.contains("Uncaught")).collect();
     (String::from_utf8_lossy(&output.stdout).into_owned(), log.join("\n"))
 }
 
@@ -282,30 +320,45 @@ fn a_browser_draws_every_chart() {
     let Some(browser) = browser() else { return };
     let (_, path) = page();
     let data = &parsed(&path)["data"][0];
-    let trained =
-        data["stages"].as_array().expect("stages").iter().filter(|stage| stage["at"].as_array().is_some_and(|at| !at.is_empty()));
+    let trained = data["stages"]
+        .as_array()
+        .expect("stages")
+        .iter()
+        .filter(|stage| stage["at"].as_array().is_some_and(|at| !at.is_empty()));
     let trained: Vec<_> = trained.collect();
     assert_eq!(trained.len(), 4);
-    for (stage, flags) in
-        trained.into_iter().zip([&["--window-size=1280,900"][..], &["--window-size=390,800"], &[], &["--window-size=700,900"]])
-    {
+    for (stage, flags) in trained.into_iter().zip([
+        &["--window-size=1280,900"][..],
+        &["--window-size=390,800"],
+        &[],
+        &["--window-size=700,900"],
+    ]) {
         let (dom, log) = opened(browser, &path, &format!("#train-{}", stage["id"]), flags);
         assert_eq!(log, "", "the console of {}", stage["name"]);
         assert!(dom.contains("data-drawn=\"yes\""), "the script ended early");
-        let charts: Vec<&str> =
-            dom.split("<figure ").skip(1).map(|rest| rest.split("</figure>").next().unwrap_or(rest)).collect();
+        let charts: Vec<&str> = dom
+            .split("<figure ")
+            .skip(1)
+            .map(|rest| rest.split("</figure>").next().unwrap_or(rest))
+            .collect();
         let mut seen = BTreeSet::new();
         for chart in charts {
-            let attribute = |name: &str| chart.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            let attribute = |name: &str| {
+                chart.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next())
+            };
             let name = attribute("data-chart").expect("every figure is a chart");
-            let points: usize = attribute("data-points").expect("every chart counts its points").parse().expect("a number");
+            let points: usize =
+                attribute("data-points").expect("every chart counts its points").parse().expect("a number");
             assert!(points > 0, "{name} of {} has nothing to show", stage["name"]);
             if name == "tokens" {
                 assert_eq!(chart.matches("<button").count(), points);
                 assert!(chart.contains("role=\"toolbar\""));
             } else {
                 assert!(chart.contains("<svg"), "{name}");
-                assert!(name == "graph" || (chart.contains("role=\"img\"") && chart.contains("aria-label=\"")), "{name}");
+                assert!(
+                    name == "graph" || (chart.contains("role=\"img\"") && chart.contains("aria-label=\"")),
+                    "{name}"
+                );
                 assert!(!chart.contains("NaN"), "{name} of {}", stage["name"]);
             }
             seen.insert(name.to_owned());
@@ -337,16 +390,28 @@ fn weights_that_differ_are_what_the_histograms_show() {
     place.good(&["report", "run"]);
     let path = place.path("run/report.html");
     let data = &parsed(&path)["data"][0];
-    let student = data["stages"].as_array().expect("stages").iter().find(|stage| stage["name"] == "student").expect("a student");
-    let (dom, log) = opened(browser, &path, &format!("#train-{}", student["id"]), &["--window-size=1280,900"]);
+    let student = data["stages"]
+        .as_array()
+        .expect("stages")
+        .iter()
+        .find(|stage| stage["name"] == "student")
+        .expect("a student");
+    let (dom, log) =
+        opened(browser, &path, &format!("#train-{}", student["id"]), &["--window-size=1280,900"]);
     assert_eq!(log, "");
     for over in ["position", "entropy"] {
         let figure = dom.split(&format!("data-chart=\"weights-{over}\"")).nth(1).expect("a histogram");
         let figure = figure.split("</figure>").next().expect("its end");
         assert!(figure.contains(&format!("<span>Weight over {over}</span>")), "{figure}");
-        assert!(figure.contains("weight from") && figure.matches("% of the column</title>").count() > 3, "{figure}");
+        assert!(
+            figure.contains("weight from") && figure.matches("% of the column</title>").count() > 3,
+            "{figure}"
+        );
         // Halves of halves are all written as such.
-        assert!(figure.contains(">1/16<") && figure.contains(">1/2<") && !figure.contains(">0.5<"), "{figure}");
+        assert!(
+            figure.contains(">1/16<") && figure.contains(">1/2<") && !figure.contains(">0.5<"),
+            "{figure}"
+        );
     }
     assert!(dom.contains("<option value=\"weight\">by weight</option>"));
 }
@@ -357,15 +422,22 @@ fn paper_gets_charts_of_its_own_width() {
     let Some(browser) = browser() else { return };
     let (text, path) = page();
     let data = &parsed(&path)["data"][0];
-    let student = data["stages"].as_array().expect("stages").iter().find(|stage| stage["name"] == "student").expect("a student");
+    let student = data["stages"]
+        .as_array()
+        .expect("stages")
+        .iter()
+        .find(|stage| stage["name"] == "student")
+        .expect("a student");
     let with = |script: &str| {
         let page = tempfile::Builder::new().suffix(".html").tempfile().expect("a temporary file");
         let script = format!(
-            "<script>const choice = document.querySelector('[data-chart=learning] select'); choice.value = 'loss';
+            "<script>const choice = document.querySelector('[data-chart=learning] select'); choice.value = \
+             'loss';
             choice.dispatchEvent(new Event('change')); {script}</script></body>"
         );
         fs::write(page.path(), text.replacen("</body>", &script, 1)).expect("a page");
-        let (dom, log) = opened(browser, page.path(), &format!("#train-{}", student["id"]), &["--window-size=500,900"]);
+        let (dom, log) =
+            opened(browser, page.path(), &format!("#train-{}", student["id"]), &["--window-size=500,900"]);
         assert_eq!(log, "");
         let width = |chart: &str| -> f64 {
             let figure = dom.split(&format!("data-chart=\"{chart}\"")).nth(1).expect("a chart");
@@ -378,7 +450,10 @@ fn paper_gets_charts_of_its_own_width() {
     let window = with("");
     assert!(window.iter().all(|width| *width < 500.0), "{window:?}");
     assert_eq!(with("dispatchEvent(new Event('beforeprint'));"), [700.0, 335.0, 335.0, 700.0]);
-    assert_eq!(with("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'));"), window);
+    assert_eq!(
+        with("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'));"),
+        window
+    );
 }
 
 #[test]
@@ -400,14 +475,24 @@ fn an_unfinished_run_has_a_page_too() {
 fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
     for signal in ["-KILL", "-INT"] {
         let place = Place::new();
-        let long = |steps: &str| fs::write(place.path("tiny.mopd"), SOURCE.replace("steps: count = 6", steps)).expect("an edit");
+        let long = |steps: &str| {
+            fs::write(place.path("tiny.mopd"), SOURCE.replace("steps: count = 6", steps)).expect("an edit")
+        };
         place.good(&["run", "tiny.mopd", "--out", "run"]);
         let results = fs::read(place.path("run/results.json")).expect("results");
         long("steps: count = 4000");
         let mut command = Command::new(mopd_tests::mopd());
-        command.current_dir(place.folder.path()).args(["run", "tiny.mopd", "--out", "run", "--format", "json"]);
+        command.current_dir(place.folder.path()).args([
+            "run",
+            "tiny.mopd",
+            "--out",
+            "run",
+            "--format",
+            "json",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().expect("mopd starts");
+        let mut child =
+            std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().expect("mopd starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.contains(r#""event":"step""#) && line.contains(r#""step":3,"#)));
         let group = format!("-{}", child.id());
@@ -426,7 +511,11 @@ fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
         place.good(&["report", "run/previous"]);
         let page = parsed(&place.path("run/previous/report.html"));
         assert!(!page["text"].as_str().expect("a text").contains("This run was not finished"), "{signal}");
-        assert!(fs::read_to_string(place.path("run/previous/source.mopd")).expect("a text").contains("steps: count = 6"));
+        assert!(
+            fs::read_to_string(place.path("run/previous/source.mopd"))
+                .expect("a text")
+                .contains("steps: count = 6")
+        );
 
         // What is finished then is compared with it.
         long("steps: count = 5");
@@ -482,8 +571,12 @@ fn runs_are_compared_in_meaning_and_in_result() {
     assert_eq!(lines.len(), 1 + 2 * 4 * 3, "{csv}");
     assert!(lines.iter().all(|line| line.len() == 12), "{csv}");
     let results: Value =
-        serde_json::from_str(&fs::read_to_string(place.path("longer/results.json")).expect("results")).expect("JSON");
-    let row = lines.iter().find(|line| line[1] == "longer" && line[3] == "student" && line[4] == "copy").expect("a row");
+        serde_json::from_str(&fs::read_to_string(place.path("longer/results.json")).expect("results"))
+            .expect("JSON");
+    let row = lines
+        .iter()
+        .find(|line| line[1] == "longer" && line[3] == "student" && line[4] == "copy")
+        .expect("a row");
     let expected = &results["tables"][0]["rows"][2]["scores"]["copy"]["mean"];
     assert!(
         (row[6].parse::<f64>().expect("a number") - expected.as_f64().expect("a number")).abs() < 1e-12,
@@ -494,7 +587,11 @@ fn runs_are_compared_in_meaning_and_in_result() {
         assert_eq!(&line[7..10], ["0", "0", "0"], "{line:?}");
     }
 
-    assert!(place.good(&["compare", "--format", "markdown", "first", "longer"]).contains("### tiny & table\n\n| model"));
+    assert!(
+        place
+            .good(&["compare", "--format", "markdown", "first", "longer"])
+            .contains("### tiny & table\n\n| model")
+    );
     assert!(
         place
             .good(&["compare", "--format", "latex", "first", "longer"])
@@ -513,14 +610,17 @@ fn event_files_have_a_series_for_every_stage_and_seed() {
     folders.sort();
     assert_eq!(folders.len(), 8, "{folders:?}");
     assert_eq!(folders[0], "expert.copy-seed1");
-    let bytes = fs::read(place.path("events/student-seed2/events.out.tfevents.0.mopd")).expect("an event file");
+    let bytes =
+        fs::read(place.path("events/student-seed2/events.out.tfevents.0.mopd")).expect("an event file");
     let mut steps = 0;
     let mut at = 0;
     while at < bytes.len() {
         let length = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes")) as usize;
         let event = &bytes[at + 12..at + 12 + length];
         let has = |text: &str| event.windows(text.len()).any(|window| window == text.as_bytes());
-        assert!(at == 0 && has("brain.Event:2") || has("divergence/copy") && has("reward/last") && has("loss"));
+        assert!(
+            at == 0 && has("brain.Event:2") || has("divergence/copy") && has("reward/last") && has("loss")
+        );
         steps += 1;
         at += 12 + length + 4;
     }
@@ -545,23 +645,29 @@ fn a_run_leaves_the_same_event_files_on_request() {
     assert_eq!(all.len(), 8, "{all:?}");
     place.good(&["export", "--tensorboard", "run", "--out", "events"]);
     for name in &all {
-        let file =
-            |folder: &str| fs::read(place.path(folder).join(name).join("events.out.tfevents.0.mopd")).expect("an event file");
+        let file = |folder: &str| {
+            fs::read(place.path(folder).join(name).join("events.out.tfevents.0.mopd")).expect("an event file")
+        };
         assert!(file("events") == file("run/tensorboard"), "{name}");
     }
 
     // A seed less: its series go, and what is not ours stays.
     fs::create_dir_all(place.path("run/tensorboard/other")).expect("a folder");
     fs::write(place.path("run/tensorboard/other/notes"), "mine").expect("writing");
-    fs::write(place.path("tiny.mopd"), SOURCE.replace("seeds       = 2", "seeds       = 1")).expect("writing");
+    fs::write(place.path("tiny.mopd"), SOURCE.replace("seeds       = 2", "seeds       = 1"))
+        .expect("writing");
     place.good(&["run", "tiny.mopd", "--out", "run", "--tensorboard"]);
-    let left: BTreeSet<String> = all.into_iter().filter(|name| name.ends_with("seed1")).chain(["other".to_owned()]).collect();
+    let left: BTreeSet<String> =
+        all.into_iter().filter(|name| name.ends_with("seed1")).chain(["other".to_owned()]).collect();
     assert_eq!(series(), left);
 
     // Where they can't be written, the results are there and the exit status says so.
     fs::remove_dir_all(place.path("run/tensorboard")).expect("removing");
     fs::write(place.path("run/tensorboard"), "a file in their place").expect("writing");
     fs::remove_file(place.path("run/results.json")).expect("removing");
-    place.refused(&["run", "tiny.mopd", "--out", "run", "--tensorboard"], &["results in run", "can't write run/tensorboard/"]);
+    place.refused(
+        &["run", "tiny.mopd", "--out", "run", "--tensorboard"],
+        &["results in run", "can't write run/tensorboard/"],
+    );
     assert!(place.path("run/results.json").is_file());
 }

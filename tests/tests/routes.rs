@@ -12,7 +12,10 @@ const WORDS: [&str; 8] = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab"];
 
 /// The rows of a domain: every word, with how hard it is.
 fn lines(words: &[&str], more: fn(&str) -> String) -> String {
-    words.iter().map(|word| format!("{{\"prompt\": \"copy: {word}=\", \"answer\": \"{word}\"{}}}\n", more(word))).collect()
+    words
+        .iter()
+        .map(|word| format!("{{\"prompt\": \"copy: {word}=\", \"answer\": \"{word}\"{}}}\n", more(word)))
+        .collect()
 }
 
 fn level(word: &str) -> String {
@@ -88,9 +91,13 @@ impl Case {
     }
 
     fn student(&self) -> Vec<f32> {
-        let bytes = fs::read(self.folder.path().join("out/models/student-seed1/model.safetensors")).expect("the student");
+        let bytes = fs::read(self.folder.path().join("out/models/student-seed1/model.safetensors"))
+            .expect("the student");
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-        bytes[header..].chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
+        bytes[header..]
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
+            .collect()
     }
 }
 
@@ -100,17 +107,22 @@ fn said(output: &Output) -> String {
 
 /// What the page of a run holds of the student's curves.
 fn curves(folder: &Path) -> Value {
-    let output = Command::new(mopd_tests::mopd()).current_dir(folder).args(["report", "out"]).output().expect("mopd starts");
+    let output = Command::new(mopd_tests::mopd())
+        .current_dir(folder)
+        .args(["report", "out"])
+        .output()
+        .expect("mopd starts");
     assert!(output.status.success(), "{}", said(&output));
     let page = fs::read_to_string(folder.join("out/report.html")).expect("a page");
-    let data = page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the page has data");
+    let data =
+        page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the page has data");
     let data: Value = serde_json::from_str(data.split("</script>").next().expect("it ends")).expect("JSON");
     let stages = data["stages"].as_array().expect("stages");
     stages.iter().find(|stage| stage["name"] == "student").expect("the student").clone()
 }
 
-/// One domain with a column, against the same rows in two domains with a teacher each. Every step is all of the data and the objective
-/// a mean over sequences, so both are one computation but for the order of sums.
+/// One domain with a column, against the same rows in two domains with a teacher each. Every step is all of
+/// the data and the objective a mean over sequences, so both are one computation but for the order of sums.
 #[test]
 fn a_column_routes_as_domains_do() {
     let one = Case::new(&source(ONE, "copy", BY_LEVEL, ON_DATA), &lines(&WORDS, level));
@@ -131,8 +143,10 @@ domain short { prompts = "short.jsonl", tests = "copy.jsonl", reward = exact_mat
     };
     assert!(apart(&two) < 1e-5, "{}", apart(&two));
     // The other way round it is another student.
-    let swapped =
-        Case::new(&source(ONE, "copy", "domain == copy and data.level > 3 -> low, else -> high", ON_DATA), &lines(&WORDS, level));
+    let swapped = Case::new(
+        &source(ONE, "copy", "domain == copy and data.level > 3 -> low, else -> high", ON_DATA),
+        &lines(&WORDS, level),
+    );
     swapped.run();
     assert!(apart(&swapped) > 1e-4, "{}", apart(&swapped));
 
@@ -142,24 +156,36 @@ domain short { prompts = "short.jsonl", tests = "copy.jsonl", reward = exact_mat
     let series = student["series"].as_array().expect("series");
     let first = |metric: &str, by: &str| -> BTreeMap<&str, f64> {
         let found = series.iter().filter(|one| one["metric"] == metric && one["by"] == by);
-        found.map(|one| (one["of"].as_str().expect("a name"), one["mean"][0].as_f64().expect("a number"))).collect()
+        found
+            .map(|one| (one["of"].as_str().expect("a name"), one["mean"][0].as_f64().expect("a number")))
+            .collect()
     };
     assert_eq!(first("prompt_share", "teacher"), [("high", 0.75), ("low", 0.25)].into());
     assert_eq!(first("prompt_share", "domain"), [("copy", 1.0)].into());
-    let (of_teachers, of_domain, tokens) =
-        (first("divergence", "teacher"), first("divergence", "domain")["copy"], first("token_share", "teacher"));
+    let (of_teachers, of_domain, tokens) = (
+        first("divergence", "teacher"),
+        first("divergence", "domain")["copy"],
+        first("token_share", "teacher"),
+    );
     let together = of_teachers["high"] * tokens["high"] + of_teachers["low"] * tokens["low"];
-    assert!(of_teachers["high"] != of_teachers["low"] && (together - of_domain).abs() < 2e-3, "{of_teachers:?} {of_domain}");
+    assert!(
+        of_teachers["high"] != of_teachers["low"] && (together - of_domain).abs() < 2e-3,
+        "{of_teachers:?} {of_domain}"
+    );
 }
 
 /// Teachers that write, the student's own rollouts, several passes; a second run keeps all of it.
 #[test]
 fn routed_stages_run_and_are_kept() {
-    let student = "objective = mopd(clip_at: 5), rollout = sample(n: 2, temperature: 1.0, max_tokens: 6), prompts = 4, passes = 2, steps = 4, lr = 1e-3";
+    let student = "objective = mopd(clip_at: 5), rollout = sample(n: 2, temperature: 1.0, max_tokens: 6), \
+                   prompts = 4, passes = 2, steps = 4, lr = 1e-3";
     let mut text = source(ONE, "copy", BY_LEVEL, student);
-    text += "model copied = sft(start, on: copy) { rollout = from(teacher, sequences: 16, temperature: 1.0, max_tokens: 6), keep = all, batch = 4, steps = 3, lr = 1e-3 }\n\
-             model pairs = dpo(start, on: copy) { chosen = from(teacher, n: 1, temperature: 1.0, max_tokens: 6), rejected = sample(n: 1, temperature: 1.0, max_tokens: 6), reference = start, beta = 0.5, batch = 4, steps = 2, lr = 1e-3 }\n\
-             compare \"more\" { models = [copied, pairs], on = [whole], samples = 1, temperature = 1.0, max_tokens = 6 }\n";
+    text += "model copied = sft(start, on: copy) { rollout = from(teacher, sequences: 16, temperature: 1.0, \
+             max_tokens: 6), keep = all, batch = 4, steps = 3, lr = 1e-3 }\nmodel pairs = dpo(start, on: \
+             copy) { chosen = from(teacher, n: 1, temperature: 1.0, max_tokens: 6), rejected = sample(n: 1, \
+             temperature: 1.0, max_tokens: 6), reference = start, beta = 0.5, batch = 4, steps = 2, lr = \
+             1e-3 }\ncompare \"more\" { models = [copied, pairs], on = [whole], samples = 1, temperature = \
+             1.0, max_tokens = 6 }\n";
     let case = Case::new(&text, &lines(&WORDS, level));
     case.run();
     let weights = case.student();
@@ -178,14 +204,18 @@ fn what_a_route_cannot_read_is_said_before_the_first_step() {
     let text = source(ONE, "copy", BY_LEVEL, ON_DATA);
     for (more, problem) in [
         (
-            (|word| if word == "cad" { ", \"niveau\": null".to_owned() } else { level(word) }) as fn(&str) -> String,
+            (|word| if word == "cad" { ", \"niveau\": null".to_owned() } else { level(word) })
+                as fn(&str) -> String,
             "copy.jsonl:3: the field `level` must be a number or a truth value; found null",
         ),
         (
             |word| if word == "ba" { ", \"niveau\": \"hard\"".to_owned() } else { level(word) },
             "copy.jsonl:2: the field `level` must be a number or a truth value; found the string \"hard\"",
         ),
-        (|word| if word == "cab" { String::new() } else { level(word) }, "copy.jsonl:8: the field `niveau` is missing"),
+        (
+            |word| if word == "cab" { String::new() } else { level(word) },
+            "copy.jsonl:8: the field `niveau` is missing",
+        ),
     ] {
         let refused = Case::new(&text, &lines(&WORDS, more)).refused();
         assert!(refused.contains(problem), "{refused}");
@@ -196,8 +226,13 @@ fn what_a_route_cannot_read_is_said_before_the_first_step() {
 /// A slip in a condition is no error, for other data may have such rows, but it is said.
 #[test]
 fn an_arm_that_no_row_takes_is_said() {
-    let case =
-        Case::new(&source(ONE, "copy", "domain == copy and data.level > 7 -> high, else -> low", ON_DATA), &lines(&WORDS, level));
+    let case = Case::new(
+        &source(ONE, "copy", "domain == copy and data.level > 7 -> high, else -> low", ON_DATA),
+        &lines(&WORDS, level),
+    );
     let said = case.run();
-    assert!(said.contains("`student`: of the 8 prompts of `copy`, none is routed to `high` by `data.level > 7`"), "{said}");
+    assert!(
+        said.contains("`student`: of the 8 prompts of `copy`, none is routed to `high` by `data.level > 7`"),
+        "{said}"
+    );
 }

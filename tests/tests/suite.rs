@@ -1,15 +1,18 @@
-//! The language suite: literate cases in `tests/suite/**/*.md`, and the pages of the diagnostic codes in `lang/codes/*.md`.
+//! The language suite: literate cases in `tests/suite/**/*.md`, and the pages of the diagnostic codes in
+//! `lang/codes/*.md`.
 //!
-//! A program stands in a fence tagged `mopd`. What it should be told stands in comments, on the line it belongs to or alone on
-//! the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of the message"` with the column, from 1.
-//! A program must get exactly the findings that it names. More words in the tag:
+//! A program stands in a fence tagged `mopd`. What it should be told stands in comments, on the line it
+//! belongs to or alone on the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of
+//! the message"` with the column, from 1. A program must get exactly the findings that it names. More words
+//! in the tag:
 //!
 //! - `mopd fragment`: no `experiment` is asked of it.
-//! - `mopd setup`: no case of its own; what a program tagged `mopd using setup` begins with, here and further down the page.
+//! - `mopd setup`: no case of its own; what a program tagged `mopd using setup` begins with, here and further
+//!   down the page.
 //! - `mopd module=mine`: a file `mine.mopd` beside the program that follows.
 //!
-//! A fence tagged `snapshot` after a program holds all that its findings say, one tagged `audit` what the gradients of its terms follow.
-//! `MOPD_UPDATE=1` writes these anew.
+//! A fence tagged `snapshot` after a program holds all that its findings say, one tagged `audit` what the
+//! gradients of its terms follow. `MOPD_UPDATE=1` writes these anew.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -33,7 +36,8 @@ struct Case {
     /// So many lines of it are what its page's programs begin with.
     setup: usize,
     modules: HashMap<String, String>,
-    /// The page's lines of the snapshot that follows: first one inside the fence, and the one that closes it.
+    /// The page's lines of the snapshot that follows: first one inside the fence, and the one that closes
+    /// it.
     snapshot: Option<(usize, usize)>,
     /// The same of its audit.
     audit: Option<(usize, usize)>,
@@ -94,7 +98,16 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
                     let setup = if words.last() == Some(&"setup") { setup.lines().count() } else { 0 };
                     let name = format!("{page}:{start} ({})", headings.join(" / "));
                     let modules = std::mem::take(&mut modules);
-                    cases.push(Case { name, headings: headings.clone(), tag, text, setup, modules, snapshot: None, audit: None });
+                    cases.push(Case {
+                        name,
+                        headings: headings.clone(),
+                        tag,
+                        text,
+                        setup,
+                        modules,
+                        snapshot: None,
+                        audit: None,
+                    });
                 }
                 ["snapshot"] => match cases.last_mut().filter(|case| case.snapshot.is_none()) {
                     Some(case) => case.snapshot = Some((start, end)),
@@ -231,7 +244,12 @@ fn compare(case: &Case, expected: &[Expected], analysis: &Analysis, faults: &mut
                 let Expected { line, severity, column, code, message } = expected;
                 let column = column.map_or(String::new(), |column| format!(":{column}"));
                 let message = message.as_ref().map_or(String::new(), |message| format!(" \"{message}\""));
-                let _ = writeln!(faults, "{}\n  missing: {severity} at {}{column} [{code}]{message}", case.name, line + 1);
+                let _ = writeln!(
+                    faults,
+                    "{}\n  missing: {severity} at {}{column} [{code}]{message}",
+                    case.name,
+                    line + 1
+                );
             }
         }
     }
@@ -255,7 +273,8 @@ fn render(case: &Case, analysis: &Analysis) -> String {
         let label = |mark: char, label: &Label| {
             let source = analysis.sources.text(label.span);
             let shown = if source.contains('\n') { "..." } else { source };
-            format!("  {mark} {} `{shown}` {}", place(analysis, label.span), label.text).trim_end().to_owned() + "\n"
+            format!("  {mark} {} `{shown}` {}", place(analysis, label.span), label.text).trim_end().to_owned()
+                + "\n"
         };
         let _ = writeln!(text, "{}[{}]: {}", finding.severity.name(), finding.code.name(), finding.message);
         text += &label('^', &finding.primary);
@@ -281,13 +300,18 @@ fn render(case: &Case, analysis: &Analysis) -> String {
 /// What the gradients of a program's objectives follow.
 fn audits(analysis: &Analysis) -> String {
     let audits: Vec<Audit> = match &analysis.experiment {
-        Some(experiment) => audit::of_experiment(experiment).into_iter().map(|audited| audited.audit).collect(),
-        None => analysis.objectives.iter().map(|named| audit::audit(&named.objective, &Use::unknown())).collect(),
+        Some(experiment) => {
+            audit::of_experiment(experiment).into_iter().map(|audited| audited.audit).collect()
+        }
+        None => {
+            analysis.objectives.iter().map(|named| audit::audit(&named.objective, &Use::unknown())).collect()
+        }
     };
     let mut text = String::new();
     for (audit, term) in audits.iter().flat_map(|audit| audit.terms.iter().map(move |term| (audit, term))) {
         for (place, line) in term.lines().into_iter().enumerate() {
-            let name = if place == 0 { format!("{}.{}: ", audit.objective, term.term) } else { "  ".to_owned() };
+            let name =
+                if place == 0 { format!("{}.{}: ", audit.objective, term.term) } else { "  ".to_owned() };
             let _ = writeln!(text, "{name}{line}");
         }
     }
@@ -319,7 +343,11 @@ fn programs_get_exactly_the_findings_that_they_name() {
                 if update {
                     lines.splice(start..end, rendered.lines().map(str::to_owned));
                 } else if written != rendered {
-                    let _ = writeln!(faults, "{}\n  the snapshot should be (MOPD_UPDATE=1 writes it):\n{rendered}", case.name);
+                    let _ = writeln!(
+                        faults,
+                        "{}\n  the snapshot should be (MOPD_UPDATE=1 writes it):\n{rendered}",
+                        case.name
+                    );
                 }
             }
         }
@@ -342,7 +370,9 @@ fn every_code_has_a_program_that_triggers_it_and_one_that_nearly_does() {
         for case in cases("", &text, &mut String::new()) {
             let expected = expectations(&case, &mut String::new());
             for heading in &case.headings {
-                triggered.extend(expected.iter().filter(|expected| expected.code == *heading).map(|_| heading.clone()));
+                triggered.extend(
+                    expected.iter().filter(|expected| expected.code == *heading).map(|_| heading.clone()),
+                );
                 missed.extend(expected.is_empty().then(|| heading.clone()));
             }
         }
@@ -389,7 +419,9 @@ fn every_code_has_a_page_whose_examples_do_what_it_says() {
         }
     }
     let files = pages(&mopd_tests::root().join("lang/codes"));
-    let known = |path: &PathBuf| Code::ALL.iter().any(|code| path.file_stem().is_some_and(|stem| stem == code.name()));
+    let known = |path: &PathBuf| {
+        Code::ALL.iter().any(|code| path.file_stem().is_some_and(|stem| stem == code.name()))
+    };
     for path in files.iter().filter(|path| !known(path)) {
         let _ = writeln!(faults, "{} is the page of no code", path.display());
     }
@@ -405,9 +437,13 @@ struct Row<'a> {
 
 fn rows(page: &str) -> Vec<Row<'_>> {
     let mut found = Vec::new();
-    for (line, text) in page.lines().enumerate().filter(|(_, text)| text.starts_with("| ") && !text.starts_with("| trap ")) {
+    for (line, text) in
+        page.lines().enumerate().filter(|(_, text)| text.starts_with("| ") && !text.starts_with("| trap "))
+    {
         let mut cells = text.trim_matches('|').split(" | ");
-        if let (Some(_), Some(says), Some(program), None) = (cells.next(), cells.next(), cells.next(), cells.next()) {
+        if let (Some(_), Some(says), Some(program), None) =
+            (cells.next(), cells.next(), cells.next(), cells.next())
+        {
             found.push(Row { line: line + 1, says, program: program.trim() });
         }
     }
@@ -426,13 +462,15 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
     let mut faults = String::new();
     let mut shown: Vec<(String, String)> = Vec::new();
     let rows = rows(&text);
-    let tables =
-        text.lines().filter(|line| line.starts_with('|')).count() - 2 * text.matches("| trap | mopd | program |").count();
+    let tables = text.lines().filter(|line| line.starts_with('|')).count()
+        - 2 * text.matches("| trap | mopd | program |").count();
     assert_eq!(rows.len(), tables, "a row without three cells");
     for Row { line, says, program } in &rows {
         let codes = linked_codes(says);
         for code in &codes {
-            if !Code::ALL.iter().any(|known| known.name() == *code) || !says.contains(&format!("/lang/codes/{code}.md)")) {
+            if !Code::ALL.iter().any(|known| known.name() == *code)
+                || !says.contains(&format!("/lang/codes/{code}.md)"))
+            {
                 let _ = writeln!(faults, "traps.md:{line}: `{code}` is no code, or its link leads elsewhere");
             }
         }
@@ -447,12 +485,17 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
             continue;
         };
         let path = root.join(format!("tests/suite/traps/{page}.md"));
-        let programs = fs::read_to_string(path).map(|text| cases(page, &text, &mut faults)).unwrap_or_default();
-        let under: Vec<&Case> = programs.iter().filter(|case| case.headings.last().is_some_and(|last| last == heading)).collect();
+        let programs =
+            fs::read_to_string(path).map(|text| cases(page, &text, &mut faults)).unwrap_or_default();
+        let under: Vec<&Case> =
+            programs.iter().filter(|case| case.headings.last().is_some_and(|last| last == heading)).collect();
         let expected: Vec<Vec<Expected>> = under.iter().map(|case| expectations(case, &mut faults)).collect();
         for code in codes {
             if !expected.iter().flatten().any(|expected| expected.code == code) {
-                let _ = writeln!(faults, "traps.md:{line}: no program under `{page}`, `{heading}`, triggers `{code}`");
+                let _ = writeln!(
+                    faults,
+                    "traps.md:{line}: no program under `{page}`, `{heading}`, triggers `{code}`"
+                );
             }
         }
         if !expected.iter().any(Vec::is_empty) {
@@ -465,7 +508,8 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
         for case in cases(&page, &fs::read_to_string(&path).expect("a page of the suite"), &mut faults) {
             let heading = case.headings.last().cloned().unwrap_or_default();
             if !shown.contains(&(page.clone(), heading)) {
-                let _ = writeln!(faults, "{}: no row of the book's page of traps names this heading", case.name);
+                let _ =
+                    writeln!(faults, "{}: no row of the book's page of traps names this heading", case.name);
             }
         }
     }
@@ -476,7 +520,8 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
 /// Half-written files are what an editor sees most of the time.
 #[test]
 fn no_text_makes_the_checker_panic() {
-    let quickstart = fs::read_to_string(mopd_tests::root().join("examples/quickstart.mopd")).expect("the quickstart");
+    let quickstart =
+        fs::read_to_string(mopd_tests::root().join("examples/quickstart.mopd")).expect("the quickstart");
     let opd = mopd_std::module("opd").expect("std.opd").1;
     let text = format!("{quickstart}\n{opd}");
     let boundaries: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();

@@ -65,10 +65,13 @@ fn what_members_share_is_computed_once() {
     let folder = folder(SOURCE);
     let output = run(folder.path(), &["--format", "json"]);
     assert!(output.status.success(), "{}", said(&output));
-    let events: Vec<Value> =
-        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let events: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
     let count = |stage: &str| {
-        let made = events.iter().filter(|event| event["event"] == "stage_finished" && event["stage"] == stage);
+        let made =
+            events.iter().filter(|event| event["event"] == "stage_finished" && event["stage"] == stage);
         made.count()
     };
     // Two rates, two bounds.
@@ -83,16 +86,24 @@ fn what_members_share_is_computed_once() {
     let together = rows(&read(&folder.path().join("out/results.json")));
     assert_eq!(together[0], "other");
     assert!(together.iter().filter(|model| model.starts_with("student [")).count() == 4, "{together:?}");
-    assert_eq!(rows(&read(&folder.path().join("out/rate=0.001,bound=1/results.json"))), ["other", "start", "student"]);
+    assert_eq!(
+        rows(&read(&folder.path().join("out/rate=0.001,bound=1/results.json"))),
+        ["other", "start", "student"]
+    );
 
-    // Again, nothing is computed; a value from outside leaves one axis. Every member has event files if they are asked for.
+    // Again, nothing is computed; a value from outside leaves one axis. Every member has event files if they
+    // are asked for.
     let output = run(folder.path(), &["--set", "rate=1e-3", "--tensorboard"]);
     for member in ["bound=1", "bound=5"] {
         let series = folder.path().join("out").join(member).join("tensorboard/student-seed1");
         assert!(series.is_dir(), "{}", said(&output));
     }
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("run 2 of 2: bound=5") && said(&output).contains("2 of 2 runs"), "{}", said(&output));
+    assert!(
+        said(&output).contains("run 2 of 2: bound=5") && said(&output).contains("2 of 2 runs"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -102,9 +113,15 @@ fn a_member_that_fails_leaves_the_others_alone() {
     let output = run(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("failed: rate=1000000000000000000000000000000"), "{}", said(&output));
-    assert!(folder.path().join("out/rate=0.001/results.json").is_file() && folder.path().join("out/results.json").is_file());
+    assert!(
+        folder.path().join("out/rate=0.001/results.json").is_file()
+            && folder.path().join("out/results.json").is_file()
+    );
     let list = read(&folder.path().join("out/sweep.json"));
-    assert_eq!((&list["members"][0]["good"], &list["members"][1]["good"]), (&Value::Bool(false), &Value::Bool(true)));
+    assert_eq!(
+        (&list["members"][0]["good"], &list["members"][1]["good"]),
+        (&Value::Bool(false), &Value::Bool(true))
+    );
 }
 
 #[test]
@@ -122,9 +139,14 @@ fn values_that_the_file_can_not_take_are_named_before_anything_runs() {
     assert_eq!(said.matches("error[out-of-range]").count(), 1, "{said}");
     let (refused, begun) = (said.find("bound=1,many=0 can't run:"), said.find("run 2 of 4: bound=1,many=2"));
     assert!(refused.is_some() && refused < begun, "{said}");
-    assert!(said.contains("2 of 4 runs, results in out") && said.contains("failed: bound=1,many=0; bound=5,many=0"), "{said}");
+    assert!(
+        said.contains("2 of 4 runs, results in out")
+            && said.contains("failed: bound=1,many=0; bound=5,many=0"),
+        "{said}"
+    );
     // Where none of them can run, none begins.
-    fs::write(folder.path().join("tiny.mopd"), source.replace("many in [0, 2]", "many in [0]")).expect("an edit");
+    fs::write(folder.path().join("tiny.mopd"), source.replace("many in [0, 2]", "many in [0]"))
+        .expect("an edit");
     let output = run(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!String::from_utf8_lossy(&output.stderr).contains("run 1 of"), "{output:?}");

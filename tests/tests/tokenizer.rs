@@ -18,7 +18,8 @@ impl Case {
     fn new(tokenizer: &str) -> Case {
         let case = Case { folder: TempDir::new().expect("a temporary folder") };
         fs::create_dir(case.path("words")).expect("a folder");
-        for file in fs::read_dir(mopd_tests::root().join("tests/reference/text/smollm")).expect("a tokenizer") {
+        for file in fs::read_dir(mopd_tests::root().join("tests/reference/text/smollm")).expect("a tokenizer")
+        {
             let file = file.expect("a file");
             fs::copy(file.path(), case.path("words").join(file.file_name())).expect("copying");
         }
@@ -103,7 +104,8 @@ fn a_model_from_scratch_has_the_tokenizer_of_a_file() {
         let saved = fs::read(case.path(&format!("out/models/student-seed1/{file}"))).expect("the tokenizer");
         assert_eq!(saved, fs::read(case.path("words").join(file)).expect("the tokenizer"));
     }
-    let sampled = case.mopd(&["sample", "out/models/start-seed1", "--prompt", "copy: quick =", "--temperature", "0"]);
+    let sampled =
+        case.mopd(&["sample", "out/models/start-seed1", "--prompt", "copy: quick =", "--temperature", "0"]);
     assert!(said(&sampled).contains("quick"), "{}", said(&sampled));
 
     // The plan tells what only the files know.
@@ -137,14 +139,19 @@ fn a_model_from_scratch_has_the_tokenizer_of_a_file() {
 fn a_file_that_is_no_tokenizer_is_said_at_its_model() {
     let case = Case::new("letters/tokenizer.json");
     let said = case.refused();
-    assert!(said.contains("letters/tokenizer.json: there is no such file") && said.contains("model base"), "{said}");
+    assert!(
+        said.contains("letters/tokenizer.json: there is no such file") && said.contains("model base"),
+        "{said}"
+    );
 
     let case = Case::new("copy.jsonl");
     let said = case.refused();
     assert!(said.contains("copy.jsonl: a tokenizer is a folder, or the `tokenizer.json` in it"), "{said}");
 
     let case = Case::new("words");
-    for hostile in ["", "{}", "[[[[", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 4294967295}, \"merges\": []}}"] {
+    for hostile in
+        ["", "{}", "[[[[", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 4294967295}, \"merges\": []}}"]
+    {
         fs::write(case.path("words/tokenizer.json"), hostile).expect("writing");
         let said = case.refused();
         assert!(said.contains("words/tokenizer.json: ") && said.contains("model base"), "{said}");

@@ -1,4 +1,5 @@
-//! What the standard library trains with, run for real on a tiny model: the GRPO family, pairs, copies of the student.
+//! What the standard library trains with, run for real on a tiny model: the GRPO family, pairs, copies of the
+//! student.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -6,18 +7,22 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Runs an experiment of two domains whose models are `start` and what `models` adds; answers what was said and its folder.
+/// Runs an experiment of two domains whose models are `start` and what `models` adds; answers what was said
+/// and its folder.
 fn run(models: &str, compared: &[&str]) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
     for domain in ["copy", "last"] {
         let line = |word: &&str| {
             let answer = if domain == "copy" { word } else { &word[word.len() - 1..] };
-            format!("{{\"prompt\": \"{domain}: {word}=\", \"answer\": \"{answer}\", \"worse\": \"{word}x\"}}\n")
+            format!(
+                "{{\"prompt\": \"{domain}: {word}=\", \"answer\": \"{answer}\", \"worse\": \"{word}x\"}}\n"
+            )
         };
         let text = |words: &[&str]| words.iter().map(line).collect::<String>();
         fs::write(folder.path().join(format!("{domain}.jsonl")), text(&words[..8])).expect("writing data");
-        fs::write(folder.path().join(format!("{domain}.test.jsonl")), text(&words[8..])).expect("writing data");
+        fs::write(folder.path().join(format!("{domain}.test.jsonl")), text(&words[8..]))
+            .expect("writing data");
     }
     let source = format!(
         r#"use std.opd.mopd
@@ -36,7 +41,9 @@ compare "table" {{ models = [start, {}], samples = 1, temperature = 1.0, max_tok
         compared.join(", ")
     );
     // A reward that is seldom the same for all samples of a prompt.
-    let judge = "import json, sys\nfor line in sys.stdin:\n    job = json.loads(line)\n    print(json.dumps({\"id\": job[\"id\"], \"reward\": min(1, len(set(job[\"completion\"])) / 8)}), flush=True)\n";
+    let judge = "import json, sys\nfor line in sys.stdin:\n    job = json.loads(line)\n    \
+                 print(json.dumps({\"id\": job[\"id\"], \"reward\": min(1, len(set(job[\"completion\"])) / \
+                 8)}), flush=True)\n";
     fs::write(folder.path().join("judge.py"), judge).expect("writing a judge");
     fs::write(folder.path().join("family.mopd"), source).expect("writing the experiment");
     let output = Command::new(mopd_tests::mopd())
@@ -45,16 +52,19 @@ compare "table" {{ models = [start, {}], samples = 1, temperature = 1.0, max_tok
         .stdin(Stdio::null())
         .output()
         .expect("mopd starts");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     let results: Value =
-        serde_json::from_slice(&fs::read(folder.path().join("out/results.json")).expect("results")).expect("JSON");
+        serde_json::from_slice(&fs::read(folder.path().join("out/results.json")).expect("results"))
+            .expect("JSON");
     assert_eq!(results["tables"][0]["rows"].as_array().expect("rows").len(), compared.len() + 1);
     folder
 }
 
 fn weights(folder: &TempDir, model: &str) -> Vec<u8> {
-    fs::read(folder.path().join(format!("out/models/{model}-seed1/model.safetensors"))).expect("a model's weights")
+    fs::read(folder.path().join(format!("out/models/{model}-seed1/model.safetensors")))
+        .expect("a model's weights")
 }
 
 /// Every objective of the family, two updates from each batch of rollouts, in micro-batches.
@@ -76,12 +86,14 @@ fn the_grpo_family_trains() {
         .map(|(name, objective, more)| {
             let passes = if *name == "left_out" { "" } else { "passes = 2" };
             format!(
-                "model {name} = grpo(start, on: domains) {{\n  objective = {objective}\n  {passes}\n  {more}\n  micro_batch = 3\n  \
-                 steps = 4\n  prompts = 4\n  samples = 4\n  max_tokens = 6\n  lr = 1e-3\n}}\n"
+                "model {name} = grpo(start, on: domains) {{\n  objective = {objective}\n  {passes}\n  \
+                 {more}\n  micro_batch = 3\n  steps = 4\n  prompts = 4\n  samples = 4\n  max_tokens = 6\n  \
+                 lr = 1e-3\n}}\n"
             )
         })
         .collect();
-    models += "model resampled = dapo_rl(start, samples: 4, temperature: 1.0, max_tokens: 6, prompts: 4, steps: 3, lr: 1e-3)\n";
+    models += "model resampled = dapo_rl(start, samples: 4, temperature: 1.0, max_tokens: 6, prompts: 4, \
+               steps: 3, lr: 1e-3)\n";
     let mut names: Vec<&str> = family.iter().map(|(name, ..)| *name).collect();
     names.push("resampled");
     let folder = run(&models, &names);
@@ -97,8 +109,9 @@ fn preferences_are_trained_on() {
     let settings = "reference = start, beta = 0.5, batch = 4, steps = 6, lr = 2e-3";
     let sampled = "sample(n: 1, temperature: 1.0, max_tokens: 6)";
     let models = format!(
-        "model data_pairs = dpo(start, on: domains) {{ chosen = data(answer), rejected = data(worse), {settings} }}\n\
-         model own_pairs = dpo(start, on: domains) {{ chosen = data(answer), rejected = snapshot(start, {sampled}), {settings} }}\n"
+        "model data_pairs = dpo(start, on: domains) {{ chosen = data(answer), rejected = data(worse), \
+         {settings} }}\nmodel own_pairs = dpo(start, on: domains) {{ chosen = data(answer), rejected = \
+         snapshot(start, {sampled}), {settings} }}\n"
     );
     let folder = run(&models, &["data_pairs", "own_pairs"]);
     assert_ne!(weights(&folder, "data_pairs"), weights(&folder, "start"));
@@ -110,15 +123,16 @@ fn preferences_are_trained_on() {
 fn the_student_teaches_itself() {
     let student = |name: &str, copy: &str| {
         format!(
-            "teacher {name}_past = {copy}\nmodel {name} = distill(start) {{\n  route {{ else -> {name}_past }}\n  objective = \
-             follow\n  rollout = sample(n: 4, temperature: 1.0, max_tokens: 6)\n  prompts = 4\n  steps = 5\n  lr = 3e-3\n}}\n"
+            "teacher {name}_past = {copy}\nmodel {name} = distill(start) {{\n  route {{ else -> {name}_past \
+             }}\n  objective = follow\n  rollout = sample(n: 4, temperature: 1.0, max_tokens: 6)\n  prompts \
+             = 4\n  steps = 5\n  lr = 3e-3\n}}\n"
         )
     };
     // Beside what holds it back, something that moves it.
-    let mut models =
-        "objective follow {\n  term seek = -zscore(reward, over: group, deviation: sample) * live student.logp\n  term stay = \
-                      live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n"
-            .to_owned();
+    let mut models = "objective follow {\n  term seek = -zscore(reward, over: group, deviation: sample) * \
+                      live student.logp\n  term stay = live kl(student || teacher)\n  reduce = mean(token) \
+                      then mean(sequence)\n}\n"
+        .to_owned();
     models += &student("initial", "self.initial");
     models += &student("average", "self.ema(0.5)");
     models += &student("every", "self.every(2 steps)");
@@ -129,17 +143,21 @@ fn the_student_teaches_itself() {
     assert_eq!(all.len(), 3);
 }
 
-/// An adapter leaves its own files beside the merged model; what is frozen, averaged or computed again runs too.
+/// An adapter leaves its own files beside the merged model; what is frozen, averaged or computed again runs
+/// too.
 #[test]
 fn adapters_are_saved_beside_the_model() {
-    let models = "model adapted = grpo(start, on: domains) {\n  adapter = dora(rank: 4, alpha: 8, targets: [attention, feed_forward])\n  \
-                  checkpointing = all\n  steps = 4, prompts = 4, samples = 4, max_tokens = 6, lr = 1e-2\n}\nmodel upper = sft(start, \
-                  on: domains) { target = answer, train_only = [attention], ema = 0.9, steps = 4, batch = 8, lr = 1e-3 }\n";
+    let models = "model adapted = grpo(start, on: domains) {\n  adapter = dora(rank: 4, alpha: 8, targets: \
+                  [attention, feed_forward])\n  checkpointing = all\n  steps = 4, prompts = 4, samples = 4, \
+                  max_tokens = 6, lr = 1e-2\n}\nmodel upper = sft(start, on: domains) { target = answer, \
+                  train_only = [attention], ema = 0.9, steps = 4, batch = 8, lr = 1e-3 }\n";
     let folder = run(models, &["adapted", "upper"]);
     assert_ne!(weights(&folder, "adapted"), weights(&folder, "start"));
     assert_ne!(weights(&folder, "upper"), weights(&folder, "start"));
     let adapter = folder.path().join("out/models/adapted-seed1/adapter");
-    let config: Value = serde_json::from_slice(&fs::read(adapter.join("adapter_config.json")).expect("a config")).expect("JSON");
+    let config: Value =
+        serde_json::from_slice(&fs::read(adapter.join("adapter_config.json")).expect("a config"))
+            .expect("JSON");
     assert_eq!(config["r"], 4);
     assert!(adapter.join("adapter_model.safetensors").exists());
 }

@@ -1,13 +1,13 @@
-//! What can be known of a formula without drawing anything: between which values a number lies, and that no gradient can pass. Interval
-//! arithmetic: what it says holds for every model, prompt and step.
+//! What can be known of a formula without drawing anything: between which values a number lies, and that no
+//! gradient can pass. Interval arithmetic: what it says holds for every model, prompt and step.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{Reward, RolloutSource, Schedule, Train};
 use mopd_lang::formula::{
-    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Memory, Part,
-    Reduction, Role, Scan, Signal, Statistic, Support, Unit,
+    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
+    Mass, Memory, Part, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
 };
 
 use super::cast::Cast;
@@ -142,7 +142,12 @@ pub(super) struct Bounds<'a> {
 impl<'a> Bounds<'a> {
     pub fn of(roots: &[&'a Formula], facts: &Facts) -> Bounds<'a> {
         let (program, _) = Program::of(roots);
-        let places = program.steps.iter().enumerate().map(|(place, step)| (Rc::as_ptr(&step.formula.0), place)).collect();
+        let places = program
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(place, step)| (Rc::as_ptr(&step.formula.0), place))
+            .collect();
         let mut bounds = Bounds { program, places, ranges: Vec::new(), dead: Vec::new() };
         for place in 0..bounds.program.steps.len() {
             let range = bounds.compute(place, facts);
@@ -180,12 +185,15 @@ impl<'a> Bounds<'a> {
             FormulaKind::Live(live) => match live {
                 Live::Part(part) => of_part(part),
                 Live::Divergence(divergence) => of_divergence(divergence, facts, &given),
-                Live::Likelihood { .. } | Live::Ranking { .. } | Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } => {
-                    POSITIVE
-                }
+                Live::Likelihood { .. }
+                | Live::Ranking { .. }
+                | Live::SquaredError { .. }
+                | Live::BinaryCrossEntropy { .. } => POSITIVE,
                 Live::Preference(_) => POSITIVE,
             },
-            FormulaKind::Apply { function: Function::Subtract, operands } if is_same(&operands[0], &operands[1], facts) => {
+            FormulaKind::Apply { function: Function::Subtract, operands }
+                if is_same(&operands[0], &operands[1], facts) =>
+            {
                 Range::at(0.0)
             }
             FormulaKind::Apply { function, operands } => apply(*function, operands, &given),
@@ -199,13 +207,19 @@ impl<'a> Bounds<'a> {
                 _ => none(given[0]),
             },
             FormulaKind::Statistic { statistic, .. } => match statistic {
-                Statistic::Zscore { .. } | Statistic::Center if given[0].low == given[0].high => Range::at(0.0),
+                Statistic::Zscore { .. } | Statistic::Center if given[0].low == given[0].high => {
+                    Range::at(0.0)
+                }
                 Statistic::Zscore { .. } | Statistic::Center => ALL,
                 Statistic::Rank | Statistic::Minmax | Statistic::Softmax => SHARE,
-                Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep } if *keep <= 0.0 => NEVER,
-                Statistic::TopCount { count: 0 } | Statistic::Chunks { most: 0, .. } | Statistic::Chunks { width: 0, .. } => {
+                Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep }
+                    if *keep <= 0.0 =>
+                {
                     NEVER
                 }
+                Statistic::TopCount { count: 0 }
+                | Statistic::Chunks { most: 0, .. }
+                | Statistic::Chunks { width: 0, .. } => NEVER,
                 Statistic::TopFraction { .. }
                 | Statistic::SampleWithoutReplacement { .. }
                 | Statistic::TopCount { .. }
@@ -233,9 +247,12 @@ impl<'a> Bounds<'a> {
 
     /// The part that makes another one 0.
     fn source(&self, place: usize) -> usize {
-        let literal = |place: usize| matches!(self.program.steps[place].formula.0.kind, FormulaKind::Number(_));
+        let literal =
+            |place: usize| matches!(self.program.steps[place].formula.0.kind, FormulaKind::Number(_));
         let mut at = place;
-        while let Some(inner) = self.operands(at).find(|inner| self.ranges[*inner].is_zero() && !literal(*inner)) {
+        while let Some(inner) =
+            self.operands(at).find(|inner| self.ranges[*inner].is_zero() && !literal(*inner))
+        {
             at = inner;
         }
         at
@@ -251,15 +268,20 @@ impl<'a> Bounds<'a> {
         let live = |place: usize| self.program.steps[place].formula.live();
         // All of these carry none: the first says why.
         let all = |places: &[usize]| {
-            let found: Option<Vec<(usize, Why)>> = places.iter().filter(|at| live(**at)).map(|at| self.dead[*at]).collect();
+            let found: Option<Vec<(usize, Why)>> =
+                places.iter().filter(|at| live(**at)).map(|at| self.dead[*at]).collect();
             found.and_then(|found| found.first().copied())
         };
         let zero = |at: usize| {
             let own = matches!(self.program.steps[at].formula.0.kind, FormulaKind::Number(_));
-            self.ranges[at].is_zero().then(|| if own { (place, Why::Factor) } else { (self.source(at), Why::Factor) })
+            self.ranges[at]
+                .is_zero()
+                .then(|| if own { (place, Why::Factor) } else { (self.source(at), Why::Factor) })
         };
         // Of a product, this factor's gradient.
-        let scaled = |at: usize, by: usize| if live(at) { self.dead[at].or_else(|| zero(by)).map(Some) } else { Some(None) };
+        let scaled = |at: usize, by: usize| {
+            if live(at) { self.dead[at].or_else(|| zero(by)).map(Some) } else { Some(None) }
+        };
         match &formula.0.kind {
             FormulaKind::Live(Live::Divergence(divergence)) => {
                 is_of_itself(divergence, facts, &self.given(place)).then_some((place, Why::Same))
@@ -271,12 +293,15 @@ impl<'a> Bounds<'a> {
                 }
                 (Function::Divide, [above, below]) => {
                     let one = if live(*above) { Some(self.dead[*above]?) } else { None };
-                    let other = if live(*below) { Some(self.dead[*below].or_else(|| zero(*above))?) } else { None };
+                    let other =
+                        if live(*below) { Some(self.dead[*below].or_else(|| zero(*above))?) } else { None };
                     one.or(other)
                 }
                 // Flat where they are 0.
                 (Function::Power, [base, exponent])
-                    if self.ranges[*base].is_zero() && self.ranges[*exponent].low > 1.0 && !live(*exponent) =>
+                    if self.ranges[*base].is_zero()
+                        && self.ranges[*exponent].low > 1.0
+                        && !live(*exponent) =>
                 {
                     Some((self.source(*base), Why::Factor))
                 }
@@ -296,8 +321,11 @@ impl<'a> Bounds<'a> {
                     self.chosen(place, cases, Why::Bounds)
                 }
                 (Function::Clip, [x, low, high]) => {
-                    let (value, low_range, high_range) = (self.ranges[*x], self.ranges[*low], self.ranges[*high]);
-                    let fixed = low_range.low >= high_range.high || value.high < low_range.low || value.low > high_range.high;
+                    let (value, low_range, high_range) =
+                        (self.ranges[*x], self.ranges[*low], self.ranges[*high]);
+                    let fixed = low_range.low >= high_range.high
+                        || value.high < low_range.low
+                        || value.low > high_range.high;
                     let bounds = if fixed { &inner[1..] } else { &inner[..] };
                     self.chosen(place, bounds, Why::Bounds)
                 }
@@ -321,9 +349,11 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    /// Of those that may be chosen, none carries gradient: the first live one says why, the choice itself where none is live.
+    /// Of those that may be chosen, none carries gradient: the first live one says why, the choice itself
+    /// where none is live.
     fn chosen(&self, place: usize, cases: &[usize], why: Why) -> Option<(usize, Why)> {
-        let live: Vec<usize> = cases.iter().copied().filter(|at| self.program.steps[*at].formula.live()).collect();
+        let live: Vec<usize> =
+            cases.iter().copied().filter(|at| self.program.steps[*at].formula.live()).collect();
         match live.as_slice() {
             [] => Some((place, why)),
             live => live.iter().map(|at| self.dead[*at]).collect::<Option<Vec<_>>>()?.first().copied(),
@@ -350,7 +380,10 @@ pub(super) fn silent<'a>(view: &View<'a>, facts: &Facts) -> Option<Culprit<'a>> 
     for weight in view.weight.into_iter().chain(view.own_weight) {
         if bounds.range(weight).is_zero() {
             let place = bounds.places[&Rc::as_ptr(&weight.0)];
-            return Some(Culprit { part: bounds.program.steps[bounds.source(place)].formula, why: Why::Weight });
+            return Some(Culprit {
+                part: bounds.program.steps[bounds.source(place)].formula,
+                why: Why::Weight,
+            });
         }
     }
     let place = bounds.places[&Rc::as_ptr(&view.value.0)];
@@ -432,11 +465,14 @@ fn mirrored(function: Function) -> Function {
     }
 }
 
-/// One part of the formula, or one signal written twice. Larger parts are not compared: shared ones stand for very many.
+/// One part of the formula, or one signal written twice. Larger parts are not compared: shared ones stand for
+/// very many.
 fn is_one(left: &Formula, right: &Formula) -> bool {
     Rc::ptr_eq(&left.0, &right.0)
         || match (&left.0.kind, &right.0.kind) {
-            (FormulaKind::Signal(left), FormulaKind::Signal(right)) => !matches!(left, Signal::Divergence(_)) && left == right,
+            (FormulaKind::Signal(left), FormulaKind::Signal(right)) => {
+                !matches!(left, Signal::Divergence(_)) && left == right
+            }
             _ => false,
         }
 }
@@ -448,7 +484,9 @@ fn is_same(left: &Formula, right: &Formula, facts: &Facts) -> bool {
             role,
             part: part @ (Part::Logp | Part::Entropy | Part::Top1 | Part::EndLogp | Part::Rank),
         }) => Some((owner(role, facts), part.clone())),
-        FormulaKind::Live(Live::Part(part @ (Part::Logp | Part::EndLogp))) => Some((Role::Student, part.clone())),
+        FormulaKind::Live(Live::Part(part @ (Part::Logp | Part::EndLogp))) => {
+            Some((Role::Student, part.clone()))
+        }
         _ => None,
     };
     match (read(left), read(right)) {
@@ -458,8 +496,9 @@ fn is_same(left: &Formula, right: &Formula, facts: &Facts) -> bool {
 }
 
 fn owner(role: &Role, facts: &Facts) -> Role {
-    let always =
-        [0, facts.steps / 2, facts.steps.saturating_sub(1)].iter().all(|step| facts.cast.is_student(role, (*step, facts.steps)));
+    let always = [0, facts.steps / 2, facts.steps.saturating_sub(1)]
+        .iter()
+        .all(|step| facts.cast.is_student(role, (*step, facts.steps)));
     if always { Role::Student } else { role.clone() }
 }
 
@@ -516,8 +555,10 @@ fn of_divergence(divergence: &Divergence, facts: &Facts, given: &[Range]) -> Ran
 
 /// A parameter or its sides make a divergence 0 everywhere.
 fn is_of_itself(divergence: &Divergence, facts: &Facts, given: &[Range]) -> bool {
-    let parameter =
-        matches!(divergence.kind, DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. });
+    let parameter = matches!(
+        divergence.kind,
+        DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. }
+    );
     let fixed = |range: Option<&Range>| range.filter(|range| range.low == range.high).map(|range| range.low);
     let own = if parameter { fixed(given.first()) } else { None };
     match (&divergence.kind, own) {
@@ -527,12 +568,17 @@ fn is_of_itself(divergence: &Divergence, facts: &Facts, given: &[Range]) -> bool
         _ => {}
     }
     let mut shares = given.iter().skip(usize::from(parameter));
-    let (left, right) = (side(&divergence.left, facts, &mut shares), side(&divergence.right, facts, &mut shares));
+    let (left, right) =
+        (side(&divergence.left, facts, &mut shares), side(&divergence.right, facts, &mut shares));
     left.is_some() && left == right
 }
 
 /// Whose distribution a side is, with the shares of a blend that are not 0; none where they are not known.
-fn side<'r>(side_: &Distribution, facts: &Facts, shares: &mut impl Iterator<Item = &'r Range>) -> Option<Vec<(Role, f64)>> {
+fn side<'r>(
+    side_: &Distribution,
+    facts: &Facts,
+    shares: &mut impl Iterator<Item = &'r Range>,
+) -> Option<Vec<(Role, f64)>> {
     let mut parts: Vec<(Role, f64)> = Vec::new();
     match side_ {
         Distribution::Role(role) => parts.push((owner(role, facts), 1.0)),
@@ -558,10 +604,12 @@ fn side<'r>(side_: &Distribution, facts: &Facts, shares: &mut impl Iterator<Item
 fn scheduled(schedule: &Schedule) -> Range {
     match schedule {
         Schedule::Constant { value } => Range::at(*value),
-        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } | Schedule::Exponential { from, to, .. } => {
-            Range::of(&[*from, *to])
+        Schedule::Linear { from, to, .. }
+        | Schedule::Cosine { from, to, .. }
+        | Schedule::Exponential { from, to, .. } => Range::of(&[*from, *to]),
+        Schedule::Piecewise { pieces } => {
+            Range::of(&pieces.iter().map(|(_, value)| *value).collect::<Vec<f64>>())
         }
-        Schedule::Piecewise { pieces } => Range::of(&pieces.iter().map(|(_, value)| *value).collect::<Vec<f64>>()),
         Schedule::Alternate { values, .. } => Range::of(values),
         Schedule::Warmup { then, .. } => scheduled(then).with(Range::at(0.0)),
     }
@@ -608,7 +656,9 @@ fn apply(function: Function, operands: &[Formula], given: &[Range]) -> Range {
         }
         (Multiply, [x, y]) => product(*x, *y),
         (Divide, [x, _]) if x.is_zero() => Range::at(0.0),
-        (Divide, [x, y]) if y.low > 0.0 || y.high < 0.0 => product(*x, Range::of(&[1.0 / y.low, 1.0 / y.high])),
+        (Divide, [x, y]) if y.low > 0.0 || y.high < 0.0 => {
+            product(*x, Range::of(&[1.0 / y.low, 1.0 / y.high]))
+        }
         (Divide, [x, y]) if x.low >= 0.0 && y.low >= 0.0 => POSITIVE,
         (Power, [x, y]) if x.low >= 0.0 && y.low == y.high && y.low > 0.0 => x.map(|x| x.powf(y.low)),
         (Power, [x, y]) if y.low == y.high && y.low > 0.0 && y.low % 2.0 == 0.0 => {

@@ -1,4 +1,5 @@
-//! Who the roles are, as far as it decides what a term follows: a teacher may be the student itself, or made of others.
+//! Who the roles are, as far as it decides what a term follows: a teacher may be the student itself, or made
+//! of others.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -38,8 +39,8 @@ enum Weights {
     Pooled(Pool, Vec<(f64, Role)>),
 }
 
-/// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an experiment all of them are their
-/// own.
+/// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an
+/// experiment all of them are their own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cast {
     named: Rc<Vec<Played>>,
@@ -56,7 +57,8 @@ impl Cast {
         for choice in &train.teachers {
             let routed = named.get(choice.teacher.0 as usize).cloned();
             if !casts.iter().any(|known| known.routed == routed) {
-                let name = experiment.teachers.get(choice.teacher.0 as usize).map(|teacher| teacher.name.clone());
+                let name =
+                    experiment.teachers.get(choice.teacher.0 as usize).map(|teacher| teacher.name.clone());
                 casts.push(Cast { named: named.clone(), routed, routed_name: name });
             }
         }
@@ -88,7 +90,9 @@ impl Cast {
         let Some(played) = self.played(role) else { return Source::Own };
         match &played.weights {
             // A sum of losses is no distribution. Those of the student itself are all alike.
-            Weights::Pooled(Pool::Sum, members) if members.iter().all(|(_, role)| self.is_current(role)) => Source::Student,
+            Weights::Pooled(Pool::Sum, members) if members.iter().all(|(_, role)| self.is_current(role)) => {
+                Source::Student
+            }
             Weights::Own | Weights::Pooled(Pool::Sum, _) => Source::Own,
             Weights::Student => Source::Student,
             Weights::Composed(parts) => {
@@ -111,7 +115,8 @@ impl Cast {
 
     /// Declared as the student of this step, unchanged.
     fn is_current(&self, role: &Role) -> bool {
-        self.played(role).is_some_and(|played| played.weights == Weights::Student && played.temperature == 1.0)
+        self.played(role)
+            .is_some_and(|played| played.weights == Weights::Student && played.temperature == 1.0)
     }
 
     /// Nobody but the student has to do with its distributions.
@@ -130,7 +135,8 @@ impl Cast {
         true
     }
 
-    /// These roles, and those that they are made of, each once; student and sampler left out. No more than one above `most`.
+    /// These roles, and those that they are made of, each once; student and sampler left out. No more than
+    /// one above `most`.
     pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32), most: usize) -> Vec<Role> {
         let mut found = roles;
         let mut at = 0;
@@ -149,7 +155,9 @@ impl Cast {
     pub(super) fn parts(&self, role: &Role, step: (u32, u32)) -> Vec<Role> {
         match self.source(role, step) {
             Source::Own | Source::Student => Vec::new(),
-            Source::Logits(parts) | Source::Mixture(parts) => parts.into_iter().map(|(_, part)| part).collect(),
+            Source::Logits(parts) | Source::Mixture(parts) => {
+                parts.into_iter().map(|(_, part)| part).collect()
+            }
         }
     }
 
@@ -163,12 +171,15 @@ impl Cast {
         let logits: Vec<f64> = match self.source(role, world.step) {
             Source::Own | Source::Student => part(&Role::Student),
             Source::Logits(parts) => {
-                let parts: Vec<(f64, Vec<f64>)> = parts.iter().map(|(factor, role)| (*factor, part(role))).collect();
+                let parts: Vec<(f64, Vec<f64>)> =
+                    parts.iter().map(|(factor, role)| (*factor, part(role))).collect();
                 entries.map(|entry| parts.iter().map(|(factor, logp)| factor * logp[entry]).sum()).collect()
             }
             Source::Mixture(parts) => {
-                let parts: Vec<(f64, Vec<f64>)> = parts.iter().map(|(share, role)| (*share, part(role))).collect();
-                let sum = |entry: usize| parts.iter().map(|(share, logp)| share * logp[entry].exp()).sum::<f64>();
+                let parts: Vec<(f64, Vec<f64>)> =
+                    parts.iter().map(|(share, role)| (*share, part(role))).collect();
+                let sum =
+                    |entry: usize| parts.iter().map(|(share, logp)| share * logp[entry].exp()).sum::<f64>();
                 entries.map(|entry| sum(entry).ln()).collect()
             }
         };
@@ -182,7 +193,8 @@ impl Cast {
 impl Played {
     fn of(teacher: &Teacher) -> Played {
         // Whoever reads something else than the student, or elsewhere, answers something else.
-        let elsewhere = teacher.sees.is_some() || teacher.reveals.is_some() || teacher.align != Alignment::Positions;
+        let elsewhere =
+            teacher.sees.is_some() || teacher.reveals.is_some() || teacher.align != Alignment::Positions;
         let weights = match &teacher.weights {
             _ if elsewhere => Weights::Own,
             TeacherWeights::Student(SelfCopy::Current | SelfCopy::Every { steps: 0 | 1 }) => Weights::Student,
@@ -203,8 +215,10 @@ fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
         FormulaKind::Signal(Signal::Step) => Some(f64::from(step.0)),
         FormulaKind::Signal(Signal::Progress) => Some(f64::from(step.0) / f64::from(step.1.max(1))),
         FormulaKind::Apply { function, operands } => {
-            let operands: Vec<Dual> =
-                operands.iter().map(|operand| number(operand, step).map(Dual::plain)).collect::<Option<_>>()?;
+            let operands: Vec<Dual> = operands
+                .iter()
+                .map(|operand| number(operand, step).map(Dual::plain))
+                .collect::<Option<_>>()?;
             Some(dual::apply(*function, &operands.iter().collect::<Vec<&Dual>>()).value)
         }
         _ => None,

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Generator, Mass, Role, Support,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Generator, Mass, Role,
+    Support,
 };
 
 use super::dual::{self, Dual, sum};
@@ -25,14 +26,20 @@ pub(super) struct Place<'a> {
 pub(super) type Refusal = String;
 
 impl Place<'_> {
-    /// The probabilities of a role at a temperature; the student's carry gradient by the logits after this prefix.
+    /// The probabilities of a role at a temperature; the student's carry gradient by the logits after this
+    /// prefix.
     pub fn probabilities(&self, role: &Role, temperature: f64, live: bool) -> Result<Vec<Dual>, Refusal> {
-        let known = self.world.logp(role, self.prefix).ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
+        let known = self
+            .world
+            .logp(role, self.prefix)
+            .ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
         let scaled;
         let logp = if temperature == 1.0 {
             known
         } else {
-            scaled = super::world::normalised(&known.iter().map(|logit| logit / temperature).collect::<Vec<f64>>());
+            scaled = super::world::normalised(
+                &known.iter().map(|logit| logit / temperature).collect::<Vec<f64>>(),
+            );
             &scaled
         };
         let p: Vec<f64> = logp.iter().map(|logp| logp.exp()).collect();
@@ -40,13 +47,17 @@ impl Place<'_> {
             return Ok(p.into_iter().map(Dual::plain).collect());
         }
         let slope = |i: usize, j: usize| p[i] * (if i == j { 1.0 - p[j] } else { -p[j] }) / temperature;
-        Ok((0..p.len()).map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| slope(i, j)).collect() }).collect())
+        Ok((0..p.len())
+            .map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| slope(i, j)).collect() })
+            .collect())
     }
 
     /// The student's log-probability of an entry, at the temperature of the policy that is trained.
     pub fn log_probability(&self, entry: usize) -> Result<Dual, Refusal> {
         let logp = self.world.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
-        let slope = |(other, logp): (usize, &f64)| (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.world.temperature;
+        let slope = |(other, logp): (usize, &f64)| {
+            (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.world.temperature
+        };
         Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(slope).collect() })
     }
 
@@ -58,7 +69,9 @@ impl Place<'_> {
         parameters: &mut dyn Iterator<Item = f64>,
     ) -> Result<Vec<Dual>, Refusal> {
         // The sampler drew at the temperature of the policy that is trained: see `divergence`.
-        let of = |role: &Role| if *role == Role::Sampler { temperature / self.world.temperature } else { temperature };
+        let of = |role: &Role| {
+            if *role == Role::Sampler { temperature / self.world.temperature } else { temperature }
+        };
         match side {
             Distribution::Role(role) => self.probabilities(role, of(role), live),
             Distribution::Detached(inner) => self.side(inner, temperature, false, parameters),
@@ -80,7 +93,9 @@ impl Place<'_> {
         let entries = self.world.size.vocabulary;
         let several = |parts: &[Support], joined: fn(bool, bool) -> bool, empty: bool| {
             parts.iter().try_fold(vec![empty; entries], |so_far, part| {
-                Ok::<_, Refusal>(so_far.into_iter().zip(self.members(part)?).map(|(a, b)| joined(a, b)).collect())
+                Ok::<_, Refusal>(
+                    so_far.into_iter().zip(self.members(part)?).map(|(a, b)| joined(a, b)).collect(),
+                )
             })
         };
         match support {
@@ -92,14 +107,18 @@ impl Place<'_> {
             Support::Nucleus { role, p } => {
                 let (_, probabilities) = self.order(role)?;
                 // What is strictly more probable holds less than `p`: equals go in or stay out together.
-                let held = |entry: usize| probabilities.iter().filter(|other| **other > probabilities[entry]).sum::<f64>();
+                let held = |entry: usize| {
+                    probabilities.iter().filter(|other| **other > probabilities[entry]).sum::<f64>()
+                };
                 Ok((0..entries).map(|entry| held(entry) < *p).collect())
             }
             Support::Sampled => {
                 let token = self.token.ok_or("no token is drawn here")?;
                 Ok(chosen(entries, &[token]))
             }
-            Support::Matched | Support::Unmatched => Err("which entries two vocabularies share is not known here".into()),
+            Support::Matched | Support::Unmatched => {
+                Err("which entries two vocabularies share is not known here".into())
+            }
             Support::Union(parts) => several(parts, |a, b| a || b, false),
             Support::Intersection(parts) => several(parts, |a, b| a && b, true),
         }
@@ -115,13 +134,16 @@ impl Place<'_> {
 
     /// The student's entropy.
     pub fn entropy(&self) -> Result<Dual, Refusal> {
-        let summands: Vec<Dual> =
-            self.probabilities(&Role::Student, 1.0, true)?.iter().map(|p| p.multiply(&p.log()).scale(-1.0)).collect();
+        let summands: Vec<Dual> = self
+            .probabilities(&Role::Student, 1.0, true)?
+            .iter()
+            .map(|p| p.multiply(&p.log()).scale(-1.0))
+            .collect();
         Ok(sum(&summands))
     }
 
-    /// Minus the log-likelihood that the student, drawing without replacement, takes a support's entries in the order of its role (Plackett
-    /// and Luce).
+    /// Minus the log-likelihood that the student, drawing without replacement, takes a support's entries in
+    /// the order of its role (Plackett and Luce).
     pub fn ranking(&self, support: &Support) -> Result<Dual, Refusal> {
         fn judge(support: &Support) -> Option<&Role> {
             match support {
@@ -131,7 +153,8 @@ impl Place<'_> {
             }
         }
         let role = judge(support).ok_or("nothing says whose order counts")?;
-        let (members, probabilities) = (self.members(support)?, self.probabilities(&Role::Student, 1.0, true)?);
+        let (members, probabilities) =
+            (self.members(support)?, self.probabilities(&Role::Student, 1.0, true)?);
         let (mut left, mut total) = (Dual::plain(1.0), Dual::plain(0.0));
         for entry in self.order(role)?.0.into_iter().filter(|entry| members[*entry]) {
             total = total.subtract(&probabilities[entry].divide(&left).log());
@@ -140,12 +163,14 @@ impl Place<'_> {
         Ok(total)
     }
 
-    /// A divergence at this place. `parameters` are the numbers of its formulas, in their order. The derivative is by the logits after
-    /// this prefix alone, and only where the divergence is live.
+    /// A divergence at this place. `parameters` are the numbers of its formulas, in their order. The
+    /// derivative is by the logits after this prefix alone, and only where the divergence is live.
     pub fn divergence(&self, of: &Divergence, parameters: &[f64], live: bool) -> Result<Dual, Refusal> {
         let mut parameters = parameters.iter().copied();
         let parameter = match &of.kind {
-            DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. } => parameters.next(),
+            DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. } => {
+                parameters.next()
+            }
             DivergenceKind::Gaussian { .. } => {
                 return Err("`gaussian_kl` is between continuous actions, which can't be enumerated".into());
             }
@@ -165,9 +190,11 @@ impl Place<'_> {
         }
         let members = self.members(&of.support)?;
         let full = members.iter().all(|member| *member);
-        let inside =
-            |p: &[Dual]| -> Vec<Dual> { p.iter().zip(&members).filter(|(_, member)| **member).map(|(p, _)| p.clone()).collect() };
-        let outside = |p: &[Dual]| sum(p.iter().zip(&members).filter(|(_, member)| !**member).map(|(p, _)| p));
+        let inside = |p: &[Dual]| -> Vec<Dual> {
+            p.iter().zip(&members).filter(|(_, member)| **member).map(|(p, _)| p.clone()).collect()
+        };
+        let outside =
+            |p: &[Dual]| sum(p.iter().zip(&members).filter(|(_, member)| !**member).map(|(p, _)| p));
         let (mut l, mut r) = (inside(&left), inside(&right));
         let mut generalized = false;
         match of.mass {
@@ -194,7 +221,8 @@ impl Place<'_> {
         for (l, r) in l.iter().zip(&r) {
             let mut summand = summand(kind, parameter, l, r)?;
             if generalized {
-                // r * (f(u) - f'(1) (u - 1)) in place of r * f(u), u = l / r: arXiv:2606.30406, eq. 5, for any generator.
+                // r * (f(u) - f'(1) (u - 1)) in place of r * f(u), u = l / r: arXiv:2606.30406, eq. 5, for
+                // any generator.
                 summand = summand.subtract(&l.subtract(r).scale(slope_at_one(kind, parameter)?));
             }
             if let Some(bound) = &bound {
@@ -203,14 +231,16 @@ impl Place<'_> {
             total = total.add(&summand);
         }
         Ok(match (kind, parameter) {
-            (DivergenceKind::Jsd { normalized: true, .. }, Some(beta)) => total.scale(1.0 / (beta * (1.0 - beta))),
+            (DivergenceKind::Jsd { normalized: true, .. }, Some(beta)) => {
+                total.scale(1.0 / (beta * (1.0 - beta)))
+            }
             _ => total,
         })
     }
 }
 
-/// The members of a family at its ends, where its formula is 0 / 0: KL in one direction or the other. True where the sides change
-/// places.
+/// The members of a family at its ends, where its formula is 0 / 0: KL in one direction or the other. True
+/// where the sides change places.
 fn limit(kind: &DivergenceKind, parameter: Option<f64>) -> Option<bool> {
     let near = |end: f64| parameter.is_some_and(|parameter| (parameter - end).abs() < 1e-6);
     match kind {
@@ -233,7 +263,9 @@ fn summand(kind: &DivergenceKind, parameter: Option<f64>, l: &Dual, r: &Dual) ->
         DivergenceKind::Kl => l.times_log_ratio(r),
         DivergenceKind::Jsd { .. } => {
             let middle = l.scale(parameter).add(&r.scale(1.0 - parameter));
-            l.times_log_ratio(&middle).scale(parameter).add(&r.times_log_ratio(&middle).scale(1.0 - parameter))
+            l.times_log_ratio(&middle)
+                .scale(parameter)
+                .add(&r.times_log_ratio(&middle).scale(1.0 - parameter))
         }
         DivergenceKind::Skew { .. } => l.times_log_ratio(&l.scale(parameter).add(&r.scale(1.0 - parameter))),
         DivergenceKind::TotalVariation | DivergenceKind::SortedL1 => l.subtract(r).abs().scale(0.5),
@@ -265,7 +297,12 @@ fn slope_at_one(kind: &DivergenceKind, parameter: Option<f64>) -> Result<f64, Re
 
 /// A generator at `u`.
 fn generated(generator: &Generator, u: &Dual) -> Result<Dual, Refusal> {
-    fn walk(formula: &Formula, u: &Dual, depth: usize, known: &mut HashMap<*const FormulaNode, Dual>) -> Result<Dual, Refusal> {
+    fn walk(
+        formula: &Formula,
+        u: &Dual,
+        depth: usize,
+        known: &mut HashMap<*const FormulaNode, Dual>,
+    ) -> Result<Dual, Refusal> {
         // A function of a function uses its argument more than once.
         if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
             return Ok(known.clone());

@@ -37,7 +37,8 @@ impl Drawn {
     /// As a library's objective is usually trained.
     pub const ON_POLICY: Drawn = Drawn::Student { temperature: 1.0, top_p: None, top_k: None };
 
-    /// The tokens are drawn from the student's whole distribution, at the temperature that the objective scores them at.
+    /// The tokens are drawn from the student's whole distribution, at the temperature that the objective
+    /// scores them at.
     pub fn is_on_policy(&self, scored_at: f64) -> bool {
         match self {
             Drawn::Student { temperature, top_p, top_k } => {
@@ -84,7 +85,10 @@ impl Drawn {
                 format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature))
             }
             Drawn::Mixture { teacher } => {
-                format!("tokens drawn from {} of the teacher and the rest of the student", text::number(*teacher))
+                format!(
+                    "tokens drawn from {} of the teacher and the rest of the student",
+                    text::number(*teacher)
+                )
             }
             Drawn::Elsewhere { name } => format!("tokens of {name}"),
             Drawn::Unknown { why } => format!("tokens of which nothing is known ({why})"),
@@ -112,10 +116,14 @@ impl Drawn {
                 }
                 normalised(&logits)
             }
-            Drawn::By { role, temperature } => own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, *temperature)),
+            Drawn::By { role, temperature } => {
+                own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, *temperature))
+            }
             Drawn::Mixture { teacher } => {
                 let theirs = own(&Role::Teacher).unwrap_or_else(|| elsewhere("teacher"));
-                let mix = |(theirs, ours): (&f64, &f64)| (teacher * theirs.exp() + (1.0 - teacher) * ours.exp()).ln();
+                let mix = |(theirs, ours): (&f64, &f64)| {
+                    (teacher * theirs.exp() + (1.0 - teacher) * ours.exp()).ln()
+                };
                 theirs.iter().zip(&student()).map(mix).collect()
             }
             Drawn::Elsewhere { name } => elsewhere(name),
@@ -135,7 +143,8 @@ pub(super) fn at(logp: &[f64], temperature: f64) -> Vec<f64> {
 
 fn collect(rollout: &Rollout, found: &mut Vec<Drawn>) {
     let unknown = |why: String| Drawn::Unknown { why };
-    let changed = rollout.edits.iter().find(|edit| !matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. }));
+    let changed =
+        rollout.edits.iter().find(|edit| !matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. }));
     let mut give = |drawn: Drawn| {
         if !found.contains(&drawn) {
             found.push(drawn);
@@ -166,13 +175,17 @@ fn collect(rollout: &Rollout, found: &mut Vec<Drawn>) {
             collect(second, found);
         }
         RolloutSource::FirstOf { choices } => choices.iter().for_each(|choice| collect(choice, found)),
-        RolloutSource::Turns { of, .. } | RolloutSource::Derived { of, .. } | RolloutSource::EachTurn { of, .. } => {
+        RolloutSource::Turns { of, .. }
+        | RolloutSource::Derived { of, .. }
+        | RolloutSource::EachTurn { of, .. } => {
             collect(of, found);
         }
         RolloutSource::Interleave { .. }
         | RolloutSource::Refine { .. }
         | RolloutSource::Speculative { .. }
-        | RolloutSource::Denoise { .. } => give(unknown(format!("`{}` writes some of them", rollout.source.name()))),
+        | RolloutSource::Denoise { .. } => {
+            give(unknown(format!("`{}` writes some of them", rollout.source.name())))
+        }
     }
 }
 

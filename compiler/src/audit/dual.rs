@@ -2,11 +2,12 @@
 
 use mopd_lang::formula::Function;
 
-/// Two numbers that agree to this share of their size are equal: what is left of their difference is rounding.
+/// Two numbers that agree to this share of their size are equal: what is left of their difference is
+/// rounding.
 const ROUNDING: f64 = 1e-13;
 
-/// `sum`, of two parts of these sizes; exactly 0 where they cancel. So a difference of two computations of one number has no value and no
-/// gradient, in place of one of 1e-17, which would pass for a small one.
+/// `sum`, of two parts of these sizes; exactly 0 where they cancel. So a difference of two computations of
+/// one number has no value and no gradient, in place of one of 1e-17, which would pass for a small one.
 fn cancelled(sum: f64, left: f64, right: f64) -> f64 {
     if sum.is_finite() && sum.abs() <= ROUNDING * (left.abs() + right.abs()) { 0.0 } else { sum }
 }
@@ -90,7 +91,8 @@ impl Dual {
 
     pub fn power(&self, exponent: &Dual) -> Dual {
         let value = self.value.powf(exponent.value);
-        let own = if exponent.value == 0.0 { 0.0 } else { exponent.value * self.value.powf(exponent.value - 1.0) };
+        let own =
+            if exponent.value == 0.0 { 0.0 } else { exponent.value * self.value.powf(exponent.value - 1.0) };
         let others = if exponent.gradient.is_empty() { 0.0 } else { value * self.value.ln() };
         self.through_both(exponent, value, (own, others))
     }
@@ -117,8 +119,9 @@ pub(super) fn sum<'a>(parts: impl IntoIterator<Item = &'a Dual>) -> Dual {
     parts.into_iter().fold(Dual::plain(0.0), |sum, part| sum.add(part))
 }
 
-/// An elementwise function. Slopes where there is none are chosen as the compiler's derivative chooses them: `clip` passes gradient
-/// inside and at its bounds, of two equals the first has it, comparisons and truth values have none.
+/// An elementwise function. Slopes where there is none are chosen as the compiler's derivative chooses them:
+/// `clip` passes gradient inside and at its bounds, of two equals the first has it, comparisons and truth
+/// values have none.
 pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
     use Function::*;
     let truth = |truth: bool| Dual::plain(if truth { 1.0 } else { 0.0 });
@@ -182,13 +185,15 @@ mod tests {
             apply(function, &operands[..function.operands().min(2)])
         };
         for function in [
-            Negate, Abs, Exp, Log, Log1p, Sqrt, Tanh, Sigmoid, Relu, Cos, Add, Subtract, Multiply, Divide, Power, Minimum,
-            Maximum,
+            Negate, Abs, Exp, Log, Log1p, Sqrt, Tanh, Sigmoid, Relu, Cos, Add, Subtract, Multiply, Divide,
+            Power, Minimum, Maximum,
         ] {
             for (x, y) in [(0.7, 1.3), (2.1, 0.4)] {
                 for seeds in [[1.0, 0.0], [0.0, 1.0]] {
                     let step = 1e-6;
-                    let value = |sign: f64| at(function, x + sign * step * seeds[0], y + sign * step * seeds[1], seeds).value;
+                    let value = |sign: f64| {
+                        at(function, x + sign * step * seeds[0], y + sign * step * seeds[1], seeds).value
+                    };
                     let slope = (value(1.0) - value(-1.0)) / (2.0 * step);
                     let known = at(function, x, y, seeds).gradient[0];
                     assert!((slope - known).abs() < 1e-7, "{function:?} at {x}, {y}: {slope} {known}");

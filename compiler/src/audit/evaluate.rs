@@ -1,7 +1,8 @@
 //! What a term is worth, with its derivative, for one thing that may be drawn.
 
 use mopd_lang::formula::{
-    Adaptive, Axis, Deviation, Formula, FormulaKind, Live, Memory, Part, Reduction, Role, Scan, Signal, Statistic,
+    Adaptive, Axis, Deviation, Formula, FormulaKind, Live, Memory, Part, Reduction, Role, Scan, Signal,
+    Statistic,
 };
 
 use super::divergence::{Place, Refusal};
@@ -9,8 +10,8 @@ use super::dual::{self, Dual, sum};
 use super::program::{Program, Step};
 use super::world::{Size, World};
 
-/// So many tokens of a real completion one token stands for where positions and lengths are counted: a condition on positions then holds
-/// for some tokens and not for others.
+/// So many tokens of a real completion one token stands for where positions and lengths are counted: a
+/// condition on positions then holds for some tokens and not for others.
 const STRETCH: usize = 100;
 
 /// One drawing of all tokens of a world.
@@ -68,12 +69,18 @@ impl<'a> Scene<'a> {
 
     /// How likely it is.
     pub fn probability(&self) -> f64 {
-        let each = self.tokens.iter().zip(&self.prefixes).map(|(token, prefix)| self.world.drawn(*prefix)[*token]);
+        let each =
+            self.tokens.iter().zip(&self.prefixes).map(|(token, prefix)| self.world.drawn(*prefix)[*token]);
         each.sum::<f64>().exp()
     }
 
     fn place(&self, token: usize) -> Place<'_> {
-        Place { world: self.world, prefix: self.prefixes[token], token: Some(self.tokens[token]), bounds: self.bounds }
+        Place {
+            world: self.world,
+            prefix: self.prefixes[token],
+            token: Some(self.tokens[token]),
+            bounds: self.bounds,
+        }
     }
 
     /// The values of all steps. `selected` is what `select` says of each token, where it is known.
@@ -92,7 +99,9 @@ impl<'a> Scene<'a> {
         let size = self.world.size;
         let axis = formula.axis();
         let one = |value: f64| vec![Dual::plain(value)];
-        let each = |axis: Axis, of: &dyn Fn(usize) -> f64| (0..count(size, axis)).map(|index| Dual::plain(of(index))).collect();
+        let each = |axis: Axis, of: &dyn Fn(usize) -> f64| {
+            (0..count(size, axis)).map(|index| Dual::plain(of(index))).collect()
+        };
         let elements: Vec<Dual> = match &formula.0.kind {
             FormulaKind::Number(value) => one(*value),
             FormulaKind::Schedule(schedule) => one(schedule.at(self.world.step.0, self.world.step.1)),
@@ -101,19 +110,24 @@ impl<'a> Scene<'a> {
                 let rung = values.len() * step as usize / steps.max(1) as usize;
                 one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
             }
-            FormulaKind::Adaptive(Adaptive::Learned { .. }) => return Err("`learned(...)` is found by the run".into()),
+            FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
+                return Err("`learned(...)` is found by the run".into());
+            }
             FormulaKind::Variable(name) => one(self.world.values.get(name, formula.unit())),
             FormulaKind::Signal(Signal::Selected) => {
                 // Where the selection is left out of account, all count.
-                each(Axis::Token, &|token| f64::from(u8::from(selected.is_none_or(|selected| selected[token]))))
+                each(Axis::Token, &|token| {
+                    f64::from(u8::from(selected.is_none_or(|selected| selected[token])))
+                })
             }
             FormulaKind::Signal(signal) => self.signal(signal, axis, operands)?,
             FormulaKind::Live(live) => self.live(live, operands)?,
             FormulaKind::Apply { function, .. } => {
                 let elements = (0..count(size, axis)).map(|index| {
                     let given = operands.iter().zip(&step.operands);
-                    let parts: Vec<&Dual> =
-                        given.map(|(operand, (_, from))| &operand.elements[parent(size, axis, *from, index)]).collect();
+                    let parts: Vec<&Dual> = given
+                        .map(|(operand, (_, from))| &operand.elements[parent(size, axis, *from, index)])
+                        .collect();
                     self.unbounded(formula, &parts).unwrap_or_else(|| dual::apply(*function, &parts))
                 });
                 elements.collect()
@@ -126,9 +140,11 @@ impl<'a> Scene<'a> {
                 let takes_part = |index: usize| self.among(among.as_ref(), operands.get(1), from, index);
                 let mut elements = vec![Dual::plain(0.0); count(size, from)];
                 for whole in 0..count(size, *over) {
-                    let members: Vec<usize> =
-                        (0..count(size, from)).filter(|i| parent(size, from, *over, *i) == whole && takes_part(*i)).collect();
-                    let values: Vec<f64> = members.iter().map(|index| operands[0].elements[*index].value).collect();
+                    let members: Vec<usize> = (0..count(size, from))
+                        .filter(|i| parent(size, from, *over, *i) == whole && takes_part(*i))
+                        .collect();
+                    let values: Vec<f64> =
+                        members.iter().map(|index| operands[0].elements[*index].value).collect();
                     for (index, result) in members.into_iter().zip(compare(*statistic, &values)?) {
                         elements[index] = Dual::plain(result);
                     }
@@ -143,12 +159,15 @@ impl<'a> Scene<'a> {
                     Memory::Previous => 1.0,
                 };
                 let now = operands[0].elements.iter();
-                now.zip(before).map(|(now, before)| Dual::plain(kept * before + (1.0 - kept) * now.value)).collect()
+                now.zip(before)
+                    .map(|(now, before)| Dual::plain(kept * before + (1.0 - kept) * now.value))
+                    .collect()
             }
             FormulaKind::Across { members, among, index } => {
                 let (values, conditions) = operands.split_at(members.len());
-                let at =
-                    |operand: &Value, of: &Formula, index: usize| operand.elements[parent(size, axis, of.axis(), index)].value;
+                let at = |operand: &Value, of: &Formula, index: usize| {
+                    operand.elements[parent(size, axis, of.axis(), index)].value
+                };
                 each(axis, &|element| {
                     let present: Vec<bool> = (0..members.len())
                         .map(|member| match (conditions.get(member), among.get(member)) {
@@ -159,8 +178,13 @@ impl<'a> Scene<'a> {
                     if !present.iter().any(|present| *present) {
                         return 1.0 / members.len() as f64;
                     }
-                    let weight =
-                        |member: usize| if present[member] { at(values[member], &members[member], element).exp() } else { 0.0 };
+                    let weight = |member: usize| {
+                        if present[member] {
+                            at(values[member], &members[member], element).exp()
+                        } else {
+                            0.0
+                        }
+                    };
                     weight(*index) / (0..members.len()).map(weight).sum::<f64>()
                 })
             }
@@ -190,7 +214,9 @@ impl<'a> Scene<'a> {
 
     fn among(&self, among: Option<&Formula>, value: Option<&&Value>, axis: Axis, index: usize) -> bool {
         match (among, value) {
-            (Some(formula), Some(value)) => value.elements[parent(self.world.size, axis, formula.axis(), index)].truth(),
+            (Some(formula), Some(value)) => {
+                value.elements[parent(self.world.size, axis, formula.axis(), index)].truth()
+            }
             _ => true,
         }
     }
@@ -219,13 +245,15 @@ impl<'a> Scene<'a> {
         let size = self.world.size;
         let values = &operands[0].elements;
         let mut results = values.clone();
-        let runs = |whole: usize| (0..values.len()).filter(move |index| parent(size, axis, over, *index) == whole);
+        let runs =
+            |whole: usize| (0..values.len()).filter(move |index| parent(size, axis, over, *index) == whole);
         for whole in 0..count(size, over) {
             let members: Vec<usize> = runs(whole).collect();
             let forwards: Vec<usize> = members.clone();
             let backwards: Vec<usize> = members.into_iter().rev().collect();
             let mut so_far: Option<Dual> = None;
-            let order = if matches!(scan, Scan::Next | Scan::RewardToGo { .. }) { &backwards } else { &forwards };
+            let order =
+                if matches!(scan, Scan::Next | Scan::RewardToGo { .. }) { &backwards } else { &forwards };
             for index in order {
                 let here = &values[*index];
                 let result = match (scan, &so_far) {
@@ -260,9 +288,11 @@ impl<'a> Scene<'a> {
                         let best = place.order(&Role::Student)?.0[0];
                         student(&place)?[best].clone()
                     }
-                    Live::Divergence(divergence) => {
-                        place.divergence(divergence, &self.parameters(divergence.formulas(), operands, token), true)?
-                    }
+                    Live::Divergence(divergence) => place.divergence(
+                        divergence,
+                        &self.parameters(divergence.formulas(), operands, token),
+                        true,
+                    )?,
                     Live::Likelihood { of } => {
                         let best = place.order(of)?.0[0];
                         student(&place)?[best].log().scale(-1.0)
@@ -296,7 +326,9 @@ impl<'a> Scene<'a> {
 
     fn signal(&self, signal: &Signal, axis: Axis, operands: &[&Value]) -> Result<Vec<Dual>, Refusal> {
         let elements: Result<Vec<f64>, Refusal> = match axis {
-            Axis::Token => (0..self.world.size.tokens()).map(|token| self.of_token(signal, operands, token)).collect(),
+            Axis::Token => {
+                (0..self.world.size.tokens()).map(|token| self.of_token(signal, operands, token)).collect()
+            }
             Axis::Sequence | Axis::Turn | Axis::Block => {
                 (0..self.world.size.sequences()).map(|sequence| self.of_sequence(signal, sequence)).collect()
             }
@@ -307,7 +339,8 @@ impl<'a> Scene<'a> {
 
     fn of_token(&self, signal: &Signal, operands: &[&Value], token: usize) -> Result<f64, Refusal> {
         let place = self.place(token);
-        let (taken, prefix, position) = (self.tokens[token], self.prefixes[token], token % self.world.size.length);
+        let (taken, prefix, position) =
+            (self.tokens[token], self.prefixes[token], token % self.world.size.length);
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.world.chance(name, of);
         Ok(match signal {
@@ -315,15 +348,18 @@ impl<'a> Scene<'a> {
                 Part::Value => chance(&format!("value of {}", role.name()), &[prefix]),
                 Part::Confidence => chance(&format!("confidence of {}", role.name()), &[prefix, taken]),
                 part => {
-                    let logp =
-                        self.world.logp(role, prefix).ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
+                    let logp = self
+                        .world
+                        .logp(role, prefix)
+                        .ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
                     let scored = || self.world.scored(role, prefix).expect("it is known");
                     match part {
                         Part::Logp => scored()[taken],
                         Part::EndLogp => scored()[logp.len() - 1],
-                        Part::Entropy => {
-                            -logp.iter().map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp }).sum::<f64>()
-                        }
+                        Part::Entropy => -logp
+                            .iter()
+                            .map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp })
+                            .sum::<f64>(),
                         Part::Top1 => logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp(),
                         Part::Rank => 1.0 + logp.iter().filter(|other| **other > logp[taken]).count() as f64,
                         _ => return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name())),
@@ -331,12 +367,15 @@ impl<'a> Scene<'a> {
                 }
             },
             Signal::Divergence(divergence) => {
-                place.divergence(divergence, &self.parameters(divergence.formulas(), operands, token), false)?.value
+                place
+                    .divergence(divergence, &self.parameters(divergence.formulas(), operands, token), false)?
+                    .value
             }
             Signal::Overlap { left, right, k } => {
                 let entries = self.world.entries(*k).min(self.world.size.vocabulary);
                 let (ours, theirs) = (place.order(left)?.0, place.order(right)?.0);
-                ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count() as f64 / entries as f64
+                ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count() as f64
+                    / entries as f64
             }
             Signal::Mass { role, support } => {
                 let members = place.members(support)?;
@@ -352,7 +391,9 @@ impl<'a> Scene<'a> {
                 let support = mopd_lang::formula::Support::Nucleus { role: role.clone(), p: *p };
                 truth(place.members(&support)?[taken])
             }
-            Signal::SupportSize { support } => place.members(support)?.into_iter().filter(|member| *member).count() as f64,
+            Signal::SupportSize { support } => {
+                place.members(support)?.into_iter().filter(|member| *member).count() as f64
+            }
             Signal::Position => (position * STRETCH) as f64,
             Signal::Remaining => ((self.world.size.length - 1 - position) * STRETCH) as f64,
             Signal::Offset => position as f64 + 1.0,
@@ -376,17 +417,23 @@ impl<'a> Scene<'a> {
             Signal::Correct => truth(reward(self.world, prompt, tokens) >= 1.0),
             Signal::Data { field } => chance(field, &[prompt]),
             Signal::DataIs { field, text } => truth(chance(&format!("{field} {text}"), &[prompt]) > 0.5),
-            Signal::Available { role } => truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25),
+            Signal::Available { role } => {
+                truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25)
+            }
             Signal::Length => (size.length * STRETCH) as f64,
             Signal::Truncated => truth(chance("truncated", &text) > 0.7),
-            Signal::Of { role, part: Part::Correct } => truth(chance(&format!("correct {}", role.name()), &text) > 0.5),
+            Signal::Of { role, part: Part::Correct } => {
+                truth(chance(&format!("correct {}", role.name()), &text) > 0.5)
+            }
             Signal::Of { role, part: Part::StatedConfidence } => {
                 chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0
             }
             Signal::Agreement { samples, .. } => {
                 judged(self.world, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples)
             }
-            signal if judgement(signal).is_some() => judged(self.world, signal, prompt, tokens).unwrap_or_default(),
+            signal if judgement(signal).is_some() => {
+                judged(self.world, signal, prompt, tokens).unwrap_or_default()
+            }
             _ => return Err("it is no number of a completion in a small world".into()),
         })
     }
@@ -456,7 +503,9 @@ fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
         Reduction::Any => Dual::plain(if truths() > 0 { 1.0 } else { 0.0 }),
         Reduction::All => Dual::plain(if truths() == members.len() { 1.0 } else { 0.0 }),
         Reduction::Count => Dual::plain(truths() as f64),
-        Reduction::Quantile { q } => Dual::plain(quantile(&all().map(|member| member.value).collect::<Vec<f64>>(), q)),
+        Reduction::Quantile { q } => {
+            Dual::plain(quantile(&all().map(|member| member.value).collect::<Vec<f64>>(), q))
+        }
     }
 }
 
@@ -469,7 +518,8 @@ fn quantile(values: &[f64], fraction: f64) -> f64 {
     below + (position - position.floor()) * (above - below)
 }
 
-/// Each of some peers compared with all of them. The small number that a z-score adds to the deviation is left out.
+/// Each of some peers compared with all of them. The small number that a z-score adds to the deviation is
+/// left out.
 fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, Refusal> {
     let count = values.len() as f64;
     let total: f64 = values.iter().sum();
@@ -477,7 +527,9 @@ fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, Refusal> {
     let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let each = |of: &dyn Fn(f64) -> f64| Ok(values.iter().map(|value| of(*value)).collect());
     match statistic {
-        Statistic::Zscore { .. } | Statistic::Minmax if values.len() < 2 || lowest == highest => each(&|_| 0.0),
+        Statistic::Zscore { .. } | Statistic::Minmax if values.len() < 2 || lowest == highest => {
+            each(&|_| 0.0)
+        }
         Statistic::Zscore { deviation } => {
             let squares: f64 = values.iter().map(|value| (value - total / count).powi(2)).sum();
             let freedom = if deviation == Deviation::Sample { count - 1.0 } else { count };
@@ -495,7 +547,9 @@ fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, Refusal> {
             let bound = if values.is_empty() { 0.0 } else { quantile(values, upper) };
             each(&|value| value.min(bound))
         }
-        Statistic::TopFraction { keep } => Ok(largest(values, (keep * count - 1e-9).ceil().max(0.0) as usize)),
+        Statistic::TopFraction { keep } => {
+            Ok(largest(values, (keep * count - 1e-9).ceil().max(0.0) as usize))
+        }
         Statistic::TopCount { count } => Ok(largest(values, count as usize)),
         Statistic::Softmax => {
             let sum: f64 = values.iter().map(|value| (value - highest).exp()).sum();

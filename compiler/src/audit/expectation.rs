@@ -1,5 +1,6 @@
-//! The exact expected gradient of a term in a world: the mean of its derivative over everything that can be drawn. How the tokens were
-//! drawn is not differentiated: prefixes and samples are constants, as trainers have it.
+//! The exact expected gradient of a term in a world: the mean of its derivative over everything that can be
+//! drawn. How the tokens were drawn is not differentiated: prefixes and samples are constants, as trainers
+//! have it.
 
 use mopd_lang::formula::{Axis, Formula};
 
@@ -34,7 +35,8 @@ pub(super) struct Compiled<'a> {
 
 /// What comes out on average.
 pub(super) struct Expectation {
-    /// By the student's logits, prefix after prefix: per token that follows the prefix. 0 after prefixes that are never met.
+    /// By the student's logits, prefix after prefix: per token that follows the prefix. 0 after prefixes
+    /// that are never met.
     pub gradient: Vec<f64>,
     /// Of the term's own elements, on average.
     pub value: f64,
@@ -49,11 +51,14 @@ impl<'a> Compiled<'a> {
             let (program, roots) = Program::of(&[select]);
             (program, roots[0], select.axis())
         });
-        let factors: Vec<&Formula> = view.weight.into_iter().chain(view.own_weight).filter(|_| gates).collect();
+        let factors: Vec<&Formula> =
+            view.weight.into_iter().chain(view.own_weight).filter(|_| gates).collect();
         let when = view.when.filter(|_| gates);
-        let roots: Vec<&Formula> = std::iter::once(view.value).chain(factors.iter().copied()).chain(when).collect();
+        let roots: Vec<&Formula> =
+            std::iter::once(view.value).chain(factors.iter().copied()).chain(when).collect();
         let (main, places) = Program::of(&roots);
-        let placed: Vec<(usize, Axis)> = places.into_iter().zip(roots.iter().map(|root| root.axis())).collect();
+        let placed: Vec<(usize, Axis)> =
+            places.into_iter().zip(roots.iter().map(|root| root.axis())).collect();
         let axes = placed.iter().map(|(_, axis)| *axis).chain(select.iter().map(|(_, _, axis)| *axis));
         let axis = axes.max().unwrap_or(Axis::Token);
         Compiled {
@@ -105,7 +110,8 @@ impl<'a> Compiled<'a> {
             None => None,
             Some((program, root, axis)) => {
                 let values = scene.run(program, None)?;
-                let at = |token: usize| values[*root].elements[parent(size, Axis::Token, *axis, token)].truth();
+                let at =
+                    |token: usize| values[*root].elements[parent(size, Axis::Token, *axis, token)].truth();
                 Some((0..size.tokens()).map(at).collect::<Vec<bool>>())
             }
         };
@@ -115,10 +121,15 @@ impl<'a> Compiled<'a> {
                 return true;
             }
             let sequence = parent(size, self.axis.max(Axis::Sequence), Axis::Sequence, index);
-            reward(scene.world, sequence / size.samples, &scene.tokens[sequence * size.length..(sequence + 1) * size.length])
-                >= 1.0
+            reward(
+                scene.world,
+                sequence / size.samples,
+                &scene.tokens[sequence * size.length..(sequence + 1) * size.length],
+            ) >= 1.0
         };
-        let at = |(root, axis): (usize, Axis), index: usize| &values[root].elements[parent(size, self.axis, axis, index)];
+        let at = |(root, axis): (usize, Axis), index: usize| {
+            &values[root].elements[parent(size, self.axis, axis, index)]
+        };
         // A coarse term that is spread over finer elements counts once.
         let elements = count(size, self.axis);
         let share = count(size, self.value.1) as f64 / elements as f64;
@@ -126,16 +137,17 @@ impl<'a> Compiled<'a> {
         for index in 0..elements {
             let chosen = match &selected {
                 Some(selected) if self.axis == Axis::Token => selected[index],
-                Some(selected) => {
-                    (0..size.tokens()).any(|token| selected[token] && parent(size, Axis::Token, self.axis, token) == index)
-                }
+                Some(selected) => (0..size.tokens())
+                    .any(|token| selected[token] && parent(size, Axis::Token, self.axis, token) == index),
                 None => true,
             };
             if !chosen || !kept(index) || self.when.is_some_and(|when| !at(when, index).truth()) {
                 continue;
             }
-            let weighted =
-                self.factors.iter().fold(at(self.value, index).scale(share), |value, factor| value.multiply(at(*factor, index)));
+            let weighted = self
+                .factors
+                .iter()
+                .fold(at(self.value, index).scale(share), |value, factor| value.multiply(at(*factor, index)));
             total = total.add(&weighted);
         }
         Ok(total)

@@ -1,4 +1,5 @@
-//! What the audit adds to a check: terms that teach nothing or the opposite, and losses that are not what they seem.
+//! What the audit adds to a check: terms that teach nothing or the opposite, and losses that are not what
+//! they seem.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, Term, Train};
@@ -14,13 +15,18 @@ use super::sign::Away;
 use super::verdict::When;
 use super::{Use, moments};
 
-/// Findings about the objectives of a sound experiment, as its stages use them. `origins` is what its [`Origin`]s point into.
+/// Findings about the objectives of a sound experiment, as its stages use them. `origins` is what its
+/// [`Origin`]s point into.
 pub fn findings(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
     findings_while(experiment, origins, &|| true)
 }
 
 /// The same, as far as it comes until `go_on` says no.
-pub fn findings_while(experiment: &Experiment, origins: &[Span], go_on: &dyn Fn() -> bool) -> Vec<Diagnostic> {
+pub fn findings_while(
+    experiment: &Experiment,
+    origins: &[Span],
+    go_on: &dyn Fn() -> bool,
+) -> Vec<Diagnostic> {
     let mut looking = Looking { experiment, origins, go_on, seen: Vec::new(), found: Vec::new() };
     for model in &experiment.models {
         match &model.stage {
@@ -74,7 +80,8 @@ impl<'a> Case<'a, '_> {
 
     /// The middle of the run first.
     fn steps(&self) -> Vec<u32> {
-        let mut steps: Vec<u32> = moments(&self.view(), self.steps).into_iter().map(|(_, step)| step).collect();
+        let mut steps: Vec<u32> =
+            moments(&self.view(), self.steps).into_iter().map(|(_, step)| step).collect();
         let middle = steps.len() / 2;
         steps.swap(0, middle);
         steps
@@ -84,14 +91,21 @@ impl<'a> Case<'a, '_> {
 impl<'a> Looking<'a> {
     fn at(&mut self, train: &'a Train) {
         let usage = Use::of(self.experiment, train);
-        let verdicts = train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
-        let seen =
-            Seen { objective: &train.objective, usage, filter: train.filter.as_ref(), verdicts, longest: bounds::longest(train) };
+        let verdicts =
+            train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
+        let seen = Seen {
+            objective: &train.objective,
+            usage,
+            filter: train.filter.as_ref(),
+            verdicts,
+            longest: bounds::longest(train),
+        };
         if self.seen.contains(&seen) {
             return;
         }
         let (steps, longest) = (seen.usage.steps, seen.longest);
-        let facts = |cast| Facts { cast, steps, reward: bounds::verdicts(seen.verdicts.iter().copied()), longest };
+        let facts =
+            |cast| Facts { cast, steps, reward: bounds::verdicts(seen.verdicts.iter().copied()), longest };
         if let Some(filter) = &train.filter {
             let bounds = Bounds::of(&[filter], &facts(&seen.usage.casts[0]));
             if bounds::never(filter, &bounds) {
@@ -105,14 +119,18 @@ impl<'a> Looking<'a> {
                 None => (&train.rollout, seen.usage.kept),
             };
             let own = View::of(&train.objective, term, kept);
-            let casts = &seen.usage.casts[..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
+            let casts = &seen.usage.casts
+                [..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
             for drawn in Drawn::of(rollout).iter().filter(|drawn| !matches!(drawn, Drawn::Unknown { .. })) {
                 for cast in casts.iter().filter(|cast| bounds::silent(&own, &facts(cast)).is_none()) {
                     if !(self.go_on)() {
                         return;
                     }
                     let (objective, steps, rollout) = (&train.objective, seen.usage.steps, rollout.origin);
-                    self.case(&Case { objective, term, kept, drawn, cast, steps, rollout }, train.filter.is_some());
+                    self.case(
+                        &Case { objective, term, kept, drawn, cast, steps, rollout },
+                        train.filter.is_some(),
+                    );
                 }
             }
         }
@@ -120,8 +138,14 @@ impl<'a> Looking<'a> {
     }
 
     /// Terms that no gradient can come from.
-    fn silent<'f>(&mut self, objective: &'a Objective, usage: &'f Use, facts: &dyn Fn(&'f Cast) -> Facts<'f>) {
-        let silent = |term: &'a Term, cast: &'f Cast| bounds::silent(&View::of(objective, term, false), &facts(cast));
+    fn silent<'f>(
+        &mut self,
+        objective: &'a Objective,
+        usage: &'f Use,
+        facts: &dyn Fn(&'f Cast) -> Facts<'f>,
+    ) {
+        let silent =
+            |term: &'a Term, cast: &'f Cast| bounds::silent(&View::of(objective, term, false), &facts(cast));
         let culprits: Vec<Vec<Option<Culprit>>> = objective
             .terms
             .iter()
@@ -130,7 +154,9 @@ impl<'a> Looking<'a> {
         let nothing = culprits.iter().flatten().all(Option::is_some);
         for (term, culprits) in objective.terms.iter().zip(culprits) {
             let always = culprits.iter().all(Option::is_some);
-            let Some((cast, culprit)) = usage.casts.iter().zip(culprits).find_map(|(cast, found)| Some((cast, found?))) else {
+            let Some((cast, culprit)) =
+                usage.casts.iter().zip(culprits).find_map(|(cast, found)| Some((cast, found?)))
+            else {
                 continue;
             };
             if let Why::Never(name) = culprit.why {
@@ -156,13 +182,17 @@ impl<'a> Looking<'a> {
                 _ => format!("`{part}` is 0 throughout"),
             });
             if literal && culprit.why == Why::Bounds {
-                finding = finding.because(self.span(culprit.part.0.origin), format!("`{part}` leaves nothing of what it bounds"));
+                finding = finding.because(
+                    self.span(culprit.part.0.origin),
+                    format!("`{part}` leaves nothing of what it bounds"),
+                );
             } else if place != self.span(term.origin) {
                 finding = finding.because(self.span(term.origin), "the term");
             }
             self.add(finding.help(match culprit.why {
                 Why::Same => {
-                    "a teacher that is `self`, as it is now, is the student; with `sees` it reads more, `self.ema(0.99)` is older"
+                    "a teacher that is `self`, as it is now, is the student; with `sees` it reads more, \
+                     `self.ema(0.99)` is older"
                 }
                 Why::Bounds => "give bounds that leave values between them",
                 _ => "leave out a term that is not wanted, or give it a factor other than 0",
@@ -187,7 +217,10 @@ impl<'a> Looking<'a> {
         let finding = Diagnostic::error(Code::NeverHolds, place, text)
             .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
             .because(self.span(term), if name == "filter" { "of these" } else { "for this term" })
-            .help("compare with a value that the number can have: a probability is at most 1, an entropy at least 0");
+            .help(
+                "compare with a value that the number can have: a probability is at most 1, an entropy at \
+                 least 0",
+            );
         self.add(finding);
     }
 
@@ -201,7 +234,8 @@ impl<'a> Looking<'a> {
         if matches!(case.drawn, Drawn::Student { .. }) {
             self.misleading(case);
         }
-        let inquiries: Vec<Inquiry> = case.steps().into_iter().filter_map(|step| case.inquiry(step)).collect();
+        let inquiries: Vec<Inquiry> =
+            case.steps().into_iter().filter_map(|step| case.inquiry(step)).collect();
         if !inquiries.is_empty() && inquiries.iter().all(|inquiry| inquiry.ignores_teacher() == Ok(true)) {
             self.ignores_teacher(case);
         } else {
@@ -209,7 +243,8 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// The mean gradient is 0 in the middle of the run, at its start and at its end; then whether single tokens pull at all.
+    /// The mean gradient is 0 in the middle of the run, at its start and at its end; then whether single
+    /// tokens pull at all.
     fn is_zero(&self, case: &Case) -> Option<bool> {
         let (mut moves, mut silent) = (false, false);
         for step in case.steps() {
@@ -233,7 +268,11 @@ impl<'a> Looking<'a> {
             1 => Diagnostic::error(Code::ZeroGradient, place, text),
             _ => Diagnostic::warning(Code::ZeroGradient, place, text),
         };
-        self.add(finding.label("0 in every small world, for every outcome").help("compare the student with another model"));
+        self.add(
+            finding
+                .label("0 in every small world, for every outcome")
+                .help("compare the student with another model"),
+        );
     }
 
     fn zero(&mut self, case: &Case) {
@@ -241,16 +280,23 @@ impl<'a> Looking<'a> {
         let finding = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
             .label("each token pulls, and together they cancel")
             .because(self.span(case.rollout), format!("these are {}", case.drawn.text()))
-            .help("multiply by what is known of the token itself, or differentiate a divergence: `live kl(student || teacher)`");
+            .help(
+                "multiply by what is known of the token itself, or differentiate a divergence: `live \
+                 kl(student || teacher)`",
+            );
         self.add(finding);
     }
 
-    /// The value is an estimate of one divergence and the gradient is another one's, on tokens drawn as they are scored.
+    /// The value is an estimate of one divergence and the gradient is another one's, on tokens drawn as they
+    /// are scored.
     fn misleading(&mut self, case: &Case) {
         let scored_at = case.view().scored_at(case.drawn);
         let drawn_so = case.drawn.is_on_policy(scored_at);
         let plain = Case { drawn: if drawn_so { case.drawn } else { &Drawn::ON_POLICY }, ..*case };
-        let Some((value, gradient)) = plain.inquiry(case.steps / 2).and_then(|inquiry| inquiry.misleading()) else { return };
+        let Some((value, gradient)) = plain.inquiry(case.steps / 2).and_then(|inquiry| inquiry.misleading())
+        else {
+            return;
+        };
         let text = format!("the value of this term estimates {value}, its gradient is that of {gradient}");
         let mut finding = Diagnostic::warning(Code::OtherGradient, self.span(case.term.origin), text)
             .label("the value of this loss is not what its gradient minimises");
@@ -259,22 +305,29 @@ impl<'a> Looking<'a> {
             finding = finding.because(self.span(case.rollout), text);
         }
         self.add(finding.help(format!(
-            "write the divergence that is meant, `live kl(...)`; if {gradient} is, say so: `// allow(other-gradient): why`"
+            "write the divergence that is meant, `live kl(...)`; if {gradient} is, say so: `// \
+             allow(other-gradient): why`"
         )));
     }
 
     fn ignores_teacher(&mut self, case: &Case) {
         let text = "this term reads a teacher, and its gradient is the same for every teacher";
         let finding = Diagnostic::warning(Code::NoTeacherSignal, self.span(case.term.origin), text)
-            .label("what the teacher says is added to something, and multiplies nothing that carries gradient")
+            .label(
+                "what the teacher says is added to something, and multiplies nothing that carries gradient",
+            )
             .because(self.span(case.rollout), format!("on {}", case.drawn.text()))
-            .help("make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a divergence");
+            .help(
+                "make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a \
+                 divergence",
+            );
         self.add(finding);
     }
 
     /// A minus too many, or too few.
     fn leads_away(&mut self, case: &Case, inquiries: &[Inquiry]) {
-        let found: Vec<Option<Away>> = inquiries.iter().map(|inquiry| inquiry.leads_away().unwrap_or_default()).collect();
+        let found: Vec<Option<Away>> =
+            inquiries.iter().map(|inquiry| inquiry.leads_away().unwrap_or_default()).collect();
         let Some(Some(away)) = found.first().cloned() else { return };
         if found.iter().any(|other| other.as_ref() != Some(&away)) {
             return;
@@ -289,10 +342,11 @@ impl<'a> Looking<'a> {
             Away::Reward => "lowers the expected reward".to_owned(),
         };
         let verdict = inquiries[0].finding(When::Throughout).verdict.text();
-        let finding = Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
-            .label(format!("a term is minimised; this one {verdict}"))
-            .because(self.span(case.rollout), format!("on {}", case.drawn.text()))
-            .help("turn its sign; if it is meant, say so: `// allow(wrong-sign): why`");
+        let finding =
+            Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
+                .label(format!("a term is minimised; this one {verdict}"))
+                .because(self.span(case.rollout), format!("on {}", case.drawn.text()))
+                .help("turn its sign; if it is meant, say so: `// allow(wrong-sign): why`");
         self.add(finding);
     }
 
@@ -313,7 +367,8 @@ impl Inquiry<'_> {
         if !self.is_one_token() {
             return None;
         }
-        // The two directions of each, in a few worlds: hardly any term comes as far as being compared with all the others.
+        // The two directions of each, in a few worlds: hardly any term comes as far as being compared with
+        // all the others.
         let named = self.candidates();
         let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
         let worlds = self.worlds();

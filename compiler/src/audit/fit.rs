@@ -25,10 +25,13 @@ pub(super) fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// The coefficients of `parts` whose sum `whole` is; none where it is no sum of them, or one part is not needed.
+/// The coefficients of `parts` whose sum `whole` is; none where it is no sum of them, or one part is not
+/// needed.
 pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> {
-    let rows: Vec<Vec<f64>> =
-        parts.iter().map(|row| parts.iter().map(|column| dot(row, column)).chain([dot(row, whole)]).collect()).collect();
+    let rows: Vec<Vec<f64>> = parts
+        .iter()
+        .map(|row| parts.iter().map(|column| dot(row, column)).chain([dot(row, whole)]).collect())
+        .collect();
     let found = solve(rows)?;
     let mut rest = whole.to_vec();
     for (coefficient, part) in found.iter().zip(parts) {
@@ -41,12 +44,14 @@ pub(super) fn coefficients(whole: &[f64], parts: &[&[f64]]) -> Option<Vec<f64>> 
     (norm(&rest) <= EXACT * norm(whole)).then_some(found)
 }
 
-/// Gaussian elimination of a few equations, the right side as the last column; none where they depend on each other.
+/// Gaussian elimination of a few equations, the right side as the last column; none where they depend on each
+/// other.
 fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     let count = rows.len();
     let scale: Vec<f64> = (0..count).map(|index| rows[index][index].abs()).collect();
     for column in 0..count {
-        let pivot = (column..count).max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs()))?;
+        let pivot =
+            (column..count).max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs()))?;
         rows.swap(column, pivot);
         if rows[column][column].abs() <= 1e-10 * scale[column] || scale[column] == 0.0 {
             return None;
@@ -54,7 +59,11 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
         for below in column + 1..count {
             let factor = rows[below][column] / rows[column][column];
             let pivot = rows[column].clone();
-            rows[below].iter_mut().zip(&pivot).skip(column).for_each(|(place, pivot)| *place -= factor * pivot);
+            rows[below]
+                .iter_mut()
+                .zip(&pivot)
+                .skip(column)
+                .for_each(|(place, pivot)| *place -= factor * pivot);
         }
     }
     let mut found = vec![0.0; count];
@@ -65,7 +74,8 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     Some(found)
 }
 
-/// Whether `whole` is `part` times a number of each block of so many; then the smallest and the largest of these numbers.
+/// Whether `whole` is `part` times a number of each block of so many; then the smallest and the largest of
+/// these numbers.
 pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f64, f64)> {
     let all = norm(whole);
     let mut range: Option<(f64, f64)> = None;
@@ -73,7 +83,8 @@ pub(super) fn per_block(whole: &[f64], part: &[f64], block: usize) -> Option<(f6
     for (whole, part) in whole.chunks(block).zip(part.chunks(block)) {
         let size = dot(part, part);
         let (own, factor) = (norm(whole), if size > 0.0 { dot(whole, part) / size } else { 0.0 });
-        let rest = norm(&whole.iter().zip(part).map(|(whole, part)| whole - factor * part).collect::<Vec<f64>>());
+        let rest =
+            norm(&whole.iter().zip(part).map(|(whole, part)| whole - factor * part).collect::<Vec<f64>>());
         if rest > EXACT * own.max(1e-3 * all) {
             return None;
         }

@@ -20,8 +20,8 @@ use super::world::{Recipe, Variation, World};
 /// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
 const NOTHING: f64 = 1e-10;
 
-/// What is smaller is no gradient. It may be far below rounding: sums that cancel are exactly 0 already (`dual::cancelled`), and
-/// `exp(-length)` is a small weight, not none.
+/// What is smaller is no gradient. It may be far below rounding: sums that cancel are exactly 0 already
+/// (`dual::cancelled`), and `exp(-length)` is a small weight, not none.
 const LEAST: f64 = 1e-100;
 
 /// A bias as small as this is a bound that hardly acts.
@@ -60,7 +60,9 @@ impl<'a> Inquiry<'a> {
         let (size, worlds) = view.size()?;
         let mut roles = view.others();
         match drawn {
-            Drawn::By { role, .. } if !roles.contains(role) && !matches!(role, Role::Student | Role::Sampler) => {
+            Drawn::By { role, .. }
+                if !roles.contains(role) && !matches!(role, Role::Student | Role::Sampler) =>
+            {
                 roles.push(role.clone());
             }
             Drawn::Mixture { .. } if !roles.contains(&Role::Teacher) => roles.push(Role::Teacher),
@@ -78,16 +80,22 @@ impl<'a> Inquiry<'a> {
             return Err(format!("more than {MOST_ROLES} teachers have to do with it"));
         }
         let (values, temperature) = (Rc::new(Values::of(&view)), view.scored_at(drawn));
-        let recipe = Recipe { size, worlds, roles, cast, drawn: drawn.clone(), temperature, step, supports, values };
+        let recipe =
+            Recipe { size, worlds, roles, cast, drawn: drawn.clone(), temperature, step, supports, values };
         Ok(Inquiry { view, recipe })
     }
 
-    pub fn measure(&self, view: &View, counting: Counting, variation: Variation) -> Result<Measured, Refusal> {
+    pub fn measure(
+        &self,
+        view: &View,
+        counting: Counting,
+        variation: Variation,
+    ) -> Result<Measured, Refusal> {
         measure(view, counting, &self.recipe.worlds(variation))
     }
 
-    /// Whether the mean gradient is 0 in all usual worlds, and whether single outcomes have any all the same. One world that is smaller still
-    /// tells in most cases.
+    /// Whether the mean gradient is 0 in all usual worlds, and whether single outcomes have any all the same.
+    /// One world that is smaller still tells in most cases.
     pub fn vanishes(&self) -> Result<(bool, bool), Refusal> {
         let mut moved = false;
         let smallest = Recipe { size: self.recipe.size.smallest(), ..self.recipe.clone() };
@@ -186,21 +194,28 @@ impl<'a> Inquiry<'a> {
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
         notes.extend(self.untried(&worlds));
-        // Where models are very far apart, or all the same, some formulas have no value: then there is nothing to add.
+        // Where models are very far apart, or all the same, some formulas have no value: then there is
+        // nothing to add.
         notes.extend(self.steep(&verdict).unwrap_or_default());
         let stationary_at_teacher = match &verdict {
-            Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::Sum { .. } | Verdict::Unnamed { .. }
+            Verdict::Follows { .. }
+            | Verdict::Weighted { .. }
+            | Verdict::Sum { .. }
+            | Verdict::Unnamed { .. }
                 if self.compares() =>
             {
                 let agreed = self.measure(&self.view, ALL, Variation::Agreed);
-                agreed.ok().map(|agreed| agreed.is_zero() || norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
+                agreed
+                    .ok()
+                    .map(|agreed| agreed.is_zero() || norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
             }
             _ => None,
         };
         Ok(Finding { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
     }
 
-    /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the author declares.
+    /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the
+    /// author declares.
     fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &Known) -> Option<String> {
         let of = match verdict {
             Verdict::Biased { of, .. } => of.single()?,
@@ -211,23 +226,32 @@ impl<'a> Inquiry<'a> {
         Some(format!("nearest with a known name: {nearest} (cosine {cosine:.3})"))
     }
 
-    /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author took it for.
+    /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author
+    /// took it for.
     fn at_temperature_one(&self) -> Option<String> {
         let Drawn::Student { .. } = self.recipe.drawn else { return None };
         if self.recipe.drawn.is_on_policy(self.recipe.temperature) {
             return None;
         }
         let recipe = Recipe { drawn: Drawn::ON_POLICY, temperature: 1.0, ..self.recipe.clone() };
-        let (value, gradient) = Inquiry { view: self.view.with_value(self.view.value), recipe }.misleading()?;
-        Some(format!("on tokens drawn at temperature 1 its value estimates {value}, its gradient is of {gradient}"))
+        let (value, gradient) =
+            Inquiry { view: self.view.with_value(self.view.value), recipe }.misleading()?;
+        Some(format!(
+            "on tokens drawn at temperature 1 its value estimates {value}, its gradient is of {gradient}"
+        ))
     }
 
     /// The term is about somebody else's distribution and nothing but that.
     fn compares(&self) -> bool {
         let other = |node: &mopd_lang::formula::FormulaNode| {
-            matches!(node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
+            matches!(
+                node.kind,
+                FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct)
+            )
         };
-        !self.view.others().is_empty() && !self.view.any(other) && self.recipe.drawn.is_on_policy(self.recipe.temperature)
+        !self.view.others().is_empty()
+            && !self.view.any(other)
+            && self.recipe.drawn.is_on_policy(self.recipe.temperature)
     }
 
     /// Whether the term reads what a teacher says.
@@ -236,9 +260,15 @@ impl<'a> Inquiry<'a> {
         self.view.any(|node| match &node.kind {
             // Verdicts and critics judge what was written: they are no teachers, whoever gives them.
             FormulaKind::Signal(Signal::Of { part, role }) => {
-                teaches(role) && matches!(part, Number::Logp | Number::Entropy | Number::Top1 | Number::Rank | Number::EndLogp)
+                teaches(role)
+                    && matches!(
+                        part,
+                        Number::Logp | Number::Entropy | Number::Top1 | Number::Rank | Number::EndLogp
+                    )
             }
-            FormulaKind::Signal(Signal::Available { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. }) => false,
+            FormulaKind::Signal(
+                Signal::Available { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. },
+            ) => false,
             FormulaKind::Signal(signal) => signal.roles().iter().any(teaches),
             FormulaKind::Live(live) => live.roles().iter().any(teaches),
             _ => false,
@@ -248,7 +278,9 @@ impl<'a> Inquiry<'a> {
     fn verdict(&self, usual: &Measured, known: &Known) -> Result<Verdict, Refusal> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
-                return Ok(Verdict::NotAudited { why: "no gradient passes its conditions in worlds this small".into() });
+                return Ok(Verdict::NotAudited {
+                    why: "no gradient passes its conditions in worlds this small".into(),
+                });
             }
             return Ok(Verdict::Zero);
         }
@@ -301,7 +333,9 @@ impl<'a> Inquiry<'a> {
         // Summands that follow one gradient are one: `(1 - w) * x` is not x and its opposite.
         let mut found: Vec<(Option<String>, Vec<f64>)> = Vec::new();
         for summand in &summands {
-            let Ok(measured) = self.measure(&self.view.with_value(summand), ALL, Variation::Usual) else { return None };
+            let Ok(measured) = self.measure(&self.view.with_value(summand), ALL, Variation::Usual) else {
+                return None;
+            };
             if measured.is_zero() {
                 continue;
             }
@@ -335,7 +369,11 @@ impl<'a> Inquiry<'a> {
         let tries = [
             (bounded, "its bounds".to_owned(), Counting { bounds: false, gates: true }),
             (!gates.is_empty(), gated.clone(), Counting { bounds: true, gates: false }),
-            (bounded && !gates.is_empty(), format!("{gated} and its bounds"), Counting { bounds: false, gates: false }),
+            (
+                bounded && !gates.is_empty(),
+                format!("{gated} and its bounds"),
+                Counting { bounds: false, gates: false },
+            ),
         ];
         for (possible, by, counting) in tries {
             if !possible {
@@ -347,8 +385,8 @@ impl<'a> Inquiry<'a> {
                 return Some(bias(gradient, &plain.gradient, of, by));
             }
         }
-        // With and without bounds, with and without gates: a weight that depends on the token often stands inside them. One gradient
-        // without a weight says more than one with.
+        // With and without bounds, with and without gates: a weight that depends on the token often stands
+        // inside them. One gradient without a weight says more than one with.
         let parts = variants::without_parts(self.view.value);
         let mut best: Option<(bool, f64, Verdict)> = None;
         for (bounds, gates_act) in [(true, true), (false, true), (true, false), (false, false)] {
@@ -357,16 +395,22 @@ impl<'a> Inquiry<'a> {
             }
             for (left_out, value) in &parts {
                 let counting = Counting { bounds, gates: gates_act };
-                let Ok(plain) = self.measure(&self.view.with_value(value), counting, Variation::Usual) else { continue };
-                let Some(of) = known.identify(&plain.gradient).filter(|of| !plain.is_zero() && of.single().is_some()) else {
+                let Ok(plain) = self.measure(&self.view.with_value(value), counting, Variation::Usual) else {
+                    continue;
+                };
+                let Some(of) =
+                    known.identify(&plain.gradient).filter(|of| !plain.is_zero() && of.single().is_some())
+                else {
                     continue;
                 };
                 let others = [(!gates_act).then_some(gated.as_str()), (!bounds).then_some("its bounds")];
-                let by = std::iter::once(format!("`{left_out}`")).chain(others.into_iter().flatten().map(str::to_owned));
+                let by = std::iter::once(format!("`{left_out}`"))
+                    .chain(others.into_iter().flatten().map(str::to_owned));
                 let by = by.collect::<Vec<String>>().join(" and ");
                 let exact = matches!(of, Verdict::Follows { .. });
                 let near = cosine(gradient, &plain.gradient);
-                let better = |(known_exact, known, _): &(bool, f64, Verdict)| (exact, near) > (*known_exact, *known);
+                let better =
+                    |(known_exact, known, _): &(bool, f64, Verdict)| (exact, near) > (*known_exact, *known);
                 if best.as_ref().is_none_or(better) {
                     best = Some((exact, near, bias(gradient, &plain.gradient, of, by)));
                 }
@@ -383,7 +427,10 @@ impl<'a> Inquiry<'a> {
     fn steep(&self, verdict: &Verdict) -> Result<Option<String>, Refusal> {
         let named = matches!(
             verdict,
-            Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::WithTask { .. } | Verdict::Sum { .. }
+            Verdict::Follows { .. }
+                | Verdict::Weighted { .. }
+                | Verdict::WithTask { .. }
+                | Verdict::Sum { .. }
         );
         if !named || !variants::has_bounds(&self.view) || self.recipe.roles.is_empty() {
             return Ok(None);
@@ -394,10 +441,14 @@ impl<'a> Inquiry<'a> {
             return Ok(None);
         }
         let (far, angle) = (distance(&bound, &free.gradient), cosine(&bound, &free.gradient));
-        Ok(Some(format!("where models differ by many nats its bounds act: {} from that (cosine {angle:.3})", away(far))))
+        Ok(Some(format!(
+            "where models differ by many nats its bounds act: {} from that (cosine {angle:.3})",
+            away(far)
+        )))
     }
 
-    /// Conditions of cases that never differ in these worlds: of what they choose between, only one was looked at.
+    /// Conditions of cases that never differ in these worlds: of what they choose between, only one was
+    /// looked at.
     fn untried(&self, worlds: &[World]) -> Vec<String> {
         let mut conditions: Vec<&Formula> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
@@ -410,15 +461,22 @@ impl<'a> Inquiry<'a> {
         let mut seen = vec![[false; 2]; roots.len()];
         for world in worlds {
             for tokens in world.size.outcomes() {
-                let Ok(values) = Scene::of(world, &tokens, true).run(&program, None) else { return Vec::new() };
+                let Ok(values) = Scene::of(world, &tokens, true).run(&program, None) else {
+                    return Vec::new();
+                };
                 for (seen, root) in seen.iter_mut().zip(&roots) {
-                    values[*root].elements.iter().for_each(|element| seen[usize::from(element.truth())] = true);
+                    values[*root]
+                        .elements
+                        .iter()
+                        .for_each(|element| seen[usize::from(element.truth())] = true);
                 }
             }
         }
         let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
-        same.map(|(condition, seen)| format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" }))
-            .collect()
+        same.map(|(condition, seen)| {
+            format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })
+        })
+        .collect()
     }
 
     fn notes(&self) -> Vec<String> {
@@ -426,7 +484,8 @@ impl<'a> Inquiry<'a> {
         let mut open: Vec<String> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
             if let FormulaKind::Variable(name) = &part.0.kind {
-                let taken = format!("{name} = {}", text::number(readable(self.recipe.values.get(name, part.unit()))));
+                let taken =
+                    format!("{name} = {}", text::number(readable(self.recipe.values.get(name, part.unit()))));
                 if !open.contains(&taken) {
                     open.push(taken);
                 }
@@ -448,7 +507,10 @@ impl<'a> Inquiry<'a> {
         }
         for (written, entries) in &self.recipe.supports {
             if *written as usize != *entries {
-                notes.push(format!("the top {written} are the top {entries} of {} here", self.recipe.size.vocabulary));
+                notes.push(format!(
+                    "the top {written} are the top {entries} of {} here",
+                    self.recipe.size.vocabulary
+                ));
             }
         }
         notes
@@ -461,7 +523,12 @@ fn readable(number: f64) -> f64 {
 }
 
 fn bias(gradient: &[f64], plain: &[f64], of: Verdict, by: String) -> Verdict {
-    Verdict::Biased { of: Box::new(of), by, distance: distance(gradient, plain), cosine: cosine(gradient, plain) }
+    Verdict::Biased {
+        of: Box::new(of),
+        by,
+        distance: distance(gradient, plain),
+        cosine: cosine(gradient, plain),
+    }
 }
 
 pub(super) fn measure(view: &View, counting: Counting, worlds: &[World]) -> Result<Measured, Refusal> {
@@ -506,8 +573,8 @@ impl<'a> Known<'a> {
         Ok(known)
     }
 
-    /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one is. One before two, the
-    /// better known before the others.
+    /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one
+    /// is. One before two, the better known before the others.
     pub fn identify(&self, gradient: &[f64]) -> Option<Verdict> {
         let count = self.named.len();
         let follows = |which: &[usize]| -> Option<Verdict> {
@@ -517,7 +584,8 @@ impl<'a> Known<'a> {
             Some(Verdict::Follows { parts: which.iter().zip(times).map(part).collect() })
         };
         let single = (0..count).find_map(|a| follows(&[a]));
-        let pair = || (0..count).flat_map(|a| (a + 1..count).map(move |b| [a, b])).find_map(|which| follows(&which));
+        let pair =
+            || (0..count).flat_map(|a| (a + 1..count).map(move |b| [a, b])).find_map(|which| follows(&which));
         let weighted = || {
             self.named.iter().zip(&self.gradients).find_map(|(named, own)| {
                 let (least, most) = per_block(gradient, own, self.block)?;
@@ -535,7 +603,11 @@ impl<'a> Known<'a> {
 
     /// The one named gradient that this is a multiple of.
     pub fn single(&self, gradient: &[f64]) -> Option<String> {
-        let own = self.named.iter().zip(&self.gradients).find(|(_, own)| coefficients(gradient, &[own.as_slice()]).is_some());
+        let own = self
+            .named
+            .iter()
+            .zip(&self.gradients)
+            .find(|(_, own)| coefficients(gradient, &[own.as_slice()]).is_some());
         own.map(|(named, _)| named.name.clone())
     }
 

@@ -1,11 +1,12 @@
 //! The gradient audit: what a term's gradient follows, whatever its formula looks like.
 //!
-//! A term is evaluated in worlds of a few tokens, over everything that can be drawn in them, with its exact derivative by the student's
-//! logits. The mean is compared with the gradients of the named divergences in the same worlds. What agrees in all of them, to the
-//! precision of the arithmetic, is what the term follows: numbers decide, not the form of the text.
+//! A term is evaluated in worlds of a few tokens, over everything that can be drawn in them, with its exact
+//! derivative by the student's logits. The mean is compared with the gradients of the named divergences in
+//! the same worlds. What agrees in all of them, to the precision of the arithmetic, is what the term follows:
+//! numbers decide, not the form of the text.
 //!
-//! Prefixes and samples are constants, as trainers have it: what is said holds given the prefixes. How tokens and completions are
-//! averaged (`reduce`) is not looked at: it weighs prefixes, and the plan shows it.
+//! Prefixes and samples are constants, as trainers have it: what is said holds given the prefixes. How tokens
+//! and completions are averaged (`reduce`) is not looked at: it weighs prefixes, and the plan shows it.
 
 mod bounds;
 mod cast;
@@ -55,8 +56,8 @@ pub struct Use {
 }
 
 impl Use {
-    /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data as well where they would be
-    /// lost on that.
+    /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data
+    /// as well where they would be lost on that.
     pub fn unknown() -> Use {
         Use { drawn: Vec::new(), casts: vec![Cast::default()], kept: false, steps: USUAL_STEPS }
     }
@@ -74,7 +75,8 @@ impl Use {
 /// An audited objective and where it is used. Fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Audited {
-    /// The models that are trained on it, in the order of the experiment; none for an objective that no stage uses.
+    /// The models that are trained on it, in the order of the experiment; none for an objective that no
+    /// stage uses.
     pub models: Vec<String>,
     #[serde(flatten)]
     pub audit: Audit,
@@ -106,7 +108,8 @@ pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
 
 /// What every term of an objective follows.
 pub fn audit(objective: &Objective, usage: &Use) -> Audit {
-    let terms: Vec<TermAudit> = (0..objective.terms.len()).map(|term| audit_term(objective, term, usage)).collect();
+    let terms: Vec<TermAudit> =
+        (0..objective.terms.len()).map(|term| audit_term(objective, term, usage)).collect();
     let whole = whole(objective, &terms);
     Audit { objective: objective.name.clone(), terms, whole }
 }
@@ -121,7 +124,9 @@ pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit 
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
     }
-    let on = |drawn: &Drawn| -> Vec<Finding> { casts.iter().flat_map(|cast| on(&view, drawn, cast, usage.steps)).collect() };
+    let on = |drawn: &Drawn| -> Vec<Finding> {
+        casts.iter().flat_map(|cast| on(&view, drawn, cast, usage.steps)).collect()
+    };
     if !streams.is_empty() {
         return TermAudit { term: own.name.clone(), findings: streams.iter().flat_map(on).collect() };
     }
@@ -150,7 +155,8 @@ fn on<'a>(view: &dyn Fn() -> View<'a>, drawn: &Drawn, cast: &Cast, steps: u32) -
     };
     let mut found: Vec<Finding> = moments.iter().map(at).collect();
     let same = found.iter().all(|finding| {
-        finding.verdict.text() == found[0].verdict.text() && finding.stationary_at_teacher == found[0].stationary_at_teacher
+        finding.verdict.text() == found[0].verdict.text()
+            && finding.stationary_at_teacher == found[0].stationary_at_teacher
     });
     if same {
         found.truncate(1);
@@ -192,8 +198,8 @@ pub struct Expected {
     pub gradient: Vec<f64>,
 }
 
-/// The expected value and gradient of a term, its weights and masks included, over what the world's sampler draws. Nothing is
-/// differentiated but what the term says is `live`.
+/// The expected value and gradient of a term, its weights and masks included, over what the world's sampler
+/// draws. Nothing is differentiated but what the term says is `live`.
 ///
 /// # Errors
 /// Where the term reads what the world does not have, or what can't be enumerated, in words.

@@ -75,18 +75,31 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
             found.push(Named { name, source, teaches });
         }
     };
-    let named =
-        |kind: &str, left: &Role, right: &Role, between: &str| format!("{kind}({}{between}{})", left.name(), right.name());
+    let named = |kind: &str, left: &Role, right: &Role, between: &str| {
+        format!("{kind}({}{between}{})", left.name(), right.name())
+    };
     let student = Role::Student;
     for role in &others {
-        give(named("KL", &student, role, " || "), Source::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]), true);
-        give(named("KL", role, &student, " || "), Source::Divergence(plain(DivergenceKind::Kl, role, &student), vec![]), true);
+        give(
+            named("KL", &student, role, " || "),
+            Source::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]),
+            true,
+        );
+        give(
+            named("KL", role, &student, " || "),
+            Source::Divergence(plain(DivergenceKind::Kl, role, &student), vec![]),
+            true,
+        );
     }
     if scored_at != 1.0 {
         // What log-ratios of the tokens taken follow.
         for role in &others {
             for (left, right) in [(&student, role), (role, &student)] {
-                let name = format!("{} at temperature {}", named("KL", left, right, " || "), text::number(scored_at));
+                let name = format!(
+                    "{} at temperature {}",
+                    named("KL", left, right, " || "),
+                    text::number(scored_at)
+                );
                 let scaled = Divergence { temperature: scored_at, ..plain(DivergenceKind::Kl, left, right) };
                 give(name, Source::Divergence(scaled, vec![]), true);
             }
@@ -123,9 +136,16 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
         }
     }
     for role in &others {
-        let constants = [(DivergenceKind::TotalVariation, "TV", ", "), (DivergenceKind::Hellinger, "squared Hellinger", ", ")];
+        let constants = [
+            (DivergenceKind::TotalVariation, "TV", ", "),
+            (DivergenceKind::Hellinger, "squared Hellinger", ", "),
+        ];
         for (kind, name, between) in constants {
-            give(named(name, role, &student, between), Source::Divergence(plain(kind, role, &student), vec![]), true);
+            give(
+                named(name, role, &student, between),
+                Source::Divergence(plain(kind, role, &student), vec![]),
+                true,
+            );
         }
         give(
             named("chi2", role, &student, " || "),
@@ -140,7 +160,8 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
     }
     let own = view.divergences();
     for divergence in &own {
-        // The same on the whole vocabulary is known already; on a support, the forms that agree with the teacher go first.
+        // The same on the whole vocabulary is known already; on a support, the forms that agree with the
+        // teacher go first.
         let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
             (Support::Full, mass) => vec![mass],
             (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
@@ -170,8 +191,16 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
     for role in &others {
         let half = half();
         let jsd = DivergenceKind::Jsd { beta: half, normalized: false };
-        give(format!("JSD({}, student)", role.name()), Source::Divergence(plain(jsd, role, &student), vec![0.5]), true);
-        give(format!("the log-loss of {}'s most probable token", role.name()), Source::Likelihood(role.clone()), true);
+        give(
+            format!("JSD({}, student)", role.name()),
+            Source::Divergence(plain(jsd, role, &student), vec![0.5]),
+            true,
+        );
+        give(
+            format!("the log-loss of {}'s most probable token", role.name()),
+            Source::Likelihood(role.clone()),
+            true,
+        );
     }
     found
 }
@@ -225,15 +254,21 @@ impl Named {
         let here = |prefix: usize| Place { world, prefix, token: None, bounds: true };
         let student = |prefix: usize| here(prefix).probabilities(&Role::Student, 1.0, true);
         match &self.source {
-            Source::Policy(outcome) => completions(world, |prompt, tokens| Ok(-outcome.of(world, prompt, tokens)), true),
-            Source::Kept => completions(world, |prompt, tokens| Ok(-Outcome::Correct.of(world, prompt, tokens)), false),
+            Source::Policy(outcome) => {
+                completions(world, |prompt, tokens| Ok(-outcome.of(world, prompt, tokens)), true)
+            }
+            Source::Kept => {
+                completions(world, |prompt, tokens| Ok(-Outcome::Correct.of(world, prompt, tokens)), false)
+            }
             Source::Sequences(role) => completions(
                 world,
                 |prompt, tokens| {
                     let mut total = 0.0;
                     for (position, token) in tokens.iter().enumerate() {
                         let prefix = size.prefix(prompt, &tokens[..position]);
-                        let of = |role: &Role| world.scored(role, prefix).map(|logp| logp[*token]).ok_or("a role is missing");
+                        let of = |role: &Role| {
+                            world.scored(role, prefix).map(|logp| logp[*token]).ok_or("a role is missing")
+                        };
                         total += of(&Role::Student)? - of(role)?;
                     }
                     Ok(total)
@@ -249,11 +284,14 @@ impl Named {
                             let mut mean = Dual::plain(0.0);
                             for (token, logp) in world.drawn(prefix).iter().enumerate() {
                                 let taken = Place { token: Some(token), ..place };
-                                mean = mean.add(&taken.divergence(divergence, parameters, true)?.scale(logp.exp()));
+                                mean = mean
+                                    .add(&taken.divergence(divergence, parameters, true)?.scale(logp.exp()));
                             }
                             mean
                         }
-                        Source::Divergence(divergence, parameters) => place.divergence(divergence, parameters, true)?,
+                        Source::Divergence(divergence, parameters) => {
+                            place.divergence(divergence, parameters, true)?
+                        }
                         Source::Entropy => place.entropy()?,
                         Source::Ranking(support) => place.ranking(support)?,
                         Source::Drawn => {
@@ -267,12 +305,21 @@ impl Named {
                         }
                         Source::Mass(support) => {
                             let members = place.members(support)?;
-                            sum(student(prefix)?.iter().zip(members).filter(|(_, member)| *member).map(|(p, _)| p))
+                            sum(student(prefix)?
+                                .iter()
+                                .zip(members)
+                                .filter(|(_, member)| *member)
+                                .map(|(p, _)| p))
                         }
-                        Source::Likelihood(role) => student(prefix)?[place.order(role)?.0[0]].log().scale(-1.0),
-                        Source::Policy(_) | Source::Sequences(_) | Source::Kept => unreachable!("of whole completions"),
+                        Source::Likelihood(role) => {
+                            student(prefix)?[place.order(role)?.0[0]].log().scale(-1.0)
+                        }
+                        Source::Policy(_) | Source::Sequences(_) | Source::Kept => {
+                            unreachable!("of whole completions")
+                        }
                     };
-                    let slopes = if local.gradient.is_empty() { vec![0.0; size.vocabulary] } else { local.gradient };
+                    let slopes =
+                        if local.gradient.is_empty() { vec![0.0; size.vocabulary] } else { local.gradient };
                     gradient.extend(slopes);
                 }
                 Ok(gradient)
@@ -300,17 +347,27 @@ fn reads_token(support: &Support) -> bool {
     }
 }
 
-/// The sum over all completions of their probability, a number of theirs and the student's score of all their tokens, per token that
-/// follows a prefix. They are the student's own, or those that are drawn.
-fn completions(world: &World, worth: impl Fn(usize, &[usize]) -> Result<f64, Refusal>, own: bool) -> Result<Vec<f64>, Refusal> {
+/// The sum over all completions of their probability, a number of theirs and the student's score of all their
+/// tokens, per token that follows a prefix. They are the student's own, or those that are drawn.
+fn completions(
+    world: &World,
+    worth: impl Fn(usize, &[usize]) -> Result<f64, Refusal>,
+    own: bool,
+) -> Result<Vec<f64>, Refusal> {
     let size = world.size;
     let mut gradient = vec![0.0; size.logits()];
     let mut visits = vec![0.0; size.prefixes()];
     for prompt in 0..size.prompts {
         for tokens in size.completions() {
-            let prefixes: Vec<usize> = (0..tokens.len()).map(|position| size.prefix(prompt, &tokens[..position])).collect();
-            let logp = |prefix: usize| if own { world.scored(&Role::Student, prefix) } else { Some(world.drawn(prefix).into()) };
-            let each = prefixes.iter().zip(&tokens).map(|(prefix, token)| logp(*prefix).map_or(f64::NAN, |logp| logp[*token]));
+            let prefixes: Vec<usize> =
+                (0..tokens.len()).map(|position| size.prefix(prompt, &tokens[..position])).collect();
+            let logp = |prefix: usize| {
+                if own { world.scored(&Role::Student, prefix) } else { Some(world.drawn(prefix).into()) }
+            };
+            let each = prefixes
+                .iter()
+                .zip(&tokens)
+                .map(|(prefix, token)| logp(*prefix).map_or(f64::NAN, |logp| logp[*token]));
             let probability = each.sum::<f64>().exp();
             if probability == 0.0 {
                 continue;

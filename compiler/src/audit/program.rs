@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
-    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role, Signal, Statistic,
-    Support,
+    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role,
+    Signal, Statistic, Support,
 };
 
 use super::divergence::Refusal;
@@ -41,8 +41,11 @@ impl<'a> Program<'a> {
                     continue;
                 }
                 let operands = formula.operands();
-                let waiting: Vec<&Formula> =
-                    operands.iter().copied().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
+                let waiting: Vec<&Formula> = operands
+                    .iter()
+                    .copied()
+                    .filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0)))
+                    .collect();
                 if waiting.is_empty() {
                     let place = |operand: &&Formula| (known[&Rc::as_ptr(&operand.0)], operand.axis());
                     let operands = operands.iter().map(place).collect();
@@ -97,10 +100,15 @@ impl<'a> View<'a> {
 
     pub fn gates(&self) -> Vec<(&'static str, &'a Formula)> {
         let named = |name: &'static str, formula: Option<&'a Formula>| formula.map(|formula| (name, formula));
-        [named("select", self.select), named("weight", self.weight), named("weight", self.own_weight), named("when", self.when)]
-            .into_iter()
-            .flatten()
-            .collect()
+        [
+            named("select", self.select),
+            named("weight", self.weight),
+            named("weight", self.own_weight),
+            named("when", self.when),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     pub fn formulas(&self) -> Vec<&'a Formula> {
@@ -154,18 +162,22 @@ impl<'a> View<'a> {
         found
     }
 
-    /// How small a world may be for everything in the term to mean something, and how many of them are looked at.
+    /// How small a world may be for everything in the term to mean something, and how many of them are looked
+    /// at.
     pub fn size(&self) -> Result<(Size, u64), Refusal> {
         let (mut sequence, mut group, mut batch) = (false, false, false);
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
             let over = match &part.0.kind {
                 FormulaKind::Reduce { operand, .. } if operand.axis() > part.axis() => part.axis(),
                 FormulaKind::Statistic { operand, over, .. } => {
-                    sequence |= operand.axis() == Axis::Token && matches!(over, Axis::Sequence | Axis::Turn | Axis::Block);
+                    sequence |= operand.axis() == Axis::Token
+                        && matches!(over, Axis::Sequence | Axis::Turn | Axis::Block);
                     *over
                 }
                 FormulaKind::Scan { .. } => Axis::Sequence,
-                FormulaKind::Signal(Signal::Position | Signal::Remaining | Signal::Offset | Signal::Head) => Axis::Sequence,
+                FormulaKind::Signal(Signal::Position | Signal::Remaining | Signal::Offset | Signal::Head) => {
+                    Axis::Sequence
+                }
                 _ => continue,
             };
             match over {
@@ -175,8 +187,8 @@ impl<'a> View<'a> {
                 Axis::Token | Axis::Vocab => {}
             }
         }
-        // Where only the prefix decides, the samples of a prompt share all there is after one token, and what is compared within the
-        // group adds up to 0: from the second token on, their prefixes differ.
+        // Where only the prefix decides, the samples of a prompt share all there is after one token, and what
+        // is compared within the group adds up to 0: from the second token on, their prefixes differ.
         let of_token = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(Part::Logp)));
         sequence |= group && !batch && !self.value.any(of_token);
         let size = |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length };
@@ -189,27 +201,30 @@ impl<'a> View<'a> {
             (true, false, true) => (size(3, 2, 1, 2), 3),
             (false, true, true) => (size(3, 2, 2, 1), 4),
             (true, true, true) => {
-                return Err(
-                    "it compares within completions, within groups and across the batch at once: too much to enumerate".into()
-                );
+                return Err("it compares within completions, within groups and across the batch at once: \
+                            too much to enumerate"
+                    .into());
             }
         })
     }
 
-    /// What `top_k` of so many entries stands for where there are few: every number that is too large for the vocabulary becomes one that
-    /// leaves entries outside, larger ones not below smaller ones.
+    /// What `top_k` of so many entries stands for where there are few: every number that is too large for the
+    /// vocabulary becomes one that leaves entries outside, larger ones not below smaller ones.
     pub fn supports(&self, vocabulary: usize) -> Vec<(u32, usize)> {
         fn collect(support: &Support, found: &mut Vec<u32>) {
             match support {
                 Support::TopK { k, .. } => found.push(*k),
-                Support::Union(parts) | Support::Intersection(parts) => parts.iter().for_each(|part| collect(part, found)),
+                Support::Union(parts) | Support::Intersection(parts) => {
+                    parts.iter().for_each(|part| collect(part, found))
+                }
                 _ => {}
             }
         }
         let mut written = Vec::new();
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
             match &part.0.kind {
-                FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+                FormulaKind::Signal(Signal::Divergence(divergence))
+                | FormulaKind::Live(Live::Divergence(divergence)) => {
                     collect(&divergence.support, &mut written);
                 }
                 FormulaKind::Signal(Signal::Mass { support, .. } | Signal::SupportSize { support })
@@ -262,7 +277,17 @@ impl<'a> View<'a> {
                 FormulaKind::Apply { function, .. } => {
                     matches!(
                         function,
-                        Where | Clip | Minimum | Maximum | Relu | Less | LessEqual | Greater | GreaterEqual | Equal | NotEqual
+                        Where
+                            | Clip
+                            | Minimum
+                            | Maximum
+                            | Relu
+                            | Less
+                            | LessEqual
+                            | Greater
+                            | GreaterEqual
+                            | Equal
+                            | NotEqual
                     )
                 }
                 _ => false,
@@ -273,35 +298,48 @@ impl<'a> View<'a> {
 fn refusal(node: &FormulaNode) -> Option<Refusal> {
     let whole = |text: &str| Some(text.to_owned());
     match &node.kind {
-        FormulaKind::Adaptive(Adaptive::Learned { .. }) => whole("`learned(...)` is a number that the run itself finds"),
+        FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
+            whole("`learned(...)` is a number that the run itself finds")
+        }
         FormulaKind::Live(Live::Preference(_)) => {
             whole("a preference is about pairs of completions, not about tokens that one policy draws")
         }
-        FormulaKind::Live(Live::SquaredError { .. }) => whole("`mse` is between numbers, not between distributions"),
+        FormulaKind::Live(Live::SquaredError { .. }) => {
+            whole("`mse` is between numbers, not between distributions")
+        }
         FormulaKind::Live(Live::BinaryCrossEntropy { .. }) => {
             whole("`bce` is of a head of its own, not of a distribution over tokens")
         }
         FormulaKind::Live(Live::Part(part)) => match part {
             Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1 => None,
-            other => Some(format!("`live student.{}` is a number of its own, not a probability of a token", other.name())),
+            other => Some(format!(
+                "`live student.{}` is a number of its own, not a probability of a token",
+                other.name()
+            )),
         },
-        FormulaKind::Signal(Signal::Of { part: part @ (Part::Mean | Part::Deviation), role }) => {
-            Some(format!("`{}.{}` is of continuous actions, which can't be enumerated", role.name(), part.name()))
-        }
+        FormulaKind::Signal(Signal::Of { part: part @ (Part::Mean | Part::Deviation), role }) => Some(
+            format!("`{}.{}` is of continuous actions, which can't be enumerated", role.name(), part.name()),
+        ),
         FormulaKind::Signal(Signal::Masked) => whole("`masked` is about denoising steps"),
-        FormulaKind::Reduce { on: Some(rollout), .. } => {
-            Some(format!("`{}(...)` inside a reduction are other completions than those trained on", rollout.source.name()))
-        }
+        FormulaKind::Reduce { on: Some(rollout), .. } => Some(format!(
+            "`{}(...)` inside a reduction are other completions than those trained on",
+            rollout.source.name()
+        )),
         FormulaKind::Reduce {
             reduction: Reduction::Quantile { .. } | Reduction::Count | Reduction::Any | Reduction::All,
             operand,
             ..
         } if operand.live() => whole("a count or a quantile of something `live` has no derivative"),
-        FormulaKind::Statistic { statistic: Statistic::SampleWithoutReplacement { .. } | Statistic::Balance, .. } => {
-            whole("which elements it draws is left to chance")
+        FormulaKind::Statistic {
+            statistic: Statistic::SampleWithoutReplacement { .. } | Statistic::Balance,
+            ..
+        } => whole("which elements it draws is left to chance"),
+        FormulaKind::Statistic { statistic: Statistic::Chunks { .. }, .. } => {
+            whole("`chunks` are windows of longer completions")
         }
-        FormulaKind::Statistic { statistic: Statistic::Chunks { .. }, .. } => whole("`chunks` are windows of longer completions"),
-        FormulaKind::Statistic { operand, .. } if operand.live() => whole("a statistic of something `live` has no derivative"),
+        FormulaKind::Statistic { operand, .. } if operand.live() => {
+            whole("a statistic of something `live` has no derivative")
+        }
         _ => None,
     }
 }

@@ -1,6 +1,9 @@
-//! Which way a term moves the student: the commonest mistake is a sign, and a minus that is one too many teaches the opposite.
+//! Which way a term moves the student: the commonest mistake is a sign, and a minus that is one too many
+//! teaches the opposite.
 
-use mopd_lang::formula::{Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Part, Role, Signal, Support};
+use mopd_lang::formula::{
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Part, Role, Signal, Support,
+};
 
 use super::divergence::Refusal;
 use super::drawn::Drawn;
@@ -26,8 +29,8 @@ pub(super) enum Away {
 }
 
 impl Inquiry<'_> {
-    /// What the mean gradient leads away from, in every small world. A closeness in both directions of KL decides: so weights, masks and
-    /// bounds, and divergences without a name, make no difference.
+    /// What the mean gradient leads away from, in every small world. A closeness in both directions of KL
+    /// decides: so weights, masks and bounds, and divergences without a name, make no difference.
     pub fn leads_away(&self) -> Result<Option<Away>, Refusal> {
         let mut worlds = self.worlds();
         worlds.truncate(ENOUGH);
@@ -36,7 +39,9 @@ impl Inquiry<'_> {
         }
         let own: Vec<Vec<f64>> = worlds
             .iter()
-            .map(|world| measure(&self.view, ALL, std::slice::from_ref(world)).map(|measured| measured.gradient))
+            .map(|world| {
+                measure(&self.view, ALL, std::slice::from_ref(world)).map(|measured| measured.gradient)
+            })
             .collect::<Result<_, _>>()?;
         let cosines = |source: Source| -> Result<Vec<f64>, Refusal> {
             let named = Named { name: String::new(), source, teaches: false };
@@ -67,7 +72,8 @@ impl Inquiry<'_> {
         }
         if self.reads(|signal| matches!(signal, Signal::Reward | Signal::Correct)) {
             let drawn_by_student = matches!(self.drawn(), Drawn::Student { .. });
-            let opposite = drawn_by_student && cosines(Source::Policy(Outcome::Reward))?.iter().all(|cosine| *cosine < OPPOSITE);
+            let opposite = drawn_by_student
+                && cosines(Source::Policy(Outcome::Reward))?.iter().all(|cosine| *cosine < OPPOSITE);
             return Ok(opposite.then_some(Away::Reward));
         }
         // Who reads a verdict, or a field of the data, may mean to forget.
@@ -79,7 +85,10 @@ impl Inquiry<'_> {
                     | Signal::Data { .. }
                     | Signal::DataIs { .. }
                     | Signal::Agreement { .. }
-            ) || matches!(signal, Signal::Of { part: Part::Score | Part::Correct | Part::Value | Part::StatedConfidence, .. })
+            ) || matches!(
+                signal,
+                Signal::Of { part: Part::Score | Part::Correct | Part::Value | Part::StatedConfidence, .. }
+            )
         });
         let imitates = matches!(self.drawn(), Drawn::Elsewhere { .. } | Drawn::By { .. });
         let opposite = imitates && !judges && cosines(Source::Drawn)?.iter().all(|cosine| *cosine < OPPOSITE);
@@ -97,7 +106,8 @@ impl Inquiry<'_> {
                 _ => continue,
             };
             for role in roles {
-                let another = !matches!(role, Role::Student | Role::Sampler) && !self.is_made_of_student(&role);
+                let another =
+                    !matches!(role, Role::Student | Role::Sampler) && !self.is_made_of_student(&role);
                 if another && !found.contains(&role) {
                     found.push(role);
                 }
@@ -110,7 +120,8 @@ impl Inquiry<'_> {
         self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
     }
 
-    /// A teacher is read, and the gradient is the same whoever teaches. Conditions are trusted to hold elsewhere.
+    /// A teacher is read, and the gradient is the same whoever teaches. Conditions are trusted to hold
+    /// elsewhere.
     pub fn ignores_teacher(&self) -> Result<bool, Refusal> {
         let is_own = |role: &Role| *role != Role::Student && self.is_made_of_student(role);
         let own = |formula: &Formula| {
@@ -126,7 +137,9 @@ impl Inquiry<'_> {
         for (world, other) in self.worlds().iter().zip(self.other_worlds(Variation::OtherTeachers)) {
             let here = measure(&self.view, ALL, std::slice::from_ref(world))?;
             let there = measure(&self.view, ALL, &[other])?;
-            if here.is_zero() || norm(&difference(&here.gradient, &there.gradient)) > 1e-9 * norm(&here.gradient) {
+            if here.is_zero()
+                || norm(&difference(&here.gradient, &there.gradient)) > 1e-9 * norm(&here.gradient)
+            {
                 return Ok(false);
             }
         }

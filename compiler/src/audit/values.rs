@@ -1,5 +1,6 @@
-//! Values for parameters that nobody has given one: from the range that the unit declares, near its lower or upper end where the formula
-//! uses the parameter as a bound, and no two alike, so that a difference of two is not 0.
+//! Values for parameters that nobody has given one: from the range that the unit declares, near its lower or
+//! upper end where the formula uses the parameter as a bound, and no two alike, so that a difference of two
+//! is not 0.
 
 use std::rc::Rc;
 
@@ -33,7 +34,9 @@ impl Values {
                 _ => continue,
             };
             for (operand, place) in places {
-                if let Some(FormulaKind::Variable(name)) = operands.get(*operand).map(|operand| &operand.0.kind) {
+                if let Some(FormulaKind::Variable(name)) =
+                    operands.get(*operand).map(|operand| &operand.0.kind)
+                {
                     bounds.push((name.clone(), *place));
                 }
             }
@@ -42,9 +45,14 @@ impl Values {
         for part in parts {
             let FormulaKind::Variable(name) = &part.0.kind else { continue };
             if values.known(name).is_none() {
-                let place = bounds.iter().find(|(known, _)| known == name).map_or(Place::Elsewhere, |(_, place)| *place);
+                let place = bounds
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map_or(Place::Elsewhere, |(_, place)| *place);
                 let usual = usual(part.unit(), place);
-                let value = (0..).map(|again| usual * STEPS[again % STEPS.len()] * 0.7f64.powi((again / STEPS.len()) as i32));
+                let value = (0..).map(|again| {
+                    usual * STEPS[again % STEPS.len()] * 0.7f64.powi((again / STEPS.len()) as i32)
+                });
                 let taken = |value: &f64| values.0.iter().any(|(_, known)| known == value);
                 let whole = part.unit() == Unit::Count;
                 // Whole numbers stay whole; two of these may be alike.

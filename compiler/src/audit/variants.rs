@@ -25,9 +25,8 @@ pub(super) fn has_bounds(view: &View) -> bool {
 fn clipped(part: &Formula) -> bool {
     use mopd_lang::formula::{Live, Signal};
     match &part.0.kind {
-        FormulaKind::Live(Live::Divergence(divergence)) | FormulaKind::Signal(Signal::Divergence(divergence)) => {
-            divergence.clip_each.is_some()
-        }
+        FormulaKind::Live(Live::Divergence(divergence))
+        | FormulaKind::Signal(Signal::Divergence(divergence)) => divergence.clip_each.is_some(),
         _ => false,
     }
 }
@@ -39,14 +38,19 @@ fn rebuilt(formula: &Formula, function: Function, operands: Vec<Formula>) -> For
     Formula::new(FormulaKind::Apply { function, operands }, formula.unit(), axis, live, formula.0.origin)
 }
 
-/// The live summands of a formula, products and cases multiplied out; the formula alone where there are too many.
+/// The live summands of a formula, products and cases multiplied out; the formula alone where there are too
+/// many.
 pub(super) fn summands(formula: &Formula) -> Vec<Formula> {
     let found = expand(formula, 0, &mut HashMap::new());
     if found.len() > MOST_SUMMANDS { vec![formula.clone()] } else { found }
 }
 
 /// A part that several others use is expanded once; one with too many summands stands for itself.
-fn expand(formula: &Formula, depth: usize, known: &mut HashMap<*const FormulaNode, Vec<Formula>>) -> Vec<Formula> {
+fn expand(
+    formula: &Formula,
+    depth: usize,
+    known: &mut HashMap<*const FormulaNode, Vec<Formula>>,
+) -> Vec<Formula> {
     let alone = || vec![formula.clone()];
     let FormulaKind::Apply { function, operands } = &formula.0.kind else { return alone() };
     if depth > 40 {
@@ -67,19 +71,25 @@ fn expand(formula: &Formula, depth: usize, known: &mut HashMap<*const FormulaNod
             live(inner(x).into_iter().chain(inner(y).into_iter().map(negated)).collect())
         }
         (Function::Add, [x, y]) => inner(x).into_iter().chain(inner(y)).collect(),
-        (Function::Subtract, [x, y]) => inner(x).into_iter().chain(inner(y).into_iter().map(negated)).collect(),
+        (Function::Subtract, [x, y]) => {
+            inner(x).into_iter().chain(inner(y).into_iter().map(negated)).collect()
+        }
         (Function::Multiply, [x, y]) => {
             let (left, right) = (inner(x), inner(y));
-            let product = |a: &Formula, b: &Formula| rebuilt(formula, Function::Multiply, vec![a.clone(), b.clone()]);
+            let product =
+                |a: &Formula, b: &Formula| rebuilt(formula, Function::Multiply, vec![a.clone(), b.clone()]);
             left.iter().flat_map(|a| right.iter().map(move |b| product(a, b))).collect()
         }
-        (Function::Divide, [x, y]) => {
-            inner(x).into_iter().map(|summand| rebuilt(formula, Function::Divide, vec![summand, y.clone()])).collect()
-        }
+        (Function::Divide, [x, y]) => inner(x)
+            .into_iter()
+            .map(|summand| rebuilt(formula, Function::Divide, vec![summand, y.clone()]))
+            .collect(),
         (Function::Where, [condition, then, otherwise]) if formula.live() => {
-            let zero = Formula::new(FormulaKind::Number(0.0), formula.unit(), Axis::Run, false, formula.0.origin);
-            let case =
-                |then: Formula, otherwise: Formula| rebuilt(formula, Function::Where, vec![condition.clone(), then, otherwise]);
+            let zero =
+                Formula::new(FormulaKind::Number(0.0), formula.unit(), Axis::Run, false, formula.0.origin);
+            let case = |then: Formula, otherwise: Formula| {
+                rebuilt(formula, Function::Where, vec![condition.clone(), then, otherwise])
+            };
             let taken = inner(then).into_iter().map(|summand| case(summand, zero.clone()));
             let left = inner(otherwise).into_iter().map(|summand| case(zero.clone(), summand));
             live(taken.chain(left).collect())
@@ -93,8 +103,8 @@ fn expand(formula: &Formula, depth: usize, known: &mut HashMap<*const FormulaNod
     found
 }
 
-/// The formula without one factor or summand that is no live part and differs from token to token, for each of these, with its text. Of
-/// a product, its sign and all other factors stay.
+/// The formula without one factor or summand that is no live part and differs from token to token, for each
+/// of these, with its text. Of a product, its sign and all other factors stay.
 pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     let mut found = Vec::new();
     let leaves = |dropped: &Formula| !dropped.live() && dropped.axis() > Axis::Run;
@@ -111,7 +121,11 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
                 for place in 0..product.factors.len() {
                     let (dropped, _) = &product.factors[place];
                     if leaves(dropped) {
-                        found.extend(product.without(place).map(|rest| (quoted(dropped), replaced(formula, part, &rest))));
+                        found.extend(
+                            product
+                                .without(place)
+                                .map(|rest| (quoted(dropped), replaced(formula, part, &rest))),
+                        );
                     }
                 }
             }
@@ -151,12 +165,17 @@ impl<'a> Product<'a> {
         while let Some((formula, divides)) = pending.pop() {
             match &formula.0.kind {
                 // Shared parts may stand for very many.
-                _ if product.factors.len() + pending.len() > 2 * MOST_VARIANTS => product.factors.push((formula, divides)),
+                _ if product.factors.len() + pending.len() > 2 * MOST_VARIANTS => {
+                    product.factors.push((formula, divides))
+                }
                 FormulaKind::Apply { function: Function::Negate, operands } => {
                     product.negative = !product.negative;
                     pending.push((&operands[0], divides));
                 }
-                FormulaKind::Apply { function: function @ (Function::Multiply | Function::Divide), operands } => {
+                FormulaKind::Apply {
+                    function: function @ (Function::Multiply | Function::Divide),
+                    operands,
+                } => {
                     inside.insert(Rc::as_ptr(&formula.0));
                     // The first on top.
                     pending.push((&operands[1], divides != (*function == Function::Divide)));
@@ -170,7 +189,8 @@ impl<'a> Product<'a> {
 
     /// All factors but one; none where nothing would be left to multiply.
     fn without(&self, place: usize) -> Option<Formula> {
-        let rest = || self.factors.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, factor)| factor);
+        let rest =
+            || self.factors.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, factor)| factor);
         let mut above = rest().filter(|(_, divides)| !divides).map(|(factor, _)| (*factor).clone());
         let mut product = above.next()?;
         for factor in above {
@@ -193,7 +213,8 @@ fn replaced(formula: &Formula, old: &Formula, new: &Formula) -> Formula {
         }
         let result = match &formula.0.kind {
             FormulaKind::Apply { function, operands } if depth < 200 => {
-                let operands: Vec<Formula> = operands.iter().map(|operand| walk(operand, known, depth + 1)).collect();
+                let operands: Vec<Formula> =
+                    operands.iter().map(|operand| walk(operand, known, depth + 1)).collect();
                 rebuilt(formula, *function, operands)
             }
             _ => formula.clone(),

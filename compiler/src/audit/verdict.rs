@@ -27,8 +27,8 @@ pub enum Verdict {
     },
     /// No teacher has to do with it.
     Task(Task),
-    /// Without the parts of the formula that are quoted it would follow `of`. How far it is from that, as a share, and the cosine of
-    /// the angle between.
+    /// Without the parts of the formula that are quoted it would follow `of`. How far it is from that, as a
+    /// share, and the cosine of the angle between.
     Biased {
         of: Box<Verdict>,
         by: String,
@@ -94,7 +94,8 @@ pub struct Finding {
     pub verdict: Verdict,
     /// The divergence that the mean value is a multiple of, where it is one.
     pub value_estimates: Option<String>,
-    /// No gradient is left where the student equals everybody that it is compared with; absent where that says nothing.
+    /// No gradient is left where the student equals everybody that it is compared with; absent where that
+    /// says nothing.
     pub stationary_at_teacher: Option<bool>,
     pub notes: Vec<String>,
 }
@@ -105,7 +106,8 @@ impl Finding {
         Finding { when, on, verdict, value_estimates: None, stationary_at_teacher: None, notes: Vec::new() }
     }
 
-    /// The value is of one divergence, the gradient of another: who watches the loss sees something else than what is learnt.
+    /// The value is of one divergence, the gradient of another: who watches the loss sees something else than
+    /// what is learnt.
     pub fn misleads(&self) -> Option<(&str, &str)> {
         let value = self.value_estimates.as_deref()?;
         match &self.verdict {
@@ -161,8 +163,8 @@ impl TermAudit {
 pub struct Audit {
     pub objective: String,
     pub terms: Vec<TermAudit>,
-    /// The sum of all terms, where each is a sum of multiples of named gradients, none has a reduction of its own and all are trained on
-    /// the same tokens.
+    /// The sum of all terms, where each is a sum of multiples of named gradients, none has a reduction of
+    /// its own and all are trained on the same tokens.
     pub whole: Option<Vec<Part>>,
 }
 
@@ -187,7 +189,11 @@ impl Verdict {
                 format!("{mixture}follows {}", sum(parts))
             }
             Verdict::Weighted { of, least, most } => {
-                format!("follows w * grad {of}, w a weight per prefix ({} to {} here)", number(*least), number(*most))
+                format!(
+                    "follows w * grad {of}, w a weight per prefix ({} to {} here)",
+                    number(*least),
+                    number(*most)
+                )
             }
             Verdict::Sum { parts } => {
                 let parts: Vec<String> = parts.iter().map(Verdict::text).collect();
@@ -206,7 +212,9 @@ impl Verdict {
                 away(*distance)
             ),
             Verdict::Zero => "carries no signal: the mean gradient is exactly 0".into(),
-            Verdict::Unnamed { nearest, cosine } => format!("no named divergence (nearest: {nearest}, cosine {cosine:.3})"),
+            Verdict::Unnamed { nearest, cosine } => {
+                format!("no named divergence (nearest: {nearest}, cosine {cosine:.3})")
+            }
             Verdict::NotAudited { why } => format!("not audited: {why}"),
         }
     }
@@ -247,5 +255,9 @@ pub(super) fn away(distance: f64) -> String {
 
 /// Two digits after the point, or two that count.
 fn number(value: f64) -> String {
-    if value == 0.0 || (0.01..1e6).contains(&value.abs()) { format!("{value:.2}") } else { format!("{value:.1e}") }
+    if value == 0.0 || (0.01..1e6).contains(&value.abs()) {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.1e}")
+    }
 }

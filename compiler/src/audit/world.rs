@@ -1,5 +1,5 @@
-//! Small worlds: a few prompts, a handful of tokens, and for every prefix the distribution of every model. Everything that could
-//! happen in one can be enumerated.
+//! Small worlds: a few prompts, a handful of tokens, and for every prefix the distribution of every model.
+//! Everything that could happen in one can be enumerated.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -101,12 +101,14 @@ pub struct World {
     pub(super) supports: Vec<(u32, usize)>,
     /// Of parameters that have none.
     pub(super) values: Rc<Values>,
-    /// The same run a step earlier, for what is carried from step to step; none in a world that is earlier itself.
+    /// The same run a step earlier, for what is carried from step to step; none in a world that is earlier
+    /// itself.
     pub(super) before: Option<Rc<World>>,
 }
 
 impl World {
-    /// One prefix, one token, drawn by the student. `student` and `teacher` are probabilities of the same entries.
+    /// One prefix, one token, drawn by the student. `student` and `teacher` are probabilities of the same
+    /// entries.
     ///
     /// # Panics
     /// If they are not of one length.
@@ -172,7 +174,8 @@ impl World {
         let mut tokens: Vec<usize> = Vec::with_capacity(self.size.tokens());
         for place in 0..self.size.tokens() {
             let first = place / self.size.length * self.size.length;
-            let prefix = self.size.prefix(place / self.size.length / self.size.samples, &tokens[first..place]);
+            let prefix =
+                self.size.prefix(place / self.size.length / self.size.samples, &tokens[first..place]);
             let (chance, mut held) = (self.chance("drawn", &[place]), 0.0);
             let entry = self.drawn[prefix].iter().position(|logp| {
                 held += logp.exp();
@@ -276,7 +279,8 @@ impl Recipe {
             true => vec![logs(&REFERENCE[1])],
             false => prefixes.clone().map(|prefix| self.draw(&world, "student", prefix, 0.9)).collect(),
         };
-        let own = |role: &&Role| variation == Variation::Agreed || self.cast.source(role, step) == Source::Own;
+        let own =
+            |role: &&Role| variation == Variation::Agreed || self.cast.source(role, step) == Source::Own;
         for (index, role) in self.roles.iter().filter(own).enumerate() {
             let known = match variation {
                 Variation::Agreed => student.clone(),
@@ -301,13 +305,16 @@ impl Recipe {
                 waiting.iter().partition(|role| self.cast.parts(role, step).iter().all(made));
             assert!(!ready.is_empty(), "no teacher is made of itself");
             for role in ready {
-                let known = prefixes.clone().map(|prefix| self.cast.distribution(role, &world, prefix)).collect();
+                let known =
+                    prefixes.clone().map(|prefix| self.cast.distribution(role, &world, prefix)).collect();
                 world.set(role.clone(), known);
             }
             waiting = rest;
         }
         world.drawn = match variation {
-            Variation::OtherSampler => prefixes.map(|prefix| self.draw(&world, "other sampler", prefix, 0.9)).collect(),
+            Variation::OtherSampler => {
+                prefixes.map(|prefix| self.draw(&world, "other sampler", prefix, 0.9)).collect()
+            }
             _ => prefixes.map(|prefix| self.drawn.after(&world, prefix)).collect(),
         };
         world
@@ -320,7 +327,9 @@ impl Recipe {
 
 /// Log-probabilities whose logits are spread so far to either side.
 pub(super) fn scores(world: &World, name: &str, prefix: usize, entries: usize, spread: f64) -> Vec<f64> {
-    let logits = (0..entries).map(|entry| (world.chance(name, &[prefix, entry]) * 2.0 - 1.0) * spread).collect::<Vec<f64>>();
+    let logits = (0..entries)
+        .map(|entry| (world.chance(name, &[prefix, entry]) * 2.0 - 1.0) * spread)
+        .collect::<Vec<f64>>();
     normalised(&logits)
 }
 
@@ -337,7 +346,13 @@ mod tests {
     #[test]
     fn prefixes_are_counted_prompt_by_prompt() {
         let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2 };
-        assert_eq!((size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()), (8, 24, 8, 6561));
-        assert_eq!([size.prefix(0, &[]), size.prefix(0, &[2]), size.prefix(1, &[]), size.prefix(1, &[0])], [0, 3, 4, 5]);
+        assert_eq!(
+            (size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()),
+            (8, 24, 8, 6561)
+        );
+        assert_eq!(
+            [size.prefix(0, &[]), size.prefix(0, &[2]), size.prefix(1, &[]), size.prefix(1, &[0])],
+            [0, 3, 4, 5]
+        );
     }
 }

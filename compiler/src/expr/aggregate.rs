@@ -1,6 +1,6 @@
-//! Everything that is not elementwise: reductions, statistics, scans over ragged axes, and memory. Accumulated in f64 in the
-//! order of the elements, whatever the precision of the rest. The interpreter and the compiled program share them; so do tensors,
-//! for what they can't do where they are.
+//! Everything that is not elementwise: reductions, statistics, scans over ragged axes, and memory.
+//! Accumulated in f64 in the order of the elements, whatever the precision of the rest. The interpreter and
+//! the compiled program share them; so do tensors, for what they can't do where they are.
 
 use crate::plan::{Axis, Deviation, Memory, Reduction, Scan, Statistic};
 
@@ -8,12 +8,13 @@ use super::batch::{Batch, Layout};
 use super::graph::{Graph, NodeId, Operation};
 use super::scalar::{maximum, minimum};
 
-/// Added to the standard deviation of a z-score, so that a group of almost equal values is not blown up. The value that
-/// GRPO implementations use (arXiv:2402.03300, section 4.1.2, gives the formula without it).
+/// Added to the standard deviation of a z-score, so that a group of almost equal values is not blown up. The
+/// value that GRPO implementations use (arXiv:2402.03300, section 4.1.2, gives the formula without it).
 const ZSCORE_EPSILON: f64 = 1e-4;
 
-/// The values of a node that is not elementwise, one per element of its axis. `value` gives those of its operands, by node and
-/// element. The graph and the batch's layout have been checked ([`Graph::check`], [`Layout::check`]).
+/// The values of a node that is not elementwise, one per element of its axis. `value` gives those of its
+/// operands, by node and element. The graph and the batch's layout have been checked ([`Graph::check`],
+/// [`Layout::check`]).
 ///
 /// # Panics
 /// If the node is a leaf or elementwise: those are evaluated where they stand.
@@ -53,7 +54,9 @@ pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId,
         | Operation::Signal { .. }
         | Operation::Live { .. }
         | Operation::Apply { .. }
-        | Operation::Broadcast { .. } => unreachable!("leaves and elementwise nodes are evaluated where they stand"),
+        | Operation::Broadcast { .. } => {
+            unreachable!("leaves and elementwise nodes are evaluated where they stand")
+        }
     }
 }
 
@@ -105,7 +108,8 @@ fn reduce(
     results
 }
 
-/// One number per element of `axis`: it, compared with the elements in the same element of `over`. 0 where `mask` is false.
+/// One number per element of `axis`: it, compared with the elements in the same element of `over`. 0 where
+/// `mask` is false.
 fn statistic(
     statistic: Statistic,
     layout: &Layout,
@@ -122,7 +126,9 @@ fn statistic(
                 let noise: Vec<f64> = members.iter().map(|index| noise(*index)).collect();
                 sample_without_replacement(&values, keep, &noise)
             }
-            Statistic::Balance => balance(&values, &members.iter().map(|index| noise(*index)).collect::<Vec<f64>>()),
+            Statistic::Balance => {
+                balance(&values, &members.iter().map(|index| noise(*index)).collect::<Vec<f64>>())
+            }
             _ => compare(statistic, &values),
         };
         for (index, result) in members.iter().zip(compared) {
@@ -141,7 +147,8 @@ fn members(layout: &Layout, (axis, over): (Axis, Axis), mask: impl Fn(usize) -> 
     members
 }
 
-/// One number per element of `axis`: what runs along those in the same element of `over` that `mask` lets pass.
+/// One number per element of `axis`: what runs along those in the same element of `over` that `mask` lets
+/// pass.
 fn scan(
     scan: Scan<f64>,
     layout: &Layout,
@@ -225,12 +232,14 @@ fn compare(statistic: Statistic, values: &[f64]) -> Vec<f64> {
             let sum: f64 = exponentials.iter().sum();
             exponentials.iter().map(|x| x / sum).collect()
         }
-        Statistic::SampleWithoutReplacement { .. } | Statistic::Balance => unreachable!("these need random numbers"),
+        Statistic::SampleWithoutReplacement { .. } | Statistic::Balance => {
+            unreachable!("these need random numbers")
+        }
     }
 }
 
-/// The `fraction` quantile, interpolated linearly between the two order statistics around `fraction * (n - 1)`. NaN if any
-/// value is NaN.
+/// The `fraction` quantile, interpolated linearly between the two order statistics around `fraction * (n -
+/// 1)`. NaN if any value is NaN.
 fn quantile(values: &[f64], fraction: f64) -> f64 {
     if values.iter().any(|x| x.is_nan()) {
         return f64::NAN;
@@ -248,8 +257,8 @@ fn kept(keep: f64, n: usize) -> usize {
     (keep * n as f64 - 1e-9).ceil().max(0.0) as usize
 }
 
-/// The elements from the largest to the smallest, the earlier of two equals first. NaN ranks above everything, so that it is
-/// seen in what is computed from the selected and not quietly left out.
+/// The elements from the largest to the smallest, the earlier of two equals first. NaN ranks above
+/// everything, so that it is seen in what is computed from the selected and not quietly left out.
 fn descending(values: &[f64]) -> Vec<usize> {
     // Adding 0 makes -0 and 0 equal; NaN must lose its sign, which total order looks at.
     let rank = |index: &usize| if values[*index].is_nan() { f64::NAN.abs() } else { values[*index] + 0.0 };
@@ -283,7 +292,8 @@ fn rank(values: &[f64]) -> Vec<f64> {
     ranked.collect()
 }
 
-/// 1 in the windows of `width` elements that begin at the `most` largest values; windows may overlap, and end with the row.
+/// 1 in the windows of `width` elements that begin at the `most` largest values; windows may overlap, and end
+/// with the row.
 fn chunks(values: &[f64], most: usize, width: usize) -> Vec<f64> {
     let mut results = vec![0.0; values.len()];
     for first in descending(values).into_iter().take(most) {
@@ -293,8 +303,9 @@ fn chunks(values: &[f64], most: usize, width: usize) -> Vec<f64> {
     results
 }
 
-/// 1 for `ceil(keep * n)` elements, drawn one after the other with chances proportional to `weights`: those with the smallest
-/// of -log(u) / weight (Efraimidis and Spirakis, 2006). What has no weight is never drawn; NaN always is, so that it is seen.
+/// 1 for `ceil(keep * n)` elements, drawn one after the other with chances proportional to `weights`: those
+/// with the smallest of -log(u) / weight (Efraimidis and Spirakis, 2006). What has no weight is never drawn;
+/// NaN always is, so that it is seen.
 fn sample_without_replacement(weights: &[f64], keep: f64, noise: &[f64]) -> Vec<f64> {
     let keys = weights.iter().zip(noise).map(|(weight, u)| match weight {
         weight if weight.is_nan() => f64::NAN,
@@ -328,7 +339,12 @@ mod tests {
 
     /// Two groups: sequences 0 and 1 (3 and 1 tokens), sequence 2 (2 tokens).
     fn layout() -> Layout {
-        Layout { sequence_of_token: vec![0, 0, 0, 1, 2, 2], group_of_sequence: vec![0, 0, 1], groups: 2, ..Layout::default() }
+        Layout {
+            sequence_of_token: vec![0, 0, 0, 1, 2, 2],
+            group_of_sequence: vec![0, 0, 1],
+            groups: 2,
+            ..Layout::default()
+        }
     }
 
     const X: [f64; 6] = [1.0, 2.0, 6.0, 4.0, -1.0, 5.0];
@@ -342,7 +358,11 @@ mod tests {
         for reduction in Reduction::EACH {
             assert_eq!(reduced(reduction, Axis::Sequence, [0; 6]), [reduction.of_none(); 3], "{reduction:?}");
             // Where others have some.
-            assert_eq!(reduced(reduction, Axis::Sequence, [1, 1, 1, 0, 1, 1])[1], reduction.of_none(), "{reduction:?}");
+            assert_eq!(
+                reduced(reduction, Axis::Sequence, [1, 1, 1, 0, 1, 1])[1],
+                reduction.of_none(),
+                "{reduction:?}"
+            );
         }
     }
 
@@ -367,7 +387,10 @@ mod tests {
     fn a_zscore_is_in_units_of_the_deviation() {
         let zscore = |deviation, values: &[f64]| compare(Statistic::Zscore { deviation }, values);
         let population = (2.0f64 / 3.0).sqrt() + 1e-4;
-        assert_eq!(zscore(Deviation::Population, &[1.0, 2.0, 3.0]), [-1.0 / population, 0.0, 1.0 / population]);
+        assert_eq!(
+            zscore(Deviation::Population, &[1.0, 2.0, 3.0]),
+            [-1.0 / population, 0.0, 1.0 / population]
+        );
         assert_eq!(zscore(Deviation::Sample, &[1.0, 2.0, 3.0]), [-1.0 / 1.0001, 0.0, 1.0 / 1.0001]);
         assert_eq!(zscore(Deviation::Sample, &[0.1, 0.1, 0.1]), [0.0; 3]);
         assert_eq!(zscore(Deviation::Sample, &[7.0]), [0.0]);
@@ -417,9 +440,18 @@ mod tests {
         assert_eq!(reduced(Reduction::First, Axis::Sequence, [0, 1, 1, 1, 1, 1]), [2.0, 4.0, -1.0]);
         assert_eq!(reduced(Reduction::Last, Axis::Sequence, [1, 1, 0, 1, 1, 1]), [2.0, 4.0, 5.0]);
         assert_eq!(reduced(Reduction::Quantile { q: 0.5 }, Axis::Group, all), [3.0, 2.0]);
-        assert_eq!(reduced(Reduction::Quantile { q: 0.5 }, Axis::Sequence, [1, 1, 0, 0, 1, 1]), [1.5, 0.0, 2.0]);
+        assert_eq!(
+            reduced(Reduction::Quantile { q: 0.5 }, Axis::Sequence, [1, 1, 0, 0, 1, 1]),
+            [1.5, 0.0, 2.0]
+        );
         let of = |reduction, value: fn(f64) -> f64| {
-            reduce(reduction, &layout(), (Axis::Token, Axis::Sequence), |index| value(X[index]), |index| index != 3)
+            reduce(
+                reduction,
+                &layout(),
+                (Axis::Token, Axis::Sequence),
+                |index| value(X[index]),
+                |index| index != 3,
+            )
         };
         // The second sequence has no element left: nothing of it is true, and all of it is.
         assert_eq!(of(Reduction::Any, |x| f64::from(x > 4.0)), [1.0, 0.0, 1.0]);
@@ -480,17 +512,24 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         let mut random = crate::expr::testing::Random(3);
         for _ in 0..runs {
-            let noise: Vec<f64> = (0..4).map(|_| (random.bits() >> 11) as f64 / (1u64 << 53) as f64).collect();
-            let drawn: Vec<u8> = sample_without_replacement(&weights, 0.5, &noise).into_iter().map(|x| x as u8).collect();
+            let noise: Vec<f64> =
+                (0..4).map(|_| (random.bits() >> 11) as f64 / (1u64 << 53) as f64).collect();
+            let drawn: Vec<u8> =
+                sample_without_replacement(&weights, 0.5, &noise).into_iter().map(|x| x as u8).collect();
             *seen.entry(drawn).or_insert(0) += 1;
         }
         let chance = |a: f64, b: f64| a / 8.0 * b / (8.0 - a) + b / 8.0 * a / (8.0 - b);
-        for (pair, expected) in
-            [([1, 1, 0, 0], chance(1.0, 2.0)), ([1, 0, 0, 1], chance(1.0, 5.0)), ([0, 1, 0, 1], chance(2.0, 5.0))]
-        {
+        for (pair, expected) in [
+            ([1, 1, 0, 0], chance(1.0, 2.0)),
+            ([1, 0, 0, 1], chance(1.0, 5.0)),
+            ([0, 1, 0, 1], chance(2.0, 5.0)),
+        ] {
             let share = f64::from(seen.remove(pair.as_slice()).unwrap_or(0)) / f64::from(runs);
             // Five standard deviations.
-            assert!((share - expected).abs() < 5.0 * (expected / f64::from(runs)).sqrt(), "{pair:?}: {share}, not {expected}");
+            assert!(
+                (share - expected).abs() < 5.0 * (expected / f64::from(runs)).sqrt(),
+                "{pair:?}: {share}, not {expected}"
+            );
         }
         assert!(seen.is_empty(), "what has no weight was drawn: {seen:?}");
         assert_eq!(sample_without_replacement(&[0.0, 0.0, 1.0], 1.0, &[0.5; 3]), [0.0, 0.0, 1.0]);

@@ -8,8 +8,9 @@ use crate::plan::{Axis, Signal};
 use super::graph::{LiveId, NodeId};
 use super::values::EvaluationError;
 
-/// Which sequence each token belongs to, and which group each sequence. Tokens of a sequence are adjacent and in order;
-/// so are the sequences of a group. Only completion tokens are counted: prompts and padding never appear.
+/// Which sequence each token belongs to, and which group each sequence. Tokens of a sequence are adjacent and
+/// in order; so are the sequences of a group. Only completion tokens are counted: prompts and padding never
+/// appear.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
     pub sequence_of_token: Vec<u32>,
@@ -55,7 +56,9 @@ impl Layout {
             Axis::Group => self.groups as usize,
             Axis::Sequence => self.sequences(),
             Axis::Turn => self.turns.as_ref().map_or(self.sequences(), |turns| turns.parent.len()),
-            Axis::Block => self.blocks.as_ref().map_or_else(|| self.len(Axis::Turn), |blocks| blocks.parent.len()),
+            Axis::Block => {
+                self.blocks.as_ref().map_or_else(|| self.len(Axis::Turn), |blocks| blocks.parent.len())
+            }
             Axis::Token => self.tokens(),
             Axis::Vocab => unreachable!("a checked graph has no number per vocabulary entry"),
         }
@@ -71,13 +74,17 @@ impl Layout {
         match (fine, coarse) {
             (_, Axis::Run | Axis::Batch) => 0,
             (Axis::Token, Axis::Block) if let Some(blocks) = &self.blocks => of(&blocks.of_token, index),
-            (Axis::Token, Axis::Block | Axis::Turn) if let Some(turns) = &self.turns => of(&turns.of_token, index),
+            (Axis::Token, Axis::Block | Axis::Turn) if let Some(turns) = &self.turns => {
+                of(&turns.of_token, index)
+            }
             (Axis::Token, Axis::Block | Axis::Turn | Axis::Sequence) => of(&self.sequence_of_token, index),
             (Axis::Token, _) => self.parent(Axis::Sequence, coarse, of(&self.sequence_of_token, index)),
             (Axis::Block, _) => self.parent(Axis::Turn, coarse, through(&self.blocks)),
             (Axis::Turn, _) => self.parent(Axis::Sequence, coarse, through(&self.turns)),
             (Axis::Sequence, _) => self.parent(Axis::Group, coarse, of(&self.group_of_sequence, index)),
-            (Axis::Group, Axis::Domain) => self.domains.as_ref().map_or(0, |domains| of(&domains.of_group, index)),
+            (Axis::Group, Axis::Domain) => {
+                self.domains.as_ref().map_or(0, |domains| of(&domains.of_group, index))
+            }
             _ => unreachable!("the compiler never asks for a finer parent"),
         }
     }
@@ -87,7 +94,9 @@ impl Layout {
         match (fine, coarse) {
             (Axis::Token, Axis::Sequence) => Cow::Borrowed(&self.sequence_of_token),
             (Axis::Sequence, Axis::Group) => Cow::Borrowed(&self.group_of_sequence),
-            _ => Cow::Owned((0..self.len(fine)).map(|index| self.parent(fine, coarse, index) as u32).collect()),
+            _ => {
+                Cow::Owned((0..self.len(fine)).map(|index| self.parent(fine, coarse, index) as u32).collect())
+            }
         }
     }
 
@@ -113,13 +122,18 @@ impl Layout {
         {
             return missing("group", "domain");
         }
-        for (runs, axis, coarser) in [(&self.turns, Axis::Turn, Axis::Sequence), (&self.blocks, Axis::Block, Axis::Turn)] {
+        for (runs, axis, coarser) in
+            [(&self.turns, Axis::Turn, Axis::Sequence), (&self.blocks, Axis::Block, Axis::Turn)]
+        {
             let Some(Runs { of_token, parent }) = runs else { continue };
             if of_token.len() != self.tokens() || !inside(of_token, parent.len()) {
                 return missing("token", axis.name());
             }
-            // A block without a parent turn would be read out of bounds; one whose tokens are elsewhere would be averaged wrongly.
-            let fits = |(token, run): (usize, &u32)| parent[*run as usize] as usize == self.parent(Axis::Token, coarser, token);
+            // A block without a parent turn would be read out of bounds; one whose tokens are elsewhere would
+            // be averaged wrongly.
+            let fits = |(token, run): (usize, &u32)| {
+                parent[*run as usize] as usize == self.parent(Axis::Token, coarser, token)
+            };
             if !inside(parent, self.len(coarser)) || !of_token.iter().enumerate().all(fits) {
                 return missing(axis.name(), coarser.name());
             }
@@ -139,7 +153,8 @@ pub struct Batch {
     /// The step (from 0) and the number of steps, for schedules, `step` and `progress`.
     pub step: u32,
     pub steps: u32,
-    /// What memory nodes carry over from the step before, see [`super::graph::Graph::carried`]; nothing at the first step.
+    /// What memory nodes carry over from the step before, see [`super::graph::Graph::carried`]; nothing at
+    /// the first step.
     pub carried: HashMap<NodeId, f64>,
 }
 
@@ -150,7 +165,11 @@ impl Batch {
     /// If they are more or fewer: they would be taken for those of other elements.
     pub fn signal(&self, wanted: &Signal) -> Option<&[f32]> {
         let values = self.given(wanted)?;
-        assert_eq!(values.len(), self.layout.len(wanted.axis()), "{wanted:?}: one value per element of its axis");
+        assert_eq!(
+            values.len(),
+            self.layout.len(wanted.axis()),
+            "{wanted:?}: one value per element of its axis"
+        );
         Some(values)
     }
 
@@ -201,7 +220,11 @@ impl Batch {
         let values = self.live.get(live.0 as usize).ok_or(EvaluationError::MissingLive { live: live.0 })?;
         if values.len() != self.layout.tokens() {
             let what = format!("live primitive {}", live.0);
-            return Err(EvaluationError::Length { what, found: values.len(), expected: self.layout.tokens() });
+            return Err(EvaluationError::Length {
+                what,
+                found: values.len(),
+                expected: self.layout.tokens(),
+            });
         }
         Ok(values)
     }

@@ -1,4 +1,5 @@
-//! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged is not computed.
+//! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged
+//! is not computed.
 
 use crate::plan::{Axis, Function, Memory, Reduction, Scan, Schedule, Signal, Statistic};
 
@@ -44,11 +45,12 @@ impl Graph {
         }
     }
 
-    /// A node that exists already, or a constant, with the value of `function(operands)`. Multiplying by 0 is left alone:
-    /// it would hide infinity and NaN.
+    /// A node that exists already, or a constant, with the value of `function(operands)`. Multiplying by 0 is
+    /// left alone: it would hide infinity and NaN.
     fn simplified(&mut self, axis: Axis, function: Function, operands: &[NodeId]) -> Option<NodeId> {
         use Function::*;
-        let constants: Vec<Option<f64>> = operands.iter().map(|operand| self.constant_value(*operand)).collect();
+        let constants: Vec<Option<f64>> =
+            operands.iter().map(|operand| self.constant_value(*operand)).collect();
         if let Some(values) = constants.iter().copied().collect::<Option<Vec<f64>>>() {
             let folded = scalar::apply(function, &values);
             // What is not finite has no JSON; computed when the program runs, it is reported there.
@@ -56,10 +58,16 @@ impl Graph {
         }
         match (function, operands, constants.as_slice()) {
             (Multiply, &[x, _], [_, Some(1.0)]) | (Multiply, &[_, x], [Some(1.0), _]) => Some(x),
-            (Multiply, &[x, _], [_, Some(-1.0)]) | (Multiply, &[_, x], [Some(-1.0), _]) => Some(self.apply(Negate, &[x])),
+            (Multiply, &[x, _], [_, Some(-1.0)]) | (Multiply, &[_, x], [Some(-1.0), _]) => {
+                Some(self.apply(Negate, &[x]))
+            }
             (Divide, &[x, _], [_, Some(1.0)]) | (Power, &[x, _], [_, Some(1.0)]) => Some(x),
-            (Add, &[x, _], [_, Some(0.0)]) | (Add, &[_, x], [Some(0.0), _]) | (Subtract, &[x, _], [_, Some(0.0)]) => Some(x),
-            (Where, &[_, then, otherwise], [Some(condition), ..]) => Some(if *condition != 0.0 { then } else { otherwise }),
+            (Add, &[x, _], [_, Some(0.0)])
+            | (Add, &[_, x], [Some(0.0), _])
+            | (Subtract, &[x, _], [_, Some(0.0)]) => Some(x),
+            (Where, &[_, then, otherwise], [Some(condition), ..]) => {
+                Some(if *condition != 0.0 { then } else { otherwise })
+            }
             // What both differences are taken from cancels, and with it may go a model's whole forward pass.
             (Subtract, &[left, right], _) => {
                 let (a, b) = self.difference(left)?;
@@ -98,12 +106,24 @@ impl Graph {
     }
 
     /// The elements of `operand` in each element of `over`, put together; `mask` as in [`Operation::Reduce`].
-    pub fn reduce(&mut self, reduction: Reduction, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+    pub fn reduce(
+        &mut self,
+        reduction: Reduction,
+        operand: NodeId,
+        over: Axis,
+        mask: Option<NodeId>,
+    ) -> NodeId {
         self.add(over, Operation::Reduce { reduction, operand, mask })
     }
 
     /// `mask` as in [`Operation::Statistic`]. For a statistic that does not choose at random.
-    pub fn statistic(&mut self, statistic: Statistic, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+    pub fn statistic(
+        &mut self,
+        statistic: Statistic,
+        operand: NodeId,
+        over: Axis,
+        mask: Option<NodeId>,
+    ) -> NodeId {
         let axis = self.axis(operand);
         self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: None })
     }
@@ -181,8 +201,12 @@ mod tests {
         assert_eq!(graph.apply(Function::Multiply, &[minus_one, x]), negated);
         assert_eq!(graph.apply(Function::Negate, &[negated]), x);
         // What is subtracted on both sides is not computed.
-        let (y, z) = (graph.signal(Signal::Logp { role: Role::Student }), graph.signal(Signal::Logp { role: Role::Sampler }));
-        let (first, second) = (graph.apply(Function::Subtract, &[x, z]), graph.apply(Function::Subtract, &[y, z]));
+        let (y, z) = (
+            graph.signal(Signal::Logp { role: Role::Student }),
+            graph.signal(Signal::Logp { role: Role::Sampler }),
+        );
+        let (first, second) =
+            (graph.apply(Function::Subtract, &[x, z]), graph.apply(Function::Subtract, &[y, z]));
         let direct = graph.apply(Function::Subtract, &[x, y]);
         assert_eq!(graph.apply(Function::Subtract, &[first, second]), direct);
         // 0 * infinity is NaN, which must be seen.
@@ -193,7 +217,8 @@ mod tests {
     #[test]
     fn coarse_operands_are_broadcast_to_the_finest() {
         let mut graph = Graph::default();
-        let (reward, logp) = (graph.signal(Signal::Reward), graph.signal(Signal::Logp { role: Role::Student }));
+        let (reward, logp) =
+            (graph.signal(Signal::Reward), graph.signal(Signal::Logp { role: Role::Student }));
         let product = graph.apply(Function::Multiply, &[reward, logp]);
         assert_eq!(graph.axis(product), Axis::Token);
         assert_eq!(graph.operands(graph.operands(product)[0]), [reward]);

@@ -1,8 +1,9 @@
 //! Reverse-mode derivative of a graph, as more nodes of the same graph.
 //!
-//! Where a function has no derivative, one is chosen, as automatic differentiation does: `min`, `max` of two equals pass
-//! the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have derivative 0 at 0; a minimum
-//! or maximum over an axis shares it among the elements that attain it; comparisons, logic and counts pass none.
+//! Where a function has no derivative, one is chosen, as automatic differentiation does: `min`, `max` of two
+//! equals pass the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have
+//! derivative 0 at 0; a minimum or maximum over an axis shares it among the elements that attain it;
+//! comparisons, logic and counts pass none.
 
 use crate::plan::{Axis, Function, Reduction, Scan};
 
@@ -17,13 +18,17 @@ pub struct NotDifferentiable {
     pub operation: &'static str,
 }
 
-/// For each of `with_respect_to`, the derivative of `of`, which has a single element (batch or run axis), with respect to
-/// that live primitive: a node on the token axis, one partial derivative per token. Constant 0 where `of` does not depend
-/// on it differentiably.
+/// For each of `with_respect_to`, the derivative of `of`, which has a single element (batch or run axis),
+/// with respect to that live primitive: a node on the token axis, one partial derivative per token. Constant
+/// 0 where `of` does not depend on it differentiably.
 ///
 /// # Errors
 /// Where `of` depends on one of them through a quantile, a statistic, a scan or memory.
-pub fn adjoints(graph: &mut Graph, of: NodeId, with_respect_to: &[LiveId]) -> Result<Vec<NodeId>, NotDifferentiable> {
+pub fn adjoints(
+    graph: &mut Graph,
+    of: NodeId,
+    with_respect_to: &[LiveId],
+) -> Result<Vec<NodeId>, NotDifferentiable> {
     debug_assert!(graph.axis(of) <= Axis::Batch, "only a single number has a gradient");
     let depends = dependents(graph, with_respect_to);
     let mut reverse = Reverse { depends, adjoint: vec![None; graph.len()] };
@@ -55,7 +60,8 @@ fn dependents(graph: &Graph, with_respect_to: &[LiveId]) -> Vec<bool> {
 }
 
 struct Reverse {
-    /// By node of the graph as it was at the start; nodes added since are derivatives and never differentiated.
+    /// By node of the graph as it was at the start; nodes added since are derivatives and never
+    /// differentiated.
     depends: Vec<bool>,
     /// Sum of the gradients that reached the node so far, on the node's axis.
     adjoint: Vec<Option<NodeId>>,
@@ -76,14 +82,27 @@ impl Reverse {
         }
     }
 
-    fn refuse(&self, node: NodeId, operand: NodeId, operation: &'static str) -> Result<(), NotDifferentiable> {
+    fn refuse(
+        &self,
+        node: NodeId,
+        operand: NodeId,
+        operation: &'static str,
+    ) -> Result<(), NotDifferentiable> {
         if self.wants(operand) { Err(NotDifferentiable { node, operation }) } else { Ok(()) }
     }
 
-    fn propagate(&mut self, graph: &mut Graph, node: NodeId, gradient: NodeId) -> Result<(), NotDifferentiable> {
+    fn propagate(
+        &mut self,
+        graph: &mut Graph,
+        node: NodeId,
+        gradient: NodeId,
+    ) -> Result<(), NotDifferentiable> {
         let axis = graph.axis(node);
         match graph.node(node).operation.clone() {
-            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {}
+            Operation::Constant { .. }
+            | Operation::Schedule { .. }
+            | Operation::Signal { .. }
+            | Operation::Live { .. } => {}
             Operation::Apply { function, operands } => {
                 for (position, operand) in operands.iter().enumerate() {
                     if self.wants(*operand)
@@ -107,7 +126,8 @@ impl Reverse {
                     }
                     Reduction::Quantile { .. } => return Ok(()),
                     Reduction::First | Reduction::Last => {
-                        // The first is where the count of elements so far is 1, the last where that of the elements to come is.
+                        // The first is where the count of elements so far is 1, the last where that of the
+                        // elements to come is.
                         let ones = graph.constant(fine, 1.0);
                         let scan = match reduction {
                             Reduction::First => Scan::Sum,
@@ -141,7 +161,9 @@ impl Reverse {
                 }
                 self.give(graph, operand, fine_gradient);
             }
-            Operation::Statistic { statistic, operand, .. } => self.refuse(node, operand, statistic.name())?,
+            Operation::Statistic { statistic, operand, .. } => {
+                self.refuse(node, operand, statistic.name())?
+            }
             Operation::Scan { scan, operand, .. } => self.refuse(node, operand, scan.name())?,
             Operation::Memory { memory, operand } => self.refuse(node, operand, memory.name())?,
         }
@@ -149,23 +171,30 @@ impl Reverse {
     }
 }
 
-/// `gradient / number of elements where among is 1`. Where there is none the value is not used, but must be finite.
-fn divided_among(graph: &mut Graph, gradient: NodeId, among: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+/// `gradient / number of elements where among is 1`. Where there is none the value is not used, but must be
+/// finite.
+fn divided_among(
+    graph: &mut Graph,
+    gradient: NodeId,
+    among: NodeId,
+    over: Axis,
+    mask: Option<NodeId>,
+) -> NodeId {
     let count = graph.reduce(Reduction::Sum, among, over, mask);
     let one = graph.constant(over, 1.0);
     let count = graph.apply(Function::Maximum, &[count, one]);
     graph.apply(Function::Divide, &[gradient, count])
 }
 
-/// `where(condition, then, else)`, an absent branch being 0. Unlike a product with the condition, it keeps what is not
-/// finite in the branch not taken out of the result.
+/// `where(condition, then, else)`, an absent branch being 0. Unlike a product with the condition, it keeps
+/// what is not finite in the branch not taken out of the result.
 fn choose(graph: &mut Graph, condition: NodeId, then: Option<NodeId>, otherwise: Option<NodeId>) -> NodeId {
     let zero = graph.constant(graph.axis(condition), 0.0);
     graph.apply(Function::Where, &[condition, then.unwrap_or(zero), otherwise.unwrap_or(zero)])
 }
 
-/// What reaches operand `position` of `node = function(operands)` when `gradient` reaches `node`; none where the function is
-/// constant in it almost everywhere.
+/// What reaches operand `position` of `node = function(operands)` when `gradient` reaches `node`; none where
+/// the function is constant in it almost everywhere.
 fn through(
     graph: &mut Graph,
     function: Function,
@@ -241,7 +270,11 @@ fn through(
         (Minimum | Maximum, _) => {
             let comparison = if function == Minimum { Less } else { Greater };
             let second = graph.apply(comparison, &[operands[1], x]);
-            if position == 0 { choose(graph, second, None, Some(gradient)) } else { choose(graph, second, Some(gradient), None) }
+            if position == 0 {
+                choose(graph, second, None, Some(gradient))
+            } else {
+                choose(graph, second, Some(gradient), None)
+            }
         }
         (Clip, _) => {
             let below = graph.apply(Less, &[x, operands[1]]);
@@ -278,7 +311,8 @@ mod tests {
     use crate::expr::interpret::interpret;
     use crate::expr::testing::{REDUCTIONS, Random};
 
-    /// Small enough that the error of a central difference is tiny, and exact in f32 next to [`Random::number`].
+    /// Small enough that the error of a central difference is tiny, and exact in f32 next to
+    /// [`Random::number`].
     const STEP: f32 = 1.0 / 131_072.0;
 
     /// Differentiable functions, arranged so that values stay moderate.
@@ -340,7 +374,14 @@ mod tests {
             }
             _ => {
                 let axis = graph.axis(a);
-                let over = random.pick(&[Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block]);
+                let over = random.pick(&[
+                    Axis::Batch,
+                    Axis::Domain,
+                    Axis::Group,
+                    Axis::Sequence,
+                    Axis::Turn,
+                    Axis::Block,
+                ]);
                 if over >= axis {
                     return graph.apply(Negate, &[a]);
                 }
@@ -388,8 +429,10 @@ mod tests {
             for (live, gradient) in gradients.iter().enumerate() {
                 for token in 0..batch.layout.tokens() {
                     let slope = |step: f32| {
-                        let (above, below) =
-                            (value(&graph, loss, &batch, live, token, step), value(&graph, loss, &batch, live, token, -step));
+                        let (above, below) = (
+                            value(&graph, loss, &batch, live, token, step),
+                            value(&graph, loss, &batch, live, token, -step),
+                        );
                         (above - below) / (2.0 * f64::from(step))
                     };
                     let (near, far) = (slope(STEP), slope(2.0 * STEP));

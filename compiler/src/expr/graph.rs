@@ -1,9 +1,9 @@
 //! The expression graph: the one representation that the interpreter, Cranelift and the plan share.
 //!
-//! Every node has an axis, and its value is one number per element of that axis (`Batch` and `Run` have one element).
-//! Operands of an elementwise node all have that node's axis: going from coarse to fine is a node of its own
-//! (`Broadcast`), so is going from fine to coarse (`Reduce`). Nodes are in topological order and hash-consed: the same
-//! computation is one node.
+//! Every node has an axis, and its value is one number per element of that axis (`Batch` and `Run` have one
+//! element). Operands of an elementwise node all have that node's axis: going from coarse to fine is a node
+//! of its own (`Broadcast`), so is going from fine to coarse (`Reduce`). Nodes are in topological order and
+//! hash-consed: the same computation is one node.
 
 use std::collections::HashMap;
 
@@ -52,15 +52,15 @@ pub enum Operation {
     Broadcast {
         operand: NodeId,
     },
-    /// From a finer axis to this node's. With a `mask` (same axis as the operand), only elements where it is not 0 take
-    /// part; a reduction over none is 0.
+    /// From a finer axis to this node's. With a `mask` (same axis as the operand), only elements where it is
+    /// not 0 take part; a reduction over none is 0.
     Reduce {
         reduction: Reduction,
         operand: NodeId,
         mask: Option<NodeId>,
     },
-    /// Compares the operand's elements within each element of `over`; keeps the axis. With a `mask` (same axis), only
-    /// elements where it is not 0 are compared; the others' value is 0.
+    /// Compares the operand's elements within each element of `over`; keeps the axis. With a `mask` (same
+    /// axis), only elements where it is not 0 are compared; the others' value is 0.
     Statistic {
         statistic: Statistic,
         operand: NodeId,
@@ -70,8 +70,8 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         noise: Option<NodeId>,
     },
-    /// Runs along the operand's elements within each element of `over`; keeps the axis. With a `mask` (same axis), the others are
-    /// passed over: what has run up to them is their value.
+    /// Runs along the operand's elements within each element of `over`; keeps the axis. With a `mask` (same
+    /// axis), the others are passed over: what has run up to them is their value.
     Scan {
         #[serde(flatten)]
         scan: Scan<NodeId>,
@@ -94,8 +94,8 @@ pub struct Graph {
     /// See [`Graph::fused`].
     #[serde(default)]
     fused: bool,
-    /// Finds a node that exists already; keyed by the node's canonical text. Empty in a graph read from JSON, which is
-    /// only evaluated.
+    /// Finds a node that exists already; keyed by the node's canonical text. Empty in a graph read from
+    /// JSON, which is only evaluated.
     #[serde(skip)]
     known: HashMap<String, NodeId>,
 }
@@ -115,9 +115,10 @@ pub struct MalformedGraph {
 }
 
 impl Graph {
-    /// Whether a multiplication and an addition within a function of f32 numbers are rounded once (a fused multiply-add) or
-    /// twice. Results differ in the last bit, so the graph says it and generated code obeys, on any machine. It is nothing to the
-    /// interpreter, which computes in f64, nor to tensors, whose functions are libtorch's.
+    /// Whether a multiplication and an addition within a function of f32 numbers are rounded once (a fused
+    /// multiply-add) or twice. Results differ in the last bit, so the graph says it and generated code
+    /// obeys, on any machine. It is nothing to the interpreter, which computes in f64, nor to tensors,
+    /// whose functions are libtorch's.
     pub fn fused(&self) -> bool {
         self.fused
     }
@@ -171,7 +172,9 @@ impl Graph {
             Operation::Apply { operands, .. } => operands.clone(),
             Operation::Broadcast { operand } | Operation::Memory { operand, .. } => vec![*operand],
             Operation::Reduce { operand, mask, .. } => std::iter::once(*operand).chain(*mask).collect(),
-            Operation::Statistic { operand, mask, noise, .. } => std::iter::once(*operand).chain(*mask).chain(*noise).collect(),
+            Operation::Statistic { operand, mask, noise, .. } => {
+                std::iter::once(*operand).chain(*mask).chain(*noise).collect()
+            }
             Operation::Scan { scan, operand, mask, .. } => {
                 let discount = match scan {
                     Scan::RewardToGo { discount } => Some(*discount),
@@ -179,9 +182,10 @@ impl Graph {
                 };
                 std::iter::once(*operand).chain(*mask).chain(discount).collect()
             }
-            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {
-                Vec::new()
-            }
+            Operation::Constant { .. }
+            | Operation::Schedule { .. }
+            | Operation::Signal { .. }
+            | Operation::Live { .. } => Vec::new(),
         }
     }
 
@@ -216,7 +220,8 @@ impl Graph {
         signals
     }
 
-    /// The memory nodes that `roots` need, each with the node whose value at one step is what it carries over to the next.
+    /// The memory nodes that `roots` need, each with the node whose value at one step is what it carries over
+    /// to the next.
     pub fn carried(&self, roots: &[NodeId]) -> Vec<(NodeId, NodeId)> {
         let needed = self.reachable(roots);
         let nodes = self.nodes().filter(|(id, _)| needed[id.0 as usize]);
@@ -229,8 +234,8 @@ impl Graph {
             .collect()
     }
 
-    /// Whether the graph keeps the rules at the top of this module. Evaluation relies on them: generated code reads
-    /// memory where they say it may.
+    /// Whether the graph keeps the rules at the top of this module. Evaluation relies on them: generated code
+    /// reads memory where they say it may.
     pub fn check(&self) -> Result<(), MalformedGraph> {
         for (node, Node { axis, operation }) in self.nodes() {
             let problem = |problem| Err(MalformedGraph { node, problem });
@@ -244,11 +249,17 @@ impl Graph {
             let all = |expected: Axis| operands.iter().all(|operand| self.axis(*operand) == expected);
             match operation {
                 Operation::Constant { .. } => {}
-                Operation::Schedule { .. } if *axis != Axis::Run => return problem("is a schedule off the run axis"),
+                Operation::Schedule { .. } if *axis != Axis::Run => {
+                    return problem("is a schedule off the run axis");
+                }
                 Operation::Schedule { .. } => {}
-                Operation::Signal { signal } if signal.axis() != *axis => return problem("is a signal off its axis"),
+                Operation::Signal { signal } if signal.axis() != *axis => {
+                    return problem("is a signal off its axis");
+                }
                 Operation::Signal { .. } => {}
-                Operation::Live { .. } if *axis != Axis::Token => return problem("is a live primitive off the token axis"),
+                Operation::Live { .. } if *axis != Axis::Token => {
+                    return problem("is a live primitive off the token axis");
+                }
                 Operation::Live { .. } => {}
                 Operation::Apply { function, .. } => {
                     if operands.len() != function.operands() {
@@ -283,7 +294,8 @@ impl Graph {
                     if !all(*axis) {
                         return problem("compares across axes");
                     }
-                    if statistic_fraction(*statistic).is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
+                    if statistic_fraction(*statistic).is_some_and(|fraction| !(0.0..=1.0).contains(&fraction))
+                    {
                         return problem("has a fraction outside [0, 1]");
                     }
                     if noise.is_some() != chooses_at_random(*statistic) {
@@ -318,12 +330,16 @@ impl Graph {
         let needed = self.reachable(roots);
         let mut text = String::new();
         for (id, node) in self.nodes().filter(|(id, _)| needed[id.0 as usize]) {
-            let operands: String = self.operands(id).iter().map(|operand| format!(" %{}", operand.0)).collect();
+            let operands: String =
+                self.operands(id).iter().map(|operand| format!(" %{}", operand.0)).collect();
             let what = match &node.operation {
                 Operation::Constant { value } => format!("constant {value}"),
                 Operation::Live { live } => format!("live {}", live.0),
                 Operation::Signal { signal } => {
-                    format!("signal {}", serde_json::to_string(signal).unwrap_or_else(|_| format!("{signal:?}")))
+                    format!(
+                        "signal {}",
+                        serde_json::to_string(signal).unwrap_or_else(|_| format!("{signal:?}"))
+                    )
                 }
                 Operation::Broadcast { .. } => format!("broadcast{operands}"),
                 Operation::Apply { function, .. } => match serde_json::to_value(function) {

@@ -13,8 +13,8 @@ pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Val
     evaluate(graph, outputs, batch, scalar::apply, |x| x)
 }
 
-/// With other elementwise functions, and with `round` applied to the value of every node: so a program in single precision
-/// can be followed.
+/// With other elementwise functions, and with `round` applied to the value of every node: so a program in
+/// single precision can be followed.
 pub(super) fn evaluate(
     graph: &Graph,
     outputs: &[NodeId],
@@ -54,9 +54,14 @@ pub(super) fn evaluate(
             }
             Operation::Broadcast { operand } => {
                 let coarse = graph.axis(*operand);
-                (0..layout.len(node.axis)).map(|index| of(operand)[layout.parent(node.axis, coarse, index)]).collect()
+                (0..layout.len(node.axis))
+                    .map(|index| of(operand)[layout.parent(node.axis, coarse, index)])
+                    .collect()
             }
-            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
+            Operation::Reduce { .. }
+            | Operation::Statistic { .. }
+            | Operation::Scan { .. }
+            | Operation::Memory { .. } => {
                 aggregate::evaluate(graph, id, batch, |operand, index| of(&operand)[index])
             }
         };

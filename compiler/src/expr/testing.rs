@@ -1,6 +1,8 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
 
-use crate::plan::{Axis, Deviation, Function, Memory, Over, Reduction, Role, Scan, Schedule, Signal, Statistic};
+use crate::plan::{
+    Axis, Deviation, Function, Memory, Over, Reduction, Role, Scan, Schedule, Signal, Statistic,
+};
 
 use super::batch::{Batch, Domains, Layout, Runs};
 use super::graph::{Graph, LiveId, NodeId, Operation, chooses_at_random};
@@ -97,7 +99,8 @@ impl Random {
         }
     }
 
-    /// Ragged: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens. Domains, turns and blocks are there in half of them.
+    /// Ragged: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens. Domains, turns and blocks are there in
+    /// half of them.
     pub fn layout(&mut self) -> Layout {
         let mut layout = Layout { groups: 1 + self.below(4) as u32, ..Layout::default() };
         for group in 0..layout.groups {
@@ -134,9 +137,18 @@ impl Random {
         runs
     }
 
-    pub fn batch(&mut self, layout: Layout, live: usize, mut number: impl FnMut(&mut Random) -> f32) -> Batch {
-        let signals =
-            [Signal::Logp { role: Role::Teacher }, Signal::Entropy { role: Role::Student }, Signal::Reward, Signal::Truncated];
+    pub fn batch(
+        &mut self,
+        layout: Layout,
+        live: usize,
+        mut number: impl FnMut(&mut Random) -> f32,
+    ) -> Batch {
+        let signals = [
+            Signal::Logp { role: Role::Teacher },
+            Signal::Entropy { role: Role::Student },
+            Signal::Reward,
+            Signal::Truncated,
+        ];
         let mut signals: Vec<(Signal, Vec<f32>)> = signals
             .into_iter()
             .map(|signal| {
@@ -149,7 +161,8 @@ impl Random {
             signals.push((Signal::Uniform { draw, axis }, values));
         }
         let live = (0..live).map(|_| (0..layout.tokens()).map(|_| number(self)).collect()).collect();
-        let carried = (0..64).step_by(1 + self.below(3)).map(|node| (NodeId(node), f64::from(number(self)))).collect();
+        let carried =
+            (0..64).step_by(1 + self.below(3)).map(|node| (NodeId(node), f64::from(number(self)))).collect();
         Batch { layout, signals, live, step: 3, steps: 10, carried }
     }
 
@@ -221,7 +234,8 @@ impl Random {
                     }
                     let over = self.pick(&coarser);
                     let mask = (self.below(2) == 0).then(|| self.pick(&nodes));
-                    let mask = mask.filter(|mask| graph.axis(*mask) <= axis).map(|mask| graph.broadcast(mask, axis));
+                    let mask =
+                        mask.filter(|mask| graph.axis(*mask) <= axis).map(|mask| graph.broadcast(mask, axis));
                     match self.below(5) {
                         0 => {
                             let q = self.below(5) as f64 / 4.0;
@@ -260,8 +274,10 @@ impl Random {
                     let operands: Vec<NodeId> = (0..function.operands()).map(|_| self.pick(&nodes)).collect();
                     if self.below(4) == 0 {
                         // Without simplification.
-                        let axis = operands.iter().map(|operand| graph.axis(*operand)).max().unwrap_or(Axis::Run);
-                        let operands = operands.iter().map(|operand| graph.broadcast(*operand, axis)).collect();
+                        let axis =
+                            operands.iter().map(|operand| graph.axis(*operand)).max().unwrap_or(Axis::Run);
+                        let operands =
+                            operands.iter().map(|operand| graph.broadcast(*operand, axis)).collect();
                         graph.add(axis, Operation::Apply { function, operands })
                     } else {
                         graph.apply(function, &operands)
@@ -270,7 +286,8 @@ impl Random {
             };
             nodes.push(node);
         }
-        let outputs = (0..1 + self.below(4)).map(|_| nodes[nodes.len() - 1 - self.below(nodes.len() / 2)]).collect();
+        let outputs =
+            (0..1 + self.below(4)).map(|_| nodes[nodes.len() - 1 - self.below(nodes.len() / 2)]).collect();
         (graph, outputs)
     }
 }

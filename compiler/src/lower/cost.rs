@@ -1,16 +1,17 @@
-//! Predicted cost of every stage, an upper bound. What depends on files that are read at run time, the sizes of a loaded model for
-//! one, stays unknown here: the worker, which reads them, predicts that.
+//! Predicted cost of every stage, an upper bound. What depends on files that are read at run time, the sizes
+//! of a loaded model for one, stays unknown here: the worker, which reads them, predicts that.
 
 use crate::plan::{
-    Adapter, Architecture, Completions, Cost, Experiment, Length, ModelId, Objective, Prefixes, Projection, Role, Stage, Train,
-    Trainable,
+    Adapter, Architecture, Completions, Cost, Experiment, Length, ModelId, Objective, Prefixes, Projection,
+    Role, Stage, Train, Trainable,
 };
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
 const TRAINING_BYTES: u64 = 16;
 /// A weight alone.
 const WEIGHT_BYTES: u64 = 4;
-/// Multiplications and additions per parameter and token (arXiv:2001.08361, section 2.1): forward, and forward with backward.
+/// Multiplications and additions per parameter and token (arXiv:2001.08361, section 2.1): forward, and
+/// forward with backward.
 const FORWARD: f64 = 2.0;
 const TRAINING: f64 = 6.0;
 
@@ -30,7 +31,9 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
                     unreachable!("the checker refuses a merge of nothing")
                 };
                 let alone = weights_alone(of(*first).and_then(parameters));
-                let flops = alone.parameters.map(|parameters| FORWARD * parameters as f64 * merge.models.len() as f64);
+                let flops = alone
+                    .parameters
+                    .map(|parameters| FORWARD * parameters as f64 * merge.models.len() as f64);
                 (of(*first), Cost { flops, ..alone })
             }
         };
@@ -56,7 +59,9 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     };
     let each_step = match &train.prefixes {
         Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => u64::from(*batch),
-        Prefixes::Student { prompts, sampling, .. } => u64::from(*prompts).saturating_mul(u64::from(sampling.n)),
+        Prefixes::Student { prompts, sampling, .. } => {
+            u64::from(*prompts).saturating_mul(u64::from(sampling.n))
+        }
         Prefixes::Pairs { batch, .. } => u64::from(*batch).saturating_mul(2),
     };
     let sequences = steps.map(|steps| steps.saturating_mul(each_step));
@@ -66,7 +71,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         models.collect::<Option<Vec<u64>>>().map(|models| models.into_iter().max().unwrap_or(0))
     };
     let of = |model: ModelId| costs[model.0 as usize].parameters;
-    let teacher = largest(&mut train.teachers.iter().map(|choice| choice.teacher.model().map_or(parameters, of)));
+    let teacher =
+        largest(&mut train.teachers.iter().map(|choice| choice.teacher.model().map_or(parameters, of)));
     let reference = largest(&mut train.references.iter().map(|choice| of(choice.reference)));
     let flops = || {
         let (parameters, tokens) = (parameters? as f64, tokens? as f64);
@@ -84,7 +90,9 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let sampling = match &train.prefixes {
             Prefixes::Data { .. } => 0.0,
             Prefixes::Student { .. } => rollouts * parameters,
-            Prefixes::Teacher { sequences, .. } => FORWARD * teacher * f64::from(*sequences) * context? as f64,
+            Prefixes::Teacher { sequences, .. } => {
+                FORWARD * teacher * f64::from(*sequences) * context? as f64
+            }
             Prefixes::Pairs { chosen, rejected, .. } => rollouts * (side(chosen)? + side(rejected)?) / 2.0,
         };
         let scores = [(Role::Teacher, teacher), (Role::Reference, reference)];
@@ -101,9 +109,10 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     Cost { parameters, trained, sequences, tokens, flops: flops(), memory }
 }
 
-/// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU `3 W H`, two norms
-/// `2 W`; a last norm `W`; an output matrix `V W` of its own where not tied. What a family has besides, biases and norms of
-/// heads, is less than a thousandth of it and left out. None where the vocabulary is in a file.
+/// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU
+/// `3 W H`, two norms `2 W`; a last norm `W`; an output matrix `V W` of its own where not tied. What a family
+/// has besides, biases and norms of heads, is less than a thousandth of it and left out. None where the
+/// vocabulary is in a file.
 pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
     let width = u64::from(architecture.width);
     let matrices = Projection::ATTENTION.iter().chain(Projection::FEED_FORWARD).map(|projection| {
@@ -111,8 +120,11 @@ pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
         rows.saturating_mul(columns)
     });
     let layer = matrices.fold(2 * width, u64::saturating_add);
-    let embeddings = u64::from(architecture.tokenizer.vocabulary()?) * width * if architecture.tied { 1 } else { 2 };
-    Some(layer.saturating_mul(u64::from(architecture.layers)).saturating_add(embeddings).saturating_add(width))
+    let embeddings =
+        u64::from(architecture.tokenizer.vocabulary()?) * width * if architecture.tied { 1 } else { 2 };
+    Some(
+        layer.saturating_mul(u64::from(architecture.layers)).saturating_add(embeddings).saturating_add(width),
+    )
 }
 
 /// Rows and columns of a layer's matrix.
@@ -146,5 +158,7 @@ fn trained(trainable: &Trainable, architecture: &Architecture) -> Option<u64> {
 
 fn layers(adapter: &Adapter, architecture: &Architecture) -> u64 {
     let all = u64::from(architecture.layers);
-    adapter.layers.map_or(all, |(first, last)| (u64::from(last) + 1).min(all).saturating_sub(u64::from(first)))
+    adapter
+        .layers
+        .map_or(all, |(first, last)| (u64::from(last) + 1).min(all).saturating_sub(u64::from(first)))
 }

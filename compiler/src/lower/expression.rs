@@ -1,30 +1,36 @@
-//! Formulas written out in full: two that differ are written differently, and one is written in one way whatever its names and layout were.
-//! Parts that are read more than once stand behind the formula, each once: so the text is about as long as the formula is large.
+//! Formulas written out in full: two that differ are written differently, and one is written in one way
+//! whatever its names and layout were. Parts that are read more than once stand behind the formula, each
+//! once: so the text is about as long as the formula is large.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Edit, ExpertTurns, Keeps, Piece, Rollout, RolloutSource, Sampling, Slot, Template};
+use mopd_lang::experiment::{
+    Edit, ExpertTurns, Keeps, Piece, Rollout, RolloutSource, Sampling, Slot, Template,
+};
 use mopd_lang::formula::{
-    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Preference,
-    PreferenceKind, Scan, Signal, text,
+    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
+    Preference, PreferenceKind, Scan, Signal, text,
 };
 
 /// A part that is read more than once gets a name if its own text is longer than this.
 const SHORT: usize = 24;
 
-/// So does any part whose text is longer than this: nobody reads further, and texts inside texts would grow with the square.
+/// So does any part whose text is longer than this: nobody reads further, and texts inside texts would grow
+/// with the square.
 const LONG: usize = 600;
 
 /// A formula: `-x1 * live student.logp with x1 = clip(...)`.
 pub(super) fn exact(formula: &Formula) -> String {
     let parts = Parts::of(formula);
-    let mut written = Written { names: 0, generators: Vec::new(), definitions: Vec::new(), texts: Vec::new() };
+    let mut written =
+        Written { names: 0, generators: Vec::new(), definitions: Vec::new(), texts: Vec::new() };
     for (place, part) in parts.list.iter().enumerate() {
         let operands: Vec<&Text> = part.operands.iter().map(|operand| &written.texts[*operand]).collect();
         let own = text_of(part.formula, &operands, &mut written.generators);
         let last = place + 1 == parts.list.len();
-        let named = !last && ((part.readers > 1 && own.text.chars().count() > SHORT) || own.text.len() > LONG);
+        let named =
+            !last && ((part.readers > 1 && own.text.chars().count() > SHORT) || own.text.len() > LONG);
         let own = if named {
             written.names += 1;
             let name = format!("x{}", written.names);
@@ -81,7 +87,8 @@ struct Node<'a> {
     readers: usize,
 }
 
-/// The parts of a formula, operands before users; parts that compute the same are one, whether a `let` shares them or not.
+/// The parts of a formula, operands before users; parts that compute the same are one, whether a `let` shares
+/// them or not.
 struct Parts<'a> {
     list: Vec<Node<'a>>,
 }
@@ -99,15 +106,22 @@ impl<'a> Parts<'a> {
                 continue;
             }
             let operands = operands(formula);
-            let waiting: Vec<&Formula> =
-                operands.iter().rev().copied().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
+            let waiting: Vec<&Formula> = operands
+                .iter()
+                .rev()
+                .copied()
+                .filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0)))
+                .collect();
             if !waiting.is_empty() {
                 pending.extend(waiting);
                 continue;
             }
-            let operands: Vec<usize> = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
-            // Two parts are equal if they are written alike with their operands' numbers in the operands' places.
-            let numbers: Vec<Text> = operands.iter().map(|place| Text { text: format!("#{place}"), rank: CALL }).collect();
+            let operands: Vec<usize> =
+                operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+            // Two parts are equal if they are written alike with their operands' numbers in the operands'
+            // places.
+            let numbers: Vec<Text> =
+                operands.iter().map(|place| Text { text: format!("#{place}"), rank: CALL }).collect();
             let mut generators = Vec::new();
             let own = text_of(formula, &numbers.iter().collect::<Vec<&Text>>(), &mut generators);
             let key = format!("{}{generators:?}", own.text);
@@ -157,18 +171,24 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, 
         FormulaKind::Across { members, among, index } => {
             let texts = |range: std::ops::Range<usize>| range.map(loose).collect::<Vec<&str>>().join(", ");
             let count = members.len();
-            let among =
-                if among.is_empty() { String::new() } else { format!(", among: [{}]", texts(count..count + among.len())) };
+            let among = if among.is_empty() {
+                String::new()
+            } else {
+                format!(", among: [{}]", texts(count..count + among.len()))
+            };
             call(format!("softmax({}, across: [{}]{among})", loose(*index), texts(0..count)))
         }
         FormulaKind::Live(Live::Preference(preference)) => call(self::preference(preference, loose(0))),
         FormulaKind::Live(Live::Divergence(divergence)) => {
             call(format!("live {}", self::divergence(divergence, operands, generators)))
         }
-        FormulaKind::Signal(Signal::Divergence(divergence)) => call(self::divergence(divergence, operands, generators)),
-        FormulaKind::Schedule(_) | FormulaKind::Signal(_) | FormulaKind::Number(_) | FormulaKind::Variable(_) => {
-            call(text::formula(formula, usize::MAX))
+        FormulaKind::Signal(Signal::Divergence(divergence)) => {
+            call(self::divergence(divergence, operands, generators))
         }
+        FormulaKind::Schedule(_)
+        | FormulaKind::Signal(_)
+        | FormulaKind::Number(_)
+        | FormulaKind::Variable(_) => call(text::formula(formula, usize::MAX)),
         _ => {
             let kind = with_operands(formula, operands);
             let own = Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin);
@@ -186,7 +206,9 @@ fn applied(function: Function, operands: &[&Text]) -> Text {
             format!("{word}({})", inner.join(", "))
         }
         [operand] => format!("{word}{}", operand.within(rank - 1)),
-        [base, exponent] if function == Function::Power => format!("{}^{}", base.within(rank), exponent.within(rank - 1)),
+        [base, exponent] if function == Function::Power => {
+            format!("{}^{}", base.within(rank), exponent.within(rank - 1))
+        }
         [left, right] => format!("{} {word} {}", left.within(rank - 1), right.within(rank)),
         _ => unreachable!("an operator has one operand or two"),
     };
@@ -200,12 +222,18 @@ fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
     let at = |place: usize| names[place].clone();
     let maybe = |given: &Option<Formula>, place: usize| given.as_ref().map(|_| at(place));
     match &formula.0.kind {
-        FormulaKind::Reduce { reduction, among, on, .. } => {
-            FormulaKind::Reduce { reduction: *reduction, operand: at(0), among: maybe(among, 1), on: on.clone() }
-        }
-        FormulaKind::Statistic { statistic, over, among, .. } => {
-            FormulaKind::Statistic { statistic: *statistic, operand: at(0), over: *over, among: maybe(among, 1) }
-        }
+        FormulaKind::Reduce { reduction, among, on, .. } => FormulaKind::Reduce {
+            reduction: *reduction,
+            operand: at(0),
+            among: maybe(among, 1),
+            on: on.clone(),
+        },
+        FormulaKind::Statistic { statistic, over, among, .. } => FormulaKind::Statistic {
+            statistic: *statistic,
+            operand: at(0),
+            over: *over,
+            among: maybe(among, 1),
+        },
         FormulaKind::Scan { scan, over, .. } => {
             let scan = match scan {
                 Scan::RewardToGo { .. } => Scan::RewardToGo { discount: at(1) },
@@ -215,13 +243,21 @@ fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
         }
         FormulaKind::Memory { memory, .. } => FormulaKind::Memory { memory: *memory, operand: at(0) },
         FormulaKind::Adaptive(Adaptive::Ladder { values, every, .. }) => {
-            FormulaKind::Adaptive(Adaptive::Ladder { values: values.clone(), advance_if: at(0), every: *every })
+            FormulaKind::Adaptive(Adaptive::Ladder {
+                values: values.clone(),
+                advance_if: at(0),
+                every: *every,
+            })
         }
         FormulaKind::Adaptive(Adaptive::Learned { hold, discount, .. }) => {
             FormulaKind::Adaptive(Adaptive::Learned { gain: at(0), hold: *hold, discount: *discount })
         }
         FormulaKind::Live(Live::SquaredError { part, dimensions, .. }) => {
-            FormulaKind::Live(Live::SquaredError { part: part.clone(), target: at(0), dimensions: dimensions.clone() })
+            FormulaKind::Live(Live::SquaredError {
+                part: part.clone(),
+                target: at(0),
+                dimensions: dimensions.clone(),
+            })
         }
         FormulaKind::Live(Live::BinaryCrossEntropy { part, .. }) => {
             FormulaKind::Live(Live::BinaryCrossEntropy { part: part.clone(), target: at(0) })
@@ -275,12 +311,18 @@ pub(super) fn rollout(of: &Rollout) -> String {
     let mut written = source(&of.source);
     for edit in &of.edits {
         written = match edit {
-            Edit::Rewrite { from, to } => format!("rewrite({written}, {}, to: {})", template(from), template(to)),
+            Edit::Rewrite { from, to } => {
+                format!("rewrite({written}, {}, to: {})", template(from), template(to))
+            }
             Edit::Keep { condition } => format!("keep({written}, where: {})", exact(condition)),
-            Edit::Retry { until, at_most } => format!("retry({written}, until: {}, at_most: {at_most})", exact(until)),
+            Edit::Retry { until, at_most } => {
+                format!("retry({written}, until: {}, at_most: {at_most})", exact(until))
+            }
             Edit::Best { by, of } => format!("best({written}, by: {}, of: {of})", exact(by)),
             Edit::FirstTurns { turns } => format!("first_turns({written}, {})", exact(turns)),
-            Edit::ExpertTurns { turns: ExpertTurns::First(turns) } => format!("expert_turns({written}, first: {})", exact(turns)),
+            Edit::ExpertTurns { turns: ExpertTurns::First(turns) } => {
+                format!("expert_turns({written}, first: {})", exact(turns))
+            }
             Edit::ExpertTurns { turns: ExpertTurns::AllBut(turns) } => {
                 format!("expert_turns({written}, all_but: {})", exact(turns))
             }
@@ -291,7 +333,9 @@ pub(super) fn rollout(of: &Rollout) -> String {
 }
 
 fn source(source: &RolloutSource) -> String {
-    let sees = |seen: &Option<Rc<Template>>| seen.as_ref().map(|seen| format!(", sees: {}", template(seen))).unwrap_or_default();
+    let sees = |seen: &Option<Rc<Template>>| {
+        seen.as_ref().map(|seen| format!(", sees: {}", template(seen))).unwrap_or_default()
+    };
     match source {
         RolloutSource::Sample(of) => format!("sample({})", sampling(of)),
         RolloutSource::Parameter { name, sampling: of } => format!("{name}({})", sampling(of)),
@@ -303,29 +347,49 @@ fn source(source: &RolloutSource) -> String {
         RolloutSource::Mix { share, first, second } => {
             format!("mix({}, {}, share: {})", rollout(first), rollout(second), exact(share))
         }
-        RolloutSource::TokenMix { alpha, of } => format!("token_mix({}, alpha: {})", rollout(of), exact(alpha)),
+        RolloutSource::TokenMix { alpha, of } => {
+            format!("token_mix({}, alpha: {})", rollout(of), exact(alpha))
+        }
         RolloutSource::Interleave { top_k, of } => format!("interleave({}, top_k: {top_k})", rollout(of)),
-        RolloutSource::Refine { by, sees: seen, of } => format!("refine({}, by: {}{})", rollout(of), by.name(), sees(seen)),
+        RolloutSource::Refine { by, sees: seen, of } => {
+            format!("refine({}, by: {}{})", rollout(of), by.name(), sees(seen))
+        }
         RolloutSource::Snapshot { model, of } => format!("snapshot({}, model: {})", rollout(of), model.0),
         RolloutSource::Replay { capacity, share, keeps, condition, order, of } => {
-            let condition = condition.as_ref().map(|condition| format!(", where: {}", exact(condition))).unwrap_or_default();
+            let condition = condition
+                .as_ref()
+                .map(|condition| format!(", where: {}", exact(condition)))
+                .unwrap_or_default();
             let order = order.as_ref().map(|order| format!(", order: {}", exact(order))).unwrap_or_default();
             let keeps = match keeps {
                 Keeps::Rollouts => "rollouts",
                 Keeps::Prompts => "prompts",
             };
-            format!("replay({}, capacity: {capacity}, share: {}, keeps: {keeps}{condition}{order})", rollout(of), exact(share))
+            format!(
+                "replay({}, capacity: {capacity}, share: {}, keeps: {keeps}{condition}{order})",
+                rollout(of),
+                exact(share)
+            )
         }
         RolloutSource::Speculative { block, of } => format!("speculative({}, block: {block})", rollout(of)),
         RolloutSource::Turns { environment, at_most, of } => {
             format!("turns({}, with: {environment:?}, at_most: {})", rollout(of), exact(at_most))
         }
-        RolloutSource::Denoise { steps, block, of } => format!("denoise({}, steps: {steps}, block: {block})", rollout(of)),
-        RolloutSource::Derived { template: made, of } => format!("derived({}, by: {})", rollout(of), template(made)),
-        RolloutSource::FirstOf { choices } => {
-            format!("first_of({})", choices.iter().map(|choice| rollout(choice)).collect::<Vec<String>>().join(", "))
+        RolloutSource::Denoise { steps, block, of } => {
+            format!("denoise({}, steps: {steps}, block: {block})", rollout(of))
         }
-        RolloutSource::EachTurn { history, of } => format!("each_turn({}, of: {})", rollout(of), rollout(history)),
+        RolloutSource::Derived { template: made, of } => {
+            format!("derived({}, by: {})", rollout(of), template(made))
+        }
+        RolloutSource::FirstOf { choices } => {
+            format!(
+                "first_of({})",
+                choices.iter().map(|choice| rollout(choice)).collect::<Vec<String>>().join(", ")
+            )
+        }
+        RolloutSource::EachTurn { history, of } => {
+            format!("each_turn({}, of: {})", rollout(of), rollout(history))
+        }
     }
 }
 
@@ -338,15 +402,24 @@ fn sampling(of: &Sampling) -> String {
         (!of.stop.is_empty()).then(|| format!(", stop: {:?}", of.stop)),
     ];
     let more: String = more.into_iter().flatten().collect();
-    format!("n: {}, temperature: {}, max_tokens: {}{more}", of.n, text::number(of.temperature), exact(&of.max_tokens))
+    format!(
+        "n: {}, temperature: {}, max_tokens: {}{more}",
+        of.n,
+        text::number(of.temperature),
+        exact(&of.max_tokens)
+    )
 }
 
 /// A file has one template of a name; the same name in another file may stand for another one.
 fn template(of: &Template) -> String {
     fn slot(of: &Slot) -> String {
         match of {
-            Slot::Shortened { slot: of, by, max_tokens } => format!("short({}, by: {}, {max_tokens})", slot(of), by.name()),
-            Slot::Shuffled(slots) => format!("shuffled({})", slots.iter().map(slot).collect::<Vec<String>>().join(", ")),
+            Slot::Shortened { slot: of, by, max_tokens } => {
+                format!("short({}, by: {}, {max_tokens})", slot(of), by.name())
+            }
+            Slot::Shuffled(slots) => {
+                format!("shuffled({})", slots.iter().map(slot).collect::<Vec<String>>().join(", "))
+            }
             Slot::Answer { by, member } => format!("answer({}, {member:?})", by.name()),
             Slot::Group(member) => format!("group({member:?})"),
             Slot::Data(field) => field.clone(),
@@ -364,6 +437,7 @@ fn template(of: &Template) -> String {
     let pieces: Vec<String> = pieces.collect();
     let digest = pieces.join(" ");
     // Of a text that is too long to be shown, its hash: another text, another hash.
-    let shown = if digest.len() <= 60 { digest } else { blake3::hash(digest.as_bytes()).to_hex()[..16].to_owned() };
+    let shown =
+        if digest.len() <= 60 { digest } else { blake3::hash(digest.as_bytes()).to_hex()[..16].to_owned() };
     format!("{} {{{shown}}}", of.name)
 }

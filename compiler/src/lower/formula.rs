@@ -1,7 +1,8 @@
 //! Typed formulas into graph nodes.
 //!
-//! Formulas share parts, so each part is lowered once and looked up by its address: walking the tree that the sharing
-//! stands for could take exponential time. No recursion either: a sum of ten thousand summands is a deep formula.
+//! Formulas share parts, so each part is lowered once and looked up by its address: walking the tree that the
+//! sharing stands for could take exponential time. No recursion either: a sum of ten thousand summands is a
+//! deep formula.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -33,7 +34,8 @@ pub(super) struct Lowering<'a> {
     known: HashMap<*const FormulaNode, NodeId>,
     /// Where the formula stands that a node was first made for.
     places: HashMap<NodeId, Origin>,
-    /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is lowered.
+    /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is
+    /// lowered.
     draws: HashMap<*const FormulaNode, u32>,
     /// Numbers and primitives whose names leave something out, with what they are.
     cut: Vec<(String, FormulaKind)>,
@@ -91,7 +93,11 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             let before = pending.len();
-            pending.extend(operands(&formula.0).into_iter().filter(|operand| !self.known.contains_key(&Rc::as_ptr(&operand.0))));
+            pending.extend(
+                operands(&formula.0)
+                    .into_iter()
+                    .filter(|operand| !self.known.contains_key(&Rc::as_ptr(&operand.0))),
+            );
             if pending.len() == before {
                 let node = self.node(&formula.0)?;
                 self.places.entry(node).or_insert(formula.0.origin);
@@ -115,19 +121,31 @@ impl<'a> Lowering<'a> {
                 Kind::Signal(Signal::Other { text, axis }) => {
                     Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
                 }
-                Kind::Live(Live::Other { text }) => Kind::Live(Live::Other { text: self.distinct(text, formula) }),
+                Kind::Live(Live::Other { text }) => {
+                    Kind::Live(Live::Other { text: self.distinct(text, formula) })
+                }
                 kind => kind,
             },
         };
         Ok(match kind {
             Kind::Number(value) if !value.is_finite() => {
-                return Err(Diagnostic::error(Code::OutOfRange, span, format!("the number {value} is not finite")).into());
+                return Err(Diagnostic::error(
+                    Code::OutOfRange,
+                    span,
+                    format!("the number {value} is not finite"),
+                )
+                .into());
             }
             Kind::Number(value) => self.graph.constant(Axis::Run, value),
             Kind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
             Kind::Schedule(schedule) => {
                 if !super::numbers::schedule_is_finite(&schedule) {
-                    return Err(Diagnostic::error(Code::OutOfRange, span, "a schedule has a bound that is not finite").into());
+                    return Err(Diagnostic::error(
+                        Code::OutOfRange,
+                        span,
+                        "a schedule has a bound that is not finite",
+                    )
+                    .into());
                 }
                 self.graph.schedule(schedule)
             }
@@ -136,7 +154,8 @@ impl<'a> Lowering<'a> {
             }
             Kind::Signal(signal) => self.graph.signal(signal),
             Kind::Remaining => {
-                let (length, position) = (self.graph.signal(Signal::Length), self.graph.signal(Signal::Position));
+                let (length, position) =
+                    (self.graph.signal(Signal::Length), self.graph.signal(Signal::Position));
                 let one = self.graph.constant(Axis::Run, 1.0);
                 let behind = self.graph.apply(Function::Add, &[position, one]);
                 self.graph.apply(Function::Subtract, &[length, behind])
@@ -144,7 +163,8 @@ impl<'a> Lowering<'a> {
             Kind::Selected => self.selected.ok_or_else(|| {
                 let text = "`selected` is read where nothing has been selected yet";
                 Box::new(
-                    Diagnostic::error(Code::Cycle, span, text).help("leave `among: selected` out: all trained tokens count then"),
+                    Diagnostic::error(Code::Cycle, span, text)
+                        .help("leave `among: selected` out: all trained tokens count then"),
                 )
             })?,
             Kind::Live(live) => self.live(live, formula.origin),
@@ -154,9 +174,12 @@ impl<'a> Lowering<'a> {
                 self.preference(beta, formula.origin)
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
-            Kind::Apply(Function::Multiply) if switched_off(formula) => self.graph.constant(formula.axis, 0.0),
+            Kind::Apply(Function::Multiply) if switched_off(formula) => {
+                self.graph.constant(formula.axis, 0.0)
+            }
             Kind::Apply(function) => {
-                let nodes: Vec<NodeId> = operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
+                let nodes: Vec<NodeId> =
+                    operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
                 self.graph.apply(function, &nodes)
             }
             Kind::Reduce(reduction) => {
@@ -166,7 +189,9 @@ impl<'a> Lowering<'a> {
             }
             Kind::Statistic { statistic, over } => {
                 let (operand, among) = self.peers(formula, over, statistic.name())?;
-                if let Some(fraction) = statistic_fraction(statistic).filter(|fraction| !(0.0..=1.0).contains(fraction)) {
+                if let Some(fraction) =
+                    statistic_fraction(statistic).filter(|fraction| !(0.0..=1.0).contains(fraction))
+                {
                     let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
                     return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
                 }
@@ -187,7 +212,12 @@ impl<'a> Lowering<'a> {
                     _ => None,
                 };
                 if discount.is_some_and(|discount| self.graph.axis(discount) != Axis::Run) {
-                    return Err(Diagnostic::error(Code::AxisMismatch, span, "a discount is one number for the whole run").into());
+                    return Err(Diagnostic::error(
+                        Code::AxisMismatch,
+                        span,
+                        "a discount is one number for the whole run",
+                    )
+                    .into());
                 }
                 let scan = scan.with_discount(|discount| self.lowered(&discount));
                 let (operand, among) = self.peers(formula, over, name)?;
@@ -205,7 +235,9 @@ impl<'a> Lowering<'a> {
                 let FormulaKind::Across { members, among, .. } = &formula.kind else {
                     unreachable!("only such a formula is narrowed to it")
                 };
-                let nodes = |formulas: &[Formula]| formulas.iter().map(|part| self.lowered(part)).collect::<Vec<NodeId>>();
+                let nodes = |formulas: &[Formula]| {
+                    formulas.iter().map(|part| self.lowered(part)).collect::<Vec<NodeId>>()
+                };
                 let (members, among) = (nodes(members), nodes(among));
                 self.across(&members, &among, index)
             }
@@ -221,8 +253,9 @@ impl<'a> Lowering<'a> {
         self.graph.live(LiveId(index as u32))
     }
 
-    /// -log sigmoid(beta * (S(chosen) - S(rejected))) of each pair, where S is the sum over a completion's tokens of
-    /// log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no part.
+    /// -log sigmoid(beta * (S(chosen) - S(rejected))) of each pair, where S is the sum over a completion's
+    /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no
+    /// part.
     fn preference(&mut self, beta: NodeId, origin: Origin) -> NodeId {
         use Function::*;
         let student = self.live(Live::Logp, origin);
@@ -235,8 +268,9 @@ impl<'a> Lowering<'a> {
         let signed = graph.apply(Where, &[chosen, log_ratio, opposite]);
         let margin = graph.reduce(Reduction::Sum, signed, Axis::Group, None);
         let x = graph.apply(Multiply, &[beta, margin]);
-        // log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the derivative must be
-        // -1/2: so no `abs`, and no tie between `min` and `max` in the branch that is taken.
+        // log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the
+        // derivative must be -1/2: so no `abs`, and no tie between `min` and `max` in the branch that
+        // is taken.
         let zero = graph.constant(Axis::Run, 0.0);
         let below = graph.apply(Less, &[x, zero]);
         let lower = graph.apply(Minimum, &[x, zero]);
@@ -250,7 +284,8 @@ impl<'a> Lowering<'a> {
         graph.apply(Where, &[below, of_lower, of_upper])
     }
 
-    /// A name of its own: what is written is only so long, and two things of which it shows the same are still two.
+    /// A name of its own: what is written is only so long, and two things of which it shows the same are
+    /// still two.
     fn distinct(&mut self, text: String, formula: &FormulaNode) -> String {
         if !text.contains("...") {
             return text;
@@ -264,8 +299,14 @@ impl<'a> Lowering<'a> {
         if number == 0 { text } else { format!("{text} (number {})", number + 1) }
     }
 
-    /// What is put together, compared or run along, and which of its elements `among` lets take part: all where it says nothing.
-    fn peers(&mut self, formula: &FormulaNode, over: Axis, name: &str) -> Result<(NodeId, Option<NodeId>), Box<Diagnostic>> {
+    /// What is put together, compared or run along, and which of its elements `among` lets take part: all
+    /// where it says nothing.
+    fn peers(
+        &mut self,
+        formula: &FormulaNode,
+        over: Axis,
+        name: &str,
+    ) -> Result<(NodeId, Option<NodeId>), Box<Diagnostic>> {
         let among = match &formula.kind {
             FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.as_ref(),
             _ => None,
@@ -274,18 +315,20 @@ impl<'a> Lowering<'a> {
         let axis = self.graph.axis(operand);
         if axis <= over {
             let span = self.origins.span(formula.origin);
-            let message = format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
+            let message =
+                format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
             return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
         }
         Ok((operand, among.map(|among| self.graph.broadcast(among, axis))))
     }
 
-    /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where one of them says
-    /// nothing, which is NaN, all that pass count alike.
+    /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where
+    /// one of them says nothing, which is NaN, all that pass count alike.
     fn across(&mut self, members: &[NodeId], among: &[NodeId], index: usize) -> NodeId {
         use Function::*;
         let graph = &mut self.graph;
-        let [zero, one, lowest] = [0.0, 1.0, f64::from(f32::MIN)].map(|value| graph.constant(Axis::Run, value));
+        let [zero, one, lowest] =
+            [0.0, 1.0, f64::from(f32::MIN)].map(|value| graph.constant(Axis::Run, value));
         let sum = |graph: &mut Graph, nodes: &[NodeId]| {
             nodes.iter().copied().reduce(|left, right| graph.apply(Add, &[left, right])).unwrap_or(zero)
         };
@@ -293,8 +336,10 @@ impl<'a> Lowering<'a> {
             Some(passes) => graph.apply(Where, &[*passes, then, otherwise]),
             None => then,
         };
-        let values: Vec<NodeId> = (0..members.len()).map(|at| passes(graph, at, members[at], lowest)).collect();
-        let highest = values.iter().copied().reduce(|left, right| graph.apply(Maximum, &[left, right])).unwrap_or(zero);
+        let values: Vec<NodeId> =
+            (0..members.len()).map(|at| passes(graph, at, members[at], lowest)).collect();
+        let highest =
+            values.iter().copied().reduce(|left, right| graph.apply(Maximum, &[left, right])).unwrap_or(zero);
         let shares: Vec<NodeId> = (0..members.len())
             .map(|at| {
                 let below = graph.apply(Subtract, &[values[at], highest]);

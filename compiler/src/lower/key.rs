@@ -1,18 +1,20 @@
-//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every model replaced by
-//! its own key and every domain by its content, and hashed. So renaming, comments and unrelated changes keep a key, and any
-//! number that enters the computation changes it. A stage has two keys: one that knows files by their paths, which tells texts
-//! apart, and one that does not know them ([`Files`]), for results, to which the content of the files is added at run time.
+//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every
+//! model replaced by its own key and every domain by its content, and hashed. So renaming, comments and
+//! unrelated changes keep a key, and any number that enters the computation changes it. A stage has two keys:
+//! one that knows files by their paths, which tells texts apart, and one that does not know them ([`Files`]),
+//! for results, to which the content of the files is added at run time.
 
 use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    AdamW, Architecture, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment, Formula,
-    Length, Live, MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Sampling, Schedule, Stage,
-    StudentCopy, Teacher, Tokenizer, Train, Trainable,
+    AdamW, Architecture, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, Evaluation,
+    Experiment, Formula, Length, Live, MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat,
+    Recipe, Reward, Sampling, Schedule, Stage, StudentCopy, Teacher, Tokenizer, Train, Trainable,
 };
 
-/// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
+/// Raised whenever the same settings come to mean something else, so that old results are not taken for new
+/// ones.
 const VERSION: u32 = 2;
 
 /// The same of random numbers.
@@ -22,8 +24,8 @@ const STREAMS: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Files {
     ByPath,
-    /// Nothing here: where a file lies does not change what it holds. The content is added at run time, in the order of a stage's
-    /// mixture and of its inputs, so that a place in these stands for each.
+    /// Nothing here: where a file lies does not change what it holds. The content is added at run time, in
+    /// the order of a stage's mixture and of its inputs, so that a place in these stands for each.
     ByContent,
 }
 
@@ -220,7 +222,9 @@ pub(super) fn keys(experiment: &Experiment<Objective>, files: Files) -> Vec<Stri
                 prefixes: match &train.prefixes {
                     Prefixes::Pairs { chosen, rejected, batch } => {
                         let [chosen, rejected] = [chosen, rejected].map(|side| match side {
-                            Completions::Model { model, sampling } => CompletionsMeaning::Model { model: of(model), sampling },
+                            Completions::Model { model, sampling } => {
+                                CompletionsMeaning::Model { model: of(model), sampling }
+                            }
                             plain => CompletionsMeaning::Plain(plain),
                         });
                         PrefixesMeaning::Pairs { chosen, rejected, batch: *batch }
@@ -273,9 +277,10 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
                 let mixture = train.mixture.iter().map(|share| share.share).collect();
                 StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture }
             }
-            Stage::Merge(merge) => {
-                StreamMeaning::Merge { base: merge.base.as_ref().map(of), models: merge.models.iter().map(of).collect() }
-            }
+            Stage::Merge(merge) => StreamMeaning::Merge {
+                base: merge.base.as_ref().map(of),
+                models: merge.models.iter().map(of).collect(),
+            },
         };
         let hash = hash(&("mopd stream", STREAMS, meaning));
         let (first, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
@@ -305,21 +310,27 @@ struct ComparisonMeaning<'a> {
 /// The hash of the whole plan.
 pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> String {
     let of = |models: &[ModelId]| models.iter().map(|id| keys[id.0 as usize].as_str()).collect::<Vec<&str>>();
-    let comparisons =
-        experiment.comparisons.iter().map(|Comparison { rows, domains, normalized, seeds, evaluation, .. }| ComparisonMeaning {
+    let comparisons = experiment.comparisons.iter().map(
+        |Comparison { rows, domains, normalized, seeds, evaluation, .. }| ComparisonMeaning {
             rows: rows.iter().map(|row| of(&row.models)).collect(),
             domains,
             zero: normalized.as_ref().map(|normalized| of(&normalized.zero)),
             one: normalized.as_ref().map(|normalized| of(&normalized.one)),
             seeds: *seeds,
             evaluation,
-        });
+        },
+    );
     let domains = experiment
         .domains
         .iter()
         .zip(0..)
         .map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_ref()));
-    let meaning = PlanMeaning { seed: experiment.seed, keys, domains: domains.collect(), comparisons: comparisons.collect() };
+    let meaning = PlanMeaning {
+        seed: experiment.seed,
+        keys,
+        domains: domains.collect(),
+        comparisons: comparisons.collect(),
+    };
     hash(&("mopd plan", VERSION, meaning)).to_hex().to_string()
 }
 

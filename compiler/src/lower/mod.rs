@@ -1,5 +1,5 @@
-//! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives become graphs with
-//! their derivatives, stages get their keys and costs.
+//! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives
+//! become graphs with their derivatives, stages get their keys and costs.
 
 mod cost;
 mod expression;
@@ -23,15 +23,18 @@ use narrow::settings::Settings;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    Comparison, Domain, Experiment, Live, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train,
+    Comparison, Domain, Experiment, Live, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage, StageFacts,
+    Train,
 };
 
-/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
-/// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is fast here.
+/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of
+/// its objectives ([`crate::expr::graph::Graph::fused`]), part of the plan's hash:
+/// [`crate::expr::jit::fuses`] says which is fast here.
 ///
 /// # Errors
-/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for),
-/// `live` inside something without a derivative, a `reduce` that does not end in one number, numbers that are not finite.
+/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where
+/// it was asked for), `live` inside something without a derivative, a `reduce` that does not end in one
+/// number, numbers that are not finite.
 pub fn compile(
     experiment: &checked::Experiment,
     origins: &[Span],
@@ -40,8 +43,10 @@ pub fn compile(
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins(origins);
     let mut settings = Settings::new(experiment, origins);
-    let domains: Vec<Domain> = experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
-    let models: Vec<Model<&checked::Train>> = experiment.models.iter().filter_map(|model| settings.model(model)).collect();
+    let domains: Vec<Domain> =
+        experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
+    let models: Vec<Model<&checked::Train>> =
+        experiment.models.iter().filter_map(|model| settings.model(model)).collect();
     let comparisons: Vec<Comparison> =
         experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
     let mut findings = Findings(settings.refusals);
@@ -78,14 +83,20 @@ pub fn compile(
     let hash = key::plan(&experiment, &keys);
     let content_keys = key::keys(&experiment, Files::ByContent);
     let stages = keys.into_iter().zip(content_keys).zip(streams).zip(cost::costs(&experiment));
-    let stages = stages.map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost }).collect();
-    let places =
-        origins.0.iter().map(|span| Place { file: sources.file(span.file).path.clone(), start: span.start, end: span.end });
+    let stages = stages
+        .map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost })
+        .collect();
+    let places = origins.0.iter().map(|span| Place {
+        file: sources.file(span.file).path.clone(),
+        start: span.start,
+        end: span.end,
+    });
     Ok(Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() })
 }
 
-/// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime does not supply
-/// have a place of their own ([`Signal::Other`](crate::plan::Signal), [`Live::Other`](crate::plan::Live)).
+/// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime
+/// does not supply have a place of their own ([`Signal::Other`](crate::plan::Signal),
+/// [`Live::Other`](crate::plan::Live)).
 #[derive(Clone, Debug)]
 pub struct Expressions {
     pub graph: Graph,
@@ -109,12 +120,14 @@ pub struct TermExpressions {
     pub when: Option<NodeId>,
 }
 
-/// The expressions of an objective as a graph, for whoever wants to evaluate them without a run. `origins` is what its
-/// [`Origin`]s point into. What the runtime takes for granted, that a teacher answers and how large the vocabulary is, is a
-/// signal here. Where names are too long to be shown whole, and two are shown alike, the second is called `... (number 2)`.
+/// The expressions of an objective as a graph, for whoever wants to evaluate them without a run. `origins` is
+/// what its [`Origin`]s point into. What the runtime takes for granted, that a teacher answers and how large
+/// the vocabulary is, is a signal here. Where names are too long to be shown whole, and two are shown alike,
+/// the second is called `... (number 2)`.
 ///
 /// # Errors
-/// What graphs have no word for: schedules that the run itself moves, scores of pairs, reductions over another rollout.
+/// What graphs have no word for: schedules that the run itself moves, scores of pairs, reductions over
+/// another rollout.
 pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
     objective::expressions(objective, Origins(origins))
 }
@@ -179,7 +192,13 @@ fn lowered(
                 mixture: train.mixture,
                 teachers: train.teachers,
                 references: train.references,
-                objective: objective::lower(&checked.objective, (temperature, tokens), normal_form, origins, fused)?,
+                objective: objective::lower(
+                    &checked.objective,
+                    (temperature, tokens),
+                    normal_form,
+                    origins,
+                    fused,
+                )?,
                 prefixes: train.prefixes,
                 passes: train.passes,
                 filter: train.filter,

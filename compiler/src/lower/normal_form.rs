@@ -1,6 +1,6 @@
-//! The slots that almost every distillation objective fills, read off its typed formulas: so an objective that this version can't execute
-//! has a normal form too. What is not recognised is called a custom expression. The slots sort; the last one, the terms' formulas in full,
-//! tells any two objectives apart.
+//! The slots that almost every distillation objective fills, read off its typed formulas: so an objective
+//! that this version can't execute has a normal form too. What is not recognised is called a custom
+//! expression. The slots sort; the last one, the terms' formulas in full, tells any two objectives apart.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -8,15 +8,15 @@ use std::rc::Rc;
 use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, Term};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
-    Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part, PreferenceKind, Reduction,
-    Role, Signal, Support,
+    Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part,
+    PreferenceKind, Reduction, Role, Signal, Support,
 };
 
 use super::expression::{self, exact};
 use crate::plan::NormalForm;
 
-/// Describes an objective. `rollout` is where the stage that uses it takes its tokens from, and which of them it keeps; an
-/// objective of a library has no stage yet.
+/// Describes an objective. `rollout` is where the stage that uses it takes its tokens from, and which of them
+/// it keeps; an objective of a library has no stage yet.
 pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
     let parts = Parts::of(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
@@ -24,26 +24,35 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
         Some((rollout, _)) => objective.temperature_on(rollout),
         None => objective.temperature.unwrap_or(1.0),
     };
-    let each =
-        |slot: &dyn Fn(&Live, Facts) -> String| or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "));
+    let each = |slot: &dyn Fn(&Live, Facts) -> String| {
+        or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "))
+    };
     NormalForm {
         prefixes: prefixes(objective, rollout),
         sequence_selection: sequence_selection(objective, rollout),
         token_allocation: token_allocation(objective),
         support: each(&|live, _| match live {
-            Live::Divergence(divergence) if divergence.kind.over_vocabulary() => text::support(&divergence.support),
+            Live::Divergence(divergence) if divergence.kind.over_vocabulary() => {
+                text::support(&divergence.support)
+            }
             Live::Divergence(_) => "no vocabulary".into(),
             Live::Part(Part::Logp | Part::EndLogp) => "sampled token".into(),
-            Live::Part(_) | Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } => "no vocabulary".into(),
+            Live::Part(_) | Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } => {
+                "no vocabulary".into()
+            }
             Live::Likelihood { of } => format!("most probable token of {}", of.name()),
             Live::Ranking { order } => text::support(order),
             Live::Preference(_) => "two completions".into(),
         }),
         mass: each(&|live, _| match live {
-            Live::Divergence(divergence) if divergence.kind.over_vocabulary() && divergence.support == Support::Full => {
+            Live::Divergence(divergence)
+                if divergence.kind.over_vocabulary() && divergence.support == Support::Full =>
+            {
                 "complete".into()
             }
-            Live::Divergence(divergence) if divergence.kind.over_vocabulary() => text::mass(divergence.mass).into(),
+            Live::Divergence(divergence) if divergence.kind.over_vocabulary() => {
+                text::mass(divergence.mass).into()
+            }
             _ => "none".into(),
         }),
         divergence: each(&|live, before| match live {
@@ -63,10 +72,12 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
             Live::Divergence(divergence) => evaluation(divergence),
             Live::Part(Part::Logp) => format!("sampled at y_t{}", at_temperature(scored_at)),
             Live::Preference(_) => "sampled pairs".into(),
-            Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => match part.axis() {
-                Axis::Sequence => "at the completion".into(),
-                _ => "at each token".into(),
-            },
+            Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => {
+                match part.axis() {
+                    Axis::Sequence => "at the completion".into(),
+                    _ => "at each token".into(),
+                }
+            }
             Live::Likelihood { .. } | Live::Ranking { .. } => "at each prefix".into(),
         }),
         shaping: or_none(shaping(&parts)),
@@ -90,7 +101,11 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
 fn terms(objective: &Objective) -> String {
     match objective.terms.as_slice() {
         [term] => exact(&term.value),
-        terms => terms.iter().map(|term| format!("`{}` {}", term.name, exact(&term.value))).collect::<Vec<String>>().join("; "),
+        terms => terms
+            .iter()
+            .map(|term| format!("`{}` {}", term.name, exact(&term.value)))
+            .collect::<Vec<String>>()
+            .join("; "),
     }
 }
 
@@ -124,8 +139,13 @@ fn divergence(divergence: &Divergence, scored_at: f64) -> String {
         DivergenceKind::Custom(generator) => slot += &format!(", f(u) = {}", exact(&generator.value)),
         _ => {}
     }
-    let with_sampler = [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
-    slot += &at_temperature(if with_sampler { divergence.temperature * scored_at } else { divergence.temperature });
+    let with_sampler =
+        [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
+    slot += &at_temperature(if with_sampler {
+        divergence.temperature * scored_at
+    } else {
+        divergence.temperature
+    });
     if let Some(bound) = divergence.clip_each {
         slot += &format!(", each summand at most {}", text::number(bound));
     }
@@ -179,8 +199,8 @@ impl Facts {
     }
 }
 
-/// The parts of some formulas, each once, operands before users. Formulas share parts, so nothing here walks the tree that the
-/// sharing stands for.
+/// The parts of some formulas, each once, operands before users. Formulas share parts, so nothing here walks
+/// the tree that the sharing stands for.
 struct Parts<'a> {
     roots: Vec<&'a Formula>,
     ordered: Vec<&'a Formula>,
@@ -217,8 +237,8 @@ impl<'a> Parts<'a> {
         self.facts[&Rc::as_ptr(&formula.0)]
     }
 
-    /// Every live part that gradient reaches, each once, in the order in which they are read, with the facts of what its
-    /// derivative is multiplied by.
+    /// Every live part that gradient reaches, each once, in the order in which they are read, with the facts
+    /// of what its derivative is multiplied by.
     fn live(&self) -> Vec<(&'a Live, Facts)> {
         let mut before: HashMap<*const FormulaNode, Facts> =
             self.roots.iter().map(|root| (Rc::as_ptr(&root.0), Facts::default())).collect();
@@ -246,13 +266,19 @@ impl<'a> Parts<'a> {
     fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, Facts)> {
         let nothing = Facts::default();
         let found: Vec<(&Formula, Facts)> = match &formula.0.kind {
-            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => vec![(operand, nothing)],
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => {
+                vec![(operand, nothing)]
+            }
             FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
                 (Function::Negate | Function::Add | Function::Subtract, operands) => {
                     operands.iter().map(|operand| (operand, nothing)).collect()
                 }
-                (Function::Multiply, [left, right]) => vec![(left, self.facts(right)), (right, self.facts(left))],
-                (Function::Divide, [left, right]) => vec![(left, self.facts(right)), (right, self.facts(formula))],
+                (Function::Multiply, [left, right]) => {
+                    vec![(left, self.facts(right)), (right, self.facts(left))]
+                }
+                (Function::Divide, [left, right]) => {
+                    vec![(left, self.facts(right)), (right, self.facts(formula))]
+                }
                 (Function::Where, [condition, then, otherwise]) => {
                     vec![(then, self.facts(condition)), (otherwise, self.facts(condition))]
                 }
@@ -263,7 +289,9 @@ impl<'a> Parts<'a> {
             | FormulaKind::Statistic { operand, .. }
             | FormulaKind::Scan { operand, .. }
             | FormulaKind::Memory { operand, .. } => vec![(operand, self.facts(formula))],
-            FormulaKind::Across { members, .. } => members.iter().map(|member| (member, self.facts(formula))).collect(),
+            FormulaKind::Across { members, .. } => {
+                members.iter().map(|member| (member, self.facts(formula))).collect()
+            }
             FormulaKind::Number(_)
             | FormulaKind::Schedule(_)
             | FormulaKind::Adaptive(_)
@@ -323,7 +351,8 @@ fn is_policy(role: &Role) -> bool {
 fn is_live_log_ratio(formula: &Formula) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
     let [above, below] = operands.as_slice() else { return false };
-    matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp))) && logp_of(below) == Some(&Role::Sampler)
+    matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
+        && logp_of(below) == Some(&Role::Sampler)
 }
 
 /// A truth value and a whole number have no slope.
@@ -333,10 +362,9 @@ fn is_flat(function: Function) -> bool {
 }
 
 fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
-    let own = objective
-        .terms
-        .iter()
-        .filter_map(|term| term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data))));
+    let own = objective.terms.iter().filter_map(|term| {
+        term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data)))
+    });
     let stage = rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
     std::iter::once(stage).chain(own).collect::<Vec<String>>().join("; ")
 }
@@ -363,11 +391,14 @@ fn source(rollout: &Rollout) -> String {
         0.0 => "greedy".to_owned(),
         temperature => format!("temperature {}", text::number(temperature)),
     };
-    let drawn = || rollout.sampling().map(|sampling| format!(" ({})", temperature(sampling))).unwrap_or_default();
+    let drawn =
+        || rollout.sampling().map(|sampling| format!(" ({})", temperature(sampling))).unwrap_or_default();
     match &rollout.source {
         RolloutSource::Data { field } => format!("data (field `{field}`)"),
         RolloutSource::Parameter { name, .. } => format!("whatever `{name}` is"),
-        RolloutSource::Sample(sampling) => format!("student rollouts ({} per prompt, {})", sampling.n, temperature(sampling)),
+        RolloutSource::Sample(sampling) => {
+            format!("student rollouts ({} per prompt, {})", sampling.n, temperature(sampling))
+        }
         RolloutSource::From { teacher, sequences, sampling, .. } => {
             let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };
             format!("{} rollouts ({fresh}, {})", teacher.name(), temperature(sampling))
@@ -381,11 +412,19 @@ fn source(rollout: &Rollout) -> String {
         RolloutSource::Interleave { top_k, .. } => {
             format!("student rollouts{}, tokens outside the teacher's top {top_k} replaced", drawn())
         }
-        RolloutSource::Refine { by, .. } => format!("student rollouts{}, rewritten by {}", drawn(), by.name()),
+        RolloutSource::Refine { by, .. } => {
+            format!("student rollouts{}, rewritten by {}", drawn(), by.name())
+        }
         RolloutSource::Snapshot { .. } => format!("rollouts of an earlier model{}, made once", drawn()),
-        RolloutSource::Replay { share, .. } => format!("student rollouts{}, {} of them replayed", drawn(), exact(share)),
-        RolloutSource::Speculative { block, .. } => format!("student drafts of {block} tokens{}, verified by teacher", drawn()),
-        RolloutSource::Turns { environment, .. } => format!("student turns{} with `{environment}` in between", drawn()),
+        RolloutSource::Replay { share, .. } => {
+            format!("student rollouts{}, {} of them replayed", drawn(), exact(share))
+        }
+        RolloutSource::Speculative { block, .. } => {
+            format!("student drafts of {block} tokens{}, verified by teacher", drawn())
+        }
+        RolloutSource::Turns { environment, .. } => {
+            format!("student turns{} with `{environment}` in between", drawn())
+        }
         RolloutSource::Denoise { steps, block, .. } => {
             format!("student blocks of {block} tokens{}, denoised in {steps} steps", drawn())
         }
@@ -393,7 +432,9 @@ fn source(rollout: &Rollout) -> String {
             let choices: Vec<&str> = choices.iter().map(|choice| choice.source.name()).collect();
             format!("the first that has any of {}", choices.join(", "))
         }
-        RolloutSource::EachTurn { .. } => format!("one student turn{} after each of a recorded trajectory", drawn()),
+        RolloutSource::EachTurn { .. } => {
+            format!("one student turn{} after each of a recorded trajectory", drawn())
+        }
         RolloutSource::Derived { template, .. } => {
             format!("prompts made by `{}` from student rollouts{}", template.name, drawn())
         }
@@ -413,22 +454,33 @@ fn sequence_selection(objective: &Objective, rollout: Option<(&Rollout, Keep)>) 
 
 fn token_allocation(objective: &Objective) -> String {
     let selected = objective.select.iter().find(|select| select.axis() >= Axis::Turn);
-    let selected = selected.map_or("all tokens".to_string(), |select| format!("tokens where {}", exact(select)));
+    let selected =
+        selected.map_or("all tokens".to_string(), |select| format!("tokens where {}", exact(select)));
     let weight = objective.weight.iter().map(|weight| format!("weight {}", exact(weight)));
     let reduce = objective.reduce.iter().map(steps);
     let own = objective.terms.iter().filter_map(own_allocation);
     let statistics = objective.select.iter().filter_map(|_| statistics(objective));
-    std::iter::once(selected).chain(statistics).chain(weight).chain(reduce).chain(own).collect::<Vec<String>>().join("; ")
+    std::iter::once(selected)
+        .chain(statistics)
+        .chain(weight)
+        .chain(reduce)
+        .chain(own)
+        .collect::<Vec<String>>()
+        .join("; ")
 }
 
 /// Which tokens the statistics and reductions of weights and terms run over, beside a `select`.
 fn statistics(objective: &Objective) -> Option<String> {
     let is_selected = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(Signal::Selected));
     let (mut all, mut narrowed) = (false, false);
-    let outside =
-        objective.formulas().into_iter().filter(|formula| !objective.select.iter().any(|select| std::ptr::eq(select, *formula)));
+    let outside = objective
+        .formulas()
+        .into_iter()
+        .filter(|formula| !objective.select.iter().any(|select| std::ptr::eq(select, *formula)));
     for part in outside.flat_map(Formula::parts) {
-        let (FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. }) = &part.0.kind else {
+        let (FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. }) =
+            &part.0.kind
+        else {
             continue;
         };
         match among {
@@ -442,7 +494,9 @@ fn statistics(objective: &Objective) -> Option<String> {
         (false, false) => return None,
         (true, false) => "statistics over all trained tokens".into(),
         (false, true) => "statistics over the selected tokens".into(),
-        (true, true) => "statistics over all trained tokens, where they say `among: selected` over the selected ones".into(),
+        (true, true) => "statistics over all trained tokens, where they say `among: selected` over the \
+                         selected ones"
+            .into(),
     })
 }
 
@@ -457,7 +511,12 @@ fn own_allocation(term: &Term) -> Option<String> {
 fn steps(reduce: &Reduce) -> String {
     let steps = reduce.steps.iter().map(|step| {
         let among = if step.among_when { " where the term applies" } else { "" };
-        format!("{} over the {}s{among} of each {}", step.operation.name(), step.elements.name(), step.over.name())
+        format!(
+            "{} over the {}s{among} of each {}",
+            step.operation.name(),
+            step.elements.name(),
+            step.over.name()
+        )
     });
     let mut text = steps.collect::<Vec<String>>().join(", then ").replace("of each batch", "of the batch");
     if let Some(denominator) = &reduce.denominator {
@@ -465,9 +524,11 @@ fn steps(reduce: &Reduce) -> String {
     }
     if let Some(balance) = &reduce.balance {
         text += ", balanced by domain";
-        text += &balance.target.map(|target| format!(", target {}", text::number(target))).unwrap_or_default();
+        text +=
+            &balance.target.map(|target| format!(", target {}", text::number(target))).unwrap_or_default();
         text += &format!(", gap to the power of {}", text::number(balance.follow_gap));
-        let clamp = |(low, high): (f64, f64)| format!(", within [{}, {}]", text::number(low), text::number(high));
+        let clamp =
+            |(low, high): (f64, f64)| format!(", within [{}, {}]", text::number(low), text::number(high));
         text += &balance.clamp.map(clamp).unwrap_or_default();
         text += if balance.observe { " (observed only)" } else { "" };
     }
@@ -477,23 +538,28 @@ fn steps(reduce: &Reduce) -> String {
 /// The nonlinear functions, the statistics and the running values in the terms.
 fn shaping(parts: &Parts) -> String {
     use Function::*;
-    let found = parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
-        FormulaKind::Statistic { statistic, over, .. } => Some(format!("{} over {}", statistic.name(), over.name())),
-        FormulaKind::Scan { scan, over, .. } => Some(format!("{} over {}", scan.name(), over.name())),
-        FormulaKind::Memory { memory: Memory::Ema { .. }, .. } => Some("ema over steps".into()),
-        FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
-        FormulaKind::Across { .. } => Some("softmax across a panel".into()),
-        FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
-            [_, low, high] if is_negation(low, high) => format!("clip ±{}", exact(high)),
-            [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
-            _ => "clip".into(),
-        }),
-        FormulaKind::Apply {
-            function: function @ (Minimum | Maximum | Abs | Relu | Tanh | Sigmoid | Sqrt | Log1p | Power | Floor | Cos),
-            ..
-        } => Some(text::function(*function).to_string()),
-        _ => None,
-    });
+    let found =
+        parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
+            FormulaKind::Statistic { statistic, over, .. } => {
+                Some(format!("{} over {}", statistic.name(), over.name()))
+            }
+            FormulaKind::Scan { scan, over, .. } => Some(format!("{} over {}", scan.name(), over.name())),
+            FormulaKind::Memory { memory: Memory::Ema { .. }, .. } => Some("ema over steps".into()),
+            FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
+            FormulaKind::Across { .. } => Some("softmax across a panel".into()),
+            FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
+                [_, low, high] if is_negation(low, high) => format!("clip ±{}", exact(high)),
+                [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
+                _ => "clip".into(),
+            }),
+            FormulaKind::Apply {
+                function:
+                    function @ (Minimum | Maximum | Abs | Relu | Tanh | Sigmoid | Sqrt | Log1p | Power | Floor
+                    | Cos),
+                ..
+            } => Some(text::function(*function).to_string()),
+            _ => None,
+        });
     listed(found, ", ")
 }
 

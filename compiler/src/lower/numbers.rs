@@ -1,11 +1,19 @@
-//! A plan is JSON, which has no infinity and no NaN: settings that are not finite are refused before there is a plan.
+//! A plan is JSON, which has no infinity and no NaN: settings that are not finite are refused before there is
+//! a plan.
 
 use mopd_lang::diag::{Code, Diagnostic};
 
 use super::Origins;
-use crate::plan::{Comparison, Completions, Domain, MergeMethod, Model, Prefixes, Reward, Sampling, Schedule, Stage};
+use crate::plan::{
+    Comparison, Completions, Domain, MergeMethod, Model, Prefixes, Reward, Sampling, Schedule, Stage,
+};
 
-pub(super) fn check<O>(domains: &[Domain], models: &[Model<O>], comparisons: &[Comparison], origins: Origins) -> Vec<Diagnostic> {
+pub(super) fn check<O>(
+    domains: &[Domain],
+    models: &[Model<O>],
+    comparisons: &[Comparison],
+    origins: Origins,
+) -> Vec<Diagnostic> {
     let mut diagnostics = Vec::new();
     let mut finite = |numbers: &[(&str, f64)], what: &str, origin| {
         for (name, number) in numbers.iter().filter(|(_, number)| !number.is_finite()) {
@@ -46,7 +54,8 @@ pub(super) fn check<O>(domains: &[Domain], models: &[Model<O>], comparisons: &[C
                     ("gradient clip", optimizer.clip_norm),
                 ];
                 finite(&numbers, &what, model.origin);
-                let shares: Vec<(&str, f64)> = train.mixture.iter().map(|share| ("share", share.share)).collect();
+                let shares: Vec<(&str, f64)> =
+                    train.mixture.iter().map(|share| ("share", share.share)).collect();
                 finite(&shares, &what, model.origin);
                 if !schedule_is_finite(&train.learning_rate) {
                     finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
@@ -85,9 +94,9 @@ fn temperature(sampling: &Sampling) -> (&'static str, f64) {
 pub(super) fn schedule_is_finite(schedule: &Schedule) -> bool {
     match schedule {
         Schedule::Constant { value } => value.is_finite(),
-        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } | Schedule::Exponential { from, to, .. } => {
-            from.is_finite() && to.is_finite()
-        }
+        Schedule::Linear { from, to, .. }
+        | Schedule::Cosine { from, to, .. }
+        | Schedule::Exponential { from, to, .. } => from.is_finite() && to.is_finite(),
         Schedule::Piecewise { pieces } => pieces.iter().all(|(_, value)| value.is_finite()),
         Schedule::Alternate { values, .. } => values.iter().all(|value| value.is_finite()),
         Schedule::Warmup { then, .. } => schedule_is_finite(then),

@@ -25,7 +25,8 @@ pub(super) fn lower(
         pieces(objective, Lowering::new(Supply::Runtime, origins).with_vocabulary(vocabulary), origins)?;
     lowering.graph.set_fused(fused);
     let nothing = "an objective has a term";
-    // Terms that are one number per token already are added up as such; a loss per pair has no token of its own.
+    // Terms that are one number per token already are added up as such; a loss per pair has no token of its
+    // own.
     let (of_tokens, coarser): (Vec<NodeId>, Vec<NodeId>) =
         weighted.iter().map(|term| term.value).partition(|value| lowering.graph.axis(*value) == Axis::Token);
     let total = sum(&mut lowering.graph, of_tokens.into_iter());
@@ -42,11 +43,12 @@ pub(super) fn lower(
             .into());
     }
 
-    // The signal of a token is what one more unit of its primitive does to the sum of all selected tokens' terms. Where
-    // terms are elementwise in what is live, that is the token's own coefficient; where they are not, it counts what the
-    // token does to others too.
+    // The signal of a token is what one more unit of its primitive does to the sum of all selected tokens'
+    // terms. Where terms are elementwise in what is live, that is the token's own coefficient; where they
+    // are not, it counts what the token does to others too.
     let everything = total.map(|total| lowering.graph.reduce(Reduction::Sum, total, Axis::Batch, selected));
-    let of_coarser = coarser.iter().map(|value| lowering.graph.reduce(Reduction::Sum, *value, Axis::Batch, None));
+    let of_coarser =
+        coarser.iter().map(|value| lowering.graph.reduce(Reduction::Sum, *value, Axis::Batch, None));
     let everything: Vec<NodeId> = everything.into_iter().chain(of_coarser.collect::<Vec<NodeId>>()).collect();
     let everything = sum(&mut lowering.graph, everything.into_iter()).expect(nothing);
     let coefficients = self::gradients(&mut lowering, everything, &live, origins, here)?;
@@ -54,8 +56,8 @@ pub(super) fn lower(
         .into_iter()
         .zip(&live)
         .map(|(coefficient, &live)| {
-            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its own: where student
-            // and teacher agree it pulls at nothing, whatever its coefficient.
+            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its
+            // own: where student and teacher agree it pulls at nothing, whatever its coefficient.
             let size = match lowering.primitives[live.0 as usize].live {
                 Live::Logp | Live::EndLogp => coefficient,
                 Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } | Live::Other { .. } => {
@@ -72,13 +74,17 @@ pub(super) fn lower(
     let clipped = clipped(&mut lowering.graph, &total.into_iter().chain(coarser).collect::<Vec<NodeId>>());
 
     let own = if let [term] = weighted.as_slice() { term.weight } else { None };
-    let weight =
-        [weight, own].into_iter().flatten().reduce(|left, right| lowering.graph.apply(Function::Multiply, &[left, right]));
+    let weight = [weight, own]
+        .into_iter()
+        .flatten()
+        .reduce(|left, right| lowering.graph.apply(Function::Multiply, &[left, right]));
     let weight = weight.map(|weight| lowering.graph.broadcast(weight, Axis::Token));
 
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
-    let live = live.map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin }).collect();
+    let live = live
+        .map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
+        .collect();
     Ok(Objective {
         name: objective.name.clone(),
         graph: lowering.graph,
@@ -148,7 +154,11 @@ fn pieces<'a>(
             // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
             Some(when) => {
                 let (when, zero) = (graph.broadcast(when, Axis::Token), graph.constant(Axis::Token, 0.0));
-                Weighted { value: graph.apply(Function::Where, &[when, value, zero]), weight: own, when: Some(when) }
+                Weighted {
+                    value: graph.apply(Function::Where, &[when, value, zero]),
+                    weight: own,
+                    when: Some(when),
+                }
             }
             None => Weighted { value, weight: own, when: None },
         });
@@ -156,13 +166,21 @@ fn pieces<'a>(
     Ok(Pieces { lowering, selected, weight, terms, weighted })
 }
 
-/// What an objective computes for each token, before `reduce`, as a graph: whether or not the runtime supplies what it reads.
-pub(super) fn expressions(objective: &checked::Objective, origins: Origins) -> Result<Expressions, Box<Diagnostic>> {
+/// What an objective computes for each token, before `reduce`, as a graph: whether or not the runtime
+/// supplies what it reads.
+pub(super) fn expressions(
+    objective: &checked::Objective,
+    origins: Origins,
+) -> Result<Expressions, Box<Diagnostic>> {
     let Pieces { lowering, selected, weight, terms, weighted } =
         pieces(objective, Lowering::new(Supply::Anything, origins), origins)?;
     let terms = terms.into_iter().zip(weighted);
-    let terms =
-        terms.map(|(term, Weighted { weight, when, .. })| TermExpressions { name: term.name, value: term.value, weight, when });
+    let terms = terms.map(|(term, Weighted { weight, when, .. })| TermExpressions {
+        name: term.name,
+        value: term.value,
+        weight,
+        when,
+    });
     Ok(Expressions {
         terms: terms.collect(),
         select: selected,
@@ -183,7 +201,9 @@ fn detached(
     if formula.live() {
         let message = format!("`{name}` is a number already computed: no gradient flows through it");
         let span = origins.span(formula.0.origin);
-        return Err(Diagnostic::error(Code::LiveOutsideTerm, span, message).help("`live` belongs in a `term`").into());
+        return Err(Diagnostic::error(Code::LiveOutsideTerm, span, message)
+            .help("`live` belongs in a `term`")
+            .into());
     }
     lowering.lower(formula).map(Some)
 }
@@ -216,9 +236,17 @@ fn loss(
             let message = format!("nothing says how the term `{}` becomes one number", checked.name);
             return Err(Diagnostic::error(Code::MissingReduce, origins.span(checked.origin), message).into());
         };
-        let alone = checked.reduce.is_some() || (term.when.is_some() && reduce.steps.iter().any(|step| step.among_when));
+        let alone = checked.reduce.is_some()
+            || (term.when.is_some() && reduce.steps.iter().any(|step| step.among_when));
         if alone {
-            losses.push(reduced(lowering, term.value, (selected, term.when), reduce, &objective.name, origins)?);
+            losses.push(reduced(
+                lowering,
+                term.value,
+                (selected, term.when),
+                reduce,
+                &objective.name,
+                origins,
+            )?);
         } else {
             together.push(term.value);
         }
@@ -232,8 +260,9 @@ fn loss(
     Ok(loss)
 }
 
-/// `reduce`, step by step: the one place where `select` narrows without being named. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
-/// In a step `among: when`, neither do those where the term applies nowhere.
+/// `reduce`, step by step: the one place where `select` narrows without being named. Tokens that are not
+/// selected take no part, nor do sequences and groups without any selected token. In a step `among: when`,
+/// neither do those where the term applies nowhere.
 fn reduced(
     lowering: &mut Lowering,
     total: NodeId,
@@ -246,7 +275,9 @@ fn reduced(
     let axis = lowering.graph.axis(total);
     // What has one number per pair takes part where some token of the pair does.
     let selected = match selected {
-        Some(selected) if axis < Axis::Token => Some(lowering.graph.reduce(Reduction::Any, selected, axis, None)),
+        Some(selected) if axis < Axis::Token => {
+            Some(lowering.graph.reduce(Reduction::Any, selected, axis, None))
+        }
         selected => selected,
     };
     let (mut value, mut mask) = (total, selected);
@@ -260,7 +291,8 @@ fn reduced(
         let axis = graph.axis(value);
         if elements != axis || over >= axis {
             let message = format!(
-                "`{}({})` down to one number per {} does not follow: there is one number per {} at that point",
+                "`{}({})` down to one number per {} does not follow: there is one number per {} at that \
+                 point",
                 step.operation.name(),
                 elements.name(),
                 over.name(),
@@ -268,22 +300,28 @@ fn reduced(
             );
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
         }
-        value = graph.reduce(step.operation, value, over, if step.among_when { applies.or(mask) } else { mask });
+        value =
+            graph.reduce(step.operation, value, over, if step.among_when { applies.or(mask) } else { mask });
         let mut any = |mask: Option<NodeId>| mask.map(|mask| graph.reduce(Reduction::Any, mask, over, None));
         (mask, applies) = (any(mask), any(applies));
     }
     let axis = lowering.graph.axis(value);
     if axis != Axis::Batch {
-        let message = format!("the `reduce` of `{name}` ends in one number per {}, not in one number", axis.name());
+        let message =
+            format!("the `reduce` of `{name}` ends in one number per {}, not in one number", axis.name());
         return Err(Diagnostic::error(Code::MissingReduce, here, message)
             .help("end it with `mean(sequence)`, or with `over: batch`")
             .into());
     }
-    let Some(denominator) = detached(lowering, reduce.denominator.as_ref(), "the denominator", origins)? else {
+    let Some(denominator) = detached(lowering, reduce.denominator.as_ref(), "the denominator", origins)?
+    else {
         return Ok(value);
     };
     if lowering.graph.axis(denominator) > Axis::Batch {
-        let message = format!("a loss is divided by one number, not by one per {}", lowering.graph.axis(denominator).name());
+        let message = format!(
+            "a loss is divided by one number, not by one per {}",
+            lowering.graph.axis(denominator).name()
+        );
         return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
     }
     Ok(lowering.graph.apply(Function::Divide, &[value, denominator]))
@@ -300,7 +338,10 @@ fn gradients(
         let place = lowering.place(refused.node).map_or(here, |origin| origins.span(origin));
         Diagnostic::error(Code::NotDifferentiable, place, refused.to_string())
             .label("gradient would flow through this")
-            .help(format!("take `live` out of it: `{}` of numbers already computed is fine", refused.operation))
+            .help(format!(
+                "take `live` out of it: `{}` of numbers already computed is fine",
+                refused.operation
+            ))
             .into()
     })
 }

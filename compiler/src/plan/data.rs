@@ -14,7 +14,8 @@ const LONGEST: usize = 100;
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSource {
-    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source file.
+    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source
+    /// file.
     pub path: String,
     /// Of a folder with several.
     pub split: Option<String>,
@@ -80,7 +81,8 @@ impl DataFormula {
         fields
     }
 
-    /// Its value in a row that answers `number` for a field with a number or a truth value, and `is` for a field and a text.
+    /// Its value in a row that answers `number` for a field with a number or a truth value, and `is` for a
+    /// field and a text.
     pub fn value(&self, number: impl Fn(&str) -> f64, is: impl Fn(&str, &str) -> bool) -> f64 {
         let mut values: Vec<f64> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -89,9 +91,14 @@ impl DataFormula {
                 DataNode::Field { field } => number(field),
                 DataNode::FieldIs { field, text } => f64::from(is(field, text)),
                 DataNode::Apply { function, operands } => {
-                    let operands: Vec<f64> = operands.iter().filter_map(|at| values.get(*at as usize).copied()).collect();
+                    let operands: Vec<f64> =
+                        operands.iter().filter_map(|at| values.get(*at as usize).copied()).collect();
                     // A plan that was not made by the compiler may have any number of operands.
-                    if operands.len() == function.operands() { scalar::apply(*function, &operands) } else { f64::NAN }
+                    if operands.len() == function.operands() {
+                        scalar::apply(*function, &operands)
+                    } else {
+                        f64::NAN
+                    }
                 }
             });
         }
@@ -109,7 +116,8 @@ impl DataFormula {
                     FormulaKind::Signal(Signal::DataIs { field: field.clone(), text: text.clone() })
                 }
                 DataNode::Apply { function, operands } => {
-                    let operands = operands.iter().filter_map(|at| formulas.get(*at as usize).cloned()).collect();
+                    let operands =
+                        operands.iter().filter_map(|at| formulas.get(*at as usize).cloned()).collect();
                     FormulaKind::Apply { function: *function, operands }
                 }
             };

@@ -1,7 +1,8 @@
-//! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as a line of JSON to the worker's standard input; the
-//! worker answers with one [`Event`] a line on standard output. Standard input stays open: other lines are [`Request`]s, and its
-//! end means that `mopd` is gone, however it ended, so that the worker stops too. A worker that was started with the word
-//! [`SERVE`] stays: all lines are requests, and its jobs end one after the other, each with an event that ends a job.
+//! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as a line of JSON to the
+//! worker's standard input; the worker answers with one [`Event`] a line on standard output. Standard input
+//! stays open: other lines are [`Request`]s, and its end means that `mopd` is gone, however it ended, so that
+//! the worker stops too. A worker that was started with the word [`SERVE`] stays: all lines are requests, and
+//! its jobs end one after the other, each with an event that ends a job.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,8 @@ pub const SERVE: &str = "serve";
 pub enum Request {
     /// Behind the jobs before it.
     Begin { job: Job },
-    /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is none.
+    /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is
+    /// none.
     Stop,
     /// The same, and the worker ends with it. A job that has nothing to keep yet ends at once.
     End,
@@ -56,7 +58,8 @@ pub struct RunJob {
     /// Recompute these stages, by name, and whatever is made from them.
     #[serde(default)]
     pub from: Vec<String>,
-    /// Seconds between checkpoints of a stage that trains, 0 for one after every step; what keeps their cost small where absent.
+    /// Seconds between checkpoints of a stage that trains, 0 for one after every step; what keeps their cost
+    /// small where absent.
     #[serde(default)]
     pub checkpoint_every: Option<f64>,
     /// Stages that go on from the checkpoint of another.
@@ -66,9 +69,9 @@ pub struct RunJob {
     pub workers: Option<u32>,
 }
 
-/// A stage that does not begin with its first step: it takes weights, optimiser, step and place in the data from a checkpoint
-/// of another stage, one that was edited for example. Its result is kept under a key of its own, which says so, and never taken
-/// for that of the stage run as it is written.
+/// A stage that does not begin with its first step: it takes weights, optimiser, step and place in the data
+/// from a checkpoint of another stage, one that was edited for example. Its result is kept under a key of its
+/// own, which says so, and never taken for that of the stage run as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     pub stage: String,
@@ -108,8 +111,8 @@ pub struct CompareJob {
 pub struct BenchJob {
     pub vocabulary: u32,
     pub tokens: u32,
-    /// The logits of both models are the product of hidden states of this width and a matrix, made and differentiated inside the
-    /// measured part; where absent, logits are given.
+    /// The logits of both models are the product of hidden states of this width and a matrix, made and
+    /// differentiated inside the measured part; where absent, logits are given.
     pub width: Option<u32>,
     pub divergence: BenchDivergence,
     pub measure: Measure,
@@ -153,7 +156,8 @@ pub enum Event {
         device: String,
         threads: u32,
     },
-    /// The whole work list, so that progress can be shown: stages, each once per seed, and how many of them the store has.
+    /// The whole work list, so that progress can be shown: stages, each once per seed, and how many of them
+    /// the store has.
     Started {
         tasks: u32,
         kept: u32,
@@ -169,8 +173,8 @@ pub enum Event {
         seed: u64,
         step: u32,
     },
-    /// All that a stage needs to go on after so many steps is in the store, under the stage's key. Said from time to time, and
-    /// before [`Event::Interrupted`].
+    /// All that a stage needs to go on after so many steps is in the store, under the stage's key. Said from
+    /// time to time, and before [`Event::Interrupted`].
     Checkpoint {
         stage: String,
         seed: u64,
@@ -201,8 +205,8 @@ pub enum Event {
         loss: f64,
         domains: Vec<DomainStep>,
     },
-    /// Before [`Event::StageFinished`], of a stage where what frozen models say of its data is kept: of how many sequences it was in the
-    /// store, each time one came in this run, and how many came.
+    /// Before [`Event::StageFinished`], of a stage where what frozen models say of its data is kept: of how
+    /// many sequences it was in the store, each time one came in this run, and how many came.
     ScoresFound {
         stage: String,
         seed: u64,
@@ -213,8 +217,8 @@ pub enum Event {
         stage: String,
         seed: u64,
         seconds: f64,
-        /// Most resident memory of the worker while the stage ran, in bytes; none where the system does not tell, or where other
-        /// stages ran beside it.
+        /// Most resident memory of the worker while the stage ran, in bytes; none where the system does not
+        /// tell, or where other stages ran beside it.
         peak_memory: Option<u64>,
     },
     /// What a stage that trains will take, measured before anything runs.
@@ -245,13 +249,13 @@ pub enum Event {
         finished: bool,
         logp: f64,
     },
-    /// Most memory that the measured part of a [`BenchJob`] held, in bytes, beyond what it was given; none where the system does
-    /// not tell.
+    /// Most memory that the measured part of a [`BenchJob`] held, in bytes, beyond what it was given; none
+    /// where the system does not tell.
     MeasuredMemory {
         bytes: Option<u64>,
     },
-    /// Seconds of each run of a [`BenchJob`], and the largest difference of values and of gradients, each relative to the
-    /// largest of the plain version.
+    /// Seconds of each run of a [`BenchJob`], and the largest difference of values and of gradients, each
+    /// relative to the largest of the plain version.
     MeasuredTime {
         plain: Vec<f64>,
         chunked: Vec<f64>,
@@ -273,7 +277,8 @@ pub enum Event {
     },
     /// The job ends here, exit status 1; finished stages are kept.
     Failed(Failure),
-    /// The job ends here, exit status 130; finished stages are kept, and checkpoints of those that were at work.
+    /// The job ends here, exit status 130; finished stages are kept, and checkpoints of those that were at
+    /// work.
     Interrupted {
         finished: u32,
         tasks: u32,
@@ -305,7 +310,8 @@ impl Seconds {
 /// The most that a machine was seen to do.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Floating-point operations a second in large products, a multiplication and an addition counted as two.
+    /// Floating-point operations a second in large products, a multiplication and an addition counted as
+    /// two.
     pub float32: f64,
     pub bfloat16: f64,
     /// Bytes a second, read from memory one after the other.
@@ -375,7 +381,8 @@ pub enum ColumnValues {
 pub struct Prediction {
     /// Seconds of the whole stage, where nothing runs beside it and no reward is asked of a program.
     pub seconds: f64,
-    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the first step and after the last one.
+    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the
+    /// first step and after the last one.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,

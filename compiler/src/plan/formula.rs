@@ -71,19 +71,28 @@ pub enum Signal {
     Step,
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
-    /// A number drawn uniformly from [0, 1) for each element, another for each `draw`: what random selections are made by.
+    /// A number drawn uniformly from [0, 1) for each element, another for each `draw`: what random selections
+    /// are made by.
     Uniform { draw: u32, axis: Axis },
-    /// A signal of the language, as it is written there, that the runtime does not supply: no plan that runs has one.
+    /// A signal of the language, as it is written there, that the runtime does not supply: no plan that runs
+    /// has one.
     Other { text: String, axis: Axis },
 }
 
 impl Signal {
     pub fn axis(&self) -> Axis {
         match self {
-            Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Rank { .. } => Axis::Token,
-            Signal::EndLogp { .. } | Signal::Overlap { .. } | Signal::Mass { .. } | Signal::InNucleus { .. } => Axis::Token,
+            Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Rank { .. } => {
+                Axis::Token
+            }
+            Signal::EndLogp { .. }
+            | Signal::Overlap { .. }
+            | Signal::Mass { .. }
+            | Signal::InNucleus { .. } => Axis::Token,
             Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position => Axis::Token,
-            Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct | Signal::Chosen => Axis::Sequence,
+            Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct | Signal::Chosen => {
+                Axis::Sequence
+            }
             Signal::Progress | Signal::Step | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
@@ -151,8 +160,8 @@ impl Parameter {
 #[serde(rename_all = "snake_case")]
 pub enum Distribution {
     Role(Role),
-    /// A weighted sum of distributions, with one weight for all tokens or one each. Where the student takes part, gradient
-    /// flows through its share.
+    /// A weighted sum of distributions, with one weight for all tokens or one each. Where the student takes
+    /// part, gradient flows through its share.
     Blend(Vec<(Parameter, Role)>),
     /// No gradient flows through this side.
     Detached(Box<Distribution>),
@@ -192,7 +201,13 @@ pub struct Divergence {
 
 impl Divergence {
     /// Of two roles at temperature 1, unclipped.
-    pub fn between(kind: DivergenceKind, left: Role, right: Role, support: Support, mass: Mass) -> Divergence {
+    pub fn between(
+        kind: DivergenceKind,
+        left: Role,
+        right: Role,
+        support: Support,
+        mass: Mass,
+    ) -> Divergence {
         let (left, right) = (Distribution::Role(left), Distribution::Role(right));
         Divergence { kind, left, right, support, mass, temperature: 1.0, clip_each: None }
     }
@@ -235,8 +250,8 @@ impl Divergence {
 pub enum DivergenceKind {
     /// sum of left * log(left / right)
     Kl,
-    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized` divides by
-    /// beta * (1 - beta); its values at 0 and 1 are the limits, the two directions of KL.
+    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized`
+    /// divides by beta * (1 - beta); its values at 0 and 1 are the limits, the two directions of KL.
     Jsd { beta: Parameter, normalized: bool },
     /// KL(left || lambda * left + (1 - lambda) * right) (arXiv:2402.03898)
     Skew { lambda: Parameter },
@@ -244,9 +259,11 @@ pub enum DivergenceKind {
     TotalVariation,
     /// sum of (left - right)^2 / right
     ChiSquared,
-    /// half the sum of (sqrt(left) - sqrt(right))^2: 1 - sum of sqrt(left * right) where both sides are complete
+    /// half the sum of (sqrt(left) - sqrt(right))^2: 1 - sum of sqrt(left * right) where both sides are
+    /// complete
     Hellinger,
-    /// (sum of left^alpha * right^(1 - alpha) - right) / (alpha * (alpha - 1)); at 0 and 1 the limits, the two directions of KL.
+    /// (sum of left^alpha * right^(1 - alpha) - right) / (alpha * (alpha - 1)); at 0 and 1 the limits, the
+    /// two directions of KL.
     Alpha { alpha: Parameter },
     /// half the L1 distance of the sorted probabilities (arXiv:2402.12030)
     SortedL1,
@@ -254,8 +271,8 @@ pub enum DivergenceKind {
     Custom(Box<Generator>),
 }
 
-/// The generator f of an f-divergence: convex, 0 at 1. Its variable is live primitive 0 of the graph, on the token axis, as are
-/// both nodes; beside it they read the step and nothing else.
+/// The generator f of an f-divergence: convex, 0 at 1. Its variable is live primitive 0 of the graph, on the
+/// token axis, as are both nodes; beside it they read the step and nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
     pub graph: Graph,
@@ -275,7 +292,8 @@ pub enum Support {
         role: Role,
         k: u32,
     },
-    /// The entries before which, most probable first, `role` has spent less than `p`; entries of equal probability together.
+    /// The entries before which, most probable first, `role` has spent less than `p`; entries of equal
+    /// probability together.
     Nucleus {
         role: Role,
         p: f64,
@@ -296,7 +314,9 @@ impl Support {
         match self {
             Support::Full | Support::Sampled => Vec::new(),
             Support::TopK { role, .. } | Support::Nucleus { role, .. } => vec![*role],
-            Support::Union { of } | Support::Intersection { of } => of.iter().flat_map(Support::roles).collect(),
+            Support::Union { of } | Support::Intersection { of } => {
+                of.iter().flat_map(Support::roles).collect()
+            }
         }
     }
 }
@@ -313,10 +333,11 @@ pub enum Live {
     Divergence(Divergence),
     /// `live nll(role)`: minus the student's log-probability of the role's most probable token.
     Likelihood { of: Role },
-    /// `live ranking(order: top_k(role, k))`: minus the Plackett-Luce log-likelihood, under the student, of the order in which
-    /// the role ranks its `k` most probable entries, among these entries.
+    /// `live ranking(order: top_k(role, k))`: minus the Plackett-Luce log-likelihood, under the student, of
+    /// the order in which the role ranks its `k` most probable entries, among these entries.
     Ranking { role: Role, k: u32 },
-    /// A primitive of the language, as it is written there, that the runtime does not supply: no plan that runs has one.
+    /// A primitive of the language, as it is written there, that the runtime does not supply: no plan that
+    /// runs has one.
     Other { text: String },
 }
 

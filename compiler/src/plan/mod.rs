@@ -1,5 +1,5 @@
-//! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no source text
-//! but a table of places to point at when something fails.
+//! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no
+//! source text but a table of places to point at when something fails.
 
 mod data;
 pub mod difference;
@@ -10,15 +10,16 @@ mod settings;
 
 pub use data::{DataFormula, DataNode, DataSource};
 pub use formula::{
-    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass, Memory, Parameter,
-    Reduction, Role, Scan, Signal, Statistic, Support,
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass,
+    Memory, Parameter, Reduction, Role, Scan, Signal, Statistic, Support,
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Completions, Device, Domain, DomainId, Dtype,
-    Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId, Normalized,
-    Origin, Over, Prefixes, Pretrained, Projection, PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule,
-    SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Completions, Device,
+    Domain, DomainId, Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge,
+    MergeMethod, Model, ModelId, Normalized, Origin, Over, Prefixes, Pretrained, Projection, PromptFormat,
+    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage, StudentCopy,
+    Teacher, TeacherChoice, Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
 };
 
 use crate::expr::graph::{Graph, NodeId};
@@ -47,20 +48,22 @@ impl Plan {
 /// What the compiler found out about a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageFacts {
-    /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at run time.
+    /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at
+    /// run time.
     pub key: String,
-    /// The same without the paths of files: part of the key of its result, to which the content of the files is added at run time.
+    /// The same without the paths of files: part of the key of its result, to which the content of the files
+    /// is added at run time.
     #[serde(default)]
     pub content_key: String,
-    /// Selects the stage's random numbers: a hash of its recipe and its lineage; the content of its data is added at run time. Two
-    /// stages that differ only in objective, reward, optimiser or length draw the same prompts and the same uniforms, so that
-    /// comparisons are paired.
+    /// Selects the stage's random numbers: a hash of its recipe and its lineage; the content of its data is
+    /// added at run time. Two stages that differ only in objective, reward, optimiser or length draw the
+    /// same prompts and the same uniforms, so that comparisons are paired.
     pub stream: u64,
     pub cost: Cost,
 }
 
-/// Predicted cost, an upper bound: every sequence is taken to be as long as its limits allow. What only the files of a model or
-/// of a domain know is absent.
+/// Predicted cost, an upper bound: every sequence is taken to be as long as its limits allow. What only the
+/// files of a model or of a domain know is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     pub parameters: Option<u64>,
@@ -83,8 +86,9 @@ pub struct Place {
     pub end: u32,
 }
 
-/// An objective as a graph. The loss to minimise is the node `loss`; its gradient reaches the weights only through the
-/// live primitives: d loss / d weights = sum over primitives and tokens of `adjoint` * d primitive / d weights.
+/// An objective as a graph. The loss to minimise is the node `loss`; its gradient reaches the weights only
+/// through the live primitives: d loss / d weights = sum over primitives and tokens of `adjoint` * d
+/// primitive / d weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
     pub name: String,
@@ -93,19 +97,21 @@ pub struct Objective {
     pub loss: NodeId,
     pub live: Vec<LivePrimitive>,
     pub terms: Vec<Term>,
-    /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`, times the primitive
-    /// where it is a divergence: the signal that shares of |signal| are computed from. For a policy gradient it is the size of
-    /// the advantage, for a divergence its weighted value.
+    /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
+    /// times the primitive where it is a divergence: the signal that shares of |signal| are computed
+    /// from. For a policy gradient it is the size of the advantage, for a divergence its weighted value.
     pub signal: NodeId,
-    /// Per token: 1 where some `clip` of the objective is at its bound. Absent where the objective has no `clip`.
+    /// Per token: 1 where some `clip` of the objective is at its bound. Absent where the objective has no
+    /// `clip`.
     pub clipped: Option<NodeId>,
     /// Per token: 1 where the token is selected. Absent where the objective has no `select`.
     pub selected: Option<NodeId>,
-    /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is weighted.
+    /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is
+    /// weighted.
     #[serde(default)]
     pub weight: Option<NodeId>,
-    /// Logits of student, teacher and reference are divided by it in every log-probability of a token taken or of ending, and in
-    /// divergences with the sampler on a side.
+    /// Logits of student, teacher and reference are divided by it in every log-probability of a token taken
+    /// or of ending, and in divergences with the sampler on a side.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub temperature: f64,
     pub normal_form: NormalForm,
@@ -123,7 +129,8 @@ fn is_one(value: &f64) -> bool {
 }
 
 impl Objective {
-    /// Every node whose value the runtime asks for: what it trains on and reports, and what is carried over to the next step.
+    /// Every node whose value the runtime asks for: what it trains on and reports, and what is carried over
+    /// to the next step.
     pub fn outputs(&self) -> Vec<NodeId> {
         let mut outputs = self.results();
         outputs.extend(self.graph.carried(&outputs).into_iter().map(|(_, source)| source));
@@ -145,7 +152,8 @@ impl Objective {
 
     /// The roles whose distributions must be computed, the student's aside.
     pub fn reads(&self, role: Role) -> bool {
-        let live = self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
+        let live =
+            self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
         live || self.graph.signals(&self.outputs()).iter().any(|signal| signal.roles().contains(&role))
     }
 }
@@ -178,7 +186,8 @@ pub struct NormalForm {
     pub evaluation: String,
     pub shaping: String,
     pub realisation: String,
-    /// The formula of every term in full: two objectives with the same slots are the same. Plans written before it was here lack it.
+    /// The formula of every term in full: two objectives with the same slots are the same. Plans written
+    /// before it was here lack it.
     #[serde(default)]
     pub terms: String,
 }

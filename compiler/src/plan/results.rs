@@ -25,7 +25,8 @@ pub struct Results {
     pub before_stages: f64,
     /// Peak resident memory of the worker, in bytes.
     pub peak_memory: u64,
-    /// What was expected of the stages that ran side by side where this was most; none where nothing was predicted.
+    /// What was expected of the stages that ran side by side where this was most; none where nothing was
+    /// predicted.
     #[serde(default)]
     pub predicted_memory: Option<u64>,
 }
@@ -45,7 +46,8 @@ pub struct StageRecord {
     pub scores_found: Option<ScoresFound>,
 }
 
-/// What frozen models say of a stage's data: of how many sequences it was in the store, each time one came, and how many came.
+/// What frozen models say of a stage's data: of how many sequences it was in the store, each time one came,
+/// and how many came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoresFound {
     pub found: u64,
@@ -55,8 +57,8 @@ pub struct ScoresFound {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
-    /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, else `mean reward`; `greedy` before it where the most probable token
-    /// was taken.
+    /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, else `mean reward`; `greedy` before it
+    /// where the most probable token was taken.
     pub metric: String,
     /// What intervals speak of; none in files of before.
     #[serde(default)]
@@ -138,7 +140,8 @@ pub struct ComparedTable {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComparedRow {
     pub model: String,
-    /// One per domain, then the mean over them, then the normalized score; none of what one run does not have.
+    /// One per domain, then the mean over them, then the normalized score; none of what one run does not
+    /// have.
     pub cells: Vec<Option<ComparedCell>>,
 }
 

@@ -1,9 +1,10 @@
-//! What the runtime can execute, setting by setting. The language's own types say more; lowering refuses the rest by name.
+//! What the runtime can execute, setting by setting. The language's own types say more; lowering refuses the
+//! rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Length, MarkedSetting, Merge,
-    MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat, Schedule, SettingMark, Tokenizer, Trainable,
-    WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Length,
+    MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat, Schedule,
+    SettingMark, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +50,8 @@ pub struct Domain {
     pub reward: Reward,
     /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,
-    /// Longest completion in this domain, in tokens, the end token included; a rollout's own limit holds as well.
+    /// Longest completion in this domain, in tokens, the end token included; a rollout's own limit holds as
+    /// well.
     pub limit: Option<u32>,
     pub origin: Origin,
 }
@@ -62,7 +64,8 @@ pub enum Reward {
     ExactMatch { field: String },
     /// 1 where both parse as numbers that differ by at most `tolerance`.
     Numeric { field: String, tolerance: f64 },
-    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals the data field.
+    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
+    /// the data field.
     Regex { pattern: String, field: String },
     /// A worker process that speaks JSON lines (see the book, "Rewards").
     Command {
@@ -124,7 +127,11 @@ impl<O> Stage<O> {
             Stage::Train(train) => {
                 let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
                 let references = train.references.iter().map(|choice| choice.reference);
-                std::iter::once(train.start).chain(teachers).chain(references).chain(train.prefixes.models()).collect()
+                std::iter::once(train.start)
+                    .chain(teachers)
+                    .chain(references)
+                    .chain(train.prefixes.models())
+                    .collect()
             }
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
         };
@@ -170,15 +177,16 @@ pub struct Train<O> {
     pub prefixes: Prefixes,
     /// Updates from each batch of rollouts.
     pub passes: u32,
-    /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones (arXiv:2503.14476, eq. 11).
+    /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones
+    /// (arXiv:2503.14476, eq. 11).
     pub filter: Option<Formula>,
     pub objective: O,
     pub trainable: Trainable,
     pub optimizer: AdamW,
     pub length: Length,
     pub learning_rate: Schedule,
-    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every step. The weights
-    /// after the last step where absent.
+    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
+    /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
     pub execution: Execution,
 }
@@ -189,8 +197,8 @@ impl<O> Train<O> {
         self.teachers.iter().filter(move |choice| choice.domain == domain)
     }
 
-    /// What the data must say of a prompt for the first arm of a domain, for the second, and so on up to the last, which takes the
-    /// rest; none where one teacher has all its prompts.
+    /// What the data must say of a prompt for the first arm of a domain, for the second, and so on up to the
+    /// last, which takes the rest; none where one teacher has all its prompts.
     pub fn conditions(&self, domain: DomainId) -> Vec<DataFormula> {
         self.arms(domain).map_while(|choice| choice.when.clone()).collect()
     }
@@ -280,7 +288,8 @@ pub enum Prefixes {
     Data { field: String, batch: u32 },
     /// The student's own rollouts, fresh every step: `prompts` prompts, `sampling.n` samples each.
     Student { prompts: u32, sampling: Sampling },
-    /// Rollouts of the routed teachers, made once before the first step: `sequences` in all, then `batch` a step.
+    /// Rollouts of the routed teachers, made once before the first step: `sequences` in all, then `batch` a
+    /// step.
     Teacher { sequences: u32, keep: Keep, batch: u32, sampling: Sampling },
     /// Two completions of each prompt, one preferred to the other; `batch` pairs a step. A pair is a group.
     Pairs { chosen: Completions, rejected: Completions, batch: u32 },
@@ -290,7 +299,9 @@ impl Prefixes {
     /// The models whose rollouts they are made of, the student and the routed teachers aside.
     pub fn models(&self) -> Vec<ModelId> {
         let Prefixes::Pairs { chosen, rejected, .. } = self else { return Vec::new() };
-        let model = |side: &Completions| if let Completions::Model { model, .. } = side { Some(*model) } else { None };
+        let model = |side: &Completions| {
+            if let Completions::Model { model, .. } = side { Some(*model) } else { None }
+        };
         [chosen, rejected].into_iter().filter_map(model).collect()
     }
 
@@ -302,7 +313,9 @@ impl Prefixes {
             Prefixes::Pairs { chosen, rejected, .. } => {
                 let sides = [chosen, rejected].into_iter();
                 sides
-                    .filter_map(|side| if let Completions::Data { field } = side { Some(field.as_str()) } else { None })
+                    .filter_map(|side| {
+                        if let Completions::Data { field } = side { Some(field.as_str()) } else { None }
+                    })
                     .collect()
             }
         }
@@ -335,18 +348,18 @@ impl Completions {
     pub fn sampling_mut(&mut self) -> Option<&mut Sampling> {
         match self {
             Completions::Data { .. } => None,
-            Completions::Student { sampling } | Completions::Teacher { sampling } | Completions::Model { sampling, .. } => {
-                Some(sampling)
-            }
+            Completions::Student { sampling }
+            | Completions::Teacher { sampling }
+            | Completions::Model { sampling, .. } => Some(sampling),
         }
     }
 
     pub fn sampling(&self) -> Option<&Sampling> {
         match self {
             Completions::Data { .. } => None,
-            Completions::Student { sampling } | Completions::Teacher { sampling } | Completions::Model { sampling, .. } => {
-                Some(sampling)
-            }
+            Completions::Student { sampling }
+            | Completions::Teacher { sampling }
+            | Completions::Model { sampling, .. } => Some(sampling),
         }
     }
 }
@@ -367,8 +380,8 @@ pub struct Sampling {
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
-    /// Only the fewest most probable entries that together hold at least this much, from 0 to 1, are drawn from. Applied behind
-    /// `top_k` and `temperature`.
+    /// Only the fewest most probable entries that together hold at least this much, from 0 to 1, are drawn
+    /// from. Applied behind `top_k` and `temperature`.
     pub top_p: Option<f64>,
     /// Only so many of the most probable entries are drawn from.
     pub top_k: Option<u32>,

@@ -1,8 +1,8 @@
 //! `// allow(code): reason`: the author has seen a warning and means what the text says.
 //!
-//! Behind something, the comment covers its line; alone on its line, everything down to the next line that holds more than a
-//! comment. Only warnings can be silenced, only with a reason, and a comment that silences nothing is a warning itself: it would
-//! hide the next mistake.
+//! Behind something, the comment covers its line; alone on its line, everything down to the next line that
+//! holds more than a comment. Only warnings can be silenced, only with a reason, and a comment that silences
+//! nothing is a warning itself: it would hide the next mistake.
 
 use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
 use crate::fmt::lex::{Kind, lex};
@@ -19,31 +19,37 @@ struct Allow {
     has_reason: bool,
 }
 
-/// Takes out what the comments of the files silence, and adds what is wrong with the comments of the entry file. Comments of
-/// other files may be there for what only shows when these are checked by themselves; comments about what nobody has looked for
-/// are left alone: `audited` says whether gradients have been.
+/// Takes out what the comments of the files silence, and adds what is wrong with the comments of the entry
+/// file. Comments of other files may be there for what only shows when these are checked by themselves;
+/// comments about what nobody has looked for are left alone: `audited` says whether gradients have been.
 pub(super) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audited: bool) {
     let wrong = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
     // An `allow` may silence what another `allow` is told, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
-    let (last, first): (Vec<Allow>, Vec<Allow>) = allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
+    let (last, first): (Vec<Allow>, Vec<Allow>) =
+        allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
     for allows in [first, last] {
         for allow in allows {
             let named = sources.text(allow.code);
             let fits = |finding: &Diagnostic| {
                 let place = finding.primary.span;
-                finding.code.name() == named && place.file == allow.span.file && allow.covers.contains(&place.start)
+                finding.code.name() == named
+                    && place.file == allow.span.file
+                    && allow.covers.contains(&place.start)
             };
-            let hits = diagnostics.iter().any(|finding| finding.severity == Severity::Warning && fits(finding));
+            let hits =
+                diagnostics.iter().any(|finding| finding.severity == Severity::Warning && fits(finding));
             if hits && allow.has_reason {
                 diagnostics.retain(|finding| finding.severity == Severity::Error || !fits(finding));
                 continue;
             }
-            let not_looked_for = !audited && Code::ALL.iter().any(|code| code.name() == named && code.needs_audit());
+            let not_looked_for =
+                !audited && Code::ALL.iter().any(|code| code.name() == named && code.needs_audit());
             if allow.span.file != FileId(0) || not_looked_for {
                 continue;
             }
-            let error = diagnostics.iter().find(|finding| finding.severity == Severity::Error && fits(finding));
+            let error =
+                diagnostics.iter().find(|finding| finding.severity == Severity::Error && fits(finding));
             let unknown = !Code::ALL.iter().any(|code| code.name() == named);
             // While something is wrong, what would be silenced may not have been looked for.
             if hits || error.is_some() || unknown || !wrong {
@@ -54,7 +60,13 @@ pub(super) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audi
     }
 }
 
-fn unused(sources: &Sources, allow: &Allow, named: &str, hits: bool, error: Option<&Diagnostic>) -> Diagnostic {
+fn unused(
+    sources: &Sources,
+    allow: &Allow,
+    named: &str,
+    hits: bool,
+    error: Option<&Diagnostic>,
+) -> Diagnostic {
     let warning = |message: String| Diagnostic::warning(Code::UnusedAllow, allow.span, message);
     if hits {
         return warning(format!("this `allow({named})` gives no reason, so it silences nothing"))
@@ -65,7 +77,8 @@ fn unused(sources: &Sources, allow: &Allow, named: &str, hits: bool, error: Opti
             .because(error.primary.span, "this has to be mended");
     }
     if !Code::ALL.iter().any(|code| code.name() == named) {
-        let finding = Diagnostic::warning(Code::UnusedAllow, allow.code, format!("there is no finding `{named}`"));
+        let finding =
+            Diagnostic::warning(Code::UnusedAllow, allow.code, format!("there is no finding `{named}`"));
         return match nearest(named, Code::ALL.iter().map(|code| code.name())) {
             Some(near) => finding.did_you_mean(named, near),
             None => finding.help("`mopd explain --all` lists them"),
@@ -78,7 +91,8 @@ fn unused(sources: &Sources, allow: &Allow, named: &str, hits: bool, error: Opti
     )
 }
 
-/// A comment or item with the blanks before it; with its line end, and what else the line holds after it, where nothing stands before it.
+/// A comment or item with the blanks before it; with its line end, and what else the line holds after it,
+/// where nothing stands before it.
 pub(super) fn with_blanks(text: &str, comment: Span) -> Span {
     let (start, end) = (comment.start as usize, comment.end as usize);
     let bare = text[..start].trim_end_matches([' ', '\t']).len();
@@ -89,7 +103,8 @@ pub(super) fn with_blanks(text: &str, comment: Span) -> Span {
     Span::new(comment.file, bare, line_end)
 }
 
-/// The comment that silences a warning, once a reason is written behind it: a line of its own above. Errors have none.
+/// The comment that silences a warning, once a reason is written behind it: a line of its own above. Errors
+/// have none.
 pub fn insertion(sources: &Sources, finding: &Diagnostic) -> Option<Fix> {
     if finding.severity == Severity::Error || finding.code == Code::UnusedAllow {
         return None;
@@ -183,7 +198,10 @@ mod tests {
     #[test]
     fn a_comment_covers_its_line_or_the_one_below() {
         assert_eq!(left("aa bb // allow(unused-domain): yes\ncc\n", &[(CODE, "bb"), (CODE, "cc")]), ["cc"]);
-        assert_eq!(left("aa\n// allow(unused-domain): yes\nbb\ncc\n", &[(CODE, "aa"), (CODE, "bb"), (CODE, "cc")]), ["aa", "cc"]);
+        assert_eq!(
+            left("aa\n// allow(unused-domain): yes\nbb\ncc\n", &[(CODE, "aa"), (CODE, "bb"), (CODE, "cc")]),
+            ["aa", "cc"]
+        );
         let stacked = "  // allow(unused-domain): yes\n  // allow(unused-teacher): no\n\n  /// Of aa.\n  aa";
         assert_eq!(left(stacked, &[(CODE, "aa"), (Code::UnusedTeacher, "aa")]), [""; 0]);
         // At the very end of the text.
@@ -198,9 +216,15 @@ mod tests {
 
     #[test]
     fn without_a_reason_nothing_is_silenced() {
-        for comment in ["// allow(unused-domain)", "// allow(unused-domain): ", "// allow(unused-domain) but why"] {
+        for comment in
+            ["// allow(unused-domain)", "// allow(unused-domain): ", "// allow(unused-domain) but why"]
+        {
             let found = left(&format!("{comment}\naa\n"), &[(CODE, "aa")]);
-            assert_eq!(found, ["aa", "this `allow(unused-domain)` gives no reason, so it silences nothing"], "{comment}");
+            assert_eq!(
+                found,
+                ["aa", "this `allow(unused-domain)` gives no reason, so it silences nothing"],
+                "{comment}"
+            );
         }
     }
 
@@ -222,7 +246,8 @@ mod tests {
         let mut sources = Sources::default();
         let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
         let at = text.find("bb").expect("it is there");
-        let fix = insertion(&sources, &Diagnostic::warning(CODE, Span::new(file, at, at + 2), "bb")).expect("a warning");
+        let fix = insertion(&sources, &Diagnostic::warning(CODE, Span::new(file, at, at + 2), "bb"))
+            .expect("a warning");
         let mut edited = text.to_owned();
         edited.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
         assert_eq!(edited, "model a {\n  // allow(unused-domain): \n  é = bb\n}\n");

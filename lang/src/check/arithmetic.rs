@@ -11,7 +11,12 @@ use super::value::Value;
 impl Checker {
     pub(super) fn negate(&mut self, operand: Formula, span: Span) -> Value {
         if operand.unit() == Unit::Bool {
-            self.unit_mismatch(span, "a truth value can't be negated with `-`", &[(span, &operand)], Some("write `not`"));
+            self.unit_mismatch(
+                span,
+                "a truth value can't be negated with `-`",
+                &[(span, &operand)],
+                Some("write `not`"),
+            );
             return Value::Error;
         }
         let unit = operand.unit();
@@ -41,24 +46,26 @@ impl Checker {
             Subtract => difference_unit(l, r),
             Multiply => product_unit(l, r),
             Divide => quotient_unit(l, r),
-            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r)).then_some(if l == Unit::Ratio {
-                Unit::Ratio
-            } else {
-                Unit::Number
-            }),
+            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r))
+                .then_some(if l == Unit::Ratio { Unit::Ratio } else { Unit::Number }),
             Equal | NotEqual => common_unit(l, r).map(|_| Unit::Bool),
             // Truth has no order.
-            Less | LessEqual | Greater | GreaterEqual => common_unit(l, r).filter(|unit| *unit != Unit::Bool).map(|_| Unit::Bool),
+            Less | LessEqual | Greater | GreaterEqual => {
+                common_unit(l, r).filter(|unit| *unit != Unit::Bool).map(|_| Unit::Bool)
+            }
             And | Or => (l == Unit::Bool && r == Unit::Bool).then_some(Unit::Bool),
         };
         let Some(unit) = unit else {
-            let message = format!("{} and {} don't go together with `{}`", l.name(), r.name(), operator.symbol());
+            let message =
+                format!("{} and {} don't go together with `{}`", l.name(), r.name(), operator.symbol());
             let help = mismatch_help(operator, l, r);
             self.unit_mismatch(operator_span, &message, &[(left_span, &left), (right_span, &right)], help);
             return Value::Error;
         };
         if operator == Divide && right.0.kind == FormulaKind::Number(0.0) {
-            self.report(Diagnostic::error(Code::OutOfRange, right_span, "division by zero").label("this is 0"));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, right_span, "division by zero").label("this is 0"),
+            );
             return Value::Error;
         }
         let function = match operator {
@@ -80,14 +87,29 @@ impl Checker {
     }
 
     /// An elementwise application: the finest axis of the operands, live where one of them is.
-    pub(super) fn apply(&mut self, function: Function, operands: Vec<Formula>, unit: Unit, span: Span) -> Value {
+    pub(super) fn apply(
+        &mut self,
+        function: Function,
+        operands: Vec<Formula>,
+        unit: Unit,
+        span: Span,
+    ) -> Value {
         use Function::*;
         let live = operands.iter().any(Formula::live);
-        let stepwise = matches!(function, Not | Floor | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or);
+        let stepwise = matches!(
+            function,
+            Not | Floor | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or
+        );
         if live && (stepwise || (function == Where && operands[0].live())) {
             self.report(
-                Diagnostic::error(Code::NotDifferentiable, span, "a comparison has no derivative, so nothing here can be `live`")
-                    .help("compare the value without `live`: only the factor that should carry gradient is marked"),
+                Diagnostic::error(
+                    Code::NotDifferentiable,
+                    span,
+                    "a comparison has no derivative, so nothing here can be `live`",
+                )
+                .help(
+                    "compare the value without `live`: only the factor that should carry gradient is marked",
+                ),
             );
             return Value::Error;
         }
@@ -97,7 +119,11 @@ impl Checker {
             if value.is_finite() {
                 return self.number(value, unit, span);
             }
-            self.report(Diagnostic::error(Code::OutOfRange, span, format!("this constant is {value}, not a finite number")));
+            self.report(Diagnostic::error(
+                Code::OutOfRange,
+                span,
+                format!("this constant is {value}, not a finite number"),
+            ));
             return Value::Error;
         }
         let axis = operands.iter().map(Formula::axis).max().expect("every function has an operand");
@@ -105,7 +131,13 @@ impl Checker {
         Value::Formula(Formula::new(FormulaKind::Apply { function, operands }, unit, axis, live, origin))
     }
 
-    pub(super) fn unit_mismatch(&mut self, span: Span, message: &str, parts: &[(Span, &Formula)], help: Option<&str>) {
+    pub(super) fn unit_mismatch(
+        &mut self,
+        span: Span,
+        message: &str,
+        parts: &[(Span, &Formula)],
+        help: Option<&str>,
+    ) {
         let mut finding = Diagnostic::error(Code::UnitMismatch, span, message);
         for (place, formula) in parts {
             let unit = formula.unit().name();
@@ -134,7 +166,8 @@ pub fn common_unit(left: Unit, right: Unit) -> Option<Unit> {
         (Unit::Bool, _) | (_, Unit::Bool) => None,
         (Unit::Number, other) | (other, Unit::Number) => Some(other),
         (l, r) if plain(l) && plain(r) => Some(Unit::Number),
-        // A reward is a number of the author's own making: its bounds are ratios or fractions as well as anything else.
+        // A reward is a number of the author's own making: its bounds are ratios or fractions as well as
+        // anything else.
         (Unit::Real, r) if plain(r) => Some(Unit::Real),
         (l, Unit::Real) if plain(l) => Some(Unit::Real),
         _ => None,
@@ -159,12 +192,14 @@ fn difference_unit(left: Unit, right: Unit) -> Option<Unit> {
     }
 }
 
-/// A product with a literal keeps the unit; with anything else it is a number of its own, so that `alpha * reward` may be
-/// added to nats while a bare reward may not.
+/// A product with a literal keeps the unit; with anything else it is a number of its own, so that `alpha *
+/// reward` may be added to nats while a bare reward may not.
 fn product_unit(left: Unit, right: Unit) -> Option<Unit> {
     match (left, right) {
         (Unit::Bool, other) | (other, Unit::Bool) => (other != Unit::Bool).then_some(other),
-        (Unit::Number | Unit::Count, Unit::Real) | (Unit::Real, Unit::Number | Unit::Count) => Some(Unit::Number),
+        (Unit::Number | Unit::Count, Unit::Real) | (Unit::Real, Unit::Number | Unit::Count) => {
+            Some(Unit::Number)
+        }
         (Unit::Number | Unit::Count, other) | (other, Unit::Number | Unit::Count) => Some(other),
         (Unit::Fraction, Unit::Fraction) => Some(Unit::Fraction),
         (Unit::Ratio, Unit::Prob) | (Unit::Prob, Unit::Ratio) | (Unit::Prob, Unit::Prob) => Some(Unit::Prob),
@@ -186,10 +221,18 @@ fn quotient_unit(left: Unit, right: Unit) -> Option<Unit> {
 fn mismatch_help(operator: BinaryOperator, left: Unit, right: Unit) -> Option<&'static str> {
     let pair = |a, b| (left, right) == (a, b) || (left, right) == (b, a);
     if pair(Unit::Logp, Unit::Prob) {
-        Some("one is the log of a probability, the other a probability: wrap one side in `exp(...)` or `log(...)`")
+        Some(
+            "one is the log of a probability, the other a probability: wrap one side in `exp(...)` or \
+             `log(...)`",
+        )
     } else if pair(Unit::Nats, Unit::Real) || pair(Unit::Logp, Unit::Real) {
-        Some("a divergence and a reward have no common scale: give the reward a coefficient, such as `0.1 * reward`")
-    } else if pair(Unit::Logp, Unit::Nats) && matches!(operator, BinaryOperator::Less | BinaryOperator::Greater) {
+        Some(
+            "a divergence and a reward have no common scale: give the reward a coefficient, such as `0.1 * \
+             reward`",
+        )
+    } else if pair(Unit::Logp, Unit::Nats)
+        && matches!(operator, BinaryOperator::Less | BinaryOperator::Greater)
+    {
         Some("compare a difference of log-probabilities instead, such as `teacher.logp - student.logp`")
     } else if left == Unit::Bool || right == Unit::Bool {
         Some("use a truth value in `where(condition, then, else)`, in `select`, or multiply by it")

@@ -1,4 +1,5 @@
-//! `eval`: held-out prompts with a verifier of their own; how models are judged, and what a table shows of it.
+//! `eval`: held-out prompts with a verifier of their own; how models are judged, and what a table shows of
+//! it.
 
 use crate::diag::{Code, Diagnostic, Severity, nearest};
 use crate::experiment::{Benchmark, BenchmarkId, Evaluation, Metric};
@@ -23,18 +24,34 @@ impl Checker {
             (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, env),
             _ => Some(Vec::new()),
         };
-        let (Some(prompts), Some(reward), Some(evaluation), Some(metrics)) = (prompts, reward, evaluation, metrics) else {
+        let (Some(prompts), Some(reward), Some(evaluation), Some(metrics)) =
+            (prompts, reward, evaluation, metrics)
+        else {
             return Value::Error;
         };
         let origin = self.origin(name.span);
-        self.benchmarks.push(Benchmark { name: name.text.clone(), prompts, reward, evaluation, metrics, origin });
+        self.benchmarks.push(Benchmark {
+            name: name.text.clone(),
+            prompts,
+            reward,
+            evaluation,
+            metrics,
+            origin,
+        });
         Value::Benchmark(BenchmarkId(self.benchmarks.len() as u32 - 1))
     }
 
     /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
-    pub(super) fn evaluation(&mut self, settings: &Settings, prompts: Option<&Expr>, env: &Env) -> Option<Evaluation> {
+    pub(super) fn evaluation(
+        &mut self,
+        settings: &Settings,
+        prompts: Option<&Expr>,
+        env: &Env,
+    ) -> Option<Evaluation> {
         let samples = self.required_count(settings, "samples", env, 1);
-        let temperature = self.required(settings, "temperature").and_then(|expr| self.at_least(expr, "temperature", env, 0.0));
+        let temperature = self
+            .required(settings, "temperature")
+            .and_then(|expr| self.at_least(expr, "temperature", env, 0.0));
         let max_tokens = self.required_count(settings, "max_tokens", env, 1);
         let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
         let stop = self.stop_texts(settings.get("stop"), env);
@@ -43,8 +60,15 @@ impl Checker {
             None => None,
         };
         let ((top_p, top_k), stop) = (truncation?, stop?);
-        let evaluation =
-            Evaluation { samples: samples?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, stop, prompts };
+        let evaluation = Evaluation {
+            samples: samples?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            stop,
+            prompts,
+        };
         if evaluation.temperature == 0.0
             && let Some(place) = ["top_p", "top_k"].iter().find_map(|key| settings.key_span(key))
         {
@@ -88,16 +112,26 @@ impl Checker {
                 && k > samples
             {
                 let text = format!("pass@{k} needs {k} samples of each prompt");
-                self.report(Diagnostic::error(Code::OutOfRange, item.span, text).label(format!("{samples} are drawn")));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, item.span, text)
+                        .label(format!("{samples} are drawn")),
+                );
                 return None;
             }
             if metric == Metric::Distinct && samples < 2 {
                 let text = "one sample of a prompt is always different from all others";
-                self.report(Diagnostic::error(Code::OutOfRange, item.span, text).help("draw at least 2 samples of each prompt"));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, item.span, text)
+                        .help("draw at least 2 samples of each prompt"),
+                );
                 return None;
             }
             if metrics.contains(&metric) {
-                self.report(Diagnostic::error(Code::DuplicateKey, item.span, format!("`{metric}` is listed twice")));
+                self.report(Diagnostic::error(
+                    Code::DuplicateKey,
+                    item.span,
+                    format!("`{metric}` is listed twice"),
+                ));
                 return None;
             }
             metrics.push(metric);
@@ -106,12 +140,15 @@ impl Checker {
     }
 
     fn metric(&mut self, item: &Expr, env: &Env) -> Option<Metric> {
-        let words = [("distinct", Metric::Distinct), ("length", Metric::Length), ("entropy", Metric::Entropy)];
+        let words =
+            [("distinct", Metric::Distinct), ("length", Metric::Length), ("entropy", Metric::Entropy)];
         if let ExprKind::Name(name) = &item.kind {
             let near = nearest(name, ["pass_at"]);
             if near.is_some() {
                 let text = format!("`{name}` needs the number of samples");
-                self.report(Diagnostic::error(Code::MissingArgument, item.span, text).help("write `pass_at(16)`"));
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, item.span, text).help("write `pass_at(16)`"),
+                );
                 return None;
             }
             return self.word(item, "a measure", &words);
@@ -119,7 +156,11 @@ impl Checker {
         match self.evaluate(item, env) {
             Value::Metric(metric) => Some(metric),
             other => {
-                self.wrong_kind(item.span, "a measure is `pass_at(16)`, `distinct`, `length` or `entropy`", &other);
+                self.wrong_kind(
+                    item.span,
+                    "a measure is `pass_at(16)`, `distinct`, `length` or `entropy`",
+                    &other,
+                );
                 None
             }
         }
@@ -132,7 +173,8 @@ impl Checker {
 
     /// That every `eval` is judged on by some table or stage.
     pub(super) fn check_use_of_benchmarks(&mut self, comparisons: &[crate::experiment::Comparison]) {
-        if !self.has_experiment || self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+        if !self.has_experiment || self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
+        {
             return; // A table may be missing because of another mistake.
         }
         for index in 0..self.benchmarks.len() {
@@ -144,7 +186,8 @@ impl Checker {
             if compared || self.trains().iter().any(guides) {
                 continue;
             }
-            let (span, name) = (self.span(self.benchmarks[index].origin), self.benchmarks[index].name.clone());
+            let (span, name) =
+                (self.span(self.benchmarks[index].origin), self.benchmarks[index].name.clone());
             self.report(
                 Diagnostic::error(Code::UnusedDeclaration, span, format!("nothing is judged on `{name}`"))
                     .help(format!("add `on = [{name}]` to a `compare`, or remove it")),

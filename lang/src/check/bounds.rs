@@ -1,7 +1,8 @@
 //! How large a whole number of a program may be, and why: one table for the checker, editors and the book.
 //!
-//! Each bound is far above what anybody trains. It is there so that products of two such numbers fit in 64 bits, so that nothing is
-//! allocated by a slip of the keyboard, and so that the slip is reported where it is written.
+//! Each bound is far above what anybody trains. It is there so that products of two such numbers fit in 64
+//! bits, so that nothing is allocated by a slip of the keyboard, and so that the slip is reported where it is
+//! written.
 
 /// The largest value of a quantity.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,8 +38,11 @@ pub const SEQUENCES: Bound = Bound {
     because: "a file of a billion rows is larger than any published set of prompts",
 };
 
-pub const EPOCHS: Bound =
-    Bound { settings: &["a number of epochs"], most: 1_000_000, because: "each of them goes through all of the data" };
+pub const EPOCHS: Bound = Bound {
+    settings: &["a number of epochs"],
+    most: 1_000_000,
+    because: "each of them goes through all of the data",
+};
 
 pub const SAMPLES: Bound = Bound {
     settings: &["n", "samples", "at_most", "of"],
@@ -61,17 +65,29 @@ pub const LAYERS: Bound = Bound {
     because: "the deepest published transformers have 1,000 layers",
 };
 
-pub const WIDTH: Bound =
-    Bound { settings: &["width", "rank"], most: 1_048_576, because: "the widest published transformers have about 20,000" };
+pub const WIDTH: Bound = Bound {
+    settings: &["width", "rank"],
+    most: 1_048_576,
+    because: "the widest published transformers have about 20,000",
+};
 
-pub const HIDDEN: Bound =
-    Bound { settings: &["hidden"], most: 4_194_304, because: "the widest published feed-forward layers have about 80,000" };
+pub const HIDDEN: Bound = Bound {
+    settings: &["hidden"],
+    most: 4_194_304,
+    because: "the widest published feed-forward layers have about 80,000",
+};
 
-pub const HEADS: Bound =
-    Bound { settings: &["heads", "key_value_heads"], most: 65_536, because: "the widest published transformers have 128" };
+pub const HEADS: Bound = Bound {
+    settings: &["heads", "key_value_heads"],
+    most: 65_536,
+    because: "the widest published transformers have 128",
+};
 
-pub const SEEDS: Bound =
-    Bound { settings: &["seeds"], most: 10_000, because: "every model of the table is trained once for each of them" };
+pub const SEEDS: Bound = Bound {
+    settings: &["seeds"],
+    most: 10_000,
+    because: "every model of the table is trained once for each of them",
+};
 
 /// A number that is only compared, or where no quantity is named.
 pub const ANY: Bound = Bound { settings: &["seed"], most: u32::MAX, because: "whole numbers have 32 bits" };
@@ -107,7 +123,11 @@ mod tests {
     fn every_setting_that_counts_has_a_bound() {
         for (block, keys) in vocabulary::BLOCKS {
             for key in keys.iter().filter(|key| matches!(key.takes, Takes::Count)) {
-                assert!(key.name == "seed" || of(key.name) != &ANY, "`{}` of {block} counts something without a bound", key.name);
+                assert!(
+                    key.name == "seed" || of(key.name) != &ANY,
+                    "`{}` of {block} counts something without a bound",
+                    key.name
+                );
             }
         }
     }

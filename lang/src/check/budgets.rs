@@ -7,10 +7,17 @@ use crate::source::Span;
 use super::Checker;
 
 impl Checker {
-    /// Rows that are compared must have spent alike. A row that others start from, or that scores are scaled by, is where they
-    /// begin and no competitor.
-    pub(super) fn check_budget(&mut self, rows: &[Row], normalized: Option<&Normalized>, budget: Budget, place: Span) {
-        let scales: Vec<ModelId> = normalized.iter().flat_map(|scale| scale.zero.iter().chain(&scale.one).copied()).collect();
+    /// Rows that are compared must have spent alike. A row that others start from, or that scores are scaled
+    /// by, is where they begin and no competitor.
+    pub(super) fn check_budget(
+        &mut self,
+        rows: &[Row],
+        normalized: Option<&Normalized>,
+        budget: Budget,
+        place: Span,
+    ) {
+        let scales: Vec<ModelId> =
+            normalized.iter().flat_map(|scale| scale.zero.iter().chain(&scale.one).copied()).collect();
         let mut beginnings: Vec<ModelId> = scales;
         for row in rows {
             for model in &row.models {
@@ -53,12 +60,15 @@ impl Checker {
                 false => "change how long one of them trains",
             };
             self.report(
-                Diagnostic::error(Code::UnequalBudget, place, text).label("every row of this table spends the same").help(help),
+                Diagnostic::error(Code::UnequalBudget, place, text)
+                    .label("every row of this table spends the same")
+                    .help(help),
             );
         }
     }
 
-    /// A model and those that its training went through, each once; with `teachers`, whatever it learnt from as well.
+    /// A model and those that its training went through, each once; with `teachers`, whatever it learnt from
+    /// as well.
     fn ancestry(&self, model: ModelId, teachers: bool, found: &mut Vec<ModelId>) {
         if found.contains(&model) {
             return;
@@ -73,7 +83,9 @@ impl Checker {
         }
         match stage {
             Stage::Train(train) => self.ancestry(train.start, teachers, found),
-            Stage::Joint(joint) => joint.members.iter().for_each(|member| self.ancestry(member.start, teachers, found)),
+            Stage::Joint(joint) => {
+                joint.members.iter().for_each(|member| self.ancestry(member.start, teachers, found))
+            }
             Stage::Member { joint, .. } => self.ancestry(*joint, teachers, found),
             Stage::Merge(merge) => merge.base.iter().for_each(|base| self.ancestry(*base, teachers, found)),
             Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => {}

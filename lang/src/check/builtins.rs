@@ -1,4 +1,5 @@
-//! The functions that need no import: one table, from which the checker binds arguments, editors help and the book lists.
+//! The functions that need no import: one table, from which the checker binds arguments, editors help and the
+//! book lists.
 
 use crate::experiment::{AdapterKind, Family, Pool};
 use crate::formula::{Formula, Function, Reduction, Scan};

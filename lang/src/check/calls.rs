@@ -19,8 +19,8 @@ use super::value::Value;
 /// Calls inside calls: a bound on how deep the evaluator goes.
 pub(super) const DEEPEST_CALL: usize = 64;
 
-/// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last one twice, doubles with
-/// every link.
+/// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last
+/// one twice, doubles with every link.
 const MOST_WORK: usize = 20_000;
 
 /// The same in a file in which that was too much for some item: others like it are given up sooner.
@@ -72,41 +72,55 @@ impl Checker {
             Value::Item { item, .. } => {
                 if let Some(block) = block {
                     self.report(
-                        Diagnostic::error(Code::WrongKind, block.span, "settings in braces belong to a built-in stage")
-                            .label("no settings are expected here")
-                            .help("pass values as arguments: `name: value`"),
+                        Diagnostic::error(
+                            Code::WrongKind,
+                            block.span,
+                            "settings in braces belong to a built-in stage",
+                        )
+                        .label("no settings are expected here")
+                        .help("pass values as arguments: `name: value`"),
                     );
                 }
                 self.call_item(item, whole.span, arguments, env)
             }
             Value::Error => {
-                // Names inside are still checked, but for bare words: what the function would have made of them is not known.
-                for argument in arguments.iter().filter(|argument| !matches!(argument.value.kind, ExprKind::Name(_))) {
+                // Names inside are still checked, but for bare words: what the function would have made of
+                // them is not known.
+                for argument in
+                    arguments.iter().filter(|argument| !matches!(argument.value.kind, ExprKind::Name(_)))
+                {
                     self.evaluate(&argument.value, env);
                 }
                 Value::Error
             }
             // A template or rollout without parameters needs no parentheses, and bears them.
-            value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => value,
-            other => self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other),
+            value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => {
+                value
+            }
+            other => {
+                self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other)
+            }
         }
     }
 
-    /// Whether a call reads like a method of a number: `student.entropy.mean()`. A part of a role, or of a library, is none.
+    /// Whether a call reads like a method of a number: `student.entropy.mean()`. A part of a role, or of a
+    /// library, is none.
     fn is_method(&self, base: &Expr, field: &Name, env: &Env) -> bool {
         match &base.kind {
             ExprKind::Field { .. } => true,
             ExprKind::Name(name) => {
                 let of_library = env.local(name).is_none() && foreign::is_library(name);
-                !of_library && (builtins::find(&field.text).is_some() || field.text == "detach") && env.local(name).is_some()
+                !of_library
+                    && (builtins::find(&field.text).is_some() || field.text == "detach")
+                    && env.local(name).is_some()
             }
             ExprKind::Call { .. } | ExprKind::Binary { .. } | ExprKind::Unary { .. } => true,
             _ => false,
         }
     }
 
-    /// What a name in front of parentheses means. Values and functions do not compete: a parameter called `alpha` hides
-    /// neither the divergence nor is hidden by it.
+    /// What a name in front of parentheses means. Values and functions do not compete: a parameter called
+    /// `alpha` hides neither the divergence nor is hidden by it.
     fn callee(&mut self, callee: &Expr, env: &Env) -> Value {
         let ExprKind::Name(name) = &callee.kind else { return self.evaluate(callee, env) };
         let callable = |value: &Value| matches!(value, Value::Item { .. } | Value::Builtin(_));
@@ -144,8 +158,12 @@ impl Checker {
             && !matches!(builtin.kind, Kind::Constructor(_) | Kind::Debate)
         {
             self.report(
-                Diagnostic::error(Code::WrongKind, block.span, format!("`{}` takes no settings in braces", builtin.name))
-                    .help(builtin.usage),
+                Diagnostic::error(
+                    Code::WrongKind,
+                    block.span,
+                    format!("`{}` takes no settings in braces", builtin.name),
+                )
+                .help(builtin.usage),
             );
         }
         let span = whole.span;
@@ -163,12 +181,16 @@ impl Checker {
         match builtin.kind {
             Kind::Constructor(constructor) => self.construct(builtin, constructor, span, &given, block, env),
             Kind::Schedule(name) => self.schedule_call(name, &given, span, env),
-            Kind::Reward(name) => self.reward_call(name, arguments, &given, span, env).map_or(Value::Error, Value::Reward),
-            Kind::Rollout(name) => {
-                self.rollout_call(name, &given, span, env).map_or(Value::Error, |rollout| Value::Rollout(Rc::new(rollout)))
+            Kind::Reward(name) => {
+                self.reward_call(name, arguments, &given, span, env).map_or(Value::Error, Value::Reward)
             }
+            Kind::Rollout(name) => self
+                .rollout_call(name, &given, span, env)
+                .map_or(Value::Error, |rollout| Value::Rollout(Rc::new(rollout))),
             Kind::Edit(name) => self.edit_call(name, &given, span, env).map_or(Value::Error, Value::Edit),
-            Kind::Optimizer(name) => self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer),
+            Kind::Optimizer(name) => {
+                self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer)
+            }
             Kind::Adapter(kind) => self.adapter_call(kind, &given, env).map_or(Value::Error, Value::Adapter),
             Kind::Layers => self.layers_call(&given, env),
             Kind::Dataset => self.dataset_call(&given, span, env),
@@ -202,16 +224,25 @@ impl Checker {
         // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
         if self.calling.contains(&name.span) {
             let first = self.calling.iter().position(|called| *called == name.span).unwrap_or(0);
-            let names: Vec<String> =
-                self.calling[first..].iter().map(|called| format!("`{}`", self.sources.text(*called))).collect();
+            let names: Vec<String> = self.calling[first..]
+                .iter()
+                .map(|called| format!("`{}`", self.sources.text(*called)))
+                .collect();
             let finding = Diagnostic::error(Code::Cycle, span, "this call ends up calling itself");
-            let finding = if names.len() > 1 { finding.label(format!("a circle of {}", names.join(", "))) } else { finding };
+            let finding = if names.len() > 1 {
+                finding.label(format!("a circle of {}", names.join(", ")))
+            } else {
+                finding
+            };
             self.report(finding.help("mopd has no recursion: functions are pasted in where they are used"));
             return Value::Error;
         }
         if self.calling.len() >= DEEPEST_CALL {
             let text = format!("calls are nested more than {DEEPEST_CALL} deep");
-            self.report(Diagnostic::error(Code::NestingTooDeep, span, text).help("let one function do the work of several"));
+            self.report(
+                Diagnostic::error(Code::NestingTooDeep, span, text)
+                    .help("let one function do the work of several"),
+            );
             return Value::Error;
         }
         if !self.spend(1, span) {
@@ -226,24 +257,32 @@ impl Checker {
         }
         self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let mut order = names
-            .iter()
-            .filter(|name| !arguments.iter().any(|argument| argument.name.as_ref().is_some_and(|given| given.text == **name)));
+        let mut order = names.iter().filter(|name| {
+            !arguments.iter().any(|argument| argument.name.as_ref().is_some_and(|given| given.text == **name))
+        });
         let given = arguments.iter().filter_map(|argument| {
-            let name =
-                argument.name.as_ref().map(|name| name.text.clone()).or_else(|| order.next().map(|name| (*name).to_owned()))?;
+            let name = argument
+                .name
+                .as_ref()
+                .map(|name| name.text.clone())
+                .or_else(|| order.next().map(|name| (*name).to_owned()))?;
             Some((name, argument.value.span))
         });
         let given = given.collect();
         self.calling.push(name.span);
-        self.frames.push(super::frames::Frame { name: name.text.clone(), body: tree.items[id.index].span, given });
+        self.frames.push(super::frames::Frame {
+            name: name.text.clone(),
+            body: tree.items[id.index].span,
+            given,
+        });
         let value = self.called(item, span, &inner);
         self.frames.pop();
         self.calling.pop();
         value
     }
 
-    /// Whether so many more calls or turns are within what an item may take; the first item that takes too many is reported.
+    /// Whether so many more calls or turns are within what an item may take; the first item that takes too
+    /// many is reported.
     pub(super) fn spend(&mut self, work: usize, span: Span) -> bool {
         let most = if self.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
         self.work.spent = self.work.spent.saturating_add(work);
@@ -270,11 +309,13 @@ impl Checker {
                 value @ (Value::Model(_) | Value::Error) => value,
                 other => self.wrong_kind(body.span, "a stage must end in a model", &other),
             },
-            ItemKind::Objective { name, body, .. } => {
-                self.objective_body(name, body, inner).map_or(Value::Error, |objective| Value::Objective(Rc::new(objective)))
-            }
+            ItemKind::Objective { name, body, .. } => self
+                .objective_body(name, body, inner)
+                .map_or(Value::Error, |objective| Value::Objective(Rc::new(objective))),
             ItemKind::Template { name, text, .. } => self.template_item(name, text, inner),
-            ItemKind::Rollout { body, .. } => self.rollout_value(body, inner).map_or(Value::Error, Value::Rollout),
+            ItemKind::Rollout { body, .. } => {
+                self.rollout_value(body, inner).map_or(Value::Error, Value::Rollout)
+            }
             ItemKind::Teacher { binding, .. } => {
                 let called = self.sources.text(span).to_owned();
                 self.teacher_binding(&called, &binding.value, span, inner)
@@ -305,9 +346,11 @@ impl Checker {
                     let env = env.named(format!("{}.{}", env.model_name, parameter.name.text));
                     // As a schedule may be given for a number, so may a formula of `step` and `progress`.
                     let number = |annotation: &Name| {
-                        unit_of_type(&annotation.text).is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
+                        unit_of_type(&annotation.text)
+                            .is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
                     };
-                    let moves = env.context == Context::Constant && parameter.annotation.as_ref().is_some_and(number);
+                    let moves =
+                        env.context == Context::Constant && parameter.annotation.as_ref().is_some_and(number);
                     let env = if moves { env.with_context(Context::Schedule) } else { env };
                     (self.evaluate(expr, &env), expr.span)
                 }
@@ -341,8 +384,8 @@ impl Checker {
         }
     }
 
-    /// Puts arguments into the slots of `names`: by name, or in order into those that are not named. Reports what fits no slot
-    /// or one that is taken.
+    /// Puts arguments into the slots of `names`: by name, or in order into those that are not named. Reports
+    /// what fits no slot or one that is taken.
     pub(super) fn slots<'e>(
         &mut self,
         callee: &str,
@@ -351,8 +394,11 @@ impl Checker {
         declared: Option<Span>,
     ) -> Slots<'e> {
         let mut slots = Slots { given: vec![None; names.len()], misplaced: Vec::new() };
-        let named = |name: &str| arguments.iter().filter_map(|argument| argument.name.as_ref()).any(|given| given.text == name);
-        // `interleave(top_k: 25, sample(...))`: what is given by name leaves its place in the order to the next.
+        let named = |name: &str| {
+            arguments.iter().filter_map(|argument| argument.name.as_ref()).any(|given| given.text == name)
+        };
+        // `interleave(top_k: 25, sample(...))`: what is given by name leaves its place in the order to the
+        // next.
         let mut order = (0..names.len()).filter(|slot| !named(names[*slot]));
         for argument in arguments {
             let slot = match &argument.name {
@@ -382,8 +428,9 @@ impl Checker {
         arguments: &'e [Argument],
         span: Span,
     ) -> Option<Vec<Option<&'e Expr>>> {
-        let known =
-            |argument: &&Argument| argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()));
+        let known = |argument: &&Argument| {
+            argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()))
+        };
         if let Some(setting) = arguments.iter().find(known)
             && self.setting_as_argument(builtin, setting)
         {
@@ -394,9 +441,13 @@ impl Checker {
         for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {
             if given[slot].is_none() && good {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `{parameter}`", builtin.name))
-                        .label("not given here")
-                        .help(builtin.usage),
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        span,
+                        format!("`{}` needs `{parameter}`", builtin.name),
+                    )
+                    .label("not given here")
+                    .help(builtin.usage),
                 );
                 good = false;
             }

@@ -2,7 +2,9 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Capability, RolloutSource, TeacherId, Train};
-use crate::formula::{Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal, Support};
+use crate::formula::{
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal, Support,
+};
 use crate::source::Span;
 
 use super::Checker;
@@ -17,7 +19,11 @@ impl Checker {
             push(&mut asked, Role::Teacher, choice.teacher);
         }
         for teacher in train.objective.named_teachers() {
-            push(&mut asked, Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() }, teacher);
+            push(
+                &mut asked,
+                Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() },
+                teacher,
+            );
         }
         let mut good = true;
         for (role, teacher) in &asked {
@@ -25,8 +31,8 @@ impl Checker {
             good &= self.check_capability(*teacher, role, train);
             // A teacher that only writes texts is imitated, whoever it is.
             if read {
-                good &=
-                    self.check_vocabulary(*teacher, role, train, settings) && self.check_lineage(*teacher, train, settings.span);
+                good &= self.check_vocabulary(*teacher, role, train, settings)
+                    && self.check_lineage(*teacher, train, settings.span);
             }
         }
         good
@@ -49,7 +55,9 @@ impl Checker {
         }
         for rollout in all_rollouts(&train.objective, &train.rollout) {
             let needed = match &rollout.source {
-                RolloutSource::TokenMix { .. } | RolloutSource::Speculative { .. } => Capability::Distribution,
+                RolloutSource::TokenMix { .. } | RolloutSource::Speculative { .. } => {
+                    Capability::Distribution
+                }
                 RolloutSource::Interleave { top_k, .. } => Capability::TopK(*top_k),
                 _ => continue,
             };
@@ -76,13 +84,15 @@ impl Checker {
             (Capability::Distribution, Capability::TopK(k)) => {
                 format!("compare on what it answers: `support: top_k({}, {k})`, with a `mass`", role.name())
             }
-            (Capability::TopK(_), Capability::TopK(k)) => format!("ask for at most {k}, or raise what it answers"),
-            (_, Capability::Sampled) => {
-                "use the token taken alone: `teacher.logp`, or `support: sampled`; or a teacher that answers more".to_owned()
+            (Capability::TopK(_), Capability::TopK(k)) => {
+                format!("ask for at most {k}, or raise what it answers")
             }
-            (_, Capability::Text) => {
-                "a teacher that only writes can be imitated, `from(teacher, ...)`, and asked nothing else".to_owned()
-            }
+            (_, Capability::Sampled) => "use the token taken alone: `teacher.logp`, or `support: sampled`; \
+                                         or a teacher that answers more"
+                .to_owned(),
+            (_, Capability::Text) => "a teacher that only writes can be imitated, `from(teacher, ...)`, and \
+                                      asked nothing else"
+                .to_owned(),
             _ => "use a teacher that answers more".to_owned(),
         };
         self.report(
@@ -111,9 +121,8 @@ fn same(role: &Role, asked: &Role) -> bool {
 /// What a part of an objective needs of `role`; none where it does not ask it.
 fn asks(node: &FormulaNode, role: &Role) -> Option<Capability> {
     match &node.kind {
-        FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
-            of_divergence(divergence, role)
-        }
+        FormulaKind::Signal(Signal::Divergence(divergence))
+        | FormulaKind::Live(Live::Divergence(divergence)) => of_divergence(divergence, role),
         FormulaKind::Live(Live::Likelihood { of }) => same(of, role).then_some(Capability::TopK(1)),
         FormulaKind::Live(Live::Ranking { order }) => chooses(order, role),
         FormulaKind::Signal(signal) => of_signal(signal, role),
@@ -163,8 +172,12 @@ fn on_support(support: &Support, role: &Role) -> Capability {
         Support::TopK { role: of, k } if same(of, role) => Capability::TopK(*k),
         // Another one chose the entries: only the whole distribution has them all.
         Support::TopK { .. } | Support::Nucleus { .. } => Capability::Distribution,
-        Support::Union(parts) => parts.iter().map(|part| on_support(part, role)).max().unwrap_or(Capability::Distribution),
-        Support::Intersection(parts) => parts.iter().map(|part| on_support(part, role)).min().unwrap_or(Capability::Distribution),
+        Support::Union(parts) => {
+            parts.iter().map(|part| on_support(part, role)).max().unwrap_or(Capability::Distribution)
+        }
+        Support::Intersection(parts) => {
+            parts.iter().map(|part| on_support(part, role)).min().unwrap_or(Capability::Distribution)
+        }
     }
 }
 
@@ -173,7 +186,9 @@ fn chooses(support: &Support, role: &Role) -> Option<Capability> {
     match support {
         Support::TopK { role: of, k } => same(of, role).then_some(Capability::TopK(*k)),
         Support::Nucleus { role: of, .. } => same(of, role).then_some(Capability::Distribution),
-        Support::Union(parts) | Support::Intersection(parts) => parts.iter().filter_map(|part| chooses(part, role)).max(),
+        Support::Union(parts) | Support::Intersection(parts) => {
+            parts.iter().filter_map(|part| chooses(part, role)).max()
+        }
         _ => None,
     }
 }

@@ -25,7 +25,13 @@ impl Columns {
 }
 
 impl Checker {
-    pub(super) fn comparison(&mut self, module: ModuleId, item: &Item, name: &Text, block: &Block) -> Option<Comparison> {
+    pub(super) fn comparison(
+        &mut self,
+        module: ModuleId,
+        item: &Item,
+        name: &Text,
+        block: &Block,
+    ) -> Option<Comparison> {
         let env = Env::constant(module);
         let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
@@ -45,7 +51,8 @@ impl Checker {
                     if let Some(place) = settings.key_span(key) {
                         let text = format!("every column is a benchmark, and each says its own `{key}`");
                         self.report(
-                            Diagnostic::error(Code::UnusedSetting, place, text).help("remove it, or write it in the `eval`"),
+                            Diagnostic::error(Code::UnusedSetting, place, text)
+                                .help("remove it, or write it in the `eval`"),
                         );
                     }
                 }
@@ -64,12 +71,17 @@ impl Checker {
         let budget = self.budget(&settings);
         for &domain in &columns.domains {
             if self.domain(domain).tests.is_none() {
-                let (domain_name, span) = (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
+                let (domain_name, span) =
+                    (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
                 self.report(
-                    Diagnostic::error(Code::MissingKey, span, format!("the domain `{domain_name}` has no held-out prompts"))
-                        .label("`tests` is not set")
-                        .because(name.span, "judged here")
-                        .help("add `tests = \"...\"`: prompts that no model is trained on"),
+                    Diagnostic::error(
+                        Code::MissingKey,
+                        span,
+                        format!("the domain `{domain_name}` has no held-out prompts"),
+                    )
+                    .label("`tests` is not set")
+                    .because(name.span, "judged here")
+                    .help("add `tests = \"...\"`: prompts that no model is trained on"),
                 );
                 return None;
             }
@@ -147,7 +159,8 @@ impl Checker {
     /// `budget = tokens, teachers = charged`; `None` where faulty.
     fn budget(&mut self, settings: &Settings) -> Option<Option<Budget>> {
         let charges = [("free", false), ("charged", true)];
-        let charged = settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
+        let charged =
+            settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
         let Some(expr) = settings.get("budget") else {
             if let Some(place) = settings.key_span("teachers") {
                 self.report(
@@ -158,12 +171,20 @@ impl Checker {
             }
             return Some(None);
         };
-        let units = [("steps", BudgetUnit::Steps), ("sequences", BudgetUnit::Sequences), ("tokens", BudgetUnit::Tokens)];
+        let units = [
+            ("steps", BudgetUnit::Steps),
+            ("sequences", BudgetUnit::Sequences),
+            ("tokens", BudgetUnit::Tokens),
+        ];
         let unit = self.word(expr, "a budget", &units);
         if charged.is_none() {
             self.report(
-                Diagnostic::error(Code::MissingKey, expr.span, "a budget must say whether what the teachers took counts")
-                    .help("add `teachers = free` or `teachers = charged`"),
+                Diagnostic::error(
+                    Code::MissingKey,
+                    expr.span,
+                    "a budget must say whether what the teachers took counts",
+                )
+                .help("add `teachers = free` or `teachers = charged`"),
             );
         }
         Some(Some(Budget { unit: unit?, teachers_charged: charged?? }))
@@ -176,8 +197,11 @@ impl Checker {
             return None;
         };
         if items.is_empty() {
-            let finding = Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model").label("no model");
-            self.report(finding.help("list the models that it compares: `models = [start, expert, student]`"));
+            let finding = Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model")
+                .label("no model");
+            self.report(
+                finding.help("list the models that it compares: `models = [start, expert, student]`"),
+            );
             return None;
         }
         let rows: Vec<Option<Row>> = items
@@ -190,10 +214,13 @@ impl Checker {
             .collect();
         let rows: Option<Vec<Row>> = rows.into_iter().collect();
         let rows = rows?;
-        let twice = |at: usize| rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at));
+        let twice = |at: usize| {
+            rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
+        };
         if let Some((first, second)) = (1..rows.len()).find_map(twice) {
             let text = format!("`{}` stands in two rows of the table", rows[second].label);
-            let finding = Diagnostic::error(Code::DuplicateName, items[second].span, text).label("the same models as above");
+            let finding = Diagnostic::error(Code::DuplicateName, items[second].span, text)
+                .label("the same models as above");
             self.report(finding.because(items[first].span, "first listed here").help("list each model once"));
             return None;
         }
@@ -216,7 +243,8 @@ impl Checker {
             Value::Family(family) => {
                 if let Some(benchmark) = columns.benchmarks.first() {
                     let name = self.benchmarks[benchmark.0 as usize].name.clone();
-                    let text = format!("`{}` has one member per domain, and `{name}` is no domain", family.name);
+                    let text =
+                        format!("`{}` has one member per domain, and `{name}` is no domain", family.name);
                     self.report(
                         Diagnostic::error(Code::WrongKind, expr.span, text)
                             .label("which of them belongs in this column?")
@@ -234,11 +262,17 @@ impl Checker {
                             return None;
                         }
                         None => {
-                            let text = format!("`{}` has no member for the domain `{}`", family.name, self.domain(*domain).name);
+                            let text = format!(
+                                "`{}` has no member for the domain `{}`",
+                                family.name,
+                                self.domain(*domain).name
+                            );
                             self.report(
                                 Diagnostic::error(Code::UnknownName, expr.span, text)
                                     .label("one column would stay empty")
-                                    .help("name one member, such as `expert[math]`, to show it in every column"),
+                                    .help(
+                                        "name one member, such as `expert[math]`, to show it in every column",
+                                    ),
                             );
                             return None;
                         }
@@ -266,20 +300,26 @@ impl Checker {
         };
         if builtin.kind != Kind::Normalized {
             self.report(
-                Diagnostic::error(Code::WrongKind, expr.span, usage).help(builtins::find("normalized").expect("built in").usage),
+                Diagnostic::error(Code::WrongKind, expr.span, usage)
+                    .help(builtins::find("normalized").expect("built in").usage),
             );
             return None;
         }
         let given = self.builtin_arguments(builtin, arguments, expr.span)?;
         let (zero, one) = (given[0].expect("required"), given[1].expect("required"));
         let (zero_value, one_value) = (self.evaluate(zero, env), self.evaluate(one, env));
-        let (zero_models, one_models) = (self.columns(zero_value, zero, columns)?, self.columns(one_value, one, columns)?);
+        let (zero_models, one_models) =
+            (self.columns(zero_value, zero, columns)?, self.columns(one_value, one, columns)?);
         if zero_models.iter().zip(&one_models).any(|(zero, one)| zero == one) {
             self.report(
-                Diagnostic::error(Code::OutOfRange, expr.span, "the references of the score are the same model")
-                    .because(zero.span, "scores 0")
-                    .because(one.span, "scores 1")
-                    .help("name two different models: what scores 0, and what scores 1"),
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    expr.span,
+                    "the references of the score are the same model",
+                )
+                .because(zero.span, "scores 0")
+                .because(one.span, "scores 1")
+                .help("name two different models: what scores 0, and what scores 1"),
             );
             return None;
         }

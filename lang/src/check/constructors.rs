@@ -1,7 +1,9 @@
 //! The stages that make models: who is called, and those that train nothing.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer};
+use crate::experiment::{
+    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer,
+};
 use crate::formula::Unit;
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind};
@@ -113,7 +115,13 @@ impl Checker {
     }
 
     /// `llama { ... }` and its kin.
-    fn decoder(&mut self, family: Family, span: Span, block: Option<&Block>, env: &Env) -> Option<Architecture> {
+    fn decoder(
+        &mut self,
+        family: Family,
+        span: Span,
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Architecture> {
         let settings = self.settings(block, family.name(), span, vocabulary::DECODER, false);
         self.keep_marks(&settings, &env.model_name);
         let layers = self.required_count(&settings, "layers", env, 1);
@@ -121,7 +129,8 @@ impl Checker {
         let heads = self.required_count(&settings, "heads", env, 1);
         let context = self.required_count(&settings, "context", env, 2);
         let tokenizer = self.required(&settings, "tokenizer").and_then(|expr| self.tokenizer(expr, env));
-        let optional = |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
+        let optional =
+            |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
         let (key_value_heads, hidden) = (optional(self, "key_value_heads"), optional(self, "hidden"));
         let tied = match settings.get("tied") {
             Some(expr) => self.truth_setting(expr, "tied", env),
@@ -131,8 +140,10 @@ impl Checker {
             Some(expr) => checker.at_least(expr, key, env, f64::MIN_POSITIVE),
             None => Some(default),
         };
-        let (rope_theta, norm_epsilon) = (real(self, "rope_theta", 10_000.0), real(self, "norm_epsilon", 1e-5));
-        // "Small init" (arXiv:1910.05895, section 2.2): 0.02 at width 1,000, and enough for narrow models to learn at all.
+        let (rope_theta, norm_epsilon) =
+            (real(self, "rope_theta", 10_000.0), real(self, "norm_epsilon", 1e-5));
+        // "Small init" (arXiv:1910.05895, section 2.2): 0.02 at width 1,000, and enough for narrow models to
+        // learn at all.
         let small = (2.0 / (5.0 * f64::from(width.unwrap_or(1_000)))).sqrt();
         let initial_deviation = real(self, "initial_deviation", small);
         let (width, heads) = (width?, heads?);
@@ -142,11 +153,19 @@ impl Checker {
             checker.report(Diagnostic::error(Code::OutOfRange, place, text));
         };
         if width % (2 * heads) != 0 {
-            multiple(self, "width", format!("the width {width} does not divide into {heads} heads of even size"));
+            multiple(
+                self,
+                "width",
+                format!("the width {width} does not divide into {heads} heads of even size"),
+            );
             return None;
         }
         if heads % key_value_heads != 0 {
-            multiple(self, "key_value_heads", format!("{heads} heads can't share {key_value_heads} key-value heads evenly"));
+            multiple(
+                self,
+                "key_value_heads",
+                format!("{heads} heads can't share {key_value_heads} key-value heads evenly"),
+            );
             return None;
         }
         Some(Architecture {
@@ -179,7 +198,13 @@ impl Checker {
         }
     }
 
-    fn merge(&mut self, span: Span, given: &[Option<&Expr>], block: Option<&Block>, env: &Env) -> Option<Merge> {
+    fn merge(
+        &mut self,
+        span: Span,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Merge> {
         let settings = self.settings(block, "merge", span, vocabulary::MERGE, false);
         self.keep_marks(&settings, &env.model_name);
         let models = self.models_of(given[0].expect("required"), env);
@@ -187,8 +212,15 @@ impl Checker {
             Some(expr) => Some(self.model_value(expr, env)?),
             None => None,
         };
-        let methods = [("average", "average"), ("task_arithmetic", "task_arithmetic"), ("ties", "ties"), ("dare", "dare")];
-        let method = self.required(&settings, "method").and_then(|expr| self.word(expr, "a way to merge", &methods))?;
+        let methods = [
+            ("average", "average"),
+            ("task_arithmetic", "task_arithmetic"),
+            ("ties", "ties"),
+            ("dare", "dare"),
+        ];
+        let method = self
+            .required(&settings, "method")
+            .and_then(|expr| self.word(expr, "a way to merge", &methods))?;
         let known: &[&str] = match method {
             "average" => &[],
             "task_arithmetic" => &["scale"],
@@ -216,7 +248,11 @@ impl Checker {
                 let (scale, density) = (number(self, "scale")?, number(self, "density")?);
                 if density <= 0.0 {
                     let place = settings.get("density").map_or(span, |expr| expr.span);
-                    self.report(Diagnostic::error(Code::OutOfRange, place, "`density` must be above 0: nothing would be kept"));
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        "`density` must be above 0: nothing would be kept",
+                    ));
                     return None;
                 }
                 MergeMethod::Ties { scale, density }
@@ -225,7 +261,11 @@ impl Checker {
                 let (scale, drop) = (number(self, "scale")?, number(self, "drop")?);
                 if drop >= 1.0 {
                     let place = settings.get("drop").map_or(span, |expr| expr.span);
-                    self.report(Diagnostic::error(Code::OutOfRange, place, "`drop` must be below 1: nothing would be left"));
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        "`drop` must be below 1: nothing would be left",
+                    ));
                     return None;
                 }
                 MergeMethod::Dare { scale, drop }
@@ -249,9 +289,14 @@ impl Checker {
             if let (Some(shape), Some(first)) = shapes
                 && shape != first
             {
-                let text = format!("`{}` and `{}` have different shapes", self.model(models[0]).name, self.model(*other).name);
+                let text = format!(
+                    "`{}` and `{}` have different shapes",
+                    self.model(models[0]).name,
+                    self.model(*other).name
+                );
                 self.report(
-                    Diagnostic::error(Code::WrongKind, span, text).help("only weights of one architecture can be merged"),
+                    Diagnostic::error(Code::WrongKind, span, text)
+                        .help("only weights of one architecture can be merged"),
                 );
                 return None;
             }

@@ -21,7 +21,9 @@ impl Checker {
         // `prompts = math.jsonl`
         let written = self.sources.text(expr.span);
         let ending = written.rsplit_once('.').map_or("", |(_, ending)| ending);
-        if matches!(expr.kind, ExprKind::Field { .. }) && matches!(ending, "jsonl" | "json" | "csv" | "parquet" | "tsv" | "txt") {
+        if matches!(expr.kind, ExprKind::Field { .. })
+            && matches!(ending, "jsonl" | "json" | "csv" | "parquet" | "tsv" | "txt")
+        {
             let quoted = format!("\"{written}\"");
             let text = format!("`{key}` is a path, and a path is a text in quotes");
             let finding = Diagnostic::error(Code::WrongKind, expr.span, text).label("not in quotes");
@@ -31,11 +33,21 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Text(path) => {
                 let path = self.path(path, expr.span)?;
-                Some(DataSource { path, split: None, filter: None, limit: None, origin: self.origin(expr.span) })
+                Some(DataSource {
+                    path,
+                    split: None,
+                    filter: None,
+                    limit: None,
+                    origin: self.origin(expr.span),
+                })
             }
             Value::Dataset(source) => Some(Rc::unwrap_or_clone(source)),
             other => {
-                self.wrong_kind(expr.span, &format!("`{key}` is the path of a file in quotes, or `dataset(...)`"), &other);
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`{key}` is the path of a file in quotes, or `dataset(...)`"),
+                    &other,
+                );
                 None
             }
         }
@@ -64,26 +76,32 @@ impl Checker {
             Some(expr) => self.count(expr, "limit", env, 1).map(Some),
             None => Some(None),
         };
-        let (Some(path), Some(split), Some(filter), Some(limit)) = (path, split, filter, limit) else { return Value::Error };
+        let (Some(path), Some(split), Some(filter), Some(limit)) = (path, split, filter, limit) else {
+            return Value::Error;
+        };
         let origin = self.origin(span);
         Value::Dataset(Rc::new(DataSource { path, split, filter, limit, origin }))
     }
 
     /// `data.level >= 3`
     fn row_filter(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
-        const WANTED: &str =
-            "a filter says of each row whether it is read, such as `data.level >= 3` or `data.topic == \"algebra\"`";
+        const WANTED: &str = "a filter says of each row whether it is read, such as `data.level >= 3` or \
+                              `data.topic == \"algebra\"`";
         let mut bare = Vec::new();
         super::unknown::bare_names(expr, &mut bare);
         let unknown = bare.into_iter().find(|(name, span)| {
-            env.local(name).is_none() && !self.is_declared(span.file, name) && super::vocabulary::signal(name).is_none()
+            env.local(name).is_none()
+                && !self.is_declared(span.file, name)
+                && super::vocabulary::signal(name).is_none()
         });
         if let Some((name, span)) = unknown {
             let text = format!("cannot find `{name}` in this scope");
             let finding = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
             let ours = format!("data.{name}");
             self.report(
-                finding.help(format!("a field of the data is read as `{ours}`")).replace_with(format!("write `{ours}`"), ours),
+                finding
+                    .help(format!("a field of the data is read as `{ours}`"))
+                    .replace_with(format!("write `{ours}`"), ours),
             );
             return None;
         }
@@ -95,15 +113,21 @@ impl Checker {
             }
         };
         if let Some(truth) = formula.constant() {
-            let text = if truth == 1.0 { "this filter lets every row through" } else { "this filter lets no row through" };
+            let text = if truth == 1.0 {
+                "this filter lets every row through"
+            } else {
+                "this filter lets no row through"
+            };
             self.report(
-                Diagnostic::error(Code::UnusedSetting, expr.span, text).help("remove it, or read a field: `data.level >= 3`"),
+                Diagnostic::error(Code::UnusedSetting, expr.span, text)
+                    .help("remove it, or read a field: `data.level >= 3`"),
             );
             return None;
         }
         if !open(&formula) && !decided_by_data(&formula) {
             self.report(
-                Diagnostic::error(Code::WrongKind, expr.span, WANTED).label("this is known only once something has been written"),
+                Diagnostic::error(Code::WrongKind, expr.span, WANTED)
+                    .label("this is known only once something has been written"),
             );
             return None;
         }
@@ -145,7 +169,9 @@ impl Checker {
             }
             if column == name.text {
                 let text = format!("the field `{column}` stands in the column `{column}` anyway");
-                self.report(Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"));
+                self.report(
+                    Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"),
+                );
                 good = false;
                 continue;
             }
@@ -167,7 +193,11 @@ impl Checker {
             Value::Columns(columns) => Rc::unwrap_or_clone(columns),
             other => {
                 let usage = builtins::find("columns").expect("built in").usage;
-                self.wrong_kind(expr.span, &format!("`fields` says in which columns they stand: `{usage}`"), &other);
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`fields` says in which columns they stand: `{usage}`"),
+                    &other,
+                );
                 Vec::new()
             }
         }
@@ -177,14 +207,21 @@ impl Checker {
     pub(super) fn format(&mut self, settings: &Settings, env: &Env) -> Option<PromptFormat> {
         let system = settings.get("system").map(|expr| (self.text(expr, "system", env), expr.span));
         let words = [("text", PromptFormat::Text), ("chat", PromptFormat::Chat { system: None })];
-        let format = settings.get("format").map(|expr| (self.word(expr, "a format of prompts", &words), expr.span));
+        let format =
+            settings.get("format").map(|expr| (self.word(expr, "a format of prompts", &words), expr.span));
         match (format, system) {
-            (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => Some(PromptFormat::Chat { system }),
+            (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => {
+                Some(PromptFormat::Chat { system })
+            }
             (Some((Some(PromptFormat::Text), place)), Some((_, system))) => {
                 self.report(
-                    Diagnostic::error(Code::UnusedSetting, system, "prompts that are text have no system message")
-                        .because(place, "the prompt is handed over as it is")
-                        .help("write `format = chat`, or put the text into the prompts"),
+                    Diagnostic::error(
+                        Code::UnusedSetting,
+                        system,
+                        "prompts that are text have no system message",
+                    )
+                    .because(place, "the prompt is handed over as it is")
+                    .help("write `format = chat`, or put the text into the prompts"),
                 );
                 Some(PromptFormat::Text)
             }
@@ -199,21 +236,31 @@ impl Checker {
         }
     }
 
-    /// What comes from elsewhere may have been trained on conversations: whether its prompts are put into its template changes
-    /// every number, so it must be said.
+    /// What comes from elsewhere may have been trained on conversations: whether its prompts are put into its
+    /// template changes every number, so it must be said.
     pub(super) fn check_format(&mut self, model: ModelId, domain: DomainId, span: Span) -> bool {
         if self.domain(domain).format.is_some() {
             return true;
         }
         let first = self.first_weights(model);
-        let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage else { return true };
+        let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage
+        else {
+            return true;
+        };
         let (name, place) = (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
         let loaded = self.span(self.model(first).origin);
         self.report(
-            Diagnostic::error(Code::MissingKey, place, format!("the domain `{name}` must say how its prompts are handed over"))
-                .because(loaded, "this model may have been trained on conversations")
-                .because(span, "used here")
-                .help("add `format = chat` to put them into the model's chat template, or `format = text` to leave them as they are"),
+            Diagnostic::error(
+                Code::MissingKey,
+                place,
+                format!("the domain `{name}` must say how its prompts are handed over"),
+            )
+            .because(loaded, "this model may have been trained on conversations")
+            .because(span, "used here")
+            .help(
+                "add `format = chat` to put them into the model's chat template, or `format = text` to \
+                 leave them as they are",
+            ),
         );
         false
     }

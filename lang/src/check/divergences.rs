@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Generator, Mass, Role, Signal, Support, Unit,
+    Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Generator, Mass, Role, Signal,
+    Support, Unit,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, Name, Parameter};
@@ -34,7 +35,9 @@ impl Checker {
         if self.outside_objective(span, env) {
             return Value::Error;
         }
-        let slot = |parameter: &str| builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at]);
+        let slot = |parameter: &str| {
+            builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at])
+        };
         let sides = match slot("pair") {
             Some(pair) => self.sides(pair, slot("support"), builtin.name, env),
             None => {
@@ -43,7 +46,8 @@ impl Checker {
                 left.zip(right)
             }
         };
-        let parameter = |checker: &mut Checker, name: &str| checker.parameter_of_divergence(slot(name)?, name, env);
+        let parameter =
+            |checker: &mut Checker, name: &str| checker.parameter_of_divergence(slot(name)?, name, env);
         let kind = match name {
             DivergenceName::Kl => Some(DivergenceKind::Kl),
             DivergenceName::TotalVariation => Some(DivergenceKind::TotalVariation),
@@ -65,7 +69,11 @@ impl Checker {
                     Some(expr) => match expr.kind {
                         ExprKind::Bool(normalized) => Some(normalized),
                         _ => {
-                            self.report(Diagnostic::error(Code::WrongKind, expr.span, "`normalized` is `true` or `false`"));
+                            self.report(Diagnostic::error(
+                                Code::WrongKind,
+                                expr.span,
+                                "`normalized` is `true` or `false`",
+                            ));
                             None
                         }
                     },
@@ -92,7 +100,13 @@ impl Checker {
     }
 
     /// `teacher || student`
-    fn sides(&mut self, pair: &Expr, second: Option<&Expr>, name: &str, env: &Env) -> Option<(Distribution, Distribution)> {
+    fn sides(
+        &mut self,
+        pair: &Expr,
+        second: Option<&Expr>,
+        name: &str,
+        env: &Env,
+    ) -> Option<(Distribution, Distribution)> {
         // `kl(live student || teacher)`
         if let ExprKind::Versus { left, right } = &pair.kind
             && let Some(side) = [left, right].into_iter().find(|side| matches!(side.kind, ExprKind::Live(_)))
@@ -103,7 +117,11 @@ impl Checker {
             let file = &self.sources.file(pair.span.file).text;
             let call = file[..pair.span.start as usize].trim_end_matches([' ', '(']).len() - name.len();
             let end = pair.span.end as usize;
-            let ours = format!("live {name}({} || {}", plain_side(left, &self.sources), plain_side(right, &self.sources));
+            let ours = format!(
+                "live {name}({} || {}",
+                plain_side(left, &self.sources),
+                plain_side(right, &self.sources)
+            );
             let place = Span::new(pair.span.file, call, end);
             let named = file[call..].starts_with(name);
             let finding = finding.help(format!("write `{ours})`"));
@@ -128,24 +146,28 @@ impl Checker {
         match value {
             Value::Versus { left, right } => Some((left, right)),
             other => {
-                let wanted = format!("`{name}` needs both arguments and their order: `{name}(student || teacher)`");
+                let wanted =
+                    format!("`{name}` needs both arguments and their order: `{name}(student || teacher)`");
                 self.wrong_kind(pair.span, &wanted, &other);
                 None
             }
         }
     }
 
-    /// A number of the run: known now, scheduled, or computed from `step` and `progress`. Its range is checked over the run
-    /// of every stage that uses it.
+    /// A number of the run: known now, scheduled, or computed from `step` and `progress`. Its range is
+    /// checked over the run of every stage that uses it.
     fn parameter_of_divergence(&mut self, expr: &Expr, name: &str, env: &Env) -> Option<Formula> {
         let value = self.evaluate(expr, env);
         let formula = self.formula(value, expr.span)?;
         if formula.live() || formula.axis() > Axis::Run {
-            let text = format!("`{name}` is one number for the whole step, and this is one per {}", formula.axis().name());
-            self.report(
-                Diagnostic::error(Code::AxisMismatch, expr.span, text)
-                    .help("for a coefficient per token mix the distributions themselves: `blend(teacher: a, student: 1 - a)`"),
+            let text = format!(
+                "`{name}` is one number for the whole step, and this is one per {}",
+                formula.axis().name()
             );
+            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help(
+                "for a coefficient per token mix the distributions themselves: `blend(teacher: a, student: \
+                 1 - a)`",
+            ));
             return None;
         }
         if matches!(formula.unit(), Unit::Bool | Unit::Logp) {
@@ -160,7 +182,8 @@ impl Checker {
         if let (Some((low, high)), Some(value)) = (bounds, formula.constant())
             && !(low..=high).contains(&value)
         {
-            let finding = Diagnostic::error(Code::OutOfRange, expr.span, format!("`{name}` must lie between 0 and 1"));
+            let finding =
+                Diagnostic::error(Code::OutOfRange, expr.span, format!("`{name}` must lie between 0 and 1"));
             self.report(finding.label(format!("this is {value}")));
             return None;
         }
@@ -174,23 +197,31 @@ impl Checker {
             DivergenceKind::Jsd { beta, normalized: false } if matches!(beta.constant(), Some(0.0 | 1.0)) => {
                 let beta = beta.constant().expect("just matched");
                 self.report(
-                    Diagnostic::error(Code::OutOfRange, place, format!("`jsd` with beta = {beta} is 0 everywhere"))
-                        .label("teaches nothing")
-                        .help(
-                            "its limits, divided by beta * (1 - beta), are the two directions of `kl`: write the one you mean, \
-                             or `normalized: true` where beta moves",
-                        ),
+                    Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        format!("`jsd` with beta = {beta} is 0 everywhere"),
+                    )
+                    .label("teaches nothing")
+                    .help(
+                        "its limits, divided by beta * (1 - beta), are the two directions of `kl`: write \
+                         the one you mean, or `normalized: true` where beta moves",
+                    ),
                 );
                 true
             }
             DivergenceKind::Jsd { beta, normalized: true } if matches!(beta.constant(), Some(0.0 | 1.0)) => {
-                let finding = Diagnostic::error(Code::OutOfRange, place, "this end of the normalised `jsd` is a `kl`");
+                let finding =
+                    Diagnostic::error(Code::OutOfRange, place, "this end of the normalised `jsd` is a `kl`");
                 self.report(finding.help("write `kl(...)` in the direction you mean"));
                 true
             }
             DivergenceKind::Alpha { alpha } if matches!(alpha.constant(), Some(0.0 | 1.0)) => {
-                let finding = Diagnostic::error(Code::OutOfRange, place, "this end of the alpha divergence is a `kl`");
-                self.report(finding.help("write what it is: `kl(left || right)` at 1, `kl(right || left)` at 0"));
+                let finding =
+                    Diagnostic::error(Code::OutOfRange, place, "this end of the alpha divergence is a `kl`");
+                self.report(
+                    finding.help("write what it is: `kl(left || right)` at 1, `kl(right || left)` at 0"),
+                );
                 true
             }
             _ => false,
@@ -215,7 +246,9 @@ impl Checker {
             Some(expr) => self.real(expr, "clip_each", env).map(Some),
         };
         let support_and_mass = self.support_and_mass(support, mass, span, env);
-        let (Some(temperature), Some(clip_each), Some((support, mass))) = (temperature, clip_each, support_and_mass) else {
+        let (Some(temperature), Some(clip_each), Some((support, mass))) =
+            (temperature, clip_each, support_and_mass)
+        else {
             return Value::Error;
         };
         if left == right {
@@ -237,7 +270,10 @@ impl Checker {
             );
             return Value::Error;
         }
-        self.signal(Signal::Divergence(Divergence { kind, left, right, support, mass, temperature, clip_each }), span)
+        self.signal(
+            Signal::Divergence(Divergence { kind, left, right, support, mass, temperature, clip_each }),
+            span,
+        )
     }
 
     fn support_and_mass(
@@ -247,8 +283,12 @@ impl Checker {
         span: Span,
         env: &Env,
     ) -> Option<(Support, Mass)> {
-        let words =
-            [("renormalized", Mass::Renormalized), ("tail", Mass::Tail), ("generalized", Mass::Generalized), ("raw", Mass::Raw)];
+        let words = [
+            ("renormalized", Mass::Renormalized),
+            ("tail", Mass::Tail),
+            ("generalized", Mass::Generalized),
+            ("raw", Mass::Raw),
+        ];
         let mass = match mass_place {
             None => Some(None),
             Some(expr) => self.word(expr, "a treatment of mass", &words).map(Some),
@@ -259,7 +299,8 @@ impl Checker {
         };
         let (support, treatment) = (support?, mass?);
         // A support that was given from outside may be another one next time.
-        let is_written = support_place.is_none_or(|expr| matches!(&expr.kind, ExprKind::Name(name) if name == "full"));
+        let is_written =
+            support_place.is_none_or(|expr| matches!(&expr.kind, ExprKind::Name(name) if name == "full"));
         if support == Support::Full
             && is_written
             && let Some(place) = mass_place
@@ -284,7 +325,10 @@ impl Checker {
                         span,
                         "a truncated support must say what happens to the mass outside it",
                     )
-                    .help("add `mass: generalized` (keeps student = teacher stationary), `renormalized`, `tail` or `raw`"),
+                    .help(
+                        "add `mass: generalized` (keeps student = teacher stationary), `renormalized`, \
+                         `tail` or `raw`",
+                    ),
                 );
                 None
             }
@@ -317,14 +361,24 @@ impl Checker {
         }
     }
 
-    pub(super) fn support_call(&mut self, name: SupportName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    pub(super) fn support_call(
+        &mut self,
+        name: SupportName,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
         if let SupportName::Union | SupportName::Intersection = name {
             let mut parts = Vec::new();
             for expr in given.iter().flatten() {
                 let Some(part) = self.support(expr, env) else { return Value::Error };
                 parts.push(part);
             }
-            return Value::Support(if name == SupportName::Union { Support::Union(parts) } else { Support::Intersection(parts) });
+            return Value::Support(if name == SupportName::Union {
+                Support::Union(parts)
+            } else {
+                Support::Intersection(parts)
+            });
         }
         let first = given[0].expect("required");
         // `answers = top_k(20)`: how many entries a teacher answers with, nobody's in particular.
@@ -334,7 +388,8 @@ impl Checker {
         }
         let value = self.evaluate(first, env);
         let usage = if name == SupportName::TopK { "top_k(teacher, 64)" } else { "nucleus(teacher, 0.95)" };
-        let role = self.role_of(value, first.span, &format!("a support needs the role that chooses: `{usage}`"));
+        let role =
+            self.role_of(value, first.span, &format!("a support needs the role that chooses: `{usage}`"));
         let Some(second) = given[1] else {
             return self.wrong_kind(span, "the size of the support is missing", &Value::List(Vec::new()));
         };
@@ -368,7 +423,8 @@ impl Checker {
             };
             let role = Expr { span: name.span, kind: ExprKind::Name(name.text.clone()) };
             let role = self.evaluate(&role, env);
-            let role = self.role_of(role, name.span, "a blend is made of roles, such as `teacher` and `student`");
+            let role =
+                self.role_of(role, name.span, "a blend is made of roles, such as `teacher` and `student`");
             let value = self.evaluate(&argument.value, env);
             let share = self.formula(value, argument.value.span);
             let (Some(role), Some(share)) = (role, share) else { return Value::Error };
@@ -386,7 +442,11 @@ impl Checker {
         }
         let shares: Option<f64> = parts.iter().map(|(share, _)| share.constant()).sum();
         if let Some(total) = shares.filter(|total| (total - 1.0).abs() > 1e-9) {
-            let finding = Diagnostic::error(Code::ShareSum, span, format!("the shares of this blend add up to {total}, not 1"));
+            let finding = Diagnostic::error(
+                Code::ShareSum,
+                span,
+                format!("the shares of this blend add up to {total}, not 1"),
+            );
             self.report(finding.help("a blend of distributions is a distribution: its shares add up to 1"));
             return Value::Error;
         }
@@ -410,7 +470,11 @@ impl Checker {
                 whole.map(|count| count.map(|count| count as u32)).collect()
             }
             other => {
-                self.wrong_kind(expr.span, &format!("`{what}` is a list of whole numbers, such as `[0, 1, 5]`"), &other);
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`{what}` is a list of whole numbers, such as `[0, 1, 5]`"),
+                    &other,
+                );
                 None
             }
         }
@@ -460,7 +524,11 @@ impl Checker {
             return Value::Error;
         }
         let Some(pair) = given[0] else {
-            let finding = Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs its two sides", name.text));
+            let finding = Diagnostic::error(
+                Code::MissingArgument,
+                span,
+                format!("`{}` needs its two sides", name.text),
+            );
             self.report(finding.help(format!("write `{}(teacher || student)`", name.text)));
             return Value::Error;
         };
@@ -469,7 +537,9 @@ impl Checker {
             .iter()
             .skip(1)
             .zip(&given[1..])
-            .filter_map(|(parameter, value)| Some(Argument { name: Some(parameter.name.clone()), value: (*value)?.clone() }))
+            .filter_map(|(parameter, value)| {
+                Some(Argument { name: Some(parameter.name.clone()), value: (*value)?.clone() })
+            })
             .collect();
         self.bind_parameters(name, parameters.get(1..).unwrap_or_default(), &own, span, env, &mut inner);
         let Some(generator) = self.generator(name, parameters, body, &inner) else { return Value::Error };
@@ -479,7 +549,13 @@ impl Checker {
     }
 
     /// The generator of an f-divergence: convex where it is looked at, 0 at 1.
-    pub(super) fn generator(&mut self, name: &Name, parameters: &[Parameter], body: &Expr, env: &Env) -> Option<Generator> {
+    pub(super) fn generator(
+        &mut self,
+        name: &Name,
+        parameters: &[Parameter],
+        body: &Expr,
+        env: &Env,
+    ) -> Option<Generator> {
         let Some(variable) = parameters.first() else {
             let text = format!("`{}` needs a variable: the ratio of the two sides", name.text);
             let finding = Diagnostic::error(Code::NotADivergence, name.span, text);
@@ -499,9 +575,13 @@ impl Checker {
             && (one.is_nan() || one.abs() >= 1e-9)
         {
             self.report(
-                Diagnostic::error(Code::NotADivergence, body.span, format!("`{}` is {one} where both sides agree", name.text))
-                    .label(format!("at {} = 1", variable.name.text))
-                    .help("a generator is 0 at 1: subtract its value there"),
+                Diagnostic::error(
+                    Code::NotADivergence,
+                    body.span,
+                    format!("`{}` is {one} where both sides agree", name.text),
+                )
+                .label(format!("at {} = 1", variable.name.text))
+                .help("a generator is 0 at 1: subtract its value there"),
             );
             return None;
         }
@@ -516,11 +596,13 @@ impl Checker {
             above.is_nan() || above > 0.0
         });
         if let Some(bend) = bend {
-            let text = format!("`{}` is not convex near {} = {}", name.text, variable.name.text, PROBES[bend]);
+            let text =
+                format!("`{}` is not convex near {} = {}", name.text, variable.name.text, PROBES[bend]);
             self.report(
-                Diagnostic::error(Code::NotADivergence, body.span, text)
-                    .label("bends downwards there")
-                    .help("without convexity the value can be negative, and its smallest value is not where the sides agree"),
+                Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
+                    "without convexity the value can be negative, and its smallest value is not where the \
+                     sides agree",
+                ),
             );
             return None;
         }

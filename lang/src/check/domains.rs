@@ -31,8 +31,12 @@ impl Checker {
             if let Some(item) = module.items.iter().find(|item| runs(&item.kind)) {
                 let first_line = Span { end: item.span.start, start: item.span.start, ..item.span };
                 self.report(
-                    Diagnostic::error(Code::MissingExperiment, first_line, "a file with models needs an `experiment`")
-                        .help("add `experiment \"name\" { seed = 1 }` at its head"),
+                    Diagnostic::error(
+                        Code::MissingExperiment,
+                        first_line,
+                        "a file with models needs an `experiment`",
+                    )
+                    .help("add `experiment \"name\" { seed = 1 }` at its head"),
                 );
             }
             return None;
@@ -63,10 +67,17 @@ impl Checker {
             Some(expr) => Some(self.text(expr, "out", &env)?),
             None => None,
         };
-        Some(Header { name: name.text.clone(), seed: seed?, out, device: device.flatten(), dtype: dtype.flatten() })
+        Some(Header {
+            name: name.text.clone(),
+            seed: seed?,
+            out,
+            device: device.flatten(),
+            dtype: dtype.flatten(),
+        })
     }
 
-    /// Every domain of the file, in order, before anything else is evaluated: `domains` must mean all of them everywhere.
+    /// Every domain of the file, in order, before anything else is evaluated: `domains` must mean all of them
+    /// everywhere.
     pub(super) fn declare_domains(&mut self, entry: ModuleId) {
         let tree = self.modules.tree(entry);
         let mut shares = Vec::new();
@@ -74,9 +85,11 @@ impl Checker {
             let found = match &item.kind {
                 ItemKind::Domain { .. } => vec![ItemId { module: entry, index }],
                 // Imported domains take part like the file's own.
-                ItemKind::Use(import) => {
-                    import.names.iter().filter_map(|name| Some(self.modules.lookup(entry, &name.text)?.item)).collect()
-                }
+                ItemKind::Use(import) => import
+                    .names
+                    .iter()
+                    .filter_map(|name| Some(self.modules.lookup(entry, &name.text)?.item))
+                    .collect(),
                 _ => continue,
             };
             for id in found {
@@ -104,7 +117,13 @@ impl Checker {
         shares: &mut Vec<(Option<f64>, Span)>,
     ) -> Option<DomainId> {
         let env = Env::constant(module);
-        let settings = self.settings(Some(block), &format!("domain {}", name.text), name.span, vocabulary::DOMAIN, false);
+        let settings = self.settings(
+            Some(block),
+            &format!("domain {}", name.text),
+            name.span,
+            vocabulary::DOMAIN,
+            false,
+        );
         self.keep_marks(&settings, &format!("domain {}", name.text));
         let limit = settings.get("limits").and_then(|expr| {
             let limit = self.count(expr, "limits", &env, 1)?;
@@ -148,7 +167,8 @@ impl Checker {
                 );
             }
         }
-        let known: Option<Vec<f64>> = shares.iter().map(|(share, _)| share.filter(|share| !share.is_nan())).collect();
+        let known: Option<Vec<f64>> =
+            shares.iter().map(|(share, _)| share.filter(|share| !share.is_nan())).collect();
         let Some(known) = known.filter(|known| !known.is_empty()) else { return };
         let total: f64 = known.iter().sum();
         if (total - 1.0).abs() > 1e-6 {
@@ -159,7 +179,9 @@ impl Checker {
                 finding = finding.because(*span, format!("{}", rounded(*share)));
             }
             let text = rounded(*known.last().expect("not empty")).to_string();
-            self.report(finding.label(text).help(format!("for equal parts write `1/{}` in each", shares.len())));
+            self.report(
+                finding.label(text).help(format!("for equal parts write `1/{}` in each", shares.len())),
+            );
         }
     }
 
@@ -179,14 +201,26 @@ impl Checker {
             ExprKind::Name(name) => Some(name.clone()),
             ExprKind::Error => None,
             ExprKind::Text(text)
-                if text.chars().all(crate::syntax::words::is_word) && text.starts_with(|c: char| c.is_ascii_alphabetic()) =>
+                if text.chars().all(crate::syntax::words::is_word)
+                    && text.starts_with(|c: char| c.is_ascii_alphabetic()) =>
             {
-                let finding = Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is named without quotes");
-                self.report(super::unknown::without_quotes(finding.label("this is a text"), Some(text.clone())));
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    expr.span,
+                    "a field of the data is named without quotes",
+                );
+                self.report(super::unknown::without_quotes(
+                    finding.label("this is a text"),
+                    Some(text.clone()),
+                ));
                 Some(text.clone())
             }
             _ => {
-                let finding = Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is needed here, by its name");
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    expr.span,
+                    "a field of the data is needed here, by its name",
+                );
                 // `numeric(0.01)`
                 let number = matches!(expr.kind, ExprKind::Number { .. });
                 let before = self.sources.file(expr.span.file).text[..expr.span.start as usize].trim_end();

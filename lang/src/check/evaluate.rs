@@ -81,7 +81,8 @@ impl Checker {
     /// Says that definitions are nested too deep.
     pub(super) fn too_deep(&mut self, span: Span, what: &str) {
         let text = format!("{what} is made of more than {DEEPEST_CHAIN} definitions, each inside the last");
-        let help = "compute it in a loop, or from fewer parts: what reads a program needs room on the stack for each of them";
+        let help = "compute it in a loop, or from fewer parts: what reads a program needs room on the stack \
+                    for each of them";
         self.report(Diagnostic::error(Code::NestingTooDeep, span, text).help(help));
     }
 
@@ -102,7 +103,9 @@ impl Checker {
             ExprKind::Name(name) => self.name(name, expr.span, env),
             ExprKind::Field { base, field } => self.field(base, field, expr.span, env),
             ExprKind::Index { base, index } => self.index(base, index, env),
-            ExprKind::Call { callee, arguments, block } => self.call(expr, callee, arguments, block.as_ref(), env),
+            ExprKind::Call { callee, arguments, block } => {
+                self.call(expr, callee, arguments, block.as_ref(), env)
+            }
             ExprKind::List(items) => Value::List(items.iter().map(|item| self.evaluate(item, env)).collect()),
             ExprKind::Unary { operator, operand } => self.unary(*operator, operand, expr.span, env),
             ExprKind::Binary { operator, operator_span, left, right } => {
@@ -112,7 +115,8 @@ impl Checker {
             ExprKind::Arrow { from, to } => self.arrow(from, to, expr.span, env),
             ExprKind::Versus { left, right } => {
                 let Some(left) = self.distribution(left, env) else {
-                    // Names inside are still checked; that the other side is no role either is the same mistake.
+                    // Names inside are still checked; that the other side is no role either is the same
+                    // mistake.
                     self.evaluate(right, env);
                     return Value::Error;
                 };
@@ -186,7 +190,11 @@ impl Checker {
             return self.item_value(declared.item, span);
         }
         match name {
-            "domains" => return Value::List((0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect()),
+            "domains" => {
+                return Value::List(
+                    (0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect(),
+                );
+            }
             "self" => return Value::Student(SelfCopy::Current),
             "pi" => return self.number(std::f64::consts::PI, Unit::Number, span),
             _ => {}
@@ -237,7 +245,10 @@ impl Checker {
             (Some(low), Some(high)) if low <= high => Value::Range { low, high },
             (Some(low), Some(high)) => {
                 let text = format!("nothing lies between {low} and {high}");
-                self.report(Diagnostic::error(Code::OutOfRange, span, text).help("write the lower end first: `0..=100`"));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, span, text)
+                        .help("write the lower end first: `0..=100`"),
+                );
                 Value::Error
             }
             _ if low.is_error() || high.is_error() || undecided(&low) || undecided(&high) => Value::Error,
@@ -257,7 +268,9 @@ impl Checker {
         if super::vocabulary::signal(&name.text).is_some() || super::signals::is_reserved(&name.text) {
             let text = format!("`{}` is what every objective reads under this name", name.text);
             let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
-            self.report(finding.label("can't go through a list").help("choose another name, such as `d` or `t`"));
+            self.report(
+                finding.label("can't go through a list").help("choose another name, such as `d` or `t`"),
+            );
         } else if env.local(&name.text).is_some() {
             let text = format!("`{}` is a parameter, a `let` or a variable already", name.text);
             let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
@@ -275,7 +288,9 @@ impl Checker {
                     self.report(Diagnostic::error(Code::OutOfRange, index.over.span, text));
                     return Vec::new();
                 }
-                (0..=(high - low) as u64).map(|step| self.number(low + step as f64, Unit::Count, index.over.span)).collect()
+                (0..=(high - low) as u64)
+                    .map(|step| self.number(low + step as f64, Unit::Count, index.over.span))
+                    .collect()
             }
             Value::Error => return Vec::new(),
             other => {
@@ -310,7 +325,11 @@ impl Checker {
             Value::Family(family) => family,
             Value::Error => return Value::Error,
             other => {
-                return self.wrong_kind(base.span, "only a family, such as `model expert[d in domains]`, has members", &other);
+                return self.wrong_kind(
+                    base.span,
+                    "only a family, such as `model expert[d in domains]`, has members",
+                    &other,
+                );
             }
         };
         let at = self.evaluate(index, env);
@@ -344,8 +363,14 @@ impl Checker {
         let equality = matches!(operator, BinaryOperator::Equal | BinaryOperator::NotEqual);
         match (&left_value, &right_value) {
             // `domains == d`
-            (Value::List(_), Value::Domain(_)) if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") => {
-                let finding = Diagnostic::error(Code::WrongKind, left.span, "a list of domains is compared with one domain");
+            (Value::List(_), Value::Domain(_))
+                if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") =>
+            {
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    left.span,
+                    "a list of domains is compared with one domain",
+                );
                 self.report(
                     finding
                         .label("all domains")
@@ -360,14 +385,16 @@ impl Checker {
                 let known = self.domains.iter().any(|domain| domain.name == *text);
                 let finding = Diagnostic::error(Code::WrongKind, place, "a domain is compared with a text");
                 let finding = finding.label("a domain is named without quotes");
-                let names: Vec<String> = self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
+                let names: Vec<String> =
+                    self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
                 self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
                     Some(bare) => super::unknown::without_quotes(finding, Some(bare)),
                     None => finding.help(format!("domains: {}", names.join(", "))),
                 });
                 return Value::Error;
             }
-            // Things that are no numbers can be compared, too: with one side unknown, nothing is wrong with the other.
+            // Things that are no numbers can be compared, too: with one side unknown, nothing is wrong with
+            // the other.
             (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
             (Value::Domain(a), Value::Domain(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
@@ -375,19 +402,31 @@ impl Checker {
             (Value::Text(a), Value::Text(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
             }
-            (Value::Formula(data), Value::Text(text)) | (Value::Text(text), Value::Formula(data)) if equality => {
+            (Value::Formula(data), Value::Text(text)) | (Value::Text(text), Value::Formula(data))
+                if equality =>
+            {
                 if let FormulaKind::Signal(Signal::Data { field }) = &data.0.kind {
                     let is = Signal::DataIs { field: field.clone(), text: text.clone() };
                     let is = Formula::signal(is, self.origin(span));
-                    return if operator == BinaryOperator::Equal { Value::Formula(is) } else { self.not(is, span) };
+                    return if operator == BinaryOperator::Equal {
+                        Value::Formula(is)
+                    } else {
+                        self.not(is, span)
+                    };
                 }
             }
             (Value::Logits(_), _) | (_, Value::Logits(_)) => {
-                return self.logits_arithmetic(operator, (left_value, left.span), (right_value, right.span), span);
+                return self.logits_arithmetic(
+                    operator,
+                    (left_value, left.span),
+                    (right_value, right.span),
+                    span,
+                );
             }
             _ => {}
         }
-        let (Some(a), Some(b)) = (self.formula(left_value, left.span), self.formula(right_value, right.span)) else {
+        let (Some(a), Some(b)) = (self.formula(left_value, left.span), self.formula(right_value, right.span))
+        else {
             return Value::Error;
         };
         self.binary(operator, operator_span, (a, left.span), (b, right.span), span)
@@ -407,17 +446,21 @@ impl Checker {
                 a.extend(b);
                 Value::Logits(a)
             }
-            (BinaryOperator::Subtract, Value::Logits(mut a), Value::Logits(b)) => match self.scaled_logits(b, None, -1.0, span) {
-                Value::Logits(b) => {
-                    a.extend(b);
-                    Value::Logits(a)
+            (BinaryOperator::Subtract, Value::Logits(mut a), Value::Logits(b)) => {
+                match self.scaled_logits(b, None, -1.0, span) {
+                    Value::Logits(b) => {
+                        a.extend(b);
+                        Value::Logits(a)
+                    }
+                    _ => Value::Error,
                 }
-                _ => Value::Error,
-            },
-            (BinaryOperator::Multiply, Value::Logits(parts), other) => match self.formula(other, right_span) {
-                Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
-                None => Value::Error,
-            },
+            }
+            (BinaryOperator::Multiply, Value::Logits(parts), other) => {
+                match self.formula(other, right_span) {
+                    Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                    None => Value::Error,
+                }
+            }
             (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left_span) {
                 Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
                 None => Value::Error,
@@ -430,12 +473,19 @@ impl Checker {
         }
     }
 
-    fn scaled_logits(&mut self, parts: Vec<(Formula, Role)>, factor: Option<Formula>, sign: f64, span: Span) -> Value {
+    fn scaled_logits(
+        &mut self,
+        parts: Vec<(Formula, Role)>,
+        factor: Option<Formula>,
+        sign: f64,
+        span: Span,
+    ) -> Value {
         let mut scaled = Vec::new();
         for (coefficient, role) in parts {
             let Value::Formula(sign) = self.number(sign, Unit::Number, span) else { return Value::Error };
             let factor = factor.clone().unwrap_or(sign);
-            let product = self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
+            let product =
+                self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
             let Value::Formula(product) = product else { return Value::Error };
             scaled.push((product, role));
         }
@@ -449,9 +499,17 @@ impl Checker {
             Value::Error => None,
             Value::Role(role) => {
                 self.report(
-                    Diagnostic::error(Code::WrongKind, span, format!("`{}` is a role, not a number", role.name()))
-                        .label("a whole distribution")
-                        .help(format!("name a part of it, such as `{}.logp` or `{}.entropy`", role.name(), role.name())),
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        span,
+                        format!("`{}` is a role, not a number", role.name()),
+                    )
+                    .label("a whole distribution")
+                    .help(format!(
+                        "name a part of it, such as `{}.logp` or `{}.entropy`",
+                        role.name(),
+                        role.name()
+                    )),
                 );
                 None
             }
@@ -494,10 +552,17 @@ impl Checker {
     }
 
     /// `pair.guide`: another model of a joint stage.
-    pub(super) fn joint_member(&mut self, model: crate::experiment::ModelId, field: &crate::syntax::ast::Name) -> Value {
+    pub(super) fn joint_member(
+        &mut self,
+        model: crate::experiment::ModelId,
+        field: &crate::syntax::ast::Name,
+    ) -> Value {
         let Stage::Joint(joint) = &self.model(model).stage else {
             let text = format!("there is no `{}` in a model", field.text);
-            self.report(Diagnostic::error(Code::UnknownField, field.span, text).label("only models trained together have parts"));
+            self.report(
+                Diagnostic::error(Code::UnknownField, field.span, text)
+                    .label("only models trained together have parts"),
+            );
             return Value::Error;
         };
         let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();
@@ -532,18 +597,26 @@ impl Checker {
         if found.is_error() {
             return Value::Error;
         }
-        let finding = Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe()));
+        let finding =
+            Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe()));
         let finding = match found {
             Value::Text(text) => {
                 let declared = |name: &str| self.is_declared(span.file, name);
-                let number = |name: &str| name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit());
-                super::unknown::without_quotes(finding, self.unquoted(span, text, |text| number(text) || declared(text)))
+                let number = |name: &str| {
+                    name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit())
+                };
+                super::unknown::without_quotes(
+                    finding,
+                    self.unquoted(span, text, |text| number(text) || declared(text)),
+                )
             }
             Value::Epochs(_) => self.epochs_misplaced(span, finding),
             Value::Family(family) => match family.members.first() {
                 Some((key, _)) => {
                     let member = format!("{}[{}]", family.name, self.key_text(*key));
-                    finding.help(format!("a family has one member for each domain or number: `{member}` is one of them"))
+                    finding.help(format!(
+                        "a family has one member for each domain or number: `{member}` is one of them"
+                    ))
                 }
                 None => finding,
             },

@@ -1,5 +1,6 @@
-//! What the rest of the world calls things: PyTorch, Transformers, PEFT, TRL, verl and papers. A name of theirs is no mistyped name of ours, so
-//! that the nearest spelling would mislead; these tables know what it means here.
+//! What the rest of the world calls things: PyTorch, Transformers, PEFT, TRL, verl and papers. A name of
+//! theirs is no mistyped name of ours, so that the nearest spelling would mislead; these tables know what it
+//! means here.
 
 use crate::diag::{nearest, same_letters};
 
@@ -47,17 +48,31 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
     (&["num_train_epochs", "num_epochs", "epochs", "n_epochs", "total_epochs", "max_epochs"], &[Epochs]),
     (&["ppo_epochs", "num_ppo_epochs", "inner_epochs", "update_epochs", "mu"], &[Is("passes")]),
     (
-        &["batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "global_batch_size", "rollout_batch_size"],
+        &[
+            "batch_size",
+            "train_batch_size",
+            "per_device_train_batch_size",
+            "bs",
+            "global_batch_size",
+            "rollout_batch_size",
+        ],
         &[Is("batch"), Is("prompts")],
     ),
     (
-        &["micro_batch_size", "ppo_micro_batch_size", "per_device_batch_size", "minibatch", "mini_batch_size"],
+        &[
+            "micro_batch_size",
+            "ppo_micro_batch_size",
+            "per_device_batch_size",
+            "minibatch",
+            "mini_batch_size",
+        ],
         &[Is("micro_batch")],
     ),
     (
         &["gradient_accumulation_steps", "grad_accum", "accumulate_grad_batches"],
         &[Otherwise(
-            "write `micro_batch = ...`, the sequences that are computed at once: the step's gradients are added up by themselves",
+            "write `micro_batch = ...`, the sequences that are computed at once: the step's gradients are \
+             added up by themselves",
         )],
     ),
     (
@@ -90,7 +105,19 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
     (&["temp", "sampling_temperature", "tau"], &[Is("temperature")]),
     (&["nucleus"], &[Is("top_p")]),
     (&["stop_strings", "stop_sequences", "stop_words"], &[Is("stop")]),
-    (&["hidden_size", "d_model", "n_embd", "embed_dim", "embedding_size", "model_dim", "dim", "hidden_dim"], &[Is("width")]),
+    (
+        &[
+            "hidden_size",
+            "d_model",
+            "n_embd",
+            "embed_dim",
+            "embedding_size",
+            "model_dim",
+            "dim",
+            "hidden_dim",
+        ],
+        &[Is("width")],
+    ),
     (&["num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth"], &[Is("layers")]),
     (&["num_attention_heads", "num_heads", "n_head", "n_heads"], &[Is("heads")]),
     (&["num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads"], &[Is("key_value_heads")]),
@@ -107,7 +134,10 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
         ],
         &[Is("context")],
     ),
-    (&["intermediate_size", "ffn_dim", "d_ff", "mlp_dim", "ffn_hidden_size", "feed_forward_size"], &[Is("hidden")]),
+    (
+        &["intermediate_size", "ffn_dim", "d_ff", "mlp_dim", "ffn_hidden_size", "feed_forward_size"],
+        &[Is("hidden")],
+    ),
     (&["tie_word_embeddings", "tie_weights", "tied_embeddings"], &[Is("tied")]),
     (&["rms_norm_eps", "layer_norm_eps", "norm_eps"], &[Is("norm_epsilon")]),
     (&["initializer_range", "init_std"], &[Is("initial_deviation")]),
@@ -116,10 +146,20 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
     (&["adam_beta1"], &[Is("beta1"), Within { key: "optimizer", before: "adamw(beta1: " }]),
     (&["adam_beta2"], &[Is("beta2"), Within { key: "optimizer", before: "adamw(beta2: " }]),
     (
-        &["max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm", "gradient_clip_val", "grad_norm_clip"],
+        &[
+            "max_grad_norm",
+            "grad_clip",
+            "gradient_clip",
+            "clip_grad_norm",
+            "gradient_clip_val",
+            "grad_norm_clip",
+        ],
         &[Is("clip_norm"), Within { key: "optimizer", before: "adamw(clip_norm: " }],
     ),
-    (&["weight_decay", "wd"], &[Is("weight_decay"), Within { key: "optimizer", before: "adamw(weight_decay: " }]),
+    (
+        &["weight_decay", "wd"],
+        &[Is("weight_decay"), Within { key: "optimizer", before: "adamw(weight_decay: " }],
+    ),
     (&["optim", "optimiser"], &[Is("optimizer")]),
     (
         &["warmup_steps", "num_warmup_steps", "lr_warmup_steps", "warmup_ratio", "warmup"],
@@ -131,22 +171,53 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
     ),
     (
         &["kl_coef", "kl_coeff", "kl_beta", "kl_weight", "kl_loss_coef", "init_kl_coef", "kl_penalty"],
-        &[Otherwise("part of the objective: add a term such as `term near = 0.001 * live kl(student || reference)`")],
+        &[Otherwise(
+            "part of the objective: add a term such as `term near = 0.001 * live kl(student || reference)`",
+        )],
     ),
     (
-        &["entropy_coef", "entropy_coeff", "clip_range", "clip_ratio", "cliprange", "clip_eps", "epsilon_high", "epsilon_low"],
-        &[Otherwise("part of the objective: give it to the objective as an argument, or write one of your own")],
+        &[
+            "entropy_coef",
+            "entropy_coeff",
+            "clip_range",
+            "clip_ratio",
+            "cliprange",
+            "clip_eps",
+            "epsilon_high",
+            "epsilon_low",
+        ],
+        &[Otherwise(
+            "part of the objective: give it to the objective as an argument, or write one of your own",
+        )],
     ),
     (&["r", "lora_r", "lora_rank", "adapter_rank"], &[Is("rank")]),
     (&["lora_alpha"], &[Is("alpha")]),
     (&["lora_dropout"], &[Is("dropout")]),
     (&["target_modules", "lora_target_modules", "modules"], &[Is("targets")]),
     (&["lora", "peft_config", "peft"], &[Is("adapter")]),
-    (&["gradient_checkpointing", "activation_checkpointing", "use_gradient_checkpointing"], &[Whole("checkpointing")]),
+    (
+        &["gradient_checkpointing", "activation_checkpointing", "use_gradient_checkpointing"],
+        &[Whole("checkpointing")],
+    ),
     (&["ref_model", "ref_policy", "reference_model", "reference_policy", "ref"], &[Is("reference")]),
     (&["loss", "loss_fn", "loss_type", "loss_function", "criterion"], &[Is("objective")]),
-    (&["train_dataset", "dataset", "train_file", "train_files", "train_data", "train", "data"], &[Is("prompts")]),
-    (&["eval_dataset", "test_dataset", "val_files", "test_file", "test_data", "validation", "test", "eval"], &[Is("tests")]),
+    (
+        &["train_dataset", "dataset", "train_file", "train_files", "train_data", "train", "data"],
+        &[Is("prompts")],
+    ),
+    (
+        &[
+            "eval_dataset",
+            "test_dataset",
+            "val_files",
+            "test_file",
+            "test_data",
+            "validation",
+            "test",
+            "eval",
+        ],
+        &[Is("tests")],
+    ),
     (&["reward_fn", "reward_func", "reward_funcs", "reward_function", "verifier", "grader"], &[Is("reward")]),
     (&["system_prompt", "system_message"], &[Is("system")]),
     (&["chat_template", "prompt_format"], &[Is("format")]),
@@ -163,7 +234,8 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
 
 /// What a setting or an argument of another tool is here, among those that there are.
 pub fn setting(name: &str, known: &[&str]) -> Option<Setting> {
-    let (_, ours) = SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
+    let (_, ours) =
+        SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
     ours.iter().copied().find(|ours| match ours {
         Is(key) | Whole(key) | Within { key, .. } => known.contains(key),
         Epochs => known.contains(&"steps"),
@@ -206,13 +278,16 @@ impl Setting {
     }
 }
 
-/// The key or argument that a name was meant for, and whether that is beyond doubt. A name that holds a key as a whole word, such as
-/// `total_prompts_count`, may have been meant for it.
+/// The key or argument that a name was meant for, and whether that is beyond doubt. A name that holds a key
+/// as a whole word, such as `total_prompts_count`, may have been meant for it.
 pub fn key<'a>(name: &str, known: &[&'a str]) -> Option<(&'a str, bool)> {
     if let Some(near) = nearest(name, known.iter().copied()) {
         return Some((near, true));
     }
-    let word = name.split('_').filter(|word| word.len() > 2).find_map(|word| known.iter().copied().find(|key| *key == word));
+    let word = name
+        .split('_')
+        .filter(|word| word.len() > 2)
+        .find_map(|word| known.iter().copied().find(|key| *key == word));
     word.map(|key| (key, false))
 }
 
@@ -273,7 +348,8 @@ pub enum Spelling {
     Otherwise(&'static str),
 }
 
-/// Functions, roles and signals. Where a name of ours is one letter away it is here only if that would mislead.
+/// Functions, roles and signals. Where a name of ours is one letter away it is here only if that would
+/// mislead.
 const NAMES: &[(&[&str], Spelling)] = &[
     (&["clamp", "clip_by_value"], Spelling::Name("clip")),
     (&["kl_div", "kl_divergence", "kld", "kldiv"], Spelling::Name("kl")),
@@ -284,58 +360,102 @@ const NAMES: &[(&[&str], Spelling)] = &[
     (&["maximum"], Spelling::Name("max")),
     (&["logarithm", "ln"], Spelling::Name("log")),
     (&["pow", "square"], Spelling::Otherwise("a power is written `x^2`")),
-    (&["std", "var"], Spelling::Otherwise("`zscore(x, over: group, deviation: sample)` is (x - mean) / deviation")),
-    (&["whiten", "normalize", "standardize"], Spelling::Otherwise("write `zscore(x, over: batch, deviation: sample)`")),
+    (
+        &["std", "var"],
+        Spelling::Otherwise("`zscore(x, over: group, deviation: sample)` is (x - mean) / deviation"),
+    ),
+    (
+        &["whiten", "normalize", "standardize"],
+        Spelling::Otherwise("write `zscore(x, over: batch, deviation: sample)`"),
+    ),
     (
         &["reverse_kl", "rkl"],
-        Spelling::Otherwise("the reverse divergence is `kl(student || teacher)`, the forward one `kl(teacher || student)`"),
+        Spelling::Otherwise(
+            "the reverse divergence is `kl(student || teacher)`, the forward one `kl(teacher || student)`",
+        ),
     ),
     (
         &["forward_kl", "fkl"],
-        Spelling::Otherwise("the forward divergence is `kl(teacher || student)`, the reverse one `kl(student || teacher)`"),
+        Spelling::Otherwise(
+            "the forward divergence is `kl(teacher || student)`, the reverse one `kl(student || teacher)`",
+        ),
     ),
     (
         &["cross_entropy", "ce", "nll_loss"],
-        Spelling::Otherwise("`-live student.logp` is the loss of the token taken, `live nll(teacher)` that of the teacher's"),
+        Spelling::Otherwise(
+            "`-live student.logp` is the loss of the token taken, `live nll(teacher)` that of the teacher's",
+        ),
     ),
     (
         &["stop_gradient", "detach", "no_grad"],
         Spelling::Otherwise("nothing needs to be detached: only what is marked `live` carries gradient"),
     ),
     (
-        &["old_log_prob", "old_log_probs", "old_logprobs", "old_logp", "log_prob_old", "behavior_logp", "rollout_log_probs"],
+        &[
+            "old_log_prob",
+            "old_log_probs",
+            "old_logprobs",
+            "old_logp",
+            "log_prob_old",
+            "behavior_logp",
+            "rollout_log_probs",
+        ],
         Spelling::Name("sampler.logp"),
     ),
     (
-        &["log_prob", "log_probs", "logprobs", "logprob", "student_logp", "policy_logp", "log_pi", "new_log_probs"],
+        &[
+            "log_prob",
+            "log_probs",
+            "logprobs",
+            "logprob",
+            "student_logp",
+            "policy_logp",
+            "log_pi",
+            "new_log_probs",
+        ],
         Spelling::Name("student.logp"),
     ),
-    (&["teacher_log_probs", "teacher_logprobs", "teacher_logp", "log_prob_teacher"], Spelling::Name("teacher.logp")),
+    (
+        &["teacher_log_probs", "teacher_logprobs", "teacher_logp", "log_prob_teacher"],
+        Spelling::Name("teacher.logp"),
+    ),
     (&["ref_log_prob", "ref_log_probs", "ref_logp", "ref_logprobs"], Spelling::Name("reference.logp")),
     (&["student_entropy"], Spelling::Name("student.entropy")),
     (&["teacher_entropy"], Spelling::Name("teacher.entropy")),
     (&["ref_policy", "ref_model", "ref", "reference_policy", "pi_ref"], Spelling::Name("reference")),
     (&["old_policy", "behavior", "behaviour", "pi_old"], Spelling::Name("sampler")),
-    (&["policy", "actor", "pi", "pi_theta"], Spelling::Otherwise("the model that is trained is called `student`")),
+    (
+        &["policy", "actor", "pi", "pi_theta"],
+        Spelling::Otherwise("the model that is trained is called `student`"),
+    ),
     (
         &["advantage", "advantages"],
-        Spelling::Otherwise("an advantage is written out: `let advantage = zscore(reward, over: group, deviation: sample)`"),
+        Spelling::Otherwise(
+            "an advantage is written out: `let advantage = zscore(reward, over: group, deviation: sample)`",
+        ),
     ),
     (&["rewards", "returns"], Spelling::Name("reward")),
     (&["vocab", "num_vocab"], Spelling::Name("vocab_size")),
     (&["adam", "adam_w"], Spelling::Name("adamw")),
-    (&["from_pretrained", "load_model", "huggingface", "AutoModel", "AutoModelForCausalLM"], Spelling::Name("hf")),
+    (
+        &["from_pretrained", "load_model", "huggingface", "AutoModel", "AutoModelForCausalLM"],
+        Spelling::Name("hf"),
+    ),
     (&["load_dataset", "load_data"], Spelling::Name("dataset")),
     (&["LoraConfig", "get_peft_model"], Spelling::Name("lora")),
     (&["exact", "exact_match_reward", "string_match"], Spelling::Name("exact_match")),
     (&["math_verify", "numeric_match"], Spelling::Name("numeric")),
     (
         &["on_policy", "generate", "rollouts", "completions"],
-        Spelling::Otherwise("the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`"),
+        Spelling::Otherwise(
+            "the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`",
+        ),
     ),
     (
         &["off_policy_data", "offline"],
-        Spelling::Otherwise("completions of the data are `data(answer)`, those of the teacher `from(teacher, ...)`"),
+        Spelling::Otherwise(
+            "completions of the data are `data(answer)`, those of the teacher `from(teacher, ...)`",
+        ),
     ),
     (&["filter"], Spelling::Name("keep")),
     (
@@ -344,13 +464,16 @@ const NAMES: &[(&[&str], Spelling)] = &[
     ),
     (
         &["accuracy", "acc", "pass_rate"],
-        Spelling::Otherwise("the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length` and `entropy`"),
+        Spelling::Otherwise(
+            "the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length` and `entropy`",
+        ),
     ),
 ];
 
 /// What a name of an expression is here.
 pub fn name(name: &str) -> Option<Spelling> {
-    let (_, ours) = NAMES.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
+    let (_, ours) =
+        NAMES.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
     Some(*ours)
 }
 
@@ -378,13 +501,17 @@ pub fn is_library(name: &str) -> bool {
 /// Parts of a role.
 pub fn part(name: &str) -> Option<&'static str> {
     const PARTS: &[(&[&str], &str)] = &[
-        (&["log_prob", "log_probs", "logprob", "logprobs", "log_p", "lp", "logps", "per_token_logps"], "logp"),
+        (
+            &["log_prob", "log_probs", "logprob", "logprobs", "log_p", "lp", "logps", "per_token_logps"],
+            "logp",
+        ),
         (&["ent", "entropies"], "entropy"),
         (&["distribution"], "dist"),
         (&["max_prob", "top_1", "maximum"], "top1"),
         (&["std", "stddev"], "deviation"),
         (&["values", "v"], "value"),
     ];
-    let (_, ours) = PARTS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
+    let (_, ours) =
+        PARTS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
     Some(ours)
 }

@@ -1,5 +1,5 @@
-//! A bad value is the caller's mistake: a finding in the body of a library's objective or stage is told at the argument that it comes from, with
-//! the place in the body beside it.
+//! A bad value is the caller's mistake: a finding in the body of a library's objective or stage is told at
+//! the argument that it comes from, with the place in the body beside it.
 
 use crate::diag::{Code, Diagnostic, Label};
 use crate::source::Span;
@@ -18,7 +18,10 @@ pub(super) struct Frame {
 
 /// What is wrong with a value, not with a name.
 fn of_a_value(code: Code) -> bool {
-    matches!(code, Code::OutOfRange | Code::WrongKind | Code::UnitMismatch | Code::UnknownValue | Code::ScheduleRange)
+    matches!(
+        code,
+        Code::OutOfRange | Code::WrongKind | Code::UnitMismatch | Code::UnknownValue | Code::ScheduleRange
+    )
 }
 
 impl Checker {
@@ -29,12 +32,16 @@ impl Checker {
         }
         for frame in self.frames.iter().rev() {
             let place = finding.primary.span;
-            let inside = place.file == frame.body.file && frame.body.start <= place.start && place.end <= frame.body.end;
+            let inside = place.file == frame.body.file
+                && frame.body.start <= place.start
+                && place.end <= frame.body.end;
             if !inside {
                 break;
             }
             let text = self.sources.text(place);
-            let Some((_, argument)) = frame.given.iter().find(|(name, _)| mentions(text, name)) else { break };
+            let Some((_, argument)) = frame.given.iter().find(|(name, _)| mentions(text, name)) else {
+                break;
+            };
             finding.related.insert(0, Label { span: place, text: format!("read here, in `{}`", frame.name) });
             finding.primary.span = *argument;
             // An edit of the body is no way out for the caller.
@@ -43,7 +50,8 @@ impl Checker {
         finding
     }
 
-    /// Whether a finding, reported in its own right now, had been told at a call: then the body is at fault after all.
+    /// Whether a finding, reported in its own right now, had been told at a call: then the body is at fault
+    /// after all.
     pub(super) fn forget_at_calls(&mut self, finding: &Diagnostic) {
         let same = |known: &Diagnostic| {
             known.code == finding.code

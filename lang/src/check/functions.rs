@@ -1,9 +1,12 @@
-//! Numbers made of numbers: elementwise functions, reductions, statistics, scans, and what is carried from step to step.
+//! Numbers made of numbers: elementwise functions, reductions, statistics, scans, and what is carried from
+//! step to step.
 
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::formula::{Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Signal, Statistic, Unit};
+use crate::formula::{
+    Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Signal, Statistic, Unit,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
@@ -15,7 +18,13 @@ use super::value::Value;
 use super::{foreign, unknown};
 
 impl Checker {
-    pub(super) fn formula_call(&mut self, builtin: &'static Builtin, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    pub(super) fn formula_call(
+        &mut self,
+        builtin: &'static Builtin,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
         match builtin.kind {
             Kind::Elementwise(function) => {
                 let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
@@ -25,7 +34,9 @@ impl Checker {
             Kind::Bucket => self.bucket(given, span, env),
             Kind::Extreme(function, reduction) => match (given[1], given[2]) {
                 (Some(_), None) => self.extreme(function, given, span, env),
-                (None, Some(over)) => self.reduce(reduction, given[0].expect("required"), over, [given[3], given[4]], span, env),
+                (None, Some(over)) => {
+                    self.reduce(reduction, given[0].expect("required"), over, [given[3], given[4]], span, env)
+                }
                 _ => {
                     self.report(
                         Diagnostic::error(
@@ -47,9 +58,13 @@ impl Checker {
                 }
                 let Some(over) = given[1] else {
                     self.report(
-                        Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `over`", builtin.name))
-                            .label("not given here")
-                            .help(builtin.usage),
+                        Diagnostic::error(
+                            Code::MissingArgument,
+                            span,
+                            format!("`{}` needs `over`", builtin.name),
+                        )
+                        .label("not given here")
+                        .help(builtin.usage),
                     );
                     return Value::Error;
                 };
@@ -60,7 +75,14 @@ impl Checker {
                 let value = self.evaluate(expr, env);
                 let Some(q) = self.fraction(&value, expr.span, "`q`") else { return Value::Error };
                 let over = given[2].expect("required");
-                self.reduce(Reduction::Quantile { q }, given[0].expect("required"), over, [given[3], given[4]], span, env)
+                self.reduce(
+                    Reduction::Quantile { q },
+                    given[0].expect("required"),
+                    over,
+                    [given[3], given[4]],
+                    span,
+                    env,
+                )
             }
             Kind::Statistic(StatisticName::Softmax) if given[3].is_some() => self.across(given, span, env),
             Kind::Statistic(name) => self.statistic(name, builtin, given, span, env),
@@ -93,10 +115,13 @@ impl Checker {
         };
         let Some(unit) = unit else {
             let (message, help) = match (function, x.unit()) {
-                (Function::Exp, Unit::Prob) => ("`exp` of a probability", Some("it is a probability already: drop the `exp`")),
-                (Function::Log | Function::Log1p, _) if x.unit() != Unit::Bool => {
-                    ("the log of something that is a log already", Some("drop the `log`, or take `exp` first"))
+                (Function::Exp, Unit::Prob) => {
+                    ("`exp` of a probability", Some("it is a probability already: drop the `exp`"))
                 }
+                (Function::Log | Function::Log1p, _) if x.unit() != Unit::Bool => (
+                    "the log of something that is a log already",
+                    Some("drop the `log`, or take `exp` first"),
+                ),
                 _ => ("a truth value is no number", Some("use `where(condition, then, else)`")),
             };
             self.unit_mismatch(place, message, &[(place, &x)], help);
@@ -105,7 +130,8 @@ impl Checker {
         self.apply(function, vec![x], unit, span)
     }
 
-    /// Numbers that must share a unit: the bounds of a `clip`, the sides of a `min`, the branches of a `where`.
+    /// Numbers that must share a unit: the bounds of a `clip`, the sides of a `min`, the branches of a
+    /// `where`.
     pub(super) fn shared_unit(&mut self, name: &str, parts: &[(Formula, Span)], span: Span) -> Option<Unit> {
         let mut unit = parts[0].0.unit();
         for (part, place) in &parts[1..] {
@@ -122,9 +148,13 @@ impl Checker {
     }
 
     fn extreme(&mut self, function: Function, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        let (Some(a), Some(b)) = (self.argument(given, 0, env), self.argument(given, 1, env)) else { return Value::Error };
+        let (Some(a), Some(b)) = (self.argument(given, 0, env), self.argument(given, 1, env)) else {
+            return Value::Error;
+        };
         let parts = [a, b];
-        let Some(unit) = self.shared_unit(if function == Function::Minimum { "min" } else { "max" }, &parts, span) else {
+        let Some(unit) =
+            self.shared_unit(if function == Function::Minimum { "min" } else { "max" }, &parts, span)
+        else {
             return Value::Error;
         };
         self.apply(function, parts.into_iter().map(|(formula, _)| formula).collect(), unit, span)
@@ -138,7 +168,11 @@ impl Checker {
         };
         for (bound, place) in [&low, &high] {
             if bound.live() {
-                self.report(Diagnostic::error(Code::NotDifferentiable, *place, "the bounds of a `clip` carry no gradient"));
+                self.report(Diagnostic::error(
+                    Code::NotDifferentiable,
+                    *place,
+                    "the bounds of a `clip` carry no gradient",
+                ));
                 return Value::Error;
             }
         }
@@ -166,7 +200,12 @@ impl Checker {
         };
         if condition.0.unit() != Unit::Bool {
             let place = condition.1;
-            self.unit_mismatch(place, "the condition of a `where` must be a truth value", &[(place, &condition.0)], None);
+            self.unit_mismatch(
+                place,
+                "the condition of a `where` must be a truth value",
+                &[(place, &condition.0)],
+                None,
+            );
             return Value::Error;
         }
         let branches = [then, otherwise];
@@ -179,7 +218,12 @@ impl Checker {
     fn softplus(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
         let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
         if x.unit() == Unit::Bool {
-            self.unit_mismatch(place, "a truth value is no number", &[(place, &x)], Some("use `where(condition, then, else)`"));
+            self.unit_mismatch(
+                place,
+                "a truth value is no number",
+                &[(place, &x)],
+                Some("use `where(condition, then, else)`"),
+            );
             return Value::Error;
         }
         match self.apply(Function::Exp, vec![x], Unit::Number, span) {
@@ -192,12 +236,14 @@ impl Checker {
     fn bucket(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
         let Some((x, _)) = self.argument(given, 0, env) else { return Value::Error };
         let Some(n) = self.count(given[1].expect("required"), "n", env, 1) else { return Value::Error };
-        let (Value::Formula(parts), Value::Formula(last)) =
-            (self.number(f64::from(n), Unit::Number, span), self.number(f64::from(n - 1), Unit::Number, span))
-        else {
+        let (Value::Formula(parts), Value::Formula(last)) = (
+            self.number(f64::from(n), Unit::Number, span),
+            self.number(f64::from(n - 1), Unit::Number, span),
+        ) else {
             return Value::Error;
         };
-        let steps = [(Function::Multiply, Some(parts)), (Function::Floor, None), (Function::Minimum, Some(last))];
+        let steps =
+            [(Function::Multiply, Some(parts)), (Function::Floor, None), (Function::Minimum, Some(last))];
         let mut value = x;
         for (function, second) in steps {
             let operands = std::iter::once(value).chain(second).collect();
@@ -214,15 +260,16 @@ impl Checker {
         if matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Vocab.name()) {
             let text = "only a divergence runs over the vocabulary";
             let finding = Diagnostic::error(Code::AxisMismatch, expr.span, text);
-            self.report(
-                finding.help("write `kl(student || teacher)`, `tv(student, teacher)`, ...: one number per token is left"),
-            );
+            self.report(finding.help(
+                "write `kl(student || teacher)`, `tv(student, teacher)`, ...: one number per token is left",
+            ));
             return None;
         }
         let named = Axis::ALL.iter().filter(|axis| **axis != Axis::Vocab);
         let mut axes: Vec<(&str, Axis)> = named.map(|axis| (axis.name(), *axis)).collect();
         // Nothing is finer than a token: `over: tokens` was not meant for `over: token`.
-        if !matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Token.name()) && self.key_before(expr.span) == Some("over")
+        if !matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Token.name())
+            && self.key_before(expr.span) == Some("over")
         {
             axes.retain(|(_, axis)| *axis != Axis::Token);
         }
@@ -239,14 +286,23 @@ impl Checker {
             ExprKind::Error => return None,
             _ => self.sources.text(expr.span),
         };
-        let value = |word: &str| words.iter().find(|(known, _)| *known == word).map(|(_, value)| value.clone());
+        let value =
+            |word: &str| words.iter().find(|(known, _)| *known == word).map(|(_, value)| value.clone());
         if let (ExprKind::Name(_), Some(value)) = (&expr.kind, value(written)) {
             return Some(value);
         }
         let finding = match &expr.kind {
-            ExprKind::Name(name) => Diagnostic::error(Code::UnknownValue, expr.span, format!("`{name}` is not {what}")),
-            ExprKind::Text(_) => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}, and is a text")),
-            ExprKind::Field { .. } => Diagnostic::error(Code::UnknownValue, expr.span, format!("`{written}` is not {what}")),
+            ExprKind::Name(name) => {
+                Diagnostic::error(Code::UnknownValue, expr.span, format!("`{name}` is not {what}"))
+            }
+            ExprKind::Text(_) => Diagnostic::error(
+                Code::UnknownValue,
+                expr.span,
+                format!("this must be {what}, and is a text"),
+            ),
+            ExprKind::Field { .. } => {
+                Diagnostic::error(Code::UnknownValue, expr.span, format!("`{written}` is not {what}"))
+            }
             _ => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}")),
         };
         // Read as what was meant: one slip is one finding.
@@ -278,7 +334,9 @@ impl Checker {
         env: &Env,
     ) -> Value {
         let value = self.evaluate(x, env);
-        let (Some(formula), Some(over_axis)) = (self.formula(value, x.span), self.axis(over)) else { return Value::Error };
+        let (Some(formula), Some(over_axis)) = (self.formula(value, x.span), self.axis(over)) else {
+            return Value::Error;
+        };
         if formula.axis() <= over_axis {
             let text = format!("this is one number per {} already", formula.axis().name());
             self.report(
@@ -289,7 +347,10 @@ impl Checker {
                 )
                 .label(text)
                 .because(over.span, "reduces to one number per element of this axis")
-                .help("name a coarser axis: `over: batch`, or `over: group` where each prompt has several samples; or leave the reduction out"),
+                .help(
+                    "name a coarser axis: `over: batch`, or `over: group` where each prompt has several \
+                     samples; or leave the reduction out",
+                ),
             );
             return Value::Error;
         }
@@ -321,7 +382,9 @@ impl Checker {
         let unit = match (reduction, formula.unit()) {
             (Reduction::Any | Reduction::All, _) => Unit::Bool,
             (Reduction::Count, _) => Unit::Count,
-            (Reduction::First | Reduction::Last | Reduction::Minimum | Reduction::Maximum, Unit::Bool) => Unit::Bool,
+            (Reduction::First | Reduction::Last | Reduction::Minimum | Reduction::Maximum, Unit::Bool) => {
+                Unit::Bool
+            }
             (Reduction::Sum, Unit::Bool) => Unit::Count,
             (_, Unit::Bool) => Unit::Fraction,
             (_, unit) => unit,
@@ -331,12 +394,23 @@ impl Checker {
         Value::Formula(Formula::new(kind, unit, over_axis, live, origin))
     }
 
-    /// The rollout of `on:`: other completions of the same prompts. What is known of them is a number per prompt at most.
-    fn elsewhere(&mut self, expr: &Expr, x: &Formula, over: Axis, env: &Env) -> Option<Rc<crate::experiment::Rollout>> {
+    /// The rollout of `on:`: other completions of the same prompts. What is known of them is a number per
+    /// prompt at most.
+    fn elsewhere(
+        &mut self,
+        expr: &Expr,
+        x: &Formula,
+        over: Axis,
+        env: &Env,
+    ) -> Option<Rc<crate::experiment::Rollout>> {
         let rollout = self.rollout_value(expr, env)?;
         if over > Axis::Group {
-            let text = format!("another rollout has its own {}s: they can't be matched with these", over.name());
-            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce over `group`, `domain` or `batch`"));
+            let text =
+                format!("another rollout has its own {}s: they can't be matched with these", over.name());
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, expr.span, text)
+                    .help("reduce over `group`, `domain` or `batch`"),
+            );
             return None;
         }
         if x.live() {
@@ -361,13 +435,19 @@ impl Checker {
         // A completion is selected where some token of it is.
         if axis < Axis::Token && matches!(condition.0.kind, FormulaKind::Signal(Signal::Selected)) {
             let origin = condition.0.origin;
-            let kind = FormulaKind::Reduce { reduction: Reduction::Any, operand: condition, among: None, on: None };
+            let kind =
+                FormulaKind::Reduce { reduction: Reduction::Any, operand: condition, among: None, on: None };
             return Some(Formula::new(kind, Unit::Bool, axis, false, origin));
         }
         if condition.axis() > axis {
-            let text = format!("one truth value per {} can't choose among {}s", condition.axis().name(), axis.name());
+            let text = format!(
+                "one truth value per {} can't choose among {}s",
+                condition.axis().name(),
+                axis.name()
+            );
             self.report(
-                Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it first, for example with `any(...)`"),
+                Diagnostic::error(Code::AxisMismatch, expr.span, text)
+                    .help("reduce it first, for example with `any(...)`"),
             );
             return None;
         }
@@ -382,7 +462,9 @@ impl Checker {
         span: Span,
         env: &Env,
     ) -> Value {
-        let slot = |parameter: &str| builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at]);
+        let slot = |parameter: &str| {
+            builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at])
+        };
         let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
         let Some(statistic) = self.statistic_of(name, &slot, env) else { return Value::Error };
         let over = match slot("over") {
@@ -393,9 +475,13 @@ impl Checker {
             None if name == StatisticName::Chunks => (Axis::Sequence, span),
             None => {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `over`", builtin.name))
-                        .label("not given here")
-                        .help(builtin.usage),
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        span,
+                        format!("`{}` needs `over`", builtin.name),
+                    )
+                    .label("not given here")
+                    .help(builtin.usage),
                 );
                 return Value::Error;
             }
@@ -406,7 +492,12 @@ impl Checker {
                 true => "`balance` needs truth values".to_owned(),
                 false => format!("`{}` compares numbers, not truth values", builtin.name),
             };
-            self.unit_mismatch(place, &message, &[(place, &x)], (!truths).then_some("use `where(condition, 1, 0)`"));
+            self.unit_mismatch(
+                place,
+                &message,
+                &[(place, &x)],
+                (!truths).then_some("use `where(condition, 1, 0)`"),
+            );
             return Value::Error;
         }
         let unit = match statistic {
@@ -425,9 +516,13 @@ impl Checker {
         };
         if x.live() {
             self.report(
-                Diagnostic::error(Code::NotDifferentiable, span, "a statistic over a batch or group has no derivative here")
-                    .because(place, "`live` in here")
-                    .help("statistics are for weights and advantages: read the value without `live`"),
+                Diagnostic::error(
+                    Code::NotDifferentiable,
+                    span,
+                    "a statistic over a batch or group has no derivative here",
+                )
+                .because(place, "`live` in here")
+                .help("statistics are for weights and advantages: read the value without `live`"),
             );
             return Value::Error;
         }
@@ -441,7 +536,10 @@ impl Checker {
                 )
                 .label(text)
                 .because(over.1, "elements of this axis are compared")
-                .help("name a coarser axis: `over: batch`, or `over: group` where each prompt has several samples"),
+                .help(
+                    "name a coarser axis: `over: batch`, or `over: group` where each prompt has several \
+                     samples",
+                ),
             );
             return Value::Error;
         }
@@ -458,17 +556,25 @@ impl Checker {
     }
 
     /// The statistic with its own numbers.
-    fn statistic_of<'e>(&mut self, name: StatisticName, slot: &dyn Fn(&str) -> Option<&'e Expr>, env: &Env) -> Option<Statistic> {
+    fn statistic_of<'e>(
+        &mut self,
+        name: StatisticName,
+        slot: &dyn Fn(&str) -> Option<&'e Expr>,
+        env: &Env,
+    ) -> Option<Statistic> {
         let fraction = |checker: &mut Checker, parameter: &str| {
             let expr = slot(parameter).expect("required");
             let value = checker.evaluate(expr, env);
             checker.fraction(&value, expr.span, &format!("`{parameter}`"))
         };
-        let count = |checker: &mut Checker, parameter: &str| checker.count(slot(parameter).expect("required"), parameter, env, 1);
+        let count = |checker: &mut Checker, parameter: &str| {
+            checker.count(slot(parameter).expect("required"), parameter, env, 1)
+        };
         Some(match name {
             StatisticName::Zscore => {
                 let words = [("population", Deviation::Population), ("sample", Deviation::Sample)];
-                let deviation = self.word(slot("deviation").expect("required"), "a kind of deviation", &words)?;
+                let deviation =
+                    self.word(slot("deviation").expect("required"), "a kind of deviation", &words)?;
                 Statistic::Zscore { deviation }
             }
             StatisticName::Center => Statistic::Center,
@@ -479,7 +585,9 @@ impl Checker {
             StatisticName::Balance => Statistic::Balance,
             StatisticName::Winsor => Statistic::Winsor { upper: fraction(self, "upper")? },
             StatisticName::TopFraction => Statistic::TopFraction { keep: fraction(self, "keep")? },
-            StatisticName::SampleWithoutReplacement => Statistic::SampleWithoutReplacement { keep: fraction(self, "keep")? },
+            StatisticName::SampleWithoutReplacement => {
+                Statistic::SampleWithoutReplacement { keep: fraction(self, "keep")? }
+            }
             StatisticName::TopCount => Statistic::TopCount { count: count(self, "n")? },
             StatisticName::Chunks => {
                 let most = count(self, "most");
@@ -492,7 +600,8 @@ impl Checker {
         })
     }
 
-    /// `softmax(t.confidence / 100, across: panel, missing: uniform)`: written for one teacher of the panel, computed with all.
+    /// `softmax(t.confidence / 100, across: panel, missing: uniform)`: written for one teacher of the panel,
+    /// computed with all.
     fn across(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
         let (x, across) = (given[0].expect("required"), given[3].expect("the caller looked"));
         let panel = match self.evaluate(across, env) {
@@ -507,20 +616,28 @@ impl Checker {
             }
             None => {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, span, "a teacher may state nothing: what holds then?")
-                        .help("add `missing: uniform`: every teacher of the panel counts alike"),
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        span,
+                        "a teacher may state nothing: what holds then?",
+                    )
+                    .help("add `missing: uniform`: every teacher of the panel counts alike"),
                 );
                 return Value::Error;
             }
         }
         let members = self.panels[panel.0 as usize].members.clone();
-        let current =
-            env.locals.iter().rposition(|(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)));
+        let current = env
+            .locals
+            .iter()
+            .rposition(|(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)));
         let Some(current) = current else {
             self.report(
-                Diagnostic::error(Code::WrongKind, x.span, "this is the same for every teacher of the panel").help(
-                    "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: duo, missing: uniform)`",
-                ),
+                Diagnostic::error(Code::WrongKind, x.span, "this is the same for every teacher of the panel")
+                    .help(
+                        "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: \
+                         duo, missing: uniform)`",
+                    ),
             );
             return Value::Error;
         };
@@ -540,7 +657,13 @@ impl Checker {
         let axis = formulas.iter().map(Formula::axis).max().expect("a panel has members");
         let index = members.iter().position(|member| *member == this).expect("it was found among them");
         let origin = self.origin(span);
-        Value::Formula(Formula::new(FormulaKind::Across { members: formulas, among, index }, Unit::Fraction, axis, false, origin))
+        Value::Formula(Formula::new(
+            FormulaKind::Across { members: formulas, among, index },
+            Unit::Fraction,
+            axis,
+            false,
+            origin,
+        ))
     }
 
     fn scan(&mut self, name: ScanName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
@@ -550,7 +673,8 @@ impl Checker {
             None => {
                 let Some((discount, place)) = self.argument(given, 1, env) else { return Value::Error };
                 if let Some(value) = discount.constant().filter(|value| !(0.0..=1.0).contains(value)) {
-                    let finding = Diagnostic::error(Code::OutOfRange, place, "a discount must lie between 0 and 1");
+                    let finding =
+                        Diagnostic::error(Code::OutOfRange, place, "a discount must lie between 0 and 1");
                     self.report(finding.label(format!("this is {value}")));
                     return Value::Error;
                 }
@@ -561,16 +685,24 @@ impl Checker {
         if x.axis() <= axis {
             let text = format!("this is one number per {}", x.axis().name());
             self.report(
-                Diagnostic::error(Code::AxisMismatch, place, format!("nothing runs along one {}", axis.name()))
-                    .label(text)
-                    .because(over.span, "the scan starts anew with each of these"),
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    place,
+                    format!("nothing runs along one {}", axis.name()),
+                )
+                .label(text)
+                .because(over.span, "the scan starts anew with each of these"),
             );
             return Value::Error;
         }
         if x.live() {
             self.report(
-                Diagnostic::error(Code::NotDifferentiable, span, "a scan is for weights and advantages: nothing in it is `live`")
-                    .because(place, "`live` in here"),
+                Diagnostic::error(
+                    Code::NotDifferentiable,
+                    span,
+                    "a scan is for weights and advantages: nothing in it is `live`",
+                )
+                .because(place, "`live` in here"),
             );
             return Value::Error;
         }
@@ -583,7 +715,13 @@ impl Checker {
             (_, unit) => unit,
         };
         let (x_axis, origin) = (x.axis(), self.origin(span));
-        Value::Formula(Formula::new(FormulaKind::Scan { scan, operand: x, over: axis }, unit, x_axis, false, origin))
+        Value::Formula(Formula::new(
+            FormulaKind::Scan { scan, operand: x, over: axis },
+            unit,
+            x_axis,
+            false,
+            origin,
+        ))
     }
 
     /// What is carried over the steps of a run: `ema(x, rate: 0.9)`, `previous(x)`.
@@ -599,13 +737,21 @@ impl Checker {
             }
         };
         if x.axis() > Axis::Batch {
-            let text = format!("only one number per step is carried to the next, and this is one per {}", x.axis().name());
-            self.report(Diagnostic::error(Code::AxisMismatch, place, text).help("reduce it first: `mean(x, over: batch)`"));
+            let text = format!(
+                "only one number per step is carried to the next, and this is one per {}",
+                x.axis().name()
+            );
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, place, text)
+                    .help("reduce it first: `mean(x, over: batch)`"),
+            );
             return Value::Error;
         }
         if x.live() {
             let text = "what is carried from step to step carries no gradient";
-            self.report(Diagnostic::error(Code::NotDifferentiable, span, text).because(place, "`live` in here"));
+            self.report(
+                Diagnostic::error(Code::NotDifferentiable, span, text).because(place, "`live` in here"),
+            );
             return Value::Error;
         }
         let (unit, axis, origin) = (x.unit(), x.axis(), self.origin(span));

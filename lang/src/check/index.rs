@@ -1,9 +1,10 @@
 //! What every name resolves to, for editors: one entry a use, across all files of the analysis.
 //!
-//! The evaluator follows values, so it visits a body once per call, or never: a library's `for d in domains` has no domain to
-//! turn over, and a call with a wrong argument stops before its other arguments. A rename must not miss those places. So uses
-//! are found by one walk over the trees that applies the evaluator's rules for names (locals, then signals inside objectives,
-//! then the file's items, then built-ins), and only what a name is worth comes from the evaluator.
+//! The evaluator follows values, so it visits a body once per call, or never: a library's `for d in domains`
+//! has no domain to turn over, and a call with a wrong argument stops before its other arguments. A rename
+//! must not miss those places. So uses are found by one walk over the trees that applies the evaluator's
+//! rules for names (locals, then signals inside objectives, then the file's items, then built-ins), and only
+//! what a name is worth comes from the evaluator.
 
 mod walk;
 
@@ -206,7 +207,8 @@ pub struct Use {
     pub declares: bool,
 }
 
-/// An index that is built when it is first asked for: findings are needed after every keystroke, names are not.
+/// An index that is built when it is first asked for: findings are needed after every keystroke, names are
+/// not.
 pub type LazyIndex = LazyCell<Index, Box<dyn FnOnce() -> Index>>;
 
 /// Names and trees of one analysis.
@@ -247,7 +249,10 @@ impl Index {
 
     /// Every place that names a symbol, its declaration included, in order.
     pub fn places(&self, id: SymbolId) -> impl Iterator<Item = Use> {
-        self.uses.iter().copied().filter(move |a_use| matches!(a_use.target, Target::Symbol(target) if target == id))
+        self.uses
+            .iter()
+            .copied()
+            .filter(move |a_use| matches!(a_use.target, Target::Symbol(target) if target == id))
     }
 
     /// The symbol that is declared at a place.
@@ -258,7 +263,9 @@ impl Index {
     /// The parameters of an item, in order: they are declared right after it.
     pub fn parameters(&self, id: SymbolId) -> impl Iterator<Item = SymbolId> {
         let of_it = move |child: &SymbolId| {
-            self.symbols.get(child.0 as usize).is_some_and(|child| child.owner == Some(id) && child.kind == SymbolKind::Parameter)
+            self.symbols
+                .get(child.0 as usize)
+                .is_some_and(|child| child.owner == Some(id) && child.kind == SymbolKind::Parameter)
         };
         (id.0 + 1..).map(SymbolId).take_while(of_it)
     }

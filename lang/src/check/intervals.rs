@@ -1,6 +1,8 @@
-//! Bounds of a number over an interval of steps, by interval arithmetic: never too narrow, sometimes too wide.
+//! Bounds of a number over an interval of steps, by interval arithmetic: never too narrow, sometimes too
+//! wide.
 //!
-//! Rounding is monotone, so that the ends of a monotone function bound what it computes in between, to the bit.
+//! Rounding is monotone, so that the ends of a monotone function bound what it computes in between, to the
+//! bit.
 
 use crate::formula::{FormulaKind, Function, Signal, elementwise};
 
@@ -12,8 +14,8 @@ type Interval = (f64, f64);
 const ANYTHING: Interval = (f64::NEG_INFINITY, f64::INFINITY);
 const EITHER: Interval = (0.0, 1.0);
 
-/// The smallest and largest value that a number may have from step `first` to step `last`, or a little further out; none where
-/// something else than the step decides.
+/// The smallest and largest value that a number may have from step `first` to step `last`, or a little
+/// further out; none where something else than the step decides.
 pub fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<Interval> {
     let leaf = |kind: &FormulaKind| match kind {
         FormulaKind::Number(value) => Some((*value, *value)),
@@ -39,7 +41,8 @@ fn applied(function: Function, x: &[Interval]) -> Interval {
     if x.contains(&ANYTHING) && !matches!(function, And | Or | Not) {
         return if truth(function) { EITHER } else { ANYTHING };
     }
-    let rising = |at: usize| (elementwise::apply(function, &[x[at].0]), elementwise::apply(function, &[x[at].1]));
+    let rising =
+        |at: usize| (elementwise::apply(function, &[x[at].0]), elementwise::apply(function, &[x[at].1]));
     match function {
         Negate => (-x[0].1, -x[0].0),
         Abs if x[0].0 >= 0.0 => x[0],
@@ -113,7 +116,8 @@ fn equal(a: Interval, b: Interval) -> Option<bool> {
 
 /// Of a function that rises or falls in each operand, whatever the other is.
 fn corners(function: Function, a: Interval, b: Interval) -> Interval {
-    let values = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| elementwise::apply(function, &[a, b]));
+    let values =
+        [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| elementwise::apply(function, &[a, b]));
     if values.iter().any(|value| value.is_nan()) {
         return ANYTHING;
     }

@@ -34,7 +34,8 @@ impl Checker {
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index];
         if self.chain >= DEEPEST_CHAIN {
-            let called = declared_name(&item.kind).map_or_else(|| "this".to_owned(), |name| format!("`{}`", name.text));
+            let called = declared_name(&item.kind)
+                .map_or_else(|| "this".to_owned(), |name| format!("`{}`", name.text));
             self.too_deep(asked_at, &called);
             self.modules.progress.insert(id, Progress::Done(Value::Error));
             return Value::Error;
@@ -62,7 +63,10 @@ impl Checker {
             members.rotate_left(start);
         }
         let Some(((place, name), others)) = members.split_first() else {
-            self.report(Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself").label("asked for again here"));
+            self.report(
+                Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself")
+                    .label("asked for again here"),
+            );
             return;
         };
         let text = match others {
@@ -80,7 +84,10 @@ impl Checker {
             let next = others.get(nth + 1).map_or(name, |(_, next)| next);
             finding = finding.because(*span, format!("needs `{next}`"));
         }
-        self.report(finding.help("make one of them from something else; a teacher that is the student itself is `self`"));
+        self.report(
+            finding
+                .help("make one of them from something else; a teacher that is the student itself is `self`"),
+        );
     }
 
     pub(super) fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
@@ -92,11 +99,15 @@ impl Checker {
             ItemKind::Let { value, .. } => self.evaluate_constant(id.module, value),
             ItemKind::Param(parameter) => self.parameter_item(id, parameter),
             ItemKind::Template { name, text, .. } => self.template_item(name, text, &env),
-            ItemKind::Rollout { body, .. } => self.rollout_value(body, &env).map_or(Value::Error, Value::Rollout),
+            ItemKind::Rollout { body, .. } => {
+                self.rollout_value(body, &env).map_or(Value::Error, Value::Rollout)
+            }
             ItemKind::Panel { name, value } => self.panel_item(name, value, &env),
             ItemKind::Eval { name, block } => self.eval_item(name, block, &env),
             ItemKind::Reward { value, .. } => self.reward(value, &env).map_or(Value::Error, Value::Reward),
-            ItemKind::Schedule { value, .. } => self.schedule_setting(value, &env).map_or(Value::Error, Value::Formula),
+            ItemKind::Schedule { value, .. } => {
+                self.schedule_setting(value, &env).map_or(Value::Error, Value::Formula)
+            }
             ItemKind::Model(binding) => self.binding(id, binding, false),
             ItemKind::Teacher { binding, .. } => self.binding(id, binding, true),
             // Domains are declared before anything is evaluated; one that is not there was faulty.
@@ -133,7 +144,10 @@ impl Checker {
         for (key, inner) in self.turns(index, &env) {
             let Some(key) = key else {
                 let wanted = "a family has one member per domain or whole number";
-                self.report(Diagnostic::error(Code::WrongKind, index.over.span, wanted).help("for example `[d in domains]`"));
+                self.report(
+                    Diagnostic::error(Code::WrongKind, index.over.span, wanted)
+                        .help("for example `[d in domains]`"),
+                );
                 return Value::Error;
             };
             let member_name = format!("{}[{}]", name.text, self.key_text(key));
@@ -148,7 +162,11 @@ impl Checker {
         }
         match self.evaluate(&binding.value, env) {
             value @ (Value::Model(_) | Value::Family(_) | Value::Error) => value,
-            other => self.wrong_kind(binding.value.span, "a model is the value of a stage, such as `sft(base, ...)`", &other),
+            other => self.wrong_kind(
+                binding.value.span,
+                "a model is the value of a stage, such as `sft(base, ...)`",
+                &other,
+            ),
         }
     }
 
@@ -159,7 +177,11 @@ impl Checker {
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
                 let (name, parameters) = signature(&item.kind).expect("what can be called has a signature");
-                let env = self.abstract_arguments(module, parameters, matches!(item.kind, ItemKind::Divergence { .. }));
+                let env = self.abstract_arguments(
+                    module,
+                    parameters,
+                    matches!(item.kind, ItemKind::Divergence { .. }),
+                );
                 self.check_body(item, name, parameters, env.named(&name.text));
             }
             (ItemKind::Sweep { span, axes }, _) => self.sweep_item(module, *span, axes),
@@ -177,7 +199,8 @@ impl Checker {
         }
     }
 
-    /// What can be known of a body's parameters before it is used: their defaults, or any value of their type.
+    /// What can be known of a body's parameters before it is used: their defaults, or any value of their
+    /// type.
     fn abstract_arguments(&mut self, module: ModuleId, parameters: &[Parameter], generator: bool) -> Env {
         let mut env = Env::constant(module);
         for (position, parameter) in parameters.iter().enumerate() {
@@ -210,19 +233,32 @@ impl Checker {
             "teacher" => self.any_teacher(&name.text, name.span),
             "panel" => {
                 let id = PanelId(self.panels.len() as u32);
-                let members = ["first", "second"].map(|which| self.any_teacher(&format!("{} {which}", name.text), name.span));
+                let members = ["first", "second"]
+                    .map(|which| self.any_teacher(&format!("{} {which}", name.text), name.span));
                 let members = members.into_iter().filter_map(|member| match member {
                     Value::Teacher(teacher) => Some(teacher),
                     _ => None,
                 });
                 let members = members.collect();
                 let (rounds, confidence) = (1, Some((0, 100)));
-                self.panels.push(Panel { name: name.text.clone(), members, rounds, sees: None, confidence, origin });
+                self.panels.push(Panel {
+                    name: name.text.clone(),
+                    members,
+                    rounds,
+                    sees: None,
+                    confidence,
+                    origin,
+                });
                 Value::Panel(id)
             }
             "rollout" => {
-                let max_tokens =
-                    Formula::new(FormulaKind::Variable(name.text.as_str().into()), Unit::Count, Axis::Run, false, origin);
+                let max_tokens = Formula::new(
+                    FormulaKind::Variable(name.text.as_str().into()),
+                    Unit::Count,
+                    Axis::Run,
+                    false,
+                    origin,
+                );
                 let sampling = Sampling {
                     n: 2,
                     temperature: 1.0,
@@ -300,11 +336,17 @@ impl Checker {
         let parameters = parameters.iter().map(|parameter| {
             let start = parameter.name.span;
             let end = parameter.default.as_ref().map(|default| default.span);
-            let end = end.or(parameter.annotation.as_ref().map(|annotation| annotation.span)).unwrap_or(start);
+            let end =
+                end.or(parameter.annotation.as_ref().map(|annotation| annotation.span)).unwrap_or(start);
             self.sources.text(start.to(end)).to_owned()
         });
         let parameters = parameters.collect();
-        self.objectives.push(NamedObjective { doc: item.doc.clone(), public: item.public, parameters, objective });
+        self.objectives.push(NamedObjective {
+            doc: item.doc.clone(),
+            public: item.public,
+            parameters,
+            objective,
+        });
     }
 }
 

@@ -51,10 +51,16 @@ impl Checker {
                 _ => None,
             })
             .collect();
-        for (missing, what) in [(members.is_empty(), "trains student = start"), (steps.is_empty(), "step follow { ... }")] {
+        for (missing, what) in
+            [(members.is_empty(), "trains student = start"), (steps.is_empty(), "step follow { ... }")]
+        {
             if missing && !settings.broken {
                 let text = format!("`train` needs a `{}`", what.split(' ').next().unwrap_or(what));
-                self.report(Diagnostic::error(Code::MissingKey, span, text).label("not said here").help(format!("add `{what}`")));
+                self.report(
+                    Diagnostic::error(Code::MissingKey, span, text)
+                        .label("not said here")
+                        .help(format!("add `{what}`")),
+                );
                 good = false;
             }
         }
@@ -62,7 +68,9 @@ impl Checker {
         for (index, (name, block)) in steps.iter().enumerate() {
             if let Some((first, _)) = steps[..index].iter().find(|(first, _)| first.text == name.text) {
                 let text = format!("two steps are called `{}`", name.text);
-                self.report(Diagnostic::error(Code::DuplicateName, name.span, text).because(first.span, "first here"));
+                self.report(
+                    Diagnostic::error(Code::DuplicateName, name.span, text).because(first.span, "first here"),
+                );
                 good = false;
                 continue;
             }
@@ -78,14 +86,20 @@ impl Checker {
             if !read.iter().any(|step| step.updates == index) {
                 let text = format!("no step updates `{name}`");
                 self.report(
-                    Diagnostic::error(Code::UntrainedMember, *place, text)
-                        .label("trained by nobody")
-                        .help("add a `step` with `updates` set to it, or make it a `teacher`: frozen models are roles"),
+                    Diagnostic::error(Code::UntrainedMember, *place, text).label("trained by nobody").help(
+                        "add a `step` with `updates` set to it, or make it a `teacher`: frozen models are \
+                         roles",
+                    ),
                 );
                 return Value::Error;
             }
         }
-        self.declare_joint(members.into_iter().filter_map(|trained| trained.member).collect(), read, span, env)
+        self.declare_joint(
+            members.into_iter().filter_map(|trained| trained.member).collect(),
+            read,
+            span,
+            env,
+        )
     }
 
     /// The stage's own value is its first model; the others are models beside it.
@@ -103,17 +117,32 @@ impl Checker {
     fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<Member> {
         if let Some(Trained { place: first, .. }) = before.iter().find(|known| known.name == name.text) {
             let text = format!("two models are called `{}`", name.text);
-            self.report(Diagnostic::error(Code::DuplicateName, name.span, text).because(*first, "first here"));
+            self.report(
+                Diagnostic::error(Code::DuplicateName, name.span, text).because(*first, "first here"),
+            );
             return None;
         }
         let (start, block) = self.split_block(value, env);
-        let settings = self.settings(block.as_ref(), &format!("trains {}", name.text), name.span, vocabulary::MEMBER, false);
+        let settings = self.settings(
+            block.as_ref(),
+            &format!("trains {}", name.text),
+            name.span,
+            vocabulary::MEMBER,
+            false,
+        );
         let sees = self.optional_template(settings.get("sees"), env);
         let start = self.model_value(&start, &env.named(format!("{}.{}.start", env.model_name, name.text)));
         Some(Member { name: name.text.clone(), start: start?, sees: sees?, origin: self.origin(name.span) })
     }
 
-    fn joint_step(&mut self, name: &Name, block: &Block, around: &Settings, members: &[Trained], env: &Env) -> Option<JointStep> {
+    fn joint_step(
+        &mut self,
+        name: &Name,
+        block: &Block,
+        around: &Settings,
+        members: &[Trained],
+        env: &Env,
+    ) -> Option<JointStep> {
         let mut settings = self.settings(Some(block), "step", name.span, vocabulary::STEP, true);
         self.keep_marks(&settings, &format!("{}.{}", env.model_name, name.text));
         let updates = self.required(&settings, "updates").and_then(|expr| self.updated(expr, members));
@@ -135,8 +164,12 @@ impl Checker {
         let ExprKind::Name(name) = &expr.kind else {
             if !matches!(expr.kind, ExprKind::Error) {
                 self.report(
-                    Diagnostic::error(Code::WrongKind, expr.span, "`updates` names one of the models that are trained")
-                        .help(format!("one of: {}", names.join(", "))),
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        expr.span,
+                        "`updates` names one of the models that are trained",
+                    )
+                    .help(format!("one of: {}", names.join(", "))),
                 );
             }
             return None;
@@ -144,7 +177,11 @@ impl Checker {
         if let Some(index) = names.iter().position(|known| known == name) {
             return Some(index);
         }
-        let finding = Diagnostic::error(Code::UnknownName, expr.span, format!("no model called `{name}` is trained here"));
+        let finding = Diagnostic::error(
+            Code::UnknownName,
+            expr.span,
+            format!("no model called `{name}` is trained here"),
+        );
         self.report(match nearest(name, names.iter().copied()) {
             Some(near) => finding.did_you_mean(name, near),
             None => finding.help(format!("trained here: {}", names.join(", "))),

@@ -9,15 +9,28 @@ use super::Checker;
 impl Checker {
     /// Held-out prompts, of domains and of `eval`s, that are prompts of a domain that is trained on.
     pub(super) fn warn_of_leakage(&mut self) {
-        let trained: Vec<DomainId> =
-            (0..self.domains.len() as u32).map(DomainId).filter(|domain| self.is_trained_on(*domain)).collect();
-        let whole = |path: &str, origin| DataSource { path: path.to_owned(), split: None, filter: None, limit: None, origin };
+        let trained: Vec<DomainId> = (0..self.domains.len() as u32)
+            .map(DomainId)
+            .filter(|domain| self.is_trained_on(*domain))
+            .collect();
+        let whole = |path: &str, origin| DataSource {
+            path: path.to_owned(),
+            split: None,
+            filter: None,
+            limit: None,
+            origin,
+        };
         let tests = self.domains.iter().filter_map(|domain| domain.tests.clone());
         let benchmarks = self.benchmarks.iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
         let found = tests.chain(benchmarks).filter_map(|tests| {
-            let domain = trained.iter().map(|domain| self.domain(*domain)).find(|domain| overlap(&tests, &domain.prompts))?;
-            let text = format!("these held-out prompts are those that the domain `{}` is trained on", domain.name);
-            let finding = Diagnostic::warning(Code::DataLeakage, self.span(tests.origin), text).label("seen in training");
+            let domain = trained
+                .iter()
+                .map(|domain| self.domain(*domain))
+                .find(|domain| overlap(&tests, &domain.prompts))?;
+            let text =
+                format!("these held-out prompts are those that the domain `{}` is trained on", domain.name);
+            let finding = Diagnostic::warning(Code::DataLeakage, self.span(tests.origin), text)
+                .label("seen in training");
             let finding = finding.because(self.span(domain.prompts.origin), "trained on these");
             Some(finding.help("judge on prompts that no model is trained on: another file, split or filter"))
         });
@@ -27,7 +40,8 @@ impl Checker {
     }
 }
 
-/// Whether two sources share rows, as far as their descriptions tell: one file under two names is not noticed.
+/// Whether two sources share rows, as far as their descriptions tell: one file under two names is not
+/// noticed.
 fn overlap(one: &DataSource, other: &DataSource) -> bool {
     let plain = |path: &str| path.trim_start_matches("./").trim_end_matches('/').to_owned();
     let same_path = !one.path.is_empty() && plain(&one.path) == plain(&other.path);

@@ -1,10 +1,12 @@
-//! Where weights come from: which checkpoint a model began with, and what that says about teacher and student.
+//! Where weights come from: which checkpoint a model began with, and what that says about teacher and
+//! student.
 
 use std::collections::HashSet;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Alignment, DomainId, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights, Tokenizer, Train,
+    Alignment, DomainId, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights, Tokenizer,
+    Train,
 };
 use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
 use crate::source::Span;
@@ -28,8 +30,8 @@ enum Descent {
 }
 
 impl Checker {
-    /// The checkpoints that a model descends from: those that nothing in the file made. Each model is looked at once, however many
-    /// merges lead to it.
+    /// The checkpoints that a model descends from: those that nothing in the file made. Each model is looked
+    /// at once, however many merges lead to it.
     fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
         let (mut seen, mut waiting) = (HashSet::new(), vec![model]);
         while let Some(model) = waiting.pop() {
@@ -40,9 +42,13 @@ impl Checker {
                 Stage::Initialise(_) | Stage::Parameter => add(found, model),
                 // The same file or name twice is one checkpoint.
                 Stage::Load(pretrained) => {
-                    let same =
-                        |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
-                    let first = self.models.known().iter().position(same).map_or(model, |index| ModelId(index as u32));
+                    let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
+                    let first = self
+                        .models
+                        .known()
+                        .iter()
+                        .position(same)
+                        .map_or(model, |index| ModelId(index as u32));
                     add(found, first);
                 }
                 Stage::Train(train) => waiting.push(train.start),
@@ -75,7 +81,9 @@ impl Checker {
 
     fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
         let mut descent = Descent::Shared;
-        for part in self.made_of(teacher, |part| matches!(self.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))) {
+        for part in self.made_of(teacher, |part| {
+            matches!(self.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))
+        }) {
             descent = descent.max(match &self.teacher(part).weights {
                 TeacherWeights::Model(model) => self.descent_of_model(*model, start),
                 TeacherWeights::Served { model, .. } => {
@@ -91,8 +99,8 @@ impl Checker {
         descent
     }
 
-    /// A teacher and those that it is made of, each once, in the order of the text; not those for whom `vouched` says enough, nor what they
-    /// are made of.
+    /// A teacher and those that it is made of, each once, in the order of the text; not those for whom
+    /// `vouched` says enough, nor what they are made of.
     fn made_of(&self, teacher: TeacherId, vouched: impl Fn(TeacherId) -> bool) -> Vec<TeacherId> {
         let (mut seen, mut found, mut waiting) = (HashSet::new(), Vec::new(), vec![teacher]);
         while let Some(teacher) = waiting.pop() {
@@ -131,7 +139,9 @@ impl Checker {
         let ours = self.root_name(train.start);
         match (descent, said) {
             (Descent::Shared, Some((SaidOrigin::Foreign, place))) => {
-                let text = format!("the teacher `{name}` is no foreigner: it descends from {ours}, as the student does");
+                let text = format!(
+                    "the teacher `{name}` is no foreigner: it descends from {ours}, as the student does"
+                );
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, place, text)
                         .because(stage, "trained here")
@@ -140,7 +150,8 @@ impl Checker {
                 false
             }
             (Descent::Apart, Some((SaidOrigin::Same, place))) => {
-                let text = format!("the teacher `{name}` does not descend from {ours}, where the student begins");
+                let text =
+                    format!("the teacher `{name}` does not descend from {ours}, where the student begins");
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, place, text)
                         .because(stage, "trained here")
@@ -151,25 +162,45 @@ impl Checker {
             (Descent::Shared, _) | (Descent::Unknown, Some((SaidOrigin::Same, _))) => true,
             (Descent::Apart | Descent::Unknown, Some((SaidOrigin::Foreign, _))) => {
                 self.report(
-                    Diagnostic::warning(Code::ForeignTeacher, declared, format!("the teacher `{name}` has another origin than the student"))
-                        .label("its habits are not the student's")
-                        .because(stage, "trained here")
-                        .help("where this was measured, a stronger teacher of foreign origin lost most of the gain, and a direct top-k loss collapsed within 20 steps (arXiv:2606.30406): watch the divergence at the first steps"),
+                    Diagnostic::warning(
+                        Code::ForeignTeacher,
+                        declared,
+                        format!("the teacher `{name}` has another origin than the student"),
+                    )
+                    .label("its habits are not the student's")
+                    .because(stage, "trained here")
+                    .help(
+                        "where this was measured, a stronger teacher of foreign origin lost most of the \
+                         gain, and a direct top-k loss collapsed within 20 steps (arXiv:2606.30406): watch \
+                         the divergence at the first steps",
+                    ),
                 );
                 true
             }
             (descent, None) => {
                 let text = match descent {
-                    Descent::Apart => format!("the teacher `{name}` does not descend from {ours}, where the student begins"),
-                    _ => format!("nothing says whether the teacher `{name}` descends from {ours}, where the student begins"),
+                    Descent::Apart => {
+                        format!("the teacher `{name}` does not descend from {ours}, where the student begins")
+                    }
+                    _ => format!(
+                        "nothing says whether the teacher `{name}` descends from {ours}, where the student \
+                         begins"
+                    ),
                 };
                 let help = match descent {
-                    Descent::Apart => "train it from the student's start, or write `{ origin = foreign }` after it",
+                    Descent::Apart => {
+                        "train it from the student's start, or write `{ origin = foreign }` after it"
+                    }
                     _ => {
-                        "write `{ origin = same }` after it if it was trained from that checkpoint, `{ origin = foreign }` if not"
+                        "write `{ origin = same }` after it if it was trained from that checkpoint, `{ \
+                         origin = foreign }` if not"
                     }
                 };
-                self.report(Diagnostic::error(Code::ForeignTeacher, declared, text).because(stage, "trained here").help(help));
+                self.report(
+                    Diagnostic::error(Code::ForeignTeacher, declared, text)
+                        .because(stage, "trained here")
+                        .help(help),
+                );
                 false
             }
         }
@@ -180,7 +211,8 @@ impl Checker {
         if found.iter().any(|(known, _)| *known == model) {
             return;
         }
-        let domains = |train: &Train| train.mixture.iter().map(|share| share.domain).collect::<Vec<DomainId>>();
+        let domains =
+            |train: &Train| train.mixture.iter().map(|share| share.domain).collect::<Vec<DomainId>>();
         match &self.model(model).stage {
             Stage::Initialise(_) | Stage::Parameter | Stage::Load(_) => {}
             Stage::Train(train) => {
@@ -199,8 +231,9 @@ impl Checker {
         }
     }
 
-    /// A domain that is routed to a specialist of others, while the route has one of its own: arms that were mixed up. What all
-    /// teachers of the route have been through, a common fine-tuning for example, makes nobody a specialist.
+    /// A domain that is routed to a specialist of others, while the route has one of its own: arms that were
+    /// mixed up. What all teachers of the route have been through, a common fine-tuning for example,
+    /// makes nobody a specialist.
     pub(super) fn warn_of_misrouted_domains(&mut self, train: &Train, settings: &Settings) {
         let mut teachers: Vec<TeacherId> = Vec::new();
         for choice in &train.teachers {
@@ -216,28 +249,41 @@ impl Checker {
             }
             stages.push((teacher, found));
         }
-        let common = |stage: &ModelId| stages.iter().all(|(_, found)| found.iter().any(|(known, _)| known == stage));
+        let common =
+            |stage: &ModelId| stages.iter().all(|(_, found)| found.iter().any(|(known, _)| known == stage));
         let learnt: Vec<(TeacherId, Vec<DomainId>)> = stages
             .iter()
             .map(|(teacher, found)| {
-                let own = found.iter().filter(|(stage, _)| !common(stage)).flat_map(|(_, domains)| domains.iter().copied());
+                let own = found
+                    .iter()
+                    .filter(|(stage, _)| !common(stage))
+                    .flat_map(|(_, domains)| domains.iter().copied());
                 (*teacher, own.collect())
             })
             .collect();
-        for TeacherChoice { domain, teacher, origin, .. } in train.teachers.iter().filter(|choice| choice.when.is_none()) {
-            let own = learnt.iter().find(|(known, _)| known == teacher).map_or(&[][..], |(_, domains)| domains);
+        for TeacherChoice { domain, teacher, origin, .. } in
+            train.teachers.iter().filter(|choice| choice.when.is_none())
+        {
+            let own =
+                learnt.iter().find(|(known, _)| known == teacher).map_or(&[][..], |(_, domains)| domains);
             if own.is_empty() || own.contains(domain) {
                 continue;
             }
-            let Some((other, _)) = learnt.iter().find(|(_, domains)| domains.contains(domain)) else { continue };
+            let Some((other, _)) = learnt.iter().find(|(_, domains)| domains.contains(domain)) else {
+                continue;
+            };
             let (chosen, other) = (self.teacher(*teacher), self.teacher(*other));
             let name = &self.domain(*domain).name;
-            let text = format!("the domain `{name}` is routed to `{}`, which was not trained on it", chosen.name);
+            let text =
+                format!("the domain `{name}` is routed to `{}`, which was not trained on it", chosen.name);
             let finding = Diagnostic::warning(Code::MisroutedDomain, self.span(*origin), text)
                 .label("trained on other domains")
                 .because(self.span(other.origin), format!("`{}` was trained on `{name}`", other.name))
                 .because(settings.span, "routed for this stage")
-                .help(format!("route `{name}` to `{}`, or say why not: `// allow(misrouted-domain): ...`", other.name));
+                .help(format!(
+                    "route `{name}` to `{}`, or say why not: `// allow(misrouted-domain): ...`",
+                    other.name
+                ));
             self.report(finding);
             return;
         }
@@ -249,7 +295,13 @@ impl Checker {
     }
 
     /// Whether the tokens of a teacher that is read as `role` are the student's.
-    pub(super) fn check_vocabulary(&mut self, teacher: TeacherId, role: &Role, train: &Train, settings: &Settings) -> bool {
+    pub(super) fn check_vocabulary(
+        &mut self,
+        teacher: TeacherId,
+        role: &Role,
+        train: &Train,
+        settings: &Settings,
+    ) -> bool {
         if self.teacher(teacher).align == Alignment::Tokens || !compares_tokens(train, role) {
             return true;
         }
@@ -258,18 +310,27 @@ impl Checker {
             if self.teacher(speaker).align == Alignment::Tokens {
                 continue;
             }
-            let (Some(theirs), Some(ours)) = (self.tokenizer_of(model), self.tokenizer_of(train.start)) else { continue };
+            let (Some(theirs), Some(ours)) = (self.tokenizer_of(model), self.tokenizer_of(train.start))
+            else {
+                continue;
+            };
             if theirs == ours {
                 continue;
             }
-            let text = format!("the teacher `{}` has another tokenizer than the student", self.teacher(teacher).name);
+            let text = format!(
+                "the teacher `{}` has another tokenizer than the student",
+                self.teacher(teacher).name
+            );
             let label = format!("{} here, {} in the student", tokenizer_text(theirs), tokenizer_text(ours));
             let declared = self.span(self.teacher(teacher).origin);
             self.report(
                 Diagnostic::error(Code::VocabularyMismatch, declared, text)
                     .label(label)
                     .because(settings.span, "trained here")
-                    .help("write `{ align = tokens }` after it, or compare with `sorted_l1` or `support: matched`"),
+                    .help(
+                        "write `{ align = tokens }` after it, or compare with `sorted_l1` or `support: \
+                         matched`",
+                    ),
             );
             return false;
         }
@@ -299,7 +360,8 @@ fn compares_tokens(train: &Train, role: &Role) -> bool {
     };
     train.objective.formulas().into_iter().any(|formula| {
         formula.any(|node| match &node.kind {
-            FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+            FormulaKind::Signal(Signal::Divergence(divergence))
+            | FormulaKind::Live(Live::Divergence(divergence)) => {
                 divergence.roles().contains(role) && !by_text(divergence)
             }
             FormulaKind::Signal(signal) => signal.roles().contains(role),

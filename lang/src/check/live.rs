@@ -1,4 +1,5 @@
-//! What `live` may mark: the student's own numbers, divergences with the student in them, and losses on pairs and targets.
+//! What `live` may mark: the student's own numbers, divergences with the student in them, and losses on pairs
+//! and targets.
 
 use std::rc::Rc;
 
@@ -21,7 +22,10 @@ impl Checker {
             self.report(
                 Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
                     .label("no gradient flows from here")
-                    .help("gradient flows from a term to the student; weights, selections and `let`s are plain numbers")
+                    .help(
+                        "gradient flows from a term to the student; weights, selections and `let`s are \
+                         plain numbers",
+                    )
                     .fix("remove `live`", word, "")
                     .possibly(),
             );
@@ -46,48 +50,72 @@ impl Checker {
                 self.formula(Value::Role(role), operand.span);
                 return Value::Error;
             }
-            other => return self.wrong_kind(operand.span, "`live` marks `student.logp`, `ratio` or a divergence", &other),
+            other => {
+                return self.wrong_kind(
+                    operand.span,
+                    "`live` marks `student.logp`, `ratio` or a divergence",
+                    &other,
+                );
+            }
         };
         let live = match &formula.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => {
-                match part {
-                    Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => {
-                        Live::Part(part.clone())
-                    }
-                    Part::Entropy | Part::Top1 | Part::Rank | Part::Deviation | Part::StatedConfidence | Part::Correct => {
-                        let text = format!("no gradient is defined through `student.{}` here", part.name());
-                        self.report(Diagnostic::error(Code::NotDifferentiable, span, text).help(
-                            "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a divergence",
-                        ));
-                        return Value::Error;
-                    }
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
+                Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => {
+                    Live::Part(part.clone())
                 }
-            }
+                Part::Entropy
+                | Part::Top1
+                | Part::Rank
+                | Part::Deviation
+                | Part::StatedConfidence
+                | Part::Correct => {
+                    let text = format!("no gradient is defined through `student.{}` here", part.name());
+                    self.report(Diagnostic::error(Code::NotDifferentiable, span, text).help(
+                        "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or \
+                         a divergence",
+                    ));
+                    return Value::Error;
+                }
+            },
             FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
                 Live::Divergence(divergence.clone())
             }
             FormulaKind::Signal(Signal::Divergence(_) | Signal::Of { .. }) => {
                 self.report(
-                    Diagnostic::error(Code::NothingLive, span, "nothing here belongs to the student, so no gradient can flow")
-                        .label("teachers and samplers are frozen")
-                        .help(
-                            "mark a number that the student computes: `live student.logp`, or a divergence with `student` in it",
-                        ),
+                    Diagnostic::error(
+                        Code::NothingLive,
+                        span,
+                        "nothing here belongs to the student, so no gradient can flow",
+                    )
+                    .label("teachers and samplers are frozen")
+                    .help(
+                        "mark a number that the student computes: `live student.logp`, or a divergence with \
+                         `student` in it",
+                    ),
                 );
                 return Value::Error;
             }
             FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
-                let finding = Diagnostic::error(Code::NotDifferentiable, span, "no gradient flows through a reward");
+                let finding =
+                    Diagnostic::error(Code::NotDifferentiable, span, "no gradient flows through a reward");
                 self.report(finding.label("the verifier's verdict on the whole text").help(
-                    "a policy gradient weighs the log-probability with it: `-advantage * live student.logp`, `-advantage * live ratio`",
+                    "a policy gradient weighs the log-probability with it: `-advantage * live \
+                     student.logp`, `-advantage * live ratio`",
                 ));
                 return Value::Error;
             }
             _ => {
                 self.report(
-                    Diagnostic::error(Code::NotDifferentiable, span, "`live` marks one of the student's own numbers")
-                        .label("this is computed from several")
-                        .help("write `live` directly before `student.logp`, `ratio` or a divergence: `a * live student.logp`"),
+                    Diagnostic::error(
+                        Code::NotDifferentiable,
+                        span,
+                        "`live` marks one of the student's own numbers",
+                    )
+                    .label("this is computed from several")
+                    .help(
+                        "write `live` directly before `student.logp`, `ratio` or a divergence: `a * live \
+                         student.logp`",
+                    ),
                 );
                 return Value::Error;
             }
@@ -108,7 +136,11 @@ impl Checker {
         let live = match name {
             LossName::Likelihood => {
                 let value = self.evaluate(first, env);
-                let role = self.role_of(value, first.span, "`nll` needs the role whose most probable token is the target");
+                let role = self.role_of(
+                    value,
+                    first.span,
+                    "`nll` needs the role whose most probable token is the target",
+                );
                 // The student's own choice is a target too: it makes the student surer of it.
                 role.map(|of| Live::Likelihood { of })
             }
@@ -130,9 +162,14 @@ impl Checker {
                 let value = self.evaluate(expr, &outside);
                 let beta = self.formula(value, expr.span)?;
                 if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
-                    let finding =
-                        Diagnostic::error(Code::OutOfRange, expr.span, "`beta` is one positive number for the whole step");
-                    self.report(finding.help("it says how far the student may leave the reference; 0.1 is usual"));
+                    let finding = Diagnostic::error(
+                        Code::OutOfRange,
+                        expr.span,
+                        "`beta` is one positive number for the whole step",
+                    );
+                    self.report(
+                        finding.help("it says how far the student may leave the reference; 0.1 is usual"),
+                    );
                     return None;
                 }
                 PreferenceKind::Dpo { beta }
@@ -144,7 +181,9 @@ impl Checker {
             Some(expr) => Some(self.span_value(expr, &outside)?),
         };
         let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
-        let own = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty();
+        let own = |rollout: &Rollout| {
+            matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty()
+        };
         if own(&chosen) && own(&rejected) {
             let place = given[1].expect("required").span;
             let text = "chosen and rejected completions come from the same source: nothing tells them apart";
@@ -162,12 +201,15 @@ impl Checker {
         let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);
         let squared = name == LossName::SquaredError;
         let part = match &own.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ (Part::Mean | Part::Score | Part::Value) })
-                if squared =>
+            FormulaKind::Signal(Signal::Of {
+                role: Role::Student,
+                part: part @ (Part::Mean | Part::Score | Part::Value),
+            }) if squared => part.clone(),
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ Part::Confidence })
+                if !squared =>
             {
                 part.clone()
             }
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ Part::Confidence }) if !squared => part.clone(),
             _ => {
                 let text = match squared {
                     true => "`mse` compares `student.mean`, `student.score` or `student.value` with a target",
@@ -178,7 +220,10 @@ impl Checker {
             }
         };
         if formula.axis() > part.axis() {
-            let text = format!("the target is one number per {}, finer than what is compared", formula.axis().name());
+            let text = format!(
+                "the target is one number per {}, finer than what is compared",
+                formula.axis().name()
+            );
             self.report(Diagnostic::error(Code::AxisMismatch, target.span, text));
             return None;
         }

@@ -60,8 +60,10 @@ impl Checker {
         }
         self.unreachable_arms(arms, &conditions);
         // Decided before the run: any kind of value can be chosen.
-        let decided: Option<Vec<bool>> =
-            conditions.iter().map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0)).collect();
+        let decided: Option<Vec<bool>> = conditions
+            .iter()
+            .map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0))
+            .collect();
         if let Some(decided) = decided {
             let chosen = decided.iter().position(|holds| *holds).unwrap_or(otherwise);
             return self.evaluate(&arms[chosen].value, env);
@@ -85,32 +87,43 @@ impl Checker {
         Value::Formula(chosen)
     }
 
-    /// Arms whose condition can't hold where none above them does: the same condition again, or one that implies it. What follows
-    /// from the arguments of one use is no mistake of the arms: `dopd` with one model as both teachers.
+    /// Arms whose condition can't hold where none above them does: the same condition again, or one that
+    /// implies it. What follows from the arguments of one use is no mistake of the arms: `dopd` with one
+    /// model as both teachers.
     fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
         let of_one_use = self.frames.iter().any(|frame| !frame.given.is_empty());
         for (later, condition) in conditions.iter().enumerate() {
-            let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none()) else { continue };
-            let above =
-                conditions[..later].iter().position(|above| above.as_ref().is_some_and(|above| implies(condition, above)));
+            let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none())
+            else {
+                continue;
+            };
+            let above = conditions[..later]
+                .iter()
+                .position(|above| above.as_ref().is_some_and(|above| implies(condition, above)));
             let (Some(above), Condition::When(place)) = (above, &arms[later].condition) else { continue };
             let Condition::When(first) = &arms[above].condition else { continue };
             let same = self.sources.text(place.span) == self.sources.text(first.span);
             if of_one_use && !same {
                 continue;
             }
-            let label = if same { "the same condition as above" } else { "where this holds, an arm above holds already" };
-            let finding = Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
+            let label = if same {
+                "the same condition as above"
+            } else {
+                "where this holds, an arm above holds already"
+            };
+            let finding =
+                Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
             self.report(
-                finding
-                    .because(first.span, "takes everything that it could")
-                    .help("the first arm that holds decides: put the narrower condition first, or remove one"),
+                finding.because(first.span, "takes everything that it could").help(
+                    "the first arm that holds decides: put the narrower condition first, or remove one",
+                ),
             );
         }
     }
 }
 
-/// Whether one condition holds wherever the other does: the same, or a comparison of the same number with a stricter bound.
+/// Whether one condition holds wherever the other does: the same, or a comparison of the same number with a
+/// stricter bound.
 fn implies(narrow: &Formula, wide: &Formula) -> bool {
     if same(narrow, wide) {
         return true;

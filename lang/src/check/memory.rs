@@ -1,10 +1,10 @@
-//! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what checking them
-//! came to.
+//! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what
+//! checking them came to.
 //!
-//! Where the check of an item had nothing to report, it is repeated in outline ([`super::recording`]) while neither the item nor
-//! anything that it looked up has changed. A change of an item concerns every check that
-//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on, with the names of those. That
-//! is more than needed, and needs no knowledge of how names are resolved.
+//! Where the check of an item had nothing to report, it is repeated in outline ([`super::recording`]) while
+//! neither the item nor anything that it looked up has changed. A change of an item concerns every check that
+//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on, with the
+//! names of those. That is more than needed, and needs no knowledge of how names are resolved.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -18,8 +18,8 @@ use crate::syntax::ast::{Item, ItemKind, Module};
 use super::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name};
 use super::recording::Check;
 
-/// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no others, so it grows
-/// with them alone.
+/// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no
+/// others, so it grows with them alone.
 #[derive(Default)]
 pub struct Memory {
     files: HashMap<String, RememberedFile>,
@@ -72,7 +72,8 @@ impl Memory {
         };
         remembered.used = true;
         let (module, findings) = remembered.known.parse(file, text);
-        let mut old: Vec<Option<RememberedItem>> = std::mem::take(&mut remembered.items).into_iter().map(Some).collect();
+        let mut old: Vec<Option<RememberedItem>> =
+            std::mem::take(&mut remembered.items).into_iter().map(Some).collect();
         let mut items = Vec::with_capacity(module.items.len());
         for before in remembered.known.before() {
             items.push(before.and_then(|before| old[before].take()));
@@ -81,9 +82,10 @@ impl Memory {
         let mut next = 0;
         for (item, kept) in module.items.iter().zip(&mut items).filter(|(_, kept)| kept.is_none()) {
             let text = &text[item.span.start as usize..item.span.end as usize];
-            // Only the comments around it have changed, or it was read again because of its neighbour. What has changed places
-            // with another is another: of two with one name, the first counts.
-            let same = gone[next..].iter().position(|gone| gone.as_ref().is_some_and(|gone| gone.text == text));
+            // Only the comments around it have changed, or it was read again because of its neighbour. What
+            // has changed places with another is another: of two with one name, the first counts.
+            let same =
+                gone[next..].iter().position(|gone| gone.as_ref().is_some_and(|gone| gone.text == text));
             *kept = match same {
                 Some(same) => {
                     next += same + 1;
@@ -109,7 +111,8 @@ impl Memory {
         let unused = self.files.values().filter(|file| !file.used);
         unused.flat_map(|file| &file.items).for_each(|item| self.changed.add(&item.effect));
         self.files.retain(|_, file| std::mem::take(&mut file.used));
-        let mut items: Vec<&mut RememberedItem> = self.files.values_mut().flat_map(|file| &mut file.items).collect();
+        let mut items: Vec<&mut RememberedItem> =
+            self.files.values_mut().flat_map(|file| &mut file.items).collect();
         loop {
             let before = items.len();
             items.retain_mut(|item| {
@@ -183,10 +186,12 @@ impl Changed {
     }
 }
 
-/// A domain without what no other item's check depends on. Places are told in findings, and a check with findings is not kept.
+/// A domain without what no other item's check depends on. Places are told in findings, and a check with
+/// findings is not kept.
 fn as_checks_see_it(domain: &Domain) -> Domain {
     let Domain { name, prompts: _, tests, columns: _, format, reward, share, limit, origin: _ } = domain;
-    let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin: Origin(0) };
+    let nowhere =
+        || DataSource { path: String::new(), split: None, filter: None, limit: None, origin: Origin(0) };
     let nothing = || Reward::ExactMatch { field: String::new() };
     Domain {
         name: name.clone(),
@@ -199,7 +204,11 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
         // Objectives name the parts of a reward.
         reward: match reward {
             Reward::Parts(parts) => {
-                let named = |part: &RewardPart| RewardPart { name: part.name.clone(), weight: 0.0, reward: nothing() };
+                let named = |part: &RewardPart| RewardPart {
+                    name: part.name.clone(),
+                    weight: 0.0,
+                    reward: nothing(),
+                };
                 Reward::Parts(parts.iter().map(named).collect())
             }
             _ => nothing(),
@@ -213,7 +222,10 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
 
 /// Hashes of the words of a text. Two words with one hash cost a check too many, no more.
 fn words(text: &str) -> Vec<u32> {
-    text.split(|character: char| !crate::syntax::words::is_word(character)).filter(|word| !word.is_empty()).map(hash).collect()
+    text.split(|character: char| !crate::syntax::words::is_word(character))
+        .filter(|word| !word.is_empty())
+        .map(hash)
+        .collect()
 }
 
 /// FNV-1a

@@ -1,8 +1,9 @@
 //! From syntax trees to a checked experiment: names, units, axes, `live`, routes, constants.
 //!
-//! One evaluator walks every item. What is known before the run (numbers, domains, models, objectives) becomes a
-//! [`value::Value`]; what is known only per token becomes a typed [`crate::formula::Formula`]. A mistake becomes a diagnostic and
-//! the value `Error`, which fits everywhere, so that one mistake is reported once.
+//! One evaluator walks every item. What is known before the run (numbers, domains, models, objectives)
+//! becomes a [`value::Value`]; what is known only per token becomes a typed [`crate::formula::Formula`]. A
+//! mistake becomes a diagnostic and the value `Error`, which fits everywhere, so that one mistake is reported
+//! once.
 
 pub mod allow;
 mod arithmetic;
@@ -61,8 +62,8 @@ use std::rc::Rc;
 
 use crate::diag::{Diagnostic, Severity};
 use crate::experiment::{
-    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel, SweepAxis, Teacher,
-    TeacherId,
+    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel,
+    SweepAxis, Teacher, TeacherId,
 };
 use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
@@ -74,8 +75,8 @@ use modules::{ItemId, ModuleId, Modules};
 use recording::Watched;
 use value::Value;
 
-/// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
-/// list of findings, sorted by place.
+/// Everything known about one file and what it imports. Checking never fails: it returns what it could make
+/// sense of, and a list of findings, sorted by place.
 pub struct Analysis {
     pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
@@ -116,21 +117,29 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
     analyse_with(entry, load, &[])
 }
 
-/// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry file.
+/// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
+/// file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
     Checker::new(Memory::default()).analyse(entry, load, overrides, None).0
 }
 
-/// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts come with it.
+/// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts
+/// come with it.
 pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
 
 /// The same, with what `audit` finds where nothing else is an error.
-pub fn analyse_audited(entry: SourceFile, load: Loader, overrides: &[(String, String)], audit: Auditor) -> Analysis {
+pub fn analyse_audited(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Auditor,
+) -> Analysis {
     Checker::new(Memory::default()).analyse(entry, load, overrides, Some(audit)).0
 }
 
-/// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
-/// are those of [`analyse`]; experiment and objectives are not put together. It is quickest where the last result has been dropped.
+/// The same for a file that is being written: what has not changed since the last time is not done again.
+/// Findings and index are those of [`analyse`]; experiment and objectives are not put together. It is
+/// quickest where the last result has been dropped.
 pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
     analyse_while(entry, load, memory, None)
 }
@@ -138,7 +147,8 @@ pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> An
 /// Asked again and again during an analysis: whether to go on.
 pub type GoOn = Rc<dyn Fn() -> bool>;
 
-/// The same, given up as soon as `go_on` says no: [`Analysis::stopped`] tells. Then trees and names are there, findings are not.
+/// The same, given up as soon as `go_on` says no: [`Analysis::stopped`] tells. Then trees and names are
+/// there, findings are not.
 pub fn analyse_while(entry: SourceFile, load: Loader, memory: &mut Memory, go_on: Option<GoOn>) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
     let checker = Checker { go_on, ..Checker::new(std::mem::take(memory)) };
@@ -152,11 +162,13 @@ pub fn analyse_while(entry: SourceFile, load: Loader, memory: &mut Memory, go_on
 
 /// Trees and names alone: what can be known of a text that can't be checked.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
-    Checker { go_on: Some(Rc::new(|| false)), stopped: true, ..Checker::new(Memory::default()) }.analyse(entry, load, &[], None).0
+    Checker { go_on: Some(Rc::new(|| false)), stopped: true, ..Checker::new(Memory::default()) }
+        .analyse(entry, load, &[], None)
+        .0
 }
 
-/// How many definitions may wait for each other, each needed by the one before, and how many levels a formula may have. A file of
-/// thousands of `let`s, each naming the last one, is far below that.
+/// How many definitions may wait for each other, each needed by the one before, and how many levels a formula
+/// may have. A file of thousands of `let`s, each naming the last one, is far below that.
 pub const DEEPEST_CHAIN: usize = 10_000;
 
 /// So many expressions are evaluated between two looks at whether to go on.
@@ -190,7 +202,8 @@ struct Checker {
     route: route::RouteState,
     marks: Vec<MarkedSetting>,
     facts: index::Facts,
-    /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never ends.
+    /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never
+    /// ends.
     calling: Vec<Span>,
     /// The same calls, with what their callers gave.
     frames: Vec<frames::Frame>,
@@ -204,7 +217,8 @@ struct Checker {
     seed: Option<u64>,
     /// The entry file is an experiment, not a library.
     has_experiment: bool,
-    /// An objective is being checked for its own sake: a number that its parameters leave open has some value.
+    /// An objective is being checked for its own sake: a number that its parameters leave open has some
+    /// value.
     any_numbers: bool,
     /// How often a definition was found to need itself.
     cycles: usize,
@@ -216,7 +230,8 @@ struct Checker {
     stopped: bool,
 }
 
-/// Whether two messages differ at most in which member of a family they are about: `expert[sort]`, `expert[reverse]`.
+/// Whether two messages differ at most in which member of a family they are about: `expert[sort]`,
+/// `expert[reverse]`.
 fn same_but_for_members(a: &str, b: &str) -> bool {
     let plain = |text: &str| {
         let mut inside = false;
@@ -344,7 +359,12 @@ impl Checker {
 
     /// Checks every item of the entry file and puts the experiment together.
     fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
-        self.has_experiment = self.modules.tree(entry).items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
+        self.has_experiment = self
+            .modules
+            .tree(entry)
+            .items
+            .iter()
+            .any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
         self.memory.forget_what_changed(&self.domains);
         let module = self.modules.tree(entry);
@@ -354,18 +374,21 @@ impl Checker {
             let id = ItemId { module: entry, index };
             if let ItemKind::Compare { name, block } = &item.kind {
                 self.work = calls::Work::of(item);
-                let comparison = self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
+                let comparison =
+                    self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
                 comparisons.extend(comparison.flatten());
             } else if callable(&item.kind).is_none() {
                 self.check_item_once(id, item);
             }
         }
         self.file_route(entry);
-        // Bodies are checked with any arguments, after everything that the experiment is made of: what they declare on the way
-        // is no part of it.
+        // Bodies are checked with any arguments, after everything that the experiment is made of: what they
+        // declare on the way is no part of it.
         let real = (self.models.len(), self.teachers.len(), self.panels.len(), self.marks.len());
         let uses = self.uses.clone();
-        for (index, item) in module.items.iter().enumerate().filter(|(_, item)| callable(&item.kind).is_some()) {
+        for (index, item) in
+            module.items.iter().enumerate().filter(|(_, item)| callable(&item.kind).is_some())
+        {
             self.check_item_once(ItemId { module: entry, index }, item);
         }
         self.models.truncate(real.0);
@@ -404,7 +427,8 @@ impl Checker {
             self.diagnostics.clear();
             self.objectives.clear();
         }
-        // Where something is wrong, a name may be unread because of it; and a file without an experiment has only begun.
+        // Where something is wrong, a name may be unread because of it; and a file without an experiment has
+        // only begun.
         let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
         if sound && self.has_experiment && !self.stopped {
             self.warn_of_unused_names();

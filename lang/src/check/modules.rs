@@ -14,7 +14,8 @@ use super::items::{callable, signature};
 use super::value::Value;
 use super::{Checker, Loader, builtins, memory, signals, vocabulary};
 
-/// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a name in it.
+/// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a
+/// name in it.
 pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
 pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
 
@@ -34,8 +35,8 @@ pub enum Progress {
     /// Being evaluated: meeting it again is a cycle.
     Started,
     Done(Value),
-    /// A model whose value nobody has needed yet: its check was repeated in outline. With the names that its models were given, and
-    /// what it is worth to editors.
+    /// A model whose value nobody has needed yet: its check was repeated in outline. With the names that its
+    /// models were given, and what it is worth to editors.
     Repeated {
         names: VecDeque<String>,
         worth: Option<Worth>,
@@ -213,7 +214,13 @@ impl Checker {
         let id = ModuleId(self.modules.loaded.len() as u32);
         let tree = Rc::new(tree);
         self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
-        self.modules.loaded.push(Loaded { file, path, tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
+        self.modules.loaded.push(Loaded {
+            file,
+            path,
+            tree: tree.clone(),
+            names: HashMap::new(),
+            set: HashMap::new(),
+        });
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });
@@ -235,9 +242,13 @@ impl Checker {
         let called = callable(&tree.items[item.index].kind).is_some() && builtins::find(&name.text).is_some();
         if called || signals::is_reserved(&name.text) {
             self.report(
-                Diagnostic::error(Code::DuplicateName, name.span, format!("`{}` has a meaning of its own in mopd", name.text))
-                    .label("can't be declared again")
-                    .help("choose another name"),
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` has a meaning of its own in mopd", name.text),
+                )
+                .label("can't be declared again")
+                .help("choose another name"),
             );
             return;
         }
@@ -245,10 +256,14 @@ impl Checker {
         match names.get(&name.text).copied() {
             // A duplicate keeps its first meaning.
             Some(first) => self.report(
-                Diagnostic::error(Code::DuplicateName, name.span, format!("`{}` is declared twice", name.text))
-                    .label("declared again here")
-                    .because(first.span, "first declared here")
-                    .help("give one of them another name"),
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` is declared twice", name.text),
+                )
+                .label("declared again here")
+                .because(first.span, "first declared here")
+                .help("give one of them another name"),
             ),
             None => {
                 names.insert(name.text.clone(), Declared { item, span: name.span });
@@ -256,20 +271,28 @@ impl Checker {
         }
     }
 
-    /// Every parameter has a name of its own, and none of what every objective reads: whoever reads the body must know which is meant.
+    /// Every parameter has a name of its own, and none of what every objective reads: whoever reads the body
+    /// must know which is meant.
     fn check_parameters(&mut self, parameters: &[Parameter]) {
         for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
             // A role may be a parameter: `teacher: teacher`.
             let part = matches!(name.text.as_str(), "head" | "block" | "turn");
-            let role = annotation.as_ref().is_none_or(|kind| matches!(kind.text.as_str(), "teacher" | "model"));
+            let role =
+                annotation.as_ref().is_none_or(|kind| matches!(kind.text.as_str(), "teacher" | "model"));
             if let Some(first) = parameters[..at].iter().find(|first| first.name.text == name.text) {
                 let text = format!("the parameter `{}` is declared twice", name.text);
-                let finding = Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
-                self.report(finding.because(first.name.span, "first declared here").help("give one of them another name"));
+                let finding =
+                    Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
+                self.report(
+                    finding
+                        .because(first.name.span, "first declared here")
+                        .help("give one of them another name"),
+                );
             } else if part {
                 // What a number is of, as well as the number itself.
                 continue;
-            } else if signals::is_reserved(&name.text) || (vocabulary::signal(&name.text).is_some() && !role) {
+            } else if signals::is_reserved(&name.text) || (vocabulary::signal(&name.text).is_some() && !role)
+            {
                 let text = format!("`{}` is what every objective reads under this name", name.text);
                 let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
                 self.report(finding.label("can't be a parameter").help("choose another name"));
@@ -284,13 +307,20 @@ impl Checker {
         };
         let tree = self.modules.tree(module);
         for name in names {
-            let found = tree.items.iter().position(|item| declared_name(&item.kind).is_some_and(|n| n.text == name.text));
+            let found = tree
+                .items
+                .iter()
+                .position(|item| declared_name(&item.kind).is_some_and(|n| n.text == name.text));
             let Some(index) = found else {
-                let public = tree.items.iter().filter(|item| item.public).filter_map(|item| declared_name(&item.kind));
+                let public =
+                    tree.items.iter().filter(|item| item.public).filter_map(|item| declared_name(&item.kind));
                 let near = nearest(&name.text, public.map(|name| name.text.as_str())).map(str::to_owned);
-                let finding =
-                    Diagnostic::error(Code::UnknownName, name.span, format!("`{}` has no `{}`", dotted(path), name.text))
-                        .label("not declared there");
+                let finding = Diagnostic::error(
+                    Code::UnknownName,
+                    name.span,
+                    format!("`{}` has no `{}`", dotted(path), name.text),
+                )
+                .label("not declared there");
                 let meant = near.clone();
                 let elsewhere = self.modules.of_library(&name.text).map(str::to_owned);
                 self.report(match (near, elsewhere, names) {
@@ -310,10 +340,14 @@ impl Checker {
             if !tree.items[index].public {
                 let declared = declared_name(&tree.items[index].kind).expect("found by its name");
                 self.report(
-                    Diagnostic::error(Code::NotPublic, name.span, format!("`{}` is private to `{}`", name.text, dotted(path)))
-                        .label("not for import")
-                        .because(declared.span, "declared without `pub`")
-                        .help(format!("write `pub` before it in `{}`", dotted(path))),
+                    Diagnostic::error(
+                        Code::NotPublic,
+                        name.span,
+                        format!("`{}` is private to `{}`", name.text, dotted(path)),
+                    )
+                    .label("not for import")
+                    .because(declared.span, "declared without `pub`")
+                    .help(format!("write `pub` before it in `{}`", dotted(path))),
                 );
             }
             self.declare(into, name, ItemId { module, index });
@@ -358,7 +392,10 @@ impl Checker {
         }
         let standard = segments[0] == "std";
         let where_from = match (standard, names) {
-            (true, [name]) if segments.len() == 1 && self.modules.library_modules().any(|module| module == name.text) => {
+            (true, [name])
+                if segments.len() == 1
+                    && self.modules.library_modules().any(|module| module == name.text) =>
+            {
                 "a module, and not what is taken from it".to_owned()
             }
             (true, _) => "the standard library has no such module".to_owned(),
@@ -376,7 +413,9 @@ impl Checker {
             // `use opd.mopd`
             ([module], _) if !standard && !names.is_empty() && all_in(module) => {
                 let ours = format!("std.{module}");
-                finding.help(format!("the standard library has `{ours}`")).replace_with(format!("write `{ours}`"), ours)
+                finding
+                    .help(format!("the standard library has `{ours}`"))
+                    .replace_with(format!("write `{ours}`"), ours)
             }
             // `use std.mopd`: the module between them is left out.
             (["std"], [name])
@@ -389,7 +428,11 @@ impl Checker {
             // `use std.opd`: what is taken from it is left out.
             (["std"], [module]) if self.modules.library_modules().any(|known| known == module.text) => {
                 let offered: Vec<&str> = self.modules.offered(&module.text).take(4).collect();
-                finding.help(format!("say what is taken from it: `use std.{}.{{{}}}`", module.text, offered.join(", ")))
+                finding.help(format!(
+                    "say what is taken from it: `use std.{}.{{{}}}`",
+                    module.text,
+                    offered.join(", ")
+                ))
             }
             (["std", module], _) => {
                 let near = nearest(module, self.modules.library_modules()).map(str::to_owned);
@@ -412,7 +455,8 @@ impl Checker {
         self.modules.offered(module).any(|offered| offered == name)
     }
 
-    /// `--set name=value`: each value is parsed as an expression in a file of its own, so that mistakes in it have a place.
+    /// `--set name=value`: each value is parsed as an expression in a file of its own, so that mistakes in it
+    /// have a place.
     pub(super) fn apply_overrides(&mut self, entry: ModuleId, overrides: &[(String, String)]) {
         for (name, value) in overrides {
             let text = format!("let {name} = {value}\n");

@@ -56,8 +56,10 @@ impl Checker {
                 Statement::Term { name, index, value, block } => {
                     if let Some(first) = terms.iter().find(|first| first.text == name.text) {
                         let text = format!("the term `{}` is declared twice", name.text);
-                        let finding = Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
-                        let help = "give one of them another name: losses, weights and curves are told apart by it";
+                        let finding = Diagnostic::error(Code::DuplicateName, name.span, text)
+                            .label("declared again here");
+                        let help =
+                            "give one of them another name: losses, weights and curves are told apart by it";
                         self.report(finding.because(first.span, "first declared here").help(help));
                         parts.faulty = true;
                         continue;
@@ -100,7 +102,8 @@ impl Checker {
         }
         let origin = self.origin(name.span);
         let Parts { terms, select, weight, temperature, reduce, .. } = parts;
-        let objective = Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
+        let objective =
+            Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
         if !self.selected_is_decided(&objective) {
             return None;
         }
@@ -108,7 +111,8 @@ impl Checker {
         Some(objective)
     }
 
-    /// A `let` of an objective has a name of its own: whoever reads the line below must know which of two is meant.
+    /// A `let` of an objective has a name of its own: whoever reads the line below must know which of two is
+    /// meant.
     fn hides_nothing(&mut self, name: &Name, env: &Env) {
         let finding = if vocabulary::signal(&name.text).is_some() {
             let text = format!("`{}` is what every objective reads under this name", name.text);
@@ -145,8 +149,10 @@ impl Checker {
     /// A term named like a parameter or a `let`: its loss is another number than what the formulas call so.
     fn is_no_other(&mut self, name: &Name, env: &Env) {
         if env.local(&name.text).is_some() {
-            let text = format!("the term `{}` is named like a parameter or a `let` of this objective", name.text);
-            let finding = Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
+            let text =
+                format!("the term `{}` is named like a parameter or a `let` of this objective", name.text);
+            let finding =
+                Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
             self.report(finding.help("give the term another name"));
         }
     }
@@ -155,7 +161,10 @@ impl Checker {
     fn selected_is_decided(&mut self, objective: &Objective) -> bool {
         let read = |formula: &Formula| {
             let parts = formula.parts().into_iter();
-            parts.filter(|part| matches!(part.0.kind, FormulaKind::Signal(Signal::Selected))).map(|part| part.0.origin).next()
+            parts
+                .filter(|part| matches!(part.0.kind, FormulaKind::Signal(Signal::Selected)))
+                .map(|part| part.0.origin)
+                .next()
         };
         let finding = match &objective.select {
             Some(select) => read(select).map(|origin| {
@@ -168,7 +177,10 @@ impl Checker {
             None => objective.formulas().into_iter().find_map(read).map(|origin| {
                 let text = format!("nothing is selected: `{}` has no `select`", objective.name);
                 let finding = Diagnostic::error(Code::UnknownName, self.span(origin), text);
-                finding.help("say what counts with `select = ...`, or leave `among: selected` out: all trained tokens count then")
+                finding.help(
+                    "say what counts with `select = ...`, or leave `among: selected` out: all trained \
+                     tokens count then",
+                )
             }),
         };
         finding.map(|finding| self.report(finding)).is_none()
@@ -179,7 +191,10 @@ impl Checker {
         self.record_marks(&format!("objective {}", owner.text), &entry.key.text, marks);
         if let Some(first) = parts.seen.iter().find(|first| first.text == entry.key.text) {
             let text = format!("`{}` is set twice", entry.key.text);
-            self.report(Diagnostic::error(Code::DuplicateKey, entry.key.span, text).because(first.span, "first set here"));
+            self.report(
+                Diagnostic::error(Code::DuplicateKey, entry.key.span, text)
+                    .because(first.span, "first set here"),
+            );
             return;
         }
         parts.seen.push(&entry.key);
@@ -226,8 +241,13 @@ impl Checker {
         if self.is_term(entry) {
             let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
             let text = format!("an objective has no setting `{name}`");
-            let finding = Diagnostic::error(Code::UnknownKey, entry.key.span, text).label("a part of the loss is a term");
-            self.report(finding.help(format!("write `term {name} = ...`")).fix("write `term`", before, "term "));
+            let finding = Diagnostic::error(Code::UnknownKey, entry.key.span, text)
+                .label("a part of the loss is a term");
+            self.report(finding.help(format!("write `term {name} = ...`")).fix(
+                "write `term`",
+                before,
+                "term ",
+            ));
             return;
         }
         self.unknown_setting(entry, "an objective", vocabulary::OBJECTIVE, &[]);
@@ -253,14 +273,25 @@ impl Checker {
         let own = parts.terms.iter().all(|term| term.reduce.is_some()) && !parts.terms.is_empty();
         if !body.broken && !reduced && !own {
             self.report(
-                Diagnostic::error(Code::MissingReduce, name.span, format!("`{}` does not say how tokens are averaged", name.text))
-                    .help("add `reduce = mean(token) then mean(sequence)` (every sequence counts alike) or `reduce = mean(token, over: batch)` (every token does)"),
+                Diagnostic::error(
+                    Code::MissingReduce,
+                    name.span,
+                    format!("`{}` does not say how tokens are averaged", name.text),
+                )
+                .help(
+                    "add `reduce = mean(token) then mean(sequence)` (every sequence counts alike) or \
+                     `reduce = mean(token, over: batch)` (every token does)",
+                ),
             );
             parts.faulty |= has_term;
         }
         if let Some(reduce) = &parts.reduce {
-            let values: Vec<Formula> =
-                parts.terms.iter().filter(|term| term.reduce.is_none()).map(|term| term.value.clone()).collect();
+            let values: Vec<Formula> = parts
+                .terms
+                .iter()
+                .filter(|term| term.reduce.is_none())
+                .map(|term| term.value.clone())
+                .collect();
             for value in &values {
                 parts.faulty |= !self.starts_where_term_is(value, reduce);
             }
@@ -268,8 +299,8 @@ impl Checker {
         parts.faulty |= !has_term;
     }
 
-    /// A coarse term is spread over what its reduction starts from; a fine one can't be. A pair of completions has no tokens of
-    /// its own to be spread over.
+    /// A coarse term is spread over what its reduction starts from; a fine one can't be. A pair of
+    /// completions has no tokens of its own to be spread over.
     fn starts_where_term_is(&mut self, value: &Formula, reduce: &Reduce) -> bool {
         let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
         let pair = value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Preference(_))));
@@ -278,7 +309,11 @@ impl Checker {
             return true;
         }
         let (term_span, reduce_span) = (self.span(value.0.origin), self.span(reduce.origin));
-        let text = format!("a term with one number per {}, and a `reduce` that starts from {}s", axis.name(), start.name());
+        let text = format!(
+            "a term with one number per {}, and a `reduce` that starts from {}s",
+            axis.name(),
+            start.name()
+        );
         let usual = match axis {
             Axis::Group => "mean(group)",
             Axis::Sequence => "mean(sequence)",
@@ -289,7 +324,8 @@ impl Checker {
                 .label(format!("one number per {}", axis.name()))
                 .because(reduce_span, format!("puts together {}s", start.name()))
                 .help(format!(
-                    "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} }}`",
+                    "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} \
+                     }}`",
                     axis.name()
                 )),
         );
@@ -310,7 +346,14 @@ impl Checker {
         Value::Family(Rc::new(Family { name: name.text.clone(), members }))
     }
 
-    fn term(&mut self, name: &Name, label: String, value: &Expr, block: Option<&Block>, env: &Env) -> Option<Term> {
+    fn term(
+        &mut self,
+        name: &Name,
+        label: String,
+        value: &Expr,
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Term> {
         let worth = self.evaluate(value, &env.with_context(Context::Term));
         let formula = self.formula(worth, value.span);
         let settings = match block {
@@ -320,21 +363,31 @@ impl Checker {
         let formula = formula?;
         self.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
-            self.unit_mismatch(value.span, "a term is a number, not a truth value", &[(value.span, &formula)], None);
+            self.unit_mismatch(
+                value.span,
+                "a term is a number, not a truth value",
+                &[(value.span, &formula)],
+                None,
+            );
             return None;
         }
         if !formula.live() {
-            let finding =
-                Diagnostic::error(Code::NothingLive, value.span, format!("the term `{}` carries no gradient", name.text))
-                    .label("every factor is a plain number")
-                    .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
+            let finding = Diagnostic::error(
+                Code::NothingLive,
+                value.span,
+                format!("the term `{}` carries no gradient", name.text),
+            )
+            .label("every factor is a plain number")
+            .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
             // The one number of the student's that stands in it.
             let text = self.sources.text(value.span);
             let mut places = text.match_indices("student.logp").map(|(at, _)| at);
             self.report(match (places.next(), places.next()) {
                 (Some(at), None) => {
                     let at = value.span.start + at as u32;
-                    finding.fix("write `live student.logp`", Span { start: at, end: at, ..value.span }, "live ").possibly()
+                    finding
+                        .fix("write `live student.logp`", Span { start: at, end: at, ..value.span }, "live ")
+                        .possibly()
                 }
                 _ => finding,
             });
@@ -346,7 +399,13 @@ impl Checker {
     }
 
     /// `{ when = correct, weight = ..., reduce = ..., data = sample(...) }`
-    fn term_settings(&mut self, name: &Name, block: &Block, value: Option<&Formula>, env: &Env) -> Option<TermSettings> {
+    fn term_settings(
+        &mut self,
+        name: &Name,
+        block: &Block,
+        value: Option<&Formula>,
+        env: &Env,
+    ) -> Option<TermSettings> {
         let owner = format!("term {}", name.text);
         let settings = self.settings(Some(block), &owner, block.span, vocabulary::TERM, false);
         self.keep_marks(&settings, &owner);
@@ -380,7 +439,10 @@ impl Checker {
         let formula = self.formula(value, expr.span)?;
         if truth != (formula.unit() == Unit::Bool) {
             let (message, help) = match truth {
-                true => (format!("`{key}` needs a truth value per token"), "compare with a bound, or use `top_fraction(...)`"),
+                true => (
+                    format!("`{key}` needs a truth value per token"),
+                    "compare with a bound, or use `top_fraction(...)`",
+                ),
                 false => (format!("`{key}` needs a number"), "use `select` for a mask"),
             };
             self.unit_mismatch(expr.span, &message, &[(expr.span, &formula)], Some(help));
@@ -390,8 +452,8 @@ impl Checker {
     }
 }
 
-/// Whether some formula of the objective compares the samples of one prompt. What is multiplied by 0 decides nothing: a
-/// coefficient of 0 switches a comparison off.
+/// Whether some formula of the objective compares the samples of one prompt. What is multiplied by 0 decides
+/// nothing: a coefficient of 0 switches a comparison off.
 pub fn reads_group(objective: &Objective) -> bool {
     use crate::formula::{FormulaKind, Function};
     let zero = |formula: &&Formula| formula.constant() == Some(0.0);
@@ -404,7 +466,8 @@ pub fn reads_group(objective: &Objective) -> bool {
         match &formula.0.kind {
             FormulaKind::Statistic { over: Axis::Group, .. } => return true,
             FormulaKind::Reduce { .. } if formula.axis() == Axis::Group => return true,
-            FormulaKind::Apply { function: Function::Multiply, operands } if operands.iter().any(|operand| zero(&operand)) => {}
+            FormulaKind::Apply { function: Function::Multiply, operands }
+                if operands.iter().any(|operand| zero(&operand)) => {}
             _ => waiting.extend(formula.operands()),
         }
     }
@@ -413,7 +476,11 @@ pub fn reads_group(objective: &Objective) -> bool {
 
 impl Checker {
     /// The first place where a formula of the objective passes the test.
-    pub(super) fn first_place(&self, objective: &Objective, test: impl Fn(&FormulaNode) -> bool) -> Option<Span> {
+    pub(super) fn first_place(
+        &self,
+        objective: &Objective,
+        test: impl Fn(&FormulaNode) -> bool,
+    ) -> Option<Span> {
         let parts = objective.formulas().into_iter().flat_map(Formula::parts).filter(|part| test(&part.0));
         parts.map(|part| self.span(part.0.origin)).min()
     }

@@ -54,7 +54,11 @@ impl Checker {
             }
             OptimizerName::Sgd => {
                 let momentum = self.decay(given[0], "momentum", 0.0, env)?;
-                Some(Optimizer::Sgd { momentum, clip_norm: self.clip_norm(given[1], 1.0, span, env)?, origin })
+                Some(Optimizer::Sgd {
+                    momentum,
+                    clip_norm: self.clip_norm(given[1], 1.0, span, env)?,
+                    origin,
+                })
             }
             OptimizerName::PrivateAdamW => {
                 let positive = |checker: &mut Checker, slot: usize, key: &str| {
@@ -91,13 +95,24 @@ impl Checker {
     fn clip_norm(&mut self, expr: Option<&Expr>, usual: f64, span: Span, env: &Env) -> Option<f64> {
         let norm = self.positive_or(expr, "clip_norm", usual, 0.0, env)?;
         if norm == 0.0 {
-            self.report(Diagnostic::error(Code::OutOfRange, span, "a largest gradient norm of 0 would stop all learning"));
+            self.report(Diagnostic::error(
+                Code::OutOfRange,
+                span,
+                "a largest gradient norm of 0 would stop all learning",
+            ));
             return None;
         }
         Some(norm)
     }
 
-    fn positive_or(&mut self, expr: Option<&Expr>, key: &str, usual: f64, least: f64, env: &Env) -> Option<f64> {
+    fn positive_or(
+        &mut self,
+        expr: Option<&Expr>,
+        key: &str,
+        usual: f64,
+        least: f64,
+        env: &Env,
+    ) -> Option<f64> {
         match expr {
             Some(expr) => self.at_least(expr, key, env, least),
             None => Some(usual),
@@ -123,7 +138,9 @@ impl Checker {
                 None
             }
         };
-        let (Some(factor), Some(rounds), Some(powers_of), Some(judged_by)) = (factor, rounds, powers_of, judged_by) else {
+        let (Some(factor), Some(rounds), Some(powers_of), Some(judged_by)) =
+            (factor, rounds, powers_of, judged_by)
+        else {
             return Value::Error;
         };
         if factor <= 1.0 {
@@ -144,7 +161,11 @@ impl Checker {
         let Some(expr) = expr else { return Some(Vec::new()) };
         let ExprKind::List(items) = &expr.kind else {
             let value = self.evaluate(expr, env);
-            self.wrong_kind(expr.span, "`weights` is a list: `[attention, feed_forward, embedding, norm]`", &value);
+            self.wrong_kind(
+                expr.span,
+                "`weights` is a list: `[attention, feed_forward, embedding, norm]`",
+                &value,
+            );
             return None;
         };
         items.iter().map(|item| self.word(item, "a part of a decoder", &WEIGHT_GROUPS)).collect()

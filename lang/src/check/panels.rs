@@ -20,7 +20,13 @@ impl Checker {
         }
     }
 
-    pub(super) fn debate_call(&mut self, given: &[Option<&Expr>], block: Option<&Block>, span: Span, env: &Env) -> Value {
+    pub(super) fn debate_call(
+        &mut self,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        span: Span,
+        env: &Env,
+    ) -> Value {
         let settings = self.settings(block, "debate", span, vocabulary::DEBATE, false);
         let name = if env.model_name.is_empty() { "debate".to_owned() } else { env.model_name.clone() };
         self.keep_marks(&settings, &format!("panel {name}"));
@@ -28,11 +34,19 @@ impl Checker {
         let values = match self.evaluate(place, env) {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
-            other => return self.wrong_kind(place.span, "several teachers are needed here: a list or a family", &other),
+            other => {
+                return self.wrong_kind(
+                    place.span,
+                    "several teachers are needed here: a list or a family",
+                    &other,
+                );
+            }
         };
         let speakers: Option<Vec<Role>> = values
             .into_iter()
-            .map(|value| self.teacher_role(value, place.span, env, "every member of a panel must be a teacher"))
+            .map(|value| {
+                self.teacher_role(value, place.span, env, "every member of a panel must be a teacher")
+            })
             .collect();
         let rounds = self.required_count(&settings, "rounds", env, 1);
         let sees = self.optional_template(settings.get("sees"), env);
@@ -41,16 +55,23 @@ impl Checker {
             Some(expr) => match self.evaluate(expr, env) {
                 Value::Integer { low, high } => Some(Some((low, high))),
                 other => {
-                    self.wrong_kind(expr.span, "`confidence` says how it is read: `integer(0..=100)`", &other);
+                    self.wrong_kind(
+                        expr.span,
+                        "`confidence` says how it is read: `integer(0..=100)`",
+                        &other,
+                    );
                     None
                 }
             },
         };
-        let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) = (speakers, rounds, sees, confidence) else {
+        let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) =
+            (speakers, rounds, sees, confidence)
+        else {
             return Value::Error;
         };
         if speakers.len() < 2 {
-            let finding = Diagnostic::error(Code::OutOfRange, place.span, "a debate needs at least two teachers");
+            let finding =
+                Diagnostic::error(Code::OutOfRange, place.span, "a debate needs at least two teachers");
             self.report(finding.label(format!("{} in here", speakers.len())));
             return Value::Error;
         }
@@ -87,11 +108,17 @@ impl Checker {
     pub(super) fn integer_call(&mut self, given: &[Option<&Expr>], _span: Span, env: &Env) -> Value {
         let place = given[0].expect("required");
         match self.evaluate(place, env) {
-            Value::Range { low, high } if low.fract() == 0.0 && high.fract() == 0.0 && low.abs().max(high.abs()) < 1e15 => {
+            Value::Range { low, high }
+                if low.fract() == 0.0 && high.fract() == 0.0 && low.abs().max(high.abs()) < 1e15 =>
+            {
                 Value::Integer { low: low as i64, high: high as i64 }
             }
             Value::Range { .. } => {
-                self.report(Diagnostic::error(Code::OutOfRange, place.span, "a whole number lies between whole numbers"));
+                self.report(Diagnostic::error(
+                    Code::OutOfRange,
+                    place.span,
+                    "a whole number lies between whole numbers",
+                ));
                 Value::Error
             }
             other => self.wrong_kind(place.span, "`integer` needs a range: `integer(0..=100)`", &other),

@@ -1,12 +1,16 @@
-//! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check names its source.
+//! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check
+//! names its source.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train};
+use crate::experiment::{
+    Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train,
+};
 use crate::formula::{
-    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Reduction, Role, Signal, Support,
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Reduction,
+    Role, Signal, Support,
 };
 
 use super::Checker;
@@ -61,9 +65,12 @@ fn factor_once(formula: &Formula, known: &mut HashMap<*const FormulaNode, Factor
                 _ => Factor::Other,
             },
             (Function::Divide, [value, by]) if !by.live() => scaled(factor(value), by),
-            // The ratio's own gradient is the ratio times the score: under the sampler, the mean of the score.
+            // The ratio's own gradient is the ratio times the score: under the sampler, the mean of the
+            // score.
             (Function::Exp, [exponent]) if is_log_ratio(exponent) => Factor::Blind,
-            (Function::Where, [condition, then, otherwise]) => scaled(factor(then).and(factor(otherwise)), condition),
+            (Function::Where, [condition, then, otherwise]) => {
+                scaled(factor(then).and(factor(otherwise)), condition)
+            }
             _ => Factor::Other,
         },
         _ => Factor::Other,
@@ -84,11 +91,14 @@ fn is_log_ratio(formula: &Formula) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
     let [student, sampler] = operands.as_slice() else { return false };
     matches!(student.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
-        && matches!(&sampler.0.kind, FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }))
+        && matches!(
+            &sampler.0.kind,
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp })
+        )
 }
 
-/// A number that is known before the token is drawn: it depends on the prefix at most. Where that is not certain, it is not blind:
-/// a mean over the completion already depends on what was drawn.
+/// A number that is known before the token is drawn: it depends on the prefix at most. Where that is not
+/// certain, it is not blind: a mean over the completion already depends on what was drawn.
 fn is_blind(formula: &Formula) -> bool {
     formula.parts().into_iter().all(is_blind_alone)
 }
@@ -100,7 +110,8 @@ fn is_blind_alone(formula: &Formula) -> bool {
         FormulaKind::Signal(signal) => match signal {
             Signal::Of { part, .. } => matches!(part, Part::Entropy | Part::Top1 | Part::EndLogp),
             Signal::Divergence(divergence) => {
-                !matches!(divergence.kind, DivergenceKind::Gaussian { .. }) && !reads_token(&divergence.support)
+                !matches!(divergence.kind, DivergenceKind::Gaussian { .. })
+                    && !reads_token(&divergence.support)
             }
             Signal::Mass { support, .. } | Signal::SupportSize { support } => !reads_token(support),
             Signal::Overlap { .. }
@@ -137,9 +148,9 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
                 let scored_at = objective.temperature.unwrap_or(sampling.temperature);
                 sampling.temperature > 0.0 && scored_at == sampling.temperature && !sampling.truncated()
             }
-            RolloutSource::Turns { of, .. } | RolloutSource::Derived { of, .. } | RolloutSource::EachTurn { of, .. } => {
-                is_on_policy(objective, of)
-            }
+            RolloutSource::Turns { of, .. }
+            | RolloutSource::Derived { of, .. }
+            | RolloutSource::EachTurn { of, .. } => is_on_policy(objective, of),
             _ => false,
         }
 }
@@ -164,7 +175,9 @@ fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
     let at_least_zero = |bound: &Formula| bound.constant().is_some_and(|bound| bound >= 0.0);
     match (function, operands.as_slice()) {
         (Function::Relu, [value]) => Some(value),
-        (Function::Maximum, [value, bound]) | (Function::Maximum, [bound, value]) if at_least_zero(bound) => Some(value),
+        (Function::Maximum, [value, bound]) | (Function::Maximum, [bound, value]) if at_least_zero(bound) => {
+            Some(value)
+        }
         (Function::Clip, [value, low, _]) if at_least_zero(low) => Some(value),
         _ => None,
     }
@@ -180,8 +193,12 @@ fn partial_sum(value: &Formula) -> Option<&Formula> {
             continue;
         }
         match &formula.0.kind {
-            FormulaKind::Live(Live::Divergence(divergence)) if positive && can_be_negative(divergence) => return Some(formula),
-            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => pending.push((operand, positive)),
+            FormulaKind::Live(Live::Divergence(divergence)) if positive && can_be_negative(divergence) => {
+                return Some(formula);
+            }
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => {
+                pending.push((operand, positive))
+            }
             FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
                 (Function::Negate, [x]) => pending.push((x, !positive)),
                 (Function::Tanh, [x]) => pending.push((x, positive)),
@@ -192,7 +209,8 @@ fn partial_sum(value: &Formula) -> Option<&Formula> {
                 // A square is never negative.
                 (Function::Multiply, [left, right]) if same_divergence(left, right) => {}
                 (Function::Multiply, [left, right]) => {
-                    let keeps = |factor: &Formula| positive == factor.constant().is_none_or(|factor| factor > 0.0);
+                    let keeps =
+                        |factor: &Formula| positive == factor.constant().is_none_or(|factor| factor > 0.0);
                     pending.extend([(right, keeps(left)), (left, keeps(right))]);
                 }
                 (Function::Divide, [above, below]) => {
@@ -208,9 +226,8 @@ fn partial_sum(value: &Formula) -> Option<&Formula> {
 
 fn same_divergence(left: &Formula, right: &Formula) -> bool {
     let divergence = |formula: &Formula| match &formula.0.kind {
-        FormulaKind::Live(Live::Divergence(divergence)) | FormulaKind::Signal(Signal::Divergence(divergence)) => {
-            Some(divergence.clone())
-        }
+        FormulaKind::Live(Live::Divergence(divergence))
+        | FormulaKind::Signal(Signal::Divergence(divergence)) => Some(divergence.clone()),
         _ => None,
     };
     Rc::ptr_eq(&left.0, &right.0) || divergence(left).is_some_and(|left| divergence(right) == Some(left))
@@ -241,10 +258,12 @@ impl Checker {
         self.check_score_functions(train, settings)
     }
 
-    /// A balance gives every domain the same target; if they are not the whole, the loss has another size than was meant.
+    /// A balance gives every domain the same target; if they are not the whole, the loss has another size
+    /// than was meant.
     fn warn_of_targets(&mut self, train: &Train, settings: &Settings) {
         let objective = &train.objective;
-        let reductions = objective.reduce.iter().chain(objective.terms.iter().filter_map(|term| term.reduce.as_ref()));
+        let reductions =
+            objective.reduce.iter().chain(objective.terms.iter().filter_map(|term| term.reduce.as_ref()));
         let domains = train.mixture.len();
         let wrong = reductions.filter_map(|reduce| reduce.balance.as_ref()).find_map(|balance| {
             let target = balance.target?;
@@ -252,7 +271,8 @@ impl Checker {
         });
         let Some((target, origin)) = wrong else { return };
         let span = self.span(origin);
-        let text = format!("{domains} domains with a target of {target} each: together they are not the whole");
+        let text =
+            format!("{domains} domains with a target of {target} each: together they are not the whole");
         self.report(
             Diagnostic::warning(Code::ShareSum, settings.place(&["objective"]), text)
                 .because(span, "balanced here")
@@ -260,15 +280,17 @@ impl Checker {
         );
     }
 
-    /// The mean of the score is zero: a factor that does not depend on the token drawn leaves nothing of the gradient. That is k1
-    /// differentiated as it stands, and a divergence of whole distributions in the place of an advantage.
+    /// The mean of the score is zero: a factor that does not depend on the token drawn leaves nothing of the
+    /// gradient. That is k1 differentiated as it stands, and a divergence of whole distributions in the
+    /// place of an advantage.
     fn check_score_functions(&mut self, train: &Train, settings: &Settings) -> bool {
         let objective = &train.objective;
         if train.keep == Keep::Correct || train.filter.is_some() {
             return true;
         }
         let dull = |term: &Term| {
-            let masks = objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
+            let masks =
+                objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
             factor(&term.value) == Factor::Blind && masks.into_iter().all(is_blind)
         };
         let mut streams = streams(objective, &train.rollout).into_iter();
@@ -276,23 +298,30 @@ impl Checker {
         let Some(stream) = found else { return true };
         let (span, drawn) = (self.span(stream.term.origin), self.span(stream.rollout.origin));
         self.report(
-            Diagnostic::error(Code::ZeroGradient, span, "on the student's own samples the mean gradient of this term is 0")
-                .label("the factor is the same whichever token was drawn")
-                .because(drawn, "drawn by the student")
-                .because(settings.span, "trained here")
-                .help(
-                    "multiply by what is known of the token itself, `(student.logp - teacher.logp) * live student.logp`, or \
-                     differentiate the divergence: `live kl(student || teacher)`",
-                ),
+            Diagnostic::error(
+                Code::ZeroGradient,
+                span,
+                "on the student's own samples the mean gradient of this term is 0",
+            )
+            .label("the factor is the same whichever token was drawn")
+            .because(drawn, "drawn by the student")
+            .because(settings.span, "trained here")
+            .help(
+                "multiply by what is known of the token itself, `(student.logp - teacher.logp) * live \
+                 student.logp`, or differentiate the divergence: `live kl(student || teacher)`",
+            ),
         );
         false
     }
 
-    /// A partial sum may be negative, and a lower bound of 0 then deletes the gradient where it is: one user of a trainer counted 415
-    /// of 467 steps.
+    /// A partial sum may be negative, and a lower bound of 0 then deletes the gradient where it is: one user
+    /// of a trainer counted 415 of 467 steps.
     pub(super) fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
         for part in objective.terms.iter().flat_map(|term| term.value.parts()) {
-            let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum) else { continue };
+            let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum)
+            else {
+                continue;
+            };
             let (span, divergence) = (self.span(part.0.origin), self.span(inside.0.origin));
             self.report(
                 Diagnostic::warning(
@@ -301,7 +330,9 @@ impl Checker {
                     "this bound deletes the gradient wherever the partial sum is negative",
                 )
                 .because(divergence, "with `mass: raw` it can be")
-                .help("write `mass: tail` or `mass: generalized`, which are never negative, and drop the bound"),
+                .help(
+                    "write `mass: tail` or `mass: generalized`, which are never negative, and drop the bound",
+                ),
             );
         }
     }
@@ -329,21 +360,25 @@ impl Checker {
                 Some((
                     "later passes count these completions as if the student had just drawn them",
                     "no `ratio` says how likely they have become",
-                    "multiply by `live ratio` in place of `live student.logp`, within bounds: `clip(live ratio, 0.8, 1.2)`",
+                    "multiply by `live ratio` in place of `live student.logp`, within bounds: `clip(live \
+                     ratio, 0.8, 1.2)`",
                 ))
             } else {
                 None
             };
             if let Some((message, label, help)) = found {
-                self.report(Diagnostic::warning(Code::StaleSignal, place, message).because(at, label).help(help));
+                self.report(
+                    Diagnostic::warning(Code::StaleSignal, place, message).because(at, label).help(help),
+                );
             }
         }
     }
 
-    /// Rollouts made once keep the bias of the teacher that the start was fine-tuned on, if it is not the one that now scores them
-    /// (Lightning OPD, arXiv:2604.13010).
+    /// Rollouts made once keep the bias of the teacher that the start was fine-tuned on, if it is not the one
+    /// that now scores them (Lightning OPD, arXiv:2604.13010).
     fn warn_of_other_teachers(&mut self, train: &Train, settings: &Settings) {
-        if !train.rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Snapshot { .. })) {
+        if !train.rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Snapshot { .. }))
+        {
             return;
         }
         let Stage::Train(before) = &self.model(train.start).stage else { return };
@@ -353,15 +388,24 @@ impl Checker {
         }
         let weights = |teacher: &TeacherId| -> &TeacherWeights { &self.teacher(*teacher).weights };
         let known = |teacher: &TeacherId| imitated.iter().any(|known| weights(known) == weights(teacher));
-        let Some(other) = train.teachers.iter().map(|choice| choice.teacher).find(|teacher| !known(teacher)) else { return };
+        let Some(other) = train.teachers.iter().map(|choice| choice.teacher).find(|teacher| !known(teacher))
+        else {
+            return;
+        };
         let (name, declared) = (self.teacher(other).name.clone(), self.span(self.teacher(other).origin));
         let start = self.span(self.model(train.start).origin);
-        let text = format!("the rollouts are made once, and `{name}` scores them: the student was fine-tuned on another teacher");
+        let text = format!(
+            "the rollouts are made once, and `{name}` scores them: the student was fine-tuned on another \
+             teacher"
+        );
         self.report(
             Diagnostic::warning(Code::InconsistentTeacher, settings.place(&["rollout"]), text)
                 .because(start, "fine-tuned here")
                 .because(declared, "the teacher that scores")
-                .help("fine-tune on the answers of the same teachers, or roll out anew at every step: `rollout = sample(...)`"),
+                .help(
+                    "fine-tune on the answers of the same teachers, or roll out anew at every step: \
+                     `rollout = sample(...)`",
+                ),
         );
     }
 

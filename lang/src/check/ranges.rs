@@ -1,4 +1,5 @@
-//! Numbers of the run, before the run: what a schedule or an expression of `step` and `progress` is worth at every step.
+//! Numbers of the run, before the run: what a schedule or an expression of `step` and `progress` is worth at
+//! every step.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -6,8 +7,8 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
-    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, PreferenceKind,
-    Scan, Signal, elementwise,
+    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
+    Mass, PreferenceKind, Scan, Signal, elementwise,
 };
 
 use super::Checker;
@@ -21,8 +22,8 @@ pub struct Bindings<'a> {
     pub variable: Option<(&'a str, f64)>,
 }
 
-/// A number of the run, part by part: each once, operands first. A formula that uses one part twice, and that part another one twice,
-/// has few parts and very many paths.
+/// A number of the run, part by part: each once, operands first. A formula that uses one part twice, and that
+/// part another one twice, has few parts and very many paths.
 pub struct Tape<'f> {
     parts: Vec<(&'f FormulaKind, Vec<usize>)>,
 }
@@ -37,7 +38,8 @@ impl<'f> Tape<'f> {
                 FormulaKind::Apply { operands, .. } => operands,
                 _ => &[],
             };
-            let missing: Vec<&Formula> = operands.iter().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
+            let missing: Vec<&Formula> =
+                operands.iter().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
             if missing.is_empty() {
                 waiting.pop();
                 let at = parts.len();
@@ -56,14 +58,20 @@ impl<'f> Tape<'f> {
     }
 
     /// What `leaf` and `apply` make of it; none where some part is none.
-    pub fn run<T: Copy>(&self, leaf: impl Fn(&FormulaKind) -> Option<T>, apply: impl Fn(Function, &[T]) -> T) -> Option<T> {
+    pub fn run<T: Copy>(
+        &self,
+        leaf: impl Fn(&FormulaKind) -> Option<T>,
+        apply: impl Fn(Function, &[T]) -> T,
+    ) -> Option<T> {
         let mut values: Vec<T> = Vec::with_capacity(self.parts.len());
         for (kind, operands) in &self.parts {
             values.push(match kind {
                 FormulaKind::Apply { function, .. } => match *operands.as_slice() {
                     [a] => apply(*function, &[values[a]]),
                     [a, b] => apply(*function, &[values[a], values[b]]),
-                    ref more => apply(*function, &more.iter().map(|operand| values[*operand]).collect::<Vec<T>>()),
+                    ref more => {
+                        apply(*function, &more.iter().map(|operand| values[*operand]).collect::<Vec<T>>())
+                    }
                 },
                 other => leaf(other)?,
             });
@@ -77,8 +85,12 @@ impl<'f> Tape<'f> {
             FormulaKind::Number(value) => Some(*value),
             FormulaKind::Schedule(schedule) => Some(schedule.at(bindings.step, bindings.steps)),
             FormulaKind::Signal(Signal::Step) => Some(f64::from(bindings.step)),
-            FormulaKind::Signal(Signal::Progress) => Some(f64::from(bindings.step) / f64::from(bindings.steps.max(1))),
-            FormulaKind::Variable(name) => bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value)),
+            FormulaKind::Signal(Signal::Progress) => {
+                Some(f64::from(bindings.step) / f64::from(bindings.steps.max(1)))
+            }
+            FormulaKind::Variable(name) => {
+                bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value))
+            }
             _ => None,
         };
         self.run(leaf, elementwise::apply)
@@ -99,11 +111,12 @@ pub enum Stay {
 /// So many steps in a row are looked at one by one.
 const ROW: u32 = 32;
 
-/// How many steps, and intervals of steps, are looked at in all: a run of up to about half as many is decided in any case.
+/// How many steps, and intervals of steps, are looked at in all: a run of up to about half as many is decided
+/// in any case.
 const MOST_STEPS: u32 = 250_000;
 
-/// Lengths that stand for a run in epochs, whose steps are counted when the data is read: what leaves its bounds in both does so in nearly
-/// every run.
+/// Lengths that stand for a run in epochs, whose steps are counted when the data is read: what leaves its
+/// bounds in both does so in nearly every run.
 const IN_EPOCHS: [u32; 2] = [1_000, 100_000];
 
 /// The lengths that a run may have, as far as is known before it.
@@ -114,16 +127,16 @@ fn lengths(length: Length) -> Vec<u32> {
     }
 }
 
-/// Whether a number keeps to its bounds in a run, and in one of how many steps it does not. One that may or may not, since the length is not
-/// known, is let through.
+/// Whether a number keeps to its bounds in a run, and in one of how many steps it does not. One that may or
+/// may not, since the length is not known, is let through.
 pub fn stay(formula: &Formula, bounds: (f64, f64), length: Length) -> (Stay, u32) {
     let stays: Vec<(Stay, u32)> =
         lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
     *stays.iter().find(|(stay, _)| *stay == Stay::Within).unwrap_or(&stays[0])
 }
 
-/// Whether a number keeps to its bounds at every step. Intervals of steps that are known to ([`intervals::bounds`]) are passed over;
-/// others are split, the earlier half first.
+/// Whether a number keeps to its bounds at every step. Intervals of steps that are known to
+/// ([`intervals::bounds`]) are passed over; others are split, the earlier half first.
 pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> Stay {
     let outside = |value: f64| !value.is_finite() || !(low..=high).contains(&value);
     let tape = Tape::of(formula);
@@ -153,14 +166,16 @@ pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> 
     Stay::Within
 }
 
-/// Every step of a short run. Of a long one, so many at equal distances, and those around which a schedule turns.
+/// Every step of a short run. Of a long one, so many at equal distances, and those around which a schedule
+/// turns.
 fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     const MANY: u32 = 4_096;
     let steps = steps.max(1);
     if steps <= MANY {
         return (0..steps).collect();
     }
-    let mut found: Vec<u32> = (0..MANY).map(|at| (u64::from(at) * u64::from(steps - 1) / u64::from(MANY - 1)) as u32).collect();
+    let mut found: Vec<u32> =
+        (0..MANY).map(|at| (u64::from(at) * u64::from(steps - 1) / u64::from(MANY - 1)) as u32).collect();
     for (kind, _) in numbers.iter().flat_map(|number| &number.parts) {
         if let FormulaKind::Schedule(schedule) = kind {
             let turns = schedule.turns(steps).into_iter();
@@ -180,7 +195,13 @@ fn readable(number: f64) -> f64 {
 
 impl Checker {
     /// Whether a number stays within bounds over a run; reports the first step at which it does not.
-    pub(super) fn stays_within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), length: Length) -> bool {
+    pub(super) fn stays_within(
+        &mut self,
+        formula: &Formula,
+        what: &str,
+        (low, high): (f64, f64),
+        length: Length,
+    ) -> bool {
         let (stay, steps) = stay(formula, (low, high), length);
         if stay == Stay::Within {
             return true;
@@ -191,7 +212,11 @@ impl Checker {
             (true, false) => format!("at least {low}"),
             _ => format!("at most {high}"),
         };
-        let finding = Diagnostic::error(Code::ScheduleRange, span, format!("{what} must stay {bounds} during the whole run"));
+        let finding = Diagnostic::error(
+            Code::ScheduleRange,
+            span,
+            format!("{what} must stay {bounds} during the whole run"),
+        );
         self.report(match stay {
             Stay::Leaves { step, value } => finding
                 .label(format!("is {} at step {step} of {steps}", readable(value)))
@@ -203,30 +228,41 @@ impl Checker {
         false
     }
 
-    /// Without its factor beta * (1 - beta) taken out, `jsd` goes to 0 at both ends, and its gradient with it.
+    /// Without its factor beta * (1 - beta) taken out, `jsd` goes to 0 at both ends, and its gradient with
+    /// it.
     fn leaves_ends(&mut self, beta: &Formula, length: Length) -> bool {
         // Whether it stays within 0 and 1 has been checked.
-        let (Stay::Leaves { step, value }, steps) = stay(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length) else {
+        let (Stay::Leaves { step, value }, steps) =
+            stay(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length)
+        else {
             return true;
         };
         let span = self.span(beta.0.origin);
         self.report(
-            Diagnostic::error(Code::ScheduleRange, span, format!("`jsd` with beta = {value} is 0 everywhere"))
-                .label(format!("is {value} at step {step} of {steps}"))
-                .help(
-                    "`normalized: true` divides by beta * (1 - beta): its ends are the two directions of `kl`, and it changes smoothly \
-                     between them",
-                ),
+            Diagnostic::error(
+                Code::ScheduleRange,
+                span,
+                format!("`jsd` with beta = {value} is 0 everywhere"),
+            )
+            .label(format!("is {value} at step {step} of {steps}"))
+            .help(
+                "`normalized: true` divides by beta * (1 - beta): its ends are the two directions of `kl`, \
+                 and it changes smoothly between them",
+            ),
         );
         false
     }
 
-    /// A bare partial sum of the alpha divergence has no limit at 0 and 1: what is left of both sides does not cancel.
+    /// A bare partial sum of the alpha divergence has no limit at 0 and 1: what is left of both sides does
+    /// not cancel.
     fn leaves_poles(&mut self, alpha: &Formula, steps: u32) -> bool {
         let tape = Tape::of(alpha);
         let value = |step| tape.at(&Bindings { step, steps, variable: None });
-        let at_pole = |step: &u32| value(*step).is_some_and(|alpha| alpha.abs() < 1e-9 || (alpha - 1.0).abs() < 1e-9);
-        let Some(step) = looked_at(std::slice::from_ref(&tape), steps).into_iter().find(at_pole) else { return true };
+        let at_pole =
+            |step: &u32| value(*step).is_some_and(|alpha| alpha.abs() < 1e-9 || (alpha - 1.0).abs() < 1e-9);
+        let Some(step) = looked_at(std::slice::from_ref(&tape), steps).into_iter().find(at_pole) else {
+            return true;
+        };
         let end = value(step).unwrap_or_default().round();
         self.report(
             Diagnostic::error(
@@ -249,20 +285,22 @@ impl Checker {
                     self.stays_within(discount, "a discount", (0.0, 1.0), length)
                 }
                 FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
-                    PreferenceKind::Dpo { beta } => self.stays_within(beta, "`beta`", (0.0, f64::INFINITY), length),
+                    PreferenceKind::Dpo { beta } => {
+                        self.stays_within(beta, "`beta`", (0.0, f64::INFINITY), length)
+                    }
                     PreferenceKind::BradleyTerry => true,
                 },
                 _ => true,
             };
             let divergence = match &part.0.kind {
-                FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
-                    divergence
-                }
+                FormulaKind::Signal(Signal::Divergence(divergence))
+                | FormulaKind::Live(Live::Divergence(divergence)) => divergence,
                 _ => continue,
             };
             good &= match &divergence.kind {
                 DivergenceKind::Jsd { beta, normalized } => {
-                    self.stays_within(beta, "`beta`", (0.0, 1.0), length) && (*normalized || self.leaves_ends(beta, length))
+                    self.stays_within(beta, "`beta`", (0.0, 1.0), length)
+                        && (*normalized || self.leaves_ends(beta, length))
                 }
                 DivergenceKind::Alpha { alpha } if divergence.mass == Mass::Raw => match length {
                     Length::Steps(steps) => self.leaves_poles(alpha, steps),
@@ -285,7 +323,10 @@ impl Checker {
                 side = inner;
             }
             let Distribution::Blend(parts) = side else { continue };
-            if !parts.iter().all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), length)) {
+            if !parts
+                .iter()
+                .all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), length))
+            {
                 return false;
             }
             let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::of(share)).collect();
@@ -293,23 +334,29 @@ impl Checker {
                 let total = |step| -> Option<f64> {
                     shares.iter().map(|share| share.at(&Bindings { step, steps, variable: None })).sum()
                 };
-                let found = |step| Some((step, steps, total(step)?)).filter(|(.., total)| (total - 1.0).abs() > 1e-9);
+                let found =
+                    |step| Some((step, steps, total(step)?)).filter(|(.., total)| (total - 1.0).abs() > 1e-9);
                 looked_at(&shares, steps).into_iter().find_map(found)
             };
             let found: Option<Vec<(u32, u32, f64)>> = lengths(length).into_iter().map(off).collect();
             let Some((step, steps, total)) = found.and_then(|found| found.first().copied()) else { continue };
             let span = self.span(parts[0].0.0.origin);
             self.report(
-                Diagnostic::error(Code::ShareSum, span, "the shares of this blend must add up to 1 during the whole run")
-                    .label(format!("they add up to {} at step {step} of {steps}", readable(total)))
-                    .help("write the last one as the rest: `blend(teacher: a, student: 1 - a)`"),
+                Diagnostic::error(
+                    Code::ShareSum,
+                    span,
+                    "the shares of this blend must add up to 1 during the whole run",
+                )
+                .label(format!("they add up to {} at step {step} of {steps}", readable(total)))
+                .help("write the last one as the rest: `blend(teacher: a, student: 1 - a)`"),
             );
             return false;
         }
         true
     }
 
-    /// Numbers that move, given for parameters whose type bounds them, over the whole run of the stage that uses them.
+    /// Numbers that move, given for parameters whose type bounds them, over the whole run of the stage that
+    /// uses them.
     pub(super) fn check_declared(&mut self, objective: &Objective, length: Length) -> bool {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
@@ -340,9 +387,11 @@ mod tests {
 
     /// Formulas of every function, over schedules, `step` and `progress`.
     fn formulas() -> Vec<Formula> {
-        let (step, progress) = (Formula::signal(Signal::Step, Origin(0)), Formula::signal(Signal::Progress, Origin(0)));
+        let (step, progress) =
+            (Formula::signal(Signal::Step, Origin(0)), Formula::signal(Signal::Progress, Origin(0)));
         let linear = made(FormulaKind::Schedule(Schedule::Linear { from: -1.0, to: 2.0, over: Over::Run }));
-        let alternating = made(FormulaKind::Schedule(Schedule::Alternate { values: vec![0.5, -0.25], every: 3 }));
+        let alternating =
+            made(FormulaKind::Schedule(Schedule::Alternate { values: vec![0.5, -0.25], every: 3 }));
         let leaves = [step, progress, linear, alternating, number(0.5), number(-2.0), number(3.0)];
         let mut made: Vec<Formula> = leaves.to_vec();
         for function in Function::ALL {
@@ -378,7 +427,9 @@ mod tests {
                     match (first_outside(&formula, (low, high), steps), expected) {
                         (Stay::Within, None) => within += 1,
                         (Stay::Leaves { step, .. }, Some(expected)) if step == expected => leaves += 1,
-                        (found, expected) => panic!("{formula:?} in {low}..={high} of {steps}: {found:?}, not {expected:?}"),
+                        (found, expected) => {
+                            panic!("{formula:?} in {low}..={high} of {steps}: {found:?}, not {expected:?}")
+                        }
                     }
                 }
             }
@@ -406,9 +457,11 @@ mod tests {
         assert_eq!(first_outside(&hump, (0.0, 0.25), 1_000_000), Stay::Within);
         let late = Stay::Leaves { step: 900_000_001, value: 0.900_000_001 };
         assert_eq!(first_outside(&progress, (0.0, 0.9), steps), late);
-        // The minimum of p * p - p + 0.25 is 0, in the middle: rounding decides, and there are too many steps near it to look at.
+        // The minimum of p * p - p + 0.25 is 0, in the middle: rounding decides, and there are too many steps
+        // near it to look at.
         let square = apply(Function::Multiply, &[&progress, &progress]);
-        let touching = apply(Function::Add, &[&apply(Function::Subtract, &[&square, &progress]), &number(0.25)]);
+        let touching =
+            apply(Function::Add, &[&apply(Function::Subtract, &[&square, &progress]), &number(0.25)]);
         assert_ne!(first_outside(&touching, (0.0, 1.0), steps), Stay::Within);
     }
 }

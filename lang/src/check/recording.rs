@@ -1,13 +1,15 @@
 //! What the check of an item does, noted so that it can be repeated without checking.
 //!
-//! A check that found nothing has done four things that others may notice: it asked for the values of other items, it gave models
-//! their names, it learnt what names are worth, and it used domains and teachers. [`Checker::repeat`] does these again, in the same
-//! order, and leaves the rest out: the value of a model whose check is repeated is worked out when somebody asks for it.
+//! A check that found nothing has done four things that others may notice: it asked for the values of other
+//! items, it gave models their names, it learnt what names are worth, and it used domains and teachers.
+//! [`Checker::repeat`] does these again, in the same order, and leaves the rest out: the value of a model
+//! whose check is repeated is worked out when somebody asks for it.
 //!
-//! What may be repeated rests on this: **all items that declare teachers, panels, benchmarks, axes of a sweep, or models that are
-//! loaded, are evaluated at every analysis, in the order of a fresh one.** So these tables are always those of a fresh analysis, and
-//! whoever looks through them finds what it would find there. Only the table of models has gaps, and who holds the number of a model
-//! has asked for it. [`Checker::touched`] names every part of the checker's state and says which of these it is.
+//! What may be repeated rests on this: **all items that declare teachers, panels, benchmarks, axes of a
+//! sweep, or models that are loaded, are evaluated at every analysis, in the order of a fresh one.** So these
+//! tables are always those of a fresh analysis, and whoever looks through them finds what it would find
+//! there. Only the table of models has gaps, and who holds the number of a model has asked for it.
+//! [`Checker::touched`] names every part of the checker's state and says which of these it is.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -59,7 +61,8 @@ enum Act<P> {
     Ask(usize),
     /// It asks for the file's route.
     Route,
-    /// It names a model, after what it is or where it is bound. Should the name be taken, the model gets another.
+    /// It names a model, after what it is or where it is bound. Should the name be taken, the model gets
+    /// another.
     Name(String),
     /// It finds out what a name is worth that is declared at a place.
     Learn(P, Worth),
@@ -171,8 +174,14 @@ impl Checker {
         }
     }
 
-    /// What a check comes to that is worth nothing to others; none where it was known that there is nothing to report.
-    pub(super) fn check_once<T>(&mut self, id: ItemId, item: &Item, check: impl FnOnce(&mut Checker) -> T) -> Option<T> {
+    /// What a check comes to that is worth nothing to others; none where it was known that there is nothing
+    /// to report.
+    pub(super) fn check_once<T>(
+        &mut self,
+        id: ItemId,
+        item: &Item,
+        check: impl FnOnce(&mut Checker) -> T,
+    ) -> Option<T> {
         if let Some(known) = self.known_check(id)
             && self.repeat(&known, item).is_some()
         {
@@ -202,9 +211,14 @@ impl Checker {
         self.item_value(id, asked_at);
     }
 
-    /// The value of an item that nobody has asked for yet, or only for what that does to others: then `names` are those of its
-    /// models.
-    pub(super) fn evaluate_once(&mut self, id: ItemId, item: &Item, names: Option<VecDeque<String>>) -> Value {
+    /// The value of an item that nobody has asked for yet, or only for what that does to others: then `names`
+    /// are those of its models.
+    pub(super) fn evaluate_once(
+        &mut self,
+        id: ItemId,
+        item: &Item,
+        names: Option<VecDeque<String>>,
+    ) -> Value {
         self.apart(Work::of(item), |checker| {
             if names.is_some() || !matches!(item.kind, ItemKind::Model(_)) {
                 checker.model_names.given = names;
@@ -225,7 +239,8 @@ impl Checker {
         let any_numbers = std::mem::take(&mut self.any_numbers);
         let given = self.model_names.given.take();
         let value = evaluate(self);
-        (self.work, self.calling, self.any_numbers, self.model_names.given) = (work, calling, any_numbers, given);
+        (self.work, self.calling, self.any_numbers, self.model_names.given) =
+            (work, calling, any_numbers, given);
         self.resume_recording(recording);
         value
     }
@@ -277,13 +292,26 @@ impl Checker {
                 Act::Learn(span, worth) => Act::Learn(self.place(span, item, &ids)?, worth),
             })
         });
-        Some(Check { asked: asked.collect::<Option<_>>()?, acts: acts.collect::<Option<_>>()?, worth, uses, consulted, domains })
+        Some(Check {
+            asked: asked.collect::<Option<_>>()?,
+            acts: acts.collect::<Option<_>>()?,
+            worth,
+            uses,
+            consulted,
+            domains,
+        })
     }
 
     /// Where a span is among an item and those that it asked for.
     fn place(&self, span: Span, item: &Item, asked: &[ItemId]) -> Option<Place> {
-        let inside = |item: &Item| item.span.file == span.file && item.span.start <= span.start && span.end <= item.span.end;
-        let place = |asked, item: &Item| Place { asked, start: span.start - item.span.start, end: span.end - item.span.start };
+        let inside = |item: &Item| {
+            item.span.file == span.file && item.span.start <= span.start && span.end <= item.span.end
+        };
+        let place = |asked, item: &Item| Place {
+            asked,
+            start: span.start - item.span.start,
+            end: span.end - item.span.start,
+        };
         if inside(item) {
             return Some(place(None, item));
         }
@@ -316,8 +344,8 @@ impl Checker {
         Some(uses)
     }
 
-    /// Does again what the check of an item did besides finding nothing, and returns the names of its models. None where that
-    /// can't be done; then nothing has been done.
+    /// Does again what the check of an item did besides finding nothing, and returns the names of its models.
+    /// None where that can't be done; then nothing has been done.
     fn repeat(&mut self, check: &Check, item: &Item) -> Option<VecDeque<String>> {
         let ids = check.asked.iter().map(|asked| {
             let module = self.modules.at_file(&asked.path)?;
@@ -338,7 +366,11 @@ impl Checker {
                         None => item.span,
                         Some(number) => self.modules.item_span(ids[number]),
                     };
-                    let span = Span { file: around.file, start: around.start + place.start, end: around.start + place.end };
+                    let span = Span {
+                        file: around.file,
+                        start: around.start + place.start,
+                        end: around.start + place.end,
+                    };
                     self.facts.record(span, worth);
                 }
             }
@@ -349,8 +381,9 @@ impl Checker {
         Some(names)
     }
 
-    /// What has been touched since the last time: the list of domains, and what spoils a recording. A part of the checker's state
-    /// that is not named here does not compile: it must be said whether a check that reads or changes it may be left out.
+    /// What has been touched since the last time: the list of domains, and what spoils a recording. A part of
+    /// the checker's state that is not named here does not compile: it must be said whether a check that
+    /// reads or changes it may be left out.
     fn touched(&self) -> (bool, bool) {
         let Checker {
             memory: _,
@@ -490,7 +523,8 @@ impl Checker {
 
 /// Whether a stage asks teachers that no route gives it.
 fn names_teachers(train: &Train) -> bool {
-    let written = all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(|rollout| rollout.writer());
+    let written =
+        all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(|rollout| rollout.writer());
     written.into_iter().any(|role| matches!(role, crate::formula::Role::Named { .. }))
         || !train.objective.named_teachers().is_empty()
 }

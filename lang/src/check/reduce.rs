@@ -1,5 +1,5 @@
-//! `reduce`: from one number per token to one. Every step names what it puts together; a denominator and a balance between
-//! domains may follow.
+//! `reduce`: from one number per token to one. Every step names what it puts together; a denominator and a
+//! balance between domains may follow.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Balance, Reduce, ReduceStep};
@@ -22,7 +22,8 @@ struct Written {
 }
 
 impl Checker {
-    /// `mean(token) then mean(sequence)`, `sum(token, over: batch) / 8192`, `mean(token, over: batch) by domain { ... }`
+    /// `mean(token) then mean(sequence)`, `sum(token, over: batch) / 8192`, `mean(token, over: batch) by
+    /// domain { ... }`
     pub(super) fn reduction(&mut self, expr: &Expr, env: &Env) -> Option<Reduce> {
         let (expr, balance) = match &expr.kind {
             ExprKind::By { value, axis, block } => (value.as_ref(), Some(self.balance(axis, block, env)?)),
@@ -79,7 +80,10 @@ impl Checker {
                             "which mean: of all tokens alike, or of each sequence first?",
                         )
                         .label("does not say")
-                        .help("write `mean(token, over: batch)`, or `mean(token) then mean(sequence)`: they are different experiments"),
+                        .help(
+                            "write `mean(token, over: batch)`, or `mean(token) then mean(sequence)`: they \
+                             are different experiments",
+                        ),
                     );
                     return None;
                 }
@@ -97,9 +101,15 @@ impl Checker {
                 let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
                 self.report(match (whole, read) {
                     (Some(whole), [first, second])
-                        if first.elements < second.elements && first.over.is_none() && second.over.is_none() =>
+                        if first.elements < second.elements
+                            && first.over.is_none()
+                            && second.over.is_none() =>
                     {
-                        let ours = format!("{} then {}", self.sources.text(second.span), self.sources.text(first.span));
+                        let ours = format!(
+                            "{} then {}",
+                            self.sources.text(second.span),
+                            self.sources.text(first.span)
+                        );
                         finding.fix(format!("write `{ours}`"), whole, ours).possibly()
                     }
                     _ => finding,
@@ -143,8 +153,11 @@ impl Checker {
                 ExprKind::Error => {}
                 ExprKind::Arrow { from, to } => {
                     let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
-                    let finding =
-                        Diagnostic::error(Code::WrongKind, expr.span, "the steps of a `reduce` are joined by `then`, not `->`");
+                    let finding = Diagnostic::error(
+                        Code::WrongKind,
+                        expr.span,
+                        "the steps of a `reduce` are joined by `then`, not `->`",
+                    );
                     self.report(finding.help("for example `mean(token) then mean(sequence)`").fix(
                         "write `then`",
                         sign,
@@ -152,10 +165,11 @@ impl Checker {
                     ));
                 }
                 _ => {
-                    let finding = Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`");
-                    self.report(
-                        finding.help(format!("{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`")),
-                    );
+                    let finding =
+                        Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`");
+                    self.report(finding.help(format!(
+                        "{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`"
+                    )));
                 }
             }
             return None;
@@ -168,7 +182,11 @@ impl Checker {
                 None if elements.is_none() => elements = Some(self.axis(&argument.value)?),
                 Some(name) if name.text == "over" => over = Some(self.axis(&argument.value)?),
                 Some(name) if name.text == "among" => {
-                    self.word(&argument.value, "what a `reduce` can choose among: the term's own condition", &[("when", ())])?;
+                    self.word(
+                        &argument.value,
+                        "what a `reduce` can choose among: the term's own condition",
+                        &[("when", ())],
+                    )?;
                     among_when = true;
                 }
                 _ => {
@@ -180,7 +198,10 @@ impl Checker {
         match elements {
             Some(elements) => Some(Written { operation, elements, over, among_when, span: expr.span }),
             None => {
-                self.report(Diagnostic::error(Code::MissingArgument, expr.span, "which axis is put together here?").help(usage));
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, expr.span, "which axis is put together here?")
+                        .help(usage),
+                );
                 None
             }
         }
@@ -191,8 +212,12 @@ impl Checker {
         let value = self.evaluate(expr, env);
         let formula = self.formula(value, expr.span)?;
         if formula.axis() > Axis::Batch || formula.live() {
-            let text = format!("a loss has one denominator, and this is one number per {}", formula.axis().name());
-            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it: `sum(w, over: batch)`"));
+            let text =
+                format!("a loss has one denominator, and this is one number per {}", formula.axis().name());
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, expr.span, text)
+                    .help("reduce it: `sum(w, over: batch)`"),
+            );
             return None;
         }
         if formula.unit() == Unit::Bool {
@@ -210,7 +235,10 @@ impl Checker {
     fn balance(&mut self, axis: &Name, block: &Block, env: &Env) -> Option<Balance> {
         if axis.text != "domain" {
             let text = format!("a loss is balanced by domain, not by `{}`", axis.text);
-            self.report(Diagnostic::error(Code::UnknownValue, axis.span, text).replace_with("change to `domain`", "domain"));
+            self.report(
+                Diagnostic::error(Code::UnknownValue, axis.span, text)
+                    .replace_with("change to `domain`", "domain"),
+            );
             return None;
         }
         let settings = self.settings(Some(block), "by domain", block.span, vocabulary::BALANCE, false);
@@ -231,7 +259,11 @@ impl Checker {
             Some(expr) => match self.evaluate(expr, env) {
                 Value::Range { low, high } if low > 0.0 => Some((low, high)),
                 Value::Range { .. } => {
-                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a domain's weight stays positive"));
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        expr.span,
+                        "a domain's weight stays positive",
+                    ));
                     return None;
                 }
                 other => {

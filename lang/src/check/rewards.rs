@@ -17,7 +17,8 @@ const TIME_LIMIT: f64 = 30.0;
 const BATCH: u32 = 256;
 
 impl Checker {
-    /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared above.
+    /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared
+    /// above.
     pub(super) fn reward(&mut self, expr: &Expr, env: &Env) -> Option<Reward> {
         match self.evaluate(expr, env) {
             Value::Reward(reward) => Some(reward),
@@ -28,7 +29,11 @@ impl Checker {
                 self.reward_call(name, &[], &given, expr.span, env)
             }
             other => {
-                self.wrong_kind(expr.span, "a reward is `exact_match`, `numeric(...)`, `regex(...)` or `command(...)`", &other);
+                self.wrong_kind(
+                    expr.span,
+                    "a reward is `exact_match`, `numeric(...)`, `regex(...)` or `command(...)`",
+                    &other,
+                );
                 None
             }
         }
@@ -64,8 +69,13 @@ impl Checker {
                         regex_syntax::Error::Translate(error) => error.kind().to_string(),
                         other => other.to_string(),
                     };
-                    let finding = Diagnostic::error(Code::OutOfRange, place.span, "this pattern is not a regular expression");
-                    let help = "a character that stands for itself is written with `\\\\` before it; look-around and back-references are not supported";
+                    let finding = Diagnostic::error(
+                        Code::OutOfRange,
+                        place.span,
+                        "this pattern is not a regular expression",
+                    );
+                    let help = "a character that stands for itself is written with `\\\\` before it; \
+                                look-around and back-references are not supported";
                     self.report(finding.label(said).help(help));
                     return None;
                 }
@@ -74,23 +84,31 @@ impl Checker {
             RewardName::Command => {
                 let command = self.text(given[0].expect("required"), "command", env)?;
                 if command.trim().is_empty() {
-                    self.report(Diagnostic::error(Code::OutOfRange, span, "the command of a reward is empty"));
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        span,
+                        "the command of a reward is empty",
+                    ));
                     return None;
                 }
-                let (time_limit_seconds, batch) = (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
-                const WANTED: &str =
-                    "`depends` is a file or folder that the program reads, or a list of them: `[\"rules.json\", \"lib\"]`";
+                let (time_limit_seconds, batch) =
+                    (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
+                const WANTED: &str = "`depends` is a file or folder that the program reads, or a list of \
+                                      them: `[\"rules.json\", \"lib\"]`";
                 let depends = self.texts(given[3], WANTED, "an empty text names no file", env)?;
                 Reward::Command { command, time_limit_seconds, batch, depends }
             }
-            RewardName::JsonSchema => Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? },
+            RewardName::JsonSchema => {
+                Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? }
+            }
             RewardName::UnitTests => {
                 let field = self.data_field(given[0].expect("required"))?;
                 Reward::UnitTests { field, time_limit_seconds: self.time_limit(given[1], env)? }
             }
             RewardName::Http => {
                 let url = self.secret(given[0].expect("required"), "url", env)?;
-                let (time_limit_seconds, batch) = (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
+                let (time_limit_seconds, batch) =
+                    (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
                 Reward::Http { url, time_limit_seconds, batch }
             }
             RewardName::Parts => return self.reward_parts(arguments, span, env),
@@ -120,7 +138,11 @@ impl Checker {
         for argument in arguments {
             let Some(name) = &argument.name else {
                 let text = "every part of a reward has a name";
-                self.report(Diagnostic::error(Code::UnknownArgument, argument.value.span, text).label("no name").help(usage));
+                self.report(
+                    Diagnostic::error(Code::UnknownArgument, argument.value.span, text)
+                        .label("no name")
+                        .help(usage),
+                );
                 good = false;
                 continue;
             };
@@ -128,7 +150,10 @@ impl Checker {
                 weights = Some(&argument.value);
             } else if let Some((_, first, _)) = parts.iter().find(|(known, _, _)| *known == name.text) {
                 let text = format!("the part `{}` is given twice", name.text);
-                self.report(Diagnostic::error(Code::DuplicateKey, name.span, text).because(*first, "first given here"));
+                self.report(
+                    Diagnostic::error(Code::DuplicateKey, name.span, text)
+                        .because(*first, "first given here"),
+                );
                 good = false;
             } else {
                 let reward = self.reward(&argument.value, env);
@@ -139,7 +164,9 @@ impl Checker {
             return None;
         }
         if parts.is_empty() {
-            self.report(Diagnostic::error(Code::MissingArgument, span, "a reward of parts has none").help(usage));
+            self.report(
+                Diagnostic::error(Code::MissingArgument, span, "a reward of parts has none").help(usage),
+            );
             return None;
         }
         let Some(place) = weights else {
@@ -154,7 +181,10 @@ impl Checker {
         let total: f64 = weights.iter().sum();
         if weights.iter().any(|weight| *weight < 0.0) || (total - 1.0).abs() > 1e-6 {
             let text = "the weights of a reward are shares of it: none is negative, and they add up to 1";
-            self.report(Diagnostic::error(Code::OutOfRange, place.span, text).label(format!("together {}", rounded(total))));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, place.span, text)
+                    .label(format!("together {}", rounded(total))),
+            );
             return None;
         }
         let parts: Option<Vec<RewardPart>> = parts
@@ -167,13 +197,16 @@ impl Checker {
 
     /// One number for each of `count` things, or the word `equal`.
     pub(super) fn weights(&mut self, expr: &Expr, count: usize, of: &str, env: &Env) -> Option<Vec<f64>> {
-        if matches!(&expr.kind, crate::syntax::ast::ExprKind::Name(name) if name == "equal" && env.local(name).is_none()) {
+        if matches!(&expr.kind, crate::syntax::ast::ExprKind::Name(name) if name == "equal" && env.local(name).is_none())
+        {
             return Some(vec![1.0 / count as f64; count]);
         }
         let weights = self.numbers(expr, env)?;
         if weights.len() != count {
             let text = format!("there are {count} {of} and {} weights", weights.len());
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).help("write one for each, or `equal`"));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text).help("write one for each, or `equal`"),
+            );
             return None;
         }
         Some(weights)
@@ -185,7 +218,11 @@ impl Checker {
             Value::Secret(secret) => Some(secret),
             Value::Text(text) => Some(Secret::Text(text)),
             other => {
-                self.wrong_kind(expr.span, &format!("`{key}` is a text in quotes or `env(\"NAME\")`"), &other);
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`{key}` is a text in quotes or `env(\"NAME\")`"),
+                    &other,
+                );
                 None
             }
         }
@@ -197,8 +234,12 @@ impl Checker {
         let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(sound) {
             self.report(
-                Diagnostic::error(Code::OutOfRange, span, format!("`{name}` can't be the name of an environment variable"))
-                    .help("letters, digits and `_`, such as `env(\"TEACHER_URL\")`"),
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    span,
+                    format!("`{name}` can't be the name of an environment variable"),
+                )
+                .help("letters, digits and `_`, such as `env(\"TEACHER_URL\")`"),
             );
             return Value::Error;
         }

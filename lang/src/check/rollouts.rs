@@ -21,18 +21,30 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Rollout(rollout) => Some(rollout),
             // A bare name: every parameter has its default.
-            Value::Item { item, kind: Callable::Rollout } => match self.call_item(item, expr.span, &[], env) {
-                Value::Rollout(rollout) => Some(rollout),
-                _ => None,
-            },
+            Value::Item { item, kind: Callable::Rollout } => {
+                match self.call_item(item, expr.span, &[], env) {
+                    Value::Rollout(rollout) => Some(rollout),
+                    _ => None,
+                }
+            }
             other => {
-                self.wrong_kind(expr.span, "a rollout is `sample(n: 1, temperature: 1.0, max_tokens: 24)`", &other);
+                self.wrong_kind(
+                    expr.span,
+                    "a rollout is `sample(n: 1, temperature: 1.0, max_tokens: 24)`",
+                    &other,
+                );
                 None
             }
         }
     }
 
-    pub(super) fn rollout_call(&mut self, name: RolloutName, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<Rollout> {
+    pub(super) fn rollout_call(
+        &mut self,
+        name: RolloutName,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Option<Rollout> {
         let first = given[0].expect("required");
         let inside = |slot: usize| given[slot].expect("required");
         let source = match name {
@@ -104,9 +116,13 @@ impl Checker {
         let rollout = self.rollout_value(expr, env)?;
         if rollout.sampling().is_none() {
             self.report(
-                Diagnostic::error(Code::WrongKind, expr.span, format!("`{by}` works on completions that are drawn"))
-                    .label("these are read from the data")
-                    .help("write `sample(n: 1, temperature: 1.0, max_tokens: 24)` here"),
+                Diagnostic::error(
+                    Code::WrongKind,
+                    expr.span,
+                    format!("`{by}` works on completions that are drawn"),
+                )
+                .label("these are read from the data")
+                .help("write `sample(n: 1, temperature: 1.0, max_tokens: 24)` here"),
             );
             return None;
         }
@@ -156,8 +172,12 @@ impl Checker {
             }
             (Some(given), None) | (None, Some(given)) => {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, given.span, "several heads need to know when a later one is kept")
-                        .help("write both: `heads: 2, accept: 0.95`"),
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        given.span,
+                        "several heads need to know when a later one is kept",
+                    )
+                    .help("write both: `heads: 2, accept: 0.95`"),
                 );
                 None
             }
@@ -178,8 +198,12 @@ impl Checker {
         let stop = self.stop_texts(given[8], env)?;
         if temperature == Some(0.0) {
             self.report(
-                Diagnostic::error(Code::OutOfRange, temperature_place.span, "a greedy rollout has no distribution to learn from")
-                    .help("write a temperature above 0; 1.0 samples from the model itself"),
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    temperature_place.span,
+                    "a greedy rollout has no distribution to learn from",
+                )
+                .help("write a temperature above 0; 1.0 samples from the model itself"),
             );
             return None;
         }
@@ -211,9 +235,13 @@ impl Checker {
         }
         if let (Some(sequences), Some(n)) = (given[1], given[4]) {
             self.report(
-                Diagnostic::error(Code::UnknownArgument, n.span, "`n` and `sequences` are two different experiments")
-                    .because(sequences.span, "made once, so many in all")
-                    .help("write `n` for fresh completions of every prompt, `sequences` for a fixed set"),
+                Diagnostic::error(
+                    Code::UnknownArgument,
+                    n.span,
+                    "`n` and `sequences` are two different experiments",
+                )
+                .because(sequences.span, "made once, so many in all")
+                .help("write `n` for fresh completions of every prompt, `sequences` for a fixed set"),
             );
             return None;
         }
@@ -234,8 +262,16 @@ impl Checker {
         let sees = self.optional_template(given[7], env)?;
         let stop = self.stop_texts(given[8], env)?;
         let (repetition_penalty, heads) = (None, None);
-        let sampling =
-            Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, repetition_penalty, heads, stop };
+        let sampling = Sampling {
+            n: n?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            repetition_penalty,
+            heads,
+            stop,
+        };
         Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling })
     }
 
@@ -245,8 +281,15 @@ impl Checker {
         self.texts(expr, WANTED, "an empty text ends every completion before it begins", env)
     }
 
-    /// A text or a list of texts, none of them empty or twice; `wanted` says what they are, `empty` why none is empty.
-    pub(super) fn texts(&mut self, expr: Option<&Expr>, wanted: &str, empty: &str, env: &Env) -> Option<Vec<String>> {
+    /// A text or a list of texts, none of them empty or twice; `wanted` says what they are, `empty` why none
+    /// is empty.
+    pub(super) fn texts(
+        &mut self,
+        expr: Option<&Expr>,
+        wanted: &str,
+        empty: &str,
+        env: &Env,
+    ) -> Option<Vec<String>> {
         let Some(expr) = expr else { return Some(Vec::new()) };
         let values = match self.evaluate(expr, env) {
             Value::List(values) => values,
@@ -264,7 +307,11 @@ impl Checker {
                     return None;
                 }
                 Value::Text(text) if texts.contains(&text) => {
-                    self.report(Diagnostic::error(Code::DuplicateKey, expr.span, format!("{text:?} is listed twice")));
+                    self.report(Diagnostic::error(
+                        Code::DuplicateKey,
+                        expr.span,
+                        format!("{text:?} is listed twice"),
+                    ));
                     return None;
                 }
                 Value::Text(text) => texts.push(text),
@@ -288,7 +335,11 @@ impl Checker {
                 let value = self.evaluate(expr, env);
                 let p = self.fraction(&value, expr.span, "`top_p`")?;
                 if p == 0.0 {
-                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, "with `top_p` = 0 no token could be drawn"));
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        expr.span,
+                        "with `top_p` = 0 no token could be drawn",
+                    ));
                     return None;
                 }
                 Some(p)
@@ -306,7 +357,11 @@ impl Checker {
     fn speaker(&mut self, expr: &Expr, env: &Env) -> Option<Role> {
         let routed = matches!(&expr.kind, ExprKind::Name(name) if name == "teacher");
         // Outside an objective the routed teacher has no name of its own.
-        let value = if routed { self.evaluate(expr, &env.with_context(Context::Objective)) } else { self.evaluate(expr, env) };
+        let value = if routed {
+            self.evaluate(expr, &env.with_context(Context::Objective))
+        } else {
+            self.evaluate(expr, env)
+        };
         self.teacher_role(value, expr.span, env, "a rollout is written by a teacher or a model")
     }
 
@@ -349,14 +404,15 @@ impl Checker {
                 None
             }
             other => {
-                let wanted =
-                    "`|>` leads to an edit: `rewrite`, `keep`, `retry`, `best`, `first_turns`, `expert_turns`, `through`";
+                let wanted = "`|>` leads to an edit: `rewrite`, `keep`, `retry`, `best`, `first_turns`, \
+                              `expert_turns`, `through`";
                 self.wrong_kind(through.span, wanted, &other);
                 None
             }
         };
         let (Some(rollout), Some(edit)) = (rollout, edit) else { return Value::Error };
-        let given_later = rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Parameter { .. }));
+        let given_later =
+            rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Parameter { .. }));
         if let Edit::Best { of, .. } = edit
             && of > rollout.group()
             && !given_later
@@ -376,7 +432,13 @@ impl Checker {
         Value::Rollout(Rc::new(edited))
     }
 
-    pub(super) fn edit_call(&mut self, name: EditName, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<Edit> {
+    pub(super) fn edit_call(
+        &mut self,
+        name: EditName,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Option<Edit> {
         if name == EditName::ExpertTurns {
             return self.expert_turns(given, span, env).map(|turns| Edit::ExpertTurns { turns });
         }
@@ -412,7 +474,8 @@ impl Checker {
             _ => {
                 self.report(
                     Diagnostic::error(Code::MissingArgument, span, "how many turns are the expert's?").help(
-                        "write `expert_turns(3)`, or `expert_turns(all_but: 2)` for all that were recorded but the last two",
+                        "write `expert_turns(3)`, or `expert_turns(all_but: 2)` for all that were recorded \
+                         but the last two",
                     ),
                 );
                 None
@@ -443,7 +506,10 @@ impl Checker {
             self.report(
                 Diagnostic::error(Code::AxisMismatch, expr.span, format!("this is decided once per {over}"))
                     .label(format!("this is one per {}", formula.axis().name()))
-                    .help(format!("put them together: `{}(..., over: {over})`", if truth { "any" } else { "mean" })),
+                    .help(format!(
+                        "put them together: `{}(..., over: {over})`",
+                        if truth { "any" } else { "mean" }
+                    )),
             );
             return None;
         }

@@ -1,4 +1,5 @@
-//! Routes: which teacher scores the prompts of which domain. Total over the domains and over what their data may say.
+//! Routes: which teacher scores the prompts of which domain. Total over the domains and over what their data
+//! may say.
 
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
@@ -46,7 +47,8 @@ enum Holds {
 }
 
 impl Checker {
-    /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` where a finding says why.
+    /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` where a
+    /// finding says why.
     pub(super) fn teachers_for(
         &mut self,
         own: Option<(&Route, &Env)>,
@@ -59,15 +61,26 @@ impl Checker {
                 RouteState::Evaluated(chosen) => chosen,
                 _ => {
                     self.report(
-                        Diagnostic::error(Code::NoTeacher, stage, "this stage reads a teacher, but no route gives one")
-                            .help("add `route { for d in domains: domain == d -> specialist[d] }` to the file or to the stage"),
+                        Diagnostic::error(
+                            Code::NoTeacher,
+                            stage,
+                            "this stage reads a teacher, but no route gives one",
+                        )
+                        .help(
+                            "add `route { for d in domains: domain == d -> specialist[d] }` to the file or \
+                             to the stage",
+                        ),
                     );
                     return None;
                 }
             },
         };
-        let routed = |domain: &DomainId| chosen.iter().any(|choice| choice.domain == *domain && choice.when.is_none());
-        domains.iter().all(routed).then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
+        let routed =
+            |domain: &DomainId| chosen.iter().any(|choice| choice.domain == *domain && choice.when.is_none());
+        domains
+            .iter()
+            .all(routed)
+            .then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
     }
 
     /// The file's own route, evaluated when first asked for.
@@ -121,9 +134,12 @@ impl Checker {
             faulty = true;
             missing.push((domain, by_data));
         }
-        // Where one domain and one teacher are left, they probably belong together; so do a domain and the only teacher.
-        let routed = |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
-        let mut unrouted = self.teachers.iter().filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
+        // Where one domain and one teacher are left, they probably belong together; so do a domain and the
+        // only teacher.
+        let routed =
+            |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
+        let mut unrouted =
+            self.teachers.iter().filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
         let left_over = match (unrouted.next(), unrouted.next(), missing.as_slice(), &self.teachers[..]) {
             (Some(teacher), None, [_], _) | (None, _, _, [teacher]) => Some(teacher.name.clone()),
             _ => None,
@@ -135,7 +151,9 @@ impl Checker {
             let declared = self.span(self.domain(domain).origin);
             let name = self.domain(domain).name.clone();
             let text = match by_data {
-                true => format!("no teacher is routed for those prompts of the domain `{name}` where no condition holds"),
+                true => format!(
+                    "no teacher is routed for those prompts of the domain `{name}` where no condition holds"
+                ),
                 false => format!("no teacher is routed for the domain `{name}`"),
             };
             let (because, help) = match by_data {
@@ -143,7 +161,9 @@ impl Checker {
                     "its arms for this domain all depend on the data, and no `else` follows",
                     "end the route with `else -> ...`".to_owned(),
                 ),
-                false => ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route")),
+                false => {
+                    ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route"))
+                }
             };
             let mut finding = Diagnostic::error(Code::UnroutedDomain, declared, text)
                 .label("its prompts would be scored by nobody")
@@ -163,7 +183,8 @@ impl Checker {
         }
         // An arm is reached where any turn of its loop is.
         let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
-        let unreached: Vec<Span> = turns.iter().map(|turn| turn.span).filter(|span| !faulty && !reached(*span)).collect();
+        let unreached: Vec<Span> =
+            turns.iter().map(|turn| turn.span).filter(|span| !faulty && !reached(*span)).collect();
         for span in unreached {
             self.report(
                 Diagnostic::error(Code::DomainRoutedTwice, span, "this arm is never reached")
@@ -174,12 +195,15 @@ impl Checker {
         chosen
     }
 
-    /// `domain == math -> specialist[code]` behind the arm of `math`: the teacher tells which domain was meant.
+    /// `domain == math -> specialist[code]` behind the arm of `math`: the teacher tells which domain was
+    /// meant.
     fn arm_of_another(&mut self, turns: &[Turn], domain: DomainId) -> bool {
         let name = self.domain(domain).name.clone();
         let meant = turns.iter().filter(|turn| !turn.used).find_map(|turn| {
             let Condition::When(condition) = turn.condition else { return None };
-            let ExprKind::Binary { operator: BinaryOperator::Equal, right, .. } = &condition.kind else { return None };
+            let ExprKind::Binary { operator: BinaryOperator::Equal, right, .. } = &condition.kind else {
+                return None;
+            };
             let member = self.sources.text(turn.target.span).ends_with(&format!("[{name}]"));
             (member && matches!(right.kind, ExprKind::Name(_))).then_some((turn.span, right.span))
         });
@@ -218,7 +242,8 @@ impl Checker {
     }
 
     fn holds(&mut self, condition: &Condition, env: &Env) -> Option<Holds> {
-        const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's data, such as `domain == math` or `data.level > 3`";
+        const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's \
+                              data, such as `domain == math` or `data.level > 3`";
         let Condition::When(condition) = condition else { return Some(Holds::Always) };
         let formula = match self.evaluate(condition, &env.with_context(Context::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
@@ -247,12 +272,19 @@ impl Checker {
         let value = match self.evaluate(target, env) {
             Value::Model(_) => {
                 self.report(
-                    Diagnostic::error(Code::WrongKind, target.span, "an arm leads to a teacher, and this is a model")
-                        .help("declare the role first: `teacher name = model`"),
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        target.span,
+                        "an arm leads to a teacher, and this is a model",
+                    )
+                    .help("declare the role first: `teacher name = model`"),
                 );
                 return None;
             }
-            value @ (Value::Teacher(_) | Value::Student(_) | Value::Error | Value::Item { kind: Callable::Teacher, .. }) => value,
+            value @ (Value::Teacher(_)
+            | Value::Student(_)
+            | Value::Error
+            | Value::Item { kind: Callable::Teacher, .. }) => value,
             Value::Role(role @ Role::Named { .. }) => Value::Role(role),
             other => {
                 self.wrong_kind(target.span, "an arm leads to a teacher", &other);
@@ -293,7 +325,9 @@ impl Checker {
     fn check_use_of_teachers(&mut self) {
         let mut used = self.used_teachers.clone();
         for train in self.trains() {
-            let written = all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(|rollout| rollout.writer());
+            let written = all_rollouts(&train.objective, &train.rollout)
+                .into_iter()
+                .filter_map(|rollout| rollout.writer());
             let named = written.filter_map(|role| match role {
                 Role::Named { teacher, .. } => Some(*teacher),
                 _ => None,
@@ -309,7 +343,10 @@ impl Checker {
             }
         }
         let asked_for_themselves = |weights: &TeacherWeights| {
-            matches!(weights, TeacherWeights::Parameter | TeacherWeights::Trained { .. } | TeacherWeights::Panelist { .. })
+            matches!(
+                weights,
+                TeacherWeights::Parameter | TeacherWeights::Trained { .. } | TeacherWeights::Panelist { .. }
+            )
         };
         for (index, used) in used.iter().enumerate() {
             let teacher = self.teacher(TeacherId(index as u32));
@@ -318,10 +355,9 @@ impl Checker {
             }
             let text = format!("no route ever chooses the teacher `{}`", teacher.name);
             let span = self.span(teacher.origin);
-            self.report(
-                Diagnostic::error(Code::UnusedTeacher, span, text)
-                    .help("route some domain to it, or remove it: a silent teacher is usually a typo in a route"),
-            );
+            self.report(Diagnostic::error(Code::UnusedTeacher, span, text).help(
+                "route some domain to it, or remove it: a silent teacher is usually a typo in a route",
+            ));
         }
     }
 
@@ -333,7 +369,8 @@ impl Checker {
                     || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
             };
             if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
-                let (span, text) = (self.span(panel.origin), format!("no objective asks the panel `{}`", panel.name));
+                let (span, text) =
+                    (self.span(panel.origin), format!("no objective asks the panel `{}`", panel.name));
                 self.report(
                     Diagnostic::error(Code::UnusedDeclaration, span, text)
                         .help("give it to an objective with a `panel` parameter, or remove it"),
@@ -378,8 +415,12 @@ impl Checker {
             if !self.is_trained_on(id) {
                 let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));
                 self.report(
-                    Diagnostic::error(Code::UnusedDomain, span, format!("no model is trained on the domain `{name}`"))
-                        .help("train on it, or remove it: its share of the prompts would go nowhere"),
+                    Diagnostic::error(
+                        Code::UnusedDomain,
+                        span,
+                        format!("no model is trained on the domain `{name}`"),
+                    )
+                    .help("train on it, or remove it: its share of the prompts would go nowhere"),
                 );
             }
         }

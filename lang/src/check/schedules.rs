@@ -1,4 +1,5 @@
-//! Numbers over training time: schedules, expressions of `step` and `progress`, and their values over the whole run.
+//! Numbers over training time: schedules, expressions of `step` and `progress`, and their values over the
+//! whole run.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Over, Schedule};
@@ -14,15 +15,20 @@ use super::value::Value;
 use super::{Checker, bounds};
 
 impl Checker {
-    /// A number over training time: a plain number, a schedule, or any expression of what the run as a whole has.
+    /// A number over training time: a plain number, a schedule, or any expression of what the run as a whole
+    /// has.
     pub(super) fn schedule_setting(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
         let value = self.evaluate(expr, &env.with_context(Context::Schedule));
         let formula = match value {
             Value::Formula(formula) if formula.unit() != Unit::Bool => formula,
             Value::Arrow { .. } => {
                 self.report(
-                    Diagnostic::error(Code::WrongKind, expr.span, "a range alone does not say how it is crossed")
-                        .help("write `linear(a -> b)` or `cosine(a -> b)`"),
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        expr.span,
+                        "a range alone does not say how it is crossed",
+                    )
+                    .help("write `linear(a -> b)` or `cosine(a -> b)`"),
                 );
                 return None;
             }
@@ -36,9 +42,13 @@ impl Checker {
         }
         if formula.axis() != Axis::Run {
             self.report(
-                Diagnostic::error(Code::AxisMismatch, expr.span, "one number for the whole run is needed here")
-                    .label(format!("this is one per {}", formula.axis().name()))
-                    .help("a schedule reads `step` and `progress`"),
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    expr.span,
+                    "one number for the whole run is needed here",
+                )
+                .label(format!("this is one per {}", formula.axis().name()))
+                .help("a schedule reads `step` and `progress`"),
             );
             return None;
         }
@@ -55,12 +65,18 @@ impl Checker {
     }
 
     /// A learning rate: positive at every step.
-    pub(super) fn learning_rate(&mut self, settings: &Settings, env: &Env, length: Option<Length>) -> Option<Formula> {
+    pub(super) fn learning_rate(
+        &mut self,
+        settings: &Settings,
+        env: &Env,
+        length: Option<Length>,
+    ) -> Option<Formula> {
         let expr = self.required(settings, "lr")?;
         let rate = self.schedule_setting(expr, env)?;
         match rate.constant() {
             Some(value) if value <= 0.0 => {
-                let finding = Diagnostic::error(Code::OutOfRange, expr.span, "a learning rate must be above 0");
+                let finding =
+                    Diagnostic::error(Code::OutOfRange, expr.span, "a learning rate must be above 0");
                 self.report(finding.label(format!("this is {value}")));
                 None
             }
@@ -76,18 +92,21 @@ impl Checker {
         }
     }
 
-    /// Published rates of all optimizers are far below 1: above it stands a slip, often a lost `e-` or a percentage.
+    /// Published rates of all optimizers are far below 1: above it stands a slip, often a lost `e-` or a
+    /// percentage.
     fn warn_of_rate(&mut self, rate: &Formula, place: Span, length: Option<Length>) {
         if open(rate) {
             return;
         }
         let steps = if let Some(Length::Steps(steps)) = length { steps } else { 1 };
-        let largest = match (rate.constant(), super::ranges::first_outside(rate, (f64::NEG_INFINITY, 1.0), steps)) {
-            (Some(value), _) if value > 1.0 => value,
-            (None, super::ranges::Stay::Leaves { value, .. }) => value,
-            _ => return,
-        };
-        let finding = Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
+        let largest =
+            match (rate.constant(), super::ranges::first_outside(rate, (f64::NEG_INFINITY, 1.0), steps)) {
+                (Some(value), _) if value > 1.0 => value,
+                (None, super::ranges::Stay::Leaves { value, .. }) => value,
+                _ => return,
+            };
+        let finding =
+            Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
         self.report(
             finding
                 .label(format!("reaches {largest}"))
@@ -95,23 +114,46 @@ impl Checker {
         );
     }
 
-    /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it does not.
-    pub(super) fn within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), length: Option<Length>) -> bool {
+    /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it
+    /// does not.
+    pub(super) fn within(
+        &mut self,
+        formula: &Formula,
+        what: &str,
+        (low, high): (f64, f64),
+        length: Option<Length>,
+    ) -> bool {
         if open(formula) {
             return true;
         }
         if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
-            let Some(outside) = values.iter().find(|value| !(low..=high).contains(*value)) else { return true };
-            let (span, text) = (self.span(formula.0.origin), format!("{what} must stay between {low} and {high} on every rung"));
-            self.report(Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")));
+            let Some(outside) = values.iter().find(|value| !(low..=high).contains(*value)) else {
+                return true;
+            };
+            let (span, text) = (
+                self.span(formula.0.origin),
+                format!("{what} must stay between {low} and {high} on every rung"),
+            );
+            self.report(
+                Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")),
+            );
             return false;
         }
         if !matches!(length, Some(Length::Steps(_))) {
-            // How many steps an epoch has is known when the data is read; the ends that a schedule goes to are known now.
-            let ends = if let FormulaKind::Schedule(schedule) = &formula.0.kind { schedule.ends() } else { Vec::new() };
+            // How many steps an epoch has is known when the data is read; the ends that a schedule goes to
+            // are known now.
+            let ends = if let FormulaKind::Schedule(schedule) = &formula.0.kind {
+                schedule.ends()
+            } else {
+                Vec::new()
+            };
             if let Some(outside) = ends.into_iter().find(|value| !(low..=high).contains(value)) {
                 let span = self.span(formula.0.origin);
-                let finding = Diagnostic::error(Code::ScheduleRange, span, format!("{what} must stay between {low} and {high}"));
+                let finding = Diagnostic::error(
+                    Code::ScheduleRange,
+                    span,
+                    format!("{what} must stay between {low} and {high}"),
+                );
                 self.report(finding.label(format!("goes to {outside}")));
                 return false;
             }
@@ -121,7 +163,13 @@ impl Checker {
     }
 
     /// `linear(0 -> 1, over: 100 steps)` and its kin.
-    pub(super) fn schedule_call(&mut self, name: ScheduleName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    pub(super) fn schedule_call(
+        &mut self,
+        name: ScheduleName,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
         let kind = match name {
             ScheduleName::Ladder => self.ladder(given, env).map(FormulaKind::Adaptive),
             ScheduleName::Learned => self.learned(given, env).map(FormulaKind::Adaptive),
@@ -145,13 +193,20 @@ impl Checker {
                     FormulaKind::Schedule(schedule) => schedule.clone(),
                     _ if open(&formula) => return None,
                     _ => {
-                        self.wrong_kind(then.span, "a warmup leads to a number or a schedule", &Value::Formula(formula));
+                        self.wrong_kind(
+                            then.span,
+                            "a warmup leads to a number or a schedule",
+                            &Value::Formula(formula),
+                        );
                         return None;
                     }
                 };
                 if then.warmups() >= DEEPEST_CALL {
                     let text = format!("warmups are nested more than {DEEPEST_CALL} deep");
-                    self.report(Diagnostic::error(Code::NestingTooDeep, first.span, text).help("one of them is enough"));
+                    self.report(
+                        Diagnostic::error(Code::NestingTooDeep, first.span, text)
+                            .help("one of them is enough"),
+                    );
                     return None;
                 }
                 Schedule::Warmup { steps: steps?, then: Box::new(then) }
@@ -180,12 +235,17 @@ impl Checker {
                 let wanted = format!("`{written}` needs a range, such as `{written}(1e-3 -> 1e-4)`");
                 // `cosine(1e-3, 1e-4)`
                 let second = given[1].filter(|second| {
-                    self.key_before(second.span).is_none() && matches!(second.kind, ExprKind::Number { suffix: None, .. })
+                    self.key_before(second.span).is_none()
+                        && matches!(second.kind, ExprKind::Number { suffix: None, .. })
                 });
                 match (other.constant(), second) {
                     (Some(_), Some(second)) => {
                         let whole = range.span.to(second.span);
-                        let ours = format!("{} -> {}", self.sources.text(range.span), self.sources.text(second.span));
+                        let ours = format!(
+                            "{} -> {}",
+                            self.sources.text(range.span),
+                            self.sources.text(second.span)
+                        );
                         let finding = Diagnostic::error(Code::WrongKind, whole, wanted).label("two numbers");
                         self.report(finding.help(format!("write `{written}({ours})`")).fix(
                             format!("write `{ours}`"),
@@ -209,7 +269,8 @@ impl Checker {
             ScheduleName::Cosine => Schedule::Cosine { from, to, over },
             _ => {
                 if from <= 0.0 || to <= 0.0 {
-                    let text = "`exponential` multiplies by the same factor every step, so both ends are above 0";
+                    let text =
+                        "`exponential` multiplies by the same factor every step, so both ends are above 0";
                     self.report(
                         Diagnostic::error(Code::OutOfRange, range.span, text)
                             .label(format!("goes from {from} to {to}"))
@@ -235,7 +296,8 @@ impl Checker {
                 let share = self.fraction(&value, expr.span, "a share of the run")?;
                 if share == 0.0 {
                     self.report(
-                        Diagnostic::error(Code::OutOfRange, expr.span, "a schedule takes some time").label("no step at all"),
+                        Diagnostic::error(Code::OutOfRange, expr.span, "a schedule takes some time")
+                            .label("no step at all"),
                     );
                     return None;
                 }
@@ -274,14 +336,18 @@ impl Checker {
                     _ => "each piece begins at a later step",
                 };
                 self.report(
-                    Diagnostic::error(Code::OutOfRange, place(index), wanted).label(format!("begins at {from}")).help(USAGE),
+                    Diagnostic::error(Code::OutOfRange, place(index), wanted)
+                        .label(format!("begins at {from}"))
+                        .help(USAGE),
                 );
                 return None;
             }
             pieces.push((*from as u32, *to));
         }
         if pieces.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "there is no piece in here").help(USAGE));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, "there is no piece in here").help(USAGE),
+            );
             return None;
         }
         Some(Schedule::Piecewise { pieces })
@@ -343,16 +409,23 @@ impl Checker {
         let value = self.evaluate(expr, &env.with_context(Context::Objective));
         let formula = self.formula(value, expr.span)?;
         if (formula.unit() == Unit::Bool) != truth {
-            let message =
-                if truth { "a ladder is climbed on a condition" } else { "what a schedule learns to raise is a number" };
+            let message = if truth {
+                "a ladder is climbed on a condition"
+            } else {
+                "what a schedule learns to raise is a number"
+            };
             self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], None);
             return None;
         }
         if formula.axis() > Axis::Batch {
             self.report(
-                Diagnostic::error(Code::AxisMismatch, expr.span, "after a step there is one number, not many")
-                    .label(format!("this is one per {}", formula.axis().name()))
-                    .help("put them together: `mean(x, over: batch)`"),
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    expr.span,
+                    "after a step there is one number, not many",
+                )
+                .label(format!("this is one per {}", formula.axis().name()))
+                .help("put them together: `mean(x, over: batch)`"),
             );
             return None;
         }

@@ -52,7 +52,8 @@ impl<'a> Settings<'a> {
     pub fn inherit(&mut self, around: &Settings<'a>) {
         // A batch said here replaces the prompts said around it, and the other way round.
         let replaced = |key: &str| {
-            matches!(key, "prompts" | "batch") && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
+            matches!(key, "prompts" | "batch")
+                && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
         };
         self.inherited = around.entries.iter().filter(|(key, _)| !replaced(key)).cloned().collect();
         self.broken |= around.broken;
@@ -90,23 +91,33 @@ impl Checker {
         for statement in statements {
             match statement {
                 Statement::Entry(entry) => self.setting(entry, keys, &set, &mut settings),
-                Statement::Route(route) if may_route && settings.route.is_none() => settings.route = Some(route),
+                Statement::Route(route) if may_route && settings.route.is_none() => {
+                    settings.route = Some(route)
+                }
                 Statement::Route(route) => {
                     let text = format!("{} takes no route here", settings.owner);
                     self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
                 }
                 Statement::Let { name, .. } | Statement::Term { name, .. } => {
                     self.report(
-                        Diagnostic::error(Code::UnknownKey, name.span, format!("{} holds settings only", settings.owner))
-                            .help("`let` and `term` belong in an objective; write a `let` of your own above"),
+                        Diagnostic::error(
+                            Code::UnknownKey,
+                            name.span,
+                            format!("{} holds settings only", settings.owner),
+                        )
+                        .help("`let` and `term` belong in an objective; write a `let` of your own above"),
                     );
                 }
                 // The block of `train` reads these itself.
                 Statement::Trains { .. } | Statement::Step { .. } if owner == "train" => {}
                 Statement::Trains { name, .. } | Statement::Step { name, .. } => {
                     self.report(
-                        Diagnostic::error(Code::UnknownKey, name.span, format!("{} holds settings only", settings.owner))
-                            .help("`trains` and `step` belong in `train { ... }`"),
+                        Diagnostic::error(
+                            Code::UnknownKey,
+                            name.span,
+                            format!("{} holds settings only", settings.owner),
+                        )
+                        .help("`trains` and `step` belong in `train { ... }`"),
                     );
                 }
             }
@@ -117,13 +128,18 @@ impl Checker {
     fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], set: &[&str], settings: &mut Settings<'a>) {
         let marks = self.marks(&entry.marks);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
-        if let Some(first) =
-            settings.key_span(&entry.key.text).filter(|_| settings.entries.iter().any(|(key, _)| *key == entry.key.text))
+        if let Some(first) = settings
+            .key_span(&entry.key.text)
+            .filter(|_| settings.entries.iter().any(|(key, _)| *key == entry.key.text))
         {
             self.report(
-                Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
-                    .because(first, "first set here")
-                    .help("keep one of them"),
+                Diagnostic::error(
+                    Code::DuplicateKey,
+                    entry.key.span,
+                    format!("`{}` is set twice", entry.key.text),
+                )
+                .because(first, "first set here")
+                .help("keep one of them"),
             );
         } else if keys.iter().any(|key| key.name == entry.key.text) {
             settings.entries.push((entry.key.text.clone(), entry));
@@ -150,9 +166,15 @@ impl Checker {
                         .help("write `@source(\"arXiv:2606.30406, appendix A\")`"),
                 ),
                 (other, _) => {
-                    let finding = Diagnostic::error(Code::UnknownValue, mark.name.span, format!("there is no mark `@{other}`"));
+                    let finding = Diagnostic::error(
+                        Code::UnknownValue,
+                        mark.name.span,
+                        format!("there is no mark `@{other}`"),
+                    );
                     self.report(match nearest(other, MARKS.iter().copied()) {
-                        Some(near) => finding.did_you_mean(other, near).help(format!("did you mean `@{near}`?")),
+                        Some(near) => {
+                            finding.did_you_mean(other, near).help(format!("did you mean `@{near}`?"))
+                        }
                         None => finding.help("marks: `@unpublished`, `@source(\"...\")`"),
                     });
                 }
@@ -182,16 +204,26 @@ impl Checker {
         let found = settings.get(key);
         if found.is_none() && !settings.broken && !settings.mistyped.iter().any(|meant| meant == key) {
             self.report(
-                Diagnostic::error(Code::MissingKey, settings.span, format!("{} needs `{key}`", settings.owner))
-                    .label("not set here")
-                    .help(format!("add `{key} = ...`")),
+                Diagnostic::error(
+                    Code::MissingKey,
+                    settings.span,
+                    format!("{} needs `{key}`", settings.owner),
+                )
+                .label("not set here")
+                .help(format!("add `{key} = ...`")),
             );
         }
         found
     }
 
     /// A whole number that must be set.
-    pub(super) fn required_count(&mut self, settings: &Settings, key: &str, env: &Env, least: u64) -> Option<u32> {
+    pub(super) fn required_count(
+        &mut self,
+        settings: &Settings,
+        key: &str,
+        env: &Env,
+        least: u64,
+    ) -> Option<u32> {
         let expr = self.required(settings, key)?;
         self.count(expr, key, env, least)
     }
@@ -222,7 +254,9 @@ impl Checker {
                 f64::MIN_POSITIVE => format!("`{key}` must be above 0"),
                 _ => format!("`{key}` must be at least {least}"),
             };
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")),
+            );
             return None;
         }
         Some(number)
@@ -240,7 +274,11 @@ impl Checker {
             }
             if let (Value::List(values), "`seeds`") = (value, what) {
                 let count = values.len();
-                let finding = Diagnostic::error(Code::WrongKind, span, "`seeds` is how many seeds are run, not a list of them");
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    span,
+                    "`seeds` is how many seeds are run, not a list of them",
+                );
                 let finding = finding
                     .label("this is a list")
                     .help("a whole number: `seed` of the experiment is the first, the others follow it");
@@ -255,8 +293,12 @@ impl Checker {
         }
         if number.fract() != 0.0 || number < least as f64 {
             self.report(
-                Diagnostic::error(Code::OutOfRange, span, format!("{what} must be a whole number, at least {least}"))
-                    .label(format!("this is {number}")),
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    span,
+                    format!("{what} must be a whole number, at least {least}"),
+                )
+                .label(format!("this is {number}")),
             );
             return None;
         }
@@ -282,11 +324,15 @@ impl Checker {
             return None;
         };
         if !(0.0..=1.0).contains(&number) {
-            let finding = Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"));
+            let finding =
+                Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"));
             let finding = finding.label(format!("this is {number}"));
             // `50` for `50%`
             let written = self.sources.text(span);
-            let percent = number > 1.0 && number <= 100.0 && number.fract() == 0.0 && written.parse::<f64>() == Ok(number);
+            let percent = number > 1.0
+                && number <= 100.0
+                && number.fract() == 0.0
+                && written.parse::<f64>() == Ok(number);
             self.report(match percent {
                 true => finding
                     .help(format!("a share of a hundred is written with `%`: `{written}%`"))
@@ -303,11 +349,15 @@ impl Checker {
         let wanted = annotation.text.as_str();
         let types = || vocabulary::TYPES.iter().map(|word| word.name);
         if !types().any(|known| known == wanted) {
-            let finding = Diagnostic::error(Code::UnknownValue, annotation.span, format!("there is no type `{wanted}`"));
+            let finding = Diagnostic::error(
+                Code::UnknownValue,
+                annotation.span,
+                format!("there is no type `{wanted}`"),
+            );
             self.report(match foreign::type_name(wanted).or_else(|| nearest(wanted, types())) {
-                Some(near) if foreign::type_name(wanted).is_some() => {
-                    finding.help(format!("here it is called `{near}`")).replace_with(format!("change to `{near}`"), near)
-                }
+                Some(near) if foreign::type_name(wanted).is_some() => finding
+                    .help(format!("here it is called `{near}`"))
+                    .replace_with(format!("change to `{near}`"), near),
                 Some(near) => finding.did_you_mean(wanted, near),
                 None => finding.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
             });
@@ -325,11 +375,16 @@ impl Checker {
             | (Value::Template(_), "template") => true,
             (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
             // A model that is being trained beside this one is known by its role.
-            (Value::Teacher(id), "model") if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) => true,
+            (Value::Teacher(id), "model")
+                if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) =>
+            {
+                true
+            }
             // How long a stage trains may be given in epochs; everything else that counts asks for a number.
             (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
             (Value::List(values), "counts") => {
-                let counts: Vec<_> = values.iter().map(|value| self.whole(value, span, "every element", 0)).collect();
+                let counts: Vec<_> =
+                    values.iter().map(|value| self.whole(value, span, "every element", 0)).collect();
                 if counts.iter().any(Option::is_none) {
                     return Value::Error;
                 }
@@ -362,9 +417,14 @@ impl Checker {
         }
         // `clip_at: "5"`
         if let (Value::Text(text), Some(_)) = (&value, unit_of_type(wanted)) {
-            let number = |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
+            let number =
+                |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
             let bare = self.unquoted(span, text, number);
-            let finding = Diagnostic::error(Code::WrongKind, span, format!("a number is needed here, of the type `{wanted}`"));
+            let finding = Diagnostic::error(
+                Code::WrongKind,
+                span,
+                format!("a number is needed here, of the type `{wanted}`"),
+            );
             let finding = finding.label("this is a text").because(annotation.span, "declared here");
             self.report(super::unknown::without_quotes(finding, bare));
             return Value::Error;
@@ -380,7 +440,8 @@ impl Checker {
         let convertible = found == unit
             || (found == Unit::Number && unit != Unit::Bool)
             || (unit == Unit::Number && found != Unit::Bool)
-            || (matches!(unit, Unit::Fraction | Unit::Ratio) && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
+            || (matches!(unit, Unit::Fraction | Unit::Ratio)
+                && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
         if !convertible {
             return self.mistyped(span, annotation, &format!("a number of {}", found.name()));
         }
@@ -405,7 +466,8 @@ impl Checker {
             Unit::Count => Some((0.0, f64::from(u32::MAX))),
             _ => None,
         };
-        if let Some((low, high)) = bounds.filter(|_| given.constant().is_none() && given.axis() == Axis::Run) {
+        if let Some((low, high)) = bounds.filter(|_| given.constant().is_none() && given.axis() == Axis::Run)
+        {
             let parameter = format!("a number given for a `{}`", annotation.text).into();
             given = given.declared(Declared { parameter, low, high });
         }
@@ -422,7 +484,8 @@ impl Checker {
     }
 }
 
-/// A number that depends on a parameter without a value: an item is being checked for its own sake, and nothing can be wrong yet.
+/// A number that depends on a parameter without a value: an item is being checked for its own sake, and
+/// nothing can be wrong yet.
 pub fn undecided(value: &Value) -> bool {
     matches!(value, Value::Formula(formula) if open(formula))
 }

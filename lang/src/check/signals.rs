@@ -2,7 +2,9 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{SelfCopy, TeacherWeights};
-use crate::formula::{Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Similarity, Unit};
+use crate::formula::{
+    Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Similarity, Unit,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
 
@@ -13,8 +15,8 @@ use super::foreign;
 use super::value::Value;
 use super::vocabulary;
 
-/// Whether a file may not declare this name. The roles may be: a model called `student` is what most files have, and inside an
-/// objective the role comes first.
+/// Whether a file may not declare this name. The roles may be: a model called `student` is what most files
+/// have, and inside an objective the role comes first.
 pub fn is_reserved(name: &str) -> bool {
     vocabulary::signal(name).is_some() && !matches!(name, "student" | "teacher" | "sampler" | "reference")
         || matches!(name, "domains" | "self" | "data" | "span")
@@ -84,8 +86,10 @@ impl Checker {
             if let Some(signal) = known {
                 let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
                 if matches!(env.context, Context::Constant | Context::Schedule) && !known_for_run {
-                    let text =
-                        format!("`{name}.{}` differs from prompt to prompt: it can be read in an objective only", field.text);
+                    let text = format!(
+                        "`{name}.{}` differs from prompt to prompt: it can be read in an objective only",
+                        field.text
+                    );
                     self.report(Diagnostic::error(Code::WrongKind, span, text));
                     return Value::Error;
                 }
@@ -109,7 +113,9 @@ impl Checker {
             }
             other => {
                 let text = format!("there is no `{}` in {}", field.text, other.describe());
-                self.report(Diagnostic::error(Code::UnknownField, field.span, text).label("only roles have parts"));
+                self.report(
+                    Diagnostic::error(Code::UnknownField, field.span, text).label("only roles have parts"),
+                );
                 return Value::Error;
             }
         };
@@ -132,7 +138,8 @@ impl Checker {
         self.signal(Signal::Of { role, part }, span)
     }
 
-    /// A teacher that is still a parameter may turn out to be composed, and its bindings have names of their own.
+    /// A teacher that is still a parameter may turn out to be composed, and its bindings have names of their
+    /// own.
     fn may_have(&self, role: &Role, field: &Name) -> bool {
         let Role::Named { teacher, .. } = role else { return false };
         self.teacher(*teacher).weights == TeacherWeights::Parameter
@@ -153,7 +160,10 @@ impl Checker {
             "correct" if matches!(role, Role::Named { .. }) => Part::Correct,
             "confidence" => match role {
                 Role::Named { teacher, .. }
-                    if matches!(self.teacher(*teacher).weights, TeacherWeights::Panelist { .. } | TeacherWeights::Parameter) =>
+                    if matches!(
+                        self.teacher(*teacher).weights,
+                        TeacherWeights::Panelist { .. } | TeacherWeights::Parameter
+                    ) =>
                 {
                     Part::StatedConfidence
                 }
@@ -187,7 +197,11 @@ impl Checker {
         if !usual().any(|name| name == field.text)
             && let Some(near) = nearest(&field.text, usual())
         {
-            let finding = Diagnostic::error(Code::UnknownField, field.span, format!("no usual span is called `{}`", field.text));
+            let finding = Diagnostic::error(
+                Code::UnknownField,
+                field.span,
+                format!("no usual span is called `{}`", field.text),
+            );
             self.report(finding.did_you_mean(&field.text, near));
             return None;
         }
@@ -209,7 +223,11 @@ impl Checker {
                 }
             },
             other => {
-                self.wrong_kind(expr.span, "a stretch of the completion is needed, such as `span.answer`", &other);
+                self.wrong_kind(
+                    expr.span,
+                    "a stretch of the completion is needed, such as `span.answer`",
+                    &other,
+                );
                 None
             }
         }
@@ -219,18 +237,27 @@ impl Checker {
     pub(super) fn ratio(&mut self, live: bool, span: Span) -> Value {
         let origin = self.origin(span);
         let student = match live {
-            true => Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin),
+            true => {
+                Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin)
+            }
             false => Formula::signal(Signal::Of { role: Role::Student, part: Part::Logp }, origin),
         };
         let sampler = Formula::signal(Signal::Of { role: Role::Sampler, part: Part::Logp }, origin);
-        let difference = FormulaKind::Apply { function: Function::Subtract, operands: vec![student, sampler] };
+        let difference =
+            FormulaKind::Apply { function: Function::Subtract, operands: vec![student, sampler] };
         let difference = Formula::new(difference, Unit::Nats, Axis::Token, live, origin);
         let ratio = FormulaKind::Apply { function: Function::Exp, operands: vec![difference] };
         Value::Formula(Formula::new(ratio, Unit::Ratio, Axis::Token, live, origin))
     }
 
     /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
-    pub(super) fn measure_call(&mut self, measure: Measure, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    pub(super) fn measure_call(
+        &mut self,
+        measure: Measure,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
         if matches!(env.context, Context::Constant | Context::Schedule) {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::WrongKind, span, text));
@@ -243,7 +270,8 @@ impl Checker {
         };
         if measure == Measure::Size {
             let support = self.support(given[0].expect("required"), env);
-            return support.map_or(Value::Error, |support| self.signal(Signal::SupportSize { support }, span));
+            return support
+                .map_or(Value::Error, |support| self.signal(Signal::SupportSize { support }, span));
         }
         let first = role(self, 0);
         let signal = match measure {

@@ -1,10 +1,10 @@
-//! What only a stage as a whole can get wrong: an objective and the completions it is trained on, settings that nothing reads,
-//! numbers that leave their bounds before the run ends.
+//! What only a stage as a whole can get wrong: an objective and the completions it is trained on, settings
+//! that nothing reads, numbers that leave their bounds before the run ends.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, Edit, ExpertTurns, Keep, Length, Objective, Optimizer, Origin, Recipe, Reward, Rollout, RolloutSource, Sampling,
-    Term, Train,
+    BatchSize, Edit, ExpertTurns, Keep, Length, Objective, Optimizer, Origin, Recipe, Reward, Rollout,
+    RolloutSource, Sampling, Term, Train,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal};
 
@@ -89,14 +89,23 @@ impl Checker {
     /// Whether a teacher writes or chooses some of the tokens, whatever the objective says.
     pub(super) fn rollouts_ask_teacher(&self, objective: &Objective, rollout: &Rollout) -> bool {
         all_rollouts(objective, rollout).into_iter().any(|rollout| match &rollout.source {
-            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => *role == Role::Teacher,
-            RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } | RolloutSource::Speculative { .. } => true,
+            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
+                *role == Role::Teacher
+            }
+            RolloutSource::TokenMix { .. }
+            | RolloutSource::Interleave { .. }
+            | RolloutSource::Speculative { .. } => true,
             _ => false,
         })
     }
 
     /// Whether every term is trained on completions that have what it reads.
-    pub(super) fn check_rollouts(&mut self, objective: &Objective, rollout: &Rollout, settings: &Settings) -> bool {
+    pub(super) fn check_rollouts(
+        &mut self,
+        objective: &Objective,
+        rollout: &Rollout,
+        settings: &Settings,
+    ) -> bool {
         let place = self.span(objective.origin);
         for Stream { term, rollout } in streams(objective, rollout) {
             let read = rollout.sampling().is_none();
@@ -108,7 +117,8 @@ impl Checker {
                     Diagnostic::error(
                         Code::NoRollout,
                         settings.span,
-                        "the objective reads a reward or the sampler, but nothing is rolled out by the student here",
+                        "the objective reads a reward or the sampler, but nothing is rolled out by the \
+                         student here",
                     )
                     .because(place, "this objective")
                     .help("use it in `grpo` or `distill`, whose prefixes are the student's own rollouts"),
@@ -126,7 +136,10 @@ impl Checker {
                     )
                     .label(why)
                     .because(at, "`ratio` or `sampler` is read here")
-                    .help("draw the completions with `sample(...)`, or use a term that needs no sampler, such as `live kl(...)`"),
+                    .help(
+                        "draw the completions with `sample(...)`, or use a term that needs no sampler, such \
+                         as `live kl(...)`",
+                    ),
                 );
                 return false;
             }
@@ -149,7 +162,8 @@ impl Checker {
                     .label(format!("{cut} leaves entries out"))
                     .because(at, "this term weighs tokens by the probability that they had")
                     .help(
-                        "draw without `top_p` and `top_k`, or use a term that is exact at every prefix, such as `live kl(...)`",
+                        "draw without `top_p` and `top_k`, or use a term that is exact at every prefix, \
+                         such as `live kl(...)`",
                     ),
                 );
                 return false;
@@ -160,9 +174,13 @@ impl Checker {
                     None => settings.place(&["samples", "rollout"]),
                 };
                 self.report(
-                    Diagnostic::error(Code::GroupOfOne, span, "the samples of one prompt are compared, but there is only one")
-                        .because(place, "this objective compares within a group")
-                        .help("draw at least 2 samples of each prompt"),
+                    Diagnostic::error(
+                        Code::GroupOfOne,
+                        span,
+                        "the samples of one prompt are compared, but there is only one",
+                    )
+                    .because(place, "this objective compares within a group")
+                    .help("draw at least 2 samples of each prompt"),
                 );
                 return false;
             }
@@ -214,9 +232,13 @@ impl Checker {
             (false, Some(_)) if train.recipe != Recipe::Step => {
                 let span = settings.place(&["reference"]);
                 self.report(
-                    Diagnostic::error(Code::UnusedSetting, span, "a reference is named, and the objective never reads it")
-                        .because(place, "this objective")
-                        .help("remove it, or add a term such as `0.1 * live kl(student || reference)`"),
+                    Diagnostic::error(
+                        Code::UnusedSetting,
+                        span,
+                        "a reference is named, and the objective never reads it",
+                    )
+                    .because(place, "this objective")
+                    .help("remove it, or add a term such as `0.1 * live kl(student || reference)`"),
                 );
                 false
             }
@@ -227,15 +249,19 @@ impl Checker {
     fn check_settings_are_read(&mut self, train: &Train, settings: &Settings) -> bool {
         if let (Some(place), None, None) = (settings.key_span("refresh"), &train.filter, &train.priority) {
             self.report(
-                Diagnostic::error(Code::UnusedSetting, place, "there is nothing to compute again")
-                    .help("`refresh` says how often `filter` and `priority` are: set one of them, or remove it"),
+                Diagnostic::error(Code::UnusedSetting, place, "there is nothing to compute again").help(
+                    "`refresh` says how often `filter` and `priority` are: set one of them, or remove it",
+                ),
             );
             return false;
         }
         if train.keep == Keep::Correct
             && let Some(edit) = train.rollout.edits.iter().find(|edit| matches!(edit, Edit::Keep { .. }))
         {
-            let text = format!("completions are filtered twice: by `keep = correct` and by the edit `{}`", edit.name());
+            let text = format!(
+                "completions are filtered twice: by `keep = correct` and by the edit `{}`",
+                edit.name()
+            );
             let at = self.span(train.rollout.origin);
             self.report(
                 Diagnostic::error(Code::UnusedSetting, settings.place(&["keep"]), text)
@@ -247,7 +273,8 @@ impl Checker {
         true
     }
 
-    /// In a private stage nothing may look across examples: what one example changes would not be bounded by its clipped gradient.
+    /// In a private stage nothing may look across examples: what one example changes would not be bounded by
+    /// its clipped gradient.
     fn check_privacy(&mut self, train: &Train) -> bool {
         let Optimizer::Private { origin, .. } = train.optimizer else { return true };
         let across = |node: &FormulaNode| match &node.kind {
@@ -260,10 +287,14 @@ impl Checker {
         let Some(span) = self.first_place(&train.objective, across) else { return true };
         let optimizer = self.span(origin);
         self.report(
-            Diagnostic::error(Code::PrivateStatistics, optimizer, "a private stage can't compare examples with each other")
-                .label("promises that no example shows")
-                .because(span, "looks across the examples of a batch")
-                .help("use numbers of one completion only, such as `mean(x, over: sequence)`"),
+            Diagnostic::error(
+                Code::PrivateStatistics,
+                optimizer,
+                "a private stage can't compare examples with each other",
+            )
+            .label("promises that no example shows")
+            .because(span, "looks across the examples of a batch")
+            .help("use numbers of one completion only, such as `mean(x, over: sequence)`"),
         );
         false
     }
@@ -292,7 +323,11 @@ impl Checker {
                     false => format!("it has: {}", parts.join(", ")),
                 };
                 let (span, declared) = (self.span(origin), self.span(domain.origin));
-                self.report(Diagnostic::error(Code::UnknownField, span, text).because(declared, "trained on here").help(help));
+                self.report(
+                    Diagnostic::error(Code::UnknownField, span, text)
+                        .because(declared, "trained on here")
+                        .help(help),
+                );
                 return false;
             }
         }
@@ -310,17 +345,31 @@ impl Checker {
                 RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
                     self.within(&sampling.max_tokens, "`max_tokens`", counted(&bounds::TOKENS), length)
                 }
-                RolloutSource::Mix { share, .. } => self.within(share, "the share of a `mix`", fraction, length),
-                RolloutSource::TokenMix { alpha, .. } => self.within(alpha, "`alpha` of a `token_mix`", fraction, length),
-                RolloutSource::Replay { share, .. } => self.within(share, "`share` of a `replay`", fraction, length),
-                RolloutSource::Turns { at_most, .. } => self.within(at_most, "`at_most`", counted(&bounds::SAMPLES), length),
+                RolloutSource::Mix { share, .. } => {
+                    self.within(share, "the share of a `mix`", fraction, length)
+                }
+                RolloutSource::TokenMix { alpha, .. } => {
+                    self.within(alpha, "`alpha` of a `token_mix`", fraction, length)
+                }
+                RolloutSource::Replay { share, .. } => {
+                    self.within(share, "`share` of a `replay`", fraction, length)
+                }
+                RolloutSource::Turns { at_most, .. } => {
+                    self.within(at_most, "`at_most`", counted(&bounds::SAMPLES), length)
+                }
                 _ => true,
             };
             for edit in &rollout.edits {
                 if let Edit::FirstTurns { turns }
-                | Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } = edit
+                | Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } =
+                    edit
                 {
-                    good &= self.within(turns, "the number of turns", (0.0, f64::from(bounds::TURNS.most)), length);
+                    good &= self.within(
+                        turns,
+                        "the number of turns",
+                        (0.0, f64::from(bounds::TURNS.most)),
+                        length,
+                    );
                 }
             }
         }
@@ -330,7 +379,10 @@ impl Checker {
             self.warn_of_unfinished_schedules(train, settings, steps);
             if train.refresh.is_some_and(|refresh| refresh >= steps) {
                 let text = format!("a run of {steps} steps ends before anything is computed again");
-                self.report(Diagnostic::error(Code::OutOfRange, settings.place(&["refresh"]), text).help("lower `refresh`"));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, settings.place(&["refresh"]), text)
+                        .help("lower `refresh`"),
+                );
                 good = false;
             }
         }
@@ -349,16 +401,20 @@ impl Checker {
         good
     }
 
-    /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the end of the run.
+    /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the
+    /// end of the run.
     fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &Settings, steps: u32) {
         let of_rollout = |rollout: &Rollout| match &rollout.source {
-            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => Some(sampling.max_tokens.clone()),
+            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
+                Some(sampling.max_tokens.clone())
+            }
             RolloutSource::Mix { share, .. } | RolloutSource::Replay { share, .. } => Some(share.clone()),
             RolloutSource::TokenMix { alpha, .. } => Some(alpha.clone()),
             RolloutSource::Turns { at_most, .. } => Some(at_most.clone()),
             _ => None,
         };
-        let drawn: Vec<Formula> = all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(of_rollout).collect();
+        let drawn: Vec<Formula> =
+            all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(of_rollout).collect();
         let formulas = train.objective.formulas().into_iter().chain(&drawn).chain([&train.learning_rate]);
         let mut late: Vec<(Origin, u32)> = Vec::new();
         for part in formulas.flat_map(Formula::parts) {
@@ -368,27 +424,42 @@ impl Checker {
         late.dedup();
         for (origin, step) in late {
             let span = self.span(origin);
-            let finding = Diagnostic::warning(Code::UnfinishedSchedule, span, "the stage ends before this schedule does");
+            let finding = Diagnostic::warning(
+                Code::UnfinishedSchedule,
+                span,
+                "the stage ends before this schedule does",
+            );
             self.report(
                 finding
                     .label(format!("goes on to step {step}"))
-                    .because(settings.place(&["steps"]), format!("the last step is {}", steps.saturating_sub(1)))
-                    .help("give it the length of the stage, `over: 100%` or fewer steps, or train for longer"),
+                    .because(
+                        settings.place(&["steps"]),
+                        format!("the last step is {}", steps.saturating_sub(1)),
+                    )
+                    .help(
+                        "give it the length of the stage, `over: 100%` or fewer steps, or train for longer",
+                    ),
             );
         }
     }
 
     fn check_formats(&mut self, train: &Train, settings: &Settings) -> bool {
-        let said = train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
+        let said =
+            train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
         // Every domain is looked at, also behind one that is wrong.
         said.filter(|good| !good).count() == 0
     }
 
     /// Prompt and completion share the context.
     fn check_context(&mut self, train: &Train, settings: &Settings) -> bool {
-        let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else { return true };
+        let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else {
+            return true;
+        };
         for rollout in all_rollouts(&train.objective, &train.rollout) {
-            let (RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. }) = &rollout.source else { continue };
+            let (RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. }) = &rollout.source
+            else {
+                continue;
+            };
             if let Some(longest) = at_least(&sampling.max_tokens, f64::from(context), train.length) {
                 let own = settings.place(&["max_tokens", "rollout"]);
                 let place = if own == settings.span { self.span(rollout.origin) } else { own };
@@ -408,7 +479,9 @@ impl Checker {
             if limit >= context {
                 let (span, stage) = (self.span(origin), settings.span);
                 let text = format!("{limit} new tokens leave no room for a prompt in a context of {context}");
-                self.report(Diagnostic::error(Code::OutOfRange, span, text).because(stage, "trained on here"));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, span, text).because(stage, "trained on here"),
+                );
                 return false;
             }
         }

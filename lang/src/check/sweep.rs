@@ -21,7 +21,8 @@ impl Checker {
         }
         for axis in axes {
             let place = axis.name.span;
-            let known = self.sweep.iter().find(|known| known.parameter == axis.name.text).map(|known| known.origin);
+            let known =
+                self.sweep.iter().find(|known| known.parameter == axis.name.text).map(|known| known.origin);
             if let Some(first) = known {
                 let text = format!("`{}` is swept over twice", axis.name.text);
                 let first = self.span(first);
@@ -52,13 +53,17 @@ impl Checker {
             return Some(Parameter::clone(parameter));
         }
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let finding =
-            Diagnostic::error(Code::UnknownName, name.span, format!("this file has no `param {}` to sweep over", name.text));
+        let finding = Diagnostic::error(
+            Code::UnknownName,
+            name.span,
+            format!("this file has no `param {}` to sweep over", name.text),
+        );
         let finding = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
             (Some(near), _) => finding.did_you_mean(&name.text, near),
-            (None, true) => {
-                finding.help(format!("declare one, `param {}: real = 1`, and use it where the value belongs", name.text))
-            }
+            (None, true) => finding.help(format!(
+                "declare one, `param {}: real = 1`, and use it where the value belongs",
+                name.text
+            )),
             (None, false) => finding.help(format!("it has: {}", names.join(", "))),
         };
         self.report(finding);
@@ -69,7 +74,9 @@ impl Checker {
     fn swept_values(&mut self, module: ModuleId, axis: &Index, parameter: &Parameter) -> Option<Vec<f64>> {
         let env = Env::constant(module);
         let items: Vec<(Value, Span)> = match &axis.over.kind {
-            ExprKind::List(items) => items.iter().map(|item| (self.evaluate(item, &env), item.span)).collect(),
+            ExprKind::List(items) => {
+                items.iter().map(|item| (self.evaluate(item, &env), item.span)).collect()
+            }
             _ => self.spelled_out(&axis.over, &env)?,
         };
         if items.is_empty() {
@@ -85,7 +92,11 @@ impl Checker {
             };
             match value.constant() {
                 Some(number) if values.contains(&number) => {
-                    self.report(Diagnostic::error(Code::DuplicateKey, span, format!("the value {number} stands here twice")));
+                    self.report(Diagnostic::error(
+                        Code::DuplicateKey,
+                        span,
+                        format!("the value {number} stands here twice"),
+                    ));
                     good = false;
                 }
                 Some(number) => values.push(number),
@@ -104,7 +115,11 @@ impl Checker {
             Value::List(values) => Some(values.into_iter().map(|value| (value, over.span)).collect()),
             Value::Range { low, high } if low.fract() == 0.0 && high - low < 10_000.0 => {
                 let numbers = 0..=(high - low) as u32;
-                Some(numbers.map(|step| (self.number(low + f64::from(step), Unit::Number, over.span), over.span)).collect())
+                Some(
+                    numbers
+                        .map(|step| (self.number(low + f64::from(step), Unit::Number, over.span), over.span))
+                        .collect(),
+                )
             }
             other => {
                 self.wrong_kind(over.span, "`in` needs a list of values, such as `[0.1, 0.5, 0.9]`", &other);

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Alignment, Capability, ModelId, Pool, Reveal, SelfCopy, Teacher, TeacherId, TeacherWeights};
+use crate::experiment::{
+    Alignment, Capability, ModelId, Pool, Reveal, SelfCopy, Teacher, TeacherId, TeacherWeights,
+};
 use crate::formula::{Axis, Formula, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
@@ -29,10 +31,13 @@ impl Checker {
     pub(super) fn teacher_binding(&mut self, name: &str, value: &Expr, span: Span, env: &Env) -> Value {
         let (inner, block) = self.split_block(value, env);
         let teacher = self.teacher_of_expression(&inner, name, span, env);
-        let settings = self.settings(block.as_ref(), &format!("teacher {name}"), span, vocabulary::TEACHER, false);
+        let settings =
+            self.settings(block.as_ref(), &format!("teacher {name}"), span, vocabulary::TEACHER, false);
         self.keep_marks(&settings, &format!("teacher {name}"));
         let sees = self.optional_template(settings.get("sees"), env);
-        let temperature = settings.get("temperature").map(|expr| self.at_least(expr, "temperature", env, f64::MIN_POSITIVE));
+        let temperature = settings
+            .get("temperature")
+            .map(|expr| self.at_least(expr, "temperature", env, f64::MIN_POSITIVE));
         let answers = settings.get("answers").map(|expr| self.capability(expr, env));
         let aligned = settings.get("align").map(|expr| {
             let words = [
@@ -55,7 +60,9 @@ impl Checker {
             let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
             self.word(expr, "an origin", &words).map(|said| (said, expr.span))
         });
-        let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) = (teacher, sees, reveals, feedback) else {
+        let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) =
+            (teacher, sees, reveals, feedback)
+        else {
             return Value::Error;
         };
         teacher.reveals = reveals.or(teacher.reveals);
@@ -109,7 +116,8 @@ impl Checker {
                 return self.renamed(called, Some(before), name, span);
             }
             teacher @ Value::Teacher(_) => {
-                // A name, or a member of a family, may have been declared on the way too: further down in the file.
+                // A name, or a member of a family, may have been declared on the way too: further down in the
+                // file.
                 let made_here = matches!(inner.kind, ExprKind::Call { .. }).then_some(before);
                 return self.renamed(teacher, made_here, name, span);
             }
@@ -121,8 +129,8 @@ impl Checker {
         Some(self.plain_teacher(name, weights, span))
     }
 
-    /// Another teacher under a name of its own. One that a call made on the way, such as `mixture` or `served`, is taken back: `before` is
-    /// how many there were.
+    /// Another teacher under a name of its own. One that a call made on the way, such as `mixture` or
+    /// `served`, is taken back: `before` is how many there were.
     fn renamed(&mut self, value: Value, before: Option<usize>, name: &str, span: Span) -> Option<Teacher> {
         let Value::Teacher(id) = value else { return None };
         let mut teacher = self.teacher(id).clone();
@@ -167,14 +175,24 @@ impl Checker {
     }
 
     /// `self.initial`, `self.ema(0.99)`, `self.every(100 steps)`
-    pub(super) fn student_copy(&mut self, field: &Name, arguments: &[Argument], span: Span, env: &Env) -> Value {
+    pub(super) fn student_copy(
+        &mut self,
+        field: &Name,
+        arguments: &[Argument],
+        span: Span,
+        env: &Env,
+    ) -> Value {
         const USAGE: &str = "`self`, `self.initial`, `self.ema(0.99)` or `self.every(100 steps)`";
         let parameters: &[&str] = match field.text.as_str() {
             "initial" => &[],
             "ema" => &["rate"],
             "every" => &["steps"],
             other => {
-                let finding = Diagnostic::error(Code::UnknownField, field.span, format!("the student has no copy `{other}`"));
+                let finding = Diagnostic::error(
+                    Code::UnknownField,
+                    field.span,
+                    format!("the student has no copy `{other}`"),
+                );
                 self.report(match nearest(other, ["initial", "ema", "every"]) {
                     Some(near) => finding.did_you_mean(other, near),
                     None => finding.help(format!("write {USAGE}")),
@@ -191,7 +209,9 @@ impl Checker {
             ("initial", _) => Some(SelfCopy::Initial),
             (_, None) => {
                 let text = format!("`self.{}` needs `{}`", field.text, parameters[0]);
-                self.report(Diagnostic::error(Code::MissingArgument, span, text).help(format!("write {USAGE}")));
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, text).help(format!("write {USAGE}")),
+                );
                 None
             }
             ("ema", Some(expr)) => {
@@ -201,8 +221,12 @@ impl Checker {
                         return Some(SelfCopy::Ema { rate });
                     }
                     self.report(
-                        Diagnostic::error(Code::OutOfRange, expr.span, "an average that keeps all of what it was never moves")
-                            .help("write `self.initial` for the student as it was before the first step"),
+                        Diagnostic::error(
+                            Code::OutOfRange,
+                            expr.span,
+                            "an average that keeps all of what it was never moves",
+                        )
+                        .help("write `self.initial` for the student as it was before the first step"),
                     );
                     None
                 })
@@ -219,7 +243,11 @@ impl Checker {
         let mut good = true;
         for (name, expr) in bindings {
             if known.iter().any(|(other, _)| *other == name.text) {
-                self.report(Diagnostic::error(Code::DuplicateName, name.span, format!("`{}` is said twice", name.text)));
+                self.report(Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` is said twice", name.text),
+                ));
                 good = false;
                 continue;
             }
@@ -253,7 +281,12 @@ impl Checker {
     ) -> Option<TeacherWeights> {
         for (factor, role) in &logits {
             if factor.unit() == Unit::Bool || factor.axis() > Axis::Token {
-                self.unit_mismatch(span, "logits are added up with numbers as factors", &[(span, factor)], None);
+                self.unit_mismatch(
+                    span,
+                    "logits are added up with numbers as factors",
+                    &[(span, factor)],
+                    None,
+                );
                 return None;
             }
             if let Some(short) = self.short_of_distribution(role) {
@@ -281,8 +314,16 @@ impl Checker {
         let values = match self.evaluate(place, env) {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
-            Value::Panel(panel) => self.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect(),
-            other => return self.wrong_kind(place.span, "several teachers are needed here: a list or a family", &other),
+            Value::Panel(panel) => {
+                self.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
+            }
+            other => {
+                return self.wrong_kind(
+                    place.span,
+                    "several teachers are needed here: a list or a family",
+                    &other,
+                );
+            }
         };
         let roles: Vec<Option<Role>> = values
             .into_iter()
@@ -303,19 +344,25 @@ impl Checker {
         };
         if roles.len() < 2 {
             let text = format!("`{}` puts several teachers together", pool.name());
-            self.report(Diagnostic::error(Code::OutOfRange, place.span, text).label(format!("{} in here", roles.len())));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, place.span, text)
+                    .label(format!("{} in here", roles.len())),
+            );
             return Value::Error;
         }
         let total: f64 = parsed.iter().sum();
         let shares = matches!(pool, Pool::Mixture | Pool::Geometric);
-        if parsed.iter().any(|weight| *weight < 0.0) || total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6) {
+        if parsed.iter().any(|weight| *weight < 0.0) || total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6)
+        {
             let text = format!(
                 "the weights of `{}` are {}",
                 pool.name(),
                 if shares { "shares: they add up to 1" } else { "not negative" }
             );
             let together = super::domains::rounded(total);
-            self.report(Diagnostic::error(Code::OutOfRange, weights.span, text).label(format!("together {together}")));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, weights.span, text).label(format!("together {together}")),
+            );
             return Value::Error;
         }
         let names: Vec<&str> = roles.iter().map(Role::name).collect();
@@ -333,10 +380,15 @@ impl Checker {
         let url = self.secret(place(1), "url", env);
         let model = self.text(place(2), "model", env);
         let answers = self.capability(place(3), env);
-        let (Some(engine), Some(url), Some(model), Some(answers)) = (engine, url, model, answers) else { return Value::Error };
+        let (Some(engine), Some(url), Some(model), Some(answers)) = (engine, url, model, answers) else {
+            return Value::Error;
+        };
         if !ENGINES.contains(&engine.as_str()) {
-            let finding =
-                Diagnostic::error(Code::UnknownValue, place(0).span, format!("`{engine}` is no engine that mopd speaks to"));
+            let finding = Diagnostic::error(
+                Code::UnknownValue,
+                place(0).span,
+                format!("`{engine}` is no engine that mopd speaks to"),
+            );
             self.report(match nearest(&engine, ENGINES.iter().copied()) {
                 Some(near) => finding
                     .help(format!("did you mean `{near}`?"))
@@ -359,7 +411,11 @@ impl Checker {
         {
             return self.count(&argument.value, "k", env, 1).map(Capability::TopK);
         }
-        let words = [("dist", Capability::Distribution), ("sampled", Capability::Sampled), ("text", Capability::Text)];
+        let words = [
+            ("dist", Capability::Distribution),
+            ("sampled", Capability::Sampled),
+            ("text", Capability::Text),
+        ];
         if matches!(expr.kind, ExprKind::Name(_)) {
             return self.word(expr, "what a teacher can answer", &words);
         }
@@ -372,22 +428,26 @@ impl Checker {
         None
     }
 
-    /// `all`, `later_blocks(0.25)`: what a denoising student's teacher reads of positions that are not filled yet.
+    /// `all`, `later_blocks(0.25)`: what a denoising student's teacher reads of positions that are not filled
+    /// yet.
     fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
         if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
             && matches!(&callee.kind, ExprKind::Name(name) if name == "later_blocks")
             && let [share] = arguments.as_slice()
         {
             let value = self.evaluate(&share.value, env);
-            return self.fraction(&value, share.value.span, "the share that is revealed").map(Reveal::LaterBlocks);
+            return self
+                .fraction(&value, share.value.span, "the share that is revealed")
+                .map(Reveal::LaterBlocks);
         }
         self.word(expr, "what is revealed (`all`, or `later_blocks(0.25)`)", &[("all", Reveal::All)])
     }
 
     /// A teacher for a model that nobody declared as one.
     pub(super) fn teacher_of_model(&mut self, name: &str, model: ModelId, span: Span) -> Value {
-        let unnamed =
-            |known: &Teacher| known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none();
+        let unnamed = |known: &Teacher| {
+            known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none()
+        };
         match self.teachers.iter().position(unnamed) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
             None => {
@@ -409,7 +469,8 @@ impl Checker {
                 match pool {
                     // Each teacher is asked on its own.
                     Pool::Sum => least,
-                    // A mixture of truncations is not the truncation of a mixture; of one given token it is the mean.
+                    // A mixture of truncations is not the truncation of a mixture; of one given token it is
+                    // the mean.
                     Pool::Mixture if least < Capability::Distribution => least.min(Capability::Sampled),
                     // Only the whole vocabulary says what a product of probabilities is to be divided by.
                     Pool::Geometric if least < Capability::Distribution => Capability::Text,
@@ -458,10 +519,12 @@ impl Checker {
         }
     }
 
-    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its own; weights that
-    /// exist have none.
+    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its
+    /// own; weights that exist have none.
     pub(super) fn split_block(&self, value: &Expr, env: &Env) -> (Expr, Option<Block>) {
-        let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else { return (value.clone(), None) };
+        let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else {
+            return (value.clone(), None);
+        };
         if let ExprKind::Name(name) = &callee.kind
             && env.local(name).is_none()
             && self.modules.lookup(env.module, name).is_none()
@@ -471,7 +534,9 @@ impl Checker {
         }
         let before = Span { end: block.span.start, ..value.span };
         let written = self.sources.text(before).trim_end();
-        if !written.ends_with(')') || (arguments.is_empty() && self.sources.text(callee.span).trim_end().len() == written.len()) {
+        if !written.ends_with(')')
+            || (arguments.is_empty() && self.sources.text(callee.span).trim_end().len() == written.len())
+        {
             return (callee.as_ref().clone(), Some(block.clone()));
         }
         let span = Span { end: before.start + written.len() as u32, ..before };

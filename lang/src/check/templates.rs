@@ -46,19 +46,28 @@ impl Checker {
     pub(super) fn template_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Template>> {
         match self.evaluate(expr, env) {
             Value::Template(template) => Some(template),
-            Value::Item { item, kind: Callable::Template } => match self.call_item(item, expr.span, &[], env) {
+            Value::Item { item, kind: Callable::Template } => match self.call_item(item, expr.span, &[], env)
+            {
                 Value::Template(template) => Some(template),
                 _ => None,
             },
             other => {
-                self.wrong_kind(expr.span, "a template is needed here: `template shown = \"{prompt}\\n\\n{hint}\"`", &other);
+                self.wrong_kind(
+                    expr.span,
+                    "a template is needed here: `template shown = \"{prompt}\\n\\n{hint}\"`",
+                    &other,
+                );
                 None
             }
         }
     }
 
     /// `None` where a template is given and faulty.
-    pub(super) fn optional_template(&mut self, expr: Option<&Expr>, env: &Env) -> Option<Option<Rc<Template>>> {
+    pub(super) fn optional_template(
+        &mut self,
+        expr: Option<&Expr>,
+        env: &Env,
+    ) -> Option<Option<Rc<Template>>> {
         match expr {
             Some(expr) => self.template_value(expr, env).map(Some),
             None => Some(None),
@@ -69,7 +78,11 @@ impl Checker {
     pub(super) fn rewrite(&mut self, expr: &Expr, env: &Env) -> Option<(Rc<Template>, Rc<Template>)> {
         let ExprKind::Arrow { from, to } = &expr.kind else {
             let value = self.evaluate(expr, env);
-            self.wrong_kind(expr.span, "`rewrite` needs two texts: `rewrite(\"before {_}\" -> \"after {expression}\")`", &value);
+            self.wrong_kind(
+                expr.span,
+                "`rewrite` needs two texts: `rewrite(\"before {_}\" -> \"after {expression}\")`",
+                &value,
+            );
             return None;
         };
         let left = self.pieces(from, Purpose::Found, env);
@@ -77,8 +90,12 @@ impl Checker {
         let left = left?;
         if !left.iter().any(|piece| matches!(piece, Piece::Text(_))) {
             self.report(
-                Diagnostic::error(Code::TemplateSlot, from.span, "the left of a `rewrite` must say which text is looked for")
-                    .help("for example `\"Confidence: {_}\"`"),
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    from.span,
+                    "the left of a `rewrite` must say which text is looked for",
+                )
+                .help("for example `\"Confidence: {_}\"`"),
             );
             return None;
         }
@@ -92,7 +109,10 @@ impl Checker {
             if !matches!(expr.kind, ExprKind::Error) {
                 let value = self.evaluate(expr, env);
                 let text = "the text of a template is written where it is declared, in quotes";
-                self.report(Diagnostic::error(Code::WrongKind, expr.span, text).label(format!("this is {}", value.describe())));
+                self.report(
+                    Diagnostic::error(Code::WrongKind, expr.span, text)
+                        .label(format!("this is {}", value.describe())),
+                );
             }
             return None;
         }
@@ -134,11 +154,17 @@ impl Checker {
                     text.push(character);
                 }
                 '{' => {
-                    let Some(length) = raw[start + 1..].find(['{', '}']).filter(|end| raw[start + 1 + end..].starts_with('}'))
+                    let Some(length) = raw[start + 1..]
+                        .find(['{', '}'])
+                        .filter(|end| raw[start + 1 + end..].starts_with('}'))
                     else {
                         self.report(
-                            Diagnostic::error(Code::TemplateSlot, at(start, start + 1), "this brace is never closed")
-                                .help("a slot is `{prompt}`; for a brace itself write `{{`"),
+                            Diagnostic::error(
+                                Code::TemplateSlot,
+                                at(start, start + 1),
+                                "this brace is never closed",
+                            )
+                            .help("a slot is `{prompt}`; for a brace itself write `{{`"),
                         );
                         return None;
                     };
@@ -150,8 +176,12 @@ impl Checker {
                 }
                 '}' => {
                     self.report(
-                        Diagnostic::error(Code::TemplateSlot, at(start, start + 1), "this brace closes nothing")
-                            .help("a slot is `{prompt}`; for a brace itself write `}}`"),
+                        Diagnostic::error(
+                            Code::TemplateSlot,
+                            at(start, start + 1),
+                            "this brace closes nothing",
+                        )
+                        .help("a slot is `{prompt}`; for a brace itself write `}}`"),
                     );
                     return None;
                 }
@@ -171,16 +201,27 @@ impl Checker {
                 return Some(Piece::Anything);
             }
             self.report(
-                Diagnostic::error(Code::TemplateSlot, span, "`{_}` stands for any text, and here a text is made")
-                    .help("it belongs on the left of a `rewrite`: `rewrite(\"before {_}\" -> \"after {expression}\")`"),
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    span,
+                    "`{_}` stands for any text, and here a text is made",
+                )
+                .help(
+                    "it belongs on the left of a `rewrite`: `rewrite(\"before {_}\" -> \"after \
+                     {expression}\")`",
+                ),
             );
             return None;
         }
         if purpose == Purpose::Found {
             self.report(
-                Diagnostic::error(Code::TemplateSlot, span, "the left of a `rewrite` is looked for as it stands")
-                    .label("nothing is filled in here")
-                    .help("write `{_}` for whatever stands there"),
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    span,
+                    "the left of a `rewrite` is looked for as it stands",
+                )
+                .label("nothing is filled in here")
+                .help("write `{_}` for whatever stands there"),
             );
             return None;
         }
@@ -244,21 +285,32 @@ impl Checker {
             return None;
         };
         let share = share?;
-        Some(if first { Piece::First { slot: slot_value, share } } else { Piece::Last { slot: slot_value, share } })
+        Some(if first {
+            Piece::First { slot: slot_value, share }
+        } else {
+            Piece::Last { slot: slot_value, share }
+        })
     }
 
     /// A slot, or several put together: `None` where it is faulty, `Some(None)` where it is something else.
     fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<Piece>> {
-        let ExprKind::Call { callee, arguments, block: None } = &expr.kind else { return self.named_slot(expr, purpose, env) };
+        let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
+            return self.named_slot(expr, purpose, env);
+        };
         let ExprKind::Name(name) = &callee.kind else { return Some(None) };
         match name.as_str() {
             "shuffled" => {
-                let slots: Option<Vec<Slot>> = arguments.iter().map(|argument| self.inner_slot(&argument.value, env)).collect();
+                let slots: Option<Vec<Slot>> =
+                    arguments.iter().map(|argument| self.inner_slot(&argument.value, env)).collect();
                 let slots = slots?;
                 if slots.len() < 2 {
                     self.report(
-                        Diagnostic::error(Code::TemplateSlot, expr.span, "an order needs at least two things")
-                            .help("for example `{shuffled(group.correct, group.wrong)}`"),
+                        Diagnostic::error(
+                            Code::TemplateSlot,
+                            expr.span,
+                            "an order needs at least two things",
+                        )
+                        .help("for example `{shuffled(group.correct, group.wrong)}`"),
                     );
                     return None;
                 }
@@ -291,7 +343,8 @@ impl Checker {
         }
     }
 
-    /// Whether the data has a field is known when the data is read; that a name is nearly another slot's is known now.
+    /// Whether the data has a field is known when the data is read; that a name is nearly another slot's is
+    /// known now.
     fn warn_of_near_slot(&mut self, field: &str, span: Span) {
         if let Some(near) = nearest(field, ["prompt", "completion", "draft", "transcript", "feedback"]) {
             self.report(
@@ -336,7 +389,9 @@ impl Checker {
                     "draft" => Slot::Draft,
                     "transcript" => Slot::Transcript,
                     "feedback" => Slot::Feedback,
-                    _ if purpose == Purpose::Written && vocabulary::signal(name).is_some() => return Some(None),
+                    _ if purpose == Purpose::Written && vocabulary::signal(name).is_some() => {
+                        return Some(None);
+                    }
                     // Whether the data has it is known when the data is read.
                     field => {
                         self.warn_of_near_slot(field, expr.span);
@@ -353,9 +408,10 @@ impl Checker {
                 }
                 ExprKind::Name(name) => {
                     let by = match env.local(name) {
-                        Some(Value::Teacher(teacher)) => {
-                            Role::Named { teacher: *teacher, name: self.teacher(*teacher).name.as_str().into() }
-                        }
+                        Some(Value::Teacher(teacher)) => Role::Named {
+                            teacher: *teacher,
+                            name: self.teacher(*teacher).name.as_str().into(),
+                        },
                         Some(Value::Role(role)) => role.clone(),
                         _ => return Some(None),
                     };
@@ -363,7 +419,8 @@ impl Checker {
                     if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
                         return Some(None);
                     }
-                    self.group_member(field, name).map(|member| Some(Piece::Slot(Slot::Answer { by, member })))
+                    self.group_member(field, name)
+                        .map(|member| Some(Piece::Slot(Slot::Answer { by, member })))
                 }
                 _ => Some(None),
             },
@@ -375,7 +432,11 @@ impl Checker {
         if let Some((_, member)) = MEMBERS.iter().find(|(word, _)| *word == field.text) {
             return Some(*member);
         }
-        let finding = Diagnostic::error(Code::TemplateSlot, field.span, format!("`{of}` has no member `{}`", field.text));
+        let finding = Diagnostic::error(
+            Code::TemplateSlot,
+            field.span,
+            format!("`{of}` has no member `{}`", field.text),
+        );
         self.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
             Some(near) => finding.did_you_mean(&field.text, near),
             None => finding.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),

@@ -2,7 +2,8 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Adapter, AdapterKind, BatchSize, Checkpointing, Execution, Projection, Train, Trainable, WeightFilter, WeightGroup,
+    Adapter, AdapterKind, BatchSize, Checkpointing, Execution, Projection, Train, Trainable, WeightFilter,
+    WeightGroup,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -29,9 +30,13 @@ impl Checker {
         if let Some((adapter, place)) = adapter {
             if let Some(key) = ["train_only", "freeze"].iter().find_map(|key| settings.key_span(key)) {
                 self.report(
-                    Diagnostic::error(Code::UnusedSetting, key, "beside an adapter, all of the model's own weights are frozen")
-                        .because(place, "only this is trained")
-                        .help("remove it; which layers have an adapter is said there: `layers: 8..=23`"),
+                    Diagnostic::error(
+                        Code::UnusedSetting,
+                        key,
+                        "beside an adapter, all of the model's own weights are frozen",
+                    )
+                    .because(place, "only this is trained")
+                    .help("remove it; which layers have an adapter is said there: `layers: 8..=23`"),
                 );
                 return None;
             }
@@ -67,7 +72,12 @@ impl Checker {
     }
 
     /// `lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`
-    pub(super) fn adapter_call(&mut self, kind: AdapterKind, given: &[Option<&Expr>], env: &Env) -> Option<Adapter> {
+    pub(super) fn adapter_call(
+        &mut self,
+        kind: AdapterKind,
+        given: &[Option<&Expr>],
+        env: &Env,
+    ) -> Option<Adapter> {
         let place = |slot: usize| given[slot].expect("required");
         let rank = self.count(place(0), "rank", env, 1);
         let alpha = self.at_least(place(1), "alpha", env, f64::MIN_POSITIVE);
@@ -89,15 +99,25 @@ impl Checker {
             Some(expr) => self.layer_range(expr, env).map(Some),
             None => Some(None),
         };
-        Some(Adapter { kind, rank: rank?, alpha: alpha?, dropout: dropout?, targets: targets?, layers: layers? })
+        Some(Adapter {
+            kind,
+            rank: rank?,
+            alpha: alpha?,
+            dropout: dropout?,
+            targets: targets?,
+            layers: layers?,
+        })
     }
 
     /// `targets: [query, value]`, `targets: [attention, feed_forward]`
     fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
-        const WANTED: &str = "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
+        const WANTED: &str =
+            "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
         let items = self.list(expr, WANTED, env)?;
-        let single =
-            Projection::ATTENTION.iter().chain(Projection::FEED_FORWARD).map(|one| (one.name(), std::slice::from_ref(one)));
+        let single = Projection::ATTENTION
+            .iter()
+            .chain(Projection::FEED_FORWARD)
+            .map(|one| (one.name(), std::slice::from_ref(one)));
         let words: Vec<(&str, &[Projection])> =
             [("attention", Projection::ATTENTION), ("feed_forward", Projection::FEED_FORWARD)]
                 .into_iter()
@@ -115,7 +135,11 @@ impl Checker {
             }
         }
         if targets.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "no matrix gets an adapter: nothing would be trained"));
+            self.report(Diagnostic::error(
+                Code::OutOfRange,
+                expr.span,
+                "no matrix gets an adapter: nothing would be trained",
+            ));
             return None;
         }
         targets.sort();
@@ -142,12 +166,17 @@ impl Checker {
     /// `8..=23`
     fn layer_range(&mut self, expr: &Expr, env: &Env) -> Option<(u32, u32)> {
         match self.evaluate(expr, env) {
-            Value::Range { low, high } if low.fract() == 0.0 && high.fract() == 0.0 && low >= 0.0 && high <= 4096.0 => {
+            Value::Range { low, high }
+                if low.fract() == 0.0 && high.fract() == 0.0 && low >= 0.0 && high <= 4096.0 =>
+            {
                 Some((low as u32, high as u32))
             }
             Value::Range { .. } => {
                 let text = "layers are counted in whole numbers from 0";
-                self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).help("both ends are included: `0..=11`"));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, expr.span, text)
+                        .help("both ends are included: `0..=11`"),
+                );
                 None
             }
             other => {
@@ -165,7 +194,11 @@ impl Checker {
 
     /// `[attention, layers(0..=11)]`
     fn weight_filters(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Vec<WeightFilter>> {
-        let items = self.list(expr, &format!("`{key}` is a list of parts of the model: `[attention, layers(0..=11)]`"), env)?;
+        let items = self.list(
+            expr,
+            &format!("`{key}` is a list of parts of the model: `[attention, layers(0..=11)]`"),
+            env,
+        )?;
         let mut filters = Vec::new();
         for item in items {
             let filter = match &item.kind {
@@ -189,7 +222,11 @@ impl Checker {
             filters.push(filter);
         }
         if filters.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, format!("`{key}` names no part of the model")));
+            self.report(Diagnostic::error(
+                Code::OutOfRange,
+                expr.span,
+                format!("`{key}` names no part of the model"),
+            ));
             return None;
         }
         Some(filters)
@@ -217,10 +254,15 @@ impl Checker {
         let value = self.evaluate(expr, env);
         let rate = self.fraction(&value, expr.span, "`ema`")?;
         if rate == 0.0 || rate == 1.0 {
-            let text = if rate == 1.0 { "with `ema` = 1 the average never moves" } else { "with `ema` = 0 nothing is averaged" };
+            let text = if rate == 1.0 {
+                "with `ema` = 1 the average never moves"
+            } else {
+                "with `ema` = 0 nothing is averaged"
+            };
             self.report(
-                Diagnostic::error(Code::OutOfRange, expr.span, text)
-                    .help("write how much of the average is kept at every step, such as `0.999`, or remove it"),
+                Diagnostic::error(Code::OutOfRange, expr.span, text).help(
+                    "write how much of the average is kept at every step, such as `0.999`, or remove it",
+                ),
             );
             return None;
         }
@@ -236,7 +278,9 @@ impl Checker {
                 beyond.extend(adapter.layers.map(|(_, last)| (last, settings.place(&["adapter"]))));
             }
             Trainable::Weights { only, except } => {
-                for (filters, key) in [(only.as_deref().unwrap_or_default(), "train_only"), (except.as_slice(), "freeze")] {
+                for (filters, key) in
+                    [(only.as_deref().unwrap_or_default(), "train_only"), (except.as_slice(), "freeze")]
+                {
                     beyond.extend(filters.iter().filter_map(|filter| match filter {
                         WeightFilter::Layers { last, .. } => Some((*last, settings.place(&[key]))),
                         WeightFilter::Group(_) => None,
@@ -258,7 +302,8 @@ impl Checker {
             BatchSize::Prompts(prompts) => prompts.saturating_mul(train.rollout.group()),
             BatchSize::Sequences(sequences) => sequences,
         };
-        if let Some(micro_batch) = train.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences) {
+        if let Some(micro_batch) = train.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
+        {
             let text = format!("a step has {sequences} sequences: parts of {micro_batch} divide nothing");
             self.report(
                 Diagnostic::error(Code::UnusedSetting, settings.place(&["micro_batch"]), text)

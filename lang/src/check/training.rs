@@ -1,12 +1,12 @@
-//! The stages that train: `sft`, `grpo`, `distill`, `dpo`, and the steps of `train`. They differ in where completions come from
-//! and in the default objective.
+//! The stages that train: `sft`, `grpo`, `distill`, `dpo`, and the steps of `train`. They differ in where
+//! completions come from and in the default objective.
 
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, DomainId, Edit, Execution, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce, ReduceStep, Rollout,
-    RolloutSource, Sampling, Share, Template, Term, Train, Trainable,
+    BatchSize, DomainId, Edit, Execution, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce,
+    ReduceStep, Rollout, RolloutSource, Sampling, Share, Template, Term, Train, Trainable,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
 use crate::source::Span;
@@ -67,7 +67,8 @@ impl Checker {
         let settings = self.settings(block, recipe.name(), span, keys, true);
         self.keep_marks(&settings, &env.model_name);
         // Every setting is read before the first missing one ends the stage: all mistakes at once.
-        let start = self.model_value(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
+        let start =
+            self.model_value(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
         let on = if recipe == Recipe::Distill { settings.get("domains") } else { given[1] };
         let mixture = self.mixture(on, env);
         let parts = match recipe {
@@ -85,11 +86,13 @@ impl Checker {
         let common = self.common(settings, &trained, env);
         let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
         let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
-        // Before the route is asked for: a stage without rollouts of its own can't read a teacher's word on them either.
+        // Before the route is asked for: a stage without rollouts of its own can't read a teacher's word on
+        // them either.
         if !self.check_rollouts(&objective, &rollout, settings) {
             return None;
         }
-        let reads_teacher = objective.reads(&crate::formula::Role::Teacher) || self.rollouts_ask_teacher(&objective, &rollout);
+        let reads_teacher = objective.reads(&crate::formula::Role::Teacher)
+            || self.rollouts_ask_teacher(&objective, &rollout);
         let teachers = if reads_teacher {
             self.teachers_for(settings.route.map(|route| (route, env)), &domains, settings.span)?
         } else {
@@ -97,8 +100,12 @@ impl Checker {
             if let Some(route) = settings.route.filter(|_| parts.recipe != Recipe::Step) {
                 let place = self.span(objective.origin);
                 self.report(
-                    Diagnostic::error(Code::NoTeacher, route.span, "this route leads nowhere: the objective reads no teacher")
-                        .because(place, "this objective"),
+                    Diagnostic::error(
+                        Code::NoTeacher,
+                        route.span,
+                        "this route leads nowhere: the objective reads no teacher",
+                    )
+                    .because(place, "this objective"),
                 );
             }
             Vec::new()
@@ -182,12 +189,21 @@ impl Checker {
     }
 
     /// The role `reference`: one model, or of a family each domain's own.
-    fn references(&mut self, expr: &Expr, domains: &[DomainId], env: &Env) -> Option<Vec<(DomainId, ModelId)>> {
+    fn references(
+        &mut self,
+        expr: &Expr,
+        domains: &[DomainId],
+        env: &Env,
+    ) -> Option<Vec<(DomainId, ModelId)>> {
         let family = match self.evaluate(expr, env) {
             Value::Model(model) => return Some(domains.iter().map(|domain| (*domain, model)).collect()),
             Value::Family(family) => family,
             other => {
-                self.wrong_kind(expr.span, "a model, or a family with one for each domain, is needed here", &other);
+                self.wrong_kind(
+                    expr.span,
+                    "a model, or a family with one for each domain, is needed here",
+                    &other,
+                );
                 return None;
             }
         };
@@ -197,9 +213,14 @@ impl Checker {
                 Some(Value::Model(model)) => found.push((domain, *model)),
                 Some(Value::Error) => return None,
                 _ => {
-                    let text = format!("`{}` has no model for the domain `{}`", family.name, self.domain(domain).name);
+                    let text = format!(
+                        "`{}` has no model for the domain `{}`",
+                        family.name,
+                        self.domain(domain).name
+                    );
                     self.report(
-                        Diagnostic::error(Code::UnknownName, expr.span, text).label("its prompts would have no reference"),
+                        Diagnostic::error(Code::UnknownName, expr.span, text)
+                            .label("its prompts would have no reference"),
                     );
                     return None;
                 }
@@ -223,9 +244,13 @@ impl Checker {
         match (settings.get("prompts"), settings.get("batch")) {
             (Some(prompts), Some(batch)) => {
                 self.report(
-                    Diagnostic::error(Code::DuplicateKey, batch.span, "`prompts` and `batch` both say how much a step trains on")
-                        .because(prompts.span, "so many prompts")
-                        .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
+                    Diagnostic::error(
+                        Code::DuplicateKey,
+                        batch.span,
+                        "`prompts` and `batch` both say how much a step trains on",
+                    )
+                    .because(prompts.span, "so many prompts")
+                    .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
                 );
                 None
             }
@@ -249,7 +274,8 @@ impl Checker {
                     for value in values {
                         match value {
                             Value::Domain(domain) if domains.contains(&domain) => {
-                                let text = format!("the domain `{}` is listed twice", self.domain(domain).name);
+                                let text =
+                                    format!("the domain `{}` is listed twice", self.domain(domain).name);
                                 self.report(Diagnostic::error(Code::DuplicateName, expr.span, text));
                                 return None;
                             }
@@ -280,10 +306,21 @@ impl Checker {
             );
             return None;
         }
-        Some(domains.into_iter().map(|domain| Share { domain, share: self.domain(domain).share / total }).collect())
+        Some(
+            domains
+                .into_iter()
+                .map(|domain| Share { domain, share: self.domain(domain).share / total })
+                .collect(),
+        )
     }
 
-    fn sft(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
+    fn sft(
+        &mut self,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
         let size = self.size(settings, "batch", env);
         let objective = self.objective_setting(settings.get("objective"), SFT_OBJECTIVE, settings.span, env);
         let mut keep = Keep::All;
@@ -298,11 +335,16 @@ impl Checker {
                 }
                 let origin = self.origin(target.span);
                 let field = self.data_field(target);
-                field.map(|field| Rollout { source: RolloutSource::Data { field }, edits: Vec::new(), origin })
+                field.map(|field| Rollout {
+                    source: RolloutSource::Data { field },
+                    edits: Vec::new(),
+                    origin,
+                })
             }
             (None, Some(expr)) => {
                 let rollout = self.rollout_value(expr, env).map(Rc::unwrap_or_clone);
-                let filtered = |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
+                let filtered =
+                    |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
                 let read = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
                 let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || read(rollout));
                 let words = [("all", Keep::All), ("correct", Keep::Correct)];
@@ -319,8 +361,14 @@ impl Checker {
             (None, None) if settings.broken => None,
             (Some(_), Some(_)) => {
                 let (target, rollout) = (settings.place(&["target"]), settings.place(&["rollout"]));
-                let finding = Diagnostic::error(Code::UnusedSetting, rollout, "`sft` needs one source of targets, and has both");
-                self.report(finding.because(target, "a field of the data is imitated").help("keep one of them"));
+                let finding = Diagnostic::error(
+                    Code::UnusedSetting,
+                    rollout,
+                    "`sft` needs one source of targets, and has both",
+                );
+                self.report(
+                    finding.because(target, "a field of the data is imitated").help("keep one of them"),
+                );
                 None
             }
             _ => {
@@ -334,7 +382,13 @@ impl Checker {
         Parts { recipe: Recipe::Sft, start, mixture, rollout, size, keep, objective }
     }
 
-    fn grpo(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
+    fn grpo(
+        &mut self,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
         let size = self.size(settings, "prompts", env);
         let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
         let rollout = match settings.get("rollout") {
@@ -342,9 +396,13 @@ impl Checker {
                 for key in ["samples", "max_tokens", "temperature", "top_p", "top_k", "stop"] {
                     if let Some(place) = settings.key_span(key) {
                         self.report(
-                            Diagnostic::error(Code::UnusedSetting, place, format!("`{key}` is said by the rollout already"))
-                                .because(expr.span, "this rollout")
-                                .help(format!("remove `{key}`, or write `sample(...)` with it")),
+                            Diagnostic::error(
+                                Code::UnusedSetting,
+                                place,
+                                format!("`{key}` is said by the rollout already"),
+                            )
+                            .because(expr.span, "this rollout")
+                            .help(format!("remove `{key}`, or write `sample(...)` with it")),
                         );
                     }
                 }
@@ -358,7 +416,9 @@ impl Checker {
     /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
     fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
         let n = self.required_count(settings, "samples", env, 1);
-        let max_tokens = self.required(settings, "max_tokens").and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
+        let max_tokens = self
+            .required(settings, "max_tokens")
+            .and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
         let temperature = match settings.get("temperature") {
             Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
             None => Some(1.0),
@@ -409,7 +469,13 @@ impl Checker {
         Parts { recipe, start, mixture, rollout, size, keep: Keep::All, objective }
     }
 
-    fn dpo(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
+    fn dpo(
+        &mut self,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
         let size = self.size(settings, "batch", env);
         let side = |checker: &mut Checker, key: &str| {
             let expr = checker.required(settings, key)?;
@@ -429,7 +495,13 @@ impl Checker {
         Parts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
     }
 
-    fn objective_setting(&mut self, expr: Option<&Expr>, default: (&str, &str), span: Span, env: &Env) -> Option<Rc<Objective>> {
+    fn objective_setting(
+        &mut self,
+        expr: Option<&Expr>,
+        default: (&str, &str),
+        span: Span,
+        env: &Env,
+    ) -> Option<Rc<Objective>> {
         match expr {
             Some(expr) => self.objective_value(expr, env),
             None => {
@@ -455,10 +527,12 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Objective(objective) => Some(objective),
             // A bare name: every parameter has its default.
-            Value::Item { item, kind: Callable::Objective } => match self.call_item(item, expr.span, &[], env) {
-                Value::Objective(objective) => Some(objective),
-                _ => None,
-            },
+            Value::Item { item, kind: Callable::Objective } => {
+                match self.call_item(item, expr.span, &[], env) {
+                    Value::Objective(objective) => Some(objective),
+                    _ => None,
+                }
+            }
             other => {
                 self.wrong_kind(expr.span, "an objective is needed here", &other);
                 None
@@ -481,12 +555,23 @@ fn own_completions(objective: &Objective) -> Option<Rollout> {
 }
 
 /// What `dpo` trains on: one pair of completions a prompt.
-fn preference(chosen: Rollout, rejected: Rollout, beta: Formula, origin: crate::experiment::Origin) -> Objective {
+fn preference(
+    chosen: Rollout,
+    rejected: Rollout,
+    beta: Formula,
+    origin: crate::experiment::Origin,
+) -> Objective {
     let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected, on: None };
     let live = FormulaKind::Live(Live::Preference(Rc::new(preference)));
     let value = Formula::new(live, Unit::Nats, Axis::Group, true, origin);
-    let term = Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
-    let step = ReduceStep { operation: Reduction::Mean, elements: Axis::Group, over: Axis::Batch, among_when: false };
+    let term =
+        Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
+    let step = ReduceStep {
+        operation: Reduction::Mean,
+        elements: Axis::Group,
+        over: Axis::Batch,
+        among_when: false,
+    };
     let reduce = Reduce { steps: vec![step], denominator: None, balance: None, origin };
     Objective {
         name: "dpo".into(),

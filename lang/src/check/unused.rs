@@ -1,7 +1,9 @@
-//! Names of the entry file that nothing reads: a coefficient that changes nothing is the oldest silent mistake of all.
+//! Names of the entry file that nothing reads: a coefficient that changes nothing is the oldest silent
+//! mistake of all.
 //!
-//! It is enough to look for the word. A name that stands somewhere else in the body counts as read, whatever it means there, so
-//! that nothing is reported that may be in use; and the text is at hand, where the index of names would have to be built first.
+//! It is enough to look for the word. A name that stands somewhere else in the body counts as read, whatever
+//! it means there, so that nothing is reported that may be in use; and the text is at hand, where the index
+//! of names would have to be built first.
 
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
@@ -34,7 +36,8 @@ impl Declared {
 
     /// `d` of `[d in domains]`; `within` is all that may read it.
     fn variable(index: &Index, within: Span) -> Declared {
-        let (effect, help) = ("all members are the same", "read it where they differ, such as `on: d`, or declare just one");
+        let (effect, help) =
+            ("all members are the same", "read it where they differ, such as `on: d`, or declare just one");
         Declared { effect, help, ..Declared::new("variable", &index.name, within) }
     }
 }
@@ -51,8 +54,12 @@ impl Checker {
         let everywhere = Span::new(file, 0, text.len());
         for item in &tree.items {
             match &item.kind {
-                ItemKind::Param(parameter) => declared.push(Declared::new("param", &parameter.name, everywhere)),
-                ItemKind::Let { name, .. } if !item.public => declared.push(Declared::new("let", name, everywhere)),
+                ItemKind::Param(parameter) => {
+                    declared.push(Declared::new("param", &parameter.name, everywhere))
+                }
+                ItemKind::Let { name, .. } if !item.public => {
+                    declared.push(Declared::new("let", name, everywhere))
+                }
                 ItemKind::Sweep { axes, .. } => passed_over.extend(axes.iter().map(|axis| axis.name.span)),
                 ItemKind::Use(import) => {
                     passed_over.push(item.span);
@@ -71,7 +78,8 @@ impl Checker {
                                 declared.extend(index.iter().map(|index| Declared::variable(index, within)));
                             }
                             Statement::Term { name, index, value, block } => {
-                                let within = name.span.to(block.as_ref().map_or(value.span, |block| block.span));
+                                let within =
+                                    name.span.to(block.as_ref().map_or(value.span, |block| block.span));
                                 declared.extend(index.iter().map(|index| Declared::variable(index, within)));
                             }
                             _ => {}
@@ -109,8 +117,11 @@ impl Checker {
 /// The variables of the arms of a route, `for d in domains: ...`.
 fn variables_of(route: &Route) -> impl Iterator<Item = Declared> {
     let help = "read it in the condition or behind the arrow, or write the arm once: `else -> ...`";
-    let variable =
-        move |index, within| Declared { effect: "all of these arms are the same", help, ..Declared::variable(index, within) };
+    let variable = move |index, within| Declared {
+        effect: "all of these arms are the same",
+        help,
+        ..Declared::variable(index, within)
+    };
     route.arms.iter().filter_map(move |arm| Some(variable(arm.index.as_ref()?, arm.span)))
 }
 
@@ -126,7 +137,11 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
         let names: Vec<String> = unread.iter().map(|at| quoted(*at)).collect();
         let Some(first) = import.names.first() else { return Vec::new() };
         let span = import.names.iter().fold(first.span, |span, name| span.to(name.span));
-        return vec![finding(span, &names.join(", ")).fix("remove the import", with_blanks(text, item.span), "")];
+        return vec![finding(span, &names.join(", ")).fix(
+            "remove the import",
+            with_blanks(text, item.span),
+            "",
+        )];
     }
     let one = |at: usize| {
         let span = import.names[at].span;
@@ -145,7 +160,8 @@ fn mentioned(text: &str, file: FileId, declared: &Declared, passed_over: &[Span]
     let bytes = text.as_bytes();
     text[start..end].match_indices(declared.name.as_str()).any(|(at, word)| {
         let (from, to) = (start + at, start + at + word.len());
-        let whole = (from == 0 || !is_word_byte(bytes[from - 1])) && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
+        let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
+            && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
         let here = Span::new(file, from, to);
         let passed = passed_over.iter().any(|span| span.start <= here.start && here.end <= span.end);
         whole && here != declared.span && !passed && !in_comment(&bytes[..from])
@@ -154,7 +170,8 @@ fn mentioned(text: &str, file: FileId, declared: &Declared, passed_over: &[Span]
 
 /// Whether what follows `before` stands behind the `//` of its line.
 fn in_comment(before: &[u8]) -> bool {
-    let line = before.iter().rposition(|byte| *byte == b'\n').map_or(before, |newline| &before[newline + 1..]);
+    let line =
+        before.iter().rposition(|byte| *byte == b'\n').map_or(before, |newline| &before[newline + 1..]);
     let (mut text, mut at) = (false, 0);
     while at < line.len() {
         match line[at] {

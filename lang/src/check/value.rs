@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Metric, ModelId, Objective, Optimizer, PanelId,
-    Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
+    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Metric, ModelId, Objective,
+    Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -116,7 +116,9 @@ impl Key {
             Value::Domain(domain) => Key::Domain(*domain),
             Value::Teacher(teacher) => Key::Teacher(*teacher),
             Value::Role(Role::Named { teacher, .. }) => Key::Teacher(*teacher),
-            Value::Formula(formula) => Key::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64),
+            Value::Formula(formula) => {
+                Key::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64)
+            }
             _ => return None,
         })
     }

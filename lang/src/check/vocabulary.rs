@@ -1,5 +1,5 @@
-//! The fixed words of the language and what they mean: the settings of every block, the words that a setting or an argument
-//! knows, the signals. The checker reads the names, editors the explanations.
+//! The fixed words of the language and what they mean: the settings of every block, the words that a setting
+//! or an argument knows, the signals. The checker reads the names, editors the explanations.
 
 mod keys;
 mod words;
@@ -8,8 +8,8 @@ pub use keys::*;
 pub use words::*;
 
 use super::builtins::{
-    Builtin, Constructor, DivergenceName, EditName, Kind, LossName, Measure, MemoryName, RewardName, RolloutName, ScanName,
-    ScheduleName, StatisticName, SupportName,
+    Builtin, Constructor, DivergenceName, EditName, Kind, LossName, Measure, MemoryName, RewardName,
+    RolloutName, ScanName, ScheduleName, StatisticName, SupportName,
 };
 
 /// One setting of a block.

@@ -60,7 +60,9 @@ impl Checker {
         let number = number.trim_end();
         let literal = number.starts_with(|c: char| c.is_ascii_digit())
             && number.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
-        let word = ["steps", "tokens"].into_iter().find(|known| known.trim_end_matches('s') == word.trim_end_matches('s'))?;
+        let word = ["steps", "tokens"]
+            .into_iter()
+            .find(|known| known.trim_end_matches('s') == word.trim_end_matches('s'))?;
         literal.then_some((number, word, span))
     }
 
@@ -92,7 +94,11 @@ impl Checker {
             ),
         };
         // At the number itself, wherever it is read: one slip is one finding.
-        let finding = Diagnostic::error(Code::UnitMismatch, place, text).help(help).fix(format!("write `{meant}`"), place, meant);
+        let finding = Diagnostic::error(Code::UnitMismatch, place, text).help(help).fix(
+            format!("write `{meant}`"),
+            place,
+            meant,
+        );
         let finding = if place == span { finding } else { finding.because(span, "read here").possibly() };
         self.report(finding);
         false
@@ -115,6 +121,10 @@ impl Checker {
             return finding;
         }
         let ours = counted(key).map_or(number.to_owned(), |wanted| format!("{number} {wanted}"));
-        finding.help(format!("only `steps` can be given in epochs: write `{ours}`")).fix(format!("write `{ours}`"), span, ours)
+        finding.help(format!("only `steps` can be given in epochs: write `{ours}`")).fix(
+            format!("write `{ours}`"),
+            span,
+            ours,
+        )
     }
 }

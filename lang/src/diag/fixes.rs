@@ -6,9 +6,15 @@ use crate::source::FileId;
 /// The most rounds of applying and checking again. One fix may uncover the next; a handful is usual.
 const MOST_ROUNDS: usize = 32;
 
-/// `text`, the file `file`, with those fixes applied that `wanted` lets through; none where there is nothing to apply. Of two that overlap,
-/// the first in the text is applied: the other finding is there again at the next check, if it still holds. With the number of fixes.
-pub fn apply_once(text: &str, file: FileId, findings: &[Diagnostic], wanted: impl Fn(&Fix) -> bool) -> Option<(String, usize)> {
+/// `text`, the file `file`, with those fixes applied that `wanted` lets through; none where there is nothing
+/// to apply. Of two that overlap, the first in the text is applied: the other finding is there again at the
+/// next check, if it still holds. With the number of fixes.
+pub fn apply_once(
+    text: &str,
+    file: FileId,
+    findings: &[Diagnostic],
+    wanted: impl Fn(&Fix) -> bool,
+) -> Option<(String, usize)> {
     let fixes = findings.iter().filter_map(|finding| finding.fix.as_ref());
     let mut fixes: Vec<&Fix> = fixes.filter(|fix| fix.span.file == file && wanted(fix)).collect();
     fixes.sort_by_key(|fix| (fix.span.start, fix.span.end));
@@ -34,9 +40,14 @@ pub fn apply_once(text: &str, file: FileId, findings: &[Diagnostic], wanted: imp
     (fixed != text).then_some((fixed, count))
 }
 
-/// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the findings of each state. Returns the last text
-/// and how many fixes it took; none where there was nothing to fix, or where fixes undo each other.
-pub fn apply_certain(text: &str, file: FileId, mut check: impl FnMut(&str) -> Vec<Diagnostic>) -> Option<(String, usize)> {
+/// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the findings of
+/// each state. Returns the last text and how many fixes it took; none where there was nothing to fix, or
+/// where fixes undo each other.
+pub fn apply_certain(
+    text: &str,
+    file: FileId,
+    mut check: impl FnMut(&str) -> Vec<Diagnostic>,
+) -> Option<(String, usize)> {
     let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
     let (mut text, mut count) = (text.to_owned(), 0);
     for _ in 0..MOST_ROUNDS {
@@ -59,14 +70,16 @@ mod tests {
         let library = |path: &[&str]| match path {
             ["std"] => Some(SourceFile { path: "std:".to_owned(), text: "opd mopd\n".to_owned() }),
             ["std", "opd"] => {
-                let text =
-                    "pub objective mopd {\n  term t = live kl(student || teacher)\n  reduce = mean(token, over: batch)\n}\n";
+                let text = "pub objective mopd {\n  term t = live kl(student || teacher)\n  reduce = \
+                            mean(token, over: batch)\n}\n";
                 Some(SourceFile { path: "std:opd.mopd".to_owned(), text: text.to_owned() })
             }
             _ => None,
         };
-        let check =
-            |text: &str| crate::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &library).diagnostics;
+        let check = |text: &str| {
+            crate::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &library)
+                .diagnostics
+        };
         apply_certain(text, FILE, check)
     }
 
@@ -74,7 +87,10 @@ mod tests {
     fn fixes_are_applied_until_none_is_left() {
         // The quotes can be seen once the colon is an equals sign, the name once the block has been read.
         let text = "experiment 'a' { seed: 1, dtype = bf16 }\nlet most = 2,000\n";
-        assert_eq!(fixed(text), Some(("experiment \"a\" { seed = 1, dtype = bfloat16 }\nlet most = 2_000\n".to_owned(), 4)));
+        assert_eq!(
+            fixed(text),
+            Some(("experiment \"a\" { seed = 1, dtype = bfloat16 }\nlet most = 2_000\n".to_owned(), 4))
+        );
         assert_eq!(fixed("experiment \"a\" { seed = 1 }\n"), None);
     }
 

@@ -127,14 +127,17 @@ impl Diagnostic {
         self
     }
 
-    /// `did you mean ...?`, with the offending text replaced. Likely, unless the name differs in case and underscores only.
+    /// `did you mean ...?`, with the offending text replaced. Likely, unless the name differs in case and
+    /// underscores only.
     pub fn did_you_mean(self, written: &str, meant: &str) -> Diagnostic {
-        let finding = self.help(format!("did you mean `{meant}`?")).replace_with(format!("change to `{meant}`"), meant);
+        let finding =
+            self.help(format!("did you mean `{meant}`?")).replace_with(format!("change to `{meant}`"), meant);
         if same_letters(written, meant) { finding } else { finding.possibly() }
     }
 }
 
-/// Whether two names differ in case and underscores only: `LONGEST` and `longest`, `batch_size` and `batchSize`.
+/// Whether two names differ in case and underscores only: `LONGEST` and `longest`, `batch_size` and
+/// `batchSize`.
 pub fn same_letters(a: &str, b: &str) -> bool {
     fn letters(name: &str) -> impl Iterator<Item = char> {
         name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase)
@@ -153,7 +156,9 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let length = name.chars().count();
     let limit = (length / 3).max(1);
     // Each character more or less is a step at least; most names of a long file are ruled out by that.
-    let possible = |candidate: &&str| candidate.chars().count().abs_diff(length) <= limit || same_letters(candidate, name);
+    let possible = |candidate: &&str| {
+        candidate.chars().count().abs_diff(length) <= limit || same_letters(candidate, name)
+    };
     candidates
         .into_iter()
         .filter(possible)
@@ -161,9 +166,13 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
             true => (0, candidate),
             false => (strsim::damerau_levenshtein(name, candidate), candidate),
         })
-        // One letter for another makes a different word of a short one: `gpu` is no slip for `cpu`, as `tpi` is for `tip`.
+        // One letter for another makes a different word of a short one: `gpu` is no slip for `cpu`, as `tpi`
+        // is for `tip`.
         .filter(|(distance, candidate)| {
-            *distance == 0 || length > 3 || candidate.chars().count() != length || sorted(candidate) == sorted(name)
+            *distance == 0
+                || length > 3
+                || candidate.chars().count() != length
+                || sorted(candidate) == sorted(name)
         })
         .filter(|(distance, _)| *distance <= limit)
         .min()

@@ -8,7 +8,8 @@ use crate::formula::Formula;
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSource {
-    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source file.
+    /// A file, a pattern of files or a folder in the layout of Hugging Face datasets; relative to the source
+    /// file.
     pub path: String,
     /// Of a folder with several.
     pub split: Option<String>,

@@ -1,7 +1,8 @@
-//! The vocabulary of a checked experiment: every setting evaluated, every name resolved, every family spelled out.
+//! The vocabulary of a checked experiment: every setting evaluated, every name resolved, every family spelled
+//! out.
 //!
-//! This is everything that the language can say. The plan's types are narrower: they hold what a run can execute, and the
-//! compiler says what does not fit.
+//! This is everything that the language can say. The plan's types are narrower: they hold what a run can
+//! execute, and the compiler says what does not fit.
 
 mod data;
 mod objectives;
@@ -21,7 +22,8 @@ pub use stages::*;
 pub use tables::*;
 pub use teachers::*;
 
-/// Where in the source a thing was asked for: an index into a table of places, so that a failure at run time can point there.
+/// Where in the source a thing was asked for: an index into a table of places, so that a failure at run time
+/// can point there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin(pub u32);
 
@@ -160,7 +162,8 @@ pub enum Reward {
     ExactMatch { field: String },
     /// 1 where both parse as numbers that differ by at most `tolerance`.
     Numeric { field: String, tolerance: f64 },
-    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals the data field.
+    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
+    /// the data field.
     Regex { pattern: String, field: String },
     /// A worker process that speaks JSON lines (see the book, "Rewards").
     Command {

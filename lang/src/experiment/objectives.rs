@@ -11,14 +11,15 @@ use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, R
 pub struct Objective {
     pub name: String,
     pub terms: Vec<Term>,
-    /// Per-token mask; tokens where it is false take no part in the terms' way to one number. Statistics and reductions inside
-    /// formulas run over all trained tokens, unless they say `among: selected`.
+    /// Per-token mask; tokens where it is false take no part in the terms' way to one number. Statistics and
+    /// reductions inside formulas run over all trained tokens, unless they say `among: selected`.
     pub select: Option<Formula>,
     /// Multiplies every term.
     pub weight: Option<Formula>,
     /// What `temperature = ...` says: see [`Objective::temperature_on`].
     pub temperature: Option<f64>,
-    /// `mean(token) then mean(sequence)`: from the token axis to a single number. Absent only where every term has its own.
+    /// `mean(token) then mean(sequence)`: from the token axis to a single number. Absent only where every
+    /// term has its own.
     pub reduce: Option<Reduce>,
     pub origin: Origin,
 }
@@ -36,9 +37,10 @@ impl Objective {
         formulas
     }
 
-    /// The temperature of the policy that is trained: logits of student, teachers and reference are divided by it in every `logp` and
-    /// `end_logp`, and in divergences with `sampler` on a side. Where the student draws the completions it is the temperature that they
-    /// are drawn at, so that the ratio to the sampler starts at 1; where others wrote them, and where pairs are compared, it is 1.
+    /// The temperature of the policy that is trained: logits of student, teachers and reference are divided
+    /// by it in every `logp` and `end_logp`, and in divergences with `sampler` on a side. Where the
+    /// student draws the completions it is the temperature that they are drawn at, so that the ratio to
+    /// the sampler starts at 1; where others wrote them, and where pairs are compared, it is 1.
     pub fn temperature_on(&self, rollout: &Rollout) -> f64 {
         let pairs = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Preference(_)));
         match self.temperature {
@@ -76,7 +78,8 @@ impl Objective {
 pub struct Term {
     pub name: String,
     pub value: Formula,
-    /// Where the term applies: it is 0 elsewhere. Denominators count all the same, but in a `reduce` step that says `among: when`.
+    /// Where the term applies: it is 0 elsewhere. Denominators count all the same, but in a `reduce` step
+    /// that says `among: when`.
     pub when: Option<Formula>,
     /// Multiplies this term alone.
     pub weight: Option<Formula>,
@@ -97,7 +100,8 @@ pub struct Reduce {
     pub origin: Origin,
 }
 
-/// One step of a `reduce`: collapses `elements` (the axis so far) to the next coarser one named, or to the batch.
+/// One step of a `reduce`: collapses `elements` (the axis so far) to the next coarser one named, or to the
+/// batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReduceStep {
     pub operation: Reduction,

@@ -186,8 +186,8 @@ impl Rollout {
         }
     }
 
-    /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens nobody drew with a
-    /// probability that was kept.
+    /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens
+    /// nobody drew with a probability that was kept.
     pub fn unrecorded(&self) -> Option<&'static str> {
         if let Some(edit) = self.edits.iter().find(|edit| !edit.keeps_text()) {
             return Some(match edit {
@@ -204,12 +204,15 @@ impl Rollout {
             RolloutSource::Interleave { .. } => Some("a teacher replaced some of the tokens"),
             // The turns before are given, not trained on.
             RolloutSource::EachTurn { of, .. } => of.unrecorded(),
-            RolloutSource::Speculative { .. } => Some("the teacher that verifies drafts replaced some of the tokens"),
+            RolloutSource::Speculative { .. } => {
+                Some("the teacher that verifies drafts replaced some of the tokens")
+            }
             other => other.inner().into_iter().find_map(Rollout::unrecorded),
         }
     }
 
-    /// The temperature that the student's own completions are drawn at; 1 where others wrote them, or nothing was left to chance.
+    /// The temperature that the student's own completions are drawn at; 1 where others wrote them, or nothing
+    /// was left to chance.
     pub fn policy_temperature(&self) -> f64 {
         let drawn = if self.unrecorded().is_none() { self.sampling() } else { None };
         drawn.map(|sampling| sampling.temperature).filter(|temperature| *temperature > 0.0).unwrap_or(1.0)
@@ -275,7 +278,8 @@ pub struct Sampling {
     pub top_k: Option<u32>,
     /// Logits of tokens already written are divided (positive) or multiplied (negative) by it.
     pub repetition_penalty: Option<f64>,
-    /// Several tokens a step, each by a head of its own; later ones stay where their confidence reaches `accept`.
+    /// Several tokens a step, each by a head of its own; later ones stay where their confidence reaches
+    /// `accept`.
     pub heads: Option<Heads>,
     /// A completion ends behind the first of these texts.
     pub stop: Vec<String>,
@@ -288,7 +292,8 @@ pub struct Heads {
 }
 
 impl Sampling {
-    /// Completions are drawn from less than the whole distribution: the model's own log-probability is not the sampler's.
+    /// Completions are drawn from less than the whole distribution: the model's own log-probability is not
+    /// the sampler's.
     pub fn truncated(&self) -> bool {
         self.top_p.is_some_and(|p| p < 1.0) || self.top_k.is_some()
     }

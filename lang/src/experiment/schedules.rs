@@ -69,7 +69,9 @@ impl Schedule {
     pub fn ends(&self) -> Vec<f64> {
         match self {
             Schedule::Constant { value } => vec![*value],
-            Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } | Schedule::Exponential { from, to, .. } => {
+            Schedule::Linear { from, to, .. }
+            | Schedule::Cosine { from, to, .. }
+            | Schedule::Exponential { from, to, .. } => {
                 vec![*from, *to]
             }
             Schedule::Piecewise { pieces } => pieces.iter().map(|(_, value)| *value).collect(),
@@ -86,14 +88,20 @@ impl Schedule {
             Schedule::Cosine { from, to, over } => {
                 to + (from - to) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * over.fraction(step, steps)))
             }
-            Schedule::Exponential { from, to, over } => from * libm::pow(to / from, over.fraction(step, steps)),
-            Schedule::Piecewise { pieces } => {
-                pieces.iter().rev().find(|(start, _)| *start <= step).or(pieces.first()).map_or(f64::NAN, |(_, value)| *value)
+            Schedule::Exponential { from, to, over } => {
+                from * libm::pow(to / from, over.fraction(step, steps))
             }
+            Schedule::Piecewise { pieces } => pieces
+                .iter()
+                .rev()
+                .find(|(start, _)| *start <= step)
+                .or(pieces.first())
+                .map_or(f64::NAN, |(_, value)| *value),
             Schedule::Alternate { values, every } => values[(step / every) as usize % values.len()],
             Schedule::Warmup { steps: warmup, then } => {
                 if step < *warmup {
-                    then.at(0, steps.saturating_sub(*warmup)) * (f64::from(step) + 1.0) / (f64::from(*warmup) + 1.0)
+                    then.at(0, steps.saturating_sub(*warmup)) * (f64::from(step) + 1.0)
+                        / (f64::from(*warmup) + 1.0)
                 } else {
                     then.at(step - warmup, steps.saturating_sub(*warmup))
                 }
@@ -105,27 +113,37 @@ impl Schedule {
     pub fn turns(&self, steps: u32) -> Vec<u32> {
         match self {
             Schedule::Constant { .. } => Vec::new(),
-            Schedule::Linear { over, .. } | Schedule::Cosine { over, .. } | Schedule::Exponential { over, .. } => match over {
+            Schedule::Linear { over, .. }
+            | Schedule::Cosine { over, .. }
+            | Schedule::Exponential { over, .. } => match over {
                 Over::Run => Vec::new(),
                 Over::Steps(end) => vec![*end],
                 Over::Share(share) => vec![(share * f64::from(steps)) as u32],
             },
             Schedule::Piecewise { pieces } => pieces.iter().map(|(start, _)| *start).collect(),
-            Schedule::Alternate { values, every } => (1..=values.len() as u32).map(|turn| every.saturating_mul(turn)).collect(),
+            Schedule::Alternate { values, every } => {
+                (1..=values.len() as u32).map(|turn| every.saturating_mul(turn)).collect()
+            }
             Schedule::Warmup { steps: warmup, then } => {
-                let later = then.turns(steps.saturating_sub(*warmup)).into_iter().map(|turn| turn.saturating_add(*warmup));
+                let later = then
+                    .turns(steps.saturating_sub(*warmup))
+                    .into_iter()
+                    .map(|turn| turn.saturating_add(*warmup));
                 later.chain([*warmup]).collect()
             }
         }
     }
 
-    /// The step that a run would have to last beyond for all of it to happen, where a run of `steps` steps does not.
+    /// The step that a run would have to last beyond for all of it to happen, where a run of `steps` steps
+    /// does not.
     pub fn unreached(&self, steps: u32) -> Option<u32> {
         let beyond = |step: u32| (step >= steps).then_some(step);
         match self {
             Schedule::Constant { .. } => None,
             // Over 100 steps, the last number is that of step 100, which a run of 100 steps need not reach.
-            Schedule::Linear { over, .. } | Schedule::Cosine { over, .. } | Schedule::Exponential { over, .. } => match over {
+            Schedule::Linear { over, .. }
+            | Schedule::Cosine { over, .. }
+            | Schedule::Exponential { over, .. } => match over {
                 Over::Steps(end) => (*end > steps).then_some(*end),
                 Over::Run | Over::Share(_) => None,
             },
@@ -135,7 +153,8 @@ impl Schedule {
                 beyond(every.saturating_mul(last)).filter(|_| last > 0)
             }
             Schedule::Warmup { steps: warmup, then } => {
-                let later = then.unreached(steps.saturating_sub(*warmup)).map(|step| step.saturating_add(*warmup));
+                let later =
+                    then.unreached(steps.saturating_sub(*warmup)).map(|step| step.saturating_add(*warmup));
                 beyond(*warmup).or(later)
             }
         }
@@ -151,19 +170,27 @@ impl Schedule {
         found
     }
 
-    /// Bounds of the values from step `first` to step `last`, both included, of a run of `steps` steps: the smallest and largest of
-    /// them, or a little further out. Takes no longer for a longer run.
+    /// Bounds of the values from step `first` to step `last`, both included, of a run of `steps` steps: the
+    /// smallest and largest of them, or a little further out. Takes no longer for a longer run.
     pub fn bounds(&self, first: u32, last: u32, steps: u32) -> (f64, f64) {
         let span = |values: &mut dyn Iterator<Item = f64>| {
-            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+                (low.min(value), high.max(value))
+            })
         };
         match self {
             // Each goes one way only.
-            Schedule::Constant { .. } | Schedule::Linear { .. } | Schedule::Cosine { .. } | Schedule::Exponential { .. } => {
+            Schedule::Constant { .. }
+            | Schedule::Linear { .. }
+            | Schedule::Cosine { .. }
+            | Schedule::Exponential { .. } => {
                 span(&mut [first, last].into_iter().map(|step| self.at(step, steps)))
             }
             Schedule::Piecewise { pieces } => {
-                let later = pieces.iter().filter(|(start, _)| (first..=last).contains(start)).map(|(_, value)| *value);
+                let later = pieces
+                    .iter()
+                    .filter(|(start, _)| (first..=last).contains(start))
+                    .map(|(_, value)| *value);
                 span(&mut later.chain([self.at(first, steps)]))
             }
             Schedule::Alternate { values, every } => {
@@ -172,9 +199,14 @@ impl Schedule {
             }
             Schedule::Warmup { steps: warmup, then } => {
                 let rising = first..last.saturating_add(1).min(*warmup);
-                let rises = (!rising.is_empty()).then(|| [rising.start, rising.end - 1].map(|step| self.at(step, steps)));
+                let rises = (!rising.is_empty())
+                    .then(|| [rising.start, rising.end - 1].map(|step| self.at(step, steps)));
                 let after = (last >= *warmup).then(|| {
-                    let (low, high) = then.bounds(first.saturating_sub(*warmup), last - warmup, steps.saturating_sub(*warmup));
+                    let (low, high) = then.bounds(
+                        first.saturating_sub(*warmup),
+                        last - warmup,
+                        steps.saturating_sub(*warmup),
+                    );
                     [low, high]
                 });
                 span(&mut rises.into_iter().chain(after).flatten())
@@ -197,7 +229,11 @@ mod tests {
             let fraction = Over::Run.fraction(step, 1000);
             let turned = std::f64::consts::PI * fraction;
             assert_eq!(cosine.at(step, 1000).to_bits(), (1.0 + libm::cos(turned)).to_bits(), "step {step}");
-            assert_eq!(exponential.at(step, 1000).to_bits(), libm::pow(1e-5, fraction).to_bits(), "step {step}");
+            assert_eq!(
+                exponential.at(step, 1000).to_bits(),
+                libm::pow(1e-5, fraction).to_bits(),
+                "step {step}"
+            );
             differing += usize::from(libm::pow(1e-5, fraction).to_bits() != 1e-5f64.powf(fraction).to_bits());
             differing += usize::from(libm::cos(turned).to_bits() != turned.cos().to_bits());
         }
@@ -224,7 +260,11 @@ mod tests {
                         let values: Vec<f64> = (first..=last).map(|step| schedule.at(step, steps)).collect();
                         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
                         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                        assert_eq!(schedule.bounds(first, last, steps), (low, high), "{schedule:?}: {first}..={last} of {steps}");
+                        assert_eq!(
+                            schedule.bounds(first, last, steps),
+                            (low, high),
+                            "{schedule:?}: {first}..={last} of {steps}"
+                        );
                     }
                 }
             }

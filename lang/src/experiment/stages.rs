@@ -4,7 +4,10 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchmarkId, DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights, Template};
+use super::{
+    BenchmarkId, DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights,
+    Template,
+};
 use crate::formula::{Formula, Role};
 
 /// Weights: the value of a stage applied to other models.
@@ -31,7 +34,8 @@ pub enum Stage {
         joint: ModelId,
         member: usize,
     },
-    /// A parameter of a stage, teacher or rollout that has not been given a value: any model. No experiment has one.
+    /// A parameter of a stage, teacher or rollout that has not been given a value: any model. No experiment
+    /// has one.
     Parameter,
 }
 
@@ -80,7 +84,8 @@ pub struct JointStep {
 }
 
 impl Stage {
-    /// The models that must exist before this stage can run, without repetition. Teachers are looked up in `teachers`.
+    /// The models that must exist before this stage can run, without repetition. Teachers are looked up in
+    /// `teachers`.
     pub fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
         let mut inputs = match self {
             Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => Vec::new(),
@@ -167,7 +172,8 @@ pub struct Train {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
-    /// Which teacher scores which prompts, in order: the first that holds decides. Empty where nothing reads the routed teacher.
+    /// Which teacher scores which prompts, in order: the first that holds decides. Empty where nothing reads
+    /// the routed teacher.
     pub teachers: Vec<TeacherChoice>,
     /// The role `reference` by domain; empty where there is none.
     pub reference: Vec<(DomainId, ModelId)>,
@@ -192,8 +198,8 @@ pub struct Train {
     pub extrapolation: Option<Extrapolation>,
     pub trainable: Trainable,
     pub execution: Execution,
-    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every step. The weights
-    /// after the last step where absent.
+    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
+    /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
 }
 
@@ -223,8 +229,8 @@ pub enum WeightFilter {
     Layers { first: u32, last: u32 },
 }
 
-/// Low-rank matrices B A that are trained beside frozen matrices W: W + scale * B A, with scale = alpha / rank
-/// (arXiv:2106.09685, section 4.1).
+/// Low-rank matrices B A that are trained beside frozen matrices W: W + scale * B A, with scale = alpha /
+/// rank (arXiv:2106.09685, section 4.1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Adapter {
     pub kind: AdapterKind,
@@ -270,7 +276,8 @@ pub enum Projection {
 }
 
 impl Projection {
-    pub const ATTENTION: &'static [Projection] = &[Projection::Query, Projection::Key, Projection::Value, Projection::Output];
+    pub const ATTENTION: &'static [Projection] =
+        &[Projection::Query, Projection::Key, Projection::Value, Projection::Output];
     pub const FEED_FORWARD: &'static [Projection] = &[Projection::Gate, Projection::Up, Projection::Down];
 
     pub fn name(self) -> &'static str {
@@ -286,7 +293,8 @@ impl Projection {
     }
 }
 
-/// How a step is computed. It changes what fits into memory; results are the same, up to the rounding of sums.
+/// How a step is computed. It changes what fits into memory; results are the same, up to the rounding of
+/// sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Execution {
     /// Sequences that go forward and backward at once; the whole batch where absent.
@@ -337,8 +345,12 @@ impl Train {
             seen.push(id);
             match &teachers[id.0 as usize].weights {
                 TeacherWeights::Model(model) => inputs.push(*model),
-                TeacherWeights::Composed { logits, .. } => waiting.extend(logits.iter().filter_map(|(_, role)| named(role))),
-                TeacherWeights::Pooled { members, .. } => waiting.extend(members.iter().filter_map(|(_, role)| named(role))),
+                TeacherWeights::Composed { logits, .. } => {
+                    waiting.extend(logits.iter().filter_map(|(_, role)| named(role)))
+                }
+                TeacherWeights::Pooled { members, .. } => {
+                    waiting.extend(members.iter().filter_map(|(_, role)| named(role)))
+                }
                 TeacherWeights::Panelist { speaker, .. } => waiting.extend(named(speaker)),
                 _ => {}
             }

@@ -1,4 +1,5 @@
-//! Columns: lines that follow each other directly have their `=`, their `->`, their table and their comments in line.
+//! Columns: lines that follow each other directly have their `=`, their `->`, their table and their comments
+//! in line.
 
 use super::WIDTH;
 use super::lex::Kind;
@@ -8,7 +9,8 @@ use super::tree::{Entry, Group, Node, Role, is_token};
 /// What of a line can stand in a column with the lines beside it.
 #[derive(PartialEq)]
 enum Shape<'a> {
-    /// `head = rest`, `condition -> value`, `name in values`. At the margin only items of one kind go together.
+    /// `head = rest`, `condition -> value`, `name in values`. At the margin only items of one kind go
+    /// together.
     Sides { kind: Option<&'a str>, operator: &'static str },
     /// `keyword name { ... }`
     Table { kind: Option<&'a str> },
@@ -27,7 +29,8 @@ pub fn entries(printer: &Printer, printed: &mut [Printed], top: bool) {
     while start < printed.len() {
         let mut end = start + 1;
         let joins = |at: usize| {
-            let same = splits[at].as_ref().map(|split| &split.shape) == splits[start].as_ref().map(|split| &split.shape);
+            let same = splits[at].as_ref().map(|split| &split.shape)
+                == splits[start].as_ref().map(|split| &split.shape);
             splits[start].is_some() && same && follows(&printed[at])
         };
         while end < printed.len() && joins(end) {
@@ -67,12 +70,14 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
         return plain_before(at).then_some(Split { shape: Shape::Sides { kind, operator: "=" }, at });
     }
     if let Some(at) = arrow {
-        return (word(0) != Some("for")).then_some(Split { shape: Shape::Sides { kind, operator: "->" }, at });
+        return (word(0) != Some("for"))
+            .then_some(Split { shape: Shape::Sides { kind, operator: "->" }, at });
     }
     if word(0) != Some("for") && word(1) == Some("in") {
         return Some(Split { shape: Shape::Sides { kind, operator: "in" }, at: 1 });
     }
-    // A block and nothing behind it: `domain sort { ... }`, `step follow { ... }`; among the entries of a block also `route { ... }`.
+    // A block and nothing behind it: `domain sort { ... }`, `step follow { ... }`; among the entries of a
+    // block also `route { ... }`.
     let at = bracket.filter(|at| at + 1 == pieces.len() && block(entry, *at).is_some())?;
     match (top, at) {
         (true, 2..) => Some(Split { shape: Shape::Table { kind }, at }),
@@ -89,7 +94,8 @@ fn block<'a, 't>(entry: &'t Entry<'a>, at: usize) -> Option<&'t Group<'a>> {
     }
 }
 
-/// Puts what begins with piece `at` of each entry into one column, and the entries of their blocks too where these are a table.
+/// Puts what begins with piece `at` of each entry into one column, and the entries of their blocks too where
+/// these are a table.
 fn line_up(printer: &Printer, printed: &mut [Printed], at: &[usize]) {
     let mut heads = Vec::new();
     let mut rests = Vec::new();
@@ -114,7 +120,8 @@ fn line_up(printer: &Printer, printed: &mut [Printed], at: &[usize]) {
 
 /// The blocks as rows of cells, if all have the same keys in the same order.
 fn table(printer: &Printer, printed: &[Printed], at: &[usize]) -> Option<Vec<String>> {
-    let groups = printed.iter().zip(at).map(|(printed, at)| block(printed.entry, *at)).collect::<Option<Vec<_>>>()?;
+    let groups =
+        printed.iter().zip(at).map(|(printed, at)| block(printed.entry, *at)).collect::<Option<Vec<_>>>()?;
     let keys = |group: &Group| group.body.entries.iter().map(key).collect::<Option<Vec<String>>>();
     let first = keys(groups[0])?;
     if first.is_empty() || groups.iter().any(|group| keys(group).as_ref() != Some(&first)) {
@@ -160,7 +167,11 @@ pub fn comments(printed: &mut [Printed]) {
     let mut start = 0;
     while start < printed.len() {
         let mut end = start + 1;
-        while end < printed.len() && one_line(&printed[start]) && one_line(&printed[end]) && follows(&printed[end]) {
+        while end < printed.len()
+            && one_line(&printed[start])
+            && one_line(&printed[end])
+            && follows(&printed[end])
+        {
             end += 1;
         }
         let run = &mut printed[start..end];

@@ -1,8 +1,8 @@
-//! The formatter's work as small edits: what an editor applies without losing the cursor, and what can be done for a part of a
-//! file.
+//! The formatter's work as small edits: what an editor applies without losing the cursor, and what can be
+//! done for a part of a file.
 //!
-//! Formatting keeps every token and their order, so a text and its canonical layout differ only in the gaps between tokens. Each
-//! gap that differs is one edit.
+//! Formatting keeps every token and their order, so a text and its canonical layout differ only in the gaps
+//! between tokens. Each gap that differs is one edit.
 
 use std::ops::Range;
 
@@ -21,8 +21,9 @@ pub fn edits(text: &str) -> Vec<Edit> {
     between(text, &format(text).text)
 }
 
-/// What can be done for the lines that a range touches, without changing any other: all that formatting the file would do to
-/// them. Where that can't be done for these lines alone, the items that they belong to are laid out as a whole.
+/// What can be done for the lines that a range touches, without changing any other: all that formatting the
+/// file would do to them. Where that can't be done for these lines alone, the items that they belong to are
+/// laid out as a whole.
 pub fn edits_in(text: &str, range: Range<usize>) -> Vec<Edit> {
     let lines = lines_of(text, range);
     let section = section(text, &lines);
@@ -41,8 +42,11 @@ fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<Edit> {
     let items = top_level_items(text).into_iter().filter(touched);
     let whole = items.fold(lines.clone(), |whole, item| whole.start.min(item.start)..whole.end.max(item.end));
     for part in [lines, lines_of(text, whole)] {
-        let chosen: Vec<Edit> =
-            all.iter().filter(|edit| part.start <= edit.range.start && edit.range.end <= part.end).cloned().collect();
+        let chosen: Vec<Edit> = all
+            .iter()
+            .filter(|edit| part.start <= edit.range.start && edit.range.end <= part.end)
+            .cloned()
+            .collect();
         if same_meaning(text, &applied(text, &chosen)) {
             return chosen;
         }
@@ -50,8 +54,8 @@ fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<Edit> {
     Vec::new()
 }
 
-/// The part of a file around a range that is laid out the same whatever stands around it: from one blank line outside of all
-/// brackets to another. While one types, a long file should not be read again for every line.
+/// The part of a file around a range that is laid out the same whatever stands around it: from one blank line
+/// outside of all brackets to another. While one types, a long file should not be read again for every line.
 fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     let mut section = 0..text.len();
     let mut depth = 0usize;
@@ -84,7 +88,8 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     section
 }
 
-/// What can be done when the bracket before an offset has just been typed: the lines of the block that it closes.
+/// What can be done when the bracket before an offset has just been typed: the lines of the block that it
+/// closes.
 pub fn edits_on_close(text: &str, offset: usize) -> Vec<Edit> {
     let mut open = Vec::new();
     for token in lex(text) {
@@ -145,25 +150,31 @@ fn between(old: &str, new: &str) -> Vec<Edit> {
         (before, after) = (&before[gap.len()..], &after[wanted.len()..]);
         match (before.chars().next(), after.chars().next()) {
             (None, None) => return found,
-            (Some(a), Some(b)) if a == b => (before, after) = (&before[a.len_utf8()..], &after[a.len_utf8()..]),
+            (Some(a), Some(b)) if a == b => {
+                (before, after) = (&before[a.len_utf8()..], &after[a.len_utf8()..])
+            }
             _ => return vec![Edit { range: 0..old.len(), text: new.to_owned() }],
         }
     }
 }
 
-/// Blanks, line breaks and commas; a byte order mark too, which only the beginning of a text can have outside of quotes.
+/// Blanks, line breaks and commas; a byte order mark too, which only the beginning of a text can have outside
+/// of quotes.
 fn gap(text: &str) -> &str {
     let end = text.trim_start_matches([' ', '\t', '\r', '\n', '\x0c', ',', '\u{feff}']);
     &text[..text.len() - end.len()]
 }
 
-/// One gap for another, without what both begin and end with. No edit parts `\r` from its `\n`: editors take both for one.
+/// One gap for another, without what both begin and end with. No edit parts `\r` from its `\n`: editors take
+/// both for one.
 fn trimmed(at: usize, old: &str, new: &str) -> Edit {
     if old.contains('\r') {
         return Edit { range: at..at + old.len(), text: new.to_owned() };
     }
     let same = |(a, b): &(char, char)| a == b;
-    let size = |pairs: &mut dyn Iterator<Item = (char, char)>| pairs.take_while(same).map(|(a, _)| a.len_utf8()).sum::<usize>();
+    let size = |pairs: &mut dyn Iterator<Item = (char, char)>| {
+        pairs.take_while(same).map(|(a, _)| a.len_utf8()).sum::<usize>()
+    };
     let head = size(&mut old.chars().zip(new.chars()));
     let (old, new) = (&old[head..], &new[head..]);
     let tail = size(&mut old.chars().rev().zip(new.chars().rev()));
@@ -175,7 +186,8 @@ fn trimmed(at: usize, old: &str, new: &str) -> Edit {
 mod tests {
     use super::*;
 
-    const CARELESS: &str = "\u{feff}use std.opd.{ b,a , }\r\nlet  é=\"a  , b\"   //one  \nmodel m = f( x ){\n a=1 ,\n\n\n    b = [ 1,2 ]\n}\n\n\nlet   z=(1\n+2)";
+    const CARELESS: &str = "\u{feff}use std.opd.{ b,a , }\r\nlet  é=\"a  , b\"   //one  \nmodel m = f( x \
+                            ){\n a=1 ,\n\n\n    b = [ 1,2 ]\n}\n\n\nlet   z=(1\n+2)";
 
     #[test]
     fn all_edits_together_are_the_canonical_layout() {
@@ -198,7 +210,11 @@ mod tests {
     fn a_part_is_laid_out_and_the_rest_left_alone() {
         let text = "let  a=1\nmodel m = f {\n   b=1\n     c=2\n}\nlet  d=3\n";
         becomes(text, "b=1", "let  a=1\nmodel m = f {\n  b = 1\n     c=2\n}\nlet  d=3\n");
-        becomes(text, "m = f {\n   b=1\n     c=2\n}", "let  a=1\nmodel m = f {\n  b = 1\n  c = 2\n}\nlet  d=3\n");
+        becomes(
+            text,
+            "m = f {\n   b=1\n     c=2\n}",
+            "let  a=1\nmodel m = f {\n  b = 1\n  c = 2\n}\nlet  d=3\n",
+        );
         becomes(text, "a=1", "let a = 1\nmodel m = f {\n   b=1\n     c=2\n}\nlet  d=3\n");
     }
 
@@ -220,7 +236,10 @@ mod tests {
         for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
             let line = lines_of(&text, at..at);
             let section = section(&text, &line);
-            assert!(section.start <= line.start && line.end <= section.end && section.len() < text.len(), "{section:?}");
+            assert!(
+                section.start <= line.start && line.end <= section.end && section.len() < text.len(),
+                "{section:?}"
+            );
             let part = edits_in(&text, at..at);
             assert!(part.iter().all(|edit| all.contains(edit)), "{part:?}");
         }
@@ -236,7 +255,10 @@ mod tests {
     fn typing_a_closing_bracket_lays_out_its_block() {
         let text = "let  a=1\nmodel m = f {\n b=1\n   t = g {\nc=2\n}\n}\n";
         let inner = text.find("}\n}").expect("it is there") + 1;
-        assert_eq!(applied(text, &edits_on_close(text, inner)), "let  a=1\nmodel m = f {\n b=1\n  t = g {\n    c = 2\n  }\n}\n");
+        assert_eq!(
+            applied(text, &edits_on_close(text, inner)),
+            "let  a=1\nmodel m = f {\n b=1\n  t = g {\n    c = 2\n  }\n}\n"
+        );
         assert_eq!(
             applied(text, &edits_on_close(text, inner + 2)),
             "let  a=1\nmodel m = f {\n  b = 1\n  t = g {\n    c = 2\n  }\n}\n"
@@ -252,7 +274,10 @@ mod tests {
     fn ending_a_line_lays_out_that_line_and_no_other() {
         let text = "let  z=0\nmodel m = f {\n   b=\"é\"\n   \n   c=3\n}\n";
         let at = text.find("   \n").expect("it is there") + 3;
-        assert_eq!(applied(text, &edits_on_newline(text, at)), "let  z=0\nmodel m = f {\n  b = \"é\"\n   \n   c=3\n}\n");
+        assert_eq!(
+            applied(text, &edits_on_newline(text, at)),
+            "let  z=0\nmodel m = f {\n  b = \"é\"\n   \n   c=3\n}\n"
+        );
         assert_eq!(edits_on_newline(text, 3), []);
     }
 }

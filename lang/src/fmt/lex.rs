@@ -39,7 +39,9 @@ pub fn lex(text: &str) -> Vec<Token> {
             }
             b'\n' => (Kind::Newline, 1),
             b'/' if rest.starts_with("//") => (Kind::Comment, line(rest)),
-            b'/' if rest.starts_with("/*") => (Kind::Foreign, rest.find("*/").map_or(rest.trim_end().len(), |end| end + 2)),
+            b'/' if rest.starts_with("/*") => {
+                (Kind::Foreign, rest.find("*/").map_or(rest.trim_end().len(), |end| end + 2))
+            }
             b'#' => (Kind::Foreign, line(rest)),
             b'"' if rest.starts_with("\"\"\"") => {
                 (Kind::Foreign, rest[3..].find("\"\"\"").map_or_else(|| line(rest), |length| length + 6))
@@ -48,7 +50,10 @@ pub fn lex(text: &str) -> Vec<Token> {
                 Some(end) => (Kind::Text, end + 1 - at),
                 None => (Kind::Foreign, line(rest)),
             },
-            b'\'' => (Kind::Foreign, rest[1..line(rest)].find('\'').map_or_else(|| line(rest), |length| length + 2)),
+            b'\'' => (
+                Kind::Foreign,
+                rest[1..line(rest)].find('\'').map_or_else(|| line(rest), |length| length + 2),
+            ),
             b'(' | b'[' | b'{' => (Kind::Open, 1),
             b')' | b']' | b'}' => (Kind::Close, 1),
             b',' => (Kind::Comma, 1),
@@ -57,7 +62,9 @@ pub fn lex(text: &str) -> Vec<Token> {
                 (Kind::Number, words::number_length(&bytes[at..]))
             }
             byte if words::is_word_byte(byte) => (Kind::Word, words::word_length(&bytes[at..])),
-            byte if byte.is_ascii_punctuation() && !matches!(byte, b';' | b'`' | b'\\' | b'?' | b'~' | b'$') => {
+            byte if byte.is_ascii_punctuation()
+                && !matches!(byte, b';' | b'`' | b'\\' | b'?' | b'~' | b'$') =>
+            {
                 let known = words::SIGNS.iter().find(|sign| rest.starts_with(**sign));
                 (Kind::Operator, known.map_or(1, |sign| sign.len()))
             }

@@ -1,7 +1,8 @@
-//! One canonical layout. Only blanks, line breaks and the commas between entries change; every other token stays.
+//! One canonical layout. Only blanks, line breaks and the commas between entries change; every other token
+//! stays.
 //!
-//! The rules are in the book (`formatting.md`). The author decides what stands on one line and what on several; the formatter
-//! decides the rest. What does not parse is left as it stands.
+//! The rules are in the book (`formatting.md`). The author decides what stands on one line and what on
+//! several; the formatter decides the rest. What does not parse is left as it stands.
 
 mod align;
 mod edits;
@@ -27,8 +28,8 @@ pub const WIDTH: usize = 160;
 
 pub struct Formatted {
     pub text: String,
-    /// What does not parse and was left as it stands; places are those of the given text. Parts of the language that are not
-    /// supported yet are no reason to leave a text alone, and are not among them.
+    /// What does not parse and was left as it stands; places are those of the given text. Parts of the
+    /// language that are not supported yet are no reason to leave a text alone, and are not among them.
     pub findings: Vec<Diagnostic>,
 }
 
@@ -40,7 +41,8 @@ pub fn format(text: &str) -> Formatted {
     let formatted = if faults.is_empty() {
         arranged(text, &faults, false)
     } else {
-        // How the parser finds its way around an error depends on layout: nothing may look different to it afterwards.
+        // How the parser finds its way around an error depends on layout: nothing may look different to it
+        // afterwards.
         let before = meaning(&module, &findings);
         let keeps = |formatted: &String| {
             let (module, findings) = parse(FileId(0), formatted);
@@ -69,12 +71,14 @@ fn top_level_items(text: &str) -> Vec<Range<usize>> {
 
 /// What the parser makes of a text, without the places.
 fn meaning(module: &Module, findings: &[Diagnostic]) -> String {
-    let mut said: Vec<String> = findings.iter().map(|finding| format!("{}{}", finding.code.name(), finding.message)).collect();
+    let mut said: Vec<String> =
+        findings.iter().map(|finding| format!("{}{}", finding.code.name(), finding.message)).collect();
     said.sort();
     let tree = format!("{module:?}");
     let mut parts = tree.split("Span {");
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first + &said.concat(), |text, part| text + part.split_once('}').map_or(part, |(_, rest)| rest))
+    parts
+        .fold(first + &said.concat(), |text, part| text + part.split_once('}').map_or(part, |(_, rest)| rest))
 }
 
 /// The text anew. `whole_items`: an item with a fault in it is left as it stands.
@@ -82,25 +86,29 @@ fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     let laid_out = layout::lay_out(text);
     let tokens = lex::lex(text);
     let faults: Vec<usize> = faults.iter().map(|at| blamed(&tokens, *at)).collect();
-    let is_left = |item: Range<usize>| whole_items && faults.iter().any(|at| item.start <= *at && *at <= item.end);
+    let is_left =
+        |item: Range<usize>| whole_items && faults.iter().any(|at| item.start <= *at && *at <= item.end);
     let (tokens, items) = joined(text, &tokens, &top_level(&laid_out), is_left);
     let source = Source { text, laid_out: &laid_out, items: &items, faults: &faults };
     print::file(text, &tree::build(&source, &tokens))
 }
 
-/// A fault is often found where something is missing, at a separator or a closing bracket: what stands before it is at fault.
+/// A fault is often found where something is missing, at a separator or a closing bracket: what stands before
+/// it is at fault.
 fn blamed(tokens: &[Token], fault: usize) -> usize {
     let next = tokens.partition_point(|token| token.end <= fault);
-    let blameless = |token: &Token| matches!(token.kind, Kind::Newline | Kind::Comment | Kind::Comma | Kind::Close);
+    let blameless =
+        |token: &Token| matches!(token.kind, Kind::Newline | Kind::Comment | Kind::Comma | Kind::Close);
     if tokens.get(next).is_some_and(|token| token.start <= fault && !blameless(token)) {
         return fault;
     }
-    let before = tokens[..next].iter().rev().find(|token| !matches!(token.kind, Kind::Newline | Kind::Comment));
+    let before =
+        tokens[..next].iter().rev().find(|token| !matches!(token.kind, Kind::Newline | Kind::Comment));
     before.map_or(fault, |token| token.end)
 }
 
-/// Puts together, as one foreign token each, the items whose brackets can't be followed, and what belongs to no item. Also
-/// says where items begin.
+/// Puts together, as one foreign token each, the items whose brackets can't be followed, and what belongs to
+/// no item. Also says where items begin.
 fn joined(
     text: &str,
     tokens: &[Token],
@@ -120,7 +128,8 @@ fn joined(
         }
         while items.next_if(|item| item.end <= token.start).is_some() {}
         let item = items.peek().filter(|item| item.start <= token.start);
-        let mut end = item.map_or(at + 1, |item| at + tokens[at..].partition_point(|token| token.start < item.end));
+        let mut end =
+            item.map_or(at + 1, |item| at + tokens[at..].partition_point(|token| token.start < item.end));
         while matches!(tokens[end - 1].kind, Kind::Newline | Kind::Comment) {
             end -= 1;
         }
@@ -152,7 +161,9 @@ fn balanced(text: &str, tokens: &[Token]) -> bool {
             open.push(bracket);
             open.len() <= layout::MAX_DEPTH
         }
-        (Kind::Close, bracket) => matches!((open.pop(), bracket), (Some("("), ")") | (Some("["), "]") | (Some("{"), "}")),
+        (Kind::Close, bracket) => {
+            matches!((open.pop(), bracket), (Some("("), ")") | (Some("["), "]") | (Some("{"), "}"))
+        }
         _ => true,
     }) && open.is_empty()
 }

@@ -66,7 +66,8 @@ impl<'s> Printer<'s> {
         }
         let count = printed.len();
         for (index, entry) in printed.iter_mut().enumerate() {
-            let comma = matches!(role, Role::Elements | Role::Names) || role == Role::Single && index + 1 < count;
+            let comma =
+                matches!(role, Role::Elements | Role::Names) || role == Role::Single && index + 1 < count;
             if comma && let Some(last) = entry.lines.last_mut() {
                 last.text.push(',');
             }
@@ -94,7 +95,8 @@ impl<'s> Printer<'s> {
             Node::Group(group) => Some(group),
             Node::Token(..) => None,
         };
-        let mut broken: Vec<bool> = (0..entry.pieces.len()).map(|at| group_at(at).is_some_and(must_break)).collect();
+        let mut broken: Vec<bool> =
+            (0..entry.pieces.len()).map(|at| group_at(at).is_some_and(must_break)).collect();
         // Blocks first, then lists and arguments, the last ones first.
         loop {
             let mut candidate = None;
@@ -104,7 +106,8 @@ impl<'s> Printer<'s> {
                 }
                 let may = |at: &usize| !broken[*at] && group_at(*at).is_some_and(may_break);
                 let block = |at: &usize| group_at(*at).is_some_and(|group| group.role == Role::Block);
-                let last = pieces.clone().rev().filter(may).find(block).or_else(|| pieces.clone().rev().find(may));
+                let last =
+                    pieces.clone().rev().filter(may).find(block).or_else(|| pieces.clone().rev().find(may));
                 candidate = candidate.or(last);
             }
             match candidate {
@@ -115,8 +118,15 @@ impl<'s> Printer<'s> {
         self.lines(entry, indent, &broken, true).into_iter().map(|(line, _)| line).collect()
     }
 
-    /// The lines of an entry, each with the pieces that begin on it; without those inside its brackets unless `whole`.
-    fn lines<'a>(&self, entry: &Entry<'a>, indent: usize, broken: &[bool], whole: bool) -> Vec<(Line<'a>, Range<usize>)> {
+    /// The lines of an entry, each with the pieces that begin on it; without those inside its brackets unless
+    /// `whole`.
+    fn lines<'a>(
+        &self,
+        entry: &Entry<'a>,
+        indent: usize,
+        broken: &[bool],
+        whole: bool,
+    ) -> Vec<(Line<'a>, Range<usize>)> {
         let pieces = &entry.pieces;
         let mut lines = Vec::new();
         let mut line = Line { indent, text: String::new(), comment: None };
@@ -219,15 +229,17 @@ fn may_break(group: &Group) -> bool {
     group.role != Role::Single && !group.body.entries.is_empty()
 }
 
-/// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line at an operator. The
-/// operator stays on the line before, as everywhere outside brackets; `|>` and `where` begin the new line.
+/// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line
+/// at an operator. The operator stays on the line before, as everywhere outside brackets; `|>` and `where`
+/// begin the new line.
 fn breaks_before(pieces: &[Piece], at: usize) -> bool {
     let Gap { newline, comments } = &pieces[at].before;
     if !comments.is_empty() {
         return true;
     }
     if begins_tail(pieces, at) {
-        return *newline || pieces.get(at + 1).is_some_and(|next| next.before.newline && next.before.comments.is_empty());
+        return *newline
+            || pieces.get(at + 1).is_some_and(|next| next.before.newline && next.before.comments.is_empty());
     }
     let operator = &pieces[at - 1].before;
     is_infix(pieces, at - 1) && (*newline || operator.newline && operator.comments.is_empty())

@@ -29,12 +29,14 @@ pub fn is_prefix(pieces: &[Piece], at: usize) -> bool {
     sign && (at == 0 || !is_value(pieces, at - 1))
 }
 
-/// The `/` of a ratio of two plain numbers, such as `1/3`: it reads as one number. Not where a stronger or an equal operator
-/// beside it would make that reading wrong.
+/// The `/` of a ratio of two plain numbers, such as `1/3`: it reads as one number. Not where a stronger or an
+/// equal operator beside it would make that reading wrong.
 fn is_ratio(pieces: &[Piece], at: usize) -> bool {
     let node = |at: usize| pieces.get(at).map(|piece| &piece.node);
     let number = |at: usize| matches!(node(at), Some(Node::Token(Kind::Number, _)));
-    let one_of = |at: usize, tokens: &[&str]| node(at).is_some_and(|node| tokens.iter().any(|token| is_token(node, token)));
+    let one_of = |at: usize, tokens: &[&str]| {
+        node(at).is_some_and(|node| tokens.iter().any(|token| is_token(node, token)))
+    };
     at >= 1
         && one_of(at, &["/"])
         && number(at - 1)
@@ -47,9 +49,12 @@ fn is_ratio(pieces: &[Piece], at: usize) -> bool {
 pub fn is_infix(pieces: &[Piece], at: usize) -> bool {
     match &pieces[at].node {
         Node::Token(Kind::Operator, ":") => ends_for_head(pieces, at),
-        Node::Token(Kind::Operator, operator) => !matches!(*operator, "." | "@" | "!" | ".." | "|>") && !is_prefix(pieces, at),
+        Node::Token(Kind::Operator, operator) => {
+            !matches!(*operator, "." | "@" | "!" | ".." | "|>") && !is_prefix(pieces, at)
+        }
         Node::Token(Kind::Word, "and" | "or" | "then") => at > 0 && !is_token(&pieces[at - 1].node, "."),
-        // Between the bindings of a `where`; elsewhere a comma ends the entry or stands in the head of a `for`.
+        // Between the bindings of a `where`; elsewhere a comma ends the entry or stands in the head of a
+        // `for`.
         Node::Token(Kind::Comma, _) => {
             let mut before = (0..at).rev();
             before

@@ -66,7 +66,10 @@ fn what_is_too_wide_is_broken_blocks_first() {
         &format!("model a = f({long}, {long}) {{ b = 1, c = 2 }}"),
         &format!("model a = f({long}, {long}) {{\n  b = 1\n  c = 2\n}}\n"),
     );
-    becomes(&format!("let a = f({long}, {long}, {long})"), &format!("let a = f(\n  {long},\n  {long},\n  {long},\n)\n"));
+    becomes(
+        &format!("let a = f({long}, {long}, {long})"),
+        &format!("let a = f(\n  {long},\n  {long},\n  {long},\n)\n"),
+    );
     stays(&format!("let a = {long} + {long} + {long}\n"));
 }
 
@@ -80,8 +83,12 @@ fn a_comma_in_the_head_of_a_for_separates_nothing() {
 #[test]
 fn a_line_goes_on_after_an_operator() {
     becomes("let a = b +\nc -\n  d", "let a = b +\n  c -\n  d\n");
-    becomes("stage s =\nfor d in ds:\nf(d) {\nb = 1\n}", "stage s =\n  for d in ds:\n    f(d) {\n      b = 1\n    }\n");
-    // In brackets a line may begin with an operator; here it ends with it all the same. Other breaks are undone.
+    becomes(
+        "stage s =\nfor d in ds:\nf(d) {\nb = 1\n}",
+        "stage s =\n  for d in ds:\n    f(d) {\n      b = 1\n    }\n",
+    );
+    // In brackets a line may begin with an operator; here it ends with it all the same. Other breaks are
+    // undone.
     becomes("let a = (b\n+ c\n.d)", "let a = (\n  b +\n    c.d\n)\n");
 }
 
@@ -114,16 +121,23 @@ fn one_line_domains_are_a_table() {
     // Other keys: no columns inside.
     stays("domain a  { x = 1, y = 1 }\ndomain bc { x = 12 }\n");
     let wide = "w".repeat(120);
-    stays(&format!("domain a  {{ x = \"{wide}\", y = 1 }}\ndomain bc {{ x = 1, y = \"{}\" }}\n", &wide[..60]));
+    stays(&format!(
+        "domain a  {{ x = \"{wide}\", y = 1 }}\ndomain bc {{ x = 1, y = \"{}\" }}\n",
+        &wide[..60]
+    ));
 }
 
 #[test]
 fn comments_stay_where_they_are() {
     stays(
-        "//! The file.\n\n// Of its own.\n\n/// Of the model.\nmodel a = f(b) { // behind the bracket\n  // before c\n  c = 1 // behind c\n\
-         \n  // before d, after a blank line\n  d = 2\n  // at the end\n} // behind the model\n// last\n",
+        "//! The file.\n\n// Of its own.\n\n/// Of the model.\nmodel a = f(b) { // behind the bracket\n  // \
+         before c\n  c = 1 // behind c\n\n  // before d, after a blank line\n  d = 2\n  // at the end\n} // \
+         behind the model\n// last\n",
     );
-    becomes("let a = f(b // one\n, c, // two\n\n// three\n)", "let a = f(\n  b, // one\n  c, // two\n\n  // three\n)\n");
+    becomes(
+        "let a = f(b // one\n, c, // two\n\n// three\n)",
+        "let a = f(\n  b, // one\n  c, // two\n\n  // three\n)\n",
+    );
     becomes("let a = b + // one\n// two\nc", "let a = b + // one\n  // two\n  c\n");
     becomes("let a = (b // one\n* c)", "let a = (\n  b // one\n    * c\n)\n");
     becomes("let a = [ // one\n]", "let a = [ // one\n]\n");
@@ -140,13 +154,20 @@ fn blank_lines_are_kept_one_at_a_time() {
 
 #[test]
 fn line_endings_tabs_and_byte_order_marks() {
-    becomes("\u{feff}let a = 1\r\nmodel b = f {\r\n\tc\t=\t1\t\r\n}\r\n", "let a = 1\nmodel b = f {\n  c = 1\n}\n");
+    becomes(
+        "\u{feff}let a = 1\r\nmodel b = f {\r\n\tc\t=\t1\t\r\n}\r\n",
+        "let a = 1\nmodel b = f {\n  c = 1\n}\n",
+    );
 }
 
 #[test]
 fn what_does_not_parse_is_left_as_it_stands() {
-    let formatted = format("let  a=1\nmodel b = f {\n c  =  = 2 // why\n   dd=3\n e=4\n}\nlet   g==  2\nlet h=3");
-    assert_eq!(formatted.text, "let a = 1\nmodel b = f {\n  c  =  = 2 // why\n  dd = 3\n  e  = 4\n}\nlet   g==  2\nlet h = 3\n");
+    let formatted =
+        format("let  a=1\nmodel b = f {\n c  =  = 2 // why\n   dd=3\n e=4\n}\nlet   g==  2\nlet h=3");
+    assert_eq!(
+        formatted.text,
+        "let a = 1\nmodel b = f {\n  c  =  = 2 // why\n  dd = 3\n  e  = 4\n}\nlet   g==  2\nlet h = 3\n"
+    );
     assert_eq!(formatted.findings.len(), 2);
     // Brackets without partners: the whole item.
     let formatted = format("let  a=1\nmodel b = f( {\n   c=3\n}\nlet  d=[1,2]");
@@ -174,7 +195,9 @@ fn arms_of_a_match_have_their_arrows_in_one_column() {
         "let a = 2*match{b->1,else->0}+f(match{else->1})",
         "let a = 2 * match { b -> 1, else -> 0 } + f(match { else -> 1 })\n",
     );
-    stays("let a = match {\n  b ->\n    1 +\n    2\n  // the rest\n  else -> match { c -> 2, else -> 3 }\n}\n");
+    stays(
+        "let a = match {\n  b ->\n    1 +\n    2\n  // the rest\n  else -> match { c -> 2, else -> 3 }\n}\n",
+    );
     stays("let a = match {\n  b    -> c where w = 1\n  else -> d\n}\n");
 }
 
@@ -187,7 +210,8 @@ fn what_trails_a_value() {
     stays("rollout a = b // one\n  // two\n  |> c\n  |> // three\n  d\n");
     becomes(
         "objective a {\nreduce=mean(token)by domain{target=1/3,clamp=0.05 ..= 20}\nb=1 }",
-        "objective a {\n  reduce = mean(token) by domain { target = 1/3, clamp = 0.05..=20 }\n  b      = 1\n}\n",
+        "objective a {\n  reduce = mean(token) by domain { target = 1/3, clamp = 0.05..=20 }\n  b      = \
+         1\n}\n",
     );
     stays("objective a {\n  reduce = mean(token) by domain {\n    target = 1/3\n  }\n}\n");
 }
@@ -207,11 +231,14 @@ fn items_and_statements_of_every_kind() {
         "panel duo = debate([big, mid]) { rounds = 2, confidence = integer(0..=100) }\n",
         "teacher insider(exposure: fraction) = self { sees = worked(exposure) }\n",
     ));
-    stays("eval a  { prompts = \"x.jsonl\", samples = 16 }\neval bc { prompts = \"y.jsonl\", samples = 1 }\n");
+    stays(
+        "eval a  { prompts = \"x.jsonl\", samples = 16 }\neval bc { prompts = \"y.jsonl\", samples = 1 }\n",
+    );
     becomes(
-        "model a = train{trains student = b\ntrains guide=b{sees=c}\nstep one{updates=student}\nstep other{updates = guide}}",
-        "model a = train {\n  trains student = b\n  trains guide   = b { sees = c }\n  step one   { updates = student }\n  \
-         step other { updates = guide }\n}\n",
+        "model a = train{trains student = b\ntrains guide=b{sees=c}\nstep one{updates=student}\nstep \
+         other{updates = guide}}",
+        "model a = train {\n  trains student = b\n  trains guide   = b { sees = c }\n  step one   { updates \
+         = student }\n  step other { updates = guide }\n}\n",
     );
     becomes(
         "objective a {\nlet x[t in duo]=t.logp\nterm y[t in duo] = x[t]{when=b}\n}",
@@ -228,7 +255,22 @@ fn any_depth_and_any_bytes() {
     for depth in [300, 100_000] {
         assert_eq!(format(&nested(depth)).text, nested(depth), "too deep: left as it is");
     }
-    for text in ["\u{0}", "é", "\"", "'", "{", ")", "//", "/*", "#\r", "let", "\\", "\u{1}", "let a = \"\r\n", "a\u{feff}b"] {
+    for text in [
+        "\u{0}",
+        "é",
+        "\"",
+        "'",
+        "{",
+        ")",
+        "//",
+        "/*",
+        "#\r",
+        "let",
+        "\\",
+        "\u{1}",
+        "let a = \"\r\n",
+        "a\u{feff}b",
+    ] {
         let once = format(text).text;
         assert_eq!(format(&once).text, once, "{text:?}");
     }

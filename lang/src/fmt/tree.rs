@@ -1,6 +1,7 @@
 //! From tokens to a tree of brackets and entries that holds every comment.
 //!
-//! It knows less than the syntax tree: what separates and what belongs together, which is all that layout depends on.
+//! It knows less than the syntax tree: what separates and what belongs together, which is all that layout
+//! depends on.
 
 use std::ops::Range;
 
@@ -116,7 +117,14 @@ impl<'a> Builder<'a> {
     /// Reads up to the closing bracket, or to the end of the file.
     fn body(&mut self, inside: Inside) -> Closed<'a> {
         let source = self.source;
-        let mut draft = Draft { source, body: Body::default(), entry: None, comments: Vec::new(), newlines: 0, fresh: true };
+        let mut draft = Draft {
+            source,
+            body: Body::default(),
+            entry: None,
+            comments: Vec::new(),
+            newlines: 0,
+            fresh: true,
+        };
         let mut opening = None;
         let mut lines = false;
         while let Some(token) = self.tokens.next() {
@@ -133,7 +141,9 @@ impl<'a> Builder<'a> {
                         draft.finish();
                     }
                 }
-                Kind::Comment if draft.fresh && draft.is_empty() && inside != Inside::File => opening = Some(text),
+                Kind::Comment if draft.fresh && draft.is_empty() && inside != Inside::File => {
+                    opening = Some(text)
+                }
                 Kind::Comment => draft.comment(text),
                 Kind::Comma if inside != Inside::File && !draft.in_for_head() => {
                     draft.finish();
@@ -150,7 +160,11 @@ impl<'a> Builder<'a> {
                     let inner = self.body(if braces { Inside::Block } else { Inside::Brackets });
                     lines |= inner.lines;
                     let Closed { body, opening, close, .. } = inner;
-                    draft.push(gap, Node::Group(Group { open: text, close, role, lines: inner.lines, opening, body }), inner.end);
+                    draft.push(
+                        gap,
+                        Node::Group(Group { open: text, close, role, lines: inner.lines, opening, body }),
+                        inner.end,
+                    );
                 }
                 kind => {
                     let gap = draft.gap(token);
@@ -206,7 +220,14 @@ impl<'a> Draft<'a> {
         }
         let span = token.start..token.end;
         let pieces = Vec::new();
-        self.entry = Some(Entry { leading: gap.comments, blank_before, pieces, trailing: None, span, verbatim: false });
+        self.entry = Some(Entry {
+            leading: gap.comments,
+            blank_before,
+            pieces,
+            trailing: None,
+            span,
+            verbatim: false,
+        });
         Gap::default()
     }
 
@@ -217,7 +238,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Ends the entry, if there is one: a comment behind it is its own, those on later lines go with what follows.
+    /// Ends the entry, if there is one: a comment behind it is its own, those on later lines go with what
+    /// follows.
     fn finish(&mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         if self.comments.first().is_some_and(|comment| !comment.own_line) {
@@ -225,9 +247,12 @@ impl<'a> Draft<'a> {
         }
         let wrong = |piece: &Piece| match &piece.node {
             Node::Token(kind, _) => *kind == Kind::Foreign,
-            Node::Group(group) => group.role != Role::Block && group.body.entries.iter().any(|entry| entry.verbatim),
+            Node::Group(group) => {
+                group.role != Role::Block && group.body.entries.iter().any(|entry| entry.verbatim)
+            }
         };
-        let faults = self.source.faults.iter().filter(|at| entry.span.start <= **at && **at <= entry.span.end);
+        let faults =
+            self.source.faults.iter().filter(|at| entry.span.start <= **at && **at <= entry.span.end);
         entry.verbatim = entry.pieces.iter().any(wrong) || { faults }.any(|at| !covered(&entry, *at));
         self.body.entries.push(entry);
     }
@@ -284,7 +309,9 @@ pub fn is_token(node: &Node, text: &str) -> bool {
 pub fn is_value(pieces: &[Piece], at: usize) -> bool {
     match &pieces[at].node {
         Node::Group(_) => true,
-        Node::Token(Kind::Word, word) => !OPERATOR_WORDS.contains(word) || at > 0 && is_token(&pieces[at - 1].node, "."),
+        Node::Token(Kind::Word, word) => {
+            !OPERATOR_WORDS.contains(word) || at > 0 && is_token(&pieces[at - 1].node, ".")
+        }
         Node::Token(kind, _) => matches!(kind, Kind::Number | Kind::Text | Kind::Foreign),
     }
 }

@@ -1,4 +1,5 @@
-//! Truths of which a part is known: `domain == sort and data.level > 3` asks nothing of the prompts of another domain.
+//! Truths of which a part is known: `domain == sort and data.level > 3` asks nothing of the prompts of
+//! another domain.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -6,8 +7,8 @@ use std::rc::Rc;
 use super::{Formula, FormulaKind, FormulaNode, Function};
 
 impl Formula {
-    /// The same truth without the parts that are known before the run: `1 and x` is `x`, `0 and x` is `0`. What stands inside
-    /// comparisons and calls stays as it is.
+    /// The same truth without the parts that are known before the run: `1 and x` is `x`, `0 and x` is `0`.
+    /// What stands inside comparisons and calls stays as it is.
     pub fn decided(&self) -> Formula {
         // No recursion, since formulas may be deep; each part once, since they share them.
         let mut known: HashMap<*const FormulaNode, Formula> = HashMap::new();
@@ -15,7 +16,12 @@ impl Formula {
         while let Some(formula) = pending.last().cloned() {
             let truths = truths(&formula);
             let before = pending.len();
-            pending.extend(truths.iter().filter(|part| !known.contains_key(&Rc::as_ptr(&part.0))).map(|part| (*part).clone()));
+            pending.extend(
+                truths
+                    .iter()
+                    .filter(|part| !known.contains_key(&Rc::as_ptr(&part.0)))
+                    .map(|part| (*part).clone()),
+            );
             if pending.len() > before {
                 continue;
             }
@@ -64,7 +70,10 @@ fn with(formula: &Formula, operands: &[Formula], parts: &[&Formula]) -> Formula 
         return formula.clone();
     }
     let FormulaKind::Apply { function, .. } = &formula.0.kind else { return formula.clone() };
-    let kind = FormulaKind::Apply { function: *function, operands: parts.iter().map(|part| (*part).clone()).collect() };
+    let kind = FormulaKind::Apply {
+        function: *function,
+        operands: parts.iter().map(|part| (*part).clone()).collect(),
+    };
     Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin)
 }
 
@@ -79,7 +88,10 @@ mod tests {
     }
 
     fn apply(function: Function, operands: &[&Formula]) -> Formula {
-        truth(FormulaKind::Apply { function, operands: operands.iter().map(|operand| (*operand).clone()).collect() })
+        truth(FormulaKind::Apply {
+            function,
+            operands: operands.iter().map(|operand| (*operand).clone()).collect(),
+        })
     }
 
     #[test]
@@ -106,7 +118,8 @@ mod tests {
     #[test]
     fn a_long_chain_is_decided() {
         let yes = truth(FormulaKind::Number(1.0));
-        let mut chain = truth(FormulaKind::Signal(Signal::DataIs { field: "kind".into(), text: "proof".into() }));
+        let mut chain =
+            truth(FormulaKind::Signal(Signal::DataIs { field: "kind".into(), text: "proof".into() }));
         let expected = text::formula(&chain, 100);
         for _ in 0..20_000 {
             chain = apply(Function::And, &[&yes, &chain]);

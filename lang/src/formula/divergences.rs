@@ -11,8 +11,8 @@ use crate::experiment::Rollout;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Distribution {
     Role(Role),
-    /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. Where the student takes part, its share carries
-    /// gradient if the whole divergence is `live`.
+    /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. Where the student takes part,
+    /// its share carries gradient if the whole divergence is `live`.
     Blend(Vec<(Formula, Role)>),
     /// `detached(blend(...))`: no gradient flows through this side, even where the student is in it.
     Detached(Box<Distribution>),
@@ -77,7 +77,8 @@ impl Divergence {
         roles
     }
 
-    /// What its value measures: logarithms make nats. A total variation is a probability, powers of ratios are numbers.
+    /// What its value measures: logarithms make nats. A total variation is a probability, powers of ratios
+    /// are numbers.
     pub fn unit(&self) -> Unit {
         match self.kind {
             DivergenceKind::TotalVariation
@@ -113,8 +114,8 @@ fn add(roles: &mut Vec<Role>, role: Role) {
 pub enum DivergenceKind {
     /// sum of left * log(left / right)
     Kl,
-    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized` divides by
-    /// beta * (1 - beta), whose limits are the two directions of KL.
+    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized`
+    /// divides by beta * (1 - beta), whose limits are the two directions of KL.
     Jsd { beta: Formula, normalized: bool },
     /// KL(left || lambda * left + (1 - lambda) * right) (arXiv:2402.03898)
     Skew { lambda: Formula },
@@ -128,8 +129,8 @@ pub enum DivergenceKind {
     Alpha { alpha: Formula },
     /// half the L1 distance of the sorted probabilities: vocabularies need not agree (arXiv:2402.12030)
     SortedL1,
-    /// KL between two normal distributions, summed over components: continuous actions, denoising steps. All of them, or the
-    /// ones listed.
+    /// KL between two normal distributions, summed over components: continuous actions, denoising steps. All
+    /// of them, or the ones listed.
     Gaussian { dimensions: Option<Vec<u32>> },
     /// sum of right * f(left / right), f declared by the author.
     Custom(Rc<Generator>),
@@ -161,7 +162,10 @@ impl DivergenceKind {
     pub fn directed(&self) -> bool {
         !matches!(
             self,
-            DivergenceKind::Jsd { .. } | DivergenceKind::TotalVariation | DivergenceKind::Hellinger | DivergenceKind::SortedL1
+            DivergenceKind::Jsd { .. }
+                | DivergenceKind::TotalVariation
+                | DivergenceKind::Hellinger
+                | DivergenceKind::SortedL1
         )
     }
 }
@@ -201,7 +205,9 @@ impl Support {
     pub(super) fn roles(&self, roles: &mut Vec<Role>) {
         match self {
             Support::TopK { role, .. } | Support::Nucleus { role, .. } => add(roles, role.clone()),
-            Support::Union(parts) | Support::Intersection(parts) => parts.iter().for_each(|part| part.roles(roles)),
+            Support::Union(parts) | Support::Intersection(parts) => {
+                parts.iter().for_each(|part| part.roles(roles))
+            }
             Support::Full | Support::Sampled | Support::Matched | Support::Unmatched => {}
         }
     }
@@ -215,7 +221,8 @@ pub enum Mass {
     Renormalized,
     /// One more entry holds the rest.
     Tail,
-    /// Each summand of the divergence gets `- left + right`, so that left = right is a stationary point (arXiv:2606.30406, eq. 5).
+    /// Each summand of the divergence gets `- left + right`, so that left = right is a stationary point
+    /// (arXiv:2606.30406, eq. 5).
     Generalized,
     /// The bare partial sum.
     Raw,
@@ -230,8 +237,8 @@ pub enum Live {
     Divergence(Divergence),
     /// `live nll(teacher)`: minus the student's log-probability of the role's most probable token. Per token.
     Likelihood { of: Role },
-    /// `live ranking(order: top_k(teacher, 8))`: minus the Plackett-Luce log-likelihood, under the student, of the order in which
-    /// the support's role ranks its entries. Per token.
+    /// `live ranking(order: top_k(teacher, 8))`: minus the Plackett-Luce log-likelihood, under the student,
+    /// of the order in which the support's role ranks its entries. Per token.
     Ranking { order: Support },
     /// A pair of completions of one prompt. Per group.
     Preference(Rc<Preference>),
@@ -253,7 +260,8 @@ pub struct Preference {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum PreferenceKind {
-    /// -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected)) against the reference (arXiv:2305.18290).
+    /// -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected)) against the reference
+    /// (arXiv:2305.18290).
     Dpo { beta: Formula },
     /// -log sigmoid(score of chosen - score of rejected)
     BradleyTerry,
@@ -262,7 +270,9 @@ pub enum PreferenceKind {
 impl Live {
     pub fn axis(&self) -> Axis {
         match self {
-            Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => part.axis(),
+            Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => {
+                part.axis()
+            }
             Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } => Axis::Token,
             Live::Preference(_) => Axis::Group,
         }
@@ -272,7 +282,10 @@ impl Live {
         match self {
             Live::Part(part) => part.unit(),
             Live::Divergence(divergence) => divergence.unit(),
-            Live::Likelihood { .. } | Live::Ranking { .. } | Live::Preference(_) | Live::BinaryCrossEntropy { .. } => Unit::Nats,
+            Live::Likelihood { .. }
+            | Live::Ranking { .. }
+            | Live::Preference(_)
+            | Live::BinaryCrossEntropy { .. } => Unit::Nats,
             Live::SquaredError { .. } => Unit::Number,
         }
     }

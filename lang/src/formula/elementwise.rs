@@ -1,8 +1,8 @@
-//! The definition of every elementwise function, in f64. Constants are folded with these, the interpreter calls them; generated code
-//! calls those without a machine instruction and computes the others the same way.
+//! The definition of every elementwise function, in f64. Constants are folded with these, the interpreter
+//! calls them; generated code calls those without a machine instruction and computes the others the same way.
 //!
-//! Transcendental functions come from `libm`, not from the system: its code is the same on every machine, so results are
-//! too. Single precision is double precision rounded once.
+//! Transcendental functions come from `libm`, not from the system: its code is the same on every machine, so
+//! results are too. Single precision is double precision rounded once.
 
 use super::Function;
 
@@ -52,7 +52,11 @@ pub fn apply(function: Function, operands: &[f64]) -> f64 {
                 otherwise
             }
         }
-        _ => unreachable!("a checked graph gives {function:?} {} operands, not {}", function.operands(), operands.len()),
+        _ => unreachable!(
+            "a checked graph gives {function:?} {} operands, not {}",
+            function.operands(),
+            operands.len()
+        ),
     }
 }
 
@@ -78,7 +82,8 @@ mod tests {
 
     #[test]
     fn transcendental_functions_are_those_of_every_machine() {
-        // The system's library and `libm` differ in the last bit somewhere here, so that a call of the former would show.
+        // The system's library and `libm` differ in the last bit somewhere here, so that a call of the former
+        // would show.
         let (mut x, mut differing) = (-700.0f64, 0);
         while x < 700.0 {
             let positive = x.abs() + 1e-3;
@@ -89,9 +94,18 @@ mod tests {
                 (Function::Tanh, vec![x / 100.0], libm::tanh(x / 100.0), (x / 100.0).tanh()),
                 (Function::Cos, vec![x], libm::cos(x), x.cos()),
                 (Function::Sigmoid, vec![x], 1.0 / (1.0 + libm::exp(-x)), 1.0 / (1.0 + (-x).exp())),
-                (Function::Power, vec![positive, x / 300.0], libm::pow(positive, x / 300.0), positive.powf(x / 300.0)),
+                (
+                    Function::Power,
+                    vec![positive, x / 300.0],
+                    libm::pow(positive, x / 300.0),
+                    positive.powf(x / 300.0),
+                ),
             ] {
-                assert_eq!(apply(function, &operands).to_bits(), wanted.to_bits(), "{function:?} of {operands:?}");
+                assert_eq!(
+                    apply(function, &operands).to_bits(),
+                    wanted.to_bits(),
+                    "{function:?} of {operands:?}"
+                );
                 differing += usize::from(wanted.to_bits() != system.to_bits());
             }
             x += 0.37;

@@ -1,7 +1,7 @@
 //! Typed formulas: what a term, weight or selection computes, with the unit and axis of every part.
 //!
-//! A formula is a tree with shared parts (`let` binds once, is read often). Names, functions and constants are gone:
-//! the checker has resolved, inlined and evaluated them.
+//! A formula is a tree with shared parts (`let` binds once, is read often). Names, functions and constants
+//! are gone: the checker has resolved, inlined and evaluated them.
 
 mod decided;
 mod divergences;
@@ -82,8 +82,17 @@ pub enum Axis {
 
 impl Axis {
     /// Coarse to fine.
-    pub const ALL: &'static [Axis] =
-        &[Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token, Axis::Vocab];
+    pub const ALL: &'static [Axis] = &[
+        Axis::Run,
+        Axis::Batch,
+        Axis::Domain,
+        Axis::Group,
+        Axis::Sequence,
+        Axis::Turn,
+        Axis::Block,
+        Axis::Token,
+        Axis::Vocab,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -105,7 +114,8 @@ impl Axis {
 pub enum Adaptive {
     /// The first value; the next one when the condition holds, which is looked at every `every` steps.
     Ladder { values: Vec<f64>, advance_if: Formula, every: u32 },
-    /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise the discounted `gain` (arXiv:2605.11458).
+    /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise the discounted `gain`
+    /// (arXiv:2605.11458).
     Learned { gain: Formula, hold: u32, discount: f64 },
 }
 
@@ -130,7 +140,8 @@ pub struct FormulaNode {
     depth: u32,
 }
 
-/// What a parameter's type promises of a number that moves: it is looked at again where the length of the run is known.
+/// What a parameter's type promises of a number that moves: it is looked at again where the length of the run
+/// is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Declared {
     /// `w: fraction`
@@ -152,16 +163,17 @@ pub enum FormulaKind {
         function: Function,
         operands: Vec<Formula>,
     },
-    /// Puts the elements of the argument's axis together within each element of `over`, which is this formula's axis. With
-    /// `among`, only those where it is true; with `on`, those of another rollout of the same prompts.
+    /// Puts the elements of the argument's axis together within each element of `over`, which is this
+    /// formula's axis. With `among`, only those where it is true; with `on`, those of another rollout of
+    /// the same prompts.
     Reduce {
         reduction: Reduction,
         operand: Formula,
         among: Option<Formula>,
         on: Option<Rc<Rollout>>,
     },
-    /// Compares elements of the argument's axis within each element of `over`. With `among`, only those where it is true; the
-    /// others' value is 0.
+    /// Compares elements of the argument's axis within each element of `over`. With `among`, only those where
+    /// it is true; the others' value is 0.
     Statistic {
         statistic: Statistic,
         operand: Formula,
@@ -178,7 +190,8 @@ pub enum FormulaKind {
         memory: Memory,
         operand: Formula,
     },
-    /// `softmax(x, across: panel, missing: uniform)`: one member's share among all members' values, of those where `among` holds.
+    /// `softmax(x, across: panel, missing: uniform)`: one member's share among all members' values, of those
+    /// where `among` holds.
     Across {
         members: Vec<Formula>,
         among: Vec<Formula>,
@@ -202,15 +215,18 @@ fn parts_of(kind: &FormulaKind) -> Vec<&Formula> {
         FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
         FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
         FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
-        FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
-            divergence.formulas()
+        FormulaKind::Signal(Signal::Divergence(divergence))
+        | FormulaKind::Live(Live::Divergence(divergence)) => divergence.formulas(),
+        FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => {
+            vec![target]
         }
-        FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => vec![target],
         FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
             PreferenceKind::Dpo { beta } => vec![beta],
             PreferenceKind::BradleyTerry => Vec::new(),
         },
-        FormulaKind::Adaptive(Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. }) => {
+        FormulaKind::Adaptive(
+            Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. },
+        ) => {
             vec![formula]
         }
         FormulaKind::Number(_)
@@ -251,7 +267,8 @@ thread_local! {
     static COMPARED: RefCell<HashSet<[*const FormulaNode; 2]>> = RefCell::default();
 }
 
-/// Two parts are compared once, however many paths lead to them: each `let` of a chain may use the last one twice.
+/// Two parts are compared once, however many paths lead to them: each `let` of a chain may use the last one
+/// twice.
 impl PartialEq for Formula {
     fn eq(&self, other: &Formula) -> bool {
         if Rc::ptr_eq(&self.0, &other.0) {
@@ -281,10 +298,20 @@ impl Formula {
     pub fn new(kind: FormulaKind, unit: Unit, axis: Axis, live: bool, origin: Origin) -> Formula {
         let depth = match &kind {
             FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Variable(_) => 0,
-            FormulaKind::Apply { operands, .. } => operands.iter().map(Formula::depth).max().unwrap_or_default(),
+            FormulaKind::Apply { operands, .. } => {
+                operands.iter().map(Formula::depth).max().unwrap_or_default()
+            }
             other => parts_of(other).into_iter().map(Formula::depth).max().unwrap_or_default(),
         };
-        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared: None, depth: depth.saturating_add(1) }))
+        Formula(Rc::new(FormulaNode {
+            kind,
+            unit,
+            axis,
+            live,
+            origin,
+            declared: None,
+            depth: depth.saturating_add(1),
+        }))
     }
 
     pub fn depth(&self) -> u32 {
@@ -294,9 +321,9 @@ impl Formula {
     /// The same number, held to what a parameter's type promises, and to what was promised of it before.
     pub fn declared(&self, declared: Declared) -> Formula {
         let FormulaNode { kind, unit, axis, live, origin, declared: before, depth } = &*self.0;
-        let (low, high) = before
-            .as_ref()
-            .map_or((declared.low, declared.high), |before| (declared.low.max(before.low), declared.high.min(before.high)));
+        let (low, high) = before.as_ref().map_or((declared.low, declared.high), |before| {
+            (declared.low.max(before.low), declared.high.min(before.high))
+        });
         let declared = Some(Declared { low, high, ..declared });
         let (unit, axis, live, origin, depth) = (*unit, *axis, *live, *origin, *depth);
         Formula(Rc::new(FormulaNode { kind: kind.clone(), unit, axis, live, origin, declared, depth }))
@@ -333,14 +360,15 @@ impl Formula {
         self.0.operands()
     }
 
-    /// Every part, itself included, each once. Shared parts are looked at once: a chain of `let`s that each use the last one
-    /// twice has few parts but very many paths.
+    /// Every part, itself included, each once. Shared parts are looked at once: a chain of `let`s that each
+    /// use the last one twice has few parts but very many paths.
     pub fn parts(&self) -> Vec<&Formula> {
         let mut seen: HashSet<*const FormulaNode> = HashSet::new();
         let mut waiting = vec![self];
         let mut parts: Vec<&Formula> = Vec::new();
         while let Some(formula) = waiting.pop() {
-            // Most formulas are small: looking through the list is quicker than hashing. Only a shared node can come again.
+            // Most formulas are small: looking through the list is quicker than hashing. Only a shared node
+            // can come again.
             let again = Rc::strong_count(&formula.0) > 1
                 && if parts.len() < FEW {
                     parts.iter().any(|part| Rc::ptr_eq(&part.0, &formula.0))

@@ -1,4 +1,5 @@
-//! What formulas are made with: elementwise functions, reductions, statistics, scans, and numbers carried from step to step.
+//! What formulas are made with: elementwise functions, reductions, statistics, scans, and numbers carried
+//! from step to step.
 
 use serde::{Deserialize, Serialize};
 
@@ -123,13 +124,18 @@ impl Reduction {
         Reduction::Quantile { q: 0.5 },
     ];
 
-    /// What it makes of no elements at all, whoever computes it. `all` of none is true, as `any` of none is false; what has no value
-    /// there, such as a mean, is 0, so that a completion without selected tokens adds nothing.
+    /// What it makes of no elements at all, whoever computes it. `all` of none is true, as `any` of none is
+    /// false; what has no value there, such as a mean, is 0, so that a completion without selected tokens
+    /// adds nothing.
     pub const fn of_none(self) -> f64 {
         match self {
             Reduction::All => 1.0,
             Reduction::Sum | Reduction::Mean | Reduction::Count | Reduction::Any => 0.0,
-            Reduction::Minimum | Reduction::Maximum | Reduction::First | Reduction::Last | Reduction::Quantile { .. } => 0.0,
+            Reduction::Minimum
+            | Reduction::Maximum
+            | Reduction::First
+            | Reduction::Last
+            | Reduction::Quantile { .. } => 0.0,
         }
     }
 

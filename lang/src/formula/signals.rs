@@ -136,7 +136,8 @@ pub enum Signal {
         role: Role,
         part: Part,
     },
-    /// A divergence between two distributions at this prefix. Per token, nats; a number where it has no logarithm in it.
+    /// A divergence between two distributions at this prefix. Per token, nats; a number where it has no
+    /// logarithm in it.
     Divergence(Divergence),
     /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
     Overlap {
@@ -163,7 +164,8 @@ pub enum Signal {
     SupportSize {
         support: Support,
     },
-    /// How many of `samples` continuations by the teacher match the student's, as a sum of similarities. Per block, real.
+    /// How many of `samples` continuations by the teacher match the student's, as a sum of similarities. Per
+    /// block, real.
     Agreement {
         role: Role,
         samples: u32,
@@ -292,8 +294,12 @@ impl Signal {
             | Signal::Step
             | Signal::SupportSize { .. }
             | Signal::VocabularySize => Unit::Count,
-            Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => Unit::Real,
-            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
+            Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => {
+                Unit::Real
+            }
+            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => {
+                Unit::Number
+            }
         }
     }
 

@@ -1,12 +1,12 @@
 //! Formulas as an author would write them, for people: normal forms, messages, hover.
 //!
-//! What the checker spelled out is folded back where the language has a word for it (`ratio`). Going from a coarse axis to a
-//! fine one is silent, as in the language.
+//! What the checker spelled out is folded back where the language has a word for it (`ratio`). Going from a
+//! coarse axis to a fine one is silent, as in the language.
 
 use crate::experiment::{Over, Schedule};
 use crate::formula::{
-    Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Memory, Part,
-    PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Support,
+    Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
+    Mass, Memory, Part, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Support,
 };
 
 /// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
@@ -19,13 +19,15 @@ pub fn formula(formula: &Formula, limit: usize) -> String {
     writer.text
 }
 
-/// A formula inside another one's name. Only one level of these is written, so that a long chain of them is no deep stack.
+/// A formula inside another one's name. Only one level of these is written, so that a long chain of them is
+/// no deep stack.
 fn inner(formula: &Formula) -> String {
     let nested = formula.any(|node| match &node.kind {
-        FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
-            !divergence.formulas().is_empty()
-        }
-        FormulaKind::Live(Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } | Live::Preference(_)) => true,
+        FormulaKind::Signal(Signal::Divergence(divergence))
+        | FormulaKind::Live(Live::Divergence(divergence)) => !divergence.formulas().is_empty(),
+        FormulaKind::Live(
+            Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } | Live::Preference(_),
+        ) => true,
         FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.is_some(),
         FormulaKind::Scan { scan: Scan::RewardToGo { .. }, .. } | FormulaKind::Adaptive(_) => true,
         _ => false,
@@ -39,7 +41,9 @@ pub fn signal(signal: &Signal) -> String {
         Signal::Of { role, part } => format!("{}.{}", role.name(), part.name()),
         Signal::Divergence(divergence) => self::divergence(divergence),
         Signal::Overlap { left, right, k } => format!("overlap({}, {}, k: {k})", left.name(), right.name()),
-        Signal::Mass { role, support } => format!("mass({}, support: {})", role.name(), self::support(support)),
+        Signal::Mass { role, support } => {
+            format!("mass({}, support: {})", role.name(), self::support(support))
+        }
         Signal::InNucleus { role, p } => format!("in_nucleus({}, p: {})", role.name(), number(*p)),
         Signal::SupportSize { support } => format!("size({})", self::support(support)),
         Signal::SpanScore { role, span } => format!("score({}, on: span.{})", role.name(), span.name()),
@@ -85,7 +89,8 @@ pub fn live(live: &Live) -> String {
         Live::Likelihood { of } => format!("live nll({})", of.name()),
         Live::Preference(preference) => {
             let (chosen, rejected) = (preference.chosen.source.name(), preference.rejected.source.name());
-            let on = preference.on.as_ref().map(|span| format!(", on: span.{}", span.name())).unwrap_or_default();
+            let on =
+                preference.on.as_ref().map(|span| format!(", on: span.{}", span.name())).unwrap_or_default();
             let pair = format!("chosen: {chosen}(...), rejected: {rejected}(...){on}");
             match &preference.kind {
                 PreferenceKind::Dpo { beta } => format!("live dpo({pair}, beta: {})", inner(beta)),
@@ -96,7 +101,9 @@ pub fn live(live: &Live) -> String {
         Live::SquaredError { part, target, dimensions: of } => {
             format!("live mse(student.{}, {}{})", part.name(), inner(target), dimensions(of))
         }
-        Live::BinaryCrossEntropy { part, target } => format!("live bce(student.{}, {})", part.name(), inner(target)),
+        Live::BinaryCrossEntropy { part, target } => {
+            format!("live bce(student.{}, {})", part.name(), inner(target))
+        }
     }
 }
 
@@ -145,7 +152,8 @@ pub fn distribution(side: &Distribution) -> String {
     match side {
         Distribution::Role(role) => role.name().to_owned(),
         Distribution::Blend(parts) => {
-            let parts: Vec<String> = parts.iter().map(|(share, role)| format!("{}: {}", role.name(), inner(share))).collect();
+            let parts: Vec<String> =
+                parts.iter().map(|(share, role)| format!("{}: {}", role.name(), inner(share))).collect();
             format!("blend({})", parts.join(", "))
         }
         Distribution::Detached(inner) => format!("detached({})", distribution(inner)),
@@ -154,8 +162,9 @@ pub fn distribution(side: &Distribution) -> String {
 
 /// `full`, `top_k(teacher, 64)`
 pub fn support(support: &Support) -> String {
-    let several =
-        |name: &str, parts: &[Support]| format!("{name}({})", parts.iter().map(self::support).collect::<Vec<_>>().join(", "));
+    let several = |name: &str, parts: &[Support]| {
+        format!("{name}({})", parts.iter().map(self::support).collect::<Vec<_>>().join(", "))
+    };
     match support {
         Support::Full => "full".into(),
         Support::TopK { role, k } => format!("top_k({}, {k})", role.name()),
@@ -263,10 +272,13 @@ pub fn schedule(schedule: &Schedule) -> String {
         Schedule::Cosine { from, to, over } => change("cosine", *from, *to, *over),
         Schedule::Exponential { from, to, over } => change("exponential", *from, *to, *over),
         Schedule::Piecewise { pieces } => {
-            let pieces: Vec<String> = pieces.iter().map(|(step, value)| format!("{step} -> {}", number(*value))).collect();
+            let pieces: Vec<String> =
+                pieces.iter().map(|(step, value)| format!("{step} -> {}", number(*value))).collect();
             format!("piecewise([{}])", pieces.join(", "))
         }
-        Schedule::Alternate { values, every } => format!("alternate([{}], every: {every} steps)", numbers(values)),
+        Schedule::Alternate { values, every } => {
+            format!("alternate([{}], every: {every} steps)", numbers(values))
+        }
         Schedule::Warmup { steps, then } => format!("warmup({steps} steps, then: {})", self::schedule(then)),
     }
 }
@@ -289,13 +301,20 @@ fn numbers(values: &[f64]) -> String {
 /// The shortest text that reads back as the number: `0.5`, `3e-6`.
 pub fn number(value: f64) -> String {
     let size = value.abs();
-    if size != 0.0 && size.is_finite() && !(1e-4..1e9).contains(&size) { format!("{value:e}") } else { value.to_string() }
+    if size != 0.0 && size.is_finite() && !(1e-4..1e9).contains(&size) {
+        format!("{value:e}")
+    } else {
+        value.to_string()
+    }
 }
 
-/// `exp(a - b)` of the two log-probabilities that `ratio` stands for, which is not a word of its own once checked.
+/// `exp(a - b)` of the two log-probabilities that `ratio` stands for, which is not a word of its own once
+/// checked.
 pub fn ratio(formula: &Formula) -> Option<&'static str> {
     let FormulaKind::Apply { function: Function::Exp, operands } = &formula.0.kind else { return None };
-    let FormulaKind::Apply { function: Function::Subtract, operands } = &operands.first()?.0.kind else { return None };
+    let FormulaKind::Apply { function: Function::Subtract, operands } = &operands.first()?.0.kind else {
+        return None;
+    };
     let [above, below] = operands.as_slice() else { return None };
     match (&above.0.kind, &below.0.kind) {
         (
@@ -382,7 +401,10 @@ impl Writer {
             FormulaKind::Variable(name) => self.push(name),
             FormulaKind::Reduce { reduction, operand, among, on } => {
                 let rest = format!("{}, over: {}", reduction_arguments(*reduction), formula.axis().name());
-                let on = on.as_ref().map(|rollout| format!(", on: {}(...)", rollout.source.name())).unwrap_or_default();
+                let on = on
+                    .as_ref()
+                    .map(|rollout| format!(", on: {}(...)", rollout.source.name()))
+                    .unwrap_or_default();
                 self.call(reduction.name(), [operand], &(rest + &self::among(among) + &on));
             }
             FormulaKind::Statistic { statistic, operand, over, among } => {
@@ -441,8 +463,8 @@ impl Writer {
         self.push(")");
     }
 
-    /// Operators of one rank: they lean left, so only right operands need brackets around an operator of the same rank. The
-    /// first operand lies at the bottom of a spine that may be very long.
+    /// Operators of one rank: they lean left, so only right operands need brackets around an operator of the
+    /// same rank. The first operand lies at the bottom of a spine that may be very long.
     fn chain(&mut self, formula: &Formula, rank: u8) {
         let mut rest = Vec::new();
         let mut first = formula;
@@ -510,7 +532,10 @@ mod tests {
         ] {
             assert_eq!(formula(&apply(function, &operands), 100), expected);
         }
-        let mean = part(FormulaKind::Reduce { reduction: Reduction::Mean, operand: sum, among: None, on: None }, Axis::Group);
+        let mean = part(
+            FormulaKind::Reduce { reduction: Reduction::Mean, operand: sum, among: None, on: None },
+            Axis::Group,
+        );
         assert_eq!(formula(&mean, 100), "mean(reward + length, over: group)");
         assert_eq!(formula(&mean, 8), "mean(reward + ...");
     }
@@ -521,16 +546,30 @@ mod tests {
         let of = |statistic| {
             formula(
                 &part(
-                    FormulaKind::Statistic { statistic, operand: entropy.clone(), over: Axis::Batch, among: None },
+                    FormulaKind::Statistic {
+                        statistic,
+                        operand: entropy.clone(),
+                        over: Axis::Batch,
+                        among: None,
+                    },
                     Axis::Token,
                 ),
                 100,
             )
         };
-        assert_eq!(of(Statistic::TopFraction { keep: 0.5 }), "top_fraction(student.entropy, keep: 0.5, over: batch)");
-        assert_eq!(of(Statistic::Winsor { upper: 0.98 }), "winsor(student.entropy, upper: 0.98, over: batch)");
+        assert_eq!(
+            of(Statistic::TopFraction { keep: 0.5 }),
+            "top_fraction(student.entropy, keep: 0.5, over: batch)"
+        );
+        assert_eq!(
+            of(Statistic::Winsor { upper: 0.98 }),
+            "winsor(student.entropy, upper: 0.98, over: batch)"
+        );
         let deviation = Deviation::Sample;
-        assert_eq!(of(Statistic::Zscore { deviation }), "zscore(student.entropy, over: batch, deviation: sample)");
+        assert_eq!(
+            of(Statistic::Zscore { deviation }),
+            "zscore(student.entropy, over: batch, deviation: sample)"
+        );
     }
 
     #[test]
@@ -550,7 +589,10 @@ mod tests {
 
     #[test]
     fn numbers_are_short_at_every_size() {
-        assert_eq!([0.5, -5.0, 3e-6, 1e300, 0.0, 1_000_000.0].map(number), ["0.5", "-5", "3e-6", "1e300", "0", "1000000"]);
+        assert_eq!(
+            [0.5, -5.0, 3e-6, 1e300, 0.0, 1_000_000.0].map(number),
+            ["0.5", "-5", "3e-6", "1e300", "0", "1000000"]
+        );
     }
 
     /// Sharing makes few parts stand for very many: the text is cut, and so is the time.
@@ -561,7 +603,10 @@ mod tests {
             shared = apply(Function::Add, &[&shared, &shared]);
         }
         let text = formula(&shared, 60);
-        assert!(text.starts_with("reward + reward + (reward") && text.ends_with("...") && text.len() < 100, "{text}");
+        assert!(
+            text.starts_with("reward + reward + (reward") && text.ends_with("...") && text.len() < 100,
+            "{text}"
+        );
         for _ in 0..20_000 {
             shared = apply(Function::Tanh, &[&shared]);
         }

@@ -48,7 +48,12 @@ pub struct Completion {
 }
 
 /// `libraries` are the modules that a `use` may name; they are asked for in a `use` only.
-pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &dyn Fn() -> Vec<Library>) -> Completion {
+pub fn complete(
+    source: &str,
+    offset: u32,
+    analysis: &Analysis,
+    libraries: &dyn Fn() -> Vec<Library>,
+) -> Completion {
     let context = Context::new(source, offset as usize);
     let replace = Span::new(ENTRY, context.word_start, offset as usize);
     let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
@@ -66,7 +71,9 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &dyn 
             list.add("domain", CandidateKind::Signal, "the domain that is being routed", "", "domain == ", 0);
             list.scope(&context, Takes::Domains);
         }
-        Place::Teacher => list.scope_of(&context, |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Turn)),
+        Place::Teacher => {
+            list.scope_of(&context, |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Turn))
+        }
         Place::Value { takes, callee, given } => {
             if let Some(callee) = callee {
                 arguments(&mut list, &callee, &given);
@@ -91,7 +98,9 @@ struct List<'a> {
 pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
     let uses = analysis.index.uses_in(ENTRY).iter();
     let items = uses.filter_map(|a_use| match a_use.target {
-        Target::Symbol(id) if analysis.index.symbol(id).owner.is_none() => Some((analysis.index.symbol(id).name.clone(), id)),
+        Target::Symbol(id) if analysis.index.symbol(id).owner.is_none() => {
+            Some((analysis.index.symbol(id).name.clone(), id))
+        }
         _ => None,
     });
     items.collect()
@@ -99,7 +108,8 @@ pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
 
 impl List<'_> {
     fn add(&mut self, label: &str, kind: CandidateKind, detail: &str, doc: &str, insert: &str, rank: u8) {
-        let (label, detail, doc, insert) = (label.to_owned(), detail.to_owned(), doc.to_owned(), insert.to_owned());
+        let (label, detail, doc, insert) =
+            (label.to_owned(), detail.to_owned(), doc.to_owned(), insert.to_owned());
         self.candidates.push(Candidate { label, kind, detail, doc, insert, rank });
     }
 
@@ -128,7 +138,9 @@ impl List<'_> {
     fn symbol(&mut self, name: &str, kind: SymbolKind, rank: u8) {
         let known = self.names.get(name).filter(|id| self.analysis.index.symbol(**id).kind == kind);
         let (detail, doc) = match known {
-            Some(id) => (describe::signature(self.analysis, *id), self.analysis.index.symbol(*id).doc.clone()),
+            Some(id) => {
+                (describe::signature(self.analysis, *id), self.analysis.index.symbol(*id).doc.clone())
+            }
             None => (kind.name().to_owned(), String::new()),
         };
         self.add(name, CandidateKind::Symbol(kind), &detail, &doc, name, rank);
@@ -158,7 +170,8 @@ impl List<'_> {
             let symbol = self.analysis.index.symbol(*id);
             (symbol.span.file != ENTRY).then(|| (name.clone(), symbol.kind, false))
         });
-        let hidden = |name: &str, local: bool| !local && context.sees_signals() && vocabulary::signal(name).is_some();
+        let hidden =
+            |name: &str, local: bool| !local && context.sees_signals() && vocabulary::signal(name).is_some();
         own.chain(imported).filter(|(name, _, local)| !hidden(name, *local)).collect()
     }
 }
@@ -179,7 +192,12 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
         Takes::Teacher | Takes::Teachers => matches!(kind, S::Teacher | S::Turn | S::Panel),
         Takes::Template => kind == S::Template,
         Takes::Benchmark | Takes::Benchmarks => kind == S::Eval,
-        Takes::Schedule | Takes::Count | Takes::Number | Takes::Numbers | Takes::Formula | Takes::Condition => {
+        Takes::Schedule
+        | Takes::Count
+        | Takes::Number
+        | Takes::Numbers
+        | Takes::Formula
+        | Takes::Condition => {
             matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
         }
         _ => false,
@@ -235,7 +253,14 @@ fn imports(list: &mut List, path: &[String], libraries: &[Library]) {
             None => {
                 for item in &library.items {
                     let kind = item_kind(&item.signature);
-                    list.add(&item.name, CandidateKind::Symbol(kind), &item.signature, &item.doc, &item.name, 0);
+                    list.add(
+                        &item.name,
+                        CandidateKind::Symbol(kind),
+                        &item.signature,
+                        &item.doc,
+                        &item.name,
+                        0,
+                    );
                 }
             }
         }
@@ -269,7 +294,14 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
         }
         let detail = if key.required { "must be set" } else { "may be left out" };
         let rank = if key.required { 0 } else { 1 };
-        list.add(key.name, CandidateKind::Key, detail, &hover::key_text(key), &format!("{} = ", key.name), rank);
+        list.add(
+            key.name,
+            CandidateKind::Key,
+            detail,
+            &hover::key_text(key),
+            &format!("{} = ", key.name),
+            rank,
+        );
     }
     if owner == "train" {
         list.keyword("trains", "trains name = model { ... }", 0);
@@ -287,7 +319,9 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
 /// The names of the arguments that are not given yet.
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
     let written: Vec<(String, String)> = match (builtins::find(callee), list.names.get(callee)) {
-        (Some(builtin), _) => builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect(),
+        (Some(builtin), _) => {
+            builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect()
+        }
         (None, Some(id)) => describe::written_parameters(list.analysis, *id),
         (None, None) => Vec::new(),
     };
@@ -334,7 +368,9 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
         Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
         Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
         Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),
-        Takes::Domains => list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0),
+        Takes::Domains => {
+            list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0)
+        }
         _ => {}
     }
     let signals = context.sees_signals();

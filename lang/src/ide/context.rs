@@ -1,6 +1,8 @@
-//! Where the cursor is, read off the tokens before it: in which block, at a key or at a value, in which argument of which call.
+//! Where the cursor is, read off the tokens before it: in which block, at a key or at a value, in which
+//! argument of which call.
 //!
-//! The text may be half typed. A line that begins an item ends everything that is still open before it, as in the parser.
+//! The text may be half typed. A line that begins an item ends everything that is still open before it, as in
+//! the parser.
 
 use super::lexer::{Token, TokenKind, lex};
 use crate::check::vocabulary::{self, Takes};
@@ -57,8 +59,9 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     pub fn new(source: &'a str, offset: usize) -> Context<'a> {
         let tokens = lex(source);
-        let under =
-            tokens.iter().position(|token| token.start < offset && offset <= token.end && token.kind != TokenKind::Newline);
+        let under = tokens.iter().position(|token| {
+            token.start < offset && offset <= token.end && token.kind != TokenKind::Newline
+        });
         let mut inert = false;
         let (mut cut, mut word_start) = (tokens.partition_point(|token| token.end <= offset), offset);
         if let Some(index) = under {
@@ -70,7 +73,16 @@ impl<'a> Context<'a> {
                 _ => {}
             }
         }
-        let mut context = Context { source, tokens, cut, word_start, item: 0, open: Vec::new(), settings: Vec::new(), inert };
+        let mut context = Context {
+            source,
+            tokens,
+            cut,
+            word_start,
+            item: 0,
+            open: Vec::new(),
+            settings: Vec::new(),
+            inert,
+        };
         context.open_brackets();
         context
     }
@@ -100,8 +112,10 @@ impl<'a> Context<'a> {
     fn open_brackets(&mut self) {
         let mut line_start = true;
         // The word at the cursor, if there is one, may begin a line too.
-        let at_cursor =
-            self.tokens.get(self.cut).is_some_and(|token| token.start == self.word_start && token.kind == TokenKind::Word);
+        let at_cursor = self
+            .tokens
+            .get(self.cut)
+            .is_some_and(|token| token.start == self.word_start && token.kind == TokenKind::Word);
         for index in 0..self.cut + usize::from(at_cursor) {
             let token = self.tokens[index];
             if line_start && token.kind == TokenKind::Word {
@@ -120,7 +134,10 @@ impl<'a> Context<'a> {
                     // `key =` begins a setting, whatever is open within the block.
                     LineHead::Entry | LineHead::Statement => self.end_statement(index),
                     _ if self.follows_a_value(index) => self.end_statement(index),
-                    _ if self.open.is_empty() && at_margin && words::ITEMS.contains(&token.text(self.source)) => {
+                    _ if self.open.is_empty()
+                        && at_margin
+                        && words::ITEMS.contains(&token.text(self.source)) =>
+                    {
                         self.item = index
                     }
                     _ => {}
@@ -152,7 +169,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Whether a word that begins a line stands right after a value, inside parentheses: there, no value follows another.
+    /// Whether a word that begins a line stands right after a value, inside parentheses: there, no value
+    /// follows another.
     fn follows_a_value(&self, index: usize) -> bool {
         let inside = self.open.last().is_some_and(|open| self.text(*open) != "{");
         let value = self.before(index).is_some_and(|last| match self.kind(last) {
@@ -190,7 +208,8 @@ impl<'a> Context<'a> {
         block.map_or(self.cut, |block| self.segment(*block, self.cut))
     }
 
-    /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's own depth.
+    /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's
+    /// own depth.
     fn segment(&self, open: usize, end: usize) -> usize {
         if self.settings.contains(&(end, open)) {
             return end;
@@ -202,14 +221,18 @@ impl<'a> Context<'a> {
             match self.kind(index) {
                 TokenKind::Open => depth += 1,
                 TokenKind::Close => depth -= 1,
-                TokenKind::Newline if depth == 0 && in_block && self.ends_statement(index) => start = index + 1,
+                TokenKind::Newline if depth == 0 && in_block && self.ends_statement(index) => {
+                    start = index + 1
+                }
                 TokenKind::Sign if depth == 0 && self.text(index) == "," => start = index + 1,
                 // What lies open inside was never closed: the parser takes a new setting for a new statement.
                 TokenKind::Word if self.settings.contains(&(index, open)) => (depth, start) = (0, index),
                 _ => {}
             }
         }
-        (start..end).find(|at| self.kind(*at) != TokenKind::Newline && !self.tokens[*at].is_comment()).unwrap_or(end)
+        (start..end)
+            .find(|at| self.kind(*at) != TokenKind::Newline && !self.tokens[*at].is_comment())
+            .unwrap_or(end)
     }
 
     /// Whether a newline separates: nothing before it waits for more.
@@ -218,7 +241,9 @@ impl<'a> Context<'a> {
             None => true,
             Some(last) => match self.kind(last) {
                 TokenKind::Sign => self.text(last) == ",",
-                TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where"),
+                TokenKind::Word => {
+                    !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where")
+                }
                 _ => true,
             },
         }
@@ -234,7 +259,9 @@ impl<'a> Context<'a> {
         if let Some(last) = self.before(end) {
             if self.is(last, ".") && self.item_keyword() != "use" {
                 let base = self.before(last).map_or("", |base| self.text(base));
-                return if matches!(base, "student" | "teacher" | "sampler" | "reference") && self.sees_signals() {
+                return if matches!(base, "student" | "teacher" | "sampler" | "reference")
+                    && self.sees_signals()
+                {
                     Place::Part
                 } else {
                     Place::Nothing
@@ -263,9 +290,13 @@ impl<'a> Context<'a> {
     }
 
     fn import(&self, end: usize) -> Place {
-        let words = (self.item + 1..end).filter(|at| self.kind(*at) == TokenKind::Word && !self.is(*at, "use"));
+        let words =
+            (self.item + 1..end).filter(|at| self.kind(*at) == TokenKind::Word && !self.is(*at, "use"));
         let brace = self.open.iter().find(|open| self.text(**open) == "{");
-        let path = words.take_while(|at| brace.is_none_or(|brace| at < brace)).map(|at| self.text(at).to_owned()).collect();
+        let path = words
+            .take_while(|at| brace.is_none_or(|brace| at < brace))
+            .map(|at| self.text(at).to_owned())
+            .collect();
         match self.before(end).map(|last| self.text(last)) {
             Some("use" | "." | "{" | ",") => Place::Import { path },
             _ => Place::Nothing,
@@ -275,7 +306,8 @@ impl<'a> Context<'a> {
     fn top_level(&self, end: usize) -> Place {
         let last = self.before(end);
         let waits = last.is_some_and(|last| !self.ends_statement_after(last));
-        let alone = (0..end).rev().take_while(|at| self.kind(*at) != TokenKind::Newline).all(|at| self.is(at, "pub"));
+        let alone =
+            (0..end).rev().take_while(|at| self.kind(*at) != TokenKind::Newline).all(|at| self.is(at, "pub"));
         if alone && !waits {
             return Place::Item;
         }
@@ -298,7 +330,9 @@ impl<'a> Context<'a> {
     fn ends_statement_after(&self, last: usize) -> bool {
         match self.kind(last) {
             TokenKind::Sign => false,
-            TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where"),
+            TokenKind::Word => {
+                !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where")
+            }
             _ => true,
         }
     }
@@ -316,7 +350,11 @@ impl<'a> Context<'a> {
             return head;
         }
         // The block behind the value of a term is the term's.
-        let around = self.open.iter().rposition(|other| *other == open).and_then(|at| Some(self.open[at.checked_sub(1)?]));
+        let around = self
+            .open
+            .iter()
+            .rposition(|other| *other == open)
+            .and_then(|at| Some(self.open[at.checked_sub(1)?]));
         let of_term = |block: usize| self.is(block, "{") && self.is(self.segment(block, open), "term");
         if around.is_some_and(of_term) && !self.is(last, "match") {
             return "term";
@@ -370,7 +408,8 @@ impl<'a> Context<'a> {
             return value(Takes::Formula);
         }
         let keys = vocabulary::keys(owner).unwrap_or_default();
-        let takes = keys.iter().find(|key| key.name == self.text(start)).map_or(Takes::Formula, |key| key.takes);
+        let takes =
+            keys.iter().find(|key| key.name == self.text(start)).map_or(Takes::Formula, |key| key.takes);
         match (takes, self.before(end)) {
             (Takes::Reduce, Some(last)) if last == assigned || self.is(last, "then") => value(takes),
             (_, Some(last)) if last == assigned => value(takes),
@@ -418,7 +457,8 @@ impl<'a> Context<'a> {
                         match words::line_head(self.source, token.start).1 {
                             LineHead::Item if index > self.cut => break,
                             // A setting on a line of its own ends what is still open within the block.
-                            LineHead::Entry => inner.truncate(inner.iter().rposition(|open| *open == "{").map_or(0, |at| at + 1)),
+                            LineHead::Entry => inner
+                                .truncate(inner.iter().rposition(|open| *open == "{").map_or(0, |at| at + 1)),
                             _ => {}
                         }
                     }
@@ -448,7 +488,11 @@ impl<'a> Context<'a> {
         let name = self.text(callee);
         if self.in_reduction(open, depth) {
             let given = self.labels(open);
-            return Place::Value { takes: Takes::Words(vocabulary::AXES), callee: Some(name.to_owned()), given };
+            return Place::Value {
+                takes: Takes::Words(vocabulary::AXES),
+                callee: Some(name.to_owned()),
+                given,
+            };
         }
         if start == end {
             let takes = self.positional(name, self.commas(open, end));
@@ -460,7 +504,9 @@ impl<'a> Context<'a> {
 
     /// Whether this call is a step of a `reduce`.
     fn in_reduction(&self, open: usize, depth: usize) -> bool {
-        let Some(block) = self.open[..depth].iter().rposition(|open| self.text(*open) == "{") else { return false };
+        let Some(block) = self.open[..depth].iter().rposition(|open| self.text(*open) == "{") else {
+            return false;
+        };
         block + 2 == depth
             && self.is(self.segment(self.open[block], open), "reduce")
             && self.owner(self.open[block]) == "objective"
@@ -515,7 +561,9 @@ impl<'a> Context<'a> {
         if last.is_some_and(|last| self.is(last, "in")) {
             return value(Takes::Domains);
         }
-        let touches = open > 0 && self.kind(open - 1) == TokenKind::Word && self.tokens[open - 1].end == self.tokens[open].start;
+        let touches = open > 0
+            && self.kind(open - 1) == TokenKind::Word
+            && self.tokens[open - 1].end == self.tokens[open].start;
         if touches {
             // `expert[math]`; in `model expert[d in domains]` the name is the author's to invent.
             let declares = open >= 2 && matches!(self.text(open - 2), "model" | "teacher" | "let" | "term");

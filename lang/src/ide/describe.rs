@@ -14,7 +14,11 @@ const LONGEST: usize = 110;
 pub fn head(item: &Item, source: &str) -> String {
     let callable = |keyword: &str, name: &str, parameters: &[Parameter]| {
         let listed: Vec<String> = parameters.iter().map(|parameter| written(parameter, source)).collect();
-        if listed.is_empty() { format!("{keyword} {name}") } else { format!("{keyword} {name}({})", listed.join(", ")) }
+        if listed.is_empty() {
+            format!("{keyword} {name}")
+        } else {
+            format!("{keyword} {name}({})", listed.join(", "))
+        }
     };
     match &item.kind {
         ItemKind::Fn { name, parameters, .. } => callable("fn", &name.text, parameters),
@@ -68,7 +72,9 @@ pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
         SymbolKind::LocalLet | SymbolKind::Term | SymbolKind::Trained | SymbolKind::Step => {
             format!("{} {}", symbol.kind.name(), shortened(analysis.sources.text(symbol.extent)))
         }
-        SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => shortened(analysis.sources.text(symbol.extent)),
+        SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => {
+            shortened(analysis.sources.text(symbol.extent))
+        }
         _ => match item(analysis, symbol) {
             Some(item) => head(item, source),
             None => format!("{} {}", symbol.kind.name(), symbol.name),
@@ -78,7 +84,13 @@ pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
 
 /// The item that a symbol was declared by.
 fn item<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Item> {
-    analysis.index.tree(symbol.span.file)?.items.iter().map(Rc::as_ref).find(|item| item.span == symbol.extent)
+    analysis
+        .index
+        .tree(symbol.span.file)?
+        .items
+        .iter()
+        .map(Rc::as_ref)
+        .find(|item| item.span == symbol.extent)
 }
 
 fn parameter<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Parameter> {

@@ -19,7 +19,9 @@ pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
         Target::Symbol(id) => symbol(analysis, id),
         Target::Module(file) => module(analysis, file),
         Target::Builtin(builtin) => builtin_text(builtin),
-        Target::Signal(signal) => format!("{}\n\n{}", code(&format!("{}: {}", signal.name, signal.shape)), signal.doc),
+        Target::Signal(signal) => {
+            format!("{}\n\n{}", code(&format!("{}: {}", signal.name, signal.shape)), signal.doc)
+        }
         Target::Part(part) => format!("{}\n\n{}", code(&format!(".{}: {}", part.name, part.shape)), part.doc),
         Target::Word(word) => format!("`{}`: {}.", word.name, word.doc),
         Target::Key(key) => key_text(key),
@@ -40,7 +42,9 @@ fn symbol(analysis: &Analysis, id: SymbolId) -> String {
     if let Some(worth) = &symbol.worth {
         let known = describe::worth(worth);
         // `a model` says no more than the declaration does.
-        if worth.number.is_some() || !matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher | SymbolKind::Domain) {
+        if worth.number.is_some()
+            || !matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher | SymbolKind::Domain)
+        {
             text += &format!(
                 "\n\n`{}`: {}",
                 symbol.name,

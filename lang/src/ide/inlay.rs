@@ -17,7 +17,10 @@ pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
     let hint = |a_use: &crate::check::index::Use| {
         let crate::check::index::Target::Symbol(id) = a_use.target else { return None };
         let symbol = analysis.index.symbol(id);
-        let worth = symbol.worth.as_ref().filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::Term))?;
+        let worth = symbol
+            .worth
+            .as_ref()
+            .filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::Term))?;
         Some(Inlay { offset: symbol.span.end, text: format!(": {}", describe::unit_and_axis(worth)?) })
     };
     declared.filter_map(hint).collect()

@@ -56,7 +56,9 @@ pub fn lex(source: &str) -> Vec<Token> {
             b'"' => (TokenKind::Text, text_length(rest)),
             b'(' | b'[' | b'{' => (TokenKind::Open, 1),
             b')' | b']' | b'}' => (TokenKind::Close, 1),
-            byte if byte.is_ascii_digit() || (byte == b'.' && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)) => {
+            byte if byte.is_ascii_digit()
+                || (byte == b'.' && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)) =>
+            {
                 (TokenKind::Number, words::number_length(rest.as_bytes()))
             }
             byte if words::is_word_byte(byte) => (TokenKind::Word, words::word_length(rest.as_bytes())),

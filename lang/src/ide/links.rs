@@ -1,4 +1,5 @@
-//! Places of a text that lead somewhere else: files, modules, papers. Read off the tokens, so that half-typed text has them too.
+//! Places of a text that lead somewhere else: files, modules, papers. Read off the tokens, so that half-typed
+//! text has them too.
 
 use super::ENTRY;
 use super::lexer::{TokenKind, lex};
@@ -8,8 +9,8 @@ use crate::source::FileId;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A text, or a word of one, that may name a file: relative to the file it stands in. Whether there is one is the host's to
-    /// know.
+    /// A text, or a word of one, that may name a file: relative to the file it stands in. Whether there is
+    /// one is the host's to know.
     File(String),
     /// The module that a `use` names.
     Module(FileId),
@@ -24,7 +25,8 @@ pub struct Link {
     pub to: Destination,
 }
 
-/// Every link of the entry file, in order. Candidates for files may overlap: a whole text comes before its words.
+/// Every link of the entry file, in order. Candidates for files may overlap: a whole text comes before its
+/// words.
 pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
     let mut found: Vec<Link> = Vec::new();
     let link = |start: usize, end: usize, to| Link { start: start as u32, end: end as u32, to };
@@ -34,7 +36,9 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
             TokenKind::Comment | TokenKind::Doc => found.extend(papers(token.start, text)),
             TokenKind::Text => {
                 found.extend(papers(token.start, text));
-                let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { continue };
+                let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
+                    continue;
+                };
                 // What an escape stands for is no part of a path that anyone writes.
                 if inside.is_empty() || inside.contains('\\') {
                     continue;
@@ -52,7 +56,9 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
         }
     }
     found.extend(analysis.index.uses_in(ENTRY).iter().filter_map(|a_use| match a_use.target {
-        Target::Module(file) => Some(Link { start: a_use.span.start, end: a_use.span.end, to: Destination::Module(file) }),
+        Target::Module(file) => {
+            Some(Link { start: a_use.span.start, end: a_use.span.end, to: Destination::Module(file) })
+        }
         _ => None,
     }));
     found.sort_by_key(|link| (link.start, std::cmp::Reverse(link.end)));
@@ -87,9 +93,9 @@ mod tests {
 
     #[test]
     fn files_modules_and_papers_are_links() {
-        let text = "// é arXiv:2606.30406v12, arXiv: 2402.0330 and arxiv:26, 1234.56789\nuse std.opd.mopd\n\
-                    domain a { prompts = \"data/a b.jsonl\", reward = command(\"python3 ./verify.py\") }\n\
-                    let x = \"a\\n.b\"\nlet y = \"open.";
+        let text = "// é arXiv:2606.30406v12, arXiv: 2402.0330 and arxiv:26, 1234.56789\nuse \
+                    std.opd.mopd\ndomain a { prompts = \"data/a b.jsonl\", reward = command(\"python3 \
+                    ./verify.py\") }\nlet x = \"a\\n.b\"\nlet y = \"open.";
         let found = links(text, &check(text));
         let shown: Vec<(&str, &Destination)> =
             found.iter().map(|link| (&text[link.start as usize..link.end as usize], &link.to)).collect();

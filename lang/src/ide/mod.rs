@@ -1,8 +1,8 @@
-//! What editors ask for, as plain data with byte offsets. Every feature is a function over a text and its [`Analysis`]; the
-//! protocol that carries the answers is the host's affair.
+//! What editors ask for, as plain data with byte offsets. Every feature is a function over a text and its
+//! [`Analysis`]; the protocol that carries the answers is the host's affair.
 //!
-//! What needs meaning (definitions, renames, hover) reads the analysis. What must work while a line is half typed (completion,
-//! signatures) reads the tokens before the cursor, and the analysis only for explanations.
+//! What needs meaning (definitions, renames, hover) reads the analysis. What must work while a line is half
+//! typed (completion, signatures) reads the tokens before the cursor, and the analysis only for explanations.
 
 mod complete;
 mod context;
@@ -64,8 +64,16 @@ impl Library {
         let (tree, _) = parse(ENTRY, text);
         let items = tree.items.iter().filter(|item| item.public).filter_map(|item| {
             let name = crate::check::declared_name(&item.kind)?;
-            Some(LibraryItem { name: name.text.clone(), doc: item.doc.clone(), signature: describe::head(item, text) })
+            Some(LibraryItem {
+                name: name.text.clone(),
+                doc: item.doc.clone(),
+                signature: describe::head(item, text),
+            })
         });
-        Library { path: path.iter().map(|&segment| segment.to_owned()).collect(), doc: tree.doc.clone(), items: items.collect() }
+        Library {
+            path: path.iter().map(|&segment| segment.to_owned()).collect(),
+            doc: tree.doc.clone(),
+            items: items.collect(),
+        }
     }
 }

@@ -40,7 +40,12 @@ pub fn declared_target(analysis: &Analysis, file: FileId, offset: u32) -> Option
 
 /// Every place of the analysis that names a symbol; its declaration among them if asked for.
 pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> Vec<Span> {
-    analysis.index.places(id).filter(|place| with_declaration || !place.declares).map(|place| place.span).collect()
+    analysis
+        .index
+        .places(id)
+        .filter(|place| with_declaration || !place.declares)
+        .map(|place| place.span)
+        .collect()
 }
 
 /// The uses within the file, of a symbol or of any other word with a meaning. The flag marks the declaration.

@@ -23,7 +23,11 @@ pub fn folds(source: &str) -> Vec<Fold> {
     let tokens = lex(source);
     let mut found: Vec<Fold> = pairs(source, &tokens)
         .into_iter()
-        .map(|(open, close)| Fold { start: tokens[open].end, end: tokens[close].start, kind: FoldKind::Region })
+        .map(|(open, close)| Fold {
+            start: tokens[open].end,
+            end: tokens[close].start,
+            kind: FoldKind::Region,
+        })
         .collect();
     found.extend(runs(&tokens, FoldKind::Comment, |line| line.iter().all(|token| token.is_comment())));
     found.extend(runs(&tokens, FoldKind::Imports, |line| line[0].text(source) == "use"));
@@ -74,12 +78,14 @@ fn pairs(source: &str, tokens: &[Token]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Ever larger ranges around an offset: the token, its line, the insides of brackets, with the brackets, the item, the file.
+/// Ever larger ranges around an offset: the token, its line, the insides of brackets, with the brackets, the
+/// item, the file.
 pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     let tokens = lex(source);
     let mut ranges = Vec::new();
-    if let Some(token) =
-        tokens.iter().find(|token| token.start <= offset && offset <= token.end && token.kind != TokenKind::Newline)
+    if let Some(token) = tokens
+        .iter()
+        .find(|token| token.start <= offset && offset <= token.end && token.kind != TokenKind::Newline)
     {
         ranges.push((token.start, token.end));
     }
@@ -106,7 +112,8 @@ pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     growing
 }
 
-/// From a line that begins at the margin to the last line before the next such: comments above belong to the item.
+/// From a line that begins at the margin to the last line before the next such: comments above belong to the
+/// item.
 fn item_around(source: &str, offset: usize) -> (usize, usize) {
     let begins = |line: &str| line.starts_with(|character: char| character.is_ascii_alphabetic());
     let mut start = 0;

@@ -13,7 +13,9 @@ pub struct RenameProblem(pub String);
 /// The symbol at an offset and the name's place there.
 pub fn renameable(analysis: &Analysis, offset: u32) -> Result<(SymbolId, Span), RenameProblem> {
     let problem = |text: &str| Err(RenameProblem(text.to_owned()));
-    let Some(found) = analysis.index.at(ENTRY, offset) else { return problem("there is no name here that could be changed") };
+    let Some(found) = analysis.index.at(ENTRY, offset) else {
+        return problem("there is no name here that could be changed");
+    };
     let Some(id) = declared_target(analysis, ENTRY, offset) else {
         return problem("this word is part of the language: its name can't be changed");
     };
@@ -24,11 +26,14 @@ pub fn renameable(analysis: &Analysis, offset: u32) -> Result<(SymbolId, Span), 
     Ok((id, found.span))
 }
 
-/// Whether a symbol can get a name, as far as this analysis sees: in every file that uses it, nothing else may have that name.
+/// Whether a symbol can get a name, as far as this analysis sees: in every file that uses it, nothing else
+/// may have that name.
 pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<(), RenameProblem> {
     let bytes = new.as_bytes();
     if bytes.is_empty() || words::word_length(bytes) != bytes.len() || bytes[0].is_ascii_digit() {
-        return Err(RenameProblem(format!("`{new}` is no name: a name has letters, digits and `_`, and begins with no digit")));
+        return Err(RenameProblem(format!(
+            "`{new}` is no name: a name has letters, digits and `_`, and begins with no digit"
+        )));
     }
     if words::RESERVED.contains(&new) {
         return Err(RenameProblem(format!("`{new}` is a word of the language")));
@@ -47,11 +52,15 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
         let same_owner = symbol.owner.is_some() && other.owner == symbol.owner;
         let item_of_same_file = other.owner.is_none() && files.contains(&other.span.file);
         // An item that is renamed to the name of a local would be hidden by it there.
-        let local_of_user = symbol.owner.is_none() && other.owner.is_some() && files.contains(&other.span.file);
+        let local_of_user =
+            symbol.owner.is_none() && other.owner.is_some() && files.contains(&other.span.file);
         if other.name == new && (same_owner || item_of_same_file || local_of_user) {
             let (line, _) = analysis.sources.position(other.span.file, other.span.start);
             let path = &analysis.sources.file(other.span.file).path;
-            return Err(RenameProblem(format!("`{new}` is declared already, in line {} of {path}", line + 1)));
+            return Err(RenameProblem(format!(
+                "`{new}` is declared already, in line {} of {path}",
+                line + 1
+            )));
         }
     }
     let imported = analysis.index.ids().filter(|other| analysis.index.symbol(*other).name == new);

@@ -1,5 +1,5 @@
-//! The names that the text declares before and around the cursor, read off the tokens: they are there while the file does not
-//! parse.
+//! The names that the text declares before and around the cursor, read off the tokens: they are there while
+//! the file does not parse.
 
 use super::context::Context;
 use super::lexer::TokenKind;
@@ -33,9 +33,12 @@ fn items<'a>(context: &Context<'a>) -> Vec<Declared<'a>> {
         if first == context.item {
             continue;
         }
-        let at_margin = tokens[first].start == 0 || context.source.as_bytes()[tokens[first].start - 1] == b'\n';
+        let at_margin =
+            tokens[first].start == 0 || context.source.as_bytes()[tokens[first].start - 1] == b'\n';
         let name = name.text(context.source);
-        if let Some(kind) = item_kind(keyword.text(context.source)).filter(|_| at_margin && !words::RESERVED.contains(&name)) {
+        if let Some(kind) =
+            item_kind(keyword.text(context.source)).filter(|_| at_margin && !words::RESERVED.contains(&name))
+        {
             found.push(Declared { name, kind, local: false });
         }
     }
@@ -64,9 +67,11 @@ fn item_kind(keyword: &str) -> Option<SymbolKind> {
 }
 
 fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
-    let words: Vec<usize> = (context.item..context.cut).filter(|at| context.tokens[*at].kind != TokenKind::Newline).collect();
+    let words: Vec<usize> =
+        (context.item..context.cut).filter(|at| context.tokens[*at].kind != TokenKind::Newline).collect();
     let text = |at: usize| words.get(at).map_or("", |index| context.text(*index));
-    let is_word = |at: usize| words.get(at).is_some_and(|index| context.tokens[*index].kind == TokenKind::Word);
+    let is_word =
+        |at: usize| words.get(at).is_some_and(|index| context.tokens[*index].kind == TokenKind::Word);
     let mut add = |name: &'a str, kind| found.push(Declared { name, kind, local: true });
     let statement = context.statement();
     let head = usize::from(text(0) == "pub");
@@ -77,7 +82,9 @@ fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
             match text(at) {
                 "(" | "[" => depth += 1,
                 ")" | "]" => depth -= 1,
-                _ if depth == 1 && is_word(at) && matches!(text(at - 1), "(" | ",") => add(text(at), SymbolKind::Parameter),
+                _ if depth == 1 && is_word(at) && matches!(text(at - 1), "(" | ",") => {
+                    add(text(at), SymbolKind::Parameter)
+                }
                 _ => {}
             }
             body = at;
@@ -98,7 +105,9 @@ fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
             "where" if text(at + 1) == "=" => add(text(at), SymbolKind::Where),
             "for" => add(text(at), SymbolKind::Turn),
             "[" if text(at + 1) == "in" => add(text(at), SymbolKind::Turn),
-            "," if at >= 5 && text(at - 5) == "for" && text(at + 1) == "=" => add(text(at), SymbolKind::Carried),
+            "," if at >= 5 && text(at - 5) == "for" && text(at + 1) == "=" => {
+                add(text(at), SymbolKind::Carried)
+            }
             _ => {}
         }
     }

@@ -46,7 +46,8 @@ pub struct SemanticToken {
 
 /// In order; no token spans a line break.
 pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> {
-    let uses: HashMap<u32, &Use> = analysis.index.uses_in(ENTRY).iter().map(|a_use| (a_use.span.start, a_use)).collect();
+    let uses: HashMap<u32, &Use> =
+        analysis.index.uses_in(ENTRY).iter().map(|a_use| (a_use.span.start, a_use)).collect();
     let tokens = lex(source);
     let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -62,14 +63,23 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
                 None => of_word(
                     token.text(source),
                     next,
-                    at == 0 || tokens[at - 1].kind == TokenKind::Newline || tokens[at - 1].text(source) == "pub",
+                    at == 0
+                        || tokens[at - 1].kind == TokenKind::Newline
+                        || tokens[at - 1].text(source) == "pub",
                 ),
             },
             _ => None,
         };
         let Some((meaning, declares, library)) = meaning else { continue };
         let documentation = token.kind == TokenKind::Doc;
-        found.push(SemanticToken { start: token.start as u32, end: token.end as u32, meaning, declares, library, documentation });
+        found.push(SemanticToken {
+            start: token.start as u32,
+            end: token.end as u32,
+            meaning,
+            declares,
+            library,
+            documentation,
+        });
     }
     found
 }
@@ -81,15 +91,21 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
             let meaning = match symbol.kind {
                 SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence => Meaning::Function,
                 SymbolKind::Objective => Meaning::Class,
-                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => Meaning::Parameter,
+                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => {
+                    Meaning::Parameter
+                }
                 _ => Meaning::Variable,
             };
             (meaning, a_use.declares, analysis.sources.file(symbol.span.file).path.starts_with("std:"))
         }
         Target::Module(_) => (Meaning::Namespace, false, false),
         Target::Builtin(_) => (Meaning::Function, false, true),
-        Target::Signal(_) | Target::Part(_) | Target::Domains | Target::RoutedDomain => (Meaning::Signal, false, true),
-        Target::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => (Meaning::Type, false, true),
+        Target::Signal(_) | Target::Part(_) | Target::Domains | Target::RoutedDomain => {
+            (Meaning::Signal, false, true)
+        }
+        Target::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => {
+            (Meaning::Type, false, true)
+        }
         Target::Word(_) => (Meaning::EnumMember, false, true),
         Target::Key(_) => (Meaning::Property, false, true),
         Target::Field => (Meaning::Property, false, false),
@@ -99,7 +115,9 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
 fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
     let keyword = words::RESERVED.contains(&word) || (begins_line && words::ITEMS.contains(&word));
     let begins = |bytes: &[u8]| next.bytes().next().is_some_and(|first| bytes.contains(&first));
-    let named = begins_line && next.bytes().next().is_some_and(words::is_word_byte) && !words::RESERVED.contains(&next);
+    let named = begins_line
+        && next.bytes().next().is_some_and(words::is_word_byte)
+        && !words::RESERVED.contains(&next);
     let keyword = keyword
         || matches!(word, "route" | "experiment" | "compare" | "sweep" | "match") && begins(b"{\"")
         // What trails a value stands before a name.

@@ -23,12 +23,20 @@ pub fn signature_help(source: &str, offset: u32, analysis: &Analysis) -> Option<
     let name = context.text(callee);
     let (listed, doc): (Vec<(String, String)>, String) = match builtins::find(name) {
         Some(builtin) => {
-            let required = |at: usize, name: &str| if at < builtin.required { name.to_owned() } else { format!("{name}?") };
-            let listed = builtin.parameters.iter().enumerate().map(|(at, name)| ((*name).to_owned(), required(at, name)));
+            let required = |at: usize, name: &str| {
+                if at < builtin.required { name.to_owned() } else { format!("{name}?") }
+            };
+            let listed = builtin
+                .parameters
+                .iter()
+                .enumerate()
+                .map(|(at, name)| ((*name).to_owned(), required(at, name)));
             (listed.collect(), builtin.usage.to_owned())
         }
         None => {
-            let id = *named_items(analysis).get(name).filter(|id| analysis.index.symbol(**id).kind.is_callable())?;
+            let id = *named_items(analysis)
+                .get(name)
+                .filter(|id| analysis.index.symbol(**id).kind.is_callable())?;
             (describe::written_parameters(analysis, id), analysis.index.symbol(id).doc.clone())
         }
     };

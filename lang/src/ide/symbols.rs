@@ -22,7 +22,8 @@ pub struct Outline {
 /// The items of a file in order, each with its parameters, `let`s and terms.
 pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
     let Some(tree) = analysis.index.tree(file) else { return Vec::new() };
-    let ids: Vec<SymbolId> = analysis.index.ids().filter(|id| analysis.index.symbol(*id).span.file == file).collect();
+    let ids: Vec<SymbolId> =
+        analysis.index.ids().filter(|id| analysis.index.symbol(*id).span.file == file).collect();
     let mut outlines = Vec::new();
     for item in &tree.items {
         let unnamed = |name: &str, name_span: Span, keyword: &str| Outline {
@@ -34,8 +35,12 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
             children: Vec::new(),
         };
         match &item.kind {
-            ItemKind::Experiment { name, .. } => outlines.push(unnamed(&name.text, within(name.span, item.span), "experiment")),
-            ItemKind::Compare { name, .. } => outlines.push(unnamed(&name.text, within(name.span, item.span), "compare")),
+            ItemKind::Experiment { name, .. } => {
+                outlines.push(unnamed(&name.text, within(name.span, item.span), "experiment"))
+            }
+            ItemKind::Compare { name, .. } => {
+                outlines.push(unnamed(&name.text, within(name.span, item.span), "compare"))
+            }
             ItemKind::Route(_) => {
                 let keyword = Span { end: (item.span.start + 5).min(item.span.end), ..item.span };
                 outlines.push(unnamed("route", keyword, ""));
@@ -94,7 +99,11 @@ fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
     Outline {
         name: symbol.name.clone(),
         kind: Some(symbol.kind),
-        detail: symbol.worth.as_ref().and_then(super::describe::unit_and_axis).unwrap_or_else(|| symbol.kind.name().to_owned()),
+        detail: symbol
+            .worth
+            .as_ref()
+            .and_then(super::describe::unit_and_axis)
+            .unwrap_or_else(|| symbol.kind.name().to_owned()),
         extent: symbol.extent,
         name_span: within(symbol.span, symbol.extent),
         children: children.map(|child| of_symbol(analysis, child, ids)).collect(),

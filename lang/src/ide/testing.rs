@@ -3,12 +3,16 @@
 use crate::check::{Analysis, analyse};
 use crate::source::SourceFile;
 
-const OPD: &str = "//! Distillation.\n\n/// The sampled token's log-ratio is the advantage.\npub objective mopd(clip_at: nats = 5) {\n  \
-let advantage = clip(teacher.logp - student.logp, -clip_at, clip_at)\n  term distill = -advantage * live student.logp\n  \
-reduce = mean(token) then mean(sequence)\n}\nlet hidden = 1\n";
+const OPD: &str = "//! Distillation.\n\n/// The sampled token's log-ratio is the advantage.\npub objective \
+                   mopd(clip_at: nats = 5) {\n  let advantage = clip(teacher.logp - student.logp, -clip_at, \
+                   clip_at)\n  term distill = -advantage * live student.logp\n  reduce = mean(token) then \
+                   mean(sequence)\n}\nlet hidden = 1\n";
 
-pub const MODULES: &[(&str, &str)] =
-    &[("opd", OPD), ("rl", include_str!("../../../stdlib/rl.mopd")), ("sft", include_str!("../../../stdlib/sft.mopd"))];
+pub const MODULES: &[(&str, &str)] = &[
+    ("opd", OPD),
+    ("rl", include_str!("../../../stdlib/rl.mopd")),
+    ("sft", include_str!("../../../stdlib/sft.mopd")),
+];
 
 /// The text without its cursor, and where that was.
 pub fn cursor(marked: &str) -> (String, u32) {

@@ -62,7 +62,11 @@ fn a_setting_proposes_what_it_takes() {
     let objective = within("objective = mopd(clip_at: 5)", "objective = <CURSOR>");
     assert_eq!(labels(&objective)[..2], ["mine", "mopd"].map(str::to_owned));
     proposes(&within("rollout   = sample(", "rollout = <CURSOR>("), &["sample", "from"], &["adamw"]);
-    proposes(&within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"), &["warmup", "cosine", "longest"], &["teacher"]);
+    proposes(
+        &within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"),
+        &["warmup", "cosine", "longest"],
+        &["teacher"],
+    );
     proposes("domain a { prompts = <CURSOR> }", &[], &["a", "domains"]);
     proposes("objective o { reduce = <CURSOR>", &["mean", "sum"], &["student"]);
     proposes("objective o { reduce = mean(<CURSOR>", &["token", "sequence"], &["student"]);
@@ -75,8 +79,16 @@ fn an_argument_proposes_what_it_takes() {
     proposes(&within("mopd(clip_at: 5)", "mopd(<CURSOR>"), &["clip_at:", "longest"], &[]);
     proposes(&within("on: domains", "on: <CURSOR>"), &["domains", "sort"], &["bytes"]);
     proposes("objective o { let a = zscore(reward, over: <CURSOR>", &["group", "batch"], &["reward"]);
-    proposes("objective o { let a = zscore(reward, over: group, deviation: <CURSOR>", &["sample"], &["reward"]);
-    proposes("objective o { term t = live kl(student || teacher, mass: <CURSOR>", &["generalized"], &["token"]);
+    proposes(
+        "objective o { let a = zscore(reward, over: group, deviation: <CURSOR>",
+        &["sample"],
+        &["reward"],
+    );
+    proposes(
+        "objective o { term t = live kl(student || teacher, mass: <CURSOR>",
+        &["generalized"],
+        &["token"],
+    );
     proposes("objective o { term t = live kl(<CURSOR>", &["student", "teacher"], &["reward"]);
 }
 
@@ -107,7 +119,13 @@ fn an_import_proposes_modules_and_their_items_with_their_docs() {
 
 #[test]
 fn nothing_is_proposed_where_the_author_invents() {
-    for text in ["// mo<CURSOR>", "model <CURSOR>", "let a = \"x<CURSOR>\"", "let a = 1<CURSOR>", "objective o(<CURSOR>"] {
+    for text in [
+        "// mo<CURSOR>",
+        "model <CURSOR>",
+        "let a = \"x<CURSOR>\"",
+        "let a = 1<CURSOR>",
+        "objective o(<CURSOR>",
+    ] {
         assert_eq!(labels(text), [""; 0], "{text}");
     }
 }
@@ -120,7 +138,11 @@ fn an_open_bracket_does_not_hide_the_settings_after_it() {
 
 #[test]
 fn routes_propose_domains_and_teachers() {
-    proposes(&within("route { for d in domains: domain == d -> one[d] }", "route { <CURSOR> }"), &["domain", "for", "else"], &[]);
+    proposes(
+        &within("route { for d in domains: domain == d -> one[d] }", "route { <CURSOR> }"),
+        &["domain", "for", "else"],
+        &[],
+    );
     proposes(&within("domain == d -> one[d]", "domain == <CURSOR>"), &["sort", "d"], &["bytes"]);
     proposes(&within("domain == d -> one[d]", "domain == d -> <CURSOR>"), &["one"], &["start", "clip"]);
 }
@@ -201,33 +223,47 @@ fn the_checker_knows_exactly_the_words_that_are_proposed() {
         words.sort_unstable();
         words.join(", ")
     };
-    let block = |settings: &str| within("  lr        = 1e-3\n}\n\ncompare", &format!("  lr = 1e-3\n}}\n{settings}\ncompare"));
+    let block = |settings: &str| {
+        within("  lr        = 1e-3\n}\n\ncompare", &format!("  lr = 1e-3\n}}\n{settings}\ncompare"))
+    };
     let cases = [
-        (block("model m2 = llama { layers = 1, width = 4, heads = 1, context = 8, tokenizer = zzzzz }"), vocabulary::TOKENIZERS),
+        (
+            block("model m2 = llama { layers = 1, width = 4, heads = 1, context = 8, tokenizer = zzzzz }"),
+            vocabulary::TOKENIZERS,
+        ),
         (block("model m2 = merge([start], base: start) { method = zzzzz }"), vocabulary::MERGES),
         (
             block(
-                "model m2 = sft(start, on: domains) { rollout = from(teacher, sequences: 1, temperature: 1, max_tokens: 2), keep = zzzzz, steps = 1, batch = 1, lr = 1 }",
+                "model m2 = sft(start, on: domains) { rollout = from(teacher, sequences: 1, temperature: 1, \
+                 max_tokens: 2), keep = zzzzz, steps = 1, batch = 1, lr = 1 }",
             ),
             vocabulary::KEEPS,
         ),
         (
             block(
-                "objective o2 { let a = sum(reward, over: zzzzz)\n term t = live student.logp\n reduce = mean(token, over: batch) }",
+                "objective o2 { let a = sum(reward, over: zzzzz)\n term t = live student.logp\n reduce = \
+                 mean(token, over: batch) }",
             ),
             vocabulary::OVER,
         ),
         (
             block(
-                "objective o2 { let a = zscore(reward, over: group, deviation: zzzzz)\n term t = live student.logp\n reduce = mean(token, over: batch) }",
+                "objective o2 { let a = zscore(reward, over: group, deviation: zzzzz)\n term t = live \
+                 student.logp\n reduce = mean(token, over: batch) }",
             ),
             vocabulary::DEVIATIONS,
         ),
         (
-            block("objective o2 { term t = live kl(student || teacher, mass: zzzzz)\n reduce = mean(token, over: batch) }"),
+            block(
+                "objective o2 { term t = live kl(student || teacher, mass: zzzzz)\n reduce = mean(token, \
+                 over: batch) }",
+            ),
             vocabulary::MASSES,
         ),
-        (block("objective o2 { term t = live student.logp\n reduce = zzzzz(token) }"), vocabulary::REDUCTIONS),
+        (
+            block("objective o2 { term t = live student.logp\n reduce = zzzzz(token) }"),
+            vocabulary::REDUCTIONS,
+        ),
     ];
     for (program, words) in cases {
         let program = program.replace("zzzzz", "qqqqqqqqqqqqqqq");
@@ -255,10 +291,14 @@ fn hover_tells_kind_value_and_doc() {
     let mopd = hover_at(&within("objective = mopd", "objective = <CURSOR>mopd")).expect("a hover");
     assert!(mopd.contains("objective mopd(clip_at: nats = 5)") && mopd.contains("From `std.opd`."), "{mopd}");
     let label = hover_at(&within("clip_at: 5", "clip_<CURSOR>at: 5")).expect("a hover");
-    assert!(label.contains("clip_at: nats = 5") && label.contains("Parameter of objective `mopd`."), "{label}");
+    assert!(
+        label.contains("clip_at: nats = 5") && label.contains("Parameter of objective `mopd`."),
+        "{label}"
+    );
     let key = hover_at(&within("prompts   = 2\n", "prom<CURSOR>pts   = 2\n")).expect("a hover");
     assert!(key.contains("Prompts a step"), "{key}");
-    let signal = hover_at(&within("-gap * live student.logp", "-gap * live student.lo<CURSOR>gp")).expect("a hover");
+    let signal =
+        hover_at(&within("-gap * live student.logp", "-gap * live student.lo<CURSOR>gp")).expect("a hover");
     assert!(signal.contains(".logp: logp[token]"), "{signal}");
     let builtin = hover_at(&within("sample(n: 1", "sam<CURSOR>ple(n: 1")).expect("a hover");
     assert!(builtin.contains("sample(n: 1, temperature: 1.0, max_tokens: 24)"), "{builtin}");
@@ -272,8 +312,10 @@ fn hover_tells_kind_value_and_doc() {
 
 #[test]
 fn references_reach_what_the_evaluator_never_visits() {
-    // No domain, so the body is never evaluated; the call has an unknown argument, so its others are not either.
-    let text = "let a<CURSOR> = 1\nstage s(start: model) = for d in domains, m = start: grpo(m, on: d, wrong: 1) { steps = a }\n";
+    // No domain, so the body is never evaluated; the call has an unknown argument, so its others are not
+    // either.
+    let text = "let a<CURSOR> = 1\nstage s(start: model) = for d in domains, m = start: grpo(m, on: d, \
+                wrong: 1) { steps = a }\n";
     let (text, offset) = cursor(text);
     let analysis = check(&text);
     let id = declared_target(&analysis, ENTRY, offset).expect("a symbol");
@@ -324,7 +366,8 @@ compare "x" { models = [base.guide, base], on = [easy], rollout = good }
     places("all", 1);
     let inner = |marked: &str, expected: usize| {
         let (_, offset) = cursor(&text.replacen(&marked.replace("<CURSOR>", ""), marked, 1));
-        let id = declared_target(&analysis, ENTRY, offset).unwrap_or_else(|| panic!("`{marked}` is no symbol"));
+        let id =
+            declared_target(&analysis, ENTRY, offset).unwrap_or_else(|| panic!("`{marked}` is no symbol"));
         assert_eq!(references(&analysis, id, true).len(), expected, "{marked}");
     };
     inner("(mu<CURSOR>ch: fraction", 2);
@@ -398,7 +441,8 @@ fn the_outline_holds_what_has_a_name() {
     let analysis = check(GOOD);
     let outlines = outline(&analysis, ENTRY);
     let names: Vec<&str> = outlines.iter().map(|outline| outline.name.as_str()).collect();
-    let expected = ["tiny", "sort", "base", "start", "expert", "one", "route", "longest", "mine", "student", "tiny"];
+    let expected =
+        ["tiny", "sort", "base", "start", "expert", "one", "route", "longest", "mine", "student", "tiny"];
     assert_eq!(names, expected);
     let mine: Vec<&str> = outlines[8].children.iter().map(|child| child.name.as_str()).collect();
     assert_eq!(mine, ["k", "gap", "distill"]);
@@ -429,19 +473,35 @@ fn words_are_coloured_by_what_they_mean() {
     assert_eq!(meaning("seed"), Some(Meaning::Property));
     assert_eq!(meaning("count = 4"), Some(Meaning::Type));
     assert_eq!(meaning("/// How"), Some(Meaning::Comment));
-    let text = "let match = 1\nlet step = 2\nlet a = match { step > 1 -> match, else -> where(step, 1, 2) } where w = 1\nsweep { step in [1] }\n\
-                model m = train {\n  trains x = y\n  step z { every = 1 }\n  step = 3\n}\nobjective o { reduce = sum(token) by domain { target = 1 } }\n";
+    let text = "let match = 1\nlet step = 2\nlet a = match { step > 1 -> match, else -> where(step, 1, 2) } \
+                where w = 1\nsweep { step in [1] }\nmodel m = train {\n  trains x = y\n  step z { every = 1 \
+                }\n  step = 3\n}\nobjective o { reduce = sum(token) by domain { target = 1 } }\n";
     let tokens = semantic_tokens(text, &check(text));
     let keywords = tokens.iter().filter(|token| token.meaning == Meaning::Keyword);
     let keywords: Vec<&str> = keywords.map(|token| &text[token.start as usize..token.end as usize]).collect();
-    let expected = ["let", "let", "let", "match", "else", "where", "sweep", "in", "model", "trains", "step", "objective", "by"];
+    let expected = [
+        "let",
+        "let",
+        "let",
+        "match",
+        "else",
+        "where",
+        "sweep",
+        "in",
+        "model",
+        "trains",
+        "step",
+        "objective",
+        "by",
+    ];
     assert_eq!(keywords, expected);
 }
 
 #[test]
 fn brackets_comments_and_imports_fold() {
     let text = "// a\n// b\nuse std.opd.mopd\nuse std.rl.grpo_loss\nmodel m = llama {\n  layers = 1\n}\n";
-    let kinds: Vec<(FoldKind, &str)> = folds(text).into_iter().map(|fold| (fold.kind, &text[fold.start..fold.end])).collect();
+    let kinds: Vec<(FoldKind, &str)> =
+        folds(text).into_iter().map(|fold| (fold.kind, &text[fold.start..fold.end])).collect();
     assert_eq!(
         kinds,
         [
@@ -455,7 +515,8 @@ fn brackets_comments_and_imports_fold() {
 #[test]
 fn a_selection_grows_to_the_file() {
     let offset = GOOD.find("longest)").expect("it is there") + 2;
-    let texts: Vec<&str> = selections(GOOD, offset).into_iter().map(|(start, end)| &GOOD[start..end]).collect();
+    let texts: Vec<&str> =
+        selections(GOOD, offset).into_iter().map(|(start, end)| &GOOD[start..end]).collect();
     assert_eq!(texts[0], "longest");
     assert!(texts[1].starts_with("n: 1") && texts[2].starts_with("(n: 1"), "{texts:?}");
     assert!(texts.iter().any(|text| text.starts_with("model student") && text.ends_with('}')), "{texts:?}");

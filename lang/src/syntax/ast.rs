@@ -167,7 +167,8 @@ pub struct Binding {
 pub struct Block {
     pub span: Span,
     pub statements: Vec<Statement>,
-    /// Something in it could not be parsed and has been reported: what seems to be missing may have stood there.
+    /// Something in it could not be parsed and has been reported: what seems to be missing may have stood
+    /// there.
     pub broken: bool,
 }
 
@@ -249,7 +250,8 @@ pub enum ExprKind {
         base: Box<Expr>,
         index: Box<Expr>,
     },
-    /// `grpo(start, on: d) { steps = 120 }`; `block` is the braces after it. A bare `name { ... }` is a call without arguments.
+    /// `grpo(start, on: d) { steps = 120 }`; `block` is the braces after it. A bare `name { ... }` is a call
+    /// without arguments.
     Call {
         callee: Box<Expr>,
         arguments: Vec<Argument>,
@@ -283,7 +285,8 @@ pub enum ExprKind {
         first: Box<Expr>,
         second: Box<Expr>,
     },
-    /// `for d in domains: body`, or, carrying a value from one turn to the next, `for d in domains, m = start: body`
+    /// `for d in domains: body`, or, carrying a value from one turn to the next, `for d in domains, m =
+    /// start: body`
     For {
         index: Box<Index>,
         carried: Option<Box<Carried>>,

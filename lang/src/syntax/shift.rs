@@ -1,7 +1,7 @@
 //! Moving a tree to another place of its file, or to another file.
 //!
-//! Every place that holds a span is named here by an exhaustive pattern: a field that is added to the tree and forgotten here
-//! does not compile.
+//! Every place that holds a span is named here by an exhaustive pattern: a field that is added to the tree
+//! and forgotten here does not compile.
 
 use std::rc::Rc;
 

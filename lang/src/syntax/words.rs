@@ -28,8 +28,10 @@ pub const ITEMS: &[&str] = &[
 pub const PARAMETRIC: &[&str] = &["objective", "fn", "stage", "teacher", "template", "rollout", "divergence"];
 
 /// Words that can't be names.
-pub const RESERVED: &[&str] =
-    &["and", "or", "not", "then", "live", "true", "false", "for", "in", "else", "let", "term", "fn", "use", "pub"];
+pub const RESERVED: &[&str] = &[
+    "and", "or", "not", "then", "live", "true", "false", "for", "in", "else", "let", "term", "fn", "use",
+    "pub",
+];
 
 /// What a line begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +125,12 @@ fn assigns(rest: &str) -> bool {
     rest.starts_with('=') && !rest.starts_with("==")
 }
 
-/// Signs of more than one character, those that begin alike with the longest first; some belong to other languages.
+/// Signs of more than one character, those that begin alike with the longest first; some belong to other
+/// languages.
 pub const SIGNS: &[&str] = &["..=", "->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
 
-/// Length of the number that `bytes` begin with. As in the grammar: what begins like a number is one token, and the parser
-/// judges its shape.
+/// Length of the number that `bytes` begin with. As in the grammar: what begins like a number is one token,
+/// and the parser judges its shape.
 pub fn number_length(bytes: &[u8]) -> usize {
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let mut end = 1;

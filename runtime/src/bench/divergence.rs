@@ -49,7 +49,11 @@ pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
                 let chunked_seconds = started.elapsed().as_secs_f64();
                 // The first run brings code and memory in.
                 if run == 0 {
-                    let gradients = expected.gradients.iter().zip(&got.gradients).map(|(expected, got)| relative(expected, got));
+                    let gradients = expected
+                        .gradients
+                        .iter()
+                        .zip(&got.gradients)
+                        .map(|(expected, got)| relative(expected, got));
                     differences = (relative(&expected.values, &got.values), gradients.fold(0.0, f64::max));
                 } else {
                     plain.push(plain_seconds);
@@ -88,12 +92,15 @@ impl Inputs<'_> {
         tch::manual_seed(1);
         let (tokens, vocabulary) = (i64::from(job.tokens), i64::from(job.vocabulary));
         // Filled in place: nothing of how they were made stays in the process's memory.
-        let random = |shape: [i64; 2], deviation: f64| Tensor::empty(shape, (Kind::Float, device)).normal_(0.0, deviation);
+        let random = |shape: [i64; 2], deviation: f64| {
+            Tensor::empty(shape, (Kind::Float, device)).normal_(0.0, deviation)
+        };
         let width = job.width.map(i64::from);
         let columns = width.unwrap_or(vocabulary);
         let deviation = if width.is_some() { 1.0 } else { 2.0 };
         let (student, teacher) = (random([tokens, columns], deviation), random([tokens, columns], deviation));
-        let matrices = width.map(|width| [(); 2].map(|()| random([vocabulary, width], 2.0 / (width as f64).sqrt())));
+        let matrices =
+            width.map(|width| [(); 2].map(|()| random([vocabulary, width], 2.0 / (width as f64).sqrt())));
         let adjoint = Tensor::full([tokens], 1.0 / tokens as f64, (Kind::Float, device));
         let targets = Tensor::zeros([tokens], (Kind::Int64, device));
         Inputs { job, student, teacher, matrices, adjoint, targets }
@@ -130,7 +137,8 @@ impl Inputs<'_> {
     }
 
     fn chunked(&self, student: Tensor) -> Outcome {
-        let between = |kind, support, mass| Divergence::between(kind, Role::Student, Role::Teacher, support, mass);
+        let between =
+            |kind, support, mass| Divergence::between(kind, Role::Student, Role::Teacher, support, mass);
         let divergence = match self.job.divergence {
             BenchDivergence::Kl => between(DivergenceKind::Kl, Support::Full, Mass::Raw),
             BenchDivergence::Jsd => {
@@ -144,8 +152,11 @@ impl Inputs<'_> {
         };
         let batch = Batch::default();
         let parameters = Parameters { batch: &batch, device: self.adjoint.device() };
-        let primitive =
-            || Primitive::Divergence(parameters.divergence(&divergence).expect("all parameters of the divergence are numbers"));
+        let primitive = || {
+            Primitive::Divergence(
+                parameters.divergence(&divergence).expect("all parameters of the divergence are numbers"),
+            )
+        };
         let logits = |rows: Tensor, matrix: Option<&Tensor>| match matrix {
             None => Logits::Given(rows),
             Some(matrix) => Logits::projected(&rows, matrix),

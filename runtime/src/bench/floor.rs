@@ -1,24 +1,29 @@
-//! The least time that a step of on-policy distillation can take on a machine, counted from the shapes of its models.
+//! The least time that a step of on-policy distillation can take on a machine, counted from the shapes of its
+//! models.
 //!
-//! A step is a list of phases, of which none can begin before the one in front of it is done. A phase takes at least as long as
-//! its products take at the machine's best rate, and at least as long as what it must read and write takes at the rate of
-//! memory: `max(flops / rate, bytes / memory)`, as in the roofline model (Williams, Waterman and Patterson 2009,
-//! doi:10.1145/1498765.1498785). What is counted is what no program can leave out without computing something else:
+//! A step is a list of phases, of which none can begin before the one in front of it is done. A phase takes
+//! at least as long as its products take at the machine's best rate, and at least as long as what it must
+//! read and write takes at the rate of memory: `max(flops / rate, bytes / memory)`, as in the roofline model
+//! (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785). What is counted is what no program
+//! can leave out without computing something else:
 //!
-//! - `N`, the numbers in all matrices of the layers; of experts, those of the ones that a token uses. A token that goes through
-//!   the layers takes `2 N` operations.
+//! - `N`, the numbers in all matrices of the layers; of experts, those of the ones that a token uses. A token
+//!   that goes through the layers takes `2 N` operations.
 //! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
 //! - The output matrix, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
-//! - The way back of a layer is two products for each on the way there, one for its input and one for its matrix; with an
-//!   adapter, one for its input, and two for each of the adapter's. The output matrix likewise.
-//! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has read it again.
+//! - The way back of a layer is two products for each on the way there, one for its input and one for its
+//!   matrix; with an adapter, one for its input, and two for each of the adapter's. The output matrix
+//!   likewise.
+//! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has
+//!   read it again.
 //! - Keys and values of all tokens so far are read for each that is written.
-//! - AdamW reads and writes the number and both moments, all in single precision, and reads the gradient: 28 bytes a number, and
-//!   26 where models compute in half precision, which is a half of the number and no copy of it.
+//! - AdamW reads and writes the number and both moments, all in single precision, and reads the gradient: 28
+//!   bytes a number, and 26 where models compute in half precision, which is a half of the number and no copy
+//!   of it.
 //!
-//! Not counted: norms, activations, softmax, sampling, embeddings, activations that leave the caches, the gradient's own way
-//! through memory. So the floor can't be reached, and a small model whose weights stay in the caches can be below it, since its
-//! weights do not come from memory.
+//! Not counted: norms, activations, softmax, sampling, embeddings, activations that leave the caches, the
+//! gradient's own way through memory. So the floor can't be reached, and a small model whose weights stay in
+//! the caches can be below it, since its weights do not come from memory.
 
 use std::path::Path;
 
@@ -83,7 +88,8 @@ impl Matrices {
                 false => {}
             }
         }
-        let choices = config.experts.as_ref().map_or(1.0, |experts| experts.count as f64 / experts.per_token as f64);
+        let choices =
+            config.experts.as_ref().map_or(1.0, |experts| experts.count as f64 / experts.per_token as f64);
         let output = (config.vocabulary * config.width) as f64;
         Matrices { used: plain + experts / choices, plain, experts, choices, output }
     }
@@ -95,7 +101,8 @@ impl Matrices {
     }
 }
 
-/// Operations of attention in all layers, where tokens at the places `from..to` look back at what is before them.
+/// Operations of attention in all layers, where tokens at the places `from..to` look back at what is before
+/// them.
 fn attention(config: &Config, from: f64, to: f64) -> f64 {
     let width = (config.heads * config.head_width) as f64;
     config.attention.iter().map(|layer| 4.0 * width * seen(from, to, layer.window)).sum()
@@ -120,14 +127,26 @@ pub enum Updated {
 }
 
 /// What a step does. `teachers` are the models that score, each with its part of the sequences.
-pub fn phases(student: &Config, teachers: &[(&Config, f64)], tokens: &Tokens, updated: Updated, dtype: Dtype) -> Vec<Phase> {
+pub fn phases(
+    student: &Config,
+    teachers: &[(&Config, f64)],
+    tokens: &Tokens,
+    updated: Updated,
+    dtype: Dtype,
+) -> Vec<Phase> {
     let Tokens { sequences, groups, prompt, completion } = *tokens;
     let bytes = match dtype {
         Dtype::Float32 => 4.0,
         Dtype::Bfloat16 => 2.0,
     };
     let own = Matrices::of(student);
-    let phase = |part, name: &str, times: f64, flops: f64, bytes: f64| Phase { part, name: name.to_owned(), times, flops, bytes };
+    let phase = |part, name: &str, times: f64, flops: f64, bytes: f64| Phase {
+        part,
+        name: name.to_owned(),
+        times,
+        flops,
+        bytes,
+    };
     let mut phases = Vec::new();
 
     let prompts = groups * prompt;
@@ -142,12 +161,17 @@ pub fn phases(student: &Config, teachers: &[(&Config, f64)], tokens: &Tokens, up
     let written = (completion - 1.0).max(0.0);
     if written > 0.0 {
         let key_value = 2.0 * (student.key_value_heads * student.head_width) as f64;
-        let cached: f64 = student.attention.iter().map(|layer| key_value * seen(prompt, tokens.length(), layer.window)).sum();
+        let cached: f64 = student
+            .attention
+            .iter()
+            .map(|layer| key_value * seen(prompt, tokens.length(), layer.window))
+            .sum();
         phases.push(phase(
             StepPart::Rollout,
             "one more token for every sequence",
             written,
-            sequences * (2.0 * (own.used + own.output) + attention(student, prompt, tokens.length()) / written),
+            sequences
+                * (2.0 * (own.used + own.output) + attention(student, prompt, tokens.length()) / written),
             bytes * (own.read(sequences) + own.output + sequences * cached / written),
         ));
     }
@@ -159,7 +183,13 @@ pub fn phases(student: &Config, teachers: &[(&Config, f64)], tokens: &Tokens, up
     for (config, share) in teachers {
         let matrices = Matrices::of(config);
         let read = matrices.read(share * sequences * tokens.length()) + matrices.output;
-        phases.push(phase(StepPart::Scoring, "a teacher", 1.0, forward(config, &matrices, *share), bytes * read));
+        phases.push(phase(
+            StepPart::Scoring,
+            "a teacher",
+            1.0,
+            forward(config, &matrices, *share),
+            bytes * read,
+        ));
     }
     let through = forward(student, &own, 1.0);
     let read = own.read(sequences * tokens.length()) + own.output;
@@ -181,7 +211,9 @@ pub fn phases(student: &Config, teachers: &[(&Config, f64)], tokens: &Tokens, up
 /// Numbers of an adapter of a model; magnitudes of DoRA, one a row, among them.
 fn numbers(adapter: &Adapter, config: &Config) -> f64 {
     let rank = adapter.rank as usize;
-    let of_layer = |name: &str| name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    let of_layer = |name: &str| {
+        name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok())
+    };
     let adapted = layout(config).into_iter().filter(|entry| {
         let own = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
         let within = match (adapter.layers, of_layer(&entry.name)) {
@@ -192,7 +224,8 @@ fn numbers(adapter: &Adapter, config: &Config) -> f64 {
         within && adapter.targets.iter().any(|target| Some(module(*target)) == own)
     });
     let magnitudes = |rows: usize| if adapter.kind == AdapterKind::Dora { rows } else { 0 };
-    adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) + magnitudes(entry.shape[0])).sum::<usize>() as f64
+    adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) + magnitudes(entry.shape[0])).sum::<usize>()
+        as f64
 }
 
 /// Measures the machine and counts what the first stage that distills asks of it. Emits one event.
@@ -213,7 +246,8 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
         },
         schedule::Work::Evaluate { .. } => None,
     });
-    let (id, train, threads) = distills.ok_or_else(|| wrong("nothing is trained, so that there is nothing to count"))?;
+    let (id, train, threads) =
+        distills.ok_or_else(|| wrong("nothing is trained, so that there is nothing to count"))?;
     let Prefixes::Student { prompts, sampling } = &train.prefixes else {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
@@ -251,13 +285,16 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
         Trainable::Weights { only: None, except } if except.is_empty() => {
             Updated::Weights { numbers: Weights::parameters(student) as f64 }
         }
-        Trainable::Weights { .. } => return Err(wrong("what is counted is training of all weights, or of an adapter")),
+        Trainable::Weights { .. } => {
+            return Err(wrong("what is counted is training of all weights, or of an adapter"));
+        }
         Trainable::Adapter(adapter) => Updated::Adapter { numbers: numbers(adapter, student) },
     };
     // No more teachers than prompts have one at a time.
     teachers.truncate(groups as usize);
     let parts: f64 = teachers.iter().map(|(_, _, part)| part).sum();
-    let teachers: Vec<(&Config, f64)> = teachers.iter().map(|(config, _, part)| (*config, part / parts)).collect();
+    let teachers: Vec<(&Config, f64)> =
+        teachers.iter().map(|(config, _, part)| (*config, part / parts)).collect();
     let phases = phases(student, &teachers, &tokens, updated, plan.experiment.dtype);
 
     // As the layers have them.
@@ -278,9 +315,9 @@ mod tests {
     use crate::model::tests::tiny;
     use crate::model::{Experts, LayerAttention};
 
-    /// 4 wide, two heads of 2 that share their keys and values, 6 wide inside, 10 entries, 2 layers, tied. A layer has
-    /// 16 + 8 + 8 + 16 numbers in attention and 3 x 24 behind it: 120. All layers have 240, the output matrix 40, and five
-    /// normalisations 20.
+    /// 4 wide, two heads of 2 that share their keys and values, 6 wide inside, 10 entries, 2 layers, tied. A
+    /// layer has 16 + 8 + 8 + 16 numbers in attention and 3 x 24 behind it: 120. All layers have 240, the
+    /// output matrix 40, and five normalisations 20.
     fn small() -> Config {
         let (width, heads, key_value_heads, head_width, hidden, vocabulary) = (4, 2, 1, 2, 6, 10);
         Config { width, heads, key_value_heads, head_width, hidden, vocabulary, ..tiny() }
@@ -303,7 +340,8 @@ mod tests {
         let expected = [
             // 3 tokens x 480; 1 + 2 + 3 looks of 16 operations in 2 layers; one prediction of 80.
             (Rollout, 1.0, 1440.0 + 192.0 + 80.0, weights),
-            // 2 sequences x (480 + 80 + 4 looks of 16 in 2 layers); of 4 tokens the keys and values, 2 + 2 numbers in each layer.
+            // 2 sequences x (480 + 80 + 4 looks of 16 in 2 layers); of 4 tokens the keys and values, 2 + 2
+            // numbers in each layer.
             (Rollout, 1.0, 2.0 * (560.0 + 128.0), weights + 4.0 * 2.0 * 32.0),
             // 2 sequences x (4 x 480 + 10 looks of 16 in 2 layers) and 4 predictions.
             (Scoring, 1.0, 2.0 * (1920.0 + 320.0) + 320.0, weights),
@@ -317,7 +355,8 @@ mod tests {
     #[test]
     fn half_precision_halves_what_is_read_and_not_what_is_trained() {
         let config = small();
-        let of = |dtype| phases(&config, &[(&config, 1.0)], &TOKENS, Updated::Weights { numbers: 300.0 }, dtype);
+        let of =
+            |dtype| phases(&config, &[(&config, 1.0)], &TOKENS, Updated::Weights { numbers: 300.0 }, dtype);
         let (single, half) = (of(Dtype::Float32), of(Dtype::Bfloat16));
         for (single, half) in single.iter().zip(&half).take(5) {
             assert_eq!((half.flops, half.bytes), (single.flops, single.bytes / 2.0), "{}", half.name);
@@ -342,14 +381,23 @@ mod tests {
     fn an_adapter_saves_the_way_back_to_the_weights() {
         let config = small();
         let targets = vec![Projection::Query, Projection::Down];
-        let adapter = |kind, layers| Adapter { kind, rank: 3, alpha: 6.0, targets: targets.clone(), layers, dropout: 0.0 };
+        let adapter = |kind, layers| Adapter {
+            kind,
+            rank: 3,
+            alpha: 6.0,
+            targets: targets.clone(),
+            layers,
+            dropout: 0.0,
+        };
         // Query 4 x 4, down 4 x 6.
         assert_eq!(numbers(&adapter(AdapterKind::Lora, None), &config), 2.0 * 3.0 * (8.0 + 10.0));
         assert_eq!(numbers(&adapter(AdapterKind::Lora, Some((1, 1))), &config), 3.0 * (8.0 + 10.0));
         assert_eq!(numbers(&adapter(AdapterKind::Dora, None), &config), 2.0 * (3.0 * (8.0 + 10.0) + 8.0));
         let phases = phases(&config, &[], &TOKENS, Updated::Adapter { numbers: 108.0 }, Dtype::Float32);
-        let update: Vec<f64> = phases.iter().filter(|phase| phase.part == StepPart::Update).map(|phase| phase.flops).collect();
-        // What the student's forward pass takes, attention once more, and two products of 2 x 108 for each of 8 tokens.
+        let update: Vec<f64> =
+            phases.iter().filter(|phase| phase.part == StepPart::Update).map(|phase| phase.flops).collect();
+        // What the student's forward pass takes, attention once more, and two products of 2 x 108 for each of
+        // 8 tokens.
         assert_eq!(update, [4800.0 + 640.0 + 8.0 * 4.0 * 108.0, 0.0]);
         assert_eq!(phases.last().map(|phase| phase.bytes), Some(28.0 * 108.0));
     }
@@ -367,13 +415,17 @@ mod tests {
 
     #[test]
     fn of_experts_a_token_uses_its_own() {
-        let experts = Experts { count: 4, per_token: 2, hidden: 5, normalised: true, layers: vec![true, true] };
+        let experts =
+            Experts { count: 4, per_token: 2, hidden: 5, normalised: true, layers: vec![true, true] };
         let config = Config { experts: Some(experts), ..small() };
         // Attention 48 and the choice 4 x 4 in each layer; an expert has 3 x 20.
         let matrices = Matrices::of(&config);
         assert_eq!((matrices.plain, matrices.experts), (128.0, 480.0));
         assert_eq!(matrices.used, 128.0 + 240.0);
         // One token reads two experts of a layer, two tokens may need all four.
-        assert_eq!([1.0, 2.0, 9.0].map(|tokens| matrices.read(tokens)), [128.0 + 240.0, 128.0 + 480.0, 128.0 + 480.0]);
+        assert_eq!(
+            [1.0, 2.0, 9.0].map(|tokens| matrices.read(tokens)),
+            [128.0 + 240.0, 128.0 + 480.0, 128.0 + 480.0]
+        );
     }
 }

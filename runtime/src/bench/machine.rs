@@ -18,8 +18,8 @@ pub struct Product {
     pub outputs: i64,
 }
 
-/// Time for each kind of product. Rates of a processor's cores change with its temperature and its neighbours: the highest of
-/// several short measurements is the nearest to what it can do.
+/// Time for each kind of product. Rates of a processor's cores change with its temperature and its
+/// neighbours: the highest of several short measurements is the nearest to what it can do.
 const PRODUCTS: Duration = Duration::from_millis(400);
 /// One measurement, in multiplications and additions: long enough for the clock.
 const LEAST: i64 = 1 << 31;

@@ -1,4 +1,5 @@
-//! Files of cells between separators, as spreadsheets write them (RFC 4180): a header, then a row a line. All cells are text.
+//! Files of cells between separators, as spreadsheets write them (RFC 4180): a header, then a row a line. All
+//! cells are text.
 
 use std::collections::HashSet;
 use std::io::BufReader;
@@ -11,7 +12,8 @@ use super::error::{DataError, Place, Problem};
 use super::json::{Json, Object};
 use super::rows::{Take, Wanted, line};
 
-/// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside quotes are text.
+/// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside
+/// quotes are text.
 pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
@@ -43,7 +45,11 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
                 None => Err(DataError::of_file(path, Problem::Empty)),
             };
         }
-        let content = if place == Place::Line(1) { record.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&record) } else { &record };
+        let content = if place == Place::Line(1) {
+            record.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&record)
+        } else {
+            &record
+        };
         if done || content.iter().all(u8::is_ascii_whitespace) {
             continue;
         }

@@ -40,12 +40,14 @@ pub struct Request<'a> {
     pub notes: Option<&'a Path>,
 }
 
-/// The rows of a data source, in the order of its files. Kept as columns of text end to end, of needed fields only.
+/// The rows of a data source, in the order of its files. Kept as columns of text end to end, of needed fields
+/// only.
 #[derive(Debug)]
 pub struct Dataset {
     /// As the author named it, relative to where the command runs.
     pub path: PathBuf,
-    /// Blake3 of the files' content and of what is read of them, in hexadecimal: what the key of a stage adds for its data.
+    /// Blake3 of the files' content and of what is read of them, in hexadecimal: what the key of a stage
+    /// adds for its data.
     pub hash: String,
     files: Vec<PathBuf>,
     /// The number of each file's first row, counted through.
@@ -63,7 +65,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a data source. Every row must have a prompt and the fields that are asked for; it may have any others.
+    /// Reads a data source. Every row must have a prompt and the fields that are asked for; it may have any
+    /// others.
     pub fn read(base: &Path, request: Request) -> Result<Dataset, DataError> {
         let source = request.source;
         let path = super::beside(base, &source.path);
@@ -76,7 +79,11 @@ impl Dataset {
             hashes.push(rows::read(file, wanted, request.notes, &mut |row| reading.take(row))?);
         }
         if reading.places.is_empty() {
-            let problem = if reading.left_out > 0 { Problem::AllLeftOut { rows: reading.left_out } } else { Problem::Empty };
+            let problem = if reading.left_out > 0 {
+                Problem::AllLeftOut { rows: reading.left_out }
+            } else {
+                Problem::Empty
+            };
             return Err(DataError::of_file(&path, problem));
         }
         let plain = DataSource::file(source.path.clone()) == *source;
@@ -84,13 +91,20 @@ impl Dataset {
             [hash] if plain => hash.clone(),
             hashes => {
                 let DataSource { columns, filter, limit, .. } = source;
-                blake3::hash(format!("{hashes:?} {columns:?} {filter:?} {limit:?}").as_bytes()).to_hex().to_string()
+                blake3::hash(format!("{hashes:?} {columns:?} {filter:?} {limit:?}").as_bytes())
+                    .to_hex()
+                    .to_string()
             }
         };
         let files = files.into_iter().map(|file| file.path).collect();
-        reading.finish().map(|kept| Dataset { hash, files, first, path: path.clone(), ..kept }).map_err(|error| {
-            DataError::of_file(&path, Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
-        })
+        reading.finish().map(|kept| Dataset { hash, files, first, path: path.clone(), ..kept }).map_err(
+            |error| {
+                DataError::of_file(
+                    &path,
+                    Problem::Unreadable { cause: format!("no room to keep its rows: {error}") },
+                )
+            },
+        )
     }
 
     /// At least one.
@@ -110,8 +124,8 @@ impl Dataset {
         Some(texts.text(row))
     }
 
-    /// Of a route that was asked for, by its conditions, the arm that each row takes: the first that holds, or the number of
-    /// conditions where none does. None for other routes.
+    /// Of a route that was asked for, by its conditions, the arm that each row takes: the first that holds,
+    /// or the number of conditions where none does. None for other routes.
     pub fn arms(&self, conditions: &[DataFormula]) -> Option<&[u32]> {
         let (_, arms) = self.arms.iter().find(|(known, _)| known == conditions)?;
         Some(arms)
@@ -122,7 +136,8 @@ impl Dataset {
         match &self.rows {
             Some(rows) => serde_json::from_str(rows.text(row)).expect("an object was written"),
             None => {
-                let texts = self.fields.iter().map(|(name, texts)| (name.clone(), Value::from(texts.text(row))));
+                let texts =
+                    self.fields.iter().map(|(name, texts)| (name.clone(), Value::from(texts.text(row))));
                 std::iter::once((PROMPT.to_owned(), Value::from(self.prompt(row)))).chain(texts).collect()
             }
         }
@@ -150,9 +165,15 @@ impl Dataset {
     }
 
     /// A list for every row, made on all cores.
-    pub fn lists<E: From<DataError> + Send>(&self, make: impl Fn(usize) -> Result<Vec<i64>, E> + Sync) -> Result<Lists<i64>, E> {
+    pub fn lists<E: From<DataError> + Send>(
+        &self,
+        make: impl Fn(usize) -> Result<Vec<i64>, E> + Sync,
+    ) -> Result<Lists<i64>, E> {
         let full = |error: std::io::Error| {
-            E::from(DataError::of_file(&self.path, Problem::Unreadable { cause: format!("no room for its tokens: {error}") }))
+            E::from(DataError::of_file(
+                &self.path,
+                Problem::Unreadable { cause: format!("no room for its tokens: {error}") },
+            ))
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut lists = Builder::default();
@@ -160,7 +181,9 @@ impl Dataset {
         for start in (0..self.len()).step_by(BLOCK * cores) {
             let block = |core: usize| {
                 let first = start + core * BLOCK;
-                (first.min(self.len())..(first + BLOCK).min(self.len())).map(&make).collect::<Result<Vec<_>, E>>()
+                (first.min(self.len())..(first + BLOCK).min(self.len()))
+                    .map(&make)
+                    .collect::<Result<Vec<_>, E>>()
             };
             let blocks: Vec<Result<Vec<Vec<i64>>, E>> = if self.len() <= BLOCK {
                 vec![block(0)]
@@ -246,7 +269,17 @@ impl<'a> Reading<'a> {
         let fields = request.fields.iter().map(|_| Builder::default()).collect();
         let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
         let arms = request.routes.iter().map(|_| Vec::new()).collect();
-        Reading { request, columns, left_out: 0, places: Vec::new(), prompts, conversations, fields, rows, arms }
+        Reading {
+            request,
+            columns,
+            left_out: 0,
+            places: Vec::new(),
+            prompts,
+            conversations,
+            fields,
+            rows,
+            arms,
+        }
     }
 
     fn finish(self) -> std::io::Result<Dataset> {
@@ -295,7 +328,8 @@ impl<'a> Reading<'a> {
         let (prompt, conversation) = self.prompt(&row)?;
         for (index, field) in self.request.fields.iter().enumerate() {
             let value = self.value(&row, field.name).ok_or_else(|| self.missing(field.name, &row))?;
-            let wrong = |wanted| Problem::WrongKind { field: field.name.to_owned(), wanted, found: describe(value) };
+            let wrong =
+                |wanted| Problem::WrongKind { field: field.name.to_owned(), wanted, found: describe(value) };
             let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
             if field.kind == Kind::Number && number(&text).is_none() {
                 return Err(wrong("a number"));
@@ -352,7 +386,9 @@ impl<'a> Reading<'a> {
             Some(Json::Bool(truth)) => f64::from(u8::from(*truth)),
             value => value.and_then(as_number).unwrap_or(f64::NAN),
         };
-        let is = |field: &str, wanted: &str| self.value(row, field).and_then(text).is_some_and(|text| text == wanted);
+        let is = |field: &str, wanted: &str| {
+            self.value(row, field).and_then(text).is_some_and(|text| text == wanted)
+        };
         Ok(formula.holds(numeric, is))
     }
 
@@ -379,7 +415,9 @@ impl<'a> Reading<'a> {
             if let Some(value) = self.value(row, name).filter(|value| !value.is_null()) {
                 // Tables have no lists of any structure, so schemas are often kept as JSON text.
                 let value = match value {
-                    Json::String(text) => Json::parse(text).map_err(|error| Problem::not_json(text, &error))?,
+                    Json::String(text) => {
+                        Json::parse(text).map_err(|error| Problem::not_json(text, &error))?
+                    }
                     value => value.clone(),
                 };
                 let (fits, wanted) = match name {
@@ -387,7 +425,11 @@ impl<'a> Reading<'a> {
                     _ => (matches!(value, Json::Array(_)), "a list"),
                 };
                 if !fits {
-                    return Err(Problem::WrongKind { field: name.to_owned(), wanted, found: describe(&value) });
+                    return Err(Problem::WrongKind {
+                        field: name.to_owned(),
+                        wanted,
+                        found: describe(&value),
+                    });
                 }
                 parts.insert(name.to_owned(), value);
             }
@@ -395,7 +437,8 @@ impl<'a> Reading<'a> {
         let prompt = match value {
             Json::String(prompt) => prompt.clone(),
             Json::Array(messages) => {
-                Conversation::new(value, system.as_deref()).map_err(|error| Problem::Chat { error: Box::new(error) })?;
+                Conversation::new(value, system.as_deref())
+                    .map_err(|error| Problem::Chat { error: Box::new(error) })?;
                 parts.insert(MESSAGES.to_owned(), value.clone());
                 last_question(messages)
             }
@@ -407,10 +450,9 @@ impl<'a> Reading<'a> {
 
 /// What was said last that is not the assistant's.
 fn last_question(messages: &[Json]) -> String {
-    let asked = messages
-        .iter()
-        .rev()
-        .find(|message| message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant"));
+    let asked = messages.iter().rev().find(|message| {
+        message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant")
+    });
     match asked.and_then(|message| message.as_object()?.get("content")) {
         Some(Json::String(text)) => text.clone(),
         Some(Json::Null) | None => String::new(),
@@ -423,5 +465,7 @@ fn as_number(value: &Json) -> Option<f64> {
 }
 
 fn keep(texts: &mut Builder<u8>, text: &str) -> Result<(), Problem> {
-    texts.push(text.as_bytes()).map_err(|error| Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
+    texts
+        .push(text.as_bytes())
+        .map_err(|error| Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
 }

@@ -156,8 +156,12 @@ impl fmt::Display for Problem {
             Problem::Unreadable { cause } => write!(f, "cannot read the file: {cause}"),
             Problem::TooLong { mebibytes } => write!(f, "a row of more than {mebibytes} MiB"),
             Problem::Empty => write!(f, "the file has no lines"),
-            Problem::NotUtf8 { column, byte, .. } => write!(f, "not UTF-8 text: byte 0x{byte:02X} at column {column}"),
-            Problem::NotJson { cause, column, line } => write!(f, "not JSON: {cause} at column {column} of {line}"),
+            Problem::NotUtf8 { column, byte, .. } => {
+                write!(f, "not UTF-8 text: byte 0x{byte:02X} at column {column}")
+            }
+            Problem::NotJson { cause, column, line } => {
+                write!(f, "not JSON: {cause} at column {column} of {line}")
+            }
             Problem::NotAnObject { found } => write!(f, "not a JSON object: found {found}"),
             Problem::MissingField { field, present, .. } if present.is_empty() => {
                 write!(f, "the field `{field}` is missing; the object is empty")
@@ -165,8 +169,12 @@ impl fmt::Display for Problem {
             Problem::MissingField { field, present, .. } => {
                 write!(f, "the field `{field}` is missing; found `{}`", present.join("`, `"))
             }
-            Problem::WrongKind { field, wanted, found } => write!(f, "the field `{field}` must be {wanted}; found {found}"),
-            Problem::Conversation { field } => write!(f, "the field `{field}` is a list of messages, but prompts are plain text"),
+            Problem::WrongKind { field, wanted, found } => {
+                write!(f, "the field `{field}` must be {wanted}; found {found}")
+            }
+            Problem::Conversation { field } => {
+                write!(f, "the field `{field}` is a list of messages, but prompts are plain text")
+            }
             Problem::Chat { error } => error.fmt(f),
             Problem::NoTokens => write!(f, "the prompt is empty, and the tokenizer begins it with no token"),
             Problem::Compressed => write!(f, "the file is compressed"),
@@ -176,7 +184,9 @@ impl fmt::Display for Problem {
             }
             Problem::OpenQuote => write!(f, "a quote is opened and never closed"),
             Problem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
-            Problem::CellCount { found, header } => write!(f, "the row has {found} cells, the header {header}"),
+            Problem::CellCount { found, header } => {
+                write!(f, "the row has {found} cells, the header {header}")
+            }
             Problem::AllLeftOut { rows } => write!(f, "the filter holds in none of its {rows} rows"),
             Problem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
             Problem::NoMatch => write!(f, "no file matches the pattern"),
@@ -185,7 +195,9 @@ impl fmt::Display for Problem {
             Problem::NoSuchSplit { split, present, .. } => {
                 write!(f, "there is no split `{split}`; found `{}`", present.join("`, `"))
             }
-            Problem::ManySplits { present } => write!(f, "the folder has the splits `{}`", present.join("`, `")),
+            Problem::ManySplits { present } => {
+                write!(f, "the folder has the splits `{}`", present.join("`, `"))
+            }
         }
     }
 }
@@ -207,24 +219,32 @@ impl DataError {
                 "its folder does not exist either; paths are relative to the experiment's file".to_owned()
             }
             Problem::Missing { .. } => "paths are relative to the experiment's file".to_owned(),
-            Problem::Unreadable { .. } => "it must be a text file that you may read, with one JSON object a line".to_owned(),
-            Problem::TooLong { .. } => {
-                "each row stands on a line of its own; a quote that is never closed makes one of all".to_owned()
+            Problem::Unreadable { .. } => {
+                "it must be a text file that you may read, with one JSON object a line".to_owned()
             }
-            Problem::Empty => "write one JSON object a line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned(),
+            Problem::TooLong { .. } => "each row stands on a line of its own; a quote that is never closed \
+                                        makes one of all"
+                .to_owned(),
+            Problem::Empty => {
+                "write one JSON object a line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned()
+            }
             Problem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8".to_owned(),
             Problem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
-            Problem::NotJson { .. } => "each line must be one whole JSON object; write line breaks inside text as \\n".to_owned(),
-            Problem::NotAnObject { .. } => {
-                "each line must be one whole JSON object, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned()
+            Problem::NotJson { .. } => {
+                "each line must be one whole JSON object; write line breaks inside text as \\n".to_owned()
             }
+            Problem::NotAnObject { .. } => "each line must be one whole JSON object, such as {\"prompt\": \
+                                            \"2+2=\", \"answer\": \"4\"}"
+                .to_owned(),
             Problem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
             Problem::MissingField { field, .. } => format!("every line needs `{field}`"),
             Problem::WrongKind { field, wanted, .. } => format!("write `{field}` as {wanted}"),
             Problem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
             Problem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
             Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
-            Problem::Compressed => "unpack it first, or save it as parquet, which is compressed by itself".to_owned(),
+            Problem::Compressed => {
+                "unpack it first, or save it as parquet, which is compressed by itself".to_owned()
+            }
             Problem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
             Problem::ColumnKind { column, .. } => {
                 format!("save `{column}` as text, 64-bit numbers, truth values, or lists or structs of them")
@@ -233,12 +253,16 @@ impl DataError {
             Problem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),
             Problem::CellCount { .. } => "put text with separators or line breaks between quotes".to_owned(),
             Problem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
-            Problem::Pattern { .. } | Problem::NoMatch => "paths are relative to the experiment's file".to_owned(),
+            Problem::Pattern { .. } | Problem::NoMatch => {
+                "paths are relative to the experiment's file".to_owned()
+            }
             Problem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
             Problem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),
             Problem::NoSuchSplit { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
             Problem::NoSuchSplit { .. } => "choose one of them".to_owned(),
-            Problem::ManySplits { present } => format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0]),
+            Problem::ManySplits { present } => {
+                format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0])
+            }
         }
     }
 }

@@ -29,7 +29,8 @@ pub enum Layout {
 /// The endings of data files in a folder.
 pub const ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
 
-/// The files of `path`: itself, those that match its pattern, or those of a split of the folder that it is. Sorted by name.
+/// The files of `path`: itself, those that match its pattern, or those of a split of the folder that it is.
+/// Sorted by name.
 pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError> {
     let failed = |problem| DataError::of_file(path, problem);
     let paths = if path.is_dir() {
@@ -38,7 +39,11 @@ pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError
         if let Some(split) = split {
             return Err(failed(Problem::NoSplits { split: split.to_owned() }));
         }
-        if path.exists() || !is_pattern(path) { vec![path.to_owned()] } else { matching(path).map_err(failed)? }
+        if path.exists() || !is_pattern(path) {
+            vec![path.to_owned()]
+        } else {
+            matching(path).map_err(failed)?
+        }
     };
     paths.into_iter().map(|path| Ok(DataFile { layout: layout(&path)?, path })).collect()
 }
@@ -55,8 +60,8 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     if paths.is_empty() { Err(Problem::NoMatch) } else { Ok(paths) }
 }
 
-/// The layout that `datasets` writes and the hub serves: `data/train-00000-of-00002.parquet`, also without the folder or the
-/// numbers, or a folder for each split.
+/// The layout that `datasets` writes and the hub serves: `data/train-00000-of-00002.parquet`, also without
+/// the folder or the numbers, or a folder for each split.
 fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, Problem> {
     let mut splits: Vec<(String, Vec<PathBuf>)> = Vec::new();
     let mut add = |split: String, path: PathBuf| match splits.iter_mut().find(|(known, _)| *known == split) {
@@ -67,7 +72,10 @@ fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, Proble
         for path in entries(&folder) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() && name != "data" {
-                entries(&path).into_iter().filter(|path| is_data(path)).for_each(|path| add(name.clone(), path));
+                entries(&path)
+                    .into_iter()
+                    .filter(|path| is_data(path))
+                    .for_each(|path| add(name.clone(), path));
             } else if is_data(&path) {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 add(split_of(&stem).to_owned(), path);
@@ -96,8 +104,9 @@ fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, Proble
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = folder.read_dir() else { return Vec::new() };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut paths: Vec<_> =
-        paths.filter(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.')).collect();
+    let mut paths: Vec<_> = paths
+        .filter(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'))
+        .collect();
     paths.sort();
     paths
 }
@@ -106,7 +115,9 @@ fn is_data(path: &Path) -> bool {
     // A saved dataset has files of facts beside its data.
     const FACTS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.is_file() && ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && !FACTS.contains(&&*name)
+    path.is_file()
+        && ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+        && !FACTS.contains(&&*name)
 }
 
 fn ending(path: &Path) -> Option<String> {
@@ -131,7 +142,10 @@ fn layout(path: &Path) -> Result<Layout, DataError> {
     Ok(match (&magic[..length], ending(path).as_deref()) {
         (b"PAR1", _) => Layout::Parquet,
         (_, Some("parquet")) => {
-            return Err(DataError::of_file(path, Problem::NotParquet { cause: "it does not begin with PAR1".to_owned() }));
+            return Err(DataError::of_file(
+                path,
+                Problem::NotParquet { cause: "it does not begin with PAR1".to_owned() },
+            ));
         }
         ([0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD] | [b'P', b'K', 3, 4], _) => {
             return Err(DataError::of_file(path, Problem::Compressed));
@@ -158,9 +172,15 @@ mod tests {
         folder
     }
 
-    fn found(folder: &tempfile::TempDir, path: &str, split: Option<&str>) -> Result<Vec<String>, (String, String)> {
-        let files = find(&folder.path().join(path), split).map_err(|error| (error.problem.to_string(), error.help()))?;
-        let name = |file: DataFile| file.path.strip_prefix(folder.path()).unwrap().to_string_lossy().into_owned();
+    fn found(
+        folder: &tempfile::TempDir,
+        path: &str,
+        split: Option<&str>,
+    ) -> Result<Vec<String>, (String, String)> {
+        let files = find(&folder.path().join(path), split)
+            .map_err(|error| (error.problem.to_string(), error.help()))?;
+        let name =
+            |file: DataFile| file.path.strip_prefix(folder.path()).unwrap().to_string_lossy().into_owned();
         Ok(files.into_iter().map(name).collect())
     }
 

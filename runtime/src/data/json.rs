@@ -1,5 +1,5 @@
-//! JSON whose objects keep the order of their members: a model has read the schemas of functions in the order in which people
-//! write them, and templates write them as they come.
+//! JSON whose objects keep the order of their members: a model has read the schemas of functions in the order
+//! in which people write them, and templates write them as they come.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -238,8 +238,9 @@ mod tests {
     #[test]
     fn of_many_members_the_last_of_a_name_counts_at_the_place_of_the_first() {
         for count in [1, Members::FEW - 1, Members::FEW, Members::FEW + 1, 100] {
-            let twice =
-                (0..count).map(|index| format!("\"k{index}\":0")).chain((0..count).map(|index| format!("\"k{index}\":{index}")));
+            let twice = (0..count)
+                .map(|index| format!("\"k{index}\":0"))
+                .chain((0..count).map(|index| format!("\"k{index}\":{index}")));
             let json = Json::parse(&format!("{{{}}}", twice.collect::<Vec<_>>().join(","))).unwrap();
             let once: Vec<_> = (0..count).map(|index| format!("\"k{index}\":{index}")).collect();
             assert_eq!(json.to_string(), format!("{{{}}}", once.join(",")));

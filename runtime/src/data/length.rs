@@ -18,7 +18,9 @@ pub struct Longest {
 impl Longest {
     /// From the length in tokens of every row, in order: the first of equals.
     pub fn of(dataset: &Dataset, target: Option<&str>, lengths: impl Iterator<Item = usize>) -> Longest {
-        let longest = lengths.enumerate().fold((0, 0), |best, (row, tokens)| if tokens > best.1 { (row, tokens) } else { best });
+        let longest = lengths
+            .enumerate()
+            .fold((0, 0), |best, (row, tokens)| if tokens > best.1 { (row, tokens) } else { best });
         let (file, place) = dataset.place(longest.0);
         let tokens = u32::try_from(longest.1).unwrap_or(u32::MAX);
         Longest { file: file.to_owned(), place, target: target.map(str::to_owned), tokens }
@@ -27,7 +29,11 @@ impl Longest {
     /// Whether the sequence, with `completion` tokens more, fits a model's context.
     pub fn fits(&self, completion: u32, context: u32) -> Result<(), ContextError> {
         let needed = self.tokens.saturating_add(completion);
-        if needed <= context { Ok(()) } else { Err(ContextError { sequence: self.clone(), completion, context }) }
+        if needed <= context {
+            Ok(())
+        } else {
+            Err(ContextError { sequence: self.clone(), completion, context })
+        }
     }
 }
 

@@ -21,7 +21,11 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, Data
     loop {
         text.clear();
         let place = Place::Line(number.saturating_add(1));
-        if line(&mut file, &mut text).map_err(unreadable)?.map_err(|problem| DataError::new(path, place, problem))? == 0 {
+        if line(&mut file, &mut text)
+            .map_err(unreadable)?
+            .map_err(|problem| DataError::new(path, place, problem))?
+            == 0
+        {
             return Ok(hasher.finalize().to_hex().to_string());
         }
         hasher.update(&text);

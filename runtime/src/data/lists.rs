@@ -1,4 +1,5 @@
-//! Many short lists, kept end to end: a few bytes a list instead of an allocation, and in a file where they grow large.
+//! Many short lists, kept end to end: a few bytes a list instead of an allocation, and in a file where they
+//! grow large.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,7 +17,8 @@ pub struct Lists<T> {
 #[derive(Debug)]
 enum Items<T> {
     Memory(Vec<T>),
-    /// A file that has no name any more, so nobody else can change it. The system keeps what it has room for in memory.
+    /// A file that has no name any more, so nobody else can change it. The system keeps what it has room for
+    /// in memory.
     File(Mmap),
 }
 
@@ -64,7 +66,9 @@ impl<T: Plain> Builder<T> {
             none => none.insert(tempfile::tempfile()?),
         };
         // SAFETY: the items are integers without gaps, so their memory is initialised bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(self.items.as_ptr().cast::<u8>(), size_of_val(self.items.as_slice())) };
+        let bytes = unsafe {
+            std::slice::from_raw_parts(self.items.as_ptr().cast::<u8>(), size_of_val(self.items.as_slice()))
+        };
         file.write_all(bytes)?;
         self.written += self.items.len() as u64;
         self.items.clear();
@@ -79,7 +83,8 @@ impl<T: Plain> Builder<T> {
         }
         self.write()?;
         let file = self.file.take().expect("the last write left a file");
-        // SAFETY: the file was made without a name and is held here alone, so it does not change while it is mapped.
+        // SAFETY: the file was made without a name and is held here alone, so it does not change while it is
+        // mapped.
         let mapped = unsafe { Mmap::map(&file)? };
         Ok(Lists { items: Items::File(mapped), ends: self.ends })
     }
@@ -104,13 +109,15 @@ impl<T: Plain> Lists<T> {
 
     /// Lengths of all lists, in order.
     pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> {
-        (0..self.len()).map(|index| (self.ends[index] - if index == 0 { 0 } else { self.ends[index - 1] }) as usize)
+        (0..self.len())
+            .map(|index| (self.ends[index] - if index == 0 { 0 } else { self.ends[index - 1] }) as usize)
     }
 
     fn items(&self) -> &[T] {
         match &self.items {
             Items::Memory(items) => items,
-            // SAFETY: a mapping starts at a page, so it is aligned; whole items were written, which are integers without gaps.
+            // SAFETY: a mapping starts at a page, so it is aligned; whole items were written, which are
+            // integers without gaps.
             Items::File(mapped) => unsafe {
                 std::slice::from_raw_parts(mapped.as_ptr().cast::<T>(), mapped.len() / size_of::<T>())
             },
@@ -133,7 +140,8 @@ mod tests {
     fn lists_come_back_from_memory_and_from_a_file() {
         for memory in [usize::MAX, 40] {
             let mut builder = Builder::with_memory(memory);
-            let lists: Vec<Vec<i64>> = (0..200).map(|length| (0..length % 7).map(|item| item - 3).collect()).collect();
+            let lists: Vec<Vec<i64>> =
+                (0..200).map(|length| (0..length % 7).map(|item| item - 3).collect()).collect();
             for list in &lists {
                 builder.push(list).unwrap();
             }

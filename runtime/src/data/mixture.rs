@@ -1,5 +1,6 @@
-//! Which prompts a step trains on: every batch keeps to the domains' shares, and within a domain no prompt comes twice before each has
-//! come once. A stage that trains in epochs visits each prompt of each domain once an epoch: its shares are those of the prompts.
+//! Which prompts a step trains on: every batch keeps to the domains' shares, and within a domain no prompt
+//! comes twice before each has come once. A stage that trains in epochs visits each prompt of each domain
+//! once an epoch: its shares are those of the prompts.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +8,9 @@ use crate::random::{Uniforms, permutation};
 
 /// Draws prompts from several sources by share.
 ///
-/// The share of a source in a batch is rounded by largest remainder, and what rounding gave or took is carried over, so
-/// that after any number of batches a source has had its share to within the number of sources. Within a source, prompts come in
-/// epochs: each prompt once, in random order, then anew.
+/// The share of a source in a batch is rounded by largest remainder, and what rounding gave or took is
+/// carried over, so that after any number of batches a source has had its share to within the number of
+/// sources. Within a source, prompts come in epochs: each prompt once, in random order, then anew.
 #[derive(Clone, Debug)]
 pub struct Mixture {
     sources: Vec<Source>,
@@ -49,7 +50,8 @@ pub struct Draw {
 }
 
 impl Mixture {
-    /// From `(share, number of records)` of each source. Shares are positive and need not sum to 1; no source is empty.
+    /// From `(share, number of records)` of each source. Shares are positive and need not sum to 1; no source
+    /// is empty.
     pub fn new(sources: &[(f64, usize)]) -> Mixture {
         let whole: f64 = sources.iter().map(|(share, _)| share).sum();
         let source = |&(share, size): &(f64, usize)| {
@@ -66,11 +68,16 @@ impl Mixture {
         Mixture { end: Some(all * u64::from(epochs)), ..Mixture::new(&sources) }
     }
 
-    /// The next `prompts` prompts, those of one source together, in the order of the sources; fewer where the last epoch ends.
+    /// The next `prompts` prompts, those of one source together, in the order of the sources; fewer where the
+    /// last epoch ends.
     ///
-    /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source: the order depends on nothing but their
-    /// keys.
-    pub fn next_batch(&mut self, prompts: u32, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Vec<Draw> {
+    /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source: the order depends on
+    /// nothing but their keys.
+    pub fn next_batch(
+        &mut self,
+        prompts: u32,
+        mut uniforms: impl FnMut(usize, u64) -> Uniforms,
+    ) -> Vec<Draw> {
         let left = self.end.map_or(u64::from(prompts), |end| end.saturating_sub(self.drawn));
         let prompts = u64::from(prompts).min(left) as u32;
         let mut draws = Vec::with_capacity(prompts as usize);
@@ -96,17 +103,25 @@ impl Mixture {
     }
 
     pub fn position(&self) -> Position {
-        Position { drawn: self.drawn, sources: self.sources.iter().map(|source| (source.drawn, source.replaced)).collect() }
+        Position {
+            drawn: self.drawn,
+            sources: self.sources.iter().map(|source| (source.drawn, source.replaced)).collect(),
+        }
     }
 
     /// Goes to where another one stood, whose sources were as many. What it would draw next is drawn next.
-    pub fn restore(&mut self, position: &Position, uniforms: impl Fn(usize, u64) -> Uniforms) -> Result<(), String> {
+    pub fn restore(
+        &mut self,
+        position: &Position,
+        uniforms: impl Fn(usize, u64) -> Uniforms,
+    ) -> Result<(), String> {
         let (ours, theirs) = (self.sources.len(), position.sources.len());
         if ours != theirs {
             return Err(format!("{theirs} sources of prompts, where the stage has {ours}"));
         }
         self.drawn = position.drawn;
-        for (index, (source, (drawn, replaced))) in self.sources.iter_mut().zip(&position.sources).enumerate() {
+        for (index, (source, (drawn, replaced))) in self.sources.iter_mut().zip(&position.sources).enumerate()
+        {
             (source.drawn, source.replaced) = (*drawn, *replaced);
             let visited = drawn.saturating_add(*replaced);
             source.order = match visited.checked_sub(1) {
@@ -131,10 +146,13 @@ impl Mixture {
     /// How many prompts of the next batch are each source's. They sum to `prompts`.
     fn quotas(&self, prompts: u32) -> Vec<u32> {
         let after = (self.drawn + u64::from(prompts)) as f64;
-        // What each source is owed; they sum to `prompts`. One that had too much before may be owed less than nothing.
-        let mut owed: Vec<f64> = self.sources.iter().map(|source| source.share * after - source.drawn as f64).collect();
+        // What each source is owed; they sum to `prompts`. One that had too much before may be owed less than
+        // nothing.
+        let mut owed: Vec<f64> =
+            self.sources.iter().map(|source| source.share * after - source.drawn as f64).collect();
         let mut quotas = vec![0; self.sources.len()];
-        // Giving one at a time to whoever is owed most is largest remainder, and never gives a negative quota.
+        // Giving one at a time to whoever is owed most is largest remainder, and never gives a negative
+        // quota.
         for _ in 0..prompts {
             let most = (0..owed.len()).rev().max_by(|a, b| owed[*a].total_cmp(&owed[*b]));
             let most = most.expect("a mixture has at least one source");
@@ -201,7 +219,9 @@ mod tests {
     fn an_epoch_visits_every_prompt_once() {
         let mut mixture = Mixture::new(&[(0.5, 7), (0.5, 3)]);
         let draws: Vec<_> = (0..21).flat_map(|_| mixture.next_batch(2, keyed)).collect();
-        let of = |source| draws.iter().filter(move |draw| draw.source == source).map(|draw| draw.record).collect::<Vec<_>>();
+        let of = |source| {
+            draws.iter().filter(move |draw| draw.source == source).map(|draw| draw.record).collect::<Vec<_>>()
+        };
         for (source, size) in [(0, 7), (1, 3)] {
             let epochs: Vec<_> = of(source).chunks(size).map(<[usize]>::to_vec).collect();
             assert_eq!(epochs.len(), 21 / size);
@@ -213,10 +233,13 @@ mod tests {
         }
     }
 
-    /// Whatever the sizes and the batch: each prompt of each source once an epoch, and nothing behind the last.
+    /// Whatever the sizes and the batch: each prompt of each source once an epoch, and nothing behind the
+    /// last.
     #[test]
     fn epochs_visit_every_prompt_of_every_source_equally() {
-        for (sizes, epochs, batch) in [(vec![7, 3], 1, 4), (vec![100, 13, 1], 3, 8), (vec![5], 2, 64), (vec![1000, 10], 1, 7)] {
+        for (sizes, epochs, batch) in
+            [(vec![7, 3], 1, 4), (vec![100, 13, 1], 3, 8), (vec![5], 2, 64), (vec![1000, 10], 1, 7)]
+        {
             let mut mixture = Mixture::in_epochs(&sizes, epochs);
             let all: usize = sizes.iter().sum::<usize>() * epochs as usize;
             let mut visits: Vec<Vec<u32>> = sizes.iter().map(|size| vec![0; *size]).collect();

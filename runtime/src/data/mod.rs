@@ -1,4 +1,5 @@
-//! Prompts and their answers: data files, tokenizers, conversations, and the order in which prompts are drawn.
+//! Prompts and their answers: data files, tokenizers, conversations, and the order in which prompts are
+//! drawn.
 
 mod cells;
 pub mod chat;

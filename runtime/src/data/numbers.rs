@@ -13,8 +13,8 @@ pub fn text(value: &Json) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Reads a number as people write it: white space around it and commas between groups of three digits do not count.
-/// None for anything else, `inf` and `nan` included.
+/// Reads a number as people write it: white space around it and commas between groups of three digits do not
+/// count. None for anything else, `inf` and `nan` included.
 pub fn number(text: &str) -> Option<f64> {
     let text = text.trim();
     if !text.contains(',') {
@@ -23,7 +23,8 @@ pub fn number(text: &str) -> Option<f64> {
     }
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let (whole, fraction) = unsigned.split_once('.').map_or((unsigned, None), |(whole, rest)| (whole, Some(rest)));
+    let (whole, fraction) =
+        unsigned.split_once('.').map_or((unsigned, None), |(whole, rest)| (whole, Some(rest)));
     let mut groups = whole.split(',');
     let first = groups.next().is_some_and(|group| digits(group) && group.len() <= 3);
     let rest = groups.all(|group| digits(group) && group.len() == 3);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::{Dataset, Place};
 
-/// Test prompts that are also trained on. Not an error: the author may mean it, but no score should be read without knowing.
+/// Test prompts that are also trained on. Not an error: the author may mean it, but no score should be read
+/// without knowing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlap {
     /// Test rows whose prompt is in the training data.
@@ -21,7 +22,13 @@ impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (number, verb) = if self.prompts == 1 { ("prompt", "is") } else { ("prompts", "are") };
         write!(f, "{}: {} test {number} {verb} trained on too, ", self.tests.0.display(), self.prompts)?;
-        write!(f, "the first at {} ({} of {})", self.tests.1.words(), self.train.1.words(), self.train.0.display())
+        write!(
+            f,
+            "the first at {} ({} of {})",
+            self.tests.1.words(),
+            self.train.1.words(),
+            self.train.0.display()
+        )
     }
 }
 

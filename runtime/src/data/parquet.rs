@@ -30,9 +30,11 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     let hash = hash.map_err(unreadable)?;
 
     let mut reader = ParquetReader::new(open()?);
-    let (schema, metadata) = guarded(|| Ok((reader.schema()?, reader.get_metadata()?.clone()))).map_err(refused)?;
+    let (schema, metadata) =
+        guarded(|| Ok((reader.schema()?, reader.get_metadata()?.clone()))).map_err(refused)?;
     let present: Vec<String> = schema.iter_names().map(|name| name.to_string()).collect();
-    let read: Vec<String> = present.iter().filter(|name| wanted.whole || wanted.columns.contains(name)).cloned().collect();
+    let read: Vec<String> =
+        present.iter().filter(|name| wanted.whole || wanted.columns.contains(name)).cloned().collect();
     for name in &read {
         let dtype = schema.get(name).map(|field| field.dtype());
         if let Some(kind) = dtype.and_then(unsupported) {
@@ -71,16 +73,25 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
 
 /// Damaged files can make the reader panic; that is the file's fault and said as such.
 fn guarded<T>(read: impl FnOnce() -> Result<T, PolarsError>) -> Result<T, PolarsError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(PolarsError::ComputeError("the file is damaged".into())))
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(PolarsError::ComputeError("the file is damaged".into())))
 }
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn row(frame: &DataFrame, index: usize, place: Place, wanted: Wanted, present: &[String]) -> Result<Row, Problem> {
+fn row(
+    frame: &DataFrame,
+    index: usize,
+    place: Place,
+    wanted: Wanted,
+    present: &[String],
+) -> Result<Row, Problem> {
     let member = |column: &Column| {
-        let value = column.get(index).map_err(|error| Problem::NotParquet { cause: first_line(&error.to_string()) })?;
+        let value = column
+            .get(index)
+            .map_err(|error| Problem::NotParquet { cause: first_line(&error.to_string()) })?;
         Ok((column.name().to_string(), json(&value)))
     };
     let object = frame.columns().iter().map(member).collect::<Result<Object, Problem>>()?;
@@ -88,10 +99,11 @@ fn row(frame: &DataFrame, index: usize, place: Place, wanted: Wanted, present: &
     Ok(Row { present: present.to_vec(), ..row })
 }
 
-/// A value as JSON. Structs lose members that are null: a column of structs has the members of all its rows, so null there
-/// says that a row has no such member.
+/// A value as JSON. Structs lose members that are null: a column of structs has the members of all its rows,
+/// so null there says that a row has no such member.
 fn json(value: &AnyValue) -> Json {
-    let series = |series: &polars::prelude::Series| Json::Array(series.iter().map(|item| json(&item)).collect());
+    let series =
+        |series: &polars::prelude::Series| Json::Array(series.iter().map(|item| json(&item)).collect());
     match value {
         AnyValue::Null => Json::Null,
         AnyValue::Boolean(value) => Json::Bool(*value),
@@ -102,7 +114,9 @@ fn json(value: &AnyValue) -> Json {
         AnyValue::UInt32(number) => Json::Number((*number).into()),
         AnyValue::UInt64(number) => Json::Number((*number).into()),
         // As it is written: 0.1, not 0.10000000149011612.
-        AnyValue::Float32(number) => number.to_string().parse().ok().and_then(Number::from_f64).map_or(Json::Null, Json::Number),
+        AnyValue::Float32(number) => {
+            number.to_string().parse().ok().and_then(Number::from_f64).map_or(Json::Null, Json::Number)
+        }
         AnyValue::Float64(number) => Number::from_f64(*number).map_or(Json::Null, Json::Number),
         AnyValue::List(items) => series(items),
         AnyValue::Struct(..) | AnyValue::StructOwned(_) => {

@@ -32,9 +32,15 @@ pub struct Row {
 /// Takes rows until it has enough.
 pub type Take<'a> = dyn FnMut(Row) -> Result<ControlFlow<()>, Problem> + 'a;
 
-/// Reads a file row by row, holding a part of it at a time. Answers its hash in hexadecimal; all of the file enters, even if rows were enough.
-/// `notes` is as in [`super::Request`]; files that are read as a whole in any case are hashed on the way.
-pub fn read(file: &DataFile, wanted: Wanted, notes: Option<&Path>, take: &mut Take) -> Result<String, DataError> {
+/// Reads a file row by row, holding a part of it at a time. Answers its hash in hexadecimal; all of the file
+/// enters, even if rows were enough. `notes` is as in [`super::Request`]; files that are read as a whole in
+/// any case are hashed on the way.
+pub fn read(
+    file: &DataFile,
+    wanted: Wanted,
+    notes: Option<&Path>,
+    take: &mut Take,
+) -> Result<String, DataError> {
     match file.layout {
         Layout::Lines => lines::read(&file.path, wanted, take),
         Layout::Parquet => parquet::read(&file.path, wanted, notes, take),
@@ -42,10 +48,12 @@ pub fn read(file: &DataFile, wanted: Wanted, notes: Option<&Path>, take: &mut Ta
     }
 }
 
-/// A row takes several times its text while it is looked at: a longer one is most likely a file of another kind.
+/// A row takes several times its text while it is looked at: a longer one is most likely a file of another
+/// kind.
 const LONGEST: usize = 256 << 20;
 
-/// Appends the next line with its end to `record`, which may hold earlier lines of the same row. Answers how long it is; 0 at the end of the file.
+/// Appends the next line with its end to `record`, which may hold earlier lines of the same row. Answers how
+/// long it is; 0 at the end of the file.
 pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usize, Problem>> {
     let room = LONGEST.saturating_sub(record.len());
     let count = file.take(room as u64 + 1).read_until(b'\n', record)?;
@@ -57,7 +65,8 @@ impl Wanted<'_> {
     pub fn of_object(self, place: Place, mut object: Object) -> Row {
         let complete = self.columns.iter().all(|column| object.get(column).is_some());
         let present = if complete { Vec::new() } else { object.names().map(str::to_owned).collect() };
-        let mut value = |column: &String| if self.whole { object.get(column).cloned() } else { object.remove(column) };
+        let mut value =
+            |column: &String| if self.whole { object.get(column).cloned() } else { object.remove(column) };
         let values = self.columns.iter().map(&mut value).collect();
         Row { place, values, whole: self.whole.then_some(object), present }
     }

@@ -20,7 +20,14 @@ fn read(path: &Path, fields: &[Field]) -> Result<Dataset, DataError> {
     let source = DataSource::file(path.to_str().unwrap());
     Dataset::read(
         Path::new("."),
-        Request { source: &source, format: &PromptFormat::Text, fields, whole: true, routes: &[], notes: None },
+        Request {
+            source: &source,
+            format: &PromptFormat::Text,
+            fields,
+            whole: true,
+            routes: &[],
+            notes: None,
+        },
     )
 }
 
@@ -46,7 +53,10 @@ const ANSWER: &[Field] = &[Field { name: "answer", kind: Kind::Text }];
 
 #[test]
 fn lines_keep_their_numbers_and_fields() {
-    let data = load("{\"prompt\": \"cab\", \"answer\": \"abc\", \"hard\": true}\n\n{\"answer\": 12, \"prompt\": \"5+7\"}\n");
+    let data = load(
+        "{\"prompt\": \"cab\", \"answer\": \"abc\", \"hard\": true}\n\n{\"answer\": 12, \"prompt\": \
+         \"5+7\"}\n",
+    );
     assert_eq!(data.len(), 2);
     assert_eq!((data.place(0).1, data.place(1).1), (Place::Line(1), Place::Line(3)));
     assert_eq!(data.prompt(1), "5+7");
@@ -59,7 +69,8 @@ fn lines_keep_their_numbers_and_fields() {
 
 #[test]
 fn windows_files_and_a_missing_last_line_end_are_read() {
-    let data = load("\u{FEFF}{\"prompt\": \"a\", \"answer\": \"b\"}\r\n \r\n{\"prompt\": \"c\", \"answer\": \"d\"}");
+    let data =
+        load("\u{FEFF}{\"prompt\": \"a\", \"answer\": \"b\"}\r\n \r\n{\"prompt\": \"c\", \"answer\": \"d\"}");
     assert_eq!(data.text(0, "answer").unwrap(), "b");
     assert_eq!((data.place(1).1, data.prompt(1)), (Place::Line(3), "c"));
 }
@@ -72,7 +83,10 @@ fn a_very_long_line_is_a_line() {
     // A bad one is not repeated whole.
     let (message, _) = refused(format!("{{\"prompt\": \"{long}\"\n"), ANSWER);
     assert!(message.len() < 250, "{}", message.len());
-    assert!(message.starts_with(":1: not JSON: EOF while parsing an object at column 5000013 of \"{"), "{message}");
+    assert!(
+        message.starts_with(":1: not JSON: EOF while parsing an object at column 5000013 of \"{"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -112,10 +126,15 @@ fn malformed_lines_are_named() {
     let cases: &[(&str, &str, &str)] = &[
         (
             "{\"prompt\": \"a\" \"answer\": 1}",
-            ":2: not JSON: expected `,` or `}` at column 16 of \"{\\\"prompt\\\": \\\"a\\\" \\\"answer\\\": 1}\"",
+            ":2: not JSON: expected `,` or `}` at column 16 of \"{\\\"prompt\\\": \\\"a\\\" \\\"answer\\\": \
+             1}\"",
             "each line must be one whole JSON object",
         ),
-        ("prompt,answer", ":2: not JSON: expected value at column 1 of \"prompt,answer\"", "one whole JSON object"),
+        (
+            "prompt,answer",
+            ":2: not JSON: expected value at column 1 of \"prompt,answer\"",
+            "one whole JSON object",
+        ),
         ("[1, 2]", ":2: not a JSON object: found a list of 2", "such as {\"prompt\""),
         ("\"a\"", ":2: not a JSON object: found the string \"a\"", "such as {\"prompt\""),
         (
@@ -123,7 +142,11 @@ fn malformed_lines_are_named() {
             ":2: the field `answer` is missing; found `prompt`, `anwser`",
             "did you mean `anwser`?",
         ),
-        ("{\"question\": \"a\"}", ":2: the field `prompt` is missing; found `question`", "every line needs `prompt`"),
+        (
+            "{\"question\": \"a\"}",
+            ":2: the field `prompt` is missing; found `question`",
+            "every line needs `prompt`",
+        ),
         ("{}", ":2: the field `prompt` is missing; the object is empty", "every line needs `prompt`"),
         (
             "{\"prompt\": 7, \"answer\": \"b\"}",
@@ -156,7 +179,8 @@ fn malformed_lines_are_named() {
 #[test]
 fn a_numeric_field_must_be_a_number() {
     let needed = [Field::number("answer")];
-    let (_folder, path) = file("{\"prompt\": \"a\", \"answer\": \" 1,234.5 \"}\n{\"prompt\": \"a\", \"answer\": -3e2}\n");
+    let (_folder, path) =
+        file("{\"prompt\": \"a\", \"answer\": \" 1,234.5 \"}\n{\"prompt\": \"a\", \"answer\": -3e2}\n");
     assert_eq!(read(&path, &needed).unwrap().len(), 2);
     let (message, _) = refused("{\"prompt\": \"a\", \"answer\": \"about 4\"}", &needed);
     assert_eq!(message, ":1: the field `answer` must be a number; found the string \"about 4\"");
@@ -223,19 +247,26 @@ fn a_sequence_beyond_the_context_is_named() {
     assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
     assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
 
-    let answers =
-        (0..3).map(|row| Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len());
-    let longest = Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
+    let answers = (0..3).map(|row| {
+        Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len()
+    });
+    let longest =
+        Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
     assert_eq!((longest.place, longest.tokens), (Place::Line(1), 4 + 15 + 1));
     let error = longest.fits(0, 16).unwrap_err();
-    assert_eq!(error.to_string(), format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16"));
+    assert_eq!(
+        error.to_string(),
+        format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16")
+    );
     assert_eq!(error.help(), "set `context = 20` or more, or shorten the line");
 }
 
 #[test]
 fn test_prompts_that_are_trained_on_are_a_warning() {
-    let train =
-        load("{\"prompt\": \"a\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n");
+    let train = load(
+        "{\"prompt\": \"a\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n{\"prompt\": \"b\", \
+         \"answer\": 1}\n",
+    );
     let tests = load("{\"prompt\": \"c\", \"answer\": 1}\n\n{\"prompt\": \"b\", \"answer\": 2}\n");
     let warning = overlap(&train, &tests).unwrap();
     assert_eq!((warning.prompts, warning.tests.1, warning.train.1), (1, Place::Line(3), Place::Line(2)));
@@ -258,13 +289,20 @@ fn what_is_not_a_file_is_said_so() {
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     for path in [pipe.clone(), pipe.with_extension("csv"), pipe.with_extension("parquet")] {
         if path != pipe {
-            fs::rename(pipe.with_extension(if path.extension().unwrap() == "csv" { "jsonl" } else { "csv" }), &path).unwrap();
+            fs::rename(
+                pipe.with_extension(if path.extension().unwrap() == "csv" { "jsonl" } else { "csv" }),
+                &path,
+            )
+            .unwrap();
         }
         let (message, help) = complaint(&path, ANSWER);
         assert_eq!(message, ": cannot read the file: it is a pipe, not a regular file");
         assert!(help.starts_with("it must be a text file"), "{help}");
     }
-    assert_eq!(complaint(Path::new("/dev/zero"), ANSWER).0, ": cannot read the file: it is a device, not a regular file");
+    assert_eq!(
+        complaint(Path::new("/dev/zero"), ANSWER).0,
+        ": cannot read the file: it is a device, not a regular file"
+    );
     assert_eq!(complaint(folder.path(), ANSWER).0, ": the folder has no data files");
 }
 

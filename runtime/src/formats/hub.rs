@@ -1,8 +1,8 @@
-//! Where a model that is named `org/name` lies: in the cache that the tools around the Hugging Face hub share, and if it is
-//! not there, on the hub. Whichever it is, it is pinned: one commit, one folder.
+//! Where a model that is named `org/name` lies: in the cache that the tools around the Hugging Face hub
+//! share, and if it is not there, on the hub. Whichever it is, it is pinned: one commit, one folder.
 //!
-//! Fetched files lie in `models--org--name/snapshots/<commit>`, as files rather than links to `blobs`: the tools around the hub
-//! read both, and a blob's name would be whatever a server answers.
+//! Fetched files lie in `models--org--name/snapshots/<commit>`, as files rather than links to `blobs`: the
+//! tools around the hub read both, and a blob's name would be whatever a server answers.
 
 mod fetch;
 
@@ -42,8 +42,10 @@ impl Endpoint {
     fn new(url: &str) -> Result<Endpoint> {
         let nowhere = || {
             // Not repeated: a password may be why it can't be read.
-            Error::new(FailureKind::Model, "HF_ENDPOINT is not the address of a server")
-                .help("it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are written %40, %2F and %23")
+            Error::new(FailureKind::Model, "HF_ENDPOINT is not the address of a server").help(
+                "it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are \
+                 written %40, %2F and %23",
+            )
         };
         // A `/` in a password ends the host: what is left of the password would be the path.
         let whole = |uri: &Uri| uri.query().is_none() && !uri.path().contains('@');
@@ -58,7 +60,8 @@ impl Endpoint {
             None => (None, authority),
         };
         let path = given.path().trim_end_matches('/');
-        let uri = fetch::address(&format!("{}://{host}{path}", given.scheme_str().unwrap_or_default())).map_err(|_| nowhere())?;
+        let uri = fetch::address(&format!("{}://{host}{path}", given.scheme_str().unwrap_or_default()))
+            .map_err(|_| nowhere())?;
         Ok(Endpoint { uri, basic })
     }
 }
@@ -99,13 +102,16 @@ impl Hub {
         let home = folder("HF_HOME")
             .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
             .unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"));
-        let cache = folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub"));
+        let cache = folder("HF_HUB_CACHE")
+            .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+            .unwrap_or_else(|| home.join("hub"));
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
             .iter()
             .filter_map(|name| set(name))
             .any(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
         let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-        let token = set("HF_TOKEN").or_else(|| String::from_utf8(regular::read(&token_file, SMALL).ok()?).ok());
+        let token =
+            set("HF_TOKEN").or_else(|| String::from_utf8(regular::read(&token_file, SMALL).ok()?).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         Hub { cache, offline, endpoint: endpoint.trim_end_matches('/').to_owned(), token }
@@ -122,9 +128,11 @@ impl Hub {
             return Ok(Found { folder, commit: None });
         }
         if !is_repository(name) {
-            let message = format!("there is no folder {}, and `{name}` names no repository", folder.display());
+            let message =
+                format!("there is no folder {}, and `{name}` names no repository", folder.display());
             return Err(Error::new(FailureKind::Model, message).help(
-                "a repository of the Hugging Face hub is named `organisation/model`; a folder is relative to the source file",
+                "a repository of the Hugging Face hub is named `organisation/model`; a folder is relative \
+                 to the source file",
             ));
         }
         let revision = revision.unwrap_or("main");
@@ -143,9 +151,11 @@ impl Hub {
         }
         if self.offline {
             let state = if commit.is_some() { "only in part in" } else { "not in" };
-            let message = format!("{name} (revision {revision}) is {state} the cache {}", self.cache.display());
-            return Err(Error::new(FailureKind::Model, message)
-                .help(format!("unset HF_HUB_OFFLINE, or fetch it on a machine with a network: `hf download {name}`")));
+            let message =
+                format!("{name} (revision {revision}) is {state} the cache {}", self.cache.display());
+            return Err(Error::new(FailureKind::Model, message).help(format!(
+                "unset HF_HUB_OFFLINE, or fetch it on a machine with a network: `hf download {name}`"
+            )));
         }
         self.download(name, revision)
     }
@@ -177,7 +187,10 @@ impl Hub {
         let listing = client.listing(name, revision).map_err(failed)?;
         let commit = listing.sha;
         if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
-            let message = format!("{endpoint} answers that {name} is at {}, which is not a commit of {revision}", quote(&commit));
+            let message = format!(
+                "{endpoint} answers that {name} is at {}, which is not a commit of {revision}",
+                quote(&commit)
+            );
             return Err(Error::new(FailureKind::Model, message));
         }
         let present = |file: &str| listing.siblings.iter().any(|sibling| sibling.rfilename == file);
@@ -185,10 +198,15 @@ impl Hub {
         let fetch = |file: &str, limit: u64| {
             let path = folder.join(file);
             // A link to a blob, where another tool fetched it.
-            if path.exists() { Ok(()) } else { client.file(name, &commit, file, limit, &path).map_err(failed) }
+            if path.exists() {
+                Ok(())
+            } else {
+                client.file(name, &commit, file, limit, &path).map_err(failed)
+            }
         };
         if !present(CONFIG) {
-            let message = format!("the repository {name} has no {CONFIG}: it holds no model that can be loaded");
+            let message =
+                format!("the repository {name} has no {CONFIG}: it holds no model that can be loaded");
             return Err(Error::new(FailureKind::Model, message));
         }
         fetch(CONFIG, LARGEST_COMPANION)?;
@@ -204,8 +222,10 @@ impl Hub {
             }
         } else {
             let message = format!("the repository {name} has no safetensors files");
-            return Err(Error::new(FailureKind::Model, message)
-                .help("fetch it, load it with transformers and save it with `save_pretrained`, then name that folder"));
+            return Err(Error::new(FailureKind::Model, message).help(
+                "fetch it, load it with transformers and save it with `save_pretrained`, then name that \
+                 folder",
+            ));
         }
         if !is_commit(revision) {
             let path = self.repository(name).join("refs").join(revision);
@@ -219,18 +239,24 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: Trouble) -> 
     let text = match &trouble {
         Trouble::Status(status) => format!("it answers {status}"),
         Trouble::Connection(text) | Trouble::Nonsense(text) => text.clone(),
-        Trouble::Disk(error) => format!("it cannot be stored in the cache: {}", mopd_store::files::reason(error)),
+        Trouble::Disk(error) => {
+            format!("it cannot be stored in the cache: {}", mopd_store::files::reason(error))
+        }
     };
     let message = format!("{name} (revision {revision}) cannot be fetched from {endpoint}: {text}");
     let help = match &trouble {
         Trouble::Status(status) if [401, 403].contains(&status.as_u16()) => {
-            "the repository does not exist, or one must ask for access: accept its terms on its page and set HF_TOKEN".to_owned()
+            "the repository does not exist, or one must ask for access: accept its terms on its page and set \
+             HF_TOKEN"
+                .to_owned()
         }
-        Trouble::Status(status) if status.as_u16() == 404 => "check the spelling of the name and of the revision".to_owned(),
+        Trouble::Status(status) if status.as_u16() == 404 => {
+            "check the spelling of the name and of the revision".to_owned()
+        }
         Trouble::Disk(_) => "the cache is `hub` in HF_HOME; HF_HUB_CACHE sets another folder".to_owned(),
         Trouble::Status(_) | Trouble::Connection(_) | Trouble::Nonsense(_) => format!(
-            "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: `hf(\"path/to/folder\")`; \
-             a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
+            "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: \
+             `hf(\"path/to/folder\")`; a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
         ),
     };
     Error::new(FailureKind::Model, message).help(help)
@@ -241,7 +267,11 @@ fn is_repository(name: &str) -> bool {
     let mut parts = name.split('/');
     let plain = |part: &str| {
         let allowed = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-        !part.is_empty() && part.chars().all(allowed) && !part.starts_with(['.', '-']) && !part.contains("..") && part.len() <= 96
+        !part.is_empty()
+            && part.chars().all(allowed)
+            && !part.starts_with(['.', '-'])
+            && !part.contains("..")
+            && part.len() <= 96
     };
     parts.by_ref().take(2).all(plain) && parts.next().is_none()
 }

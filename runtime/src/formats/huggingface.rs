@@ -1,4 +1,5 @@
-//! A model's folder in the layout of the transformers library: `config.json`, safetensors, and the tokenizer's files.
+//! A model's folder in the layout of the transformers library: `config.json`, safetensors, and the
+//! tokenizer's files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ pub const CONFIG: &str = "config.json";
 pub fn config(folder: &Path) -> Result<Config> {
     let path = folder.join(CONFIG);
     let text = regular::read(&path, LARGEST_TEXT).map_err(|error| {
-        unreadable(&path, mopd_store::files::reason(&error))
-            .help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it")
+        unreadable(&path, mopd_store::files::reason(&error)).help(
+            "a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it",
+        )
     })?;
-    let json: Value = serde_json::from_slice(&text).map_err(|error| unreadable(&path, format!("not JSON: {error}")))?;
+    let json: Value =
+        serde_json::from_slice(&text).map_err(|error| unreadable(&path, format!("not JSON: {error}")))?;
     config_json::read(&json).map_err(|problem| unreadable(&path, problem))
 }
 
@@ -49,7 +52,8 @@ pub fn check_vocabulary(config: &Config, tokenizer: &Tokenizer) -> Result<(), St
     let (rows, ids) = (config.vocabulary, tokenizer.vocabulary());
     if ids > rows {
         return Err(format!(
-            "the tokenizer has {ids} ids, but the embedding has only {rows} rows: they belong to different models"
+            "the tokenizer has {ids} ids, but the embedding has only {rows} rows: they belong to different \
+             models"
         ));
     }
     Ok(())

@@ -1,7 +1,9 @@
-//! Files that are looked at where they are: the system reads a page when it is looked at, and may forget it again.
+//! Files that are looked at where they are: the system reads a page when it is looked at, and may forget it
+//! again.
 //!
-//! A file that shrinks while it is mapped ends the process, as with every program that maps files. Checkpoints are replaced
-//! by renaming, here and by the tools around, so that the old file lives on until the last one lets go of it.
+//! A file that shrinks while it is mapped ends the process, as with every program that maps files.
+//! Checkpoints are replaced by renaming, here and by the tools around, so that the old file lives on until
+//! the last one lets go of it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -37,7 +39,12 @@ impl Identity {
     }
 
     fn described(metadata: &fs::Metadata) -> io::Result<Identity> {
-        Ok(Identity { device: metadata.dev(), inode: metadata.ino(), length: metadata.len(), modified: metadata.modified()? })
+        Ok(Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: metadata.modified()?,
+        })
     }
 }
 
@@ -58,8 +65,8 @@ impl MappedFile {
         if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {
             return Ok(shared);
         }
-        // SAFETY: the mapping is private to this type, which hands out shared slices only; see the module's text for files
-        // that others change.
+        // SAFETY: the mapping is private to this type, which hands out shared slices only; see the module's
+        // text for files that others change.
         let map = unsafe { Mmap::map(&file)? };
         let shared = Arc::new(MappedFile { path: path.to_owned(), file, map });
         mapped.retain(|_, known| known.strong_count() > 0);
@@ -75,8 +82,8 @@ impl MappedFile {
         &self.map
     }
 
-    /// Copies the bytes from `start` on. Where all of a large file is copied once, this takes a fraction of the time that mapping its
-    /// pages does, and none of it stays.
+    /// Copies the bytes from `start` on. Where all of a large file is copied once, this takes a fraction of
+    /// the time that mapping its pages does, and none of it stays.
     pub fn copy(&self, start: usize, into: &mut [u8]) {
         let place = &self.map[start..start + into.len()];
         if self.file.read_exact_at(into, start as u64).is_err() {
@@ -95,14 +102,18 @@ impl MappedFile {
         }
     }
 
-    /// Lets go of the memory of these bytes; whoever looks at them again waits for the disk, or for the system's cache.
+    /// Lets go of the memory of these bytes; whoever looks at them again waits for the disk, or for the
+    /// system's cache.
     pub fn release(&self, range: Range<usize>) {
-        // A part that goes beyond is cut off; pages that are in the range in part are let go of whole, which is no harm.
+        // A part that goes beyond is cut off; pages that are in the range in part are let go of whole, which
+        // is no harm.
         let end = range.end.min(self.map.len());
         let start = range.start.min(end);
         if start < end {
-            // SAFETY: the mapping is of a file and never written to, so that what is let go of is read again as it was.
-            let outcome = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            // SAFETY: the mapping is of a file and never written to, so that what is let go of is read again
+            // as it was.
+            let outcome =
+                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
             // Memory that is not let go of is no reason to stop.
             drop(outcome);
         }

@@ -1,4 +1,5 @@
-//! Models as others write and read them: folders of the transformers library, the Hugging Face hub, GGUF files.
+//! Models as others write and read them: folders of the transformers library, the Hugging Face hub, GGUF
+//! files.
 
 pub mod config_json;
 pub mod gguf;

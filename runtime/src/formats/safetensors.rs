@@ -1,4 +1,5 @@
-//! Safetensors: a JSON header with names, shapes and places, then the numbers. One file, or several with an index.
+//! Safetensors: a JSON header with names, shapes and places, then the numbers. One file, or several with an
+//! index.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -40,7 +41,10 @@ pub fn open(folder: &Path) -> Result<Tensors> {
         let file = add(&path, &mut tensors)?;
         for name in names {
             if tensors.get(&name).is_none_or(|tensor| !Arc::ptr_eq(&tensor.file, &file)) {
-                return Err(unreadable(&index, format!("the tensor {name} is not in {shard}, where it says")));
+                return Err(unreadable(
+                    &index,
+                    format!("the tensor {name} is not in {shard}, where it says"),
+                ));
             }
         }
     }
@@ -53,7 +57,8 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = regular::read(path, LARGEST_TEXT).map_err(|error| unreadable(path, mopd_store::files::reason(&error)))?;
+    let text = regular::read(path, LARGEST_TEXT)
+        .map_err(|error| unreadable(path, mopd_store::files::reason(&error)))?;
     let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| unreadable(path, error))?;
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (tensor, shard) in weight_map {
@@ -94,18 +99,24 @@ fn absent(folder: &Path) -> crate::failure::Error {
     let error = unreadable(folder, format!("there is no {MODEL} and no {INDEX} in it"));
     if present("pytorch_model.bin") || present("pytorch_model.bin.index.json") {
         return error.help(
-            "its weights are in PyTorch's own format, which can run code when it is read: load it with transformers and save it with \
-             `save_pretrained`, which writes safetensors",
+            "its weights are in PyTorch's own format, which can run code when it is read: load it with \
+             transformers and save it with `save_pretrained`, which writes safetensors",
         );
     }
     if present("adapter_model.safetensors") {
-        return error.help("it holds an adapter: load the model it was trained on, or merge it into that model with PEFT");
+        return error.help(
+            "it holds an adapter: load the model it was trained on, or merge it into that model with PEFT",
+        );
     }
     let gguf = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let gguf = gguf.map(|entry| entry.file_name().to_string_lossy().into_owned()).find(|name| name.ends_with(".gguf"));
+    let gguf = gguf
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .find(|name| name.ends_with(".gguf"));
     match gguf {
         Some(name) => error.help(format!("it has a GGUF file: `gguf(\"{}\")`", folder.join(name).display())),
-        None => error.help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it"),
+        None => error.help(
+            "a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it",
+        ),
     }
 }
 
@@ -113,32 +124,44 @@ fn absent(folder: &Path) -> crate::failure::Error {
 fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
     check_offsets(file.bytes()).map_err(|problem| unreadable(path, problem))?;
-    // The library checks the header: its length, that tensors lie in the file one behind the other without gaps, and that
-    // every one is as long as its shape and type ask for.
-    let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|error| unreadable(path, error))?;
+    // The library checks the header: its length, that tensors lie in the file one behind the other without
+    // gaps, and that every one is as long as its shape and type ask for.
+    let (header, metadata) =
+        SafeTensors::read_metadata(file.bytes()).map_err(|error| unreadable(path, error))?;
     let start = size_of::<u64>() + header;
     for (name, info) in metadata.tensors() {
         let encoding = match info.dtype {
             Dtype::F32 => Encoding::F32,
             Dtype::F16 => Encoding::F16,
             Dtype::BF16 => Encoding::Bf16,
-            // What is left over from old versions, and never looked at: masks and tables that follow from the configuration.
+            // What is left over from old versions, and never looked at: masks and tables that follow from the
+            // configuration.
             _ if is_derived(&name) => continue,
             other => {
-                let problem = format!("the tensor {name} is of type {other:?}; supported are F32, F16 and BF16");
+                let problem =
+                    format!("the tensor {name} is of type {other:?}; supported are F32, F16 and BF16");
                 return Err(unreadable(path, problem).help("a quantised checkpoint is read from a GGUF file"));
             }
         };
         let (from, to) = info.data_offsets;
-        let tensor = Tensor { file: file.clone(), range: start + from..start + to, encoding, shape: info.shape.clone() };
+        let tensor = Tensor {
+            file: file.clone(),
+            range: start + from..start + to,
+            encoding,
+            shape: info.shape.clone(),
+        };
         if let Some(other) = tensors.insert(name.clone(), tensor) {
-            return Err(unreadable(path, format!("the tensor {name} is in {} too", other.file.path().display())));
+            return Err(unreadable(
+                path,
+                format!("the tensor {name} is in {} too", other.file.path().display()),
+            ));
         }
     }
     Ok(file)
 }
 
-/// Offsets beyond the file are refused before the library adds them up, which it does without a look at their size.
+/// Offsets beyond the file are refused before the library adds them up, which it does without a look at their
+/// size.
 fn check_offsets(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Offsets {
@@ -147,7 +170,8 @@ fn check_offsets(bytes: &[u8]) -> Result<(), String> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return Ok(()) };
     let header = usize::try_from(u64::from_le_bytes(*length)).ok().and_then(|length| rest.get(..length));
     // What is no header at all is left to the library, which says what is wrong with it.
-    let tensors: BTreeMap<String, Offsets> = header.and_then(|header| serde_json::from_slice(header).ok()).unwrap_or_default();
+    let tensors: BTreeMap<String, Offsets> =
+        header.and_then(|header| serde_json::from_slice(header).ok()).unwrap_or_default();
     let outside = |offsets: &Offsets| offsets.data_offsets.is_some_and(|(_, end)| end > bytes.len() as u64);
     match tensors.iter().find(|(_, offsets)| outside(offsets)) {
         Some((name, _)) => Err(format!("the tensor {name} lies outside the file")),
@@ -169,7 +193,8 @@ impl Header {
     }
 }
 
-/// Tensors of one file after the other, at most `most` bytes each unless a single tensor has more: ranges of `headers`.
+/// Tensors of one file after the other, at most `most` bytes each unless a single tensor has more: ranges of
+/// `headers`.
 pub fn shards(headers: &[Header], most: usize) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
     let (mut first, mut bytes) = (0, 0);
@@ -184,7 +209,8 @@ pub fn shards(headers: &[Header], most: usize) -> Vec<Range<usize>> {
     shards
 }
 
-/// The file of a shard, `index` from 0: `model-00001-of-00002.safetensors`, or `model.safetensors` where it is the only one.
+/// The file of a shard, `index` from 0: `model-00001-of-00002.safetensors`, or `model.safetensors` where it
+/// is the only one.
 pub fn shard_name(index: usize, count: usize) -> String {
     if count == 1 { MODEL.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", index + 1) }
 }
@@ -201,14 +227,17 @@ pub fn index(headers: &[Header], shards: &[Range<usize>]) -> Value {
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
 }
 
-/// Writes one file in f32, tensor by tensor, so that a model need not be in memory twice. `numbers` hands those of each tensor
-/// to the function it is given.
+/// Writes one file in f32, tensor by tensor, so that a model need not be in memory twice. `numbers` hands
+/// those of each tensor to the function it is given.
 pub fn write(
     headers: &[Header],
     into: &mut dyn Write,
     mut numbers: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()>,
 ) -> io::Result<()> {
-    write_header(into, headers.iter().map(|header| (header.name.as_str(), "F32", header.shape.clone(), header.bytes())))?;
+    write_header(
+        into,
+        headers.iter().map(|header| (header.name.as_str(), "F32", header.shape.clone(), header.bytes())),
+    )?;
     let mut buffer = Vec::new();
     for (index, header) in headers.iter().enumerate() {
         let mut written = 0;
@@ -265,7 +294,8 @@ pub fn write_tensors(tensors: &BTreeMap<String, tch::Tensor>, into: &mut dyn Wri
     let mut headers = Vec::new();
     for (name, tensor) in tensors {
         let found = KINDS.iter().find(|(kind, ..)| *kind == tensor.kind());
-        let (kind, dtype, _) = found.ok_or_else(|| io::Error::other(format!("`{name}` is of type {:?}", tensor.kind())))?;
+        let (kind, dtype, _) =
+            found.ok_or_else(|| io::Error::other(format!("`{name}` is of type {:?}", tensor.kind())))?;
         let shape = tensor.size().iter().map(|size| *size as usize).collect();
         headers.push((name.as_str(), *dtype, shape, tensor.numel() * kind.elt_size_in_bytes()));
     }
@@ -294,7 +324,8 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, tch::Tensor>, String
         let kind = KINDS.iter().find(|(.., dtype)| *dtype == view.dtype());
         let (kind, ..) = kind.ok_or_else(|| format!("`{name}` is of type {:?}", view.dtype()))?;
         let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
-        let tensor = tch::Tensor::f_from_data_size(view.data(), &shape, *kind).map_err(|error| error.to_string())?;
+        let tensor =
+            tch::Tensor::f_from_data_size(view.data(), &shape, *kind).map_err(|error| error.to_string())?;
         tensors.insert(name.to_owned(), tensor);
     }
     Ok(tensors)

@@ -43,13 +43,19 @@ impl Tensor {
 
 /// Tables that some versions of the reference saved although they follow from the configuration.
 pub fn is_derived(name: &str) -> bool {
-    [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached", ".attn.masked_bias", ".attn.bias"]
-        .iter()
-        .any(|end| name.ends_with(end))
+    [
+        ".rotary_emb.inv_freq",
+        ".rotary_emb.cos_cached",
+        ".rotary_emb.sin_cached",
+        ".attn.masked_bias",
+        ".attn.bias",
+    ]
+    .iter()
+    .any(|end| name.ends_with(end))
 }
 
-/// The parts of a model in the order of [`layout`]. Every tensor must be there with its shape, and none may be left over: a part
-/// that nobody reads would be a part of another model.
+/// The parts of a model in the order of [`layout`]. Every tensor must be there with its shape, and none may
+/// be left over: a part that nobody reads would be a part of another model.
 pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, String> {
     check_size(config, tensors)?;
     let mut used = BTreeSet::new();
@@ -66,16 +72,24 @@ pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, Strin
     }
     if missing.iter().any(|name| name == OUTPUT) && tensors.contains_key(EMBEDDING) {
         return Err(format!(
-            "the tensor {OUTPUT} is missing, but the configuration has `tie_word_embeddings` false: the output needs a matrix of its own"
+            "the tensor {OUTPUT} is missing, but the configuration has `tie_word_embeddings` false: the \
+             output needs a matrix of its own"
         ));
     }
     if !missing.is_empty() {
-        return Err(format!("{} missing: {}", count(missing.len(), "tensor is", "tensors are"), some(&missing)));
+        return Err(format!(
+            "{} missing: {}",
+            count(missing.len(), "tensor is", "tensors are"),
+            some(&missing)
+        ));
     }
     check_tied(config, tensors)?;
     let tied = |name: &str| config.tied && name == OUTPUT;
-    let extra: Vec<String> =
-        tensors.keys().filter(|name| !used.contains(*name) && !is_derived(name) && !tied(name)).cloned().collect();
+    let extra: Vec<String> = tensors
+        .keys()
+        .filter(|name| !used.contains(*name) && !is_derived(name) && !tied(name))
+        .cloned()
+        .collect();
     if !extra.is_empty() {
         return Err(format!(
             "{} the configuration has no place for: {}",
@@ -98,13 +112,15 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
     let experts = config.experts.as_ref();
     let with_experts = experts.map_or(0, |experts| experts.layers.iter().filter(|layer| **layer).count());
     let feed_forward = product(&[config.layers - with_experts, 3, config.width, config.hidden]);
-    let expert = experts.map_or(0, |experts| product(&[with_experts, experts.count, 3, config.width, experts.hidden]));
+    let expert =
+        experts.map_or(0, |experts| product(&[with_experts, experts.count, 3, config.width, experts.hidden]));
     let embedding = product(&[config.vocabulary, config.width]);
     let described = embedding + config.layers as u128 * attention + feed_forward + expert;
     // No encoding has fewer than four bits a number.
     if described > 2 * stored {
         return Err(format!(
-            "the configuration describes {described} weights or more, but there are only {stored} bytes of tensors"
+            "the configuration describes {described} weights or more, but there are only {stored} bytes of \
+             tensors"
         ));
     }
     Ok(())
@@ -120,20 +136,24 @@ fn find(config: &Config, tensors: &Tensors, entry: &Entry) -> Result<Option<(Str
     let shaped = |name: &str, shape: &[usize]| -> Result<Option<Tensor>, String> {
         match tensors.get(name) {
             Some(tensor) if tensor.shape == shape => Ok(Some(tensor.clone())),
-            Some(tensor) => {
-                Err(format!("the tensor {name} has the shape {:?}, but the configuration asks for {shape:?}", tensor.shape))
-            }
+            Some(tensor) => Err(format!(
+                "the tensor {name} has the shape {:?}, but the configuration asks for {shape:?}",
+                tensor.shape
+            )),
             None => Ok(None),
         }
     };
-    let unsized_part = || format!("the tensor {} does not hold as many numbers as its shape says", entry.name);
+    let unsized_part =
+        || format!("the tensor {} does not hold as many numbers as its shape says", entry.name);
     if let Some(tensor) = shaped(&entry.name, &entry.shape)? {
         return Ok(Some((entry.name.clone(), tensor.matrix(rows, columns).ok_or_else(unsized_part)?)));
     }
-    let (Some(experts), Some(Expert { prefix, index, part })) = (&config.experts, Expert::of(&entry.name)) else {
+    let (Some(experts), Some(Expert { prefix, index, part })) = (&config.experts, Expert::of(&entry.name))
+    else {
         return Ok(None);
     };
-    // All experts of a layer in one tensor, one after the other; the matrices that read the same input may be stacked too.
+    // All experts of a layer in one tensor, one after the other; the matrices that read the same input may be
+    // stacked too.
     let own = format!("{prefix}.{part}");
     if let Some(tensor) = shaped(&own, &[experts.count, rows, columns])? {
         let all = tensor.matrix(experts.count * rows, columns).ok_or_else(unsized_part)?;
@@ -175,8 +195,12 @@ fn check_tied(config: &Config, tensors: &Tensors) -> Result<(), String> {
     if !config.tied {
         return Ok(());
     }
-    let (Some(embedding), Some(output)) = (tensors.get(EMBEDDING), tensors.get(OUTPUT)) else { return Ok(()) };
-    let same = embedding.shape == output.shape && embedding.encoding == output.encoding && embedding.bytes() == output.bytes();
+    let (Some(embedding), Some(output)) = (tensors.get(EMBEDDING), tensors.get(OUTPUT)) else {
+        return Ok(());
+    };
+    let same = embedding.shape == output.shape
+        && embedding.encoding == output.encoding
+        && embedding.bytes() == output.bytes();
     if same {
         for tensor in [embedding, output] {
             tensor.file.release(tensor.range.clone());
@@ -184,8 +208,8 @@ fn check_tied(config: &Config, tensors: &Tensors) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the configuration has `tie_word_embeddings` true, but {OUTPUT} is there and differs from {EMBEDDING}: set it to false if \
-         both are meant"
+        "the configuration has `tie_word_embeddings` true, but {OUTPUT} is there and differs from \
+         {EMBEDDING}: set it to false if both are meant"
     ))
 }
 

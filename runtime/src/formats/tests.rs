@@ -1,5 +1,5 @@
-//! Checkpoints that transformers made (`runtime/tests/fixtures/architectures.py`), read, saved, and read again: the logits stay
-//! what transformers says.
+//! Checkpoints that transformers made (`runtime/tests/fixtures/architectures.py`), read, saved, and read
+//! again: the logits stay what transformers says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,10 @@ fn fixtures() -> PathBuf {
 
 fn families() -> Vec<String> {
     let folders = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap());
-    let mut names: Vec<String> =
-        folders.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = folders
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert!(names.len() > 8, "the fixtures were not found");
     names
@@ -28,14 +30,19 @@ fn families() -> Vec<String> {
 /// Sequences, and the reference's logits after the last tokens of each.
 fn reference(name: &str) -> Vec<(Vec<Token>, Vec<f32>)> {
     let folder = tempfile::tempdir().unwrap();
-    fs::copy(fixtures().join(name).join("reference.safetensors"), folder.path().join(safetensors::MODEL)).unwrap();
+    fs::copy(fixtures().join(name).join("reference.safetensors"), folder.path().join(safetensors::MODEL))
+        .unwrap();
     let bytes = fs::read(folder.path().join(safetensors::MODEL)).unwrap();
     let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut cases = Vec::new();
     while let Ok(tokens) = file.tensor(&format!("tokens.{}", cases.len())) {
         let logits = file.tensor(&format!("logits.{}", cases.len())).unwrap();
-        let tokens = tokens.data().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
-        cases.push((tokens, logits.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()));
+        let tokens =
+            tokens.data().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        cases.push((
+            tokens,
+            logits.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        ));
     }
     assert!(!cases.is_empty());
     cases
@@ -53,7 +60,8 @@ fn difference(weights: &Weights, name: &str) -> f32 {
         let batch = PackedBatch::new([(prompt, completion.as_slice())].into_iter(), Device::Cpu);
         let got = to_vec(&decoder.logits(&batch));
         assert_eq!(got.len(), expected.len());
-        worst = got.iter().zip(&expected).fold(worst, |worst, (got, expected)| worst.max((got - expected).abs()));
+        worst =
+            got.iter().zip(&expected).fold(worst, |worst, (got, expected)| worst.max((got - expected).abs()));
     }
     worst
 }
@@ -61,7 +69,13 @@ fn difference(weights: &Weights, name: &str) -> f32 {
 fn save(weights: &Weights, folder: &Path) -> PathBuf {
     let store = Store::open(&folder.join("store")).unwrap();
     store
-        .insert("key", &Provenance::new(weights, "student", 1, "key", Vec::new()), weights, &Default::default(), &Vec::new())
+        .insert(
+            "key",
+            &Provenance::new(weights, "student", 1, "key", Vec::new()),
+            weights,
+            &Default::default(),
+            &Vec::new(),
+        )
         .unwrap();
     store.publish("key", folder, "student", 1).unwrap()
 }
@@ -106,9 +120,11 @@ fn weights_become_tensors_of_any_kind() {
             assert_eq!(to_vec(&flat), values);
         }
     }
-    // Numbers that need more than a type has are rounded to the nearest, ties to even, wherever they come from.
+    // Numbers that need more than a type has are rounded to the nearest, ties to even, wherever they come
+    // from.
     let folder = tempfile::tempdir().unwrap();
-    let uneven = weights.with_values(values.iter().enumerate().map(|(i, value)| value + i as f32 * 1e-5).collect());
+    let uneven =
+        weights.with_values(values.iter().enumerate().map(|(i, value)| value + i as f32 * 1e-5).collect());
     let stored = Checkpoint::load(&save(&uneven, folder.path())).unwrap().weights;
     for kind in [Kind::BFloat16, Kind::Half] {
         assert_eq!(to_vec(&stored.flat(kind, Device::Cpu)), to_vec(&uneven.flat(kind, Device::Cpu)));

@@ -8,8 +8,9 @@ use super::{Stored, with_instructions};
 /// The parameters to be moved.
 pub enum Parameters<'a> {
     Single(&'a mut [f32]),
-    /// A single-precision number in two halves: `high` is it, rounded to the nearest half-precision number, and what the model
-    /// computes with; `low` is the rest. Together they take the place of one number and not of one and a half.
+    /// A single-precision number in two halves: `high` is it, rounded to the nearest half-precision number,
+    /// and what the model computes with; `low` is the rest. Together they take the place of one number
+    /// and not of one and a half.
     Split {
         high: &'a mut [bf16],
         low: &'a mut [i16],
@@ -32,7 +33,8 @@ impl<'a> Parameters<'a> {
                 [Parameters::Single(first), Parameters::Single(others)]
             }
             Parameters::Split { high, low } => {
-                let ((high, other_high), (low, other_low)) = (high.split_at_mut(middle), low.split_at_mut(middle));
+                let ((high, other_high), (low, other_low)) =
+                    (high.split_at_mut(middle), low.split_at_mut(middle));
                 [Parameters::Split { high, low }, Parameters::Split { high: other_high, low: other_low }]
             }
         }
@@ -42,7 +44,9 @@ impl<'a> Parameters<'a> {
 impl Gradient<'_> {
     pub fn split_at(&self, middle: usize) -> [Self; 2] {
         match self {
-            Gradient::Single(values) => [Gradient::Single(&values[..middle]), Gradient::Single(&values[middle..])],
+            Gradient::Single(values) => {
+                [Gradient::Single(&values[..middle]), Gradient::Single(&values[middle..])]
+            }
             Gradient::Half(values) => [Gradient::Half(&values[..middle]), Gradient::Half(&values[middle..])],
         }
     }
@@ -68,7 +72,14 @@ pub struct Update {
 const PIECE: usize = 1 << 14;
 
 /// One step. All slices have the same length.
-pub fn step(threads: usize, parameters: Parameters, mean: &mut [f32], square: &mut [f32], gradient: Gradient, update: Update) {
+pub fn step(
+    threads: usize,
+    parameters: Parameters,
+    mean: &mut [f32],
+    square: &mut [f32],
+    gradient: Gradient,
+    update: Update,
+) {
     match gradient {
         Gradient::Single(gradient) => step_by(threads, parameters, mean, square, gradient, update),
         Gradient::Half(gradient) => step_by(threads, parameters, mean, square, gradient, update),
@@ -93,11 +104,14 @@ fn step_by<G: Stored + Sync>(
             together(threads, |member| {
                 for range in pieces(member.part(length, PIECE)) {
                     // SAFETY: members have parts of their own.
-                    let (parameters, mean, square) =
-                        unsafe { (parameters.part(range.clone()), mean.part(range.clone()), square.part(range.clone())) };
+                    let (parameters, mean, square) = unsafe {
+                        (parameters.part(range.clone()), mean.part(range.clone()), square.part(range.clone()))
+                    };
                     let (gradient, moments) = (&gradient[range], mean.iter_mut().zip(square));
                     with_instructions(|| {
-                        for ((parameter, gradient), (mean, square)) in parameters.iter_mut().zip(gradient).zip(moments) {
+                        for ((parameter, gradient), (mean, square)) in
+                            parameters.iter_mut().zip(gradient).zip(moments)
+                        {
                             *parameter = moved(*parameter, gradient.single(), mean, square, update);
                         }
                     });
@@ -111,7 +125,12 @@ fn step_by<G: Stored + Sync>(
                 for range in pieces(member.part(length, PIECE)) {
                     // SAFETY: members have parts of their own.
                     let (high, low, mean, square) = unsafe {
-                        (high.part(range.clone()), low.part(range.clone()), mean.part(range.clone()), square.part(range.clone()))
+                        (
+                            high.part(range.clone()),
+                            low.part(range.clone()),
+                            mean.part(range.clone()),
+                            square.part(range.clone()),
+                        )
                     };
                     let (gradient, moments) = (&gradient[range], mean.iter_mut().zip(square));
                     with_instructions(|| {
@@ -170,12 +189,13 @@ fn pieces(range: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range
 pub fn split(value: f32) -> (bf16, i16) {
     let bits = value.to_bits();
     let high = (bits.wrapping_add(0x8000) >> 16) as u16;
-    // What is left when the high half, as a whole number, is taken off: the wrapped difference of the low halves.
+    // What is left when the high half, as a whole number, is taken off: the wrapped difference of the low
+    // halves.
     (bf16::from_bits(high), bits as u16 as i16)
 }
 
-/// The low half of a number whose high one was rounded to the nearest, ties to the even one. Of a tie that went down there is none:
-/// it gets that of the nearest number below.
+/// The low half of a number whose high one was rounded to the nearest, ties to the even one. Of a tie that
+/// went down there is none: it gets that of the nearest number below.
 pub fn low_half(value: f32, high: bf16) -> i16 {
     let low = value.to_bits() as u16 as i16;
     if low == i16::MIN && u32::from(high.to_bits()) == value.to_bits() >> 16 { i16::MAX } else { low }
@@ -228,28 +248,49 @@ mod tests {
     fn steps_equal_the_definition() {
         let length = PIECE + 777;
         let number = |at: usize, seed: usize| ((at * 31 + seed * 17) % 257) as f32 / 128.0 - 1.0;
-        let update = Update { scale: 0.5, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, keep: 0.999, rate: 0.01, correction: 2.0 };
+        let update = Update {
+            scale: 0.5,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            keep: 0.999,
+            rate: 0.01,
+            correction: 2.0,
+        };
         for threads in [1, 3] {
             for half in [false, true] {
                 let start: Vec<f32> = (0..length).map(|at| number(at, 1)).collect();
-                let gradient: Vec<f32> = (0..length).map(|at| bf16::from_f32(number(at, 2)).to_f32()).collect();
+                let gradient: Vec<f32> =
+                    (0..length).map(|at| bf16::from_f32(number(at, 2)).to_f32()).collect();
                 let halves: Vec<bf16> = gradient.iter().map(|&value| bf16::from_f32(value)).collect();
                 let (mut mean, mut square) = (vec![0.25; length], vec![0.125; length]);
                 let mut whole = start.clone();
-                let (mut high, mut low): (Vec<bf16>, Vec<i16>) = start.iter().map(|&value| split(value)).unzip();
+                let (mut high, mut low): (Vec<bf16>, Vec<i16>) =
+                    start.iter().map(|&value| split(value)).unzip();
                 if half {
                     let parameters = Parameters::Split { high: &mut high, low: &mut low };
                     step(threads, parameters, &mut mean, &mut square, Gradient::Half(&halves), update);
                     whole = high.iter().zip(&low).map(|(&high, &low)| joined(high, low)).collect();
                 } else {
-                    step(threads, Parameters::Single(&mut whole), &mut mean, &mut square, Gradient::Single(&gradient), update);
+                    step(
+                        threads,
+                        Parameters::Single(&mut whole),
+                        &mut mean,
+                        &mut square,
+                        Gradient::Single(&gradient),
+                        update,
+                    );
                 }
                 for at in 0..length {
                     let slope = f64::from(gradient[at]) * 0.5;
                     let (first, second) = (0.9 * 0.25 + 0.1 * slope, 0.95 * 0.125 + 0.05 * slope * slope);
-                    let expected = f64::from(start[at]) * 0.999 - 0.01 * first / ((second * 2.0).sqrt() + 1e-8);
+                    let expected =
+                        f64::from(start[at]) * 0.999 - 0.01 * first / ((second * 2.0).sqrt() + 1e-8);
                     assert!((f64::from(whole[at]) - expected).abs() < 1e-6, "{at}: {} {expected}", whole[at]);
-                    assert!((f64::from(mean[at]) - first).abs() < 1e-6 && (f64::from(square[at]) - second).abs() < 1e-6);
+                    assert!(
+                        (f64::from(mean[at]) - first).abs() < 1e-6
+                            && (f64::from(square[at]) - second).abs() < 1e-6
+                    );
                 }
                 let expected: f64 = gradient.iter().map(|&value| f64::from(value).powi(2)).sum();
                 for gradient in [Gradient::Single(&gradient), Gradient::Half(&halves)] {

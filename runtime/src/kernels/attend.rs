@@ -19,7 +19,8 @@ pub use Stored as Wide;
 /// Tokens of a page. Scores are made of as many keys at a time as a register has numbers: those of a page.
 pub const PAGE: usize = 16;
 
-/// Keys and values of one row and one key-value head: in pages, `[PAGE, head width]` each for the keys and for the values.
+/// Keys and values of one row and one key-value head: in pages, `[PAGE, head width]` each for the keys and
+/// for the values.
 pub struct Cached<'a, T> {
     pages: &'a [*mut u8],
     /// Where keys and values begin in every page, in numbers.
@@ -44,8 +45,8 @@ impl<'a, T: Copy> Cached<'a, T> {
     /// The key and the value of a place.
     ///
     /// # Safety
-    /// The pages are alive, hold numbers of this type, and have the key-value head where it was said to begin. Until the slices are gone
-    /// nobody else reads or writes these numbers.
+    /// The pages are alive, hold numbers of this type, and have the key-value head where it was said to
+    /// begin. Until the slices are gone nobody else reads or writes these numbers.
     pub unsafe fn slots(&mut self, place: usize) -> [&'a mut [T]; 2] {
         let page = self.pages[place / PAGE].cast::<T>();
         self.begin.map(|begin| {
@@ -63,7 +64,8 @@ impl<'a, T: Copy> Cached<'a, T> {
         let (first, end) = (places.start.max(page * PAGE), places.end.min((page + 1) * PAGE));
         // SAFETY: by the caller's promise.
         unsafe {
-            let start = self.pages[page].cast::<T>().add(self.begin[which] + (first - page * PAGE) * self.width);
+            let start =
+                self.pages[page].cast::<T>().add(self.begin[which] + (first - page * PAGE) * self.width);
             std::slice::from_raw_parts(start, (end - first) * self.width)
         }
     }
@@ -83,8 +85,9 @@ pub struct Scores {
     pub softcap: Option<f64>,
 }
 
-/// What each query of a group sees: the mean of the values at `places`, weighted by the softmax of the scores. `queries` and `attended`
-/// are `[queries, head width]`; all of them read the same keys and values. `scratch` is reused between calls.
+/// What each query of a group sees: the mean of the values at `places`, weighted by the softmax of the
+/// scores. `queries` and `attended` are `[queries, head width]`; all of them read the same keys and values.
+/// `scratch` is reused between calls.
 ///
 /// # Safety
 /// As for [`Cached::slots`], but others may read what is read here.
@@ -149,9 +152,11 @@ struct Plain<'a, T: Copy> {
 impl<T: Stored> Loop for Plain<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let Plain { query, seen: Seen { width, cached, places: [first, end], scores }, scratch, attended } = self;
+        let Plain { query, seen: Seen { width, cached, places: [first, end], scores }, scratch, attended } =
+            self;
         let places = first..end;
-        // Not by an iterator that the vector takes in: that is a function of its own, for the smallest registers.
+        // Not by an iterator that the vector takes in: that is a function of its own, for the smallest
+        // registers.
         scratch.resize(places.len(), 0.0);
         let mut done = 0;
         for page in pages_of(&places) {
@@ -202,7 +207,8 @@ mod tests {
 
     use super::*;
 
-    /// Head widths that fill registers and that don't, as many queries as share keys in published models, windows, both kinds of numbers.
+    /// Head widths that fill registers and that don't, as many queries as share keys in published models,
+    /// windows, both kinds of numbers.
     #[test]
     fn attention_equals_the_definition() {
         let number = |i: usize, seed: usize| ((i * 37 + seed * 11) % 101) as f32 / 25.0 - 2.0;
@@ -223,14 +229,22 @@ mod tests {
             for softcap in [None, Some(3.0)] {
                 let scores = Scores { scale: 0.3, softcap };
                 let written = [(&mut keys, &key), (&mut values, &value)];
-                written.into_iter().for_each(|(all, one)| all[(places.end - 1) * width..places.end * width].copy_from_slice(one));
+                written.into_iter().for_each(|(all, one)| {
+                    all[(places.end - 1) * width..places.end * width].copy_from_slice(one)
+                });
                 compare::<f32>(&all, [&keys, &values], width, places.clone(), scores);
                 compare::<bf16>(&all, [&keys, &values], width, places.clone(), scores);
             }
         }
     }
 
-    fn compare<T: Wide>(queries: &[f32], [keys, values]: [&[f32]; 2], width: usize, places: Range<usize>, scores: Scores) {
+    fn compare<T: Wide>(
+        queries: &[f32],
+        [keys, values]: [&[f32]; 2],
+        width: usize,
+        places: Range<usize>,
+        scores: Scores,
+    ) {
         let block = PAGE * width;
         // Something stands before, between and behind.
         let begin = [3, 3 + block + 5];
@@ -258,7 +272,8 @@ mod tests {
             let total: f64 = weights.iter().sum();
             for (i, got) in attended.iter().enumerate() {
                 let terms = places.clone().zip(&weights);
-                let mean: f64 = terms.map(|(place, weight)| weight / total * stored(values, place * width + i)).sum();
+                let mean: f64 =
+                    terms.map(|(place, weight)| weight / total * stored(values, place * width + i)).sum();
                 assert!((f64::from(*got) - mean).abs() < 1e-5, "{} {width}: {got} {mean}", queries.len());
             }
         }

@@ -1,8 +1,9 @@
 //! Causal attention over whole sequences of any lengths, forward and backward.
 //!
-//! What a sequence's head does is a few small products of matrices. libtorch's operator wants sequences side by side, padded to the
-//! longest, with heads before tokens; here they are read where the projections left them, end to end. The weights of a softmax are made
-//! again for the backward pass, block by block (arXiv:2205.14135): memory grows with the length, not with its square.
+//! What a sequence's head does is a few small products of matrices. libtorch's operator wants sequences side
+//! by side, padded to the longest, with heads before tokens; here they are read where the projections left
+//! them, end to end. The weights of a softmax are made again for the backward pass, block by block
+//! (arXiv:2205.14135): memory grows with the length, not with its square.
 
 use std::ops::Range;
 
@@ -25,7 +26,8 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// Numbers of a token's queries, keys and values: all heads of queries, then the groups of keys, then those of values.
+    /// Numbers of a token's queries, keys and values: all heads of queries, then the groups of keys, then
+    /// those of values.
     pub fn projected(&self) -> usize {
         (self.heads + 2 * self.groups) * self.width
     }
@@ -39,7 +41,8 @@ impl Heads {
     }
 }
 
-/// Queries that go through a product together: enough for its full speed, and few enough that little above the diagonal is computed.
+/// Queries that go through a product together: enough for its full speed, and few enough that little above
+/// the diagonal is computed.
 const BLOCK: usize = 64;
 
 /// Queries of a sequence, and the keys that some of them see.
@@ -66,13 +69,19 @@ impl Block {
 }
 
 /// A matrix of the rows of some tokens, `stride` numbers each, from the `first` of each row on.
-fn part<'a, T>(numbers: &'a [T], tokens: &Range<usize>, first: usize, columns: usize, stride: usize) -> Grid<'a, T> {
+fn part<'a, T>(
+    numbers: &'a [T],
+    tokens: &Range<usize>,
+    first: usize,
+    columns: usize,
+    stride: usize,
+) -> Grid<'a, T> {
     let begin = tokens.start * stride + first;
     Grid::new(&numbers[begin..(tokens.end - 1) * stride + first + columns], tokens.len(), columns, stride)
 }
 
-/// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes `[tokens, heads * width]`.
-/// `sequences` are ranges of tokens, none of them empty.
+/// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes
+/// `[tokens, heads * width]`. `sequences` are ranges of tokens, none of them empty.
 pub fn forward<T: Factor + Send + Sync>(
     threads: usize,
     heads: &Heads,
@@ -109,8 +118,16 @@ pub fn forward<T: Factor + Send + Sync>(
     });
 }
 
-/// The softmax of a block's scores, `[queries, keys]`: in single precision into `scores`, and into `weights` as products read it.
-fn weigh<T: Factor>(heads: &Heads, block: &Block, queries: Grid<T>, keys: Grid<T>, scores: &mut Vec<f32>, weights: &mut Vec<T>) {
+/// The softmax of a block's scores, `[queries, keys]`: in single precision into `scores`, and into `weights`
+/// as products read it.
+fn weigh<T: Factor>(
+    heads: &Heads,
+    block: &Block,
+    queries: Grid<T>,
+    keys: Grid<T>,
+    scores: &mut Vec<f32>,
+    weights: &mut Vec<T>,
+) {
     let (rows, columns) = (block.queries.len(), block.keys.len());
     scores.resize(rows * columns, 0.0);
     weights.resize(rows * columns, T::of(0.0));
@@ -123,7 +140,11 @@ fn weigh<T: Factor>(heads: &Heads, block: &Block, queries: Grid<T>, keys: Grid<T
             scores[hidden.clone()].fill(0.0);
             weights[hidden].fill(T::of(0.0));
         }
-        with_instructions(Softmax { scale: heads.scale, scores: &mut scores[seen.clone()], weights: &mut weights[seen] });
+        with_instructions(Softmax {
+            scale: heads.scale,
+            scores: &mut scores[seen.clone()],
+            weights: &mut weights[seen],
+        });
     }
 }
 
@@ -164,7 +185,8 @@ impl<T: Stored> Loop for Softmax<'_, T> {
     }
 }
 
-/// From d loss / d attended: d loss / d projected. `projected` and `attended` are what [`forward`] read and answered.
+/// From d loss / d attended: d loss / d projected. `projected` and `attended` are what [`forward`] read and
+/// answered.
 pub fn backward<T: Factor + Send + Sync>(
     threads: usize,
     heads: &Heads,
@@ -175,7 +197,10 @@ pub fn backward<T: Factor + Send + Sync>(
     by_projected: &mut [f32],
 ) {
     let (stride, width) = (heads.projected(), heads.width);
-    assert!(attended.len() * stride == projected.len() * heads.heads * width && by_attended.len() == attended.len());
+    assert!(
+        attended.len() * stride == projected.len() * heads.heads * width
+            && by_attended.len() == attended.len()
+    );
     assert!(by_projected.len() == projected.len());
     by_projected.fill(0.0);
     let by_projected = Parts::new(by_projected);
@@ -187,7 +212,8 @@ pub fn backward<T: Factor + Send + Sync>(
             for head in group * per_group..(group + 1) * per_group {
                 for block in blocks(heads, sequence) {
                     let given = Given { projected, attended, by_attended, head, group, block };
-                    // SAFETY: members have sequences and groups of their own, and with them the places of their queries, keys and values.
+                    // SAFETY: members have sequences and groups of their own, and with them the places of
+                    // their queries, keys and values.
                     unsafe { given.backward(heads, &mut scratch, &by_projected) };
                 }
             }
@@ -225,8 +251,8 @@ impl<T> Default for Scratch<T> {
 }
 
 impl<T: Factor> Given<'_, T> {
-    /// With weights P, values V, answers O = P V and scores S: dV = P' dO, dP = dO V', dS = P (dP - sum(dO O)), dQ = dS K, dK = dS' Q
-    /// (arXiv:2205.14135, appendix B.4).
+    /// With weights P, values V, answers O = P V and scores S: dV = P' dO, dP = dO V', dS = P (dP - sum(dO
+    /// O)), dQ = dS K, dK = dS' Q (arXiv:2205.14135, appendix B.4).
     ///
     /// # Safety
     /// Nobody else reads or writes the places of this sequence's head and group.
@@ -262,8 +288,10 @@ impl<T: Factor> Given<'_, T> {
                 by_scores: &mut by_scores[range],
             });
         }
-        let (weights, by_scores) = (Grid::new(weights, rows, columns, columns), Grid::new(by_scores, rows, columns, columns));
-        // SAFETY: rows of the block's tokens, `stride` apart, within the whole; the places are the caller's alone.
+        let (weights, by_scores) =
+            (Grid::new(weights, rows, columns, columns), Grid::new(by_scores, rows, columns, columns));
+        // SAFETY: rows of the block's tokens, `stride` apart, within the whole; the places are the caller's
+        // alone.
         unsafe {
             let to = |tokens: &Range<usize>, first: usize| by_projected.place(tokens.start * stride + first);
             multiply_small(weights.turned(), answers, 1.0, to(&block.keys, heads.value(*group)), stride);
@@ -311,14 +339,16 @@ mod tests {
         (0..count).map(|index| ((index as f32) * 0.37 + seed).sin()).collect()
     }
 
-    /// Attention by its definition, in double precision, of one sequence: `[tokens, Heads::projected]` to `[tokens, heads * width]`.
+    /// Attention by its definition, in double precision, of one sequence: `[tokens, Heads::projected]` to
+    /// `[tokens, heads * width]`.
     fn definition(heads: &Heads, projected: &Tensor) -> Tensor {
         let (width, tokens) = (heads.width as i64, projected.size()[0]);
         let mask = Tensor::from_slice(
             &(0..tokens * tokens)
                 .map(|at| {
                     let (query, key) = (at / tokens, at % tokens);
-                    let seen = key <= query && (query - key) < i64::try_from(heads.window).unwrap_or(i64::MAX);
+                    let seen =
+                        key <= query && (query - key) < i64::try_from(heads.window).unwrap_or(i64::MAX);
                     if seen { 0.0 } else { f64::NEG_INFINITY }
                 })
                 .collect::<Vec<f64>>(),
@@ -328,7 +358,8 @@ mod tests {
             .map(|head| {
                 let group = head * heads.groups / heads.heads;
                 let of = |first: usize| projected.narrow(1, first as i64, width);
-                let scores = of(head * heads.width).mm(&of(heads.key(group)).tr()) * f64::from(heads.scale) + &mask;
+                let scores =
+                    of(head * heads.width).mm(&of(heads.key(group)).tr()) * f64::from(heads.scale) + &mask;
                 scores.softmax(-1, Kind::Double).mm(&of(heads.value(group)))
             })
             .collect();
@@ -342,7 +373,10 @@ mod tests {
     fn far(got: &[f32], expected: &Tensor) -> f64 {
         let expected = Vec::<f64>::try_from(expected.contiguous().view([-1])).unwrap();
         assert_eq!(got.len(), expected.len());
-        got.iter().zip(&expected).map(|(got, expected)| (f64::from(*got) - expected).abs()).fold(0.0, f64::max)
+        got.iter()
+            .zip(&expected)
+            .map(|(got, expected)| (f64::from(*got) - expected).abs())
+            .fold(0.0, f64::max)
     }
 
     fn look<T: Factor + Send + Sync>(heads: &Heads, bound: f64) {
@@ -354,8 +388,10 @@ mod tests {
         let projected = stored(wave(tokens * heads.projected(), 0.3));
         let by_attended = wave(tokens * heads.heads * heads.width, 0.8);
         let leaf = double(&single(&projected), heads.projected()).set_requires_grad(true);
-        let parts: Vec<Tensor> =
-            sequences.iter().map(|range| definition(heads, &leaf.narrow(0, range.start as i64, range.len() as i64))).collect();
+        let parts: Vec<Tensor> = sequences
+            .iter()
+            .map(|range| definition(heads, &leaf.narrow(0, range.start as i64, range.len() as i64)))
+            .collect();
         let expected = Tensor::cat(&parts, 0);
         let loss = (&expected * double(&by_attended, heads.heads * heads.width)).sum(None::<Kind>);
         let by_leaf = Tensor::run_backward(&[loss], &[&leaf], false, false).remove(0);
@@ -363,12 +399,19 @@ mod tests {
         for threads in [1, 3] {
             let mut attended = stored(vec![7.0; by_attended.len()]);
             forward(threads, heads, &sequences, &projected, &mut attended);
-            assert!(far(&single(&attended), &expected.detach()) < bound, "{}", far(&single(&attended), &expected.detach()));
+            assert!(
+                far(&single(&attended), &expected.detach()) < bound,
+                "{}",
+                far(&single(&attended), &expected.detach())
+            );
             let mut by_projected = vec![7.0; projected.len()];
             backward(threads, heads, &sequences, &projected, &attended, &by_attended, &mut by_projected);
             assert!(far(&by_projected, &by_leaf) < bound * 8.0, "{}", far(&by_projected, &by_leaf));
             let both = (single(&attended), by_projected);
-            assert!(*first.get_or_insert_with(|| both.clone()) == both, "the number of threads changed a number");
+            assert!(
+                *first.get_or_insert_with(|| both.clone()) == both,
+                "the number of threads changed a number"
+            );
         }
     }
 

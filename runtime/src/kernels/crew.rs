@@ -31,7 +31,8 @@ struct Shared {
 pub fn together(count: usize, work: impl Fn(Member) + Sync) {
     let count = count.max(1);
     let zero = || AtomicUsize::new(0);
-    let shared = Shared { count, arrived: zero(), phase: zero(), taken: zero(), broken: AtomicBool::new(false) };
+    let shared =
+        Shared { count, arrived: zero(), phase: zero(), taken: zero(), broken: AtomicBool::new(false) };
     let member = |index| work(Member { index, count, shared: &shared });
     if count == 1 {
         return member(0);
@@ -48,8 +49,8 @@ pub fn together(count: usize, work: impl Fn(Member) + Sync) {
     });
 }
 
-/// The threads of libtorch's own operators. Between two of these they look for work for a while and keep their cores: threads beside
-/// them would wait for that.
+/// The threads of libtorch's own operators. Between two of these they look for work for a while and keep
+/// their cores: threads beside them would wait for that.
 mod pool {
     use std::any::Any;
     use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -149,8 +150,8 @@ impl Member<'_> {
         let mut turns = 0u32;
         while phase.load(Ordering::Acquire) == before {
             assert!(!broken.load(Ordering::Relaxed), "another thread of the crew failed");
-            // A phase lasts microseconds: sleeping would take longer than it. Where there are more threads than cores, the one that
-            // is waited for needs this one's core.
+            // A phase lasts microseconds: sleeping would take longer than it. Where there are more threads
+            // than cores, the one that is waited for needs this one's core.
             turns += 1;
             if turns.is_multiple_of(4096) {
                 std::thread::yield_now();
@@ -160,11 +161,17 @@ impl Member<'_> {
         }
     }
 
-    /// `0..items` in pieces of `unit`, each for the member that comes for it first: where one is slowed down, by memory or by another
-    /// program, the others need not wait for its part. Each with the one that the member does next. A member's first piece is always
-    /// that of its own index. Once between two [`Member::wait`]s, and with the same numbers by all members.
-    pub fn pieces(&self, items: usize, unit: usize) -> impl Iterator<Item = (Range<usize>, Option<Range<usize>>)> {
-        let range = move |index: usize| (index * unit < items).then(|| index * unit..((index + 1) * unit).min(items));
+    /// `0..items` in pieces of `unit`, each for the member that comes for it first: where one is slowed down,
+    /// by memory or by another program, the others need not wait for its part. Each with the one that the
+    /// member does next. A member's first piece is always that of its own index. Once between two
+    /// [`Member::wait`]s, and with the same numbers by all members.
+    pub fn pieces(
+        &self,
+        items: usize,
+        unit: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Option<Range<usize>>)> {
+        let range =
+            move |index: usize| (index * unit < items).then(|| index * unit..((index + 1) * unit).min(items));
         let mut next = range(self.index);
         std::iter::from_fn(move || {
             let piece = next.take()?;
@@ -213,8 +220,8 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
-    /// From where on a member writes, for what is no range: a part of every row of a matrix. What is written there, it alone may read or
-    /// write until the next wait, and within the buffer.
+    /// From where on a member writes, for what is no range: a part of every row of a matrix. What is written
+    /// there, it alone may read or write until the next wait, and within the buffer.
     pub fn place(&self, index: usize) -> *mut T {
         assert!(index < self.length);
         // SAFETY: in bounds.

@@ -29,6 +29,7 @@ pub fn slice<T: Element>(tensor: &Tensor) -> Option<&[T]> {
 
 pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> Option<&mut [T]> {
     let length = slice::<T>(tensor)?.len();
-    // SAFETY: as above; that nobody else has this memory is on whoever made views of it, as for every operation in place.
+    // SAFETY: as above; that nobody else has this memory is on whoever made views of it, as for every
+    // operation in place.
     Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr() as *mut T, length) })
 }

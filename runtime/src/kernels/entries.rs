@@ -1,4 +1,5 @@
-//! Sums over the entries of next-token distributions, and slopes by entry, from log-probabilities: each is read once.
+//! Sums over the entries of next-token distributions, and slopes by entry, from log-probabilities: each is
+//! read once.
 
 use std::ops::Range;
 
@@ -10,7 +11,8 @@ use super::{Loop, with_instructions};
 /// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
 #[derive(Clone, Copy)]
 pub enum Sum {
-    /// `p (l - r) - p + q`: the KL divergence of the left side from the right, closed, so that it is exactly 0 where they are equal.
+    /// `p (l - r) - p + q`: the KL divergence of the left side from the right, closed, so that it is exactly
+    /// 0 where they are equal.
     Kl,
     /// `-p l`
     Entropy,
@@ -25,7 +27,8 @@ pub enum Slope {
     KlByRight,
 }
 
-/// Entries that a thread takes at a time: they stay in its nearest cache, and their sum in single precision keeps its digits.
+/// Entries that a thread takes at a time: they stay in its nearest cache, and their sum in single precision
+/// keeps its digits.
 const PIECE: usize = 1 << 11;
 
 /// A sum of each row of `width` entries.
@@ -48,7 +51,15 @@ pub fn sums(threads: usize, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &m
 }
 
 /// Slopes of every entry, times a factor of its row; 0 where that is, also of an infinite slope.
-pub fn slopes(threads: usize, slope: Slope, width: usize, l: &[f32], r: &[f32], factors: &[f32], to: &mut [f32]) {
+pub fn slopes(
+    threads: usize,
+    slope: Slope,
+    width: usize,
+    l: &[f32],
+    r: &[f32],
+    factors: &[f32],
+    to: &mut [f32],
+) {
     assert!(l.len() == r.len() && l.len() == to.len() && l.len() == factors.len() * width);
     let pieces = width.div_ceil(PIECE);
     let to = Parts::new(to);
@@ -57,7 +68,13 @@ pub fn slopes(threads: usize, slope: Slope, width: usize, l: &[f32], r: &[f32], 
             let range = piece(index, pieces, width);
             // SAFETY: pieces are apart.
             let to = unsafe { to.part(range.clone()) };
-            with_instructions(Sloped { slope, l: &l[range.clone()], r: &r[range], factor: factors[index / pieces], to });
+            with_instructions(Sloped {
+                slope,
+                l: &l[range.clone()],
+                r: &r[range],
+                factor: factors[index / pieces],
+                to,
+            });
         }
     });
 }
@@ -121,7 +138,9 @@ mod tests {
     fn sums_and_slopes_are_those_of_the_definition() {
         for (rows, width) in [(1, 7), (3, PIECE + 21), (2, 3 * PIECE)] {
             let logs = |seed: usize| -> Vec<f32> {
-                let logits = |row: usize| (0..width).map(move |at| ((at * 7 + row * 3 + seed) as f64 * 0.61).sin() * 9.0);
+                let logits = |row: usize| {
+                    (0..width).map(move |at| ((at * 7 + row * 3 + seed) as f64 * 0.61).sin() * 9.0)
+                };
                 let row = |row: usize| {
                     let total = logits(row).map(f64::exp).sum::<f64>().ln();
                     logits(row).map(move |logit| (logit - total) as f32)

@@ -1,4 +1,5 @@
-//! The exponential, in a form that the compiler can compute for many numbers at once: without branches and without calls.
+//! The exponential, in a form that the compiler can compute for many numbers at once: without branches and
+//! without calls.
 
 /// Relative error below 2e-7; 0 below -87, and never infinite: beyond 88 it stays at exp(88).
 #[inline(always)]

@@ -1,5 +1,5 @@
-//! What stands between the products of a gated linear unit, and of the normalisation before it: each number read and written once,
-//! in single precision whatever it is stored in.
+//! What stands between the products of a gated linear unit, and of the normalisation before it: each number
+//! read and written once, in single precision whatever it is stored in.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,8 @@ impl Activation {
     }
 }
 
-/// Rows of `[gate, up]`, `2 * inner` each, and what they are multiplied to: activation(gate) * up, `inner` each.
+/// Rows of `[gate, up]`, `2 * inner` each, and what they are multiplied to: activation(gate) * up, `inner`
+/// each.
 pub fn forward<T: Stored + Send + Sync>(
     threads: usize,
     activation: Activation,
@@ -52,7 +53,8 @@ pub fn forward<T: Stored + Send + Sync>(
         for row in member.part(rows, 1) {
             let both = row * 2 * inner..(row + 1) * 2 * inner;
             // SAFETY: members have rows of their own.
-            let (kept, product) = unsafe { (kept.part(both.clone()), product.part(row * inner..(row + 1) * inner)) };
+            let (kept, product) =
+                unsafe { (kept.part(both.clone()), product.part(row * inner..(row + 1) * inner)) };
             let (gate, up) = gate_up[both].split_at(inner);
             let (kept_gate, kept_up) = kept.split_at_mut(inner);
             with_instructions(Forward { activation, gate, up, kept_gate, kept_up, product });
@@ -85,7 +87,9 @@ impl<T: Stored> Forward<'_, T> {
     #[inline(always)]
     fn all(self, activation: Activation) {
         let kept = self.kept_gate.iter_mut().zip(self.kept_up);
-        for (((gate, up), (kept_gate, kept_up)), product) in self.gate.iter().zip(self.up).zip(kept).zip(self.product) {
+        for (((gate, up), (kept_gate, kept_up)), product) in
+            self.gate.iter().zip(self.up).zip(kept).zip(self.product)
+        {
             (*kept_gate, *kept_up) = (T::of(*gate), T::of(*up));
             *product = T::of(activation.at(*gate).0 * up);
         }
@@ -103,7 +107,9 @@ pub fn backward<T: Stored + Send + Sync>(
     by_gate_up: &mut [T],
 ) {
     let rows = kept.len() / (2 * inner);
-    assert!(by_gate_up.len() == kept.len() && product.len() == rows * inner && by_product.len() == product.len());
+    assert!(
+        by_gate_up.len() == kept.len() && product.len() == rows * inner && by_product.len() == product.len()
+    );
     let (product, by_gate_up) = (Parts::new(product), Parts::new(by_gate_up));
     together(threads, |member| {
         for row in member.part(rows, 1) {
@@ -152,8 +158,9 @@ impl<T: Stored> Backward<'_, T> {
     }
 }
 
-/// The backward pass of RMSNorm (arXiv:1910.07467): `x` are its rows, `scale` what they are multiplied by behind it. `by_normed` is
-/// d loss / d normed, and becomes d loss / d scale, row by row; d loss / d x is added to `by_x`.
+/// The backward pass of RMSNorm (arXiv:1910.07467): `x` are its rows, `scale` what they are multiplied by
+/// behind it. `by_normed` is d loss / d normed, and becomes d loss / d scale, row by row; d loss / d x is
+/// added to `by_x`.
 pub fn normalisation_backward<T: Stored + Sync>(
     threads: usize,
     epsilon: f32,
@@ -195,7 +202,8 @@ impl<T: Stored> Loop for Normalisation<'_, T> {
         let chunks = x.chunks(LANES).zip(scale.chunks(LANES)).zip(by_normed.chunks(LANES));
         for ((x, scale), by_normed) in chunks {
             let numbers = x.iter().zip(scale).zip(by_normed);
-            for (((x, scale), by_normed), (square, along)) in numbers.zip(squares.iter_mut().zip(&mut along)) {
+            for (((x, scale), by_normed), (square, along)) in numbers.zip(squares.iter_mut().zip(&mut along))
+            {
                 let x = x.single();
                 *square += x * x;
                 *along += x * scale * by_normed;
@@ -230,7 +238,10 @@ mod tests {
     fn close(got: &[f32], expected: &Tensor, bound: f64) {
         let expected = Vec::<f64>::try_from(expected.to_device(Device::Cpu).reshape([-1])).unwrap();
         for (got, expected) in got.iter().zip(expected) {
-            assert!((f64::from(*got) - expected).abs() <= bound * expected.abs().max(1.0), "{got} {expected}");
+            assert!(
+                (f64::from(*got) - expected).abs() <= bound * expected.abs().max(1.0),
+                "{got} {expected}"
+            );
         }
     }
 
@@ -242,11 +253,13 @@ mod tests {
             for threads in [1, 3] {
                 let (gate_up, by) = (numbers(rows * 2 * inner, 0.1), numbers(rows * inner, 0.7));
                 let both = double(&gate_up, [rows as i64, 2 * inner as i64]).set_requires_grad(true);
-                let (gate, up) = (both.narrow(1, 0, inner as i64), both.narrow(1, inner as i64, inner as i64));
+                let (gate, up) =
+                    (both.narrow(1, 0, inner as i64), both.narrow(1, inner as i64, inner as i64));
                 let active = if activation == Activation::Silu { gate.silu() } else { gate.gelu("tanh") };
                 let expected = active * up;
                 let slope = double(&by, [rows as i64, inner as i64]);
-                let by_both = Tensor::run_backward(&[(&expected * slope).sum(None)], &[&both], false, false).remove(0);
+                let by_both =
+                    Tensor::run_backward(&[(&expected * slope).sum(None)], &[&both], false, false).remove(0);
 
                 let (mut kept, mut product) = (vec![0.0f32; gate_up.len()], vec![0.0f32; by.len()]);
                 forward(threads, activation, inner, &gate_up, &mut kept, &mut product);
@@ -261,7 +274,8 @@ mod tests {
                 forward(threads, activation, inner, &gate_up, &mut kept, &mut product);
                 let single = |halves: &[bf16]| halves.iter().map(|half| half.to_f32()).collect::<Vec<f32>>();
                 close(&single(&product), &expected.detach(), 1.0 / 256.0);
-                let (mut again, mut by_gate_up) = (vec![bf16::ZERO; by.len()], vec![bf16::ZERO; gate_up.len()]);
+                let (mut again, mut by_gate_up) =
+                    (vec![bf16::ZERO; by.len()], vec![bf16::ZERO; gate_up.len()]);
                 backward(threads, activation, inner, &kept, &by, &mut again, &mut by_gate_up);
                 close(&single(&by_gate_up), &by_both, 0.03);
             }
@@ -283,7 +297,9 @@ mod tests {
         normalisation_backward(2, 1e-5, &x, &scale, &mut by_normed, &mut by_x);
         close(&by_x, &(by_of_x + 1.0), 1e-5);
         let mut columns = vec![0.0f32; width];
-        by_normed.chunks(width).for_each(|row| columns.iter_mut().zip(row).for_each(|(column, by)| *column += by));
+        by_normed
+            .chunks(width)
+            .for_each(|row| columns.iter_mut().zip(row).for_each(|(column, by)| *column += by));
         close(&columns, &by_scale, 1e-5);
     }
 }

@@ -1,5 +1,5 @@
-//! Many numbers as one, in sixteen lanes, so that the compiler can keep them in registers: one after the other, each would wait for the
-//! one before. To be called within [`super::with_instructions`].
+//! Many numbers as one, in sixteen lanes, so that the compiler can keep them in registers: one after the
+//! other, each would wait for the one before. To be called within [`super::with_instructions`].
 
 /// How many lanes there are.
 const LANES: usize = 16;
@@ -56,7 +56,10 @@ mod tests {
             let sum = (count * (count + 1) / 2) as f32;
             assert_eq!(folded(&numbers, 0.0, |a, b| a + b), sum, "{count}");
             assert_eq!(summed(&numbers, &numbers, |a, b| 3.0 * a - b), 2.0 * sum, "{count}");
-            assert_eq!(folded(&numbers, f32::NEG_INFINITY, f32::max), if count == 0 { f32::NEG_INFINITY } else { count as f32 });
+            assert_eq!(
+                folded(&numbers, f32::NEG_INFINITY, f32::max),
+                if count == 0 { f32::NEG_INFINITY } else { count as f32 }
+            );
         }
     }
 }

@@ -16,8 +16,8 @@ struct Line {
 
 const _: () = assert!(align_of::<Line>() == LINE && size_of::<Line>() == LINE);
 
-/// Numbers of which threads write parts side by side. Parts that begin at whole lines of such a buffer are no line of two cores, which
-/// would take it from each other at every number.
+/// Numbers of which threads write parts side by side. Parts that begin at whole lines of such a buffer are no
+/// line of two cores, which would take it from each other at every number.
 pub struct Lines<T> {
     lines: Vec<Line>,
     length: usize,

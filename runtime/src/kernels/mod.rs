@@ -1,5 +1,6 @@
-//! Loops of our own, where libtorch's operators leave most of a processor idle: products of a few rows with a large matrix,
-//! which wait for memory, and updates that touch every parameter once. They run on the processor only.
+//! Loops of our own, where libtorch's operators leave most of a processor idle: products of a few rows with a
+//! large matrix, which wait for memory, and updates that touch every parameter once. They run on the
+//! processor only.
 
 pub mod adamw;
 pub mod attend;
@@ -17,9 +18,9 @@ pub mod thin;
 
 use half::bf16;
 
-/// libtorch's matrix library asks this before it uses the widest instructions, and by itself says yes on one maker's processors
-/// only. What it then uses still follows from what the processor reports that it can do. On others the answer doubles the
-/// rate of single-precision products.
+/// libtorch's matrix library asks this before it uses the widest instructions, and by itself says yes on one
+/// maker's processors only. What it then uses still follows from what the processor reports that it can do.
+/// On others the answer doubles the rate of single-precision products.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[unsafe(no_mangle)]
 pub extern "C" fn mkl_serv_intel_cpu_true() -> std::ffi::c_int {
@@ -116,7 +117,8 @@ impl<F: FnOnce()> Loop for F {
     }
 }
 
-/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is fused or reordered.
+/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is
+/// fused or reordered.
 pub fn with_instructions(work: impl Loop) {
     #[cfg(target_arch = "x86_64")]
     {

@@ -1,5 +1,6 @@
-//! Products of matrices, summed and answered in single precision whatever the matrices are in. libtorch's own operators round the
-//! product of halves to half precision again: of logits, two or three digits would be left.
+//! Products of matrices, summed and answered in single precision whatever the matrices are in. libtorch's own
+//! operators round the product of halves to half precision again: of logits, two or three digits would be
+//! left.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -41,7 +42,8 @@ fn gemm() -> Option<Gemm> {
     *FOUND.get_or_init(|| {
         // SAFETY: the name is a C string; a null handle asks for what is loaded already.
         let address = unsafe { dlsym(std::ptr::null_mut(), NAME.as_ptr()) };
-        // SAFETY: the library's function of that name has this signature (integers of 32 bits: libtorch links the LP64 interface).
+        // SAFETY: the library's function of that name has this signature (integers of 32 bits: libtorch links
+        // the LP64 interface).
         (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Gemm>(address) })
     })
 }
@@ -68,7 +70,8 @@ fn single_gemm() -> Option<SingleGemm> {
     *FOUND.get_or_init(|| {
         // SAFETY: the name is a C string; a null handle asks for what is loaded already.
         let address = unsafe { dlsym(std::ptr::null_mut(), c"sgemm_".as_ptr()) };
-        // SAFETY: the function of that name has this signature in every such library with integers of 32 bits; libtorch needs one.
+        // SAFETY: the function of that name has this signature in every such library with integers of 32
+        // bits; libtorch needs one.
         (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, SingleGemm>(address) })
     })
 }
@@ -184,11 +187,12 @@ impl Factor for f32 {
     }
 }
 
-/// `a b + beta c` into c, which stands row by row at `to`, `stride` from row to row. For matrices of which a thread multiplies many:
-/// within a crew ([`super::crew`]), each member its own.
+/// `a b + beta c` into c, which stands row by row at `to`, `stride` from row to row. For matrices of which a
+/// thread multiplies many: within a crew ([`super::crew`]), each member its own.
 ///
 /// # Safety
-/// The product's rows at `to` are numbers that can be written, and nobody else reads or writes them meanwhile.
+/// The product's rows at `to` are numbers that can be written, and nobody else reads or writes them
+/// meanwhile.
 pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *mut f32, stride: usize) {
     let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
     assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
@@ -208,8 +212,8 @@ pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *
     }
 }
 
-/// `a b`, `[rows, inner]` times `[inner, columns]`, in single precision, whatever precision both are in. Either may be a transposed
-/// view.
+/// `a b`, `[rows, inner]` times `[inner, columns]`, in single precision, whatever precision both are in.
+/// Either may be a transposed view.
 pub fn multiply(a: &Tensor, b: &Tensor) -> Tensor {
     let _guard = no_grad_guard();
     if !fits(a) || !fits(b) {
@@ -264,12 +268,15 @@ fn write(a: &Tensor, b: &Tensor, into: &mut Tensor, beta: f32) {
         unreachable!("callers look whether the matrices fit");
     };
     let [rows, columns, inner] = [rows, columns, inner].map(|size| size as c_int);
-    // SAFETY: both are half-precision matrices on the processor with the strides they are given with, `into` is contiguous and of the
-    // shape of their product; sizes were looked at by `fits`.
+    // SAFETY: both are half-precision matrices on the processor with the strides they are given with, `into`
+    // is contiguous and of the shape of their product; sizes were looked at by `fits`.
     unsafe {
         let (from_a, from_b) = (a.data_ptr().cast_const(), b.data_ptr().cast_const());
         let to = into.data_ptr().cast::<f32>();
-        gemm(ROWS_FIRST, of_a, of_b, rows, columns, inner, 1.0, from_a, stride_a, from_b, stride_b, beta, to, columns);
+        gemm(
+            ROWS_FIRST, of_a, of_b, rows, columns, inner, 1.0, from_a, stride_a, from_b, stride_b, beta, to,
+            columns,
+        );
     }
 }
 
@@ -281,7 +288,11 @@ mod tests {
     #[test]
     fn small_products_are_those_of_the_definition() {
         fn grid<T>(numbers: &[T], rows: usize, columns: usize, turned: bool) -> Grid<'_, T> {
-            if turned { Grid::new(numbers, columns, rows, 11).turned() } else { Grid::new(numbers, rows, columns, 11) }
+            if turned {
+                Grid::new(numbers, columns, rows, 11).turned()
+            } else {
+                Grid::new(numbers, rows, columns, 11)
+            }
         }
         fn look<T: Factor>(numbers: impl Fn(usize, usize) -> Vec<T>) {
             let (rows, columns, inner) = (7, 5, 9);
@@ -294,21 +305,28 @@ mod tests {
                     unsafe { multiply_small(a, b, beta, sum.as_mut_ptr(), 6) };
                     for row in 0..rows {
                         for column in 0..columns {
-                            let exact: f64 = (0..inner).map(|at| f64::from(a.at(row, at)) * f64::from(b.at(at, column))).sum();
+                            let exact: f64 = (0..inner)
+                                .map(|at| f64::from(a.at(row, at)) * f64::from(b.at(at, column)))
+                                .sum();
                             let got = f64::from(sum[row * 6 + column]);
-                            assert!((got - exact - 2.0 * f64::from(beta)).abs() < 1e-5, "{turned:?} {beta}: {got} {exact}");
+                            assert!(
+                                (got - exact - 2.0 * f64::from(beta)).abs() < 1e-5,
+                                "{turned:?} {beta}: {got} {exact}"
+                            );
                         }
                         assert_eq!(sum[row * 6 + 5], 2.0, "written beside the product");
                     }
                 }
             }
         }
-        let wave = |count: usize, seed: usize| (0..count).map(move |at| ((at + seed * 7) as f32 * 0.37).sin());
+        let wave =
+            |count: usize, seed: usize| (0..count).map(move |at| ((at + seed * 7) as f32 * 0.37).sin());
         look::<f32>(|count, seed| wave(count, seed).collect());
         look::<bf16>(|count, seed| wave(count, seed).map(bf16::from_f32).collect());
     }
 
-    /// Of two halves every product is exact in single precision, so all that may differ is the order of the sum.
+    /// Of two halves every product is exact in single precision, so all that may differ is the order of the
+    /// sum.
     #[test]
     fn products_are_those_in_single_precision() {
         let matrix = |rows: i64, columns: i64, seed: i64| {
@@ -316,7 +334,11 @@ mod tests {
             (numbers * 0.37).sin().view([rows, columns]).to_kind(Kind::BFloat16)
         };
         let (rows, columns, inner) = (5, 70, 33);
-        let a = [matrix(rows, inner, 1), matrix(inner, rows, 1).tr(), matrix(rows, 2 * inner, 1).narrow(1, 3, inner)];
+        let a = [
+            matrix(rows, inner, 1),
+            matrix(inner, rows, 1).tr(),
+            matrix(rows, 2 * inner, 1).narrow(1, 3, inner),
+        ];
         let b = [matrix(inner, columns, 2), matrix(columns, inner, 2).tr()];
         for a in &a {
             for b in &b {

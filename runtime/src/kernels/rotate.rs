@@ -1,11 +1,13 @@
-//! What stands between the projections of attention and attention itself: biases, the normalisation of queries and keys head by head
-//! where a model has one, and positions (arXiv:2104.09864), in one loop each way.
+//! What stands between the projections of attention and attention itself: biases, the normalisation of
+//! queries and keys head by head where a model has one, and positions (arXiv:2104.09864), in one loop each
+//! way.
 
 use super::causal::Heads;
 use super::crew::{Parts, together};
 use super::{Loop, Stored, with_instructions};
 
-/// What happens to a token's projections. Numbers of a token stand together, heads as in [`Heads::projected`].
+/// What happens to a token's projections. Numbers of a token stand together, heads as in
+/// [`Heads::projected`].
 #[derive(Clone, Copy)]
 pub struct Between<'a> {
     pub heads: Heads,
@@ -23,7 +25,8 @@ pub struct HeadNorm<'a> {
     pub epsilon: f32,
 }
 
-/// `[tokens, width]` each, in the layout of [`crate::model`]'s rotary tables: x becomes x * cosine + (x with its halves swapped) * sine.
+/// `[tokens, width]` each, in the layout of [`crate::model`]'s rotary tables: x becomes x * cosine + (x with
+/// its halves swapped) * sine.
 #[derive(Clone, Copy)]
 pub struct Positions<'a> {
     pub cosine: &'a [f32],
@@ -49,7 +52,8 @@ impl Between<'_> {
     }
 }
 
-/// From what the projections answer, `[tokens, Heads::projected]`. What the normalisation reads is kept where there is one, in `read`.
+/// From what the projections answer, `[tokens, Heads::projected]`. What the normalisation reads is kept where
+/// there is one, in `read`.
 pub fn forward<T: Stored + Send + Sync>(
     threads: usize,
     between: &Between,
@@ -58,7 +62,9 @@ pub fn forward<T: Stored + Send + Sync>(
     answer: &mut [T],
 ) {
     let row = between.heads.projected();
-    assert!(answer.len() == projected.len() && read.as_ref().is_none_or(|read| read.len() == projected.len()));
+    assert!(
+        answer.len() == projected.len() && read.as_ref().is_none_or(|read| read.len() == projected.len())
+    );
     assert!(between.norm.is_none() || read.is_some(), "what a normalisation reads is kept");
     let (answer, read) = (Parts::new(answer), read.map(Parts::new));
     together(threads, |member| {
@@ -66,8 +72,16 @@ pub fn forward<T: Stored + Send + Sync>(
         for token in member.part(projected.len() / row, 1) {
             let range = token * row..(token + 1) * row;
             // SAFETY: members have tokens of their own.
-            let (answer, read) = unsafe { (answer.part(range.clone()), read.as_ref().map(|read| read.part(range.clone()))) };
-            with_instructions(Forward { between, token, projected: &projected[range], read, answer, scratch: &mut scratch });
+            let (answer, read) =
+                unsafe { (answer.part(range.clone()), read.as_ref().map(|read| read.part(range.clone()))) };
+            with_instructions(Forward {
+                between,
+                token,
+                projected: &projected[range],
+                read,
+                answer,
+                scratch: &mut scratch,
+            });
         }
     });
 }
@@ -88,7 +102,9 @@ impl<T: Stored> Loop for Forward<'_, T> {
     fn run(self) {
         let Forward { between, token, projected, mut read, answer, scratch } = self;
         let width = between.heads.width;
-        for (head, (projected, answer)) in projected.chunks_exact(width).zip(answer.chunks_exact_mut(width)).enumerate() {
+        for (head, (projected, answer)) in
+            projected.chunks_exact(width).zip(answer.chunks_exact_mut(width)).enumerate()
+        {
             let place = head * width..(head + 1) * width;
             scratch.copy_from_slice(projected);
             if let Some(bias) = between.bias {
@@ -97,7 +113,8 @@ impl<T: Stored> Loop for Forward<'_, T> {
                 }
             }
             if head < between.turned() {
-                if let (Some(HeadNorm { epsilon, .. }), Some(scale), Some(read)) = (between.norm, between.scale(head), &mut read)
+                if let (Some(HeadNorm { epsilon, .. }), Some(scale), Some(read)) =
+                    (between.norm, between.scale(head), &mut read)
                 {
                     // The backward pass has the numbers as they are stored: so does this one.
                     for (x, kept) in scratch.iter_mut().zip(&mut read[place]) {
@@ -139,8 +156,9 @@ fn factor(head: &[f32], epsilon: f32) -> f32 {
     1.0 / (squares.iter().sum::<f32>() / head.len() as f32 + epsilon).sqrt()
 }
 
-/// From d loss / d answer: d loss / d projected, in its place in single precision and, as products read it, in `by_projected`. With a
-/// normalisation, `read` is what [`forward`] kept, and `by_scales` becomes d loss / d scales, token by token: `[tokens, 2, width]`.
+/// From d loss / d answer: d loss / d projected, in its place in single precision and, as products read it,
+/// in `by_projected`. With a normalisation, `read` is what [`forward`] kept, and `by_scales` becomes d loss /
+/// d scales, token by token: `[tokens, 2, width]`.
 pub fn backward<T: Stored + Send + Sync>(
     threads: usize,
     between: &Between,
@@ -151,7 +169,10 @@ pub fn backward<T: Stored + Send + Sync>(
     let (row, scales) = (between.heads.projected(), 2 * between.heads.width);
     let tokens = by_answer.len() / row;
     assert!(by_projected.len() == by_answer.len() && between.norm.is_some() == norm.is_some());
-    assert!(norm.as_ref().is_none_or(|(read, by_scales)| read.len() == tokens * row && by_scales.len() == tokens * scales));
+    assert!(
+        norm.as_ref()
+            .is_none_or(|(read, by_scales)| read.len() == tokens * row && by_scales.len() == tokens * scales)
+    );
     let (by_answer, by_projected) = (Parts::new(by_answer), Parts::new(by_projected));
     let norm = norm.map(|(read, by_scales)| (read, Parts::new(by_scales)));
     together(threads, |member| {
@@ -159,12 +180,20 @@ pub fn backward<T: Stored + Send + Sync>(
         for token in member.part(tokens, 1) {
             let range = token * row..(token + 1) * row;
             // SAFETY: members have tokens of their own.
-            let (by_answer, by_projected) = unsafe { (by_answer.part(range.clone()), by_projected.part(range.clone())) };
+            let (by_answer, by_projected) =
+                unsafe { (by_answer.part(range.clone()), by_projected.part(range.clone())) };
             let norm = norm.as_ref().map(|(read, by_scales)| {
                 // SAFETY: as above.
                 (&read[range.clone()], unsafe { by_scales.part(token * scales..(token + 1) * scales) })
             });
-            with_instructions(Backward { between, token, by_answer, norm, by_projected, scratch: &mut scratch });
+            with_instructions(Backward {
+                between,
+                token,
+                by_answer,
+                norm,
+                by_projected,
+                scratch: &mut scratch,
+            });
         }
     });
 }
@@ -205,11 +234,14 @@ impl<T: Stored> Loop for Backward<'_, T> {
                 *x = read.single();
             }
             let factor = factor(scratch, epsilon);
-            let along: f32 = scratch.iter().zip(scale).zip(by_head.iter()).map(|((x, scale), by)| x * scale * by).sum();
+            let along: f32 =
+                scratch.iter().zip(scale).zip(by_head.iter()).map(|((x, scale), by)| x * scale * by).sum();
             let shrink = along / width as f32 * factor * factor * factor;
             let row = if head < between.heads.heads { 0 } else { width };
             let by_scale = &mut by_scales[row..row + width];
-            for (((x, scale), by), by_scale) in scratch.iter().zip(scale).zip(by_head.iter_mut()).zip(by_scale) {
+            for (((x, scale), by), by_scale) in
+                scratch.iter().zip(scale).zip(by_head.iter_mut()).zip(by_scale)
+            {
                 *by_scale += *by * x * factor;
                 *by = *by * scale * factor - x * shrink;
             }
@@ -250,7 +282,9 @@ mod tests {
         let (projected, by_answer) = (wave(tokens * row, 0.1), wave(tokens * row, 0.9));
         let (bias, scales) = (wave(row, 0.5), wave(2 * heads.width, 1.1));
         let (cosine, sine) = (wave(tokens * heads.width, 0.2), wave(tokens * heads.width, 0.7));
-        for (with_bias, with_norm, with_positions) in [(false, false, true), (true, true, true), (false, true, false)] {
+        for (with_bias, with_norm, with_positions) in
+            [(false, false, true), (true, true, true), (false, true, false)]
+        {
             let between = Between {
                 heads,
                 bias: with_bias.then_some(bias.as_slice()),
@@ -288,8 +322,16 @@ mod tests {
                 close(&by_projected, &slopes[0]);
                 assert_eq!(by, by_projected);
                 if with_norm {
-                    let sums = double(&sums, &[tokens as i64, 2, width]).sum_dim_intlist([0i64].as_slice(), false, Kind::Double);
-                    let sums: Vec<f32> = Vec::<f64>::try_from(sums.view([-1])).unwrap().iter().map(|sum| *sum as f32).collect();
+                    let sums = double(&sums, &[tokens as i64, 2, width]).sum_dim_intlist(
+                        [0i64].as_slice(),
+                        false,
+                        Kind::Double,
+                    );
+                    let sums: Vec<f32> = Vec::<f64>::try_from(sums.view([-1]))
+                        .unwrap()
+                        .iter()
+                        .map(|sum| *sum as f32)
+                        .collect();
                     close(&sums, &slopes[1]);
                 }
             }

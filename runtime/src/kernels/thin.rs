@@ -1,8 +1,8 @@
 //! Products of a few rows with a large matrix.
 //!
-//! Generation multiplies a handful of rows with every matrix of the model: each weight is read once and used a few times, so the
-//! time is that of reading the weights. A general product first copies the matrix into another order; here it is read as it
-//! lies, `[outputs, inputs]`, along the inputs.
+//! Generation multiplies a handful of rows with every matrix of the model: each weight is read once and used
+//! a few times, so the time is that of reading the weights. A general product first copies the matrix into
+//! another order; here it is read as it lies, `[outputs, inputs]`, along the inputs.
 
 use std::ops::Range;
 
@@ -39,7 +39,8 @@ impl Matrix<'_> {
 #[derive(Clone, Copy)]
 pub struct Place(*const u8);
 
-/// The rows on the left, `[rows, inputs]`; `half` are the same in half precision, for products with matrices that are.
+/// The rows on the left, `[rows, inputs]`; `half` are the same in half precision, for products with matrices
+/// that are.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     pub inputs: usize,
@@ -65,30 +66,38 @@ pub struct Target<'a, 'b> {
 /// Outputs that are worked through before the next rows: their weights stay in the nearest cache meanwhile.
 const OUTPUTS: usize = 24;
 
-/// As many bytes of rows stay in the nearest cache. Then one output is multiplied after the other, so that weights are read as they
-/// lie: in tiles of several outputs, as many streams are read at one time, which reaches two thirds of the memory's rate. Where the
-/// rows are more, tiles read them less often.
+/// As many bytes of rows stay in the nearest cache. Then one output is multiplied after the other, so that
+/// weights are read as they lie: in tiles of several outputs, as many streams are read at one time, which
+/// reaches two thirds of the memory's rate. Where the rows are more, tiles read them less often.
 const NEAR: usize = 24 << 10;
 
-/// How far ahead of its use a weight is asked for, in bytes, where outputs are multiplied one by one and in tiles. The processor's own
-/// guesses are too short-sighted while so many rows are multiplied with each weight: without this, a product reaches a third to a half
-/// of the memory's rate.
+/// How far ahead of its use a weight is asked for, in bytes, where outputs are multiplied one by one and in
+/// tiles. The processor's own guesses are too short-sighted while so many rows are multiplied with each
+/// weight: without this, a product reaches a third to a half of the memory's rate.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 8 << 10;
 #[cfg(target_arch = "x86_64")]
 const AHEAD_OF_TILES: usize = 16 << 10;
 
-/// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that depends on nothing but
-/// the number of inputs. `bias` has one number per output of the matrix. `next` is where the thread reads on, if it
-/// is not behind `range`; tiles do not look there.
+/// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that
+/// depends on nothing but the number of inputs. `bias` has one number per output of the matrix. `next` is
+/// where the thread reads on, if it is not behind `range`; tiles do not look there.
 ///
 /// # Safety
 /// As for [`Parts::part`]: between two waits nobody else touches the outputs in `range`.
-pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Range<usize>, next: Option<Place>, target: &Target) {
+pub unsafe fn multiply(
+    x: Rows,
+    matrix: Matrix,
+    bias: Option<&[f32]>,
+    range: Range<usize>,
+    next: Option<Place>,
+    target: &Target,
+) {
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let rows = x.count();
     let instructions = Instructions::found();
-    let row_bytes = x.inputs * if matches!(matrix, Matrix::Half(_)) { size_of::<bf16>() } else { size_of::<f32>() };
+    let row_bytes =
+        x.inputs * if matches!(matrix, Matrix::Half(_)) { size_of::<bf16>() } else { size_of::<f32>() };
     for start in range.clone().step_by(OUTPUTS) {
         let outputs = start..(start + OUTPUTS).min(range.end);
         let mut row = 0;
@@ -99,13 +108,16 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Ran
                 let sums = &mut sums[..outputs.len()];
                 let onward = Onward { left: range.end - outputs.start, next };
                 // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and the range was looked at.
-                let done = unsafe { one_by_one(x, row..row + count, matrix, outputs.clone(), onward, instructions, sums) };
+                let done = unsafe {
+                    one_by_one(x, row..row + count, matrix, outputs.clone(), onward, instructions, sums)
+                };
                 if done {
                     let by_row = turned(sums);
                     for (index, sums) in by_row[..count].iter().enumerate() {
                         let place = target.first + (row + index) * target.stride;
                         // SAFETY: the caller keeps these outputs to this call.
-                        let places = unsafe { target.buffer.part(place + outputs.start..place + outputs.end) };
+                        let places =
+                            unsafe { target.buffer.part(place + outputs.start..place + outputs.end) };
                         write(places, sums, bias.map(|bias| &bias[outputs.clone()]), target.add);
                     }
                     row += count;
@@ -116,7 +128,8 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Ran
             while output < outputs.end {
                 let wide = outputs.end - output;
                 let mut sums = [[0.0f32; 4]; 8];
-                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, `output + width <= range.end`.
+                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, `output + width <=
+                // range.end`.
                 let width = unsafe {
                     match (count, wide) {
                         (8, 3..) => tile::<8, 3>(x, row, matrix, output, instructions, &mut sums),
@@ -194,18 +207,22 @@ struct Onward {
 
 #[cfg(target_arch = "x86_64")]
 impl Onward {
-    /// What is read [`AHEAD`] of an output's weights, in whole outputs; `weights` are those of the first one at hand.
+    /// What is read [`AHEAD`] of an output's weights, in whole outputs; `weights` are those of the first one
+    /// at hand.
     #[inline(always)]
     fn ahead<T>(self, weights: *const T, inputs: usize, output: usize) -> *const T {
         let output = output + AHEAD.div_ceil(inputs * size_of::<T>());
         match self.next {
-            Some(Place(next)) if output >= self.left => next.cast::<T>().wrapping_add((output - self.left) * inputs),
+            Some(Place(next)) if output >= self.left => {
+                next.cast::<T>().wrapping_add((output - self.left) * inputs)
+            }
             _ => weights.wrapping_add(output * inputs),
         }
     }
 }
 
-/// The products of some rows, eight at most, with each of some outputs. False where that is not written for the processor.
+/// The products of some rows, eight at most, with each of some outputs. False where that is not written for
+/// the processor.
 ///
 /// # Safety
 /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
@@ -272,7 +289,8 @@ unsafe fn tile<const R: usize, const O: usize>(
     let inputs = x.inputs;
     let from = row * inputs..(row + R) * inputs;
     let weights = output * inputs..(output + O) * inputs;
-    // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its instructions are.
+    // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its instructions
+    // are.
     unsafe {
         match (matrix, instructions) {
             #[cfg(target_arch = "x86_64")]
@@ -291,8 +309,12 @@ unsafe fn tile<const R: usize, const O: usize>(
             (Matrix::Half(matrix), Instructions::Avx512 { .. } | Instructions::Avx2) => {
                 x86::half_avx2::<R, O>(&x.half[from], &matrix[weights], inputs, sums)
             }
-            (Matrix::Single(matrix), Instructions::Any) => portable::<R, O, _>(&x.single[from], &matrix[weights], inputs, sums),
-            (Matrix::Half(matrix), Instructions::Any) => portable::<R, O, _>(&x.half[from], &matrix[weights], inputs, sums),
+            (Matrix::Single(matrix), Instructions::Any) => {
+                portable::<R, O, _>(&x.single[from], &matrix[weights], inputs, sums)
+            }
+            (Matrix::Half(matrix), Instructions::Any) => {
+                portable::<R, O, _>(&x.half[from], &matrix[weights], inputs, sums)
+            }
         }
     }
     O
@@ -300,7 +322,12 @@ unsafe fn tile<const R: usize, const O: usize>(
 
 /// Sums in eight lanes, as the compiler can put them into registers.
 #[inline(always)]
-fn portable<const R: usize, const O: usize, T: Stored>(x: &[T], weights: &[T], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+fn portable<const R: usize, const O: usize, T: Stored>(
+    x: &[T],
+    weights: &[T],
+    inputs: usize,
+    sums: &mut [[f32; 4]; 8],
+) {
     let whole = inputs / 8 * 8;
     let mut lanes = [[[0.0f32; 8]; O]; R];
     for first in (0..whole).step_by(8) {
@@ -316,7 +343,8 @@ fn portable<const R: usize, const O: usize, T: Stored>(x: &[T], weights: &[T], i
     }
     for (row, lanes) in lanes.iter().enumerate() {
         for (output, lanes) in lanes.iter().enumerate() {
-            let rest = (whole..inputs).map(|at| x[row * inputs + at].single() * weights[output * inputs + at].single());
+            let rest = (whole..inputs)
+                .map(|at| x[row * inputs + at].single() * weights[output * inputs + at].single());
             sums[row][output] = lanes.iter().sum::<f32>() + rest.sum::<f32>();
         }
     }
@@ -334,7 +362,8 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     #[inline]
     fn eight_sums(lanes: [__m512; 8]) -> [f32; 8] {
-        // In a loop: a closure that the library calls is only inlined by chance, since the library is compiled for smaller registers.
+        // In a loop: a closure that the library calls is only inlined by chance, since the library is
+        // compiled for smaller registers.
         let mut halves = [_mm256_setzero_ps(); 8];
         for (half, lanes) in halves.iter_mut().zip(lanes) {
             *half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes));
@@ -342,7 +371,10 @@ mod x86 {
         let [a, b, c, d, e, f, g, h] = halves;
         let low = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
         let high = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
-        let sums = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
+        let sums = _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(low, high),
+            _mm256_permute2f128_ps::<0x31>(low, high),
+        );
         // SAFETY: both are eight floats of 32 bits.
         unsafe { std::mem::transmute::<__m256, [f32; 8]>(sums) }
     }
@@ -378,7 +410,13 @@ mod x86 {
 
     /// Output after output, as many as there are places in `sums`: weights are read as they lie.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-    pub fn single_one_by_one<const R: usize>(x: &[f32], weights: &[f32], inputs: usize, onward: Onward, sums: &mut [[f32; 8]]) {
+    pub fn single_one_by_one<const R: usize>(
+        x: &[f32],
+        weights: &[f32],
+        inputs: usize,
+        onward: Onward,
+        sums: &mut [[f32; 8]],
+    ) {
         assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
         let begin = weights.as_ptr();
         for (output, (weights, sums)) in weights.chunks_exact(inputs).zip(sums).enumerate() {
@@ -402,7 +440,13 @@ mod x86 {
 
     /// The same in half precision.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    pub fn half_one_by_one<const R: usize>(x: &[bf16], weights: &[bf16], inputs: usize, onward: Onward, sums: &mut [[f32; 8]]) {
+    pub fn half_one_by_one<const R: usize>(
+        x: &[bf16],
+        weights: &[bf16],
+        inputs: usize,
+        onward: Onward,
+        sums: &mut [[f32; 8]],
+    ) {
         assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
         let begin = weights.as_ptr();
         for (output, (weights, sums)) in weights.chunks_exact(inputs).zip(sums).enumerate() {
@@ -415,11 +459,14 @@ mod x86 {
                 // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
                 let weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
                 for (row, lanes) in lanes[..R].iter_mut().enumerate() {
-                    // SAFETY: as above; both are 512 bits without invalid values, the other type only names what they hold.
+                    // SAFETY: as above; both are 512 bits without invalid values, the other type only names
+                    // what they hold.
                     *lanes = unsafe {
                         let x = _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast());
-                        let (x, weight) =
-                            (std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(weight));
+                        let (x, weight) = (
+                            std::mem::transmute::<__m512i, __m512bh>(x),
+                            std::mem::transmute::<__m512i, __m512bh>(weight),
+                        );
                         _mm512_dpbf16_ps(*lanes, x, weight)
                     };
                 }
@@ -429,7 +476,12 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-    pub fn single<const R: usize, const O: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+    pub fn single<const R: usize, const O: usize>(
+        x: &[f32],
+        weights: &[f32],
+        inputs: usize,
+        sums: &mut [[f32; 4]; 8],
+    ) {
         assert!(x.len() == R * inputs && weights.len() == O * inputs);
         let mut lanes = [[_mm512_setzero_ps(); O]; R];
         for first in (0..inputs).step_by(16) {
@@ -454,7 +506,12 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    pub fn half<const R: usize, const O: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+    pub fn half<const R: usize, const O: usize>(
+        x: &[bf16],
+        weights: &[bf16],
+        inputs: usize,
+        sums: &mut [[f32; 4]; 8],
+    ) {
         assert!(x.len() == R * inputs && weights.len() == O * inputs);
         let mut lanes = [[_mm512_setzero_ps(); O]; R];
         for first in (0..inputs).step_by(32) {
@@ -468,11 +525,16 @@ mod x86 {
             }
             for (row, lanes) in lanes.iter_mut().enumerate() {
                 // SAFETY: as above.
-                let x = unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast()) };
+                let x =
+                    unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast()) };
                 for (lanes, weight) in lanes.iter_mut().zip(&row_of_weights) {
-                    // SAFETY: both are 512 bits without invalid values; the other type only names what they hold.
+                    // SAFETY: both are 512 bits without invalid values; the other type only names what they
+                    // hold.
                     let (x, weight) = unsafe {
-                        (std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(*weight))
+                        (
+                            std::mem::transmute::<__m512i, __m512bh>(x),
+                            std::mem::transmute::<__m512i, __m512bh>(*weight),
+                        )
                     };
                     *lanes = _mm512_dpbf16_ps(*lanes, x, weight);
                 }
@@ -482,12 +544,22 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn single_avx2<const R: usize, const O: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+    pub fn single_avx2<const R: usize, const O: usize>(
+        x: &[f32],
+        weights: &[f32],
+        inputs: usize,
+        sums: &mut [[f32; 4]; 8],
+    ) {
         portable::<R, O, _>(x, weights, inputs, sums);
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn half_avx2<const R: usize, const O: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+    pub fn half_avx2<const R: usize, const O: usize>(
+        x: &[bf16],
+        weights: &[bf16],
+        inputs: usize,
+        sums: &mut [[f32; 4]; 8],
+    ) {
         portable::<R, O, _>(x, weights, inputs, sums);
     }
 }
@@ -501,14 +573,24 @@ mod tests {
         (0..count as u64).map(|i| (((i + 1) * (seed * 2 + 12_345)) % 1013) as f32 / 506.5 - 1.0).collect()
     }
 
-    /// Every number of rows, sizes that fill no register, both precisions, several threads, against sums in f64.
+    /// Every number of rows, sizes that fill no register, both precisions, several threads, against sums in
+    /// f64.
     #[test]
     fn products_equal_the_definition() {
-        for (rows, inputs, outputs) in
-            [(1, 5, 3), (2, 16, 7), (3, 33, 4), (4, 31, 19), (5, 64, 33), (7, 48, 9), (8, 96, 40), (21, 70, 18)]
-        {
-            let (x, matrix, bias) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
-            let halves = |values: &[f32]| values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>();
+        for (rows, inputs, outputs) in [
+            (1, 5, 3),
+            (2, 16, 7),
+            (3, 33, 4),
+            (4, 31, 19),
+            (5, 64, 33),
+            (7, 48, 9),
+            (8, 96, 40),
+            (21, 70, 18),
+        ] {
+            let (x, matrix, bias) =
+                (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
+            let halves =
+                |values: &[f32]| values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>();
             let (x_half, matrix_half) = (halves(&x), halves(&matrix));
             for half in [false, true] {
                 let mut got = vec![1.0; rows * (outputs + 2)];
@@ -522,15 +604,19 @@ mod tests {
                 });
                 for row in 0..rows {
                     for output in 0..outputs {
-                        let number =
-                            |value: f32, half_value: bf16| if half { f64::from(half_value.to_f32()) } else { f64::from(value) };
+                        let number = |value: f32, half_value: bf16| {
+                            if half { f64::from(half_value.to_f32()) } else { f64::from(value) }
+                        };
                         let products = (0..inputs).map(|at| {
                             let (a, b) = (row * inputs + at, output * inputs + at);
                             number(x[a], x_half[a]) * number(matrix[b], matrix_half[b])
                         });
                         let expected = 1.0 + f64::from(bias[output]) + products.sum::<f64>();
                         let got = f64::from(got[1 + row * (outputs + 2) + output]);
-                        assert!((got - expected).abs() < 2e-5, "{rows} {inputs} {outputs} {half}: {got} {expected}");
+                        assert!(
+                            (got - expected).abs() < 2e-5,
+                            "{rows} {inputs} {outputs} {half}: {got} {expected}"
+                        );
                     }
                     assert_eq!(got[row * (outputs + 2)], 1.0, "written beside the target");
                 }

@@ -1,11 +1,12 @@
-//! Attention of one layer over whole sequences: grouped heads (arXiv:2305.13245), sliding windows (arXiv:2004.05150), capped
-//! scores.
+//! Attention of one layer over whole sequences: grouped heads (arXiv:2305.13245), sliding windows
+//! (arXiv:2004.05150), capped scores.
 
 use tch::{Device, Kind, Tensor};
 
 use super::{Config, LayerAttention};
 
-/// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays finite.
+/// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays
+/// finite.
 pub(super) const HIDDEN: f64 = -1e30;
 
 /// What every layer of a batch may look at. One mask for each distinct window, made once.
@@ -51,8 +52,8 @@ fn triangle(length: usize, window: Option<usize>, device: Device) -> Tensor {
     }
 }
 
-/// Causal attention; queries are `[rows, heads, length, head width]`, keys and values have fewer heads where they are grouped.
-/// Answers the queries' shape.
+/// Causal attention; queries are `[rows, heads, length, head width]`, keys and values have fewer heads where
+/// they are grouped. Answers the queries' shape.
 pub(super) fn attend(
     config: &Config,
     layer: &LayerAttention,
@@ -65,18 +66,29 @@ pub(super) fn attend(
     let mask = masks.of(layer, length as usize);
     if config.attention_softcap.is_none() {
         let (causal, grouped) = (mask.is_none(), config.heads != config.key_value_heads);
-        return Tensor::scaled_dot_product_attention(query, key, value, mask, 0.0, causal, config.attention_scale, grouped);
+        return Tensor::scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            mask,
+            0.0,
+            causal,
+            config.attention_scale,
+            grouped,
+        );
     }
     let [rows, heads, groups] = [query.size()[0], config.heads as i64, config.key_value_heads as i64];
     let head_width = config.head_width as i64;
     // Heads that share keys are the rows of one matrix product.
     let query = query.reshape([rows, groups, heads / groups * length, head_width]) * config.attention_scale;
-    let scores = cap(query.matmul(&key.transpose(2, 3)), config.attention_softcap).view([rows, heads, length, length]);
+    let scores =
+        cap(query.matmul(&key.transpose(2, 3)), config.attention_softcap).view([rows, heads, length, length]);
     let scores = match mask {
         Some(mask) => scores + mask,
         None => scores,
     };
-    let weights = wide_softmax(&scores).to_kind(value.kind()).view([rows, groups, heads / groups * length, length]);
+    let weights =
+        wide_softmax(&scores).to_kind(value.kind()).view([rows, groups, heads / groups * length, length]);
     weights.matmul(value).view([rows, heads, length, head_width])
 }
 

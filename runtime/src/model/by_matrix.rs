@@ -1,4 +1,5 @@
-//! d loss / d output matrix. It has a row for every entry of the vocabulary, so it is made some rows at a time.
+//! d loss / d output matrix. It has a row for every entry of the vocabulary, so it is made some rows at a
+//! time.
 
 use std::ops::Range;
 
@@ -14,7 +15,8 @@ pub struct ByMatrix {
     /// The one that the sums are taken in.
     wide: Kind,
     device: Device,
-    /// d loss / d logits, `[tokens, entries]`, and hidden states, `[tokens, width]`, that are not multiplied yet.
+    /// d loss / d logits, `[tokens, entries]`, and hidden states, `[tokens, width]`, that are not multiplied
+    /// yet.
     kept: Vec<[Tensor; 2]>,
     /// Of all other tokens, `[entries, width]`.
     sum: Option<Tensor>,
@@ -47,7 +49,8 @@ impl ByMatrix {
     /// Some rows of it, in single precision or in double. Rows beyond the entries are 0.
     pub fn rows(&self, range: Range<i64>) -> Tensor {
         let count = (range.end.min(self.entries) - range.start).max(0);
-        let mut rows = self.sum.as_ref().filter(|_| count > 0).map(|sum| sum.narrow(0, range.start, count).copy());
+        let mut rows =
+            self.sum.as_ref().filter(|_| count > 0).map(|sum| sum.narrow(0, range.start, count).copy());
         if count > 0 {
             for [by_logits, hidden] in &self.kept {
                 add(&mut rows, &by_logits.narrow(1, range.start, count), hidden);
@@ -82,18 +85,31 @@ mod tests {
     #[test]
     fn rows_are_those_of_the_product() {
         let numbers = |rows: i64, columns: i64, seed: i64| {
-            (Tensor::arange_start(seed, seed + rows * columns, (Kind::Double, Device::Cpu)) * 0.7).sin().view([rows, columns])
+            (Tensor::arange_start(seed, seed + rows * columns, (Kind::Double, Device::Cpu)) * 0.7)
+                .sin()
+                .view([rows, columns])
         };
         let (entries, width) = (11, 3);
         for (kind, near) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 1e-5)] {
             let matrix = Tensor::zeros([entries, width], (kind, Device::Cpu));
             let tokens: Vec<[Tensor; 2]> = [4, 1, 6]
-                .map(|count| [numbers(count, entries, count).to_kind(kind), numbers(count, width, 9 + count).to_kind(kind)])
+                .map(|count| {
+                    [
+                        numbers(count, entries, count).to_kind(kind),
+                        numbers(count, width, 9 + count).to_kind(kind),
+                    ]
+                })
                 .into();
-            let exact =
-                tokens.iter().map(|[by_logits, hidden]| by_logits.to_kind(Kind::Double).tr().mm(&hidden.to_kind(Kind::Double)));
-            let exact =
-                Tensor::cat(&[exact.reduce(|a, b| a + b).unwrap(), Tensor::zeros([2, width], (Kind::Double, Device::Cpu))], 0);
+            let exact = tokens.iter().map(|[by_logits, hidden]| {
+                by_logits.to_kind(Kind::Double).tr().mm(&hidden.to_kind(Kind::Double))
+            });
+            let exact = Tensor::cat(
+                &[
+                    exact.reduce(|a, b| a + b).unwrap(),
+                    Tensor::zeros([2, width], (Kind::Double, Device::Cpu)),
+                ],
+                0,
+            );
             for added in 0..=3 {
                 let mut by_matrix = ByMatrix::zero(&matrix);
                 for (index, [by_logits, hidden]) in tokens.iter().enumerate() {
@@ -104,8 +120,10 @@ mod tests {
                     }
                 }
                 for bounds in [vec![0, 13], vec![0, 4, 9, 13], vec![0, 11, 12, 13]] {
-                    let rows: Vec<Tensor> = bounds.windows(2).map(|pair| by_matrix.rows(pair[0]..pair[1])).collect();
-                    let apart = (Tensor::cat(&rows, 0).to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
+                    let rows: Vec<Tensor> =
+                        bounds.windows(2).map(|pair| by_matrix.rows(pair[0]..pair[1])).collect();
+                    let apart =
+                        (Tensor::cat(&rows, 0).to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
                     assert!(apart < near, "{kind:?} {added} {bounds:?}: {apart:e}");
                 }
             }

@@ -1,4 +1,5 @@
-//! Generation by tensors, wherever they are: every token is computed once. On the processor there is [`super::paged`].
+//! Generation by tensors, wherever they are: every token is computed once. On the processor there is
+//! [`super::paged`].
 
 use tch::{Tensor, no_grad_guard};
 
@@ -6,8 +7,8 @@ use super::Token;
 use super::attention::{HIDDEN, cap, wide_softmax};
 use super::decoder::{Decoder, Layer, PackedBatch, Rotaries, to_vec};
 
-/// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded on the left,
-/// and the padding is hidden from attention.
+/// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded
+/// on the left, and the padding is hidden from attention.
 pub struct Generator<'a> {
     decoder: &'a Decoder,
     /// Per layer, `[rows, key-value heads, capacity, head width]`.
@@ -31,7 +32,8 @@ const GROWTH: i64 = 64;
 const SHARE: i64 = 4;
 
 impl<'a> Generator<'a> {
-    /// Reads the prompts, of one token each at least. Up to `max_tokens` more can follow: room for them is made when they come.
+    /// Reads the prompts, of one token each at least. Up to `max_tokens` more can follow: room for them is
+    /// made when they come.
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
@@ -77,7 +79,10 @@ impl<'a> Generator<'a> {
             decoder,
             keys,
             values,
-            bias: Tensor::from_slice(&bias).to_device(device).view([rows, 1, 1, capacity as i64]).to_kind(kind),
+            bias: Tensor::from_slice(&bias)
+                .to_device(device)
+                .view([rows, 1, 1, capacity as i64])
+                .to_kind(kind),
             positions: tensor(&lengths),
             logits: to_vec(&decoder.project_vocabulary(&last)),
             rotary,
@@ -96,7 +101,8 @@ impl<'a> Generator<'a> {
         let decoder = self.decoder;
         let config = &*decoder.config;
         let rows = tokens.len() as i64;
-        let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let [heads, groups, head_width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let tokens = Tensor::from_slice(tokens).to_device(decoder.device);
         let rotary = self.rotary.at(&self.positions);
         let length = self.filled + 1;
@@ -112,7 +118,8 @@ impl<'a> Generator<'a> {
             // Heads that share keys and values are the rows of one small matrix product.
             let query = (query * config.attention_scale).reshape([rows, groups, heads / groups, head_width]);
             let scores = cap(query.matmul(&keys.transpose(2, 3)), config.attention_softcap);
-            let weights = wide_softmax(&(scores + self.bias.narrow(3, first, length - first))).to_kind(values.kind());
+            let weights =
+                wide_softmax(&(scores + self.bias.narrow(3, first, length - first))).to_kind(values.kind());
             let attended = weights.matmul(&values).view([rows, heads * head_width]);
             stream = decoder.finish(layer, stream, &attended);
         }
@@ -139,8 +146,8 @@ impl<'a> Generator<'a> {
         self.capacity += more;
     }
 
-    /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last step.
-    /// To be changed before they are read.
+    /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last
+    /// step. To be changed before they are read.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits
     }
@@ -162,12 +169,17 @@ impl Decoder {
     /// Queries, keys and values of `[rows, width]`, `[rows, heads, head width]` each, rotated.
     fn project(&self, layer: &Layer, stream: &Tensor, rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
         let config = &*self.config;
-        let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let [heads, groups, head_width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let normed = self.normalise(stream, &layer.norm_attention);
         let all = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, head_width]);
         let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), layer);
         let query_key = rotary.rotate(&layer.attention, query_key);
-        (query_key.narrow(-2, 0, heads), query_key.narrow(-2, heads, groups), all.narrow(-2, heads + groups, groups))
+        (
+            query_key.narrow(-2, 0, heads),
+            query_key.narrow(-2, heads, groups),
+            all.narrow(-2, heads + groups, groups),
+        )
     }
 
     /// The rest of a layer: output projection, residual, feed-forward, residual.
@@ -186,17 +198,22 @@ mod tests {
     use super::*;
     use crate::model::tests::{lively, tiny};
 
-    /// What is drawn from is in single precision, at the first token as at all others, in bf16 too: a logit of 8 that is rounded once
-    /// more is off by up to 0.03. At the first token it is what the trainer has; later ones differ by the rounding of activations.
+    /// What is drawn from is in single precision, at the first token as at all others, in bf16 too: a logit
+    /// of 8 that is rounded once more is off by up to 0.03. At the first token it is what the trainer
+    /// has; later ones differ by the rounding of activations.
     #[test]
     fn logits_are_in_single_precision_from_the_first_token_on() {
         let weights = lively(&tiny(), 8);
-        let prompts: Vec<Vec<Token>> = (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
+        let prompts: Vec<Vec<Token>> =
+            (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
         let of_prompts: Vec<&[Token]> = prompts.iter().map(Vec::as_slice).collect();
         for kind in [Kind::Float, Kind::BFloat16] {
             let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
             let mut generator = Generator::start(&decoder, &of_prompts, 10);
-            let batch = PackedBatch::new(prompts.iter().map(|prompt| (prompt.as_slice(), [0].as_slice())), Device::Cpu);
+            let batch = PackedBatch::new(
+                prompts.iter().map(|prompt| (prompt.as_slice(), [0].as_slice())),
+                Device::Cpu,
+            );
             let hidden = decoder.hidden(&batch).to_kind(Kind::Double);
             let exact = hidden.matmul(&decoder.matrix().to_kind(Kind::Double).tr());
             let apart = Tensor::from_slice(generator.logits()).view(exact.size().as_slice()) - exact;
@@ -204,7 +221,8 @@ mod tests {
             assert!(apart < 1e-4, "{kind:?}: {apart:.1e}");
             for step in 0..10 {
                 let logits = generator.logits();
-                let coarse = logits.iter().filter(|logit| half::bf16::from_f32(**logit).to_f32() == **logit).count();
+                let coarse =
+                    logits.iter().filter(|logit| half::bf16::from_f32(**logit).to_f32() == **logit).count();
                 assert!(coarse * 20 < logits.len(), "{kind:?}, step {step}: {coarse} are rounded");
                 generator.step(&vec![100 + 7 * step % 26; prompts.len()]);
             }

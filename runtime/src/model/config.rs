@@ -1,7 +1,7 @@
 //! What a decoder is made of: the numbers and switches that tell one published family from another.
 //!
-//! Families differ in few places, and each place has a field here. So the forward pass asks for features and never for a
-//! family's name; the name only decides how a `config.json` is read and written.
+//! Families differ in few places, and each place has a field here. So the forward pass asks for features and
+//! never for a family's name; the name only decides how a `config.json` is read and written.
 
 use mopd_compiler::plan;
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,8 @@ pub struct Norm {
     pub epsilon: f64,
     /// Added to the stored scale: 1 where checkpoints store the scale's distance from 1 (Gemma).
     pub offset: f64,
-    /// What attention and feed-forward answer is normalised too, before it is added to the stream (Gemma 2 and 3).
+    /// What attention and feed-forward answer is normalised too, before it is added to the stream (Gemma 2
+    /// and 3).
     pub after: bool,
 }
 
@@ -109,7 +110,8 @@ pub enum RopeScaling {
         high_frequency: f64,
         original_context: usize,
     },
-    /// arXiv:2309.00071: frequencies by a ramp between kept and divided; cosines and sines are multiplied by `attention`.
+    /// arXiv:2309.00071: frequencies by a ramp between kept and divided; cosines and sines are multiplied by
+    /// `attention`.
     Yarn {
         factor: f64,
         attention: f64,
@@ -138,7 +140,8 @@ impl Config {
     /// Far above any published decoder: a hostile file must not make lists without end.
     pub const MOST_LAYERS: usize = 4096;
 
-    /// What the language makes from scratch: `llama { ... }`, `qwen2 { ... }`, `qwen3 { ... }`, `gemma { ... }`.
+    /// What the language makes from scratch: `llama { ... }`, `qwen2 { ... }`, `qwen3 { ... }`, `gemma { ...
+    /// }`.
     pub fn of(architecture: &plan::Architecture) -> Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
         let gemma = architecture.family == plan::Family::Gemma;
@@ -158,9 +161,16 @@ impl Config {
             hidden: architecture.hidden as usize,
             context: architecture.context as usize,
             tied: architecture.tied,
-            biases: Biases { query_key_value: architecture.family == plan::Family::Qwen2, ..Biases::default() },
+            biases: Biases {
+                query_key_value: architecture.family == plan::Family::Qwen2,
+                ..Biases::default()
+            },
             query_key_norm: architecture.family == plan::Family::Qwen3,
-            norm: Norm { epsilon: architecture.norm_epsilon, offset: if gemma { 1.0 } else { 0.0 }, after: false },
+            norm: Norm {
+                epsilon: architecture.norm_epsilon,
+                offset: if gemma { 1.0 } else { 0.0 },
+                after: false,
+            },
             activation: if gemma { Activation::Gelu } else { Activation::Silu },
             embedding_scale: if gemma { f64::from(architecture.width).sqrt() } else { 1.0 },
             attention_scale: 1.0 / (head_width as f64).sqrt(),
@@ -202,22 +212,41 @@ impl Config {
             }
         }
         if !self.head_width.is_multiple_of(2) {
-            return Err(format!("a head must have an even width, not {}: rotary positions turn pairs", self.head_width));
+            return Err(format!(
+                "a head must have an even width, not {}: rotary positions turn pairs",
+                self.head_width
+            ));
         }
         if !self.heads.is_multiple_of(self.key_value_heads) {
             let Config { heads, key_value_heads, .. } = self;
-            return Err(format!("`heads = {heads}` must be a multiple of `key_value_heads = {key_value_heads}`"));
+            return Err(format!(
+                "`heads = {heads}` must be a multiple of `key_value_heads = {key_value_heads}`"
+            ));
         }
         if self.attention.len() != self.layers {
-            return Err(format!("{} layers, but attention is described for {}", self.layers, self.attention.len()));
+            return Err(format!(
+                "{} layers, but attention is described for {}",
+                self.layers,
+                self.attention.len()
+            ));
         }
         if let Some(experts) = &self.experts {
             if experts.layers.len() != self.layers {
-                return Err(format!("{} layers, but experts are described for {}", self.layers, experts.layers.len()));
+                return Err(format!(
+                    "{} layers, but experts are described for {}",
+                    self.layers,
+                    experts.layers.len()
+                ));
             }
-            if experts.per_token == 0 || experts.per_token > experts.count || experts.hidden == 0 || experts.count > 65_536 {
+            if experts.per_token == 0
+                || experts.per_token > experts.count
+                || experts.hidden == 0
+                || experts.count > 65_536
+            {
                 let Experts { count, per_token, hidden, .. } = experts;
-                return Err(format!("{per_token} of {count} experts of width {hidden} make no feed-forward part"));
+                return Err(format!(
+                    "{per_token} of {count} experts of width {hidden} make no feed-forward part"
+                ));
             }
         }
         Ok(())

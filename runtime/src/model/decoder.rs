@@ -1,8 +1,8 @@
 //! A decoder as tensors: the forward pass that training and scoring share.
 //!
-//! It asks the configuration for features, never for a family: RMSNorm (arXiv:1910.07467) before and, in some, behind each part,
-//! rotary positions ([`super::rope`]), grouped heads with windows and caps ([`super::attention`]), gated linear units or experts
-//! ([`super::feed_forward`]).
+//! It asks the configuration for features, never for a family: RMSNorm (arXiv:1910.07467) before and, in
+//! some, behind each part, rotary positions ([`super::rope`]), grouped heads with windows and caps
+//! ([`super::attention`]), gated linear units or experts ([`super::feed_forward`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,8 +25,8 @@ use crate::kernels::product;
 
 /// Parameters of one layer.
 ///
-/// Where several matrices read the same input, training multiplies them one by one, because the backward pass of a split
-/// costs more than it saves; `query_key_value` is the same numbers as one matrix, for inference.
+/// Where several matrices read the same input, training multiplies them one by one, because the backward pass
+/// of a split costs more than it saves; `query_key_value` is the same numbers as one matrix, for inference.
 pub(super) struct Layer {
     pub attention: LayerAttention,
     pub norm_attention: Tensor,
@@ -57,12 +57,13 @@ pub struct Decoder {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Tensor,
     pub(super) matrix: Tensor,
-    /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no experts.
+    /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no
+    /// experts.
     load: RefCell<Vec<Option<Tensor>>>,
 }
 
-/// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a causal query never
-/// looks at padding, so no mask is needed.
+/// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a
+/// causal query never looks at padding, so no mask is needed.
 pub struct PackedBatch {
     /// `[sequences, longest]`
     shape: [i64; 2],
@@ -70,7 +71,8 @@ pub struct PackedBatch {
     pub(super) tokens: Tensor,
     /// `[tokens]`: place within the sequence.
     positions: Tensor,
-    /// `[sequences * longest]`: the packed token of each padded place; padding repeats the sequence's first token.
+    /// `[sequences * longest]`: the packed token of each padded place; padding repeats the sequence's first
+    /// token.
     unpack: Tensor,
     /// `[tokens]`: the padded place of each packed token.
     pack: Tensor,
@@ -84,8 +86,12 @@ pub struct PackedBatch {
     pub targets: Tensor,
 }
 impl PackedBatch {
-    /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted, never read.
-    pub fn new<'a>(sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone, device: Device) -> PackedBatch {
+    /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted,
+    /// never read.
+    pub fn new<'a>(
+        sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone,
+        device: Device,
+    ) -> PackedBatch {
         PackedBatch::masked(sequences.map(|(prompt, completion)| (prompt, completion, None)), device)
     }
 
@@ -94,7 +100,11 @@ impl PackedBatch {
         sequences: impl Iterator<Item = (&'a [Token], &'a [Token], Option<&'a [bool]>)> + Clone,
         device: Device,
     ) -> PackedBatch {
-        let longest = sequences.clone().map(|(prompt, completion, _)| prompt.len() + completion.len() - 1).max().unwrap_or(1);
+        let longest = sequences
+            .clone()
+            .map(|(prompt, completion, _)| prompt.len() + completion.len() - 1)
+            .max()
+            .unwrap_or(1);
         let [mut tokens, mut positions, mut unpack, mut pack] = [const { Vec::new() }; 4];
         let [mut predictors, mut predictors_padded, mut targets] = [const { Vec::<i64>::new() }; 3];
         let (mut count, mut ranges) = (0, Vec::new());
@@ -107,7 +117,10 @@ impl PackedBatch {
             pack.extend((0..length).map(|place| padded_start + place));
             unpack.extend((0..longest as i64).map(|place| start + if place < length { place } else { 0 }));
             let first = prompt.len() as i64 - 1;
-            assert!(mask.is_none_or(|mask| mask.len() == completion.len()), "a mask says something of every token");
+            assert!(
+                mask.is_none_or(|mask| mask.len() == completion.len()),
+                "a mask says something of every token"
+            );
             let predicted = (0..completion.len()).filter(|place| mask.is_none_or(|mask| mask[*place]));
             for place in predicted {
                 predictors.push(start + first + place as i64);
@@ -177,7 +190,9 @@ impl Attended {
     pub fn keys_values(&self, config: &Config, batch: &PackedBatch) -> [Tensor; 2] {
         match self {
             Attended::Own(kept) => kept.keys_values(config),
-            Attended::Padded { keys, values } => [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack)),
+            Attended::Padded { keys, values } => {
+                [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
+            }
         }
     }
 }
@@ -196,7 +211,10 @@ impl Rotaries {
     }
 
     pub fn at(&self, positions: &Tensor) -> Rotaries {
-        Rotaries { global: self.global.at(positions), local: self.local.as_ref().map(|local| local.at(positions)) }
+        Rotaries {
+            global: self.global.at(positions),
+            local: self.local.as_ref().map(|local| local.at(positions)),
+        }
     }
 
     pub fn single(&self) -> Rotaries {
@@ -236,9 +254,16 @@ impl Decoder {
         Decoder::new(weights, Vector::whole(weights, kind, device), device, kind, false)
     }
 
-    /// The same for a model that comes and goes: each layer takes what room is free, where a whole model would need it in one place.
+    /// The same for a model that comes and goes: each layer takes what room is free, where a whole model
+    /// would need it in one place.
     pub fn passing(weights: &Weights, device: Device, kind: Kind) -> Decoder {
-        Decoder::new(weights, Vector::by_layer(weights, &layout(&weights.config), kind, device), device, kind, false)
+        Decoder::new(
+            weights,
+            Vector::by_layer(weights, &layout(&weights.config), kind, device),
+            device,
+            kind,
+            false,
+        )
     }
 
     /// For training.
@@ -252,10 +277,12 @@ impl Decoder {
         let mut parameters = Parameters::new(&entries, &numbers, trainable);
         let embedding = parameters.outside("model.embed_tokens.weight");
         let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
-        let matrix = if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
+        let matrix =
+            if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
         let norm = parameters.outside("model.norm.weight");
         let leaves = parameters.leaves();
-        let decayed: usize = entries.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
+        let decayed: usize =
+            entries.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
         Decoder {
             load: RefCell::new((0..config.layers).map(|_| None).collect()),
             tokenizer: weights.tokenizer.clone(),
@@ -293,7 +320,8 @@ impl Decoder {
         self.kind
     }
 
-    /// How many of the flat vector's first elements weight decay applies to: the matrices, not biases and normalisations.
+    /// How many of the flat vector's first elements weight decay applies to: the matrices, not biases and
+    /// normalisations.
     pub fn decayed(&self) -> i64 {
         self.decayed
     }
@@ -303,8 +331,8 @@ impl Decoder {
         &self.matrix
     }
 
-    /// How the experts were used in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since this was last asked; none where
-    /// the model has no experts or nothing has passed.
+    /// How the experts were used in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since this was
+    /// last asked; none where the model has no experts or nothing has passed.
     pub fn take_expert_load(&self) -> Option<ExpertLoad> {
         let counts: Vec<Vec<i64>> = self
             .load
@@ -321,15 +349,15 @@ impl Decoder {
         self.capped_logits(&self.hidden(batch))
     }
 
-    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`. Without a gradient:
-    /// for one there is [`Decoder::trace`], which says the same to the bit.
+    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens,
+    /// width]`. Without a gradient: for one there is [`Decoder::trace`], which says the same to the bit.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
         let _guard = no_grad_guard();
         self.normalise(&self.pass(batch, |_| {}), &self.norm)
     }
 
-    /// The stream behind the last layer, where the next token is predicted: `[completion tokens, width]`. `each` gets what every layer's
-    /// attention read, from the first layer on.
+    /// The stream behind the last layer, where the next token is predicted: `[completion tokens, width]`.
+    /// `each` gets what every layer's attention read, from the first layer on.
     pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(Attended)) -> Tensor {
         let context = self.context(batch);
         (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
@@ -350,15 +378,17 @@ impl Decoder {
         }
     }
 
-    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention read. The last layer answers only the places whose predictions matter: after the last attention a position only
-    /// matters if its prediction does.
+    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention
+    /// read. The last layer answers only the places whose predictions matter: after the last attention a
+    /// position only matters if its prediction does.
     pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Attended) {
         let (layer, batch) = (&self.layers[index], &context.batch);
         let normed = self.normalise(stream, &layer.norm_attention);
         let last = index + 1 == self.layers.len();
         if let Some(attention) = self.packed_attention(index) {
             let (answer, kept) = attention.forward(&normed, &self.places(index, context));
-            let carried = if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
+            let carried =
+                if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
             return ((answer + carried).to_kind(stream.kind()), Attended::Own(kept));
         }
         let (attended, keys, values) = self.attention(layer, &normed, context);
@@ -389,7 +419,8 @@ impl Decoder {
         }
     }
 
-    /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its backward pass.
+    /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its
+    /// backward pass.
     pub(super) fn fed_forward(&self, index: usize, stream: &Tensor) -> (Tensor, Option<Kept>) {
         let layer = &self.layers[index];
         let normed = self.normalise(stream, &layer.norm_feed_forward);
@@ -397,7 +428,8 @@ impl Decoder {
             let (answer, kept) = unit.forward(&normed);
             return ((answer + stream).to_kind(stream.kind()), Some(kept));
         }
-        let (answer, counts) = layer.feed_forward.train(&normed, self.config.activation, self.config.experts.as_ref());
+        let (answer, counts) =
+            layer.feed_forward.train(&normed, self.config.activation, self.config.experts.as_ref());
         self.count(index, counts);
         (stream + self.after(answer, layer.after_feed_forward.as_ref()), None)
     }
@@ -431,23 +463,33 @@ impl Decoder {
         }
     }
 
-    /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`; and the keys and values,
-    /// `[sequences, longest, groups, head width]`.
+    /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`;
+    /// and the keys and values, `[sequences, longest, groups, head width]`.
     fn attention(&self, layer: &Layer, normed: &Tensor, context: &Context) -> (Tensor, Tensor, Tensor) {
         let config = &*self.config;
-        let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let [heads, groups, head_width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let batch = &context.batch;
         let [sequences, longest] = batch.shape;
         let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_width]);
         let query_key = context.rotary.rotate(&layer.attention, self.normalise_heads(query_key, layer));
         let query_key = query_key.view([-1, (heads + groups) * head_width]);
-        let query_key = gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);
-        let value = gather(&layer.value.apply(normed), &batch.unpack).view([sequences, longest, groups, head_width]);
+        let query_key =
+            gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);
+        let value =
+            gather(&layer.value.apply(normed), &batch.unpack).view([sequences, longest, groups, head_width]);
         // Splitting has a cheaper backward pass than two views.
         let [query, key]: [Tensor; 2] =
             query_key.split_with_sizes([heads, groups], 2).try_into().expect("two sizes make two parts");
         let by_head = |part: &Tensor| part.transpose(1, 2);
-        let attended = attend(config, &layer.attention, &context.masks, &by_head(&query), &by_head(&key), &by_head(&value));
+        let attended = attend(
+            config,
+            &layer.attention,
+            &context.masks,
+            &by_head(&query),
+            &by_head(&key),
+            &by_head(&value),
+        );
         (attended.transpose(1, 2).reshape([sequences * longest, heads * head_width]), key, value)
     }
 
@@ -478,8 +520,14 @@ impl Decoder {
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {
         let scale = self.scale(scale);
-        let normed = |stream: &Tensor| stream.rms_norm([self.config.width as i64], Some(&scale), self.config.norm.epsilon);
-        if scale.kind() == stream.kind() { normed(stream) } else { normed(&stream.to_kind(scale.kind())).to_kind(stream.kind()) }
+        let normed = |stream: &Tensor| {
+            stream.rms_norm([self.config.width as i64], Some(&scale), self.config.norm.epsilon)
+        };
+        if scale.kind() == stream.kind() {
+            normed(stream)
+        } else {
+            normed(&stream.to_kind(scale.kind())).to_kind(stream.kind())
+        }
     }
 
     /// What a part answers, on its way to the stream.
@@ -494,14 +542,16 @@ impl Decoder {
     pub(super) fn normalise_heads(&self, query_key: Tensor, layer: &Layer) -> Tensor {
         let Some(scales) = &layer.query_key_norm else { return query_key };
         let config = &*self.config;
-        let (heads, groups, width) = (config.heads as i64, config.key_value_heads as i64, config.head_width as i64);
+        let (heads, groups, width) =
+            (config.heads as i64, config.key_value_heads as i64, config.head_width as i64);
         let scales = self.scale(scales);
         let of = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
         let scales = Tensor::cat(&[of(0, heads), of(1, groups)], 0);
         (query_key.rms_norm::<&Tensor>([width], None, config.norm.epsilon) * scales).to_kind(query_key.kind())
     }
 
-    /// The scale that a normalisation multiplies with; a distance from 1 is not rounded once it is added to 1.
+    /// The scale that a normalisation multiplies with; a distance from 1 is not rounded once it is added to
+    /// 1.
     pub(super) fn scale(&self, stored: &Tensor) -> Tensor {
         match self.config.norm.offset {
             0.0 => stored.shallow_clone(),
@@ -511,9 +561,9 @@ impl Decoder {
     }
 }
 
-/// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the output matrix, `[vocabulary, width]`. In
-/// single precision where these are in half: rounded to half, logits would differ by more than many a divergence, and what samples
-/// would differ from what trains.
+/// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the output matrix,
+/// `[vocabulary, width]`. In single precision where these are in half: rounded to half, logits would differ
+/// by more than many a divergence, and what samples would differ from what trains.
 pub fn logits(hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor {
     let logits = match hidden.kind() {
         Kind::BFloat16 => product::multiply(hidden, &matrix.tr()),
@@ -522,7 +572,8 @@ pub fn logits(hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor 
     cap(logits, softcap)
 }
 
-/// Rows of a matrix. As an embedding, because its backward pass on the CPU is the fastest of all that gather rows.
+/// Rows of a matrix. As an embedding, because its backward pass on the CPU is the fastest of all that gather
+/// rows.
 fn gather(matrix: &Tensor, rows: &Tensor) -> Tensor {
     Tensor::embedding(matrix, rows, -1, false, false)
 }

@@ -1,5 +1,5 @@
-//! The part of a layer behind attention: a gated linear unit (arXiv:2002.05202), or experts of which each token uses a few
-//! (arXiv:1701.06538).
+//! The part of a layer behind attention: a gated linear unit (arXiv:2002.05202), or experts of which each
+//! token uses a few (arXiv:1701.06538).
 
 use tch::{Kind, Tensor};
 
@@ -8,8 +8,8 @@ use super::linear::Linear;
 use super::{Activation, Experts};
 
 pub(super) enum FeedForward {
-    /// Training multiplies gate and up one by one, because the backward pass of a split costs more than it saves; `gate_up` is
-    /// the same numbers as one matrix, for inference.
+    /// Training multiplies gate and up one by one, because the backward pass of a split costs more than it
+    /// saves; `gate_up` is the same numbers as one matrix, for inference.
     Gated {
         gate: Linear,
         up: Linear,
@@ -39,7 +39,12 @@ impl FeedForward {
     }
 
     /// `x` is `[tokens, width]`. Where there are experts, also how many tokens each took, `[experts]`.
-    pub fn train(&self, x: &Tensor, activation: Activation, experts: Option<&Experts>) -> (Tensor, Option<Tensor>) {
+    pub fn train(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        experts: Option<&Experts>,
+    ) -> (Tensor, Option<Tensor>) {
         match (self, experts) {
             (FeedForward::Gated { gate, up, down, .. }, _) => {
                 (down.apply(&(activate(&gate.apply(x), activation) * up.apply(x))), None)
@@ -48,7 +53,9 @@ impl FeedForward {
                 let (output, counts) = weights.apply(x, activation, experts);
                 (output, Some(counts))
             }
-            (FeedForward::Experts(_), None) => unreachable!("a layer with experts belongs to a configuration with experts"),
+            (FeedForward::Experts(_), None) => {
+                unreachable!("a layer with experts belongs to a configuration with experts")
+            }
         }
     }
 
@@ -73,7 +80,8 @@ impl ExpertWeights {
             weights = &weights / weights.sum_dim_intlist(-1, true, weights.kind());
         }
         let weights = weights.to_kind(x.kind());
-        // Tokens in the order of their experts, so that each expert is one matrix product, however the tokens are spread.
+        // Tokens in the order of their experts, so that each expert is one matrix product, however the tokens
+        // are spread.
         let chosen = chosen.view([-1]);
         let counts = chosen.bincount::<&Tensor>(None, count);
         let order = chosen.argsort_stable(true, 0, false);
@@ -90,8 +98,10 @@ impl ExpertWeights {
                 inner.linear::<&Tensor>(&down, None)
             })
             .collect();
-        // Back to the tokens' own order: each token's parts are added up in the order of their weights, whoever else is there.
-        let parts = Tensor::cat(&outputs, 0).index_select(0, &order.argsort(0, false)).view([tokens, used, width]);
+        // Back to the tokens' own order: each token's parts are added up in the order of their weights,
+        // whoever else is there.
+        let parts =
+            Tensor::cat(&outputs, 0).index_select(0, &order.argsort(0, false)).view([tokens, used, width]);
         let output = (parts * weights.unsqueeze(-1)).sum_dim_intlist(1i64, false, None::<Kind>);
         (output, counts)
     }
@@ -113,7 +123,8 @@ fn activate(x: &Tensor, activation: Activation) -> Tensor {
 /// How tokens were spread over experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExpertLoad {
-    /// Of each layer that has experts: how many tokens each took. A token counts once for every expert that it uses.
+    /// Of each layer that has experts: how many tokens each took. A token counts once for every expert that
+    /// it uses.
     pub counts: Vec<Vec<i64>>,
 }
 
@@ -127,17 +138,18 @@ impl ExpertLoad {
         self.counts.iter().map(share).collect()
     }
 
-    /// The largest share of any expert: 1 / experts where the load is even, 1 / experts used per token where one expert is used by
-    /// every token.
+    /// The largest share of any expert: 1 / experts where the load is even, 1 / experts used per token where
+    /// one expert is used by every token.
     pub fn largest_share(&self) -> f64 {
         self.shares().into_iter().flatten().fold(0.0, f64::max)
     }
 
-    /// The entropy of the shares as a part of the most it can be, averaged over layers: 1 where the load is even, 0 where one
-    /// expert takes all.
+    /// The entropy of the shares as a part of the most it can be, averaged over layers: 1 where the load is
+    /// even, 0 where one expert takes all.
     pub fn entropy(&self) -> f64 {
         let of_layer = |shares: &Vec<f64>| {
-            let entropy: f64 = shares.iter().filter(|share| **share > 0.0).map(|share| -share * share.ln()).sum();
+            let entropy: f64 =
+                shares.iter().filter(|share| **share > 0.0).map(|share| -share * share.ln()).sum();
             if shares.len() > 1 { entropy / (shares.len() as f64).ln() } else { 1.0 }
         };
         let layers = self.shares();

@@ -1,8 +1,11 @@
-//! A layer's gated linear unit (arXiv:2002.05202) with the normalisation before it, forward and backward, on the processor.
+//! A layer's gated linear unit (arXiv:2002.05202) with the normalisation before it, forward and backward, on
+//! the processor.
 //!
-//! It has three quarters of a usual layer's parameters, and what libtorch keeps of it for the gradient is most of what it keeps of a
-//! layer. Here only gate and up are kept; what lies between is made again. Products of half-precision matrices are summed and answered
-//! in single precision ([`crate::kernels::product`]), and everything between them is one loop each way ([`crate::kernels::gated`]).
+//! It has three quarters of a usual layer's parameters, and what libtorch keeps of it for the gradient is
+//! most of what it keeps of a layer. Here only gate and up are kept; what lies between is made again.
+//! Products of half-precision matrices are summed and answered in single precision
+//! ([`crate::kernels::product`]), and everything between them is one loop each way
+//! ([`crate::kernels::gated`]).
 
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -44,12 +47,15 @@ impl<'a> Unit<'a> {
     /// None where the loops are not written for what the layer has, or for where it is.
     pub fn of(feed_forward: &'a FeedForward, activation: Activation) -> Option<Unit<'a>> {
         let FeedForward::Gated {
-            gate_up: Linear { weight: gate_up, bias: None }, down: Linear { weight: down, bias: None }, ..
+            gate_up: Linear { weight: gate_up, bias: None },
+            down: Linear { weight: down, bias: None },
+            ..
         } = feed_forward
         else {
             return None;
         };
-        let written = gate_up.device() == Device::Cpu && matches!(gate_up.kind(), Kind::Float | Kind::BFloat16);
+        let written =
+            gate_up.device() == Device::Cpu && matches!(gate_up.kind(), Kind::Float | Kind::BFloat16);
         written.then_some(Unit { gate_up, down, activation })
     }
 
@@ -59,7 +65,8 @@ impl<'a> Unit<'a> {
         let gate_up = multiply(normed, &self.gate_up.tr());
         let [tokens, inner] = [normed.size()[0], self.down.size()[1]];
         let options = (normed.kind(), Device::Cpu);
-        let (mut kept, mut product) = (Tensor::empty([tokens, 2 * inner], options), Tensor::empty([tokens, inner], options));
+        let (mut kept, mut product) =
+            (Tensor::empty([tokens, 2 * inner], options), Tensor::empty([tokens, inner], options));
         let run = match normed.kind() {
             Kind::BFloat16 => Unit::run_forward::<bf16>,
             _ => Unit::run_forward::<f32>,
@@ -68,9 +75,21 @@ impl<'a> Unit<'a> {
         (multiply(&product, &self.down.tr()), Kept(kept))
     }
 
-    fn run_forward<T: Stored + Element + Send + Sync>(&self, gate_up: &Tensor, kept: &mut Tensor, product: &mut Tensor) {
+    fn run_forward<T: Stored + Element + Send + Sync>(
+        &self,
+        gate_up: &Tensor,
+        kept: &mut Tensor,
+        product: &mut Tensor,
+    ) {
         let inner = product.size()[1] as usize;
-        forward(threads(), self.activation, inner, numbers(gate_up), numbers_mut::<T>(kept), numbers_mut(product));
+        forward(
+            threads(),
+            self.activation,
+            inner,
+            numbers(gate_up),
+            numbers_mut::<T>(kept),
+            numbers_mut(product),
+        );
     }
 
     /// From d loss / d (stream + answer), `[tokens, width]`.

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-/// A vector in the order of the parameters, in pieces that are made when something is written there. On its way back through the layers
-/// a gradient grows while what the layers kept goes: in pieces it takes the room that was theirs, as one tensor it would need its own.
+/// A vector in the order of the parameters, in pieces that are made when something is written there. On its
+/// way back through the layers a gradient grows while what the layers kept goes: in pieces it takes the room
+/// that was theirs, as one tensor it would need its own.
 pub struct Gradient {
     length: usize,
     kind: Kind,
@@ -17,7 +18,8 @@ pub struct Gradient {
     pieces: Vec<Option<Tensor>>,
 }
 
-/// Numbers of a piece in the processor's memory: few enough bytes for the allocator to keep them for the next step.
+/// Numbers of a piece in the processor's memory: few enough bytes for the allocator to keep them for the next
+/// step.
 const PIECE: usize = 1 << 22;
 
 impl Gradient {
@@ -35,7 +37,14 @@ impl Gradient {
     }
 
     fn with_pieces(length: usize, kind: Kind, device: Device, piece: usize) -> Gradient {
-        Gradient { length, kind, device, adds: false, piece, pieces: (0..length.div_ceil(piece)).map(|_| None).collect() }
+        Gradient {
+            length,
+            kind,
+            device,
+            adds: false,
+            piece,
+            pieces: (0..length.div_ceil(piece)).map(|_| None).collect(),
+        }
     }
 
     /// One that is there already, as a vector.
@@ -77,7 +86,8 @@ impl Gradient {
                 let make = if whole { Tensor::empty } else { Tensor::zeros };
                 make([bounds.len() as i64], (self.kind, self.device))
             });
-            let (mut place, numbers) = (piece.narrow(0, part.start as i64, count), numbers.narrow(0, done, count));
+            let (mut place, numbers) =
+                (piece.narrow(0, part.start as i64, count), numbers.narrow(0, done, count));
             if self.adds {
                 place += numbers;
             } else {
@@ -122,7 +132,8 @@ mod tests {
 
     #[test]
     fn pieces_are_one_vector() {
-        let numbers = |first: i64, count: i64| Tensor::arange_start(first, first + count, (Kind::Float, Device::Cpu));
+        let numbers =
+            |first: i64, count: i64| Tensor::arange_start(first, first + count, (Kind::Float, Device::Cpu));
         let mut gradient = Gradient::with_pieces(23, Kind::Float, Device::Cpu, 5);
         let mut expected = [0.0; 23];
         for (offset, shape) in [(21, [1, 2]), (3, [3, 2]), (15, [5, 1]), (11, [1, 0])] {

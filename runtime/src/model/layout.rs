@@ -40,9 +40,9 @@ pub fn layer_of(name: &str) -> Option<u32> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
-/// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are multiplied with the
-/// same input are neighbours, so that they are one matrix, and so are their biases. Of experts, all gates and ups come before all
-/// downs, so that a layer's experts are two stacks.
+/// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are
+/// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
+/// experts, all gates and ups come before all downs, so that a layer's experts are two stacks.
 pub fn layout(config: &Config) -> Vec<Entry> {
     let query = config.heads * config.head_width;
     let key_value = config.key_value_heads * config.head_width;
@@ -121,8 +121,8 @@ pub fn layout(config: &Config) -> Vec<Entry> {
     entries
 }
 
-/// What checkpoints call a layer's normalisations. `post_attention_layernorm` stands before the feed-forward part in most
-/// families; where answers are normalised too, it is what its name says.
+/// What checkpoints call a layer's normalisations. `post_attention_layernorm` stands before the feed-forward
+/// part in most families; where answers are normalised too, it is what its name says.
 pub(super) struct NormNames {
     pub attention: &'static str,
     pub after_attention: Option<&'static str>,
@@ -141,7 +141,12 @@ impl NormNames {
                 after_feed_forward: Some("post_feedforward_layernorm"),
             }
         } else {
-            NormNames { attention, after_attention: None, feed_forward: "post_attention_layernorm", after_feed_forward: None }
+            NormNames {
+                attention,
+                after_attention: None,
+                feed_forward: "post_attention_layernorm",
+                after_feed_forward: None,
+            }
         }
     }
 }

@@ -28,8 +28,8 @@ pub(super) struct Normalised<'a> {
 }
 
 impl Normalised<'_> {
-    /// Adds to `by_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss / d scale. Both are in single
-    /// precision.
+    /// Adds to `by_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss / d
+    /// scale. Both are in single precision.
     pub fn backward(&self, mut by_normed: Tensor, by_stream: &mut Tensor) -> Tensor {
         let run = match self.stream.kind() {
             Kind::BFloat16 => Normalised::run::<bf16>,
@@ -42,6 +42,13 @@ impl Normalised<'_> {
     fn run<T: Stored + Element + Sync>(&self, by_normed: &mut Tensor, by_stream: &mut Tensor) {
         let (stream, scale) = (self.stream.contiguous(), self.scale.to_kind(Kind::Float).contiguous());
         let (by_normed, by_stream) = (numbers_mut(by_normed), numbers_mut(by_stream));
-        normalisation_backward(threads(), self.epsilon as f32, numbers::<T>(&stream), numbers(&scale), by_normed, by_stream);
+        normalisation_backward(
+            threads(),
+            self.epsilon as f32,
+            numbers::<T>(&stream),
+            numbers(&scale),
+            by_normed,
+            by_stream,
+        );
     }
 }

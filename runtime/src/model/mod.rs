@@ -36,8 +36,9 @@ pub use weights::Weights;
 /// An index into the vocabulary; see [`crate::data::tokenizer`].
 pub type Token = i64;
 
-/// The logit of an id that no token has, in place of what the output matrix says: its probability is 0 at any temperature in use. It is
-/// finite, so that a difference of two such log-probabilities is a number, which probability 0 then makes 0.
+/// The logit of an id that no token has, in place of what the output matrix says: its probability is 0 at any
+/// temperature in use. It is finite, so that a difference of two such log-probabilities is a number, which
+/// probability 0 then makes 0.
 pub const ABSENT: f32 = -1e8;
 
 #[cfg(test)]

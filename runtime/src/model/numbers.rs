@@ -45,7 +45,11 @@ impl Parts {
     fn of(&self, entry: &Entry) -> &Stored {
         let index = self.offsets.partition_point(|offset| *offset <= entry.offset) - 1;
         let part = &self.parts[index];
-        assert_eq!((self.offsets[index], part.len()), (entry.offset, entry.len()), "an entry of another layout");
+        assert_eq!(
+            (self.offsets[index], part.len()),
+            (entry.offset, entry.len()),
+            "an entry of another layout"
+        );
         part
     }
 }
@@ -100,7 +104,9 @@ impl Numbers {
             Numbers::Owned(values) => converted(&values[range], kind, device),
             Numbers::Stored(all) => {
                 let vector = Tensor::empty([range.len() as i64], (kind, device));
-                for (part, offset) in all.parts.iter().zip(&all.offsets).filter(|(_, offset)| range.contains(offset)) {
+                for (part, offset) in
+                    all.parts.iter().zip(&all.offsets).filter(|(_, offset)| range.contains(offset))
+                {
                     place(part, &vector.narrow(0, (offset - range.start) as i64, part.len() as i64));
                 }
                 vector
@@ -165,7 +171,8 @@ fn place(part: &Stored, tensor: &Tensor) {
 /// The same on the CPU.
 fn write(part: &Stored, tensor: &Tensor) {
     let bytes = |size: usize| {
-        // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks at this part of it.
+        // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks
+        // at this part of it.
         unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), part.len() * size) }
     };
     let plain = part.plain_bytes().is_some() && cfg!(target_endian = "little");
@@ -173,7 +180,9 @@ fn write(part: &Stored, tensor: &Tensor) {
         (Kind::BFloat16, Encoding::Bf16) | (Kind::Half, Encoding::F16) if plain => {
             return side_by_side(bytes(2), |first, into| part.copy_plain(first, into));
         }
-        (Kind::Float, Encoding::F32) if plain => return side_by_side(bytes(4), |first, into| part.copy_plain(first, into)),
+        (Kind::Float, Encoding::F32) if plain => {
+            return side_by_side(bytes(4), |first, into| part.copy_plain(first, into));
+        }
         (Kind::BFloat16, Encoding::F32) if plain => {
             return side_by_side(elements::<bf16>(bytes(2)), |first, into| {
                 // What is read stays in a core's cache until it is rounded.
@@ -196,13 +205,18 @@ fn write(part: &Stored, tensor: &Tensor) {
         Kind::Double => convert(part, elements::<f64>(bytes(8)), |numbers, into| {
             into.iter_mut().zip(numbers).for_each(|(into, number)| *into = f64::from(*number));
         }),
-        Kind::BFloat16 => convert(part, elements::<bf16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
-        Kind::Half => convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
+        Kind::BFloat16 => {
+            convert(part, elements::<bf16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers))
+        }
+        Kind::Half => {
+            convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers))
+        }
         other => panic!("weights are floating-point numbers, not {other:?}"),
     }
 }
 
-/// Fills parts by all threads at once, each told where its part begins: large models are read again for every step.
+/// Fills parts by all threads at once, each told where its part begins: large models are read again for every
+/// step.
 fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) {
     /// Below it, threads would take longer to begin than to read.
     const FEW: usize = 1 << 16;
@@ -216,8 +230,8 @@ fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) 
     });
 }
 
-/// The memory of a tensor as its elements: libtorch aligns it to more than any of them needs, and a part's offset is a whole
-/// number of elements.
+/// The memory of a tensor as its elements: libtorch aligns it to more than any of them needs, and a part's
+/// offset is a whole number of elements.
 fn elements<T: Copy>(bytes: &mut [u8]) -> &mut [T] {
     // SAFETY: only called with floating-point types, of which every pattern of bits is one.
     let (before, elements, after) = unsafe { bytes.align_to_mut::<T>() };

@@ -1,7 +1,9 @@
-//! A layer's attention over packed sequences with the normalisation before it, forward and backward, on the processor.
+//! A layer's attention over packed sequences with the normalisation before it, forward and backward, on the
+//! processor.
 //!
-//! Kept for the backward pass are queries, keys and values in their positions, and what the heads saw; what lies between is made again.
-//! See [`super::gated`] for the other half of a layer, and for what products are made in.
+//! Kept for the backward pass are queries, keys and values in their positions, and what the heads saw; what
+//! lies between is made again. See [`super::gated`] for the other half of a layer, and for what products are
+//! made in.
 
 use std::ops::Range;
 
@@ -40,7 +42,8 @@ pub(super) struct Places<'a> {
 
 /// What the backward pass reads.
 pub(super) struct Kept {
-    /// `[tokens, heads + 2 * groups, head width]`: what queries and keys were before they were normalised, where they are.
+    /// `[tokens, heads + 2 * groups, head width]`: what queries and keys were before they were normalised,
+    /// where they are.
     read: Option<Tensor>,
     /// The same after their positions, with the values.
     projected: Tensor,
@@ -51,7 +54,8 @@ pub(super) struct Kept {
 impl Kept {
     /// Keys in their positions and values, `[tokens, groups, head width]` each.
     pub fn keys_values(&self, config: &Config) -> [Tensor; 2] {
-        let [heads, groups, width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let [heads, groups, width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let projected = self.projected.view([-1, heads + 2 * groups, width]);
         [heads, heads + groups].map(|first| projected.narrow(1, first, groups))
     }
@@ -76,8 +80,8 @@ pub(super) struct Gradient {
 }
 
 impl<'a> PackedAttention<'a> {
-    /// None where the loops are not written for what the layer has, or for where it is. `head_norm` is the layer's, as it is
-    /// multiplied with.
+    /// None where the loops are not written for what the layer has, or for where it is. `head_norm` is the
+    /// layer's, as it is multiplied with.
     pub fn of(config: &Config, layer: &'a Layer, head_norm: Option<Tensor>) -> Option<PackedAttention<'a>> {
         let weight = &layer.query_key_value.weight;
         let here = weight.device() == Device::Cpu && matches!(weight.kind(), Kind::Float | Kind::BFloat16);
@@ -93,7 +97,8 @@ impl<'a> PackedAttention<'a> {
             query_key_value: &layer.query_key_value,
             output: &layer.output,
             heads,
-            head_norm: head_norm.map(|scales| (scales.to_kind(Kind::Float).contiguous(), config.norm.epsilon)),
+            head_norm: head_norm
+                .map(|scales| (scales.to_kind(Kind::Float).contiguous(), config.norm.epsilon)),
         })
     }
 
@@ -102,12 +107,17 @@ impl<'a> PackedAttention<'a> {
         run(&Between {
             heads: self.heads,
             bias: bias.as_deref(),
-            norm: self.head_norm.as_ref().map(|(scales, epsilon)| HeadNorm { scales: numbers(scales), epsilon: *epsilon as f32 }),
-            positions: rotary.map(|Rotary { cosine, sine }| Positions { cosine: numbers(cosine), sine: numbers(sine) }),
+            norm: self
+                .head_norm
+                .as_ref()
+                .map(|(scales, epsilon)| HeadNorm { scales: numbers(scales), epsilon: *epsilon as f32 }),
+            positions: rotary
+                .map(|Rotary { cosine, sine }| Positions { cosine: numbers(cosine), sine: numbers(sine) }),
         })
     }
 
-    /// `normed` is `[tokens, width]`; so is the answer, with as many rows as are asked for, in single precision.
+    /// `normed` is `[tokens, width]`; so is the answer, with as many rows as are asked for, in single
+    /// precision.
     pub fn forward(&self, normed: &Tensor, places: &Places) -> (Tensor, Kept) {
         let _guard = no_grad_guard();
         let kept = match normed.kind() {
@@ -136,12 +146,24 @@ impl<'a> PackedAttention<'a> {
         });
         drop(product);
         let mut attended = Tensor::empty([tokens, (self.heads.heads * self.heads.width) as i64], options);
-        causal::forward(threads(), &self.heads, places.sequences, numbers::<T>(&projected), numbers_mut(&mut attended));
+        causal::forward(
+            threads(),
+            &self.heads,
+            places.sequences,
+            numbers::<T>(&projected),
+            numbers_mut(&mut attended),
+        );
         Kept { read, projected, attended }
     }
 
     /// From d loss / d (stream + answer), `[answered tokens, width]`.
-    pub fn backward(&self, kept: Kept, places: &Places, before: &Normalised, by_answer: &Tensor) -> Gradients {
+    pub fn backward(
+        &self,
+        kept: Kept,
+        places: &Places,
+        before: &Normalised,
+        by_answer: &Tensor,
+    ) -> Gradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let by_narrow = by_answer.to_kind(kind);
@@ -157,7 +179,8 @@ impl<'a> PackedAttention<'a> {
             Some(answered) => {
                 let all = |rows: &Tensor| {
                     let tokens = before.normed.size()[0];
-                    Tensor::zeros([tokens, rows.size()[1]], (Kind::Float, Device::Cpu)).index_copy(0, answered, rows)
+                    Tensor::zeros([tokens, rows.size()[1]], (Kind::Float, Device::Cpu))
+                        .index_copy(0, answered, rows)
                 };
                 (all(&by_answered), all(&by_answer))
             }
@@ -176,7 +199,8 @@ impl<'a> PackedAttention<'a> {
         Gradients { stream: by_stream, norm, query_key_value, head_norm, output }
     }
 
-    /// d loss / d what the projections answer, in single precision and as products read it, and of the heads' scales.
+    /// d loss / d what the projections answer, in single precision and as products read it, and of the heads'
+    /// scales.
     fn run_backward<T: Factor + Element + Send + Sync>(
         &self,
         Kept { read, projected, attended }: Kept,
@@ -186,12 +210,19 @@ impl<'a> PackedAttention<'a> {
         let mut by_single = Tensor::empty(projected.size(), (Kind::Float, Device::Cpu));
         let (threads, of_heads) = (threads(), (numbers::<T>(&projected), numbers::<T>(&attended)));
         let by = numbers_mut::<f32>(&mut by_single);
-        causal::backward(threads, &self.heads, places.sequences, of_heads.0, of_heads.1, numbers(by_attended), by);
+        causal::backward(
+            threads,
+            &self.heads,
+            places.sequences,
+            of_heads.0,
+            of_heads.1,
+            numbers(by_attended),
+            by,
+        );
         let mut by_projected = projected.empty_like();
-        let mut by_scales = self
-            .head_norm
-            .as_ref()
-            .map(|_| Tensor::empty([projected.size()[0], 2, self.heads.width as i64], (Kind::Float, Device::Cpu)));
+        let mut by_scales = self.head_norm.as_ref().map(|_| {
+            Tensor::empty([projected.size()[0], 2, self.heads.width as i64], (Kind::Float, Device::Cpu))
+        });
         self.with_between(places.rotary, |between| {
             let norm = read.as_ref().map(numbers::<T>).zip(by_scales.as_mut().map(numbers_mut::<f32>));
             rotate::backward(threads, between, by, norm, numbers_mut::<T>(&mut by_projected));

@@ -10,8 +10,9 @@ use super::step::{State, Stepper};
 use crate::kernels::crew::threads;
 use crate::kernels::elements::slice;
 
-/// What a row's next token is does not depend on the rows beside it, to the bit: see [`crate::kernels::thin`]. It does depend on the
-/// prompts that were read together with its own, in the last bits.
+/// What a row's next token is does not depend on the rows beside it, to the bit: see
+/// [`crate::kernels::thin`]. It does depend on the prompts that were read together with its own, in the last
+/// bits.
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,
     pages: Pages,
@@ -23,7 +24,8 @@ pub struct PagedGenerator<'a> {
 }
 
 impl<'a> PagedGenerator<'a> {
-    /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps are not written for.
+    /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps
+    /// are not written for.
     pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
         if decoder.device != Device::Cpu {
             return None;
@@ -32,7 +34,14 @@ impl<'a> PagedGenerator<'a> {
         let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device);
         let stepper = Stepper::new(decoder, &rotary, threads())?;
         let pages = Pages::new(PageLayout::new(&decoder.config, decoder.kind()));
-        Some(PagedGenerator { decoder, pages, stepper, logits: Vec::new(), starts: Vec::new(), rows: Vec::new() })
+        Some(PagedGenerator {
+            decoder,
+            pages,
+            stepper,
+            logits: Vec::new(),
+            starts: Vec::new(),
+            rows: Vec::new(),
+        })
     }
 
     /// Its memory.
@@ -44,7 +53,8 @@ impl<'a> PagedGenerator<'a> {
     pub fn read(&mut self, prompts: &[&[Token]]) -> Vec<Sequence> {
         let _guard = no_grad_guard();
         let (decoder, config) = (self.decoder, &*self.decoder.config);
-        let sequences: Vec<Sequence> = prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
+        let sequences: Vec<Sequence> =
+            prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
         // Only what follows a prompt is predicted; which token that is does not matter.
         let next = [decoder.tokenizer.padding()];
         let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), decoder.device);
@@ -93,7 +103,8 @@ impl<'a> PagedGenerator<'a> {
         self.stepper.step(tokens, state, &mut self.logits);
     }
 
-    /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be changed before they are read.
+    /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be
+    /// changed before they are read.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits
     }

@@ -1,7 +1,8 @@
 //! Memory for keys and values, in pages of a few tokens each.
 //!
-//! A sequence takes a page when its tokens have filled the last one, so that memory follows the tokens that exist, not those that may
-//! come. Samples of one prompt share its pages; whoever writes behind it has a page of its own first.
+//! A sequence takes a page when its tokens have filled the last one, so that memory follows the tokens that
+//! exist, not those that may come. Samples of one prompt share its pages; whoever writes behind it has a page
+//! of its own first.
 
 use tch::Kind;
 
@@ -21,7 +22,12 @@ pub struct PageLayout {
 impl PageLayout {
     pub fn new(config: &Config, kind: Kind) -> PageLayout {
         let element = kind.elt_size_in_bytes();
-        PageLayout { layers: config.layers, groups: config.key_value_heads, width: config.head_width, element }
+        PageLayout {
+            layers: config.layers,
+            groups: config.key_value_heads,
+            width: config.head_width,
+            element,
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -142,7 +148,10 @@ impl Pages {
             None => sequence.pages.push(self.take()),
             Some(last) if self.users[last] > 1 => {
                 let own = self.take();
-                let [from, to] = self.pages.get_disjoint_mut([last, own]).expect("a page that was just taken is another one");
+                let [from, to] = self
+                    .pages
+                    .get_disjoint_mut([last, own])
+                    .expect("a page that was just taken is another one");
                 to.copy_from_slice(from);
                 self.leave(last);
                 sequence.pages[index] = own;
@@ -160,7 +169,10 @@ impl Pages {
     /// Keys and values of a layer for all tokens of a sequence, `[tokens, groups, head width]` each.
     pub fn write<T: Copy>(&mut self, sequence: &Sequence, layer: usize, [keys, values]: [&[T]; 2]) {
         let PageLayout { groups, width, element, .. } = self.layout;
-        assert!(size_of::<T>() == element && [keys, values].map(<[T]>::len) == [sequence.length * groups * width; 2]);
+        assert!(
+            size_of::<T>() == element
+                && [keys, values].map(<[T]>::len) == [sequence.length * groups * width; 2]
+        );
         let mut starts = Vec::new();
         self.starts(sequence, &mut starts);
         let cached = |group| Cached::<T>::new(&starts, self.layout.places(layer, group), width);
@@ -170,7 +182,10 @@ impl Pages {
                 let of = (token * groups + group) * width..(token * groups + group + 1) * width;
                 // SAFETY: the sequence has the pages, of this layout, and `self` is borrowed alone.
                 let slots = unsafe { cached.slots(token) };
-                slots.into_iter().zip([keys, values]).for_each(|(slot, numbers)| slot.copy_from_slice(&numbers[of.clone()]));
+                slots
+                    .into_iter()
+                    .zip([keys, values])
+                    .for_each(|(slot, numbers)| slot.copy_from_slice(&numbers[of.clone()]));
             }
         }
     }
@@ -199,7 +214,11 @@ mod tests {
         assert_eq!((one.length(), pages.held()), (3, 1));
         pages.end(one);
         let again = pages.sequence(2 * PAGE);
-        assert_eq!((pages.held(), pages.bytes()), (2, 2 * pages.layout().bytes()), "what was free is used again");
+        assert_eq!(
+            (pages.held(), pages.bytes()),
+            (2, 2 * pages.layout().bytes()),
+            "what was free is used again"
+        );
         pages.end(again);
         assert_eq!(pages.held(), 0);
     }

@@ -110,7 +110,8 @@ impl<'a> Parameters<'a> {
         let after_attention = names.after_attention.map(|name| of.norm(name));
         let query_key = of.linear(&projections[..2], biases.query_key_value);
         let value = of.linear(&projections[2..], biases.query_key_value);
-        let query_key_norm = config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1]));
+        let query_key_norm =
+            config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1]));
         let output = of.linear(&["self_attn.o_proj"], biases.output);
         of.reader = Reader::FeedForward(index);
         Layer {
@@ -205,8 +206,9 @@ impl OfLayer<'_, '_> {
         };
         let (count, width, hidden) = (experts.count as i64, config.width as i64, experts.hidden as i64);
         let part = |expert: usize, part: &str| format!("mlp.experts.{expert}.{part}");
-        let gate_up: Vec<String> =
-            (0..experts.count).flat_map(|expert| [part(expert, "gate_proj"), part(expert, "up_proj")]).collect();
+        let gate_up: Vec<String> = (0..experts.count)
+            .flat_map(|expert| [part(expert, "gate_proj"), part(expert, "up_proj")])
+            .collect();
         let down: Vec<String> = (0..experts.count).map(|expert| part(expert, "down_proj")).collect();
         FeedForward::Experts(ExpertWeights {
             router: self.linear(&["mlp.gate"], false),

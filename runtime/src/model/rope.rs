@@ -1,7 +1,8 @@
-//! Rotary positions (arXiv:2104.09864): a query or key is turned, pair of components by pair, by angles proportional to its place.
+//! Rotary positions (arXiv:2104.09864): a query or key is turned, pair of components by pair, by angles
+//! proportional to its place.
 //!
-//! Checkpoints are trained with angles in f32, so they are f32 here too, whatever the model computes in: at far positions the
-//! rounding of an angle is large, and the model has learnt it.
+//! Checkpoints are trained with angles in f32, so they are f32 here too, whatever the model computes in: at
+//! far positions the rounding of an angle is large, and the model has learnt it.
 
 use std::f64::consts::PI;
 
@@ -9,7 +10,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Rope, RopeScaling};
 
-/// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout that [`rotate`] asks for.
+/// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout that
+/// [`rotate`] asks for.
 pub(super) struct Rotary {
     pub cosine: Tensor,
     pub sine: Tensor,
@@ -19,9 +21,13 @@ impl Rotary {
     pub fn new(rope: &Rope, head_width: usize, positions: usize, kind: Kind, device: Device) -> Rotary {
         let (frequencies, factor) = frequencies(rope, head_width);
         let frequencies = Tensor::from_slice(&frequencies).to_device(device);
-        let angles = Tensor::arange(positions as i64, (Kind::Float, device)).unsqueeze(1) * frequencies.unsqueeze(0);
+        let angles =
+            Tensor::arange(positions as i64, (Kind::Float, device)).unsqueeze(1) * frequencies.unsqueeze(0);
         let (cosine, sine) = (angles.cos() * factor, angles.sin() * factor);
-        Rotary { cosine: Tensor::cat(&[&cosine, &cosine], 1).to_kind(kind), sine: Tensor::cat(&[-&sine, sine], 1).to_kind(kind) }
+        Rotary {
+            cosine: Tensor::cat(&[&cosine, &cosine], 1).to_kind(kind),
+            sine: Tensor::cat(&[-&sine, sine], 1).to_kind(kind),
+        }
     }
 
     /// Those of the given positions, whose tensor may have any shape; it is followed by heads and head width.
@@ -32,7 +38,8 @@ impl Rotary {
         Rotary { cosine: pick(&self.cosine), sine: pick(&self.sine) }
     }
 
-    /// `x` is `[.., heads, head width]`: `x * cosine + swap_halves(x) * sine`, where the first half of the sines is negated.
+    /// `x` is `[.., heads, head width]`: `x * cosine + swap_halves(x) * sine`, where the first half of the
+    /// sines is negated.
     pub fn rotate(&self, x: &Tensor) -> Tensor {
         let half = x.size()[x.dim() - 1] / 2;
         x * &self.cosine + x.roll([half], [-1]) * &self.sine
@@ -60,9 +67,12 @@ fn frequencies(rope: &Rope, head_width: usize) -> (Vec<f32>, f64) {
             (pairs.map(scaled).collect(), 1.0)
         }
         RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => {
-            // arXiv:2309.00071, section 3.2: the pair that turns round `turns` times within the original context.
+            // arXiv:2309.00071, section 3.2: the pair that turns round `turns` times within the original
+            // context.
             let width = head_width as f64;
-            let pair = |turns: f64| width * (original_context as f64 / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln());
+            let pair = |turns: f64| {
+                width * (original_context as f64 / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln())
+            };
             let (first, last) = (pair(beta_fast), pair(beta_slow));
             let (first, last) = if truncate { (first.floor(), last.ceil()) } else { (first, last) };
             let (first, mut last) = (first.max(0.0), last.min(width - 1.0));

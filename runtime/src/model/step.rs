@@ -1,9 +1,9 @@
 //! One more token for every row, on the processor.
 //!
-//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands in between. An operator
-//! of libtorch costs more than many of these products, so the whole step is one pass of a crew of threads: each computes its
-//! share of every product's outputs, and they meet between products. Numbers between products are in single precision, also
-//! where weights are not.
+//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands
+//! in between. An operator of libtorch costs more than many of these products, so the whole step is one pass
+//! of a crew of threads: each computes its share of every product's outputs, and they meet between products.
+//! Numbers between products are in single precision, also where weights are not.
 
 mod weights;
 
@@ -51,7 +51,8 @@ pub struct State<'a> {
     pub layout: PageLayout,
 }
 
-// SAFETY: members of the crew write to the pages of different rows, or of different heads, and nobody else reads there.
+// SAFETY: members of the crew write to the pages of different rows, or of different heads, and nobody else
+// reads there.
 unsafe impl Sync for State<'_> {}
 
 impl Stepper {
@@ -66,7 +67,11 @@ impl Stepper {
         let linear = |name: &str| {
             let weight = weight(&format!("{name}.weight"))?;
             let outputs = weight.tensor.size()[0] as usize;
-            Some(Linear { weight, bias: decoder.tensor(&format!("{name}.bias")).map(|bias| to_vec(&bias)), outputs })
+            Some(Linear {
+                weight,
+                bias: decoder.tensor(&format!("{name}.bias")).map(|bias| to_vec(&bias)),
+                outputs,
+            })
         };
         let norm = |name: &str| {
             let scale = to_vec(&decoder.tensor(&format!("{name}.weight"))?);
@@ -93,9 +98,13 @@ impl Stepper {
                 },
                 _ => FeedForward::Plain(gated(&format!("{name}.mlp"))?),
             };
-            // With norms after both parts, the one before the feed-forward part has another name (Gemma 2 and 3).
+            // With norms after both parts, the one before the feed-forward part has another name (Gemma 2 and
+            // 3).
             let [after_attention, before] = if config.norm.after {
-                [norm(&format!("{name}.post_attention_layernorm")), norm(&format!("{name}.pre_feedforward_layernorm"))]
+                [
+                    norm(&format!("{name}.post_attention_layernorm")),
+                    norm(&format!("{name}.pre_feedforward_layernorm")),
+                ]
             } else {
                 [None, norm(&format!("{name}.post_attention_layernorm"))]
             };
@@ -112,14 +121,17 @@ impl Stepper {
                 feed_forward,
                 after_feed_forward: norm(&format!("{name}.post_feedforward_layernorm")),
                 window: attention.window.unwrap_or(usize::MAX),
-                tables: attention.rotary.then(|| usize::from(attention.window.is_some() && config.local_rope.is_some())),
+                tables: attention
+                    .rotary
+                    .then(|| usize::from(attention.window.is_some() && config.local_rope.is_some())),
             })
         });
         let layers = layers.collect::<Option<Vec<Layer>>>()?;
         let tables = rotary.tables();
         let tables = tables.map(|table| Tables { cosine: to_vec(&table.cosine), sine: to_vec(&table.sine) });
         let embedding = weight("model.embed_tokens.weight")?;
-        let output = weight("lm_head.weight").unwrap_or_else(|| Weight::new(embedding.tensor.shallow_clone()));
+        let output =
+            weight("lm_head.weight").unwrap_or_else(|| Weight::new(embedding.tensor.shallow_clone()));
         Some(Stepper {
             output: Linear { outputs: output.tensor.size()[0] as usize, weight: output, bias: None },
             embedding,
@@ -145,7 +157,11 @@ impl Stepper {
         };
         buffers.fit(config, rows, inner, halves);
         logits.resize(rows * config.vocabulary, 0.0);
-        let scale = if halves { bf16::from_f64(config.embedding_scale).to_f32() } else { config.embedding_scale as f32 };
+        let scale = if halves {
+            bf16::from_f64(config.embedding_scale).to_f32()
+        } else {
+            config.embedding_scale as f32
+        };
         for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(config.width)) {
             self.embed(*token as usize, scale, row);
         }
@@ -178,7 +194,9 @@ impl Stepper {
         let range = token * to.len()..(token + 1) * to.len();
         match self.embedding.matrix() {
             Matrix::Single(values) => to.copy_from_slice(&values[range]),
-            Matrix::Half(values) => to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to = value.to_f32()),
+            Matrix::Half(values) => {
+                to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to = value.to_f32())
+            }
         }
         if scale != 1.0 {
             to.iter_mut().for_each(|value| *value *= scale);
@@ -186,7 +204,8 @@ impl Stepper {
     }
 }
 
-/// What is between the products of a step, `[rows, ...]`. Kept from step to step: new memory has to be cleared first.
+/// What is between the products of a step, `[rows, ...]`. Kept from step to step: new memory has to be
+/// cleared first.
 #[derive(Default)]
 struct Buffers {
     stream: Lines<f32>,
@@ -204,7 +223,8 @@ impl Buffers {
         let heads = config.heads * config.head_width;
         let slots = config.experts.as_ref().map_or(1, |experts| experts.per_token);
         let single = |buffer: &mut Lines<f32>, width: usize| buffer.resize(rows * width);
-        let half = |buffer: &mut Lines<bf16>, width: usize| buffer.resize(if halves { rows * width } else { 0 });
+        let half =
+            |buffer: &mut Lines<bf16>, width: usize| buffer.resize(if halves { rows * width } else { 0 });
         single(&mut self.stream, config.width);
         single(&mut self.projected, heads + 2 * config.key_value_heads * config.head_width);
         single(&mut self.attended, heads);
@@ -266,7 +286,9 @@ impl Shared<'_> {
             member.wait();
             let heads = config.heads * config.head_width;
             // SAFETY: between these waits attended rows are only read.
-            let attended = unsafe { Rows { inputs: heads, single: self.attended.all(), half: self.attended_half.all() } };
+            let attended = unsafe {
+                Rows { inputs: heads, single: self.attended.all(), half: self.attended_half.all() }
+            };
             let next = match &layer.feed_forward {
                 FeedForward::Plain(gated) => gated.gate.first_of(member, PIECE),
                 FeedForward::Experts { .. } => None,
@@ -295,11 +317,14 @@ impl Shared<'_> {
         for (outputs, next) in member.pieces(config.vocabulary, WIDE_PIECE) {
             let next = next.and_then(|next| output.place(next.start));
             // SAFETY: members have outputs of their own.
-            unsafe { multiply(normed.rows(config.width), output.weight.matrix(), None, outputs, next, &target) };
+            unsafe {
+                multiply(normed.rows(config.width), output.weight.matrix(), None, outputs, next, &target)
+            };
         }
     }
 
-    /// RMSNorm of all rows of the stream, each member for itself: it is less work than waiting for each other.
+    /// RMSNorm of all rows of the stream, each member for itself: it is less work than waiting for each
+    /// other.
     fn normalise(&self, scale: &[f32], normed: &mut Normed) {
         // SAFETY: between the waits around this nobody writes the stream.
         let stream = unsafe { self.stream.all() };
@@ -335,7 +360,8 @@ impl Shared<'_> {
         1.0 / (mean + self.stepper.config.norm.epsilon as f32).sqrt()
     }
 
-    /// Queries, keys and values, as one row of outputs. `then` is what the member reads after its last piece, here and below.
+    /// Queries, keys and values, as one row of outputs. `then` is what the member reads after its last piece,
+    /// here and below.
     fn project(&self, member: &Member, layer: &Layer, normed: Rows, then: Option<Place>) {
         let parts = [&layer.query, &layer.key, &layer.value];
         let stride: usize = parts.iter().map(|part| part.outputs).sum();
@@ -384,8 +410,10 @@ impl Shared<'_> {
             let own = &projected[row * stride..][..stride];
             let (pages, position) = self.state.rows[row].clone();
             let first = (position + 1).saturating_sub(layer.window);
-            let mut cached = Cached::<T>::new(&self.state.pages[pages], self.state.layout.places(index, group), width);
-            // SAFETY: the pages are of this layout, no other row has the one that is written to, and no other member the head.
+            let mut cached =
+                Cached::<T>::new(&self.state.pages[pages], self.state.layout.places(index, group), width);
+            // SAFETY: the pages are of this layout, no other row has the one that is written to, and no other
+            // member the head.
             let [own_key, own_value] = unsafe { cached.slots(position) };
             let key = &own[(config.heads + group) * width..][..width];
             let value = &own[(config.heads + config.key_value_heads + group) * width..][..width];
@@ -413,7 +441,14 @@ impl Shared<'_> {
     }
 
     /// A query or key, normalised where the model does that, and rotated to its position.
-    fn turn(&self, head: &[f32], norm: Option<&[f32]>, tables: Option<usize>, position: usize, turned: &mut [f32]) {
+    fn turn(
+        &self,
+        head: &[f32],
+        norm: Option<&[f32]>,
+        tables: Option<usize>,
+        position: usize,
+        turned: &mut [f32],
+    ) {
         turned.copy_from_slice(head);
         if let Some(scale) = norm {
             let factor = self.norm_factor(head);
@@ -432,7 +467,14 @@ impl Shared<'_> {
     }
 
     /// Adds what a matrix makes of `x` to the stream, normalised first where `after` is a scale.
-    fn residual(&self, member: &Member, linear: &Linear, x: Rows, after: Option<&[f32]>, then: Option<Place>) {
+    fn residual(
+        &self,
+        member: &Member,
+        linear: &Linear,
+        x: Rows,
+        after: Option<&[f32]>,
+        then: Option<Place>,
+    ) {
         let width = self.stepper.config.width;
         let buffer = if after.is_some() { &self.branch } else { &self.stream };
         let target = Target { buffer, first: 0, stride: width, add: after.is_none() };
@@ -454,33 +496,63 @@ impl Shared<'_> {
         }
     }
 
-    fn feed_forward(&self, member: &Member, gated: &Gated, normed: &Normed, after: Option<&[f32]>, then: Option<Place>) {
+    fn feed_forward(
+        &self,
+        member: &Member,
+        gated: &Gated,
+        normed: &Normed,
+        after: Option<&[f32]>,
+        then: Option<Place>,
+    ) {
         let hidden = gated.gate.outputs;
         let x = normed.rows(self.stepper.config.width);
         for (outputs, next) in member.pieces(hidden, PIECE) {
-            let next = next.map_or_else(|| gated.down.first_of(member, PIECE), |next| gated.gate.place(next.start));
+            let next =
+                next.map_or_else(|| gated.down.first_of(member, PIECE), |next| gated.gate.place(next.start));
             self.gate(outputs, gated, x, 0..self.rows, self.inner, next);
         }
         member.wait();
-        // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are `hidden` wide.
+        // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are
+        // `hidden` wide.
         let (single, half) = unsafe { (self.gate.all(), self.gate_half.all()) };
         if self.inner == hidden && single.len() == self.rows * hidden {
             return self.residual(member, &gated.down, Rows { inputs: hidden, single, half }, after, then);
         }
         let compact = Normed {
-            single: single.chunks(self.inner).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
-            half: half.chunks(self.inner.max(1)).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
+            single: single
+                .chunks(self.inner)
+                .take(self.rows)
+                .flat_map(|row| &row[..hidden])
+                .copied()
+                .collect(),
+            half: half
+                .chunks(self.inner.max(1))
+                .take(self.rows)
+                .flat_map(|row| &row[..hidden])
+                .copied()
+                .collect(),
         };
         self.residual(member, &gated.down, compact.rows(hidden), after, then);
     }
 
-    /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride` apart.
-    fn gate(&self, part: Range<usize>, gated: &Gated, x: Rows, to: Range<usize>, stride: usize, then: Option<Place>) {
+    /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride`
+    /// apart.
+    fn gate(
+        &self,
+        part: Range<usize>,
+        gated: &Gated,
+        x: Rows,
+        to: Range<usize>,
+        stride: usize,
+        then: Option<Place>,
+    ) {
         let up = gated.up.place(part.start);
         for (linear, buffer, next) in [(&gated.gate, &self.gate, up), (&gated.up, &self.up, then)] {
             let target = Target { buffer, first: to.start * stride, stride, add: false };
             // SAFETY: members have outputs of their own.
-            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), next, &target) };
+            unsafe {
+                multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), next, &target)
+            };
         }
         for place in to {
             let range = place * stride + part.start..place * stride + part.end;
@@ -513,8 +585,10 @@ impl Shared<'_> {
             let total: f32 = scores.iter().map(|score| (score - largest).exp()).sum();
             let mut order: Vec<usize> = (0..count).collect();
             order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-            let mut chosen: Vec<(usize, f32)> =
-                order[..per_token].iter().map(|&expert| (expert, (scores[expert] - largest).exp() / total)).collect();
+            let mut chosen: Vec<(usize, f32)> = order[..per_token]
+                .iter()
+                .map(|&expert| (expert, (scores[expert] - largest).exp() / total))
+                .collect();
             if normalised {
                 let sum: f32 = chosen.iter().map(|(_, weight)| weight).sum();
                 chosen.iter_mut().for_each(|(_, weight)| *weight /= sum);
@@ -554,7 +628,11 @@ impl Shared<'_> {
                 let (place, down) = (row * slots + slot, &experts[*expert].down);
                 let hidden = experts[*expert].gate.outputs;
                 let inner = place * self.inner..place * self.inner + hidden;
-                let x = Rows { inputs: hidden, single: &single[inner.clone()], half: half.get(inner).unwrap_or(&[]) };
+                let x = Rows {
+                    inputs: hidden,
+                    single: &single[inner.clone()],
+                    half: half.get(inner).unwrap_or(&[]),
+                };
                 let target = Target { buffer: &self.branch, first: place * width, stride: width, add: false };
                 // SAFETY: members have outputs of their own, also in the stream.
                 unsafe {

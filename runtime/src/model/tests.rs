@@ -38,7 +38,9 @@ pub fn lively(config: &Config, seed: u64) -> Weights {
     let weights = Weights::initialise(Arc::new(config.clone()), Arc::new(Tokenizer::Bytes), seed, 0);
     let values = weights.values().into_owned().into_iter().enumerate();
     weights.with_values(
-        values.map(|(index, value)| if value == 1.0 { 0.7 + 0.01 * (index % 60) as f32 } else { value * 15.0 }).collect(),
+        values
+            .map(|(index, value)| if value == 1.0 { 0.7 + 0.01 * (index % 60) as f32 } else { value * 15.0 })
+            .collect(),
     )
 }
 
@@ -75,7 +77,8 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
     let mut streams: Vec<Vec<f64>> = tokens.iter().map(|&token| embedding[token as usize].clone()).collect();
     for layer in 0..sizes.layers {
         let part = |name: &str| matrix(&format!("model.layers.{layer}.{name}"));
-        let (query, key, value) = (part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj"));
+        let (query, key, value) =
+            (part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj"));
         let output = part("self_attn.o_proj");
         let (gate, up, down) = (part("mlp.gate_proj"), part("mlp.up_proj"), part("mlp.down_proj"));
         let (before, after) = (part("input_layernorm"), part("post_attention_layernorm"));
@@ -96,17 +99,23 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
             let mut attended = Vec::new();
             for (head, query) in queries[t].iter().enumerate() {
                 let group = head / (sizes.heads / sizes.key_value_heads);
-                let score = |s: usize| query.iter().zip(&keys[s][group]).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt();
+                let score = |s: usize| {
+                    query.iter().zip(&keys[s][group]).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt()
+                };
                 let weights: Vec<f64> = (0..=t).map(|s| score(s).exp()).collect();
                 let total: f64 = weights.iter().sum();
-                let component = |i: usize| (0..=t).map(|s| weights[s] / total * values[s][group][i]).sum::<f64>();
+                let component =
+                    |i: usize| (0..=t).map(|s| weights[s] / total * values[s][group][i]).sum::<f64>();
                 attended.extend((0..d).map(component));
             }
             add(stream, &times(&output, &attended));
             let normed = norm(stream, &after.concat());
             let silu = |x: f64| x / (1.0 + (-x).exp());
-            let inner: Vec<f64> =
-                times(&gate, &normed).iter().zip(times(&up, &normed)).map(|(gate, up)| silu(*gate) * up).collect();
+            let inner: Vec<f64> = times(&gate, &normed)
+                .iter()
+                .zip(times(&up, &normed))
+                .map(|(gate, up)| silu(*gate) * up)
+                .collect();
             add(stream, &times(&down, &inner));
         }
     }
@@ -126,7 +135,10 @@ fn sequences() -> Vec<(Vec<Token>, Vec<Token>)> {
 }
 
 fn batch(sequences: &[(Vec<Token>, Vec<Token>)]) -> PackedBatch {
-    PackedBatch::new(sequences.iter().map(|(prompt, completion)| (prompt.as_slice(), completion.as_slice())), Device::Cpu)
+    PackedBatch::new(
+        sequences.iter().map(|(prompt, completion)| (prompt.as_slice(), completion.as_slice())),
+        Device::Cpu,
+    )
 }
 
 #[test]
@@ -237,14 +249,20 @@ fn gradient_equals_finite_differences() {
         let weights = lively(&Config { tied, ..tiny() }, 5);
         let sequences = sequences();
         let batch = batch(&sequences);
-        let loss =
-            |logits: &Tensor| logits.log_softmax(-1, Kind::Float).gather(1, &batch.targets.unsqueeze(1), false).mean(Kind::Float);
+        let loss = |logits: &Tensor| {
+            logits
+                .log_softmax(-1, Kind::Float)
+                .gather(1, &batch.targets.unsqueeze(1), false)
+                .mean(Kind::Float)
+        };
         let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
         let trace = decoder.trace(&batch, 0);
         let hidden = trace.hidden.shallow_clone();
         let logits = hidden.linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
-        let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
-        let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
+        let [by_logits] =
+            Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
+        let (by_hidden, by_matrix) =
+            (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
         let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
         assert_eq!(gradient.len(), weights.values().len());
@@ -260,7 +278,8 @@ fn gradient_equals_finite_differences() {
             let at = |delta: f32| {
                 let mut moved = weights.values().into_owned();
                 moved[index] += delta;
-                loss(&Decoder::frozen(&weights.with_values(moved), Device::Cpu, Kind::Float).logits(&batch)).double_value(&[])
+                loss(&Decoder::frozen(&weights.with_values(moved), Device::Cpu, Kind::Float).logits(&batch))
+                    .double_value(&[])
             };
             let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
             let error = (numeric - f64::from(expected)).abs();

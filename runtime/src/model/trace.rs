@@ -1,8 +1,9 @@
 //! A forward pass that a gradient can be taken of, and the backward pass.
 //!
-//! A layer has two halves, each in loops of our own or in a libtorch graph of its own, and its gradients are written to their place as
-//! soon as they are there: what one layer kept leaves before the gradients of the layers below come. Some layers keep nothing but what they
-//! read, and are run again (arXiv:1604.06174): memory for their activations becomes time for one more forward pass of theirs.
+//! A layer has two halves, each in loops of our own or in a libtorch graph of its own, and its gradients are
+//! written to their place as soon as they are there: what one layer kept leaves before the gradients of the
+//! layers below come. Some layers keep nothing but what they read, and are run again (arXiv:1604.06174):
+//! memory for their activations becomes time for one more forward pass of theirs.
 
 use std::ops::Range;
 
@@ -50,7 +51,11 @@ enum Half<Kept> {
 
 impl<Kept> Half<Kept> {
     /// With its answer. `run` keeps something if it is `own`.
-    fn new(own: bool, input: &Tensor, run: impl FnOnce(&Tensor) -> (Tensor, Option<Kept>)) -> (Half<Kept>, Tensor) {
+    fn new(
+        own: bool,
+        input: &Tensor,
+        run: impl FnOnce(&Tensor) -> (Tensor, Option<Kept>),
+    ) -> (Half<Kept>, Tensor) {
         if own {
             let _guard = no_grad_guard();
             let (answer, kept) = run(input);
@@ -87,7 +92,8 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn leaf_of(&self, parameter: &Tensor) -> usize {
-        let found = self.decoder.leaves.iter().position(|leaf| leaf.tensor.data_ptr() == parameter.data_ptr());
+        let found =
+            self.decoder.leaves.iter().position(|leaf| leaf.tensor.data_ptr() == parameter.data_ptr());
         found.expect("what is asked for is a parameter")
     }
 
@@ -108,10 +114,13 @@ impl Known<'_> {
         self.written[leaf] = true;
     }
 
-    /// From d loss / d the graph's output: d loss / d its input, and of the leaves that `of` names and that have none yet.
+    /// From d loss / d the graph's output: d loss / d its input, and of the leaves that `of` names and that
+    /// have none yet.
     fn through(&mut self, graph: &Graph, by_output: &Tensor, of: impl Fn(usize) -> bool) -> Tensor {
-        let leaves: Vec<usize> = (0..self.written.len()).filter(|leaf| of(*leaf) && !self.written[*leaf]).collect();
-        let wanted: Vec<&Tensor> = leaves.iter().map(|leaf| &self.decoder.leaves[*leaf].tensor).chain([&graph.input]).collect();
+        let leaves: Vec<usize> =
+            (0..self.written.len()).filter(|leaf| of(*leaf) && !self.written[*leaf]).collect();
+        let wanted: Vec<&Tensor> =
+            leaves.iter().map(|leaf| &self.decoder.leaves[*leaf].tensor).chain([&graph.input]).collect();
         // The bindings start a backward pass from a number: this one has the gradient that is asked for.
         let number = (&graph.output * by_output).sum(None::<Kind>);
         let mut found = Tensor::run_backward(&[number], &wanted, false, false);
@@ -160,8 +169,9 @@ impl Decoder {
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
-    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `by_hidden` is d loss / d hidden; `by_matrix`
-    /// d loss / d output matrix beside what hidden states say of it, nothing where absent.
+    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `by_hidden` is d
+    /// loss / d hidden; `by_matrix` d loss / d output matrix beside what hidden states say of it, nothing
+    /// where absent.
     pub fn gradient_of(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<ByMatrix>) -> Gradient {
         let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.device);
         self.write_gradient(trace, by_hidden, by_matrix, &mut gradient);
@@ -169,10 +179,17 @@ impl Decoder {
     }
 
     /// The same written to a vector of as many numbers, or added to a sum.
-    pub fn write_gradient(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<ByMatrix>, gradient: &mut Gradient) {
+    pub fn write_gradient(
+        &self,
+        trace: Trace,
+        by_hidden: &Tensor,
+        by_matrix: Option<ByMatrix>,
+        gradient: &mut Gradient,
+    ) {
         let Trace { hidden, context, layers, last } = trace;
         drop(hidden);
-        let mut gradient = Known { decoder: self, gradient, written: self.leaves.iter().map(|_| false).collect() };
+        let mut gradient =
+            Known { decoder: self, gradient, written: self.leaves.iter().map(|_| false).collect() };
         let norm = gradient.leaf_of(&self.norm);
         let mut by_stream = gradient.through(&last, by_hidden, |leaf| leaf == norm);
         drop(last);
@@ -183,20 +200,24 @@ impl Decoder {
             };
             by_stream = match feed_forward {
                 Half::Own(kept) => self.through_unit(index, kept, &middle, &by_stream, &mut gradient),
-                Half::Graph(graph) => {
-                    gradient.through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::FeedForward(index))
-                }
+                Half::Graph(graph) => gradient.through(&graph, &by_stream, |leaf| {
+                    self.leaves[leaf].reader == Reader::FeedForward(index)
+                }),
             };
             drop(middle);
             by_stream = match attention {
-                Half::Own(kept) => self.through_attention(index, kept, &stream, &context, &by_stream, &mut gradient),
-                Half::Graph(graph) => {
-                    gradient.through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::Attention(index))
+                Half::Own(kept) => {
+                    self.through_attention(index, kept, &stream, &context, &by_stream, &mut gradient)
                 }
+                Half::Graph(graph) => gradient
+                    .through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::Attention(index)),
             };
         }
         self.read_and_projected(&context.batch.tokens, &by_stream, by_matrix, &mut gradient);
-        assert!(gradient.written.iter().all(|written| *written), "every parameter is read by a layer or by the loss");
+        assert!(
+            gradient.written.iter().all(|written| *written),
+            "every parameter is read by a layer or by the loss"
+        );
     }
 
     /// What a layer would have kept. Its experts were counted when it ran first.
@@ -221,14 +242,17 @@ impl Decoder {
         });
         let (query_key, value) = (&layer.query_key, &layer.value);
         let turned = query_key.weight.size()[0];
-        let parts = |whole: &Tensor| [whole.narrow(0, 0, turned), whole.narrow(0, turned, whole.size()[0] - turned)];
+        let parts =
+            |whole: &Tensor| [whole.narrow(0, 0, turned), whole.narrow(0, turned, whole.size()[0] - turned)];
         let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
         let [by_query_key, by_value] = parts(&by.query_key_value.weight);
         write(&query_key.weight, &by_query_key);
         write(&value.weight, &by_value);
         write(&layer.output.weight, &by.output.weight);
         write(&layer.norm_attention, &by.norm);
-        if let (Some(query_key), Some(value), Some(by)) = (&query_key.bias, &value.bias, &by.query_key_value.bias) {
+        if let (Some(query_key), Some(value), Some(by)) =
+            (&query_key.bias, &value.bias, &by.query_key_value.bias)
+        {
             let [by_query_key, by_value] = parts(by);
             write(query_key, &by_query_key);
             write(value, &by_value);
@@ -242,11 +266,19 @@ impl Decoder {
         by.stream
     }
 
-    fn through_unit(&self, index: usize, kept: gated::Kept, middle: &Tensor, by_answer: &Tensor, gradient: &mut Known) -> Tensor {
+    fn through_unit(
+        &self,
+        index: usize,
+        kept: gated::Kept,
+        middle: &Tensor,
+        by_answer: &Tensor,
+        gradient: &mut Known,
+    ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
-        let by = self.normalised(middle, &layer.norm_feed_forward, |before| unit.backward(kept, before, by_answer));
+        let by = self
+            .normalised(middle, &layer.norm_feed_forward, |before| unit.backward(kept, before, by_answer));
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
         let inner = gate.size()[0];
         let parts = [by.gate_up.narrow(0, 0, inner), by.gate_up.narrow(0, inner, inner), by.down, by.norm];
@@ -259,11 +291,23 @@ impl Decoder {
     /// The normalisation before half a layer, once more.
     fn normalised<R>(&self, stream: &Tensor, scale: &Tensor, run: impl FnOnce(&Normalised) -> R) -> R {
         let normed = self.normalise(stream, scale);
-        run(&Normalised { stream, normed: &normed, scale: &self.scale(scale), epsilon: self.config.norm.epsilon })
+        run(&Normalised {
+            stream,
+            normed: &normed,
+            scale: &self.scale(scale),
+            epsilon: self.config.norm.epsilon,
+        })
     }
 
-    /// The embedding is read before the first layer, the output matrix by the loss; one parameter may be both.
-    fn read_and_projected(&self, tokens: &Tensor, by_stream: &Tensor, by_matrix: Option<ByMatrix>, gradient: &mut Known) {
+    /// The embedding is read before the first layer, the output matrix by the loss; one parameter may be
+    /// both.
+    fn read_and_projected(
+        &self,
+        tokens: &Tensor,
+        by_stream: &Tensor,
+        by_matrix: Option<ByMatrix>,
+        gradient: &mut Known,
+    ) {
         let _guard = no_grad_guard();
         let wide = if by_stream.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let by_tokens = by_stream.to_kind(wide) * self.embedding_scale();
@@ -272,7 +316,11 @@ impl Decoder {
         // d loss / d embedding, added to rows of it.
         let read = |range: Range<i64>, mut rows: Tensor| {
             let here = tokens.ge(range.start).logical_and(&tokens.lt(range.end)).nonzero().squeeze_dim(1);
-            rows.index_add_(0, &(tokens.index_select(0, &here) - range.start), &by_tokens.index_select(0, &here))
+            rows.index_add_(
+                0,
+                &(tokens.index_select(0, &here) - range.start),
+                &by_tokens.index_select(0, &here),
+            )
         };
         let (embedding, matrix) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.matrix));
         if embedding == matrix {

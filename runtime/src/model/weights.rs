@@ -1,5 +1,5 @@
-//! Weights as plain data: one flat vector, in memory or in mapped files, and the layout that gives its parts names. Threads,
-//! merges and the store use this form; [`super::Decoder`] turns it into tensors.
+//! Weights as plain data: one flat vector, in memory or in mapped files, and the layout that gives its parts
+//! names. Threads, merges and the store use this form; [`super::Decoder`] turns it into tensors.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -50,8 +50,8 @@ impl Weights {
         self.numbers.of(entry)
     }
 
-    /// All of them as one vector of a floating-point `kind` on a device, in the order of [`layout`]. What comes from files is
-    /// written there once, and the files' memory is let go of.
+    /// All of them as one vector of a floating-point `kind` on a device, in the order of [`layout`]. What
+    /// comes from files is written there once, and the files' memory is let go of.
     pub fn flat(&self, kind: Kind, device: Device) -> Tensor {
         self.vector(0..self.numbers.len(), kind, device)
     }
@@ -71,7 +71,8 @@ impl Weights {
         self.numbers.release();
     }
 
-    /// Random weights: matrices normal with the configuration's initial deviation, biases at 0, normalisations at 1.
+    /// Random weights: matrices normal with the configuration's initial deviation, biases at 0,
+    /// normalisations at 1.
     pub fn initialise(config: Arc<Config>, tokenizer: Arc<Tokenizer>, seed: u64, stream: u64) -> Weights {
         let entries = layout(&config);
         let key = Key::new(seed, stream, Purpose::Initialise, 0);
@@ -80,7 +81,8 @@ impl Weights {
             let deviation = match entry.kind {
                 EntryKind::Matrix => config.initial_deviation,
                 EntryKind::Bias | EntryKind::Norm => {
-                    let value = if entry.kind == EntryKind::Norm { 1.0 - config.norm.offset as f32 } else { 0.0 };
+                    let value =
+                        if entry.kind == EntryKind::Norm { 1.0 - config.norm.offset as f32 } else { 0.0 };
                     values.resize(values.len() + entry.len(), value);
                     continue;
                 }
@@ -98,7 +100,8 @@ impl Weights {
         Weights::new(config, tokenizer, values)
     }
 
-    /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at is let go of.
+    /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at
+    /// is let go of.
     pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
         let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
         self.vector(entry.offset..entry.offset + entry.len(), kind, device).view(shape.as_slice())
@@ -127,10 +130,15 @@ mod tests {
 
     #[test]
     fn layout_is_dense_and_decayed_parameters_come_first() {
-        let experts = Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
+        let experts =
+            Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
         for config in [
             Config { tied: false, ..tiny() },
-            Config { tied: true, biases: Biases { query_key_value: true, output: true, feed_forward: true }, ..tiny() },
+            Config {
+                tied: true,
+                biases: Biases { query_key_value: true, output: true, feed_forward: true },
+                ..tiny()
+            },
             Config { query_key_norm: true, experts: Some(experts), ..tiny() },
         ] {
             let entries = layout(&config);
@@ -160,7 +168,12 @@ mod tests {
                     EntryKind::Matrix => assert!(weights.of(entry).iter().any(|value| *value != 0.0)),
                     EntryKind::Bias => assert!(weights.of(entry).iter().all(|value| *value == 0.0)),
                     EntryKind::Norm => {
-                        assert!(weights.of(entry).iter().all(|value| f64::from(*value) + config.norm.offset == 1.0));
+                        assert!(
+                            weights
+                                .of(entry)
+                                .iter()
+                                .all(|value| f64::from(*value) + config.norm.offset == 1.0)
+                        );
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! What this machine does in a second, roughly: enough to tell a trial that takes seconds from one that takes minutes.
+//! What this machine does in a second, roughly: enough to tell a trial that takes seconds from one that takes
+//! minutes.
 
 use std::io::Write;
 use std::path::Path;
@@ -23,7 +24,8 @@ const SIDE: i64 = 1024;
 const BLOCK: usize = 32 << 20;
 
 impl Machine {
-    /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need not exist yet.
+    /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need
+    /// not exist yet.
     pub fn measure(device: Device, kind: Kind, folder: &Path) -> Machine {
         let _guard = no_grad_guard();
         let options = (kind, device);

@@ -1,12 +1,13 @@
-//! What a stage will take, before it runs: a few of its own steps, on its own prompts. Whatever a stage does, this does too, so
-//! there is no second description of the work that could drift from the first.
+//! What a stage will take, before it runs: a few of its own steps, on its own prompts. Whatever a stage does,
+//! this does too, so there is no second description of the work that could drift from the first.
 //!
-//! Where a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and with the models that
-//! exist already, which write completions of their own lengths. Where fewer sequences take as little, trials have `m` and `2 m` of
-//! them, and what a step takes is extrapolated in a straight line. Of other stages both time and memory grow by the same amount with
-//! every layer. So with what one step of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(4) - t(1)) / 3`; and
-//! where the trained model and its teachers differ in depth, each has its own difference. Where even one layer would take too
-//! long, these have fewer sequences, too.
+//! Where a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and
+//! with the models that exist already, which write completions of their own lengths. Where fewer sequences
+//! take as little, trials have `m` and `2 m` of them, and what a step takes is extrapolated in a straight
+//! line. Of other stages both time and memory grow by the same amount with every layer. So with what one step
+//! of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(4) - t(1)) / 3`; and
+//! where the trained model and its teachers differ in depth, each has its own difference. Where even one
+//! layer would take too long, these have fewer sequences, too.
 
 mod machine;
 mod trial;
@@ -27,7 +28,8 @@ use crate::rollout::Budget;
 pub use machine::Machine;
 use trial::{Taken, Trial};
 
-/// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a usual processor.
+/// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a
+/// usual processor.
 const MOST_WORK: f64 = 2e11;
 
 /// Seconds, roughly estimated, that a step may take to be tried whole, whatever the stage takes.
@@ -46,7 +48,8 @@ const FREE: f64 = 0.7;
 pub struct Shapes {
     configs: Vec<Arc<Config>>,
     tokenizers: Vec<Arc<Tokenizer>>,
-    /// Weights of its shape, its own or of the model that it descends from; none where these are made in the run.
+    /// Weights of its shape, its own or of the model that it descends from; none where these are made in the
+    /// run.
     weights: Vec<Option<Weights>>,
 }
 
@@ -58,7 +61,9 @@ impl Shapes {
                 Stage::Initialise(_) => None,
                 Stage::Load(_) => form.loaded.as_ref().map(|loaded| loaded.weights.clone()),
                 Stage::Train(train) => weights[train.start.0 as usize].clone(),
-                Stage::Merge(merge) => merge.base.iter().chain(&merge.models).find_map(|id| weights[id.0 as usize].clone()),
+                Stage::Merge(merge) => {
+                    merge.base.iter().chain(&merge.models).find_map(|id| weights[id.0 as usize].clone())
+                }
             });
         }
         Shapes {
@@ -98,23 +103,29 @@ pub fn predict(
         Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine))?,
         Some(part) if fits => {
             let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 2, None)?);
-            let at = |sequences: u32| less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0));
+            let at = |sequences: u32| {
+                less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0))
+            };
             // What teachers write once comes before the first step.
-            let around =
-                if let Prefixes::Teacher { sequences, .. } = train.prefixes { at(sequences).around } else { less.around };
+            let around = if let Prefixes::Teacher { sequences, .. } = train.prefixes {
+                at(sequences).around
+            } else {
+                less.around
+            };
             Taken { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
         }
         _ => extrapolated(&trial)?,
     };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
-    let [rollout, scoring, update] = [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
+    let [rollout, scoring, update] =
+        [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
     let seconds = taken.around + rollout + scoring + update + saved;
     let (memory, resting) = (taken.memory as u64, taken.resting as u64);
     Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
 }
 
-/// The sequences that models of their own depth can try within some seconds: all of a step, or a number that can be tried
-/// together with twice as many; none where even one part takes longer.
+/// The sequences that models of their own depth can try within some seconds: all of a step, or a number that
+/// can be tried together with twice as many; none where even one part takes longer.
 fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32> {
     let batch = sequences(trial.train);
     if trial.estimated(batch, machine) <= seconds {
@@ -130,7 +141,8 @@ fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32>
 
 /// From a trial of the stage as it will be.
 fn whole(trial: &Trial, estimated: f64) -> Result<Taken> {
-    // The first step says little about the others: memory that nobody had before is cleared first, page by page.
+    // The first step says little about the others: memory that nobody had before is cleared first, page by
+    // page.
     let tried = if estimated <= LONG { 3 } else { 2 };
     let Prefixes::Teacher { sequences: written, batch, .. } = trial.train.prefixes else {
         return trial.whole(sequences(trial.train), tried, None);
@@ -149,7 +161,8 @@ fn whole(trial: &Trial, estimated: f64) -> Result<Taken> {
     Ok(Taken { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
 }
 
-/// Layers of the deeper one of two trials, for a model of so many: what disturbs a trial counts for every layer that was not tried.
+/// Layers of the deeper one of two trials, for a model of so many: what disturbs a trial counts for every
+/// layer that was not tried.
 fn deeper(layers: usize) -> usize {
     layers.clamp(2, 4)
 }
@@ -171,7 +184,8 @@ fn extrapolated(trial: &Trial) -> Result<Taken> {
         let whole = match teachers {
             // All of one depth grow together.
             Some(teachers) if teachers != student => {
-                let (own, others) = (trial.cut(batch, deeper(student), 1)?, trial.cut(batch, 1, deeper(teachers))?);
+                let (own, others) =
+                    (trial.cut(batch, deeper(student), 1)?, trial.cut(batch, 1, deeper(teachers))?);
                 let own = one.extrapolated(own, further(student));
                 own.plus(one.extrapolated(others, further(teachers)).minus(one))
             }
@@ -190,8 +204,8 @@ fn extrapolated(trial: &Trial) -> Result<Taken> {
     Ok(taken.times_written(train))
 }
 
-/// The memory of a step, from two with fewer sequences and their extrapolation: where sequences go through in parts, more of
-/// them are more parts, one after the other.
+/// The memory of a step, from two with fewer sequences and their extrapolation: where sequences go through in
+/// parts, more of them are more parts, one after the other.
 fn memory(train: &Train<Objective>, less: Taken, more: Taken, extrapolated: Taken) -> f64 {
     if train.execution.micro_batch.is_some() { less.memory.max(more.memory) } else { extrapolated.memory }
 }
@@ -240,9 +254,15 @@ fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) 
 /// Answers whose length is asked: enough for a mean.
 const SAMPLE: usize = 10_000;
 
-/// Tokens of a completion, on average: of an `exact_match` those of the right answer, since that is where training leads a model
-/// that begins at random; else the most that is allowed.
-fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], shapes: &Shapes, model: ModelId) -> u32 {
+/// Tokens of a completion, on average: of an `exact_match` those of the right answer, since that is where
+/// training leads a model that begins at random; else the most that is allowed.
+fn completion(
+    plan: &Plan,
+    train: &Train<Objective>,
+    domains: &[DomainData],
+    shapes: &Shapes,
+    model: ModelId,
+) -> u32 {
     let most = match &train.prefixes {
         Prefixes::Data { .. } => return 0,
         Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => sampling,

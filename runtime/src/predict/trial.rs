@@ -42,8 +42,8 @@ pub struct Trial<'a> {
 /// What a trial trains with.
 #[derive(Clone, Copy)]
 enum Size {
-    /// So many sequences, and models of their own depth: those that it will have, where they exist. Teachers that write before
-    /// the first step write so many.
+    /// So many sequences, and models of their own depth: those that it will have, where they exist. Teachers
+    /// that write before the first step write so many.
     Whole { batch: u32, written: Option<u32> },
     /// So many sequences, a student of `own` layers and teachers of `others`; numbers of no account.
     Cut { batch: u32, own: usize, others: usize },
@@ -84,7 +84,8 @@ impl Taken {
         self.zip(other, |a, b| a - b)
     }
 
-    /// `more` was measured one unit further; this is `units` further. What measured less only did so by chance.
+    /// `more` was measured one unit further; this is `units` further. What measured less only did so by
+    /// chance.
     pub fn extrapolated(self, more: Taken, units: f64) -> Taken {
         self.zip(more, |a, b| a + units * (b - a).max(0.0))
     }
@@ -99,8 +100,8 @@ impl Trial<'_> {
         8.0 * f64::from(batch) * self.length() * (layer * layers + matrix) as f64
     }
 
-    /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are read once for
-    /// every token that is written, and a few times for the update.
+    /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are
+    /// read once for every token that is written, and a few times for the update.
     pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
@@ -109,7 +110,8 @@ impl Trial<'_> {
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }
 
-    /// Bytes that a whole step needs at least: weights, gradients and moments of the student, and one other model.
+    /// Bytes that a whole step needs at least: weights, gradients and moments of the student, and one other
+    /// model.
     pub fn needed(&self) -> f64 {
         let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
         let beside = self.beside().into_iter().map(parameters);
@@ -140,14 +142,15 @@ impl Trial<'_> {
         self.train.mixture.iter().filter_map(prompt).sum::<f64>() + f64::from(self.completion)
     }
 
-    /// Steps of the stage with `batch` sequences and else as they will be, of several not the first. `written` is how many
-    /// sequences teachers write before the first step, where they do that; a batch where absent.
+    /// Steps of the stage with `batch` sequences and else as they will be, of several not the first.
+    /// `written` is how many sequences teachers write before the first step, where they do that; a batch
+    /// where absent.
     pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
         self.run(Size::Whole { batch, written }, steps)
     }
 
-    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that without what the
-    /// allocator keeps, so that it can be extrapolated.
+    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that
+    /// without what the allocator keeps, so that it can be extrapolated.
     pub fn cut(&self, batch: u32, own: usize, others: usize) -> Result<Taken> {
         let steps = if self.work(batch, own.max(others)) > 2e9 { FEW_STEPS } else { STEPS };
         self.run(Size::Cut { batch, own, others }, steps)
@@ -156,7 +159,8 @@ impl Trial<'_> {
     fn run(&self, size: Size, steps: u32) -> Result<Taken> {
         let train = self.settings(size);
         // Verifiers of the author's are not asked about nonsense.
-        let verifier = Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
+        let verifier =
+            Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
         let sources = self.sources(&verifier)?;
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
@@ -173,7 +177,8 @@ impl Trial<'_> {
         let memory = peak_since_reset().unwrap_or(0).saturating_sub(self.given(size)) as f64;
 
         // One row a domain and teacher; all of a step say the same.
-        let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
+        let each: Vec<&Row> =
+            (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
         // What disturbs a step only makes it longer, and layers multiply it.
         let least = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min).unwrap_or(0.0);
@@ -192,7 +197,8 @@ impl Trial<'_> {
         let mut train = self.train.clone();
         let (Size::Whole { batch, .. } | Size::Cut { batch, .. }) = size;
         // Models that exist end where they end.
-        let clipped = !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
+        let clipped =
+            !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
         let clip = |sampling: &mut Sampling| {
             if clipped {
                 sampling.max_tokens = self.completion.min(sampling.max_tokens).max(1);
@@ -205,7 +211,8 @@ impl Trial<'_> {
                 clip(sampling);
             }
             Prefixes::Teacher { sequences, keep, batch: length, sampling } => {
-                let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
+                let written =
+                    if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
                 (*length, *sequences) = (batch, written);
                 // Nothing that models of a trial write is right.
                 *keep = Keep::All;
@@ -244,7 +251,11 @@ impl Trial<'_> {
                 origin: data.origin,
                 share: share.share,
                 route: Route::new(train, share.domain, &trained(data)?.dataset)?,
-                reference: train.references.iter().find(|choice| choice.domain == share.domain).map(|choice| choice.reference),
+                reference: train
+                    .references
+                    .iter()
+                    .find(|choice| choice.domain == share.domain)
+                    .map(|choice| choice.reference),
                 prompts: trained(data)?,
                 tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,
                 limit: data.limit,
@@ -264,11 +275,13 @@ impl Trial<'_> {
         // Whatever a stage starts from is one of its models.
         let mut models = self.beside();
         models.insert(self.train.start);
-        let parameters = models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
+        let parameters =
+            models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
         train::stay(parameters)
     }
 
-    /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried whole.
+    /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried
+    /// whole.
     fn made_up(&self, id: ModelId, size: Size, own: bool) -> Option<Config> {
         let config = &self.shapes.configs[id.0 as usize];
         match size {
@@ -290,14 +303,21 @@ impl Trial<'_> {
 
     /// Bytes of the models that a trial holds in memory, and a run in files.
     fn given(&self, size: Size) -> u64 {
-        let bytes =
-            |id: ModelId, own: bool| 4 * self.made_up(id, size, own).map_or(0, |config| Weights::parameters(&config)) as u64;
+        let bytes = |id: ModelId, own: bool| {
+            4 * self.made_up(id, size, own).map_or(0, |config| Weights::parameters(&config)) as u64
+        };
         let beside = self.beside().into_iter().filter(|id| *id != self.train.start);
         bytes(self.train.start, true) + beside.map(|id| bytes(id, false)).sum::<u64>()
     }
 
     /// The rows of so many steps.
-    fn train(&self, train: &Train<Objective>, sources: &[Source], steps: u32, size: Size) -> Result<Vec<Row>> {
+    fn train(
+        &self,
+        train: &Train<Objective>,
+        sources: &[Source],
+        steps: u32,
+        size: Size,
+    ) -> Result<Vec<Row>> {
         let quiet = Control::new(std::io::sink());
         let start = self.weights(train.start, size, true);
         let mut teachers: HashMap<ModelId, Arc<Weights>> = HashMap::new();

@@ -12,7 +12,8 @@ fn prompts(folder: &Path, lines: &str) -> Prompts {
     fs::write(folder.join("a.jsonl"), lines).unwrap();
     let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
     let fields = [Field::text("answer"), Field::text("other")];
-    let request = Request { source: &source, format: &format, fields: &fields, whole: false, routes: &[], notes: None };
+    let request =
+        Request { source: &source, format: &format, fields: &fields, whole: false, routes: &[], notes: None };
     Prompts::new(Dataset::read(folder, request).unwrap())
 }
 
@@ -30,7 +31,10 @@ fn keeping(folder: &Path, lines: &str) -> Prompts {
 
 fn entries(folder: &Path) -> usize {
     let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
-    fs::read_dir(folder.join("store")).unwrap().filter(|entry| name(entry.as_ref().unwrap()).len() == 64).count()
+    fs::read_dir(folder.join("store"))
+        .unwrap()
+        .filter(|entry| name(entry.as_ref().unwrap()).len() == 64)
+        .count()
 }
 
 #[test]
@@ -101,13 +105,14 @@ fn other_data_another_field_and_another_format_are_other_tokens() {
     let mut chat = keeping(folder.path(), LINES);
     chat.kept.as_mut().unwrap().format = PromptFormat::Chat { system: None };
     let edited = keeping(folder.path(), &LINES.replace("2+2", "3+1"));
-    let keys = [key(&first, "prompts"), key(&first, "examples"), key(&chat, "prompts"), key(&edited, "prompts")];
+    let keys =
+        [key(&first, "prompts"), key(&first, "examples"), key(&chat, "prompts"), key(&edited, "prompts")];
     assert!(keys.iter().enumerate().all(|(index, key)| !keys[..index].contains(key)), "{keys:?}");
     assert_eq!(key(&first, "prompts"), key(&keeping(folder.path(), LINES), "prompts"));
 }
 
-/// Rows that take no time to tokenise are no entries, nor are those that are read no faster than they are made; and a disk that can't
-/// be written costs a warning.
+/// Rows that take no time to tokenise are no entries, nor are those that are read no faster than they are
+/// made; and a disk that can't be written costs a warning.
 #[test]
 fn what_is_quickly_made_is_not_kept() {
     let seconds = Duration::from_secs;

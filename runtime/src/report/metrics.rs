@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::parquet::{self, table};
 use crate::files::WriteError;
 
-/// What one training step did to the prompts of one domain, of those that one teacher judged where the data routes. Numbers that a stage does not have (a reward without a verifier call, a
-/// divergence without a teacher) are absent, not 0.
+/// What one training step did to the prompts of one domain, of those that one teacher judged where the data
+/// routes. Numbers that a stage does not have (a reward without a verifier call, a divergence without a
+/// teacher) are absent, not 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub seed: u64,
@@ -24,8 +25,9 @@ pub struct Row {
     pub token_share: f64,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
     pub divergence: Option<f64>,
-    /// The noise in it: mean over completion tokens of |log p_student - log p_student|, computed once while the token was sampled
-    /// and once as the divergence is. Absent where the student as it is now did not sample the tokens at temperature 1.
+    /// The noise in it: mean over completion tokens of |log p_student - log p_student|, computed once while
+    /// the token was sampled and once as the divergence is. Absent where the student as it is now did
+    /// not sample the tokens at temperature 1.
     pub divergence_floor: Option<f64>,
     /// Fraction of the step's sum of |signal| over completion tokens, over all rows.
     pub signal_share: Option<f64>,
@@ -39,8 +41,8 @@ pub struct Row {
     pub clipped_fraction: Option<f64>,
     /// Mean reward of the completions, in [0, 1].
     pub reward: Option<f64>,
-    /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a part of the most it can
-    /// be, averaged over layers; and the largest share that any of them has.
+    /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
+    /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
     pub expert_largest_share: Option<f64>,
     /// Loss of the whole step, all domains together.
@@ -135,7 +137,8 @@ mod tests {
         assert_eq!(table.shape(), (2, 24));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
-        let places: Vec<_> = table.get_column_names().iter().map(|name| json.find(&format!("\"{name}\":")).unwrap()).collect();
+        let places: Vec<_> =
+            table.get_column_names().iter().map(|name| json.find(&format!("\"{name}\":")).unwrap()).collect();
         assert!(places.is_sorted(), "{places:?}");
 
         let column = |name: &str| table.column(name).unwrap().clone();
@@ -144,7 +147,10 @@ mod tests {
         assert_eq!(column("step").dtype(), &DataType::UInt32);
         assert_eq!(column("step").u32().unwrap().get(1), Some(1));
         let teachers = column("teacher");
-        assert_eq!((teachers.str().unwrap().get(0), teachers.str().unwrap().get(1)), (None, Some("specialist[sort]")));
+        assert_eq!(
+            (teachers.str().unwrap().get(0), teachers.str().unwrap().get(1)),
+            (None, Some("specialist[sort]"))
+        );
         let divergence = column("divergence");
         assert_eq!((divergence.f64().unwrap().get(0), divergence.f64().unwrap().get(1)), (None, Some(-0.04)));
         assert_eq!(column("token_share").f64().unwrap().get(0), Some(1.0 / 3.0));

@@ -1,5 +1,5 @@
-//! What a run leaves for people and tools to read: the series of every step, a look at single tokens, the rewards behind the
-//! tables, and the tables.
+//! What a run leaves for people and tools to read: the series of every step, a look at single tokens, the
+//! rewards behind the tables, and the tables.
 
 pub mod metrics;
 mod parquet;
@@ -37,7 +37,8 @@ impl Record {
         all
     }
 
-    /// The same of a stage with another name: what is computed once may be called differently in two experiments.
+    /// The same of a stage with another name: what is computed once may be called differently in two
+    /// experiments.
     pub fn of_stage(mut self, name: &str) -> Record {
         let stages = self.rows.iter_mut().map(|row| &mut row.stage);
         let stages = stages.chain(self.tokens.samples.iter_mut().map(|sample| &mut sample.stage));

@@ -9,7 +9,8 @@ use crate::files::{WriteError, write_atomically};
 
 /// Writes a table, a column per field of what its rows were, with its name; what a row lacks is null.
 pub fn write(table: PolarsResult<DataFrame>, path: &Path) -> Result<(), WriteError> {
-    // Made in memory first: a run has thousands of rows, not millions, and a failed write stays a plain input or output error.
+    // Made in memory first: a run has thousands of rows, not millions, and a failed write stays a plain input
+    // or output error.
     let mut bytes = Vec::new();
     let encoded = table.and_then(|mut table| ParquetWriter::new(&mut bytes).finish(&mut table));
     write_atomically(path, |file| {

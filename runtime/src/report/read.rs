@@ -36,7 +36,8 @@ pub fn compare(job: &CompareJob, control: &Control) -> Result<()> {
 
 fn run(folder: &Path) -> Result<Run> {
     let path = folder.join("plan.json");
-    let failed = |error: String| Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()));
+    let failed =
+        |error: String| Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
     let plan: Plan = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
     let experiment = plan.experiment;
@@ -53,16 +54,23 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
     let failed = |name: &str| {
         Error::new(
             FailureKind::Data,
-            format!("{} is not what a run leaves: its column `{name}` is missing or incomplete", path.display()),
+            format!(
+                "{} is not what a run leaves: its column `{name}` is missing or incomplete",
+                path.display()
+            ),
         )
     };
     let values = |name: &str| columns.iter().find(|column| column.name == name).map(|column| &column.values);
     let texts = |name: &str| match values(name) {
-        Some(ColumnValues::Texts(texts)) => texts.iter().cloned().collect::<Option<Vec<String>>>().ok_or_else(|| failed(name)),
+        Some(ColumnValues::Texts(texts)) => {
+            texts.iter().cloned().collect::<Option<Vec<String>>>().ok_or_else(|| failed(name))
+        }
         _ => Err(failed(name)),
     };
     let wholes = |name: &str| match values(name) {
-        Some(ColumnValues::Wholes(wholes)) => wholes.iter().copied().collect::<Option<Vec<u64>>>().ok_or_else(|| failed(name)),
+        Some(ColumnValues::Wholes(wholes)) => {
+            wholes.iter().copied().collect::<Option<Vec<u64>>>().ok_or_else(|| failed(name))
+        }
         _ => Err(failed(name)),
     };
     let means = match values("reward") {
@@ -71,8 +79,12 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
         }
         _ => return Err(failed("reward")),
     };
-    let (mut table, mut model, mut domain, mut tests) =
-        (texts("table")?.into_iter(), texts("model")?.into_iter(), texts("domain")?.into_iter(), texts("tests")?.into_iter());
+    let (mut table, mut model, mut domain, mut tests) = (
+        texts("table")?.into_iter(),
+        texts("model")?.into_iter(),
+        texts("domain")?.into_iter(),
+        texts("tests")?.into_iter(),
+    );
     let (seeds, prompts) = (wholes("seed")?, wholes("prompt")?);
     let mut rows = Vec::with_capacity(means.len());
     for ((reward, seed), prompt) in zip_equal(zip_equal(means, seeds), prompts) {
@@ -105,13 +117,19 @@ fn every(table: &DataFrame) -> PolarsResult<Vec<Column>> {
     let mut found = Vec::with_capacity(table.width());
     for column in table.columns() {
         let values = match column.dtype() {
-            DataType::UInt32 | DataType::UInt64 => ColumnValues::Wholes(column.cast(&DataType::UInt64)?.u64()?.iter().collect()),
+            DataType::UInt32 | DataType::UInt64 => {
+                ColumnValues::Wholes(column.cast(&DataType::UInt64)?.u64()?.iter().collect())
+            }
             kind if kind.is_primitive_numeric() => {
                 let numbers = column.cast(&DataType::Float64)?;
-                ColumnValues::Numbers(numbers.f64()?.iter().map(|value| value.filter(|value| value.is_finite())).collect())
+                ColumnValues::Numbers(
+                    numbers.f64()?.iter().map(|value| value.filter(|value| value.is_finite())).collect(),
+                )
             }
             DataType::Boolean => ColumnValues::Truths(column.bool()?.iter().collect()),
-            DataType::String => ColumnValues::Texts(column.str()?.iter().map(|text| text.map(str::to_owned)).collect()),
+            DataType::String => {
+                ColumnValues::Texts(column.str()?.iter().map(|text| text.map(str::to_owned)).collect())
+            }
             _ => continue,
         };
         found.push(Column { name: column.name().to_string(), values });

@@ -1,4 +1,5 @@
-//! `rewards.parquet`: what stands behind every number of the tables, prompt by prompt. Two runs are compared by it.
+//! `rewards.parquet`: what stands behind every number of the tables, prompt by prompt. Two runs are compared
+//! by it.
 
 use std::path::Path;
 
@@ -25,8 +26,14 @@ pub struct PromptReward {
     pub reward: f64,
 }
 
-/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `domains` are the plan's.
-pub fn write_rewards(plan: &Plan, scores: &[Scores], domains: &[DomainData], folder: &Path) -> Result<(), WriteError> {
+/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `domains` are the
+/// plan's.
+pub fn write_rewards(
+    plan: &Plan,
+    scores: &[Scores],
+    domains: &[DomainData],
+    folder: &Path,
+) -> Result<(), WriteError> {
     let mut rows = Vec::new();
     for (comparison, scores) in plan.experiment.comparisons.iter().zip(scores) {
         for (model, domain, seed, rewards) in scores.by_prompt() {

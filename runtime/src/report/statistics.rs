@@ -12,8 +12,8 @@ mod interval;
 
 pub(super) type Experiment = mopd_compiler::plan::Experiment<Objective>;
 
-/// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the smallest that `n`
-/// prompts can show is `1 / n`.
+/// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the
+/// smallest that `n` prompts can show is `1 / n`.
 const SMALLEST_GAIN: f64 = 1e-6;
 
 /// The rewards behind one table.
@@ -32,8 +32,8 @@ pub enum StatisticsError {
 }
 
 impl Scores {
-    /// Records an evaluation: `samples` rewards for each prompt, prompt after prompt, in the order of the test file. What is kept
-    /// is each prompt's mean: pass@1, where rewards are verdicts.
+    /// Records an evaluation: `samples` rewards for each prompt, prompt after prompt, in the order of the
+    /// test file. What is kept is each prompt's mean: pass@1, where rewards are verdicts.
     ///
     /// Every model must be evaluated on the same prompts of a domain: they are compared prompt by prompt.
     pub fn insert(&mut self, model: ModelId, domain: DomainId, seed: u64, rewards: &[f64], samples: u32) {
@@ -58,8 +58,9 @@ fn mean(values: &[f64]) -> f64 {
 
 /// The rows of one table, in the order of the comparison, and what a reader should be warned of.
 ///
-/// Intervals are over test prompts and seeds (see [`interval`]); with a single seed, over prompts alone. A normalized score moves with
-/// its own zero and one, prompt by prompt and seed by seed: what hits all of them alike cancels out.
+/// Intervals are over test prompts and seeds (see [`interval`]); with a single seed, over prompts alone. A
+/// normalized score moves with its own zero and one, prompt by prompt and seed by seed: what hits all of them
+/// alike cancels out.
 pub fn table_rows(
     experiment: &Experiment,
     comparison: &Comparison,
@@ -72,7 +73,11 @@ pub fn table_rows(
         Some(normalized) => Some((gather(&normalized.zero)?, gather(&normalized.one)?)),
         None => None,
     };
-    let sizes = prompts(experiment, comparison, rows.iter().chain(anchors.iter().flat_map(|(zero, one)| [zero, one])))?;
+    let sizes = prompts(
+        experiment,
+        comparison,
+        rows.iter().chain(anchors.iter().flat_map(|(zero, one)| [zero, one])),
+    )?;
     let domain = |column: usize| experiment.domain(comparison.domains[column]);
 
     let mut warnings = Vec::new();
@@ -83,8 +88,8 @@ pub fn table_rows(
     };
     let flat = |column: usize, scale: &Scale, when: &str| {
         format!(
-            "no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed the {:.3} of the row that \
-             scores 0",
+            "no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed the \
+             {:.3} of the row that scores 0",
             domain(column).name,
             scale.zero[column] + scale.gain[column],
             scale.zero[column],
@@ -110,11 +115,12 @@ pub fn table_rows(
             of_seed.push(scale);
         }
         for column in 0..sizes.len() {
-            let lead = Estimate { columns: vec![combined(&[(1.0, &one.0[column]), (-1.0, &zero.0[column])])] };
+            let lead =
+                Estimate { columns: vec![combined(&[(1.0, &one.0[column]), (-1.0, &zero.0[column])])] };
             if lead.interval().0 <= 0.0 {
                 warn(format!(
-                    "the intervals of normalized scores are unreliable: on `{}` the row that scores 1 exceeds the row that scores 0 by \
-                     {:.3}, which may be chance",
+                    "the intervals of normalized scores are unreliable: on `{}` the row that scores 1 \
+                     exceeds the row that scores 0 by {:.3}, which may be chance",
                     domain(column).name,
                     scale_of_all.gain[column],
                 ));
@@ -123,7 +129,10 @@ pub fn table_rows(
     }
     for (column, size) in sizes.iter().enumerate() {
         if *size == 1 {
-            warn(format!("one test prompt on `{}`: its intervals say nothing of other prompts", domain(column).name));
+            warn(format!(
+                "one test prompt on `{}`: its intervals say nothing of other prompts",
+                domain(column).name
+            ));
         }
     }
 
@@ -134,7 +143,10 @@ pub fn table_rows(
             let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])])] };
             let (low, high) = of_rewards(&estimate);
             let by_seed = estimate.of_seeds();
-            (domain(column).name.clone(), Score { mean: means[column], low, high, n: sizes[column] as u32, by_seed })
+            (
+                domain(column).name.clone(),
+                Score { mean: means[column], low, high, n: sizes[column] as u32, by_seed },
+            )
         };
         let normalized = whole.as_ref().map(|scale| scale.normalized(&means));
         let interval = |(scale, (zero, one)): (&Scale, &(Entry, Entry))| {
@@ -162,7 +174,8 @@ fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> Crossed {
     let (_, first) = parts[0];
     (0..first.len())
         .map(|seed| {
-            let at = |prompt: usize| parts.iter().map(|(weight, of)| weight * of[seed].as_ref()[prompt]).sum();
+            let at =
+                |prompt: usize| parts.iter().map(|(weight, of)| weight * of[seed].as_ref()[prompt]).sum();
             (0..first[seed].as_ref().len()).map(at).collect()
         })
         .collect()
@@ -194,8 +207,9 @@ impl<'a> Entry<'a> {
 
     /// One mean per column, of some seeds.
     fn means(&self, seeds: std::ops::Range<usize>) -> Vec<f64> {
-        let column =
-            |column: &Vec<&[f64]>| mean(&column[seeds.clone()].iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
+        let column = |column: &Vec<&[f64]>| {
+            mean(&column[seeds.clone()].iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>())
+        };
         self.0.iter().map(column).collect()
     }
 }
@@ -240,11 +254,16 @@ impl Scale {
 
     /// `(s_d - zero_d) / (one_d - zero_d)` of each column (arXiv:2606.30406, headline metric).
     fn normalized(&self, means: &[f64]) -> Vec<f64> {
-        means.iter().zip(&self.zero).zip(&self.gain).map(|((mean, zero), gain)| (mean - zero) / gain).collect()
+        means
+            .iter()
+            .zip(&self.zero)
+            .zip(&self.gain)
+            .map(|((mean, zero), gain)| (mean - zero) / gain)
+            .collect()
     }
 
-    /// What each answer does to the normalized score to first order, in every column: `(s - (1 - n) zero - n one) / gain`, where n is the
-    /// column's normalized score, as a share of the mean over columns.
+    /// What each answer does to the normalized score to first order, in every column: `(s - (1 - n) zero - n
+    /// one) / gain`, where n is the column's normalized score, as a share of the mean over columns.
     fn linear<Rewards: AsRef<[f64]>>(
         &self,
         means: &[f64],

@@ -1,5 +1,5 @@
-//! A look at single tokens: a few completions as the objective saw them, and how weights and signals were spread over positions and
-//! entropies. Both are bounded in size, however long the training.
+//! A look at single tokens: a few completions as the objective saw them, and how weights and signals were
+//! spread over positions and entropies. Both are bounded in size, however long the training.
 
 use std::path::Path;
 
@@ -35,7 +35,8 @@ pub struct Sample {
     pub tokens: Vec<TokenSeen>,
 }
 
-/// A token that was trained on, as the objective saw it. Log-probabilities, entropies and advantages are in nats.
+/// A token that was trained on, as the objective saw it. Log-probabilities, entropies and advantages are in
+/// nats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenSeen {
     /// What it adds to the text; empty where it ends the sequence or is a part of a character.
@@ -47,7 +48,8 @@ pub struct TokenSeen {
     pub weight: Option<f32>,
     /// The size of the per-token signal, before `reduce`.
     pub signal: f32,
-    /// The signal with its sign, where a log-probability alone is live: what is above 0 makes the token more probable.
+    /// The signal with its sign, where a log-probability alone is live: what is above 0 makes the token more
+    /// probable.
     pub advantage: Option<f32>,
     /// Whether `select` takes it; absent where nothing is selected.
     pub selected: Option<bool>,
@@ -99,10 +101,11 @@ impl Over {
 }
 
 const POSITIONS: [f64; 31] = [
-    0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 768.0,
-    1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 12288.0, 16384.0, 24576.0, 32768.0,
+    0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0,
+    512.0, 768.0, 1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 12288.0, 16384.0, 24576.0, 32768.0,
 ];
-const ENTROPIES: [f64; 16] = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0];
+const ENTROPIES: [f64; 16] =
+    [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0];
 /// Of weights and signals: doublings, and everything from 0 to the first.
 const SIZES: [f64; 16] = [
     0.0,
@@ -212,7 +215,8 @@ pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> 
     parquet::write(table, path)
 }
 
-/// A row of `weights.parquet`: a bin that has tokens. `high` and `size_high` are absent where the bin has no end.
+/// A row of `weights.parquet`: a bin that has tokens. `high` and `size_high` are absent where the bin has no
+/// end.
 struct BinRow {
     seed: u64,
     stage: String,
@@ -246,7 +250,10 @@ pub fn write_histograms(histograms: &[Histogram], path: &Path) -> Result<(), Wri
             });
         }
     }
-    parquet::write(table!(rows; seed, stage, domain, quantity, over, low, high, size_low, size_high, tokens), path)
+    parquet::write(
+        table!(rows; seed, stage, domain, quantity, over, low, high, size_low, size_high, tokens),
+        path,
+    )
 }
 
 #[cfg(test)]

@@ -82,7 +82,12 @@ impl Pool {
     }
 
     /// A batch that a process did not survive, or did not finish in time, goes to a fresh one once.
-    fn judge_batch(&self, slot: &mut Option<Worker>, batch: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
+    fn judge_batch(
+        &self,
+        slot: &mut Option<Worker>,
+        batch: &[Answer],
+        control: &Control,
+    ) -> Result<Vec<f64>, RewardError> {
         let mut restarted = false;
         loop {
             let mut worker = match slot.take() {
@@ -118,8 +123,10 @@ impl Pool {
                 Trouble::TimedOut => {
                     let (limit, stderr) = (self.limit, worker.kill());
                     let seconds = limit.as_secs_f64();
-                    let warning =
-                        format!("the reward command `{command}` took longer than its limit of {seconds} s and was restarted");
+                    let warning = format!(
+                        "the reward command `{command}` took longer than its limit of {seconds} s and was \
+                         restarted"
+                    );
                     let (asked, prompt) = (batch.len(), open.to_owned());
                     (warning, RewardError::TimedOut { command, limit, given, asked, prompt, stderr })
                 }
@@ -140,11 +147,13 @@ impl Pool {
         rewards: &mut [Option<f64>],
         control: &Control,
     ) -> Result<(), Trouble> {
-        // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for the next batch's.
+        // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for
+        // the next batch's.
         let first = worker.reserve(batch.len() as u64);
         let mut lines = Vec::new();
         for (id, answer) in (first..).zip(batch) {
-            serde_json::to_writer(&mut lines, &Request { id, answer: *answer }).expect("text and JSON values are JSON");
+            serde_json::to_writer(&mut lines, &Request { id, answer: *answer })
+                .expect("text and JSON values are JSON");
             lines.push(b'\n');
         }
         let deadline = Instant::now().checked_add(self.limit);
@@ -154,15 +163,21 @@ impl Pool {
                 return Err(Trouble::Stopped);
             }
             let next_look = Instant::now() + LOOK;
-            let line = match worker.receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look)))) {
+            let line = match worker
+                .receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look))))
+            {
                 Received::Line(line) => String::from_utf8_lossy(&line).into_owned(),
                 Received::Closed => return Err(Trouble::Ended),
                 Received::TimedOut if deadline.is_none_or(|deadline| Instant::now() < deadline) => continue,
                 Received::TimedOut => return Err(Trouble::TimedOut),
             };
-            let nonsense = |why: &str| Trouble::Nonsense { why: why.to_owned(), line: line.trim_end().to_owned() };
+            let nonsense =
+                |why: &str| Trouble::Nonsense { why: why.to_owned(), line: line.trim_end().to_owned() };
             let reply: Value = serde_json::from_str(&line).map_err(|_| nonsense("not JSON"))?;
-            let id = reply.get("id").and_then(Value::as_u64).ok_or_else(|| nonsense("no `id` that is a whole number"))?;
+            let id = reply
+                .get("id")
+                .and_then(Value::as_u64)
+                .ok_or_else(|| nonsense("no `id` that is a whole number"))?;
             let place = id.checked_sub(first).and_then(|place| rewards.get_mut(usize::try_from(place).ok()?));
             let place = place.ok_or_else(|| nonsense("an `id` that was not asked"))?;
             if place.is_some() {
@@ -176,7 +191,8 @@ impl Pool {
     }
 }
 
-/// What the locks guard is a list that is whole between any two operations, so a thread that panicked left it usable.
+/// What the locks guard is a list that is whole between any two operations, so a thread that panicked left it
+/// usable.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

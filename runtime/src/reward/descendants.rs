@@ -1,6 +1,7 @@
-//! The end of everything that reward programs start. A group of processes is not enough: a child may leave it (`setsid`), and who
-//! kills it may be killed. All processes of a program are told by a variable in their environment, wherever they went; and a guard,
-//! a process of its own, sees to those that are left when this process is gone, however it ended.
+//! The end of everything that reward programs start. A group of processes is not enough: a child may leave it
+//! (`setsid`), and who kills it may be killed. All processes of a program are told by a variable in their
+//! environment, wherever they went; and a guard, a process of its own, sees to those that are left when this
+//! process is gone, however it ended.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -13,8 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// In the environment of all processes of a reward program.
 const VARIABLE: &str = "MOPD_REWARD";
 
-/// Ends when its standard input does, which is when the process that started it is gone: then all programs of that process are killed.
-/// It is asked to end itself only by that, not by signals to everybody.
+/// Ends when its standard input does, which is when the process that started it is gone: then all programs of
+/// that process are killed. It is asked to end itself only by that, not by signals to everybody.
 const GUARD: &str = r#"
 trap '' INT TERM HUP
 while read -r _; do :; done
@@ -28,7 +29,8 @@ for again in 1 2 3; do
 done
 "#;
 
-/// How often new processes of a program are looked for while it is killed: one that is killed may just have started another.
+/// How often new processes of a program are looked for while it is killed: one that is killed may just have
+/// started another.
 const ROUNDS: u32 = 50;
 
 /// A reward program, to be told from all others, of this process and of others.
@@ -36,7 +38,8 @@ const ROUNDS: u32 = 50;
 pub(super) struct Mark(String);
 
 impl Mark {
-    /// From here on its processes end with this one. Where no guard can be started, as where there is no shell, no program can either.
+    /// From here on its processes end with this one. Where no guard can be started, as where there is no
+    /// shell, no program can either.
     pub fn new() -> Mark {
         static GUARDED: OnceLock<Option<Child>> = OnceLock::new();
         static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::data::Kind;
 use crate::quote::quote;
 
-/// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard error.
+/// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard
+/// error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RewardError {
     #[error("the pattern {} is not a regular expression", quote(pattern))]
@@ -17,7 +18,8 @@ pub enum RewardError {
     #[error("the reward command `{command}` could not be started in {folder}: {cause}")]
     Start { command: String, folder: String, cause: String },
     #[error(
-        "the reward command `{command}` ended ({how}) before it judged the prompt {}; restarting it did not help",
+        "the reward command `{command}` ended ({how}) before it judged the prompt {}; restarting it did not \
+         help",
         quote(prompt)
     )]
     Ended { command: String, how: String, prompt: String, stderr: String },
@@ -48,21 +50,28 @@ impl RewardError {
         match self {
             RewardError::Pattern { cause, .. } => cause.clone(),
             RewardError::Field { field, .. } => format!("every line of the domain's data needs `{field}`"),
-            RewardError::Setting { .. } => "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned(),
-            RewardError::Start { .. } => "commands run by `sh` in the folder of the experiment's file".to_owned(),
+            RewardError::Setting { .. } => {
+                "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned()
+            }
+            RewardError::Start { .. } => {
+                "commands run by `sh` in the folder of the experiment's file".to_owned()
+            }
             RewardError::Ended { how, stderr, .. } if how == "exit status 127" && stderr.is_empty() => {
                 "exit status 127 is the shell's way to say that it did not find the program".to_owned()
             }
             RewardError::Ended { stderr, .. } => last_words(stderr),
             RewardError::Stopped => String::new(),
             RewardError::TimedOut { stderr, .. } => {
-                format!("raise `time_limit`, lower `batch`, or look at what it does with that prompt; {}", last_words(stderr))
+                format!(
+                    "raise `time_limit`, lower `batch`, or look at what it does with that prompt; {}",
+                    last_words(stderr)
+                )
             }
-            RewardError::Nonsense { .. } => {
-                "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must write one line \
-                 {\"id\": 0, \"reward\": 0.5} with a reward from 0 to 1, and nothing else; messages belong on standard error"
-                    .to_owned()
-            }
+            RewardError::Nonsense { .. } => "for every line {\"id\": 0, \"prompt\": ..., \"completion\": \
+                                             ..., \"record\": {...}} it must write one line {\"id\": 0, \
+                                             \"reward\": 0.5} with a reward from 0 to 1, and nothing else; \
+                                             messages belong on standard error"
+                .to_owned(),
         }
     }
 }

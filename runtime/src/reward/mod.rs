@@ -28,10 +28,11 @@ pub struct Answer<'a> {
 
 /// The verifier of one domain.
 ///
-/// It may be called from several threads at once. Built-in rewards are pure. A command has one process per thread that is inside
-/// [`Verifier::judge`] at the same time, started when first needed and kept: a verifier written in Python works on one
-/// batch at a time, so one process behind a lock would make stages that run side by side wait for each other, and a
-/// process that several threads wrote to could not say whose batch it crashed on.
+/// It may be called from several threads at once. Built-in rewards are pure. A command has one process per
+/// thread that is inside [`Verifier::judge`] at the same time, started when first needed and kept: a verifier
+/// written in Python works on one batch at a time, so one process behind a lock would make stages that run
+/// side by side wait for each other, and a process that several threads wrote to could not say whose batch it
+/// crashed on.
 pub struct Verifier {
     judge: Judge,
 }
@@ -55,10 +56,14 @@ impl Verifier {
     pub fn new(reward: &plan::Reward, base: &Path) -> Result<Verifier, RewardError> {
         let rule = match reward {
             plan::Reward::ExactMatch { field } => Rule::ExactMatch { field: field.clone() },
-            plan::Reward::Numeric { field, tolerance } => Rule::Numeric { field: field.clone(), tolerance: *tolerance },
+            plan::Reward::Numeric { field, tolerance } => {
+                Rule::Numeric { field: field.clone(), tolerance: *tolerance }
+            }
             plan::Reward::Regex { pattern, field } => {
-                let compiled = Regex::new(pattern)
-                    .map_err(|error| RewardError::Pattern { pattern: pattern.clone(), cause: error.to_string() })?;
+                let compiled = Regex::new(pattern).map_err(|error| RewardError::Pattern {
+                    pattern: pattern.clone(),
+                    cause: error.to_string(),
+                })?;
                 Rule::Regex { pattern: compiled, field: field.clone() }
             }
             plan::Reward::Command { command, time_limit_seconds, batch, depends: _ } => {
@@ -84,16 +89,20 @@ impl Verifier {
         matches!(self.judge, Judge::Command(_))
     }
 
-    /// One reward per answer, in order, each in [0, 1]. The records must have the field that [`Verifier::needed`] names.
-    /// Blocks until all are judged, or until the job is to stop; a command takes at most twice its time limit per batch of its own size.
+    /// One reward per answer, in order, each in [0, 1]. The records must have the field that
+    /// [`Verifier::needed`] names. Blocks until all are judged, or until the job is to stop; a command
+    /// takes at most twice its time limit per batch of its own size.
     pub fn judge(&self, answers: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
         match &self.judge {
-            Judge::Rule(rule) => answers.iter().map(|answer| Ok(f64::from(u8::from(rule.accepts(answer)?)))).collect(),
+            Judge::Rule(rule) => {
+                answers.iter().map(|answer| Ok(f64::from(u8::from(rule.accepts(answer)?)))).collect()
+            }
             Judge::Command(pool) => pool.judge(answers, control),
         }
     }
 
-    /// What happened since the last call that the author should know though the run goes on: restarts of the command.
+    /// What happened since the last call that the author should know though the run goes on: restarts of the
+    /// command.
     pub fn take_warnings(&self) -> Vec<String> {
         match &self.judge {
             Judge::Rule(_) => Vec::new(),

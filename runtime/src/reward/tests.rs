@@ -39,7 +39,11 @@ fn exact_match_compares_the_text() {
         ("12", json!(12), 1.0),
         ("12.0", json!(12), 0.0),
     ] {
-        assert_eq!(judge_one(&verifier, completion, json!({ "answer": answer })), wanted, "{completion:?} for {answer}");
+        assert_eq!(
+            judge_one(&verifier, completion, json!({ "answer": answer })),
+            wanted,
+            "{completion:?} for {answer}"
+        );
     }
 }
 
@@ -56,7 +60,11 @@ fn numeric_compares_the_value() {
         ("nan", json!(0), 0.0),
         ("inf", json!(0), 0.0),
     ] {
-        assert_eq!(judge_one(&verifier, completion, json!({ "answer": answer })), wanted, "{completion:?} for {answer}");
+        assert_eq!(
+            judge_one(&verifier, completion, json!({ "answer": answer })),
+            wanted,
+            "{completion:?} for {answer}"
+        );
     }
     let exact = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
     assert_eq!(judge_one(&exact, "7", json!({ "answer": 7.0 })), 1.0);
@@ -64,7 +72,8 @@ fn numeric_compares_the_value() {
 
 #[test]
 fn regex_without_a_group_only_matches() {
-    let verifier = built_in(plan::Reward::Regex { pattern: "^[0-9]+$".to_owned(), field: "answer".to_owned() });
+    let verifier =
+        built_in(plan::Reward::Regex { pattern: "^[0-9]+$".to_owned(), field: "answer".to_owned() });
     assert_eq!(verifier.needed(), None);
     assert_eq!(judge_one(&verifier, "123", json!({})), 1.0);
     assert_eq!(judge_one(&verifier, "12a", json!({})), 0.0);
@@ -92,7 +101,9 @@ fn a_bad_pattern_is_named() {
 fn a_record_without_the_field_is_an_error() {
     let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
     let fields = record(json!({ "answer": "many" }));
-    let error = verifier.judge(&[Answer { prompt: "2+2=", completion: "4", record: &fields }], &undisturbed()).unwrap_err();
+    let error = verifier
+        .judge(&[Answer { prompt: "2+2=", completion: "4", record: &fields }], &undisturbed())
+        .unwrap_err();
     assert_eq!(error.to_string(), "the data has no number `answer` for the prompt \"2+2=\"");
 }
 
@@ -132,7 +143,8 @@ impl Program {
     fn judge_until(&self, count: usize, control: &Control) -> Result<Vec<f64>, RewardError> {
         let texts: Vec<_> = (0..count).map(|index| (format!("p{index}"), format!("c{index}"))).collect();
         let record = record(json!({ "prompt": "p", "answer": 3 }));
-        let answers: Vec<_> = texts.iter().map(|(prompt, completion)| Answer { prompt, completion, record: &record }).collect();
+        let answers: Vec<_> =
+            texts.iter().map(|(prompt, completion)| Answer { prompt, completion, record: &record }).collect();
         self.verifier.judge(&answers, control)
     }
 
@@ -206,8 +218,8 @@ fn a_slow_command_within_its_limit_is_fine() {
 
 #[test]
 fn a_huge_batch_does_not_fill_the_pipes() {
-    // Each answer is longer than its request, is written at once, and comes with as much on standard error; together
-    // they are many times what a pipe holds, in both directions.
+    // Each answer is longer than its request, is written at once, and comes with as much on standard error;
+    // together they are many times what a pipe holds, in both directions.
     let text = "for r in requests():
     print('y' * 2000, file=sys.stderr)
     print(json.dumps({'id': r['id'], 'reward': 0.25, 'note': 'x' * 2000}), flush=True)
@@ -293,7 +305,10 @@ fn an_unknown_program_is_named() {
 
     let elsewhere = folder.path().join("gone");
     let error = Verifier::new(&reward, &elsewhere).unwrap().judge(&answers, &undisturbed()).unwrap_err();
-    let wanted = format!("the reward command `no-such-judge --fast` could not be started in {}: No such", elsewhere.display());
+    let wanted = format!(
+        "the reward command `no-such-judge --fast` could not be started in {}: No such",
+        elsewhere.display()
+    );
     assert!(error.to_string().starts_with(&wanted), "{error}");
 }
 
@@ -312,8 +327,8 @@ for r in requests():
     let error = program.judge(3).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the reward command `python3 judge.py` gave 1 of 2 rewards within its time limit of 5 s; \
-         restarting it did not help; the first prompt without a reward is \"p1\""
+        "the reward command `python3 judge.py` gave 1 of 2 rewards within its time limit of 5 s; restarting \
+         it did not help; the first prompt without a reward is \"p1\""
     );
     assert!(error.help().ends_with("thinking"), "{}", error.help());
     assert_eq!(
@@ -349,7 +364,8 @@ fn children_that_left_the_group_die_with_the_command() {
     let text = "import subprocess
 child = subprocess.Popen(['sleep', '1000'], start_new_session=True)
 open('child', 'w').write(str(child.pid))
-orphan = subprocess.run(['sh', '-c', 'setsid sleep 1000 >/dev/null 2>&1 & echo $!'], capture_output=True, text=True).stdout
+orphan = subprocess.run(['sh', '-c', 'setsid sleep 1000 >/dev/null 2>&1 & echo $!'], capture_output=True, \
+                text=True).stdout
 open('orphan', 'w').write(orphan.strip())
 for r in requests(): reply(r['id'], 1)
 ";
@@ -387,16 +403,37 @@ fn nonsense_is_quoted() {
         ("print('[1, 2]')", "no `id` that is a whole number", "[1, 2]"),
         ("print('{\"reward\": 1}')", "no `id` that is a whole number", "{\\\"reward\\\": 1}"),
         ("reply(r['id'] + 7, 1)", "an `id` that was not asked", "{\\\"id\\\": 7, \\\"reward\\\": 1}"),
-        ("reply(r['id'], 1); reply(r['id'], 1)", "a second reward for one `id`", "{\\\"id\\\": 0, \\\"reward\\\": 1}"),
+        (
+            "reply(r['id'], 1); reply(r['id'], 1)",
+            "a second reward for one `id`",
+            "{\\\"id\\\": 0, \\\"reward\\\": 1}",
+        ),
         ("print(json.dumps({'id': r['id']}))", "no `reward`", "{\\\"id\\\": 0}"),
-        ("reply(r['id'], 1.5)", "a `reward` that is not a number from 0 to 1", "{\\\"id\\\": 0, \\\"reward\\\": 1.5}"),
-        ("reply(r['id'], -0.1)", "a `reward` that is not a number from 0 to 1", "{\\\"id\\\": 0, \\\"reward\\\": -0.1}"),
-        ("reply(r['id'], 'yes')", "a `reward` that is not a number from 0 to 1", "{\\\"id\\\": 0, \\\"reward\\\": \\\"yes\\\"}"),
-        ("reply(r['id'], True)", "a `reward` that is not a number from 0 to 1", "{\\\"id\\\": 0, \\\"reward\\\": true}"),
+        (
+            "reply(r['id'], 1.5)",
+            "a `reward` that is not a number from 0 to 1",
+            "{\\\"id\\\": 0, \\\"reward\\\": 1.5}",
+        ),
+        (
+            "reply(r['id'], -0.1)",
+            "a `reward` that is not a number from 0 to 1",
+            "{\\\"id\\\": 0, \\\"reward\\\": -0.1}",
+        ),
+        (
+            "reply(r['id'], 'yes')",
+            "a `reward` that is not a number from 0 to 1",
+            "{\\\"id\\\": 0, \\\"reward\\\": \\\"yes\\\"}",
+        ),
+        (
+            "reply(r['id'], True)",
+            "a `reward` that is not a number from 0 to 1",
+            "{\\\"id\\\": 0, \\\"reward\\\": true}",
+        ),
         ("reply(r['id'], float('nan'))", "not JSON", "{\\\"id\\\": 0, \\\"reward\\\": NaN}"),
     ];
     for (statement, why, line) in cases {
-        let program = Program::new(&format!("for r in requests():\n    {statement}; sys.stdout.flush()\n"), 60.0, 2);
+        let program =
+            Program::new(&format!("for r in requests():\n    {statement}; sys.stdout.flush()\n"), 60.0, 2);
         let error = program.judge(2).unwrap_err();
         let wanted = format!("the reward command `python3 judge.py` answered nonsense: {why} in \"{line}\"");
         assert_eq!(error.to_string(), wanted, "{statement}");
@@ -413,7 +450,10 @@ fn an_answer_to_an_earlier_batch_is_not_taken_for_this_one() {
 ";
     let program = Program::new(text, 60.0, 1);
     let message = program.judge(3).unwrap_err().to_string();
-    assert!(message.contains("an `id` that was not asked in \"{\\\"id\\\": 0, \\\"reward\\\": 0}\""), "{message}");
+    assert!(
+        message.contains("an `id` that was not asked in \"{\\\"id\\\": 0, \\\"reward\\\": 0}\""),
+        "{message}"
+    );
 }
 
 #[test]
@@ -493,7 +533,12 @@ fn impossible_settings_are_refused() {
         (f64::NAN, 1, "a time limit of NaN s"),
         (1.0, 0, "batches of 0"),
     ] {
-        let reward = plan::Reward::Command { command: "cat".to_owned(), time_limit_seconds: limit, batch, depends: Vec::new() };
+        let reward = plan::Reward::Command {
+            command: "cat".to_owned(),
+            time_limit_seconds: limit,
+            batch,
+            depends: Vec::new(),
+        };
         let error = Verifier::new(&reward, Path::new(".")).err().unwrap();
         assert_eq!(error.to_string(), format!("the reward command `cat` cannot work with {wanted}"));
     }

@@ -1,4 +1,5 @@
-//! One process with its pipes: lines in, lines out, a memory of what it wrote to standard error, and a sure end.
+//! One process with its pipes: lines in, lines out, a memory of what it wrote to standard error, and a sure
+//! end.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,7 +15,8 @@ use super::descendants::Mark;
 
 /// A longer line is cut here, and then is no JSON.
 const LONGEST_LINE: u64 = 1 << 20;
-/// Lines read ahead; beyond that the process waits, so that one that floods its output cannot fill our memory.
+/// Lines read ahead; beyond that the process waits, so that one that floods its output cannot fill our
+/// memory.
 const LINES_AHEAD: usize = 64;
 /// What is kept of standard error.
 const STDERR_BYTES: usize = 8 << 10;
@@ -22,9 +24,9 @@ const STDERR_LINES: usize = 5;
 /// For a process whose input was closed to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end, then kills whatever is
-/// left of the group and of all that it started, and collects the child. If this process is killed itself, the same comes to pass
-/// ([`Mark`]).
+/// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end,
+/// then kills whatever is left of the group and of all that it started, and collects the child. If this
+/// process is killed itself, the same comes to pass ([`Mark`]).
 pub(super) struct Worker {
     child: Child,
     mark: Mark,
@@ -57,15 +59,17 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A group of its own: it can be killed with all its children, and a Ctrl-C at the terminal is ours to handle.
+            // A group of its own: it can be killed with all its children, and a Ctrl-C at the terminal is
+            // ours to handle.
             .process_group(0)
             .spawn()?;
         let (requests, to_write) = mpsc::channel();
         let (line_read, lines) = mpsc::sync_channel(LINES_AHEAD);
         let (stderr_ends, stderr_open) = mpsc::channel();
         let stderr = Arc::default();
-        // A pipe holds little. With a thread for each, a process may answer before it has read all, complain at length,
-        // or read nothing at all, and whoever waits for it still keeps an eye on the clock.
+        // A pipe holds little. With a thread for each, a process may answer before it has read all, complain
+        // at length, or read nothing at all, and whoever waits for it still keeps an eye on the
+        // clock.
         if let Some(pipe) = child.stdin.take() {
             thread::spawn(move || write_requests(pipe, &to_write));
         }
@@ -76,7 +80,16 @@ impl Worker {
             let kept = Arc::clone(&stderr);
             thread::spawn(move || keep_last(pipe, &kept, stderr_ends));
         }
-        Ok(Worker { child, mark, requests: Some(requests), lines, stderr, stderr_open, next_id: 0, killed: false })
+        Ok(Worker {
+            child,
+            mark,
+            requests: Some(requests),
+            lines,
+            stderr,
+            stderr_open,
+            next_id: 0,
+            killed: false,
+        })
     }
 
     /// The first of `count` identifiers that were not used before.
@@ -121,7 +134,8 @@ impl Worker {
         self.kill_group();
         // The last words may still be in the pipe, which closes with the last process that has it.
         let _ = self.stderr_open.recv_timeout(GRACE);
-        let kept = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect::<Vec<_>>();
+        let kept =
+            self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect::<Vec<_>>();
         let text = String::from_utf8_lossy(&kept);
         let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n")
@@ -144,8 +158,8 @@ impl Worker {
             return;
         }
         if let Ok(group) = i32::try_from(self.child.id()) {
-            // The group that `process_group(0)` made: the child has not been collected, or was a moment ago, and the system hands
-            // out numbers in turn.
+            // The group that `process_group(0)` made: the child has not been collected, or was a moment ago,
+            // and the system hands out numbers in turn.
             kill(-group);
         }
         self.mark.kill();
@@ -157,7 +171,8 @@ impl Worker {
 /// Kills a process, or a group of them where the number is negative. One that is gone already is no error.
 pub(super) fn kill(process: i32) {
     const SIGKILL: i32 = 9;
-    // From the C library that the standard library links on every Unix; `std` itself can kill a child, but nothing else.
+    // From the C library that the standard library links on every Unix; `std` itself can kill a child, but
+    // nothing else.
     unsafe extern "C" {
         fn kill(process: i32, signal: i32) -> i32;
     }

@@ -1,9 +1,10 @@
 //! Continuous batching: rows come when there is memory for them and leave when their completion ends.
 //!
-//! How many rows are in flight follows from the budget, and nothing of a row follows from how many there are: its draws are keyed, its
-//! numbers do not depend on the rows beside it, and which prompts are read together is fixed beforehand. Memory is taken page by page as
-//! tokens come. Where more rows came than have room in the end, the newest gives its pages back; when there is room again, it reads
-//! what it had written, token by token as it wrote it.
+//! How many rows are in flight follows from the budget, and nothing of a row follows from how many there are:
+//! its draws are keyed, its numbers do not depend on the rows beside it, and which prompts are read together
+//! is fixed beforehand. Memory is taken page by page as tokens come. Where more rows came than have room in
+//! the end, the newest gives its pages back; when there is room again, it reads what it had written, token by
+//! token as it wrote it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -43,7 +44,8 @@ struct Row {
 }
 
 impl Row {
-    /// Pages that it does not share with other samples of its prompt, once its completion has so many tokens. The last token is never read.
+    /// Pages that it does not share with other samples of its prompt, once its completion has so many tokens.
+    /// The last token is never read.
     fn pages(&self, tokens: usize) -> usize {
         pages_of(self.prompt + tokens.clamp(1, self.most) - 1) - self.prompt / PAGE
     }
@@ -83,7 +85,10 @@ impl<'a> Flight<'a> {
         budget: Budget,
     ) -> Option<Flight<'a>> {
         let n = sampling.n.max(1) as usize;
-        let longest = prompts.iter().map(|prompt| prompt.tokens.len() + sampling.max_tokens(prompt.limit) as usize).max();
+        let longest = prompts
+            .iter()
+            .map(|prompt| prompt.tokens.len() + sampling.max_tokens(prompt.limit) as usize)
+            .max();
         Some(Flight {
             generator: PagedGenerator::new(decoder, longest.unwrap_or(1))?,
             drawer: Drawer::new(decoder, sampling),
@@ -132,7 +137,8 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Takes the oldest row that waits, if it is expected to have room to its end. One row is always in flight.
+    /// Takes the oldest row that waits, if it is expected to have room to its end. One row is always in
+    /// flight.
     fn admit(&mut self) -> bool {
         let (Some(row), expected) = (self.ready.front(), self.expected()) else { return false };
         if !self.flying.is_empty() {
@@ -159,7 +165,8 @@ impl<'a> Flight<'a> {
         self.ready.is_empty() && !self.full && self.flying.len() <= ROWS / 4 * 3
     }
 
-    /// Reads a unit of prompts and draws the first tokens of their completions. False where there is none left, or none has room.
+    /// Reads a unit of prompts and draws the first tokens of their completions. False where there is none
+    /// left, or none has room.
     fn read(&mut self, order: &[usize], units: &mut std::vec::IntoIter<Range<usize>>) -> Result<bool> {
         let Some(unit) = units.as_slice().first().map(|unit| &order[unit.clone()]) else { return Ok(false) };
         let pages: usize = unit.iter().map(|&prompt| pages_of(self.prompts[prompt].tokens.len())).sum();
@@ -173,16 +180,27 @@ impl<'a> Flight<'a> {
         // Every prompt is read once; its samples start from the same logits.
         let rows: Vec<(usize, usize)> =
             (0..unit.len()).flat_map(|place| (0..self.n).map(move |sample| (place, sample))).collect();
-        let mut uniforms: Vec<Uniforms> =
-            rows.iter().map(|&(place, sample)| self.key.row(self.prompts[unit[place]].id, sample as u32)).collect();
+        let mut uniforms: Vec<Uniforms> = rows
+            .iter()
+            .map(|&(place, sample)| self.key.row(self.prompts[unit[place]].id, sample as u32))
+            .collect();
         let places: Vec<usize> = rows.iter().map(|(place, _)| *place).collect();
-        let draws = self.drawer.draw(&mut uniforms.iter_mut().collect::<Vec<_>>(), &places, self.generator.logits());
+        let draws =
+            self.drawer.draw(&mut uniforms.iter_mut().collect::<Vec<_>>(), &places, self.generator.logits());
         for (((place, sample), uniforms), draw) in zip_equal(zip_equal(rows, uniforms), draws) {
             let prompt = self.prompts[unit[place]];
-            let (index, most) = (unit[place] * self.n + sample, self.sampling.max_tokens(prompt.limit) as usize);
+            let (index, most) =
+                (unit[place] * self.n + sample, self.sampling.max_tokens(prompt.limit) as usize);
             if append(&mut self.completions[index], draw, most, &self.drawer)? {
                 let sequence = self.generator.pages().share(&sequences[place]);
-                self.ready.push_back(Row { index, uniforms, sequence, prompt: prompt.tokens.len(), most, fed: 0 });
+                self.ready.push_back(Row {
+                    index,
+                    uniforms,
+                    sequence,
+                    prompt: prompt.tokens.len(),
+                    most,
+                    fed: 0,
+                });
             } else {
                 self.end(index);
             }
@@ -191,8 +209,8 @@ impl<'a> Flight<'a> {
         Ok(true)
     }
 
-    /// Every row in flight has a page for its next token: where there are too few, the newest rows give theirs back. The oldest goes on
-    /// in any case, so that all come to their end.
+    /// Every row in flight has a page for its next token: where there are too few, the newest rows give
+    /// theirs back. The oldest goes on in any case, so that all come to their end.
     fn make_room(&mut self) {
         let (mut row, mut growing) = (0, 0);
         while row < self.flying.len() {
@@ -225,7 +243,8 @@ impl<'a> Flight<'a> {
 
     /// One more token for every row in flight.
     fn step(&mut self) -> Result<()> {
-        let tokens: Vec<_> = self.flying.iter().map(|row| self.completions[row.index].tokens[row.fed]).collect();
+        let tokens: Vec<_> =
+            self.flying.iter().map(|row| self.completions[row.index].tokens[row.fed]).collect();
         self.generator.step(self.flying.iter_mut().map(|row| &mut row.sequence), &tokens);
         let (mut places, mut uniforms) = (Vec::new(), Vec::new());
         for (place, row) in self.flying.iter_mut().enumerate() {

@@ -1,4 +1,5 @@
-//! Rows that all go on in step, where keys and values are tensors: those of a unit of prompts, then those of the next.
+//! Rows that all go on in step, where keys and values are tensors: those of a unit of prompts, then those of
+//! the next.
 
 use mopd_compiler::plan::Sampling;
 
@@ -53,7 +54,8 @@ fn together(
     // Every prompt is read once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
     let mut generator = Generator::start(decoder, &tokens, longest);
-    // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
+    // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them
+    // can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
     if n > 1 {
         generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());

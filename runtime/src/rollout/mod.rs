@@ -26,8 +26,8 @@ use stop::Stop;
 /// What a model wrote after a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
-    /// At least one; the last one is an end token, or that in which a text that ends completions is complete, unless the
-    /// completion was cut off.
+    /// At least one; the last one is an end token, or that in which a text that ends completions is
+    /// complete, unless the completion was cut off.
     pub tokens: Vec<Token>,
     /// Log-probability of each token under the distribution it was drawn from.
     pub logps: Vec<f32>,
@@ -47,18 +47,24 @@ pub struct Prompt<'a> {
 /// Rows in flight at most: enough to keep a core busy, few enough that their keys and values stay near it.
 const ROWS: usize = 256;
 
-/// Tokens of prompts that are read together, at most, unless one prompt alone has more: enough for the products of matrices to run at
-/// full speed, few enough that what is between them is small.
+/// Tokens of prompts that are read together, at most, unless one prompt alone has more: enough for the
+/// products of matrices to run at full speed, few enough that what is between them is small.
 const READ: usize = 2048;
 
-/// Bytes that keys, values and logits of the rows in flight may take. Where one row alone takes more, it has what it needs. No result
-/// depends on it.
+/// Bytes that keys, values and logits of the rows in flight may take. Where one row alone takes more, it has
+/// what it needs. No result depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(pub usize);
 
-/// Bytes that [`rollout`] keeps at most on the processor, for prompts of so many tokens each: keys and values of the rows in flight, their
-/// logits, and what is between products while prompts are read.
-pub fn memory(config: &Config, kind: Kind, lengths: impl Iterator<Item = usize>, sampling: &Sampling, budget: Budget) -> usize {
+/// Bytes that [`rollout`] keeps at most on the processor, for prompts of so many tokens each: keys and values
+/// of the rows in flight, their logits, and what is between products while prompts are read.
+pub fn memory(
+    config: &Config,
+    kind: Kind,
+    lengths: impl Iterator<Item = usize>,
+    sampling: &Sampling,
+    budget: Budget,
+) -> usize {
     let (layout, n) = (PageLayout::new(config, kind), sampling.n.max(1) as usize);
     let mut lengths: Vec<usize> = lengths.collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
@@ -81,12 +87,13 @@ pub fn memory(config: &Config, kind: Kind, lengths: impl Iterator<Item = usize>,
 /// Bytes between the products, about, while so many tokens of prompts are read together.
 fn reading(config: &Config, tokens: usize) -> usize {
     let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden * experts.per_token);
-    let token = 4 * config.width + 3 * inner + (2 * config.heads + 2 * config.key_value_heads) * config.head_width;
+    let token =
+        4 * config.width + 3 * inner + (2 * config.heads + 2 * config.key_value_heads) * config.head_width;
     tokens * token * size_of::<f32>()
 }
 
-/// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws depends on
-/// nothing else. Whoever asks the job to stop is heard at every token: completions may be long.
+/// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws
+/// depends on nothing else. Whoever asks the job to stop is heard at every token: completions may be long.
 pub fn rollout(
     decoder: &Decoder,
     prompts: &[Prompt],
@@ -96,7 +103,10 @@ pub fn rollout(
     control: &Control,
 ) -> Result<Vec<Completion>> {
     if sampling.max_tokens == 0 {
-        return Err(Error::new(FailureKind::Runtime, "a completion needs at least one token: `max_tokens` is 0"));
+        return Err(Error::new(
+            FailureKind::Runtime,
+            "a completion needs at least one token: `max_tokens` is 0",
+        ));
     }
     match continuous::Flight::new(decoder, prompts, sampling, key, budget) {
         Some(flight) => flight.run(control).map(|(completions, _)| completions),
@@ -104,8 +114,9 @@ pub fn rollout(
     }
 }
 
-/// Prompts by length, and ranges of these that are read together: so little of what is read is padding. It depends on the lengths alone,
-/// since the last bits of what a prompt answers depend on those that are read with it.
+/// Prompts by length, and ranges of these that are read together: so little of what is read is padding. It
+/// depends on the lengths alone, since the last bits of what a prompt answers depend on those that are read
+/// with it.
 fn units(lengths: impl Iterator<Item = usize>, n: usize) -> (Vec<usize>, Vec<Range<usize>>) {
     let lengths: Vec<usize> = lengths.collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
@@ -129,10 +140,13 @@ fn units(lengths: impl Iterator<Item = usize>, n: usize) -> (Vec<usize>, Vec<Ran
 
 /// Adds a token to a completion of `most` at most; whether it goes on.
 fn append(completion: &mut Completion, draw: Option<Draw>, most: usize, drawer: &Drawer) -> Result<bool> {
-    let draw = draw.ok_or_else(|| Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling"))?;
+    let draw = draw.ok_or_else(|| {
+        Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling")
+    })?;
     completion.tokens.push(draw.token);
     completion.logps.push(draw.logp as f32);
-    completion.truncated = !(drawer.decoder.tokenizer.is_end(draw.token) || drawer.stop.ends(&completion.tokens)?);
+    completion.truncated =
+        !(drawer.decoder.tokenizer.is_end(draw.token) || drawer.stop.ends(&completion.tokens)?);
     Ok(completion.truncated && completion.tokens.len() < most)
 }
 
@@ -150,7 +164,10 @@ struct Tokens<'a> {
 impl Tokens<'_> {
     fn of(decoder: &Decoder) -> Tokens<'_> {
         let (rows, tokenizer) = (decoder.config.vocabulary, &*decoder.tokenizer);
-        assert!(tokenizer.vocabulary() <= rows, "a model has a row for every token: that is looked at where it is read");
+        assert!(
+            tokenizer.vocabulary() <= rows,
+            "a model has a row for every token: that is looked at where it is read"
+        );
         Tokens { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
     }
 
@@ -191,7 +208,12 @@ impl<'a> Drawer<'a> {
     }
 
     /// The next token of every row, whose logits stand at its place; none where they are not finite.
-    fn draw(&mut self, uniforms: &mut [&mut Uniforms], places: &[usize], logits: &mut [f32]) -> Vec<Option<Draw>> {
+    fn draw(
+        &mut self,
+        uniforms: &mut [&mut Uniforms],
+        places: &[usize],
+        logits: &mut [f32],
+    ) -> Vec<Option<Draw>> {
         assert_eq!(uniforms.len(), places.len(), "each row has a place");
         let Drawer { temperature, tokens, ref mut scratch, .. } = *self;
         tokens.mask(logits);
@@ -203,7 +225,8 @@ impl<'a> Drawer<'a> {
             let scratch = unsafe { &mut all_scratch.part(member.index..member.index + 1)[0] };
             for index in member.part(places.len(), 1) {
                 // SAFETY: every row has an index of its own.
-                let (row, drawn) = unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
+                let (row, drawn) =
+                    unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
                 let logits = &logits[places[index] * tokens.rows..][..tokens.count];
                 drawn[0] = draw(logits, temperature, row[0], scratch);
             }
@@ -264,19 +287,24 @@ mod tests {
     fn completions_do_not_depend_on_the_batch() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        let together = rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap();
+        let together =
+            rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap();
         assert_eq!(together.len(), 60);
         let lengths: std::collections::HashSet<usize> = together.iter().map(|c| c.tokens.len()).collect();
         assert!(lengths.len() > 4, "{lengths:?}");
         for (request, group) in requests(&prompts).into_iter().zip(together.chunks(3)) {
             for (alone, completion) in
-                rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap().iter().zip(group)
+                rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH, &undisturbed())
+                    .unwrap()
+                    .iter()
+                    .zip(group)
             {
                 assert_eq!(alone.tokens, completion.tokens);
             }
             // A smaller group is the beginning of a larger one.
             assert_eq!(
-                rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH, &undisturbed()).unwrap()[0].tokens,
+                rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH, &undisturbed()).unwrap()[0]
+                    .tokens,
                 group[0].tokens
             );
         }
@@ -290,11 +318,15 @@ mod tests {
             (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
-        let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+        let together =
+            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
         assert_eq!(together.len(), 600);
         for place in [0, 1, 77, 160, 298, 299] {
-            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH, &undisturbed()).unwrap();
-            let tokens = |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
+            let alone =
+                rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH, &undisturbed())
+                    .unwrap();
+            let tokens =
+                |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
             assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
         }
     }
@@ -315,7 +347,10 @@ mod tests {
             let ends = completion.tokens.iter().filter(|&&token| token == END).count();
             assert_eq!(ends, usize::from(!completion.truncated));
             assert_eq!(completion.tokens.last() == Some(&END), !completion.truncated);
-            assert!(completion.truncated == (completion.tokens.len() == 12) || completion.tokens.last() == Some(&END));
+            assert!(
+                completion.truncated == (completion.tokens.len() == 12)
+                    || completion.tokens.last() == Some(&END)
+            );
         }
         assert!(completions.iter().any(|completion| completion.truncated));
         assert!(completions.iter().any(|completion| !completion.truncated));
@@ -325,7 +360,8 @@ mod tests {
     fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        let whole = rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH, &undisturbed()).unwrap();
+        let whole =
+            rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH, &undisturbed()).unwrap();
         let text = |completion: &Completion| decoder.tokenizer.decode(&completion.tokens).unwrap();
         // Two letters that are written somewhere behind the beginning.
         let mut pairs = whole.iter().flat_map(|completion| completion.tokens[1..].windows(2));
@@ -365,10 +401,12 @@ mod tests {
             )
             .unwrap();
             let pairs = prompts.iter().zip(&completions);
-            let batch = PackedBatch::new(pairs.map(|(p, c)| (p.as_slice(), c.tokens.as_slice())), Device::Cpu);
+            let batch =
+                PackedBatch::new(pairs.map(|(p, c)| (p.as_slice(), c.tokens.as_slice())), Device::Cpu);
             let logps = (decoder.logits(&batch) / temperature).log_softmax(-1, Kind::Float);
             let trainer = to_vec(&logps.gather(1, &batch.targets.unsqueeze(1), false));
-            let sampler: Vec<f32> = completions.iter().flat_map(|completion| completion.logps.clone()).collect();
+            let sampler: Vec<f32> =
+                completions.iter().flat_map(|completion| completion.logps.clone()).collect();
             assert_eq!(trainer.len(), sampler.len());
             for (trainer, sampler) in trainer.iter().zip(&sampler) {
                 assert!((trainer - sampler).abs() < 1e-4, "{trainer} {sampler}");
@@ -380,10 +418,13 @@ mod tests {
     fn greedy_takes_the_largest_logit_of_the_forward_pass() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Evaluate, 0);
-        for (prompt, completion) in
-            prompts.iter().zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH, &undisturbed()).unwrap())
-        {
-            let batch = PackedBatch::new(std::iter::once((prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
+        for (prompt, completion) in prompts.iter().zip(
+            rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH, &undisturbed()).unwrap(),
+        ) {
+            let batch = PackedBatch::new(
+                std::iter::once((prompt.as_slice(), completion.tokens.as_slice())),
+                Device::Cpu,
+            );
             let logits = to_vec(&decoder.logits(&batch));
             for (token, logits) in completion.tokens.iter().zip(logits.chunks(259)) {
                 let best = (0..259).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
@@ -418,15 +459,31 @@ mod tests {
             let prompts: Vec<Vec<Token>> = (0..9).map(|i| vec![[0, 1, 4][i % 3]; 1 + i]).collect();
             let key = Key::new(1, 2, Purpose::Rollout, 3);
             for temperature in [0.0, 0.3, 1.0, 50.0] {
-                let completions =
-                    rollout(&decoder, &requests(&prompts), &sampling(8, temperature), key, ENOUGH, &undisturbed()).unwrap();
-                let tokens: Vec<Token> = completions.iter().flat_map(|completion| completion.tokens.clone()).collect();
-                assert!(tokens.iter().all(|token| [0, 1, 4, 5].contains(token)), "{kind:?} {temperature}: {tokens:?}");
+                let completions = rollout(
+                    &decoder,
+                    &requests(&prompts),
+                    &sampling(8, temperature),
+                    key,
+                    ENOUGH,
+                    &undisturbed(),
+                )
+                .unwrap();
+                let tokens: Vec<Token> =
+                    completions.iter().flat_map(|completion| completion.tokens.clone()).collect();
+                assert!(
+                    tokens.iter().all(|token| [0, 1, 4, 5].contains(token)),
+                    "{kind:?} {temperature}: {tokens:?}"
+                );
             }
         }
     }
 
-    fn fly(decoder: &Decoder, prompts: &[Vec<Token>], sampling: &Sampling, budget: Budget) -> (Vec<Completion>, Took) {
+    fn fly(
+        decoder: &Decoder,
+        prompts: &[Vec<Token>],
+        sampling: &Sampling,
+        budget: Budget,
+    ) -> (Vec<Completion>, Took) {
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
     }
@@ -444,7 +501,8 @@ mod tests {
             let prompts: Vec<Vec<Token>> = (0..40).map(|i| made_up(1 + i * 7 % 50, i)).collect();
             let sampling = Sampling::new(3, 1.0, 70);
             let (expected, all) = fly(&decoder, &prompts, &sampling, ENOUGH);
-            let lengths: std::collections::HashSet<usize> = expected.iter().map(|completion| completion.tokens.len()).collect();
+            let lengths: std::collections::HashSet<usize> =
+                expected.iter().map(|completion| completion.tokens.len()).collect();
             assert!(lengths.len() > 20 && all.rows > 60 && all.preempted == 0, "{lengths:?} {all:?}");
             let (page, row) = (PageLayout::new(&decoder.config, kind).bytes(), 4 * decoder.config.vocabulary);
             let mut preempted = 0;
@@ -460,11 +518,13 @@ mod tests {
         }
     }
 
-    /// One long prompt among short ones, and completions that may be long and end soon: memory is what the tokens take that exist.
+    /// One long prompt among short ones, and completions that may be long and end soon: memory is what the
+    /// tokens take that exist.
     #[test]
     fn memory_follows_the_tokens_that_exist() {
         let decoder = Decoder::frozen(&decoder_weights(6.0), Device::Cpu, Kind::Float);
-        let prompts: Vec<Vec<Token>> = (0..64).map(|i| made_up(if i == 20 { 900 } else { 5 + i % 9 }, i)).collect();
+        let prompts: Vec<Vec<Token>> =
+            (0..64).map(|i| made_up(if i == 20 { 900 } else { 5 + i % 9 }, i)).collect();
         let sampling = Sampling::new(1, 1.0, 1500);
         let (completions, took) = fly(&decoder, &prompts, &sampling, ENOUGH);
         let written: Vec<usize> = completions.iter().map(|completion| completion.tokens.len()).collect();
@@ -489,10 +549,17 @@ mod tests {
             let lengths = || prompts.iter().map(Vec::len);
             let predicted = |budget| memory(config, Kind::Float, lengths(), &sampling, budget);
             let between = reading(config, lengths().sum());
-            assert_eq!(predicted(ENOUGH), all.pages + all.rows * row + between, "{count} prompts of {n}: {all:?}");
+            assert_eq!(
+                predicted(ENOUGH),
+                all.pages + all.rows * row + between,
+                "{count} prompts of {n}: {all:?}"
+            );
             let small = Budget(all.pages / 3 + 40 * row);
             let (_, took) = fly(&decoder, &prompts, &sampling, small);
-            assert!(took.pages + took.rows * row + between <= predicted(small), "{count} prompts of {n}: {took:?}");
+            assert!(
+                took.pages + took.rows * row + between <= predicted(small),
+                "{count} prompts of {n}: {took:?}"
+            );
             assert!(predicted(small) <= predicted(ENOUGH) && predicted(Budget(0)) >= pages_of(60) * page);
         }
     }
@@ -504,8 +571,10 @@ mod tests {
         let prompts: Vec<Vec<Token>> = (0..12).map(|i| made_up(1 + i * 7 % 50, i)).collect();
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
-            let in_step = in_step::rollout(&decoder, &requests(&prompts), &settings, key, &undisturbed()).unwrap();
-            let continuous = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+            let in_step =
+                in_step::rollout(&decoder, &requests(&prompts), &settings, key, &undisturbed()).unwrap();
+            let continuous =
+                rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
             for (one, other) in in_step.iter().zip(&continuous) {
                 assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
                 assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
@@ -513,7 +582,8 @@ mod tests {
         }
     }
 
-    /// Completions of a million tokens, on either way to generate: a second would be enough for a thousandth of them.
+    /// Completions of a million tokens, on either way to generate: a second would be enough for a thousandth
+    /// of them.
     #[test]
     fn whoever_asks_to_stop_is_heard_before_completions_end() {
         let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);

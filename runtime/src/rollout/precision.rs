@@ -8,21 +8,31 @@ use crate::model::tests::{lively, tiny};
 use crate::model::{PackedBatch, logits, to_vec};
 use crate::random::Purpose;
 
-/// The first token's logits are the trainer's. At later ones activations were summed in another order and rounded to half precision on
-/// the way, which these large weights blow up: most tokens are within 1e-2 all the same.
+/// The first token's logits are the trainer's. At later ones activations were summed in another order and
+/// rounded to half precision on the way, which these large weights blow up: most tokens are within 1e-2 all
+/// the same.
 #[test]
 fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     let decoder = Decoder::frozen(&lively(&tiny(), 8), Device::Cpu, Kind::BFloat16);
-    let prompts: Vec<Vec<Token>> = (0..60).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
+    let prompts: Vec<Vec<Token>> =
+        (0..60).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
     let request = |(id, tokens)| Prompt { tokens, id: id as u32, limit: None };
     let requests: Vec<Prompt> = prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
     let key = Key::new(1, 2, Purpose::Rollout, 0);
-    let completions =
-        rollout(&decoder, &requests, &Sampling::new(1, 1.0, 12), key, Budget(usize::MAX), &Control::new(std::io::sink()))
-            .unwrap();
+    let completions = rollout(
+        &decoder,
+        &requests,
+        &Sampling::new(1, 1.0, 12),
+        key,
+        Budget(usize::MAX),
+        &Control::new(std::io::sink()),
+    )
+    .unwrap();
     let pairs = prompts.iter().zip(&completions);
-    let batch =
-        PackedBatch::new(pairs.map(|(prompt, completion)| (prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
+    let batch = PackedBatch::new(
+        pairs.map(|(prompt, completion)| (prompt.as_slice(), completion.tokens.as_slice())),
+        Device::Cpu,
+    );
     let trained = logits(&decoder.hidden(&batch), decoder.matrix(), None).log_softmax(-1, Kind::Float);
     let trained = to_vec(&trained.gather(1, &batch.targets.unsqueeze(1), false));
     let mut trained = trained.iter();

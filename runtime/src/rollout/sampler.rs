@@ -5,20 +5,27 @@ use crate::kernels::with_instructions;
 use crate::model::Token;
 use crate::random::Uniforms;
 
-/// A token and its log-probability under the distribution it was drawn from: the softmax of logits / temperature over
-/// all that are given. Greedy choice is certain, so its log-probability is 0.
+/// A token and its log-probability under the distribution it was drawn from: the softmax of logits /
+/// temperature over all that are given. Greedy choice is certain, so its log-probability is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
     pub token: Token,
     pub logp: f64,
 }
 
-/// Entries whose probabilities are summed before the sums are: drawing looks for the piece, then for the entry.
+/// Entries whose probabilities are summed before the sums are: drawing looks for the piece, then for the
+/// entry.
 const PIECE: usize = 256;
 
-/// Draws by inverting the cumulative distribution: probabilities in single precision, their sums in f64. `None` where the logits
-/// are not finite. `scratch` is reused between calls. Exactly one uniform is used, whatever the temperature.
-pub fn draw(logits: &[f32], temperature: f64, uniforms: &mut Uniforms, scratch: &mut Vec<f32>) -> Option<Draw> {
+/// Draws by inverting the cumulative distribution: probabilities in single precision, their sums in f64.
+/// `None` where the logits are not finite. `scratch` is reused between calls. Exactly one uniform is used,
+/// whatever the temperature.
+pub fn draw(
+    logits: &[f32],
+    temperature: f64,
+    uniforms: &mut Uniforms,
+    scratch: &mut Vec<f32>,
+) -> Option<Draw> {
     let uniform = uniforms.uniform();
     let (mut largest, mut finite) = (f32::NEG_INFINITY, true);
     with_instructions(|| {
@@ -63,7 +70,8 @@ pub fn draw(logits: &[f32], temperature: f64, uniforms: &mut Uniforms, scratch: 
     let piece = ends.partition_point(|&end| end <= threshold).min(ends.len() - 1);
     let mut cumulative = if piece == 0 { 0.0 } else { ends[piece - 1] };
     let (mut index, first) = (None, piece * PIECE);
-    for (at, &weight) in scratch[first..].iter().take(PIECE).enumerate().filter(|(_, weight)| **weight > 0.0) {
+    for (at, &weight) in scratch[first..].iter().take(PIECE).enumerate().filter(|(_, weight)| **weight > 0.0)
+    {
         index = Some(first + at);
         cumulative += f64::from(weight);
         if cumulative > threshold {
@@ -88,7 +96,8 @@ mod tests {
     fn frequencies_and_log_probabilities_follow_the_softmax() {
         let logits = [1.0f32, -0.5, 2.0, -40.0];
         for temperature in [0.5, 1.0, 2.0] {
-            let weights: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) / temperature).exp()).collect();
+            let weights: Vec<f64> =
+                logits.iter().map(|&logit| (f64::from(logit) / temperature).exp()).collect();
             let total: f64 = weights.iter().sum();
             let (mut uniforms, mut scratch, n) = (uniforms(), Vec::new(), 40_000);
             let mut counts = [0.0; 4];

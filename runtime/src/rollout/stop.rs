@@ -16,13 +16,14 @@ impl Stop<'_> {
         Stop { texts, tokenizer, longest: texts.iter().map(String::len).max().unwrap_or(0) }
     }
 
-    /// Whether the last token completes one of the texts; asked after every token. It may carry more than the text: a token
-    /// is drawn as a whole, and its log-probability is that of the whole.
+    /// Whether the last token completes one of the texts; asked after every token. It may carry more than the
+    /// text: a token is drawn as a whole, and its log-probability is that of the whole.
     pub fn ends(&self, tokens: &[Token]) -> Result<bool> {
         if self.texts.is_empty() {
             return Ok(false);
         }
-        // The text of the last tokens: enough for the longest of the texts, and for the last token before which it ends.
+        // The text of the last tokens: enough for the longest of the texts, and for the last token before
+        // which it ends.
         let mut last = 4;
         loop {
             let tail = &tokens[tokens.len().saturating_sub(last)..];
@@ -36,8 +37,8 @@ impl Stop<'_> {
     }
 }
 
-/// Bytes at the beginning of a tail that are not relied on: some tokenizers leave out a space there, and the tail may begin
-/// inside a character.
+/// Bytes at the beginning of a tail that are not relied on: some tokenizers leave out a space there, and the
+/// tail may begin inside a character.
 const SPARE: usize = 16;
 
 #[cfg(test)]

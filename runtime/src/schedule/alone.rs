@@ -28,8 +28,8 @@ impl Tasks {
 }
 
 impl Under<'_> {
-    /// Most resident memory of this process since the task began, in bytes; none where another ran meanwhile, or where the system
-    /// does not tell.
+    /// Most resident memory of this process since the task began, in bytes; none where another ran meanwhile,
+    /// or where the system does not tell.
     pub fn peak_memory(&self) -> Option<u64> {
         let last = self.tasks.begun.load(Ordering::SeqCst).checked_sub(1);
         if self.alone.is_some() && self.alone == last { peak_since_reset() } else { None }

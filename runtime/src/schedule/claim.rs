@@ -1,6 +1,7 @@
-//! Who computes what: one run at a time computes a result, and other runs on the same store wait for it, doing something else
-//! meanwhile. Nobody waits for a result while it has the right to another, but for a stage that waits for rollouts or for the scores of
-//! a batch, which wait for nothing: so runs never wait for each other in a circle.
+//! Who computes what: one run at a time computes a result, and other runs on the same store wait for it,
+//! doing something else meanwhile. Nobody waits for a result while it has the right to another, but for a
+//! stage that waits for rollouts or for the scores of a batch, which wait for nothing: so runs never wait for
+//! each other in a circle.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -59,13 +60,21 @@ impl Shared<'_> {
             return Ok(Claim::Elsewhere);
         };
         if !held.exclusive() && !std::mem::replace(&mut *lock(&self.said.no_locks), true) {
-            self.control.warn("the store is on a file system without locks: two runs at once may compute the same twice");
+            self.control.warn(
+                "the store is on a file system without locks: two runs at once may compute the same twice",
+            );
         }
         Ok(Claim::Compute(held))
     }
 
-    /// A stored result, unless it is not wanted. Where there is none that is whole, `right` is the right to compute it from here on.
-    pub(super) fn kept<T>(&self, task: usize, right: &mut Option<Lock>, find: impl Fn() -> Lookup<T>) -> Result<Option<T>> {
+    /// A stored result, unless it is not wanted. Where there is none that is whole, `right` is the right to
+    /// compute it from here on.
+    pub(super) fn kept<T>(
+        &self,
+        task: usize,
+        right: &mut Option<Lock>,
+        find: impl Fn() -> Lookup<T>,
+    ) -> Result<Option<T>> {
         if self.anew(task) {
             return Ok(None);
         }
@@ -93,7 +102,8 @@ impl Shared<'_> {
         self.wait_among(key, key, about)
     }
 
-    /// The same for one of many things, `all` together, that are waited for one after the other: it is said once.
+    /// The same for one of many things, `all` together, that are waited for one after the other: it is said
+    /// once.
     pub(super) fn wait_among(&self, key: &str, all: &str, about: impl Fn() -> String) -> Result<Lock> {
         loop {
             if let Some(held) = self.store.try_lock(key)? {
@@ -131,7 +141,14 @@ pub(super) fn scores_of(model: &str, stage: &str) -> String {
 }
 
 /// Writes down what a run needs, before it looks for anything of it.
-pub(super) fn register(plan: &Plan, tasks: &[Task], keys: &Keys, out: &Path, store: &Store, control: &Control) -> Result<()> {
+pub(super) fn register(
+    plan: &Plan,
+    tasks: &[Task],
+    keys: &Keys,
+    out: &Path,
+    store: &Store,
+    control: &Control,
+) -> Result<()> {
     let mut needs = BTreeMap::new();
     for (index, task) in tasks.iter().enumerate() {
         if !matches!(task.work, Work::Stage(id) if is_load(plan, id)) {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{
-    Completions, Domain, Evaluation, ModelId, Objective, Plan, Prefixes, Reward, Sampling, Stage, Teacher, Tokenizer, Train,
+    Completions, Domain, Evaluation, ModelId, Objective, Plan, Prefixes, Reward, Sampling, Stage, Teacher,
+    Tokenizer, Train,
 };
 
 use super::{LARGE, Task, Work, stream};
@@ -14,7 +15,8 @@ use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
 use crate::zip::zip_equal;
 
-/// The key of every task, of the rollouts that frozen models write for it before its first step, and of what they say of its data.
+/// The key of every task, of the rollouts that frozen models write for it before its first step, and of what
+/// they say of its data.
 pub struct Keys {
     tasks: Vec<String>,
     rollouts: Vec<Option<String>>,
@@ -46,7 +48,9 @@ impl Keys {
             };
             if let Some(loaded) = loaded {
                 // Neither its name nor the seed changes what it is.
-                keys.push(blake3::hash(format!("content {}", loaded.content).as_bytes()).to_hex().to_string());
+                keys.push(
+                    blake3::hash(format!("content {}", loaded.content).as_bytes()).to_hex().to_string(),
+                );
                 continue;
             }
             let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
@@ -70,18 +74,33 @@ impl Keys {
                         let mut read = Vec::new();
                         for share in &train.mixture {
                             let data = &domains[share.domain.0 as usize];
-                            read.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
-                            read.extend(data.train.iter().filter_map(|train| train.day(&forms[model.0 as usize].tokenizer)));
+                            read.extend(
+                                data.train.iter().map(|train| format!("data {}", train.dataset.hash)),
+                            );
+                            read.extend(
+                                data.train
+                                    .iter()
+                                    .filter_map(|train| train.day(&forms[model.0 as usize].tokenizer)),
+                            );
                             read.extend(program(data));
                         }
                         if let Prefixes::Teacher { sequences, keep, sampling, .. } = &train.prefixes {
-                            let mut own =
-                                vec![numeric.clone(), format!("seed {} stream {}", task.seed, stream(plan, *model, domains))];
-                            own.push(format!("{width} cores, {sequences} rollouts, {keep:?} of them kept, {sampling:?}"));
+                            let mut own = vec![
+                                numeric.clone(),
+                                format!("seed {} stream {}", task.seed, stream(plan, *model, domains)),
+                            ];
+                            own.push(format!(
+                                "{width} cores, {sequences} rollouts, {keep:?} of them kept, {sampling:?}"
+                            ));
                             own.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
                             for share in &train.mixture {
-                                let Domain { reward, format, limit, .. } = plan.experiment.domain(share.domain);
-                                own.push(format!("share {} {} {format:?} {limit:?}", share.share, judged(reward)));
+                                let Domain { reward, format, limit, .. } =
+                                    plan.experiment.domain(share.domain);
+                                own.push(format!(
+                                    "share {} {} {format:?} {limit:?}",
+                                    share.share,
+                                    judged(reward)
+                                ));
                                 for arm in train.arms(share.domain) {
                                     let writer = match arm.teacher {
                                         Teacher::Model(id) => id,
@@ -90,19 +109,29 @@ impl Keys {
                                     };
                                     own.extend(arm.when.as_ref().map(|when| format!("where {when:?}")));
                                     let made = |need: &&usize| tasks[**need].work == Work::Stage(writer);
-                                    own.extend(task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])));
+                                    own.extend(
+                                        task.needs
+                                            .iter()
+                                            .find(made)
+                                            .map(|need| format!("by {}", keys[*need])),
+                                    );
                                 }
                             }
                             own.extend(read.iter().cloned());
-                            rollouts[index] = Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());
+                            rollouts[index] =
+                                Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());
                         }
                         let stream = stream(plan, *model, domains);
                         for scorer in scorers(train).into_iter().filter(|id| large(&forms[id.0 as usize])) {
-                            // What they read is in the names of the entries: this is what is listed and pruned together.
-                            let mut own = vec![format!("scores {SCORES}"), numeric.clone(), format!("cores {width}")];
+                            // What they read is in the names of the entries: this is what is listed and
+                            // pruned together.
+                            let mut own =
+                                vec![format!("scores {SCORES}"), numeric.clone(), format!("cores {width}")];
                             own.push(format!("seed {} stream {stream} {:?}", task.seed, train.prefixes));
                             let made = |need: &&usize| tasks[**need].work == Work::Stage(scorer);
-                            own.extend(task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])));
+                            own.extend(
+                                task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])),
+                            );
                             own.extend(rollouts[index].iter().cloned());
                             own.extend(read.iter().filter(|what| !what.starts_with(PROGRAM)).cloned());
                             let key = blake3::hash(own.join("\n").as_bytes()).to_hex().to_string();
@@ -115,12 +144,18 @@ impl Keys {
                     let Domain { reward, format, limit, .. } = plan.experiment.domain(*domain);
                     let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
                     let data = &domains[domain.0 as usize];
-                    parts.push(format!("evaluation of {} on {} {format:?} {prompts:?}", samples(sampling), judged(reward)));
+                    parts.push(format!(
+                        "evaluation of {} on {} {format:?} {prompts:?}",
+                        samples(sampling),
+                        judged(reward)
+                    ));
                     let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, stop } = sampling;
                     parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
                     parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
-                    parts.extend(data.tests.iter().filter_map(|tests| tests.day(&forms[model.0 as usize].tokenizer)));
+                    parts.extend(
+                        data.tests.iter().filter_map(|tests| tests.day(&forms[model.0 as usize].tokenizer)),
+                    );
                     parts.extend(program(data));
                 }
             }
@@ -150,8 +185,8 @@ impl Keys {
     }
 }
 
-/// The models beside the student whose view of the stage's completions can be kept: those that do not change, of completions that are
-/// not written anew in every step.
+/// The models beside the student whose view of the stage's completions can be kept: those that do not change,
+/// of completions that are not written anew in every step.
 fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
     let fixed = match &train.prefixes {
         Prefixes::Data { .. } | Prefixes::Teacher { .. } => true,
@@ -165,8 +200,8 @@ fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
     models.filter(|_| fixed).collect()
 }
 
-/// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone, as a stage's result
-/// must not depend on how long something took.
+/// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone,
+/// as a stage's result must not depend on how long something took.
 fn large(form: &Form) -> bool {
     Weights::parameters(&form.config) >= LARGE
 }

@@ -11,7 +11,9 @@ mod scores;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
+use mopd_compiler::plan::{
+    Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train,
+};
 
 pub use keys::{Keys, fork_of};
 pub use room::Room;
@@ -36,7 +38,8 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     Stage(ModelId),
-    /// A model on the tests of a domain; the settings are those of the comparisons in the list, which share the result.
+    /// A model on the tests of a domain; the settings are those of the comparisons in the list, which share
+    /// the result.
     Evaluate {
         model: ModelId,
         domain: DomainId,
@@ -68,16 +71,18 @@ pub fn closure(plan: &Plan, wanted: impl IntoIterator<Item = ModelId>) -> Vec<Mo
     (0..models.len()).filter(|&index| needed[index]).map(|index| ModelId(index as u32)).collect()
 }
 
-/// The tasks of a plan: what its comparisons read; all models where it has none. Stages come first, seed by seed in the order
-/// of the plan, then evaluations.
+/// The tasks of a plan: what its comparisons read; all models where it has none. Stages come first, seed by
+/// seed in the order of the plan, then evaluations.
 pub fn tasks(plan: &Plan) -> Vec<Task> {
     let comparisons = &plan.experiment.comparisons;
     let mut wanted: Vec<(u64, BTreeSet<ModelId>)> = Vec::new();
-    let mut want =
-        |seed: u64, models: &mut dyn Iterator<Item = ModelId>| match wanted.iter_mut().find(|(known, _)| *known == seed) {
-            Some((_, set)) => set.extend(models),
-            None => wanted.push((seed, models.collect())),
-        };
+    let mut want = |seed: u64, models: &mut dyn Iterator<Item = ModelId>| match wanted
+        .iter_mut()
+        .find(|(known, _)| *known == seed)
+    {
+        Some((_, set)) => set.extend(models),
+        None => wanted.push((seed, models.collect())),
+    };
     for comparison in comparisons {
         for seed in seeds(plan, comparison) {
             want(seed, &mut columns(comparison).into_iter().map(|(model, _)| model));
@@ -92,7 +97,14 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
     for (seed, models) in wanted {
         for model in closure(plan, models) {
             place.insert((model, seed), tasks.len());
-            let needs = plan.experiment.model(model).stage.inputs().iter().map(|input| place[&(*input, seed)]).collect();
+            let needs = plan
+                .experiment
+                .model(model)
+                .stage
+                .inputs()
+                .iter()
+                .map(|input| place[&(*input, seed)])
+                .collect();
             tasks.push(Task { seed, work: Work::Stage(model), needs, urgency: 0.0 });
         }
     }
@@ -104,7 +116,9 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
                         && matches!(&task.work, Work::Evaluate { model: m, domain: d, comparisons: c }
                             if (*m, *d) == (model, domain) && comparisons[c[0]].evaluation == comparison.evaluation)
                 };
-                if let Some(Task { work: Work::Evaluate { comparisons, .. }, .. }) = tasks.iter_mut().find(same) {
+                if let Some(Task { work: Work::Evaluate { comparisons, .. }, .. }) =
+                    tasks.iter_mut().find(same)
+                {
                     comparisons.push(index);
                     continue;
                 }
@@ -134,12 +148,15 @@ pub fn evaluation<'a>(plan: &'a Plan, comparisons: &[usize]) -> &'a Evaluation {
 
 /// The stages among the tasks, each model once.
 pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
-    let models: BTreeSet<ModelId> =
-        tasks.iter().filter_map(|task| if let Work::Stage(model) = task.work { Some(model) } else { None }).collect();
+    let models: BTreeSet<ModelId> = tasks
+        .iter()
+        .filter_map(|task| if let Work::Stage(model) = task.work { Some(model) } else { None })
+        .collect();
     models.into_iter().collect()
 }
 
-/// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from them.
+/// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from
+/// them.
 pub fn again(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
     let mut again: Vec<bool> = Vec::with_capacity(tasks.len());
     for task in tasks {
@@ -155,8 +172,8 @@ pub fn again(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
 /// Parameters from which on a model's products keep several cores busy.
 const LARGE: usize = 10_000_000;
 
-/// The cores of each task. It depends on the models alone, not on what else is running: sums over several cores are taken in
-/// another order, and a result must not depend on who ran what when.
+/// The cores of each task. It depends on the models alone, not on what else is running: sums over several
+/// cores are taken in another order, and a result must not depend on who ran what when.
 pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
@@ -165,11 +182,13 @@ pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
     tasks.iter().map(width).collect()
 }
 
-/// Selects a stage's random numbers: by what the plan says, and by the content of its prompts, wherever they lie.
+/// Selects a stage's random numbers: by what the plan says, and by the content of its prompts, wherever they
+/// lie.
 pub fn stream(plan: &Plan, model: ModelId, domains: &[DomainData]) -> u64 {
     let of_plan = plan.stages[model.0 as usize].stream;
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return of_plan };
-    let content = train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
+    let content =
+        train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
     let content: Vec<&str> = content.map(|prompts| prompts.dataset.hash.as_str()).collect();
     stream_of(&format!("{of_plan} {}", content.join(" ")))
 }
@@ -179,14 +198,16 @@ pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
     if let Stage::Train(train) = stage { training_steps(train, domains) } else { 0 }
 }
 
-/// An epoch is as many prompts as the domains have together, or as many sequences as the teachers are asked for.
+/// An epoch is as many prompts as the domains have together, or as many sequences as the teachers are asked
+/// for.
 fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     let epochs = match train.length {
         Length::Steps(steps) => return steps,
         Length::Epochs(epochs) => epochs,
     };
     let rows = || {
-        let rows = train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
+        let rows =
+            train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
         rows.map(|prompts| prompts.dataset.len() as u64).sum()
     };
     let (all, each) = match &train.prefixes {

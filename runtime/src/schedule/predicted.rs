@@ -1,4 +1,5 @@
-//! What the tasks of a run will take: stages that train, by trials; evaluations, by what they keep of every token.
+//! What the tasks of a run will take: stages that train, by trials; evaluations, by what they keep of every
+//! token.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -28,8 +29,8 @@ pub struct Predicted {
 }
 
 impl Predicted {
-    /// Of the tasks that are waited for; stages, each model once, however many its seeds, and only with `trials`. Said as soon as it is
-    /// known.
+    /// Of the tasks that are waited for; stages, each model once, however many its seeds, and only with
+    /// `trials`. Said as soon as it is known.
     pub fn of(
         plan: &Plan,
         prepared: &Prepared,
@@ -52,7 +53,8 @@ impl Predicted {
                 Work::Stage(_) => continue,
                 Work::Evaluate { model, domain, comparisons } => {
                     let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
-                    let bytes = evaluate::memory(form, domain, super::evaluation(plan, comparisons), kind, budget);
+                    let bytes =
+                        evaluate::memory(form, domain, super::evaluation(plan, comparisons), kind, budget);
                     // What is wrong with its tests an evaluation says best itself.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;
@@ -61,7 +63,8 @@ impl Predicted {
             let model = plan.experiment.model(id);
             if !stages.contains_key(&id) {
                 let steps = super::steps(&model.stage, domains);
-                // On a thread like those that will run it: the system's allocator has memory of its own for each.
+                // On a thread like those that will run it: the system's allocator has memory of its own for
+                // each.
                 let measured = std::thread::scope(|scope| {
                     let thread = scope.spawn(|| {
                         tch::set_num_threads(widths[index] as i32);
@@ -90,7 +93,8 @@ impl Predicted {
         self.stages.get(&id).copied()
     }
 
-    /// Bytes that some tasks take together: what the worker holds anyway is held once. None where nothing is known of what it holds.
+    /// Bytes that some tasks take together: what the worker holds anyway is held once. None where nothing is
+    /// known of what it holds.
     pub fn memory(&self, tasks: &[Task], running: &[usize]) -> Option<u64> {
         let resting = self.stages.values().map(|stage| stage.resting).min().or(self.resting)?;
         let added = running.iter().map(|task| match tasks[*task].work {
@@ -109,10 +113,18 @@ mod tests {
 
     #[test]
     fn what_the_worker_holds_is_held_once() {
-        let stage = |memory, resting| Prediction { seconds: 1.0, rollout: 0.0, scoring: 0.0, update: 0.0, memory, resting };
+        let stage = |memory, resting| Prediction {
+            seconds: 1.0,
+            rollout: 0.0,
+            scoring: 0.0,
+            update: 0.0,
+            memory,
+            resting,
+        };
         let evaluation = Work::Evaluate { model: ModelId(0), domain: DomainId(0), comparisons: vec![0] };
         let works = [Work::Stage(ModelId(0)), Work::Stage(ModelId(1)), Work::Stage(ModelId(2)), evaluation];
-        let tasks: Vec<Task> = works.into_iter().map(|work| Task { work, seed: 1, needs: Vec::new(), urgency: 0.0 }).collect();
+        let tasks: Vec<Task> =
+            works.into_iter().map(|work| Task { work, seed: 1, needs: Vec::new(), urgency: 0.0 }).collect();
         let predicted = Predicted {
             stages: [(ModelId(0), stage(150, 100)), (ModelId(1), stage(180, 110))].into(),
             evaluations: [(3, 30)].into(),

@@ -28,7 +28,11 @@ impl Shared<'_> {
             None => self.fork(index)?.map(|other| (other, Taking::Forked)),
         };
         if let Some((state, _)) = &found {
-            self.control.emit(&Event::StageResumed { stage: name.to_owned(), seed, step: state.position.step });
+            self.control.emit(&Event::StageResumed {
+                stage: name.to_owned(),
+                seed,
+                step: state.position.step,
+            });
         }
         // Whoever made it may have called the stage another name.
         Ok(found.map(|(state, taking)| (State { record: state.record.of_stage(name), ..state }, taking)))
@@ -42,12 +46,16 @@ impl Shared<'_> {
             Lookup::Absent => "it is not in the store".to_owned(),
             Lookup::Damaged(reason) => format!("it is damaged: {reason}"),
         };
-        let message = format!("cannot fork `{}` from the checkpoint of step {} of {}: {why}", fork.stage, fork.step, fork.key);
-        Err(Error::new(FailureKind::Storage, message).help("run it without the fork: it begins with its first step"))
+        let message = format!(
+            "cannot fork `{}` from the checkpoint of step {} of {}: {why}",
+            fork.stage, fork.step, fork.key
+        );
+        Err(Error::new(FailureKind::Storage, message)
+            .help("run it without the fork: it begins with its first step"))
     }
 
-    /// What frozen models wrote for a stage before, for it or for another that asks the same of them; written by one run at a
-    /// time.
+    /// What frozen models wrote for a stage before, for it or for another that asks the same of them; written
+    /// by one run at a time.
     pub(super) fn rollouts(&self, index: usize, right: &mut Option<Lock>) -> Result<Option<Written>> {
         let Some(key) = self.keys.of_rollouts(index) else { return Ok(None) };
         let about = || rollouts_of(&self.about(index));
@@ -59,7 +67,8 @@ impl Shared<'_> {
                     return Ok(Some(written));
                 }
                 Lookup::Damaged(reason) if right.is_some() => {
-                    self.control.warn(format!("stored rollouts are damaged and will be written again: {reason}"));
+                    self.control
+                        .warn(format!("stored rollouts are damaged and will be written again: {reason}"));
                 }
                 _ => {}
             }
@@ -85,8 +94,8 @@ impl Shared<'_> {
     /// Makes the result of a stage durable, then lets go of its checkpoints.
     pub(super) fn keep_finished(&self, index: usize, insert: impl Fn() -> Result<()>) -> Result<()> {
         let key = self.keys.of(index);
-        // On a full disk, the room that is missing may be taken by what is only there in case the last checkpoint is damaged, or by what
-        // can be made again.
+        // On a full disk, the room that is missing may be taken by what is only there in case the last
+        // checkpoint is damaged, or by what can be made again.
         let older = || self.store.drop_older_states(key);
         let scores = || self.drop_scores(index);
         let ways: [&dyn Fn() -> Result<bool>; 2] = [&older, &scores];
@@ -100,7 +109,8 @@ impl Shared<'_> {
         self.store.drop_states(key)
     }
 
-    /// Lets go of checkpoints of a finished stage: whoever finished it was killed before it did. `held` is whether its lock is held here.
+    /// Lets go of checkpoints of a finished stage: whoever finished it was killed before it did. `held` is
+    /// whether its lock is held here.
     pub(super) fn drop_leftovers(&self, key: &str, held: bool) {
         if !self.store.has_states(key) {
             return;
@@ -117,7 +127,12 @@ impl Shared<'_> {
     pub(super) fn keep(&self, index: usize, name: &str, state: &State) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
         self.store.keep_state(key, &self.about(index), state)?;
-        self.control.emit(&Event::Checkpoint { stage: name.to_owned(), seed, key: key.to_owned(), step: state.position.step });
+        self.control.emit(&Event::Checkpoint {
+            stage: name.to_owned(),
+            seed,
+            key: key.to_owned(),
+            step: state.position.step,
+        });
         Ok(())
     }
 }

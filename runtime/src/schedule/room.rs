@@ -1,4 +1,5 @@
-//! How the memory of this machine is divided: the one place that decides what generation may take, and what may run side by side.
+//! How the memory of this machine is divided: the one place that decides what generation may take, and what
+//! may run side by side.
 
 use tch::Device;
 
@@ -8,7 +9,8 @@ use crate::rollout::Budget;
 /// What generation may take where the system does not tell what is free.
 const UNKNOWN: usize = 1 << 30;
 
-/// The part of the memory that tasks may take together, as predicted: predictions miss by some per cent, and files want room too.
+/// The part of the memory that tasks may take together, as predicted: predictions miss by some per cent, and
+/// files want room too.
 const TAKEN: f64 = 0.9;
 
 /// The memory that this process may hold.
@@ -27,15 +29,17 @@ impl Room {
         Room { bytes: bytes.filter(|_| device == Device::Cpu), workers: workers.max(1) }
     }
 
-    /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for weights, activations and what
-    /// other programs will want. `alone`: nothing runs beside the task. No result depends on it.
+    /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for
+    /// weights, activations and what other programs will want. `alone`: nothing runs beside the task. No
+    /// result depends on it.
     pub fn generation(&self, alone: bool) -> Budget {
         let Some(bytes) = self.bytes else { return Budget(UNKNOWN) };
         let tasks = if alone { 1 } else { self.workers };
         Budget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
     }
 
-    /// Whether tasks that are predicted to take so much together may run side by side. What is not known is let through.
+    /// Whether tasks that are predicted to take so much together may run side by side. What is not known is
+    /// let through.
     pub fn admits(&self, predicted: Option<u64>) -> bool {
         let (Some(bytes), Some(predicted)) = (self.bytes, predicted) else { return true };
         predicted as f64 <= TAKEN * bytes as f64

@@ -1,5 +1,6 @@
-//! Runs the tasks of a plan: those of small models side by side, each on one core; those of large ones one at a time, on all of
-//! them. Results do not depend on who ran what when: random numbers are keyed, and weights travel between threads as plain data.
+//! Runs the tasks of a plan: those of small models side by side, each on one core; those of large ones one at
+//! a time, on all of them. Results do not depend on who ran what when: random numbers are keyed, and weights
+//! travel between threads as plain data.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -125,7 +126,8 @@ fn prepared(job: &RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
-        return Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"));
+        return Err(Error::new(FailureKind::Runtime, message)
+            .help("build mopd and mopd-worker from the same sources"));
     }
     chat::look_at_the_clock();
     let base = Path::new(&job.base);
@@ -159,8 +161,8 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the metrics so far
-/// are on disk in any case.
+/// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the
+/// metrics so far are on disk in any case.
 pub fn run(
     job: &RunJob,
     versions: &Versions,
@@ -177,13 +179,18 @@ pub fn run(
     let prepared = prepared(job, warm, Some(&store), control)?;
     let Prepared { tasks, forms, widths, domains } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
-    let numeric =
-        Numeric { arithmetic: &arithmetic, dtype: plan.experiment.dtype.name(), device: arithmetic::device_of_key(device) };
+    let numeric = Numeric {
+        arithmetic: &arithmetic,
+        dtype: plan.experiment.dtype.name(),
+        device: arithmetic::device_of_key(device),
+    };
     let keys = Keys::new(plan, tasks, forms, domains, &numeric, widths, &job.forks);
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| again[index] || !store.has(keys.of(index));
-    let kept = (0..tasks.len()).filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index)).count();
+    let kept = (0..tasks.len())
+        .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
+        .count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     claim::register(plan, tasks, &keys, &out, &store, control)?;
     if let Some(warning) = store.note_arithmetic(&arithmetic)? {
@@ -193,7 +200,8 @@ pub fn run(
     let room = Room::here(workers, device);
     // Whoever waits for the first step after an edit does not wait for trials.
     let trials = warm.is_none();
-    let predicted = Predicted::of(plan, &prepared, Path::new(&job.store), (device, &room), trials, control, waiting)?;
+    let predicted =
+        Predicted::of(plan, &prepared, Path::new(&job.store), (device, &room), trials, control, waiting)?;
     let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Shared {
@@ -248,8 +256,8 @@ pub fn run(
         before_stages,
         predicted_memory: state.predicted_memory,
     };
-    let (results, warnings) =
-        assemble(plan, &scores, took, versions.clone()).map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
+    let (results, warnings) = assemble(plan, &scores, took, versions.clone())
+        .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
     for warning in warnings {
         control.warn(warning);
     }
@@ -297,10 +305,13 @@ impl Shared<'_> {
                             continue;
                         }
                     }
-                    // Woken by whoever finishes; looks up now and then in case the job was interrupted, or another run has
-                    // finished what is waited for.
+                    // Woken by whoever finishes; looks up now and then in case the job was interrupted, or
+                    // another run has finished what is waited for.
                     let timeout = std::time::Duration::from_millis(200);
-                    state = changed.wait_timeout(state, timeout).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+                    state = changed
+                        .wait_timeout(state, timeout)
+                        .unwrap_or_else(|poisoned| poisoned.into_inner())
+                        .0;
                 }
             };
             // Both libtorch's own pool and the ones it calls keep this setting per thread.
@@ -312,9 +323,10 @@ impl Shared<'_> {
         }
     }
 
-    /// The most urgent task whose inputs are done, the earliest among equals, with the right to compute it where that is needed. Of
-    /// tasks with the same key, one is run at a time, here and in other runs: the others find its result in the store. A task
-    /// that wants several cores waits until it is alone, and one that has to be computed until there is memory for it.
+    /// The most urgent task whose inputs are done, the earliest among equals, with the right to compute it
+    /// where that is needed. Of tasks with the same key, one is run at a time, here and in other runs:
+    /// the others find its result in the store. A task that wants several cores waits until it is alone,
+    /// and one that has to be computed until there is memory for it.
     fn take(&self, state: &mut State) -> Result<Option<Taken>> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {
@@ -340,7 +352,8 @@ impl Shared<'_> {
             state.waiting.retain(|&waiting| waiting != task);
             state.running.push(task);
             state.predicted_memory = state.predicted_memory.max(predicted);
-            let inputs = self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
+            let inputs =
+                self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
             return Ok(Some((task, inputs, right)));
         }
         Ok(None)
@@ -442,7 +455,8 @@ impl Shared<'_> {
         right: &mut Option<Lock>,
     ) -> Result<Outcome, Unfinished> {
         let Task { seed, needs, .. } = &self.tasks[index];
-        let (model, facts, key) = (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
+        let (model, facts, key) =
+            (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
         let (name, seed) = (model.name.clone(), *seed);
         if let Some(entry) = self.kept(index, right, || self.store.find(key))? {
             self.drop_leftovers(key, right.is_some());
@@ -458,14 +472,19 @@ impl Shared<'_> {
             let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
             let found = found.expect("a stage's inputs are among its needs");
             // Two models with one key are one model: whoever trains with them holds one copy.
-            let same = needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
+            let same =
+                needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
             inputs[same].clone()
         };
-        let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
+        let ancestor = |need: &usize| Ancestor {
+            name: self.name(&self.tasks[*need]),
+            key: self.keys.of(*need).to_owned(),
+        };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
         let forked = self.forked(index);
-        let provenance =
-            |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone()).forked_from(forked.clone());
+        let provenance = |weights: &Weights| {
+            Provenance::new(weights, &name, seed, key, lineage.clone()).forked_from(forked.clone())
+        };
         let mut before = 0.0;
         let mut adapter = train::peft::Files::new();
         let mut scores_found = None;
@@ -475,9 +494,17 @@ impl Shared<'_> {
                 (Weights::initialise(config, tokenizer, seed, facts.stream), Record::default())
             }
             Stage::Load(_) => {
-                let loaded = self.forms[id.0 as usize].loaded.as_ref().expect("what is read is opened before anything runs");
+                let loaded = self.forms[id.0 as usize]
+                    .loaded
+                    .as_ref()
+                    .expect("what is read is opened before anything runs");
                 // Nothing is computed, so that there is nothing to keep or to publish: it would be a copy.
-                self.control.emit(&Event::StageFinished { stage: name, seed, seconds: 0.0, peak_memory: None });
+                self.control.emit(&Event::StageFinished {
+                    stage: name,
+                    seed,
+                    seconds: 0.0,
+                    peak_memory: None,
+                });
                 return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Record::default()));
             }
             Stage::Merge(settings) => {
@@ -526,7 +553,8 @@ impl Shared<'_> {
                 let find = || self.rollouts(index, &mut writing.borrow_mut());
                 let shelve = |written: &Written| {
                     if let Err(error) = self.keep_rollouts(index, written) {
-                        self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
+                        self.control
+                            .warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
                     }
                     // Others may read them now.
                     writing.take();
@@ -541,7 +569,8 @@ impl Shared<'_> {
                     keep: &|scored, bytes| self.keep_scores(index, &known, scored, bytes),
                 };
                 let from = self.from(index, &name)?;
-                let checkpoints = Checkpoints { from, shelf, scores: Some(scores), pace: self.pace, keep: &keep };
+                let checkpoints =
+                    Checkpoints { from, shelf, scores: Some(scores), pace: self.pace, keep: &keep };
                 match train::train(&stage, Some(checkpoints)) {
                     Ok(finished) => {
                         before = finished.seconds - began.elapsed().as_secs_f64();
@@ -553,7 +582,9 @@ impl Shared<'_> {
                 }
             }
         };
-        self.keep_finished(index, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
+        self.keep_finished(index, || {
+            self.store.insert(key, &provenance(&weights), &weights, &record, &adapter)
+        })?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.
@@ -563,7 +594,14 @@ impl Shared<'_> {
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: name.clone(), seed, found, of });
         }
-        lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted, scores_found });
+        lock(&self.records).push(StageRecord {
+            stage: name.clone(),
+            seed,
+            seconds,
+            peak_memory,
+            predicted,
+            scores_found,
+        });
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
         Ok(Outcome::Weights(Arc::new(weights), record))
     }
@@ -574,7 +612,9 @@ impl Shared<'_> {
             let Work::Stage(id) = task.work else { continue };
             let model = self.plan.experiment.model(id);
             let key = self.keys.of(index);
-            if !matches!(model.stage, Stage::Load(_)) && !self.store.is_published(key, &self.out, &model.name, task.seed) {
+            if !matches!(model.stage, Stage::Load(_))
+                && !self.store.is_published(key, &self.out, &model.name, task.seed)
+            {
                 self.store.publish(key, &self.out, &model.name, task.seed)?;
             }
         }
@@ -582,15 +622,23 @@ impl Shared<'_> {
     }
 
     /// Training that ended early: keeps the weights before the step that failed.
-    fn stopped(&self, stopped: train::Stopped, key: &str, provenance: &dyn Fn(&Weights) -> Provenance) -> Unfinished {
+    fn stopped(
+        &self,
+        stopped: train::Stopped,
+        key: &str,
+        provenance: &dyn Fn(&Weights) -> Provenance,
+    ) -> Unfinished {
         let train::Stopped { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
             error = match self.store.keep_last_good(key, &provenance(&weights), &weights) {
                 Ok(folder) => error.help(format!(
-                    "the weights before that step are in {}; lower `lr`, or bound what the objective divides by or exponentiates",
+                    "the weights before that step are in {}; lower `lr`, or bound what the objective \
+                     divides by or exponentiates",
                     folder.display()
                 )),
-                Err(storage) => error.help(format!("the weights before that step could not be kept: {storage}")),
+                Err(storage) => {
+                    error.help(format!("the weights before that step could not be kept: {storage}"))
+                }
             };
         }
         Unfinished { error, record }
@@ -598,7 +646,8 @@ impl Shared<'_> {
 
     /// The rewards of each comparison, for its table.
     fn scores(&self, rewards: &HashMap<usize, Vec<f64>>) -> Vec<Scores> {
-        let mut scores: Vec<Scores> = self.plan.experiment.comparisons.iter().map(|_| Scores::default()).collect();
+        let mut scores: Vec<Scores> =
+            self.plan.experiment.comparisons.iter().map(|_| Scores::default()).collect();
         for (index, task) in self.tasks.iter().enumerate() {
             if let Work::Evaluate { model, domain, comparisons } = &task.work {
                 for comparison in comparisons {

@@ -1,4 +1,5 @@
-//! What frozen models say of a stage's data, in the store: found by whoever asks the same of them, made by one run at a time.
+//! What frozen models say of a stage's data, in the store: found by whoever asks the same of them, made by
+//! one run at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -30,7 +31,13 @@ pub(super) struct Known {
 
 impl Shared<'_> {
     /// None where they are to be made here, with the right to it where that can be had.
-    pub(super) fn find_scores(&self, index: usize, known: &Known, scored: Scored, ranges: &[Range<u64>]) -> Option<Vec<u8>> {
+    pub(super) fn find_scores(
+        &self,
+        index: usize,
+        known: &Known,
+        scored: Scored,
+        ranges: &[Range<u64>],
+    ) -> Option<Vec<u8>> {
         let place = self.place(index, scored)?;
         let name = place.name();
         let again = self.again[index] && !lock(&self.made).contains(&name);
@@ -44,7 +51,8 @@ impl Shared<'_> {
                     return Some(found);
                 }
                 Lookup::Damaged(reason) if known.right.borrow().is_some() => {
-                    self.control.warn(format!("stored scores are damaged and will be computed again: {reason}"));
+                    self.control
+                        .warn(format!("stored scores are damaged and will be computed again: {reason}"));
                 }
                 _ => {}
             }
@@ -74,8 +82,10 @@ impl Shared<'_> {
             Err(Error::Interrupted) => {}
             Err(error) => {
                 if !known.said.replace(true) {
-                    self.control
-                        .warn(format!("the {} are not kept, and are computed again where they are needed: {error}", about()));
+                    self.control.warn(format!(
+                        "the {} are not kept, and are computed again where they are needed: {error}",
+                        about()
+                    ));
                 }
             }
         }

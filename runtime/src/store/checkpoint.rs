@@ -1,5 +1,5 @@
-//! One model in a folder, for the store, for `mopd sample`, and for other tools: the layout of the transformers library, and
-//! `mopd.json`, which says where the model comes from.
+//! One model in a folder, for the store, for `mopd sample`, and for other tools: the layout of the
+//! transformers library, and `mopd.json`, which says where the model comes from.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -61,7 +61,15 @@ const FORMAT: u32 = 3;
 impl Provenance {
     pub fn new(weights: &Weights, model: &str, seed: u64, key: &str, lineage: Vec<Ancestor>) -> Provenance {
         let (model, key) = (model.to_owned(), key.to_owned());
-        Provenance { format: FORMAT, model, seed, key, lineage, forked: None, bytes: *weights.tokenizer == Tokenizer::Bytes }
+        Provenance {
+            format: FORMAT,
+            model,
+            seed,
+            key,
+            lineage,
+            forked: None,
+            bytes: *weights.tokenizer == Tokenizer::Bytes,
+        }
     }
 
     pub fn forked_from(self, forked: Option<Forked>) -> Provenance {
@@ -83,14 +91,19 @@ impl Checkpoint {
     pub fn load(folder: &Path) -> Result<Checkpoint> {
         let path = folder.join(PROVENANCE);
         let provenance = match fs::read(&path) {
-            Ok(text) => Some(serde_json::from_slice::<Provenance>(&text).map_err(|error| unreadable(&path, error))?),
+            Ok(text) => {
+                Some(serde_json::from_slice::<Provenance>(&text).map_err(|error| unreadable(&path, error))?)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(unreadable(&path, error)),
         };
         if let Some(Provenance { format, .. }) = provenance
             && format != FORMAT
         {
-            return Err(unreadable(&path, format!("format {format} is not supported, this version reads {FORMAT}")));
+            return Err(unreadable(
+                &path,
+                format!("format {format} is not supported, this version reads {FORMAT}"),
+            ));
         }
         let tokenizer = match &provenance {
             Some(Provenance { bytes: true, .. }) => Arc::new(Tokenizer::Bytes),
@@ -101,12 +114,18 @@ impl Checkpoint {
 }
 
 fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
-    Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display()))
-        .help("a checkpoint is a folder with `config.json` and `model.safetensors`, such as those in `models/` of a run")
+    Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display())).help(
+        "a checkpoint is a folder with `config.json` and `model.safetensors`, such as those in `models/` of \
+         a run",
+    )
 }
 
 /// Writes a model's folder. Answers the files, and of each the Blake3 hash of its content in hexadecimal.
-pub(super) fn save(folder: &Path, provenance: &Provenance, weights: &Weights) -> Result<BTreeMap<String, String>> {
+pub(super) fn save(
+    folder: &Path,
+    provenance: &Provenance,
+    weights: &Weights,
+) -> Result<BTreeMap<String, String>> {
     save_in_files_of(LARGEST_FILE, folder, provenance, weights)
 }
 
@@ -138,15 +157,19 @@ fn save_in_files_of(
     let shards = safetensors::shards(&headers, largest);
     for (index, range) in shards.iter().enumerate() {
         put(&safetensors::shard_name(index, shards.len()), &mut |file| {
-            safetensors::write(&headers[range.clone()], file, |tensor, take| take(&weights.of(&entries[range.start + tensor])))
+            safetensors::write(&headers[range.clone()], file, |tensor, take| {
+                take(&weights.of(&entries[range.start + tensor]))
+            })
         })?;
     }
     weights.release();
-    let mut texts = vec![(huggingface::CONFIG.to_owned(), pretty(&config)), (PROVENANCE.to_owned(), pretty(provenance))];
+    let mut texts =
+        vec![(huggingface::CONFIG.to_owned(), pretty(&config)), (PROVENANCE.to_owned(), pretty(provenance))];
     if shards.len() > 1 {
         texts.push((safetensors::INDEX.to_owned(), pretty(&safetensors::index(&headers, &shards))));
     }
-    let generation = json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
+    let generation =
+        json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
     // A tokenizer's own files say more than its ids.
     if let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer {
         texts.extend(tokenizer.files().files.iter().cloned());
@@ -252,7 +275,10 @@ mod tests {
         let set = |key: &'static str, value: serde_json::Value| error(&|config| config[key] = value.clone());
         assert!(set("intermediate_size", json!(32)).contains("but the configuration asks for [32, 16]"));
         assert!(set("num_hidden_layers", json!(3)).contains("9 tensors are missing: model.layers.2."));
-        assert!(set("num_hidden_layers", json!(1)).contains("that the configuration has no place for: model.layers.1."));
+        assert!(
+            set("num_hidden_layers", json!(1))
+                .contains("that the configuration has no place for: model.layers.1.")
+        );
         assert!(set("tie_word_embeddings", json!(false)).contains("lm_head.weight is missing"));
         assert!(set("num_hidden_layers", json!(4000)).contains("weights or more, but there are only"));
         assert!(set("num_attention_heads", json!(0)).contains("config.json"));

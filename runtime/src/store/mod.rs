@@ -1,5 +1,6 @@
-//! Finished stages, kept under a key that says what they computed: one folder each with the model (see [`Checkpoint`]), the
-//! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
+//! Finished stages, kept under a key that says what they computed: one folder each with the model (see
+//! [`Checkpoint`]), the stage's metrics, and `checksums.json`, which is written last. An entry without valid
+//! checksums does not count.
 
 mod checkpoint;
 mod scores;
@@ -26,7 +27,8 @@ pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 pub use mopd_store::Lookup;
 pub use scores::Place;
 
-/// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
+/// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the
+/// run.
 const METRICS: &str = "metrics.json";
 const TOKENS: &str = "tokens.json";
 /// What arithmetic made the results: a file for each.
@@ -65,13 +67,14 @@ impl Store {
         Ok(self.folder.try_lock(key)?)
     }
 
-    /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned just now.
+    /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned
+    /// just now.
     pub fn register(&self, run: &Run) -> Result<bool> {
         Ok(self.folder.register(run)?)
     }
 
-    /// Notes that results are made here by this arithmetic. The first time, it says so where others were made by another one: nobody
-    /// finds those.
+    /// Notes that results are made here by this arithmetic. The first time, it says so where others were made
+    /// by another one: nobody finds those.
     pub fn note_arithmetic(&self, here: &Arithmetic) -> Result<Option<String>> {
         let folder = self.path(ARITHMETIC);
         let text = serde_json::to_vec(here).expect("arithmetic is plain data");
@@ -81,7 +84,9 @@ impl Store {
         }
         let files = fs::read_dir(&folder).into_iter().flatten().flatten();
         let mut others: Vec<_> = files
-            .filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, read_json::<Arithmetic>(&file.path()).ok()?)))
+            .filter_map(|file| {
+                Some((file.metadata().ok()?.modified().ok()?, read_json::<Arithmetic>(&file.path()).ok()?))
+            })
             .collect();
         others.sort_by_key(|(noted, _)| *noted);
         let how = match others.last() {
@@ -92,8 +97,8 @@ impl Store {
         write_whole(&own, &text)?;
         Ok(how.map(|how| {
             format!(
-                "the store has results of other arithmetic ({how}): they are kept and not used, and what is needed is computed again; \
-                 `mopd cache prune` lets go of what no run needs"
+                "the store has results of other arithmetic ({how}): they are kept and not used, and what is \
+                 needed is computed again; `mopd cache prune` lets go of what no run needs"
             )
         }))
     }
@@ -103,7 +108,11 @@ impl Store {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
             let rows = read_json(&folder.join(METRICS))?;
             // Earlier versions kept none.
-            let tokens = if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { Tokens::default() };
+            let tokens = if folder.join(TOKENS).exists() {
+                read_json(&folder.join(TOKENS))?
+            } else {
+                Tokens::default()
+            };
             Ok(Entry { weights: checkpoint.weights, record: Record { rows, tokens } })
         })
     }
@@ -168,7 +177,9 @@ impl Store {
     pub fn is_published(&self, key: &str, out: &Path, model: &str, seed: u64) -> bool {
         let folder = out.join("models").join(folder_of_model(model, seed));
         let sums = self.folder.checksums(key);
-        sums.is_ok_and(|sums| sums.files.keys().filter(|name| is_of_model(name)).all(|name| folder.join(name).exists()))
+        sums.is_ok_and(|sums| {
+            sums.files.keys().filter(|name| is_of_model(name)).all(|name| folder.join(name).exists())
+        })
     }
 
     /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
@@ -279,7 +290,12 @@ mod tests {
         // Of a version that noted nothing.
         let (_folder, store, _) = filled();
         fs::rename(store.path("key"), store.path(&"a".repeat(64))).unwrap();
-        assert!(store.note_arithmetic(&here).unwrap().is_some_and(|said| said.contains("an earlier version of mopd")));
+        assert!(
+            store
+                .note_arithmetic(&here)
+                .unwrap()
+                .is_some_and(|said| said.contains("an earlier version of mopd"))
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What frozen models say of data: in a folder of a model and a stage's data, an entry for each batch of it. In the store are last
-//! hidden states, in the numbers that the stage computes with, one token after the other.
+//! What frozen models say of data: in a folder of a model and a stage's data, an entry for each batch of it.
+//! In the store are last hidden states, in the numbers that the stage computes with, one token after the
+//! other.
 
 use std::fs::File;
 use std::io;
@@ -37,10 +38,13 @@ fn folder(key: &str) -> String {
 }
 
 impl Store {
-    /// Some ranges of bytes, one after the other. An entry that is `trusted` is not compared with its checksums once more.
+    /// Some ranges of bytes, one after the other. An entry that is `trusted` is not compared with its
+    /// checksums once more.
     pub fn scores(&self, place: Place, ranges: &[Range<u64>], trusted: bool) -> Lookup<Vec<u8>> {
         let name = place.name();
-        let read = |folder: &Path| read(&folder.join(HIDDEN), place.bytes, ranges).map_err(|error| format!("{HIDDEN}: {error}"));
+        let read = |folder: &Path| {
+            read(&folder.join(HIDDEN), place.bytes, ranges).map_err(|error| format!("{HIDDEN}: {error}"))
+        };
         // What has gone since, or is shorter, is looked at as if for the first time.
         match trusted.then(|| read(&self.path(&name))) {
             Some(Ok(found)) => Lookup::Kept(found),
@@ -95,25 +99,37 @@ mod tests {
         let place = Place { key: "key", batch: "batch", bytes: 100 };
         let whole: Vec<u8> = (0..100).collect();
         assert!(matches!(store.scores(place, &one(0..100), false), Lookup::Absent));
-        assert!(matches!(store.scores(place, &one(0..100), true), Lookup::Absent), "gone since it was looked at");
+        assert!(
+            matches!(store.scores(place, &one(0..100), true), Lookup::Absent),
+            "gone since it was looked at"
+        );
         store.insert_scores(place, "some", &whole).unwrap();
         for trusted in [false, true] {
-            let Lookup::Kept(found) = store.scores(place, &[4..8, 90..100, 0..1], trusted) else { panic!("not found") };
+            let Lookup::Kept(found) = store.scores(place, &[4..8, 90..100, 0..1], trusted) else {
+                panic!("not found")
+            };
             assert_eq!(found, [&whole[4..8], &whole[90..100], &whole[0..1]].concat());
         }
         let longer = Place { bytes: 104, ..place };
-        assert!(matches!(store.scores(longer, &one(100..104), true), Lookup::Damaged(reason) if reason.contains("104")));
+        assert!(
+            matches!(store.scores(longer, &one(100..104), true), Lookup::Damaged(reason) if reason.contains("104"))
+        );
         let path = folder.path().join(place.name()).join(HIDDEN);
         let mut bad = whole.clone();
         bad[50] ^= 1;
         std::fs::write(&path, &bad).unwrap();
-        let Lookup::Damaged(reason) = store.scores(place, &one(0..4), false) else { panic!("a range beside the damage") };
+        let Lookup::Damaged(reason) = store.scores(place, &one(0..4), false) else {
+            panic!("a range beside the damage")
+        };
         assert!(reason.contains("hidden.bin is not what was written"), "{reason}");
         std::fs::write(&path, &whole[..99]).unwrap();
         for trusted in [false, true] {
             assert!(matches!(store.scores(place, &one(0..4), trusted), Lookup::Damaged(_)));
         }
         assert!(store.drop_scores("key").unwrap());
-        assert!(matches!(store.scores(place, &one(0..4), false), Lookup::Absent) && !store.drop_scores("key").unwrap());
+        assert!(
+            matches!(store.scores(place, &one(0..4), false), Lookup::Absent)
+                && !store.drop_scores("key").unwrap()
+        );
     }
 }

@@ -15,7 +15,8 @@ const TOKENS: &str = "tokens.bin";
 
 impl Store {
     pub fn tokens(&self, key: &str) -> Lookup<Lists<Token>> {
-        self.folder.read(key, |folder| read(&folder.join(TOKENS)).map_err(|error| format!("{TOKENS}: {error}")))
+        self.folder
+            .read(key, |folder| read(&folder.join(TOKENS)).map_err(|error| format!("{TOKENS}: {error}")))
     }
 
     /// What they take in the store.
@@ -47,7 +48,8 @@ fn write(lists: &Lists<Token>, file: &mut dyn Write) -> io::Result<()> {
     for list in 0..lists.len() {
         bytes.clear();
         for token in lists.get(list) {
-            let token = i32::try_from(*token).map_err(|_| io::Error::other(format!("{token} is no token")))?;
+            let token =
+                i32::try_from(*token).map_err(|_| io::Error::other(format!("{token} is no token")))?;
             bytes.extend(token.to_le_bytes());
         }
         file.write_all(&bytes)?;
@@ -92,7 +94,11 @@ mod tests {
         let mut builder = Builder::default();
         for length in [3i64, 0, 5] {
             builder
-                .push(&(0..length).map(|token| if token % 2 == 0 { token * 70_000 } else { !token }).collect::<Vec<_>>())
+                .push(
+                    &(0..length)
+                        .map(|token| if token % 2 == 0 { token * 70_000 } else { !token })
+                        .collect::<Vec<_>>(),
+                )
                 .unwrap();
         }
         builder.finish().unwrap()
@@ -132,6 +138,9 @@ mod tests {
         assert!(read(&path).is_err());
         let mut builder = Builder::default();
         builder.push(&[1 << 40]).unwrap();
-        assert!(write(&builder.finish().unwrap(), &mut Vec::new()).is_err(), "what is no token is not cut off");
+        assert!(
+            write(&builder.finish().unwrap(), &mut Vec::new()).is_err(),
+            "what is no token is not cut off"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Checkpoints of stages that are not finished: in a folder beside the stage's entry, one folder a step, each whole once its
-//! checksums are there. The last two are kept, so that one that was damaged is not the end of the stage.
+//! Checkpoints of stages that are not finished: in a folder beside the stage's entry, one folder a step, each
+//! whole once its checksums are there. The last two are kept, so that one that was damaged is not the end of
+//! the stage.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,14 +26,21 @@ impl Store {
     /// The steps that there are checkpoints of, the last one first; one may turn out to be damaged.
     pub fn steps(&self, key: &str) -> Vec<u32> {
         let folders = fs::read_dir(self.unfinished(key)).into_iter().flatten().flatten();
-        let mut steps: Vec<u32> = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok()).collect();
+        let mut steps: Vec<u32> =
+            folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok()).collect();
         steps.retain(|step| self.has(&of_step(key, *step)));
         steps.sort_unstable_by(|a, b| b.cmp(a));
         steps
     }
 
-    /// Makes a state durable, then lets go of all but the last one before it. Where that fails, what there was is still there.
-    pub fn keep_state(&self, key: &str, about: &str, State { position, tensors, record }: &State) -> Result<()> {
+    /// Makes a state durable, then lets go of all but the last one before it. Where that fails, what there
+    /// was is still there.
+    pub fn keep_state(
+        &self,
+        key: &str,
+        about: &str,
+        State { position, tensors, record }: &State,
+    ) -> Result<()> {
         let before = self.steps(key);
         // Room for this one: with the last one there are two at any time.
         for step in before.iter().skip(1) {
@@ -64,8 +72,10 @@ impl Store {
     pub fn state(&self, key: &str, step: u32) -> Lookup<State> {
         self.folder.read(&of_step(key, step), |folder| {
             let position: Position = read_json(&folder.join(POSITION))?;
-            let record = Record { rows: read_json(&folder.join(METRICS))?, tokens: read_json(&folder.join(TOKENS))? };
-            let tensors = safetensors::read_tensors(&folder.join(TENSORS)).map_err(|problem| format!("{TENSORS}: {problem}"))?;
+            let record =
+                Record { rows: read_json(&folder.join(METRICS))?, tokens: read_json(&folder.join(TOKENS))? };
+            let tensors = safetensors::read_tensors(&folder.join(TENSORS))
+                .map_err(|problem| format!("{TENSORS}: {problem}"))?;
             Ok(State { position, tensors: Tensors(tensors), record })
         })
     }
@@ -83,7 +93,8 @@ impl Store {
         (None, damaged)
     }
 
-    /// Lets go of all checkpoints of a stage but the last, where that is whole. False where this makes no room.
+    /// Lets go of all checkpoints of a stage but the last, where that is whole. False where this makes no
+    /// room.
     pub fn drop_older_states(&self, key: &str) -> Result<bool> {
         let steps = self.steps(key);
         let [last, older @ ..] = steps.as_slice() else { return Ok(false) };

@@ -31,9 +31,11 @@ pub struct Sequence {
     /// What stands before the completion, where it is not the prompt of the record as a model is asked it.
     pub prompt: Option<Vec<Token>>,
     pub completion: Vec<Token>,
-    /// Which tokens of the completion are trained on; all where absent. The others are what users and tools said meanwhile.
+    /// Which tokens of the completion are trained on; all where absent. The others are what users and tools
+    /// said meanwhile.
     pub written: Option<Vec<bool>>,
-    /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has it.
+    /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has
+    /// it.
     pub logps: Option<Vec<f32>>,
     pub truncated: bool,
     pub reward: Option<f64>,
@@ -53,8 +55,13 @@ impl Sequence {
     /// Of a list with one element for each token of the completion, those of the tokens that are trained on.
     pub fn of_trained<'a, T>(&'a self, elements: &'a [T]) -> impl Iterator<Item = &'a T> {
         let written = |index: usize| self.written.as_ref().is_none_or(|written| written[index]);
-        assert!(self.written.as_ref().is_none_or(|written| written.len() == self.completion.len()), "a mask of the completion");
-        zip_equal(0..self.completion.len(), elements).filter(move |(index, _)| written(*index)).map(|(_, element)| element)
+        assert!(
+            self.written.as_ref().is_none_or(|written| written.len() == self.completion.len()),
+            "a mask of the completion"
+        );
+        zip_equal(0..self.completion.len(), elements)
+            .filter(move |(index, _)| written(*index))
+            .map(|(_, element)| element)
     }
 
     /// What stands before the completion.
@@ -69,7 +76,8 @@ pub struct Sequences {
     /// What was drawn for each group, where they are of the data.
     pub draws: Vec<Draw>,
     pub layout: Layout,
-    /// The first completion token of each sequence among those of the step, and behind the last one their number.
+    /// The first completion token of each sequence among those of the step, and behind the last one their
+    /// number.
     starts: Vec<usize>,
 }
 
@@ -82,7 +90,9 @@ impl Sequences {
         let mut starts = vec![0];
         for (index, sequence) in list.iter().enumerate() {
             layout.group_of_sequence.push((index / group_size) as u32);
-            layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
+            layout
+                .sequence_of_token
+                .resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
             starts.push(layout.sequence_of_token.len());
         }
         layout.turns = turns(&list);
@@ -139,9 +149,14 @@ impl Sequences {
         PackedBatch::masked(members, stage.device)
     }
 
-    /// Some sequences in parts of at most `size`, those of similar length together, so that little is padded; all of them
-    /// together, in their order, where they fit or there is no bound.
-    pub fn micro_batches(&self, stage: &Stage, members: impl IntoIterator<Item = usize>, size: Option<u32>) -> Vec<Vec<usize>> {
+    /// Some sequences in parts of at most `size`, those of similar length together, so that little is padded;
+    /// all of them together, in their order, where they fit or there is no bound.
+    pub fn micro_batches(
+        &self,
+        stage: &Stage,
+        members: impl IntoIterator<Item = usize>,
+        size: Option<u32>,
+    ) -> Vec<Vec<usize>> {
         let mut members: Vec<usize> = members.into_iter().collect();
         let Some(size) = size.map(|size| size.max(1) as usize).filter(|size| *size < members.len()) else {
             return if members.is_empty() { Vec::new() } else { vec![members] };
@@ -207,7 +222,8 @@ enum Writer {
 /// Rollouts that frozen models write before the first step, by source.
 pub type Written = Vec<Vec<Sequence>>;
 
-/// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them changes none of them.
+/// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them
+/// changes none of them.
 #[derive(Clone, Copy)]
 pub struct Shelf<'a> {
     pub find: &'a dyn Fn() -> Result<Option<Written>>,
@@ -215,11 +231,15 @@ pub struct Shelf<'a> {
 }
 
 impl Batches {
-    /// Teachers whose rollouts are imitated write them here, before the first step, unless they are on the shelf.
+    /// Teachers whose rollouts are imitated write them here, before the first step, unless they are on the
+    /// shelf.
     pub fn new(stage: &Stage, models: &Models, shelf: Option<&Shelf>) -> Result<Batches> {
         let sizes: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
-        let by_share =
-            || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
+        let by_share = || {
+            Mixture::new(
+                &stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>(),
+            )
+        };
         let whole = || match stage.train.length {
             Length::Epochs(epochs) => {
                 told_shares(stage, &sizes);
@@ -241,12 +261,15 @@ impl Batches {
                 let kept = match shelf.map_or(Ok(None), |shelf| (shelf.find)())? {
                     Some(kept) => kept,
                     None => {
-                        let written = teacher_rollouts(stage, models, by_share(), *sequences, *keep, sampling)?;
+                        let written =
+                            teacher_rollouts(stage, models, by_share(), *sequences, *keep, sampling)?;
                         shelf.map_or(Ok(()), |shelf| (shelf.keep)(&written))?;
                         written
                     }
                 };
-                let sizes: Vec<_> = zip_equal(&stage.sources, &kept).map(|(source, kept)| (source.share, kept.len())).collect();
+                let sizes: Vec<_> = zip_equal(&stage.sources, &kept)
+                    .map(|(source, kept)| (source.share, kept.len()))
+                    .collect();
                 (Mixture::new(&sizes), *batch, Kind::Fixed(kept))
             }
         };
@@ -266,10 +289,17 @@ impl Batches {
     }
 
     /// The sequences of the next step. `student` is as it is now.
-    pub fn next(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Sequences> {
+    pub fn next(
+        &mut self,
+        stage: &Stage,
+        student: &Decoder,
+        models: &Models,
+        step: u32,
+    ) -> Result<Sequences> {
         let Drawn { mut list, of_group, draws } = self.drawn(stage, student, models, step)?;
         if stage.routes_by_data() {
-            // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's random numbers.
+            // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's
+            // random numbers.
             list.sort_by_key(|sequence| stage.section_of(sequence));
             return Ok(Sequences::new(list, of_group, stage.sources.len()));
         }
@@ -280,8 +310,10 @@ impl Batches {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
         if draws.is_empty() {
             // A fork may begin behind the end of its own epochs.
-            let message = "every prompt has been visited as often as the stage's epochs say: there is none left to train on";
-            return Err(Error::new(FailureKind::Runtime, message).help("give the stage more epochs, or `steps` as a number"));
+            let message = "every prompt has been visited as often as the stage's epochs say: there is none \
+                           left to train on";
+            return Err(Error::new(FailureKind::Runtime, message)
+                .help("give the stage more epochs, or `steps` as a number"));
         }
         let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
         match &self.kind {
@@ -300,10 +332,13 @@ impl Batches {
             }
             Kind::Pairs(sides) => {
                 let completions = |side: &Side, purpose| match side {
-                    Side::Data(examples) => {
-                        Ok(draws.iter().map(|draw| examples[draw.source][draw.record].clone()).collect::<Vec<_>>())
+                    Side::Data(examples) => Ok(draws
+                        .iter()
+                        .map(|draw| examples[draw.source][draw.record].clone())
+                        .collect::<Vec<_>>()),
+                    Side::Rollouts(writer, sampling) => {
+                        written(stage, student, models, &draws, *writer, sampling, key(purpose))
                     }
-                    Side::Rollouts(writer, sampling) => written(stage, student, models, &draws, *writer, sampling, key(purpose)),
                 };
                 let [chosen, rejected] = sides;
                 let chosen = completions(chosen, Purpose::Rollout)?;
@@ -322,7 +357,8 @@ impl Batches {
         match &self.kind {
             Kind::Fixed(sequences) => Some(vec![sequences[draw.source][draw.record].clone()]),
             Kind::Pairs([Side::Data(chosen), Side::Data(rejected)]) => {
-                let [chosen, rejected] = [chosen, rejected].map(|side| side[draw.source][draw.record].clone());
+                let [chosen, rejected] =
+                    [chosen, rejected].map(|side| side[draw.source][draw.record].clone());
                 Some(pair((chosen, rejected)).to_vec())
             }
             Kind::Student(_) | Kind::Pairs(_) => None,
@@ -340,13 +376,17 @@ impl Batches {
         }
     }
 
-    /// When each sequence of the stage comes for the first time; none where they are new in every step. Nothing was drawn yet.
+    /// When each sequence of the stage comes for the first time; none where they are new in every step.
+    /// Nothing was drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
         let fixed = matches!(self.kind, Kind::Fixed(_) | Kind::Pairs([Side::Data(_), Side::Data(_)]));
         fixed.then(|| {
             let batches = stage.steps.div_ceil(stage.train.passes.max(1));
             let mut mixture = self.mixture.clone();
-            FirstEpoch::new(&mixture.sizes(), (0..batches).map(|_| draw(&mut mixture, self.size, stage, Purpose::Shuffle)))
+            FirstEpoch::new(
+                &mixture.sizes(),
+                (0..batches).map(|_| draw(&mut mixture, self.size, stage, Purpose::Shuffle)),
+            )
         })
     }
 }
@@ -400,14 +440,18 @@ impl Batches {
             }
             let mixture = &mut self.mixture;
             let uniforms = shuffle(stage, Purpose::Shuffle);
-            let draws: Vec<Draw> = missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
+            let draws: Vec<Draw> =
+                missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
             fresh = sample(stage, student, &numbered(stage, &draws, drawn), sampling, key)?;
             judge(stage, &mut fresh)?;
         }
         if kept.is_empty() {
-            let message = format!("the `filter` holds for none of {drawn} prompts, so nothing is left to train on");
-            return Err(Error::new(FailureKind::Runtime, message)
-                .help("a filter that asks for unlike rewards needs prompts that are neither solved always nor never"));
+            let message =
+                format!("the `filter` holds for none of {drawn} prompts, so nothing is left to train on");
+            return Err(Error::new(FailureKind::Runtime, message).help(
+                "a filter that asks for unlike rewards needs prompts that are neither solved always nor \
+                 never",
+            ));
         }
         // Those of a source are adjacent.
         kept.sort_by_key(|group| group[0].source);
@@ -438,7 +482,9 @@ fn side(stage: &Stage, models: &Models, completions: &Completions) -> Result<Sid
         Completions::Data { field } => Side::Data(all_examples(stage, field, false)?),
         Completions::Student { sampling } => Side::Rollouts(Writer::One(Whose::Student), sampling.clone()),
         Completions::Teacher { sampling } => Side::Rollouts(Writer::Teacher, sampling.clone()),
-        Completions::Model { model, sampling } => Side::Rollouts(Writer::One(models.of_model(*model)), sampling.clone()),
+        Completions::Model { model, sampling } => {
+            Side::Rollouts(Writer::One(models.of_model(*model)), sampling.clone())
+        }
     })
 }
 
@@ -501,24 +547,30 @@ pub fn no_teacher(source: &Source) -> Error {
     Error::new(FailureKind::Runtime, format!("no teacher is routed to the domain `{}`", source.name))
 }
 
-/// An epoch visits every prompt once: where the domains' shares are others than those of their prompts, they do not hold, and that is
-/// said.
+/// An epoch visits every prompt once: where the domains' shares are others than those of their prompts, they
+/// do not hold, and that is said.
 fn told_shares(stage: &Stage, sizes: &[usize]) {
     let all: usize = sizes.iter().sum();
     let shares = stage.sources.iter().map(|source| source.share);
     let whole: f64 = shares.clone().sum();
-    let differ = zip_equal(shares, sizes).any(|(share, size)| (share / whole - *size as f64 / all as f64).abs() > 0.005);
+    let differ = zip_equal(shares, sizes)
+        .any(|(share, size)| (share / whole - *size as f64 / all as f64).abs() > 0.005);
     if !differ {
         return;
     }
     let percent = |share: f64| format!("{:.0}%", 100.0 * share);
     let of = |(source, size): (&Source, &usize)| {
-        format!("`{}` {} (its share is {})", source.name, percent(*size as f64 / all as f64), percent(source.share / whole))
+        format!(
+            "`{}` {} (its share is {})",
+            source.name,
+            percent(*size as f64 / all as f64),
+            percent(source.share / whole)
+        )
     };
     let listed: Vec<String> = zip_equal(&stage.sources, sizes).map(of).collect();
     stage.control.warn(format!(
-        "`{}` trains in epochs, which visit every prompt once, so its batches are by the number of prompts: {}. Write `steps = ...` \
-         without `epochs` to keep to the shares",
+        "`{}` trains in epochs, which visit every prompt once, so its batches are by the number of prompts: \
+         {}. Write `steps = ...` without `epochs` to keep to the shares",
         stage.name,
         listed.join(", ")
     ));
@@ -579,7 +631,8 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();
     if cut > 0 {
         stage.control.warn(format!(
-            "`limits` of the domain `{}` cuts off {cut} of {} completions in the field `{field}`, for `{}`: their ends are not trained on",
+            "`limits` of the domain `{}` cuts off {cut} of {} completions in the field `{field}`, for `{}`: \
+             their ends are not trained on",
             source.name,
             list.len(),
             stage.name
@@ -596,7 +649,13 @@ fn beyond(written: &[bool], limit: u32) -> Option<usize> {
 }
 
 /// Completions of the drawn prompts.
-fn sample(stage: &Stage, model: &Decoder, draws: &[Numbered], sampling: &Sampling, key: Key) -> Result<Vec<Sequence>> {
+fn sample(
+    stage: &Stage,
+    model: &Decoder,
+    draws: &[Numbered],
+    sampling: &Sampling,
+    key: Key,
+) -> Result<Vec<Sequence>> {
     let prompts: Vec<Prompt> = draws
         .iter()
         .map(|Numbered { number, draw, .. }| Prompt {
@@ -628,20 +687,29 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Numbered], sampling: &Samplin
 fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
-        let written = |sequence: &Sequence| sequence.of_trained(&sequence.completion).copied().collect::<Vec<Token>>();
+        let written =
+            |sequence: &Sequence| sequence.of_trained(&sequence.completion).copied().collect::<Vec<Token>>();
         let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&written(sequence)));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let dataset = &source.prompts.dataset;
         let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
         let own: Vec<&Sequence> = of_source().collect();
         let answers: Vec<Answer> = zip_equal(own, zip_equal(&texts, &records))
-            .map(|(sequence, (completion, record))| Answer { prompt: dataset.prompt(sequence.record), completion, record })
+            .map(|(sequence, (completion, record))| Answer {
+                prompt: dataset.prompt(sequence.record),
+                completion,
+                record,
+            })
             .collect();
-        let rewards = source.verifier.judge(&answers, stage.control).map_err(|error| Error::from(error).at(source.origin))?;
+        let rewards = source
+            .verifier
+            .judge(&answers, stage.control)
+            .map_err(|error| Error::from(error).at(source.origin))?;
         for warning in source.verifier.take_warnings() {
             stage.control.warn(warning);
         }
-        let own: Vec<&mut Sequence> = sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
+        let own: Vec<&mut Sequence> =
+            sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
         for (sequence, reward) in zip_equal(own, rewards) {
             sequence.reward = Some(reward);
         }
@@ -691,10 +759,14 @@ fn teacher_rollouts(
             continue;
         }
         let (teacher, domain) = (&teacher.name, stage.sources[source].name);
-        let message = format!("none of the rollouts that `{teacher}` wrote for the domain `{domain}` can be kept");
+        let message =
+            format!("none of the rollouts that `{teacher}` wrote for the domain `{domain}` can be kept");
         if kept[source].is_empty() {
-            return Err(Error::new(FailureKind::Runtime, format!("{message}, so nothing is left to train on"))
-                .help("train the teacher longer, ask for more `sequences`, or write `keep = all`"));
+            return Err(Error::new(
+                FailureKind::Runtime,
+                format!("{message}, so nothing is left to train on"),
+            )
+            .help("train the teacher longer, ask for more `sequences`, or write `keep = all`"));
         }
         stage.control.warn(format!("{message}: those of the domain's other teachers take their share"));
     }

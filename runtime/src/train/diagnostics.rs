@@ -24,7 +24,13 @@ pub struct Step {
 }
 
 /// One row per domain that the step has sequences of, and per teacher that judged some of them.
-pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Outputs, numbers: &Step) -> Vec<Row> {
+pub fn diagnose(
+    stage: &Stage,
+    sequences: &Sequences,
+    batch: &Batch,
+    outputs: &Outputs,
+    numbers: &Step,
+) -> Vec<Row> {
     let objective = &stage.train.objective;
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
@@ -56,11 +62,15 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             teacher: section.teacher.map(|teacher| teacher.name.clone()),
             prompt_share: own.len() as f64 / sequences.list.len() as f64,
             token_share: tokens / all_tokens,
-            divergence: student_logps.zip(teacher_logps).map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),
-            divergence_floor: student_logps.zip(sampled.as_deref()).zip(teacher_logps).map(|((scored, sampled), _)| {
-                let both = zip_equal(&scored[range.clone()], &sampled[range.clone()]);
-                both.map(|(scored, sampled)| f64::from((scored - sampled).abs())).sum::<f64>() / tokens
-            }),
+            divergence: student_logps
+                .zip(teacher_logps)
+                .map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),
+            divergence_floor: student_logps.zip(sampled.as_deref()).zip(teacher_logps).map(
+                |((scored, sampled), _)| {
+                    let both = zip_equal(&scored[range.clone()], &sampled[range.clone()]);
+                    both.map(|(scored, sampled)| f64::from((scored - sampled).abs())).sum::<f64>() / tokens
+                },
+            ),
             signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
             signal_mean: Some(own_signal / tokens),
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
@@ -81,11 +91,14 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
     rows
 }
 
-/// What the student said of its tokens while it sampled them, where its weights are still the same, it said it of its whole
-/// distribution and is scored at the temperature that it sampled at: then whatever it says now differs by rounding alone.
+/// What the student said of its tokens while it sampled them, where its weights are still the same, it said
+/// it of its whole distribution and is scored at the temperature that it sampled at: then whatever it says
+/// now differs by rounding alone.
 fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> {
     let Prefixes::Student { sampling, .. } = &stage.train.prefixes else { return None };
-    let whole = sampling.temperature == stage.train.objective.temperature && sampling.top_p.is_none() && sampling.top_k.is_none();
+    let whole = sampling.temperature == stage.train.objective.temperature
+        && sampling.top_p.is_none()
+        && sampling.top_k.is_none();
     if !whole || !step.is_multiple_of(stage.train.passes.max(1)) {
         return None;
     }

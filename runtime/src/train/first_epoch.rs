@@ -48,10 +48,12 @@ impl FirstEpoch {
     /// The places of some sources among what is new in a batch.
     pub fn of_sources(&self, batch: u32, sources: &Range<usize>) -> Range<usize> {
         let new = self.new_in(batch);
-        new.partition_point(|draw| draw.source < sources.start)..new.partition_point(|draw| draw.source < sources.end)
+        new.partition_point(|draw| draw.source < sources.start)
+            ..new.partition_point(|draw| draw.source < sources.end)
     }
 
-    /// The batch in which a record is new, and its place among what is; none of a record that does not come before the stage's end.
+    /// The batch in which a record is new, and its place among what is; none of a record that does not come
+    /// before the stage's end.
     pub fn place(&self, draw: Draw) -> Option<(u32, usize)> {
         let place = self.places.get(draw.source)?.get(draw.record).copied().flatten()?;
         Some((place.0, place.1 as usize))
@@ -64,8 +66,9 @@ mod tests {
 
     #[test]
     fn a_first_epoch_ends_when_everything_has_come() {
-        let draws =
-            |list: &[(usize, usize)]| list.iter().map(|(source, record)| Draw { source: *source, record: *record }).collect();
+        let draws = |list: &[(usize, usize)]| {
+            list.iter().map(|(source, record)| Draw { source: *source, record: *record }).collect()
+        };
         let batches: [Vec<Draw>; 4] = [
             draws(&[(0, 2), (1, 0), (1, 0)]),
             draws(&[(0, 0), (0, 2), (1, 0)]),

@@ -1,10 +1,12 @@
-//! What frozen models say of data, made once: their last hidden states at the completion tokens. Every divergence, support and signal
-//! is made from these and the output matrix, so that a stage with another objective, clip or learning rate finds them in the store,
-//! and the epochs after the first find those of the first.
+//! What frozen models say of data, made once: their last hidden states at the completion tokens. Every
+//! divergence, support and signal is made from these and the output matrix, so that a stage with another
+//! objective, clip or learning rate finds them in the store, and the epochs after the first find those of the
+//! first.
 //!
-//! A row of a matrix product may depend on how many others it is computed with, in its last bits. So the sequences that come for the
-//! first time in a batch are always computed together: in that batch, where nothing else is computed than without a store; and
-//! again whenever the store does not have them. What comes of a stage does not depend on what its store has.
+//! A row of a matrix product may depend on how many others it is computed with, in its last bits. So the
+//! sequences that come for the first time in a batch are always computed together: in that batch, where
+//! nothing else is computed than without a store; and again whenever the store does not have them. What comes
+//! of a stage does not depend on what its store has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +24,8 @@ use super::scores::{hidden, in_order};
 use super::{Stage, Trainer};
 use crate::model::Decoder;
 
-/// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every epoch anew, as they come.
+/// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every
+/// epoch anew, as they come.
 pub const AT_MOST: u64 = 4 << 30;
 
 /// Where scores are kept from one stage, or one run, to the next.
@@ -78,8 +81,8 @@ pub struct Scorer<'d, F: Fn() -> &'d Decoder> {
 }
 
 impl<'a> KeptScores<'a> {
-    /// None where nothing is kept: completions are new in every step, the data routes within a source, or no model that the objective
-    /// reads is worth it. `batches` are at their beginning.
+    /// None where nothing is kept: completions are new in every step, the data routes within a source, or no
+    /// model that the objective reads is worth it. `batches` are at their beginning.
     pub fn new(
         stage: &Stage,
         shelf: Option<ScoreShelf<'a>>,
@@ -101,7 +104,8 @@ impl<'a> KeptScores<'a> {
         let end = |role: Role| {
             let mut bytes = 0;
             let mut fits = |new: &[_]| {
-                let of = |draw| batches.trained(draw) as u64 * width(role, draw.source).unwrap_or(0) * of_number;
+                let of =
+                    |draw| batches.trained(draw) as u64 * width(role, draw.source).unwrap_or(0) * of_number;
                 bytes += new.iter().copied().map(of).sum::<u64>();
                 bytes <= shelf.at_most
             };
@@ -121,8 +125,8 @@ impl<'a> KeptScores<'a> {
         self.found.set(ScoresFound { found: before.found + found as u64, of: before.of + of as u64 });
     }
 
-    /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in their order; none of a model
-    /// whose scores are not kept.
+    /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in their
+    /// order; none of a model whose scores are not kept.
     pub fn hidden<'d, F: Fn() -> &'d Decoder>(
         &self,
         trainer: &Trainer,
@@ -144,7 +148,8 @@ impl<'a> KeptScores<'a> {
             let place = self.first.place(sequences.draws[member / of_draw]);
             match place.filter(|(batch, _)| batch < end) {
                 Some((batch, draw)) => {
-                    let index = (draw - self.first.of_sources(batch, &scorer.sources).start) * of_draw + member % of_draw;
+                    let index = (draw - self.first.of_sources(batch, &scorer.sources).start) * of_draw
+                        + member % of_draw;
                     by_batch.entry(batch).or_default().push((member, index));
                 }
                 None => beyond.push(member),
@@ -155,10 +160,12 @@ impl<'a> KeptScores<'a> {
         for (number, wanted) in by_batch {
             let batch = self.batch(trainer, &scorer.sources, number);
             let row = (config.width * stage.kind.elt_size_in_bytes()) as u64;
-            let tokens: Vec<Range<u64>> = wanted.iter().map(|(_, index)| batch.starts[*index]..batch.starts[index + 1]).collect();
+            let tokens: Vec<Range<u64>> =
+                wanted.iter().map(|(_, index)| batch.starts[*index]..batch.starts[index + 1]).collect();
             let bytes = batch.starts.last().expect("it ends somewhere") * row;
             let scored = Scored { model, batch: &batch.hash, bytes };
-            let ranges: Vec<Range<u64>> = tokens.iter().map(|tokens| tokens.start * row..tokens.end * row).collect();
+            let ranges: Vec<Range<u64>> =
+                tokens.iter().map(|tokens| tokens.start * row..tokens.end * row).collect();
             parts.push(match (self.shelf.find)(scored, &ranges) {
                 Some(found) => {
                     self.count(wanted.len(), 0);
@@ -167,13 +174,18 @@ impl<'a> KeptScores<'a> {
                 }
                 None => {
                     let sequences = self.sequences(trainer, &scorer.sources, number);
-                    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
+                    let micro_batches =
+                        sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
                     let whole = hidden(trainer, (scorer.decoder)(), &sequences, &micro_batches);
                     (self.shelf.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Mostly all of them, as they are.
                     let all = rows.len() as i64 == whole.size()[0] && rows.is_sorted();
-                    if all { whole } else { whole.index_select(0, &Tensor::from_slice(&rows).to_device(stage.device)) }
+                    if all {
+                        whole
+                    } else {
+                        whole.index_select(0, &Tensor::from_slice(&rows).to_device(stage.device))
+                    }
                 }
             });
             order.extend(wanted.iter().map(|(member, _)| *member));
@@ -199,16 +211,19 @@ impl<'a> KeptScores<'a> {
             return known.clone();
         }
         let sequences = self.sequences(trainer, sources, number);
-        let micro_batches = sequences.micro_batches(trainer.stage, 0..sequences.list.len(), trainer.stage.micro_batch);
+        let micro_batches =
+            sequences.micro_batches(trainer.stage, 0..sequences.list.len(), trainer.stage.micro_batch);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
-        let batch = Rc::new(Batch { hash: read_by_the_model(trainer.stage, &sequences, &micro_batches), starts });
+        let batch =
+            Rc::new(Batch { hash: read_by_the_model(trainer.stage, &sequences, &micro_batches), starts });
         self.batches.borrow_mut().insert(place, batch.clone());
         batch
     }
 }
 
-/// A hash of the tokens that go through a model, with their borders, what is asked of them, and what is computed together.
+/// A hash of the tokens that go through a model, with their borders, what is asked of them, and what is
+/// computed together.
 fn read_by_the_model(stage: &Stage, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut number = |number: usize| {

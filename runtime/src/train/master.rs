@@ -1,4 +1,5 @@
-//! The numbers that an optimiser moves, always in single precision: an update is smaller than the last digit that half precision has.
+//! The numbers that an optimiser moves, always in single precision: an update is smaller than the last digit
+//! that half precision has.
 
 use std::ops::Range;
 
@@ -83,13 +84,16 @@ impl Master {
         let Some(low) = &self.low else { return self.values.shallow_clone() };
         // Rounding up carried 1 into the high half where the low one is negative.
         let carried = self.values.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
-        let bits = carried.bitwise_left_shift_tensor_scalar(16).bitwise_or_tensor(&low.to_kind(Kind::Int).bitwise_and(0xffff));
+        let bits = carried
+            .bitwise_left_shift_tensor_scalar(16)
+            .bitwise_or_tensor(&low.to_kind(Kind::Int).bitwise_and(0xffff));
         bits.view_dtype(Kind::Float)
     }
 
     /// The same as plain numbers, without a tensor of them in between where they are here.
     pub fn numbers(&self) -> Vec<f32> {
-        let halves = self.low.as_ref().and_then(|low| Some((slice::<bf16>(&self.values)?, slice::<i16>(low)?)));
+        let halves =
+            self.low.as_ref().and_then(|low| Some((slice::<bf16>(&self.values)?, slice::<i16>(low)?)));
         match halves {
             Some((high, low)) => high.iter().zip(low).map(|(high, low)| joined(*high, *low)).collect(),
             None => to_vec(&self.single()),
@@ -180,7 +184,10 @@ mod tests {
         assert!(master.single().equal(&single));
         assert_eq!(to_vec(&single), master.numbers());
         for (high, value) in to_vec(&master.values).iter().zip(master.numbers()) {
-            assert!((f64::from(*high) - f64::from(value)).abs() <= f64::from(value.abs()) / 256.0, "{high} {value}");
+            assert!(
+                (f64::from(*high) - f64::from(value)).abs() <= f64::from(value.abs()) / 256.0,
+                "{high} {value}"
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The one training loop: fine-tuning, reinforcement learning and distillation differ in where sequences come from
-//! ([`batches`]) and in the objective, which the compiler has made into a graph.
+//! The one training loop: fine-tuning, reinforcement learning and distillation differ in where sequences come
+//! from ([`batches`]) and in the objective, which the compiler has made into a graph.
 //!
-//! A step computes signals and live primitives at the completion tokens, without gradient. The objective's program turns them
-//! into the loss and into d loss / d primitive, per token; a second pass over the vocabulary carries that on into the student's
-//! last hidden states and output matrix ([`vocabulary`]), and libtorch from there into the weights.
+//! A step computes signals and live primitives at the completion tokens, without gradient. The objective's
+//! program turns them into the loss and into d loss / d primitive, per token; a second pass over the
+//! vocabulary carries that on into the student's last hidden states and output matrix ([`vocabulary`]), and
+//! libtorch from there into the weights.
 
 mod batches;
 mod diagnostics;
@@ -158,23 +159,28 @@ impl Pace {
     }
 }
 
-/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else of the next one.
+/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else
+/// of the next one.
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let started = Instant::now();
     let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
     let mut checkpoints = checkpoints;
-    let (shelf, scores) = checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.shelf, checkpoints.scores));
+    let (shelf, scores) =
+        checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.shelf, checkpoints.scores));
     let new = || Trainer::with(stage, shelf, scores);
     let mut trainer = new().map_err(stopped)?;
     let (mut first, mut before, mut record) = (0, 0.0, Record::default());
     if let Some((state, taking)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
         match (trainer.restore(&state, taking), taking) {
-            (Ok(()), _) => (first, before, record) = (state.position.step, state.position.seconds, state.record),
+            (Ok(()), _) => {
+                (first, before, record) = (state.position.step, state.position.seconds, state.record)
+            }
             (Err(problem), Taking::Own) => {
                 let step = state.position.step;
-                stage
-                    .control
-                    .warn(format!("the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}", stage.name));
+                stage.control.warn(format!(
+                    "the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}",
+                    stage.name
+                ));
                 trainer = new().map_err(stopped)?;
             }
             (Err(problem), Taking::Forked) => return Err(stopped(no_fork(&state, &problem))),
@@ -196,8 +202,11 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
             // A disk that stays full is said once, and again where it costs something.
             Err(error) if now || !failed => {
                 failed = true;
-                let next = if now { "so the next run goes on from an earlier one" } else { "training goes on" };
-                stage.control.warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
+                let next =
+                    if now { "so the next run goes on from an earlier one" } else { "training goes on" };
+                stage
+                    .control
+                    .warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
             }
             Err(_) => {}
         }
@@ -210,14 +219,15 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
         let data = trainer.batches.position();
         if let Err((error, finite)) = trainer.step(step, &mut record) {
-            // Rollouts that are stopped, or whose judges were stopped along with the run, have changed nothing but the place in the data.
-            // Later passes have lost their rollouts.
+            // Rollouts that are stopped, or whose judges were stopped along with the run, have changed
+            // nothing but the place in the data. Later passes have lost their rollouts.
             let stopped = stage.control.interrupted() || matches!(error, Error::Interrupted);
             let first_pass = step.is_multiple_of(stage.train.passes.max(1));
             if stopped && finite && first_pass && trainer.batches.restore(&data, stage).is_ok() {
                 keep(&trainer, step, &mut record, true);
             }
-            let last_good = (!finite).then(|| stage.start.with_values(trainer.trained.numbers(&trainer.model)));
+            let last_good =
+                (!finite).then(|| stage.start.with_values(trainer.trained.numbers(&trainer.model)));
             return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
         }
         if step + 1 < stage.steps {
@@ -225,11 +235,13 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
     }
     // What is only needed to go on leaves before the answer takes its room.
-    let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, kept, .. } = trainer;
+    let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, kept, .. } =
+        trainer;
     let found = kept.map(|kept| kept.found());
     drop((models, program, optimizer, batches, rollouts));
     if trained.adapter().is_some() {
-        // The answer is one block, and larger than any that adapters left: it would come on top of all of them.
+        // The answer is one block, and larger than any that adapters left: it would come on top of all of
+        // them.
         give_back();
     }
     let weights = stage.start.with_values(answer(&model, &trained, average));
@@ -281,7 +293,8 @@ struct Rollouts {
     sequences: Sequences,
     /// Logits of frozen models, where there are several passes.
     known: RefCell<Vec<(Role, Vec<Logits>)>>,
-    /// Those of the student as it was when it sampled, where there are several passes and something reads them.
+    /// Those of the student as it was when it sampled, where there are several passes and something reads
+    /// them.
     policy: RefCell<Option<Logits>>,
 }
 
@@ -300,7 +313,11 @@ impl<'a> Trainer<'a> {
         Trainer::with(stage, None, None)
     }
 
-    fn with(stage: &'a Stage<'a>, shelf: Option<Shelf>, scores: Option<ScoreShelf<'a>>) -> Result<Trainer<'a>> {
+    fn with(
+        stage: &'a Stage<'a>,
+        shelf: Option<Shelf>,
+        scores: Option<ScoreShelf<'a>>,
+    ) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
@@ -323,7 +340,20 @@ impl<'a> Trainer<'a> {
         let batches = Batches::new(stage, &models, shelf.as_ref())?;
         let kept = KeptScores::new(stage, scores, &models, &batches, &roles);
         let (rollouts, carried) = (None, HashMap::new());
-        Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, kept, rollouts, carried })
+        Ok(Trainer {
+            stage,
+            model,
+            trained,
+            average,
+            models,
+            roles,
+            program,
+            optimizer,
+            batches,
+            kept,
+            rollouts,
+            carried,
+        })
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
@@ -337,8 +367,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The objective on a batch and its gradient, with the weights as they are. An error says whether the numbers were finite so
-    /// far.
+    /// The objective on a batch and its gradient, with the weights as they are. An error says whether the
+    /// numbers were finite so far.
     fn evaluate(&self, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
         let plain = |error: Error| (error, true);
         let objective = &self.stage.train.objective;
@@ -349,11 +379,13 @@ impl<'a> Trainer<'a> {
         batch.carried.clone_from(&self.carried);
         let outputs = self.program.run(&batch).map_err(plain)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
-        let gradient = forward.gradient(self, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
+        let gradient =
+            forward.gradient(self, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
         Ok(Evaluated { batch, outputs, gradient, scored })
     }
 
-    /// One update of the weights; what it did joins the record. An error says whether the numbers were finite so far.
+    /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
+    /// so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<(), Classified> {
         let started = Instant::now();
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
@@ -361,7 +393,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// The same on rollouts that were `started` then.
-    fn update(&mut self, rollouts: Rollouts, started: Instant, step: u32, record: &mut Record) -> Result<(), Classified> {
+    fn update(
+        &mut self,
+        rollouts: Rollouts,
+        started: Instant,
+        step: u32,
+        record: &mut Record,
+    ) -> Result<(), Classified> {
         let Stage { train, control, .. } = self.stage;
         let rolled_out = Instant::now();
         let sequences = &rollouts.sequences;
@@ -373,7 +411,10 @@ impl<'a> Trainer<'a> {
         let gradient = self.trained.gradient(gradient);
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
-            return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
+            return Err((
+                non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step),
+                false,
+            ));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
         self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
@@ -425,7 +466,8 @@ fn domain_step(rows: &[Row]) -> DomainStep {
         let whole: f64 = rows.iter().map(share).sum();
         rows.iter().map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>()
     };
-    let teacher = |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
+    let teacher =
+        |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
     DomainStep {
         domain: rows[0].domain.clone(),
         teachers: rows.iter().filter_map(teacher).collect(),
@@ -443,7 +485,9 @@ fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
     let special = match recipe {
         Recipe::Sft | Recipe::Dpo => None,
         Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
-        Recipe::Distill => mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value)),
+        Recipe::Distill => {
+            mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value))
+        }
     };
     special.unwrap_or(("loss", loss))
 }

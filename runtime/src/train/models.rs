@@ -1,7 +1,7 @@
 //! The models beside the student: teachers, references, and whoever writes one side of a pair.
 //!
-//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes room for the next, or for
-//! the student's gradient. So
+//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes
+//! room for the next, or for the student's gradient. So
 //! memory does not grow with their number. Weights that are equal are one model, whatever it is called.
 
 use std::cell::RefCell;
@@ -32,8 +32,8 @@ pub enum Whose {
 /// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
 const SMALL: usize = 1 << 26;
 
-/// Whether models of so many parameters in all stay in memory together. Others are read anew for every step, which takes far less
-/// time than a step of theirs.
+/// Whether models of so many parameters in all stay in memory together. Others are read anew for every step,
+/// which takes far less time than a step of theirs.
 pub fn stay(parameters: usize) -> bool {
     parameters <= SMALL
 }
@@ -48,8 +48,8 @@ pub struct Models {
     /// Output matrices of models that may stay, but of which nothing else was needed so far.
     matrices: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
-    /// Rows of output matrices that tokens have. Some checkpoints are padded beyond the tokenizer's ids, and not alike; padding is
-    /// never drawn, and no probability is given to it.
+    /// Rows of output matrices that tokens have. Some checkpoints are padded beyond the tokenizer's ids, and
+    /// not alike; padding is never drawn, and no probability is given to it.
     entries: i64,
     copies: Vec<Copy>,
     /// By section.
@@ -61,7 +61,8 @@ pub struct Models {
 struct Copy {
     of: StudentCopy,
     decoder: Rc<Decoder>,
-    /// Of an average that computes in half precision: in single, because half could not hold what one step adds.
+    /// Of an average that computes in half precision: in single, because half could not hold what one step
+    /// adds.
     average: Option<Tensor>,
 }
 
@@ -99,8 +100,11 @@ impl Models {
             }
         };
         let sections = stage.sections();
-        let teachers = sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
-        let reference = |section: &Section| stage.sources[section.source].reference.map(|id| Whose::Frozen(of_model[&id]));
+        let teachers =
+            sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
+        let reference = |section: &Section| {
+            stage.sources[section.source].reference.map(|id| Whose::Frozen(of_model[&id]))
+        };
         let references = sections.iter().map(reference).collect();
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let entries = stage.start.tokenizer.vocabulary();
@@ -140,7 +144,9 @@ impl Models {
         match role {
             Role::Teacher => &self.teachers,
             Role::Reference => &self.references,
-            Role::Student | Role::Sampler => unreachable!("the {} is no model beside the student", role.name()),
+            Role::Student | Role::Sampler => {
+                unreachable!("the {} is no model beside the student", role.name())
+            }
         }
     }
 
@@ -162,7 +168,11 @@ impl Models {
                 self.matrices.borrow_mut().remove(&index);
                 let make = if self.keeps_all { Decoder::frozen } else { Decoder::passing };
                 let decoder = resident.entry(index);
-                Some(decoder.or_insert_with(|| Rc::new(make(&self.frozen[index], self.device, self.kind))).clone())
+                Some(
+                    decoder
+                        .or_insert_with(|| Rc::new(make(&self.frozen[index], self.device, self.kind)))
+                        .clone(),
+                )
             }
         }
     }
@@ -182,14 +192,15 @@ impl Models {
         Some((id, &self.frozen[index].config))
     }
 
-    /// The part of a model's output matrix that is compared with others', where its layers are in memory (`decoder`) or where they are
-    /// not needed. Of a model that may not stay it is fetched when it is needed; `only` where nothing else is loaded before that: then
-    /// what is there is taken.
+    /// The part of a model's output matrix that is compared with others', where its layers are in memory
+    /// (`decoder`) or where they are not needed. Of a model that may not stay it is fetched when it is
+    /// needed; `only` where nothing else is loaded before that: then what is there is taken.
     pub fn matrix(&self, whose: Whose, decoder: Option<&Decoder>, only: bool) -> Matrix {
         let Whose::Frozen(index) = whose else {
             return Matrix::Held(self.compared(decoder.expect("the student and its copies are in memory")));
         };
-        let (weights, kind, device, entries) = (self.frozen[index].clone(), self.kind, self.device, self.entries);
+        let (weights, kind, device, entries) =
+            (self.frozen[index].clone(), self.kind, self.device, self.entries);
         let fetch = move || weights.output_matrix(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
             let at_hand = decoder.filter(|_| only).map(|decoder| self.compared(decoder));
@@ -197,7 +208,9 @@ impl Models {
         }
         match decoder.or(self.resident.borrow().get(&index).map(AsRef::as_ref)) {
             Some(decoder) => Matrix::Held(self.compared(decoder)),
-            None => Matrix::Held(self.matrices.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone()),
+            None => {
+                Matrix::Held(self.matrices.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone())
+            }
         }
     }
 
@@ -206,8 +219,8 @@ impl Models {
         decoder.matrix().detach().narrow(0, 0, self.entries)
     }
 
-    /// Follows the student after an update; `done` is the number of updates so far, `single` answers the student's numbers in
-    /// single precision.
+    /// Follows the student after an update; `done` is the number of updates so far, `single` answers the
+    /// student's numbers in single precision.
     pub fn follow(&mut self, student: &Decoder, single: impl Fn() -> Tensor, done: u32) {
         let _guard = no_grad_guard();
         for copy in &mut self.copies {
@@ -220,7 +233,9 @@ impl Models {
                         own.copy_(average);
                     }
                 }
-                StudentCopy::Every { steps } if done.is_multiple_of(steps.max(1)) => own.copy_(student.flat()),
+                StudentCopy::Every { steps } if done.is_multiple_of(steps.max(1)) => {
+                    own.copy_(student.flat())
+                }
                 StudentCopy::Every { .. } | StudentCopy::Current => {}
             }
         }
@@ -240,7 +255,9 @@ impl Models {
         let mut copies = self.copies.iter().enumerate();
         copies.try_for_each(|(index, copy)| {
             tensors.restore(&format!("copy.{index}"), copy.decoder.flat())?;
-            copy.average.as_ref().map_or(Ok(()), |average| tensors.restore(&format!("copy.{index}.average"), average))
+            copy.average
+                .as_ref()
+                .map_or(Ok(()), |average| tensors.restore(&format!("copy.{index}.average"), average))
         })
     }
 

@@ -6,11 +6,13 @@ use mopd_compiler::plan::{Axis, Objective, Signal};
 use super::Stage;
 use crate::random::{Key, Purpose};
 
-/// Adds the numbers of every draw that the objective makes: the same for the same seed, stage, step and place in the batch.
+/// Adds the numbers of every draw that the objective makes: the same for the same seed, stage, step and place
+/// in the batch.
 pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
     for signal in objective.graph.signals(&objective.outputs()) {
         let Signal::Uniform { draw, axis } = signal else { continue };
-        let key = Key::new(stage.seed, stage.stream, Purpose::Select, u64::from(draw) << 32 | u64::from(step));
+        let key =
+            Key::new(stage.seed, stage.stream, Purpose::Select, u64::from(draw) << 32 | u64::from(step));
         let values = match axis {
             // A sequence's numbers do not depend on how long the others are.
             Axis::Token => {
@@ -21,7 +23,9 @@ pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
                 });
                 values.map(below_one).collect()
             }
-            _ => (0..batch.layout.len(axis)).map(|index| below_one(key.row(index as u32, 0).uniform())).collect(),
+            _ => (0..batch.layout.len(axis))
+                .map(|index| below_one(key.row(index as u32, 0).uniform()))
+                .collect(),
         };
         batch.signals.push((signal, values));
     }

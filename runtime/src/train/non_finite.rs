@@ -1,7 +1,7 @@
 //! A number that is not finite stops the stage: what is said about it.
 //!
-//! Signals are looked at before the objective's program runs: a comparison with NaN is false, so `where` could make a legal
-//! weight of a log-probability that is none.
+//! Signals are looked at before the objective's program runs: a comparison with NaN is false, so `where`
+//! could make a legal weight of a log-probability that is none.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::FailureKind;
@@ -52,7 +52,10 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
         }
     }
     if !outputs.get(objective.loss)[0].is_finite() {
-        return Err((Error::new(FailureKind::NonFinite, "the loss is not finite").at(objective.origin), false));
+        return Err((
+            Error::new(FailureKind::NonFinite, "the loss is not finite").at(objective.origin),
+            false,
+        ));
     }
     Ok(())
 }
@@ -62,7 +65,8 @@ pub fn gradient(trainer: &Trainer, rollouts: &Rollouts, adjoints: &[&[f32]], ste
     let (stage, sequences) = (trainer.stage, &rollouts.sequences);
     let objective = &stage.train.objective;
     let domain = stage.sources.iter().enumerate().find_map(|(index, source)| {
-        let own = |token: usize| sequences.list[sequences.layout.sequence_of_token[token] as usize].source == index;
+        let own =
+            |token: usize| sequences.list[sequences.layout.sequence_of_token[token] as usize].source == index;
         let of_domain = |adjoint: &&[f32]| -> Vec<f32> {
             adjoint.iter().enumerate().map(|(token, value)| if own(token) { *value } else { 0.0 }).collect()
         };
@@ -90,7 +94,11 @@ impl Bad {
     fn among(values: &[f32], stage: &Stage, sequences: &Sequences) -> Option<Bad> {
         let token = values.iter().position(|value| !value.is_finite())?;
         let index = sequences.layout.sequence_of_token[token];
-        let position = sequences.layout.sequence_of_token[..token].iter().rev().take_while(|before| **before == index).count();
+        let position = sequences.layout.sequence_of_token[..token]
+            .iter()
+            .rev()
+            .take_while(|before| **before == index)
+            .count();
         let sequence = &sequences.list[index as usize];
         let source = &stage.sources[sequence.source];
         let dataset = &source.prompts.dataset;
@@ -106,7 +114,9 @@ impl Bad {
 
     fn failure(&self, what: &str) -> Error {
         let Bad { domain, place, count, of, .. } = self;
-        let message = format!("{what} is not finite for the domain `{domain}`: first at {place}; {count} of {of} tokens");
+        let message = format!(
+            "{what} is not finite for the domain `{domain}`: first at {place}; {count} of {of} tokens"
+        );
         Error::new(FailureKind::NonFinite, message)
     }
 }
@@ -120,7 +130,9 @@ fn named(signal: &Signal, teacher: Option<&str>) -> String {
         Signal::Top1 { role } => ("the largest probability", Some(*role)),
         Signal::Rank { role } => ("the rank of the token taken", Some(*role)),
         Signal::Mass { role, .. } => ("the mass of a support", Some(*role)),
-        Signal::Divergence(_) => ("a divergence", signal.roles().contains(&Role::Teacher).then_some(Role::Teacher)),
+        Signal::Divergence(_) => {
+            ("a divergence", signal.roles().contains(&Role::Teacher).then_some(Role::Teacher))
+        }
         _ => ("a signal of the objective", None),
     };
     match (role, teacher) {

@@ -16,13 +16,14 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::to_vec;
 
-/// Machine code where the models are on the CPU, or the interpreter where this machine has no code generator; tensors where the
-/// models are elsewhere.
+/// Machine code where the models are on the CPU, or the interpreter where this machine has no code generator;
+/// tensors where the models are elsewhere.
 pub enum Program<'a> {
     Compiled(Box<jit::Program>, &'a Objective),
     Interpreted(&'a Objective),
-    /// In single precision, on this device. [`Batch`] and [`Outputs`] hold their numbers on the host, so signals that were computed
-    /// on the device come back to it from there, once per step each, and outputs go the other way.
+    /// In single precision, on this device. [`Batch`] and [`Outputs`] hold their numbers on the host, so
+    /// signals that were computed on the device come back to it from there, once per step each, and
+    /// outputs go the other way.
     Tensors(Device, &'a Objective),
 }
 
@@ -51,16 +52,23 @@ impl<'a> Program<'a> {
         match jit::Program::compile(&objective.graph, &objective.outputs()) {
             Ok(program) => Program::Compiled(Box::new(program), objective),
             Err(error) => {
-                control.warn(format!("the objective `{}` is interpreted, which is slower: {error}", objective.name));
+                control.warn(format!(
+                    "the objective `{}` is interpreted, which is slower: {error}",
+                    objective.name
+                ));
                 Program::Interpreted(objective)
             }
         }
     }
 
     pub fn run(&self, batch: &Batch) -> Result<Outputs> {
-        let (Program::Compiled(_, objective) | Program::Interpreted(objective) | Program::Tensors(_, objective)) = self;
-        let failed =
-            |error| Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name)).at(objective.origin);
+        let (Program::Compiled(_, objective)
+        | Program::Interpreted(objective)
+        | Program::Tensors(_, objective)) = self;
+        let failed = |error| {
+            Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
+                .at(objective.origin)
+        };
         match self {
             Program::Compiled(program, _) => Ok(Outputs::Compiled(program.run(batch).map_err(failed)?)),
             Program::Interpreted(_) => {
@@ -94,7 +102,9 @@ mod tests {
 
     /// exp(logp), averaged over each sequence, then over the batch.
     fn probability() -> Objective {
-        objectives::objective("probability", Live::Logp, |graph, logp| (graph.apply(Function::Exp, &[logp]), None))
+        objectives::objective("probability", Live::Logp, |graph, logp| {
+            (graph.apply(Function::Exp, &[logp]), None)
+        })
     }
 
     #[test]
@@ -103,7 +113,12 @@ mod tests {
         let compiled = Program::new(&objective, Device::Cpu, &Control::new(Vec::new()));
         assert!(matches!(compiled, Program::Compiled(..)));
         let interpreted = Program::Interpreted(&objective);
-        let layout = Layout { sequence_of_token: vec![0, 0, 1], group_of_sequence: vec![0, 1], groups: 2, ..Layout::default() };
+        let layout = Layout {
+            sequence_of_token: vec![0, 0, 1],
+            group_of_sequence: vec![0, 1],
+            groups: 2,
+            ..Layout::default()
+        };
         let batch = Batch { layout, live: vec![vec![-1.0, -2.0, -0.5]], steps: 1, ..Batch::default() };
         let (compiled, interpreted) = (compiled.run(&batch).unwrap(), interpreted.run(&batch).unwrap());
         for node in objective.outputs() {
@@ -114,7 +129,9 @@ mod tests {
         // 1 / (2 sequences * 2 tokens) * exp(-1)
         assert!((interpreted.get(objective.live[0].adjoint)[0] - 0.25 * (-1.0f32).exp()).abs() < 1e-6);
         // A batch that lacks what the graph reads is an error in words.
-        let Err(error) = Program::Interpreted(&objective).run(&Batch::default()) else { panic!("nothing was missing") };
+        let Err(error) = Program::Interpreted(&objective).run(&Batch::default()) else {
+            panic!("nothing was missing")
+        };
         assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
     }
 
@@ -154,7 +171,9 @@ mod tests {
         let program = Program::new(&objective, Device::Cuda(0), &Control::new(Vec::new()));
         assert!(matches!(program, Program::Tensors(Device::Cuda(0), _)));
         // What a batch lacks is said in the same words.
-        let Err(error) = Program::Tensors(Device::Cpu, &objective).run(&Batch::default()) else { panic!("nothing was missing") };
+        let Err(error) = Program::Tensors(Device::Cpu, &objective).run(&Batch::default()) else {
+            panic!("nothing was missing")
+        };
         assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
     }
 }

@@ -43,13 +43,14 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is
-    /// decoupled and leaves the normalisations alone.
+    /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite.
+    /// Weight decay is decoupled and leaves the normalisations alone.
     pub fn step(&mut self, parameters: &mut Master, gradient: Gradient, norm: f64, learning_rate: f64) {
         let _guard = no_grad_guard();
         assert!(gradient.parameters() == parameters.len(), "a gradient of other parameters");
         let AdamW { weight_decay, clip_norm, .. } = self.settings;
-        // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by rounding.
+        // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by
+        // rounding.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);
         self.steps += 1;
         let keep = 1.0 - learning_rate * weight_decay;
@@ -57,20 +58,32 @@ impl Optimizer {
             let middle = (self.decayed as usize).clamp(range.start, range.end);
             for (part, keep) in [(range.start..middle, keep), (middle..range.end, 1.0)] {
                 let gradient = piece.narrow(0, (part.start - range.start) as i64, part.len() as i64);
-                self.step_part(&mut parameters.part(part.clone()), part, &gradient, Factors { scale, keep, learning_rate });
+                self.step_part(
+                    &mut parameters.part(part.clone()),
+                    part,
+                    &gradient,
+                    Factors { scale, keep, learning_rate },
+                );
             }
         }
     }
 
     /// `parameters` are those in `range`.
-    fn step_part(&mut self, parameters: &mut Master, range: Range<usize>, gradient: &Tensor, factors: Factors) {
+    fn step_part(
+        &mut self,
+        parameters: &mut Master,
+        range: Range<usize>,
+        gradient: &Tensor,
+        factors: Factors,
+    ) {
         let Factors { scale, keep, learning_rate } = factors;
         let AdamW { beta1, beta2, epsilon, .. } = self.settings;
         let correction1 = 1.0 - beta1.powi(self.steps);
         let correction2 = 1.0 - beta2.powi(self.steps);
         let [mut mean, mut square] =
             [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
-        let (Some(gradient_here), Some(parameters_here)) = (gradient_here(gradient), parameters.here()) else {
+        let (Some(gradient_here), Some(parameters_here)) = (gradient_here(gradient), parameters.here())
+        else {
             let gradient = gradient.to_kind(Kind::Float) * scale;
             let _ = mean.lerp_(&gradient, 1.0 - beta1);
             let _ = square.g_mul_scalar_(beta2);
@@ -91,7 +104,8 @@ impl Optimizer {
             rate: (learning_rate / correction1) as f32,
             correction: (1.0 / correction2) as f32,
         };
-        let [mean, square] = [&mut mean, &mut square].map(|moment| slice_mut(moment).expect("where the gradient is"));
+        let [mean, square] =
+            [&mut mean, &mut square].map(|moment| slice_mut(moment).expect("where the gradient is"));
         adamw::step(threads(), parameters_here, mean, square, gradient_here, update);
     }
 }
@@ -137,7 +151,11 @@ mod tests {
             let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
             self.steps += 1;
             for (i, &gradient) in gradient.iter().enumerate() {
-                let gradient = if norm > clip_norm { f64::from(gradient) * clip_norm / norm } else { f64::from(gradient) };
+                let gradient = if norm > clip_norm {
+                    f64::from(gradient) * clip_norm / norm
+                } else {
+                    f64::from(gradient)
+                };
                 self.mean[i] = beta1 * self.mean[i] + (1.0 - beta1) * gradient;
                 self.square[i] = beta2 * self.square[i] + (1.0 - beta2) * gradient * gradient;
                 let mean = self.mean[i] / (1.0 - beta1.powi(self.steps));
@@ -151,9 +169,12 @@ mod tests {
     /// Also of a model in half precision: the updates are not its own.
     #[test]
     fn equals_the_reference() {
-        for (kind, clip_norm, weight_decay) in
-            [(Kind::Float, 1e9, 0.0), (Kind::Float, 1e9, 0.1), (Kind::Float, 0.5, 0.01), (Kind::BFloat16, 0.5, 0.01)]
-        {
+        for (kind, clip_norm, weight_decay) in [
+            (Kind::Float, 1e9, 0.0),
+            (Kind::Float, 1e9, 0.1),
+            (Kind::Float, 0.5, 0.01),
+            (Kind::BFloat16, 0.5, 0.01),
+        ] {
             let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
             let weights = lively(&tiny(), 1);
             let model = Decoder::trainable(&weights, Device::Cpu, kind);
@@ -173,8 +194,9 @@ mod tests {
                 steps: 0,
             };
             for step in 0..5 {
-                let gradient: Vec<f32> =
-                    (0..length).map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32).collect();
+                let gradient: Vec<f32> = (0..length)
+                    .map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32)
+                    .collect();
                 let tensor = Tensor::from_slice(&gradient).to_kind(kind);
                 let gradient = Gradient::whole(tensor.shallow_clone());
                 let norm = gradient_norm(&gradient);
@@ -200,12 +222,16 @@ mod tests {
         for kind in [Kind::Float, Kind::BFloat16] {
             let of = || Master::of_model(&weights.flat(kind, Device::Cpu), &weights);
             let (mut here, mut elsewhere) = (of(), of());
-            let [mut loops, mut tensors] = [&here, &elsewhere].map(|master| Optimizer::new(&settings, master, 100));
+            let [mut loops, mut tensors] =
+                [&here, &elsewhere].map(|master| Optimizer::new(&settings, master, 100));
             for step in 0..3 {
-                let gradient = (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();
+                let gradient =
+                    (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();
                 // No slice can be made of every second number of a longer one.
                 let apart = Tensor::stack(&[&gradient, &gradient], 1).select(1, 0);
-                for (optimizer, master, gradient) in [(&mut loops, &mut here, gradient), (&mut tensors, &mut elsewhere, apart)] {
+                for (optimizer, master, gradient) in
+                    [(&mut loops, &mut here, gradient), (&mut tensors, &mut elsewhere, apart)]
+                {
                     let gradient = Gradient::whole(gradient);
                     let norm = gradient_norm(&gradient);
                     optimizer.step(master, gradient, norm, 1e-3);

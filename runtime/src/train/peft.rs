@@ -20,10 +20,14 @@ pub type Files = Vec<(&'static str, Vec<u8>)>;
 /// # Errors
 /// Where a number is not one that the format has.
 pub fn files(adapted: &Adapted) -> Result<Files> {
-    let failed = |error: &dyn std::fmt::Display| Error::new(FailureKind::Runtime, format!("cannot save an adapter: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::new(FailureKind::Runtime, format!("cannot save an adapter: {error}"))
+    };
     let parts = adapted.parts();
-    let bytes: Vec<Vec<u8>> =
-        parts.iter().map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let bytes: Vec<Vec<u8>> = parts
+        .iter()
+        .map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .collect();
     let mut tensors = BTreeMap::new();
     for ((name, shape, _), bytes) in parts.into_iter().zip(&bytes) {
         tensors.insert(name, TensorView::new(Dtype::F32, shape, bytes).map_err(|error| failed(&error))?);

@@ -51,13 +51,17 @@ impl Route {
             return Ok(Route { teachers, of_record: None });
         }
         let arms = dataset.arms(&conditions).ok_or_else(|| {
-            let message = format!("{} was read without the fields that a route reads", dataset.path.display());
+            let message =
+                format!("{} was read without the fields that a route reads", dataset.path.display());
             Error::new(FailureKind::Runtime, message)
         })?;
         let of_record = arms.iter().enumerate().map(|(record, arm)| {
             of_arm.get(*arm as usize).copied().ok_or_else(|| {
                 let (file, place) = dataset.place(record);
-                Error::new(FailureKind::Runtime, format!("no teacher is routed to the prompt of {}{place}", file.display()))
+                Error::new(
+                    FailureKind::Runtime,
+                    format!("no teacher is routed to the prompt of {}{place}", file.display()),
+                )
             })
         });
         Ok(Route { teachers, of_record: Some(of_record.collect::<Result<_>>()?) })
@@ -91,7 +95,8 @@ impl Route {
     }
 }
 
-/// The sequences of a step that are of one source and that one teacher judges. They are adjacent, and the sections of a source are.
+/// The sequences of a step that are of one source and that one teacher judges. They are adjacent, and the
+/// sections of a source are.
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
     /// Index into the stage's sources.
@@ -106,7 +111,12 @@ impl Stage<'_> {
             (0..of.route.sections()).map(move |teacher| (source, teacher)).collect::<Vec<_>>()
         };
         let places = self.sources.iter().enumerate().flat_map(of_source);
-        places.map(|(source, teacher)| Section { source, teacher: self.sources[source].route.teachers.get(teacher) }).collect()
+        places
+            .map(|(source, teacher)| Section {
+                source,
+                teacher: self.sources[source].route.teachers.get(teacher),
+            })
+            .collect()
     }
 
     /// Whether a source has several.

@@ -1,8 +1,10 @@
-//! What every role thinks of the completion tokens: the numbers that the objective asks for, and the gradient of its loss.
+//! What every role thinks of the completion tokens: the numbers that the objective asks for, and the gradient
+//! of its loss.
 //!
-//! The last hidden states of every role are made first, in micro-batches where the stage has them, and put together: from then on
-//! the step is one batch. So signals, denominators and the loss do not know how the sequences were divided. Where they were, the
-//! gradient makes the student's hidden states once more, micro-batch by micro-batch, each with a graph of its own.
+//! The last hidden states of every role are made first, in micro-batches where the stage has them, and put
+//! together: from then on the step is one batch. So signals, denominators and the loss do not know how the
+//! sequences were divided. Where they were, the gradient makes the student's hidden states once more,
+//! micro-batch by micro-batch, each with a graph of its own.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -46,9 +48,13 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     // The others first: then their weights can leave before the student's activations come.
     let mut others = Vec::new();
     for (index, role) in trainer.roles.iter().copied().enumerate() {
-        let known = rollouts.known.borrow().iter().find(|(of, _)| *of == role).map(|(_, logits)| shared(logits));
+        let known =
+            rollouts.known.borrow().iter().find(|(of, _)| *of == role).map(|(_, logits)| shared(logits));
         let last = index + 1 == trainer.roles.len();
-        others.push((role, if let Some(known) = known { known } else { logits_of(trainer, role, rollouts, last)? }));
+        others.push((
+            role,
+            if let Some(known) = known { known } else { logits_of(trainer, role, rollouts, last)? },
+        ));
     }
     trainer.models.let_go();
 
@@ -57,9 +63,12 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let mut batch = Batch { layout, step, steps: trainer.stage.steps, ..Batch::default() };
     let mut wanted = objective.graph.signals(&objective.outputs());
     // Formulas inside divergences are worked out before the divergences are.
-    let inside = wanted.iter().filter_map(|signal| if let Signal::Divergence(of) = signal { Some(of) } else { None });
-    let inside_live =
-        objective.live.iter().filter_map(|live| if let Live::Divergence(of) = &live.primitive { Some(of) } else { None });
+    let inside =
+        wanted.iter().filter_map(|signal| if let Signal::Divergence(of) = signal { Some(of) } else { None });
+    let inside_live = objective
+        .live
+        .iter()
+        .filter_map(|live| if let Live::Divergence(of) = &live.primitive { Some(of) } else { None });
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
@@ -70,8 +79,9 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     Ok((batch, forward))
 }
 
-/// The logits of a role at every completion token, each by the model that has it for the prompt, in the order of the batch. What does
-/// not change while the student learns is kept for the next pass over the same rollouts. `last`: no other role comes after it.
+/// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
+/// of the batch. What does not change while the student learns is kept for the next pass over the same
+/// rollouts. `last`: no other role comes after it.
 fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> Result<Vec<Logits>> {
     let _guard = no_grad_guard();
     let Trainer { stage, models, .. } = trainer;
@@ -81,7 +91,9 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
     let passes = passes(&runs, stage.routes_by_data());
     for pass in &passes {
         let whose = runs[pass[0]].whose;
-        let softcap = models.frozen(whose).map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
+        let softcap = models
+            .frozen(whose)
+            .map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
         let loaded = OnceCell::new();
         let decoder = || loaded.get_or_init(|| models.decoder(whose)).as_deref().unwrap_or(&trainer.model);
         let kept = match (&trainer.kept, pass.as_slice()) {
@@ -97,7 +109,8 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
             let micro_batches = sequences.micro_batches(stage, members, stage.micro_batch);
             hidden(trainer, decoder(), sequences, &micro_batches)
         });
-        // The output matrix of the only model stays while its layers go. Of several, others would be needed before the last one's.
+        // The output matrix of the only model stays while its layers go. Of several, others would be needed
+        // before the last one's.
         let only = last && passes.len() == 1;
         let matrix = models.matrix(whose, loaded.get().is_some().then(decoder), only);
         let logits = Logits::Projected { hidden, matrix, softcap };
@@ -122,9 +135,9 @@ struct Run {
     members: Range<usize>,
 }
 
-/// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that follow each other with one
-/// model are one run: it is less work, and a model equal to the student then sees the student's own batch and answers with the
-/// same bits.
+/// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that
+/// follow each other with one model are one run: it is less work, and a model equal to the student then sees
+/// the student's own batch and answers with the same bits.
 fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Run>> {
     let Trainer { stage, models, .. } = trainer;
     let all = stage.sections();
@@ -139,15 +152,18 @@ fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Run>
         let sources = all[sections.start].source..all[sections.end - 1].source + 1;
         let whose = run[0].ok_or_else(|| match role {
             Role::Teacher => no_teacher(source),
-            _ => Error::new(FailureKind::Runtime, format!("the domain `{}` has no {}", source.name, role.name())),
+            _ => Error::new(
+                FailureKind::Runtime,
+                format!("the domain `{}` has no {}", source.name, role.name()),
+            ),
         })?;
         runs.push(Run { whose, sources, members });
     }
     Ok(runs)
 }
 
-/// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after domain has the same few
-/// teachers: each is asked once.
+/// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
+/// domain has the same few teachers: each is asked once.
 fn passes(runs: &[Run], by_data: bool) -> Vec<Vec<usize>> {
     let mut passes: Vec<Vec<usize>> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
@@ -163,17 +179,32 @@ fn shared(parts: &[Logits]) -> Vec<Logits> {
     parts.iter().map(Logits::share).collect()
 }
 
-/// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the sequences' order.
-pub fn hidden(trainer: &Trainer, decoder: &Decoder, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> Tensor {
-    let parts: Vec<Tensor> =
-        micro_batches.iter().map(|members| decoder.hidden(&sequences.packed(trainer.stage, members))).collect();
+/// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the
+/// sequences' order.
+pub fn hidden(
+    trainer: &Trainer,
+    decoder: &Decoder,
+    sequences: &Sequences,
+    micro_batches: &[Vec<usize>],
+) -> Tensor {
+    let parts: Vec<Tensor> = micro_batches
+        .iter()
+        .map(|members| decoder.hidden(&sequences.packed(trainer.stage, members)))
+        .collect();
     in_order(&parts, micro_batches.iter().flatten().copied(), sequences, trainer.stage.device)
 }
 
-/// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members` end to end.
-pub fn in_order(parts: &[Tensor], members: impl Iterator<Item = usize>, sequences: &Sequences, device: Device) -> Tensor {
+/// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members`
+/// end to end.
+pub fn in_order(
+    parts: &[Tensor],
+    members: impl Iterator<Item = usize>,
+    sequences: &Sequences,
+    device: Device,
+) -> Tensor {
     // Places in the step's order, then in that of the sequences at hand.
-    let mut places: Vec<(usize, i64)> = members.flat_map(|member| sequences.tokens(member)).zip(0..).collect();
+    let mut places: Vec<(usize, i64)> =
+        members.flat_map(|member| sequences.tokens(member)).zip(0..).collect();
     let rows: i64 = parts.iter().map(|part| part.size()[0]).sum();
     assert_eq!(rows, places.len() as i64, "one row for each token that is trained on");
     if let ([whole], true) = (parts, places.is_sorted()) {
@@ -211,19 +242,25 @@ impl Forward {
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
                 let matrix = Matrix::Held(trainer.models.compared(model).copy());
-                Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: model.config.logit_softcap }
+                Logits::Projected {
+                    hidden: hidden.detach().copy(),
+                    matrix,
+                    softcap: model.config.logit_softcap,
+                }
             });
             others.push((Role::Sampler, vec![policy.share()]));
             sampler = Some((Role::Sampler, temperature));
         }
         let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
-        let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
-            .without(model.tokenizer.absent())
-            .at(stage.train.objective.temperature);
+        let vocabulary =
+            Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
+                .without(model.tokenizer.absent())
+                .at(stage.train.objective.temperature);
         Ok(Forward { hidden, trace, micro_batches, vocabulary, tokens: model.tokenizer.tokens() })
     }
 
-    /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where something needs it.
+    /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
+    /// something needs it.
     fn read(
         &self,
         signals: &[Signal],
@@ -267,9 +304,15 @@ impl Forward {
         Ok(())
     }
 
-    /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive, per token, in the objective's
-    /// order; `batch` is what [`score`] answered.
-    pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Gradient> {
+    /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,
+    /// per token, in the objective's order; `batch` is what [`score`] answered.
+    pub fn gradient(
+        self,
+        trainer: &Trainer,
+        rollouts: &Rollouts,
+        batch: &Batch,
+        adjoints: &[&[f32]],
+    ) -> Result<Gradient> {
         let Forward { hidden, trace, micro_batches, vocabulary, .. } = self;
         let Trainer { stage, model, .. } = trainer;
         let objective = &stage.train.objective;
@@ -277,7 +320,8 @@ impl Forward {
         let parameters = Parameters { batch, device };
         let mut live = Vec::new();
         for (primitive, adjoint) in zip_equal(&objective.live, adjoints) {
-            let primitive = parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
+            let primitive =
+                parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
         let compared = trainer.models.compared(model);
@@ -289,8 +333,11 @@ impl Forward {
         let mut by_matrix = Some(by_matrix);
         let mut sum = Gradient::sum(model.flat().numel(), model.kind(), device);
         for members in &micro_batches {
-            let tokens: Vec<i64> =
-                members.iter().flat_map(|member| rollouts.sequences.tokens(*member)).map(|token| token as i64).collect();
+            let tokens: Vec<i64> = members
+                .iter()
+                .flat_map(|member| rollouts.sequences.tokens(*member))
+                .map(|token| token as i64)
+                .collect();
             let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
@@ -308,31 +355,44 @@ fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Resul
     match signal {
         Signal::Logp { role: Role::Sampler } => {
             let recorded = sequences.sampled_logps();
-            recorded.map(Some).ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
+            recorded
+                .map(Some)
+                .ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
         }
-        Signal::Truncated => per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated"),
+        Signal::Truncated => {
+            per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
+        }
         Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),
-        Signal::Correct => per_sequence(|sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))), "reward"),
-        Signal::Chosen => per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen"),
+        Signal::Correct => per_sequence(
+            |sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))),
+            "reward",
+        ),
+        Signal::Chosen => {
+            per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
+        }
         Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
         _ => Ok(None),
     }
 }
 
-/// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more than the recorded
-/// log-probabilities.
+/// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more
+/// than the recorded log-probabilities.
 fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
     let objective = &trainer.stage.train.objective;
     let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
     let signals = objective.graph.signals(&objective.outputs());
-    let asked = |signal: &Signal| *signal != Signal::Logp { role: Role::Sampler } && signal.roles().contains(&Role::Sampler);
+    let asked = |signal: &Signal| {
+        *signal != Signal::Logp { role: Role::Sampler } && signal.roles().contains(&Role::Sampler)
+    };
     if !live && !signals.iter().any(asked) {
         return Ok(None);
     }
     let (writer, temperature) = match &trainer.stage.train.prefixes {
         Prefixes::Student { sampling, .. } => (Role::Student, sampling.temperature),
         Prefixes::Teacher { sampling, .. } => (Role::Teacher, sampling.temperature),
-        Prefixes::Data { .. } => return Err(missing("the sampler", "the completions come from the data", objective)),
+        Prefixes::Data { .. } => {
+            return Err(missing("the sampler", "the completions come from the data", objective));
+        }
         Prefixes::Pairs { .. } => return Err(missing("the sampler", "a pair has two", objective)),
     };
     if temperature == 0.0 {
@@ -347,5 +407,6 @@ fn missing(what: &str, why: &str, objective: &Objective) -> Error {
 }
 
 fn failed(error: EvaluationError, objective: &Objective) -> Error {
-    Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name)).at(objective.origin)
+    Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
+        .at(objective.origin)
 }

@@ -1,7 +1,9 @@
-//! Everything that training has between two steps, so that it can go on from there as if it had never stopped.
+//! Everything that training has between two steps, so that it can go on from there as if it had never
+//! stopped.
 //!
-//! Random numbers are keyed by step, prompt and sample, so that they need no state. What can be made again with the same bits is
-//! left out: the order of an epoch, frozen models' hidden states, rollouts that teachers wrote before the first step.
+//! Random numbers are keyed by step, prompt and sample, so that they need no state. What can be made again
+//! with the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that
+//! teachers wrote before the first step.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -80,7 +82,8 @@ struct Kept {
 pub enum Taking {
     /// It is its own.
     Own,
-    /// It is that of a stage with another objective, schedule or coefficient: what belongs to those is left out.
+    /// It is that of a stage with another objective, schedule or coefficient: what belongs to those is left
+    /// out.
     Forked,
 }
 
@@ -95,14 +98,17 @@ impl Trainer<'_> {
         }
         self.models.state(&mut tensors);
         let rollouts = self.rollouts.as_ref().map(|rollouts| {
-            if let Some(Logits::Projected { hidden, matrix: Matrix::Held(matrix), .. }) = &*rollouts.policy.borrow() {
+            if let Some(Logits::Projected { hidden, matrix: Matrix::Held(matrix), .. }) =
+                &*rollouts.policy.borrow()
+            {
                 tensors.put("policy.hidden", hidden);
                 tensors.put("policy.matrix", matrix);
             }
             let Sequences { list, draws, .. } = &rollouts.sequences;
             Kept { sequences: list.clone(), of_group: rollouts.sequences.of_group(), draws: draws.clone() }
         });
-        let mut carried: Vec<(NodeId, u64)> = self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
+        let mut carried: Vec<(NodeId, u64)> =
+            self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
         let position = Position { step, seconds, updates, data: self.batches.position(), carried, rollouts };
         State { position, tensors, record }
@@ -124,7 +130,11 @@ impl Trainer<'_> {
         if taking == Taking::Forked {
             return Ok(());
         }
-        self.carried = position.carried.iter().map(|(node, bits)| (*node, f64::from_bits(*bits))).collect::<HashMap<_, _>>();
+        self.carried = position
+            .carried
+            .iter()
+            .map(|(node, bits)| (*node, f64::from_bits(*bits)))
+            .collect::<HashMap<_, _>>();
         self.rollouts = match &position.rollouts {
             Some(kept) => Some(self.kept(kept, tensors)?),
             None => None,
@@ -132,7 +142,11 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn kept(&self, Kept { sequences, of_group, draws }: &Kept, tensors: &Tensors) -> Result<Rollouts, String> {
+    fn kept(
+        &self,
+        Kept { sequences, of_group, draws }: &Kept,
+        tensors: &Tensors,
+    ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
         let known = |sequence: &Sequence| {
             sources.get(sequence.source).is_some_and(|source| sequence.record < source.prompts.dataset.len())

@@ -1,8 +1,8 @@
-//! Expression graphs on tensors: whole ones, as objectives are, where the tensors live; and elementwise ones over operands of any
-//! shape, as authors' formulas over the vocabulary are.
+//! Expression graphs on tensors: whole ones, as objectives are, where the tensors live; and elementwise ones
+//! over operands of any shape, as authors' formulas over the vocabulary are.
 //!
-//! Functions are libtorch's, so results differ from the compiled program's in the last bits. Reductions are accumulated in double
-//! precision and rounded once, as everywhere.
+//! Functions are libtorch's, so results differ from the compiled program's in the last bits. Reductions are
+//! accumulated in double precision and rounded once, as everywhere.
 
 mod reduce;
 #[cfg(test)]
@@ -17,9 +17,9 @@ use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::{Axis, Function, Reduction, Signal};
 use tch::{Device, Kind, Tensor};
 
-/// `function`, element by element, as the compiler's interpreter defines it, non-finite values included; operands of one kind, of
-/// shapes that broadcast. Gradient flows where and how the compiler's derivative says: through the first of two equals in `min`
-/// and `max`, inside and at the bounds of `clip`.
+/// `function`, element by element, as the compiler's interpreter defines it, non-finite values included;
+/// operands of one kind, of shapes that broadcast. Gradient flows where and how the compiler's derivative
+/// says: through the first of two equals in `min` and `max`, inside and at the bounds of `clip`.
 pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
     use Function::*;
     let truth = |holds: Tensor| holds.to_kind(operands[0].kind());
@@ -54,7 +54,11 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
         (Or, [a, b]) => truth(a.ne(0.0).logical_or(&b.ne(0.0))),
         (Clip, [x, low, high]) => minimum(&maximum(x, low), high),
         (Where, [condition, then, otherwise]) => then.where_self(&condition.ne(0.0), otherwise),
-        _ => unreachable!("a checked graph gives {function:?} {} operands, not {}", function.operands(), operands.len()),
+        _ => unreachable!(
+            "a checked graph gives {function:?} {} operands, not {}",
+            function.operands(),
+            operands.len()
+        ),
     }
 }
 
@@ -66,24 +70,29 @@ fn maximum(a: &Tensor, b: &Tensor) -> Tensor {
     b.where_self(&b.gt_tensor(a).logical_or(&b.isnan()), a)
 }
 
-/// `output`, computed element by element from live primitives, which are tensors of one kind and shape; the result has their
-/// shape, or one element where it depends on none of them.
+/// `output`, computed element by element from live primitives, which are tensors of one kind and shape; the
+/// result has their shape, or one element where it depends on none of them.
 ///
 /// # Panics
-/// If the graph reads anything else but the step, of which `time` is the number and how many there are, or puts elements
-/// together: the compiler makes generators of nothing else.
+/// If the graph reads anything else but the step, of which `time` is the number and how many there are, or
+/// puts elements together: the compiler makes generators of nothing else.
 pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, u32)) -> Tensor {
     let (step, steps) = time;
-    let number = |value: f64| Tensor::from(value).to_kind(live[0].kind()).to_device(live[0].device()).view([1]);
+    let number =
+        |value: f64| Tensor::from(value).to_kind(live[0].kind()).to_device(live[0].device()).view([1]);
     let needed = graph.reachable(&[output]);
     let mut values: Vec<Option<Tensor>> = Vec::with_capacity(graph.len());
     for (id, node) in graph.nodes() {
-        let of = |id: &NodeId| values[id.0 as usize].as_ref().expect("operands stand before their users").shallow_clone();
+        let of = |id: &NodeId| {
+            values[id.0 as usize].as_ref().expect("operands stand before their users").shallow_clone()
+        };
         values.push(needed[id.0 as usize].then(|| match &node.operation {
             Operation::Constant { value } => number(*value),
             Operation::Schedule { schedule } => number(schedule.at(step, steps)),
             Operation::Live { live: id } => live[id.0 as usize].shallow_clone(),
-            Operation::Apply { function, operands } => apply(*function, &operands.iter().map(of).collect::<Vec<Tensor>>()),
+            Operation::Apply { function, operands } => {
+                apply(*function, &operands.iter().map(of).collect::<Vec<Tensor>>())
+            }
             // One element is as good as many of it.
             Operation::Broadcast { operand } => of(operand),
             Operation::Signal { signal: signal @ (Signal::Step | Signal::Progress) } => {
@@ -105,7 +114,8 @@ pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, 
 /// What a graph is evaluated on, as tensors of one kind on one device.
 pub struct Inputs<'a> {
     batch: &'a Batch,
-    /// The live primitives, one number per token. Gradient reaches them through everything that the compiler can differentiate.
+    /// The live primitives, one number per token. Gradient reaches them through everything that the compiler
+    /// can differentiate.
     live: Vec<Tensor>,
     kind: Kind,
     device: Device,
@@ -113,7 +123,11 @@ pub struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     pub fn new(batch: &'a Batch, kind: Kind, device: Device) -> Inputs<'a> {
-        let live = batch.live.iter().map(|values| Tensor::from_slice(values).to_kind(kind).to_device(device)).collect();
+        let live = batch
+            .live
+            .iter()
+            .map(|values| Tensor::from_slice(values).to_kind(kind).to_device(device))
+            .collect();
         Inputs { batch, live, kind, device }
     }
 
@@ -127,12 +141,16 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The values of `outputs`, one number per element of each node's axis. Statistics, scans, quantiles and memory are worked out
-/// on the host and put back; everything else stays where it is.
+/// The values of `outputs`, one number per element of each node's axis. Statistics, scans, quantiles and
+/// memory are worked out on the host and put back; everything else stays where it is.
 ///
 /// # Errors
 /// Where the batch lacks something that the outputs read, or the graph or the layout is malformed.
-pub fn evaluate(graph: &Graph, outputs: &[NodeId], inputs: &Inputs) -> Result<HashMap<NodeId, Tensor>, EvaluationError> {
+pub fn evaluate(
+    graph: &Graph,
+    outputs: &[NodeId],
+    inputs: &Inputs,
+) -> Result<HashMap<NodeId, Tensor>, EvaluationError> {
     graph.check()?;
     if !graph.has(outputs) {
         return Err(EvaluationError::MissingNode);
@@ -160,9 +178,10 @@ pub fn evaluate(graph: &Graph, outputs: &[NodeId], inputs: &Inputs) -> Result<Ha
                 batch.live_values(*live)?;
                 inputs.live[live.0 as usize].shallow_clone()
             }
-            Operation::Apply { function, operands } => {
-                apply(*function, &operands.iter().map(|operand| of(*operand).shallow_clone()).collect::<Vec<Tensor>>())
-            }
+            Operation::Apply { function, operands } => apply(
+                *function,
+                &operands.iter().map(|operand| of(*operand).shallow_clone()).collect::<Vec<Tensor>>(),
+            ),
             Operation::Broadcast { operand } => {
                 let (value, coarse) = (of(*operand), graph.axis(*operand));
                 if coarse <= Axis::Batch {
@@ -171,22 +190,30 @@ pub fn evaluate(graph: &Graph, outputs: &[NodeId], inputs: &Inputs) -> Result<Ha
                     value.index_select(0, parents.of(node.axis, coarse))
                 }
             }
-            Operation::Reduce { reduction, operand, mask } if !matches!(reduction, Reduction::Quantile { .. }) => {
+            Operation::Reduce { reduction, operand, mask }
+                if !matches!(reduction, Reduction::Quantile { .. }) =>
+            {
                 let parents = parents.of(graph.axis(*operand), node.axis);
                 reduce::reduce(*reduction, of(*operand), mask.map(of), parents, count)
             }
-            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
+            Operation::Reduce { .. }
+            | Operation::Statistic { .. }
+            | Operation::Scan { .. }
+            | Operation::Memory { .. } => {
                 for operand in graph.operands(id) {
                     let host = &mut on_host[operand.0 as usize];
                     if host.is_empty() {
                         *host = to_host(of(operand));
                     }
                 }
-                inputs.tensor(&aggregate::evaluate(graph, id, batch, |operand, index| on_host[operand.0 as usize][index]))
+                inputs.tensor(&aggregate::evaluate(graph, id, batch, |operand, index| {
+                    on_host[operand.0 as usize][index]
+                }))
             }
         }));
     }
-    let value = |id: &NodeId| (*id, values[id.0 as usize].as_ref().expect("outputs are needed").shallow_clone());
+    let value =
+        |id: &NodeId| (*id, values[id.0 as usize].as_ref().expect("outputs are needed").shallow_clone());
     Ok(outputs.iter().map(value).collect())
 }
 
@@ -208,7 +235,8 @@ struct Parents<'a> {
 impl Parents<'_> {
     fn of(&mut self, fine: Axis, coarse: Axis) -> &Tensor {
         self.known.entry((fine, coarse)).or_insert_with(|| {
-            let parents: Vec<i64> = self.layout.parents(fine, coarse).iter().map(|parent| i64::from(*parent)).collect();
+            let parents: Vec<i64> =
+                self.layout.parents(fine, coarse).iter().map(|parent| i64::from(*parent)).collect();
             Tensor::from_slice(&parents).to_device(self.device)
         })
     }

@@ -1,13 +1,14 @@
-//! Steps against a plain implementation in double precision: one sequence at a time, every tensor whole, derivatives by libtorch.
+//! Steps against a plain implementation in double precision: one sequence at a time, every tensor whole,
+//! derivatives by libtorch.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, Completions, DataSource, Execution, Keep, Length, Mass, ModelId, Objective, Origin, Prefixes,
-    Projection, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Signal, StudentCopy, Support, Teacher, Train, Trainable,
-    WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Completions, DataSource, Execution, Keep, Length, Mass, ModelId, Objective,
+    Origin, Prefixes, Projection, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Signal,
+    StudentCopy, Support, Teacher, Train, Trainable, WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -44,7 +45,8 @@ impl World {
             let mut text = String::new();
             for index in 0..8usize {
                 let prompt: String = "prompt".chars().cycle().skip(index).take(1 + (index * 5) % 9).collect();
-                let answer: String = "abcdefg".chars().cycle().skip(index).take(1 + (index * 3) % 7).collect();
+                let answer: String =
+                    "abcdefg".chars().cycle().skip(index).take(1 + (index * 3) % 7).collect();
                 text += &format!("{{\"prompt\": \"{name}{prompt}\", \"answer\": \"{answer}\"}}\n");
             }
             let path = folder.path().join(format!("{name}.jsonl"));
@@ -56,7 +58,12 @@ impl World {
     }
 
     /// Models: 0 is where the student starts, 1 and 2 are teachers.
-    fn stage<'a>(&'a self, train: &'a Train<Objective>, teachers: [Teacher; 2], models: &[Arc<Weights>]) -> Stage<'a> {
+    fn stage<'a>(
+        &'a self,
+        train: &'a Train<Objective>,
+        teachers: [Teacher; 2],
+        models: &[Arc<Weights>],
+    ) -> Stage<'a> {
         assert!(self.folder.path().exists());
         let source = |index: usize| Source {
             name: ["copy", "flip"][index],
@@ -77,7 +84,11 @@ impl World {
             steps: 4,
             sources: vec![source(0), source(1)],
             start: models[0].clone(),
-            models: models.iter().enumerate().map(|(id, weights)| (ModelId(id as u32), weights.clone())).collect(),
+            models: models
+                .iter()
+                .enumerate()
+                .map(|(id, weights)| (ModelId(id as u32), weights.clone()))
+                .collect(),
             models_stay: None,
             budget: Budget(usize::MAX),
             micro_batch: None,
@@ -92,8 +103,14 @@ impl World {
 fn load(path: &Path) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
-    let request =
-        Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false, routes: &[], notes: None };
+    let request = Request {
+        source: &source,
+        format: &PromptFormat::Text,
+        fields: &fields,
+        whole: false,
+        routes: &[],
+        notes: None,
+    };
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())
 }
 
@@ -132,8 +149,10 @@ impl Reference {
     fn new(weights: &Arc<Weights>) -> Reference {
         let leaf = |entry: &crate::model::Entry| {
             let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
-            let leaf =
-                Tensor::from_slice(&weights.of(entry)).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true);
+            let leaf = Tensor::from_slice(&weights.of(entry))
+                .to_kind(Kind::Double)
+                .view(shape.as_slice())
+                .set_requires_grad(true);
             (entry.name.clone(), leaf)
         };
         Reference { weights: weights.clone(), leaves: layout(&weights.config).iter().map(leaf).collect() }
@@ -144,7 +163,8 @@ impl Reference {
         &self.leaves.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no {name}")).1
     }
 
-    /// Log-probabilities at the completion's places, `[tokens, vocabulary]`, over the rows that are the tokenizer's.
+    /// Log-probabilities at the completion's places, `[tokens, vocabulary]`, over the rows that are the
+    /// tokenizer's.
     fn logps(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
         let config = &*self.weights.config;
         let tokens: Vec<Token> = prompt.iter().chain(&completion[..completion.len() - 1]).copied().collect();
@@ -168,18 +188,22 @@ impl Reference {
         for layer in 0..config.layers {
             let part = |name: &str| self.part(&format!("model.layers.{layer}.{name}"));
             let normed = norm(&x, part("input_layernorm"));
-            let project = |name: &str, count: i64| normed.matmul(&part(name).tr()).view([length, count, width]);
+            let project =
+                |name: &str, count: i64| normed.matmul(&part(name).tr()).view([length, count, width]);
             let query = rotate(&project("self_attn.q_proj", heads));
             let repeat = |x: &Tensor| x.repeat_interleave_self_int(heads / groups, 1, None);
             let key = repeat(&rotate(&project("self_attn.k_proj", groups)));
             let value = repeat(&project("self_attn.v_proj", groups));
             let scores = query.transpose(0, 1).matmul(&key.permute([1, 2, 0])) / (width as f64).sqrt();
             let future = Tensor::ones([length, length], (Kind::Bool, Device::Cpu)).triu(1);
-            let attended =
-                scores.masked_fill(&future, f64::NEG_INFINITY).softmax(-1, Kind::Double).matmul(&value.transpose(0, 1));
+            let attended = scores
+                .masked_fill(&future, f64::NEG_INFINITY)
+                .softmax(-1, Kind::Double)
+                .matmul(&value.transpose(0, 1));
             x = &x + attended.transpose(0, 1).reshape([length, -1]).matmul(&part("self_attn.o_proj").tr());
             let normed = norm(&x, part("post_attention_layernorm"));
-            let inner = normed.matmul(&part("mlp.gate_proj").tr()).silu() * normed.matmul(&part("mlp.up_proj").tr());
+            let inner =
+                normed.matmul(&part("mlp.gate_proj").tr()).silu() * normed.matmul(&part("mlp.up_proj").tr());
             x = &x + inner.matmul(&part("mlp.down_proj").tr());
         }
         let x = norm(&x, self.part("model.norm"));
@@ -198,7 +222,8 @@ impl Reference {
     }
 }
 
-/// The terms of one sequence, `[tokens]`: of the student's log-probabilities, the teacher's, and the tokens taken.
+/// The terms of one sequence, `[tokens]`: of the student's log-probabilities, the teacher's, and the tokens
+/// taken.
 type Terms = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
 
 /// The objectives, each with its formula.
@@ -206,7 +231,10 @@ fn objectives() -> Vec<(Objective, Terms)> {
     let top = Support::TopK { role: Role::Teacher, k: 8 };
     vec![
         (mopd(1.0), |student, teacher, taken| {
-            let (s, t) = (student.gather(1, taken, false).squeeze_dim(1), teacher.gather(1, taken, false).squeeze_dim(1));
+            let (s, t) = (
+                student.gather(1, taken, false).squeeze_dim(1),
+                teacher.gather(1, taken, false).squeeze_dim(1),
+            );
             -(t - s.detach()).clamp(-1.0, 1.0) * s
         }),
         (direct(top, Mass::Generalized), |student, teacher, _| {
@@ -231,10 +259,12 @@ fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms
             let prompt = sequence.prompt(stage);
             // Places of the completion that are trained on.
             let written = |place: &usize| sequence.written.as_ref().is_none_or(|written| written[*place]);
-            let places: Vec<i64> = (0..sequence.completion.len()).filter(written).map(|place| place as i64).collect();
+            let places: Vec<i64> =
+                (0..sequence.completion.len()).filter(written).map(|place| place as i64).collect();
             let places = Tensor::from_slice(&places);
             let taken = Tensor::from_slice(&sequence.completion).index_select(0, &places).unsqueeze(1);
-            let logps = |model: &Reference| model.logps(prompt, &sequence.completion).index_select(0, &places);
+            let logps =
+                |model: &Reference| model.logps(prompt, &sequence.completion).index_select(0, &places);
             terms(&logps(&student), &logps(&teachers[sequence.source]).detach(), &taken).mean(Kind::Double)
         })
         .collect();
@@ -248,7 +278,8 @@ const ROUTED: [Teacher; 2] = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId
 fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap();
-    let Evaluated { outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let Evaluated { outputs, gradient, .. } =
+        trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts)
 }
@@ -257,7 +288,8 @@ fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
 fn apart(got: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-    got.iter().zip(expected).map(|(got, expected)| (f64::from(*got) - expected).abs()).fold(0.0, f64::max) / largest
+    got.iter().zip(expected).map(|(got, expected)| (f64::from(*got) - expected).abs()).fold(0.0, f64::max)
+        / largest
 }
 
 /// Sequences of 2 to 8 tokens behind prompts of 6 to 14; tied and untied; every division into micro-batches.
@@ -272,13 +304,19 @@ fn loss_and_gradient_equal_the_reference_however_the_batch_is_divided() {
             let mut stage = world.stage(&train, ROUTED, &models);
             let (_, _, rollouts) = first_step(&stage);
             let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
-            let lengths: Vec<usize> = rollouts.sequences.list.iter().map(|sequence| sequence.completion.len()).collect();
+            let lengths: Vec<usize> =
+                rollouts.sequences.list.iter().map(|sequence| sequence.completion.len()).collect();
             assert!(lengths.iter().max() > lengths.iter().min(), "{lengths:?}");
-            for micro_batch in [None, Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), Some(7), Some(100)] {
+            for micro_batch in
+                [None, Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), Some(7), Some(100)]
+            {
                 stage.micro_batch = micro_batch;
                 stage.recomputed = micro_batch.unwrap_or(0) as usize % 3;
                 let (got_loss, got, _) = first_step(&stage);
-                assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}, {micro_batch:?}: {got_loss} {loss}");
+                assert!(
+                    (got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0),
+                    "{name}, {micro_batch:?}: {got_loss} {loss}"
+                );
                 let apart = apart(&got, &gradient);
                 assert!(apart < 1e-5, "{name}, {micro_batch:?}, tied {tied}: {apart:e}");
             }
@@ -287,7 +325,9 @@ fn loss_and_gradient_equal_the_reference_however_the_batch_is_divided() {
 }
 
 fn averages(index: usize) -> Teacher {
-    Teacher::Student([StudentCopy::Average { rate: 0.75 }, StudentCopy::Every { steps: 2 }, StudentCopy::Current][index])
+    Teacher::Student(
+        [StudentCopy::Average { rate: 0.75 }, StudentCopy::Every { steps: 2 }, StudentCopy::Current][index],
+    )
 }
 
 /// Weights after training, and the steps' rows.
@@ -296,7 +336,8 @@ fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<Row>) {
     (finished.weights.values().into_owned(), finished.record.rows)
 }
 
-/// Two models of one checkpoint are one; a teacher that is kept and one that is fetched for every step say the same, to the bit.
+/// Two models of one checkpoint are one; a teacher that is kept and one that is fetched for every step say
+/// the same, to the bit.
 #[test]
 fn one_teacher_is_the_same_however_it_is_reached() {
     let world = World::new();
@@ -327,7 +368,8 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     assert_eq!(to_vec(trainer.model.flat()), expected);
 }
 
-/// A teacher that is the student: nothing but rounding is left of the divergence, here far below 1e-5 nats a token.
+/// A teacher that is the student: nothing but rounding is left of the divergence, here far below 1e-5 nats a
+/// token.
 #[test]
 fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
     let world = World::new();
@@ -404,17 +446,20 @@ fn a_stage_may_answer_the_average_of_its_weights() {
     assert!(apart < 1e-6, "{apart}");
 }
 
-/// What is not chosen stays as it is, to the bit; what is moves as it does when all train and gradients are not clipped.
+/// What is not chosen stays as it is, to the bit; what is moves as it does when all train and gradients are
+/// not clipped.
 #[test]
 fn frozen_weights_stay() {
     let world = World::new();
     let models = models(false);
-    let groups = [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
+    let groups =
+        [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
     let start = models[0].values().into_owned();
     for group in groups {
         let mut train = train(mopd(1.0), 1);
         let only = vec![WeightFilter::Group(group)];
-        train.trainable = Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
+        train.trainable =
+            Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
         let (end, _) = trained_to_the_end(&world.stage(&train, ROUTED, &models));
         for entry in layout(&models[0].config) {
             let of_group = match group {
@@ -429,18 +474,23 @@ fn frozen_weights_stay() {
         }
     }
     let mut nothing = train(mopd(1.0), 1);
-    nothing.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
-    let Err(stopped) = super::train(&world.stage(&nothing, ROUTED, &models), None) else { panic!("something trained") };
+    nothing.trainable =
+        Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
+    let Err(stopped) = super::train(&world.stage(&nothing, ROUTED, &models), None) else {
+        panic!("something trained")
+    };
     assert!(stopped.error.to_string().contains("no weight is left to train"), "{}", stopped.error);
 }
 
 fn adapter(kind: AdapterKind) -> Adapter {
-    let targets = vec![Projection::Query, Projection::Value, Projection::Output, Projection::Up, Projection::Down];
+    let targets =
+        vec![Projection::Query, Projection::Value, Projection::Output, Projection::Up, Projection::Down];
     Adapter { kind, rank: 3, alpha: 6.0, dropout: 0.0, targets, layers: None }
 }
 
-/// LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353): the gradient of every part against automatic differentiation in double
-/// precision of W + s B A, with magnitudes or without; in micro-batches too. Beforehand some steps, so that B is not 0.
+/// LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353): the gradient of every part against automatic
+/// differentiation in double precision of W + s B A, with magnitudes or without; in micro-batches too.
+/// Beforehand some steps, so that B is not 0.
 #[test]
 fn adapters_have_the_references_gradient() {
     let world = World::new();
@@ -456,17 +506,24 @@ fn adapters_have_the_references_gradient() {
                 trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             }
             let rollouts = trainer.rollouts_of(3).unwrap();
-            let Evaluated { gradient, .. } = trainer.evaluate(&rollouts, 3).map_err(|(error, _)| error).unwrap();
+            let Evaluated { gradient, .. } =
+                trainer.evaluate(&rollouts, 3).map_err(|(error, _)| error).unwrap();
             let gradient = trainer.trained.gradient(gradient);
             let got = to_vec(&gradient.part(0..gradient.parameters()));
             let adapted = trainer.trained.adapter().unwrap();
 
             let leaf = |shape: &[usize], values: &[f32]| {
                 let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
-                Tensor::from_slice(values).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true)
+                Tensor::from_slice(values)
+                    .to_kind(Kind::Double)
+                    .view(shape.as_slice())
+                    .set_requires_grad(true)
             };
-            let parts: HashMap<String, Tensor> =
-                adapted.parts().into_iter().map(|(name, shape, values)| (name, leaf(&shape, &values))).collect();
+            let parts: HashMap<String, Tensor> = adapted
+                .parts()
+                .into_iter()
+                .map(|(name, shape, values)| (name, leaf(&shape, &values)))
+                .collect();
             let mut student = Reference::new(&models[0]);
             for (name, weight) in &mut student.leaves {
                 let module = format!("base_model.model.{}", name.strip_suffix(".weight").unwrap());
@@ -476,7 +533,11 @@ fn adapters_have_the_references_gradient() {
                 *weight = match parts.get(&format!("{module}.lora_magnitude_vector")) {
                     None => direction,
                     Some(magnitude) => {
-                        let norm = direction.square().sum_dim_intlist([1].as_slice(), true, Kind::Double).sqrt().detach();
+                        let norm = direction
+                            .square()
+                            .sum_dim_intlist([1].as_slice(), true, Kind::Double)
+                            .sqrt()
+                            .detach();
                         &direction * (magnitude.unsqueeze(1) / norm)
                     }
                 };
@@ -497,8 +558,10 @@ fn adapters_have_the_references_gradient() {
             let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
             let names: Vec<String> = adapted.parts().into_iter().map(|(name, ..)| name).collect();
             // The order of the vector: A and B of each matrix, then the magnitudes.
-            let (factors, magnitudes): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| !name.ends_with("vector"));
-            let order: Vec<&Tensor> = factors.into_iter().chain(magnitudes).map(|name| &parts[name]).collect();
+            let (factors, magnitudes): (Vec<&String>, Vec<&String>) =
+                names.iter().partition(|name| !name.ends_with("vector"));
+            let order: Vec<&Tensor> =
+                factors.into_iter().chain(magnitudes).map(|name| &parts[name]).collect();
             let gradients = Tensor::run_backward(&[&loss], &order, false, false);
             let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
             let expected: Vec<f64> = Vec::try_from(&Tensor::cat(&flat, 0)).unwrap();
@@ -525,7 +588,9 @@ fn an_adapter_changes_its_targets_alone() {
     for entry in layout(&models[0].config) {
         let range = entry.offset..entry.offset + entry.len();
         let trains = entry.name.contains("layers.0.")
-            && ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].iter().any(|module| entry.name.contains(module));
+            && ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+                .iter()
+                .any(|module| entry.name.contains(module));
         assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
     }
     let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
@@ -538,11 +603,13 @@ fn an_adapter_changes_its_targets_alone() {
     let tensors = safetensors::SafeTensors::deserialize(model).unwrap();
     let part = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight").unwrap();
     assert_eq!(part.shape(), [3, 24]);
-    let part = tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector").unwrap();
+    let part =
+        tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector").unwrap();
     assert_eq!(part.shape(), [16]);
 }
 
-/// Of several passes, later ones see how far the student has moved from the policy that sampled; a fresh batch starts anew.
+/// Of several passes, later ones see how far the student has moved from the policy that sampled; a fresh
+/// batch starts anew.
 #[test]
 fn later_passes_have_a_ratio() {
     let world = World::new();
@@ -560,9 +627,11 @@ fn later_passes_have_a_ratio() {
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some((index % 3) as f64 / 2.0);
         }
-        let Evaluated { batch, gradient, .. } = trainer.evaluate(&rollouts, step).map_err(|(error, _)| error).unwrap();
+        let Evaluated { batch, gradient, .. } =
+            trainer.evaluate(&rollouts, step).map_err(|(error, _)| error).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
-        let apart = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
+        let apart =
+            batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
         // Rounding in the first pass, the update in the second.
         assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
         lists.push(rollouts.sequences.list.clone());
@@ -573,8 +642,9 @@ fn later_passes_have_a_ratio() {
     assert_ne!(lists[0], lists[2]);
 }
 
-/// The first step on fresh completions is on policy at every temperature: the ratio is 1. Loss and gradient are those of the clipped
-/// surrogate in double precision, with the student at the temperature that it sampled at.
+/// The first step on fresh completions is on policy at every temperature: the ratio is 1. Loss and gradient
+/// are those of the clipped surrogate in double precision, with the student at the temperature that it
+/// sampled at.
 #[test]
 fn the_ratio_starts_at_1_at_any_temperature() {
     let world = World::new();
@@ -589,7 +659,8 @@ fn the_ratio_starts_at_1_at_any_temperature() {
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
         }
-        let Evaluated { batch, outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let Evaluated { batch, outputs, gradient, .. } =
+            trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let ratios = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).exp());
         let furthest = ratios.map(|ratio| (ratio - 1.0).abs()).fold(0.0, f32::max);
@@ -605,7 +676,8 @@ fn the_ratio_starts_at_1_at_any_temperature() {
             .flat_map(|group| {
                 let rewards: Vec<f64> = group.iter().map(|sequence| sequence.reward.unwrap()).collect();
                 let mean = rewards.iter().sum::<f64>() / 4.0;
-                let deviation = (rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
+                let deviation =
+                    (rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
                 let student = &student;
                 let stage = &stage;
                 group.iter().zip(rewards).map(move |(sequence, reward)| {
@@ -626,8 +698,9 @@ fn the_ratio_starts_at_1_at_any_temperature() {
     }
 }
 
-/// `vocab_size` is the student's own: the tokens of its tokenizer, not the rows of its embedding, some of which are padding. Against
-/// double precision: minus entropy / log(tokens) times the log-probability of each token.
+/// `vocab_size` is the student's own: the tokens of its tokenizer, not the rows of its embedding, some of
+/// which are padding. Against double precision: minus entropy / log(tokens) times the log-probability of each
+/// token.
 #[test]
 fn vocab_size_is_that_of_the_student_s_tokenizer() {
     use mopd_compiler::plan::{Function, Live};
@@ -652,7 +725,8 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         let stage = world.stage(&train, own, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let rollouts = trainer.rollouts_of(0).unwrap();
-        let Evaluated { batch, outputs, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let Evaluated { batch, outputs, .. } =
+            trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
         let entropies = batch.signal(&Signal::Entropy { role: Role::Student }).unwrap();
         let terms = outputs.get(train.objective.terms[0].value);
         assert!(!terms.is_empty() && terms.len() == entropies.len());
@@ -663,7 +737,8 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
     }
 }
 
-/// `limits` of a domain bounds what stands in the data as it bounds rollouts: what is longer is cut off, told apart, and not trained on.
+/// `limits` of a domain bounds what stands in the data as it bounds rollouts: what is longer is cut off, told
+/// apart, and not trained on.
 #[test]
 fn limits_bound_completions_of_the_data() {
     let world = World::new();
@@ -672,7 +747,8 @@ fn limits_bound_completions_of_the_data() {
     let mut stage = world.stage(&train, ROUTED, &models);
     let lengths = |stage: &Stage| {
         let mut trainer = Trainer::new(stage).unwrap();
-        let sequences = (0..8).flat_map(|step| trainer.rollouts_of(step).unwrap().sequences.list).collect::<Vec<_>>();
+        let sequences =
+            (0..8).flat_map(|step| trainer.rollouts_of(step).unwrap().sequences.list).collect::<Vec<_>>();
         let of = |source: usize| sequences.iter().filter(move |sequence| sequence.source == source);
         [0, 1].map(|source| {
             let longest = of(source).map(|sequence| sequence.completion.len()).max().unwrap();
@@ -687,7 +763,8 @@ fn limits_bound_completions_of_the_data() {
     assert_eq!(lengths(&stage), [(8, false), (8, false)]);
 }
 
-/// In epochs each prompt of each domain is trained on as often as they say, whatever the shares: the last batch is what is left.
+/// In epochs each prompt of each domain is trained on as often as they say, whatever the shares: the last
+/// batch is what is left.
 #[test]
 fn epochs_visit_each_prompt_of_each_domain_as_often_as_they_say() {
     let world = World::new();

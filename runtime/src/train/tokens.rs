@@ -22,7 +22,14 @@ const LENGTH: usize = 256;
 const PROMPT: usize = 256;
 
 /// Adds what a step did to its tokens.
-pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Outputs, step: u32, tokens: &mut Tokens) {
+pub fn record(
+    stage: &Stage,
+    sequences: &Sequences,
+    batch: &Batch,
+    outputs: &Outputs,
+    step: u32,
+    tokens: &mut Tokens,
+) {
     let objective = &stage.train.objective;
     let seen = Seen {
         signal: outputs.get(objective.signal),
@@ -37,10 +44,12 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
         teacher_logp: batch.signal(&TEACHER_LOGP),
         entropy: batch.signal(&STUDENT_ENTROPY),
     };
-    // All of them at the first step; what a state of another objective lacked, where this stage goes on from one.
+    // All of them at the first step; what a state of another objective lacked, where this stage goes on from
+    // one.
     for histogram in histograms(stage, seen.weight.is_some()) {
         let same = |known: &Histogram| {
-            (&known.domain, known.quantity, known.over) == (&histogram.domain, histogram.quantity, histogram.over)
+            (&known.domain, known.quantity, known.over)
+                == (&histogram.domain, histogram.quantity, histogram.over)
         };
         if !tokens.histograms.iter().any(same) {
             tokens.histograms.push(histogram);
@@ -81,7 +90,11 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
                 domain: source.name.to_owned(),
                 teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
                 sample: number,
-                prompt: stage.start.tokenizer.decode(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default(),
+                prompt: stage
+                    .start
+                    .tokenizer
+                    .decode(&prompt[prompt.len().saturating_sub(PROMPT)..])
+                    .unwrap_or_default(),
                 reward: sequence.reward,
                 length: range.len() as u32,
                 tokens: zip_equal(range.take(LENGTH), texts(&stage.start.tokenizer, sequence))
@@ -94,7 +107,8 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
 
 /// Those of each source, one source after the other.
 fn histograms(stage: &Stage, weighted: bool) -> Vec<Histogram> {
-    let quantities: &[Quantity] = if weighted { &[Quantity::Weight, Quantity::Signal] } else { &[Quantity::Signal] };
+    let quantities: &[Quantity] =
+        if weighted { &[Quantity::Weight, Quantity::Signal] } else { &[Quantity::Signal] };
     let mut all = Vec::new();
     for source in &stage.sources {
         for quantity in quantities {
@@ -148,7 +162,8 @@ fn texts(tokenizer: &Tokenizer, sequence: &Sequence) -> Vec<String> {
     sequence.of_trained(&places).take(LENGTH).map(|index| addition(tokenizer, &all[..=*index])).collect()
 }
 
-/// What the last token adds. Some tokenizers write a token differently at the start of a text, and a character may take several.
+/// What the last token adds. Some tokenizers write a token differently at the start of a text, and a
+/// character may take several.
 fn addition(tokenizer: &Tokenizer, tokens: &[Token]) -> String {
     const BEFORE: usize = 8;
     let tokens = &tokens[tokens.len().saturating_sub(BEFORE)..];
@@ -174,7 +189,8 @@ mod tests {
     fn additions_put_together_are_the_text() {
         let tokenizer = Tokenizer::Bytes;
         let tokens = tokenizer.encode("sort é</script>\u{202e}!").unwrap();
-        let additions: Vec<String> = (1..=tokens.len()).map(|count| addition(&tokenizer, &tokens[..count])).collect();
+        let additions: Vec<String> =
+            (1..=tokens.len()).map(|count| addition(&tokenizer, &tokens[..count])).collect();
         assert_eq!(additions[0], "s");
         // The first byte of é is no text yet.
         assert_eq!(additions[5], "");

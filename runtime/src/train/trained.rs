@@ -1,9 +1,10 @@
-//! What a stage changes: all of a model's weights, some of them, or an adapter beside weights that stay as they are.
+//! What a stage changes: all of a model's weights, some of them, or an adapter beside weights that stay as
+//! they are.
 //!
-//! The model computes with whole weights in any case: an adapter is merged into the matrices that it belongs to after every update,
-//! from the weights that the stage started from, so nothing drifts; and the gradient of a merged matrix is carried on to the
-//! adapter's own parts. So generation, scoring and training see one model, whatever trains, and the optimiser keeps state for what
-//! trains alone.
+//! The model computes with whole weights in any case: an adapter is merged into the matrices that it belongs
+//! to after every update, from the weights that the stage started from, so nothing drifts; and the gradient
+//! of a merged matrix is carried on to the adapter's own parts. So generation, scoring and training see one
+//! model, whatever trains, and the optimiser keeps state for what trains alone.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +28,8 @@ pub struct Trained {
 enum What {
     /// The model's own numbers.
     All(Master),
-    /// Parts of the model's flat vector, matrices first, and the same numbers end to end, in single precision.
+    /// Parts of the model's flat vector, matrices first, and the same numbers end to end, in single
+    /// precision.
     Parts {
         ranges: Vec<Range<usize>>,
         decayed: usize,
@@ -41,7 +43,8 @@ pub struct Adapted {
     base: Arc<Weights>,
     settings: Adapter,
     matrices: Vec<Matrix>,
-    /// Of each matrix A, then B, one matrix after the other; then, for DoRA, the magnitudes: in single precision.
+    /// Of each matrix A, then B, one matrix after the other; then, for DoRA, the magnitudes: in single
+    /// precision.
     parameters: Tensor,
     decayed: usize,
 }
@@ -62,20 +65,29 @@ impl Trained {
     pub fn new(trainable: &Trainable, start: &Arc<Weights>, model: &Decoder, key: Key) -> Result<Trained> {
         let device = model.device;
         let what = match trainable {
-            Trainable::Weights { only: None, except } if except.is_empty() => What::All(Master::of_model(model.flat(), start)),
+            Trainable::Weights { only: None, except } if except.is_empty() => {
+                What::All(Master::of_model(model.flat(), start))
+            }
             Trainable::Weights { only, except } => {
                 let layers = start.config.layers;
                 let trains = |entry: &&Entry| {
-                    let in_some = |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, &entry.name, layers));
+                    let in_some = |filters: &[WeightFilter]| {
+                        filters.iter().any(|filter| holds(filter, &entry.name, layers))
+                    };
                     only.as_deref().is_none_or(in_some) && !in_some(except)
                 };
                 let entries = layout(&start.config);
                 let chosen: Vec<&Entry> = entries.iter().filter(trains).collect();
                 if chosen.is_empty() {
-                    return Err(Error::new(FailureKind::Runtime, "no weight is left to train")
-                        .help("`train_only` and `freeze` name groups of weights and layers that the model has"));
+                    return Err(Error::new(FailureKind::Runtime, "no weight is left to train").help(
+                        "`train_only` and `freeze` name groups of weights and layers that the model has",
+                    ));
                 }
-                let decayed = chosen.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
+                let decayed = chosen
+                    .iter()
+                    .filter(|entry| entry.kind == EntryKind::Matrix)
+                    .map(|entry| entry.len())
+                    .sum();
                 let mut ranges: Vec<Range<usize>> = Vec::new();
                 for entry in &chosen {
                     match ranges.last_mut() {
@@ -86,7 +98,9 @@ impl Trained {
                 let values: Vec<f32> = chosen.iter().flat_map(|entry| start.of(entry).into_owned()).collect();
                 What::Parts { ranges, decayed, parameters: Tensor::from_slice(&values).to_device(device) }
             }
-            Trainable::Adapter(settings) => What::Adapter(Box::new(Adapted::new(settings, start, device, key)?)),
+            Trainable::Adapter(settings) => {
+                What::Adapter(Box::new(Adapted::new(settings, start, device, key)?))
+            }
         };
         Ok(Trained { start: start.clone(), what })
     }
@@ -100,7 +114,8 @@ impl Trained {
         }
     }
 
-    /// All of the model's numbers in single precision, also where it computes in half: its own vector, or a copy.
+    /// All of the model's numbers in single precision, also where it computes in half: its own vector, or a
+    /// copy.
     pub fn single(&self, model: &Decoder) -> Tensor {
         if model.flat().kind() != Kind::BFloat16 {
             return model.flat().shallow_clone();
@@ -152,7 +167,8 @@ impl Trained {
         }
     }
 
-    /// What is updated, under names. What does not train is as it was, and merged matrices are made from their adapter.
+    /// What is updated, under names. What does not train is as it was, and merged matrices are made from
+    /// their adapter.
     pub fn state(&self, model: &Decoder, tensors: &mut Tensors) {
         self.parameters(model).0.state("trained", tensors);
     }
@@ -188,7 +204,9 @@ fn holds(filter: &WeightFilter, name: &str, layers: usize) -> bool {
             let norm = name.contains("norm");
             match group {
                 WeightGroup::Norm => norm,
-                WeightGroup::Embedding => name.starts_with("model.embed_tokens") || name.starts_with("lm_head"),
+                WeightGroup::Embedding => {
+                    name.starts_with("model.embed_tokens") || name.starts_with("lm_head")
+                }
                 WeightGroup::Attention => name.contains(".self_attn.") && !norm,
                 WeightGroup::FeedForward => name.contains(".mlp.") && !norm,
             }
@@ -210,8 +228,8 @@ pub fn module(projection: Projection) -> &'static str {
 }
 
 impl Adapted {
-    /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT starts it. A magnitude
-    /// is the norm of its row.
+    /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
+    /// starts it. A magnitude is the norm of its row.
     fn new(settings: &Adapter, base: &Arc<Weights>, device: Device, key: Key) -> Result<Adapted> {
         let within = |name: &str| match (settings.layers, layer_of(name)) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
@@ -224,7 +242,10 @@ impl Adapted {
         };
         let entries: Vec<Entry> = layout(&base.config).into_iter().filter(chosen).collect();
         if entries.is_empty() {
-            return Err(Error::new(FailureKind::Runtime, "no matrix of the model is among the adapter's targets and layers"));
+            return Err(Error::new(
+                FailureKind::Runtime,
+                "no matrix of the model is among the adapter's targets and layers",
+            ));
         }
         let rank = settings.rank as usize;
         let mut values: Vec<f32> = Vec::new();
@@ -243,7 +264,9 @@ impl Adapted {
         if settings.kind == AdapterKind::Dora {
             for matrix in &mut matrices {
                 matrix.magnitude = Some(values.len());
-                let norm = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+                let norm = |row: &[f32]| {
+                    row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32
+                };
                 values.extend(base.of(&matrix.entry).chunks(matrix.entry.shape[1]).map(norm));
             }
         }
@@ -285,7 +308,8 @@ impl Adapted {
 
     /// A and B.
     fn factors(&self, of: &Tensor, matrix: &Matrix) -> [Tensor; 2] {
-        let (rank, outputs, inputs) = (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
+        let (rank, outputs, inputs) =
+            (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
         [self.view(of, matrix.a, &[rank, inputs]), self.view(of, matrix.b, &[outputs, rank])]
     }
 
@@ -309,7 +333,8 @@ impl Adapted {
             let merged = match matrix.magnitude {
                 None => direction,
                 Some(magnitude) => {
-                    let magnitude = self.view(&self.parameters, magnitude, &[matrix.entry.shape[0] as i64, 1]);
+                    let magnitude =
+                        self.view(&self.parameters, magnitude, &[matrix.entry.shape[0] as i64, 1]);
                     // arXiv:2402.09353, eq. 5
                     &direction * (magnitude / Adapted::norms(&direction))
                 }
@@ -320,8 +345,9 @@ impl Adapted {
         }
     }
 
-    /// With G the gradient of the merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm by which the direction is
-    /// divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by its rows times magnitude / norm.
+    /// With G the gradient of the merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm
+    /// by which the direction is divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by
+    /// its rows times magnitude / norm.
     fn gradient(&self, by_weights: &Gradient) -> Tensor {
         let gradient = self.parameters.zeros_like();
         for matrix in &self.matrices {
@@ -331,7 +357,8 @@ impl Adapted {
             if let Some(offset) = matrix.magnitude {
                 let direction = self.direction(matrix);
                 let norms = Adapted::norms(&direction);
-                let by_magnitude = (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
+                let by_magnitude =
+                    (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
                 gradient.narrow(0, offset as i64, outputs).copy_(&by_magnitude);
                 of_matrix *= self.view(&self.parameters, offset, &[outputs, 1]) / norms;
             }

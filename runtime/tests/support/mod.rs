@@ -122,7 +122,9 @@ impl Builder {
     }
 
     pub fn compare(&mut self, domains: &[DomainId], rows: &[(&str, ModelId)], seeds: u32, n: u32) {
-        let rows = rows.iter().map(|(label, model)| Row { label: (*label).into(), models: vec![*model; domains.len()] });
+        let rows = rows
+            .iter()
+            .map(|(label, model)| Row { label: (*label).into(), models: vec![*model; domains.len()] });
         self.plan.experiment.comparisons.push(Comparison {
             name: "table".into(),
             rows: rows.collect(),
@@ -142,13 +144,17 @@ pub fn sampling(n: u32) -> Sampling {
 /// Copying and reversing two letters: enough to learn something in a few steps.
 pub fn write_data(folder: &Path) {
     let letters = "abcdef";
-    for (name, part, from) in [("copy", "train", 0), ("copy", "test", 1), ("flip", "train", 0), ("flip", "test", 1)] {
+    for (name, part, from) in
+        [("copy", "train", 0), ("copy", "test", 1), ("flip", "train", 0), ("flip", "test", 1)]
+    {
         let mut text = String::new();
-        for (index, (a, b)) in letters.chars().flat_map(|a| letters.chars().map(move |b| (a, b))).enumerate() {
+        for (index, (a, b)) in letters.chars().flat_map(|a| letters.chars().map(move |b| (a, b))).enumerate()
+        {
             if index % 4 == 3 && from == 0 || index % 4 != 3 && from == 1 {
                 continue;
             }
-            let answer: String = if name == "copy" { [a, b].iter().collect() } else { [b, a].iter().collect() };
+            let answer: String =
+                if name == "copy" { [a, b].iter().collect() } else { [b, a].iter().collect() };
             text += &format!("{{\"prompt\": \"{name} {a}{b}=\", \"answer\": \"{answer}\"}}\n");
         }
         std::fs::write(folder.join(format!("{name}.{part}.jsonl")), text).unwrap();
@@ -156,7 +162,8 @@ pub fn write_data(folder: &Path) {
 }
 
 pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
-    let path = |name: &str| folder.join(name).to_str().expect("temporary folders have plain names").to_owned();
+    let path =
+        |name: &str| folder.join(name).to_str().expect("temporary folders have plain names").to_owned();
     RunJob {
         plan: plan.clone(),
         base: path(""),
@@ -189,7 +196,8 @@ pub fn start(job: &Job) -> Child {
 /// All events of a job, and its exit status.
 pub fn finish(mut child: Child) -> (Vec<Event>, i32) {
     let output = BufReader::new(child.stdout.take().expect("it is piped"));
-    let events = output.lines().map(|line| serde_json::from_str(&line.unwrap()).expect("every line is an event"));
+    let events =
+        output.lines().map(|line| serde_json::from_str(&line.unwrap()).expect("every line is an event"));
     let events = events.collect();
     (events, child.wait().unwrap().code().expect("the worker exits by itself"))
 }

@@ -9,9 +9,13 @@ fn apply(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId {
     graph.apply(function, operands)
 }
 
-/// An objective of one term over one live primitive. `term` builds the term from the graph and the primitive; it also
-/// answers the node that is 1 where a clip is at its bound.
-pub fn objective(name: &str, live: Live, term: impl Fn(&mut Graph, NodeId) -> (NodeId, Option<NodeId>)) -> Objective {
+/// An objective of one term over one live primitive. `term` builds the term from the graph and the primitive;
+/// it also answers the node that is 1 where a clip is at its bound.
+pub fn objective(
+    name: &str,
+    live: Live,
+    term: impl Fn(&mut Graph, NodeId) -> (NodeId, Option<NodeId>),
+) -> Objective {
     let mut graph = Graph::default();
     let primitive = graph.live(LiveId(0));
     let (value, clipped) = term(&mut graph, primitive);
@@ -57,7 +61,8 @@ pub fn nll() -> Objective {
 pub fn grpo() -> Objective {
     objective("grpo", Live::Logp, |graph, logp| {
         let reward = graph.signal(Signal::Reward);
-        let advantage = graph.statistic(Statistic::Zscore { deviation: Deviation::Sample }, reward, Axis::Group, None);
+        let advantage =
+            graph.statistic(Statistic::Zscore { deviation: Deviation::Sample }, reward, Axis::Group, None);
         let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
         let difference = apply(graph, Function::Subtract, &[logp, sampler]);
         let ratio = apply(graph, Function::Exp, &[difference]);
@@ -74,8 +79,10 @@ pub fn grpo() -> Objective {
 /// arXiv:2606.30406, eqs. 2-4.
 pub fn mopd(clip_at: f64) -> Objective {
     objective("mopd", Live::Logp, |graph, logp| {
-        let (teacher, student) =
-            (graph.signal(Signal::Logp { role: Role::Teacher }), graph.signal(Signal::Logp { role: Role::Student }));
+        let (teacher, student) = (
+            graph.signal(Signal::Logp { role: Role::Teacher }),
+            graph.signal(Signal::Logp { role: Role::Student }),
+        );
         let difference = apply(graph, Function::Subtract, &[teacher, student]);
         let (low, high) = (graph.constant(Axis::Run, -clip_at), graph.constant(Axis::Run, clip_at));
         let advantage = apply(graph, Function::Clip, &[difference, low, high]);
@@ -87,7 +94,13 @@ pub fn mopd(clip_at: f64) -> Objective {
 
 /// Reverse KL to the teacher, differentiated directly.
 pub fn direct(support: Support, mass: Mass) -> Objective {
-    let live = Live::Divergence(Divergence::between(DivergenceKind::Kl, Role::Student, Role::Teacher, support, mass));
+    let live = Live::Divergence(Divergence::between(
+        DivergenceKind::Kl,
+        Role::Student,
+        Role::Teacher,
+        support,
+        mass,
+    ));
     objective("direct", live, |_, divergence| (divergence, None))
 }
 

@@ -40,7 +40,8 @@ struct Figures {
     checks: Vec<Duration>,
     /// Of the hungriest of these, in bytes; none where the system does not tell.
     peak_memory: Option<u64>,
-    /// What the system counts for a child begins with its parent's peak: no more than this can be told from nothing.
+    /// What the system counts for a child begins with its parent's peak: no more than this can be told from
+    /// nothing.
     least_peak: Option<u64>,
     /// From each keystroke in the long file to its findings, sorted.
     keystrokes: Vec<Duration>,
@@ -51,10 +52,12 @@ struct Figures {
 
 pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
     let folder = Folder::new()?;
-    let program = std::env::current_exe()
-        .map_err(|error| Problem::run("bench-failed", format!("mopd does not know where it lies: {}", reason(&error))))?;
+    let program = std::env::current_exe().map_err(|error| {
+        Problem::run("bench-failed", format!("mopd does not know where it lies: {}", reason(&error)))
+    })?;
 
-    // First, while this process is still small: a child's peak counts what its parent had when it was started.
+    // First, while this process is still small: a child's peak counts what its parent had when it was
+    // started.
     let short = generate::experiment_with_five_errors(SHORT);
     let file = folder.write("five-errors.mopd", &short)?;
     let mut checks = Vec::new();
@@ -98,7 +101,8 @@ pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-/// Types a character and takes it away again, at places spread over the whole text; so many keystrokes in all.
+/// Types a character and takes it away again, at places spread over the whole text; so many keystrokes in
+/// all.
 fn press(editor: &mut Editor, text: &str, count: u32) -> Result<Vec<Duration>, Problem> {
     let lines: Vec<&str> = text.lines().collect();
     let mut times = Vec::new();
@@ -120,19 +124,29 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
     use std::process::{Command, Stdio};
 
     let mut command = Command::new(program);
-    command.args(["check", "--format", "short"]).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["check", "--format", "short"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let started = Instant::now();
-    let child =
-        command.spawn().map_err(|error| Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error))))?;
+    let child = command.spawn().map_err(|error| {
+        Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error)))
+    })?;
     let mut status = 0;
     // SAFETY: `rusage` is plain numbers, for which zeros are a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the process is a child of ours that nobody else waits for, and both pointers are to values that live on.
+    // SAFETY: the process is a child of ours that nobody else waits for, and both pointers are to values that
+    // live on.
     let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
     let time = started.elapsed();
     // Five errors: status 1.
     if waited < 0 || !libc::WIFEXITED(status) || libc::WEXITSTATUS(status) != 1 {
-        return Err(Problem::run("bench-failed", format!("`mopd check {}` did not end as it should", file.display())));
+        return Err(Problem::run(
+            "bench-failed",
+            format!("`mopd check {}` did not end as it should", file.display()),
+        ));
     }
     Ok((time, peak_of(&usage)))
 }
@@ -163,7 +177,9 @@ fn own_peak() -> Option<u64> {
 fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>), Problem> {
     let started = Instant::now();
     let output = std::process::Command::new(program).args(["check", "--format", "short"]).arg(file).output();
-    output.map_err(|error| Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error))))?;
+    output.map_err(|error| {
+        Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error)))
+    })?;
     Ok((started.elapsed(), None))
 }
 
@@ -180,26 +196,44 @@ pub fn milliseconds(time: Duration) -> f64 {
 impl Figures {
     fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+        table
+            .load_style(presets::ASCII_MARKDOWN)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .force_no_tty();
         table.set_header(["file", "what", "figure"]);
-        let size =
-            |size: &Size| format!("{} lines, {} bytes", figures::count(size.lines as u64), figures::count(size.bytes as u64));
+        let size = |size: &Size| {
+            format!(
+                "{} lines, {} bytes",
+                figures::count(size.lines as u64),
+                figures::count(size.bytes as u64)
+            )
+        };
         let (short, long) = (format!("{}, five errors", size(&self.short)), size(&self.long));
-        let time = |sorted: &[Duration], share: f64| format!("{:.2} ms", milliseconds(quantile(sorted, share)));
+        let time =
+            |sorted: &[Duration], share: f64| format!("{:.2} ms", milliseconds(quantile(sorted, share)));
         let memory = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), figures::bytes);
         let checks = format!("whole process `mopd check`, {} runs", self.checks.len());
         for (share, name) in [(0.5, "median"), (0.95, "p95"), (1.0, "slowest")] {
             table.add_row([short.clone(), format!("{checks}: {name}"), time(&self.checks, share)]);
         }
-        let bound = if self.peak_memory.is_some() && self.peak_memory <= self.least_peak { "at most " } else { "" };
-        table.add_row([short, format!("{checks}: peak memory"), format!("{bound}{}", memory(self.peak_memory))]);
+        let bound =
+            if self.peak_memory.is_some() && self.peak_memory <= self.least_peak { "at most " } else { "" };
+        table.add_row([
+            short,
+            format!("{checks}: peak memory"),
+            format!("{bound}{}", memory(self.peak_memory)),
+        ]);
         let keystrokes = format!("keystroke to findings in `mopd lsp`, {} keystrokes", self.keystrokes.len());
         for (share, name) in [(0.5, "median"), (0.95, "p95"), (0.99, "p99"), (1.0, "slowest")] {
             table.add_row([long.clone(), format!("{keystrokes}: {name}"), time(&self.keystrokes, share)]);
         }
         table.add_row([long.clone(), "memory of `mopd lsp` after these".to_owned(), memory(self.memory.0)]);
         let edits = figures::count(u64::from(self.edits));
-        table.add_row([long, format!("memory of `mopd lsp` after {edits} edits more"), memory(self.memory.1)]);
+        table.add_row([
+            long,
+            format!("memory of `mopd lsp` after {edits} edits more"),
+            memory(self.memory.1),
+        ]);
         if let Some(column) = table.column_mut(2) {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -1,5 +1,5 @@
-//! `mopd bench divergence`: peak memory and time of a divergence with its gradient, against a plain version. The worker measures,
-//! each figure of memory in a process of its own.
+//! `mopd bench divergence`: peak memory and time of a divergence with its gradient, against a plain version.
+//! The worker measures, each figure of memory in a process of its own.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failure, Job, Measure};
@@ -85,17 +85,32 @@ fn median(times: &[f64]) -> f64 {
 /// What both versions were given, and is not counted.
 fn given(arguments: &BenchDivergence) -> String {
     match arguments.width {
-        None => format!("both models' logits of {} tokens given", figures::count(u64::from(arguments.tokens))),
+        None => {
+            format!("both models' logits of {} tokens given", figures::count(u64::from(arguments.tokens)))
+        }
         Some(width) => {
-            format!("both models' hidden states of {} tokens given, {width} wide", figures::count(u64::from(arguments.tokens)))
+            format!(
+                "both models' hidden states of {} tokens given, {width} wide",
+                figures::count(u64::from(arguments.tokens))
+            )
         }
     }
 }
 
 fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    table.set_header(["vocabulary", "version", "peak memory beyond what is given", "median time", "values", "gradients"]);
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .force_no_tty();
+    table.set_header([
+        "vocabulary",
+        "version",
+        "peak memory beyond what is given",
+        "median time",
+        "values",
+        "gradients",
+    ]);
     let memory = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), figures::bytes);
     let ratio = |plain: f64, chunked: f64| format!("{:.3}", chunked / plain);
     for figures in all {
@@ -103,7 +118,14 @@ fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
         let (plain, chunked) = (median(&figures.plain_seconds), median(&figures.chunked_seconds));
         let time = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
         let empty = String::new;
-        table.add_row([vocabulary.clone(), "plain".into(), memory(figures.plain_memory), time(plain), empty(), empty()]);
+        table.add_row([
+            vocabulary.clone(),
+            "plain".into(),
+            memory(figures.plain_memory),
+            time(plain),
+            empty(),
+            empty(),
+        ]);
         let apart = |difference: f64| format!("{difference:.0e} apart");
         table.add_row([
             vocabulary.clone(),

@@ -31,7 +31,12 @@ impl Editor {
     /// Starts `mopd lsp`; `folder` takes what it writes.
     pub fn start(program: &Path, folder: &Path) -> Result<Editor, Problem> {
         let mut command = Command::new(program);
-        command.arg("lsp").env("XDG_CACHE_HOME", folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .arg("lsp")
+            .env("XDG_CACHE_HOME", folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut server = command.spawn().map_err(|error| failed(&error.to_string()))?;
         let input = server.stdin.take();
         let output = BufReader::new(server.stdout.take().ok_or_else(|| failed("it has no standard output"))?);
@@ -48,7 +53,8 @@ impl Editor {
 
     /// Opens a text; the number of its findings.
     pub fn open(&mut self, text: &str) -> Result<usize, Problem> {
-        let document = json!({ "uri": self.uri, "languageId": "mopd", "version": self.version, "text": text });
+        let document =
+            json!({ "uri": self.uri, "languageId": "mopd", "version": self.version, "text": text });
         self.notify("textDocument/didOpen", json!({ "textDocument": document }))?;
         self.findings()
     }
@@ -62,7 +68,8 @@ impl Editor {
             "end": { "line": key.line, "character": column },
         });
         let change = json!([{ "range": range, "text": key.typed.map(String::from).unwrap_or_default() }]);
-        let params = json!({ "textDocument": { "uri": self.uri, "version": self.version }, "contentChanges": change });
+        let params =
+            json!({ "textDocument": { "uri": self.uri, "version": self.version }, "contentChanges": change });
         let pressed = Instant::now();
         self.notify("textDocument/didChange", params)?;
         self.findings()?;

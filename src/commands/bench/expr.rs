@@ -1,4 +1,5 @@
-//! `mopd bench expr`: what a per-token weight costs, lowered in each way, beside a plain pass over the same memory.
+//! `mopd bench expr`: what a per-token weight costs, lowered in each way, beside a plain pass over the same
+//! memory.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ use crate::host;
 use crate::output;
 use crate::problem::{Problem, Status};
 
-/// A truncated importance ratio, damped where the student is sure, times a capped divergence, plus a bonus for entropy: the
-/// kinds of operation that weights of the literature are made of.
+/// A truncated importance ratio, damped where the student is sure, times a capped divergence, plus a bonus
+/// for entropy: the kinds of operation that weights of the literature are made of.
 const SOURCE: &str = "\
 // `unit` makes a number without a unit of the entropy: dividing by 1 is not computed.
 objective weighted(unit: nats = 1) {
@@ -57,7 +58,9 @@ struct Figures {
 
 pub fn expr(arguments: &BenchExpr) -> Result<Status, Problem> {
     let weight = weight()?;
-    let failed = |error: &dyn std::fmt::Display| Problem::run("bench-failed", format!("the weight can't be computed: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        Problem::run("bench-failed", format!("the weight can't be computed: {error}"))
+    };
     let mut sources = Vec::new();
     let mut codes = Vec::new();
     let mut program = Program::compile(&weight.graph, &[weight.node]).map_err(|error| failed(&error))?;
@@ -74,7 +77,9 @@ pub fn expr(arguments: &BenchExpr) -> Result<Status, Problem> {
     let sizes = if arguments.tokens.is_empty() { &TOKENS[..] } else { &arguments.tokens };
     let mut figures = Vec::new();
     for tokens in sizes {
-        figures.push(measured(&weight, &program, *tokens, arguments.runs as usize).map_err(|error| failed(&error))?);
+        figures.push(
+            measured(&weight, &program, *tokens, arguments.runs as usize).map_err(|error| failed(&error))?,
+        );
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     output::result(&if arguments.json {
@@ -87,7 +92,8 @@ pub fn expr(arguments: &BenchExpr) -> Result<Status, Problem> {
 
 /// The weight of [`SOURCE`], by the same way as that of any file.
 fn weight() -> Result<Weight, Problem> {
-    let wrong = |what: String| Problem::run("bench-failed", format!("the built-in objective is wrong: {what}"));
+    let wrong =
+        |what: String| Problem::run("bench-failed", format!("the built-in objective is wrong: {what}"));
     let source = SourceFile { path: "bench.mopd".to_owned(), text: SOURCE.to_owned() };
     let analysis = analyse(source, &host::standard);
     if let Some(finding) = analysis.diagnostics.first() {
@@ -102,13 +108,20 @@ fn weight() -> Result<Weight, Problem> {
     Ok(Weight { graph, node })
 }
 
-fn measured(weight: &Weight, program: &Program, tokens: u32, runs: usize) -> Result<Figures, EvaluationError> {
+fn measured(
+    weight: &Weight,
+    program: &Program,
+    tokens: u32,
+    runs: usize,
+) -> Result<Figures, EvaluationError> {
     let batch = batch(weight, tokens);
     let (mut alone, mut together) = (Workspace::with_threads(1), Workspace::default());
     let mut sums = vec![0.0f32; tokens as usize];
     let mut times = [const { Vec::new() }; 4];
     for run in 0..WARM_UP + runs {
-        let mut timed = |way: usize, work: &mut dyn FnMut() -> Result<(), EvaluationError>| -> Result<(), EvaluationError> {
+        let mut timed = |way: usize,
+                         work: &mut dyn FnMut() -> Result<(), EvaluationError>|
+         -> Result<(), EvaluationError> {
             let start = Instant::now();
             work()?;
             if run >= WARM_UP {
@@ -190,7 +203,10 @@ impl Figures {
 
 fn table(figures: &[Figures], threads: usize, source: Duration, code: Duration) -> String {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .force_no_tty();
     table.set_header(["tokens", "what", "median", "a token", "times the plain pass"]);
     let dash = || "-".to_owned();
     table.add_row([dash(), "source to graph".to_owned(), microseconds(source), dash(), dash()]);
@@ -253,7 +269,8 @@ mod tests {
         let entropy = of(|signal| matches!(signal, Signal::Entropy { .. }));
         let divergence = of(|signal| matches!(signal, Signal::Divergence(_)));
         let ratio = (teacher - student).exp().clamp(0.2, 5.0);
-        let expected = if entropy > 1.2 { ratio } else { ratio * 0.1 } * divergence.min(1.0) + 0.5 * entropy.ln_1p();
+        let expected =
+            if entropy > 1.2 { ratio } else { ratio * 0.1 } * divergence.min(1.0) + 0.5 * entropy.ln_1p();
         let values = interpret(&weight.graph, &[weight.node], &batch).expect("the batch has everything");
         assert!((values.get(weight.node)[7] - expected).abs() < 1e-12);
         let program = Program::compile(&weight.graph, &[weight.node]).expect("it has a lowering");

@@ -9,8 +9,8 @@ pub fn experiment(lines: usize) -> String {
     for (name, reward) in DOMAINS {
         let _ = write!(
             text,
-            "domain {name} {{\n  prompts = \"data/{name}.train.jsonl\"\n  tests   = \"data/{name}.test.jsonl\"\n  reward  = {reward}\n  \
-             share   = 1/{count}\n}}\n"
+            "domain {name} {{\n  prompts = \"data/{name}.train.jsonl\"\n  tests   = \
+             \"data/{name}.test.jsonl\"\n  reward  = {reward}\n  share   = 1/{count}\n}}\n"
         );
     }
     text += MODELS;
@@ -39,7 +39,8 @@ pub fn experiment_with_five_errors(lines: usize) -> String {
     text
 }
 
-/// What is right, and what someone might write instead: a word, a unit, an argument, an averaging that stops half way, a name.
+/// What is right, and what someone might write instead: a word, a unit, an argument, an averaging that stops
+/// half way, a name.
 const MISTAKES: [(&str, &str); 5] = [
     ("tokenizer = bytes", "tokenizer = byte"),
     ("-bound, bound)", "-bound, reward)"),
@@ -156,7 +157,8 @@ mod tests {
             let text = experiment(lines);
             let written = text.lines().count();
             assert!((lines..lines + 30).contains(&written), "{written}");
-            let messages: Vec<String> = check(text).diagnostics.into_iter().map(|finding| finding.message).collect();
+            let messages: Vec<String> =
+                check(text).diagnostics.into_iter().map(|finding| finding.message).collect();
             assert_eq!(messages, [""; 0]);
         }
         // People's files are in the canonical layout.

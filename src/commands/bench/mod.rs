@@ -22,7 +22,11 @@ pub fn bench(arguments: &Bench) -> Result<Status, Problem> {
         BenchWhat::Other(words) => {
             let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
             Err(Problem::usage("unknown-command", format!("there is nothing to measure named `{word}`"))
-                .help("`mopd bench check` measures the checker and the language server, `mopd bench expr` a weight, `mopd bench divergence` the work over a vocabulary, `mopd bench distill` whole steps of training, `mopd bench watch` the way from a save to its findings"))
+                .help(
+                    "`mopd bench check` measures the checker and the language server, `mopd bench expr` a \
+                     weight, `mopd bench divergence` the work over a vocabulary, `mopd bench distill` whole \
+                     steps of training, `mopd bench watch` the way from a save to its findings",
+                ))
         }
     }
 }

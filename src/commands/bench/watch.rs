@@ -1,4 +1,5 @@
-//! `mopd bench watch`: how long it takes from a save to the first finding, and to the first step of what the edit changed.
+//! `mopd bench watch`: how long it takes from a save to the first finding, and to the first step of what the
+//! edit changed.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -149,7 +150,10 @@ fn failed(why: &str) -> Problem {
 
 fn table(findings: &[Duration], steps: &[Duration]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .force_no_tty();
     table.set_header(["from a save to", "median", "p95", "slowest"]);
     let mut row = |what: String, sorted: &[Duration]| {
         let at = |share: f64| format!("{:.1} ms", milliseconds(quantile(sorted, share)));

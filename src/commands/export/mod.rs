@@ -14,7 +14,8 @@ use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{METRICS, RunFolder, Table};
 
-/// Where the files lie in a run's folder, and what each is called within the folder of its series. TensorBoard goes by `tfevents`.
+/// Where the files lie in a run's folder, and what each is called within the folder of its series.
+/// TensorBoard goes by `tfevents`.
 const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
@@ -31,24 +32,25 @@ const OF_DOMAIN: [&str; 10] = [
     "prompt_share",
     "clipped_fraction",
 ];
-const OF_STEP: [&str; 6] = ["loss", "learning_rate", "gradient_norm", "expert_entropy", "expert_largest_share", "seconds"];
+const OF_STEP: [&str; 6] =
+    ["loss", "learning_rate", "gradient_norm", "expert_entropy", "expert_largest_share", "seconds"];
 
 pub fn export(arguments: &Export) -> Result<Status, Problem> {
     if let Some(engine) = &arguments.engine {
-        return Err(
-            Problem::not_supported(&format!("`--engine {engine}`")).help("`mopd export --tensorboard RUN` writes event files")
-        );
+        return Err(Problem::not_supported(&format!("`--engine {engine}`"))
+            .help("`mopd export --tensorboard RUN` writes event files"));
     }
     let Some(out) = event_files(&arguments.run, arguments.out.as_deref())? else {
-        let message = format!("{} has no {METRICS} with steps: nothing was trained yet", arguments.run.display());
+        let message =
+            format!("{} has no {METRICS} with steps: nothing was trained yet", arguments.run.display());
         return Err(Problem::usage("no-results", message));
     };
     output::result(&format!("{}\n", out.display()));
     Ok(Status::Good)
 }
 
-/// Writes the event files of the run in a folder, to `tensorboard` within it where no other place is named. Returns where they are;
-/// none of a run that trained nothing.
+/// Writes the event files of the run in a folder, to `tensorboard` within it where no other place is named.
+/// Returns where they are; none of a run that trained nothing.
 pub fn event_files(run: &Path, out: Option<&Path>) -> Result<Option<PathBuf>, Problem> {
     let run = RunFolder::open(run)?;
     let [metrics] = run.tables([METRICS])?;
@@ -66,8 +68,8 @@ pub fn event_files(run: &Path, out: Option<&Path>) -> Result<Option<PathBuf>, Pr
     Ok(Some(out))
 }
 
-/// A folder of results holds the curves of its run and no others: series go that an earlier run left there, of stages or seeds that
-/// the text has no more. What somebody else put there stays.
+/// A folder of results holds the curves of its run and no others: series go that an earlier run left there,
+/// of stages or seeds that the text has no more. What somebody else put there stays.
 fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_name().to_str().is_some_and(|name| series.contains_key(name)) {
@@ -87,7 +89,9 @@ fn series(metrics: &Table) -> BTreeMap<String, Events> {
         let (step, domain) = (metrics.whole("step", row), metrics.text("domain", row));
         let events = all.entry(name).or_default();
         let numbers = |names: &[&str], suffix: &str| {
-            let number = |name: &&str| Some(Scalar { tag: format!("{name}{suffix}"), value: number(metrics, name, &rows)? });
+            let number = |name: &&str| {
+                Some(Scalar { tag: format!("{name}{suffix}"), value: number(metrics, name, &rows)? })
+            };
             names.iter().filter_map(number).collect::<Vec<_>>()
         };
         // The rows of a step follow each other, and each says what the whole step had.
@@ -102,6 +106,7 @@ fn series(metrics: &Table) -> BTreeMap<String, Events> {
 fn write(folder: &Path, events: &Events) -> Result<(), Problem> {
     let path: PathBuf = folder.join(FILE);
     std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, events.bytes())).map_err(|error| {
-        Problem::unwritten(&path, &error).help("`mopd export --tensorboard --out DIR` writes them to another place")
+        Problem::unwritten(&path, &error)
+            .help("`mopd export --tensorboard --out DIR` writes them to another place")
     })
 }

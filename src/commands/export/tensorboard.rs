@@ -1,7 +1,7 @@
 //! TensorBoard's event files: records of TFRecord, each an `Event` message of protocol buffers.
 //!
-//! Only what a scalar needs is written: `Event { 1: double wall_time, 2: int64 step, 3: string file_version, 5: Summary }`,
-//! `Summary { 1: repeated Value }`, `Value { 1: string tag, 2: float simple_value }`.
+//! Only what a scalar needs is written: `Event { 1: double wall_time, 2: int64 step, 3: string file_version,
+//! 5: Summary }`, `Summary { 1: repeated Value }`, `Value { 1: string tag, 2: float simple_value }`.
 
 /// A number of a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +87,10 @@ fn masked(crc: u32) -> u32 {
 /// CRC-32 with Castagnoli's polynomial, bit-reflected.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc: u32, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 },
+        )
     })
 }
 
@@ -99,7 +102,8 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// A field's number and how it is written: 0 a varint, 1 eight bytes, 2 a length and so many bytes, 5 four bytes.
+/// A field's number and how it is written: 0 a varint, 1 eight bytes, 2 a length and so many bytes, 5 four
+/// bytes.
 fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
     varint(out, field << 3 | wire);
 }

@@ -1,4 +1,5 @@
-//! The series of `metrics.parquet`, thinned to what a page can hold: means over steps, and over seeds their range.
+//! The series of `metrics.parquet`, thinned to what a page can hold: means over steps, and over seeds their
+//! range.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,8 @@ const OF_DOMAIN: [&str; 9] = [
     "signal_share",
 ];
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
-const OF_STEP: [&str; 6] = ["loss", "gradient_norm", "learning_rate", "expert_entropy", "expert_largest_share", "seconds"];
+const OF_STEP: [&str; 6] =
+    ["loss", "gradient_norm", "learning_rate", "expert_entropy", "expert_largest_share", "seconds"];
 
 /// Numbers that all series of a page have together.
 const NUMBERS: usize = 60_000;
@@ -99,8 +101,10 @@ pub fn curves(metrics: &Table) -> BTreeMap<String, Curves> {
     }
     // Nearly all series have a range; few metrics are absent.
     let domains = |rows: &[usize]| distinct(rows.iter().map(|row| metrics.text("domain", *row)));
-    let series: usize =
-        rows.values().map(|rows| domains(rows).len() * (OF_DOMAIN.len() + OF_TEACHER.len()) + OF_STEP.len()).sum();
+    let series: usize = rows
+        .values()
+        .map(|rows| domains(rows).len() * (OF_DOMAIN.len() + OF_TEACHER.len()) + OF_STEP.len())
+        .sum();
     let points = (NUMBERS / (3 * series.max(1))).clamp(FEWEST, MOST);
     rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
 }
@@ -111,7 +115,8 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
     let domains = distinct(rows.iter().map(|row| metrics.text("domain", *row)));
-    let teachers = distinct(rows.iter().map(|row| metrics.text("teacher", *row)).filter(|teacher| !teacher.is_empty()));
+    let teachers =
+        distinct(rows.iter().map(|row| metrics.text("teacher", *row)).filter(|teacher| !teacher.is_empty()));
     let of_domains = gathered(metrics, rows.iter().copied(), "domain");
     let routed = of_domains.len() < rows.len();
     let first = |point: usize| (point * steps).div_ceil(points);
@@ -120,7 +125,11 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
         steps: steps as u32,
         seeds: seeds.len(),
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
-        teachers: if routed { teachers.iter().map(|teacher| (*teacher).to_owned()).collect() } else { Vec::new() },
+        teachers: if routed {
+            teachers.iter().map(|teacher| (*teacher).to_owned()).collect()
+        } else {
+            Vec::new()
+        },
         at,
         whole: points == steps,
         series: Vec::new(),
@@ -131,13 +140,15 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
             if let (Some(value), Some(weight)) = (value, weight) {
                 let point = metrics.whole("step", row) as usize * points / steps;
                 let seed = metrics.whole("seed", row);
-                let seed = seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
+                let seed =
+                    seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
                 means[seed][point].add(value, weight);
             }
         }
         let of_seeds = |point: usize| means.iter().filter_map(move |seed| seed[point].value());
-        let over =
-            |join: fn(f64, f64) -> f64| (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>();
+        let over = |join: fn(f64, f64) -> f64| {
+            (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>()
+        };
         let mean = (0..points).map(|point| {
             let mut mean = Mean::default();
             of_seeds(point).for_each(|value| mean.add(value, 1.0));
@@ -157,7 +168,11 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     for metric in OF_DOMAIN {
         for domain in &domains {
             let own = of_domains.iter().filter(|rows| is("domain", rows[0], domain));
-            let mut values = own.map(|rows| Value { row: rows[0], value: number(metrics, metric, rows), weight: Some(1.0) });
+            let mut values = own.map(|rows| Value {
+                row: rows[0],
+                value: number(metrics, metric, rows),
+                weight: Some(1.0),
+            });
             curves.series.extend(series(metric, By::Domain, domain, &mut values));
         }
     }
@@ -165,7 +180,8 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     for metric in SHARES {
         for teacher in &teachers {
             let mut values = of_steps.iter().map(|rows| {
-                let own: Vec<usize> = rows.iter().copied().filter(|row| is("teacher", *row, teacher)).collect();
+                let own: Vec<usize> =
+                    rows.iter().copied().filter(|row| is("teacher", *row, teacher)).collect();
                 // Of a step that has no prompts for it, the teacher has no part.
                 let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
                 Value { row: rows[0], value, weight: Some(1.0) }
@@ -186,7 +202,8 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     }
     for metric in OF_STEP {
         // Every row of a step says the same.
-        let mut values = rows.iter().map(|&row| Value { row, value: metrics.number(metric, row), weight: Some(1.0) });
+        let mut values =
+            rows.iter().map(|&row| Value { row, value: metrics.number(metric, row), weight: Some(1.0) });
         curves.series.extend(series(metric, By::Step, "", &mut values));
     }
     curves
@@ -211,7 +228,8 @@ mod tests {
 
     /// Two domains, two seeds, the reward of a step being `seed + step`.
     fn metrics(steps: u64) -> Table {
-        let (mut seeds, mut step_numbers, mut rewards, mut domains, mut teachers) = (vec![], vec![], vec![], vec![], vec![]);
+        let (mut seeds, mut step_numbers, mut rewards, mut domains, mut teachers) =
+            (vec![], vec![], vec![], vec![], vec![]);
         for seed in [1, 2] {
             for step in 0..steps {
                 for domain in ["sort", "reverse"] {
@@ -265,7 +283,10 @@ mod tests {
     #[test]
     fn a_teacher_of_two_domains_is_judged_token_by_token() {
         let all = curves(&metrics(1));
-        let divergence = all["student"].series.iter().find(|series| series.metric == "divergence" && series.by == By::Teacher);
+        let divergence = all["student"]
+            .series
+            .iter()
+            .find(|series| series.metric == "divergence" && series.by == By::Teacher);
         assert_eq!(divergence.unwrap().mean, [Some(Rounded(0.25))]);
     }
 }

@@ -118,15 +118,19 @@ pub fn samples(table: &Table, wanted: &[&str]) -> Fitting<Sample> {
 }
 
 pub fn histograms(table: &Table, wanted: &[&str]) -> (Fitting<Histogram>, Edges) {
-    /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits are in order.
+    /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits
+    /// are in order.
     type Bins = BTreeMap<(u64, u64), u64>;
     let mut tokens: BTreeMap<(&str, &str, &str, &str), Bins> = BTreeMap::new();
     let mut edges: BTreeMap<&'static str, BTreeMap<u64, Option<f64>>> = BTreeMap::new();
     for row in 0..table.rows() {
-        let (Some(low), Some(size_low)) = (table.number("low", row), table.number("size_low", row)) else { continue };
+        let (Some(low), Some(size_low)) = (table.number("low", row), table.number("size_low", row)) else {
+            continue;
+        };
         let over = table.text("over", row);
         let key = (table.text("stage", row), table.text("domain", row), table.text("quantity", row), over);
-        *tokens.entry(key).or_default().entry((low.to_bits(), size_low.to_bits())).or_default() += table.whole("tokens", row);
+        *tokens.entry(key).or_default().entry((low.to_bits(), size_low.to_bits())).or_default() +=
+            table.whole("tokens", row);
         let over = if over == "position" { "position" } else { "entropy" };
         edges.entry(over).or_default().insert(low.to_bits(), table.number("high", row));
         edges.entry("size").or_default().insert(size_low.to_bits(), table.number("size_high", row));
@@ -143,7 +147,10 @@ pub fn histograms(table: &Table, wanted: &[&str]) -> (Fitting<Histogram>, Edges)
         });
     }
     let edges = edges.into_iter().map(|(over, edges)| {
-        (over, edges.into_iter().map(|(low, high)| (Rounded(f64::from_bits(low)), high.map(Rounded))).collect())
+        (
+            over,
+            edges.into_iter().map(|(low, high)| (Rounded(f64::from_bits(low)), high.map(Rounded))).collect(),
+        )
     });
     (fit(found, wanted, HISTOGRAMS), edges.collect())
 }

@@ -25,14 +25,17 @@ pub fn report(arguments: &Report) -> Result<Status, Problem> {
     write(&out, &html)?;
     if html.len() > LARGE {
         let size = crate::figures::bytes(html.len() as u64);
-        output::error(&format!("warning: the page is large ({size}); its source text and its tables take what they take\n"));
+        output::error(&format!(
+            "warning: the page is large ({size}); its source text and its tables take what they take\n"
+        ));
     }
     output::result(&format!("{}\n", out.display()));
     Ok(Status::Good)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Problem> {
-    std::fs::write(path, text).map_err(|error| Problem::unwritten(path, &error).help("`--out FILE` names another place"))
+    std::fs::write(path, text)
+        .map_err(|error| Problem::unwritten(path, &error).help("`--out FILE` names another place"))
 }
 
 /// A number as a page needs it: four figures.

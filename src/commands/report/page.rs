@@ -131,8 +131,10 @@ pub fn page(run: &RunFolder, metrics: &Table, seen: &Table, weights: &Table) -> 
             anchor: anchor(ModelId(index as u32)),
             name: model.name.clone(),
             kind: kind(&model.stage).to_owned(),
-            seconds: (!records.is_empty()).then(|| Rounded(records.iter().map(|record| record.seconds).sum())),
-            predicted: total(&records, |record| record.predicted.map(|prediction| prediction.seconds)).map(Rounded),
+            seconds: (!records.is_empty())
+                .then(|| Rounded(records.iter().map(|record| record.seconds).sum())),
+            predicted: total(&records, |record| record.predicted.map(|prediction| prediction.seconds))
+                .map(Rounded),
             curves: curves.remove(&model.name).unwrap_or_default(),
             histograms: histograms.kept.remove(&model.name).unwrap_or_default(),
             samples: samples.kept.remove(&model.name).unwrap_or_default(),
@@ -252,7 +254,13 @@ fn edges(run: &RunFolder) -> Vec<Edge> {
     edges
 }
 
-fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&StageRecord], stage: &StageData) -> Card {
+fn card(
+    run: &RunFolder,
+    index: usize,
+    model: &Model<Objective>,
+    records: &[&StageRecord],
+    stage: &StageData,
+) -> Card {
     let plan = &run.plan;
     let name = |id: ModelId| plan.experiment.model(id).name.as_str();
     let facts_of_plan = &plan.stages[index];
@@ -262,14 +270,22 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
         let objective = &train.objective;
         facts.push(("objective".to_owned(), objective.name.clone()));
         let form = &objective.normal_form;
-        facts.extend([("divergence".to_owned(), form.divergence.clone()), ("tokens".to_owned(), form.token_allocation.clone())]);
+        facts.extend([
+            ("divergence".to_owned(), form.divergence.clone()),
+            ("tokens".to_owned(), form.token_allocation.clone()),
+        ]);
         let teachers: BTreeSet<String> = train
             .teachers
             .iter()
             .map(|choice| {
-                let is = choice.teacher.model().map(|model| format!(" (is {})", name(model))).unwrap_or_default();
+                let is =
+                    choice.teacher.model().map(|model| format!(" (is {})", name(model))).unwrap_or_default();
                 let domain = &plan.experiment.domain(choice.domain).name;
-                let when = choice.when.as_ref().map(|when| format!(" where {} in {domain}", when.text())).unwrap_or_default();
+                let when = choice
+                    .when
+                    .as_ref()
+                    .map(|when| format!(" where {} in {domain}", when.text()))
+                    .unwrap_or_default();
                 format!("{}{is}{when}", choice.name)
             })
             .collect();
@@ -292,13 +308,16 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
     let cost = &facts_of_plan.cost;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let memory = records.iter().filter_map(|record| record.peak_memory).max();
-    let memory_predicted = records.iter().filter_map(|record| record.predicted.map(|prediction| prediction.memory)).max();
+    let memory_predicted =
+        records.iter().filter_map(|record| record.predicted.map(|prediction| prediction.memory)).max();
     Card {
         anchor: stage.anchor.clone(),
         name: printable(&model.name),
         kind: stage.kind.clone(),
         key: facts_of_plan.key.clone(),
-        inputs: (model.stage.inputs().into_iter()).map(|id| Input { anchor: anchor(id), name: printable(name(id)) }).collect(),
+        inputs: (model.stage.inputs().into_iter())
+            .map(|id| Input { anchor: anchor(id), name: printable(name(id)) })
+            .collect(),
         facts,
         curves: (!stage.curves.at.is_empty()).then(|| format!("train-{index}")),
         excerpts,
@@ -313,10 +332,15 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
 }
 
 fn cost_legend(run: &RunFolder) -> String {
-    let text = "Sequences and floating-point operations are those of one seed, with every completion as long as it may be. Memory that was not \
-                measured is a dash: stages ran side by side, or nothing was trained.";
+    let text = "Sequences and floating-point operations are those of one seed, with every completion as \
+                long as it may be. Memory that was not measured is a dash: stages ran side by side, or \
+                nothing was trained.";
     match &run.results {
-        Some(results) => format!("{} in all, peak memory {}. {text}", duration(results.seconds), bytes(results.peak_memory)),
+        Some(results) => format!(
+            "{} in all, peak memory {}. {text}",
+            duration(results.seconds),
+            bytes(results.peak_memory)
+        ),
         None => format!("This run was not finished, so nothing was counted. {text}"),
     }
 }
@@ -331,8 +355,15 @@ fn table_data(run: &RunFolder) -> Vec<TableData> {
                 Some(Cell { mean: Rounded(score.mean), low: Rounded(score.low), high: Rounded(score.high) })
             });
             let last = row.normalized.as_ref();
-            let last = last.map(|all| Cell { mean: Rounded(all.mean), low: Rounded(all.low), high: Rounded(all.high) });
-            RowData { model: printable(&row.model), cells: scores.chain(normalized.then_some(last)).collect() }
+            let last = last.map(|all| Cell {
+                mean: Rounded(all.mean),
+                low: Rounded(all.low),
+                high: Rounded(all.high),
+            });
+            RowData {
+                model: printable(&row.model),
+                cells: scores.chain(normalized.then_some(last)).collect(),
+            }
         });
         TableData {
             name: printable(&table.name),
@@ -385,13 +416,20 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                 }
             })
             .collect();
-        let samples = if table.samples == 1 { String::new() } else { format!(", {} samples a prompt", table.samples) };
-        let most = prompts.values().max().map(|n| format!(", {} a domain", counted(*n as usize, "prompt"))).unwrap_or_default();
+        let samples =
+            if table.samples == 1 { String::new() } else { format!(", {} samples a prompt", table.samples) };
+        let most = prompts
+            .values()
+            .max()
+            .map(|n| format!(", {} a domain", counted(*n as usize, "prompt")))
+            .unwrap_or_default();
         let over = table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default();
-        let several = table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
+        let several =
+            table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
         let seeds = if several { "; below it, the mean of each seed" } else { "" };
         let legend = format!(
-            "{}{samples}{most}. Mean and 95% interval{over}{seeds}. A number leads to the stage that it is of.",
+            "{}{samples}{most}. Mean and 95% interval{over}{seeds}. A number leads to the stage that it is \
+             of.",
             table.metric
         );
         let domains: Vec<String> = table.domains.iter().map(|name| printable(name)).collect();
@@ -411,7 +449,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "</script><!--&amp;\u{2028}");
     }
 
-    /// What the page runs is what was reviewed: each library as its project published it (see `vendor/LICENSES.txt`).
+    /// What the page runs is what was reviewed: each library as its project published it (see
+    /// `vendor/LICENSES.txt`).
     #[test]
     fn libraries_are_as_published() {
         let sum = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();

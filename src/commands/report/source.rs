@@ -36,7 +36,8 @@ pub struct Excerpt {
 /// The experiment, then its modules.
 pub fn files(run: &RunFolder) -> Vec<File> {
     let mut files = vec![file(&entry_name(run), 0, &run.source, meanings(run))];
-    files.extend(run.modules.iter().zip(1..).map(|((name, text), index)| file(name, index, text, Vec::new())));
+    files
+        .extend(run.modules.iter().zip(1..).map(|((name, text), index)| file(name, index, text, Vec::new())));
     files
 }
 
@@ -76,7 +77,9 @@ fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'sta
         let mut pieces = Vec::new();
         let mut at = begin;
         while let Some((from, to, class)) = meanings.next_if(|(from, ..)| *from < end) {
-            let (Some(before), Some(own)) = (text.get(at..from), text.get(from..to.min(end))) else { continue };
+            let (Some(before), Some(own)) = (text.get(at..from), text.get(from..to.min(end))) else {
+                continue;
+            };
             pieces.push(("", printable(before)));
             pieces.push((class, printable(own)));
             at = to.min(end);
@@ -95,7 +98,8 @@ fn anchor(file: usize, line: usize) -> String {
 
 /// What the experiment's file was called where it was run.
 fn entry_name(run: &RunFolder) -> String {
-    let mut places = run.plan.places.iter().map(|place| place.file.as_str()).filter(|file| !file.starts_with("std:"));
+    let mut places =
+        run.plan.places.iter().map(|place| place.file.as_str()).filter(|file| !file.starts_with("std:"));
     let own = |file: &&str| !run.modules.iter().any(|(module, _)| Some(module.as_str()) == base(file));
     places.find(own).and_then(base).unwrap_or("source.mopd").to_owned()
 }
@@ -121,7 +125,11 @@ pub fn excerpt(run: &RunFolder, origin: Origin) -> Option<Excerpt> {
     let first = whole.matches('\n').count();
     let last = text[..place.end as usize].matches('\n').count();
     let lines: Vec<&str> = text.lines().skip(first).take(last - first + 1).collect();
-    let lines_text = if first == last { format!("line {}", first + 1) } else { format!("lines {} to {}", first + 1, last + 1) };
+    let lines_text = if first == last {
+        format!("line {}", first + 1)
+    } else {
+        format!("lines {} to {}", first + 1, last + 1)
+    };
     Some(Excerpt {
         place: printable(&format!("{name}, {lines_text}")),
         anchor: index.map(|index| anchor(index, first + 1)),

@@ -25,7 +25,8 @@ pub enum Note<'a> {
         sources: usize,
         data: usize,
     },
-    /// A text was checked; `clean` is whether it can run. Runs of a sweep that can't are named with their findings.
+    /// A text was checked; `clean` is whether it can run. Runs of a sweep that can't are named with their
+    /// findings.
     Checked {
         analysis: &'a Analysis,
         refused: &'a [(String, Analysis)],

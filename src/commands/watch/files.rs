@@ -1,7 +1,8 @@
 //! What is followed: the experiment, its modules, its data, its tokenizers and the programs that judge.
 //!
-//! Folders are watched, not files: editors put new files in the place of old ones. What an event says is not relied on either,
-//! since systems and editors differ in what they tell; it is a hint to look whether a file is another one than before.
+//! Folders are watched, not files: editors put new files in the place of old ones. What an event says is not
+//! relied on either, since systems and editors differ in what they tell; it is a hint to look whether a file
+//! is another one than before.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -142,9 +143,9 @@ impl Files {
             let _ = watcher.unwatch(gone);
         }
         // A folder that can't be watched is looked at when the clock says so.
-        let watched = wanted
-            .into_iter()
-            .filter(|folder| self.watched.contains(folder) || watcher.watch(folder, RecursiveMode::NonRecursive).is_ok());
+        let watched = wanted.into_iter().filter(|folder| {
+            self.watched.contains(folder) || watcher.watch(folder, RecursiveMode::NonRecursive).is_ok()
+        });
         self.watched = watched.collect();
     }
 }
@@ -169,7 +170,8 @@ fn same(a: &Option<Stamp>, b: &Option<Stamp>) -> bool {
 fn stamp(path: &Path, before: Option<&Stamp>) -> Option<Stamp> {
     let found = std::fs::metadata(path).ok().filter(|found| found.is_file())?;
     let (length, modified) = (found.len(), found.modified().ok());
-    // Two saves within a tick of the file system's clock have the same time: what is that young is read in any case.
+    // Two saves within a tick of the file system's clock have the same time: what is that young is read in
+    // any case.
     let settled = modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_millis() > 100);
     if let Some(before) = before
         && settled
@@ -177,7 +179,8 @@ fn stamp(path: &Path, before: Option<&Stamp>) -> Option<Stamp> {
     {
         return Some(before.clone());
     }
-    let content = if length <= READ_AT_MOST { std::fs::read(path).ok().map(|bytes| hash(&bytes)) } else { None };
+    let content =
+        if length <= READ_AT_MOST { std::fs::read(path).ok().map(|bytes| hash(&bytes)) } else { None };
     Some(Stamp { length, modified, content })
 }
 
@@ -191,7 +194,9 @@ fn hash(bytes: &[u8]) -> u64 {
 fn read_by(plan: &Plan) -> Vec<String> {
     let mut paths = Vec::new();
     for domain in &plan.experiment.domains {
-        paths.extend(std::iter::once(&domain.prompts).chain(&domain.tests).map(|DataSource { path, .. }| path.clone()));
+        paths.extend(
+            std::iter::once(&domain.prompts).chain(&domain.tests).map(|DataSource { path, .. }| path.clone()),
+        );
     }
     for model in &plan.experiment.models {
         match &model.stage {
@@ -200,7 +205,9 @@ fn read_by(plan: &Plan) -> Vec<String> {
                     paths.push(path.clone());
                 }
             }
-            Stage::Load(Pretrained::HuggingFace { name: path, .. } | Pretrained::Gguf { file: path }) => paths.push(path.clone()),
+            Stage::Load(Pretrained::HuggingFace { name: path, .. } | Pretrained::Gguf { file: path }) => {
+                paths.push(path.clone())
+            }
             Stage::Load(Pretrained::Checkpoint { folder }) => paths.push(folder.clone()),
             Stage::Train(_) | Stage::Merge(_) => {}
         }
@@ -217,7 +224,8 @@ fn judging(reward: &Reward, base: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// The file itself, also one that is not there; those of a folder and the folders in it; those beside a pattern.
+/// The file itself, also one that is not there; those of a folder and the folders in it; those beside a
+/// pattern.
 fn files_of(path: &Path) -> Vec<PathBuf> {
     let is_pattern = path.to_string_lossy().contains(['*', '?', '[']);
     if path.is_dir() {

@@ -9,8 +9,8 @@ use mopd_compiler::plan::{ModelId, Plan};
 
 use crate::commands::family::{Family, Member};
 
-/// What can change under a stage that is at work, beside its objective: what its weights, its optimiser's moments and its place in
-/// the data mean stays what it is.
+/// What can change under a stage that is at work, beside its objective: what its weights, its optimiser's
+/// moments and its place in the data mean stays what it is.
 const SETTINGS: &[&str] = &["lr", "steps", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm"];
 
 /// A stage as a plan knows it, with a seed. Runs of a sweep that share a stage share its key.
@@ -49,8 +49,9 @@ impl Begun {
         }
     }
 
-    /// The forks of the next runs, for each member: those of these runs that the edit leaves as they are, for what is made of them
-    /// is theirs alone; and, where `wanted`, of what was under way. A member that was not there before has none.
+    /// The forks of the next runs, for each member: those of these runs that the edit leaves as they are, for
+    /// what is made of them is theirs alone; and, where `wanted`, of what was under way. A member that
+    /// was not there before has none.
     pub fn forks(&self, next: &Family, wanted: bool) -> Vec<Vec<Fork>> {
         let of_member = |member: &Member| {
             let before = self.family.members.iter().position(|before| before.name() == member.name())?;
@@ -64,14 +65,18 @@ impl Begun {
         let edit = difference(before, next);
         let reruns: HashSet<&str> = edit.reruns.iter().map(String::as_str).collect();
         let named = |name: &str| next.experiment.models.iter().any(|model| model.name == name);
-        let mut forks: Vec<Fork> =
-            forks.iter().filter(|fork| named(&fork.stage) && !reruns.contains(fork.stage.as_str())).cloned().collect();
+        let mut forks: Vec<Fork> = forks
+            .iter()
+            .filter(|fork| named(&fork.stage) && !reruns.contains(fork.stage.as_str()))
+            .cloned()
+            .collect();
         if !wanted {
             return forks;
         }
         for Item { kind, name, fate, .. } in &edit.items {
             if *kind == Kind::Stage && fits(fate) && inputs_stay(next, name, &reruns) {
-                let here = self.checkpoints.iter().filter(|((stage, _), _)| key_of(before, name) == Some(stage));
+                let here =
+                    self.checkpoints.iter().filter(|((stage, _), _)| key_of(before, name) == Some(stage));
                 forks.extend(here.map(|((_, seed), (key, step))| Fork {
                     stage: name.clone(),
                     seed: *seed,
@@ -137,7 +142,10 @@ model student = distill(base) {
         let forks = family.members.iter().map(|_| forks.clone()).collect();
         let mut begun = Begun::new(family, forks);
         for (stage, step) in [("start", 7), ("student", 3)] {
-            begun.note(0, &Event::Checkpoint { stage: stage.into(), seed: 1, key: format!("key of {stage}"), step });
+            begun.note(
+                0,
+                &Event::Checkpoint { stage: stage.into(), seed: 1, key: format!("key of {stage}"), step },
+            );
         }
         begun
     }
@@ -165,7 +173,10 @@ model student = distill(base) {
             assert_eq!(forked(&begun(TEXT, Vec::new()), from, to, true), student, "{to}");
             assert!(forked(&begun(TEXT, Vec::new()), from, to, false).is_empty(), "nobody asked for it");
         }
-        assert!(forked(&begun(TEXT, Vec::new()), "prompts = 8", "prompts = 4", true).is_empty(), "another place in the data");
+        assert!(
+            forked(&begun(TEXT, Vec::new()), "prompts = 8", "prompts = 4", true).is_empty(),
+            "another place in the data"
+        );
         let new_teacher = forked(&begun(TEXT, Vec::new()), "steps = 20", "steps = 30", true);
         assert_eq!(new_teacher, [("start".to_owned(), 7)], "its teacher is new");
     }
@@ -173,11 +184,17 @@ model student = distill(base) {
     #[test]
     fn a_finished_stage_is_not_forked_and_a_fork_stays_until_its_stage_changes() {
         let mut done = begun(TEXT, Vec::new());
-        done.note(0, &Event::StageFinished { stage: "student".into(), seed: 1, seconds: 1.0, peak_memory: None });
+        done.note(
+            0,
+            &Event::StageFinished { stage: "student".into(), seed: 1, seconds: 1.0, peak_memory: None },
+        );
         assert!(forked(&done, "steps = 6", "steps = 60", true).is_empty());
         let fork = Fork { stage: "student".into(), seed: 1, key: "of before".into(), step: 2 };
         let before = Begun::new(family(TEXT), vec![vec![fork]]);
-        assert_eq!(forked(&before, "experiment \"tiny\"", "experiment \"other\"", false), [("student".to_owned(), 2)]);
+        assert_eq!(
+            forked(&before, "experiment \"tiny\"", "experiment \"other\"", false),
+            [("student".to_owned(), 2)]
+        );
         assert!(forked(&before, "steps = 6", "steps = 60", false).is_empty());
     }
 
@@ -192,7 +209,10 @@ model student = distill(base) {
             [vec![fork("start", 7)], vec![fork("start", 7)]],
             "it teaches both"
         );
-        assert_eq!(forked_by(&before, &text, "steps = 6", "steps = 60", true), [vec![fork("student", 3)], vec![]]);
+        assert_eq!(
+            forked_by(&before, &text, "steps = 6", "steps = 60", true),
+            [vec![fork("student", 3)], vec![]]
+        );
         assert_eq!(
             forked_by(&before, &text.replace("[1, 5]", "[5, 1, 7]"), "steps = 6", "steps = 60", true),
             [vec![], vec![fork("student", 3)], vec![]],

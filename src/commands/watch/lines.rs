@@ -52,14 +52,25 @@ impl Lines {
             Note::Began { family, member } => family.announcement(*member, Format::Json).unwrap_or_default(),
             Note::Checked { analysis, refused, .. } => {
                 let all = || std::iter::once(*analysis).chain(refused.iter().map(|(_, analysis)| analysis));
-                let count =
-                    |severity| all().flat_map(|of| &of.diagnostics).filter(|finding| finding.severity == severity).count();
+                let count = |severity| {
+                    all()
+                        .flat_map(|of| &of.diagnostics)
+                        .filter(|finding| finding.severity == severity)
+                        .count()
+                };
                 let findings = all().flat_map(|of| {
                     let findings = render::json::findings(&of.diagnostics, &of.sources);
-                    findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect::<Vec<_>>()
+                    findings
+                        .iter()
+                        .filter_map(|finding| serde_json::to_value(finding).ok())
+                        .collect::<Vec<_>>()
                 });
                 let findings = findings.collect();
-                own(&Own::Checked { errors: count(Severity::Error), warnings: count(Severity::Warning), findings })
+                own(&Own::Checked {
+                    errors: count(Severity::Error),
+                    warnings: count(Severity::Warning),
+                    findings,
+                })
             }
             Note::Edited(difference) => own(&Own::Edited { difference }),
             Note::Nothing => own(&Own::Nothing),
@@ -121,7 +132,10 @@ pub fn text(note: &Note, style: Style) -> String {
         Note::Together { folder, together, .. } => together.text(folder),
         Note::Problem(problem) => problem.text(style),
         Note::Forked { stage, seed, step } => {
-            format!("{stage}, seed {seed}: goes on from step {step} of the text before, which its result is kept with\n")
+            format!(
+                "{stage}, seed {seed}: goes on from step {step} of the text before, which its result is \
+                 kept with\n"
+            )
         }
         Note::Said(text) => format!("{text}\n"),
         Note::Began { family, member } => family.announcement(*member, Format::Human).unwrap_or_default(),
@@ -131,7 +145,11 @@ pub fn text(note: &Note, style: Style) -> String {
 /// What is found in a text, and how much of it.
 fn findings(analysis: &Analysis, style: Style) -> String {
     let found = render::human::findings(&analysis.diagnostics, &analysis.sources, style);
-    if analysis.diagnostics.is_empty() { found } else { found + &render::human::summary(&analysis.diagnostics, style) }
+    if analysis.diagnostics.is_empty() {
+        found
+    } else {
+        found + &render::human::summary(&analysis.diagnostics, style)
+    }
 }
 
 /// The tables that a note brings: those of a run, or of all runs of a sweep; empty for any other.
@@ -158,12 +176,16 @@ fn edited(difference: &Difference) -> String {
 
 fn event_text(event: &Event, style: Style) -> String {
     match event {
-        Event::Started { tasks, kept } => format!("{}\n", reruns((tasks - kept.min(tasks)) as usize, *tasks as usize)),
+        Event::Started { tasks, kept } => {
+            format!("{}\n", reruns((tasks - kept.min(tasks)) as usize, *tasks as usize))
+        }
         Event::StageStarted { stage, seed, steps } => match steps {
             0 => String::new(),
             steps => format!("{stage}, seed {seed}: {}\n", counted(*steps as usize, "step")),
         },
-        Event::StageResumed { stage, seed, step } => format!("{stage}, seed {seed}: goes on behind step {step}\n"),
+        Event::StageResumed { stage, seed, step } => {
+            format!("{stage}, seed {seed}: goes on behind step {step}\n")
+        }
         Event::Waiting { what } => format!("{what} is being computed by another run\n"),
         Event::ScoresFound { stage, seed, found, of } if *found > 0 => {
             format!("{}\n", scores_found(&format!("{stage}, seed {seed}"), *found, *of))

@@ -1,5 +1,6 @@
-//! `mopd watch`: checks at every save and, where the file is clean, says what changed in meaning and runs just that. What is under
-//! way goes on until a text that is clean takes its place, and a stage that the edit leaves as it is loses no step.
+//! `mopd watch`: checks at every save and, where the file is clean, says what changed in meaning and runs
+//! just that. What is under way goes on until a text that is clean takes its place, and a stage that the edit
+//! leaves as it is loses no step.
 
 mod face;
 mod files;
@@ -102,7 +103,8 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
     session.follow(&happenings)
 }
 
-/// The runs under way: members of a family, one after the other. The one at work is the one behind those that ended.
+/// The runs under way: members of a family, one after the other. The one at work is the one behind those that
+/// ended.
 struct Running {
     begun: Begun,
     folder: PathBuf,
@@ -251,7 +253,8 @@ impl Session<'_> {
     /// Looks whether files changed, and at what they say now.
     fn look(&mut self) -> Result<(), Problem> {
         let first = self.latest.is_none() && self.files.count() == (0, 0);
-        let Changed { sources, data } = if first { Changed { sources: true, data: Vec::new() } } else { self.files.changed() };
+        let Changed { sources, data } =
+            if first { Changed { sources: true, data: Vec::new() } } else { self.files.changed() };
         if self.quits > 0 || (!sources && data.is_empty() && self.unwritten_since.is_none()) {
             return Ok(());
         }
@@ -356,7 +359,8 @@ impl Session<'_> {
         }
     }
 
-    /// Takes the right to write to a folder of results, where it is another one than before or was taken away.
+    /// Takes the right to write to a folder of results, where it is another one than before or was taken
+    /// away.
     fn hold(&mut self, folder: &Path) -> Result<(), Problem> {
         if self.lock.as_ref().is_none_or(|lock| !lock.is_of(folder) || lock.check().is_err()) {
             self.lock = None;
@@ -437,7 +441,11 @@ impl Session<'_> {
         self.retry |= !whole;
         if whole && family.is_sweep() {
             match family.together(&job.folder, &job.ended) {
-                Ok(together) => self.face.note(&Note::Together { family: &family, folder: &job.folder, together: &together }),
+                Ok(together) => self.face.note(&Note::Together {
+                    family: &family,
+                    folder: &job.folder,
+                    together: &together,
+                }),
                 Err(problem) => self.face.note(&Note::Problem(&problem)),
             }
         }
@@ -558,7 +566,14 @@ impl Session<'_> {
         match run::results(&out) {
             Ok(results) => {
                 let alone = !job.begun.family.is_sweep();
-                self.face.note(&Note::Finished { compiled, alone, out: &out, results: &results, seconds, peak_memory });
+                self.face.note(&Note::Finished {
+                    compiled,
+                    alone,
+                    out: &out,
+                    results: &results,
+                    seconds,
+                    peak_memory,
+                });
                 Some(results)
             }
             Err(problem) => {

@@ -27,7 +27,8 @@ pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
         }
         let silence = allow::insertion(&document.analysis.sources, finding);
         let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
-        let fixes = finding.fix.iter().map(|fix| (fix, certain(fix))).chain(silence.iter().map(|fix| (fix, false)));
+        let fixes =
+            finding.fix.iter().map(|fix| (fix, certain(fix))).chain(silence.iter().map(|fix| (fix, false)));
         for (fix, preferred) in fixes {
             let Some(place) = session.location(&document.analysis, fix.span) else { continue };
             let edit = TextEdit { range: place.range, new_text: fix.replacement.clone() };
@@ -35,7 +36,10 @@ pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
                 title: fix.title.clone(),
                 kind: Some(CodeActionKind::QUICKFIX),
                 diagnostics: Some(vec![session.finding(document, finding)]),
-                edit: Some(WorkspaceEdit { changes: Some(HashMap::from([(place.uri, vec![edit])])), ..WorkspaceEdit::default() }),
+                edit: Some(WorkspaceEdit {
+                    changes: Some(HashMap::from([(place.uri, vec![edit])])),
+                    ..WorkspaceEdit::default()
+                }),
                 is_preferred: Some(preferred),
                 ..CodeAction::default()
             }));

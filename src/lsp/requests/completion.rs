@@ -1,7 +1,8 @@
 //! What can be written at the cursor.
 
 use lsp_types::{
-    CompletionItem, CompletionItemKind, CompletionList, CompletionParams, CompletionTextEdit, Documentation, TextEdit,
+    CompletionItem, CompletionItemKind, CompletionList, CompletionParams, CompletionTextEdit, Documentation,
+    TextEdit,
 };
 use mopd_lang::check::index::SymbolKind;
 use mopd_lang::ide::{self, CandidateKind};
@@ -11,12 +12,14 @@ use super::super::session::Session;
 
 pub fn answer(session: &Session, params: CompletionParams) -> Result<CompletionList, Failure> {
     let (document, lines, offset) = super::place(session, &params.text_document_position)?;
-    let completion = ide::complete(&document.text, offset, &document.analysis, &|| session.libraries(document));
+    let completion =
+        ide::complete(&document.text, offset, &document.analysis, &|| session.libraries(document));
     let range = lines.range_of(completion.replace);
     let items = completion.candidates.into_iter().enumerate().map(|(place, candidate)| CompletionItem {
         kind: Some(kind(candidate.kind)),
         detail: (!candidate.detail.is_empty()).then_some(candidate.detail),
-        documentation: (!candidate.doc.is_empty()).then(|| Documentation::MarkupContent(super::markdown(candidate.doc))),
+        documentation: (!candidate.doc.is_empty())
+            .then(|| Documentation::MarkupContent(super::markdown(candidate.doc))),
         // Editors sort by text; ours is the order in which things are likely to be meant.
         sort_text: Some(format!("{place:04}")),
         filter_text: Some(candidate.label.trim_end_matches(':').to_owned()),
@@ -36,7 +39,9 @@ fn kind(kind: CandidateKind) -> CompletionItemKind {
         CandidateKind::Function => CompletionItemKind::FUNCTION,
         CandidateKind::Module => CompletionItemKind::MODULE,
         CandidateKind::Type => CompletionItemKind::TYPE_PARAMETER,
-        CandidateKind::Symbol(SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence) => CompletionItemKind::FUNCTION,
+        CandidateKind::Symbol(SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence) => {
+            CompletionItemKind::FUNCTION
+        }
         CandidateKind::Symbol(SymbolKind::Objective) => CompletionItemKind::CLASS,
         CandidateKind::Symbol(SymbolKind::Let | SymbolKind::Param) => CompletionItemKind::CONSTANT,
         CandidateKind::Symbol(_) => CompletionItemKind::VARIABLE,

@@ -12,10 +12,13 @@ pub fn answer(session: &Session, params: DocumentSymbolParams) -> Result<Documen
     let lines = session.lines(document);
     let outlines = ide::outline(&document.analysis, ENTRY);
     if session.client.nested_symbols {
-        return Ok(DocumentSymbolResponse::Nested(outlines.iter().map(|outline| nested(outline, &lines)).collect()));
+        return Ok(DocumentSymbolResponse::Nested(
+            outlines.iter().map(|outline| nested(outline, &lines)).collect(),
+        ));
     }
-    let flat =
-        outlines.iter().map(|outline| information(outline, Location::new(document.uri.clone(), lines.range_of(outline.extent))));
+    let flat = outlines.iter().map(|outline| {
+        information(outline, Location::new(document.uri.clone(), lines.range_of(outline.extent)))
+    });
     Ok(DocumentSymbolResponse::Flat(flat.collect()))
 }
 

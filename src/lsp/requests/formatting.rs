@@ -1,7 +1,9 @@
-//! The canonical layout: of a document, what `mopd fmt` would write; of a part, what can be done for it alone. Small edits, so
-//! that cursors and marks stay where they are. What does not parse stays as it is.
+//! The canonical layout: of a document, what `mopd fmt` would write; of a part, what can be done for it
+//! alone. Small edits, so that cursors and marks stay where they are. What does not parse stays as it is.
 
-use lsp_types::{DocumentFormattingParams, DocumentOnTypeFormattingParams, DocumentRangeFormattingParams, TextEdit};
+use lsp_types::{
+    DocumentFormattingParams, DocumentOnTypeFormattingParams, DocumentRangeFormattingParams, TextEdit,
+};
 use mopd_lang::fmt::{self, Edit};
 
 use super::super::convert::Lines;
@@ -34,6 +36,7 @@ pub fn on_type(session: &Session, params: DocumentOnTypeFormattingParams) -> Res
 }
 
 fn converted(lines: &Lines, edits: Vec<Edit>) -> Vec<TextEdit> {
-    let convert = |edit: Edit| TextEdit { range: lines.range(edit.range.start, edit.range.end), new_text: edit.text };
+    let convert =
+        |edit: Edit| TextEdit { range: lines.range(edit.range.start, edit.range.end), new_text: edit.text };
     edits.into_iter().map(convert).collect()
 }

@@ -8,9 +8,10 @@ use super::super::session::Session;
 
 pub fn answer(session: &Session, params: DocumentHighlightParams) -> Result<Vec<DocumentHighlight>, Failure> {
     let (document, lines, offset) = super::place(session, &params.text_document_position_params)?;
-    let found = ide::highlights(&document.analysis, offset).into_iter().map(|(span, declares)| DocumentHighlight {
-        range: lines.range_of(span),
-        kind: Some(if declares { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
-    });
+    let found =
+        ide::highlights(&document.analysis, offset).into_iter().map(|(span, declares)| DocumentHighlight {
+            range: lines.range_of(span),
+            kind: Some(if declares { DocumentHighlightKind::WRITE } else { DocumentHighlightKind::READ }),
+        });
     Ok(found.collect())
 }

@@ -22,13 +22,15 @@ pub fn answer(session: &Session, params: HoverParams) -> Result<Option<Hover>, F
     }))
 }
 
-/// What the gradients of the terms follow, for an objective or one of its terms. Nothing of it is computed before somebody asks: the
-/// analysis that a keystroke leaves behind has no objectives.
+/// What the gradients of the terms follow, for an objective or one of its terms. Nothing of it is computed
+/// before somebody asks: the analysis that a keystroke leaves behind has no objectives.
 fn gradients(session: &Session, document: &Document, offset: u32) -> Option<String> {
     let index = &document.analysis.index;
     let Target::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
     let symbol = index.symbol(id);
-    let place = |analysis: &Analysis, span: mopd_lang::source::Span| (analysis.sources.file(span.file).path.clone(), span);
+    let place = |analysis: &Analysis, span: mopd_lang::source::Span| {
+        (analysis.sources.file(span.file).path.clone(), span)
+    };
     let (path, extent) = place(&document.analysis, symbol.extent);
     let whole = session.whole(document);
     let within = |origin: mopd_lang::experiment::Origin| {
@@ -40,9 +42,13 @@ fn gradients(session: &Session, document: &Document, offset: u32) -> Option<Stri
         SymbolKind::Term => objective.terms.iter().any(|term| within(term.origin).is_some()),
         _ => false,
     })?;
-    let asked = |place: &usize| symbol.kind == SymbolKind::Objective || within(objective.terms[*place].origin).is_some();
-    let terms: Vec<TermAudit> =
-        (0..objective.terms.len()).filter(asked).map(|place| audit::audit_term(objective, place, &usage)).collect();
+    let asked = |place: &usize| {
+        symbol.kind == SymbolKind::Objective || within(objective.terms[*place].origin).is_some()
+    };
+    let terms: Vec<TermAudit> = (0..objective.terms.len())
+        .filter(asked)
+        .map(|place| audit::audit_term(objective, place, &usage))
+        .collect();
     let mut text = "\n\nGradient, by `mopd audit`:".to_owned();
     for term in terms {
         for (place, line) in term.lines().into_iter().enumerate() {
@@ -56,7 +62,10 @@ fn gradients(session: &Session, document: &Document, offset: u32) -> Option<Stri
 /// Every objective, as a stage uses it if one does.
 fn objectives(analysis: &Analysis) -> Vec<(&Objective, Use)> {
     let mut found: Vec<(&Objective, Use)> = Vec::new();
-    let models = analysis.experiment.iter().flat_map(|experiment| experiment.models.iter().map(move |model| (experiment, model)));
+    let models = analysis
+        .experiment
+        .iter()
+        .flat_map(|experiment| experiment.models.iter().map(move |model| (experiment, model)));
     for (experiment, model) in models {
         let trains: Vec<&Train> = match &model.stage {
             Stage::Train(train) => vec![train],

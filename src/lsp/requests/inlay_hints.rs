@@ -10,7 +10,8 @@ pub fn answer(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHin
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);
-    let hints = ide::inlays(&document.analysis).into_iter().filter(|hint| (start..=end).contains(&hint.offset));
+    let hints =
+        ide::inlays(&document.analysis).into_iter().filter(|hint| (start..=end).contains(&hint.offset));
     let hints = hints.map(|hint| InlayHint {
         position: lines.position(hint.offset as usize),
         label: InlayHintLabel::String(hint.text),

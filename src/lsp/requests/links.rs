@@ -20,7 +20,8 @@ pub fn answer(session: &Session, params: DocumentLinkParams) -> Result<Vec<Docum
             continue;
         }
         let (target, tooltip) = match &link.to {
-            // A link to nothing would make editors offer to create the file: what is missing is told when it is needed.
+            // A link to nothing would make editors offer to create the file: what is missing is told when it
+            // is needed.
             Destination::File(name) => (
                 folder
                     .as_ref()
@@ -30,7 +31,9 @@ pub fn answer(session: &Session, params: DocumentLinkParams) -> Result<Vec<Docum
                 None,
             ),
             Destination::Module(file) => (session.uri(&document.analysis.sources.file(*file).path), None),
-            Destination::Paper(id) => (format!("https://arxiv.org/abs/{id}").parse::<Uri>().ok(), Some(format!("arXiv:{id}"))),
+            Destination::Paper(id) => {
+                (format!("https://arxiv.org/abs/{id}").parse::<Uri>().ok(), Some(format!("arXiv:{id}")))
+            }
         };
         let Some(target) = target else { continue };
         end = link.end;

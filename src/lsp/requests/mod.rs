@@ -30,7 +30,10 @@ fn document<'a>(session: &'a Session, uri: &lsp_types::Uri) -> Result<&'a Docume
 }
 
 /// A document, the places of its text, and the byte offset that is asked about.
-fn place<'a>(session: &'a Session, params: &TextDocumentPositionParams) -> Result<(&'a Document, Lines<'a>, u32), Failure> {
+fn place<'a>(
+    session: &'a Session,
+    params: &TextDocumentPositionParams,
+) -> Result<(&'a Document, Lines<'a>, u32), Failure> {
     let document = document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let offset = lines.offset(params.position) as u32;
@@ -50,8 +53,12 @@ fn symbol_kind(kind: Option<index::SymbolKind>) -> SymbolKind {
         Some(Kind::Domain) => SymbolKind::NAMESPACE,
         Some(Kind::Model | Kind::Teacher | Kind::Panel | Kind::Trained) => SymbolKind::OBJECT,
         Some(Kind::Term) => SymbolKind::FIELD,
-        Some(Kind::Let | Kind::Schedule | Kind::Reward | Kind::Template | Kind::Rollout | Kind::Eval) => SymbolKind::CONSTANT,
-        Some(Kind::Param | Kind::Parameter | Kind::LocalLet | Kind::Turn | Kind::Carried | Kind::Where) => SymbolKind::VARIABLE,
+        Some(Kind::Let | Kind::Schedule | Kind::Reward | Kind::Template | Kind::Rollout | Kind::Eval) => {
+            SymbolKind::CONSTANT
+        }
+        Some(Kind::Param | Kind::Parameter | Kind::LocalLet | Kind::Turn | Kind::Carried | Kind::Where) => {
+            SymbolKind::VARIABLE
+        }
         None => SymbolKind::MODULE,
     }
 }

@@ -1,4 +1,5 @@
-//! Where a name is used: in this file, what it imports, and the files that import its declaration, open or in the editor's folders.
+//! Where a name is used: in this file, what it imports, and the files that import its declaration, open or in
+//! the editor's folders.
 
 use lsp_types::{Location, ReferenceParams};
 use mopd_lang::check::Analysis;
@@ -14,8 +15,14 @@ pub fn answer(session: &Session, params: ReferenceParams) -> Result<Option<Vec<L
     Ok(Some(everywhere(session, document, id, params.context.include_declaration)))
 }
 
-/// Every place that names the symbol, in every open document's analysis and in those of the editor's folders, each once, sorted.
-pub fn everywhere(session: &Session, document: &Document, id: SymbolId, with_declaration: bool) -> Vec<Location> {
+/// Every place that names the symbol, in every open document's analysis and in those of the editor's folders,
+/// each once, sorted.
+pub fn everywhere(
+    session: &Session,
+    document: &Document,
+    id: SymbolId,
+    with_declaration: bool,
+) -> Vec<Location> {
     let closed = closed(session, document, id);
     let mut found = Vec::new();
     for (analysis, id) in views(session, document, &closed, id) {
@@ -27,7 +34,8 @@ pub fn everywhere(session: &Session, document: &Document, id: SymbolId, with_dec
     found
 }
 
-/// The analyses of files that are not open and may name the symbol. Only what is public can be named elsewhere.
+/// The analyses of files that are not open and may name the symbol. Only what is public can be named
+/// elsewhere.
 pub fn closed(session: &Session, document: &Document, id: SymbolId) -> Vec<Analysis> {
     let symbol = document.analysis.index.symbol(id);
     if symbol.public || symbol.owner.is_some() { session.closed_naming(&symbol.name) } else { Vec::new() }

@@ -1,17 +1,24 @@
-//! One name for another, in this file, what it imports, and the files that import it, open or in the editor's folders.
+//! One name for another, in this file, what it imports, and the files that import it, open or in the editor's
+//! folders.
 
 use std::collections::HashMap;
 
-use lsp_types::{PrepareRenameResponse, RenameParams, TextDocumentPositionParams, TextEdit, Uri, WorkspaceEdit};
+use lsp_types::{
+    PrepareRenameResponse, RenameParams, TextDocumentPositionParams, TextEdit, Uri, WorkspaceEdit,
+};
 use mopd_lang::ide;
 
 use super::super::dispatch::Failure;
 use super::super::session::Session;
 use super::references;
 
-pub fn prepare(session: &Session, params: TextDocumentPositionParams) -> Result<PrepareRenameResponse, Failure> {
+pub fn prepare(
+    session: &Session,
+    params: TextDocumentPositionParams,
+) -> Result<PrepareRenameResponse, Failure> {
     let (document, lines, offset) = super::place(session, &params)?;
-    let (id, span) = ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
+    let (id, span) =
+        ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
     let placeholder = document.analysis.index.symbol(id).name.clone();
     Ok(PrepareRenameResponse::RangeWithPlaceholder { range: lines.range_of(span), placeholder })
 }
@@ -20,14 +27,18 @@ pub fn prepare(session: &Session, params: TextDocumentPositionParams) -> Result<
 #[allow(clippy::mutable_key_type)]
 pub fn answer(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, Failure> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
-    let (id, _) = ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
+    let (id, _) =
+        ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
     let closed = references::closed(session, document, id);
     for (analysis, id) in references::views(session, document, &closed, id) {
         ide::check_new_name(analysis, id, &params.new_name).map_err(|problem| Failure::refused(problem.0))?;
     }
     let mut changes: HashMap<Uri, Vec<TextEdit>> = HashMap::new();
     for place in references::everywhere(session, document, id, true) {
-        changes.entry(place.uri).or_default().push(TextEdit { range: place.range, new_text: params.new_name.clone() });
+        changes
+            .entry(place.uri)
+            .or_default()
+            .push(TextEdit { range: place.range, new_text: params.new_name.clone() });
     }
     Ok(WorkspaceEdit { changes: Some(changes), ..WorkspaceEdit::default() })
 }

@@ -15,7 +15,10 @@ pub fn answer(session: &Session, params: SelectionRangeParams) -> Result<Vec<Sel
         let nested = outwards.fold(None, |parent, (start, end)| {
             Some(SelectionRange { range: lines.range(start, end), parent: parent.map(Box::new) })
         });
-        nested.unwrap_or_else(|| SelectionRange { range: lsp_types::Range::new(*position, *position), parent: None })
+        nested.unwrap_or_else(|| SelectionRange {
+            range: lsp_types::Range::new(*position, *position),
+            parent: None,
+        })
     });
     Ok(grown.collect())
 }

@@ -1,14 +1,16 @@
 //! Colours by meaning.
 
 use lsp_types::{
-    SemanticToken, SemanticTokenModifier, SemanticTokenType, SemanticTokens, SemanticTokensParams, SemanticTokensResult,
+    SemanticToken, SemanticTokenModifier, SemanticTokenType, SemanticTokens, SemanticTokensParams,
+    SemanticTokensResult,
 };
 use mopd_lang::ide::{self, Meaning};
 
 use super::super::dispatch::Failure;
 use super::super::session::Session;
 
-/// In the order of their numbers. The editor's names are all of the protocol's own list, so that every theme knows them.
+/// In the order of their numbers. The editor's names are all of the protocol's own list, so that every theme
+/// knows them.
 const TYPES: &[(Meaning, SemanticTokenType)] = &[
     (Meaning::Comment, SemanticTokenType::COMMENT),
     (Meaning::Text, SemanticTokenType::STRING),
@@ -31,7 +33,11 @@ pub fn types() -> Vec<SemanticTokenType> {
 }
 
 pub fn modifiers() -> Vec<SemanticTokenModifier> {
-    vec![SemanticTokenModifier::DECLARATION, SemanticTokenModifier::DEFAULT_LIBRARY, SemanticTokenModifier::DOCUMENTATION]
+    vec![
+        SemanticTokenModifier::DECLARATION,
+        SemanticTokenModifier::DEFAULT_LIBRARY,
+        SemanticTokenModifier::DOCUMENTATION,
+    ]
 }
 
 pub fn answer(session: &Session, params: SemanticTokensParams) -> Result<SemanticTokensResult, Failure> {
@@ -46,7 +52,11 @@ pub fn answer(session: &Session, params: SemanticTokensParams) -> Result<Semanti
         let flags = [token.declares, token.library, token.documentation];
         data.push(SemanticToken {
             delta_line: place.line - last.line,
-            delta_start: if place.line == last.line { place.character - last.character } else { place.character },
+            delta_start: if place.line == last.line {
+                place.character - last.character
+            } else {
+                place.character
+            },
             length: lines.width(start, end),
             token_type: kind as u32,
             token_modifiers_bitset: flags.iter().enumerate().map(|(bit, set)| u32::from(*set) << bit).sum(),

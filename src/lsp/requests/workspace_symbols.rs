@@ -1,4 +1,5 @@
-//! Items by name: in the open files and everything that they import, and in the other files of the editor's folders.
+//! Items by name: in the open files and everything that they import, and in the other files of the editor's
+//! folders.
 
 use std::collections::HashSet;
 
@@ -20,7 +21,11 @@ pub fn answer(session: &Session, params: WorkspaceSymbolParams) -> Result<Vec<Sy
             }
             for outline in ide::outline(&document.analysis, file) {
                 if outline.kind.is_some() && matches(&outline.name, &params.query) {
-                    found.extend(session.location(&document.analysis, outline.extent).map(|place| information(&outline, place)));
+                    found.extend(
+                        session
+                            .location(&document.analysis, outline.extent)
+                            .map(|place| information(&outline, place)),
+                    );
                 }
             }
         }
@@ -33,7 +38,10 @@ pub fn answer(session: &Session, params: WorkspaceSymbolParams) -> Result<Vec<Sy
         let lines = Lines::new(&file.text, session.client.encoding);
         for outline in ide::declarations(&file.text) {
             if matches(&outline.name, &params.query) {
-                found.push(information(&outline, Location::new(address.clone(), lines.range_of(outline.extent))));
+                found.push(information(
+                    &outline,
+                    Location::new(address.clone(), lines.range_of(outline.extent)),
+                ));
             }
         }
     }

@@ -26,7 +26,8 @@ fn stored() -> Place {
     put(&key('b'), "student, seed 1");
     put(&format!("{}.unfinished/0000000004", key('c')), "teacher, seed 1");
     fs::create_dir_all(place.path("runs/one")).expect("a folder");
-    let needs = BTreeMap::from([(key('a'), "start, seed 1".to_owned()), (key('c'), "teacher, seed 1".to_owned())]);
+    let needs =
+        BTreeMap::from([(key('a'), "start, seed 1".to_owned()), (key('c'), "teacher, seed 1".to_owned())]);
     let out = fs::canonicalize(place.path("runs/one")).expect("it is there");
     assert!(folder.register(&Run { experiment: "e".to_owned(), out, needs }).expect("it is written"));
     place
@@ -36,12 +37,15 @@ fn stored() -> Place {
 fn what_there_is_is_listed_with_who_needs_it() {
     let place = stored();
     let said = place.mopd(&["cache", "list"]).is(0, &[]);
-    let line = |word: &str| said.out.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}:\n{}", said.out));
+    let line = |word: &str| {
+        said.out.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}:\n{}", said.out))
+    };
     assert!(line("start").contains("aaaaaaaaaaaa") && line("start").contains("runs/one"), "{}", said.out);
     assert!(!line("student").contains("runs/one") && line("student").contains("KiB"), "{}", said.out);
     assert!(line("teacher").contains("checkpoints") && line("teacher").contains("ms ago"), "{}", said.out);
     let json = place.mopd(&["cache", "list", "--format", "json"]).is(0, &[]);
-    let items: Vec<serde_json::Value> = json.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let items: Vec<serde_json::Value> =
+        json.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(items.len(), 3);
     assert!(items.iter().any(|item| item["kind"] == "checkpoint" && item["about"] == "teacher, seed 1"));
 }
@@ -60,7 +64,8 @@ fn scores_are_listed_verified_and_pruned() {
         folder.write(&name, "scores of expert for student, seed 1", write).expect("an entry");
     }
     let said = place.mopd(&["cache", "list", "--format", "json"]).is(0, &[]);
-    let items: Vec<serde_json::Value> = said.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let items: Vec<serde_json::Value> =
+        said.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let scores = items.iter().find(|item| item["kind"] == "scores").expect("they are listed");
     assert_eq!(
         (&scores["about"], &scores["needed_by"]),
@@ -81,15 +86,21 @@ fn scores_are_listed_verified_and_pruned() {
 fn damage_is_named_and_is_status_1() {
     let place = stored();
     place.mopd(&["cache", "verify"]).is(0, &["3 whole, 0 damaged"]);
-    fs::write(place.path(".mopd/store").join(key('b')).join("model.safetensors"), "short").expect("a damaged file");
+    fs::write(place.path(".mopd/store").join(key('b')).join("model.safetensors"), "short")
+        .expect("a damaged file");
     let said = place.mopd(&["cache", "verify"]).is(1, &["2 whole, 1 damaged", "computed again"]);
-    assert!(said.out.starts_with(&key('b')) && said.out.contains("student, seed 1: model.safetensors"), "{}", said.out);
+    assert!(
+        said.out.starts_with(&key('b')) && said.out.contains("student, seed 1: model.safetensors"),
+        "{}",
+        said.out
+    );
 }
 
 #[test]
 fn what_no_run_needs_is_pruned_and_nothing_else() {
     let place = stored();
-    let dry = place.mopd(&["cache", "prune", "--older-than", "0s", "--dry-run"]).is(0, &["1 entry: would free"]);
+    let dry =
+        place.mopd(&["cache", "prune", "--older-than", "0s", "--dry-run"]).is(0, &["1 entry: would free"]);
     assert!(dry.out.starts_with(&key('b')), "{}", dry.out);
     place.mopd(&["cache", "verify"]).is(0, &["3 whole"]);
     place.mopd(&["cache", "prune", "--older-than", "1d"]).is(0, &["0 entries: freed 0 B"]);

@@ -29,7 +29,10 @@ fn a_finding_for_people() {
     let first = said.out.lines().next().unwrap_or_default();
     assert!(first.starts_with("error[unknown-key]: ") && first.contains("stepz"), "{said:?}");
     assert!(said.out.contains("a.mopd:19:3") && said.out.contains("steps"), "{said:?}");
-    assert!(!said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'), "no colour without a terminal: {said:?}");
+    assert!(
+        !said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'),
+        "no colour without a terminal: {said:?}"
+    );
     // The same findings stop the commands that would use the file, where they are no results.
     for command in ["plan", "run"] {
         let said = place.mopd(&[command, "a.mopd"]).is(1, &["error[unknown-key]"]);
@@ -46,12 +49,17 @@ fn a_finding_on_one_line() {
 
 #[test]
 fn a_finding_for_programs() {
-    let text = GOOD.replace("  objective = mopd(clip_at: 5)\n", "  rollout_note = \"日本𝒜\", objectiv = mopd(clip_at: 5)\n");
+    let text = GOOD.replace(
+        "  objective = mopd(clip_at: 5)\n",
+        "  rollout_note = \"日本𝒜\", objectiv = mopd(clip_at: 5)\n",
+    );
     let place = Place::with(&[("a.mopd", &text)]);
     let said = place.mopd(&["check", "--format", "json", "a.mopd"]).is(1, &[]);
     let list = said.json();
     let findings = list.as_array().expect("a list");
-    let found = findings.iter().find(|finding| finding["message"].as_str().is_some_and(|text| text.contains("objectiv`")));
+    let found = findings
+        .iter()
+        .find(|finding| finding["message"].as_str().is_some_and(|text| text.contains("objectiv`")));
     let found = found.unwrap_or_else(|| panic!("no finding about objectiv: {said:?}"));
     assert_eq!(found["code"], "unknown-key");
     assert_eq!(found["severity"], "error");
@@ -83,7 +91,8 @@ fn a_finding_for_code_review() {
     let change = &found["fixes"][0]["artifactChanges"][0]["replacements"][0];
     assert_eq!(change, &json!({"deletedRegion": region, "insertedContent": {"text": "steps"}}));
 
-    let clean = Place::with(&[("a.mopd", GOOD)]).mopd(&["check", "--format", "sarif", "a.mopd"]).is(0, &[]).json();
+    let clean =
+        Place::with(&[("a.mopd", GOOD)]).mopd(&["check", "--format", "sarif", "a.mopd"]).is(0, &[]).json();
     assert_eq!(clean["runs"][0]["results"], json!([]));
 }
 
@@ -113,7 +122,9 @@ fn a_sibling_module_is_found_next_to_the_file() {
     let place = Place::with(&[
         (
             "sub/a.mopd",
-            &GOOD.replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n").replace("lr        = 1e-3", "lr = rate"),
+            &GOOD
+                .replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n")
+                .replace("lr        = 1e-3", "lr = rate"),
         ),
         ("sub/mine.mopd", "pub let rate = 1e-3\n"),
         ("sub/sort.jsonl", ""),
@@ -150,7 +161,9 @@ fn checking_does_not_start_the_worker() {
 fn why_a_file_was_not_checked_is_in_the_list() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     std::fs::write(place.path("latin.mopd"), b"// caf\xe9\n").expect("a file");
-    let said = place.mopd(&["check", "--format", "json", "a.mopd", "none.mopd", "latin.mopd"]).is(2, &["error[unreadable-file]"]);
+    let said = place
+        .mopd(&["check", "--format", "json", "a.mopd", "none.mopd", "latin.mopd"])
+        .is(2, &["error[unreadable-file]"]);
     let list = said.json();
     let found: Vec<(&str, &str, &str)> = list
         .as_array()
@@ -162,11 +175,18 @@ fn why_a_file_was_not_checked_is_in_the_list() {
         })
         .collect();
     assert_eq!(found, [("unreadable-file", "error", "none.mopd"), ("not-text", "error", "latin.mopd")]);
-    assert!(list[0]["message"].as_str().is_some_and(|message| message.contains("can't read none.mopd")), "{said:?}");
+    assert!(
+        list[0]["message"].as_str().is_some_and(|message| message.contains("can't read none.mopd")),
+        "{said:?}"
+    );
     assert_eq!(list[0]["range"]["start"], json!({"line": 0, "character": 0}));
     let said = place.mopd(&["check", "--format", "sarif", "none.mopd"]).is(2, &[]);
     let result = &said.json()["runs"][0]["results"][0];
-    assert_eq!((&result["ruleId"], &result["level"]), (&json!("unreadable-file"), &json!("error")), "{said:?}");
+    assert_eq!(
+        (&result["ruleId"], &result["level"]),
+        (&json!("unreadable-file"), &json!("error")),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -176,7 +196,8 @@ fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
     std::fs::remove_file(place.path("sort.test.jsonl")).expect("it was there");
     let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(0, &[]);
     assert!(
-        said.out.starts_with("a.mopd:5:") && said.out.contains("warning[missing-file]: there is no ./sort.test.jsonl"),
+        said.out.starts_with("a.mopd:5:")
+            && said.out.contains("warning[missing-file]: there is no ./sort.test.jsonl"),
         "{said:?}"
     );
     let silent = GOOD.replace("domain sort", "// allow(missing-file): on the cluster\ndomain sort");
@@ -190,9 +211,11 @@ fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
 #[test]
 fn what_a_run_says_is_explained() {
     let place = Place::new();
-    for (code, word) in
-        [("non-finite", "learning rate"), ("error[worker-died]:", "memory"), ("unreadable_file", "does not exist")]
-    {
+    for (code, word) in [
+        ("non-finite", "learning rate"),
+        ("error[worker-died]:", "memory"),
+        ("unreadable_file", "does not exist"),
+    ] {
         let said = place.mopd(&["explain", code]).is(0, &[]);
         assert!(said.out.contains(word), "{said:?}");
     }
@@ -213,7 +236,9 @@ fn a_code_is_explained() {
     place.mopd(&["explain"]).is(2, &[]);
     let all = place.mopd(&["explain", "--all"]).is(0, &[]);
     assert!(
-        all.out.lines().any(|line| line.starts_with("unit-mismatch ") && line.contains("measure different things")),
+        all.out
+            .lines()
+            .any(|line| line.starts_with("unit-mismatch ") && line.contains("measure different things")),
         "{all:?}"
     );
 }
@@ -223,9 +248,11 @@ fn certain_fixes_are_applied_in_place_to_every_file_that_is_named() {
     let foreign = GOOD.replace("steps     = 2", "num_steps = 2");
     let quotes = foreign.replace('\n', "\r\n");
     let likely = GOOD.replace("steps     = 2", "stepz     = 2");
-    let place = Place::with(&[("a.mopd", &foreign), ("b.mopd", &quotes), ("c.mopd", GOOD), ("d.mopd", &likely)]);
-    let said =
-        place.mopd(&["check", "--fix", "a.mopd", "b.mopd", "c.mopd"]).is(0, &["fixed: a.mopd: 1 fix", "fixed: b.mopd: 1 fix"]);
+    let place =
+        Place::with(&[("a.mopd", &foreign), ("b.mopd", &quotes), ("c.mopd", GOOD), ("d.mopd", &likely)]);
+    let said = place
+        .mopd(&["check", "--fix", "a.mopd", "b.mopd", "c.mopd"])
+        .is(0, &["fixed: a.mopd: 1 fix", "fixed: b.mopd: 1 fix"]);
     assert!(!said.err.contains("c.mopd"), "{said:?}");
     assert_eq!(place.read("a.mopd"), GOOD.replace("steps     = 2", "steps = 2"));
     assert_eq!(place.read("b.mopd"), GOOD.replace("steps     = 2", "steps = 2").replace('\n', "\r\n"));

@@ -20,15 +20,18 @@ fn a_plan_shows_stages_objectives_and_cost() {
     ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
     }
-    let order: Vec<usize> = ["base =", "start =", "student ="].iter().filter_map(|name| said.out.find(name)).collect();
+    let order: Vec<usize> =
+        ["base =", "start =", "student ="].iter().filter_map(|name| said.out.find(name)).collect();
     assert!(order.len() == 3 && order.is_sorted(), "{}", said.out);
 }
 
 /// What the language can say and this version can't run is shown, then refused by name.
 #[test]
 fn a_plan_that_is_refused_shows_what_is_known() {
-    let running = "objective running {\n  term pull = cumsum(where(span.think, teacher.logp - student.logp, 0), over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
-    let place = Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
+    let running = "objective running {\n  term pull = cumsum(where(span.think, teacher.logp - student.logp, \
+                   0), over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let place =
+        Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
     place.mopd(&["check", "a.mopd"]).is(0, &[]);
     let refusal = ["error[not-supported-yet]", "the signal `span.think` is not supported yet", "a.mopd:26"];
     let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
@@ -46,12 +49,20 @@ fn a_plan_that_is_refused_shows_what_is_known() {
 
 #[test]
 fn a_library_shows_its_public_objectives() {
-    let own = "objective hidden {\n  term pull = -live student.logp\n  reduce = mean(token, over: batch)\n}\n";
-    let place = Place::with(&[("own.mopd", &format!("{own}\n/// Imitation. And more.\npub {}", own.replace("hidden", "shown")))]);
+    let own =
+        "objective hidden {\n  term pull = -live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let place = Place::with(&[(
+        "own.mopd",
+        &format!("{own}\n/// Imitation. And more.\npub {}", own.replace("hidden", "shown")),
+    )]);
     let said = place.mopd(&["plan", "own.mopd"]).is(0, &[]);
     assert!(said.out.starts_with("own.mopd: 1 public objective\n\nshown()\n  Imitation.\n"), "{}", said.out);
     let said = place.mopd(&["plan", "std.tip"]).is(0, &[]);
-    for part in ["std:tip.mopd: ", "tip(keep: fraction = 0.5)\n  Tokens where the student is unsure", "KL(student || teacher)"] {
+    for part in [
+        "std:tip.mopd: ",
+        "tip(keep: fraction = 0.5)\n  Tokens where the student is unsure",
+        "KL(student || teacher)",
+    ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
     }
     let list = place.mopd(&["plan", "--format", "json", "std.tip"]).is(0, &[]).json();
@@ -65,21 +76,34 @@ fn a_library_shows_its_public_objectives() {
 fn an_audit_says_what_each_term_follows() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     let said = place.mopd(&["audit", "a.mopd"]).is(0, &[]);
-    for part in
-        ["mopd: trains student\n", "follows 1.00 * grad KL(student || teacher)", "nll: trains start", "grad KL(data || student)"]
-    {
+    for part in [
+        "mopd: trains student\n",
+        "follows 1.00 * grad KL(student || teacher)",
+        "nll: trains start",
+        "grad KL(data || student)",
+    ] {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
     }
     let list = place.mopd(&["audit", "--format", "json", "std.estimators"]).is(0, &[]).json();
     let of = |name: &str| {
-        list.as_array().and_then(|list| list.iter().find(|audit| audit["objective"] == name)).expect("it is audited")
+        list.as_array()
+            .and_then(|list| list.iter().find(|audit| audit["objective"] == name))
+            .expect("it is audited")
     };
     let finding = &of("k3")["terms"][0]["findings"][0];
-    assert_eq!((&finding["verdict"], &finding["parts"][0]["of"]), (&"follows".into(), &"KL(teacher || student)".into()));
+    assert_eq!(
+        (&finding["verdict"], &finding["parts"][0]["of"]),
+        (&"follows".into(), &"KL(teacher || student)".into())
+    );
     assert_eq!(finding["value_estimates"], "KL(student || teacher)");
     // A term that teaches nothing forbids plan and run, too. Its form is none that the checker itself knows.
-    let direct = "objective direct {\n  term pull = exp(live student.logp - teacher.logp) / exp(student.logp - teacher.logp)\n  reduce = mean(token, over: batch)\n}\n";
-    std::fs::write(place.path("k1.mopd"), format!("{}\n{direct}", GOOD.replace("mopd(clip_at: 5)", "direct()"))).expect("a file");
+    let direct = "objective direct {\n  term pull = exp(live student.logp - teacher.logp) / \
+                  exp(student.logp - teacher.logp)\n  reduce = mean(token, over: batch)\n}\n";
+    std::fs::write(
+        place.path("k1.mopd"),
+        format!("{}\n{direct}", GOOD.replace("mopd(clip_at: 5)", "direct()")),
+    )
+    .expect("a file");
     for command in ["audit", "check", "plan", "run"] {
         let refusal = "[zero-gradient]: the mean gradient of this term is exactly 0";
         let said = place.mopd(&[command, "k1.mopd"]);
@@ -96,7 +120,11 @@ fn marks_are_listed_and_change_no_plan() {
     let marked = GOOD.replacen(steps, "steps = 2 @unpublished(\"ours\"),", 1);
     let place = Place::with(&[("a.mopd", GOOD), ("marked.mopd", &marked)]);
     let said = place.mopd(&["plan", "marked.mopd"]).is(0, &[]);
-    assert!(said.out.contains("unpublished          steps of ") && said.out.contains(": ours"), "{}", said.out);
+    assert!(
+        said.out.contains("unpublished          steps of ") && said.out.contains(": ours"),
+        "{}",
+        said.out
+    );
     let first_line = |out: &str| out.lines().next().map(str::to_owned);
     assert_eq!(first_line(&said.out), first_line(&place.mopd(&["plan", "a.mopd"]).is(0, &[]).out));
 }
@@ -128,8 +156,12 @@ fn a_new_experiment_checks_cleanly() {
     for file in ["sort.train", "sort.test", "reverse.train", "reverse.test"] {
         let text = place.read(&format!("pilot/data/{file}.jsonl"));
         for line in text.lines() {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{file}: {error}"));
-            assert!(["prompt", "answer", "demonstration"].iter().all(|field| line[field].is_string()), "{file}: {line}");
+            let line: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert!(
+                ["prompt", "answer", "demonstration"].iter().all(|field| line[field].is_string()),
+                "{file}: {line}"
+            );
         }
     }
     assert!(place.read("pilot/README.md").contains("mopd run pilot.mopd"));
@@ -185,12 +217,25 @@ say("sample", text="b\u001b[2Ja", tokens=9, finished=False, logp=-4.0)
 say("finished", seconds=0.1, peak_memory=1)
 "#,
     );
-    let arguments =
-        ["sample", "m", "--prompt", "sort ba=", "-n", "2", "--temperature", "0.5", "--max-tokens", "9", "--seed", "3"];
+    let arguments = [
+        "sample",
+        "m",
+        "--prompt",
+        "sort ba=",
+        "-n",
+        "2",
+        "--temperature",
+        "0.5",
+        "--max-tokens",
+        "9",
+        "--seed",
+        "3",
+    ];
     let said = place.mopd_with_worker(&arguments).is(0, &[]);
     assert_eq!(
         said.out,
-        "  1  ab  (3 tokens, log-probability -0.25)\n  2  b\\u001b[2Ja  (9 tokens, cut off, log-probability -4.00)\n"
+        "  1  ab  (3 tokens, log-probability -0.25)\n  2  b\\u001b[2Ja  (9 tokens, cut off, log-probability \
+         -4.00)\n"
     );
     let list = place.mopd_with_worker(&[&arguments[..], &["--format", "json"]].concat()).is(0, &[]).json();
     assert_eq!(list[0], serde_json::json!({"text": "ab", "tokens": 3, "finished": true, "logp": -0.25}));
@@ -204,7 +249,10 @@ fn what_is_no_checkpoint() {
     place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["it has no config.json"]);
     place.write("m/config.json", "{}");
     place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["error[no-worker]", "./x build", "MOPD_WORKER"]);
-    place.worker("say('failed', kind='runtime', message='the checkpoint is damaged', help='train again', origin=None, stage=None, seed=None, step=None)\nsys.exit(1)");
+    place.worker(
+        "say('failed', kind='runtime', message='the checkpoint is damaged', help='train again', \
+         origin=None, stage=None, seed=None, step=None)\nsys.exit(1)",
+    );
     place
         .mopd_with_worker(&["sample", "m", "--prompt", "x"])
         .is(1, &["error[runtime]: the checkpoint is damaged", "help: train again"]);
@@ -217,13 +265,18 @@ fn a_measurement_says_of_what_it_is_and_what_came_out() {
     let place = Place::new();
     let brief = ["bench", "check", "--runs", "2", "--keystrokes", "4", "--edits", "2"];
     let said = place.mopd(&brief).is(0, &[]);
-    for part in ["lines", "bytes", "five errors", "2 runs: median", "4 keystrokes: p99", "ms |", "after 2 edits more"] {
+    for part in
+        ["lines", "bytes", "five errors", "2 runs: median", "4 keystrokes: p99", "ms |", "after 2 edits more"]
+    {
         assert!(said.out.contains(part), "no {part:?} in {}", said.out);
     }
     let figures = place.mopd(&[&brief[..], &["--json"]].concat()).is(0, &[]).json();
     assert!(figures["check"]["file"]["lines"].as_u64().is_some_and(|lines| lines >= 500), "{figures}");
     assert!(figures["keystroke"]["file"]["lines"].as_u64().is_some_and(|lines| lines >= 5_000), "{figures}");
-    assert_eq!((&figures["check"]["milliseconds"]["count"], &figures["memory"]["edits"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&figures["check"]["milliseconds"]["count"], &figures["memory"]["edits"]),
+        (&2.into(), &2.into())
+    );
     assert_eq!(std::fs::read_dir(place.path(".")).expect("a folder").count(), 0, "nothing is left behind");
     let expr = place.mopd(&["bench", "expr", "--tokens", "1000", "--runs", "2", "--json"]).is(0, &[]).json();
     assert_eq!(expr["sizes"][0]["tokens"], 1000);
@@ -246,9 +299,12 @@ fn the_book_has_every_option_of_every_command() {
     let page = std::fs::read_to_string(mopd_tests::root().join("book/src/commands.md")).expect("the page");
     let options = |words: &[&str]| -> Vec<String> {
         let help = place.mopd(&[words, &["--help"]].concat()).is(0, &[]).out;
-        let words = help.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(str::split_whitespace);
+        let words =
+            help.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(str::split_whitespace);
         let mut found: Vec<String> = words.filter(|word| word.starts_with("--")).map(str::to_owned).collect();
-        found.retain(|option| option.trim_matches('-').len() > 1 && option != "--help" && option != "--version");
+        found.retain(|option| {
+            option.trim_matches('-').len() > 1 && option != "--help" && option != "--version"
+        });
         found
     };
     let commands = "new check fmt plan audit run watch report compare export explain sample doctor lsp expr";
@@ -260,7 +316,11 @@ fn the_book_has_every_option_of_every_command() {
         let mut rows = page.lines().filter(|line| line.starts_with(&format!("| `mopd {head}")));
         let row = rows.next().unwrap_or_else(|| panic!("`mopd {head}` has no row"));
         for option in options(&words) {
-            assert!(row.contains(&option), "`{option}` of `mopd {}` is not in its row: {row}", words.join(" "));
+            assert!(
+                row.contains(&option),
+                "`{option}` of `mopd {}` is not in its row: {row}",
+                words.join(" ")
+            );
             seen += 1;
         }
     }
@@ -274,7 +334,9 @@ fn the_examples_of_help_that_need_no_file_work() {
     let mut tried = 0;
     for command in ["check", "plan", "audit", "expr", "explain"] {
         let help = place.mopd(&[command, "--help"]).is(0, &[]).out;
-        for line in help.lines().map(str::trim).filter(|line| line.starts_with("mopd ") && !line.contains(['|', '>'])) {
+        for line in
+            help.lines().map(str::trim).filter(|line| line.starts_with("mopd ") && !line.contains(['|', '>']))
+        {
             // What stands behind three blanks says what the example does.
             let example = line.split("   ").next().expect("a first part").trim();
             let words: Vec<&str> = example.split(' ').skip(1).collect();
@@ -301,12 +363,17 @@ objective capped(most: ratio = 5) {
     let place = Place::with(&[("a.mopd", source), ("broken.mopd", "objective {")]);
     let graph = place.mopd(&["expr", "a.mopd", "capped.weight"]).is(0, &[]).out;
     assert!(graph.contains("exp %") && graph.contains("; weight is %"), "{graph}");
-    assert!(!graph.contains("live 0") && place.mopd(&["expr", "a.mopd", "capped"]).is(0, &[]).out.contains("live 0"));
+    assert!(
+        !graph.contains("live 0")
+            && place.mopd(&["expr", "a.mopd", "capped"]).is(0, &[]).out.contains("live 0")
+    );
     let clif = place.mopd(&["expr", "a.mopd", "capped.weight", "--emit", "clif"]).is(0, &[]).out;
     assert!(clif.contains("; for each token:") && clif.contains("f32x4"), "{clif}");
     let assembly = place.mopd(&["expr", "a.mopd", "capped.imitate", "--emit", "asm"]).is(0, &[]).out;
     assert!(assembly.contains("block0:"), "{assembly}");
     place.mopd(&["expr", "a.mopd", "caped"]).is(2, &["error[unknown-name]", "did you mean `capped`?"]);
-    place.mopd(&["expr", "a.mopd", "capped.select"]).is(2, &["error[unknown-name]", "it has: weight, imitate"]);
+    place
+        .mopd(&["expr", "a.mopd", "capped.select"])
+        .is(2, &["error[unknown-name]", "it has: weight, imitate"]);
     place.mopd(&["expr", "broken.mopd", "capped"]).is(1, &["error"]);
 }

@@ -12,8 +12,12 @@ fn careless() -> String {
 
 #[test]
 fn files_are_formatted_in_place_and_named() {
-    let place =
-        Place::with(&[("a.mopd", GOOD), ("b/c.mopd", &careless()), ("b/.store/d.mopd", "let  x=1"), ("b/e.txt", "let  x=1")]);
+    let place = Place::with(&[
+        ("a.mopd", GOOD),
+        ("b/c.mopd", &careless()),
+        ("b/.store/d.mopd", "let  x=1"),
+        ("b/e.txt", "let  x=1"),
+    ]);
     let said = place.mopd(&["fmt", "a.mopd", "b"]).is(0, &[]);
     assert_eq!((said.out.as_str(), said.err.as_str()), ("b/c.mopd\n", ""));
     assert_eq!(place.read("b/c.mopd"), GOOD);
@@ -56,7 +60,12 @@ fn standard_input_goes_to_standard_output() {
     let place = Place::new();
     let format = |arguments: &[&str], text: &str| {
         let mut command = place.command(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mopd starts");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("mopd starts");
         child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("mopd reads");
         Said::of(child.wait_with_output().expect("it ends"))
     };
@@ -71,7 +80,9 @@ fn standard_input_goes_to_standard_output() {
 fn what_cannot_be_read_or_written_is_status_2() {
     let place = Place::with(&[("a.mopd", &careless()), ("empty/b.txt", "")]);
     std::fs::write(place.path("latin.mopd"), b"// caf\xe9\n").expect("a file");
-    let said = place.mopd(&["fmt", "none.mopd", "latin.mopd", "a.mopd"]).is(2, &["can't read none.mopd", "error[not-text]"]);
+    let said = place
+        .mopd(&["fmt", "none.mopd", "latin.mopd", "a.mopd"])
+        .is(2, &["can't read none.mopd", "error[not-text]"]);
     assert_eq!(said.out, "a.mopd\n", "the others are formatted all the same");
     place.mopd(&["fmt", "empty"]).is(2, &["there is no .mopd file in empty"]);
     place.mopd(&["fmt"]).is(2, &["<PATH>"]);

@@ -1,5 +1,5 @@
-//! The command line contract: outputs, streams and exit statuses of every command, on good and on bad input. Training is
-//! played by a small program in place of the worker.
+//! The command line contract: outputs, streams and exit statuses of every command, on good and on bad input.
+//! Training is played by a small program in place of the worker.
 
 mod book;
 mod cache;
@@ -94,7 +94,8 @@ impl Place {
         Said::of(self.command(arguments).output().expect("mopd starts"))
     }
 
-    /// Writes a program that takes the worker's place, in Python. `job` is what it was asked; `say` writes an event.
+    /// Writes a program that takes the worker's place, in Python. `job` is what it was asked; `say` writes an
+    /// event.
     fn worker(&self, script: &str) {
         let program = format!("{}{script}\n", WORKER.replace("VERSION", env!("CARGO_PKG_VERSION")));
         self.write("worker", &program);
@@ -143,7 +144,8 @@ impl Said {
         }
     }
 
-    /// Fails with everything that was said where `status` or one of the `parts` of standard error is not as it should be.
+    /// Fails with everything that was said where `status` or one of the `parts` of standard error is not as
+    /// it should be.
     #[track_caller]
     fn is(self, status: i32, parts: &[&str]) -> Said {
         assert_eq!(self.status, Some(status), "{self:#?}");

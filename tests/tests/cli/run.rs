@@ -37,9 +37,10 @@ fn play(script: &str) -> Said {
 #[test]
 fn a_run_ends_with_its_table() {
     let place = place(FINISH);
-    let said = place
-        .mopd_with_worker(&["run", "sub/a.mopd"])
-        .is(0, &["warning: half of the rewards are 0", "1 min 15 s, peak memory 1.00 GiB, results in runs/tiny"]);
+    let said = place.mopd_with_worker(&["run", "sub/a.mopd"]).is(
+        0,
+        &["warning: half of the rewards are 0", "1 min 15 s, peak memory 1.00 GiB, results in runs/tiny"],
+    );
     assert_eq!(
         said.out,
         "\
@@ -58,7 +59,8 @@ tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts a domain, seed 1;
     let job: serde_json::Value = serde_json::from_str(&place.read("job.json")).expect("a job");
     let plan: serde_json::Value = serde_json::from_str(&place.read("runs/tiny/plan.json")).expect("a plan");
     assert_eq!(job["plan"], plan);
-    let rest = ["job", "base", "store", "out"].map(|field| job[field].as_str().unwrap_or_default().to_owned());
+    let rest =
+        ["job", "base", "store", "out"].map(|field| job[field].as_str().unwrap_or_default().to_owned());
     assert_eq!(rest, ["run", "sub", ".mopd/store", "runs/tiny"]);
     assert_eq!(job["fresh"], false);
     assert!(job["workers"].is_null());
@@ -67,10 +69,14 @@ tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts a domain, seed 1;
 #[test]
 fn options_reach_the_worker() {
     let place = place(FINISH);
-    let arguments = ["run", "--set", "seed=5", "--out", "elsewhere/deep", "--fresh", "--workers", "1", "sub/a.mopd"];
+    let arguments =
+        ["run", "--set", "seed=5", "--out", "elsewhere/deep", "--fresh", "--workers", "1", "sub/a.mopd"];
     place.mopd_with_worker(&arguments).is(0, &["results in elsewhere/deep"]);
     let job: serde_json::Value = serde_json::from_str(&place.read("job.json")).expect("a job");
-    assert_eq!((&job["fresh"], &job["workers"], &job["out"]), (&true.into(), &1.into(), &"elsewhere/deep".into()));
+    assert_eq!(
+        (&job["fresh"], &job["workers"], &job["out"]),
+        (&true.into(), &1.into(), &"elsewhere/deep".into())
+    );
     assert_eq!(job["plan"]["experiment"]["seed"], 5);
     assert!(!place.path("elsewhere/deep/modules").exists(), "no module but the standard library's was read");
 }
@@ -78,7 +84,9 @@ fn options_reach_the_worker() {
 #[test]
 fn modules_are_kept_with_the_results() {
     let place = place(FINISH);
-    let text = GOOD.replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n").replace("lr        = 1e-3", "lr = rate");
+    let text = GOOD
+        .replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n")
+        .replace("lr        = 1e-3", "lr = rate");
     place.write("sub/a.mopd", &text);
     place.write("sub/mine.mopd", "pub let rate = 1e-3\n");
     place.mopd_with_worker(&["run", "sub/a.mopd"]).is(0, &[]);
@@ -89,10 +97,16 @@ fn modules_are_kept_with_the_results() {
 #[test]
 fn events_pass_through() {
     let said = place(FINISH).mopd_with_worker(&["run", "--format", "json", "sub/a.mopd"]).is(0, &[]);
-    let events: Vec<serde_json::Value> =
-        said.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
+    let events: Vec<serde_json::Value> = said
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect();
     let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
-    assert_eq!(names, ["ready", "started", "stage_started", "step", "warning", "stage_finished", "stage_kept", "finished"]);
+    assert_eq!(
+        names,
+        ["ready", "started", "stage_started", "step", "warning", "stage_finished", "stage_kept", "finished"]
+    );
 }
 
 #[test]
@@ -126,7 +140,8 @@ sys.exit(1)
 #[test]
 fn a_failure_without_a_place() {
     let said = play(
-        "ready()\nsay('failed', kind='storage', message='the disk is full', help=None, origin=999999, stage=None, seed=None, step=None)\nsys.exit(1)",
+        "ready()\nsay('failed', kind='storage', message='the disk is full', help=None, origin=999999, \
+         stage=None, seed=None, step=None)\nsys.exit(1)",
     );
     said.is(1, &["error[storage]: the disk is full\n", "no stage was finished"]);
 }
@@ -136,13 +151,18 @@ fn text_of_others_does_not_steer_the_terminal() {
     // Clears the screen, writes the clipboard, turns what follows around, hides it.
     let hostile = "\\x1b[2J\\x1b]52;c;eA==\\x07\\x9b8m\\u202e\\u2066\\x1b[8m\\r";
     let script = format!(
-        "ready()\nsay('warning', message='w{hostile}')\nprint('e{hostile}', file=sys.stderr, flush=True)\nprint('o{hostile}', flush=True)\n\
-         say('failed', kind='storage', message='m{hostile}', help='h{hostile}', origin=None, stage='s{hostile}', seed=1, step=None)\nsys.exit(1)"
+        "ready()\nsay('warning', message='w{hostile}')\nprint('e{hostile}', file=sys.stderr, \
+         flush=True)\nprint('o{hostile}', flush=True)\nsay('failed', kind='storage', message='m{hostile}', \
+         help='h{hostile}', origin=None, stage='s{hostile}', seed=1, step=None)\nsys.exit(1)"
     );
-    let safe = |text: &str| !text.chars().any(|c| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{2069}').contains(&c));
+    let safe = |text: &str| {
+        !text.chars().any(|c| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{2069}').contains(&c))
+    };
     let spelled = "\\u001b[2J\\u001b]52;c;eA==\\u0007\\u009b8m\\u202e\\u2066\\u001b[8m";
-    let said =
-        play(&script).is(1, &[&format!("w{spelled}"), &format!("m{spelled}"), &format!("h{spelled}"), &format!("s{spelled}")]);
+    let said = play(&script).is(
+        1,
+        &[&format!("w{spelled}"), &format!("m{spelled}"), &format!("h{spelled}"), &format!("s{spelled}")],
+    );
     assert!(safe(&said.out) && safe(&said.err), "{said:?}");
     let place = place(&script);
     let said = place.mopd_with_worker(&["run", "--format", "json", "sub/a.mopd"]).is(1, &[]);
@@ -152,13 +172,18 @@ fn text_of_others_does_not_steer_the_terminal() {
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .find(|line| line["event"] == "failed");
-    assert_eq!(failed.unwrap()["message"], "m\u{1b}[2J\u{1b}]52;c;eA==\u{7}\u{9b}8m\u{202e}\u{2066}\u{1b}[8m\r");
+    assert_eq!(
+        failed.unwrap()["message"],
+        "m\u{1b}[2J\u{1b}]52;c;eA==\u{7}\u{9b}8m\u{202e}\u{2066}\u{1b}[8m\r"
+    );
 }
 
 #[test]
 fn a_worker_that_dies() {
-    play("ready()\nos.kill(os.getpid(), signal.SIGKILL)")
-        .is(1, &["error[worker-died]", "signal 9", "memory", "the next stage had not begun", "mopd plan --predict"]);
+    play("ready()\nos.kill(os.getpid(), signal.SIGKILL)").is(
+        1,
+        &["error[worker-died]", "signal 9", "memory", "the next stage had not begun", "mopd plan --predict"],
+    );
     // Only evaluations are left.
     let kept = "say('stage_kept', stage='start', seed=1)\nsay('stage_kept', stage='student', seed=1)";
     play(&format!("ready()\nsay('started', tasks=2, kept=2)\n{kept}\nos.kill(os.getpid(), signal.SIGKILL)"))
@@ -178,12 +203,14 @@ os.kill(os.getpid(), signal.SIGKILL)
             "error[worker-died]",
             "at work: `start`",
             "`student` at step 17 of 150",
-            "of `student`, set `micro_batch = 1`, which changes nothing but the rounding of sums, or lower `prompts = ",
+            "of `student`, set `micro_batch = 1`, which changes nothing but the rounding of sums, or lower \
+             `prompts = ",
             "`max_tokens = ",
             "run fewer stages side by side (2 were): `--workers 1`",
         ],
     );
-    play("ready()\nos.kill(os.getpid(), signal.SIGSEGV)").is(1, &["error[worker-died]", "signal 11", "memory fault"]);
+    play("ready()\nos.kill(os.getpid(), signal.SIGSEGV)")
+        .is(1, &["error[worker-died]", "signal 11", "memory fault"]);
     let silent = play("print('about to go', file=sys.stderr)\nsys.exit(3)");
     silent.is(1, &["about to go", "stopped without a word (exit status 3)", "mopd doctor"]);
     // It goes before it has read the job, which is longer than a pipe holds.
@@ -196,19 +223,28 @@ os.kill(os.getpid(), signal.SIGKILL)
 #[test]
 fn a_worker_that_talks_nonsense() {
     // Libraries write to standard output, too: that is passed on and does no harm.
-    let chatty = format!("print('hello \\x1b[2J from a library')\nsys.stdout.buffer.write(b'\\xff\\xfe\\n')\n{FINISH}");
+    let chatty = format!(
+        "print('hello \\x1b[2J from a library')\nsys.stdout.buffer.write(b'\\xff\\xfe\\n')\n{FINISH}"
+    );
     play(&chatty).is(0, &["hello \\u001b[2J from a library"]);
-    play("print('{\"event\": \"dance\"}', flush=True)\ntime.sleep(60)").is(1, &["error[worker-protocol]", "from one build"]);
+    play("print('{\"event\": \"dance\"}', flush=True)\ntime.sleep(60)")
+        .is(1, &["error[worker-protocol]", "from one build"]);
     play("print('{\"event\": \"step\"', flush=True)\ntime.sleep(60)").is(1, &["error[worker-protocol]"]);
-    play("say('ready', versions={'mopd': '9.9.9', 'libtorch': '2'}, device='cpu', threads=1)\ntime.sleep(60)")
-        .is(1, &["error[worker-protocol]", "version 9.9.9"]);
+    play(
+        "say('ready', versions={'mopd': '9.9.9', 'libtorch': '2'}, device='cpu', threads=1)\ntime.sleep(60)",
+    )
+    .is(1, &["error[worker-protocol]", "version 9.9.9"]);
 }
 
 #[test]
 fn results_that_are_missing_or_broken() {
-    play("ready()\nsay('finished', seconds=1.0, peak_memory=1)").is(1, &["error[no-results]", "results.json", "no such file"]);
-    play("ready()\nopen(job['out'] + '/results.json', 'w').write('{')\nsay('finished', seconds=1.0, peak_memory=1)")
-        .is(1, &["error[no-results]"]);
+    play("ready()\nsay('finished', seconds=1.0, peak_memory=1)")
+        .is(1, &["error[no-results]", "results.json", "no such file"]);
+    play(
+        "ready()\nopen(job['out'] + '/results.json', 'w').write('{')\nsay('finished', seconds=1.0, \
+         peak_memory=1)",
+    )
+    .is(1, &["error[no-results]"]);
 }
 
 #[test]
@@ -281,7 +317,8 @@ fn an_interrupt_leaves_finished_stages_and_status_130() {
 signal.signal(signal.SIGINT, stop)
 {WAIT}time.sleep(60)"
     );
-    interrupt(&script, 1).is(130, &["stopping", "interrupted", "1 of 3 stages", "run the same command again"]);
+    interrupt(&script, 1)
+        .is(130, &["stopping", "interrupted", "1 of 3 stages", "run the same command again"]);
 }
 
 #[test]
@@ -292,7 +329,8 @@ say('started', tasks=3, kept=0)
 say('stage_kept', stage='start', seed=1)
 say('stage_started', stage='student', seed=1, steps=100)
 say('stage_resumed', stage='student', seed=1, step=40)
-say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
+say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], \
+         tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
 say('checkpoint', stage='student', seed=1, key='k', step=41)
 say('waiting', what='expert, seed 1')
 say('interrupted', finished=1, tasks=3)
@@ -302,7 +340,8 @@ sys.exit(130)",
         130,
         &[
             "another run computes expert, seed 1; its result is waited for",
-            "1 of 3 stages are finished and kept in .mopd/store, and a checkpoint of student at step 41 of 100; the next run goes on",
+            "1 of 3 stages are finished and kept in .mopd/store, and a checkpoint of student at step 41 of \
+             100; the next run goes on",
         ],
     );
 }
@@ -312,7 +351,8 @@ fn resume_says_where_there_is_nothing_to_go_on_from() {
     let script = "ready()
 say('started', tasks=3, kept=0)
 say('stage_started', stage='student', seed=1, steps=100)
-say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
+say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], \
+                  tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
 say('interrupted', finished=0, tasks=3)
 sys.exit(130)";
     let place = Place::with(&[("a.mopd", GOOD)]);
@@ -326,7 +366,8 @@ sys.exit(130)";
 fn what_a_run_is_told_reaches_the_worker() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.worker(
-        "open('asked', 'w').write(json.dumps({k: job[k] for k in ('from', 'checkpoint_every', 'fresh')}))\nready()\nsys.exit(0)",
+        "open('asked', 'w').write(json.dumps({k: job[k] for k in ('from', 'checkpoint_every', \
+         'fresh')}))\nready()\nsys.exit(0)",
     );
     let asked = |arguments: &[&str]| {
         place.mopd_with_worker(&[&["run", "a.mopd"], arguments].concat());
@@ -334,8 +375,13 @@ fn what_a_run_is_told_reaches_the_worker() {
     };
     assert_eq!(asked(&[]), serde_json::json!({ "from": [], "checkpoint_every": null, "fresh": false }));
     let told = asked(&["--from", "student", "--from", "start", "--checkpoint-every", "1.5min"]);
-    assert_eq!(told, serde_json::json!({ "from": ["student", "start"], "checkpoint_every": 90.0, "fresh": false }));
-    place.mopd_with_worker(&["run", "--from", "studnet", "a.mopd"]).is(2, &["no stage `studnet`", "--from 'student'"]);
+    assert_eq!(
+        told,
+        serde_json::json!({ "from": ["student", "start"], "checkpoint_every": 90.0, "fresh": false })
+    );
+    place
+        .mopd_with_worker(&["run", "--from", "studnet", "a.mopd"])
+        .is(2, &["no stage `studnet`", "--from 'student'"]);
     place.mopd_with_worker(&["run", "--from", "x", "--fresh", "a.mopd"]).is(2, &["cannot be used with"]);
     place.mopd_with_worker(&["run", "--checkpoint-every", "often", "a.mopd"]).is(2, &["30s"]);
 }

@@ -45,8 +45,9 @@ fn a_file_that_cannot_be_read_is_status_2() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     std::fs::write(place.path("latin.mopd"), b"// one\n// caf\xe9\n").expect("a file");
     for command in ["check", "plan", "run"] {
-        let said =
-            place.mopd(&[command, "none.mopd"]).is(2, &["error[unreadable-file]: can't read none.mopd: there is no such file"]);
+        let said = place
+            .mopd(&[command, "none.mopd"])
+            .is(2, &["error[unreadable-file]: can't read none.mopd: there is no such file"]);
         assert_eq!(said.out, "");
         place.mopd(&[command, "."]).is(2, &["not its folder"]);
         place.mopd(&[command, "latin.mopd"]).is(2, &["error[not-text]", "line 2"]);
@@ -59,7 +60,12 @@ fn a_file_that_cannot_be_read_is_status_2() {
 fn a_reader_that_goes_away_is_no_error() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     for arguments in [&["explain", "--all"][..], &["plan", "a.mopd"], &["check", "a.mopd"], &["--help"]] {
-        let mut child = place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mopd starts");
+        let mut child = place
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("mopd starts");
         drop(child.stdout.take());
         let mut stderr = child.stderr.take().expect("a pipe");
         let mut text = String::new();

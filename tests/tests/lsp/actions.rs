@@ -51,7 +51,8 @@ fn every_way_out_of_every_finding_of_the_suite_is_offered() {
                     && offset(&text, &shown["range"]["start"]) == place
                     && shown["message"].as_str().is_some_and(|message| message.starts_with(&finding.message))
             };
-            let shown = published.iter().find(same).unwrap_or_else(|| panic!("{finding:?} is not shown:\n{text}"));
+            let shown =
+                published.iter().find(same).unwrap_or_else(|| panic!("{finding:?} is not shown:\n{text}"));
             let offered = actions(&mut workspace, "a.mopd", shown);
             let mut own = offered.iter().filter(|action| action["diagnostics"][0] == *shown);
             if let Some(fix) = &finding.fix {
@@ -67,7 +68,8 @@ fn every_way_out_of_every_finding_of_the_suite_is_offered() {
             if finding.severity == Severity::Warning && finding.code != Code::UnusedAllow {
                 let action = own.next().unwrap_or_else(|| panic!("no way to silence {finding:?}"));
                 let comment = format!("// allow({}): ", finding.code.name());
-                let silenced = after(&workspace, &text, action).replacen(&comment, &format!("{comment}meant"), 1);
+                let silenced =
+                    after(&workspace, &text, action).replacen(&comment, &format!("{comment}meant"), 1);
                 let count = |text: &str| {
                     let found = mopd_tests::check("a.mopd", text).diagnostics;
                     found.iter().filter(|other| other.code == finding.code).count()

@@ -24,7 +24,10 @@ impl Client {
     /// Starts a server and shakes hands. The standard library's files go to `cache`.
     pub fn start(cache: &Path, capabilities: Value) -> Client {
         let mut client = Client::connect(cache);
-        let result = client.request("initialize", json!({ "processId": null, "rootUri": null, "capabilities": capabilities }));
+        let result = client.request(
+            "initialize",
+            json!({ "processId": null, "rootUri": null, "capabilities": capabilities }),
+        );
         client.capabilities = result["capabilities"].clone();
         client.notify("initialized", json!({}));
         client
@@ -32,10 +35,15 @@ impl Client {
 
     /// Starts a server, without a word.
     pub fn connect(cache: &Path) -> Client {
-        let mut command = Command::new(std::path::absolute(mopd_tests::mopd()).expect("the program has a path"));
+        let mut command =
+            Command::new(std::path::absolute(mopd_tests::mopd()).expect("the program has a path"));
         command.arg("lsp").env("XDG_CACHE_HOME", cache).env("HOME", cache);
-        let mut process =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("mopd starts");
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mopd starts");
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().expect("a pipe"));
         let (published, unasked) = (HashMap::new(), Vec::new());
@@ -118,7 +126,9 @@ impl Client {
                 return None;
             }
             match line.trim_end().split_once(": ") {
-                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().expect("a length"),
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.parse().expect("a length")
+                }
                 Some(_) => {}
                 None => break,
             }

@@ -1,7 +1,8 @@
 //! Long sessions: whatever is typed, the findings are those of a fresh check, and memory stays where it was.
 //!
-//! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with `--nocapture` the test tells how long
-//! they took and what memory the server had at the beginning and at the end.
+//! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with
+//! `--nocapture` the test tells how long they took and what memory the server had at the beginning and at the
+//! end.
 
 use std::process::Command;
 use std::time::Instant;
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{GOOD, Workspace, position_of};
 
-/// Numbers that look random and are the same in every run (Steele et al., "Fast splittable pseudorandom number generators", 2014).
+/// Numbers that look random and are the same in every run (Steele et al., "Fast splittable pseudorandom
+/// number generators", 2014).
 struct Random(u64);
 
 impl Random {
@@ -114,17 +116,24 @@ fn memory(process: u32) -> Option<u64> {
 type Findings = Vec<(Value, Value, Value)>;
 
 fn published(findings: &[Value]) -> Findings {
-    let shown = |finding: &Value| (finding["code"].clone(), finding["range"]["start"].clone(), finding["range"]["end"].clone());
+    let shown = |finding: &Value| {
+        (finding["code"].clone(), finding["range"]["start"].clone(), finding["range"]["end"].clone())
+    };
     findings.iter().map(shown).collect()
 }
 
 /// What a check from scratch says of a text.
 fn fresh(path: &str, text: &str, utf8: bool) -> Findings {
     let analysis = mopd_tests::check(path, text);
-    let own = analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == mopd_lang::ide::ENTRY);
+    let own =
+        analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == mopd_lang::ide::ENTRY);
     let shown = own.map(|finding| {
         let span = finding.primary.span;
-        (json!(finding.code.name()), place(text, span.start as usize, utf8), place(text, span.end as usize, utf8))
+        (
+            json!(finding.code.name()),
+            place(text, span.start as usize, utf8),
+            place(text, span.end as usize, utf8),
+        )
     });
     shown.collect()
 }
@@ -135,7 +144,12 @@ fn ask_everything(workspace: &mut Workspace, place: &Value) {
     for method in ["hover", "completion", "signatureHelp", "definition", "documentHighlight"] {
         workspace.ask(&format!("textDocument/{method}"), "a.mopd", place.clone(), json!({}));
     }
-    workspace.ask("textDocument/references", "a.mopd", place.clone(), json!({ "context": { "includeDeclaration": true } }));
+    workspace.ask(
+        "textDocument/references",
+        "a.mopd",
+        place.clone(),
+        json!({ "context": { "includeDeclaration": true } }),
+    );
     // Most places have no name that could be changed.
     let rename = json!({ "textDocument": document, "position": place, "newName": "other" });
     let _ = workspace.client.attempt("textDocument/rename", rename);
@@ -143,7 +157,9 @@ fn ask_everything(workspace: &mut Workspace, place: &Value) {
         workspace.client.request(&format!("textDocument/{method}"), json!({ "textDocument": document }));
     }
     let options = json!({ "tabSize": 2, "insertSpaces": true });
-    workspace.client.request("textDocument/formatting", json!({ "textDocument": document, "options": options }));
+    workspace
+        .client
+        .request("textDocument/formatting", json!({ "textDocument": document, "options": options }));
     let everything = json!({ "start": { "line": 0, "character": 0 }, "end": place });
     for (method, more) in [("rangeFormatting", json!(options)), ("inlayHint", Value::Null)] {
         let params = json!({ "textDocument": document, "range": everything, "options": more });
@@ -152,14 +168,22 @@ fn ask_everything(workspace: &mut Workspace, place: &Value) {
     let params = json!({ "textDocument": document, "range": everything, "context": { "diagnostics": [] } });
     workspace.client.request("textDocument/codeAction", params);
     for character in ["}", "\n"] {
-        workspace.ask("textDocument/onTypeFormatting", "a.mopd", place.clone(), json!({ "ch": character, "options": options }));
+        workspace.ask(
+            "textDocument/onTypeFormatting",
+            "a.mopd",
+            place.clone(),
+            json!({ "ch": character, "options": options }),
+        );
     }
-    workspace.client.request("textDocument/selectionRange", json!({ "textDocument": document, "positions": [place] }));
+    workspace
+        .client
+        .request("textDocument/selectionRange", json!({ "textDocument": document, "positions": [place] }));
 }
 
 fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: bool) {
     let encodings = if utf8 { json!(["utf-8"]) } else { json!(["utf-16"]) };
-    let mut workspace = Workspace::with_capabilities(json!({ "general": { "positionEncodings": encodings } }));
+    let mut workspace =
+        Workspace::with_capabilities(json!({ "general": { "positionEncodings": encodings } }));
     workspace.open("a.mopd", GOOD);
     let uri = workspace.uri("a.mopd");
     let path = workspace.path("a.mopd").display().to_string();
@@ -180,7 +204,9 @@ fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: boo
         };
         made += changes.len();
         let document = json!({ "uri": uri, "version": version });
-        workspace.client.notify("textDocument/didChange", json!({ "textDocument": document, "contentChanges": changes }));
+        workspace
+            .client
+            .notify("textDocument/didChange", json!({ "textDocument": document, "contentChanges": changes }));
         let findings = workspace.client.findings(&uri);
         if version % 10 == 0 || made + 100 > edits {
             assert_eq!(published(&findings), fresh(&path, &text, utf8), "after {made} edits:\n{text}");
@@ -198,13 +224,18 @@ fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: boo
         "{made} edits, {:.1} s; memory: {early:?} KiB after 400 changes, {late:?} KiB at the end",
         started.elapsed().as_secs_f64()
     );
-    // What the server made of all the edits is the text that was edited: the same as were it sent whole, and as `mopd check` has it.
+    // What the server made of all the edits is the text that was edited: the same as were it sent whole, and
+    // as `mopd check` has it.
     let edited = workspace.replace("a.mopd", version + 1, &text);
     assert_eq!(published(&edited), fresh(&path, &text, utf8));
     workspace.write("a.mopd", &text);
-    let checked = Command::new(mopd_tests::mopd()).args(["check", "--format", "json", &path]).output().expect("mopd starts");
+    let checked = Command::new(mopd_tests::mopd())
+        .args(["check", "--format", "json", &path])
+        .output()
+        .expect("mopd starts");
     let checked: Vec<Value> = serde_json::from_slice(&checked.stdout).expect("a list of findings");
-    let code = |findings: &[Value]| findings.iter().map(|finding| finding["code"].clone()).collect::<Vec<Value>>();
+    let code =
+        |findings: &[Value]| findings.iter().map(|finding| finding["code"].clone()).collect::<Vec<Value>>();
     assert_eq!(code(&checked), code(&edited));
     // Bounded generously: what must not happen is growth with every edit.
     if let (Some(early), Some(late)) = (early, late) {

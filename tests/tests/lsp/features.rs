@@ -9,15 +9,23 @@ fn messages(findings: &[Value]) -> Vec<&str> {
 }
 
 fn labels(completion: &Value) -> Vec<&str> {
-    completion["items"].as_array().expect("items").iter().map(|item| item["label"].as_str().expect("a label")).collect()
+    completion["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| item["label"].as_str().expect("a label"))
+        .collect()
 }
 
 #[test]
 fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
-    let mut workspace =
-        Workspace::with_capabilities(json!({ "textDocument": { "publishDiagnostics": { "relatedInformation": true } } }));
+    let mut workspace = Workspace::with_capabilities(
+        json!({ "textDocument": { "publishDiagnostics": { "relatedInformation": true } } }),
+    );
     assert_eq!(workspace.open("a.mopd", GOOD), [Value::Null; 0]);
-    let wrong = GOOD.replace("reduce = mean(token)", "/* 𝒜 */ reduce = mean(token)").replace("clip_at: 5", "clipat: 5");
+    let wrong = GOOD
+        .replace("reduce = mean(token)", "/* 𝒜 */ reduce = mean(token)")
+        .replace("clip_at: 5", "clipat: 5");
     let findings = workspace.replace("a.mopd", 2, &wrong);
     assert_eq!(findings.len(), 2, "{findings:?}");
     assert_eq!(findings[0]["code"], "foreign-syntax");
@@ -38,8 +46,9 @@ fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
 /// It takes longer than a keystroke may.
 #[test]
 fn gradients_are_audited_when_a_file_is_opened_or_saved() {
-    let objective = "objective own {\n  let later = reward_to_go(kl(student || teacher), discount: 0, over: sequence)\n  \
-                     term pull = later * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let objective = "objective own {\n  let later = reward_to_go(kl(student || teacher), discount: 0, over: \
+                     sequence)\n  term pull = later * live student.logp\n  reduce = mean(token, over: \
+                     batch)\n}\n";
     let right = format!(
         "{}\n{}",
         GOOD.replace("mopd(clip_at: 5)", "own").replace("use std.opd.mopd\n", ""),
@@ -69,7 +78,11 @@ fn hover_explains_names_and_settings() {
         ("gap * live", "let gap", "nats[token]"),
         ("mopd(clip_at", "objective mopd(clip_at: nats = 5)", "From `std.opd`."),
         ("clip_at", "clip_at: nats = 5", "Parameter of objective `mopd`."),
-        ("mopd(clip_at", "Gradient, by `mopd audit`", "- `distill` follows 1.00 * grad KL(student || teacher)"),
+        (
+            "mopd(clip_at",
+            "Gradient, by `mopd audit`",
+            "- `distill` follows 1.00 * grad KL(student || teacher)",
+        ),
         ("prompts   = 2", "must be set", "Prompts a step"),
     ];
     for (place, first, second) in cases {
@@ -78,14 +91,18 @@ fn hover_explains_names_and_settings() {
         assert!(text.contains(first) && text.contains(second), "{place}: {text}");
         assert!(place.starts_with(slice(GOOD, &hover["range"])), "{hover}");
     }
-    assert_eq!(workspace.ask("textDocument/hover", "a.mopd", json!({ "line": 0, "character": 4 }), json!({})), Value::Null);
+    assert_eq!(
+        workspace.ask("textDocument/hover", "a.mopd", json!({ "line": 0, "character": 4 }), json!({})),
+        Value::Null
+    );
 }
 
 #[test]
 fn completion_works_in_half_typed_text() {
     let mut workspace = Workspace::new();
     workspace.write("mine.mopd", "//! My own.\n\n/// Half.\npub let half = 0.5\nlet hidden = 1\n");
-    let half = "// 𝒜𝒜 é\nuse std.opd.mopd\nuse \nmodel student = distill(start) {\n  objective = m\n  rollout = sample(n: 1, tem\n  ste\n\nobjective o {\n  let gap = (student.lo\n";
+    let half = "// 𝒜𝒜 é\nuse std.opd.mopd\nuse \nmodel student = distill(start) {\n  objective = m\n  \
+                rollout = sample(n: 1, tem\n  ste\n\nobjective o {\n  let gap = (student.lo\n";
     workspace.open("a.mopd", half);
     let mut at = |part: &str| {
         let end = half.find(part).expect("it is there") + part.len();
@@ -96,7 +113,8 @@ fn completion_works_in_half_typed_text() {
     assert_eq!(labels(&imports), ["mine", "std"]);
     let keys = at("\n  ste");
     assert!(labels(&keys).contains(&"steps") && !labels(&keys).contains(&"objective"), "{keys}");
-    let item = keys["items"].as_array().expect("items").iter().find(|item| item["label"] == "steps").expect("steps");
+    let item =
+        keys["items"].as_array().expect("items").iter().find(|item| item["label"] == "steps").expect("steps");
     assert_eq!(item["textEdit"]["newText"], "steps = ");
     assert_eq!(slice(half, &item["textEdit"]["range"]), "ste");
     assert!(labels(&at("n: 1, tem")).contains(&"temperature:"));
@@ -114,7 +132,12 @@ fn an_import_is_completed_from_the_library_and_the_files_beside() {
     let text = "use \nuse mine.\nuse std.opd.{\n";
     workspace.open("a.mopd", text);
     let mut at = |line: u64, character: u64| {
-        workspace.ask("textDocument/completion", "a.mopd", json!({ "line": line, "character": character }), json!({}))
+        workspace.ask(
+            "textDocument/completion",
+            "a.mopd",
+            json!({ "line": line, "character": character }),
+            json!({}),
+        )
     };
     let modules = at(0, 4);
     assert!(labels(&modules).contains(&"std") && labels(&modules).contains(&"mine"), "{modules}");
@@ -136,8 +159,18 @@ fn signatures_name_the_argument_at_hand() {
     assert_eq!(help["signatures"][0]["label"], "mopd(clip_at: nats = 5)", "{help}");
     assert_eq!(help["signatures"][0]["parameters"][0]["label"], json!([5, 22]));
     assert_eq!(help["activeParameter"], 0);
-    assert!(help["signatures"][0]["documentation"]["value"].as_str().is_some_and(|doc| doc.contains("2606.30406")), "{help}");
-    let outside = workspace.ask("textDocument/signatureHelp", "a.mopd", json!({ "line": 0, "character": 0 }), json!({}));
+    assert!(
+        help["signatures"][0]["documentation"]["value"]
+            .as_str()
+            .is_some_and(|doc| doc.contains("2606.30406")),
+        "{help}"
+    );
+    let outside = workspace.ask(
+        "textDocument/signatureHelp",
+        "a.mopd",
+        json!({ "line": 0, "character": 0 }),
+        json!({}),
+    );
     assert_eq!(outside, Value::Null);
 }
 
@@ -147,11 +180,15 @@ fn hints_show_unit_and_axis() {
     workspace.open("a.mopd", GOOD);
     let uri = workspace.uri("a.mopd");
     let all = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 99, "character": 0 } });
-    let hints = workspace.client.request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": all }));
+    let hints = workspace
+        .client
+        .request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": all }));
     let labels: Vec<&Value> = hints.as_array().expect("hints").iter().map(|hint| &hint["label"]).collect();
     assert_eq!(labels, [&json!(": nats[token]"), &json!(": number[token]")], "{hints}");
     let first = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 1, "character": 0 } });
-    let none = workspace.client.request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": first }));
+    let none = workspace
+        .client
+        .request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": first }));
     assert_eq!(none, json!([]));
 }
 
@@ -161,16 +198,21 @@ fn colours_follow_the_legend_and_count_utf16() {
     workspace.open("a.mopd", GOOD);
     let uri = workspace.uri("a.mopd");
     let legend = workspace.client.capabilities["semanticTokensProvider"]["legend"]["tokenTypes"].clone();
-    let tokens = workspace.client.request("textDocument/semanticTokens/full", json!({ "textDocument": { "uri": uri } }));
-    let numbers: Vec<u64> =
-        tokens["data"].as_array().expect("data").iter().map(|number| number.as_u64().expect("whole")).collect();
+    let tokens = workspace
+        .client
+        .request("textDocument/semanticTokens/full", json!({ "textDocument": { "uri": uri } }));
+    let numbers: Vec<u64> = tokens["data"]
+        .as_array()
+        .expect("data")
+        .iter()
+        .map(|number| number.as_u64().expect("whole"))
+        .collect();
     let (mut line, mut column) = (0, 0);
     let mut seen = Vec::new();
     for token in numbers.chunks(5) {
         line += token[0];
         column = if token[0] == 0 { column + token[1] } else { token[1] };
-        let range =
-            json!({ "start": { "line": line, "character": column }, "end": { "line": line, "character": column + token[2] } });
+        let range = json!({ "start": { "line": line, "character": column }, "end": { "line": line, "character": column + token[2] } });
         seen.push((slice(GOOD, &range), legend[token[3] as usize].as_str().expect("a type"), token[4]));
     }
     for expected in [
@@ -192,9 +234,15 @@ fn folds_and_selections_follow_the_brackets() {
     let mut workspace = Workspace::new();
     workspace.open("a.mopd", GOOD);
     let uri = workspace.uri("a.mopd");
-    let folds = workspace.client.request("textDocument/foldingRange", json!({ "textDocument": { "uri": uri } }));
+    let folds =
+        workspace.client.request("textDocument/foldingRange", json!({ "textDocument": { "uri": uri } }));
     let line = GOOD[..GOOD.find("objective mine").expect("it is there")].matches('\n').count();
-    let mine = folds.as_array().expect("folds").iter().find(|fold| fold["startLine"] == json!(line)).expect("a fold");
+    let mine = folds
+        .as_array()
+        .expect("folds")
+        .iter()
+        .find(|fold| fold["startLine"] == json!(line))
+        .expect("a fold");
     assert_eq!((&mine["endLine"], &mine["kind"]), (&json!(line + 3), &json!("region")));
     let positions = [position(GOOD, "longest)", 0), position(GOOD, "𝒜", 2)];
     let params = json!({ "textDocument": { "uri": uri }, "positions": positions });

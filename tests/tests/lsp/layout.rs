@@ -11,7 +11,8 @@ fn options() -> Value {
 #[test]
 fn a_document_is_laid_out_as_the_formatter_does() {
     let mut workspace = Workspace::new();
-    let careless = "let   é =  1\r\nlet longer=2 // 𝒜\r\nmodel m = f( \"𝒜  b\" ){\r\na=1 ,\r\n\r\n\r\n b=[ 1,2 ]}";
+    let careless =
+        "let   é =  1\r\nlet longer=2 // 𝒜\r\nmodel m = f( \"𝒜  b\" ){\r\na=1 ,\r\n\r\n\r\n b=[ 1,2 ]}";
     workspace.open("a.mopd", careless);
     let ask = json!({ "textDocument": { "uri": workspace.uri("a.mopd") }, "options": options() });
     let edits = workspace.client.request("textDocument/formatting", ask);
@@ -19,7 +20,9 @@ fn a_document_is_laid_out_as_the_formatter_does() {
     assert_eq!(apply(careless, &edits), formatted);
     // What stays is not touched, so that cursors stay with it.
     let at = careless.find("𝒜  b").expect("it is there");
-    let touched = |edit: &&Value| offset(careless, &edit["range"]["start"]) <= at && at < offset(careless, &edit["range"]["end"]);
+    let touched = |edit: &&Value| {
+        offset(careless, &edit["range"]["start"]) <= at && at < offset(careless, &edit["range"]["end"])
+    };
     assert_eq!(edits.as_array().expect("edits").iter().find(touched), None);
     workspace.open("b.mopd", &formatted);
     let ask = json!({ "textDocument": { "uri": workspace.uri("b.mopd") }, "options": options() });
@@ -53,8 +56,7 @@ fn a_block_is_laid_out_when_it_is_closed_and_a_line_when_it_is_ended() {
     let uri = workspace.uri("a.mopd");
     let mut typed = |text: &str, at: usize, character: &str| {
         let document = json!({ "uri": uri });
-        let params =
-            json!({ "textDocument": document, "position": position_of(text, at), "ch": character, "options": options() });
+        let params = json!({ "textDocument": document, "position": position_of(text, at), "ch": character, "options": options() });
         apply(text, &workspace.client.request("textDocument/onTypeFormatting", params))
     };
     let close = text.find('}').expect("it is there") + 1;
@@ -68,6 +70,7 @@ fn a_block_is_laid_out_when_it_is_closed_and_a_line_when_it_is_ended() {
     let half = "model m = f( {\n   b=1\n}";
     workspace.replace("a.mopd", 2, half);
     let position = position_of(half, half.len());
-    let params = json!({ "textDocument": { "uri": uri }, "position": position, "ch": "}", "options": options() });
+    let params =
+        json!({ "textDocument": { "uri": uri }, "position": position, "ch": "}", "options": options() });
     assert_eq!(workspace.client.request("textDocument/onTypeFormatting", params), json!([]));
 }

@@ -1,4 +1,5 @@
-//! The language server, driven over its real protocol: every feature, half-typed text, positions, errors, long sessions.
+//! The language server, driven over its real protocol: every feature, half-typed text, positions, errors,
+//! long sessions.
 
 mod actions;
 mod client;
@@ -16,7 +17,8 @@ use client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A small experiment that is right. The comment puts characters of two, three and four bytes before everything else.
+/// A small experiment that is right. The comment puts characters of two, three and four bytes before
+/// everything else.
 const GOOD: &str = r#"// é ✓ 𝒜
 use std.opd.mopd
 
@@ -93,7 +95,10 @@ impl Workspace {
     fn replace(&mut self, name: &str, version: i64, text: &str) -> Vec<Value> {
         let uri = self.uri(name);
         let document = json!({ "uri": uri, "version": version });
-        self.client.notify("textDocument/didChange", json!({ "textDocument": document, "contentChanges": [{ "text": text }] }));
+        self.client.notify(
+            "textDocument/didChange",
+            json!({ "textDocument": document, "contentChanges": [{ "text": text }] }),
+        );
         self.client.findings(&uri)
     }
 

@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 
 use super::{GOOD, Workspace, position, slice};
 
-const LIBRARY: &str = "/// Half.\npub let half = 0.5\n\n/// Twice.\npub fn twice(x) = x * 2\n\nlet private = 3\n";
+const LIBRARY: &str =
+    "/// Half.\npub let half = 0.5\n\n/// Twice.\npub fn twice(x) = x * 2\n\nlet private = 3\n";
 const USER: &str = "// 𝒜\nuse parts.{half, twice}\nlet a = twice(x: half) + half\n";
 
 #[test]
 fn definitions_lead_to_other_files_and_into_the_library() {
-    let mut workspace = Workspace::with_capabilities(json!({ "textDocument": { "definition": { "linkSupport": true } } }));
+    let mut workspace =
+        Workspace::with_capabilities(json!({ "textDocument": { "definition": { "linkSupport": true } } }));
     workspace.write("parts.mopd", LIBRARY);
     workspace.open("a.mopd", GOOD);
     assert_eq!(workspace.open("user.mopd", USER), [Value::Null; 0]);
@@ -20,7 +22,8 @@ fn definitions_lead_to_other_files_and_into_the_library() {
     assert_eq!(slice(LIBRARY, &found[0]["targetSelectionRange"]), "half");
     assert_eq!(slice(USER, &found[0]["originSelectionRange"]), "half");
     // The standard library lies in the cache folder, as files that any editor can open.
-    let found = workspace.ask("textDocument/definition", "a.mopd", position(GOOD, "mopd(clip_at", 0), json!({}));
+    let found =
+        workspace.ask("textDocument/definition", "a.mopd", position(GOOD, "mopd(clip_at", 0), json!({}));
     let uri = found[0]["targetUri"].as_str().expect("an address").to_owned();
     let path = uri.strip_prefix("file://").expect("a file");
     assert!(Path::new(path).starts_with(workspace.path("cache")), "{path}");
@@ -35,7 +38,11 @@ fn definitions_lead_to_other_files_and_into_the_library() {
     let params = json!({ "textDocument": { "uri": uri }, "position": place, "context": { "includeDeclaration": false } });
     let uses = workspace.client.request("textDocument/references", params);
     let of_user = json!(workspace.uri("a.mopd"));
-    assert_eq!(uses.as_array().expect("places").iter().filter(|place| place["uri"] == of_user).count(), 2, "{uses}");
+    assert_eq!(
+        uses.as_array().expect("places").iter().filter(|place| place["uri"] == of_user).count(),
+        2,
+        "{uses}"
+    );
 }
 
 #[test]
@@ -54,8 +61,10 @@ fn references_and_highlights_find_every_use() {
         json!({ "context": { "includeDeclaration": false } }),
     );
     assert_eq!(of_label.as_array().expect("places").len(), 2, "{of_label}");
-    let marks = workspace.ask("textDocument/documentHighlight", "user.mopd", position(USER, "half", 0), json!({}));
-    let texts: Vec<&str> = marks.as_array().expect("marks").iter().map(|mark| slice(USER, &mark["range"])).collect();
+    let marks =
+        workspace.ask("textDocument/documentHighlight", "user.mopd", position(USER, "half", 0), json!({}));
+    let texts: Vec<&str> =
+        marks.as_array().expect("marks").iter().map(|mark| slice(USER, &mark["range"])).collect();
     assert_eq!(texts, ["half"; 3]);
 }
 
@@ -65,24 +74,32 @@ fn a_rename_reaches_the_open_importers_and_leaves_the_meaning() {
     workspace.write("parts.mopd", LIBRARY);
     workspace.open("user.mopd", USER);
     workspace.open("parts.mopd", LIBRARY);
-    let prepared = workspace.ask("textDocument/prepareRename", "user.mopd", position(USER, "half", 1), json!({}));
+    let prepared =
+        workspace.ask("textDocument/prepareRename", "user.mopd", position(USER, "half", 1), json!({}));
     assert_eq!(prepared["placeholder"], "half");
     assert_eq!(slice(USER, &prepared["range"]), "half");
-    let edits = workspace.ask("textDocument/rename", "user.mopd", position(USER, "half", 1), json!({ "newName": "moiety" }));
+    let edits = workspace.ask(
+        "textDocument/rename",
+        "user.mopd",
+        position(USER, "half", 1),
+        json!({ "newName": "moiety" }),
+    );
     let mut renamed = Vec::new();
     for (name, text) in [("user.mopd", USER), ("parts.mopd", LIBRARY)] {
         let mut places: Vec<Value> = edits["changes"][workspace.uri(name)].as_array().expect("edits").clone();
         places.sort_by_key(|edit| std::cmp::Reverse(super::offset(text, &edit["range"]["start"])));
         let mut new = text.to_owned();
         for edit in places {
-            let (start, end) = (super::offset(text, &edit["range"]["start"]), super::offset(text, &edit["range"]["end"]));
+            let (start, end) =
+                (super::offset(text, &edit["range"]["start"]), super::offset(text, &edit["range"]["end"]));
             new.replace_range(start..end, edit["newText"].as_str().expect("a text"));
         }
         assert_eq!(new, text.replace("half", "moiety"));
         renamed.push(new);
     }
     workspace.replace("parts.mopd", 2, &renamed[1]);
-    // Between the two edits the importer is wrong: its import is, and what that brought is not reported as well.
+    // Between the two edits the importer is wrong: its import is, and what that brought is not reported as
+    // well.
     let user = workspace.uri("user.mopd");
     assert_eq!(workspace.client.findings(&user).len(), 1);
     assert_eq!(workspace.replace("user.mopd", 2, &renamed[0]), [Value::Null; 0]);
@@ -147,12 +164,19 @@ fn symbols_of_a_file_and_of_everything_open() {
     );
     workspace.open("a.mopd", GOOD);
     let uri = workspace.uri("a.mopd");
-    let symbols = workspace.client.request("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } }));
+    let symbols =
+        workspace.client.request("textDocument/documentSymbol", json!({ "textDocument": { "uri": uri } }));
     let named = |symbols: &Value| -> Vec<String> {
-        symbols.as_array().expect("symbols").iter().map(|symbol| symbol["name"].as_str().expect("a name").to_owned()).collect()
+        symbols
+            .as_array()
+            .expect("symbols")
+            .iter()
+            .map(|symbol| symbol["name"].as_str().expect("a name").to_owned())
+            .collect()
     };
     assert_eq!(named(&symbols)[..3], ["tiny 𝒜", "sort", "base"].map(str::to_owned));
-    let mine = symbols.as_array().expect("symbols").iter().find(|symbol| symbol["name"] == "mine").expect("mine");
+    let mine =
+        symbols.as_array().expect("symbols").iter().find(|symbol| symbol["name"] == "mine").expect("mine");
     assert_eq!(named(&mine["children"]), ["gap", "distill"]);
     assert_eq!(slice(GOOD, &mine["selectionRange"]), "mine");
     assert!(slice(GOOD, &mine["range"]).starts_with("objective mine {"));

@@ -11,15 +11,19 @@ fn what_is_advertised_is_answered_and_nothing_else() {
     let capabilities = workspace.client.capabilities.clone();
     assert_eq!(capabilities["positionEncoding"], "utf-16");
     assert_eq!(capabilities["textDocumentSync"]["change"], 2);
-    for absent in ["documentColorProvider", "codeLensProvider", "typeDefinitionProvider", "callHierarchyProvider"] {
+    for absent in
+        ["documentColorProvider", "codeLensProvider", "typeDefinitionProvider", "callHierarchyProvider"]
+    {
         assert!(capabilities.get(absent).is_none(), "{absent}");
     }
     workspace.open("a.mopd", GOOD);
     let error = workspace.client.attempt("textDocument/codeLens", json!({})).expect_err("not there");
     assert_eq!(error["code"], -32601, "{error}");
-    let error = workspace.client.attempt("textDocument/hover", json!({ "position": 1 })).expect_err("nonsense");
+    let error =
+        workspace.client.attempt("textDocument/hover", json!({ "position": 1 })).expect_err("nonsense");
     assert_eq!(error["code"], -32602, "{error}");
-    let unknown = json!({ "textDocument": { "uri": "file:///no.mopd" }, "position": { "line": 0, "character": 0 } });
+    let unknown =
+        json!({ "textDocument": { "uri": "file:///no.mopd" }, "position": { "line": 0, "character": 0 } });
     let error = workspace.client.attempt("textDocument/hover", unknown).expect_err("not open");
     assert!(error["message"].as_str().is_some_and(|text| text.contains("is not open")), "{error}");
     // Unknown notifications are passed over; broken ones are logged.
@@ -32,7 +36,8 @@ fn what_is_advertised_is_answered_and_nothing_else() {
 
 #[test]
 fn columns_can_be_bytes() {
-    let mut workspace = Workspace::with_capabilities(json!({ "general": { "positionEncodings": ["utf-8", "utf-16"] } }));
+    let mut workspace =
+        Workspace::with_capabilities(json!({ "general": { "positionEncodings": ["utf-8", "utf-16"] } }));
     assert_eq!(workspace.client.capabilities["positionEncoding"], "utf-8");
     let findings = workspace.open("a.mopd", "let a = \"é𝒜\" + b\n");
     let place = findings.iter().find(|finding| finding["code"] == "unknown-name").expect("a finding");
@@ -40,11 +45,13 @@ fn columns_can_be_bytes() {
     // A change after the characters of several bytes lands where it should.
     let uri = workspace.uri("a.mopd");
     let column = "let a = \"é".len();
-    let range = json!({ "start": { "line": 0, "character": column }, "end": { "line": 0, "character": column + 4 } });
+    let range =
+        json!({ "start": { "line": 0, "character": column }, "end": { "line": 0, "character": column + 4 } });
     let changes = json!([{ "range": range, "text": "x" }, { "range": null, "text": "let a = 1\n" }]);
-    workspace
-        .client
-        .notify("textDocument/didChange", json!({ "textDocument": { "uri": uri, "version": 2 }, "contentChanges": changes }));
+    workspace.client.notify(
+        "textDocument/didChange",
+        json!({ "textDocument": { "uri": uri, "version": 2 }, "contentChanges": changes }),
+    );
     assert_eq!(workspace.client.findings(&uri), [Value::Null; 0]);
 }
 
@@ -87,7 +94,9 @@ fn a_cancelled_request_is_answered_all_the_same() {
     let uri = workspace.uri("a.mopd");
     let ids: Vec<i64> = (0..50)
         .map(|_| {
-            let id = workspace.client.begin("textDocument/semanticTokens/full", json!({ "textDocument": { "uri": uri } }));
+            let id = workspace
+                .client
+                .begin("textDocument/semanticTokens/full", json!({ "textDocument": { "uri": uri } }));
             workspace.client.notify("$/cancelRequest", json!({ "id": id }));
             id
         })
@@ -103,8 +112,9 @@ fn a_cancelled_request_is_answered_all_the_same() {
 
 #[test]
 fn a_client_that_can_is_asked_to_watch_files() {
-    let mut workspace =
-        Workspace::with_capabilities(json!({ "workspace": { "didChangeWatchedFiles": { "dynamicRegistration": true } } }));
+    let mut workspace = Workspace::with_capabilities(
+        json!({ "workspace": { "didChangeWatchedFiles": { "dynamicRegistration": true } } }),
+    );
     workspace.open("a.mopd", GOOD);
     assert_eq!(workspace.client.unasked[0]["method"], "client/registerCapability");
 }

@@ -31,8 +31,12 @@ fn open(client: &mut Client, uri: &str, text: &str) -> Vec<Value> {
 }
 
 fn names(symbols: &Value) -> Vec<&str> {
-    let mut names: Vec<&str> =
-        symbols.as_array().expect("symbols").iter().map(|symbol| symbol["name"].as_str().expect("a name")).collect();
+    let mut names: Vec<&str> = symbols
+        .as_array()
+        .expect("symbols")
+        .iter()
+        .map(|symbol| symbol["name"].as_str().expect("a name"))
+        .collect();
     names.sort();
     names
 }
@@ -44,7 +48,8 @@ fn each_file_sees_its_own_neighbours_and_each_folder_its_symbols() {
         ("deep/er/far_one.mopd", "let far = 1\n"),
         (".mopd/x.mopd", "let hidden_far = 1\n"),
     ]);
-    let two = folder(&[("parts.mopd", "let half = 0.5\n"), ("more.mopd", "let far_two = 1\nlet broken = (\n")]);
+    let two =
+        folder(&[("parts.mopd", "let half = 0.5\n"), ("more.mopd", "let far_two = 1\nlet broken = (\n")]);
     let cache = folder(&[]);
     let mut client = Client::connect(cache.path());
     let root = |folder: &TempDir| json!({ "uri": uri(folder.path(), ""), "name": "a root" });
@@ -81,7 +86,10 @@ fn a_rename_reaches_the_files_of_the_folder_that_are_not_open() {
     let one = folder(&[("parts.mopd", parts), ("user.mopd", USER), ("other.mopd", "let half = 1\n")]);
     let cache = folder(&[]);
     let mut client = Client::connect(cache.path());
-    client.request("initialize", json!({ "processId": null, "rootUri": uri(one.path(), ""), "capabilities": {} }));
+    client.request(
+        "initialize",
+        json!({ "processId": null, "rootUri": uri(one.path(), ""), "capabilities": {} }),
+    );
     client.notify("initialized", json!({}));
     let declared = uri(one.path(), "parts.mopd");
     open(&mut client, &declared, parts);

@@ -15,12 +15,18 @@ pub fn table() -> String {
             (false, true) => "warning",
             (_, false) => "error",
         };
-        let _ = writeln!(text, "| [`{0}`](#{0}) | {severity} | {1} |", code.name(), crate::tables::cell(code.summary()));
+        let _ = writeln!(
+            text,
+            "| [`{0}`](#{0}) | {severity} | {1} |",
+            code.name(),
+            crate::tables::cell(code.summary())
+        );
     }
     text.trim_end().to_owned()
 }
 
-/// `{{#include}}` from the second line on: the first is the page's title, which stands here as a heading of lower rank.
+/// `{{#include}}` from the second line on: the first is the page's title, which stands here as a heading of
+/// lower rank.
 pub fn pages() -> String {
     let mut text = String::new();
     for code in Code::ALL {
@@ -34,11 +40,13 @@ pub fn pages() -> String {
     text.trim_end().to_owned()
 }
 
-/// The codes that the compiler reports as errors or as warnings, read off its text: severity belongs to a finding, not to a code.
+/// The codes that the compiler reports as errors or as warnings, read off its text: severity belongs to a
+/// finding, not to a code.
 fn reported(severity: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for path in
-        ["lang/src", "compiler/src", "src"].iter().flat_map(|folder| mopd_tests::files(&mopd_tests::root().join(folder), ".rs"))
+    for path in ["lang/src", "compiler/src", "src"]
+        .iter()
+        .flat_map(|folder| mopd_tests::files(&mopd_tests::root().join(folder), ".rs"))
     {
         let text: String = fs::read_to_string(path).expect("a source file").split_whitespace().collect();
         let begins = format!("Diagnostic::{severity}(Code::");

@@ -1,4 +1,5 @@
-//! The grammar as people read it: every rule of `grammar.pest`, without what serves recovery and error messages only.
+//! The grammar as people read it: every rule of `grammar.pest`, without what serves recovery and error
+//! messages only.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -53,19 +54,22 @@ const MACHINERY: &[&str] = &[
 /// What the parser understands in order to say how it is written here: rule and alternative.
 const HABITS: &[(&str, &str)] = &[("not_operator", "!"), ("power", "**"), ("label", "equals")];
 
-/// What the grammar takes for one token, whatever its shape, and the builder then judges: the rule as the builder has it.
+/// What the grammar takes for one token, whatever its shape, and the builder then judges: the rule as the
+/// builder has it.
 const JUDGED: &str = r#"
 digits = { ASCII_DIGIT+ ~ ("_" ~ ASCII_DIGIT+)* }
 number = { digits ~ ("." ~ digits)? ~ (("e" | "E") ~ ("+" | "-")? ~ digits)? ~ "%"? }
 "#;
 
 fn is_machinery(name: &str) -> bool {
-    MACHINERY.contains(&name) || ["lone_", "foreign_", "bad_", "stray_"].iter().any(|prefix| name.starts_with(prefix))
+    MACHINERY.contains(&name)
+        || ["lone_", "foreign_", "bad_", "stray_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The grammar, section by section, in fences.
 pub fn render() -> String {
-    let mut rules = read(&fs::read_to_string(mopd_tests::root().join("lang/grammar.pest")).expect("the grammar"));
+    let mut rules =
+        read(&fs::read_to_string(mopd_tests::root().join("lang/grammar.pest")).expect("the grammar"));
     rules.retain(|rule| !is_machinery(&rule.name));
     for judged in read(JUDGED) {
         let at = rules.iter().position(|rule| rule.name == "number").expect("a token");
@@ -112,7 +116,9 @@ fn simplify(rule: &str, node: &Node) -> Option<Node> {
         Node::Ahead | Node::Not(_) => None,
         Node::Name(_) | Node::Text(_) | Node::Except(..) => Some(node.clone()),
         Node::Repeat(inner, sign) => Some(Node::Repeat(Box::new(simplify(rule, inner)?), *sign)),
-        Node::Choice(parts) => one(parts.iter().filter_map(|part| simplify(rule, part)).collect(), Node::Choice),
+        Node::Choice(parts) => {
+            one(parts.iter().filter_map(|part| simplify(rule, part)).collect(), Node::Choice)
+        }
         Node::Sequence(parts) => {
             let mut kept: Vec<Node> = Vec::new();
             let mut except = None;
@@ -131,11 +137,13 @@ fn simplify(rule: &str, node: &Node) -> Option<Node> {
     }
 }
 
-/// Rules that are one sign or another rule's name stand where they are used; of two that say the same, the first does.
+/// Rules that are one sign or another rule's name stand where they are used; of two that say the same, the
+/// first does.
 fn inline(rules: &mut Vec<Rule>) {
     while let Some(at) = rules.iter().position(|rule| {
         let same = |other: &&Rule| other.body == rule.body;
-        rule.name != "newline" && (matches!(rule.body, Node::Name(_) | Node::Text(_)) || rules.iter().filter(same).count() > 1)
+        rule.name != "newline"
+            && (matches!(rule.body, Node::Name(_) | Node::Text(_)) || rules.iter().filter(same).count() > 1)
     }) {
         let body = rules[at].body.clone();
         let same = rules.iter().rposition(|rule| rule.body == body).expect("itself at least");
@@ -152,7 +160,9 @@ fn inline(rules: &mut Vec<Rule>) {
 fn replace(node: &mut Node, name: &str, by: &Node) {
     match node {
         Node::Name(written) if written == name => *node = by.clone(),
-        Node::Sequence(parts) | Node::Choice(parts) => parts.iter_mut().for_each(|part| replace(part, name, by)),
+        Node::Sequence(parts) | Node::Choice(parts) => {
+            parts.iter_mut().for_each(|part| replace(part, name, by))
+        }
         Node::Repeat(inner, _) | Node::Not(inner) => replace(inner, name, by),
         Node::Except(first, second) => {
             replace(first, name, by);
@@ -217,7 +227,9 @@ fn read(text: &str) -> Vec<Rule> {
         if let Some(heading) = line.strip_prefix("// ---- ") {
             section = heading.split([':', '-']).next().unwrap_or_default().trim().to_owned();
         }
-        let Some((name, rest)) = line.split_once('=').filter(|_| !line.starts_with([' ', '/', '}'])) else { continue };
+        let Some((name, rest)) = line.split_once('=').filter(|_| !line.starts_with([' ', '/', '}'])) else {
+            continue;
+        };
         let mut body = rest.to_owned();
         // Braces in quotes are signs of the language, not of the notation.
         while open_braces(&body) > 0 {
@@ -313,7 +325,11 @@ fn repeated(tokens: &[String], at: &mut usize) -> Node {
 }
 
 fn unquoted(token: &str) -> String {
-    token[1..token.len() - 1].replace("\\n", "\n").replace("\\\"", "\"").replace("\\t", "\t").replace("\\\\", "\\")
+    token[1..token.len() - 1]
+        .replace("\\n", "\n")
+        .replace("\\\"", "\"")
+        .replace("\\t", "\t")
+        .replace("\\\\", "\\")
 }
 
 #[test]
@@ -334,7 +350,8 @@ fn every_name_in_the_grammar_shown_is_shown_or_a_kind_of_character() {
         .collect::<Vec<_>>()
         .join(" ");
     for name in bare.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|name| !name.is_empty()) {
-        let known = rules.contains(&name) || ["letter", "digit", "character", "end", "of", "line"].contains(&name);
+        let known =
+            rules.contains(&name) || ["letter", "digit", "character", "end", "of", "line"].contains(&name);
         assert!(known, "`{name}` is used and never said:\n{text}");
     }
 }
@@ -348,13 +365,15 @@ fn the_keywords_of_every_form_are_in_the_grammar_shown() {
     }
 }
 
-/// Numbers made by the rule that is shown, and numbers that it does not make: the checker takes the first and no other.
+/// Numbers made by the rule that is shown, and numbers that it does not make: the checker takes the first and
+/// no other.
 #[test]
 fn a_number_is_what_the_grammar_shown_says() {
     let wholes = ["0", "12", "1_000"];
     let ends = ["", ".5", ".00_1", "e3", "E-6", "e+1_0", "%", ".25%", "1.5e2%"];
     let taken = wholes.iter().flat_map(|whole| ends.iter().map(move |end| format!("{whole}{end}")));
-    let refused = [".5", ".00001", "1._5", "1__0", "1_", "1e", "1e-", "0x1F", "1.2.3", "1e2e3", "5f"].map(str::to_owned);
+    let refused = [".5", ".00001", "1._5", "1__0", "1_", "1e", "1e-", "0x1F", "1.2.3", "1e2e3", "5f"]
+        .map(str::to_owned);
     let check = |number: &str| mopd_tests::check("number.mopd", &format!("let number = {number}\n"));
     for number in taken.filter(|number| number.matches('.').count() < 2) {
         assert!(!check(&number).has_errors(), "{number}");
@@ -362,5 +381,9 @@ fn a_number_is_what_the_grammar_shown_says() {
     for number in refused {
         assert!(check(&number).has_errors(), "{number}");
     }
-    assert!(render().contains("number         = digits ('.' digits)? (('e' | 'E') ('+' | '-')? digits)? '%'?"), "{}", render());
+    assert!(
+        render().contains("number         = digits ('.' digits)? (('e' | 'E') ('+' | '-')? digits)? '%'?"),
+        "{}",
+        render()
+    );
 }

@@ -51,7 +51,9 @@ fn or(own: String, shared: String) -> String {
 /// Links to the papers that a comment cites.
 fn papers(doc: &str) -> String {
     let number = |rest: &str| {
-        rest[..rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len())].trim_end_matches('.').to_owned()
+        rest[..rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len())]
+            .trim_end_matches('.')
+            .to_owned()
     };
     let mut found: Vec<String> = Vec::new();
     for cited in doc.split("arXiv:").skip(1).map(number) {
@@ -66,6 +68,8 @@ fn papers(doc: &str) -> String {
 /// What follows `Evidence:` or `Evidence for all of it:`, up to the end of the sentence.
 fn evidence(doc: &str) -> String {
     let flat = doc.split_whitespace().collect::<Vec<_>>().join(" ");
-    let Some((_, rest)) = flat.split_once("Evidence").and_then(|(_, rest)| rest.split_once(": ")) else { return String::new() };
+    let Some((_, rest)) = flat.split_once("Evidence").and_then(|(_, rest)| rest.split_once(": ")) else {
+        return String::new();
+    };
     rest.split_once(". ").map_or(rest, |(sentence, _)| sentence).trim_end_matches('.').to_owned()
 }

@@ -1,5 +1,5 @@
-//! The book's reference says what the compiler's own tables say. Text between `<!-- generated: NAME -->` and `<!-- end -->` is
-//! made from them; `MOPD_UPDATE=1` writes it anew.
+//! The book's reference says what the compiler's own tables say. Text between `<!-- generated: NAME -->` and
+//! `<!-- end -->` is made from them; `MOPD_UPDATE=1` writes it anew.
 
 mod codes;
 mod grammar;
@@ -14,7 +14,8 @@ use mopd_tests::{files, generate, root, settle};
 
 /// Every section that can be generated.
 fn sections() -> BTreeMap<String, String> {
-    let mut sections: BTreeMap<String, String> = tables::sections().into_iter().chain(library::methods()).collect();
+    let mut sections: BTreeMap<String, String> =
+        tables::sections().into_iter().chain(library::methods()).collect();
     let more = [
         ("grammar", grammar::render()),
         ("units", units::units()),
@@ -52,7 +53,14 @@ fn what_is_generated_is_what_the_tables_say() {
 fn every_page_is_in_the_summary() {
     let summary = fs::read_to_string(root().join("book/src/SUMMARY.md")).expect("the summary");
     for path in files(&root().join("book/src"), ".md") {
-        let name = path.strip_prefix(root().join("book/src")).expect("below it").to_string_lossy().replace('\\', "/");
-        assert!(name == "SUMMARY.md" || summary.contains(&format!("({name})")), "{name} is not in the summary");
+        let name = path
+            .strip_prefix(root().join("book/src"))
+            .expect("below it")
+            .to_string_lossy()
+            .replace('\\', "/");
+        assert!(
+            name == "SUMMARY.md" || summary.contains(&format!("({name})")),
+            "{name} is not in the summary"
+        );
     }
 }

@@ -20,14 +20,19 @@ pub fn sections() -> Vec<(String, String)> {
     for (name, words) in WORDS {
         found.push((format!("words: {name}"), list(words)));
     }
-    for (name, signals) in [("signals", vocabulary::SIGNALS), ("parts", vocabulary::PARTS), ("spans", vocabulary::SPANS)] {
+    for (name, signals) in
+        [("signals", vocabulary::SIGNALS), ("parts", vocabulary::PARTS), ("spans", vocabulary::SPANS)]
+    {
         found.push((name.to_owned(), shapes(signals)));
     }
     for group in Group::ALL {
         found.push((format!("functions: {}", group.name()), functions(*group)));
     }
     found.push(("limits".to_owned(), limits()));
-    found.push(("functions: losses".to_owned(), builtins::losses().iter().map(entry).collect::<String>().trim_end().to_owned()));
+    found.push((
+        "functions: losses".to_owned(),
+        builtins::losses().iter().map(entry).collect::<String>().trim_end().to_owned(),
+    ));
     found
 }
 
@@ -60,9 +65,13 @@ fn settings(keys: &[Key]) -> String {
 fn limits() -> String {
     let mut text = "| setting or argument | at most | because |\n|---|---:|---|\n".to_owned();
     for bound in bounds::TABLE {
-        let names: Vec<String> =
-            bound.settings.iter().map(|name| if name.contains(' ') { (*name).to_owned() } else { format!("`{name}`") }).collect();
-        let _ = writeln!(text, "| {} | {} | {} |", names.join(", "), bounds::written(bound.most), bound.because);
+        let names: Vec<String> = bound
+            .settings
+            .iter()
+            .map(|name| if name.contains(' ') { (*name).to_owned() } else { format!("`{name}`") })
+            .collect();
+        let _ =
+            writeln!(text, "| {} | {} | {} |", names.join(", "), bounds::written(bound.most), bound.because);
     }
     text.trim_end().to_owned()
 }
@@ -190,9 +199,12 @@ impl Group {
 
     fn of(kind: Kind) -> Group {
         match kind {
-            Kind::Elementwise(_) | Kind::Softplus | Kind::Bucket | Kind::Extreme(..) | Kind::Clip | Kind::Where => {
-                Group::Elementwise
-            }
+            Kind::Elementwise(_)
+            | Kind::Softplus
+            | Kind::Bucket
+            | Kind::Extreme(..)
+            | Kind::Clip
+            | Kind::Where => Group::Elementwise,
             Kind::Reduce(_) | Kind::Quantile => Group::Reductions,
             Kind::Statistic(_) => Group::Statistics,
             Kind::Scan(_) | Kind::Memory(_) => Group::Scans,
@@ -206,7 +218,9 @@ impl Group {
             Kind::Edit(_) => Group::Edits,
             Kind::Constructor(_) | Kind::Environment => Group::Models,
             Kind::Served | Kind::Logits | Kind::Pooled(_) | Kind::Debate | Kind::Integer => Group::Teachers,
-            Kind::Optimizer(_) | Kind::Adapter(_) | Kind::Layers | Kind::Extrapolate | Kind::PowersOf => Group::Optimizers,
+            Kind::Optimizer(_) | Kind::Adapter(_) | Kind::Layers | Kind::Extrapolate | Kind::PowersOf => {
+                Group::Optimizers
+            }
             Kind::Normalized | Kind::PassAt => Group::Tables,
             Kind::Loss(_) => unreachable!("losses have a table of their own"),
         }

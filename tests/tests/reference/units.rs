@@ -27,11 +27,13 @@ const OPERATORS: &[(&str, &str)] = &[
     ("^", "Powers"),
     (
         "<",
-        "Comparisons: `==`, `!=`, `<`, `<=`, `>`, `>=`; the two sides of a `min`, `max` or `where` and the bounds of a `clip` obey the same table",
+        "Comparisons: `==`, `!=`, `<`, `<=`, `>`, `>=`; the two sides of a `min`, `max` or `where` and the \
+         bounds of a `clip` obey the same table",
     ),
 ];
 
-const FUNCTIONS: &[&str] = &["abs", "exp", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus", "relu", "cos", "floor"];
+const FUNCTIONS: &[&str] =
+    &["abs", "exp", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus", "relu", "cos", "floor"];
 
 /// The unit and axis of each expression; none where it is refused.
 fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
@@ -44,7 +46,8 @@ fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
     let symbols = analysis.index.symbols.iter().filter(|symbol| symbol.kind == SymbolKind::LocalLet);
     let known: HashMap<&str, (Unit, Axis)> =
         symbols.filter_map(|symbol| Some((symbol.name.as_str(), symbol.worth.as_ref()?.number?))).collect();
-    let answers: Vec<_> = (0..expressions.len()).map(|index| known.get(format!("x{index}").as_str()).copied()).collect();
+    let answers: Vec<_> =
+        (0..expressions.len()).map(|index| known.get(format!("x{index}").as_str()).copied()).collect();
     let refused = answers.iter().filter(|answer| answer.is_none()).count();
     let findings = analysis.diagnostics.len();
     assert_eq!(refused, findings, "each refusal is one finding:\n{}", mopd_tests::listing(&analysis));
@@ -60,13 +63,21 @@ pub fn operators() -> String {
     let mut text = String::new();
     for (operator, title) in OPERATORS {
         let pair = |left: &str, right: &str| format!("{left} {operator} {right}");
-        let asked: Vec<String> =
-            SAMPLES.iter().flat_map(|(_, left)| SAMPLES.iter().map(move |(_, right)| pair(left, right))).collect();
+        let asked: Vec<String> = SAMPLES
+            .iter()
+            .flat_map(|(_, left)| SAMPLES.iter().map(move |(_, right)| pair(left, right)))
+            .collect();
         let answers = ask(&asked);
         let across: Vec<&str> = SAMPLES.iter().map(|(unit, _)| unit.name()).collect();
-        let _ = write!(text, "{title}:\n\n| `{operator}` | {} |\n|---{}|\n", across.join(" | "), "|---".repeat(SAMPLES.len()));
+        let _ = write!(
+            text,
+            "{title}:\n\n| `{operator}` | {} |\n|---{}|\n",
+            across.join(" | "),
+            "|---".repeat(SAMPLES.len())
+        );
         for (row, (unit, _)) in SAMPLES.iter().enumerate() {
-            let cells: Vec<&str> = answers[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|answer| name(*answer)).collect();
+            let cells: Vec<&str> =
+                answers[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|answer| name(*answer)).collect();
             let _ = writeln!(text, "| **{}** | {} |", unit.name(), cells.join(" | "));
         }
         text.push('\n');
@@ -76,13 +87,16 @@ pub fn operators() -> String {
 
 /// What each function of one number gives.
 pub fn functions() -> String {
-    let asked: Vec<String> =
-        FUNCTIONS.iter().flat_map(|function| SAMPLES.iter().map(move |(_, of)| format!("{function}({of})"))).collect();
+    let asked: Vec<String> = FUNCTIONS
+        .iter()
+        .flat_map(|function| SAMPLES.iter().map(move |(_, of)| format!("{function}({of})")))
+        .collect();
     let answers = ask(&asked);
     let across: Vec<&str> = SAMPLES.iter().map(|(unit, _)| unit.name()).collect();
     let mut text = format!("| of a | {} |\n|---{}|\n", across.join(" | "), "|---".repeat(SAMPLES.len()));
     for (row, function) in FUNCTIONS.iter().enumerate() {
-        let cells: Vec<&str> = answers[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|answer| name(*answer)).collect();
+        let cells: Vec<&str> =
+            answers[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|answer| name(*answer)).collect();
         let _ = writeln!(text, "| `{function}` | {} |", cells.join(" | "));
     }
     text.trim_end().to_owned()

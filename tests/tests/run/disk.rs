@@ -1,12 +1,14 @@
-//! Disks that are full, or that can only be read, as the system itself has them: a small file system of its own, mounted where only
-//! the run sees it. Where this user may not mount one, the tests say so and test nothing.
+//! Disks that are full, or that can only be read, as the system itself has them: a small file system of its
+//! own, mounted where only the run sees it. Where this user may not mount one, the tests say so and test
+//! nothing.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
 use super::{Bench, assert_says, text, walk};
 
-/// What comes before a script that mounts, where that can be done here: as the user that this is, or as root of a namespace.
+/// What comes before a script that mounts, where that can be done here: as the user that this is, or as root
+/// of a namespace.
 fn mounting() -> Option<&'static [&'static str]> {
     const WAYS: [&[&str]; 2] = [&["-m"], &["-r", "-m"]];
     let works = |way: &&[&str]| {
@@ -21,8 +23,8 @@ fn mounting() -> Option<&'static [&'static str]> {
     way
 }
 
-/// Runs a script of the shell in the folder, where `mopd` is the program under test and what is mounted is gone behind it. None
-/// where nothing can be mounted.
+/// Runs a script of the shell in the folder, where `mopd` is the program under test and what is mounted is
+/// gone behind it. None where nothing can be mounted.
 fn script(bench: &Bench, script: &str) -> Option<Output> {
     let script = format!("set -e\nmopd() {{ \"$MOPD\" \"$@\"; }}\n{script}");
     let mut command = Command::new("unshare");
@@ -42,8 +44,9 @@ fn parts(output: &Output) -> Vec<String> {
     text(output).split("--\n").map(str::to_owned).collect()
 }
 
-/// The disk fills up wherever it does: at the first model, at a checkpoint, at the end of a stage. Each time nothing that was finished
-/// is lost, no half of anything stays, and with room again the run ends with the weights of one that never stopped.
+/// The disk fills up wherever it does: at the first model, at a checkpoint, at the end of a stage. Each time
+/// nothing that was finished is lost, no half of anything stays, and with room again the run ends with the
+/// weights of one that never stopped.
 #[test]
 fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
     let bench = bench();
@@ -72,7 +75,11 @@ fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
         let parts = parts(&tried);
         assert_says(
             &parts[0],
-            &["error[storage]: cannot write .mopd/store/", "the disk is full", "free some space and run again"],
+            &[
+                "error[storage]: cannot write .mopd/store/",
+                "the disk is full",
+                "free some space and run again",
+            ],
         );
         assert!(parts[1].contains(" 0 damaged"), "{size}: {}", parts[1]);
         assert!(!parts[1].contains("leftover"), "{size}: half of something stayed: {}", parts[1]);
@@ -83,15 +90,20 @@ fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
         let results: serde_json::Value = serde_json::from_slice(&results).expect("JSON");
         assert_eq!(results["tables"], expected, "{size}");
     }
-    assert!(finished[0] == 0 && finished.iter().any(|count| *count > 1), "the disk was full at other moments: {finished:?}");
+    assert!(
+        finished[0] == 0 && finished.iter().any(|count| *count > 1),
+        "the disk was full at other moments: {finished:?}"
+    );
 }
 
-/// The last checkpoint is what a stage goes on from; the one before only serves where that is damaged, and gives way to the result.
+/// The last checkpoint is what a stage goes on from; the one before only serves where that is damaged, and
+/// gives way to the result.
 #[test]
 fn a_finished_stage_has_the_room_of_its_older_checkpoint() {
     let bench = bench();
     fs::create_dir(bench.path(".mopd")).expect("a folder");
-    // Room for two checkpoints of the first stage, at three times its size each, beside the model that it begins with.
+    // Room for two checkpoints of the first stage, at three times its size each, beside the model that it
+    // begins with.
     let tried = script(
         &bench,
         "mount -t tmpfs -o size=2100k tmpfs .mopd
@@ -104,8 +116,8 @@ fn a_finished_stage_has_the_room_of_its_older_checkpoint() {
     assert!(said.contains(r#""event":"stage_finished","stage":"start""#), "{said}");
 }
 
-/// What can be made again takes no room that a result needs: of four batches of scores one fits (656 KiB), the others are said, and that one
-/// gives way to the student (153 KiB).
+/// What can be made again takes no room that a result needs: of four batches of scores one fits (656 KiB),
+/// the others are said, and that one gives way to the student (153 KiB).
 #[test]
 fn scores_give_way_to_a_result_where_the_disk_is_full() {
     let bench = Bench::new();
@@ -127,7 +139,8 @@ model student = distill(base) {
 }
 "#,
     );
-    let row = |row: u32| format!("{{\"prompt\": \"row {row:02}=\", \"answer\": \"{}\"}}\n", "abcdefgh".repeat(5));
+    let row =
+        |row: u32| format!("{{\"prompt\": \"row {row:02}=\", \"answer\": \"{}\"}}\n", "abcdefgh".repeat(5));
     bench.write("long.jsonl", &(0..64).map(row).collect::<String>());
     fs::create_dir(bench.path(".mopd")).expect("a folder");
     let tried = script(
@@ -151,8 +164,15 @@ model student = distill(base) {
     assert!(tried.status.success(), "{}", text(&tried));
     let parts = parts(&tried);
     assert_says(&parts[0], &["scores of large for student, seed 1", "MiB"]);
-    assert_says(&parts[1], &["warning: the scores of large for student, seed 1 are not kept", "the disk is full"]);
-    assert!(parts[2].contains(" 0 damaged") && !parts[2].contains("scores of") && !parts[2].contains("cut off"), "{}", parts[2]);
+    assert_says(
+        &parts[1],
+        &["warning: the scores of large for student, seed 1 are not kept", "the disk is full"],
+    );
+    assert!(
+        parts[2].contains(" 0 damaged") && !parts[2].contains("scores of") && !parts[2].contains("cut off"),
+        "{}",
+        parts[2]
+    );
     assert!(bench.student("out") == bench.student("expected"));
 }
 
@@ -179,7 +199,10 @@ fn a_store_that_can_only_be_read_is_named_before_anything_is_read() {
     assert!(tried.status.success(), "{}", text(&tried));
     let parts = parts(&tried);
     let why = "is on a file system that can only be read";
-    assert_says(&text(&tried), &["error[storage]: cannot write .mopd/store: it ", why, "run in a folder where you may write"]);
+    assert_says(
+        &text(&tried),
+        &["error[storage]: cannot write .mopd/store: it ", why, "run in a folder where you may write"],
+    );
     assert!(parts[1].contains(" 0 damaged") && parts[1].contains("student, seed 1"), "{}", parts[1]);
     assert_says(&parts[2], &[why]);
     assert!(bench.path("first/report.html").is_file());
@@ -222,7 +245,8 @@ fn results_that_cannot_be_written_leave_those_of_before() {
     assert!(all(&bench) == before);
     for file in ["plan.json", "source.mopd", "results.json"] {
         assert!(
-            fs::read(bench.path("full").join(file)).expect("a result") == fs::read(bench.path("out").join(file)).expect("it")
+            fs::read(bench.path("full").join(file)).expect("a result")
+                == fs::read(bench.path("out").join(file)).expect("it")
         );
     }
 }

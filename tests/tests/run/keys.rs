@@ -1,4 +1,5 @@
-//! What is found again, and what is not: a result is found exactly where it would be computed with the same bits.
+//! What is found again, and what is not: a result is found exactly where it would be computed with the same
+//! bits.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -15,7 +16,8 @@ fn json(bench: &Bench) -> Output {
     bench.run(&["--out", "out", "--format", "json"])
 }
 
-/// A judge whose verdict is that of a module beside it, of a file of settings, and of an environment variable.
+/// A judge whose verdict is that of a module beside it, of a file of settings, and of an environment
+/// variable.
 fn judged(bench: &Bench, command: &str) {
     bench.edit(
         "tiny.mopd",
@@ -82,7 +84,10 @@ fn what_a_judge_depends_on_is_declared() {
     assert!(computed(&json(&bench)) > 0);
     assert!((score(&bench) - before).abs() > 0.4, "the old scores were shown");
     bench.edit("tiny.mopd", "depends: [\"rules.json\"]", "depends: [\"rule.json\"]");
-    assert_says(&bench.fails(&[]), &["`depends` names", "rule.json", "there is no such file", "domain copy {"]);
+    assert_says(
+        &bench.fails(&[]),
+        &["`depends` names", "rule.json", "there is no such file", "domain copy {"],
+    );
     assert_says(&text(&plan(&bench)), &["domain `copy`", "rule.json"]);
 }
 
@@ -97,7 +102,10 @@ fn other_arithmetic_finds_nothing_and_says_so() {
     for (name, value) in [("ATEN_CPU_CAPABILITY", "default"), ("MKL_ENABLE_INSTRUCTIONS", "SSE4_2")] {
         let output = other(name, value);
         assert_eq!(computed(&output), all, "{}", text(&output));
-        assert_says(&text(&output), &["the store has results of other arithmetic", name, "kept and not used"]);
+        assert_says(
+            &text(&output),
+            &["the store has results of other arithmetic", name, "kept and not used"],
+        );
         let output = other(name, value);
         assert_eq!(computed(&output), 0, "{}", text(&output));
         assert!(!text(&output).contains("other arithmetic"), "{}", text(&output));
@@ -119,7 +127,10 @@ fn an_experiment_that_is_moved_finds_everything() {
     std::mem::forget(old);
     let run = |arguments: &[&str]| {
         let mut command = Command::new(mopd_tests::mopd());
-        command.current_dir(&moved).args(["run", "tiny.mopd", "--out", "out", "--format", "json"]).args(arguments);
+        command
+            .current_dir(&moved)
+            .args(["run", "tiny.mopd", "--out", "out", "--format", "json"])
+            .args(arguments);
         command.stdin(Stdio::null()).output().expect("mopd starts")
     };
     assert_eq!(computed(&run(&[])), 0);
@@ -150,7 +161,9 @@ fn a_model_that_is_moved_is_the_same_model() {
     bench.edit("tiny.mopd", "checkpoint(\"mine\")", "checkpoint(\"yours\")");
     let output = json(&bench);
     // A model that is read has a beginning and no steps.
-    let trained =
-        text(&output).lines().filter(|line| line.contains("\"stage_started\"") && !line.contains("\"steps\":0")).count();
+    let trained = text(&output)
+        .lines()
+        .filter(|line| line.contains("\"stage_started\"") && !line.contains("\"steps\":0"))
+        .count();
     assert_eq!(trained, 0, "{}", text(&output));
 }

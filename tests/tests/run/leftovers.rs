@@ -69,7 +69,10 @@ fn a_folder_of_results_that_is_deleted_meanwhile_is_no_success() {
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", text(&output));
     for model in ["base", "start", "expert.copy", "student"] {
-        assert!(bench.path(&format!("out/models/{model}-seed1/model.safetensors")).is_file(), "{model} is missing");
+        assert!(
+            bench.path(&format!("out/models/{model}-seed1/model.safetensors")).is_file(),
+            "{model} is missing"
+        );
     }
 }
 
@@ -80,7 +83,8 @@ fn checkpoints_of_a_finished_stage_go_away() {
     bench.tables("out", &["--checkpoint-every", "0s"]);
     let store = bench.path(".mopd/store");
     let student = fs::read_dir(&store).expect("a store").flatten().find(|entry| {
-        fs::read_to_string(entry.path().join("checksums.json")).is_ok_and(|sums| sums.contains("\"about\":\"student, seed 1\""))
+        fs::read_to_string(entry.path().join("checksums.json"))
+            .is_ok_and(|sums| sums.contains("\"about\":\"student, seed 1\""))
     });
     let key = student.expect("the student is kept").file_name().into_string().expect("a key");
     let left = store.join(format!("{key}.unfinished/0000000003"));
@@ -113,7 +117,8 @@ fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
     assert_says(&text(&cache(&["prune", "--keep-under", "1KiB"])), &["freed"]);
 }
 
-/// A judge that reads no input, starts a child in a session of its own, and outlives everybody unless somebody sees to it.
+/// A judge that reads no input, starts a child in a session of its own, and outlives everybody unless
+/// somebody sees to it.
 #[test]
 fn judges_end_with_the_worker_however_it_ends() {
     let bench = Bench::new();
@@ -125,7 +130,8 @@ fn judges_end_with_the_worker_however_it_ends() {
     bench.write(
         "judge.py",
         "import os, subprocess, time
-child = subprocess.Popen(['sleep', '1000'], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+child = subprocess.Popen(['sleep', '1000'], start_new_session=True, stdin=subprocess.DEVNULL, \
+         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 open('judges', 'a').write(f'{os.getpid()} {child.pid}\\n')
 time.sleep(1000)
 ",
@@ -140,7 +146,8 @@ time.sleep(1000)
         let mut child = bench.command(&["--out", "out"]).spawn().expect("mopd starts");
         let judges = || fs::read_to_string(bench.path("judges")).unwrap_or_default();
         until("a judge", || judges().ends_with('\n'));
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
+        let children =
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
         let worker = children.split_whitespace().next().expect("a worker").to_owned();
         let kill = |signal: &str, process: &str| {
             assert!(Command::new("kill").args([signal, process]).status().expect("kill starts").success());

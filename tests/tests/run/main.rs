@@ -62,10 +62,13 @@ impl Bench {
     fn new() -> Bench {
         let bench = Bench { folder: TempDir::new().expect("a temporary folder") };
         let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
-        for (domain, answer) in
-            [("copy", (|word: &str| word.to_owned()) as fn(&str) -> String), ("last", |word| word[word.len() - 1..].to_owned())]
-        {
-            let line = |word: &&str| format!("{{\"prompt\": \"{domain}: {word}=\", \"answer\": \"{}\"}}\n", answer(word));
+        for (domain, answer) in [
+            ("copy", (|word: &str| word.to_owned()) as fn(&str) -> String),
+            ("last", |word| word[word.len() - 1..].to_owned()),
+        ] {
+            let line = |word: &&str| {
+                format!("{{\"prompt\": \"{domain}: {word}=\", \"answer\": \"{}\"}}\n", answer(word))
+            };
             bench.write(&format!("{domain}.jsonl"), &words[..8].iter().map(line).collect::<String>());
             bench.write(&format!("{domain}.test.jsonl"), &words[8..].iter().map(line).collect::<String>());
         }
@@ -103,12 +106,14 @@ impl Bench {
         let output = self.run(&[&["--out", out], arguments].concat());
         assert!(output.status.success(), "{}", text(&output));
         let results: Value =
-            serde_json::from_slice(&fs::read(self.path(out).join("results.json")).expect("results.json")).expect("JSON");
+            serde_json::from_slice(&fs::read(self.path(out).join("results.json")).expect("results.json"))
+                .expect("JSON");
         results["tables"].clone()
     }
 
     fn student(&self, out: &str) -> Vec<u8> {
-        fs::read(self.path(out).join("models/student-seed1/model.safetensors")).expect("the student's weights")
+        fs::read(self.path(out).join("models/student-seed1/model.safetensors"))
+            .expect("the student's weights")
     }
 
     /// Runs, expects exit status 1, and returns everything said.
@@ -144,7 +149,13 @@ fn a_run_leaves_tables_series_models_and_provenance() {
     assert!(output.status.success(), "{}", text(&output));
     let printed = String::from_utf8(output.stdout).expect("UTF-8");
     assert_says(&printed, &["tiny table", "start", "expert", "student", "weight_average", "copy", "last"]);
-    for name in ["results.json", "metrics.parquet", "plan.json", "source.mopd", "models/student-seed1/model.safetensors"] {
+    for name in [
+        "results.json",
+        "metrics.parquet",
+        "plan.json",
+        "source.mopd",
+        "models/student-seed1/model.safetensors",
+    ] {
         assert!(bench.path("out").join(name).is_file(), "{name} is missing");
     }
     assert!(fs::read(bench.path("out/metrics.parquet")).expect("metrics").starts_with(b"PAR1"));
@@ -160,14 +171,17 @@ fn the_same_seed_gives_the_same_weights_and_tables_and_another_seed_gives_others
     assert_eq!(bench.student("first"), bench.student("second"));
     let output = bench.run(&["--out", "third", "--set", "seed=2"]);
     assert!(output.status.success(), "{}", text(&output));
-    let other = fs::read(bench.path("third/models/student-seed2/model.safetensors")).expect("the student's weights");
+    let other =
+        fs::read(bench.path("third/models/student-seed2/model.safetensors")).expect("the student's weights");
     assert_ne!(bench.student("first"), other);
 }
 
-/// An objective is its text: a copy in the user's file trains the same weights bit for bit, an edited copy trains others.
+/// An objective is its text: a copy in the user's file trains the same weights bit for bit, an edited copy
+/// trains others.
 #[test]
 fn an_inline_copy_of_a_library_objective_trains_the_same_and_an_edited_copy_does_not() {
-    let library = fs::read_to_string(mopd_tests::root().join("stdlib/opd.mopd")).expect("the standard library");
+    let library =
+        fs::read_to_string(mopd_tests::root().join("stdlib/opd.mopd")).expect("the standard library");
     for name in ["mopd", "mopd_top_k"] {
         let bench = Bench::new();
         let start = library.find(&format!("pub objective {name}(")).expect("declared there") + "pub ".len();
@@ -179,7 +193,11 @@ fn an_inline_copy_of_a_library_objective_trains_the_same_and_an_edited_copy_does
         let inline = bench.tables("inline", &["--fresh"]);
         assert_eq!(named, inline, "{name}");
         assert_eq!(bench.student("named"), bench.student("inline"), "{name}");
-        let edited = if name == "mopd" { copy.replace("= 5)", "= 0.01)") } else { copy.replace("k: count = 64", "k: count = 2") };
+        let edited = if name == "mopd" {
+            copy.replace("= 5)", "= 0.01)")
+        } else {
+            copy.replace("k: count = 64", "k: count = 2")
+        };
         assert_ne!(edited, copy);
         bench.write("tiny.mopd", &source(&edited, "mine"));
         bench.tables("edited", &["--fresh"]);
@@ -193,14 +211,20 @@ fn a_teacher_equal_to_the_student_moves_no_weight() {
     let bench = Bench::new();
     for name in ["mopd", "mopd_top_k", "mopd_full"] {
         bench.write("tiny.mopd", &source(&format!("use std.opd.{name}"), name));
-        bench.edit("tiny.mopd", "teacher specialist[d in domains] = expert[d]", "teacher specialist[d in domains] = start");
+        bench.edit(
+            "tiny.mopd",
+            "teacher specialist[d in domains] = expert[d]",
+            "teacher specialist[d in domains] = start",
+        );
         bench.tables("out", &[]);
-        let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+        let start =
+            fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
         assert!(bench.student("out") == start, "`{name}` moved weights");
     }
 }
 
-/// Of everything that compares two distributions, in one objective: where both are one, each term is exactly 0.
+/// Of everything that compares two distributions, in one objective: where both are one, each term is exactly
+/// 0.
 #[test]
 fn no_divergence_of_equals_moves_a_weight() {
     let bench = Bench::new();
@@ -219,14 +243,20 @@ objective several {
 }";
     bench.write("tiny.mopd", &source(objective, "several"));
     bench.tables("apart", &[]);
-    bench.edit("tiny.mopd", "teacher specialist[d in domains] = expert[d]", "teacher specialist[d in domains] = start");
+    bench.edit(
+        "tiny.mopd",
+        "teacher specialist[d in domains] = expert[d]",
+        "teacher specialist[d in domains] = start",
+    );
     bench.tables("equal", &[]);
-    let start = fs::read(bench.path("equal/models/start-seed1/model.safetensors")).expect("the start's weights");
+    let start =
+        fs::read(bench.path("equal/models/start-seed1/model.safetensors")).expect("the start's weights");
     assert!(bench.student("apart") != start);
     assert!(bench.student("equal") == start, "a divergence of equals moved weights");
 }
 
-/// Signals and losses that look at whole distributions, shares of a blend that are numbers per token, a generator of one's own.
+/// Signals and losses that look at whole distributions, shares of a blend that are numbers per token, a
+/// generator of one's own.
 #[test]
 fn what_reads_whole_distributions_trains() {
     let bench = Bench::new();
@@ -234,43 +264,66 @@ fn what_reads_whole_distributions_trains() {
 
 objective reads {
   let sure     = exp(-student.entropy)
-  weight       = (1 + overlap(student, teacher, k: 4)) * mass(student, support: top_k(teacher, 4)) * size(nucleus(teacher, 0.9)) / vocab_size
+  weight       = (1 + overlap(student, teacher, k: 4)) * mass(student, support: top_k(teacher, 4)) * \
+                     size(nucleus(teacher, 0.9)) / vocab_size
   term follow  = live squeezed(teacher || student, support: nucleus(teacher, 0.9), mass: tail)
   term mixed   = live kl(student || blend(teacher: sure, student: 1 - sure))
   term likely  = live nll(teacher)
   term ordered = 0.1 * live ranking(order: top_k(teacher, 3))
-  term rest    = where(in_nucleus(teacher, 0.9), 0, -1 / student.rank) * live student.logp { when = student.end_logp < teacher.end_logp + 1 }
+  term rest    = where(in_nucleus(teacher, 0.9), 0, -1 / student.rank) * live student.logp { when = \
+                     student.end_logp < teacher.end_logp + 1 }
   reduce       = mean(token) then mean(sequence)
 }";
     bench.write("tiny.mopd", &source(objective, "reads"));
     bench.tables("out", &[]);
-    let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+    let start =
+        fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
     assert!(bench.student("out") != start);
 }
 
-/// Both versions of a divergence agree, whether logits are given or made; the figures are those of what was asked.
+/// Both versions of a divergence agree, whether logits are given or made; the figures are those of what was
+/// asked.
 #[test]
 fn a_divergence_is_measured_against_its_plain_version() {
     for (of, width) in [("kl", None), ("jsd", Some("16")), ("top-k", None)] {
         let mut command = Command::new(mopd_tests::mopd());
-        command.args(["bench", "divergence", "--vocabulary", "300,1001", "--tokens", "29", "--runs", "1", "--json", "--of", of]);
+        command.args([
+            "bench",
+            "divergence",
+            "--vocabulary",
+            "300,1001",
+            "--tokens",
+            "29",
+            "--runs",
+            "1",
+            "--json",
+            "--of",
+            of,
+        ]);
         command.args(width.iter().flat_map(|width| ["--width", width]));
         let output = command.output().expect("mopd starts");
         assert!(output.status.success(), "{}", text(&output));
         let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(said["tokens"], 29);
         let figures = said["figures"].as_array().expect("a list");
-        assert_eq!(figures.iter().map(|figure| figure["vocabulary"].as_u64()).collect::<Vec<_>>(), [Some(300), Some(1001)]);
+        assert_eq!(
+            figures.iter().map(|figure| figure["vocabulary"].as_u64()).collect::<Vec<_>>(),
+            [Some(300), Some(1001)]
+        );
         for figure in figures {
             for difference in ["value_difference", "gradient_difference"] {
-                assert!(figure[difference].as_f64().is_some_and(|difference| difference < 1e-5), "{of}: {figure}");
+                assert!(
+                    figure[difference].as_f64().is_some_and(|difference| difference < 1e-5),
+                    "{of}: {figure}"
+                );
             }
             assert_eq!(figure["plain_seconds"].as_array().map(Vec::len), Some(1));
         }
     }
 }
 
-/// The sampler's whole distribution can be read, not only what it took; at another temperature it differs from the student's.
+/// The sampler's whole distribution can be read, not only what it took; at another temperature it differs
+/// from the student's.
 #[test]
 fn an_objective_may_read_the_sampler_s_distribution() {
     let bench = Bench::new();
@@ -281,13 +334,17 @@ fn an_objective_may_read_the_sampler_s_distribution() {
 }";
     bench.write("tiny.mopd", &source(objective, "cautious"));
     bench.tables("warm", &[]);
-    bench.edit("tiny.mopd", "rollout   = sample(n: 1, temperature: 1.0", "rollout   = sample(n: 1, temperature: 0.5");
+    bench.edit(
+        "tiny.mopd",
+        "rollout   = sample(n: 1, temperature: 1.0",
+        "rollout   = sample(n: 1, temperature: 0.5",
+    );
     bench.tables("cool", &[]);
     assert!(bench.student("warm") != bench.student("cool"));
 }
 
-/// The first step on fresh completions is on policy, whatever the temperature: every token's ratio is 1 to 1e-3, so a weight that leaves the
-/// others out changes no bit.
+/// The first step on fresh completions is on policy, whatever the temperature: every token's ratio is 1 to
+/// 1e-3, so a weight that leaves the others out changes no bit.
 #[test]
 fn the_first_step_is_on_policy_at_every_temperature() {
     let bench = Bench::new();
@@ -309,7 +366,8 @@ fn the_first_step_is_on_policy_at_every_temperature() {
             bench.tables("out", &[]);
             students.push(bench.student("out"));
         }
-        let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+        let start =
+            fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
         assert!(students[0] != start, "at {temperature} nothing was learned");
         assert!(students[0] == students[1], "at {temperature} some token's ratio is not 1");
     }
@@ -319,17 +377,21 @@ fn the_first_step_is_on_policy_at_every_temperature() {
 /// Objectives that need more than numbers of this version's kinds: a panel, another rollout, a template.
 const NOT_TRIED: &[&str] = &["panel", "rollout", "template", "model", "eval", "counts", "text", "objective"];
 
-/// Every public objective of the library with a stage that trains on it; none where a parameter can't be given here.
+/// Every public objective of the library with a stage that trains on it; none where a parameter can't be
+/// given here.
 fn library_stages() -> Vec<(String, Option<String>)> {
     let mut found = Vec::new();
     for (module, text) in mopd_std::MODULES {
         let (tree, _) = mopd_lang::syntax::parse(mopd_lang::source::FileId(0), text);
         for item in tree.items.iter().filter(|item| item.public) {
-            let mopd_lang::syntax::ast::ItemKind::Objective { name, parameters, .. } = &item.kind else { continue };
+            let mopd_lang::syntax::ast::ItemKind::Objective { name, parameters, .. } = &item.kind else {
+                continue;
+            };
             let mut arguments = Vec::new();
             let mut known = true;
             for parameter in parameters.iter().filter(|parameter| parameter.default.is_none()) {
-                let annotation = parameter.annotation.as_ref().map_or("", |annotation| annotation.text.as_str());
+                let annotation =
+                    parameter.annotation.as_ref().map_or("", |annotation| annotation.text.as_str());
                 // A composed teacher has a name of its own for each part.
                 known &= !NOT_TRIED.contains(&annotation) && parameter.name.text != "star";
                 let value = match (annotation, parameter.name.text.as_str()) {
@@ -344,10 +406,14 @@ fn library_stages() -> Vec<(String, Option<String>)> {
             let call = format!("{}({})", name.text, arguments.join(", "));
             let stage = match name.text.as_str() {
                 "nll" => {
-                    format!("sft(start, on: domains) {{ objective = {call}, target = answer, steps = 2, batch = 8, lr = 1e-2 }}")
+                    format!(
+                        "sft(start, on: domains) {{ objective = {call}, target = answer, steps = 2, batch = \
+                         8, lr = 1e-2 }}"
+                    )
                 }
                 _ => format!(
-                    "distill(start) {{ objective = {call}, rollout = sample(n: 8, temperature: 1.0, max_tokens: 6), prompts = 8, steps = 2, lr = 1e-2 }}"
+                    "distill(start) {{ objective = {call}, rollout = sample(n: 8, temperature: 1.0, \
+                     max_tokens: 6), prompts = 8, steps = 2, lr = 1e-2 }}"
                 ),
             };
             found.push((format!("{module}.{}", name.text), known.then_some(stage)));
@@ -367,7 +433,10 @@ fn every_objective_of_the_library_trains_or_is_refused_when_planned() {
         let program = source(&format!("use std.opd.mopd\n{import}"), "mopd");
         let with = format!("model m{index} = {stage}\n\ncompare \"tiny table\"");
         bench.write("one.mopd", &program.replace("compare \"tiny table\"", &with));
-        let plan = Command::new(mopd_tests::mopd()).current_dir(bench.folder.path()).args(["plan", "one.mopd"]).output();
+        let plan = Command::new(mopd_tests::mopd())
+            .current_dir(bench.folder.path())
+            .args(["plan", "one.mopd"])
+            .output();
         let plan = plan.expect("mopd starts");
         if plan.status.success() {
             uses += &import;
@@ -375,7 +444,8 @@ fn every_objective_of_the_library_trains_or_is_refused_when_planned() {
             trained.push((path, format!("m{index}")));
             continue;
         }
-        // Refused for what this version can't run, or because the objective wants another stage than this one.
+        // Refused for what this version can't run, or because the objective wants another stage than this
+        // one.
         let said = text(&plan);
         let codes = [
             "not-supported-yet",
@@ -398,11 +468,16 @@ fn every_objective_of_the_library_trains_or_is_refused_when_planned() {
     let all: Vec<&str> = trained.iter().map(|(_, model)| model.as_str()).collect();
     let text = source(&format!("use std.opd.mopd\n{uses}"), "mopd");
     let text = text.replace("models      = [start,", &format!("models      = [{}, start,", all.join(", ")));
-    bench.write("tiny.mopd", &text.replace("compare \"tiny table\"", &format!("{models}\ncompare \"tiny table\"")));
+    bench.write(
+        "tiny.mopd",
+        &text.replace("compare \"tiny table\"", &format!("{models}\ncompare \"tiny table\"")),
+    );
     bench.tables("out", &[]);
-    let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+    let start =
+        fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
     for (path, model) in &trained {
-        let weights = fs::read(bench.path(&format!("out/models/{model}-seed1/model.safetensors"))).expect("weights");
+        let weights =
+            fs::read(bench.path(&format!("out/models/{model}-seed1/model.safetensors"))).expect("weights");
         assert_ne!(weights, start, "`{path}` moved nothing");
     }
 }
@@ -416,7 +491,8 @@ fn what_is_finished_is_not_computed_again() {
     assert!(events.contains("stage_kept"), "{}", text(&output));
     assert!(!events.contains("stage_started"), "{events}");
     let second: Value =
-        serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
+        serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json"))
+            .expect("JSON");
     assert_eq!(first, second["tables"]);
     // A comment changes nothing; a number does, from there on.
     bench.edit("tiny.mopd", "experiment", "// the smallest\nexperiment");
@@ -430,8 +506,10 @@ fn what_is_finished_is_not_computed_again() {
 fn a_damaged_result_is_noticed_and_made_again() {
     let bench = Bench::new();
     let first = bench.tables("first", &[]);
-    let weights: Vec<PathBuf> =
-        walk(&bench.path(".mopd/store")).into_iter().filter(|path| path.ends_with("model.safetensors")).collect();
+    let weights: Vec<PathBuf> = walk(&bench.path(".mopd/store"))
+        .into_iter()
+        .filter(|path| path.ends_with("model.safetensors"))
+        .collect();
     assert!(!weights.is_empty());
     for path in &weights {
         let mut bytes = fs::read(path).expect("weights");
@@ -444,7 +522,8 @@ fn a_damaged_result_is_noticed_and_made_again() {
     assert!(output.status.success(), "{}", text(&output));
     assert_says(&text(&output), &["damaged"]);
     let second: Value =
-        serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
+        serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json"))
+            .expect("JSON");
     assert_eq!(first, second["tables"]);
 }
 
@@ -470,7 +549,10 @@ fn a_missing_data_file_is_named_before_anything_is_trained() {
 fn a_malformed_line_is_named_with_file_and_line() {
     let bench = Bench::new();
     let good = fs::read_to_string(bench.path("last.jsonl")).expect("data");
-    bench.write("last.jsonl", &good.replacen("\"answer\"", "\"answr\"", 3).replacen("\"answr\"", "\"answer\"", 2));
+    bench.write(
+        "last.jsonl",
+        &good.replacen("\"answer\"", "\"answr\"", 3).replacen("\"answr\"", "\"answer\"", 2),
+    );
     assert_says(&bench.fails(&[]), &["last.jsonl:3:", "`answer` is missing", "`answr`"]);
     bench.write("last.jsonl", &format!("{good}{{\"prompt\": \"x\n"));
     assert_says(&bench.fails(&[]), &["last.jsonl:9:"]);
@@ -497,10 +579,13 @@ fn a_reward_program_judges_and_its_faults_are_told_apart() {
     let judge = |body: &str| {
         bench.write(
             "judge.py",
-            &format!("import json, sys, time\nfor line in sys.stdin:\n    request = json.loads(line)\n{body}"),
+            &format!(
+                "import json, sys, time\nfor line in sys.stdin:\n    request = json.loads(line)\n{body}"
+            ),
         );
     };
-    let answer = "    print(json.dumps({'id': request['id'], 'reward': float(request['completion'] == request['record']['answer'])}), flush=True)\n";
+    let answer = "    print(json.dumps({'id': request['id'], 'reward': float(request['completion'] == \
+                  request['record']['answer'])}), flush=True)\n";
     judge(answer);
     let by_program = bench.tables("program", &["--fresh"]);
     bench.edit("tiny.mopd", "command(\"python3 judge.py\", time_limit: 5)", "exact_match");
@@ -547,7 +632,8 @@ fn a_full_disk_is_an_error_with_the_path_and_keeps_what_was_finished() {
         .expect("sh starts");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert_says(&text(&output), &["storage", ".mopd"]);
-    let damaged = walk(&bench.path(".mopd")).into_iter().filter(|path| path.ends_with("model.safetensors")).count();
+    let damaged =
+        walk(&bench.path(".mopd")).into_iter().filter(|path| path.ends_with("model.safetensors")).count();
     assert_eq!(damaged, 0, "half-written weights were left behind");
     assert!(bench.run(&[]).status.success(), "with room again, the run goes through");
 }
@@ -565,7 +651,8 @@ fn an_interrupt_keeps_finished_stages_and_the_next_run_goes_on() {
         assert!(Instant::now() < deadline, "the experts were never finished");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let kill = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().expect("kill starts");
+    let kill =
+        Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().expect("kill starts");
     assert!(kill.success());
     let output = child.wait_with_output().expect("mopd ends");
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
@@ -573,6 +660,8 @@ fn an_interrupt_keeps_finished_stages_and_the_next_run_goes_on() {
     let output = bench.run(&["--out", "rest", "--format", "json"]);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("stage_kept"), "{}", text(&output));
-    let rest: Value = serde_json::from_slice(&fs::read(bench.path("rest/results.json")).expect("results.json")).expect("JSON");
+    let rest: Value =
+        serde_json::from_slice(&fs::read(bench.path("rest/results.json")).expect("results.json"))
+            .expect("JSON");
     assert_eq!(expected, rest["tables"]);
 }

@@ -10,11 +10,16 @@ use super::{Bench, assert_says, text};
 /// Everything is over within this, on a machine that does much else besides.
 const SOON: Duration = Duration::from_secs(120);
 
-/// `mopd` with the signals as a terminal hands them on, whatever the tests were started with (`nohup` ignores one).
+/// `mopd` with the signals as a terminal hands them on, whatever the tests were started with (`nohup` ignores
+/// one).
 fn mopd(bench: &Bench, arguments: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal=INT,TERM,HUP").arg(mopd_tests::mopd()).args(arguments);
-    command.current_dir(bench.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .current_dir(bench.folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -41,13 +46,16 @@ fn until_gone(process: u32) {
     let since = Instant::now();
     // One that nobody has collected yet is no process any more.
     let state = || std::fs::read_to_string(format!("/proc/{process}/stat")).ok();
-    while state().is_some_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')) {
+    while state()
+        .is_some_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    {
         assert!(since.elapsed() < SOON, "process {process} is still there");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Runs until it says `moment` (or to its end, where that never comes), is sent the signal then, and says what came of it.
+/// Runs until it says `moment` (or to its end, where that never comes), is sent the signal then, and says
+/// what came of it.
 fn cut(mut command: Command, moment: &str, signal: &str) -> Output {
     let mut child = command.spawn().expect("mopd starts");
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -69,8 +77,8 @@ fn long() -> Bench {
 
 const RUN: [&str; 5] = ["run", "tiny.mopd", "--format", "json", "--out"];
 
-/// Each signal, to `mopd` alone, leaves a checkpoint of the step that was under way, and the run that goes on from them ends with the bits
-/// of one that nobody disturbed.
+/// Each signal, to `mopd` alone, leaves a checkpoint of the step that was under way, and the run that goes on
+/// from them ends with the bits of one that nobody disturbed.
 #[test]
 fn a_signal_leaves_a_checkpoint_and_the_next_run_ends_with_the_same_bits() {
     let bench = long();
@@ -82,7 +90,10 @@ fn a_signal_leaves_a_checkpoint_and_the_next_run_ends_with_the_same_bits() {
         let output = cut(mopd(&bench, &[&RUN[..], &["out"]].concat()), &moment, signal);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(130), "{signal}: {said}");
-        assert_says(&said, &["stopping after this step", "a checkpoint of student at step", "run the same command again"]);
+        assert_says(
+            &said,
+            &["stopping after this step", "a checkpoint of student at step", "run the same command again"],
+        );
         assert!(said.contains("\"event\":\"checkpoint\",\"stage\":\"student\""), "{signal}: {said}");
         assert_eq!(said.contains("stage_resumed"), step > 10, "{signal}: {said}");
     }
@@ -101,12 +112,21 @@ fn a_signal_to_the_whole_group_is_one_signal() {
     command.process_group(0);
     let mut child = command.spawn().expect("mopd starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"stage\":\"student\",\"seed\":1,\"step\":5,")), "it ended early");
-    let sent = Command::new("kill").args(["-TERM", "--", &format!("-{}", child.id())]).status().expect("kill starts");
+    assert!(
+        lines.any(|line| line.contains("\"stage\":\"student\",\"seed\":1,\"step\":5,")),
+        "it ended early"
+    );
+    let sent = Command::new("kill")
+        .args(["-TERM", "--", &format!("-{}", child.id())])
+        .status()
+        .expect("kill starts");
     assert!(sent.success());
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
-    assert!(rest.iter().any(|line| line.contains("\"event\":\"checkpoint\",\"stage\":\"student\"")), "{rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("\"event\":\"checkpoint\",\"stage\":\"student\"")),
+        "{rest:?}"
+    );
 }
 
 #[test]
@@ -114,8 +134,14 @@ fn a_run_under_nohup_outlives_its_terminal() {
     let bench = Bench::new();
     bench.edit("tiny.mopd", "steps     = 6", "steps     = 40");
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\" run tiny.mopd --format json --out out"]).arg(mopd_tests::mopd());
-    command.current_dir(bench.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-c", "trap '' HUP; exec \"$0\" run tiny.mopd --format json --out out"])
+        .arg(mopd_tests::mopd());
+    command
+        .current_dir(bench.folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let output = cut(command, "\"stage\":\"student\",\"seed\":1,\"step\":2,", "-HUP");
     assert!(output.status.success(), "{}", text(&output));
 }
@@ -123,8 +149,16 @@ fn a_run_under_nohup_outlives_its_terminal() {
 #[test]
 fn a_sweep_stops_as_a_whole() {
     let bench = long();
-    bench.edit("tiny.mopd", "param start_lr: real = 3e-3", "param start_lr: real = 3e-3\nsweep { start_lr in [1e-3, 3e-3] }");
-    let output = cut(mopd(&bench, &[&RUN[..], &["out"]].concat()), "\"stage\":\"student\",\"seed\":1,\"step\":5,", "-TERM");
+    bench.edit(
+        "tiny.mopd",
+        "param start_lr: real = 3e-3",
+        "param start_lr: real = 3e-3\nsweep { start_lr in [1e-3, 3e-3] }",
+    );
+    let output = cut(
+        mopd(&bench, &[&RUN[..], &["out"]].concat()),
+        "\"stage\":\"student\",\"seed\":1,\"step\":5,",
+        "-TERM",
+    );
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
     assert_says(&text(&output), &["0 of 2 runs of the sweep are done", "a checkpoint of student"]);
 }
@@ -138,7 +172,8 @@ fn watching_stops_with_a_checkpoint() {
     assert!(text(&output).contains("\"event\":\"checkpoint\",\"stage\":\"student\""), "{}", text(&output));
 }
 
-/// What leaves nothing behind ends at once: here while it waits for a hub that never answers, as reading much data takes long.
+/// What leaves nothing behind ends at once: here while it waits for a hub that never answers, as reading much
+/// data takes long.
 #[test]
 fn what_has_nothing_to_keep_ends_at_once() {
     let bench = Bench::new();

@@ -205,13 +205,23 @@ impl Watching {
         true
     }
 
-    fn until<T>(&mut self, what: &str, wait: Duration, mut found: impl FnMut(&mut Watching) -> Option<T>) -> T {
+    fn until<T>(
+        &mut self,
+        what: &str,
+        wait: Duration,
+        mut found: impl FnMut(&mut Watching) -> Option<T>,
+    ) -> T {
         let since = Instant::now();
         loop {
             if let Some(found) = found(self) {
                 return found;
             }
-            assert!(since.elapsed() < wait, "{what} did not come; it said:\n{}\n{:#?}", self.text(), self.events.last());
+            assert!(
+                since.elapsed() < wait,
+                "{what} did not come; it said:\n{}\n{:#?}",
+                self.text(),
+                self.events.last()
+            );
             self.listen(Duration::from_millis(50));
         }
     }
@@ -233,7 +243,9 @@ impl Watching {
 
     /// Said again since it was last asked about.
     pub fn wait_for_another(&mut self, part: &str, wait: Duration) {
-        self.until(part, wait, |watching| watching.said[watching.asked..].join("\n").contains(part).then_some(()));
+        self.until(part, wait, |watching| {
+            watching.said[watching.asked..].join("\n").contains(part).then_some(())
+        });
         self.asked = self.said.len();
     }
 
@@ -263,7 +275,8 @@ impl Watching {
 
     pub fn until_step(&mut self, stage: &str, step: u64, wait: Duration) {
         self.until(&format!("step {step} of {stage}"), wait, |watching| {
-            let is_it = |event: &Value| event["event"] == "step" && event["stage"] == stage && event["step"] == step;
+            let is_it =
+                |event: &Value| event["event"] == "step" && event["stage"] == stage && event["step"] == step;
             watching.events.iter().any(is_it).then_some(())
         });
     }
@@ -276,7 +289,8 @@ impl Watching {
             end.map(|end| from + end)
         });
         self.looked = end + 1;
-        let begun = self.events[..end].iter().rposition(|event| event["event"] == "ready").expect("it was begun");
+        let begun =
+            self.events[..end].iter().rposition(|event| event["event"] == "ready").expect("it was begun");
         let mut run = Run::default();
         for event in &self.events[begun..end] {
             let stage = event["stage"].as_str().unwrap_or_default().to_owned();
@@ -306,7 +320,8 @@ impl Watching {
 
     /// Ctrl-C.
     pub fn quit(mut self) -> ExitStatus {
-        let asked = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
+        let asked =
+            Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill runs");
         assert!(asked.success());
         self.child.wait().expect("it ends")
     }

@@ -1,4 +1,5 @@
-//! `mopd watch`, driven as a person would: saves in the ways in which editors save, a real worker, and what it says.
+//! `mopd watch`, driven as a person would: saves in the ways in which editors save, a real worker, and what
+//! it says.
 
 mod editing;
 mod sweep;
@@ -96,7 +97,12 @@ fn a_save_while_it_runs_stops_the_run_and_goes_on_with_the_new_text() {
     watch.wait_for("stopping at the next step", SOON);
     watch.wait_for("stopped", SOON);
     let run = watch.until_finished(SOON);
-    assert_eq!((run.started.as_slice(), run.steps("student")), (["student".to_owned()].as_slice(), 5), "{}", watch.text());
+    assert_eq!(
+        (run.started.as_slice(), run.steps("student")),
+        (["student".to_owned()].as_slice(), 5),
+        "{}",
+        watch.text()
+    );
     assert!(run.kept.contains(&"start".to_owned()));
 }
 
@@ -124,7 +130,11 @@ fn modules_data_and_programs_are_followed() {
     desk.write(Save::InPlace, "mine.mopd", "pub let rate = 1e-3\n");
     desk.edit(Save::InPlace, "use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n");
     desk.edit(Save::InPlace, "lr        = 1e-3", "lr        = rate");
-    desk.edit(Save::InPlace, "reward = exact_match", "reward = command(\"python3 judge.py\", time_limit: 20)");
+    desk.edit(
+        Save::InPlace,
+        "reward = exact_match",
+        "reward = command(\"python3 judge.py\", time_limit: 20)",
+    );
     let mut watch = desk.watch();
     watch.until_finished(SOON);
     desk.write(Save::Replace, "mine.mopd", "pub let rate = 2e-3\n");
@@ -204,7 +214,8 @@ fn the_worker_ends_with_whoever_watches() {
     }
 }
 
-/// A stage that an edit leaves as it is loses no step, and its weights are those of a run that nobody disturbed.
+/// A stage that an edit leaves as it is loses no step, and its weights are those of a run that nobody
+/// disturbed.
 #[test]
 fn a_stage_that_the_edit_does_not_touch_goes_on_where_it_was() {
     let desk = Desk::new();
@@ -216,7 +227,8 @@ fn a_stage_that_the_edit_does_not_touch_goes_on_where_it_was() {
     assert!(run.resumed.contains(&"start".to_owned()), "{run:?}");
     assert_eq!(watch.steps("start"), 300, "every step once");
     let weights = |out: &str| desk.bytes(&format!("{out}/models/start-seed1/model.safetensors"));
-    let undisturbed = desk.command(&["run", "tiny.mopd", "--fresh", "--out", "other"]).output().expect("mopd starts");
+    let undisturbed =
+        desk.command(&["run", "tiny.mopd", "--fresh", "--out", "other"]).output().expect("mopd starts");
     assert!(undisturbed.status.success(), "{}", String::from_utf8_lossy(&undisturbed.stderr));
     assert!(weights("runs/tiny") == weights("other"));
 }

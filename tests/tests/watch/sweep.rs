@@ -6,7 +6,11 @@ use super::editing::{Desk, Save, Watching};
 /// `param` and values of a sweep, and where in the file the value goes.
 fn sweep(parameter: &str, values: &str, from: &str, to: &str) -> Desk {
     let desk = Desk::new();
-    desk.edit(Save::InPlace, "experiment \"tiny\"", &format!("{parameter}\nsweep {{ {values} }}\nexperiment \"tiny\""));
+    desk.edit(
+        Save::InPlace,
+        "experiment \"tiny\"",
+        &format!("{parameter}\nsweep {{ {values} }}\nexperiment \"tiny\""),
+    );
     desk.edit(Save::InPlace, from, to);
     desk
 }
@@ -28,7 +32,10 @@ fn trained<const N: usize>(watch: &mut Watching) -> [Vec<String>; N] {
 fn what_the_runs_share_is_computed_once_and_an_edit_reruns_what_it_changes() {
     let desk = bounds();
     let mut watch = desk.watch();
-    assert_eq!(trained(&mut watch), [vec!["start".to_owned(), "student".to_owned()], vec!["student".to_owned()]]);
+    assert_eq!(
+        trained(&mut watch),
+        [vec!["start".to_owned(), "student".to_owned()], vec!["student".to_owned()]]
+    );
     watch.wait_for("2 of 2 runs, results in runs/tiny", SOON);
     assert!(watch.said("run 1 of 2: bound=1") && watch.said("run 2 of 2: bound=5"), "{}", watch.text());
     assert_eq!(watch.members(), [r#"{"bound":1.0}"#, r#"{"bound":5.0}"#]);
@@ -116,7 +123,9 @@ fn a_worker_that_dies_takes_one_run_with_it() {
     let mut watch = desk.watch();
     watch.until_step("student", 2, SOON);
     let worker = watch.worker().expect("a worker runs").to_string();
-    assert!(std::process::Command::new("kill").args(["-KILL", &worker]).status().expect("kill runs").success());
+    assert!(
+        std::process::Command::new("kill").args(["-KILL", &worker]).status().expect("kill runs").success()
+    );
     assert_eq!(watch.until_finished(SOON).steps("student"), 3);
     watch.wait_for("failed: many=2000", SOON);
 }
@@ -136,11 +145,19 @@ fn a_sweep_that_comes_and_goes() {
     let desk = Desk::new();
     let mut watch = desk.watch();
     assert_eq!(trained(&mut watch), [["start".to_owned(), "student".to_owned()]].map(Vec::from));
-    desk.edit(Save::Replace, "experiment \"tiny\"", "param bound: nats = 5\nsweep { bound in [1, 5] }\nexperiment \"tiny\"");
+    desk.edit(
+        Save::Replace,
+        "experiment \"tiny\"",
+        "param bound: nats = 5\nsweep { bound in [1, 5] }\nexperiment \"tiny\"",
+    );
     // Unread, it changes nothing yet.
     desk.edit(Save::Replace, "clip_at: 5", "clip_at: bound");
     watch.wait_for("2 of 2 runs", SOON);
-    assert!(watch.said("run `bound=1` is new") && watch.said("`bound=5` was the run without a sweep"), "{}", watch.text());
+    assert!(
+        watch.said("run `bound=1` is new") && watch.said("`bound=5` was the run without a sweep"),
+        "{}",
+        watch.text()
+    );
     assert_eq!(watch.steps("student"), 12, "one of the two was there: {}", watch.text());
     desk.edit(Save::Replace, "sweep { bound in [1, 5] }\n", "");
     watch.wait_for("the run without a sweep was called `bound=5`", SOON);
@@ -157,5 +174,9 @@ fn a_fork_of_what_the_runs_share_is_shared() {
     desk.edit(Save::Replace, "lr = 3e-3", "lr = 2e-3");
     let [first, second] = [watch.until_finished(SOON), watch.until_finished(SOON)];
     assert!(first.resumed.contains(&"start".to_owned()), "{first:?}");
-    assert_eq!((second.started, watch.steps("start")), (vec!["student".to_owned()], 300), "none of its steps twice");
+    assert_eq!(
+        (second.started, watch.steps("start")),
+        (vec!["student".to_owned()], 300),
+        "none of its steps twice"
+    );
 }

@@ -17,8 +17,9 @@ use mopd_tests::{check_text, listing, root};
 
 use crate::table::{At, STEP, STEPS, Table};
 
-/// How far the interpreter may be from the reference, and the compiled program, which computes in f32: both relative to the
-/// number itself, or to 1 where that is larger. (Where all numbers of an output are below 1, to the largest of them.)
+/// How far the interpreter may be from the reference, and the compiled program, which computes in f32: both
+/// relative to the number itself, or to 1 where that is larger. (Where all numbers of an output are below 1,
+/// to the largest of them.)
 const EXACT: f64 = 1e-12;
 const SINGLE: f64 = 1e-5;
 
@@ -109,9 +110,21 @@ impl Case {
     }
 
     /// A term that is one live primitive times a coefficient.
-    pub fn linear(mut self, name: &'static str, live: &'static str, coefficient: impl Fn(At) -> f64 + 'static) -> Case {
+    pub fn linear(
+        mut self,
+        name: &'static str,
+        live: &'static str,
+        coefficient: impl Fn(At) -> f64 + 'static,
+    ) -> Case {
         let coefficients = vec![(live, per_token(coefficient))];
-        self.terms.push(TermReference { name, value: None, coefficients, weight: None, when: None, inside: Vec::new() });
+        self.terms.push(TermReference {
+            name,
+            value: None,
+            coefficients,
+            weight: None,
+            when: None,
+            inside: Vec::new(),
+        });
         self
     }
 
@@ -153,7 +166,13 @@ impl Case {
     }
 
     /// The clipped surrogate of PPO.
-    pub fn clipped(self, name: &'static str, low: f64, high: f64, advantage: impl Fn(At) -> f64 + Copy + 'static) -> Case {
+    pub fn clipped(
+        self,
+        name: &'static str,
+        low: f64,
+        high: f64,
+        advantage: impl Fn(At) -> f64 + Copy + 'static,
+    ) -> Case {
         self.curved(
             name,
             move |t| crate::math::clipped(t.ratio(), advantage(t), low, high),
@@ -179,7 +198,8 @@ impl Case {
         self
     }
 
-    /// A choice that can't go both ways on any batch, or goes one way here: the function that makes it, and why.
+    /// A choice that can't go both ways on any batch, or goes one way here: the function that makes it, and
+    /// why.
     pub fn one_way(mut self, function: &'static str, why: &'static str) -> Case {
         self.one_way.push((function, why));
         self
@@ -211,11 +231,12 @@ impl fmt::Display for Compared {
             (self.coefficients, "coefficient"),
             (self.inside, "number inside a primitive"),
         ];
-        let said = counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| match (count, what) {
-            (1, _) => what.to_owned(),
-            (_, "number inside a primitive") => format!("{count} numbers inside primitives"),
-            _ => format!("{count} {what}s"),
-        });
+        let said =
+            counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| match (count, what) {
+                (1, _) => what.to_owned(),
+                (_, "number inside a primitive") => format!("{count} numbers inside primitives"),
+                _ => format!("{count} {what}s"),
+            });
         out.write_str(&said.collect::<Vec<String>>().join(", "))
     }
 }
@@ -229,15 +250,18 @@ pub fn compare(case: &Case) -> Result<Compared, String> {
         weights: comparison.expect("weight", lowered.weight, case.weight.as_ref())?,
         ..Compared::default()
     };
-    let names = |lowered: &[TermExpressions]| lowered.iter().map(|term| term.name.clone()).collect::<Vec<_>>();
+    let names =
+        |lowered: &[TermExpressions]| lowered.iter().map(|term| term.name.clone()).collect::<Vec<_>>();
     if names(&lowered.terms) != case.terms.iter().map(|term| term.name).collect::<Vec<_>>() {
         return Err(format!("has the terms {:?}", names(&lowered.terms)));
     }
     let live: Vec<LiveId> = (0..lowered.live.len() as u32).map(LiveId).collect();
     for (term, reference) in lowered.terms.iter().zip(&case.terms) {
         let name = &term.name;
-        compared.weights += comparison.expect(&format!("weight of {name}"), term.weight, reference.weight.as_ref())?;
-        compared.gates += comparison.expect(&format!("when of {name}"), term.when, reference.when.as_ref())?;
+        compared.weights +=
+            comparison.expect(&format!("weight of {name}"), term.weight, reference.weight.as_ref())?;
+        compared.gates +=
+            comparison.expect(&format!("when of {name}"), term.when, reference.when.as_ref())?;
         comparison.choices(&[term.value]);
         let total = comparison.graph.reduce(Reduction::Sum, term.value, Axis::Batch, None);
         let slopes = adjoints(&mut comparison.graph, total, &live).map_err(|refusal| refusal.to_string())?;
@@ -259,10 +283,13 @@ pub fn compare(case: &Case) -> Result<Compared, String> {
             None => {
                 let parts = reference.coefficients.iter().map(|(live, number)| {
                     let numbers = number(&comparison.table);
-                    let live = comparison.names.iter().find(|name| means(live, name)).expect("just looked for");
+                    let live =
+                        comparison.names.iter().find(|name| means(live, name)).expect("just looked for");
                     comparison.table.tokens().zip(numbers).map(|(t, x)| t.s(live) * x).collect::<Vec<f64>>()
                 });
-                parts.reduce(|a, b| a.iter().zip(b).map(|(a, b)| a + b).collect()).expect("a term has a primitive")
+                parts
+                    .reduce(|a, b| a.iter().zip(b).map(|(a, b)| a + b).collect())
+                    .expect("a term has a primitive")
             }
         };
         comparison.numbers(format!("value of {name}"), term.value, value);
@@ -273,7 +300,11 @@ pub fn compare(case: &Case) -> Result<Compared, String> {
         let inside = inside(&term.value);
         if inside.len() != reference.inside.len() {
             let texts: Vec<String> = inside.iter().map(|formula| wide::text::formula(formula, 120)).collect();
-            return Err(format!("computes {} numbers inside the primitives of {}: {texts:?}", inside.len(), term.name));
+            return Err(format!(
+                "computes {} numbers inside the primitives of {}: {texts:?}",
+                inside.len(),
+                term.name
+            ));
         }
         for (formula, number) in inside.into_iter().zip(&reference.inside) {
             compare_formula(&analysis, &objective, formula, number)
@@ -285,7 +316,12 @@ pub fn compare(case: &Case) -> Result<Compared, String> {
 }
 
 /// Compares a formula that is no objective of its own, read as the weight of one.
-pub fn compare_formula(analysis: &Analysis, around: &Objective, formula: Formula, number: &Reference) -> Result<(), String> {
+pub fn compare_formula(
+    analysis: &Analysis,
+    around: &Objective,
+    formula: Formula,
+    number: &Reference,
+) -> Result<(), String> {
     let objective = Objective { weight: Some(formula), ..around.clone() };
     let (mut comparison, lowered) = Comparison::new(&objective, &analysis.origins)?;
     comparison.expect("value", lowered.weight, Some(number))?;
@@ -297,8 +333,11 @@ fn inside(value: &Formula) -> Vec<Formula> {
     let mut found: Vec<Formula> = Vec::new();
     for part in value.parts() {
         let formulas = match &part.0.kind {
-            FormulaKind::Live(wide::Live::Divergence(of)) | FormulaKind::Signal(wide::Signal::Divergence(of)) => of.formulas(),
-            FormulaKind::Live(wide::Live::SquaredError { target, .. } | wide::Live::BinaryCrossEntropy { target, .. }) => {
+            FormulaKind::Live(wide::Live::Divergence(of))
+            | FormulaKind::Signal(wide::Signal::Divergence(of)) => of.formulas(),
+            FormulaKind::Live(
+                wide::Live::SquaredError { target, .. } | wide::Live::BinaryCrossEntropy { target, .. },
+            ) => {
                 vec![target]
             }
             _ => continue,
@@ -320,7 +359,9 @@ fn objective(case: &Case) -> Result<(Analysis, Objective), String> {
         let analysis = check_text(program, &std::fs::read_to_string(path).expect("a program"));
         let experiment = analysis.experiment.as_ref().ok_or_else(|| listing(&analysis))?;
         let found = experiment.models.iter().find(|known| known.name == model).map(|known| &known.stage);
-        let Some(Stage::Train(train)) = found else { return Err(format!("no model `{model}` is trained in {program}.mopd")) };
+        let Some(Stage::Train(train)) = found else {
+            return Err(format!("no model `{model}` is trained in {program}.mopd"));
+        };
         let objective = train.objective.clone();
         return Ok((analysis, objective));
     }
@@ -329,7 +370,8 @@ fn objective(case: &Case) -> Result<(Analysis, Objective), String> {
     if analysis.has_errors() {
         return Err(listing(&analysis));
     }
-    let found = analysis.objectives.iter().find(|known| known.public && known.objective.name == case.objective);
+    let found =
+        analysis.objectives.iter().find(|known| known.public && known.objective.name == case.objective);
     let objective = found.ok_or("no such objective")?.objective.clone();
     Ok((analysis, objective))
 }
@@ -382,12 +424,15 @@ impl Names {
             match &part.0.kind {
                 FormulaKind::Signal(signal) => {
                     let lowered = alone(Some(part.clone()), objective.terms[0].value.clone())?;
-                    if let [signal_alone] = lowered.graph.signals(&lowered.weight.into_iter().collect::<Vec<_>>()).as_slice() {
+                    if let [signal_alone] =
+                        lowered.graph.signals(&lowered.weight.into_iter().collect::<Vec<_>>()).as_slice()
+                    {
                         names.signals.push((signal_alone.clone(), short(&wide::text::signal(signal))));
                     }
                 }
                 FormulaKind::Live(live) => {
-                    let [live_alone] = alone(None, part.clone())?.live.try_into().expect("a primitive is one primitive");
+                    let [live_alone] =
+                        alone(None, part.clone())?.live.try_into().expect("a primitive is one primitive");
                     names.live.push((live_alone, short(wide::text::live(live).trim_start_matches("live "))));
                 }
                 _ => {}
@@ -449,7 +494,8 @@ struct Comparison {
 
 impl Comparison {
     fn new(objective: &Objective, origins: &[Span]) -> Result<(Comparison, Expressions), String> {
-        let lowered = expressions(objective, origins).map_err(|refusal| format!("is not lowered: {}", refusal.message))?;
+        let lowered = expressions(objective, origins)
+            .map_err(|refusal| format!("is not lowered: {}", refusal.message))?;
         let known = Names::of(objective, origins)?;
         let graph = lowered.graph.clone();
         let roots: Vec<NodeId> = (0..graph.len() as u32).map(NodeId).collect();
@@ -469,13 +515,20 @@ impl Comparison {
     }
 
     /// Both or neither; the number of nodes to compare.
-    fn expect(&mut self, what: &str, node: Option<NodeId>, reference: Option<&Reference>) -> Result<usize, String> {
+    fn expect(
+        &mut self,
+        what: &str,
+        node: Option<NodeId>,
+        reference: Option<&Reference>,
+    ) -> Result<usize, String> {
         match (node, reference) {
             (None, None) => Ok(0),
             (Some(node), Some(reference)) => {
                 self.choices(&[node]);
                 let numbers = reference(&self.table);
-                if (what == "select" || what.starts_with("when")) && !(numbers.contains(&0.0) && numbers.contains(&1.0)) {
+                if (what == "select" || what.starts_with("when"))
+                    && !(numbers.contains(&0.0) && numbers.contains(&1.0))
+                {
                     return Err(format!("the {what} of the reference does not occur both ways"));
                 }
                 self.numbers(what.to_owned(), node, numbers);
@@ -494,10 +547,12 @@ impl Comparison {
         self.expected.push((what, node, numbers));
     }
 
-    /// Evaluates all of it at once. `one_way` are the choices that need not go both ways, by function, and why.
+    /// Evaluates all of it at once. `one_way` are the choices that need not go both ways, by function, and
+    /// why.
     fn finish(mut self, one_way: &[(&str, &str)]) -> Result<(), String> {
         let needed = self.graph.reachable(&self.choosing);
-        let chosen: Vec<NodeId> = self.graph.nodes().map(|(id, _)| id).filter(|id| needed[id.0 as usize]).collect();
+        let chosen: Vec<NodeId> =
+            self.graph.nodes().map(|(id, _)| id).filter(|id| needed[id.0 as usize]).collect();
         let mut outputs: Vec<NodeId> = self.expected.iter().map(|(_, node, _)| *node).collect();
         let all: Vec<NodeId> = outputs.iter().chain(&chosen).copied().collect();
         outputs.dedup();
@@ -510,13 +565,20 @@ impl Comparison {
             for (t, expected) in self.table.tokens().zip(&expected) {
                 let element = t.element(axis);
                 let size = expected.abs().max(largest.min(1.0));
-                let (interpreted, compiled) = (exact.get(node)[element], f64::from(single.get(node)[element]));
+                let (interpreted, compiled) =
+                    (exact.get(node)[element], f64::from(single.get(node)[element]));
                 let apart = |x: f64, bound: f64| x.is_nan() || (x - expected).abs() > bound * size;
                 if apart(interpreted, EXACT) {
-                    return Err(format!("{what}, token {}: {interpreted} where the reference has {expected}", t.token));
+                    return Err(format!(
+                        "{what}, token {}: {interpreted} where the reference has {expected}",
+                        t.token
+                    ));
                 }
                 if apart(compiled, SINGLE) {
-                    return Err(format!("{what}, token {}: compiled {compiled} where the reference has {expected}", t.token));
+                    return Err(format!(
+                        "{what}, token {}: compiled {compiled} where the reference has {expected}",
+                        t.token
+                    ));
                 }
             }
         }
@@ -531,7 +593,9 @@ impl Comparison {
                 stuck.push((wide::text::function(*function), format!("of {:?}", of(0))));
             }
         }
-        if let Some((function, of)) = stuck.iter().find(|(function, _)| !one_way.iter().any(|(known, _)| known == function)) {
+        if let Some((function, of)) =
+            stuck.iter().find(|(function, _)| !one_way.iter().any(|(known, _)| known == function))
+        {
             return Err(format!("a `{function}` goes one way on the whole batch: {of}"));
         }
         match one_way.iter().find(|(function, _)| !stuck.iter().any(|(known, _)| known == function)) {

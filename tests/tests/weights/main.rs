@@ -1,7 +1,8 @@
-//! Every objective of the library against what its paper says: selections, weights, gates, and the coefficient of everything
-//! through which gradient flows, computed by the compiler from the library's own text and, independently, from the papers'
-//! formulas in plain f64. Where a formula is known from is said in the comment above each reference: the paper, the number of its
-//! card in the catalogue of `tests/methods/README.md`.
+//! Every objective of the library against what its paper says: selections, weights, gates, and the
+//! coefficient of everything through which gradient flows, computed by the compiler from the library's own
+//! text and, independently, from the papers' formulas in plain f64. Where a formula is known from is said in
+//! the comment above each reference: the paper, the number of its card in the catalogue of
+//! `tests/methods/README.md`.
 
 mod case;
 mod divergences;
@@ -28,8 +29,10 @@ fn cases() -> Vec<Case> {
 }
 
 /// Objectives without a reference, and why.
-const WITHOUT: &[(&str, &str)] =
-    &[("prism.tell_apart", "a loss of pairs of completions, which is no number of a token; it has no weight and no gate")];
+const WITHOUT: &[(&str, &str)] = &[(
+    "prism.tell_apart",
+    "a loss of pairs of completions, which is no number of a token; it has no weight and no gate",
+)];
 
 /// Public functions: the objective of the library through which each is compared, or why none is.
 const FUNCTIONS: &[(&str, Result<&str, &str>)] = &[
@@ -56,7 +59,8 @@ fn public(kind: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (module, text) in mopd_std::MODULES {
         for line in text.lines().filter_map(|line| line.strip_prefix(&declared)) {
-            let name = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
+            let name =
+                line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
             found.push(format!("{module}.{name}"));
         }
     }
@@ -68,7 +72,11 @@ fn everything_of_the_library_that_weighs_or_selects_has_a_reference() {
     let known: Vec<String> = cases().iter().map(Case::path).collect();
     for objective in public("objective") {
         let excused = WITHOUT.iter().any(|(known, _)| *known == objective);
-        assert_ne!(known.contains(&objective), excused, "{objective} has no reference, or has one and an excuse");
+        assert_ne!(
+            known.contains(&objective),
+            excused,
+            "{objective} has no reference, or has one and an excuse"
+        );
     }
     assert_eq!(public("fn"), FUNCTIONS.iter().map(|(path, _)| *path).collect::<Vec<_>>());
     for (_, through) in FUNCTIONS {

@@ -1,4 +1,5 @@
-//! What papers write with a word: means, deviations, softmax, the clipped surrogate. Plain loops over vectors.
+//! What papers write with a word: means, deviations, softmax, the clipped surrogate. Plain loops over
+//! vectors.
 
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
@@ -11,8 +12,8 @@ pub fn deviation(values: &[f64], of_sample: bool) -> f64 {
     (squares / (values.len() - usize::from(of_sample)) as f64).sqrt()
 }
 
-/// (x - mean) / (deviation of the sample + 1e-4): the advantage of GRPO (arXiv:2402.03300, section 4.1.2), with the constant of
-/// its implementations.
+/// (x - mean) / (deviation of the sample + 1e-4): the advantage of GRPO (arXiv:2402.03300, section 4.1.2),
+/// with the constant of its implementations.
 pub fn standardised(x: f64, among: &[f64]) -> f64 {
     (x - mean(among)) / (deviation(among, true) + 1e-4)
 }
@@ -39,7 +40,8 @@ pub fn largest(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// The value below which the share `q` lies, on the straight line between the two order statistics around q * (n - 1).
+/// The value below which the share `q` lies, on the straight line between the two order statistics around q *
+/// (n - 1).
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -64,12 +66,14 @@ pub fn part(share: f64, n: usize) -> usize {
     (share * n as f64).ceil() as usize
 }
 
-/// -min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) (PPO, arXiv:1707.06347, eq. 7), negative because it is a loss.
+/// -min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) (PPO, arXiv:1707.06347, eq. 7), negative because it is
+/// a loss.
 pub fn clipped(ratio: f64, advantage: f64, low: f64, high: f64) -> f64 {
     -(ratio * advantage).min(ratio.clamp(1.0 - low, 1.0 + high) * advantage)
 }
 
-/// Its derivative in log p: -ratio * A, but 0 where the ratio has left its bounds on the side that the advantage pulls to.
+/// Its derivative in log p: -ratio * A, but 0 where the ratio has left its bounds on the side that the
+/// advantage pulls to.
 pub fn clipped_slope(ratio: f64, advantage: f64, low: f64, high: f64) -> f64 {
     let beyond = advantage > 0.0 && ratio > 1.0 + high || advantage < 0.0 && ratio < 1.0 - low;
     if beyond { 0.0 } else { -ratio * advantage }

@@ -1,5 +1,6 @@
-//! Distillation from the sampled token: the log-ratio as an advantage, its bounds, its importance weights. `t` is a token; the
-//! teacher's log-probability minus the student's is `gap`, minus the sampler's `sampled_gap`.
+//! Distillation from the sampled token: the log-ratio as an advantage, its bounds, its importance weights.
+//! `t` is a token; the teacher's log-probability minus the student's is `gap`, minus the sampler's
+//! `sampled_gap`.
 
 use mopd_compiler::plan::Axis;
 
@@ -24,7 +25,8 @@ fn safe_scale() -> f64 {
 
 /// Prune-OPD (card A1.27): w = clip(1 - d * cumsum(bad), 0, 1) + w_base.
 fn pruned(t: At, step_down: f64, floor: f64, bad: impl Fn(At) -> bool) -> f64 {
-    let before = t.peers(Axis::Sequence).into_iter().filter(|other| other.token <= t.token && bad(*other)).count();
+    let before =
+        t.peers(Axis::Sequence).into_iter().filter(|other| other.token <= t.token && bad(*other)).count();
     (1.0 - step_down * before as f64).clamp(0.0, 1.0) + floor
 }
 
@@ -34,7 +36,10 @@ fn baseline(t: At, of: &str) -> f64 {
 }
 
 pub fn cases() -> Vec<Case> {
-    [opd(), estimators(), beyond_the_teacher(), trust_regions(), bands(), others()].into_iter().flatten().collect()
+    [opd(), estimators(), beyond_the_teacher(), trust_regions(), bands(), others()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn opd() -> Vec<Case> {
@@ -46,9 +51,9 @@ fn opd() -> Vec<Case> {
         // Card A1.10: per-token clip 1.0.
         of("opd.opd_clipped").importance("distill", |t| t.sampled_gap().clamp(-1.0, 1.0)),
         // Card M2.6: A_t = sum over i >= t of discount^(i - t) * gap_i.
-        of("opd.opd_discounted")
-            .with("discount", "0.9")
-            .importance("distill", |t| t.onwards(|later| 0.9_f64.powi((later.token - t.token) as i32) * later.sampled_gap())),
+        of("opd.opd_discounted").with("discount", "0.9").importance("distill", |t| {
+            t.onwards(|later| 0.9_f64.powi((later.token - t.token) as i32) * later.sampled_gap())
+        }),
         // Card A1.17: A = t.lp (cached) - s.lp (fresh).
         score(of("lightning_opd.lightning_loss"), "distill", |t| t.gap()),
         // Card B2.11: r = sg(t_lp - s_lp), importance-weighted.
@@ -74,7 +79,9 @@ fn estimators() -> Vec<Case> {
         // |d|
         of("estimators.absolute").curved("distill", |t| t.gap().abs(), |t| -t.gap().signum()),
         // A = -sg(loss), bounded, in a clipped surrogate.
-        of("estimators.k1_clipped").with("most", "3").clipped("distill", 0.2, 0.2, |t| t.sampled_gap().clamp(-3.0, 3.0)),
+        of("estimators.k1_clipped")
+            .with("most", "3")
+            .clipped("distill", 0.2, 0.2, |t| t.sampled_gap().clamp(-3.0, 3.0)),
     ]
 }
 
@@ -101,7 +108,10 @@ fn beyond_the_teacher() -> Vec<Case> {
             "policy",
             0.2,
             0.3,
-            |t| (t.s("strong.logp") - t.s("reference.logp")) - 0.5 * (t.s("weak.logp") - t.s("reference.logp")),
+            |t| {
+                (t.s("strong.logp") - t.s("reference.logp"))
+                    - 0.5 * (t.s("weak.logp") - t.s("reference.logp"))
+            },
         ),
     ]
 }
@@ -150,18 +160,26 @@ fn bands() -> Vec<Case> {
                 .with("high", "1.6")
                 .weight(move |t| if inside(t.ratio(), 0.7, 1.6) { t.ratio() } else { 0.0 }),
             "distill",
-            |t| t.gap() + 0.5 * crate::math::standardised(t.s("reward"), &values(&t.samples(), |s| s.s("reward"))),
+            |t| {
+                t.gap()
+                    + 0.5 * crate::math::standardised(t.s("reward"), &values(&t.samples(), |s| s.s("reward")))
+            },
         ),
         // Card M2.5: w = r * 1[0.5 <= r <= 2], the mean over valid tokens only.
         score(
-            of("nemotron.nemotron_cascade").select(move |t| inside(t.ratio(), 0.5, 2.0)).weight(|t| t.ratio()),
+            of("nemotron.nemotron_cascade")
+                .select(move |t| inside(t.ratio(), 0.5, 2.0))
+                .weight(|t| t.ratio()),
             "distill",
             |t| t.gap(),
         ),
         // Card M8, TIS: clamp(k, 0.2, 5); A cut at 20 (card M2.7).
-        score(of("nemotron.nemotron_ultra").weight(|t| t.ratio().clamp(0.2, 5.0)), "distill", |t| t.gap().clamp(-20.0, 20.0))
-            .one_way("clip", "no log-ratio of this batch reaches 20 nats: `mopd` has the bound that bites"),
-        // Card M8, sequence mask: raw k, but 0 for all of a sequence with exp(mean log k) outside [0.999, 1.002].
+        score(of("nemotron.nemotron_ultra").weight(|t| t.ratio().clamp(0.2, 5.0)), "distill", |t| {
+            t.gap().clamp(-20.0, 20.0)
+        })
+        .one_way("clip", "no log-ratio of this batch reaches 20 nats: `mopd` has the bound that bites"),
+        // Card M8, sequence mask: raw k, but 0 for all of a sequence with exp(mean log k) outside [0.999,
+        // 1.002].
         score(
             of("nemotron.nemotron_sequence_band").weight(move |t| {
                 let drift = t.mean(Axis::Sequence, |u| u.student() - u.sampler()).exp();
@@ -185,14 +203,15 @@ fn others() -> Vec<Case> {
         score(of("vopd.vopd_bounded").with("share", "0.4"), "distill", |t| {
             t.gap().max(0.4_f64.ln() / (1.0 - 0.4)) + t.s("kl(student || teacher)")
         }),
-        // Card A1.20: A = c * (t.lp - s.lp), in the code `kl_coef * (teacher_log_probs - old_log_probs)`, times the mask of responses and
-        // that of what the teacher answered.
+        // Card A1.20: A = c * (t.lp - s.lp), in the code `kl_coef * (teacher_log_probs - old_log_probs)`,
+        // times the mask of responses and that of what the teacher answered.
         of("tcod.tcod_loss")
             .with("scale", "0.5")
             .clipped("distill", 0.2, 0.2, |t| 0.5 * t.sampled_gap() * t.s("available(teacher)")),
-        of("tcod.tcod_sequence_loss").clipped("distill", 0.2, 0.2, |t| t.sampled_gap() * t.s("available(teacher)")),
-        // Card M2.9: A * clip(sigma_all / sigma_d, 0.25, 4), population deviations of the log-ratio to the rollout policy, over
-        // tokens.
+        of("tcod.tcod_sequence_loss")
+            .clipped("distill", 0.2, 0.2, |t| t.sampled_gap() * t.s("available(teacher)")),
+        // Card M2.9: A * clip(sigma_all / sigma_d, 0.25, 4), population deviations of the log-ratio to the
+        // rollout policy, over tokens.
         of("dn_mopd.dn_mopd").with("least", "1").clipped("distill", 0.2, 0.2, |t| {
             let spread = |over| deviation(&values(&t.peers(over), |u| u.sampled_gap()), false);
             (spread(Axis::Batch) / spread(Axis::Domain)).clamp(1.0, 4.0) * t.sampled_gap()
@@ -211,19 +230,24 @@ fn others() -> Vec<Case> {
             .weight(|t| pruned(t, 0.3, 0.0, |u| !u.is("in_nucleus(teacher, p: 0.9)")))
             .importance("distill", |t| t.sampled_gap()),
         // Card B2.6: both heads, A = gap; the confidence head learns min(1, p_T(y) / p_S(y)).
-        score(score(of("pipo.pipo_sampled"), "first_head", |t| t.gap()).when(|t| t.s("head") == 0.0), "second_head", |t| t.gap())
-            .when(|t| t.s("head") == 1.0)
-            .linear("confidence", "bce(student.confidence, min(exp(teacher.logp - student.logp), 1))", |_| 1.0)
-            .when(|t| t.s("head") == 1.0)
-            .inside(|t| (t.teacher().exp() / t.student().exp()).min(1.0)),
-        // Card B5, MiniLLM: reward-to-go of t_lp - s_lp over the remaining length, whitened over the batch, clipped; single-step
-        // reverse KL; likelihood of plain text.
+        score(
+            score(of("pipo.pipo_sampled"), "first_head", |t| t.gap()).when(|t| t.s("head") == 0.0),
+            "second_head",
+            |t| t.gap(),
+        )
+        .when(|t| t.s("head") == 1.0)
+        .linear("confidence", "bce(student.confidence, min(exp(teacher.logp - student.logp), 1))", |_| 1.0)
+        .when(|t| t.s("head") == 1.0)
+        .inside(|t| (t.teacher().exp() / t.student().exp()).min(1.0)),
+        // Card B5, MiniLLM: reward-to-go of t_lp - s_lp over the remaining length, whitened over the batch,
+        // clipped; single-step reverse KL; likelihood of plain text.
         of("minillm.minillm")
             .with("plain_weight", "0.7")
             .with("discount", "0.95")
             .clipped("long_run", 0.2, 0.2, |t| {
                 let ahead = |u: At| {
-                    u.onwards(|later| 0.95_f64.powi((later.token - u.token) as i32) * later.gap()) / (u.s("remaining") + 1.0)
+                    u.onwards(|later| 0.95_f64.powi((later.token - u.token) as i32) * later.gap())
+                        / (u.s("remaining") + 1.0)
                 };
                 let all = values(&t.peers(Axis::Batch), ahead);
                 (ahead(t) - mean(&all)) / (deviation(&all, false) + 1e-4)

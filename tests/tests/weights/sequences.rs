@@ -1,4 +1,5 @@
-//! Weights and gates of whole completions: by their outcome, by what several teachers say, by what came before.
+//! Weights and gates of whole completions: by their outcome, by what several teachers say, by what came
+//! before.
 
 use mopd_compiler::plan::Axis;
 
@@ -19,28 +20,43 @@ pub fn cases() -> Vec<Case> {
     [outcomes(), margins(), panels(), others()].into_iter().flatten().collect()
 }
 
-/// SCOPE (card A1.15): w proportional to PPL_S^(1/tau) among the correct, to PPL_T^(-1/tau) among the wrong; mean 1.
+/// SCOPE (card A1.15): w proportional to PPL_S^(1/tau) among the correct, to PPL_T^(-1/tau) among the wrong;
+/// mean 1.
 fn outcomes() -> Vec<Case> {
     let perplexity = |s: At, of: &str| (-s.mean(Axis::Sequence, |u| u.s(of))).exp();
     let share = |t: At, number: &dyn Fn(At) -> f64| {
         let all = alike(t);
         all.len() as f64 * number(t) / values(&all, number).iter().sum::<f64>()
     };
-    let rare = move |t: At| if right(t) { share(t, &|s| perplexity(s, "student.logp").powf(1.0 / 0.7)) } else { 0.0 };
-    let teachable = move |t: At| if right(t) { 0.0 } else { share(t, &|s| perplexity(s, "teacher.logp").powf(-1.0 / 0.7)) };
-    let imitate = move |path| of(path).with("tau", "0.7").linear("imitate", "student.logp", |_| -1.0).when(right).weighing(rare);
+    let rare = move |t: At| {
+        if right(t) { share(t, &|s| perplexity(s, "student.logp").powf(1.0 / 0.7)) } else { 0.0 }
+    };
+    let teachable = move |t: At| {
+        if right(t) { 0.0 } else { share(t, &|s| perplexity(s, "teacher.logp").powf(-1.0 / 0.7)) }
+    };
+    let imitate = move |path| {
+        of(path).with("tau", "0.7").linear("imitate", "student.logp", |_| -1.0).when(right).weighing(rare)
+    };
     vec![
         imitate("scope.scope")
             .with("k", "8")
-            .linear("follow", "kl(student || teacher, support: top_k(teacher, 8), mass: renormalized)", |_| 1.0)
+            .linear(
+                "follow",
+                "kl(student || teacher, support: top_k(teacher, 8), mass: renormalized)",
+                |_| 1.0,
+            )
             .when(|t| !right(t))
             .weighing(teachable),
-        imitate("scope.scope_sampled").linear("follow", "student.logp", |t| -t.gap()).when(|t| !right(t)).weighing(teachable),
+        imitate("scope.scope_sampled")
+            .linear("follow", "student.logp", |t| -t.gap())
+            .when(|t| !right(t))
+            .weighing(teachable),
     ]
 }
 
-/// Uni-OPD (card A1.14): where the margin is below delta, what is missing is added to the correct, taken from the wrong, or both in
-/// halves; tokens with |s - t| >= bound and those that the teacher did not answer are dropped.
+/// Uni-OPD (card A1.14): where the margin is below delta, what is missing is added to the correct, taken from
+/// the wrong, or both in halves; tokens with |s - t| >= bound and those that the teacher did not answer are
+/// dropped.
 fn margins() -> Vec<Case> {
     fn advantage(t: At) -> f64 {
         if t.is("available(teacher)") { t.sampled_gap() } else { 0.0 }
@@ -57,8 +73,8 @@ fn margins() -> Vec<Case> {
     let on_average = |good: &[f64], bad: &[f64]| mean(good) - mean(bad);
     let at_worst = |good: &[f64], bad: &[f64]| smallest(good) - largest(bad);
     let usable = |t: At| f64::from(t.is("available(teacher)") && t.gap().abs() < 10.0);
-    // Correctness balance: the majority is masked at random down to 1 : 1; a group of one kind is left as it is (the code's
-    // `rollout_sample_balance`). The margin counts all samples (`margin_shift`).
+    // Correctness balance: the majority is masked at random down to 1 : 1; a group of one kind is left as it
+    // is (the code's `rollout_sample_balance`). The margin counts all samples (`margin_shift`).
     fn balanced(t: At) -> bool {
         let same = alike(t);
         let others = t.samples().len() - same.len();
@@ -66,29 +82,38 @@ fn margins() -> Vec<Case> {
         others == 0 || luckier < others
     }
     vec![
-        of("uni_opd.uni_opd").weight(usable).clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.4, on_average)),
         of("uni_opd.uni_opd")
-            .with("lifted", "1")
-            .with("margin", "0.7")
-            .weight(usable)
-            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 1.0, 0.7, on_average)),
-        of("uni_opd.uni_opd_strict")
-            .with("margin", "0.3")
-            .weight(usable)
-            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.3, at_worst)),
-        of("uni_opd.uni_opd_balanced")
-            .select(balanced)
             .weight(usable)
             .clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.4, on_average)),
+        of("uni_opd.uni_opd").with("lifted", "1").with("margin", "0.7").weight(usable).clipped(
+            "distill",
+            0.2,
+            0.28,
+            move |t| shifted(t, 1.0, 0.7, on_average),
+        ),
+        of("uni_opd.uni_opd_strict").with("margin", "0.3").weight(usable).clipped(
+            "distill",
+            0.2,
+            0.28,
+            move |t| shifted(t, 0.5, 0.3, at_worst),
+        ),
+        of("uni_opd.uni_opd_balanced").select(balanced).weight(usable).clipped(
+            "distill",
+            0.2,
+            0.28,
+            move |t| shifted(t, 0.5, 0.4, on_average),
+        ),
     ]
 }
 
-/// MAD-OPD (card B1.1): w = softmax over teachers of (c / 100) / tau; confidence missing: uniform; a teacher missing: the other gets all.
+/// MAD-OPD (card B1.1): w = softmax over teachers of (c / 100) / tau; confidence missing: uniform; a teacher
+/// missing: the other gets all.
 fn panels() -> Vec<Case> {
     const BOTH: [&str; 2] = ["duo first", "duo second"];
     fn trust(t: At, one: usize) -> f64 {
         let here: Vec<&str> = BOTH.into_iter().filter(|name| t.is(&format!("available({name})"))).collect();
-        let said: Vec<f64> = here.iter().map(|name| t.s(&format!("{name}.confidence")) / 100.0 / 0.5).collect();
+        let said: Vec<f64> =
+            here.iter().map(|name| t.s(&format!("{name}.confidence")) / 100.0 / 0.5).collect();
         match here.iter().position(|name| *name == BOTH[one]) {
             None => 0.0,
             Some(_) if said.iter().any(|x| x.is_nan()) => 1.0 / said.len() as f64,
@@ -96,10 +121,11 @@ fn panels() -> Vec<Case> {
         }
     }
     let each = |path, first: &'static str, second: &'static str| {
-        of(path)
-            .with("tau", "0.5")
-            .linear("each[duo first]", first, |t| trust(t, 0))
-            .linear("each[duo second]", second, |t| trust(t, 1))
+        of(path).with("tau", "0.5").linear("each[duo first]", first, |t| trust(t, 0)).linear(
+            "each[duo second]",
+            second,
+            |t| trust(t, 1),
+        )
     };
     vec![
         each("mad.mad", "jsd(duo first, student, beta: 0.5)", "jsd(duo second, student, beta: 0.5)"),
@@ -114,8 +140,8 @@ fn panels() -> Vec<Case> {
 }
 
 fn others() -> Vec<Case> {
-    // Card B5, DistiLLM-2: alpha = clip(1 - c / (p_T - p_S), 0.01, alpha_0), c = (1 - alpha_0) * a typical p_T - p_S; mirrored for the
-    // student's texts.
+    // Card B5, DistiLLM-2: alpha = clip(1 - c / (p_T - p_S), 0.01, alpha_0), c = (1 - alpha_0) * a typical
+    // p_T - p_S; mirrored for the student's texts.
     fn skew(t: At, ahead: &str, behind: &str, usual: f64) -> f64 {
         let probability = |of: &str| t.mean(Axis::Sequence, |u| u.s(of)).exp();
         (1.0 - (1.0 - 0.6) * usual / (probability(ahead) - probability(behind))).clamp(0.01, 0.6)
@@ -125,8 +151,9 @@ fn others() -> Vec<Case> {
     // 1 + 0.5 * min(1, 2 * step / steps)
     let ramp = || 1.0 + 0.5 * (2.0 * f64::from(STEP) / f64::from(STEPS)).min(1.0);
     vec![
-        // V-Zero (card B2.9): Delta = lp_T(good crop) - lp_T(bad crop), log-probs floored at -10; score = mean(relu(Delta) - relu(-Delta));
-        // w = clip(1 + 0.5 * zG(score), 0, 2), population deviation; A = -clip(s - t, +-10) * w.
+        // V-Zero (card B2.9): Delta = lp_T(good crop) - lp_T(bad crop), log-probs floored at -10; score =
+        // mean(relu(Delta) - relu(-Delta)); w = clip(1 + 0.5 * zG(score), 0, 2), population
+        // deviation; A = -clip(s - t, +-10) * w.
         of("v_zero.v_zero")
             .with("clip_low", "0.2")
             .with("clip_high", "0.3")
@@ -144,14 +171,16 @@ fn others() -> Vec<Case> {
                 -apart.clamp(-10.0, 10.0) * trust.clamp(0.0, 1.4)
             })
             .one_way("clip", "two log-probabilities in [-10, 0] are never further apart than 10"),
-        // OPCoD (card A1.2): the peer's feedback where its success rate on the prompt reaches the threshold, else the own attempt, else
-        // nothing; SDPO's importance ratio at most 2.
+        // OPCoD (card A1.2): the peer's feedback where its success rate on the prompt reaches the threshold,
+        // else the own attempt, else nothing; SDPO's importance ratio at most 2.
         of("opcod.co_distillation")
             .with("reliable", "0.6")
             .weight(|t| t.ratio().min(2.0))
-            .linear("learn", "jsd(tutor, student, beta: 0.5, support: top_k(student, 100), mass: tail)", |t| {
-                f64::from(trusted(t) && t.is("available(tutor)"))
-            })
+            .linear(
+                "learn",
+                "jsd(tutor, student, beta: 0.5, support: top_k(student, 100), mass: tail)",
+                |t| f64::from(trusted(t) && t.is("available(tutor)")),
+            )
             .plus("jsd(fallback, student, beta: 0.5, support: top_k(student, 100), mass: tail)", |t| {
                 f64::from(!(trusted(t) && t.is("available(tutor)")) && t.is("available(fallback)"))
             }),
@@ -161,13 +190,18 @@ fn others() -> Vec<Case> {
             .with("temperature", "2")
             .with("rate", "0.9")
             .linear("imitate", "student.logp", |_| -1.0)
-            .linear("preserve", "kl(insider || student, support: top_k(insider, 8), mass: renormalized, temperature: 2)", |_| 1.0)
+            .linear(
+                "preserve",
+                "kl(insider || student, support: top_k(insider, 8), mass: renormalized, temperature: 2)",
+                |_| 1.0,
+            )
             .weighing(|t| {
                 let average = |of: &str| 0.9 * t.s(&format!("before {of}")) + (1.0 - 0.9) * t.s(of);
                 average("loss.imitate") / average("loss.preserve")
             }),
-        // VPD, E-step (card A1.19): r = beta * log(q / pi) over the sequence, delta = EMA of (E r+ + E r-) / 2,
-        // L = -E+ log sigma(r - delta) - E- log sigma(-(r - delta)). The term stands once for each token of the sequence.
+        // VPD, E-step (card A1.19): r = beta * log(q / pi) over the sequence, delta = EMA of (E r+ + E r-) /
+        // 2, L = -E+ log sigma(r - delta) - E- log sigma(-(r - delta)). The term stands once for
+        // each token of the sequence.
         of("vpd.unpaired_preference")
             .with("rate", "0.9")
             .bent(
@@ -184,7 +218,8 @@ fn others() -> Vec<Case> {
                 |t| 0.1 * t.s("length") * sigmoid(lead(t) - middle(t)),
             )
             .when(|t| !right(t)),
-        // (2 - beta) * SKL(teacher text) + beta * SRKL(student text), the student detached inside the reverse mixture.
+        // (2 - beta) * SKL(teacher text) + beta * SRKL(student text), the student detached inside the
+        // reverse mixture.
         of("distillm.distillm2")
             .with("usual_teacher", "0.4")
             .with("usual_student", "0.3")
@@ -207,6 +242,7 @@ fn lead(t: At) -> f64 {
 }
 
 fn middle(t: At) -> f64 {
-    let (good, bad): (Vec<At>, Vec<At>) = t.each(Axis::Sequence, Axis::Batch).into_iter().partition(|s| right(*s));
+    let (good, bad): (Vec<At>, Vec<At>) =
+        t.each(Axis::Sequence, Axis::Batch).into_iter().partition(|s| right(*s));
     0.9 * t.s("before") + (1.0 - 0.9) * (mean(&values(&good, lead)) + mean(&values(&bad, lead))) / 2.0
 }

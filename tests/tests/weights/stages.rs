@@ -1,10 +1,12 @@
-//! What decides outside a loss: which prompts are trained on, which completions are kept, when a length grows. Read from the
-//! programs in `tests/methods`, as the library's stages and rollouts set it.
+//! What decides outside a loss: which prompts are trained on, which completions are kept, when a length
+//! grows. Read from the programs in `tests/methods`, as the library's stages and rollouts set it.
 
 use std::rc::Rc;
 
 use mopd_compiler::plan::Axis;
-use mopd_lang::experiment::{Edit, Experiment, ExpertTurns, Objective, Origin, Rollout, RolloutSource, Stage, Term, Train};
+use mopd_lang::experiment::{
+    Edit, Experiment, ExpertTurns, Objective, Origin, Rollout, RolloutSource, Stage, Term, Train,
+};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, Live, Part, Unit};
 use mopd_tests::{check_text, listing, root};
 
@@ -46,17 +48,23 @@ fn settings() -> Vec<Setting> {
         // Card B1.5: only well-formed outputs.
         setting("prism", "keep", |t| f64::from(t.s("reward.format") > 0.0)),
         // Card B2.2: the next length only where the mean token entropy is at least H_min.
-        setting("decoupling", "ladder", |t| f64::from(t.mean(Axis::Batch, |u| u.s("student.entropy")) >= 0.4)),
+        setting("decoupling", "ladder", |t| {
+            f64::from(t.mean(Axis::Batch, |u| u.s("student.entropy")) >= 0.4)
+        }),
         // Card B5, DistiLLM: when the validation loss rises by more than epsilon.
-        setting("distillm", "ladder", |t| f64::from(t.s("loss.held_out") > t.s("before loss.held_out") + 0.01)),
-        // Card B1.10: 27 regions of the pose, routed to their specialists; the last region has its upper end.
+        setting("distillm", "ladder", |t| {
+            f64::from(t.s("loss.held_out") > t.s("before loss.held_out") + 0.01)
+        }),
+        // Card B1.10: 27 regions of the pose, routed to their specialists; the last region has its upper
+        // end.
         setting("dress", "filter", |t| f64::from((27.0 * t.s("data.pose")).floor().min(26.0) == 0.0)),
         setting("dress", "route", |t| f64::from((27.0 * t.s("data.pose")).floor().min(26.0) == 0.0)),
         // Card A1.5: 100 to 4000 tokens over 100 steps, in the shape of 1 - cos(pi * x / 2).
         setting("opdlm", "max_tokens", |_| {
             100.0 + 3900.0 * (1.0 - (std::f64::consts::FRAC_PI_2 * (f64::from(STEP) / 100.0).min(1.0)).cos())
         }),
-        // Card A1.20: the first 1 + floor(step / eta) turns, eta = 6; all but as many of the expert's actions, eta = 5.
+        // Card A1.20: the first 1 + floor(step / eta) turns, eta = 6; all but as many of the expert's
+        // actions, eta = 5.
         setting("tcod", "first_turns", move |_| grown(6.0)),
         setting("tcod", "expert_turns", move |_| grown(5.0)),
         // Card B1.1: cosine with 5% warm-up.
@@ -65,7 +73,9 @@ fn settings() -> Vec<Setting> {
             1e-5 * (1.0 + (std::f64::consts::PI * (progress - 0.05) / 0.95).cos()) / 2.0
         }),
         // Card B1.11: the rate halved after each quarter.
-        setting("compass", "lr", |_| 1e-3 * 0.5_f64.powf((4.0 * f64::from(STEP as f32 / STEPS as f32)).floor())),
+        setting("compass", "lr", |_| {
+            1e-3 * 0.5_f64.powf((4.0 * f64::from(STEP as f32 / STEPS as f32)).floor())
+        }),
     ]
 }
 
@@ -75,7 +85,8 @@ fn filters_ladders_and_schedules_are_what_the_papers_say() {
     for Setting { program, setting, number } in settings() {
         let path = root().join(format!("tests/methods/{program}.mopd"));
         // Room for the library's own lengths.
-        let text = std::fs::read_to_string(path).expect("a program").replace("context = 48", "context = 8192");
+        let text =
+            std::fs::read_to_string(path).expect("a program").replace("context = 48", "context = 8192");
         let text = if program == "opdlm" { text.replace(", max_tokens: 16", "") } else { text };
         let analysis = check_text(program, &text);
         let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
@@ -98,19 +109,31 @@ fn a_mean_over_another_rollout_is_refused_by_name() {
     let analysis = check_text("video_opd", &std::fs::read_to_string(path).expect("a program"));
     let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
     let (_, filter) = set(experiment).into_iter().find(|(name, _)| *name == "filter").expect("it has one");
-    let refusal = compare_formula(&analysis, &holder(), filter, &per_token(|_| 0.0)).expect_err("nothing supplies it");
+    let refusal =
+        compare_formula(&analysis, &holder(), filter, &per_token(|_| 0.0)).expect_err("nothing supplies it");
     assert!(refusal.contains("a reduction over another rollout"), "{refusal}");
 }
 
 /// An objective around a formula.
 fn holder() -> Objective {
     let origin = Origin(0);
-    let value = Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin);
-    let term = Term { name: "imitate".into(), value, when: None, weight: None, reduce: None, data: None, origin };
-    Objective { name: "holder".into(), terms: vec![term], select: None, weight: None, temperature: None, reduce: None, origin }
+    let value =
+        Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin);
+    let term =
+        Term { name: "imitate".into(), value, when: None, weight: None, reduce: None, data: None, origin };
+    Objective {
+        name: "holder".into(),
+        terms: vec![term],
+        select: None,
+        weight: None,
+        temperature: None,
+        reduce: None,
+        origin,
+    }
 }
 
-/// The formulas that stages and rollouts are set to, by the word that sets them; what is deeper in a rollout comes later.
+/// The formulas that stages and rollouts are set to, by the word that sets them; what is deeper in a rollout
+/// comes later.
 fn set(experiment: &Experiment) -> Vec<(&'static str, Formula)> {
     let mut found = Vec::new();
     for model in &experiment.models {
@@ -136,7 +159,9 @@ fn of_training(train: &Train, found: &mut Vec<(&'static str, Formula)>) {
 
 fn of_rollout(rollout: &Rollout, found: &mut Vec<(&'static str, Formula)>) {
     let mut add = |name, formula: &Formula| match &formula.0.kind {
-        FormulaKind::Adaptive(Adaptive::Ladder { advance_if, .. }) => found.push(("ladder", advance_if.clone())),
+        FormulaKind::Adaptive(Adaptive::Ladder { advance_if, .. }) => {
+            found.push(("ladder", advance_if.clone()))
+        }
         _ => found.push((name, formula.clone())),
     };
     for edit in &rollout.edits {
@@ -145,7 +170,9 @@ fn of_rollout(rollout: &Rollout, found: &mut Vec<(&'static str, Formula)>) {
             Edit::Retry { until, .. } => add("retry", until),
             Edit::Best { by, .. } => add("best", by),
             Edit::FirstTurns { turns } => add("first_turns", turns),
-            Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } => add("expert_turns", turns),
+            Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } => {
+                add("expert_turns", turns)
+            }
             Edit::Rewrite { .. } | Edit::Through { .. } => {}
         }
     }

@@ -1,5 +1,5 @@
-//! One batch, ragged on every axis, with a number for everything that an objective may read. What lies in what is worked out
-//! here from [`PROMPTS`], so that references do not rest on the compiler's own layout.
+//! One batch, ragged on every axis, with a number for everything that an objective may read. What lies in
+//! what is worked out here from [`PROMPTS`], so that references do not rest on the compiler's own layout.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,8 @@ pub const STEP: u32 = 3;
 pub const STEPS: u32 = 10;
 
 /// The axes that a column can have, coarse to fine.
-const AXES: [Axis; 8] = [Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token];
+const AXES: [Axis; 8] =
+    [Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token];
 
 /// The batch: columns by the name that the language gives them.
 pub struct Table {
@@ -53,7 +54,9 @@ impl Table {
             }
         }
         let mut table = Table { places, columns: BTreeMap::new() };
-        for text in ["student.logp", "teacher.logp", "sampler.logp", "reference.logp", "position", "remaining"] {
+        for text in
+            ["student.logp", "teacher.logp", "sampler.logp", "reference.logp", "position", "remaining"]
+        {
             table.supply(text, Axis::Token);
         }
         for text in ["reward", "correct", "length"] {
@@ -83,9 +86,18 @@ impl Table {
             sequence_of_token: parents(Axis::Token, Axis::Sequence),
             group_of_sequence: parents(Axis::Sequence, Axis::Group),
             groups: self.len(Axis::Group) as u32,
-            domains: Some(Domains { of_group: parents(Axis::Group, Axis::Domain), count: self.len(Axis::Domain) as u32 }),
-            turns: Some(Runs { of_token: parents(Axis::Token, Axis::Turn), parent: parents(Axis::Turn, Axis::Sequence) }),
-            blocks: Some(Runs { of_token: parents(Axis::Token, Axis::Block), parent: parents(Axis::Block, Axis::Turn) }),
+            domains: Some(Domains {
+                of_group: parents(Axis::Group, Axis::Domain),
+                count: self.len(Axis::Domain) as u32,
+            }),
+            turns: Some(Runs {
+                of_token: parents(Axis::Token, Axis::Turn),
+                parent: parents(Axis::Turn, Axis::Sequence),
+            }),
+            blocks: Some(Runs {
+                of_token: parents(Axis::Token, Axis::Block),
+                parent: parents(Axis::Block, Axis::Turn),
+            }),
         }
     }
 
@@ -116,7 +128,9 @@ impl Table {
         match text {
             "position" => (at.token - self.first(Axis::Sequence, at.element(Axis::Sequence)).token) as f32,
             "length" => at.peers(Axis::Sequence).len() as f32,
-            "remaining" => at.peers(Axis::Sequence).iter().filter(|other| other.token > at.token).count() as f32,
+            "remaining" => {
+                at.peers(Axis::Sequence).iter().filter(|other| other.token > at.token).count() as f32
+            }
             "reward" => REWARDS[element],
             "correct" => truth(REWARDS[element] >= 1.0),
             "step" => STEP as f32,
@@ -143,7 +157,11 @@ impl Table {
             "vocab_size" => 259.0,
             "size(matched)" => 190.0,
             "masked" | "accepted" | "truncated" | "reward.format" => truth(u < 0.6),
-            _ if has("available(") || has("span.") && !has("score(") || has("in_nucleus(") || text.ends_with(".correct") => {
+            _ if has("available(")
+                || has("span.") && !has("score(")
+                || has("in_nucleus(")
+                || text.ends_with(".correct") =>
+            {
                 truth(u < 0.6)
             }
             _ if has("overlap(") => (16.0 * (0.3 + 0.7 * u)).round() / 16.0,
@@ -166,7 +184,9 @@ impl Table {
 
 /// In [0, 1), the same for the same name and number.
 fn uniform(text: &str, element: usize) -> f32 {
-    let start = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let start = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let mut x = start ^ (element as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -250,7 +270,12 @@ impl<'a> At<'a> {
 
     /// The sum over the tokens of the same sequence from this one on.
     pub fn onwards(self, number: impl Fn(At) -> f64) -> f64 {
-        values(&self.peers(Axis::Sequence), |other| if other.token >= self.token { number(other) } else { 0.0 }).iter().sum()
+        values(
+            &self.peers(Axis::Sequence),
+            |other| if other.token >= self.token { number(other) } else { 0.0 },
+        )
+        .iter()
+        .sum()
     }
 }
 

@@ -35,8 +35,8 @@ fn important() -> Vec<Case> {
     fn best(scores: &[f64], share: f64) -> Vec<bool> {
         top(scores, part(share, scores.len()))
     }
-    // Weight h^alpha * (jsd / ln 2)^gamma, rho * N drawn without replacement: those with the smallest -log(u) / weight (Efraimidis
-    // and Spirakis, 2006), u here being 1 minus the random number.
+    // Weight h^alpha * (jsd / ln 2)^gamma, rho * N drawn without replacement: those with the smallest -log(u)
+    // / weight (Efraimidis and Spirakis, 2006), u here being 1 minus the random number.
     fn drawn(table: &Table) -> Vec<bool> {
         let keys = table.each(|t| {
             let weight = (t.s("student.entropy") / t.s("vocab_size").ln()).powf(1.5)
@@ -50,11 +50,16 @@ fn important() -> Vec<Case> {
         // Q3: delta * (1 - h).
         of("tip.tip_confident")
             .selection(|table| {
-                let scores: Vec<f64> = apart(table).iter().zip(unsure(table)).map(|(d, h)| d * (1.0 - h)).collect();
+                let scores: Vec<f64> =
+                    apart(table).iter().zip(unsure(table)).map(|(d, h)| d * (1.0 - h)).collect();
                 best(&scores, 0.1)
             })
             .linear("distill", REVERSE, |_| 1.0),
-        of("tip.tip_drawn").with("unsure", "1.5").with("disagree", "0.5").selection(drawn).linear("distill", REVERSE, |_| 1.0),
+        of("tip.tip_drawn").with("unsure", "1.5").with("disagree", "0.5").selection(drawn).linear(
+            "distill",
+            REVERSE,
+            |_| 1.0,
+        ),
         // Companion weight: N * softmax over the batch of R / beta_r.
         of("tip.tip_rewarded")
             .with("tau", "0.5")
@@ -71,8 +76,8 @@ fn important() -> Vec<Case> {
 fn bounded() -> Vec<Case> {
     const TEMPERED: &str = "kl(teacher || student, temperature: 1.1)";
     const JSD: &str = "jsd(teacher, student, beta: 0.5, temperature: 1.1)";
-    // ReNIO (card A1.24): rho_t = min(s.lp - t.lp, c); S = {t: rho_t >= thr}; w = exp(mean_S rho / tau), 1 if S is empty, over its mean in
-    // the batch, at most 10.
+    // ReNIO (card A1.24): rho_t = min(s.lp - t.lp, c); S = {t: rho_t >= thr}; w = exp(mean_S rho / tau), 1 if
+    // S is empty, over its mean in the batch, at most 10.
     fn worst(t: At, threshold: f64) -> f64 {
         let rho = values(&t.peers(Axis::Sequence), |u| (-u.gap()).min(2.5));
         let wrong: Vec<f64> = rho.into_iter().filter(|rho| *rho >= threshold).collect();
@@ -83,18 +88,18 @@ fn bounded() -> Vec<Case> {
         (worst(t, threshold) / mean(&all)).min(most)
     }
     vec![
-        of("renio.renio").with("most", "1.3").with("threshold", "1.4").weight(|t| over_mean(t, 1.4, 1.3)).bent(
-            "cover",
-            TEMPERED,
-            |t| t.s(TEMPERED).min(0.05),
-            |t| gate(t.s(TEMPERED) <= 0.05),
-        ),
+        of("renio.renio")
+            .with("most", "1.3")
+            .with("threshold", "1.4")
+            .weight(|t| over_mean(t, 1.4, 1.3))
+            .bent("cover", TEMPERED, |t| t.s(TEMPERED).min(0.05), |t| gate(t.s(TEMPERED) <= 0.05)),
         // Card A1.22, a fork's per-token clip of 0.05.
         of("opsd.opsd_bounded").bent("follow", JSD, |t| t.s(JSD).min(0.05), |t| gate(t.s(JSD) <= 0.05)),
     ]
 }
 
-/// DOPD (card A1.1): hi = adv >= mean(adv), qt = t.prob >= mean(t.prob), qs = ps.prob >= mean(ps.prob), means over the batch.
+/// DOPD (card A1.1): hi = adv >= mean(adv), qt = t.prob >= mean(t.prob), qs = ps.prob >= mean(ps.prob), means
+/// over the batch.
 fn routed() -> Vec<Case> {
     fn case(t: At) -> (bool, bool, bool) {
         let at_least_mean = |number: &dyn Fn(At) -> f64| number(t) >= t.mean(Axis::Batch, number);
@@ -124,7 +129,8 @@ fn routed() -> Vec<Case> {
 }
 
 fn masked() -> Vec<Case> {
-    // Card A1.4: of the still-masked positions of the current block, the 2 with the highest teacher confidence.
+    // Card A1.4: of the still-masked positions of the current block, the 2 with the highest teacher
+    // confidence.
     fn surest(t: At) -> bool {
         let block = t.peers(Axis::Block);
         let higher = |u: &&At| u.is("masked") && u.s("teacher.top1") > t.s("teacher.top1");
@@ -146,11 +152,11 @@ fn masked() -> Vec<Case> {
             |_| 1.0,
         ),
         // (1 - w) * fkl + w * rkl.
-        of("opdlm.opdlm_loss_full").with("reverse_share", "0.25").select(open).linear("cover", FORWARD, |_| 0.75).linear(
-            "seek",
-            REVERSE,
-            |_| 0.25,
-        ),
+        of("opdlm.opdlm_loss_full")
+            .with("reverse_share", "0.25")
+            .select(open)
+            .linear("cover", FORWARD, |_| 0.75)
+            .linear("seek", REVERSE, |_| 0.25),
         // The teacher's top 16 with raw mass.
         of("opdlm.opdlm_loss").select(open).linear(
             "cover",
@@ -161,7 +167,9 @@ fn masked() -> Vec<Case> {
         of("caopd.caopd_unsure")
             .with("keep", "0.4")
             .select(|t| {
-                late(t) && t.s("student.entropy") >= quantile(&values(&t.peers(Axis::Batch), |u| u.s("student.entropy")), 0.6)
+                late(t)
+                    && t.s("student.entropy")
+                        >= quantile(&values(&t.peers(Axis::Batch), |u| u.s("student.entropy")), 0.6)
             })
             .linear("cover", FORWARD, |_| 1.0),
         // Card A1.3: the final assistant turn.
@@ -179,7 +187,11 @@ fn drafts() -> Vec<Case> {
         (t.teacher().max(-10.0) - t.student().max(-10.0)).clamp(-10.0, 10.0)
     }
     vec![
-        of("draft_opd.draft_opd").linear("local", "kl(teacher || student, support: sampled, mass: tail)", worth),
+        of("draft_opd.draft_opd").linear(
+            "local",
+            "kl(teacher || student, support: sampled, mass: tail)",
+            worth,
+        ),
         // k3: r - 1 - log r, r = p_T / p_S; no gradient through the floor.
         of("draft_opd.draft_opd_k3")
             .curved(
@@ -194,8 +206,8 @@ fn drafts() -> Vec<Case> {
     ]
 }
 
-/// OmniOPD (card A1.21): anchors at the highest entropies, chunks of C tokens from there; pi = (k + alpha * p) / (N + alpha),
-/// p = (prod of pi_theta)^(1/C); elsewhere beta * KL(ref || theta).
+/// OmniOPD (card A1.21): anchors at the highest entropies, chunks of C tokens from there; pi = (k + alpha *
+/// p) / (N + alpha), p = (prod of pi_theta)^(1/C); elsewhere beta * KL(ref || theta).
 fn pieces() -> Vec<Case> {
     fn unsure(t: At) -> bool {
         let sequence = t.peers(Axis::Sequence);
@@ -219,7 +231,8 @@ fn pieces() -> Vec<Case> {
 }
 
 fn others() -> Vec<Case> {
-    const PAIRED: &str = "kl(student || teacher, support: union(top_k(student, 32), top_k(teacher, 32), sampled), mass: tail)";
+    const PAIRED: &str =
+        "kl(student || teacher, support: union(top_k(student, 32), top_k(teacher, 32), sampled), mass: tail)";
     const SCORED: &str = "kl(student || teacher, support: top_k(student, 16), mass: generalized)";
     let head = |number: f64| move |t: At| t.s("head") == number;
     let paired = |path, divergence| {
@@ -229,13 +242,15 @@ fn others() -> Vec<Case> {
             .linear("second_head", divergence, |_| 1.0)
             .when(head(1.0))
     };
-    // Card A1.28: -(log p_S - log p_T) * omega, omega the student's softmax-normalised probability on the support: the
-    // generalised divergence over the support's mass.
+    // Card A1.28: -(log p_S - log p_T) * omega, omega the student's softmax-normalised probability on the
+    // support: the generalised divergence over the support's mass.
     let scored = |t: At| 1.0 / t.s("mass(student, support: top_k(student, 16))");
     vec![
         // Card B2.6: alpha = min(1, p_T / p_S), or the sum over v of min(p_S, p_T).
         paired("pipo.pipo", PAIRED)
-            .linear("confidence", "bce(student.confidence, min(exp(teacher.logp - student.logp), 1))", |_| 1.0)
+            .linear("confidence", "bce(student.confidence, min(exp(teacher.logp - student.logp), 1))", |_| {
+                1.0
+            })
             .when(head(1.0))
             .inside(|t| (t.teacher().exp() / t.student().exp()).min(1.0)),
         paired("pipo.pipo_full", REVERSE)
@@ -243,10 +258,13 @@ fn others() -> Vec<Case> {
             .when(head(1.0))
             .inside(|t| 1.0 - t.s("tv(student, teacher)")),
         of("brts.brts").linear("own", SCORED, scored).linear("taught", SCORED, move |t| 0.05 * scored(t)),
-        // Card B2.7: (beta / w) * KL(S || z*), w = beta_2 * sum over v of |p_dpo - p_rev| + 1e-3; the L1 distance is twice the total variation.
-        of("aligndistil.aligndistil")
-            .in_program("aligndistil", "student")
-            .linear("follow", "kl(student || star)", |t| 0.1 / (15.0 * (2.0 * t.s("tv(liked, disliked)")) + 1e-3)),
+        // Card B2.7: (beta / w) * KL(S || z*), w = beta_2 * sum over v of |p_dpo - p_rev| + 1e-3; the L1
+        // distance is twice the total variation.
+        of("aligndistil.aligndistil").in_program("aligndistil", "student").linear(
+            "follow",
+            "kl(student || star)",
+            |t| 0.1 / (15.0 * (2.0 * t.s("tv(liked, disliked)")) + 1e-3),
+        ),
         // Card A1.25: -(pos / max) * log p_S(EOS), a gate on length, NLL on teacher rollouts.
         of("many_faces.reverse_short")
             .with("ending", "0.5")
@@ -257,17 +275,17 @@ fn others() -> Vec<Case> {
             .linear("end", "student.end_logp", |t| -0.5 * t.s("position") / 8.0)
             .when(|t| t.s("length") <= 8.0)
             .linear("imitate", "student.logp", |_| -0.2),
-        // arXiv:2404.02657: the forward divergence by the head's share of the L1 distance, the reverse one by the tail's.
+        // arXiv:2404.02657: the forward divergence by the head's share of the L1 distance, the reverse one
+        // by the tail's.
         of("kd.adaptive")
             .linear("cover", FORWARD, head_share)
             .linear("seek", REVERSE, |t| 1.0 - head_share(t))
             .one_way("max", "the floor of 1e-6 keeps 0 / 0 away where the two agree exactly"),
         // Card A1.11: (1 - alpha) * CE + alpha * KD; a reader's gate on s.nll - t.nll.
-        of("strong_teacher.corpus_distillation").with("share", "0.3").linear("imitate", "student.logp", |_| -0.7).linear(
-            "follow",
-            FORWARD,
-            |_| 0.3,
-        ),
+        of("strong_teacher.corpus_distillation")
+            .with("share", "0.3")
+            .linear("imitate", "student.logp", |_| -0.7)
+            .linear("follow", FORWARD, |_| 0.3),
         of("strong_teacher.corpus_distillation_gated")
             .with("share", "0.3")
             .linear("imitate", "student.logp", |_| -0.7)

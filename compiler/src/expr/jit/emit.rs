@@ -5,7 +5,9 @@ use std::mem::ManuallyDrop;
 
 use crate::plan::{Axis, Function};
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types};
+use cranelift_codegen::ir::{
+    AbiParam, BlockArg, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types,
+};
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -45,7 +47,8 @@ extern "C" fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
     a.mul_add(b, c)
 }
 
-/// One function per group, in order, and the memory that they live in. What was generated is written to `listings`.
+/// One function per group, in order, and the memory that they live in. What was generated is written to
+/// `listings`.
 pub(super) fn compile<'a>(
     graph: &Graph,
     groups: impl Iterator<Item = &'a Group>,
@@ -70,7 +73,8 @@ pub(super) fn compile<'a>(
     code.0.finalize_definitions().map_err(|error| unsupported(&error))?;
     let loops = functions.into_iter().map(|(function, constants)| {
         let address = code.0.get_finalized_function(function);
-        // SAFETY: `define` gave the function the signature of `Loop`, in the calling convention of `extern "C"`.
+        // SAFETY: `define` gave the function the signature of `Loop`, in the calling convention of `extern
+        // "C"`.
         (unsafe { std::mem::transmute::<*const u8, Loop>(address) }, constants)
     });
     let loops = loops.collect();
@@ -120,7 +124,8 @@ fn define(
     let mut context = module.make_context();
     context.func.signature = module.make_signature();
     context.func.signature.params.extend((0..6).map(|_| AbiParam::new(pointer)));
-    let function = module.declare_function(&format!("group{index}"), Linkage::Local, &context.func.signature)?;
+    let function =
+        module.declare_function(&format!("group{index}"), Linkage::Local, &context.func.signature)?;
     context.func.name = UserFuncName::user(0, function.as_u32());
     let mut callees = HashMap::new();
     for (callee, name) in CALLED.into_iter().zip(CALLED_NAMES) {
@@ -135,9 +140,23 @@ fn define(
     }
     let rounds = module.isa().has_round();
     let builder = FunctionBuilder::new(&mut context.func, builder_context);
-    let vector = Vector { builder, fused: graph.fused(), rounds, constants: Vec::new(), table: Value::from_u32(0), callees };
-    let mut emitter =
-        Emitter { graph, group, pointer, vector, sources: HashMap::new(), offset: Value::from_u32(0), values: HashMap::new() };
+    let vector = Vector {
+        builder,
+        fused: graph.fused(),
+        rounds,
+        constants: Vec::new(),
+        table: Value::from_u32(0),
+        callees,
+    };
+    let mut emitter = Emitter {
+        graph,
+        group,
+        pointer,
+        vector,
+        sources: HashMap::new(),
+        offset: Value::from_u32(0),
+        values: HashMap::new(),
+    };
     emitter.function();
     let Vector { mut builder, constants, .. } = emitter.vector;
     builder.seal_all_blocks();
@@ -184,8 +203,8 @@ impl Emitter<'_> {
     ///     index = min(index + WIDTH, end - WIDTH)
     /// }
     /// ```
-    /// The last elements may be computed twice, from the same inputs with the same result: cheaper than a second loop for
-    /// what is left over, in time and in code.
+    /// The last elements may be computed twice, from the same inputs with the same result: cheaper than a
+    /// second loop for what is left over, in time and in code.
     fn function(&mut self) {
         let (entry, body, next, exit) = (
             self.vector.builder.create_block(),
@@ -196,7 +215,9 @@ impl Emitter<'_> {
         self.vector.builder.append_block_params_for_function_params(entry);
         self.vector.builder.switch_to_block(entry);
         let parameters = self.vector.builder.block_params(entry).to_vec();
-        let [inputs, parents, constants, outputs, start, end] = parameters[..] else { unreachable!("a loop has six parameters") };
+        let [inputs, parents, constants, outputs, start, end] = parameters[..] else {
+            unreachable!("a loop has six parameters")
+        };
         self.vector.table = constants;
         let size = self.pointer.bytes() as i32;
 
@@ -216,8 +237,9 @@ impl Emitter<'_> {
         let parents: HashMap<Axis, Value> = (self.group.coarser_axes(self.graph))
             .map(|axis| (axis, self.load(self.pointer, parents, axis as i32 * size)))
             .collect();
-        let targets: Vec<Value> =
-            (0..self.group.stored.len()).map(|position| self.load(self.pointer, outputs, position as i32 * size)).collect();
+        let targets: Vec<Value> = (0..self.group.stored.len())
+            .map(|position| self.load(self.pointer, outputs, position as i32 * size))
+            .collect();
         let last = self.vector.builder.ins().iadd_imm_s(end, -(WIDTH as i64));
         self.vector.builder.ins().jump(body, &[BlockArg::Value(start)]);
 
@@ -252,8 +274,8 @@ impl Emitter<'_> {
         self.vector.builder.ins().return_(&[]);
     }
 
-    /// Loads what lies on coarser axes. Tokens of a sequence stand next to each other, so that most often all lanes read the
-    /// same element: that is one load.
+    /// Loads what lies on coarser axes. Tokens of a sequence stand next to each other, so that most often all
+    /// lanes read the same element: that is one load.
     fn through(&mut self, sources: &[(NodeId, Source)], parents: &HashMap<Axis, Value>, offset: Value) {
         let coarse: Vec<(NodeId, Value, Axis)> = sources
             .iter()
@@ -314,7 +336,11 @@ impl Emitter<'_> {
 
     /// The number at a 32-bit index.
     fn element(&mut self, base: Value, index: Value) -> Value {
-        let index = if self.pointer == types::I32 { index } else { self.vector.builder.ins().uextend(self.pointer, index) };
+        let index = if self.pointer == types::I32 {
+            index
+        } else {
+            self.vector.builder.ins().uextend(self.pointer, index)
+        };
         let offset = self.vector.builder.ins().ishl_imm_u(index, 2);
         let address = self.vector.builder.ins().iadd(base, offset);
         self.load(types::F32, address, 0)
@@ -351,8 +377,9 @@ impl Emitter<'_> {
         Operand::Number(value)
     }
 
-    /// Elements are aligned to their own size only, not to that of a vector. Without AVX, instructions that read memory
-    /// themselves want the latter, which Cranelift does not see to in comparisons: a load of bytes is not made part of one.
+    /// Elements are aligned to their own size only, not to that of a vector. Without AVX, instructions that
+    /// read memory themselves want the latter, which Cranelift does not see to in comparisons: a load of
+    /// bytes is not made part of one.
     fn load_lanes(&mut self, kind: Type, address: Value) -> Lanes {
         let bytes = std::array::from_fn(|part| self.load(types::I8X16, address, part as i32 * PART_BYTES));
         self.vector.reinterpret(kind, bytes)

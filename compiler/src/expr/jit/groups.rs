@@ -8,7 +8,8 @@ use crate::expr::graph::{Graph, Node, NodeId, Operation};
 
 /// The order of work.
 pub(super) struct Schedule {
-    /// Nodes whose values are there before the first step, or are constants that some step or output reads from memory.
+    /// Nodes whose values are there before the first step, or are constants that some step or output reads
+    /// from memory.
     pub leaves: Vec<NodeId>,
     pub steps: Vec<Step>,
     /// Something reads across axes: which element lies in which matters.
@@ -36,7 +37,10 @@ pub(super) struct Group {
 impl Group {
     /// The axes that inputs come from through the array that says which of its elements each element lies in.
     pub fn coarser_axes(&self, graph: &Graph) -> impl Iterator<Item = Axis> {
-        self.inputs.iter().map(|input| graph.axis(*input)).filter(|axis| Axis::Batch < *axis && *axis < self.axis)
+        self.inputs
+            .iter()
+            .map(|input| graph.axis(*input))
+            .filter(|axis| Axis::Batch < *axis && *axis < self.axis)
     }
 }
 
@@ -49,8 +53,9 @@ impl Schedule {
     }
 }
 
-/// A node's place in the order. Everything in a place is computed from earlier places: aggregates stand first in a round
-/// and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one of its own round.
+/// A node's place in the order. Everything in a place is computed from earlier places: aggregates stand first
+/// in a round and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one
+/// of its own round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     /// Number of aggregates on the longest way from the leaves.
@@ -65,15 +70,22 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let mut at: BTreeMap<Place, Vec<NodeId>> = BTreeMap::new();
     for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
         let operands = graph.operands(id);
-        let round = operands.iter().filter_map(|operand| place[operand.0 as usize]).map(|place| place.round).max();
+        let round =
+            operands.iter().filter_map(|operand| place[operand.0 as usize]).map(|place| place.round).max();
         let here = match node.operation {
             Operation::Apply { .. } | Operation::Broadcast { .. } => {
                 Place { round: round.unwrap_or(0), loop_axis: Some(node.axis) }
             }
-            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
+            Operation::Reduce { .. }
+            | Operation::Statistic { .. }
+            | Operation::Scan { .. }
+            | Operation::Memory { .. } => {
                 Place { round: round.map_or(0, |round| round + 1), loop_axis: None }
             }
-            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {
+            Operation::Constant { .. }
+            | Operation::Schedule { .. }
+            | Operation::Signal { .. }
+            | Operation::Live { .. } => {
                 continue;
             }
         };
@@ -100,7 +112,9 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let leaves = graph.nodes().map(|(id, _)| id);
     let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
     let mut steps = Vec::new();
-    let derived = |node: &Node| matches!(node.operation, Operation::Signal { signal: Signal::Position | Signal::Length });
+    let derived = |node: &Node| {
+        matches!(node.operation, Operation::Signal { signal: Signal::Position | Signal::Length })
+    };
     let mut reads_layout = graph.nodes().any(|(id, node)| needed[id.0 as usize] && derived(node));
     for (here, nodes) in at {
         let Some(axis) = here.loop_axis else {
@@ -110,7 +124,10 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
         };
         let mut inputs = Vec::new();
         for operand in nodes.iter().flat_map(|id| graph.operands(*id)) {
-            if place[operand.0 as usize] != Some(here) && graph.constant_value(operand).is_none() && !inputs.contains(&operand) {
+            if place[operand.0 as usize] != Some(here)
+                && graph.constant_value(operand).is_none()
+                && !inputs.contains(&operand)
+            {
                 inputs.push(operand);
             }
         }

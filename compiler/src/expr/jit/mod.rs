@@ -1,10 +1,11 @@
 //! Graphs as machine code, in f32: the only module that knows Cranelift.
 //!
-//! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's elements, four at
-//! a time, and keeps everything but its results in registers ([`groups`], [`emit`], [`vector`]). What a function computes is
-//! said in [`super::single`]. Reductions, statistics and scans run in between, in Rust and in f64 ([`super::aggregate`]). A number
-//! from a coarser axis is read inside the loop through the array that says which coarse element each element lies in, which
-//! the batch has anyway: gathering it first would cost a pass over memory and a copy per fine element.
+//! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's
+//! elements, four at a time, and keeps everything but its results in registers ([`groups`], [`emit`],
+//! [`vector`]). What a function computes is said in [`super::single`]. Reductions, statistics and scans run
+//! in between, in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the
+//! loop through the array that says which coarse element each element lies in, which the batch has anyway:
+//! gathering it first would cost a pass over memory and a copy per fine element.
 
 mod emit;
 mod groups;
@@ -53,9 +54,9 @@ pub struct Program {
     _code: Code,
 }
 
-/// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`, writes `outputs`.
-/// `parents` holds, for every coarser axis that is read, at its place among the axes, the array that says which of its elements
-/// each element lies in.
+/// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`,
+/// writes `outputs`. `parents` holds, for every coarser axis that is read, at its place among the axes, the
+/// array that says which of its elements each element lies in.
 type Loop = unsafe extern "C" fn(
     inputs: *const *const f32,
     parents: *const *const u32,
@@ -88,26 +89,29 @@ pub struct Listing {
 /// Elements below which a further thread costs more than it saves.
 const ELEMENTS_PER_THREAD: usize = 1 << 17;
 
-/// Whether this machine rounds a multiplication and an addition once, in one instruction; a graph that wants it so
-/// ([`Graph::fused`]) is computed fast. Where it does not, or code can't be generated, false.
+/// Whether this machine rounds a multiplication and an addition once, in one instruction; a graph that wants
+/// it so ([`Graph::fused`]) is computed fast. Where it does not, or code can't be generated, false.
 pub fn fuses() -> bool {
     emit::isa(Target::Host).is_ok_and(|isa| isa.has_native_fma())
 }
 
-/// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be around.
+/// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be
+/// around.
 struct Code(ManuallyDrop<JITModule>);
 
 impl Drop for Code {
     fn drop(&mut self) {
-        // SAFETY: the module is not used after this. The only pointers into it are the `loops` of the `Program` that owns
-        // this value; they are called only through a borrow of that `Program`, so none is running and none is called again.
+        // SAFETY: the module is not used after this. The only pointers into it are the `loops` of the
+        // `Program` that owns this value; they are called only through a borrow of that `Program`, so
+        // none is running and none is called again.
         unsafe { ManuallyDrop::take(&mut self.0).free_memory() }
     }
 }
 
-// SAFETY: `JITModule` is `Send`, but not `Sync`, because looking up symbols changes a table inside it. Nothing looks up
-// symbols once a `Code` is shared: after `emit::compile` returns, the module is only dropped. The code itself is immutable,
-// has no global state, and touches no memory but what its arguments point to.
+// SAFETY: `JITModule` is `Send`, but not `Sync`, because looking up symbols changes a table inside it.
+// Nothing looks up symbols once a `Code` is shared: after `emit::compile` returns, the module is only
+// dropped. The code itself is immutable, has no global state, and touches no memory but what its arguments
+// point to.
 unsafe impl Sync for Code {}
 
 impl Program {
@@ -159,7 +163,9 @@ impl Program {
             let leaf = &mut given[id.0 as usize];
             match &node.operation {
                 Operation::Constant { value } => workspace.fill(*id, layout.len(node.axis), *value as f32),
-                Operation::Schedule { schedule } => workspace.fill(*id, 1, schedule.at(batch.step, batch.steps) as f32),
+                Operation::Schedule { schedule } => {
+                    workspace.fill(*id, 1, schedule.at(batch.step, batch.steps) as f32)
+                }
                 Operation::Signal { signal } => match batch.values(signal)? {
                     Cow::Borrowed(values) => *leaf = Some(values),
                     Cow::Owned(values) => workspace.keep(*id, values),
@@ -215,15 +221,20 @@ impl Program {
             };
             let threads = workspace.threads().min(count / ELEMENTS_PER_THREAD).max(1);
             // Ends at multiples of the width: no element is computed by two threads.
-            let border = |thread: usize| if thread == threads { count } else { count / WIDTH * thread / threads * WIDTH };
-            // SAFETY: `generated` was made for `group` of this graph, which passed `Graph::check`. It reads `inputs[k]` at
-            // element indices below `count` where the input has the group's axis, at parent indices where it is coarser, at 0
-            // where it is a single number; every input was computed before this group and has one value per element of its
-            // axis (`Batch::values` and `Batch::live_values` check lengths, the rest is made here). Parent indices are inside
-            // their axis by `Layout::check`, and their arrays have `count` elements wherever the schedule says that they are
-            // read. It writes each output below `count`, for which `Workspace::room` reserved memory; outputs are taken out of
-            // the workspace, so nothing aliases them, and no two threads write the same elements. Each range has at least
-            // `WIDTH` elements: the first and only one has `count`, several have `ELEMENTS_PER_THREAD` about.
+            let border = |thread: usize| {
+                if thread == threads { count } else { count / WIDTH * thread / threads * WIDTH }
+            };
+            // SAFETY: `generated` was made for `group` of this graph, which passed `Graph::check`. It reads
+            // `inputs[k]` at element indices below `count` where the input has the group's axis,
+            // at parent indices where it is coarser, at 0 where it is a single number; every
+            // input was computed before this group and has one value per element of its
+            // axis (`Batch::values` and `Batch::live_values` check lengths, the rest is made here). Parent
+            // indices are inside their axis by `Layout::check`, and their arrays have `count`
+            // elements wherever the schedule says that they are read. It writes each output below
+            // `count`, for which `Workspace::room` reserved memory; outputs are taken out of
+            // the workspace, so nothing aliases them, and no two threads write the same elements. Each range
+            // has at least `WIDTH` elements: the first and only one has `count`, several have
+            // `ELEMENTS_PER_THREAD` about.
             let run = |thread: usize| unsafe { arguments.run(border(thread), border(thread + 1)) };
             std::thread::scope(|scope| {
                 let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || run(thread))).collect();
@@ -263,7 +274,11 @@ impl Program {
             })
             .collect();
         let pointers: Vec<*const f32> = (group.inputs.iter().zip(inputs).zip(&padded))
-            .map(|((id, input), padded)| if self.graph.axis(*id) == group.axis { padded.as_ptr() } else { input.as_ptr() })
+            .map(
+                |((id, input), padded)| {
+                    if self.graph.axis(*id) == group.axis { padded.as_ptr() } else { input.as_ptr() }
+                },
+            )
             .collect();
         let parents = parents.map(|parents| -> [u32; FULL] {
             std::array::from_fn(|index| parents.get(index.min(count - 1)).copied().unwrap_or_default())
@@ -275,23 +290,29 @@ impl Program {
             parents: parents.each_ref().map(|parents| parents.as_ptr()),
             outputs: computed.iter_mut().map(|result| result.as_mut_ptr()).collect(),
         };
-        // SAFETY: as in `run_loop`, with `FULL` for `count`: inputs of the group's axis, parents and outputs have so many
-        // elements here, and made-up parents are those of the last element.
+        // SAFETY: as in `run_loop`, with `FULL` for `count`: inputs of the group's axis, parents and outputs
+        // have so many elements here, and made-up parents are those of the last element.
         unsafe { arguments.run(0, FULL) };
         for (result, computed) in results.iter_mut().zip(computed) {
             result.extend_from_slice(&computed[..count]);
         }
     }
 
-    fn aggregate(&self, id: NodeId, batch: &Batch, given: &[Option<&[f32]>], workspace: &Workspace) -> Vec<f32> {
+    fn aggregate(
+        &self,
+        id: NodeId,
+        batch: &Batch,
+        given: &[Option<&[f32]>],
+        workspace: &Workspace,
+    ) -> Vec<f32> {
         let value = |of: NodeId, index: usize| f64::from(workspace.value(of, given)[index]);
         let results = aggregate::evaluate(&self.graph, id, batch, value);
         results.into_iter().map(|x| x as f32).collect()
     }
 }
 
-/// For each axis that loops run over, and each coarser one that they read numbers of: which element of the coarser each element
-/// lies in.
+/// For each axis that loops run over, and each coarser one that they read numbers of: which element of the
+/// coarser each element lies in.
 struct Parents<'a>(HashMap<(Axis, Axis), Cow<'a, [u32]>>);
 
 impl Parents<'_> {
@@ -299,7 +320,9 @@ impl Parents<'_> {
         let mut parents = HashMap::new();
         for group in schedule.groups() {
             for coarse in group.coarser_axes(graph) {
-                parents.entry((group.axis, coarse)).or_insert_with(|| batch.layout.parents(group.axis, coarse));
+                parents
+                    .entry((group.axis, coarse))
+                    .or_insert_with(|| batch.layout.parents(group.axis, coarse));
             }
         }
         Parents(parents)
@@ -307,7 +330,9 @@ impl Parents<'_> {
 
     /// By coarser axis; empty where there is none, or none is read.
     fn for_elements_of(&self, axis: Axis) -> [&[u32]; AXES] {
-        std::array::from_fn(|coarse| self.0.get(&(axis, Axis::ALL[coarse])).map_or(&[][..], |parents| parents))
+        std::array::from_fn(|coarse| {
+            self.0.get(&(axis, Axis::ALL[coarse])).map_or(&[][..], |parents| parents)
+        })
     }
 }
 
@@ -326,11 +351,20 @@ unsafe impl Sync for Arguments<'_> {}
 
 impl Arguments<'_> {
     /// # Safety
-    /// There are at least [`WIDTH`] elements in `start..end`. All that the function reads and writes for them exists, and
-    /// nothing else reads or writes the same elements of the outputs meanwhile.
+    /// There are at least [`WIDTH`] elements in `start..end`. All that the function reads and writes for them
+    /// exists, and nothing else reads or writes the same elements of the outputs meanwhile.
     unsafe fn run(&self, start: usize, end: usize) {
         let (generated, constants) = self.generated;
         // SAFETY: the caller's promise.
-        unsafe { generated(self.inputs.as_ptr(), self.parents.as_ptr(), constants.as_ptr(), self.outputs.as_ptr(), start, end) }
+        unsafe {
+            generated(
+                self.inputs.as_ptr(),
+                self.parents.as_ptr(),
+                constants.as_ptr(),
+                self.outputs.as_ptr(),
+                start,
+                end,
+            )
+        }
     }
 }

@@ -25,13 +25,19 @@ fn assert_same_on(target: Target, graph: &Graph, outputs: &[NodeId], batch: &Bat
         let operands: Vec<f32> = operands.iter().map(|x| *x as f32).collect();
         f64::from(model.apply(function, &operands))
     };
-    let reference = evaluate(graph, outputs, batch, apply, |x| f64::from(x as f32)).expect("the batch has everything");
+    let reference =
+        evaluate(graph, outputs, batch, apply, |x| f64::from(x as f32)).expect("the batch has everything");
     for output in outputs {
         let (compiled, reference) = (compiled.get(*output), reference.get(*output));
         assert_eq!(compiled.len(), reference.len(), "{case}");
         for (index, (compiled, reference)) in compiled.iter().zip(reference).enumerate() {
-            let equal = compiled.to_bits() == (*reference as f32).to_bits() || (compiled.is_nan() && reference.is_nan());
-            assert!(equal, "{case}: node {} element {index}: {compiled} is not {reference}\n{graph:?}", output.0);
+            let equal = compiled.to_bits() == (*reference as f32).to_bits()
+                || (compiled.is_nan() && reference.is_nan());
+            assert!(
+                equal,
+                "{case}: node {} element {index}: {compiled} is not {reference}\n{graph:?}",
+                output.0
+            );
         }
     }
 }
@@ -59,7 +65,8 @@ fn random_graphs_agree_to_the_last_bit() {
         graph.set_fused(seed % 2 == 0);
         // A term that something live flows through in any case, besides what the graph has of it.
         let live = [LiveId(0), LiveId(1)].map(|live| graph.live(live));
-        let function = random.pick(&FUNCTIONS.map(|function| if function.operands() == 1 { function } else { Function::Exp }));
+        let function = random
+            .pick(&FUNCTIONS.map(|function| if function.operands() == 1 { function } else { Function::Exp }));
         let inner = graph.apply(function, &[live[1]]);
         let factor = graph.apply(Function::Multiply, &[live[0], inner]);
         let term = graph.apply(Function::Multiply, &[outputs[0], factor]);
@@ -86,7 +93,21 @@ fn random_graphs_agree_to_the_last_bit() {
 /// Every function, on every combination of the numbers that IEEE treats specially.
 #[test]
 fn every_function_agrees_on_special_numbers() {
-    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -88.0, 89.0, 1e-41, -3e38];
+    let special = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        2.5,
+        -88.0,
+        89.0,
+        1e-41,
+        -3e38,
+    ];
     let mut combinations = [Vec::new(), Vec::new(), Vec::new()];
     for a in special {
         for b in special {
@@ -98,7 +119,12 @@ fn every_function_agrees_on_special_numbers() {
         }
     }
     let tokens = combinations[0].len();
-    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    let layout = Layout {
+        sequence_of_token: vec![0; tokens],
+        group_of_sequence: vec![0],
+        groups: 1,
+        ..Layout::default()
+    };
     let roles = [Role::Student, Role::Teacher, Role::Sampler];
     let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
     let batch = Batch { layout, signals, ..Batch::default() };
@@ -109,7 +135,13 @@ fn every_function_agrees_on_special_numbers() {
             let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
             let output = graph.apply(function, &operands[..function.operands()]);
             for target in [Target::Host, Target::Baseline] {
-                assert_same_on(target, &graph, &[output], &batch, &format!("{function:?}, {target:?}, fused {fused}"));
+                assert_same_on(
+                    target,
+                    &graph,
+                    &[output],
+                    &batch,
+                    &format!("{function:?}, {target:?}, fused {fused}"),
+                );
             }
         }
     }
@@ -120,8 +152,14 @@ fn every_function_agrees_on_special_numbers() {
 fn every_function_agrees_on_the_whole_range() {
     let count = 1 << 16;
     let values: Vec<f32> = (0..count).map(|index: u32| f32::from_bits(index * 65_537)).collect();
-    let layout = Layout { sequence_of_token: vec![0; values.len()], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
-    let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
+    let layout = Layout {
+        sequence_of_token: vec![0; values.len()],
+        group_of_sequence: vec![0],
+        groups: 1,
+        ..Layout::default()
+    };
+    let batch =
+        Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
     for function in FUNCTIONS.into_iter().filter(|function| function.operands() == 1) {
         for fused in [true, false] {
             let mut graph = Graph::default();
@@ -133,16 +171,19 @@ fn every_function_agrees_on_the_whole_range() {
     }
 }
 
-/// A NaN log-probability must never become a legal weight (a comparison the wrong way round makes it a bound).
+/// A NaN log-probability must never become a legal weight (a comparison the wrong way round makes it a
+/// bound).
 #[test]
 fn clip_keeps_nan() {
     let mut graph = Graph::default();
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
     let (low, high) = (graph.constant(Axis::Run, -5.0), graph.constant(Axis::Run, 5.0));
     let clipped = graph.apply(Function::Clip, &[logp, low, high]);
-    let layout = Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    let layout =
+        Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.0, -0.0];
-    let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
+    let batch =
+        Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
     let result = Program::compile(&graph, &[clipped]).expect("compiles").run(&batch).expect("runs");
     let result = result.get(clipped);
     assert!(result[0].is_nan());
@@ -182,16 +223,26 @@ fn what_the_batch_lacks_is_named() {
     let mut graph = Graph::default();
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
     let batch = Batch {
-        layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() },
+        layout: Layout {
+            sequence_of_token: vec![0, 0],
+            group_of_sequence: vec![0],
+            groups: 1,
+            ..Layout::default()
+        },
         ..Batch::default()
     };
-    let missing = EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::Teacher }) };
+    let missing =
+        EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::Teacher }) };
     let program = Program::compile(&graph, &[logp]).expect("compiles");
     assert_eq!(program.run(&batch), Err(missing.clone()));
     assert_eq!(interpret(&graph, &[logp], &batch), Err(missing));
 
     let short = Batch { signals: vec![(Signal::Logp { role: Role::Teacher }, vec![0.0])], ..batch.clone() };
-    let length = EvaluationError::Length { what: format!("{:?}", Signal::Logp { role: Role::Teacher }), found: 1, expected: 2 };
+    let length = EvaluationError::Length {
+        what: format!("{:?}", Signal::Logp { role: Role::Teacher }),
+        found: 1,
+        expected: 2,
+    };
     assert_eq!(program.run(&short), Err(length));
 
     let layout = Layout { sequence_of_token: vec![0, 1], ..batch.layout.clone() };
@@ -207,7 +258,8 @@ fn a_graph_that_breaks_the_rules_is_refused() {
     let mut graph = Graph::default();
     let reward = graph.signal(Signal::Reward);
     // Per token, without a broadcast: would read past the rewards.
-    let broken = graph.add(Axis::Token, Operation::Apply { function: Function::Negate, operands: vec![reward] });
+    let broken =
+        graph.add(Axis::Token, Operation::Apply { function: Function::Negate, operands: vec![reward] });
     assert!(matches!(Program::compile(&graph, &[broken]), Err(CompileError::Malformed(_))));
     assert!(matches!(interpret(&graph, &[broken], &Batch::default()), Err(EvaluationError::Malformed(_))));
     assert_eq!(Program::compile(&Graph::default(), &[NodeId(0)]).err(), Some(CompileError::MissingNode));
@@ -229,13 +281,15 @@ fn programs_are_shared_between_threads() {
     };
     let alone: Vec<_> = batches.iter().map(|batch| text(program.run(batch).expect("runs"))).collect();
     let together: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = batches.iter().map(|batch| scope.spawn(|| text(program.run(batch).expect("runs")))).collect();
+        let threads: Vec<_> =
+            batches.iter().map(|batch| scope.spawn(|| text(program.run(batch).expect("runs")))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
     });
     assert_eq!(alone, together);
 }
 
-/// More elements than one thread takes, of a number that the threads do not divide, with sequences across their borders.
+/// More elements than one thread takes, of a number that the threads do not divide, with sequences across
+/// their borders.
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let tokens = 3 * super::ELEMENTS_PER_THREAD + 5;

@@ -9,7 +9,8 @@ use cranelift_frontend::FunctionBuilder;
 use crate::expr::single::{Comparison, Machine};
 use crate::plan::Function;
 
-/// Elements that are computed together: as many f32 as fit into 128 bits, the widest vector that Cranelift has.
+/// Elements that are computed together: as many f32 as fit into 128 bits, the widest vector that Cranelift
+/// has.
 pub(super) const LANES: u8 = 4;
 /// Vectors that a turn of the loop computes.
 pub(super) const PARTS: usize = 2;
@@ -50,7 +51,12 @@ impl Vector<'_> {
         x.map(|x| compute(&mut self.builder, x))
     }
 
-    fn two(&mut self, a: Lanes, b: Lanes, compute: impl Fn(&mut FunctionBuilder, Value, Value) -> Value) -> Lanes {
+    fn two(
+        &mut self,
+        a: Lanes,
+        b: Lanes,
+        compute: impl Fn(&mut FunctionBuilder, Value, Value) -> Value,
+    ) -> Lanes {
         std::array::from_fn(|part| compute(&mut self.builder, a[part], b[part]))
     }
 
@@ -125,8 +131,8 @@ impl Machine for Vector<'_> {
         if self.rounds {
             return self.one(x, |builder, x| builder.ins().floor(x));
         }
-        // Below 2^23, adding 2^23 rounds to an integer, and one less where that went up. From there on all are integers,
-        // and what is not a number stays so.
+        // Below 2^23, adding 2^23 rounds to an integer, and one less where that went up. From there on all
+        // are integers, and what is not a number stays so.
         let size = self.absolute(x);
         let limit = self.number(8_388_608.0);
         let rounded = self.add(size, limit);
@@ -199,7 +205,8 @@ impl Machine for Vector<'_> {
     fn except(&mut self, special: Lanes, usual: Lanes, compute: impl FnOnce(&mut Self) -> Lanes) -> Lanes {
         let (rare, join) = (self.builder.create_block(), self.builder.create_block());
         let results = usual.map(|_| self.builder.append_block_param(join, NUMBERS));
-        let any = special.into_iter().reduce(|a, b| self.builder.ins().bor(a, b)).expect("a vector has parts");
+        let any =
+            special.into_iter().reduce(|a, b| self.builder.ins().bor(a, b)).expect("a vector has parts");
         let anywhere = self.builder.ins().vany_true(any);
         self.builder.ins().brif(anywhere, rare, &[], join, &usual.map(BlockArg::Value));
 

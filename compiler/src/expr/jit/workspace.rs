@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use crate::expr::graph::NodeId;
 use crate::expr::values::Values;
 
-/// The values that a run of a [`super::Program`] computes. One workspace serves any programs and batches, one run at a time.
+/// The values that a run of a [`super::Program`] computes. One workspace serves any programs and batches, one
+/// run at a time.
 #[derive(Debug, Default)]
 pub struct Workspace {
     /// One per node, empty where the value lies in the batch or nowhere.
@@ -15,7 +16,8 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// One that uses at most so many threads; [`Default`] uses what the machine has. Results do not depend on it.
+    /// One that uses at most so many threads; [`Default`] uses what the machine has. Results do not depend on
+    /// it.
     pub fn with_threads(threads: usize) -> Workspace {
         Workspace { threads: Some(threads), ..Workspace::default() }
     }
@@ -25,14 +27,18 @@ impl Workspace {
     /// # Panics
     /// If `node` was not among the outputs asked for.
     pub fn get(&self, node: NodeId) -> &[f32] {
-        self.values.get(node.0 as usize).map(Vec::as_slice).expect("only outputs that were asked for are read")
+        self.values
+            .get(node.0 as usize)
+            .map(Vec::as_slice)
+            .expect("only outputs that were asked for are read")
     }
 
     pub(super) fn threads(&self) -> usize {
         // Asking the system takes as long as a small batch.
         static OF_THE_MACHINE: OnceLock<usize> = OnceLock::new();
-        self.threads
-            .unwrap_or_else(|| *OF_THE_MACHINE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)))
+        self.threads.unwrap_or_else(|| {
+            *OF_THE_MACHINE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+        })
     }
 
     pub(super) fn prepare(&mut self, nodes: usize) {

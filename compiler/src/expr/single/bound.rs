@@ -2,9 +2,9 @@
 
 use crate::plan::Function;
 
-/// The largest error of `function` in f32, in units in the last place of the exact result, whatever its operands, fused
-/// multiplication and addition or not. 0.5 is correct rounding, 0 is exact. Below the smallest normal number the unit is the
-/// smallest subnormal number.
+/// The largest error of `function` in f32, in units in the last place of the exact result, whatever its
+/// operands, fused multiplication and addition or not. 0.5 is correct rounding, 0 is exact. Below the
+/// smallest normal number the unit is the smallest subnormal number.
 pub fn units_in_the_last_place(function: Function) -> f64 {
     use Function::*;
     match function {
@@ -106,7 +106,8 @@ mod tests {
             sweep(300, |y| look(x, y));
             // Where powers neither vanish nor overflow.
             for _ in 0..400 {
-                let exponent = (random.below(2_000_001) as f32 / 1e6 - 1.0) * 100.0 / x.abs().ln().abs().max(1e-6);
+                let exponent =
+                    (random.below(2_000_001) as f32 / 1e6 - 1.0) * 100.0 / x.abs().ln().abs().max(1e-6);
                 look(x, exponent);
                 look(x, exponent.round());
                 look(1.0 + random.number() / 4.0, random.number() * 60.0);
@@ -125,7 +126,10 @@ mod tests {
             let name = name.as_str().expect("a name");
             let row = page.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
             let row = row.unwrap_or_else(|| panic!("the book has no row for `{name}`"));
-            assert!(row.split('|').any(|cell| cell.trim() == format!("{bound}")), "`{name}` is {bound}, not what {row} says");
+            assert!(
+                row.split('|').any(|cell| cell.trim() == format!("{bound}")),
+                "`{name}` is {bound}, not what {row} says"
+            );
         }
     }
 

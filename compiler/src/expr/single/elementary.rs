@@ -1,8 +1,8 @@
 //! Exponential, logarithm and their kin: reduction to a small interval, a polynomial there, and the way back.
 //!
-//! The polynomials are minimax fits with coefficients that are f32 numbers, lowest power first. All functions are free of
-//! branches, so that several elements can go through them at once; special values come out right because they take the
-//! same way, or by a selection at the end.
+//! The polynomials are minimax fits with coefficients that are f32 numbers, lowest power first. All functions
+//! are free of branches, so that several elements can go through them at once; special values come out right
+//! because they take the same way, or by a selection at the end.
 
 use super::{Comparison, Machine};
 use crate::plan::Function;
@@ -13,7 +13,8 @@ const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
 /// Adding it to a number below 2^22 rounds that to an integer, which then stands in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
-/// Twice the bias of an exponent: two factors of 2^(n/2) reach from below the smallest number to beyond the largest.
+/// Twice the bias of an exponent: two factors of 2^(n/2) reach from below the smallest number to beyond the
+/// largest.
 const TWO_BIASES: f32 = 254.0;
 
 /// Beyond these, exp is 0 and infinite.
@@ -26,8 +27,17 @@ const EXP_INSIDE: f32 = 87.0;
 const EXP: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_29, 0.008_368_704, 0.001_381_893_9];
 
 /// log(1 + m) = m + m^2 P(m) for -1/3 <= m <= 1/3, relative error 2^-27.7.
-const LOG: [f32; 9] =
-    [-0.5, 0.333_332_15, -0.249_998_02, 0.200_104_48, -0.166_803_33, 0.140_052_38, -0.121_860_88, 0.139_874_65, -0.128_847_52];
+const LOG: [f32; 9] = [
+    -0.5,
+    0.333_332_15,
+    -0.249_998_02,
+    0.200_104_48,
+    -0.166_803_33,
+    0.140_052_38,
+    -0.121_860_88,
+    0.139_874_65,
+    -0.128_847_52,
+];
 
 /// Up to here 2^-k is a normal number, where 2^k is the power of 2 next to a number.
 const LOG1P_GREATEST: f32 = 1.701_411_8e38;
@@ -52,7 +62,8 @@ const HALF_PI: [f32; 4] = [1.570_678_7, 1.176_148_65e-4, 9.920_313e-10, 6.223_37
 /// Up to here n has 10 bits.
 const COS_GREATEST: f32 = 1024.0;
 
-/// One power after the other (Horner): in pairs (Estrin) is not faster, since the processor has other elements to go on with.
+/// One power after the other (Horner): in pairs (Estrin) is not faster, since the processor has other
+/// elements to go on with.
 fn polynomial<M: Machine>(machine: &mut M, coefficients: &[f32], x: M::Number) -> M::Number {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
     let mut sum = machine.number(*last);
@@ -82,7 +93,12 @@ fn exp_near_0<M: Machine>(machine: &mut M, r: M::Number) -> M::Number {
 }
 
 /// n and exp(x - n log(2)), n being a whole number with `bias` added to it in the lowest bits.
-fn exp_parts<M: Machine>(machine: &mut M, x: M::Number, bias: f32, correction: Option<M::Number>) -> (M::Integer, M::Number) {
+fn exp_parts<M: Machine>(
+    machine: &mut M,
+    x: M::Number,
+    bias: f32,
+    correction: Option<M::Number>,
+) -> (M::Integer, M::Number) {
     let (log2_e, round) = (machine.number(LOG2_E), machine.number(ROUND + bias));
     let rounded = machine.multiply_add(x, log2_e, round);
     let n = machine.subtract(rounded, round);
@@ -171,7 +187,8 @@ fn special_logs<M: Machine>(machine: &mut M, argument: M::Number, log: M::Number
 fn is_outside<M: Machine>(machine: &mut M, x: M::Number, greatest: f32) -> M::Truth {
     // Compared as integers, numbers are in order; what is negative is below 0, NaN is beyond infinity.
     let bits = machine.bits(x);
-    let [least, greatest] = [f32::MIN_POSITIVE, greatest].map(|bound| machine.integer(bound.to_bits().cast_signed()));
+    let [least, greatest] =
+        [f32::MIN_POSITIVE, greatest].map(|bound| machine.integer(bound.to_bits().cast_signed()));
     let below = machine.integer_greater(least, bits);
     let above = machine.integer_greater(bits, greatest);
     machine.or(below, above)
@@ -290,7 +307,8 @@ fn two_product<M: Machine>(machine: &mut M, a: M::Number, b: M::Number) -> (M::N
         let opposite = machine.negate(product);
         return (product, machine.multiply_add(a, b, opposite));
     }
-    // Dekker, "A floating-point technique for extending the available precision" (1971): products of halves are exact.
+    // Dekker, "A floating-point technique for extending the available precision" (1971): products of halves
+    // are exact.
     let [(a_high, a_low), (b_high, b_low)] = [a, b].map(|x| {
         let (bits, upper) = (machine.bits(x), machine.integer(UPPER_HALF));
         let high = machine.integer_and(bits, upper);
@@ -364,7 +382,8 @@ pub(super) fn power<M: Machine>(machine: &mut M, x: M::Number, y: M::Number) -> 
     let correction = machine.select(inside, correction, zero);
     let power = exp_anywhere(machine, exponent, Some(correction));
 
-    // Negative only where the base is and the exponent is odd; of a negative base, only integers are exponents.
+    // Negative only where the base is and the exponent is odd; of a negative base, only integers are
+    // exponents.
     let whole = machine.floor(y);
     let half = machine.number(0.5);
     let half = machine.multiply(y, half);
@@ -393,7 +412,8 @@ pub(super) fn power<M: Machine>(machine: &mut M, x: M::Number, y: M::Number) -> 
     machine.select(is_1, one, power)
 }
 
-/// cos(n pi/2 + r), where n is the nearest integer. Far from 0, where the parts of pi/2 do not suffice, in f64.
+/// cos(n pi/2 + r), where n is the nearest integer. Far from 0, where the parts of pi/2 do not suffice, in
+/// f64.
 pub(super) fn cos<M: Machine>(machine: &mut M, x: M::Number) -> M::Number {
     let size = machine.absolute(x);
     let (inverse, round) = (machine.number(std::f32::consts::FRAC_2_PI), machine.number(ROUND));

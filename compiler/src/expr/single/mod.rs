@@ -1,9 +1,10 @@
 //! The definition of every elementwise function in f32.
 //!
-//! A function is written down once, as operations of a [`Machine`]. Two machines carry them out: [`model::Model`] on one
-//! number at a time, which is what the definition computes, and the code generator, which writes them down as vector
-//! instructions ([`super::jit`]). Both do the same operations in the same order, so they agree to the last bit. In terms of
-//! the exact functions ([`super::scalar`]) the results are within the bounds of [`bound`].
+//! A function is written down once, as operations of a [`Machine`]. Two machines carry them out:
+//! [`model::Model`] on one number at a time, which is what the definition computes, and the code generator,
+//! which writes them down as vector instructions ([`super::jit`]). Both do the same operations in the same
+//! order, so they agree to the last bit. In terms of the exact functions ([`super::scalar`]) the results are
+//! within the bounds of [`bound`].
 //!
 //! Multiplication and addition are one operation with one rounding, or two with two: the graph says which
 //! ([`super::graph::Graph::fused`]), since results differ in the last bit.
@@ -14,7 +15,8 @@ pub mod model;
 
 use crate::plan::Function;
 
-/// Arithmetic on IEEE 754 binary32 numbers, round to nearest, with gradual underflow; and on 32-bit integers, wrapping.
+/// Arithmetic on IEEE 754 binary32 numbers, round to nearest, with gradual underflow; and on 32-bit integers,
+/// wrapping.
 pub trait Machine {
     /// One f32, or several.
     type Number: Copy;
@@ -46,8 +48,8 @@ pub trait Machine {
     fn and(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn or(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn select(&mut self, truth: Self::Truth, then: Self::Number, otherwise: Self::Number) -> Self::Number;
-    /// What `compute` computes where `special` holds, else `usual`: for cases that hardly ever occur, and would cost too much
-    /// to compute always.
+    /// What `compute` computes where `special` holds, else `usual`: for cases that hardly ever occur, and
+    /// would cost too much to compute always.
     fn except(
         &mut self,
         special: Self::Truth,
@@ -85,7 +87,8 @@ pub enum Comparison {
     GreaterEqual,
 }
 
-/// What a node of a graph is on a machine. What is true or false stays so until it is used as a number, 1 or 0.
+/// What a node of a graph is on a machine. What is true or false stays so until it is used as a number, 1 or
+/// 0.
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<N, T> {
     Number(N),
@@ -185,10 +188,16 @@ pub fn apply<M: Machine>(machine: &mut M, function: Function, operands: &[Operan
                     let below = machine.compare(Comparison::Less, x, zero);
                     machine.select(below, zero, x)
                 }
-                _ => unreachable!("a checked graph gives {function:?} {} operands, not 1", function.operands()),
+                _ => {
+                    unreachable!("a checked graph gives {function:?} {} operands, not 1", function.operands())
+                }
             }
         }
-        _ => unreachable!("a checked graph gives {function:?} {} operands, not {}", function.operands(), operands.len()),
+        _ => unreachable!(
+            "a checked graph gives {function:?} {} operands, not {}",
+            function.operands(),
+            operands.len()
+        ),
     })
 }
 
@@ -217,7 +226,8 @@ fn extreme<M: Machine>(machine: &mut M, extreme: Extreme, a: OperandOf<M>, b: Op
         Extreme::Maximum => machine.larger(preferred, other),
     };
     match (a, b) {
-        // One instruction each: the constant is not NaN, and where the two are equal they are the same number.
+        // One instruction each: the constant is not NaN, and where the two are equal they are the same
+        // number.
         (_, Operand::Constant(bound)) if !bound.is_nan() => {
             let (a, bound) = (a.number(machine), machine.number(bound));
             prefer(machine, bound, a)

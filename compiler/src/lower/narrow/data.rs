@@ -21,18 +21,24 @@ pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Narrowed<Dat
             continue;
         }
         let before = pending.len();
-        pending.extend(formula.operands().into_iter().filter(|operand| !known.contains_key(&address(operand))));
+        pending
+            .extend(formula.operands().into_iter().filter(|operand| !known.contains_key(&address(operand))));
         if pending.len() > before {
             continue;
         }
         let node = match &formula.0.kind {
             FormulaKind::Number(value) if value.is_finite() => DataNode::Number { value: *value },
             FormulaKind::Number(value) => {
-                let message = format!("a number that data is compared with is {value}, which is not a finite number");
-                return Err(Diagnostic::error(Code::OutOfRange, origins.span(formula.0.origin), message).into());
+                let message =
+                    format!("a number that data is compared with is {value}, which is not a finite number");
+                return Err(
+                    Diagnostic::error(Code::OutOfRange, origins.span(formula.0.origin), message).into()
+                );
             }
             FormulaKind::Signal(Signal::Data { field }) => DataNode::Field { field: field.clone() },
-            FormulaKind::Signal(Signal::DataIs { field, text }) => DataNode::FieldIs { field: field.clone(), text: text.clone() },
+            FormulaKind::Signal(Signal::DataIs { field, text }) => {
+                DataNode::FieldIs { field: field.clone(), text: text.clone() }
+            }
             FormulaKind::Apply { function, operands } => {
                 let operands = operands.iter().map(|operand| known[&address(operand)]).collect();
                 DataNode::Apply { function: *function, operands }

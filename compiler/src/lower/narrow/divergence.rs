@@ -1,4 +1,5 @@
-//! Divergences, their supports, and the formulas inside them. `at` is the place of the formula that reads the divergence.
+//! Divergences, their supports, and the formulas inside them. `at` is the place of the formula that reads the
+//! divergence.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,7 +14,8 @@ use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
 use crate::plan::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Parameter, Reduction, Signal, Support,
+    Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Parameter, Reduction,
+    Signal, Support,
 };
 
 pub fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<Divergence> {
@@ -36,7 +38,9 @@ fn distribution(distribution: &wide::Distribution, at: Span) -> Narrowed<Distrib
             let parts = parts.iter().map(|(weight, of)| Ok((parameter(weight, at)?, role(of, at)?)));
             Distribution::Blend(parts.collect::<Narrowed<_>>()?)
         }
-        wide::Distribution::Detached(inner) => Distribution::Detached(Box::new(self::distribution(inner, at)?)),
+        wide::Distribution::Detached(inner) => {
+            Distribution::Detached(Box::new(self::distribution(inner, at)?))
+        }
     })
 }
 
@@ -52,13 +56,17 @@ fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<Divergence
         wide::DivergenceKind::Hellinger => DivergenceKind::Hellinger,
         wide::DivergenceKind::Alpha { alpha } => DivergenceKind::Alpha { alpha: parameter(alpha, at)? },
         wide::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
-        wide::DivergenceKind::Gaussian { .. } => return Err(refused(at, format!("the divergence `{}`", kind.name()))),
+        wide::DivergenceKind::Gaussian { .. } => {
+            return Err(refused(at, format!("the divergence `{}`", kind.name())));
+        }
         wide::DivergenceKind::Custom(own) => DivergenceKind::Custom(Box::new(generator(own, at)?)),
     })
 }
 
 pub fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
-    let parts = |parts: &[wide::Support]| parts.iter().map(|part| self::support(part, at)).collect::<Narrowed<Vec<Support>>>();
+    let parts = |parts: &[wide::Support]| {
+        parts.iter().map(|part| self::support(part, at)).collect::<Narrowed<Vec<Support>>>()
+    };
     Ok(match support {
         wide::Support::Full => Support::Full,
         wide::Support::TopK { role: of, k } => Support::TopK { role: role(of, at)?, k: *k },
@@ -91,13 +99,21 @@ fn generator(generator: &wide::Generator, at: Span) -> Narrowed<Generator> {
         .map_err(|error| refused(at, format!("the divergence `{}`: {error}; so it", generator.name)))?[0];
     let signals = graph.signals(&[value, derivative]);
     if signals.iter().any(|signal| !matches!(signal, Signal::Step | Signal::Progress)) {
-        return Err(refused(at, format!("a parameter of the divergence `{}` that varies within a step", generator.name)));
+        return Err(refused(
+            at,
+            format!("a parameter of the divergence `{}` that varies within a step", generator.name),
+        ));
     }
     Ok(Generator { graph, value, derivative })
 }
 
 /// The node of a formula that is computed without looking at other tokens.
-fn elementwise(graph: &mut Graph, formula: &wide::Formula, variable: Option<NodeId>, at: Span) -> Narrowed<NodeId> {
+fn elementwise(
+    graph: &mut Graph,
+    formula: &wide::Formula,
+    variable: Option<NodeId>,
+    at: Span,
+) -> Narrowed<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
     let mut pending = vec![formula];
     // No recursion: a long sum is a deep formula.
@@ -118,7 +134,8 @@ fn elementwise(graph: &mut Graph, formula: &wide::Formula, variable: Option<Node
         }
         let node = match (&formula.0.kind, variable) {
             (FormulaKind::Apply { function, .. }, _) => {
-                let operands: Vec<NodeId> = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+                let operands: Vec<NodeId> =
+                    operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
                 graph.apply(*function, &operands)
             }
             (FormulaKind::Variable(_), Some(variable)) => variable,
@@ -133,7 +150,9 @@ fn elementwise(graph: &mut Graph, formula: &wide::Formula, variable: Option<Node
 fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> {
     let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at, what).into();
     Ok(match super::formula::kind(formula, at)? {
-        Kind::Number(value) if !value.is_finite() => return Err(infinite(format!("the number {value} is not finite"))),
+        Kind::Number(value) if !value.is_finite() => {
+            return Err(infinite(format!("the number {value} is not finite")));
+        }
         Kind::Number(value) => graph.constant(Axis::Run, value),
         Kind::PerSequence(value) => graph.constant(Axis::Sequence, value),
         Kind::Schedule(schedule) if !schedule_is_finite(&schedule) => {
@@ -159,7 +178,10 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> 
         | Kind::Scan { .. }
         | Kind::Memory(_)
         | Kind::Across { .. } => {
-            return Err(refused(at, "a number inside a divergence that is computed from other tokens or steps"));
+            return Err(refused(
+                at,
+                "a number inside a divergence that is computed from other tokens or steps",
+            ));
         }
     })
 }

@@ -10,7 +10,8 @@ use super::{Diagnostic, Narrowed, refused};
 use crate::lower::Origins;
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 
-/// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes of theirs.
+/// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes
+/// of theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     Number(f64),
@@ -42,7 +43,8 @@ pub enum Kind {
     },
 }
 
-/// Everything in an objective that this version can't execute: each construct once, at the first place that asks for it.
+/// Everything in an objective that this version can't execute: each construct once, at the first place that
+/// asks for it.
 pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for part in objective.formulas().into_iter().flat_map(Formula::parts) {
@@ -52,10 +54,18 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     for Reduce { steps, balance, origin, .. } in reduces.flatten() {
         let at = origins.span(*origin);
         for step in steps {
-            found.extend([step.elements, step.over].into_iter().filter_map(|of| axis(of, at).err()).map(|refusal| *refusal));
+            found.extend(
+                [step.elements, step.over]
+                    .into_iter()
+                    .filter_map(|of| axis(of, at).err())
+                    .map(|refusal| *refusal),
+            );
         }
         if let Some(balance) = balance {
-            found.push(*refused(origins.span(balance.origin), "`by domain`, which gives each domain its share of the signal,"));
+            found.push(*refused(
+                origins.span(balance.origin),
+                "`by domain`, which gives each domain its share of the signal,",
+            ));
         }
     }
     for term in objective.terms.iter().filter(|term| term.data.is_some()) {
@@ -80,12 +90,16 @@ pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
     kind_on_any_axis(formula, at)
 }
 
-/// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the language.
+/// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the
+/// language.
 pub fn kind_of_anything(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
-    let other = |of: &wide::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
+    let other =
+        |of: &wide::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
     match &formula.kind {
         // Known of what the runtime executes, not of the objective.
-        FormulaKind::Signal(of @ (wide::Signal::Available { .. } | wide::Signal::VocabularySize)) => Ok(other(of)),
+        FormulaKind::Signal(of @ (wide::Signal::Available { .. } | wide::Signal::VocabularySize)) => {
+            Ok(other(of))
+        }
         FormulaKind::Signal(of) => signal(of, at).or_else(|_| Ok(other(of))),
         FormulaKind::Live(of) if formula.axis == Axis::Token => {
             live(of, at).or_else(|_| Ok(Kind::Live(Live::Other { text: text::live(of) })))
@@ -101,19 +115,27 @@ fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
         FormulaKind::Adaptive(wide::Adaptive::Ladder { .. }) => {
             return Err(refused(at, "a `ladder`, which the run itself moves on,"));
         }
-        FormulaKind::Adaptive(wide::Adaptive::Learned { .. }) => return Err(refused(at, "a learned schedule")),
+        FormulaKind::Adaptive(wide::Adaptive::Learned { .. }) => {
+            return Err(refused(at, "a learned schedule"));
+        }
         FormulaKind::Signal(of) => signal(of, at)?,
         FormulaKind::Live(wide::Live::Preference(preference)) => match preference.kind {
             wide::PreferenceKind::Dpo { .. } if preference.on.is_none() => Kind::Preference,
-            wide::PreferenceKind::Dpo { .. } => return Err(refused(at, "`live dpo` on one stretch of a completion")),
+            wide::PreferenceKind::Dpo { .. } => {
+                return Err(refused(at, "`live dpo` on one stretch of a completion"));
+            }
             wide::PreferenceKind::BradleyTerry => return Err(refused(at, "`live bradley_terry`")),
         },
         FormulaKind::Live(of) => live(of, at)?,
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
-        FormulaKind::Reduce { on: Some(_), .. } => return Err(refused(at, "a reduction over another rollout (`on`)")),
+        FormulaKind::Reduce { on: Some(_), .. } => {
+            return Err(refused(at, "a reduction over another rollout (`on`)"));
+        }
         FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
-        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: *over },
+        FormulaKind::Statistic { statistic, over, .. } => {
+            Kind::Statistic { statistic: *statistic, over: *over }
+        }
         FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: *over },
         FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
         FormulaKind::Across { index, .. } => Kind::Across { index: *index },
@@ -123,7 +145,9 @@ fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
 /// Refuses an axis that the runtime's batches do not have.
 pub fn axis(axis: Axis, at: Span) -> Narrowed<Axis> {
     match axis {
-        Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => Ok(axis),
+        Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => {
+            Ok(axis)
+        }
         Axis::Block | Axis::Vocab => Err(refused(at, format!("one number per {}", axis.name()))),
     }
 }
@@ -162,8 +186,12 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
             }
         }
         Wide::Divergence(of) => Signal::Divergence(divergence(of, at)?),
-        Wide::Overlap { left, right, k } => Signal::Overlap { left: role(left, at)?, right: role(right, at)?, k: *k },
-        Wide::Mass { role: of, support: on } => Signal::Mass { role: role(of, at)?, support: support(on, at)? },
+        Wide::Overlap { left, right, k } => {
+            Signal::Overlap { left: role(left, at)?, right: role(right, at)?, k: *k }
+        }
+        Wide::Mass { role: of, support: on } => {
+            Signal::Mass { role: role(of, at)?, support: support(on, at)? }
+        }
         Wide::InNucleus { role: of, p } => Signal::InNucleus { role: role(of, at)?, p: *p },
         Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, at)? },
         Wide::Position => Signal::Position,
@@ -206,7 +234,9 @@ fn live(live: &wide::Live, at: Span) -> Narrowed<Kind> {
         wide::Live::Part(wide::Part::EndLogp) => Live::EndLogp,
         wide::Live::Divergence(of) => Live::Divergence(divergence(of, at)?),
         wide::Live::Likelihood { of } => Live::Likelihood { of: role(of, at)? },
-        wide::Live::Ranking { order: wide::Support::TopK { role: of, k } } => Live::Ranking { role: role(of, at)?, k: *k },
+        wide::Live::Ranking { order: wide::Support::TopK { role: of, k } } => {
+            Live::Ranking { role: role(of, at)?, k: *k }
+        }
         wide::Live::Ranking { .. } => return unknown("`live ranking` of anything but `top_k`"),
         wide::Live::Part(part) => return unknown(&format!("`live student.{}`", part.name())),
         wide::Live::Preference(_) => return unknown("a preference in this place"),

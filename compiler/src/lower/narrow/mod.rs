@@ -1,6 +1,7 @@
-//! From what the language says to what the runtime executes. Checked types are wide, the plan's are narrow; whatever does
-//! not convert is refused by name, where it was asked for. Matches are exhaustive, one function a type: a construct that the
-//! language gains is a compile error here until somebody decides what becomes of it.
+//! From what the language says to what the runtime executes. Checked types are wide, the plan's are narrow;
+//! whatever does not convert is refused by name, where it was asked for. Matches are exhaustive, one function
+//! a type: a construct that the language gains is a compile error here until somebody decides what becomes of
+//! it.
 
 mod data;
 mod divergence;

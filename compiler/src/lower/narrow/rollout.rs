@@ -13,7 +13,8 @@ pub fn prefixes(train: &wide::Train, origins: Origins) -> Result<Prefixes, Vec<D
     if let Some(pair) = pair(train, origins).transpose() {
         return pair.map_err(|refusal| vec![*refusal]);
     }
-    let mut refusals: Vec<Diagnostic> = train.rollout.edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
+    let mut refusals: Vec<Diagnostic> =
+        train.rollout.edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
     let prefixes = source(train, origins).map_err(|refusal| refusals.push(*refusal));
     match prefixes {
         Ok(prefixes) if refusals.is_empty() => Ok(prefixes),
@@ -39,9 +40,16 @@ fn pair(train: &wide::Train, origins: Origins) -> Narrowed<Option<Prefixes>> {
     let pairs: Vec<Vec<std::rc::Rc<Preference>>> = train.objective.terms.iter().map(of_term).collect();
     let Some(first) = pairs.iter().flatten().next() else { return Ok(None) };
     if pairs.iter().any(Vec::is_empty) {
-        return Err(refused(at, "an objective that compares pairs in one term and judges other completions in another"));
+        return Err(refused(
+            at,
+            "an objective that compares pairs in one term and judges other completions in another",
+        ));
     }
-    if pairs.iter().flatten().any(|other| (&other.chosen, &other.rejected) != (&first.chosen, &first.rejected)) {
+    if pairs
+        .iter()
+        .flatten()
+        .any(|other| (&other.chosen, &other.rejected) != (&first.chosen, &first.rejected))
+    {
         return Err(refused(at, "an objective that compares two kinds of pairs"));
     }
     let (BatchSize::Prompts(batch) | BatchSize::Sequences(batch)) = train.size;
@@ -62,9 +70,12 @@ fn completions(rollout: &wide::Rollout, origins: Origins) -> Narrowed<Completion
     match &rollout.source {
         RolloutSource::Data { field } => Ok(Completions::Data { field: field.clone() }),
         RolloutSource::Sample(of) => Ok(Completions::Student { sampling: one(of)? }),
-        RolloutSource::From { teacher: mopd_lang::formula::Role::Teacher, sees: None, sequences: None, sampling: of } => {
-            Ok(Completions::Teacher { sampling: one(of)? })
-        }
+        RolloutSource::From {
+            teacher: mopd_lang::formula::Role::Teacher,
+            sees: None,
+            sequences: None,
+            sampling: of,
+        } => Ok(Completions::Teacher { sampling: one(of)? }),
         RolloutSource::Snapshot { model, of } => match &of.source {
             RolloutSource::Sample(of) => Ok(Completions::Model { model: *model, sampling: one(of)? }),
             other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
@@ -90,7 +101,9 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
             let (BatchSize::Prompts(batch) | BatchSize::Sequences(batch)) = train.size;
             Ok(Prefixes::Data { field: field.clone(), batch })
         }
-        RolloutSource::Parameter { name, .. } => Err(refused(at, format!("the rollout `{name}`, which has no value,"))),
+        RolloutSource::Parameter { name, .. } => {
+            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
+        }
         RolloutSource::Sample(of) => {
             let sampling = sampling(of, origins, *origin)?;
             match train.size {
@@ -135,7 +148,8 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
 
 fn sampling(sampling: &wide::Sampling, origins: Origins, origin: wide::Origin) -> Narrowed<Sampling> {
     let at = origins.span(origin);
-    let wide::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } = sampling;
+    let wide::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
+        sampling;
     if top_p.is_some_and(|p| p < 1.0) {
         return Err(refused(at, "sampling with `top_p`"));
     }

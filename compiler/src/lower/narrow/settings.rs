@@ -1,4 +1,5 @@
-//! Domains, stages and tables. A training stage keeps the checked one in place of its objective, which is lowered on its own.
+//! Domains, stages and tables. A training stage keeps the checked one in place of its objective, which is
+//! lowered on its own.
 
 use std::fmt::Display;
 
@@ -8,12 +9,12 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, data, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Prefixes, Recipe,
-    ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
+    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Prefixes,
+    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
-/// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one
-/// look shows all of them.
+/// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a
+/// refusal, so that one look shows all of them.
 pub struct Settings<'a> {
     experiment: &'a wide::Experiment,
     origins: Origins<'a>,
@@ -76,23 +77,35 @@ impl<'a> Settings<'a> {
     fn source(&mut self, source: &wide::DataSource, columns: &[wide::Column]) -> Option<DataSource> {
         let wide::DataSource { path, split, filter, limit, origin: _ } = source;
         let filter = match filter {
-            Some(filter) => match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
-                Ok(filter) => Some(filter),
-                Err(refusal) => {
-                    self.note([*refusal]);
-                    return None;
+            Some(filter) => {
+                match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
+                    Ok(filter) => Some(filter),
+                    Err(refusal) => {
+                        self.note([*refusal]);
+                        return None;
+                    }
                 }
-            },
+            }
             None => None,
         };
-        Some(DataSource { path: path.clone(), split: split.clone(), columns: columns.to_vec(), filter, limit: *limit })
+        Some(DataSource {
+            path: path.clone(),
+            split: split.clone(),
+            columns: columns.to_vec(),
+            filter,
+            limit: *limit,
+        })
     }
 
     fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
         Some(match reward {
             wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
-            wide::Reward::Numeric { field, tolerance } => Reward::Numeric { field: field.clone(), tolerance: *tolerance },
-            wide::Reward::Regex { pattern, field } => Reward::Regex { pattern: pattern.clone(), field: field.clone() },
+            wide::Reward::Numeric { field, tolerance } => {
+                Reward::Numeric { field: field.clone(), tolerance: *tolerance }
+            }
+            wide::Reward::Regex { pattern, field } => {
+                Reward::Regex { pattern: pattern.clone(), field: field.clone() }
+            }
             wide::Reward::Command { command, time_limit_seconds, batch, depends } => Reward::Command {
                 command: command.clone(),
                 time_limit_seconds: *time_limit_seconds,
@@ -116,7 +129,9 @@ impl<'a> Settings<'a> {
             wide::Stage::Joint(_) | wide::Stage::Member { .. } => {
                 return self.refuse(*origin, "training several models in turns (`train`)");
             }
-            wide::Stage::Parameter => return self.refuse(*origin, format!("the model `{name}` without weights")),
+            wide::Stage::Parameter => {
+                return self.refuse(*origin, format!("the model `{name}` without weights"));
+            }
         };
         Some(Model { name: name.clone(), stage, origin: *origin })
     }
@@ -170,9 +185,10 @@ impl<'a> Settings<'a> {
             (Some(formula), Some(Prefixes::Student { .. })) => {
                 filter::formula(formula, self.origins).map_err(|refusal| self.note([*refusal])).ok()
             }
-            (Some(formula), Some(_)) => {
-                self.refuse(formula.0.origin, "a `filter` of prompts whose completions are not the student's own")
-            }
+            (Some(formula), Some(_)) => self.refuse(
+                formula.0.origin,
+                "a `filter` of prompts whose completions are not the student's own",
+            ),
         };
         let mut choices = Vec::with_capacity(teachers.len());
         for arm in teachers {
@@ -194,7 +210,10 @@ impl<'a> Settings<'a> {
             start: *start,
             mixture: mixture.iter().map(share).collect(),
             teachers: (choices.len() == teachers.len()).then_some(choices)?,
-            references: reference.iter().map(|&(domain, reference)| ReferenceChoice { domain, reference }).collect(),
+            references: reference
+                .iter()
+                .map(|&(domain, reference)| ReferenceChoice { domain, reference })
+                .collect(),
             prefixes: prefixes?,
             passes: *passes,
             filter,
@@ -220,7 +239,9 @@ impl<'a> Settings<'a> {
         match &rate.0.kind {
             FormulaKind::Number(value) => Some(Schedule::Constant { value: *value }),
             FormulaKind::Schedule(schedule) => Some(schedule.clone()),
-            FormulaKind::Adaptive(_) => self.refuse(rate.0.origin, "a learning rate that the run itself moves"),
+            FormulaKind::Adaptive(_) => {
+                self.refuse(rate.0.origin, "a learning rate that the run itself moves")
+            }
             _ => self.refuse(rate.0.origin, "a learning rate that is computed from others"),
         }
     }

@@ -16,7 +16,10 @@ pub fn choice(
     let wide::TeacherChoice { domain, when, teacher, .. } = choice;
     let teacher = &teachers[teacher.0 as usize];
     let mut refusals = Vec::new();
-    let when = when.as_ref().map(|when| data::formula(when, "a route by anything but the data of a prompt", origins)).transpose();
+    let when = when
+        .as_ref()
+        .map(|when| data::formula(when, "a route by anything but the data of a prompt", origins))
+        .transpose();
     let when = when.map_err(|refusal| refusals.push(*refusal)).ok();
     let model = model(teacher, train.start, origins, &mut refusals);
     match (when, model) {
@@ -27,8 +30,14 @@ pub fn choice(
     }
 }
 
-fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &mut Vec<Diagnostic>) -> Option<plan::Teacher> {
-    // What it can answer only narrows what objectives may ask, and the checker has seen to that; so has it to `foreign`.
+fn model(
+    teacher: &wide::Teacher,
+    start: ModelId,
+    origins: Origins,
+    refusals: &mut Vec<Diagnostic>,
+) -> Option<plan::Teacher> {
+    // What it can answer only narrows what objectives may ask, and the checker has seen to that; so has it to
+    // `foreign`.
     let wide::Teacher {
         name: _,
         weights,
@@ -63,7 +72,9 @@ fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &m
         TeacherWeights::Model(model) => return Some(plan::Teacher::Model(*model)),
         // The weights before the first step are those that the stage starts from.
         TeacherWeights::Student(SelfCopy::Initial) => return Some(plan::Teacher::Model(start)),
-        TeacherWeights::Student(SelfCopy::Current) => return Some(plan::Teacher::Student(StudentCopy::Current)),
+        TeacherWeights::Student(SelfCopy::Current) => {
+            return Some(plan::Teacher::Student(StudentCopy::Current));
+        }
         TeacherWeights::Student(SelfCopy::Ema { rate }) => {
             return Some(plan::Teacher::Student(StudentCopy::Average { rate: *rate }));
         }

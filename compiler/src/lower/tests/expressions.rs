@@ -8,7 +8,8 @@ use crate::plan::Live as Primitive;
 
 fn objective(select: Formula, weight: Formula) -> Objective {
     let value = live(Live::Part(Part::Value));
-    let term = Term { name: "fit".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
+    let term =
+        Term { name: "fit".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
     Objective {
         name: "objective".into(),
         terms: vec![term],
@@ -20,8 +21,8 @@ fn objective(select: Formula, weight: Formula) -> Objective {
     }
 }
 
-/// What the runtime knows of its own runs, that every teacher answers and how large the vocabulary is, is a number like any
-/// other here; so are blocks, which it has none of.
+/// What the runtime knows of its own runs, that every teacher answers and how large the vocabulary is, is a
+/// number like any other here; so are blocks, which it has none of.
 #[test]
 fn nothing_about_the_runtime_is_taken_for_granted() {
     let available = signal(Signal::Available { role: Role::Teacher });
@@ -57,10 +58,22 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
 #[test]
 fn two_primitives_of_one_name_are_two() {
     let target = |rate: f64| {
-        let clipped = reduce(Reduction::Mean, &apply(Function::Multiply, [&number(rate), &logp(Role::Teacher)]), Axis::Sequence);
-        let among =
-            FormulaKind::Reduce { reduction: Reduction::Mean, operand: clipped, among: Some(signal(Signal::Correct)), on: None };
-        live(Live::SquaredError { part: Part::Value, target: formula(among, Axis::Group, false), dimensions: None })
+        let clipped = reduce(
+            Reduction::Mean,
+            &apply(Function::Multiply, [&number(rate), &logp(Role::Teacher)]),
+            Axis::Sequence,
+        );
+        let among = FormulaKind::Reduce {
+            reduction: Reduction::Mean,
+            operand: clipped,
+            among: Some(signal(Signal::Correct)),
+            on: None,
+        };
+        live(Live::SquaredError {
+            part: Part::Value,
+            target: formula(among, Axis::Group, false),
+            dimensions: None,
+        })
     };
     let (first, second) = (target(0.25), target(0.75));
     let doubled = apply(Function::Add, [&first, &first]);

@@ -62,7 +62,9 @@ fn names_and_places_are_not_meaning() {
 #[test]
 fn the_arithmetic_is_meaning_where_an_objective_is_computed() {
     let (sources, origins) = super::sources();
-    let plan = |fused| super::super::compile(&experiment(), &origins, &sources, fused).expect("the experiment is sound");
+    let plan = |fused| {
+        super::super::compile(&experiment(), &origins, &sources, fused).expect("the experiment is sound")
+    };
     let (fused, separate) = (plan(true), plan(false));
     assert_ne!(fused.hash, separate.hash);
     assert_eq!(fused.stages[0].key, separate.stages[0].key, "weights are drawn without any objective");
@@ -86,7 +88,9 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     assert_eq!(changed(|_| ()), Vec::<usize>::new());
     assert_eq!(
         changed(|experiment| {
-            let Stage::Initialise(architecture) = &mut experiment.models[0].stage else { panic!("random weights") };
+            let Stage::Initialise(architecture) = &mut experiment.models[0].stage else {
+                panic!("random weights")
+            };
             architecture.width = 128;
         }),
         all
@@ -117,7 +121,8 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     assert_eq!(changed(average), [4]);
     assert_eq!(changed(|experiment| experiment.domains[0].prompts = file("other.jsonl")), all[1..]);
     assert_eq!(
-        changed(|experiment| experiment.domains[1].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),
+        changed(|experiment| experiment.domains[1].reward =
+            Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),
         all[1..]
     );
     assert_eq!(
@@ -164,7 +169,9 @@ fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random
     };
     let before = streams(|_| ());
     let same: [Change; 4] = [
-        |experiment| experiment.domains[0].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.5 },
+        |experiment| {
+            experiment.domains[0].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.5 }
+        },
         |experiment| trained(experiment, 4).objective = mopd_top_k(),
         |experiment| trained(experiment, 1).length = Length::Steps(99),
         |experiment| adam(experiment, 2).clip_norm = 9.0,
@@ -178,7 +185,8 @@ fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random
     };
     assert_eq!(differs(|experiment| trained(experiment, 1).recipe = Recipe::Distill), [1, 2, 3, 4, 5]);
     assert_eq!(differs(|experiment| trained(experiment, 4).start = ModelId(2)), [4]);
-    // Which prompts they are, the runtime adds by their content: experts of different domains draw different numbers.
+    // Which prompts they are, the runtime adds by their content: experts of different domains draw different
+    // numbers.
     assert_eq!(differs(|experiment| experiment.domains[0].prompts = file("other")), Vec::<usize>::new());
 }
 
@@ -192,7 +200,10 @@ fn the_keys_of_results_do_not_know_paths() {
         let differ = |index: &usize| before.stages[*index].content_key != after.stages[*index].content_key;
         (0..before.stages.len()).filter(differ).collect::<Vec<usize>>()
     };
-    assert_eq!(changed(|experiment| experiment.domains[0].prompts = file("elsewhere/other.jsonl")), Vec::<usize>::new());
+    assert_eq!(
+        changed(|experiment| experiment.domains[0].prompts = file("elsewhere/other.jsonl")),
+        Vec::<usize>::new()
+    );
     let command = |depends: &[&str]| Reward::Command {
         command: "python3 judge.py".into(),
         time_limit_seconds: 1.0,
@@ -216,10 +227,13 @@ fn the_keys_of_results_do_not_know_paths() {
     assert_eq!(changed(|experiment| trained(experiment, 4).length = Length::Steps(11)), [4]);
 }
 
-/// A route by data: what an arm asks and where it leads to is meaning, and so is the order of a domain's arms; names are not.
+/// A route by data: what an arm asks and where it leads to is meaning, and so is the order of a domain's
+/// arms; names are not.
 #[test]
 fn a_routes_conditions_are_meaning() {
-    let level = |bound: f64| apply(Function::Greater, [&signal(Signal::Data { field: "level".into() }), &number(bound)]);
+    let level = |bound: f64| {
+        apply(Function::Greater, [&signal(Signal::Data { field: "level".into() }), &number(bound)])
+    };
     let kind = || signal(Signal::DataIs { field: "kind".into(), text: "proof".into() });
     let arm = |domain: u32, when: Option<Formula>, teacher: u32| TeacherChoice {
         domain: DomainId(domain),
@@ -238,8 +252,11 @@ fn a_routes_conditions_are_meaning() {
     assert_eq!(plain, compiled(&experiment()).stages[4].key);
     let hard = |bound: f64| [vec![arm(0, Some(level(bound)), 1)], rest().into()].concat();
     let routed = key(hard(3.0));
-    let both = |first: Formula, second: Formula| [vec![arm(0, Some(first), 1), arm(0, Some(second), 0)], rest().into()].concat();
-    let keys = [plain, routed.clone(), key(hard(4.0)), key(both(level(3.0), kind())), key(both(kind(), level(3.0)))];
+    let both = |first: Formula, second: Formula| {
+        [vec![arm(0, Some(first), 1), arm(0, Some(second), 0)], rest().into()].concat()
+    };
+    let keys =
+        [plain, routed.clone(), key(hard(4.0)), key(both(level(3.0), kind())), key(both(kind(), level(3.0)))];
     for (index, one) in keys.iter().enumerate() {
         assert!(!keys[..index].contains(one), "{index}");
     }
@@ -250,7 +267,8 @@ fn a_routes_conditions_are_meaning() {
 
     let plan = compile(hard(3.0));
     let crate::plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
-    let said: Vec<Option<String>> = train.teachers.iter().map(|arm| arm.when.as_ref().map(|when| when.text())).collect();
+    let said: Vec<Option<String>> =
+        train.teachers.iter().map(|arm| arm.when.as_ref().map(|when| when.text())).collect();
     assert_eq!(said, [Some("data.level > 3".to_owned()), None, None]);
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);

@@ -50,11 +50,19 @@ pub fn apply<const N: usize>(function: Function, operands: [&Formula; N]) -> For
 }
 
 pub fn reduce(reduction: Reduction, operand: &Formula, over: Axis) -> Formula {
-    formula(FormulaKind::Reduce { reduction, operand: operand.clone(), among: None, on: None }, over, operand.live())
+    formula(
+        FormulaKind::Reduce { reduction, operand: operand.clone(), among: None, on: None },
+        over,
+        operand.live(),
+    )
 }
 
 pub fn statistic(statistic: Statistic, operand: &Formula, over: Axis) -> Formula {
-    formula(FormulaKind::Statistic { statistic, operand: operand.clone(), over, among: None }, operand.axis(), operand.live())
+    formula(
+        FormulaKind::Statistic { statistic, operand: operand.clone(), over, among: None },
+        operand.axis(),
+        operand.live(),
+    )
 }
 
 /// `live ratio`, as the checker spells it.
@@ -107,7 +115,8 @@ pub fn mopd(at: f64) -> Objective {
 
 /// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
 pub fn grpo() -> Objective {
-    let advantage = statistic(Statistic::Zscore { deviation: Deviation::Sample }, &signal(Signal::Reward), Axis::Group);
+    let advantage =
+        statistic(Statistic::Zscore { deviation: Deviation::Sample }, &signal(Signal::Reward), Axis::Group);
     let ratio = live_ratio();
     let plain = apply(Function::Multiply, [&ratio, &advantage]);
     let clipped = apply(Function::Clip, [&ratio, &number(0.8), &number(1.28)]);
@@ -151,7 +160,12 @@ fn domain(name: &str, share: f64) -> Domain {
     }
 }
 
-fn train(recipe: Recipe, mixture: &[u32], (source, size): (RolloutSource, BatchSize), objective: Objective) -> Train {
+fn train(
+    recipe: Recipe,
+    mixture: &[u32],
+    (source, size): (RolloutSource, BatchSize),
+    objective: Objective,
+) -> Train {
     let share = 1.0 / mixture.len() as f64;
     let learning_rate = Schedule::Cosine { from: 1e-3, to: 1e-4, over: Over::Run };
     Train {
@@ -169,7 +183,13 @@ fn train(recipe: Recipe, mixture: &[u32], (source, size): (RolloutSource, BatchS
         priority: None,
         refresh: None,
         objective,
-        optimizer: Optimizer::AdamW(AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 }),
+        optimizer: Optimizer::AdamW(AdamW {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+        }),
         length: Length::Steps(10),
         learning_rate: schedule(learning_rate),
         extrapolation: None,
@@ -231,8 +251,12 @@ pub fn experiment() -> Experiment {
     let data = (RolloutSource::Data { field: "demonstration".into() }, BatchSize::Sequences(32));
     let start = Train { start: ModelId(0), ..train(Recipe::Sft, &[0, 1], data, nll()) };
     let expert = |domain| train(Recipe::Grpo, &[domain], student(4, 8), grpo());
-    let choice = |id| TeacherChoice { domain: DomainId(id), when: None, teacher: TeacherId(id), origin: Origin(0) };
-    let distilled = Train { teachers: vec![choice(0), choice(1)], ..train(Recipe::Distill, &[0, 1], student(64, 1), mopd(5.0)) };
+    let choice =
+        |id| TeacherChoice { domain: DomainId(id), when: None, teacher: TeacherId(id), origin: Origin(0) };
+    let distilled = Train {
+        teachers: vec![choice(0), choice(1)],
+        ..train(Recipe::Distill, &[0, 1], student(64, 1), mopd(5.0))
+    };
     let average = Merge { method: MergeMethod::Average, base: None, models: vec![ModelId(2), ModelId(3)] };
     let train = |train| Stage::Train(Box::new(train));
     let models = [
@@ -246,7 +270,12 @@ pub fn experiment() -> Experiment {
     let row = |label: &str, models: [u32; 2]| Row { label: label.into(), models: models.map(ModelId).into() };
     let comparison = Comparison {
         name: "table".into(),
-        rows: vec![row("start", [1, 1]), row("expert", [2, 3]), row("student", [4, 4]), row("average", [5, 5])],
+        rows: vec![
+            row("start", [1, 1]),
+            row("expert", [2, 3]),
+            row("student", [4, 4]),
+            row("average", [5, 5]),
+        ],
         domains: vec![DomainId(0), DomainId(1)],
         benchmarks: vec![],
         normalized: Some(Normalized { zero: vec![ModelId(1); 2], one: vec![ModelId(2), ModelId(3)] }),

@@ -47,7 +47,10 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     super::super::objective::lower(
         objective,
         (1.0, None),
-        normal_form(objective, Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All))),
+        normal_form(
+            objective,
+            Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All)),
+        ),
         super::super::Origins(&origins),
         true,
     )
@@ -69,7 +72,10 @@ pub fn assert_values(objective: &plan::Objective, node: crate::expr::graph::Node
     for (index, expected) in expected.iter().enumerate() {
         let (reference, compiled) = (reference.get(node)[index], compiled.get(node)[index]);
         assert!((reference - expected).abs() < 1e-12, "element {index}: {reference} is not {expected}");
-        assert!((f64::from(compiled) - expected).abs() < 1e-5, "element {index}: {compiled} is not {expected}");
+        assert!(
+            (f64::from(compiled) - expected).abs() < 1e-5,
+            "element {index}: {compiled} is not {expected}"
+        );
     }
 }
 
@@ -99,11 +105,14 @@ fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
     assert_values(&objective, objective.clipped.expect("there is a clip"), &clipped);
     assert_eq!(objective.selected, None);
     assert!(
-        objective.reads(plan::Role::Teacher) && objective.reads(plan::Role::Student) && !objective.reads(plan::Role::Sampler)
+        objective.reads(plan::Role::Teacher)
+            && objective.reads(plan::Role::Student)
+            && !objective.reads(plan::Role::Sampler)
     );
 }
 
-/// GRPO (arXiv:2402.03300, eq. 3) without a reference model: the clipped ratio is differentiated by the compiler.
+/// GRPO (arXiv:2402.03300, eq. 3) without a reference model: the clipped ratio is differentiated by the
+/// compiler.
 #[test]
 fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
     let objective = lowered(&grpo());
@@ -135,14 +144,19 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
 
 /// `dpo`, as the checker makes it.
 pub fn dpo(beta: f64) -> Objective {
-    let data = |field: &str| Rollout { source: RolloutSource::Data { field: field.into() }, edits: vec![], origin: HERE };
+    let data = |field: &str| Rollout {
+        source: RolloutSource::Data { field: field.into() },
+        edits: vec![],
+        origin: HERE,
+    };
     let kind = PreferenceKind::Dpo { beta: number(beta) };
     let preference = Preference { kind, chosen: data("chosen"), rejected: data("rejected"), on: None };
     let live = formula(FormulaKind::Live(Live::Preference(preference.into())), Axis::Group, true);
     objective(live, by_steps(vec![step(Axis::Group, Axis::Batch)]))
 }
 
-/// Of the tokens of the batch, log student / reference summed over the chosen sequence less that over the rejected, per group.
+/// Of the tokens of the batch, log student / reference summed over the chosen sequence less that over the
+/// rejected, per group.
 fn margins(selected: [f64; 8]) -> [f64; 2] {
     let mut margins = [0.0; 2];
     for token in 0..8 {
@@ -152,7 +166,8 @@ fn margins(selected: [f64; 8]) -> [f64; 2] {
     margins
 }
 
-/// DPO (arXiv:2305.18290, eq. 7): the mean over pairs, and its gradient, -beta * sigmoid(-beta * margin) for tokens of the chosen.
+/// DPO (arXiv:2305.18290, eq. 7): the mean over pairs, and its gradient, -beta * sigmoid(-beta * margin) for
+/// tokens of the chosen.
 #[test]
 fn dpo_compares_the_two_completions_of_a_pair() {
     // So strong in the last that the exponential of a margin overflows f32.
@@ -182,8 +197,14 @@ fn dpo_compares_the_two_completions_of_a_pair() {
             let program = Program::compile(&objective.graph, &objective.outputs()).unwrap();
             let compiled = program.run(&batch()).unwrap();
             for (token, expected) in slope.iter().enumerate() {
-                assert!((reference.get(objective.live[0].adjoint)[token] - expected).abs() < 1e-12 * beta.max(1.0));
-                assert!((f64::from(compiled.get(objective.live[0].adjoint)[token]) - expected).abs() < 2e-5 * beta.max(1.0));
+                assert!(
+                    (reference.get(objective.live[0].adjoint)[token] - expected).abs()
+                        < 1e-12 * beta.max(1.0)
+                );
+                assert!(
+                    (f64::from(compiled.get(objective.live[0].adjoint)[token]) - expected).abs()
+                        < 2e-5 * beta.max(1.0)
+                );
             }
             assert!(objective.reads(plan::Role::Reference) && !objective.reads(plan::Role::Sampler));
         }
@@ -222,7 +243,11 @@ fn the_signal_of_a_divergence_is_its_weighted_value() {
     weighted.weight = Some(signal(Signal::Of { role: Role::Student, part: Part::Entropy }));
     let objective = lowered(&weighted);
     // The batch's live values stand for the divergences.
-    assert_values(&objective, objective.signal, &per_token(|token| f64::from(ENTROPY[token] * STUDENT[token]).abs()));
+    assert_values(
+        &objective,
+        objective.signal,
+        &per_token(|token| f64::from(ENTROPY[token] * STUDENT[token]).abs()),
+    );
 }
 
 /// Means are conditional: over the selected tokens of a sequence, then over the sequences that have any.
@@ -246,8 +271,8 @@ fn selection_gives_conditional_means() {
     assert_values(&objective, objective.terms[0].value, &term);
 }
 
-/// A formula means the same wherever it is read: in `select`, in a weight, in a term. What `select` leaves out counts in every statistic and
-/// reduction all the same, but in those that are told otherwise.
+/// A formula means the same wherever it is read: in `select`, in a weight, in a term. What `select` leaves
+/// out counts in every statistic and reduction all the same, but in those that are told otherwise.
 #[test]
 fn a_formula_means_the_same_beside_a_select() {
     let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
@@ -290,7 +315,8 @@ fn a_formula_means_the_same_beside_a_select() {
     }
 }
 
-/// The largest of the batch, what is above a quantile, ranks, shares: of all trained tokens, or of the selected ones.
+/// The largest of the batch, what is above a quantile, ranks, shares: of all trained tokens, or of the
+/// selected ones.
 #[test]
 fn statistics_beside_a_select_run_over_all_trained_tokens() {
     let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
@@ -332,13 +358,18 @@ fn what_is_carried_is_an_output() {
     let mut remembering = nll();
     remembering.weight = Some(formula(memory, Axis::Batch, false));
     let objective = lowered(&remembering);
-    let [(memory, source)] = objective.graph.carried(&objective.outputs())[..] else { panic!("one number is carried") };
+    let [(memory, source)] = objective.graph.carried(&objective.outputs())[..] else {
+        panic!("one number is carried")
+    };
     // At the first step the number of the step before is that of this one.
     assert_values(&objective, source, &[0.5]);
     assert_values(&objective, objective.live[0].adjoint, &[-0.5 / 8.0; 8]);
     let later = Batch { carried: [(memory, 4.0)].into(), ..batch() };
     let adjoint = objective.live[0].adjoint;
-    assert_eq!(interpret(&objective.graph, &[adjoint], &later).expect("the batch has everything").get(adjoint), [-0.5; 8]);
+    assert_eq!(
+        interpret(&objective.graph, &[adjoint], &later).expect("the batch has everything").get(adjoint),
+        [-0.5; 8]
+    );
 }
 
 /// One choice at random is one choice, wherever it is read; another is another.
@@ -352,8 +383,12 @@ fn a_random_choice_is_the_same_wherever_it_is_read() {
     selective.weight = Some(apply(Function::Add, [&chosen, &other]));
     let objective = lowered(&selective);
     let signals = objective.graph.signals(&objective.outputs());
-    let draws: Vec<&plan::Signal> = signals.iter().filter(|signal| matches!(signal, plan::Signal::Uniform { .. })).collect();
-    assert_eq!(draws, [0, 1].map(|draw| plan::Signal::Uniform { draw, axis: Axis::Token }).iter().collect::<Vec<_>>());
+    let draws: Vec<&plan::Signal> =
+        signals.iter().filter(|signal| matches!(signal, plan::Signal::Uniform { .. })).collect();
+    assert_eq!(
+        draws,
+        [0, 1].map(|draw| plan::Signal::Uniform { draw, axis: Axis::Token }).iter().collect::<Vec<_>>()
+    );
 }
 
 /// G-OPD at a scale of 1: the reference cancels. At a coefficient of 0, so does what it multiplies.
@@ -362,10 +397,16 @@ fn what_plays_no_part_is_not_computed() {
     let beyond = |scale: f64| {
         let scaled = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
         let scaled = if scale == 1.0 { scaled } else { apply(Function::Multiply, [&number(scale), &scaled]) };
-        apply(Function::Subtract, [&scaled, &apply(Function::Subtract, [&logp(Role::Student), &logp(Role::Sampler)])])
+        apply(
+            Function::Subtract,
+            [&scaled, &apply(Function::Subtract, [&logp(Role::Student), &logp(Role::Sampler)])],
+        )
     };
     let of = |advantage: Formula| {
-        lowered(&objective(apply(Function::Multiply, [&advantage, &live(Live::Part(Part::Logp))]), token_mean()))
+        lowered(&objective(
+            apply(Function::Multiply, [&advantage, &live(Live::Part(Part::Logp))]),
+            token_mean(),
+        ))
     };
     assert!(of(beyond(1.25)).reads(plan::Role::Sampler));
     let plain = of(beyond(1.0));
@@ -442,12 +483,16 @@ fn normal_forms_say_what_the_papers_say() {
 
     let form = lowered(&mopd_top_k()).normal_form;
     assert_eq!((form.support.as_str(), form.mass.as_str()), ("top_k(teacher, 64)", "generalized"));
-    assert_eq!((form.divergence.as_str(), form.evaluation.as_str()), ("KL(student || teacher)", "exact over the support"));
+    assert_eq!(
+        (form.divergence.as_str(), form.evaluation.as_str()),
+        ("KL(student || teacher)", "exact over the support")
+    );
     assert_eq!(form.realisation, "direct");
 
     let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
     let top = statistic(Statistic::TopFraction { keep: 0.5 }, &entropy, Axis::Batch);
-    let custom = apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Part(Part::Logp))]);
+    let custom =
+        apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Part(Part::Logp))]);
     let mut custom = objective(custom, token_mean());
     custom.select = Some(top);
     custom.weight = Some(apply(Function::Subtract, [&number(1.0), &entropy]));
@@ -462,8 +507,12 @@ fn normal_forms_say_what_the_papers_say() {
     // The policy that wrote the tokens is the student of a moment ago.
     let advantage = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
     let negated = apply(Function::Negate, [&advantage]);
-    let form = lowered(&objective(apply(Function::Multiply, [&negated, &live_ratio()]), token_mean())).normal_form;
-    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("sampled log-ratio", "surrogate (ratio)"));
+    let form =
+        lowered(&objective(apply(Function::Multiply, [&negated, &live_ratio()]), token_mean())).normal_form;
+    assert_eq!(
+        (form.divergence.as_str(), form.realisation.as_str()),
+        ("sampled log-ratio", "surrogate (ratio)")
+    );
 
     let mean = reduce(
         Reduction::Mean,
@@ -472,14 +521,18 @@ fn normal_forms_say_what_the_papers_say() {
     );
     let sequence_ratio = apply(Function::Multiply, [&signal(Signal::Reward), &apply(Function::Exp, [&mean])]);
     let form = lowered(&objective(sequence_ratio, sequence_mean())).normal_form;
-    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("reward", "surrogate (sequence ratio)"));
+    assert_eq!(
+        (form.divergence.as_str(), form.realisation.as_str()),
+        ("reward", "surrogate (sequence ratio)")
+    );
 
     custom.select = Some(signal(Signal::Correct));
     let form = lowered(&custom).normal_form;
     assert_eq!(form.sequence_selection, "where correct");
 }
 
-/// A form describes what can't be lowered too: gradient through a statistic, a `reduce` that stops half way, no stage.
+/// A form describes what can't be lowered too: gradient through a statistic, a `reduce` that stops half way,
+/// no stage.
 #[test]
 fn what_can_t_be_lowered_has_a_normal_form() {
     let ranked = statistic(Statistic::Minmax, &live(Live::Part(Part::Logp)), Axis::Batch);
@@ -540,7 +593,8 @@ fn what_does_not_end_in_one_number_is_refused() {
     assert_eq!(message, "the `reduce` of `objective` ends in one number per sequence, not in one number");
 
     let mut out_of_order = mopd(5.0);
-    out_of_order.reduce = Some(by_steps(vec![step(Axis::Sequence, Axis::Batch), step(Axis::Token, Axis::Sequence)]));
+    out_of_order.reduce =
+        Some(by_steps(vec![step(Axis::Sequence, Axis::Batch), step(Axis::Token, Axis::Sequence)]));
     assert_eq!(refused(&out_of_order).0, Code::AxisMismatch);
     let upwards = reduce(Reduction::Mean, &number(1.0), Axis::Batch);
     let upwards = apply(Function::Multiply, [&upwards, &live(Live::Part(Part::Logp))]);
@@ -552,15 +606,24 @@ fn what_does_not_end_in_one_number_is_refused() {
     assert_eq!(refused(&empty).0, Code::MissingTerm);
 }
 
-/// Which policy is trained: the student as it samples; where others wrote, or pairs are compared, the student at 1; or what is said.
+/// Which policy is trained: the student as it samples; where others wrote, or pairs are compared, the student
+/// at 1; or what is said.
 #[test]
 fn the_temperature_is_that_of_the_policy() {
     let sampled = |temperature| {
         let RolloutSource::Sample(sampling) = student(4, 8).0 else { panic!("the student samples") };
-        Rollout { source: RolloutSource::Sample(Sampling { temperature, ..sampling }), edits: vec![], origin: HERE }
+        Rollout {
+            source: RolloutSource::Sample(Sampling { temperature, ..sampling }),
+            edits: vec![],
+            origin: HERE,
+        }
     };
-    let data = Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
-    assert_eq!([0.6, 1.0, 0.0].map(|temperature| grpo().temperature_on(&sampled(temperature))), [0.6, 1.0, 1.0]);
+    let data =
+        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    assert_eq!(
+        [0.6, 1.0, 0.0].map(|temperature| grpo().temperature_on(&sampled(temperature))),
+        [0.6, 1.0, 1.0]
+    );
     assert_eq!(nll().temperature_on(&data), 1.0);
     assert_eq!(dpo(0.1).temperature_on(&sampled(0.6)), 1.0);
     let said = Objective { temperature: Some(1.0), ..grpo() };

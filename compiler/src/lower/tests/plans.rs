@@ -59,7 +59,8 @@ fn numbers_without_json_are_refused_by_name() {
     let Optimizer::AdamW(adam) = &mut train.optimizer else { panic!("the student is trained with AdamW") };
     adam.beta1 = f64::NAN;
     let (sources, origins) = sources();
-    let found = super::super::compile(&experiment, &origins, &sources, true).expect_err("a plan can't hold these");
+    let found =
+        super::super::compile(&experiment, &origins, &sources, true).expect_err("a plan can't hold these");
     let messages: Vec<&str> = found.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
     assert_eq!(
         messages,
@@ -89,8 +90,8 @@ fn a_fault_of_a_family_is_reported_once() {
 fn costs_are_counted_from_the_architecture() {
     let experiment = experiment();
     let plan = compiled(&experiment);
-    // Embedding 259 * 96; three layers of queries and output 2 * 96^2, keys and values 2 * 96 * 48, SwiGLU 3 * 96 * 256, two
-    // norms 2 * 96; a last norm.
+    // Embedding 259 * 96; three layers of queries and output 2 * 96^2, keys and values 2 * 96 * 48, SwiGLU 3
+    // * 96 * 256, two norms 2 * 96; a last norm.
     let parameters = 259 * 96 + 3 * (2 * 96 * 96 + 2 * 96 * 48 + 3 * 96 * 256 + 2 * 96) + 96;
     let costs: Vec<Cost> = plan.stages.iter().map(|stage| stage.cost).collect();
     assert!(costs.iter().all(|cost| cost.parameters == Some(parameters)));
@@ -113,12 +114,20 @@ fn costs_are_counted_from_the_architecture() {
     };
     assert_eq!(costs[1], trained);
     // Rollouts are sampled too.
-    assert_eq!((costs[2].sequences, costs[2].flops), (Some(320), Some(8.0 * parameters as f64 * 320.0 * 64.0)));
+    assert_eq!(
+        (costs[2].sequences, costs[2].flops),
+        (Some(320), Some(8.0 * parameters as f64 * 320.0 * 64.0))
+    );
     // And the student's are scored by a teacher.
-    assert_eq!((costs[4].sequences, costs[4].flops), (Some(640), Some(10.0 * parameters as f64 * 640.0 * 64.0)));
+    assert_eq!(
+        (costs[4].sequences, costs[4].flops),
+        (Some(640), Some(10.0 * parameters as f64 * 640.0 * 64.0))
+    );
     assert_eq!((costs[5].sequences, costs[5].memory), (Some(0), Some(4 * parameters)));
 
-    let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else { panic!("random weights") };
+    let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else {
+        panic!("random weights")
+    };
     let untied = plan::Architecture { tied: false, ..architecture.clone() };
     assert_eq!(cost::parameters(&untied), Some(parameters + 259 * 96));
 }

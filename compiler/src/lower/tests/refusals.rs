@@ -1,5 +1,5 @@
-//! What the language says and this version can't execute: refused by name, at the place that asks for it. And the constructs that
-//! graphs have no word for and that are executed all the same.
+//! What the language says and this version can't execute: refused by name, at the place that asks for it. And
+//! the constructs that graphs have no word for and that are executed all the same.
 
 use std::rc::Rc;
 
@@ -17,7 +17,8 @@ fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
 
 fn found(experiment: &Experiment) -> Vec<Diagnostic> {
     let (sources, origins) = sources();
-    let found = super::super::compile(experiment, &origins, &sources, true).expect_err("it can't be executed");
+    let found =
+        super::super::compile(experiment, &origins, &sources, true).expect_err("it can't be executed");
     assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
     found
 }
@@ -44,7 +45,8 @@ fn assert_refused(value: Formula, construct: &str) {
 
 #[track_caller]
 fn assert_live_refused(primitive: Live, construct: &str) {
-    let refused = refusals(|experiment| distilled(experiment).objective = objective(live(primitive), sequence_mean()));
+    let refused =
+        refusals(|experiment| distilled(experiment).objective = objective(live(primitive), sequence_mean()));
     assert_eq!(refused, supported(construct));
 }
 
@@ -67,8 +69,15 @@ fn a_refusal_points_at_the_construct() {
 #[test]
 fn formulas() {
     let mean = reduce(Reduction::Mean, &entropy(), Axis::Batch);
-    let ladder = Adaptive::Ladder { values: vec![1.0, 2.0], advance_if: apply(Function::Less, [&mean, &number(1.0)]), every: 1 };
-    assert_refused(formula(FormulaKind::Adaptive(ladder), Axis::Run, false), "a `ladder`, which the run itself moves on,");
+    let ladder = Adaptive::Ladder {
+        values: vec![1.0, 2.0],
+        advance_if: apply(Function::Less, [&mean, &number(1.0)]),
+        every: 1,
+    };
+    assert_refused(
+        formula(FormulaKind::Adaptive(ladder), Axis::Run, false),
+        "a `ladder`, which the run itself moves on,",
+    );
     let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0 };
     assert_refused(formula(FormulaKind::Adaptive(learned), Axis::Run, false), "a learned schedule");
     assert_refused(reduce(Reduction::Mean, &entropy(), Axis::Block), "one number per block");
@@ -102,7 +111,10 @@ fn signals_and_roles() {
 #[test]
 fn divergences_and_losses() {
     let of = |kind, support| Live::Divergence(divergence(kind, support));
-    assert_live_refused(of(DivergenceKind::Gaussian { dimensions: None }, Support::Full), "the divergence `gaussian_kl`");
+    assert_live_refused(
+        of(DivergenceKind::Gaussian { dimensions: None }, Support::Full),
+        "the divergence `gaussian_kl`",
+    );
     assert_live_refused(of(DivergenceKind::Kl, Support::Matched), "the support `matched`");
     let unmatched = Support::Union(vec![Support::Sampled, Support::Unmatched]);
     assert_live_refused(of(DivergenceKind::Kl, unmatched), "the support `unmatched`");
@@ -113,17 +125,29 @@ fn divergences_and_losses() {
         blended
     };
     let among = "a number inside a divergence that is computed from other tokens or steps";
-    assert_live_refused(Live::Divergence(blend(statistic(Statistic::Softmax, &entropy(), Axis::Batch))), among);
+    assert_live_refused(
+        Live::Divergence(blend(statistic(Statistic::Softmax, &entropy(), Axis::Batch))),
+        among,
+    );
     let inner = blend(signal(Signal::Divergence(blend(entropy()))));
-    assert_live_refused(Live::Divergence(inner), "a divergence inside a divergence, with formulas of its own,");
+    assert_live_refused(
+        Live::Divergence(inner),
+        "a divergence inside a divergence, with formulas of its own,",
+    );
     let u = formula(FormulaKind::Variable("u".into()), Axis::Run, false);
     let own = Generator { name: "my".into(), value: apply(Function::Multiply, [&u, &entropy()]) };
     let varies = "a parameter of the divergence `my` that varies within a step";
     assert_live_refused(of(DivergenceKind::Custom(Rc::new(own)), Support::Full), varies);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
     assert_live_refused(Live::Part(Part::Value), "`live student.value`");
-    assert_live_refused(Live::BinaryCrossEntropy { part: Part::Confidence, target: number(1.0) }, "`live bce`");
-    assert_live_refused(Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None }, "`live mse`");
+    assert_live_refused(
+        Live::BinaryCrossEntropy { part: Part::Confidence, target: number(1.0) },
+        "`live bce`",
+    );
+    assert_live_refused(
+        Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None },
+        "`live mse`",
+    );
 }
 
 #[test]
@@ -133,7 +157,8 @@ fn the_ways_to_one_number() {
         distilled(experiment).objective.reduce = Some(Reduce { balance: Some(balance), ..sequence_mean() });
     });
     assert_eq!(refused, supported("`by domain`, which gives each domain its share of the signal,"));
-    let data = Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let data =
+        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
     let refused = refusals(|experiment| distilled(experiment).objective.terms[0].data = Some(Rc::new(data)));
     assert_eq!(refused, supported("a term with completions of its own (`data`)"));
 }
@@ -142,30 +167,48 @@ fn the_ways_to_one_number() {
 fn teachers() {
     let refused = |change: &dyn Fn(&mut Teacher)| refusals(|experiment| change(&mut experiment.teachers[0]));
     let template = Rc::new(Template { name: "hint".into(), pieces: vec![], origin: HERE });
-    assert_eq!(refused(&|teacher| teacher.sees = Some(template.clone())), supported("a teacher that sees a template"));
-    assert_eq!(refused(&|teacher| teacher.temperature = 2.0), supported("a teacher with a temperature of its own"));
+    assert_eq!(
+        refused(&|teacher| teacher.sees = Some(template.clone())),
+        supported("a teacher that sees a template")
+    );
+    assert_eq!(
+        refused(&|teacher| teacher.temperature = 2.0),
+        supported("a teacher with a temperature of its own")
+    );
     let align = "a teacher with another tokenizer (`align = tokens`)";
     assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(align));
     for (weights, construct) in [
         (TeacherWeights::Trained { member: "guide".into() }, "a teacher that is trained in the same stage"),
         (TeacherWeights::Composed { logits: vec![], bindings: vec![] }, "a teacher composed of logits"),
-        (TeacherWeights::Pooled { pool: Pool::Geometric, members: vec![] }, "a teacher pooled from several by `geometric`"),
+        (
+            TeacherWeights::Pooled { pool: Pool::Geometric, members: vec![] },
+            "a teacher pooled from several by `geometric`",
+        ),
     ] {
         assert_eq!(refused(&|teacher| teacher.weights = weights.clone()), supported(construct));
     }
-    let served = TeacherWeights::Served { engine: "vllm".into(), url: Secret::Text("x".into()), model: "m".into() };
-    assert_eq!(refused(&|teacher| teacher.weights = served.clone()), supported("a teacher on a server (`served`)"));
+    let served =
+        TeacherWeights::Served { engine: "vllm".into(), url: Secret::Text("x".into()), model: "m".into() };
+    assert_eq!(
+        refused(&|teacher| teacher.weights = served.clone()),
+        supported("a teacher on a server (`served`)")
+    );
     let when = |experiment: &mut Experiment| {
         distilled(experiment).teachers[0].when = Some(signal(Signal::Correct));
     };
     assert_eq!(refusals(when), supported("a route by anything but the data of a prompt"));
     let mut endless = experiment();
     let level = signal(Signal::Data { field: "level".into() });
-    distilled(&mut endless).teachers[0].when = Some(apply(Function::Greater, [&level, &number(f64::INFINITY)]));
+    distilled(&mut endless).teachers[0].when =
+        Some(apply(Function::Greater, [&level, &number(f64::INFINITY)]));
     let (sources, origins) = sources();
     let said = super::super::compile(&endless, &origins, &sources, true).expect_err("JSON has no infinity");
-    let said: Vec<(Code, &str)> = said.iter().map(|finding| (finding.code, finding.message.as_str())).collect();
-    assert_eq!(said, [(Code::OutOfRange, "a number that data is compared with is inf, which is not a finite number")]);
+    let said: Vec<(Code, &str)> =
+        said.iter().map(|finding| (finding.code, finding.message.as_str())).collect();
+    assert_eq!(
+        said,
+        [(Code::OutOfRange, "a number that data is compared with is inf, which is not a finite number")]
+    );
     // A teacher that no stage asks for is nobody's concern here.
     let mut unused = experiment();
     unused.teachers.push(teacher("later", TeacherWeights::Student(SelfCopy::Current)));
@@ -199,20 +242,29 @@ fn rollouts() {
         (RolloutSource::Turns { environment: "e".into(), at_most: number(3.0), of: of() }, "turns"),
         (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
     ] {
-        assert_eq!(rollout(|train| train.rollout.source = source), supported(&format!("the rollout `{name}`")));
+        assert_eq!(
+            rollout(|train| train.rollout.source = source),
+            supported(&format!("the rollout `{name}`"))
+        );
     }
     let sampled = |change: &dyn Fn(&mut Sampling)| {
         rollout(|train| {
-            let RolloutSource::Sample(sampling) = &mut train.rollout.source else { panic!("the student samples") };
+            let RolloutSource::Sample(sampling) = &mut train.rollout.source else {
+                panic!("the student samples")
+            };
             change(sampling);
         })
     };
     assert_eq!(sampled(&|sampling| sampling.top_p = Some(0.9)), supported("sampling with `top_p`"));
     assert_eq!(sampled(&|sampling| sampling.top_k = Some(20)), supported("sampling with `top_k`"));
     let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: Over::Run });
-    assert_eq!(sampled(&|sampling| sampling.max_tokens = growing()), supported("a `max_tokens` that changes during the run"));
+    assert_eq!(
+        sampled(&|sampling| sampling.max_tokens = growing()),
+        supported("a `max_tokens` that changes during the run")
+    );
     // All that is wrong with a rollout at once.
-    let edits = vec![Edit::Keep { condition: signal(Signal::Correct) }, Edit::FirstTurns { turns: number(1.0) }];
+    let edits =
+        vec![Edit::Keep { condition: signal(Signal::Correct) }, Edit::FirstTurns { turns: number(1.0) }];
     let all = rollout(|train| {
         train.rollout.edits = edits;
         train.rollout.source = RolloutSource::Speculative { block: 16, of: of() };
@@ -242,14 +294,18 @@ fn rollouts() {
 #[test]
 fn stages() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
-    assert_eq!(stage(&|train| train.priority = Some(signal(Signal::Reward))), supported("a choice of prompts by `priority`"));
+    assert_eq!(
+        stage(&|train| train.priority = Some(signal(Signal::Reward))),
+        supported("a choice of prompts by `priority`")
+    );
     assert_eq!(stage(&|train| train.refresh = Some(2)), supported("`refresh`"));
     let mean = |of: &Formula| reduce(Reduction::Mean, of, Axis::Group);
     let uncertain = apply(Function::Greater, [&mean(&mean_of(&entropy())), &number(1.0)]);
     let reads_more = "a `filter` that reads more than rewards and lengths";
     assert_eq!(stage(&|train| train.filter = Some(uncertain.clone())), supported(reads_more));
     let solved = apply(Function::Less, [&mean(&signal(Signal::Reward)), &number(1.0)]);
-    let ready = Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let ready =
+        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
     assert_eq!(
         stage(&|train| (train.filter, train.rollout) = (Some(solved.clone()), ready.clone())),
         supported("a `filter` of prompts whose completions are not the student's own")
@@ -264,13 +320,21 @@ fn stages() {
         targets: Projection::ATTENTION.to_vec(),
         layers: None,
     };
-    assert_eq!(stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())), supported("an adapter with `dropout`"));
+    assert_eq!(
+        stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())),
+        supported("an adapter with `dropout`")
+    );
     let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
-    assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
+    assert_eq!(
+        stage(&|train| train.learning_rate = product.clone()),
+        supported("a learning rate that is computed from others")
+    );
     // A family asks once, however many its members.
     let family = refusals(|experiment| {
         for model in [2, 3] {
-            let Stage::Train(train) = &mut experiment.models[model].stage else { panic!("experts are trained") };
+            let Stage::Train(train) = &mut experiment.models[model].stage else {
+                panic!("experts are trained")
+            };
             train.refresh = Some(2);
         }
     });
@@ -280,7 +344,10 @@ fn stages() {
 #[test]
 fn the_run_its_domains_and_its_tables() {
     let schema = Reward::JsonSchema { schema: "s.json".into() };
-    assert_eq!(refusals(|experiment| experiment.domains[0].reward = schema), supported("the reward `json_schema`"));
+    assert_eq!(
+        refusals(|experiment| experiment.domains[0].reward = schema),
+        supported("the reward `json_schema`")
+    );
     let metrics = vec![Metric::PassAt(1), Metric::PassAt(8), Metric::Distinct];
     assert_eq!(
         refusals(|experiment| experiment.comparisons[0].metrics = metrics),
@@ -321,8 +388,14 @@ fn pairs() {
         let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
         rollout(RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling })
     };
-    assert_eq!(pairs(&|pair, _| pair.chosen = sampled(2)), supported("a pair that is chosen from several samples (`n` above 1)"));
-    assert_eq!(pairs(&|pair, _| pair.chosen = from(Some(8))), supported("the rollout `from` as one side of a pair"));
+    assert_eq!(
+        pairs(&|pair, _| pair.chosen = sampled(2)),
+        supported("a pair that is chosen from several samples (`n` above 1)")
+    );
+    assert_eq!(
+        pairs(&|pair, _| pair.chosen = from(Some(8))),
+        supported("the rollout `from` as one side of a pair")
+    );
     assert_eq!(pairs(&|pair, _| pair.kind = PreferenceKind::BradleyTerry), supported("`live bradley_terry`"));
     assert_eq!(
         pairs(&|_, train| train.objective.terms.push(term("more", live(Live::Part(Part::Logp))))),
@@ -339,8 +412,12 @@ fn pairs() {
     (train.objective.terms[0].value, train.recipe) = (formula(live, Axis::Group, true), Recipe::Dpo);
     train.reference = vec![(DomainId(0), ModelId(1)), (DomainId(1), ModelId(2))];
     let plan = compiled(&sound);
-    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("the student is trained") };
-    let plan::Prefixes::Pairs { chosen, rejected, batch: 64 } = &train.prefixes else { panic!("{:?}", train.prefixes) };
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let plan::Prefixes::Pairs { chosen, rejected, batch: 64 } = &train.prefixes else {
+        panic!("{:?}", train.prefixes)
+    };
     assert!(matches!(chosen, plan::Completions::Teacher { .. }));
     assert!(matches!(rejected, plan::Completions::Model { model: ModelId(3), .. }));
     assert_eq!(plan.experiment.models[4].stage.inputs(), [ModelId(1), ModelId(2), ModelId(3)]);
@@ -353,7 +430,8 @@ fn preference(objective: &Objective) -> Preference {
     }
 }
 
-/// `self.initial` is the model that the stage starts from; a run on the processor in single precision is what there is.
+/// `self.initial` is the model that the stage starts from; a run on the processor in single precision is what
+/// there is.
 #[test]
 fn what_is_executed_under_another_name() {
     let mut plain = experiment();
@@ -399,11 +477,21 @@ fn truths_are_counted() {
 fn only_those_among_which_it_holds_are_put_together() {
     let reward = signal(Signal::Reward);
     let good = apply(Function::Greater, [&reward, &number(0.5)]);
-    let mean = FormulaKind::Reduce { reduction: Reduction::Mean, operand: reward.clone(), among: Some(good.clone()), on: None };
+    let mean = FormulaKind::Reduce {
+        reduction: Reduction::Mean,
+        operand: reward.clone(),
+        among: Some(good.clone()),
+        on: None,
+    };
     assert_weights(formula(mean, Axis::Group, false), [1.0, 1.0, 1.0, 1.0, 0.75, 0.75, 0.75, 0.75]);
     // Of tokens, by a condition on their sequence: the mean entropy of sequences 0 and 3.
     let entropy = entropy();
-    let mean = FormulaKind::Reduce { reduction: Reduction::Mean, operand: entropy, among: Some(good.clone()), on: None };
+    let mean = FormulaKind::Reduce {
+        reduction: Reduction::Mean,
+        operand: entropy,
+        among: Some(good.clone()),
+        on: None,
+    };
     assert_weights(formula(mean, Axis::Batch, false), [(0.5 + 1.5 + 2.0 + 0.75 + 2.5) / 5.0; 8]);
     // All of none is true.
     let none = apply(Function::Greater, [&reward, &number(2.0)]);
@@ -419,12 +507,23 @@ fn statistics_by_composition() {
     assert_weights(of(Statistic::LeaveOneOut), [0.0, 0.0, 0.0, 1.0, 0.75, 0.75, 0.25, 0.25]);
     // Alone among the good, the mean of the others is 0; so is what takes no part.
     let good = apply(Function::Greater, [&reward, &number(0.5)]);
-    let kind =
-        |statistic| FormulaKind::Statistic { statistic, operand: reward.clone(), over: Axis::Group, among: Some(good.clone()) };
+    let kind = |statistic| FormulaKind::Statistic {
+        statistic,
+        operand: reward.clone(),
+        over: Axis::Group,
+        among: Some(good.clone()),
+    };
     assert_weights(formula(kind(Statistic::LeaveOneOut), Axis::Sequence, false), [0.0; 8]);
-    let centered =
-        FormulaKind::Statistic { statistic: Statistic::Center, operand: reward.clone(), over: Axis::Batch, among: Some(good) };
-    assert_weights(formula(centered, Axis::Sequence, false), [0.125, 0.125, 0.125, 0.0, 0.0, 0.0, -0.125, -0.125]);
+    let centered = FormulaKind::Statistic {
+        statistic: Statistic::Center,
+        operand: reward.clone(),
+        over: Axis::Batch,
+        among: Some(good),
+    };
+    assert_weights(
+        formula(centered, Axis::Sequence, false),
+        [0.125, 0.125, 0.125, 0.0, 0.0, 0.0, -0.125, -0.125],
+    );
 }
 
 #[test]
@@ -453,7 +552,11 @@ fn a_term_applies_where_it_says() {
     partial.reduce = Some(steps);
     let objective = lowered(&partial);
     let lengths = [3.0, 3.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0];
-    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -2.0 * applies[token] / lengths[token] / 2.0));
+    assert_values(
+        &objective,
+        objective.live[0].adjoint,
+        &per_token(|token| -2.0 * applies[token] / lengths[token] / 2.0),
+    );
 }
 
 /// Each term its own way to one number, and a denominator that is written.
@@ -474,7 +577,8 @@ fn primitive(of: Live) -> plan::Live {
     lowered(&objective(live(of), token_mean())).live.remove(0).primitive
 }
 
-/// Numbers inside divergences are constants where they can be, and otherwise formulas of the step or of the token.
+/// Numbers inside divergences are constants where they can be, and otherwise formulas of the step or of the
+/// token.
 #[test]
 fn parameters_of_divergences() {
     let kind = |kind| match primitive(Live::Divergence(divergence(kind, Support::Full))) {
@@ -485,7 +589,9 @@ fn parameters_of_divergences() {
     let constant = plan::DivergenceKind::Jsd { beta: plan::Parameter::Number(0.5), normalized: true };
     assert_eq!(kind(DivergenceKind::Jsd { beta: half, normalized: true }), constant);
     let moving = apply(Function::Multiply, [&signal(Signal::Progress), &number(0.5)]);
-    let plan::DivergenceKind::Skew { lambda } = kind(DivergenceKind::Skew { lambda: moving }) else { panic!("a skew") };
+    let plan::DivergenceKind::Skew { lambda } = kind(DivergenceKind::Skew { lambda: moving }) else {
+        panic!("a skew")
+    };
     assert_eq!(lambda.signals(), [plan::Signal::Progress]);
 
     let share = apply(Function::Exp, [&apply(Function::Negate, [&entropy()])]);
@@ -493,7 +599,9 @@ fn parameters_of_divergences() {
     let mut blended = divergence(DivergenceKind::Kl, Support::Full);
     let blend = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Sampler)]);
     blended.right = Distribution::Detached(Box::new(blend));
-    let plan::Live::Divergence(blended) = primitive(Live::Divergence(blended)) else { panic!("a divergence") };
+    let plan::Live::Divergence(blended) = primitive(Live::Divergence(blended)) else {
+        panic!("a divergence")
+    };
     assert_eq!(blended.signals(), [plan::Signal::Entropy { role: plan::Role::Student }]);
     assert_eq!(blended.roles(), [plan::Role::Student, plan::Role::Teacher, plan::Role::Sampler]);
     assert!(matches!(blended.right, plan::Distribution::Detached(_)));
@@ -511,10 +619,12 @@ fn a_generator_has_a_derivative() {
         panic!("a divergence")
     };
     let plan::DivergenceKind::Custom(generator) = own.kind else { panic!("a generator") };
-    let layout = Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    let layout =
+        Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let batch = Batch { layout, live: vec![vec![1.0, std::f32::consts::E]], ..Batch::default() };
     let outputs = [generator.value, generator.derivative];
-    let values = crate::expr::interpret::interpret(&generator.graph, &outputs, &batch).expect("it reads its variable alone");
+    let values = crate::expr::interpret::interpret(&generator.graph, &outputs, &batch)
+        .expect("it reads its variable alone");
     for (node, expected) in outputs.into_iter().zip([[0.0, std::f64::consts::E], [1.0, 2.0]]) {
         for (got, expected) in values.get(node).iter().zip(expected) {
             assert!((got - expected).abs() < 1e-6, "{got} {expected}");
@@ -533,10 +643,16 @@ fn supports_sides_and_losses() {
     let intersection = plan::Support::Intersection { of: vec![plan::Support::Sampled, plan::Support::Full] };
     let nucleus = plan::Support::Nucleus { role: plan::Role::Teacher, p: 0.9 };
     assert_eq!(narrow.support, plan::Support::Union { of: vec![nucleus, intersection] });
-    assert_eq!((narrow.kind, narrow.temperature, narrow.clip_each), (plan::DivergenceKind::SortedL1, 2.0, Some(0.1)));
+    assert_eq!(
+        (narrow.kind, narrow.temperature, narrow.clip_each),
+        (plan::DivergenceKind::SortedL1, 2.0, Some(0.1))
+    );
 
     assert_eq!(primitive(Live::Part(Part::EndLogp)), plan::Live::EndLogp);
-    assert_eq!(primitive(Live::Likelihood { of: Role::Teacher }), plan::Live::Likelihood { of: plan::Role::Teacher });
+    assert_eq!(
+        primitive(Live::Likelihood { of: Role::Teacher }),
+        plan::Live::Likelihood { of: plan::Role::Teacher }
+    );
     let order = Support::TopK { role: Role::Teacher, k: 8 };
     assert_eq!(primitive(Live::Ranking { order }), plan::Live::Ranking { role: plan::Role::Teacher, k: 8 });
 }
@@ -553,8 +669,14 @@ fn signals_of_distributions() {
             Signal::Overlap { left: Role::Student, right: Role::Teacher, k: 16 },
             plan::Signal::Overlap { left: student, right: teacher, k: 16 },
         ),
-        (Signal::Mass { role: Role::Student, support: support() }, plan::Signal::Mass { role: student, support: narrow() }),
-        (Signal::InNucleus { role: Role::Teacher, p: 0.95 }, plan::Signal::InNucleus { role: teacher, p: 0.95 }),
+        (
+            Signal::Mass { role: Role::Student, support: support() },
+            plan::Signal::Mass { role: student, support: narrow() },
+        ),
+        (
+            Signal::InNucleus { role: Role::Teacher, p: 0.95 },
+            plan::Signal::InNucleus { role: teacher, p: 0.95 },
+        ),
         (Signal::SupportSize { support: support() }, plan::Signal::SupportSize { support: narrow() }),
     ] {
         let objective = weighted(signal(wide));

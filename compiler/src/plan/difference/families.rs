@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::{Change, Difference, Fate, Item, Kind, Matched, Plan, difference, renamed};
 
-/// What changed on the way from the runs of one file to those of another, each with its name, which is empty where a file does
-/// not sweep. Runs are matched by name, then by what they mean. A stage that several runs share counts once.
+/// What changed on the way from the runs of one file to those of another, each with its name, which is empty
+/// where a file does not sweep. Runs are matched by name, then by what they mean. A stage that several runs
+/// share counts once.
 pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Difference {
     let meant = |family: &[(String, &Plan)]| -> Vec<(String, String)> {
         family.iter().map(|(name, plan)| (name.clone(), plan.hash.clone())).collect()
@@ -21,13 +22,18 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Dif
     items.extend(runs.removed(Kind::Run, before.iter().map(|(name, _)| name)));
     items.extend(reordered(before, after, &runs));
 
-    let pairs = after.iter().zip(&runs.before).filter_map(|((name, plan), at)| Some((name, before[(*at)?].1, *plan)));
-    let differences: Vec<(&String, Difference)> = pairs.map(|(name, old, new)| (name, difference(old, new))).collect();
+    let pairs =
+        after.iter().zip(&runs.before).filter_map(|((name, plan), at)| Some((name, before[(*at)?].1, *plan)));
+    let differences: Vec<(&String, Difference)> =
+        pairs.map(|(name, old, new)| (name, difference(old, new))).collect();
     let several = differences.len();
     let mut found: Vec<Item> = Vec::new();
     for (name, Difference { items, .. }) in differences {
         for item in items {
-            match found.iter_mut().find(|known| (known.kind, &known.name, &known.fate) == (item.kind, &item.name, &item.fate)) {
+            match found
+                .iter_mut()
+                .find(|known| (known.kind, &known.name, &known.fate) == (item.kind, &item.name, &item.fate))
+            {
                 Some(known) => known.runs.push(name.clone()),
                 None => found.push(Item { runs: vec![name.clone()], ..item }),
             }
@@ -38,7 +44,8 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Dif
     }
     items.extend(found);
 
-    let known: HashSet<&str> = before.iter().flat_map(|(_, plan)| plan.stages.iter().map(|facts| facts.key.as_str())).collect();
+    let known: HashSet<&str> =
+        before.iter().flat_map(|(_, plan)| plan.stages.iter().map(|facts| facts.key.as_str())).collect();
     let (mut counted, mut reruns) = (HashSet::new(), Vec::new());
     for (run, plan) in after {
         for (model, facts) in plan.experiment.models.iter().zip(&plan.stages) {
@@ -58,12 +65,18 @@ fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Match
     if places.is_sorted() {
         return None;
     }
-    let listed = |family: &[(String, &Plan)]| Some(family.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("; "));
+    let listed = |family: &[(String, &Plan)]| {
+        Some(family.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("; "))
+    };
     let change = Change { what: "order of runs".to_owned(), before: listed(before), after: listed(after) };
     let fate = Fate::Changed { settings: vec![change], objective: Vec::new() };
     Some(Item::new(Kind::Experiment, &after.first()?.1.experiment.name, fate))
 }
 
 fn has(plan: &Plan, name: &str, key: &str) -> bool {
-    plan.experiment.models.iter().zip(&plan.stages).any(|(model, facts)| model.name == name && facts.key == key)
+    plan.experiment
+        .models
+        .iter()
+        .zip(&plan.stages)
+        .any(|(model, facts)| model.name == name && facts.key == key)
 }

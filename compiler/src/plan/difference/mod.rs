@@ -1,8 +1,9 @@
-//! What differs between two plans in meaning, stage by stage: what watch mode says about an edit and what a comparison of two
-//! runs says about their sources. Texts, places and layout are no part of it, and a name alone is a name alone.
+//! What differs between two plans in meaning, stage by stage: what watch mode says about an edit and what a
+//! comparison of two runs says about their sources. Texts, places and layout are no part of it, and a name
+//! alone is a name alone.
 //!
-//! Settings are compared as the plan writes them down, field by field, so that none can be forgotten; indices into the plan
-//! are replaced by the names of what they point to first.
+//! Settings are compared as the plan writes them down, field by field, so that none can be forgotten; indices
+//! into the plan are replaced by the names of what they point to first.
 
 mod families;
 mod objective;
@@ -17,8 +18,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Prefixes, Stage, StageFacts, Teacher,
-    TeacherChoice, Train,
+    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Prefixes, Stage, StageFacts,
+    Teacher, TeacherChoice, Train,
 };
 use mopd_lang::formula::text;
 
@@ -122,7 +123,9 @@ impl fmt::Display for Item {
         match fate {
             Fate::Added => write!(formatter, "{named} is new")?,
             Fate::Removed => write!(formatter, "{named} is gone")?,
-            Fate::Renamed { before } if before.is_empty() => write!(formatter, "{named} was the run without a sweep")?,
+            Fate::Renamed { before } if before.is_empty() => {
+                write!(formatter, "{named} was the run without a sweep")?
+            }
             Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`")?,
             Fate::Changed { settings, objective } => {
                 if !settings.is_empty() {
@@ -155,7 +158,8 @@ fn joined(changes: &[Change]) -> String {
     changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What changed on the way from `before` to `after`. Models, domains and tables are matched by name, then by what they are.
+/// What changed on the way from `before` to `after`. Models, domains and tables are matched by name, then by
+/// what they are.
 pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let mut items = Vec::new();
     let changed = |kind: Kind, name: &str, settings: Vec<Change>, objective: Vec<Change>| {
@@ -169,7 +173,11 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     }
 
     let sources = |plan: &Plan| -> Vec<(String, String)> {
-        plan.experiment.domains.iter().map(|domain| (domain.name.clone(), self::domain(domain).to_string())).collect()
+        plan.experiment
+            .domains
+            .iter()
+            .map(|domain| (domain.name.clone(), self::domain(domain).to_string()))
+            .collect()
     };
     let domains = Matched::new(&sources(before), &sources(after));
     for (index, domain) in after.experiment.domains.iter().enumerate() {
@@ -209,7 +217,9 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
                 items.extend(renamed(Kind::Stage, &earlier.name, &model.name));
                 let settings = values::changes(&stage(earlier, &old), &stage(model, &new));
                 let objective = match (&earlier.stage, &model.stage) {
-                    (Stage::Train(earlier), Stage::Train(later)) => objective::changes(&earlier.objective, &later.objective),
+                    (Stage::Train(earlier), Stage::Train(later)) => {
+                        objective::changes(&earlier.objective, &later.objective)
+                    }
                     _ => Vec::new(),
                 };
                 if !settings.is_empty() || !objective.is_empty() {
@@ -242,7 +252,12 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     items.extend(tables.removed(Kind::Table, before.experiment.comparisons.iter().map(|table| &table.name)));
 
     let known: HashSet<&str> = before.stages.iter().map(|StageFacts { key, .. }| key.as_str()).collect();
-    let rerun = after.experiment.models.iter().zip(&after.stages).filter(|(_, facts)| !known.contains(facts.key.as_str()));
+    let rerun = after
+        .experiment
+        .models
+        .iter()
+        .zip(&after.stages)
+        .filter(|(_, facts)| !known.contains(facts.key.as_str()));
     let reruns = rerun.map(|(model, _)| model.name.clone()).collect();
     Difference { items, reruns, stages: after.stages.len() }
 }
@@ -259,8 +274,10 @@ struct Matched {
 impl Matched {
     /// Each is a name and what it means. Names are unique; what two mean may be the same.
     fn new(old: &[(String, String)], new: &[(String, String)]) -> Matched {
-        let named: BTreeMap<&str, usize> = old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
-        let mut before: Vec<Option<usize>> = new.iter().map(|(name, _)| named.get(name.as_str()).copied()).collect();
+        let named: BTreeMap<&str, usize> =
+            old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
+        let mut before: Vec<Option<usize>> =
+            new.iter().map(|(name, _)| named.get(name.as_str()).copied()).collect();
         let mut taken: HashSet<usize> = before.iter().flatten().copied().collect();
         for (index, (_, meaning)) in new.iter().enumerate() {
             if before[index].is_none() {
@@ -355,7 +372,9 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 }
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
-    let Train { recipe, start, mixture, teachers, references, prefixes, passes, filter, objective: _, .. } = train;
+    let Train {
+        recipe, start, mixture, teachers, references, prefixes, passes, filter, objective: _, ..
+    } = train;
     let Train { trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
@@ -367,8 +386,11 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     };
     // As the route has them: their order decides.
     let arms = |domain: DomainId| -> Value {
-        let condition = |choice: &TeacherChoice| choice.when.as_ref().map_or_else(|| "else".to_owned(), DataFormula::text);
-        let arm = |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(&choice.teacher) });
+        let condition = |choice: &TeacherChoice| {
+            choice.when.as_ref().map_or_else(|| "else".to_owned(), DataFormula::text)
+        };
+        let arm =
+            |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(&choice.teacher) });
         match train.arms(domain).collect::<Vec<_>>().as_slice() {
             [all] => teacher(&all.teacher),
             arms => arms.iter().copied().map(arm).collect(),

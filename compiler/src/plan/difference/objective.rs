@@ -1,5 +1,5 @@
-//! Two objectives. Their normal forms say what kind of objective each is; the graphs, walked side by side from the loss, find
-//! every number that differs.
+//! Two objectives. Their normal forms say what kind of objective each is; the graphs, walked side by side
+//! from the loss, find every number that differs.
 
 use std::collections::HashSet;
 
@@ -16,9 +16,11 @@ const QUOTED: usize = 60;
 const DEEPEST: usize = 5;
 
 pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
-    let primitives =
-        |objective: &Objective| -> Vec<_> { objective.live.iter().map(|live| (live.primitive.clone(), live.adjoint)).collect() };
-    let same = before.graph == after.graph && before.loss == after.loss && before.temperature == after.temperature;
+    let primitives = |objective: &Objective| -> Vec<_> {
+        objective.live.iter().map(|live| (live.primitive.clone(), live.adjoint)).collect()
+    };
+    let same =
+        before.graph == after.graph && before.loss == after.loss && before.temperature == after.temperature;
     if same && primitives(before) == primitives(after) {
         return Vec::new();
     }
@@ -34,7 +36,10 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
         .filter_map(|change| Some((unsigned(change.before.as_deref()?), unsigned(change.after.as_deref()?))))
         .collect();
     let mut walk = Walk { before, after, met: HashSet::new(), found: Vec::new() };
-    let terms = before.terms.iter().filter_map(|old| Some((old, after.terms.iter().find(|new| new.name == old.name)?)));
+    let terms = before
+        .terms
+        .iter()
+        .filter_map(|old| Some((old, after.terms.iter().find(|new| new.name == old.name)?)));
     for (old, new) in terms {
         walk.pair(old.value, new.value, &format!("term `{}`", old.name));
     }
@@ -78,13 +83,18 @@ fn slots(form: &NormalForm) -> [(&'static str, &str); 9] {
 fn of_slot(slot: &str, before: &str, after: &str) -> Change {
     let (old, new) = (pieces(before), pieces(after));
     let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
-    let behind = old[same..].iter().rev().zip(new[same..].iter().rev()).take_while(|(old, new)| old == new).count();
+    let behind =
+        old[same..].iter().rev().zip(new[same..].iter().rev()).take_while(|(old, new)| old == new).count();
     let (old_middle, new_middle) = (&old[same..old.len() - behind], &new[same..new.len() - behind]);
     let is_number = |piece: &str| piece.trim_start_matches(['±', '-']).parse::<f64>().is_ok();
     match (old_middle, new_middle) {
         ([old_number], [new_number]) if is_number(old_number) && is_number(new_number) => {
             let whose = owner(&old[..same]).unwrap_or(slot);
-            Change { what: whose.to_owned(), before: Some((*old_number).to_owned()), after: Some((*new_number).to_owned()) }
+            Change {
+                what: whose.to_owned(),
+                before: Some((*old_number).to_owned()),
+                after: Some((*new_number).to_owned()),
+            }
         }
         _ => Change { what: slot.to_owned(), before: Some(before.to_owned()), after: Some(after.to_owned()) },
     }
@@ -104,7 +114,8 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// The word that a number behind these pieces belongs to: the one right before it, else the function whose argument it is.
+/// The word that a number behind these pieces belongs to: the one right before it, else the function whose
+/// argument it is.
 fn owner<'a>(before: &[&'a str]) -> Option<&'a str> {
     let is_word = |piece: &str| piece.starts_with(|c: char| c.is_alphabetic());
     let last = before.iter().rposition(|piece| *piece != ":")?;
@@ -115,7 +126,9 @@ fn owner<'a>(before: &[&'a str]) -> Option<&'a str> {
     for index in (0..before.len()).rev() {
         match before[index] {
             ")" | "]" => closed += 1,
-            "(" | "[" if closed == 0 => return before[..index].last().copied().filter(|piece| is_word(piece)),
+            "(" | "[" if closed == 0 => {
+                return before[..index].last().copied().filter(|piece| is_word(piece));
+            }
             "(" | "[" => closed -= 1,
             _ => {}
         }
@@ -134,8 +147,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn pair(&mut self, old: NodeId, new: NodeId, place: &str) {
-        // Nodes are hash-consed: graphs are walked node by node, not along every path. A chain of a million nodes must not
-        // be a deep stack either.
+        // Nodes are hash-consed: graphs are walked node by node, not along every path. A chain of a million
+        // nodes must not be a deep stack either.
         let mut pending = vec![(old, new, place.to_owned())];
         while let Some((old, new, place)) = pending.pop() {
             if self.met.insert((old, new)) {
@@ -149,19 +162,32 @@ impl Walk<'_> {
         let operands = |graph: &Graph, node| graph.operands(node);
         let (below_old, below_new) = (operands(before, old), operands(after, new));
         let go_on = |place: String| {
-            below_old.iter().zip(&below_new).rev().map(move |(old, new)| (*old, *new, place.clone())).collect::<Vec<_>>()
+            below_old
+                .iter()
+                .zip(&below_new)
+                .rev()
+                .map(move |(old, new)| (*old, *new, place.clone()))
+                .collect::<Vec<_>>()
         };
         let same_operands = below_old.len() == below_new.len();
         match (&before.node(old).operation, &after.node(new).operation) {
             (Operation::Constant { value: old }, Operation::Constant { value: new }) => {
                 if old.to_bits() != new.to_bits() {
-                    let change = Change { what: place, before: Some(text::number(*old)), after: Some(text::number(*new)) };
+                    let change = Change {
+                        what: place,
+                        before: Some(text::number(*old)),
+                        after: Some(text::number(*new)),
+                    };
                     self.found.push((change, true));
                 }
             }
             (Operation::Schedule { schedule: old }, Operation::Schedule { schedule: new }) => {
                 if old != new {
-                    let change = Change { what: place, before: Some(text::schedule(old)), after: Some(text::schedule(new)) };
+                    let change = Change {
+                        what: place,
+                        before: Some(text::schedule(old)),
+                        after: Some(text::schedule(new)),
+                    };
                     self.found.push((change, true));
                 }
             }
@@ -211,7 +237,9 @@ fn argument_of(function: Function, place: &str) -> String {
 fn kind(operation: &Operation) -> Value {
     let mut value = super::written(operation);
     if let Value::Object(fields) = &mut value {
-        ["operand", "operands", "mask", "noise", "discount"].iter().for_each(|field| _ = fields.remove(*field));
+        ["operand", "operands", "mask", "noise", "discount"]
+            .iter()
+            .for_each(|field| _ = fields.remove(*field));
     }
     value
 }
@@ -239,13 +267,17 @@ fn part(graph: &Graph, node: NodeId, depth: usize) -> String {
             let name = text::function(*function);
             let operands: Vec<String> = operands.iter().map(|operand| below(*operand)).collect();
             match operands.as_slice() {
-                [left, right] if !name.chars().all(char::is_alphanumeric) => format!("({left} {name} {right})"),
+                [left, right] if !name.chars().all(char::is_alphanumeric) => {
+                    format!("({left} {name} {right})")
+                }
                 [one] if name.ends_with(['-', ' ']) => format!("{name}{one}"),
                 _ => format!("{name}({})", operands.join(", ")),
             }
         }
         Operation::Reduce { reduction, operand, .. } => format!("{}({})", reduction.name(), below(*operand)),
-        Operation::Statistic { statistic, operand, .. } => format!("{}({})", statistic.name(), below(*operand)),
+        Operation::Statistic { statistic, operand, .. } => {
+            format!("{}({})", statistic.name(), below(*operand))
+        }
         Operation::Scan { scan, operand, .. } => format!("{}({})", scan.name(), below(*operand)),
         Operation::Memory { operand, .. } => format!("memory({})", below(*operand)),
     }
@@ -273,7 +305,10 @@ mod tests {
         let said = |before, after| of_slot("slot", before, after).to_string();
         assert_eq!(said("clip ±5", "clip ±3"), "clip ±5 -> ±3");
         assert_eq!(said("top_k(teacher, 64)", "top_k(teacher, 32)"), "top_k 64 -> 32");
-        assert_eq!(said("JSD(student, teacher), beta 0.5", "JSD(student, teacher), beta 0.1"), "beta 0.5 -> 0.1");
+        assert_eq!(
+            said("JSD(student, teacher), beta 0.5", "JSD(student, teacher), beta 0.1"),
+            "beta 0.5 -> 0.1"
+        );
         assert_eq!(said("full", "sampled token"), "slot full -> sampled token");
         assert_eq!(said("none", "clip ±3"), "slot none -> clip ±3");
         assert_eq!(said("(1)", "(2)"), "slot 1 -> 2");

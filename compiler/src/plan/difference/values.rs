@@ -23,7 +23,8 @@ fn collect(before: Option<&Value>, after: Option<&Value>, path: &mut Vec<String>
         return;
     }
     match (before, after) {
-        // Alternatives have a tag, which is a text; where it differs, field by field would compare what is not comparable.
+        // Alternatives have a tag, which is a text; where it differs, field by field would compare what is
+        // not comparable.
         (Some(Value::Object(old)), Some(Value::Object(new))) if same_alternative(old, new) => {
             let both = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
             for key in both {
@@ -32,7 +33,11 @@ fn collect(before: Option<&Value>, after: Option<&Value>, path: &mut Vec<String>
                 path.pop();
             }
         }
-        _ => found.push(Change { what: name(path), before: before.and_then(shown), after: after.and_then(shown) }),
+        _ => found.push(Change {
+            what: name(path),
+            before: before.and_then(shown),
+            after: after.and_then(shown),
+        }),
     }
 }
 
@@ -69,7 +74,9 @@ fn plain(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::Bool(truth) => Some(truth.to_string()),
-        Value::Number(number) => Some(number.as_f64().filter(|_| number.is_f64()).map_or(number.to_string(), text::number)),
+        Value::Number(number) => {
+            Some(number.as_f64().filter(|_| number.is_f64()).map_or(number.to_string(), text::number))
+        }
         Value::String(text) => Some(text.clone()),
         Value::Array(items) => listed(items.iter().filter_map(plain).collect()),
         Value::Object(fields) => listed(
@@ -98,7 +105,10 @@ mod tests {
     fn fields_are_named_by_their_path() {
         let before = json!({ "length": { "steps": 160 }, "reward": { "kind": "numeric", "tolerance": 0.5 }, "ema": null });
         let after = json!({ "length": { "steps": 200 }, "reward": { "kind": "numeric", "tolerance": 1e-6 }, "ema": 0.99 });
-        assert_eq!(said(before.clone(), after), ["ema none -> 0.99", "steps 160 -> 200", "reward.tolerance 0.5 -> 1e-6"]);
+        assert_eq!(
+            said(before.clone(), after),
+            ["ema none -> 0.99", "steps 160 -> 200", "reward.tolerance 0.5 -> 1e-6"]
+        );
         assert!(said(before.clone(), before).is_empty());
     }
 
@@ -106,7 +116,10 @@ mod tests {
     fn another_alternative_is_said_as_a_whole() {
         let before = json!({ "reward": { "kind": "exact_match", "field": "answer" } });
         let after = json!({ "reward": { "kind": "numeric", "field": "answer", "tolerance": 0.0 } });
-        assert_eq!(said(before, after), ["reward field answer, exact_match -> field answer, numeric, tolerance 0"]);
+        assert_eq!(
+            said(before, after),
+            ["reward field answer, exact_match -> field answer, numeric, tolerance 0"]
+        );
         assert_eq!(
             said(json!({ "length": { "steps": 5 } }), json!({ "length": { "epochs": 2 } })),
             ["length steps 5 -> epochs 2"]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{
-    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm, Module, Name, Parameter,
-    Route, Statement, Use as Import,
+    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
+    Module, Name, Parameter, Route, Statement, Use as Import,
 };
 
 use super::{Facts, Index, Symbol, SymbolId, SymbolKind, Target, Use, Worth};
@@ -68,7 +68,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
         for (index, item) in tree.items.iter().enumerate() {
-            let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else { continue };
+            let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else {
+                continue;
+            };
             let Some(kind) = SymbolKind::of(&item.kind) else { continue };
             let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
             let id = ItemId { module, index };
@@ -83,8 +85,10 @@ impl Walk<'_> {
             (declared.doc, declared.public, declared.worth) = (item.doc.clone(), item.public, worth);
             self.owner = Some(symbol);
             let parameters = parameters.iter().map(|parameter| {
-                let extent =
-                    parameter.default.as_ref().map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
+                let extent = parameter
+                    .default
+                    .as_ref()
+                    .map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
                 self.declare(&parameter.name, SymbolKind::Parameter, extent)
             });
             let parameters = parameters.collect();
@@ -161,7 +165,9 @@ impl Walk<'_> {
                     self.expr(scope, value);
                 }
             }
-            ItemKind::Let { value, .. } | ItemKind::Reward { value, .. } | ItemKind::Schedule { value, .. } => {
+            ItemKind::Let { value, .. }
+            | ItemKind::Reward { value, .. }
+            | ItemKind::Schedule { value, .. } => {
                 self.expr(scope, value);
             }
             ItemKind::Fn { parameters, body, .. } => {
@@ -188,7 +194,9 @@ impl Walk<'_> {
                 self.expr(scope, value);
             }
             ItemKind::Panel { value, .. } => self.expr(scope, value),
-            ItemKind::Eval { block, .. } => self.block(scope, block, vocabulary::keys("eval").unwrap_or_default()),
+            ItemKind::Eval { block, .. } => {
+                self.block(scope, block, vocabulary::keys("eval").unwrap_or_default())
+            }
             ItemKind::Sweep { axes, .. } => {
                 for Family { name, over } in axes {
                     if let Some(target) = self.resolve(scope, &name.text) {
@@ -209,7 +217,10 @@ impl Walk<'_> {
         }
         let tree = self.modules.tree(module);
         for name in &import.names {
-            let found = tree.items.iter().position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
+            let found = tree
+                .items
+                .iter()
+                .position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
             if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
                 let target = Target::Symbol(known.symbol);
                 debug_assert_eq!(name.span.file, self.modules.file(scope.module));
@@ -224,13 +235,20 @@ impl Walk<'_> {
             self.expr(scope, default);
         }
         for parameter in parameters {
-            if let Some(word) = parameter.annotation.as_ref().and_then(|name| find_word(vocabulary::TYPES, &name.text)) {
-                self.record(parameter.annotation.as_ref().map_or(parameter.name.span, |name| name.span), Target::Word(word));
+            if let Some(word) =
+                parameter.annotation.as_ref().and_then(|name| find_word(vocabulary::TYPES, &name.text))
+            {
+                self.record(
+                    parameter.annotation.as_ref().map_or(parameter.name.span, |name| name.span),
+                    Target::Word(word),
+                );
             }
         }
         if let Some(known) = self.items.get(&id) {
             let bound = parameters.iter().zip(&known.parameters);
-            self.locals.extend(bound.map(|(parameter, symbol)| (parameter.name.text.clone(), Target::Symbol(*symbol))));
+            self.locals.extend(
+                bound.map(|(parameter, symbol)| (parameter.name.text.clone(), Target::Symbol(*symbol))),
+            );
         }
     }
 
@@ -390,7 +408,9 @@ impl Walk<'_> {
                     self.record(field.span, Target::Part(part));
                 }
             }
-            ExprKind::Call { callee, arguments, block } => self.call(scope, callee, arguments, block.as_ref()),
+            ExprKind::Call { callee, arguments, block } => {
+                self.call(scope, callee, arguments, block.as_ref())
+            }
             ExprKind::List(items) => items.iter().for_each(|item| self.expr(scope, item)),
             ExprKind::Unary { operand, .. } | ExprKind::Live(operand) => self.expr(scope, operand),
             ExprKind::Index { base: left, index: right }

@@ -1,6 +1,9 @@
 //! The settings of every block.
 
-use super::{ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, Key, MERGES, ORIGINS, REVEALS, TOKENIZERS, Takes};
+use super::{
+    ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, Key, MERGES, ORIGINS, REVEALS, TOKENIZERS,
+    Takes,
+};
 
 const fn must(name: &'static str, takes: Takes, doc: &'static str) -> Key {
     Key { name, required: true, takes, doc }
@@ -13,7 +16,11 @@ const fn may(name: &'static str, takes: Takes, doc: &'static str) -> Key {
 pub static EXPERIMENT: &[Key] = &[
     must("seed", Takes::Count, "The first seed; a comparison over `n` seeds runs `seed`, `seed + 1`, ..."),
     may("out", Takes::Text, "Folder for results; without it `runs/<experiment>`."),
-    may("device", Takes::Words(DEVICES), "Where to run; on a graphics card where there is one, if not written."),
+    may(
+        "device",
+        Takes::Words(DEVICES),
+        "Where to run; on a graphics card where there is one, if not written.",
+    ),
     may("dtype", Takes::Words(DTYPES), "The numbers that models compute with; `float32` if not written."),
 ];
 
@@ -21,18 +28,31 @@ pub static DOMAIN: &[Key] = &[
     must(
         "prompts",
         Takes::Dataset,
-        "Rows with a `prompt` field, relative to this file: a path in quotes, or `dataset(...)`. What is trained on.",
+        "Rows with a `prompt` field, relative to this file: a path in quotes, or `dataset(...)`. What is \
+         trained on.",
     ),
     may("tests", Takes::Dataset, "Held-out rows, the same layout: what a `compare` judges on."),
-    may("fields", Takes::Columns, "Fields that stand in columns of other names: `columns(prompt: question)`."),
+    may(
+        "fields",
+        Takes::Columns,
+        "Fields that stand in columns of other names: `columns(prompt: question)`.",
+    ),
     may(
         "format",
         Takes::Words(FORMATS),
         "How prompts are handed to a model; must be written where the model is loaded, else `text`.",
     ),
-    may("system", Takes::Text, "The system message of every conversation that has none of its own; of `format = chat`."),
+    may(
+        "system",
+        Takes::Text,
+        "The system message of every conversation that has none of its own; of `format = chat`.",
+    ),
     must("reward", Takes::Reward, "How a completion is judged, from 0 to 1."),
-    may("share", Takes::Number, "Share of the prompts where several domains are mixed; all shares add up to 1."),
+    may(
+        "share",
+        Takes::Number,
+        "Share of the prompts where several domains are mixed; all shares add up to 1.",
+    ),
     may("limits", Takes::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
 ];
 
@@ -44,7 +64,11 @@ pub static COMPARE: &[Key] = &[
     must("samples", Takes::Count, "Completions of each test prompt."),
     must("temperature", Takes::Number, "Of the judged completions; 0 is greedy."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
-    may("top_p", Takes::Number, "Only the most probable entries that together hold this much are drawn; all if not written."),
+    may(
+        "top_p",
+        Takes::Number,
+        "Only the most probable entries that together hold this much are drawn; all if not written.",
+    ),
     may("top_k", Takes::Count, "Only so many entries are drawn; all if not written."),
     may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
     may("seeds", Takes::Count, "How many seeds the whole experiment is run with; 1 if not written."),
@@ -54,12 +78,20 @@ pub static COMPARE: &[Key] = &[
 ];
 
 pub static EVAL: &[Key] = &[
-    must("prompts", Takes::Text, "JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on."),
+    must(
+        "prompts",
+        Takes::Text,
+        "JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on.",
+    ),
     must("reward", Takes::Reward, "How a completion is judged, from 0 to 1."),
     must("samples", Takes::Count, "Completions of each prompt."),
     must("temperature", Takes::Number, "Of the judged completions; 0 is greedy."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
-    may("top_p", Takes::Number, "Only the most probable entries that together hold this much are drawn; all if not written."),
+    may(
+        "top_p",
+        Takes::Number,
+        "Only the most probable entries that together hold this much are drawn; all if not written.",
+    ),
     may("top_k", Takes::Count, "Only so many entries are drawn; all if not written."),
     may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
     may("metrics", Takes::Metrics, "What a cell shows besides the mean reward: `[pass_at(16), distinct]`."),
@@ -68,10 +100,26 @@ pub static EVAL: &[Key] = &[
 pub static TEACHER: &[Key] = &[
     may("sees", Takes::Template, "What the teacher is shown in place of the plain prompt."),
     may("temperature", Takes::Number, "Its logits are divided by it; 1 if not written."),
-    may("answers", Takes::Capability, "What it can say: `dist`, `top_k(20)`, `sampled` or `text`; of local weights, `dist`."),
-    may("align", Takes::Words(ALIGNMENTS), "How the student's tokens are found in its input; `positions` if not written."),
-    may("reveals", Takes::Words(REVEALS), "What it reads where the student has masks: `all`, or `later_blocks(0.25)`."),
-    may("feedback", Takes::Rollout, "What fills `{feedback}` in its template; the verifier's own words if not written."),
+    may(
+        "answers",
+        Takes::Capability,
+        "What it can say: `dist`, `top_k(20)`, `sampled` or `text`; of local weights, `dist`.",
+    ),
+    may(
+        "align",
+        Takes::Words(ALIGNMENTS),
+        "How the student's tokens are found in its input; `positions` if not written.",
+    ),
+    may(
+        "reveals",
+        Takes::Words(REVEALS),
+        "What it reads where the student has masks: `all`, or `later_blocks(0.25)`.",
+    ),
+    may(
+        "feedback",
+        Takes::Rollout,
+        "What fills `{feedback}` in its template; the verifier's own words if not written.",
+    ),
     may(
         "origin",
         Takes::Words(ORIGINS),
@@ -90,22 +138,32 @@ pub static DECODER: &[Key] = &[
     must("layers", Takes::Count, "Number of decoder layers."),
     must("width", Takes::Count, "Width of the residual stream; divides into `heads` heads of even size."),
     must("heads", Takes::Count, "Attention heads."),
-    may("key_value_heads", Takes::Count, "Heads of keys and values, shared by groups of heads; `heads` if not written."),
+    may(
+        "key_value_heads",
+        Takes::Count,
+        "Heads of keys and values, shared by groups of heads; `heads` if not written.",
+    ),
     may(
         "hidden",
         Takes::Count,
-        "Inner width of the feed-forward part; 8/3 of the width, rounded up to a multiple of 32, if not written.",
+        "Inner width of the feed-forward part; 8/3 of the width, rounded up to a multiple of 32, if not \
+         written.",
     ),
     must("context", Takes::Count, "Longest sequence, in tokens, prompt and completion together."),
     must(
         "tokenizer",
         Takes::Words(TOKENIZERS),
-        "How text becomes tokens: `bytes`, or in quotes the path of a `tokenizer.json` or of a folder that has one.",
+        "How text becomes tokens: `bytes`, or in quotes the path of a `tokenizer.json` or of a folder that \
+         has one.",
     ),
     may("tied", Takes::Truth, "One matrix for embedding and output; `true` if not written."),
     may("rope_theta", Takes::Number, "Base of the rotary positions; 10,000 if not written."),
     may("norm_epsilon", Takes::Number, "Added to the variance in RMSNorm; 1e-5 if not written."),
-    may("initial_deviation", Takes::Number, "Standard deviation of the initial weights; sqrt(2 / (5 width)) if not written."),
+    may(
+        "initial_deviation",
+        Takes::Number,
+        "Standard deviation of the initial weights; sqrt(2 / (5 width)) if not written.",
+    ),
 ];
 
 pub static MERGE: &[Key] = &[
@@ -114,7 +172,8 @@ pub static MERGE: &[Key] = &[
     may(
         "density",
         Takes::Number,
-        "`ties`: the fraction of each difference that is kept, as a whole number of its entries, rounded; equals at the bound are kept.",
+        "`ties`: the fraction of each difference that is kept, as a whole number of its entries, rounded; \
+         equals at the bound are kept.",
     ),
     may("drop", Takes::Number, "`dare`: the fraction of each difference that is dropped at random."),
 ];
@@ -146,7 +205,11 @@ macro_rules! stage {
 
 pub static SFT: &[Key] = stage![
     may("target", Takes::Field, "The field of the data to imitate; or write `rollout`."),
-    may("rollout", Takes::Rollout, "Imitate completions, usually the routed teachers': `from(teacher, ...)`; or write `target`."),
+    may(
+        "rollout",
+        Takes::Rollout,
+        "Imitate completions, usually the routed teachers': `from(teacher, ...)`; or write `target`."
+    ),
     may("keep", Takes::Words(KEEPS), "Which rollouts of the teachers are imitated."),
     must("batch", Takes::Count, "Sequences a step; or write `prompts`."),
     may("prompts", Takes::Count, "Prompts a step; or write `batch`."),
@@ -162,7 +225,8 @@ pub static GRPO: &[Key] = stage![
     may(
         "top_p",
         Takes::Number,
-        "Of the rollouts: only the most probable entries that together hold this much are drawn; all if not written."
+        "Of the rollouts: only the most probable entries that together hold this much are drawn; all if not \
+         written."
     ),
     may("top_k", Takes::Count, "Of the rollouts: only so many entries are drawn; all if not written."),
     may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
@@ -176,7 +240,11 @@ pub static GRPO: &[Key] = stage![
 
 pub static DISTILL: &[Key] = stage![
     must("objective", Takes::Objective, "What is trained on, such as `mopd` of `std.opd`."),
-    must("rollout", Takes::Rollout, "Where completions come from: `sample(...)`, `from(teacher, ...)`, `data(field)`, ..."),
+    must(
+        "rollout",
+        Takes::Rollout,
+        "Where completions come from: `sample(...)`, `from(teacher, ...)`, `data(field)`, ..."
+    ),
     must("prompts", Takes::Count, "Prompts a step; or write `batch`."),
     may("batch", Takes::Count, "Sequences a step; or write `prompts`."),
     may("domains", Takes::Domains, "The domains trained on; all of them if not written."),
@@ -199,12 +267,17 @@ pub static TRAIN: &[Key] = stage![
 ];
 
 /// Of `trains name = model { ... }`.
-pub static MEMBER: &[Key] = &[may("sees", Takes::Template, "What the model is shown in place of the plain prompt.")];
+pub static MEMBER: &[Key] =
+    &[may("sees", Takes::Template, "What the model is shown in place of the plain prompt.")];
 
 /// One kind of update of a `train`.
 pub static STEP: &[Key] = stage![
     must("updates", Takes::Model, "Which of the models that are trained."),
-    must("objective", Takes::Objective, "What is trained on; `student` in it is the model that the step updates."),
+    must(
+        "objective",
+        Takes::Objective,
+        "What is trained on; `student` in it is the model that the step updates."
+    ),
     may("every", Takes::Count, "The update is made every so many steps; 1 if not written."),
     may("rollout", Takes::Rollout, "Where completions come from; not needed where every term has its own."),
     may("prompts", Takes::Count, "Prompts a step; or write `batch`."),
@@ -218,7 +291,8 @@ pub static OBJECTIVE: &[Key] = &[
     may(
         "temperature",
         Takes::Number,
-        "Of every `logp`: logits are divided by it. That of the rollout where the student draws the completions, else 1, if not written.",
+        "Of every `logp`: logits are divided by it. That of the rollout where the student draws the \
+         completions, else 1, if not written.",
     ),
     must("reduce", Takes::Reduce, "How tokens and sequences are averaged into one number."),
 ];
@@ -232,7 +306,11 @@ pub static TERM: &[Key] = &[
 
 /// Of `by domain { ... }` after a `reduce`.
 pub static BALANCE: &[Key] = &[
-    may("target", Takes::Number, "Share of the signal that each domain should have; its share of the prompts if not written."),
+    may(
+        "target",
+        Takes::Number,
+        "Share of the signal that each domain should have; its share of the prompts if not written.",
+    ),
     may("follow_gap", Takes::Number, "How hard a gap to the target is closed; 1 if not written."),
     may("clamp", Takes::Number, "Bounds of a domain's factor: `0.05..=20`."),
     may("observe", Takes::Truth, "Factors are computed and recorded, and applied to nothing."),

@@ -35,7 +35,8 @@ pub static AXES: &[Word] = &[
 /// What a number per token can be put together over: nothing is finer than a token.
 pub static OVER: &[Word] = AXES.split_at(1).1;
 
-pub static REDUCTIONS: &[Word] = &[word("mean", "the mean along an axis"), word("sum", "the sum along an axis")];
+pub static REDUCTIONS: &[Word] =
+    &[word("mean", "the mean along an axis"), word("sum", "the sum along an axis")];
 
 pub static DEVIATIONS: &[Word] = &[word("population", "divided by n"), word("sample", "divided by n - 1")];
 
@@ -55,15 +56,18 @@ pub static FULL: &[Word] = &[
 
 pub static DEVICES: &[Word] = &[word("cpu", "the processor"), word("cuda", "an NVIDIA graphics card")];
 
-pub static DTYPES: &[Word] = &[word("float32", "32-bit numbers"), word("bfloat16", "16-bit numbers, master weights in 32")];
+pub static DTYPES: &[Word] =
+    &[word("float32", "32-bit numbers"), word("bfloat16", "16-bit numbers, master weights in 32")];
 
 pub static ORIGINS: &[Word] = &[
     word("same", "it descends from the student's checkpoint"),
     word("foreign", "it descends from another checkpoint, and the author knows"),
 ];
 
-pub static FORMATS: &[Word] =
-    &[word("text", "as they are"), word("chat", "as messages of a conversation, by the model's own chat template")];
+pub static FORMATS: &[Word] = &[
+    word("text", "as they are"),
+    word("chat", "as messages of a conversation, by the model's own chat template"),
+];
 
 pub static WEIGHTS: &[Word] = &[
     word("attention", "queries, keys, values and the projection behind them, in every layer"),
@@ -93,7 +97,8 @@ pub static ALIGNMENTS: &[Word] = &[
 
 pub static REVEALS: &[Word] = &[word("all", "the finished sequence")];
 
-pub static KEPT: &[Word] = &[word("rollouts", "completions as they were"), word("prompts", "prompts, which are answered anew")];
+pub static KEPT: &[Word] =
+    &[word("rollouts", "completions as they were"), word("prompts", "prompts, which are answered anew")];
 
 pub static CAPABILITIES: &[Word] = &[
     word("dist", "the whole next-token distribution"),
@@ -107,15 +112,22 @@ pub static METRICS: &[Word] = &[
     word("entropy", "mean entropy of the next-token distribution"),
 ];
 
-pub static BUDGETS: &[Word] =
-    &[word("steps", "optimiser steps"), word("sequences", "completions trained on"), word("tokens", "tokens trained on")];
+pub static BUDGETS: &[Word] = &[
+    word("steps", "optimiser steps"),
+    word("sequences", "completions trained on"),
+    word("tokens", "tokens trained on"),
+];
 
-pub static CHARGES: &[Word] =
-    &[word("free", "what the teachers took is not counted"), word("charged", "what the teachers took counts as well")];
+pub static CHARGES: &[Word] = &[
+    word("free", "what the teachers took is not counted"),
+    word("charged", "what the teachers took counts as well"),
+];
 
-pub static SIMILARITIES: &[Word] = &[word("edit", "1 minus the edit distance over the longer length"), word("rouge", "ROUGE-1")];
+pub static SIMILARITIES: &[Word] =
+    &[word("edit", "1 minus the edit distance over the longer length"), word("rouge", "ROUGE-1")];
 
-pub static MISSING: &[Word] = &[word("uniform", "a member without a number counts as the mean of the others")];
+pub static MISSING: &[Word] =
+    &[word("uniform", "a member without a number counts as the mean of the others")];
 
 pub static TYPES: &[Word] = &[
     word("model", "weights: the value of a stage"),
@@ -151,9 +163,14 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "ratio",
         "ratio[token]",
-        "`exp(student.logp - sampler.logp)`, both at the temperature of sampling: how much likelier the token has become since.",
+        "`exp(student.logp - sampler.logp)`, both at the temperature of sampling: how much likelier the \
+         token has become since.",
     ),
-    seen("reward", "real[sequence]", "The verifier's verdict on the completion; `reward.<part>` is one part of it."),
+    seen(
+        "reward",
+        "real[sequence]",
+        "The verifier's verdict on the completion; `reward.<part>` is one part of it.",
+    ),
     seen("correct", "bool[sequence]", "`reward >= 1`."),
     seen(
         "selected",
@@ -175,14 +192,19 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "loss",
         "number[run]",
-        "The loss of the step before, 1 at the first step; `loss.<term>` is one term's, `loss.held_out` that on the held-out prompts.",
+        "The loss of the step before, 1 at the first step; `loss.<term>` is one term's, `loss.held_out` \
+         that on the held-out prompts.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];
 
 /// What follows a role and a dot.
 pub static PARTS: &[SignalName] = &[
-    seen("logp", "logp[token]", "Log-probability of the token taken, at the temperature that the student samples at."),
+    seen(
+        "logp",
+        "logp[token]",
+        "Log-probability of the token taken, at the temperature that the student samples at.",
+    ),
     seen("entropy", "nats[token]", "Entropy of the next-token distribution."),
     seen("top1", "prob[token]", "Largest probability of the next-token distribution."),
     seen("rank", "count[token]", "Rank of the token taken, 1 for the most probable."),
@@ -191,7 +213,11 @@ pub static PARTS: &[SignalName] = &[
     seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
     seen("deviation", "real[token]", "Its standard deviation."),
     seen("value", "real[token]", "What a critic's head expects from here on."),
-    seen("correct", "bool[sequence]", "The verdict on the completions of a model trained beside the student."),
+    seen(
+        "correct",
+        "bool[sequence]",
+        "The verdict on the completions of a model trained beside the student.",
+    ),
     seen("score", "real[sequence]", "What a scalar head says of the completion."),
     seen(
         "confidence",

@@ -1,4 +1,5 @@
-//! Habits of other languages and tools that the grammar need not know: they are reported here and written anew for it.
+//! Habits of other languages and tools that the grammar need not know: they are reported here and written
+//! anew for it.
 
 use super::{Last, Scanner};
 use crate::diag::{Code, Diagnostic};
@@ -13,7 +14,8 @@ impl Scanner<'_> {
     /// What a merge or a page of Markdown leaves at the beginning of a line. The line is passed over.
     pub(super) fn left_behind(&mut self, rest: &str) -> bool {
         let line = rest.lines().next().unwrap_or_default();
-        let marker = ["<<<<<<<", "=======", ">>>>>>>", "|||||||"].iter().find(|marker| line.starts_with(**marker));
+        let marker =
+            ["<<<<<<<", "=======", ">>>>>>>", "|||||||"].iter().find(|marker| line.starts_with(**marker));
         let start = self.at;
         let finding = if let Some(marker) = marker {
             let span = self.span(start, start + marker.len());
@@ -23,10 +25,14 @@ impl Scanner<'_> {
         } else if line.starts_with("```") {
             let span = self.span(start, start + 3);
             let end = (start + line.len() + 1).min(self.bytes.len());
-            Diagnostic::error(Code::ForeignSyntax, span, "a Markdown code fence (```) is not part of the program")
-                .label("copied from a page or a chat")
-                .help("remove the line")
-                .fix("remove the line", self.span(start, end), "")
+            Diagnostic::error(
+                Code::ForeignSyntax,
+                span,
+                "a Markdown code fence (```) is not part of the program",
+            )
+            .label("copied from a page or a chat")
+            .help("remove the line")
+            .fix("remove the line", self.span(start, end), "")
         } else {
             return false;
         };
@@ -40,11 +46,15 @@ impl Scanner<'_> {
         let rest = &self.text[self.at..];
         let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
         let whole = &self.text[self.at..end];
-        let mut finding =
-            Diagnostic::error(Code::ForeignSyntax, self.span(self.at, self.at + 2), "`/* ... */` is not a comment here")
-                .label("a comment runs from `//` to the end of its line")
-                .help("write `//` before every line of the comment");
-        let ends_line = self.text[end..].trim_start_matches([' ', '\t', '\r']).starts_with('\n') || end == self.bytes.len();
+        let mut finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(self.at, self.at + 2),
+            "`/* ... */` is not a comment here",
+        )
+        .label("a comment runs from `//` to the end of its line")
+        .help("write `//` before every line of the comment");
+        let ends_line = self.text[end..].trim_start_matches([' ', '\t', '\r']).starts_with('\n')
+            || end == self.bytes.len();
         if ends_line && !whole.contains('\n') && whole.len() >= 4 {
             let inner = whole[2..].trim_end_matches("*/").trim();
             finding = finding.fix("write `//`", self.span(self.at, end), format!("// {inner}"));
@@ -60,10 +70,13 @@ impl Scanner<'_> {
         let path = rest.find(|c: char| !words::is_word(c) && c != ':').unwrap_or(rest.len());
         let path = &rest[..path];
         let ours = path.replace("::", ".");
-        let finding =
-            Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 2), "the parts of a path are joined by `.`, not `::`")
-                .help("for example `std.opd.mopd`")
-                .fix("write `.`", self.span(at, at + path.len()), ours);
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(at, at + 2),
+            "the parts of a path are joined by `.`, not `::`",
+        )
+        .help("for example `std.opd.mopd`")
+        .fix("write `.`", self.span(at, at + path.len()), ours);
         self.report(finding);
         self.replace(at, at + 2).copy_from_slice(b". ");
         self.last = Last::Operator;
@@ -103,7 +116,11 @@ impl Scanner<'_> {
             return false;
         }
         let ours = word.to_ascii_lowercase();
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + length), format!("`{word}` is written `{ours}`"));
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(at, at + length),
+            format!("`{word}` is written `{ours}`"),
+        );
         self.report(finding.replace_with(format!("write `{ours}`"), ours.clone()));
         self.replace(at, at + length).copy_from_slice(ours.as_bytes());
         self.last = Last::Operator;
@@ -113,7 +130,8 @@ impl Scanner<'_> {
 
     /// `3e−4`, with the minus of a typeset page: read as `3e-4`.
     pub(super) fn exponent(&mut self, start: usize, end: usize) -> bool {
-        let Some(sign) = self.text[end..].chars().next().filter(|sign| words::lookalike(*sign) == Some("-")) else {
+        let Some(sign) = self.text[end..].chars().next().filter(|sign| words::lookalike(*sign) == Some("-"))
+        else {
             return false;
         };
         let digits_at = end + sign.len_utf8();
@@ -134,11 +152,12 @@ impl Scanner<'_> {
         true
     }
 
-    /// `2,000`: a comma between the thousands. Only where it can't separate two values: `000` begins no number, and after `key =` or `name:`
-    /// a value follows without a blank nowhere else.
+    /// `2,000`: a comma between the thousands. Only where it can't separate two values: `000` begins no
+    /// number, and after `key =` or `name:` a value follows without a blank nowhere else.
     pub(super) fn thousands(&mut self, start: usize, first_end: usize) {
         let group = |at: usize| {
-            let digits = self.bytes.get(at + 1..at + 4).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
+            let digits =
+                self.bytes.get(at + 1..at + 4).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
             let ends = self.bytes.get(at + 4).is_none_or(|byte| !words::is_word_byte(*byte) && *byte != b'.');
             self.bytes.get(at) == Some(&b',') && digits && ends
         };
@@ -146,8 +165,10 @@ impl Scanner<'_> {
         while group(end) {
             end += 4;
         }
-        let (zeros, in_list) =
-            (self.text[first_end..end].starts_with(",000"), self.open.last().is_some_and(|open| open.bracket == b'['));
+        let (zeros, in_list) = (
+            self.text[first_end..end].starts_with(",000"),
+            self.open.last().is_some_and(|open| open.bracket == b'['),
+        );
         let given = self.text[..start].trim_end().ends_with(['=', ':']);
         if end == first_end || first_end - start > 3 || in_list && !zeros || !zeros && !given {
             return;
@@ -168,7 +189,8 @@ impl Scanner<'_> {
         self.at = end;
     }
 
-    /// `240 // 2, ...)` within brackets that open on its line and close behind the comment: a division as in Python.
+    /// `240 // 2, ...)` within brackets that open on its line and close behind the comment: a division as in
+    /// Python.
     pub(super) fn floor_division(&mut self) -> bool {
         let at = self.at;
         let line_start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
@@ -177,7 +199,8 @@ impl Scanner<'_> {
         let rest = &self.text[at + 2..self.line_end()];
         // Only a number, with what goes on or closes behind it: prose may begin with a word.
         let digits = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
-        let divisor = digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);
+        let divisor =
+            digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);
         let closes = rest.contains(super::partner(open.bracket) as char);
         if !on_line || !divisor || !closes || self.last != Last::Value {
             return false;

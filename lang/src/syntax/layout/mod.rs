@@ -1,8 +1,9 @@
-//! The pass before the grammar: which newlines separate, which comments to blank, which bracket belongs to which.
+//! The pass before the grammar: which newlines separate, which comments to blank, which bracket belongs to
+//! which.
 //!
-//! The output has the length of the input, byte for byte, so every offset stays true. Whether a newline separates depends on
-//! the brackets around it and on the token before it, which a context-free grammar can't see; and a bracket without a partner
-//! is best told where it stands, not where the grammar gives up.
+//! The output has the length of the input, byte for byte, so every offset stays true. Whether a newline
+//! separates depends on the brackets around it and on the token before it, which a context-free grammar can't
+//! see; and a bracket without a partner is best told where it stands, not where the grammar gives up.
 
 mod habits;
 mod texts;
@@ -19,8 +20,9 @@ const BOUNDARY: u8 = 1;
 /// Deepest tree that is accepted. It bounds the recursion of every pass over the tree.
 pub(crate) const MAX_DEPTH: usize = 256;
 
-/// A piece of a file, ready for the grammar: an item with the comments before it and whatever follows it up to the next item.
-/// All offsets count from the beginning of the piece, and nothing in it depends on what stands before.
+/// A piece of a file, ready for the grammar: an item with the comments before it and whatever follows it up
+/// to the next item. All offsets count from the beginning of the piece, and nothing in it depends on what
+/// stands before.
 pub struct Layout {
     pub text: String,
     pub findings: Vec<Diagnostic>,
@@ -66,8 +68,8 @@ pub fn lay_out(text: &str) -> String {
     texts.collect()
 }
 
-/// Cuts a file into pieces, and says whether items end the blocks around them. `known` tells which piece begins at an offset,
-/// if that is known for this rule.
+/// Cuts a file into pieces, and says whether items end the blocks around them. `known` tells which piece
+/// begins at an offset, if that is known for this rule.
 pub fn pieces(file: FileId, text: &str, known: impl Fn(usize, bool) -> Option<Known>) -> (Vec<Piece>, bool) {
     let cut = |items_close: bool| {
         let (mut pieces, mut at, mut unclosed_brace) = (Vec::new(), 0, false);
@@ -106,7 +108,8 @@ pub fn lay_out_piece(file: FileId, rest: &str, items_close: bool) -> Layout {
 struct Open {
     bracket: u8,
     at: usize,
-    /// Operators and closed brackets since the last separator: a bound on how deep the expression's tree can be.
+    /// Operators and closed brackets since the last separator: a bound on how deep the expression's tree can
+    /// be.
     operators: usize,
     /// Holds arms: `condition -> value`.
     arms: bool,
@@ -286,8 +289,12 @@ impl<'a> Scanner<'a> {
             self.replace(at, at + 1).fill(BOUNDARY);
         } else if head == LineHead::Brace && self.last == Last::Value {
             self.report(
-                Diagnostic::error(Code::Syntax, self.span(next, next + 1), "`{` belongs at the end of the line before")
-                    .label("a block begins on the line of what it belongs to"),
+                Diagnostic::error(
+                    Code::Syntax,
+                    self.span(next, next + 1),
+                    "`{` belongs at the end of the line before",
+                )
+                .label("a block begins on the line of what it belongs to"),
             );
             self.blank(at, next);
             return;
@@ -298,7 +305,8 @@ impl<'a> Scanner<'a> {
             self.replace(at, at + 1).fill(b' ');
             return;
         }
-        // Blank lines and comments go with the item after them. Between items nothing is open, so what comes has no past.
+        // Blank lines and comments go with the item after them. Between items nothing is open, so what comes
+        // has no past.
         self.complete = item && self.open.len() == 1 && self.last != Last::Nothing;
         self.separate();
         self.last = Last::Nothing;
@@ -328,14 +336,16 @@ impl<'a> Scanner<'a> {
     }
 
     fn report_unclosed(&mut self, bracket: u8, at: usize, next: Option<usize>) {
-        let within = |finding: &Diagnostic| finding.code == Code::NestingTooDeep && finding.primary.span.start as usize >= at;
+        let within = |finding: &Diagnostic| {
+            finding.code == Code::NestingTooDeep && finding.primary.span.start as usize >= at
+        };
         if self.findings.iter().any(within) {
             return; // Its partner may be in what was passed over.
         }
         let span = self.span(at, at + 1);
         let message = format!("this `{}` is never closed", bracket as char);
-        let mut finding =
-            Diagnostic::error(Code::Syntax, span, message).label(format!("`{}` is missing", partner(bracket) as char));
+        let mut finding = Diagnostic::error(Code::Syntax, span, message)
+            .label(format!("`{}` is missing", partner(bracket) as char));
         if let Some(next) = next {
             let end = next + self.text[next..].find([' ', '\n', '{', '(']).unwrap_or(1).max(1);
             finding = finding.because(self.span(next, end), "it should be closed before this");
@@ -394,7 +404,10 @@ impl<'a> Scanner<'a> {
     fn closing(&mut self, bracket: u8) {
         let here = self.at;
         let open_paren = |open: &Open| matches!(open.bracket, b'(' | b'[');
-        if bracket == b'}' && self.open.iter().any(|open| open.bracket == b'{') && self.open.last().is_some_and(open_paren) {
+        if bracket == b'}'
+            && self.open.iter().any(|open| open.bracket == b'{')
+            && self.open.last().is_some_and(open_paren)
+        {
             self.pop_parens(Some(here));
         }
         let top = self.open.last().map_or(0, |open| open.bracket);
@@ -412,7 +425,10 @@ impl<'a> Scanner<'a> {
             let finding = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message)
                 .label(format!("expected `{}`", partner(top) as char))
                 .because(self.span(open_at, open_at + 1), "opened here")
-                .replace_with(format!("write `{}`", partner(top) as char), (partner(top) as char).to_string());
+                .replace_with(
+                    format!("write `{}`", partner(top) as char),
+                    (partner(top) as char).to_string(),
+                );
             self.report(finding);
             self.replace(here, here + 1).fill(partner(top));
         }
@@ -433,7 +449,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Blanks what lies deeper than any tree may be, up to the next separator or closing bracket of this level.
+    /// Blanks what lies deeper than any tree may be, up to the next separator or closing bracket of this
+    /// level.
     fn too_deep(&mut self) {
         let start = self.at;
         let message = format!("nested more than {MAX_DEPTH} levels deep");
@@ -475,7 +492,8 @@ impl<'a> Scanner<'a> {
         let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
         let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
         // `where(` is the function.
-        let tail = !after_dot && word == "where" && !words::split_word(&self.text[self.at..]).1.starts_with('(');
+        let tail =
+            !after_dot && word == "where" && !words::split_word(&self.text[self.at..]).1.starts_with('(');
         if (operator || tail) && self.depth >= MAX_DEPTH {
             return self.too_deep();
         }
@@ -495,7 +513,8 @@ impl<'a> Scanner<'a> {
         while end < self.bytes.len() {
             let byte = self.bytes[end];
             let next_is_digit = self.bytes.get(end + 1).is_some_and(u8::is_ascii_digit);
-            let sign = matches!(byte, b'+' | b'-') && matches!(self.bytes[end - 1], b'e' | b'E') && next_is_digit;
+            let sign =
+                matches!(byte, b'+' | b'-') && matches!(self.bytes[end - 1], b'e' | b'E') && next_is_digit;
             if !(words::is_word_byte(byte) || byte == b'.' && next_is_digit || sign) {
                 break;
             }
@@ -531,8 +550,8 @@ impl<'a> Scanner<'a> {
             }
             self.count();
         }
-        let runs_on =
-            token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':']) || matches!(token, "!=" | ".." | "..=");
+        let runs_on = token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':'])
+            || matches!(token, "!=" | ".." | "..=");
         self.last = if runs_on { Last::Operator } else { Last::Value };
         self.at += token.len();
     }
@@ -540,10 +559,16 @@ impl<'a> Scanner<'a> {
     fn semicolon(&mut self) {
         let at = self.at;
         let next = self.text[at + 1..].trim_start_matches([' ', '\t', '\r']);
-        let ends_line = next.is_empty() || next.starts_with('\n') || next.starts_with("//") || next.starts_with('}');
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 1), "`;` separates nothing here")
-            .label("entries end at the end of the line or at a comma");
-        self.report(if ends_line { finding.replace_with("remove it", "") } else { finding.replace_with("write a comma", ",") });
+        let ends_line =
+            next.is_empty() || next.starts_with('\n') || next.starts_with("//") || next.starts_with('}');
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 1), "`;` separates nothing here")
+                .label("entries end at the end of the line or at a comma");
+        self.report(if ends_line {
+            finding.replace_with("remove it", "")
+        } else {
+            finding.replace_with("write a comma", ",")
+        });
         let in_block = self.open.last().is_some_and(|open| open.bracket == b'{');
         if ends_line {
             self.blank(at, at + 1);
@@ -576,7 +601,8 @@ impl<'a> Scanner<'a> {
         let start = finding.primary.span.start as usize;
         let repeated = self.findings.iter().rev().take(8).any(|other| {
             let other_start = other.primary.span.start as usize;
-            other.code == finding.code && !self.text[other_start.min(start)..other_start.max(start)].contains('\n')
+            other.code == finding.code
+                && !self.text[other_start.min(start)..other_start.max(start)].contains('\n')
         });
         if !repeated {
             self.findings.push(finding);

@@ -20,7 +20,8 @@ impl Scanner<'_> {
         let Some(meant) = words::lookalike(character) else {
             let message = format!("`{character}` (U+{code:04X}) does not belong here");
             self.report(
-                Diagnostic::error(Code::Syntax, span, message).help("names are made of the letters a to z, digits and `_`"),
+                Diagnostic::error(Code::Syntax, span, message)
+                    .help("names are made of the letters a to z, digits and `_`"),
             );
             // Part of a word: the word goes with it, so that half a name is not taken for a name.
             let mut end = at + length;
@@ -29,7 +30,8 @@ impl Scanner<'_> {
             {
                 end += next.len_utf8();
             }
-            let start = at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
+            let start =
+                at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
             self.blank(start, end);
             self.last = Last::Value;
             return;
@@ -37,7 +39,10 @@ impl Scanner<'_> {
         let (shown, title) = if meant == " " {
             (format!("an invisible character (U+{code:04X}) stands here"), "write a space".to_owned())
         } else {
-            (format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"), format!("write `{meant}`"))
+            (
+                format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"),
+                format!("write `{meant}`"),
+            )
         };
         self.report(Diagnostic::error(Code::ForeignSyntax, span, shown).replace_with(title, meant));
         self.replace(at, at + length).fill(b' ');
@@ -65,7 +70,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Blanks a string that its line does not end, but not the brackets after it that close what this line opened.
+    /// Blanks a string that its line does not end, but not the brackets after it that close what this line
+    /// opened.
     pub(super) fn unterminated(&mut self, quote: usize) {
         let start = self.at;
         let line_end = self.line_end();
@@ -107,8 +113,9 @@ impl Scanner<'_> {
         let Some(length) = rest.find('\'') else { return self.unterminated(1) };
         let (start, end) = (self.at, self.at + 1 + length);
         let inner = &rest[..length];
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
-            .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
+                .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
         self.report(finding);
         self.quote(start, end, end + 1);
     }
@@ -122,9 +129,10 @@ impl Scanner<'_> {
         };
         let close = start + opening + length;
         let end = close + self.text[close..].chars().next().map_or(0, char::len_utf8);
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
-            .label("a word processor may have put them here")
-            .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
+                .label("a word processor may have put them here")
+                .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
         self.report(finding);
         self.replace(start, start + opening).fill(b' ');
         self.replace(close, end).fill(b' ');
@@ -150,8 +158,12 @@ impl Scanner<'_> {
         let closed = rest.find("\"\"\"").map(|length| start + 3 + length + 3);
         self.circumstances.rest_of_file |= closed.is_none();
         let end = closed.unwrap_or_else(|| self.line_end());
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, start + 3), "`\"\"\"` does not open a text")
-            .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(start, start + 3),
+            "`\"\"\"` does not open a text",
+        )
+        .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
         self.report(finding);
         self.blank(start, end);
         // Stands in for the text, so that what is around it still parses.
@@ -179,12 +191,15 @@ impl Scanner<'_> {
 }
 
 impl Scanner<'_> {
-    /// Controls of the direction of writing: an editor may then show another program than the one that is read (Trojan Source,
-    /// arXiv:2111.00169). In a text they may be meant, as long as it ends the direction that it begins.
+    /// Controls of the direction of writing: an editor may then show another program than the one that is
+    /// read (Trojan Source, arXiv:2111.00169). In a text they may be meant, as long as it ends the
+    /// direction that it begins.
     fn directions(&mut self, start: usize, end: usize) {
         let inside = &self.text[start..end];
-        let controls: Vec<(usize, char)> =
-            inside.char_indices().filter(|(_, c)| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')).collect();
+        let controls: Vec<(usize, char)> = inside
+            .char_indices()
+            .filter(|(_, c)| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+            .collect();
         let Some(&(first, control)) = controls.first() else { return };
         let is_text = inside.starts_with('"');
         let mut open = Vec::new();
@@ -205,8 +220,11 @@ impl Scanner<'_> {
         }
         let span = self.span(start + first, start + first + control.len_utf8());
         let code = control as u32;
-        let text = format!("an invisible character (U+{code:04X}) changes the direction in which this line is shown");
-        let finding = Diagnostic::error(Code::Syntax, span, text).label("what is read may differ from what is seen");
+        let text = format!(
+            "an invisible character (U+{code:04X}) changes the direction in which this line is shown"
+        );
+        let finding =
+            Diagnostic::error(Code::Syntax, span, text).label("what is read may differ from what is seen");
         self.report(finding.help("remove it").replace_with("remove it", ""));
     }
 }

@@ -23,7 +23,12 @@ impl<'a> Builder<'a> {
                     let span = self.span(&part);
                     self.broken(part, Broken::Arm);
                     let lost = Expr { span, kind: ExprKind::Error };
-                    arms.push(Arm { span, index: None, condition: Condition::When(lost.clone()), target: lost });
+                    arms.push(Arm {
+                        span,
+                        index: None,
+                        condition: Condition::When(lost.clone()),
+                        target: lost,
+                    });
                 }
                 _ => {}
             }
@@ -61,7 +66,8 @@ impl<'a> Builder<'a> {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_arrow) else { return };
         let message = format!("an arm leads to its value with `->`, not `{}`", sign.as_str());
         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label("expected `->`");
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label("expected `->`");
         self.report(finding.replace_with("write `->`", if spaced { "->" } else { " ->" }));
     }
 
@@ -80,7 +86,11 @@ impl<'a> Builder<'a> {
                     self.broken(part, Broken::MatchArm);
                     let lost = Expr { span, kind: ExprKind::Error };
                     // A broken `else` is no missing one.
-                    let condition = if split_word(slice).0 == "else" { Condition::Else } else { Condition::When(lost.clone()) };
+                    let condition = if split_word(slice).0 == "else" {
+                        Condition::Else
+                    } else {
+                        Condition::When(lost.clone())
+                    };
                     arms.push(MatchArm { span, condition, value: lost, marks: Vec::new() });
                 }
                 _ => {}
@@ -97,8 +107,11 @@ impl<'a> Builder<'a> {
             match part.as_rule() {
                 Rule::kw_else => condition = Some(Condition::Else),
                 Rule::condition if part.as_str().trim_end() == "_" => {
-                    let finding =
-                        Diagnostic::error(Code::ForeignSyntax, self.span(&part), "`_` is written `else`: it takes what is left");
+                    let finding = Diagnostic::error(
+                        Code::ForeignSyntax,
+                        self.span(&part),
+                        "`_` is written `else`: it takes what is left",
+                    );
                     self.report(finding.replace_with("write `else`", "else"));
                     condition = Some(Condition::Else);
                 }
@@ -138,9 +151,13 @@ impl<'a> Builder<'a> {
                 Rule::axis_sign => {
                     let written = part.into_inner().find(|part| part.as_rule() == Rule::foreign_in);
                     if let Some(sign) = written {
-                        let message = format!("an axis of a sweep is written `name in [...]`, not with `{}`", sign.as_str());
+                        let message = format!(
+                            "an axis of a sweep is written `name in [...]`, not with `{}`",
+                            sign.as_str()
+                        );
                         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
-                        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label("expected `in`");
+                        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
+                            .label("expected `in`");
                         self.report(finding.replace_with("write `in`", if spaced { "in" } else { " in" }));
                     }
                 }

@@ -69,7 +69,8 @@ impl<'a> Builder<'a> {
         self.span_at(self.offset(pair), self.offset(pair) + length)
     }
 
-    /// A place of the piece. A look-alike of an operator takes more bytes than the operator: it is in or out as a whole.
+    /// A place of the piece. A look-alike of an operator takes more bytes than the operator: it is in or out
+    /// as a whole.
     pub fn span_at(&self, start: usize, end: usize) -> Span {
         Span::new(self.file, self.source.floor_char_boundary(start), self.source.ceil_char_boundary(end))
     }
@@ -178,13 +179,17 @@ impl<'a> Builder<'a> {
             Rule::domain_item => ItemKind::Domain { name: parts.name?, block: parts.block? },
             Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
             Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
-            Rule::model_item => ItemKind::Model(Binding { name: parts.name?, index: parts.family, value: parts.value? }),
+            Rule::model_item => {
+                ItemKind::Model(Binding { name: parts.name?, index: parts.family, value: parts.value? })
+            }
             Rule::teacher_item => {
                 let binding = Binding { name: parts.name?, index: parts.family, value: parts.value? };
                 ItemKind::Teacher { binding, parameters }
             }
             Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
-            Rule::divergence_item => ItemKind::Divergence { name: parts.name?, parameters, body: parts.value? },
+            Rule::divergence_item => {
+                ItemKind::Divergence { name: parts.name?, parameters, body: parts.value? }
+            }
             Rule::rollout_item => ItemKind::Rollout { name: parts.name?, parameters, body: parts.value? },
             Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },
             Rule::eval_item => ItemKind::Eval { name: parts.name?, block: parts.block? },
@@ -217,9 +222,13 @@ impl<'a> Builder<'a> {
             Some(names) => names,
             None if module.len() > 1 => vec![module.pop()?],
             None => {
-                let finding = Diagnostic::error(Code::Syntax, span, "an import names a module and what it takes from it")
-                    .label("the name is missing")
-                    .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
+                let finding = Diagnostic::error(
+                    Code::Syntax,
+                    span,
+                    "an import names a module and what it takes from it",
+                )
+                .label("the name is missing")
+                .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
                 self.report(finding);
                 return None;
             }
@@ -260,19 +269,23 @@ impl<'a> Builder<'a> {
 
     /// Reports the signs that other languages use where a value is given.
     fn assign(&mut self, pair: Pair<Rule>, in_block: bool) {
-        let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_assign) else { return };
+        let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_assign) else {
+            return;
+        };
         let written = sign.as_str();
         let message = match written {
             ":" if in_block => "a setting is written `key = value`, not `key: value`".to_owned(),
             "==" => "`==` compares; a value is given with `=`".to_owned(),
             _ => format!("a value is given with `=`, not `{written}`"),
         };
-        let label = if written == ":" { "a colon names an argument, inside parentheses" } else { "expected `=`" };
+        let label =
+            if written == ":" { "a colon names an argument, inside parentheses" } else { "expected `=`" };
         // `key: value` has no blank before its colon; `key = value` has one.
         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
         let replacement = if spaced { "=" } else { " =" };
-        let finding =
-            Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label(label).replace_with("write `=`", replacement);
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
+            .label(label)
+            .replace_with("write `=`", replacement);
         self.report(finding);
     }
 
@@ -299,7 +312,8 @@ impl<'a> Builder<'a> {
             }
             _ => {
                 let bindings = tail.into_inner().filter(|part| part.as_rule() == Rule::where_binding);
-                let bindings: Vec<(Name, Expr)> = bindings.filter_map(|binding| self.where_binding(binding)).collect();
+                let bindings: Vec<(Name, Expr)> =
+                    bindings.filter_map(|binding| self.where_binding(binding)).collect();
                 span = bindings.last().map_or(span, |(_, last)| span.to(last.span));
                 ExprKind::Where { value, bindings }
             }
@@ -361,7 +375,9 @@ impl<'a> Builder<'a> {
             }
         }
         match rule {
-            Rule::let_statement => Some(Statement::Let { name: parts.name?, index: parts.family, value: parts.value? }),
+            Rule::let_statement => {
+                Some(Statement::Let { name: parts.name?, index: parts.family, value: parts.value? })
+            }
             Rule::term_statement => {
                 let mut value = parts.value?;
                 let end = value.span.end;
@@ -397,7 +413,9 @@ impl<'a> Builder<'a> {
         // With the blanks at its end: a text that is never closed has been blanked.
         let end = start + pair.as_str().len();
         let column = self.column(start);
-        let goes_on = self.last_broken.is_some_and(|last| column > last || kind == Broken::Item && column == last && column > 0);
+        let goes_on = self
+            .last_broken
+            .is_some_and(|last| column > last || kind == Broken::Item && column == last && column > 0);
         if goes_on {
             return;
         }
@@ -470,7 +488,8 @@ struct Parts {
     value: Option<Expr>,
 }
 
-/// The block after a term's value belongs to the term: takes it off the last call of the value, which ends at `end`.
+/// The block after a term's value belongs to the term: takes it off the last call of the value, which ends at
+/// `end`.
 fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
     let inner = match &mut value.kind {
         ExprKind::Call { block, .. } if block.as_ref().is_some_and(|block| block.span.end == end) => {

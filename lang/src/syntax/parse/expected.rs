@@ -30,14 +30,23 @@ fn word(rule: Rule) -> Option<&'static str> {
         | Rule::argument
         | Rule::list
         | Rule::parenthesised => "a value",
-        Rule::for_expression | Rule::boolean | Rule::prefix | Rule::live_operator | Rule::not_operator => "a value",
+        Rule::for_expression | Rule::boolean | Rule::prefix | Rule::live_operator | Rule::not_operator => {
+            "a value"
+        }
         Rule::parameter => "a parameter",
         Rule::infix | Rule::plain_infix => "an operator",
-        Rule::then_operator | Rule::or_operator | Rule::and_operator | Rule::equal | Rule::not_equal => "an operator",
-        Rule::less | Rule::less_equal | Rule::greater | Rule::greater_equal => "an operator",
-        Rule::plus | Rule::minus | Rule::power | Rule::multiply | Rule::divide | Rule::versus | Rule::pipe | Rule::range => {
+        Rule::then_operator | Rule::or_operator | Rule::and_operator | Rule::equal | Rule::not_equal => {
             "an operator"
         }
+        Rule::less | Rule::less_equal | Rule::greater | Rule::greater_equal => "an operator",
+        Rule::plus
+        | Rule::minus
+        | Rule::power
+        | Rule::multiply
+        | Rule::divide
+        | Rule::versus
+        | Rule::pipe
+        | Rule::range => "an operator",
         Rule::arrow | Rule::leads_to => "`->`",
         Rule::equals | Rule::assign => "`=`",
         Rule::colon => "`:`",
@@ -53,7 +62,8 @@ fn word(rule: Rule) -> Option<&'static str> {
     })
 }
 
-/// At most [`MOST`] alternatives, the most telling first: closing brackets and signs, then words, then operators.
+/// At most [`MOST`] alternatives, the most telling first: closing brackets and signs, then words, then
+/// operators.
 pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
     let mut words: Vec<&'static str> = rules.iter().filter_map(|rule| word(*rule)).collect();
     if in_block && rules.contains(&Rule::EOI) {
@@ -67,7 +77,10 @@ pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
     }
     if words.contains(&"a value") {
         words.retain(|word| {
-            !matches!(*word, "a word" | "a name" | "a number" | "a text in double quotes" | "`[`" | "`(`" | "`for`")
+            !matches!(
+                *word,
+                "a word" | "a name" | "a number" | "a text in double quotes" | "`[`" | "`(`" | "`for`"
+            )
         });
     }
     if words.contains(&"`=`") {

@@ -1,4 +1,5 @@
-//! From a slice that could not be parsed to one finding: a habit of another language, a common slip, or what was expected.
+//! From a slice that could not be parsed to one finding: a habit of another language, a common slip, or what
+//! was expected.
 
 use pest::Parser;
 use pest::error::{Error, ErrorVariant, InputLocation};
@@ -29,12 +30,15 @@ pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Di
     match Grammar::parse(rule, slice) {
         Err(error) => {
             let at = error_offset(&error);
-            slip(builder, slice, start, at, kind).unwrap_or_else(|| describe(builder, &error, start + at, kind != Broken::Item))
+            slip(builder, slice, start, at, kind)
+                .unwrap_or_else(|| describe(builder, &error, start + at, kind != Broken::Item))
         }
         // The slice is sound on its own, so what follows it is not: it ran into the next statement.
-        Ok(_) => {
-            Diagnostic::error(Code::Syntax, builder.span_at(start, start + slice.len()), "this does not end where it should")
-        }
+        Ok(_) => Diagnostic::error(
+            Code::Syntax,
+            builder.span_at(start, start + slice.len()),
+            "this does not end where it should",
+        ),
     }
 }
 
@@ -56,12 +60,15 @@ pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, in_block: boo
     let finding = finding.label(format!("expected {wanted}"));
     // Two values side by side: `[start, expert student]`, `{ seed = 1 out = "runs" }`.
     let value = |c: char| words::is_word(c) || matches!(c, '"' | ')' | ']');
-    let begins_value = token.starts_with(|c: char| words::is_word(c) || c == '"') && !words::RESERVED.contains(&token);
+    let begins_value =
+        token.starts_with(|c: char| words::is_word(c) || c == '"') && !words::RESERVED.contains(&token);
     if wanted.contains("`,`") && begins_value && builder.text()[..at].trim_end().ends_with(value) {
         let end = builder.text()[..at].trim_end().len();
         return finding.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
     }
-    if words::RESERVED.contains(&token) && ["name", "setting", "parameter"].iter().any(|needed| wanted.contains(needed)) {
+    if words::RESERVED.contains(&token)
+        && ["name", "setting", "parameter"].iter().any(|needed| wanted.contains(needed))
+    {
         return finding.help(format!("`{token}` is a word of the language and can't be a name"));
     }
     if token == "-" && builder.text()[..at].ends_with(words::is_word) && wanted != "a value" {
@@ -98,7 +105,10 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
         "def" | "func" | "function" | "defn" if named => {
             let finding = error(&format!("there is no `{first}`: a function is declared with `fn`"))
                 .label("`fn name(x) = value`")
-                .help("for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss is an `objective`");
+                .help(
+                    "for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss \
+                     is an `objective`",
+                );
             // With a body of several lines it is more than another word.
             if slice.trim_end().ends_with(':') { finding } else { finding.replace_with("write `fn`", "fn") }
         }
@@ -107,24 +117,26 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
                 .label("`use module.name`")
                 .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
             match imported(first, rest) {
-                Some(ours) => {
-                    finding.fix(format!("write `{ours}`"), builder.span_at(start, start + slice.trim_end().len()), ours)
-                }
+                Some(ours) => finding.fix(
+                    format!("write `{ours}`"),
+                    builder.span_at(start, start + slice.trim_end().len()),
+                    ours,
+                ),
                 None => finding,
             }
         }
         "if" | "elif" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
             let whole = builder.span_at(start, start + slice.len() - rest.len());
-            error(&format!("an arm begins with its condition, without `{first}`")).label("nothing stands before it").fix(
-                "remove it",
-                whole,
-                "",
-            )
+            error(&format!("an arm begins with its condition, without `{first}`"))
+                .label("nothing stands before it")
+                .fix("remove it", whole, "")
         }
         "if" | "elif" | "unless" | "switch" if named || rest.starts_with('(') => {
             error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
         }
-        "else" if rest.starts_with([':', '{']) && !in_arms => error("there is no `else` statement").help(CHOICES),
+        "else" if rest.starts_with([':', '{']) && !in_arms => {
+            error("there is no `else` statement").help(CHOICES)
+        }
         "match" | "case" if named && !words::RESERVED.contains(&second) => {
             error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
         }
@@ -139,10 +151,12 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
         "class" | "struct" | "type" | "try" | "with" | "assert" | "print" | "async" | "yield"
             if named || rest.starts_with('(') =>
         {
-            error(&format!("there is no `{first}`")).label("an experiment is made of declarations, not of commands")
+            error(&format!("there is no `{first}`"))
+                .label("an experiment is made of declarations, not of commands")
         }
         "const" | "var" | "val" | "set" if named && matches!(kind, Broken::Item | Broken::Statement) => {
-            error(&format!("a constant is declared with `let`, not `{first}`")).replace_with("write `let`", "let")
+            error(&format!("a constant is declared with `let`, not `{first}`"))
+                .replace_with("write `let`", "let")
         }
         "for" if kind == Broken::Item => error("there is no `for` over items")
             .label("a loop, as in Python")
@@ -153,7 +167,7 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
 }
 
 const CHOICES: &str = "choose between two numbers with `where(condition, then, else)`, between more with \
-`match { condition -> value, else -> value }`, a teacher with `route`";
+                       `match { condition -> value, else -> value }`, a teacher with `route`";
 
 /// `a if c else b`
 fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
@@ -163,34 +177,48 @@ fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
         return None;
     }
     let place = builder.span_at(start + condition + 1, start + condition + 3);
-    let finding =
-        Diagnostic::error(Code::ForeignSyntax, place, "there is no `if`: a choice between two values is written `where`")
-            .label("a conditional expression, as in Python")
-            .help("`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
+    let finding = Diagnostic::error(
+        Code::ForeignSyntax,
+        place,
+        "there is no `if`: a choice between two values is written `where`",
+    )
+    .label("a conditional expression, as in Python")
+    .help(
+        "`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e \
+         }`",
+    );
     let otherwise = condition + slice[condition..].find(" else ")?;
-    let parts = [&slice[condition + 4..otherwise], after_equals(&slice[..condition]), &slice[otherwise + 6..]];
+    let parts =
+        [&slice[condition + 4..otherwise], after_equals(&slice[..condition]), &slice[otherwise + 6..]];
     Some(chosen(builder, finding, slice, start, parts))
 }
 
 /// What a setting or `let` is given.
 fn after_equals(text: &str) -> &str {
-    let equals = text
-        .char_indices()
-        .find(|(at, c)| *c == '=' && !text[at + 1..].starts_with('=') && !text[..*at].ends_with(['=', '<', '>', '!']));
+    let equals = text.char_indices().find(|(at, c)| {
+        *c == '=' && !text[at + 1..].starts_with('=') && !text[..*at].ends_with(['=', '<', '>', '!'])
+    });
     equals.map_or("", |(at, _)| &text[at + 1..])
 }
 
-/// With the fix `where(condition, then, otherwise)`, if the parts are so plain that it is clear where they begin and end.
+/// With the fix `where(condition, then, otherwise)`, if the parts are so plain that it is clear where they
+/// begin and end.
 fn chosen(builder: &Builder, finding: Diagnostic, slice: &str, start: usize, parts: [&str; 3]) -> Diagnostic {
     let parts = parts.map(str::trim);
-    let plain = |part: &str| !part.is_empty() && !part.contains(['(', '[', '{', ',', '"', '?', ':']) && !part.contains(" if ");
+    let plain = |part: &str| {
+        !part.is_empty() && !part.contains(['(', '[', '{', ',', '"', '?', ':']) && !part.contains(" if ")
+    };
     let value = parts.iter().filter_map(|part| slice.find(part)).min();
     match value.filter(|_| parts.iter().all(|part| plain(part))) {
         Some(_) => {
             let [condition, then, otherwise] = parts;
             let ours = format!("where({condition}, {then}, {otherwise})");
             let first = slice.len() - after_equals(slice).trim_start().len();
-            finding.fix(format!("write `{ours}`"), builder.span_at(start + first, start + slice.trim_end().len()), ours)
+            finding.fix(
+                format!("write `{ours}`"),
+                builder.span_at(start + first, start + slice.trim_end().len()),
+                ours,
+            )
         }
         None => finding,
     }
@@ -198,8 +226,9 @@ fn chosen(builder: &Builder, finding: Diagnostic, slice: &str, start: usize, par
 
 /// `use std.opd.mopd` for `import std.opd.mopd` and `from std.opd import mopd`.
 fn imported(word: &str, rest: &str) -> Option<String> {
-    let is_path =
-        |path: &str| !path.is_empty() && path.split('.').all(|part| !part.is_empty() && part.chars().all(words::is_word));
+    let is_path = |path: &str| {
+        !path.is_empty() && path.split('.').all(|part| !part.is_empty() && part.chars().all(words::is_word))
+    };
     let rest = rest.trim();
     if word == "import" {
         let dots = if rest.starts_with("std.") { 2 } else { 1 };
@@ -207,7 +236,9 @@ fn imported(word: &str, rest: &str) -> Option<String> {
     }
     let (module, names) = rest.split_once(" import ")?;
     let names: Vec<&str> = names.split(',').map(str::trim).collect();
-    let sound = word == "from" && is_path(module.trim()) && names.iter().all(|name| is_path(name) && !name.contains('.'));
+    let sound = word == "from"
+        && is_path(module.trim())
+        && names.iter().all(|name| is_path(name) && !name.contains('.'));
     let module = module.trim();
     sound.then(|| match names.as_slice() {
         [name] => format!("use {module}.{name}"),
@@ -230,7 +261,10 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         return Some(
             Diagnostic::error(Code::Syntax, span, format!("a line can't begin with `{operator}`"))
                 .label("the line before ended already")
-                .help(format!("an expression goes on over the end of a line that ends in an operator: put `{operator}` there")),
+                .help(format!(
+                    "an expression goes on over the end of a line that ends in an operator: put \
+                     `{operator}` there"
+                )),
         );
     }
     if kind == Broken::Statement && is_item_head(slice) {
@@ -258,10 +292,16 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         }
         let known = |word: &str| words::ITEMS.contains(&word) || word == "pub";
         let mistyped = !known(first) && at <= first.len();
-        if let Some(meant) = nearest(first, words::ITEMS.iter().copied()).filter(|_| mistyped && !first.is_empty()) {
+        if let Some(meant) =
+            nearest(first, words::ITEMS.iter().copied()).filter(|_| mistyped && !first.is_empty())
+        {
             return Some(
-                Diagnostic::error(Code::Syntax, place, format!("`{first}` is not a kind of item; did you mean `{meant}`?"))
-                    .replace_with(format!("write `{meant}`"), meant),
+                Diagnostic::error(
+                    Code::Syntax,
+                    place,
+                    format!("`{first}` is not a kind of item; did you mean `{meant}`?"),
+                )
+                .replace_with(format!("write `{meant}`"), meant),
             );
         }
         if mistyped && !first.is_empty() {
@@ -274,22 +314,29 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         if matches!(first, "experiment" | "compare") && !second.is_empty() && at == slice.len() - rest.len() {
             let name = builder.span_at(start + at, start + at + second.len());
             return Some(
-                Diagnostic::error(Code::Syntax, name, format!("the name of the `{first}` stands in double quotes"))
-                    .replace_with("write quotes", format!("\"{second}\"")),
+                Diagnostic::error(
+                    Code::Syntax,
+                    name,
+                    format!("the name of the `{first}` stands in double quotes"),
+                )
+                .replace_with("write quotes", format!("\"{second}\"")),
             );
         }
     }
     let arm = match kind {
-        Broken::Arm => {
-            Some(("an arm of a route needs `->` and a teacher", "`domain == math -> specialist[math]`, or `else -> generalist`"))
+        Broken::Arm => Some((
+            "an arm of a route needs `->` and a teacher",
+            "`domain == math -> specialist[math]`, or `else -> generalist`",
+        )),
+        Broken::MatchArm => {
+            Some(("an arm of a `match` needs `->` and a value", "`correct -> 1`, or `else -> 0`"))
         }
-        Broken::MatchArm => Some(("an arm of a `match` needs `->` and a value", "`correct -> 1`, or `else -> 0`")),
         _ => None,
     };
     if let Some((message, example)) = arm.filter(|_| !slice.contains("->")) {
         let end = builder.span_at(start, start + slice.len());
-        let finding =
-            Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing")).help(format!("for example {example}"));
+        let finding = Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing"))
+            .help(format!("for example {example}"));
         // `domain == code specialist[code]`: between two values.
         let between = at > 0
             && stuck.starts_with(words::is_word)
@@ -308,9 +355,13 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     {
         let gap = builder.span_at(start + first.len(), start + first.len());
         return Some(
-            Diagnostic::error(Code::Syntax, builder.span_at(start + at, start + at + token(stuck).len()), "`=` is missing")
-                .label(format!("a setting is written `{first} = value`"))
-                .fix("write `=`", gap, " ="),
+            Diagnostic::error(
+                Code::Syntax,
+                builder.span_at(start + at, start + at + token(stuck).len()),
+                "`=` is missing",
+            )
+            .label(format!("a setting is written `{first} = value`"))
+            .fix("write `=`", gap, " ="),
         );
     }
     if let Some(before) = slice[..at].trim_end().strip_suffix("match")
@@ -326,12 +377,20 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     }
     if let Some(choices) = stuck.strip_prefix('?') {
         let span = builder.span_at(start + at, start + at + 1);
-        let finding =
-            Diagnostic::error(Code::ForeignSyntax, span, "there is no `?`: a choice between two values is written `where`")
-                .label("a conditional expression, as in C")
-                .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            span,
+            "there is no `?`: a choice between two values is written `where`",
+        )
+        .label("a conditional expression, as in C")
+        .help(
+            "`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e \
+             }`",
+        );
         return Some(match choices.split_once(':') {
-            Some((then, otherwise)) => chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise]),
+            Some((then, otherwise)) => {
+                chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise])
+            }
             None => finding,
         });
     }
@@ -343,14 +402,22 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         let pass = slice[..at].trim_end().len() - "pass".len();
         let ours = format!("pass_at({})", &stuck[1..1 + count]);
         let span = builder.span_at(start + pass, start + at + 1 + count);
-        let finding = Diagnostic::error(Code::ForeignSyntax, span, format!("pass@{} is written `{ours}`", &stuck[1..1 + count]));
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            span,
+            format!("pass@{} is written `{ours}`", &stuck[1..1 + count]),
+        );
         return Some(finding.replace_with(format!("write `{ours}`"), ours));
     }
     if stuck.starts_with('@') && !slice[..at].trim_end().ends_with('=') {
         let span = builder.span_at(start + at, start + at + 1);
         return Some(
-            Diagnostic::error(Code::Syntax, span, "a mark such as `@unpublished` follows the value of a setting in a block")
-                .help("nothing else can carry a mark yet"),
+            Diagnostic::error(
+                Code::Syntax,
+                span,
+                "a mark such as `@unpublished` follows the value of a setting in a block",
+            )
+            .help("nothing else can carry a mark yet"),
         );
     }
     if stuck.starts_with('%') {
@@ -376,10 +443,12 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         && !first.is_empty()
     {
         let from = slice.len() - rest.len();
-        let finding = error(from, sign.len(), &format!("`{sign}` would change a value in place: a name has one value"));
-        return Some(
-            finding.help(format!("give the new value a name of its own: `let new_{first} = {first} {} ...`", &sign[..1])),
-        );
+        let finding =
+            error(from, sign.len(), &format!("`{sign}` would change a value in place: a name has one value"));
+        return Some(finding.help(format!(
+            "give the new value a name of its own: `let new_{first} = {first} {} ...`",
+            &sign[..1]
+        )));
     }
     // `-live student.logp` alone on a line of an objective
     if kind == Broken::Statement
@@ -388,8 +457,11 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         && first != "term"
         && first != "let"
     {
-        let finding =
-            error(0, slice.lines().next().unwrap_or_default().trim_end().len(), "a part of the loss is a `term` with a name");
+        let finding = error(
+            0,
+            slice.lines().next().unwrap_or_default().trim_end().len(),
+            "a part of the loss is a `term` with a name",
+        );
         return Some(finding.help("write `term name = ...`"));
     }
     // `reduce = mean(token), mean(sequence)`
@@ -419,11 +491,18 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         if let Some(quoted) = rest.strip_prefix('"') {
             let path = quoted.split('"').next().unwrap_or_default();
             let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
-            let finding = error(slice.len() - rest.len(), path.len() + 2, "a module is named by a path of words, without quotes");
+            let finding = error(
+                slice.len() - rest.len(),
+                path.len() + 2,
+                "a module is named by a path of words, without quotes",
+            );
             return Some(finding.help(format!("for example `use {module}.name` takes `name` from `{path}`")));
         }
     }
-    if matches!(first, "experiment" | "compare" | "domain" | "eval") && stuck.starts_with('(') && kind == Broken::Item {
+    if matches!(first, "experiment" | "compare" | "domain" | "eval")
+        && stuck.starts_with('(')
+        && kind == Broken::Item
+    {
         let finding = error(at, 1, &format!("the settings of `{first}` stand in braces, not in `(`"));
         let finding = finding.help("write `{` and `}`: `{ key = value }`");
         let inner = stuck.trim_end().strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
@@ -441,18 +520,24 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         && at == slice.len() - rest.len()
     {
         let example = format!("`{first} \"name\" {{ ... }}`");
-        return Some(error(at, 1, &format!("`{first}` needs a name in double quotes")).help(format!("write {example}")));
+        return Some(
+            error(at, 1, &format!("`{first}` needs a name in double quotes"))
+                .help(format!("write {example}")),
+        );
     }
     // `3 + 4` is no value with a sign; `+3` is.
     let before = slice[..at].trim_end();
-    if stuck.starts_with('+') && before.ends_with(['=', '(', ',', ':', '[', '>']) && !stuck.starts_with("+=") {
-        return Some(error(at, 1, "a number has no `+` in front").help("remove it").replace_with("remove it", ""));
+    if stuck.starts_with('+') && before.ends_with(['=', '(', ',', ':', '[', '>']) && !stuck.starts_with("+=")
+    {
+        return Some(
+            error(at, 1, "a number has no `+` in front").help("remove it").replace_with("remove it", ""),
+        );
     }
     if stuck.starts_with('$') && at > 0 {
-        return Some(
-            error(at, 1, "`$` names nothing here")
-                .help("a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set weights=...`"),
-        );
+        return Some(error(at, 1, "`$` names nothing here").help(
+            "a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set \
+             weights=...`",
+        ));
     }
     // `0:8`
     if stuck.starts_with(':')
@@ -466,7 +551,9 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         let ours = format!("{}..={}", &before[from..], end - 1);
         let finding = error(at, 1, "a range is written `..=` and holds both its ends; `:` makes none");
         let whole = builder.span_at(start + from, start + at + 1 + digits);
-        return Some(finding.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours).possibly());
+        return Some(
+            finding.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours).possibly(),
+        );
     }
     None
 }
@@ -476,7 +563,9 @@ pub fn is_item_head(slice: &str) -> bool {
     let (first, rest) = split_word(slice);
     let (second, _) = split_word(rest);
     let known = words::ITEMS.contains(&first) || first == "pub";
-    known && first != "let" && (!second.is_empty() && !words::RESERVED.contains(&second) || rest.starts_with('"'))
+    known
+        && first != "let"
+        && (!second.is_empty() && !words::RESERVED.contains(&second) || rest.starts_with('"'))
 }
 
 fn leading_operator(slice: &str) -> Option<&'static str> {

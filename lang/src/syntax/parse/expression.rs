@@ -16,8 +16,12 @@ impl<'a> Builder<'a> {
         let mut pieces = Vec::new();
         for part in pair.into_inner() {
             match part.as_rule() {
-                Rule::prefix => pieces.extend(part.into_inner().next().map(|operator| self.prefix(&operator))),
-                Rule::infix | Rule::plain_infix => pieces.extend(part.into_inner().next().map(|operator| self.infix(&operator))),
+                Rule::prefix => {
+                    pieces.extend(part.into_inner().next().map(|operator| self.prefix(&operator)))
+                }
+                Rule::infix | Rule::plain_infix => {
+                    pieces.extend(part.into_inner().next().map(|operator| self.infix(&operator)))
+                }
                 Rule::chain => pieces.push(Piece::Operand(self.chain(part))),
                 _ => {}
             }
@@ -99,32 +103,39 @@ impl<'a> Builder<'a> {
 
     /// `0..8`: in most languages without its end.
     fn exclusive_range(&mut self, pair: &Pair<Rule>, span: Span) {
-        let finding = Diagnostic::error(Code::ForeignSyntax, span, "a range holds both its ends and is written `..=`, not `..`");
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            span,
+            "a range holds both its ends and is written `..=`, not `..`",
+        );
         let at = self.offset(pair) + "..".len();
         let rest = &self.text()[at..];
         let blanks = rest.len() - rest.trim_start_matches(' ').len();
         let digits = rest[blanks..].bytes().take_while(u8::is_ascii_digit).count();
-        let whole =
-            rest[blanks + digits..].bytes().next().is_none_or(|byte| !words::is_word_byte(byte) && !matches!(byte, b'.' | b'%'));
-        let finding = match rest[blanks..blanks + digits].parse::<u64>() {
-            Ok(end @ 1..) if whole => {
-                let range = self.span_at(at - "..".len(), at + blanks + digits);
-                let last = end - 1;
-                finding.help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here")).fix(
-                    format!("write `..={last}`"),
-                    range,
-                    format!("..={last}"),
-                )
-            }
-            _ => finding.replace_with("write `..=`", "..="),
-        };
+        let whole = rest[blanks + digits..]
+            .bytes()
+            .next()
+            .is_none_or(|byte| !words::is_word_byte(byte) && !matches!(byte, b'.' | b'%'));
+        let finding =
+            match rest[blanks..blanks + digits].parse::<u64>() {
+                Ok(end @ 1..) if whole => {
+                    let range = self.span_at(at - "..".len(), at + blanks + digits);
+                    let last = end - 1;
+                    finding
+                        .help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here"))
+                        .fix(format!("write `..={last}`"), range, format!("..={last}"))
+                }
+                _ => finding.replace_with("write `..=`", "..="),
+            };
         self.report(finding.possibly());
     }
 
     /// A primary and the calls, indices, fields and blocks after it.
     fn chain(&mut self, pair: Pair<'a, Rule>) -> Expr {
         let mut parts = pair.into_inner();
-        let Some(first) = parts.next() else { return Expr { span: self.span_at(0, 0), kind: ExprKind::Error } };
+        let Some(first) = parts.next() else {
+            return Expr { span: self.span_at(0, 0), kind: ExprKind::Error };
+        };
         let mut expr = self.atom(first);
         for part in parts {
             let span = expr.span.to(self.span(&part));
@@ -147,7 +158,9 @@ impl<'a> Builder<'a> {
                 Rule::block => {
                     let block = Some(self.block(part));
                     match expr.kind {
-                        ExprKind::Call { callee, arguments, block: None } => ExprKind::Call { callee, arguments, block },
+                        ExprKind::Call { callee, arguments, block: None } => {
+                            ExprKind::Call { callee, arguments, block }
+                        }
                         _ => ExprKind::Call { callee: Box::new(expr), arguments: Vec::new(), block },
                     }
                 }
@@ -169,10 +182,12 @@ impl<'a> Builder<'a> {
                             Rule::equals => {
                                 let at = self.offset(&part);
                                 let before = self.text()[..at].trim_end().len();
-                                let after =
-                                    at + 1 + self.text()[at + 1..].len() - self.text()[at + 1..].trim_start_matches(' ').len();
-                                let message = "an argument is written `name: value`, with `:` in place of `=`";
-                                let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&part), message);
+                                let after = at + 1 + self.text()[at + 1..].len()
+                                    - self.text()[at + 1..].trim_start_matches(' ').len();
+                                let message =
+                                    "an argument is written `name: value`, with `:` in place of `=`";
+                                let finding =
+                                    Diagnostic::error(Code::ForeignSyntax, self.span(&part), message);
                                 let name = name.as_ref().map_or("name", |name| name.text.as_str());
                                 let finding = finding.help(format!("write `{name}: ...`"));
                                 self.report(finding.fix("write a colon", self.span_at(before, after), ": "));
@@ -217,9 +232,16 @@ impl<'a> Builder<'a> {
                     let text = &self.text()[span.start as usize..span.end as usize];
                     let brackets = format!("[{}]", &text[1..text.len() - 1]);
                     let opening = Span { end: span.start + 1, ..span };
-                    let finding =
-                        Diagnostic::error(Code::ForeignSyntax, opening, "a list stands in square brackets, not in `(`...`)`");
-                    self.report(finding.help("for example `[start, expert]`").fix("write `[` and `]`", span, brackets));
+                    let finding = Diagnostic::error(
+                        Code::ForeignSyntax,
+                        opening,
+                        "a list stands in square brackets, not in `(`...`)`",
+                    );
+                    self.report(finding.help("for example `[start, expert]`").fix(
+                        "write `[` and `]`",
+                        span,
+                        brackets,
+                    ));
                     ExprKind::List(inner)
                 } else {
                     // The span keeps the parentheses: that tells `(a < b) == c` from a chained comparison.

@@ -1,13 +1,20 @@
-//! Any text can be parsed, however deep or broken; and the whole notation, which the broken texts are made of.
+//! Any text can be parsed, however deep or broken; and the whole notation, which the broken texts are made
+//! of.
 
 use super::tests::{outline, read, sound};
 use crate::diag::Code;
 
 #[test]
 fn two_hundred_nested_brackets_of_each_kind_parse() {
-    for (open, close) in
-        [("(", ")"), ("[", "]"), ("f(", ")"), ("f(x: ", ")"), ("f { a = ", " }"), ("a[", "]"), ("match { else -> ", " }")]
-    {
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("f(", ")"),
+        ("f(x: ", ")"),
+        ("f { a = ", " }"),
+        ("a[", "]"),
+        ("match { else -> ", " }"),
+    ] {
         let text = format!("let x = {}1{}", open.repeat(200), close.repeat(200));
         sound(&text);
     }
@@ -128,9 +135,10 @@ fn any_edit_can_be_parsed(sample: &str) {
     for at in 0..sample.len() {
         check(&sample[..at]);
         check(&sample[at..]);
-        for inserted in
-            ["(", ")", "]", "{", "}", "\"", "'", "\n", ",", "=", "->", "#", "é", "“", "\u{1}", "\\", "/*", "live ", "@", "0x"]
-        {
+        for inserted in [
+            "(", ")", "]", "{", "}", "\"", "'", "\n", ",", "=", "->", "#", "é", "“", "\u{1}", "\\", "/*",
+            "live ", "@", "0x",
+        ] {
             check(&format!("{}{inserted}{}", &sample[..at], &sample[at..]));
         }
         check(&format!("{}{}", &sample[..at], &sample[at + 1..]));

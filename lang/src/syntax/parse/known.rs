@@ -1,7 +1,8 @@
 //! A file that is parsed again and again while it changes: the items around an edit are kept.
 //!
-//! The layout pass cuts the text at the items, and reads every piece without a look at what stands before it. So a piece whose
-//! text is the same, and the beginning of the next one, has the same tree and the same findings, at another place.
+//! The layout pass cuts the text at the items, and reads every piece without a look at what stands before it.
+//! So a piece whose text is the same, and the beginning of the next one, has the same tree and the same
+//! findings, at another place.
 
 use std::rc::Rc;
 
@@ -16,8 +17,8 @@ use crate::syntax::ast::{Item, Module};
 use crate::syntax::layout::{self, Circumstances, Known, Layout, Piece};
 use crate::syntax::shift::{Shift, Shifted};
 
-/// The last text of a file, with what was made of it. Trees are moved in place where nobody else holds them, so what was
-/// returned for the text before should be dropped first.
+/// The last text of a file, with what was made of it. Trees are moved in place where nobody else holds them,
+/// so what was returned for the text before should be dropped first.
 #[derive(Default)]
 pub struct KnownFile {
     file: Option<FileId>,
@@ -45,7 +46,10 @@ impl KnownFile {
     pub fn parse(&mut self, file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
         let (pieces, items_close) = layout::pieces(file, text, self.same_pieces(text));
         let mut old: Vec<Option<Chunk>> = std::mem::take(&mut self.chunks).into_iter().map(Some).collect();
-        let counts = old.iter().flatten().scan(0, |count, chunk| Some(std::mem::replace(count, *count + chunk.items.len())));
+        let counts = old
+            .iter()
+            .flatten()
+            .scan(0, |count, chunk| Some(std::mem::replace(count, *count + chunk.items.len())));
         let first_items: Vec<usize> = counts.collect();
         self.before.clear();
         let mut carry = Carry::default();
@@ -87,8 +91,9 @@ impl KnownFile {
         &self.before
     }
 
-    /// Which of the pieces have not changed from the text before to this one. There is one gap of change, as there is when
-    /// someone types; what stands in both texts but has moved against its neighbours counts as changed.
+    /// Which of the pieces have not changed from the text before to this one. There is one gap of change, as
+    /// there is when someone types; what stands in both texts but has moved against its neighbours counts
+    /// as changed.
     fn same_pieces(&self, text: &str) -> impl Fn(usize, bool) -> Option<Known> {
         let before = common_prefix(self.text.as_bytes(), text.as_bytes());
         let after = common_suffix(&self.text.as_bytes()[before..], &text.as_bytes()[before..]);
@@ -101,15 +106,18 @@ impl KnownFile {
             let chunk = &self.chunks[number];
             let Circumstances { items_close: rule, rest_of_file, unclosed_brace } = chunk.circumstances;
             // Where a piece ends depends on how the next one begins. The last one may go on now.
-            let next_is_same =
-                || self.chunks.get(number + 1..).is_some_and(|next| next.len() > 1 && next[0].end <= before) && !rest_of_file;
+            let next_is_same = || {
+                self.chunks.get(number + 1..).is_some_and(|next| next.len() > 1 && next[0].end <= before)
+                    && !rest_of_file
+            };
             let same = (behind || next_is_same()) && rule.is_none_or(|rule| rule == items_close);
             same.then_some(Known { number, length: chunk.end - chunk.start, unclosed_brace })
         }
     }
 
     fn result(&self) -> (Module, Vec<Diagnostic>) {
-        let doc: Vec<&str> = self.chunks.iter().flat_map(|chunk| &chunk.module_doc).map(String::as_str).collect();
+        let doc: Vec<&str> =
+            self.chunks.iter().flat_map(|chunk| &chunk.module_doc).map(String::as_str).collect();
         let items = self.chunks.iter().flat_map(|chunk| &chunk.items).cloned().collect();
         let findings = self.chunks.iter().flat_map(|chunk| &chunk.findings).cloned().collect();
         (Module { doc: doc.join("\n"), items }, findings)
@@ -121,8 +129,13 @@ impl Chunk {
         let end = start + layout.text.len();
         let mut builder = Builder::new(file, &text[start..end], &layout, carried_in.clone());
         let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
-            Ok(pairs) => pairs.flat_map(Pair::into_inner).filter_map(|pair| builder.top_level(pair)).map(Rc::new).collect(),
-            // The root rule takes any text; should the grammar ever lose that property, the file still gets its report.
+            Ok(pairs) => pairs
+                .flat_map(Pair::into_inner)
+                .filter_map(|pair| builder.top_level(pair))
+                .map(Rc::new)
+                .collect(),
+            // The root rule takes any text; should the grammar ever lose that property, the file still gets
+            // its report.
             Err(error) => {
                 builder.report_raw(&error);
                 Vec::new()
@@ -132,7 +145,16 @@ impl Chunk {
         findings.extend(layout.findings);
         findings.sort_by_key(|finding| (finding.primary.span.start, finding.primary.span.end));
         let (circumstances, module_doc) = (layout.circumstances, layout.module_doc);
-        let mut chunk = Chunk { start: 0, end: end - start, circumstances, carried_in, carried_out, items, findings, module_doc };
+        let mut chunk = Chunk {
+            start: 0,
+            end: end - start,
+            circumstances,
+            carried_in,
+            carried_out,
+            items,
+            findings,
+            module_doc,
+        };
         chunk.move_to(file, start, false);
         chunk
     }
@@ -155,7 +177,8 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 }
 
 fn common_suffix(a: &[u8], b: &[u8]) -> usize {
-    let blocks = a.rchunks_exact(BLOCK).zip(b.rchunks_exact(BLOCK)).take_while(|(a, b)| a == b).count() * BLOCK;
+    let blocks =
+        a.rchunks_exact(BLOCK).zip(b.rchunks_exact(BLOCK)).take_while(|(a, b)| a == b).count() * BLOCK;
     let (a, b) = (&a[..a.len() - blocks], &b[..b.len() - blocks]);
     blocks + a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count()
 }
@@ -165,7 +188,8 @@ mod tests {
     use super::*;
 
     const FILE: FileId = FileId(0);
-    const FIVE: &str = "let a = 1\n/// two\nlet b = 2\nfn f(x) = x\n\nobjective o {\n  term t = live ratio\n}\nlet z = 9\n";
+    const FIVE: &str =
+        "let a = 1\n/// two\nlet b = 2\nfn f(x) = x\n\nobjective o {\n  term t = live ratio\n}\nlet z = 9\n";
 
     /// The items that are still those of `before` in the tree of `after`, which must be that of a new parse.
     fn kept(before: &str, after: &str) -> usize {
@@ -173,7 +197,11 @@ mod tests {
         let places = |module: &Module| module.items.iter().map(Rc::as_ptr).collect::<Vec<_>>();
         let old = places(&known.parse(FILE, before).0);
         let again = known.parse(FILE, after);
-        assert_eq!(format!("{again:?}"), format!("{:?}", super::super::parse(FILE, after)), "{before:?} to {after:?}");
+        assert_eq!(
+            format!("{again:?}"),
+            format!("{:?}", super::super::parse(FILE, after)),
+            "{before:?} to {after:?}"
+        );
         places(&again.0).iter().filter(|item| old.contains(item)).count()
     }
 
@@ -206,7 +234,8 @@ mod tests {
 
     #[test]
     fn what_an_item_leaves_to_the_next_is_not_lost() {
-        // Documentation behind an item is that of the next one; a deeper line belongs to the broken one before it.
+        // Documentation behind an item is that of the next one; a deeper line belongs to the broken one
+        // before it.
         kept("let a = 1\nlet b = 2\nlet c = 3\n", "let a = 1 /// of b\nlet b = 2\nlet c = 3\n");
         kept("let a = 1\n  let = 2\n  let = 3\nlet c = 3\n", "let = 1\n  let = 2\n  let = 3\nlet c = 3\n");
     }

@@ -58,9 +58,10 @@ impl<'a> Builder<'a> {
                 Some((_, '\\')) => text.push('\\'),
                 Some((_, other)) => {
                     let place = self.span_at(start + at, start + at + 1 + other.len_utf8());
-                    let finding = Diagnostic::error(Code::Syntax, place, format!("`\\{other}` is not an escape"))
-                        .label("the escapes are `\\n`, `\\t`, `\\\"` and `\\\\`")
-                        .replace_with("write a backslash itself", format!("\\\\{other}"));
+                    let finding =
+                        Diagnostic::error(Code::Syntax, place, format!("`\\{other}` is not an escape"))
+                            .label("the escapes are `\\n`, `\\t`, `\\\"` and `\\\\`")
+                            .replace_with("write a backslash itself", format!("\\\\{other}"));
                     self.report(finding);
                     text.push('\\');
                     text.push(other);
@@ -98,15 +99,21 @@ enum Malformed {
 impl Malformed {
     fn into_finding(self, span: crate::source::Span, written: &str) -> Diagnostic {
         match self {
-            Malformed::NoLeadingDigit => Diagnostic::error(Code::Syntax, span, "a number begins with a digit")
-                .replace_with("write a zero", format!("0{written}")),
-            Malformed::TooLarge => Diagnostic::error(Code::Syntax, span, format!("`{written}` is too large for a number"))
-                .label("larger than any 64-bit float"),
+            Malformed::NoLeadingDigit => {
+                Diagnostic::error(Code::Syntax, span, "a number begins with a digit")
+                    .replace_with("write a zero", format!("0{written}"))
+            }
+            Malformed::TooLarge => {
+                Diagnostic::error(Code::Syntax, span, format!("`{written}` is too large for a number"))
+                    .label("larger than any 64-bit float")
+            }
             Malformed::Other => {
                 let finding = Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
                     .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`");
                 match spelled_out(written) {
-                    Some(ours) => finding.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours),
+                    Some(ours) => {
+                        finding.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours)
+                    }
                     None => finding,
                 }
             }
@@ -114,7 +121,8 @@ impl Malformed {
     }
 }
 
-/// The value of a number as written: digits with single underscores between them, a fraction, an exponent, a percent sign.
+/// The value of a number as written: digits with single underscores between them, a fraction, an exponent, a
+/// percent sign.
 fn number(written: &str) -> Result<f64, Malformed> {
     if written.starts_with('.') {
         return Err(Malformed::NoLeadingDigit);
@@ -131,8 +139,9 @@ fn number(written: &str) -> Result<f64, Malformed> {
         Some((whole, fraction)) => (whole, Some(fraction)),
         None => (mantissa, None),
     };
-    let sound =
-        |digits: &str| digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
+    let sound = |digits: &str| {
+        digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()))
+    };
     if !sound(whole) || !fraction.is_none_or(sound) || !exponent.is_none_or(sound) {
         return Err(Malformed::Other);
     }
@@ -149,9 +158,15 @@ mod tests {
 
     #[test]
     fn numbers_as_the_field_writes_them() {
-        for (written, value) in
-            [("0", 0.0), ("1_000", 1000.0), ("3e-6", 3e-6), ("35%", 0.35), ("2.5E+3", 2500.0), ("4_096", 4096.0), ("0.95", 0.95)]
-        {
+        for (written, value) in [
+            ("0", 0.0),
+            ("1_000", 1000.0),
+            ("3e-6", 3e-6),
+            ("35%", 0.35),
+            ("2.5E+3", 2500.0),
+            ("4_096", 4096.0),
+            ("0.95", 0.95),
+        ] {
             assert_eq!(number(written), Ok(value), "{written}");
         }
     }

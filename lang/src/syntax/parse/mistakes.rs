@@ -1,5 +1,5 @@
-//! Mistakes in the forms that need a whole program around them to be right: what the parser alone says of each. Those that
-//! stand by themselves are in `tests/suite/syntax/`.
+//! Mistakes in the forms that need a whole program around them to be right: what the parser alone says of
+//! each. Those that stand by themselves are in `tests/suite/syntax/`.
 
 use super::parse;
 use crate::source::FileId;
@@ -62,16 +62,26 @@ fn habits_of_other_languages_in_an_arm() {
     }
     assert_eq!(
         told("let a = match {\n  if b -> 1\n  case c: 2\n  else -> 0\n}"),
-        ["2:3 an arm begins with its condition, without `if`", "3:3 an arm begins with its condition, without `case`"]
+        [
+            "2:3 an arm begins with its condition, without `if`",
+            "3:3 an arm begins with its condition, without `case`"
+        ]
     );
-    assert_eq!(told("let a = b if c else d"), ["1:11 there is no `if`: a choice between two values is written `where`"]);
+    assert_eq!(
+        told("let a = b if c else d"),
+        ["1:11 there is no `if`: a choice between two values is written `where`"]
+    );
 }
 
 #[test]
 fn axes_of_a_sweep() {
     assert_eq!(
         told("sweep {\n  beta [0.1]\n  k in\n  1 in [2]\n  good in [3]\n}"),
-        ["2:8 expected `in`, found `[`", "3:7 expected a value, found the end of the line", "4:3 expected a name, found `1`",]
+        [
+            "2:8 expected `in`, found `[`",
+            "3:7 expected a value, found the end of the line",
+            "4:3 expected a name, found `1`",
+        ]
     );
     assert_eq!(told("sweep beta in [1]"), ["1:7 expected `{`, found `beta`"]);
 }
@@ -96,8 +106,9 @@ fn items_tell_what_they_miss() {
 
 #[test]
 fn statements_tell_what_they_miss() {
-    let text = "model pair = train {\n  steps = 10\n  trains other\n  step refine = 3\n  step = 3\n  trains guide = start {\n    sees hint\n  }\n  \
-                let x[t of duo] = t.logp\n  term y[t in duo] live t.logp\n}";
+    let text = "model pair = train {\n  steps = 10\n  trains other\n  step refine = 3\n  step = 3\n  trains \
+                guide = start {\n    sees hint\n  }\n  let x[t of duo] = t.logp\n  term y[t in duo] live \
+                t.logp\n}";
     assert_eq!(
         told(text),
         [

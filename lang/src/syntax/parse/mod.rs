@@ -1,5 +1,5 @@
-//! The parser: layout, then the grammar, then the tree, one item after another. It never fails; what it can't read it reports
-//! and passes over.
+//! The parser: layout, then the grammar, then the tree, one item after another. It never fails; what it can't
+//! read it reports and passes over.
 
 mod arms;
 mod build;
@@ -32,8 +32,9 @@ pub use known::KnownFile;
 #[grammar = "grammar.pest"]
 struct Grammar;
 
-/// Reads one file. Findings are sorted by place; a broken item keeps its name in the tree where it has one, with
-/// [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported because of it.
+/// Reads one file. Findings are sorted by place; a broken item keeps its name in the tree where it has one,
+/// with [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported because
+/// of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
     KnownFile::default().parse(file, text)
 }

@@ -1,6 +1,7 @@
 //! Precedence: from a flat run of operands and operators to a tree.
 //!
-//! Lowest to highest: `then`; `->`; `|>`; `||`; `or`; `and`; `not`; comparisons; `..=`; `+ -`; `* /`; unary `-`; `^` (from the right); `live`.
+//! Lowest to highest: `then`; `->`; `|>`; `||`; `or`; `and`; `not`; comparisons; `..=`; `+ -`; `* /`; unary
+//! `-`; `^` (from the right); `live`.
 
 use super::build::Builder;
 use crate::diag::{Code, Diagnostic};
@@ -54,7 +55,8 @@ impl Infix {
     }
 }
 
-/// Builds the tree. The run comes from the grammar, so it alternates as it should; a missing operand becomes an error node.
+/// Builds the tree. The run comes from the grammar, so it alternates as it should; a missing operand becomes
+/// an error node.
 pub fn arrange(builder: &mut Builder, pieces: Vec<Piece>) -> Expr {
     let mut pieces = pieces.into_iter().peekable();
     climb(builder, &mut pieces, 0)
@@ -100,12 +102,17 @@ fn join(builder: &mut Builder, infix: Infix, operator_span: Span, left: Expr, ri
     if unparenthesised(&left).is_some_and(|before| chains(before, infix)) {
         let finding = match infix {
             Infix::Arrow => {
-                Diagnostic::error(Code::Syntax, operator_span, "`->` goes from one value to another, once").label("a second `->`")
+                Diagnostic::error(Code::Syntax, operator_span, "`->` goes from one value to another, once")
+                    .label("a second `->`")
             }
-            Infix::Versus => Diagnostic::error(Code::Syntax, operator_span, "`||` stands between two distributions, once")
-                .label("a second `||`")
-                .help("for the logical or, write `or`"),
-            Infix::Range => Diagnostic::error(Code::Syntax, operator_span, "a range has two ends").label("a second `..=`"),
+            Infix::Versus => {
+                Diagnostic::error(Code::Syntax, operator_span, "`||` stands between two distributions, once")
+                    .label("a second `||`")
+                    .help("for the logical or, write `or`")
+            }
+            Infix::Range => {
+                Diagnostic::error(Code::Syntax, operator_span, "a range has two ends").label("a second `..=`")
+            }
             _ => Diagnostic::error(Code::Syntax, operator_span, "comparisons can't be chained")
                 .label("a second comparison")
                 .help("write `a < b and b < c`"),
@@ -138,7 +145,8 @@ fn chains(before: Infix, infix: Infix) -> bool {
     }
 }
 
-/// The operator at the top of an expression that is not in parentheses: with them its span would begin before its first operand's.
+/// The operator at the top of an expression that is not in parentheses: with them its span would begin before
+/// its first operand's.
 fn unparenthesised(expr: &Expr) -> Option<Infix> {
     let (first, infix) = match &expr.kind {
         ExprKind::Arrow { from, .. } => (from, Infix::Arrow),

@@ -1,4 +1,5 @@
-//! What a broken item or statement still tells: its kind and its name. Without them, every use of the name would be reported too.
+//! What a broken item or statement still tells: its kind and its name. Without them, every use of the name
+//! would be reported too.
 
 use pest::iterators::Pair;
 
@@ -28,7 +29,12 @@ impl<'a> Builder<'a> {
             _ if words::ITEMS.contains(&keyword) => keyword,
             // What it declares, if anything, is not known: a name that can't be found may be that.
             "for" | "while" => {
-                return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }) });
+                return Some(Item {
+                    doc,
+                    public,
+                    span,
+                    kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }),
+                });
             }
             _ => match nearest(keyword, words::ITEMS.iter().copied()) {
                 Some(meant) => meant,
@@ -41,7 +47,12 @@ impl<'a> Builder<'a> {
                     }
                     let at = start + slice.find(named).unwrap_or_default();
                     let name = Name { text: named.to_owned(), span: self.span_at(at, at + named.len()) };
-                    return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: vec![name] }) });
+                    return Some(Item {
+                        doc,
+                        public,
+                        span,
+                        kind: ItemKind::Use(Use { module: Vec::new(), names: vec![name] }),
+                    });
                 }
             },
         };
@@ -60,12 +71,18 @@ impl<'a> Builder<'a> {
         // `teacher math-guide = ...`: the name that was meant is not the first half.
         let unnamed = word.is_empty() || words::RESERVED.contains(&word) || after.starts_with('-');
         if unnamed && !matches!(keyword, "experiment" | "compare" | "sweep") {
-            return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }) });
+            return Some(Item {
+                doc,
+                public,
+                span,
+                kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }),
+            });
         }
         let name = Name { text: word.to_owned(), span: self.span_at(word_start, word_start + word.len()) };
         let named = !word.is_empty() && !words::RESERVED.contains(&word);
         let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
-        let (index, parameters) = self.again(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
+        let (index, parameters) =
+            self.again(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
         let kind = match keyword {
             "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
             "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
@@ -97,7 +114,10 @@ impl<'a> Builder<'a> {
         let empty = Block { span, statements: Vec::new(), broken: true };
         let Some(brace) = self.text()[start..end].find('{') else { return empty };
         let block = self.again(Rule::lone_block, start + brace, end, |builder, pairs| {
-            pairs.flat_map(Pair::into_inner).find(|part| part.as_rule() == Rule::block).map(|block| builder.block(block))
+            pairs
+                .flat_map(Pair::into_inner)
+                .find(|part| part.as_rule() == Rule::block)
+                .map(|block| builder.block(block))
         });
         block.flatten().unwrap_or(empty)
     }
@@ -105,10 +125,12 @@ impl<'a> Builder<'a> {
     /// The words of a broken import: the module comes first, the names after it.
     fn broken_use(&mut self, start: usize, end: usize) -> Option<ItemKind> {
         let slice = &self.text()[start..end];
-        // `from a.b import c` gives its names after a word, `use a.b.{c}` inside braces; `import a.b` takes no names.
+        // `from a.b import c` gives its names after a word, `use a.b.{c}` inside braces; `import a.b` takes
+        // no names.
         let names_at = slice.find(" import ").or(slice.find('{')).unwrap_or(slice.len());
         let unknown = Some(ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }));
-        let std_alone = slice.starts_with("import") && slice.contains("std") && slice.matches('.').count() < 2;
+        let std_alone =
+            slice.starts_with("import") && slice.contains("std") && slice.matches('.').count() < 2;
         if slice.contains(['*', '"']) || slice.contains(" as ") || std_alone {
             return unknown; // What it declares is not known.
         }
@@ -126,7 +148,9 @@ impl<'a> Builder<'a> {
         let mut module: Vec<Name> = module
             .into_iter()
             .map(|(_, name)| name)
-            .filter(|name| !matches!(name.text.as_str(), "use" | "pub" | "from" | "import" | "include" | "require"))
+            .filter(|name| {
+                !matches!(name.text.as_str(), "use" | "pub" | "from" | "import" | "include" | "require")
+            })
             .collect();
         if names.is_empty() && module.len() > 1 {
             names.extend(module.pop().map(|name| (0, name)));

@@ -1,4 +1,5 @@
-//! What the tree looks like, and how the parser carries on after a mistake. Messages are in `tests/suite/syntax/`.
+//! What the tree looks like, and how the parser carries on after a mistake. Messages are in
+//! `tests/suite/syntax/`.
 
 use super::parse;
 use crate::diag::{Code, Diagnostic};
@@ -41,24 +42,30 @@ fn show(expr: &Expr) -> String {
         ExprKind::List(elements) => format!("[{}]", elements.iter().map(show).collect::<Vec<_>>().join(", ")),
         ExprKind::Unary { operator: UnaryOperator::Negate, operand } => format!("(-{})", show(operand)),
         ExprKind::Unary { operator: UnaryOperator::Not, operand } => format!("(not {})", show(operand)),
-        ExprKind::Binary { operator, left, right, .. } => format!("({} {} {})", show(left), operator.symbol(), show(right)),
+        ExprKind::Binary { operator, left, right, .. } => {
+            format!("({} {} {})", show(left), operator.symbol(), show(right))
+        }
         ExprKind::Live(operand) => format!("(live {})", show(operand)),
         ExprKind::Arrow { from, to } => format!("({} -> {})", show(from), show(to)),
         ExprKind::Versus { left, right } => format!("({} || {})", show(left), show(right)),
         ExprKind::Then { first, second } => format!("({} then {})", show(first), show(second)),
         ExprKind::For { index, carried, body } => {
-            let carried =
-                carried.as_ref().map_or(String::new(), |carried| format!(", {} = {}", carried.name.text, show(&carried.start)));
+            let carried = carried.as_ref().map_or(String::new(), |carried| {
+                format!(", {} = {}", carried.name.text, show(&carried.start))
+            });
             format!("(for {} in {}{carried}: {})", index.name.text, show(&index.over), show(body))
         }
         ExprKind::Match { arms } => format!("match {{{}}}", show_match(arms)),
         ExprKind::Range { low, high } => format!("({}..={})", show(low), show(high)),
         ExprKind::Pipe { value, through } => format!("({} |> {})", show(value), show(through)),
         ExprKind::Where { value, bindings } => {
-            let bindings: Vec<String> = bindings.iter().map(|(name, value)| format!("{} = {}", name.text, show(value))).collect();
+            let bindings: Vec<String> =
+                bindings.iter().map(|(name, value)| format!("{} = {}", name.text, show(value))).collect();
             format!("({} where {})", show(value), bindings.join(", "))
         }
-        ExprKind::By { value, axis, block } => format!("({} by {} {{{}}})", show(value), axis.text, show_block(block)),
+        ExprKind::By { value, axis, block } => {
+            format!("({} by {} {{{}}})", show(value), axis.text, show_block(block))
+        }
         ExprKind::Error => "?".to_owned(),
     }
 }
@@ -68,8 +75,9 @@ fn show_marks(marks: &[Mark]) -> String {
 }
 
 fn show_match(arms: &[MatchArm]) -> String {
-    let shown =
-        arms.iter().map(|arm| format!("{} -> {}{}", show_condition(&arm.condition), show(&arm.value), show_marks(&arm.marks)));
+    let shown = arms.iter().map(|arm| {
+        format!("{} -> {}{}", show_condition(&arm.condition), show(&arm.value), show_marks(&arm.marks))
+    });
     shown.collect::<Vec<_>>().join("; ")
 }
 
@@ -89,7 +97,9 @@ fn show_block(block: &Block) -> String {
         Statement::Entry(entry) => {
             format!("{} = {}{}", entry.key.text, show(&entry.value), show_marks(&entry.marks))
         }
-        Statement::Let { name, index, value } => format!("let {}{} = {}", name.text, show_index(index), show(value)),
+        Statement::Let { name, index, value } => {
+            format!("let {}{} = {}", name.text, show_index(index), show(value))
+        }
         Statement::Trains { name, value } => format!("trains {} = {}", name.text, show(value)),
         Statement::Step { name, block } => format!("step {} {{{}}}", name.text, show_block(block)),
         Statement::Term { name, index, value, block } => {
@@ -103,8 +113,10 @@ fn show_block(block: &Block) -> String {
 
 fn show_route(route: &Route) -> String {
     let shown = route.arms.iter().map(|arm| {
-        let index =
-            arm.index.as_ref().map_or(String::new(), |index| format!("for {} in {}: ", index.name.text, show(&index.over)));
+        let index = arm
+            .index
+            .as_ref()
+            .map_or(String::new(), |index| format!("for {} in {}: ", index.name.text, show(&index.over)));
         format!("{index}{} -> {}", show_condition(&arm.condition), show(&arm.target))
     });
     shown.collect::<Vec<_>>().join("; ")
@@ -169,18 +181,26 @@ fn a_match_is_a_value_wherever_one_can_stand() {
     for (text, tree) in [
         ("match { a > 0 -> 1, else -> 0 }", "match {(a > 0) -> 1; else -> 0}"),
         ("2 * match { a -> 1, else -> 0 } + b", "((2 * match {a -> 1; else -> 0}) + b)"),
-        ("f(match {\n  a -> 1 @unpublished\n  else -> 0\n}, b)", "f(match {a -> 1 @unpublished; else -> 0}, b)"),
+        (
+            "f(match {\n  a -> 1 @unpublished\n  else -> 0\n}, b)",
+            "f(match {a -> 1 @unpublished; else -> 0}, b)",
+        ),
         (
             "match {\n  a and\n    b ->\n    1\n\n  // the rest\n  else -> match { c -> 2, else -> 3, }\n}",
             "match {(a and b) -> 1; else -> match {c -> 2; else -> 3}}",
         ),
-        ("match { a -> live jsd(p, q), else -> linear(0 -> 1) }", "match {a -> (live jsd(p, q)); else -> linear((0 -> 1))}"),
+        (
+            "match { a -> live jsd(p, q), else -> linear(0 -> 1) }",
+            "match {a -> (live jsd(p, q)); else -> linear((0 -> 1))}",
+        ),
         ("match {}", "match {}"),
         ("match + 1", "(match + 1)"),
     ] {
         assert_eq!(value(text), tree, "{text}");
     }
-    let shown = block("{ term x = match { a -> live b, else -> 0 } { when = c }, k = match { else -> 1 } @source(\"x\") }");
+    let shown = block(
+        "{ term x = match { a -> live b, else -> 0 } { when = c }, k = match { else -> 1 } @source(\"x\") }",
+    );
     assert_eq!(shown, "term x = match {a -> (live b); else -> 0} {when = c}; k = match {else -> 1} @source");
 }
 
@@ -191,7 +211,10 @@ fn ranges_and_pipes() {
         ("0.05..=20", "(0.05..=20)"),
         ("-1..=n + 1", "((-1)..=(n + 1))"),
         ("x == 1..=2", "(x == (1..=2))"),
-        ("sample(n: 1) |> keep(correct) |>\n  best(reward, of: 1)", "((sample(n: 1) |> keep(correct)) |> best(reward, of: 1))"),
+        (
+            "sample(n: 1) |> keep(correct) |>\n  best(reward, of: 1)",
+            "((sample(n: 1) |> keep(correct)) |> best(reward, of: 1))",
+        ),
         ("a |> rewrite(\"x {_}\" -> \"y\")", "(a |> rewrite((\"x {_}\" -> \"y\")))"),
         ("a || b |> c", "((a || b) |> c)"),
         ("a\n  // first\n  |> b\n\n  |> c", "((a |> b) |> c)"),
@@ -225,16 +248,24 @@ fn a_value_may_have_a_tail() {
 #[test]
 fn statements_of_a_stage_that_trains_two_models() {
     assert_eq!(
-        block("{\n  steps = 3\n  trains student = start\n  trains guide = start { sees = t }\n  step follow { every = 5 }\n}"),
+        block(
+            "{\n  steps = 3\n  trains student = start\n  trains guide = start { sees = t }\n  step follow { \
+             every = 5 }\n}"
+        ),
         "steps = 3; trains student = start; trains guide = start() {sees = t}; step follow {every = 5}"
     );
-    assert_eq!(block("{ step = 1, trains = 2, teacher = step + trains }"), "step = 1; trains = 2; teacher = (step + trains)");
+    assert_eq!(
+        block("{ step = 1, trains = 2, teacher = step + trains }"),
+        "step = 1; trains = 2; teacher = (step + trains)"
+    );
 }
 
 #[test]
 fn a_let_and_a_term_may_have_one_value_per_element() {
     assert_eq!(
-        block("{ let x[t in duo] = t.logp, term y[t in [a, b]] = x[t] * live kl(t || student) { when = z } }"),
+        block(
+            "{ let x[t in duo] = t.logp, term y[t in [a, b]] = x[t] * live kl(t || student) { when = z } }"
+        ),
         "let x[t in duo] = t.logp; term y[t in [a, b]] = (x[t] * (live kl((t || student)))) {when = z}"
     );
 }
@@ -242,7 +273,10 @@ fn a_let_and_a_term_may_have_one_value_per_element() {
 #[test]
 fn precedence_from_loose_to_tight() {
     for (text, tree) in [
-        ("mean(token) then mean(sequence) then sum(batch)", "((mean(token) then mean(sequence)) then sum(batch))"),
+        (
+            "mean(token) then mean(sequence) then sum(batch)",
+            "((mean(token) then mean(sequence)) then sum(batch))",
+        ),
         ("1 + 2 -> 3 * 4", "((1 + 2) -> (3 * 4))"),
         ("a or b and not c == d", "(a or (b and (not (c == d))))"),
         ("not a and b", "((not a) and b)"),
@@ -289,7 +323,10 @@ fn literals_and_what_is_applied_to_them() {
         ("expert[d].x(y)", "expert[d].x(y)"),
         ("llama { layers = 3 }", "llama() {layers = 3}"),
         ("grpo(start, on: d) { steps = 1, lr = 2 }", "grpo(start, on: d) {steps = 1; lr = 2}"),
-        ("for d in domains, previous = start: f(previous, on: d)", "(for d in domains, previous = start: f(previous, on: d))"),
+        (
+            "for d in domains, previous = start: f(previous, on: d)",
+            "(for d in domains, previous = start: f(previous, on: d))",
+        ),
         ("teacher.reward", "teacher.reward"),
         ("schedule(model, domain)", "schedule(model, domain)"),
     ] {
@@ -319,7 +356,10 @@ fn entries_end_at_a_newline_or_a_comma() {
     assert_eq!(block("{ a = 1, b = 2 }"), "a = 1; b = 2");
     assert_eq!(block("{\n  a = 1\n\n  b = 2,\n  c = 3\n}"), "a = 1; b = 2; c = 3");
     assert_eq!(block("{}"), "");
-    assert_eq!(block("{ lr = 1e-6 @unpublished @source(\"x\"), b = 1 }"), "lr = 0.000001 @unpublished @source; b = 1");
+    assert_eq!(
+        block("{ lr = 1e-6 @unpublished @source(\"x\"), b = 1 }"),
+        "lr = 0.000001 @unpublished @source; b = 1"
+    );
 }
 
 #[test]
@@ -337,8 +377,14 @@ fn words_that_begin_items_are_also_keys_and_names() {
 #[test]
 fn a_block_after_a_term_belongs_to_the_term() {
     for (text, shown) in [
-        ("term x = -live student.logp { when = correct }", "term x = (-(live student.logp)) {when = correct}"),
-        ("term x = a * live kl(p || q) { when = correct }", "term x = (a * (live kl((p || q)))) {when = correct}"),
+        (
+            "term x = -live student.logp { when = correct }",
+            "term x = (-(live student.logp)) {when = correct}",
+        ),
+        (
+            "term x = a * live kl(p || q) { when = correct }",
+            "term x = (a * (live kl((p || q)))) {when = correct}",
+        ),
         ("term x = f(g { a = 1 })", "term x = f(g() {a = 1})"),
     ] {
         assert_eq!(block(&format!("{{ {text} }}")), shown);
@@ -348,7 +394,8 @@ fn a_block_after_a_term_belongs_to_the_term() {
 #[test]
 fn documentation_belongs_to_the_item_below_it() {
     let module = sound(
-        "//! The file.\n//! Second line.\n\n/// First.\n///   indented\nlet a = 1\n// no doc\nlet b = 2\n/// Third.\npub let c = 3",
+        "//! The file.\n//! Second line.\n\n/// First.\n///   indented\nlet a = 1\n// no doc\nlet b = \
+         2\n/// Third.\npub let c = 3",
     );
     assert_eq!(module.doc, "The file.\nSecond line.");
     let docs: Vec<&str> = module.items.iter().map(|item| item.doc.as_str()).collect();
@@ -360,7 +407,9 @@ fn documentation_belongs_to_the_item_below_it() {
 fn spans_are_offsets_in_the_source() {
     let text = "/// é\nlet a = 1 + bb  // note\nmodel m = f(x)\n";
     let module = sound(text);
-    let Item { span, kind: ItemKind::Let { name, value }, .. } = &*module.items[0] else { panic!("{module:#?}") };
+    let Item { span, kind: ItemKind::Let { name, value }, .. } = &*module.items[0] else {
+        panic!("{module:#?}")
+    };
     let cut = |span: crate::source::Span| &text[span.start as usize..span.end as usize];
     assert_eq!((cut(*span), cut(name.span), cut(value.span)), ("let a = 1 + bb", "a", "1 + bb"));
     assert_eq!(cut(module.items[1].span), "model m = f(x)");
@@ -369,11 +418,16 @@ fn spans_are_offsets_in_the_source() {
 #[test]
 fn the_kinds_of_items() {
     let module = sound(concat!(
-        "use std.opd.mopd\nuse a.{\n  b,\n  c\n}\nexperiment \"e\" { seed = 1 }\nparam p: count = 3\nlet l = 1\nfn f(a, b: real = 1) = a + b\n",
-        "domain d { share = 1 }\nreward r = numeric\nschedule s = linear(0 -> 1)\nmodel m[d in domains] = f(d)\nteacher t[d in [a, b]] = m[d]\n",
-        "stage g(from: model) =\n  f(from)\nroute { else -> t }\nobjective o(k: count = 1) {\n  term x = live ratio\n}\nobjective bare { }\n",
-        "compare \"c\" { seeds = 1 }\nsweep { beta in [1, 2]\n k in [3], j in [4] }\ntemplate x = \"{prompt}\"\ntemplate y(a: fraction = 1) = \"{answer}\"\n",
-        "divergence v(u) = u * log(u)\nrollout w = sample(n: 1)\nrollout w2(n: count = 8) = sample(n: n)\npanel q = debate([a, b]) { rounds = 2 }\n",
+        "use std.opd.mopd\nuse a.{\n  b,\n  c\n}\nexperiment \"e\" { seed = 1 }\nparam p: count = 3\nlet l \
+         = 1\nfn f(a, b: real = 1) = a + b\n",
+        "domain d { share = 1 }\nreward r = numeric\nschedule s = linear(0 -> 1)\nmodel m[d in domains] = \
+         f(d)\nteacher t[d in [a, b]] = m[d]\n",
+        "stage g(from: model) =\n  f(from)\nroute { else -> t }\nobjective o(k: count = 1) {\n  term x = \
+         live ratio\n}\nobjective bare { }\n",
+        "compare \"c\" { seeds = 1 }\nsweep { beta in [1, 2]\n k in [3], j in [4] }\ntemplate x = \
+         \"{prompt}\"\ntemplate y(a: fraction = 1) = \"{answer}\"\n",
+        "divergence v(u) = u * log(u)\nrollout w = sample(n: 1)\nrollout w2(n: count = 8) = sample(n: \
+         n)\npanel q = debate([a, b]) { rounds = 2 }\n",
         "eval z { samples = 1 }\nteacher t2(a: fraction) = self { sees = y(a) }\n"
     ));
     assert_eq!(
@@ -422,7 +476,8 @@ fn the_word_lists_and_the_grammar_agree() {
 
 #[test]
 fn a_broken_item_keeps_its_name_and_its_neighbours() {
-    let (module, findings) = read("let a = 1\nmodel m[d in domains] = f(,)\nstage s(x: model) = 3 4\nmodle n = f(x)\nlet z = 2");
+    let (module, findings) =
+        read("let a = 1\nmodel m[d in domains] = f(,)\nstage s(x: model) = 3 4\nmodle n = f(x)\nlet z = 2");
     assert_eq!(outline(&module), ["let a", "model m", "stage s", "model n", "let z"]);
     assert_eq!(findings.len(), 3, "{findings:#?}");
     assert!(matches!(
@@ -442,10 +497,14 @@ fn a_broken_setting_keeps_its_key_and_its_neighbours() {
 
 #[test]
 fn an_unclosed_block_ends_before_the_next_item() {
-    let (module, findings) = read("domain a {\n  share = 1\n\nmodel m = f {\n  x = g(1\n  y = 2\n}\nlet z = [1, 2\nlet y = 3");
+    let (module, findings) =
+        read("domain a {\n  share = 1\n\nmodel m = f {\n  x = g(1\n  y = 2\n}\nlet z = [1, 2\nlet y = 3");
     assert_eq!(outline(&module), ["domain a", "model m", "let z", "let y"]);
     let messages: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
-    assert_eq!(messages, ["this `{` is never closed", "this `(` is never closed", "this `[` is never closed"]);
+    assert_eq!(
+        messages,
+        ["this `{` is never closed", "this `(` is never closed", "this `[` is never closed"]
+    );
 }
 
 #[test]
@@ -484,8 +543,10 @@ fn thirty_mistakes_make_thirty_findings() {
     ];
     let text = mistakes.join("\nlet sound = 1\n");
     let (module, findings) = read(&text);
-    let lines: Vec<usize> =
-        findings.iter().map(|finding| text[..finding.primary.span.start as usize].matches('\n').count()).collect();
+    let lines: Vec<usize> = findings
+        .iter()
+        .map(|finding| text[..finding.primary.span.start as usize].matches('\n').count())
+        .collect();
     assert_eq!(lines, (0..30).map(|index| index * 2).collect::<Vec<_>>(), "{findings:#?}");
     assert_eq!(outline(&module).iter().filter(|item| *item == "let sound").count(), 29);
 }

@@ -1,4 +1,5 @@
-//! Conversations: messages, the template that makes text of them, and which of its tokens the assistant wrote.
+//! Conversations: messages, the template that makes text of them, and which of its tokens the assistant
+//! wrote.
 
 mod python;
 mod response;
@@ -93,14 +94,18 @@ impl fmt::Display for ChatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChatError::Template(cause) => write!(f, "the chat template cannot be compiled: {cause}"),
-            ChatError::Render(cause) => write!(f, "the chat template cannot render the conversation: {cause}"),
-            ChatError::Bounds { template, exceeded } => write!(f, "the chat template `{template}` {exceeded}"),
+            ChatError::Render(cause) => {
+                write!(f, "the chat template cannot render the conversation: {cause}")
+            }
+            ChatError::Bounds { template, exceeded } => {
+                write!(f, "the chat template `{template}` {exceeded}")
+            }
             ChatError::NoTemplate => write!(f, "the model has no chat template"),
             ChatError::Messages(problem) => f.write_str(problem),
             ChatError::Unstable { message } => write!(
                 f,
-                "what the chat template writes up to message {message} is not the beginning of what it writes for the whole \
-                 conversation, so the assistant's tokens cannot be told from the others"
+                "what the chat template writes up to message {message} is not the beginning of what it \
+                 writes for the whole conversation, so the assistant's tokens cannot be told from the others"
             ),
             ChatError::NoAnswer => write!(f, "the conversation has no message of the role `assistant`"),
             ChatError::Tokenizer(error) => error.fmt(f),
@@ -112,24 +117,25 @@ impl ChatError {
     /// The way out.
     pub fn help(&self) -> Option<String> {
         Some(match self {
-            ChatError::Template(_) => {
-                "the template is in `chat_template.jinja` or under `chat_template` in tokenizer_config.json".to_owned()
+            ChatError::Template(_) => "the template is in `chat_template.jinja` or under `chat_template` in \
+                                       tokenizer_config.json"
+                .to_owned(),
+            ChatError::Render(_) => {
+                "change the conversation, or the template in the model's folder".to_owned()
             }
-            ChatError::Render(_) => "change the conversation, or the template in the model's folder".to_owned(),
-            ChatError::Bounds { .. } => "templates of published models take a thousandth of that: look at what this one does, in \
-                                         `chat_template.jinja` or under `chat_template` in tokenizer_config.json"
+            ChatError::Bounds { .. } => "templates of published models take a thousandth of that: look at \
+                                         what this one does, in `chat_template.jinja` or under \
+                                         `chat_template` in tokenizer_config.json"
                 .to_owned(),
             ChatError::NoTemplate => {
                 "write `format = text`, or put a `chat_template.jinja` into the model's folder".to_owned()
             }
-            ChatError::Messages(_) => {
-                "a conversation is a list such as [{\"role\": \"user\", \"content\": \"2+2?\"}, {\"role\": \"assistant\", \"content\": \"4\"}]"
-                    .to_owned()
-            }
-            ChatError::Unstable { .. } => {
-                "mark what the assistant writes with {% generation %} in the template, or end each conversation after one answer"
-                    .to_owned()
-            }
+            ChatError::Messages(_) => "a conversation is a list such as [{\"role\": \"user\", \"content\": \
+                                       \"2+2?\"}, {\"role\": \"assistant\", \"content\": \"4\"}]"
+                .to_owned(),
+            ChatError::Unstable { .. } => "mark what the assistant writes with {% generation %} in the \
+                                           template, or end each conversation after one answer"
+                .to_owned(),
             ChatError::NoAnswer => "add the answer to train on".to_owned(),
             ChatError::Tokenizer(error) => return error.help.clone(),
         })
@@ -144,14 +150,18 @@ impl Conversation {
         Conversation { messages, tools: None, documents: None, variables: Vec::new() }
     }
 
-    /// A list of messages, each an object with a `role`. `system` stands before them unless they have a system message.
+    /// A list of messages, each an object with a `role`. `system` stands before them unless they have a
+    /// system message.
     pub fn new(messages: &Json, system: Option<&str>) -> Result<Conversation, ChatError> {
         let wrong = |problem: String| Err(ChatError::Messages(problem));
         let Json::Array(list) = messages else {
             return wrong(format!("a conversation must be a list of messages; found {}", describe(messages)));
         };
-        let mut checked =
-            list.iter().enumerate().map(|(index, value)| message(index + 1, value)).collect::<Result<Vec<_>, _>>()?;
+        let mut checked = list
+            .iter()
+            .enumerate()
+            .map(|(index, value)| message(index + 1, value))
+            .collect::<Result<Vec<_>, _>>()?;
         if checked.is_empty() {
             return wrong("the conversation has no messages".to_owned());
         }
@@ -177,7 +187,8 @@ impl Conversation {
 
     /// Further names that the template reads.
     pub fn with_variables(mut self, variables: &Object) -> Conversation {
-        self.variables = variables.iter().map(|(name, value)| (name.to_owned(), Value::from(Serde(value)))).collect();
+        self.variables =
+            variables.iter().map(|(name, value)| (name.to_owned(), Value::from(Serde(value)))).collect();
         self
     }
 
@@ -189,7 +200,11 @@ impl Conversation {
 
     /// Without the assistant's messages at the end: what a model is asked.
     pub fn asked(mut self) -> Conversation {
-        let asked = self.messages.iter().rposition(|message| message.role != Role::Assistant).map_or(0, |last| last + 1);
+        let asked = self
+            .messages
+            .iter()
+            .rposition(|message| message.role != Role::Assistant)
+            .map_or(0, |last| last + 1);
         self.messages.truncate(asked);
         self
     }
@@ -223,7 +238,9 @@ fn plain(name: &str, role: Role, content: &str) -> Message {
 
 fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
     let wrong = |problem: String| Err(ChatError::Messages(format!("message {number} {problem}")));
-    let Json::Object(fields) = value else { return wrong(format!("must be an object; found {}", describe(value))) };
+    let Json::Object(fields) = value else {
+        return wrong(format!("must be an object; found {}", describe(value)));
+    };
     let name = match fields.get("role") {
         Some(Json::String(name)) => name,
         Some(other) => return wrong(format!("has a `role` that is not a string: {}", describe(other))),
@@ -231,12 +248,18 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
     };
     let Some((_, role)) = ROLES.iter().find(|(known, _)| known == name) else {
         let known = ROLES.map(|(known, _)| known);
-        let meant = nearest(name, known).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        let meant =
+            nearest(name, known).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
         return wrong(format!("has the role {name:?}, not one of `{}`{meant}", known.join("`, `")));
     };
     match fields.get("content") {
         None | Some(Json::Null | Json::String(_) | Json::Array(_)) => {}
-        Some(other) => return wrong(format!("has a `content` that is neither a string nor a list: {}", describe(other))),
+        Some(other) => {
+            return wrong(format!(
+                "has a `content` that is neither a string nor a list: {}",
+                describe(other)
+            ));
+        }
     }
     if *role != Role::Assistant && fields.get("content").is_none() {
         return wrong("has no `content`".to_owned());

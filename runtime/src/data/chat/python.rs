@@ -1,5 +1,5 @@
-//! Values as Python writes them: chat templates are written for Python's Jinja, and a model has read its `True`, `None` and
-//! spacing of JSON a million times.
+//! Values as Python writes them: chat templates are written for Python's Jinja, and a model has read its
+//! `True`, `None` and spacing of JSON a million times.
 
 use std::fmt::Write;
 
@@ -137,7 +137,9 @@ impl Json {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&number(value).replace("nan", "NaN").replace("inf", "Infinity")),
+            ValueKind::Number => {
+                out.push_str(&number(value).replace("nan", "NaN").replace("inf", "Infinity"))
+            }
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = items(value);
@@ -173,7 +175,10 @@ impl Json {
                 out.push('}');
             }
             kind => {
-                return Err(Error::new(ErrorKind::InvalidOperation, format!("a value of kind {kind} cannot be written as JSON")));
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("a value of kind {kind} cannot be written as JSON"),
+                ));
             }
         }
         Ok(())

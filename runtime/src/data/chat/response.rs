@@ -11,7 +11,8 @@ pub struct Example {
     pub prompt: Vec<Token>,
     /// From there up to the last one; never empty.
     pub completion: Vec<Token>,
-    /// Per token of the completion: whether the assistant wrote it. Others are what users and tools answered meanwhile.
+    /// Per token of the completion: whether the assistant wrote it. Others are what users and tools answered
+    /// meanwhile.
     pub written: Vec<bool>,
 }
 
@@ -23,7 +24,8 @@ impl Example {
     }
 }
 
-/// What a model is asked: the conversation without the assistant's last messages, and what its turn begins with.
+/// What a model is asked: the conversation without the assistant's last messages, and what its turn begins
+/// with.
 pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<Token>, ChatError> {
     let conversation = conversation.asked();
     let template = tokenizer.template(&conversation).ok_or(ChatError::NoTemplate)?;
@@ -31,10 +33,11 @@ pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<T
     Ok(tokenizer.encode(&text)?)
 }
 
-/// Tokens of the whole conversation, and what is to be trained on: the assistant's turns, each up to the token that ends it.
+/// Tokens of the whole conversation, and what is to be trained on: the assistant's turns, each up to the
+/// token that ends it.
 ///
-/// Where the template marks them, by its marks. Otherwise by rendering the conversation up to each turn's beginning and end: both
-/// must be beginnings of the whole.
+/// Where the template marks them, by its marks. Otherwise by rendering the conversation up to each turn's
+/// beginning and end: both must be beginnings of the whole.
 pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Example, ChatError> {
     let template = tokenizer.template(conversation).ok_or(ChatError::NoTemplate)?;
     let count = conversation.roles().len();
@@ -59,7 +62,8 @@ pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Exa
         tokens.push(tokenizer.ends()[0]);
         written.push(true);
     }
-    let (Some(first), Some(last)) = (written.iter().position(|&written| written), written.iter().rposition(|&written| written))
+    let (Some(first), Some(last)) =
+        (written.iter().position(|&written| written), written.iter().rposition(|&written| written))
     else {
         return Err(ChatError::NoAnswer);
     };
@@ -93,11 +97,13 @@ fn answers(template: &Template, conversation: &Conversation, text: &str) -> Resu
     Ok(spans)
 }
 
-/// The tokens of a text and which of them lie within the spans. A token that crosses the border of a span is split there, as a
-/// sampler that starts at the border splits it.
+/// The tokens of a text and which of them lie within the spans. A token that crosses the border of a span is
+/// split there, as a sampler that starts at the border splits it.
 fn tokens(tokenizer: &Tokenizer, text: &str, spans: &[Span]) -> Result<(Vec<Token>, Vec<bool>), ChatError> {
     let whole = tokenizer.encode_with_spans(text)?;
-    let within = |token: &Span| spans.iter().any(|span| span.start <= token.start && token.end <= span.end && !token.is_empty());
+    let within = |token: &Span| {
+        spans.iter().any(|span| span.start <= token.start && token.end <= span.end && !token.is_empty())
+    };
     let crosses = |token: &Span| {
         let border = |border: usize| token.start < border && border < token.end;
         spans.iter().any(|span| border(span.start) || border(span.end))
@@ -106,7 +112,8 @@ fn tokens(tokenizer: &Tokenizer, text: &str, spans: &[Span]) -> Result<(Vec<Toke
         return Ok(whole.into_iter().map(|(token, place)| (token, within(&place))).unzip());
     }
     let (mut tokens, mut written, mut done) = (Vec::new(), Vec::new(), 0);
-    let pieces = spans.iter().flat_map(|span| [(span.start, false), (span.end, true)]).chain([(text.len(), false)]);
+    let pieces =
+        spans.iter().flat_map(|span| [(span.start, false), (span.end, true)]).chain([(text.len(), false)]);
     for (border, inside) in pieces {
         let piece = tokenizer.encode(&text[done..border])?;
         written.resize(written.len() + piece.len(), inside);

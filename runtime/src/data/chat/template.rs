@@ -27,18 +27,24 @@ pub struct Template {
 }
 
 /// The tag around what the assistant writes, in templates that say it themselves.
-static GENERATION: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is constant"));
+static GENERATION: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is constant")
+});
 /// Its replacement here: a call of a function of this name.
 const MARK: &str = "mopd_generation";
-/// Around marked text until it is cut out again. Private characters and an improbable word: nothing that a conversation has.
+/// Around marked text until it is cut out again. Private characters and an improbable word: nothing that a
+/// conversation has.
 const OPEN: &str = "\u{F8FF}mopd-answer-7d1f\u{F8FE}";
 const CLOSE: &str = "\u{F8FE}mopd-answer-7d1f\u{F8FF}";
 /// Instructions that one rendering may take; no published template comes near it.
 const FUEL: u64 = 50_000_000;
 
 impl Template {
-    pub fn new(name: &str, source: &str, special: Vec<(&'static str, String)>) -> Result<Template, ChatError> {
+    pub fn new(
+        name: &str,
+        source: &str,
+        special: Vec<(&'static str, String)>,
+    ) -> Result<Template, ChatError> {
         let marks_answers = GENERATION.is_match(source);
         let rewritten = GENERATION.replace_all(source, |found: &regex::Captures| {
             let [before, after] = [&found[1], &found[3]];
@@ -48,11 +54,14 @@ impl Template {
         let rewritten = rewritten.into_owned();
         let environment = bounded::run(move || -> Result<Arc<Environment<'static>>, ChatError> {
             let mut environment = environment();
-            environment.add_template_owned("chat", rewritten).map_err(|error| ChatError::Template(describe(&error)))?;
+            environment
+                .add_template_owned("chat", rewritten)
+                .map_err(|error| ChatError::Template(describe(&error)))?;
             Ok(Arc::new(environment))
         });
         let (name, asks_date) = (name.to_owned(), source.contains("strftime_now"));
-        let environment = environment.map_err(|exceeded| ChatError::Bounds { template: name.clone(), exceeded })??;
+        let environment =
+            environment.map_err(|exceeded| ChatError::Bounds { template: name.clone(), exceeded })??;
         Ok(Template { name, environment, special, marks_answers, asks_date })
     }
 
@@ -71,8 +80,14 @@ impl Template {
         self.asks_date
     }
 
-    /// The first `count` messages as the model reads them; `answer` adds what an assistant's turn begins with.
-    pub fn render(&self, conversation: &Conversation, count: usize, answer: bool) -> Result<String, ChatError> {
+    /// The first `count` messages as the model reads them; `answer` adds what an assistant's turn begins
+    /// with.
+    pub fn render(
+        &self,
+        conversation: &Conversation,
+        count: usize,
+        answer: bool,
+    ) -> Result<String, ChatError> {
         Ok(self.render_marked(conversation, count, answer)?.0)
     }
 
@@ -84,14 +99,17 @@ impl Template {
         answer: bool,
     ) -> Result<(String, Vec<Span>), ChatError> {
         let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token)));
-        let context =
-            special.chain(conversation.context(count)).chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
+        let context = special
+            .chain(conversation.context(count))
+            .chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
         let (environment, context) = (self.environment.clone(), Value::from_pairs(context));
         let marked = bounded::run(move || {
-            let template = environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
+            let template =
+                environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
             template.render(context).map_err(|error| ChatError::Render(describe(&error)))
         });
-        let marked = marked.map_err(|exceeded| ChatError::Bounds { template: self.name.clone(), exceeded })??;
+        let marked =
+            marked.map_err(|exceeded| ChatError::Bounds { template: self.name.clone(), exceeded })??;
         if !self.marks_answers {
             return Ok((marked, Vec::new()));
         }
@@ -123,7 +141,9 @@ fn environment() -> Environment<'static> {
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |value: &Value| python::text(value));
-    environment.add_filter("trim", |text: String, characters: Option<String>| strip(&text, characters.as_deref(), true, true));
+    environment.add_filter("trim", |text: String, characters: Option<String>| {
+        strip(&text, characters.as_deref(), true, true)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -198,7 +218,8 @@ fn strip(text: &str, characters: Option<&str>, start: bool, end: bool) -> String
     text.to_owned()
 }
 
-/// The reference library's `tojson`: `json.dumps(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+/// The reference library's `tojson`: `json.dumps(x, ensure_ascii=False, indent=None, separators=None,
+/// sort_keys=False)`.
 fn tojson(
     value: &Value,
     ensure_ascii: Option<Value>,
@@ -209,7 +230,12 @@ fn tojson(
     let positional = [ensure_ascii, indent, separators];
     let argument = |index: usize, name: &str| -> Option<Value> {
         let by_name = || named.get::<Option<Value>>(name).ok().flatten();
-        positional.get(index).cloned().flatten().or_else(by_name).filter(|value| !value.is_none() && !value.is_undefined())
+        positional
+            .get(index)
+            .cloned()
+            .flatten()
+            .or_else(by_name)
+            .filter(|value| !value.is_none() && !value.is_undefined())
     };
     let indent = match argument(1, "indent") {
         None => None,
@@ -226,7 +252,8 @@ fn tojson(
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
     let flag = |index, name: &str| argument(index, name).is_some_and(|value| value.is_true());
-    let json = Json { ascii: flag(0, "ensure_ascii"), indent, between, after_key, sorted: flag(3, "sort_keys") };
+    let json =
+        Json { ascii: flag(0, "ensure_ascii"), indent, between, after_key, sorted: flag(3, "sort_keys") };
     named.assert_all_used()?;
     json.write(value).map(Value::from)
 }
@@ -234,7 +261,8 @@ fn tojson(
 /// The day that templates see, as a number; 0 before anyone asked.
 static TODAY: AtomicI32 = AtomicI32::new(0);
 
-/// Looks at the clock: where a job begins. A run that goes past midnight keeps its day, which is in the keys of what it makes.
+/// Looks at the clock: where a job begins. A run that goes past midnight keeps its day, which is in the keys
+/// of what it makes.
 pub fn look_at_the_clock() -> NaiveDate {
     let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).date_naive();
     TODAY.store(now.num_days_from_ce(), Ordering::Relaxed);
@@ -249,7 +277,8 @@ pub fn today() -> NaiveDate {
     }
 }
 
-/// The day as `strftime` writes it. What a template writes is keyed by the day, so the time of day is refused.
+/// The day as `strftime` writes it. What a template writes is keyed by the day, so the time of day is
+/// refused.
 fn date(format: &str) -> Result<String, Error> {
     use std::fmt::Write;
     let refused = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
@@ -258,7 +287,8 @@ fn date(format: &str) -> Result<String, Error> {
     let mut text = String::new();
     // A day has no time: whatever asks for one is an error of the formatter.
     write!(text, "{}", today().format_with_items(items.iter())).map_err(|_| {
-        let why = "what a template writes may depend on the day, and not on the time of day: every run would be another one";
+        let why = "what a template writes may depend on the day, and not on the time of day: every run \
+                   would be another one";
         refused(format!("strftime_now({format:?}) asks for the time of day; {why}"))
     })?;
     Ok(text)

@@ -9,7 +9,8 @@ use crate::model::Token;
 
 /// A conversation of the fixtures, with its members in their order.
 fn chat(name: &str) -> Conversation {
-    let file = std::fs::read_to_string(crate::data::tokenizer::tests::fixtures().join("expected.json")).unwrap();
+    let file =
+        std::fs::read_to_string(crate::data::tokenizer::tests::fixtures().join("expected.json")).unwrap();
     let file = Json::parse(&file).unwrap();
     let chats = file.as_object().unwrap().get("chats").unwrap().as_object().unwrap();
     let parts = chats.get(name).unwrap().as_object().unwrap();
@@ -35,7 +36,8 @@ fn template(source: &str) -> Template {
 #[test]
 fn conversations_are_rendered_as_by_the_reference() {
     let expected = expected();
-    let today = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%d %b %Y").to_string();
+    let today =
+        chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%d %b %Y").to_string();
     let mut faults = String::new();
     let (mut texts, mut errors) = (0, 0);
     for (name, entry) in expected["templates"].as_object().unwrap() {
@@ -51,7 +53,8 @@ fn conversations_are_rendered_as_by_the_reference() {
                     if text != wanted_text {
                         faults += &format!("{name}, {case}:\n{text:?}\nwanted:\n{wanted_text:?}\n");
                     } else if let Some(tokens) = wanted.get("tokens") {
-                        let tokens: Vec<Token> = tokens.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+                        let tokens: Vec<Token> =
+                            tokens.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
                         assert_eq!(tokenizer.encode(&text).unwrap(), tokens, "{name}, {case}");
                     }
                 }
@@ -74,7 +77,10 @@ fn conversations_are_rendered_as_by_the_reference() {
 /// The whole sequence and, per token, whether it is trained on.
 fn whole(example: &Example) -> (Vec<Token>, Vec<bool>) {
     let before = example.prompt.iter().map(|_| false);
-    ([example.prompt.as_slice(), &example.completion].concat(), before.chain(example.written.iter().copied()).collect())
+    (
+        [example.prompt.as_slice(), &example.completion].concat(),
+        before.chain(example.written.iter().copied()).collect(),
+    )
 }
 
 #[test]
@@ -99,7 +105,8 @@ fn marked_answers_are_the_references() {
             continue;
         }
         let (tokens, ours) = whole(&example(&tokenizer, &chat).unwrap());
-        let wanted: Vec<Token> = wanted["tokens"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+        let wanted: Vec<Token> =
+            wanted["tokens"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
         assert!(wanted.starts_with(&tokens), "{case}");
         assert_eq!(ours, written[..tokens.len()], "{case}");
         assert!(written[tokens.len()..].iter().all(|&written| !written), "{case}");
@@ -147,7 +154,10 @@ fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
     // The calls are the assistant's, what the tools answered is not.
     let turns = trained(&pretrained("mistral"), &chat("two_calls")).unwrap();
     assert_eq!(turns.len(), 2);
-    assert!(turns[0].starts_with("[TOOL_CALLS]") && turns[0].ends_with("]</s>") && turns[1].ends_with("</s>"), "{turns:?}");
+    assert!(
+        turns[0].starts_with("[TOOL_CALLS]") && turns[0].ends_with("]</s>") && turns[1].ends_with("</s>"),
+        "{turns:?}"
+    );
     assert!(!turns.concat().contains("TOOL_RESULTS"), "{turns:?}");
     assert_eq!(trained(&smollm, &chat("question")), Err(ChatError::NoAnswer));
 }
@@ -158,7 +168,11 @@ fn a_template_that_rewrites_what_was_said_is_refused_in_words() {
     // The first thought is left out once there is a second question.
     let error = trained(&qwen, &chat("thinking")).unwrap_err();
     assert_eq!(error, ChatError::Unstable { message: 2 });
-    assert!(error.to_string().contains("up to message 2 is not the beginning of what it writes for the whole conversation"));
+    assert!(
+        error
+            .to_string()
+            .contains("up to message 2 is not the beginning of what it writes for the whole conversation")
+    );
     assert!(error.help().unwrap().contains("{% generation %}"));
     // With one answer it is the beginning.
     let turns = trained(&qwen, &chat("old_thinking")).unwrap();
@@ -173,7 +187,8 @@ fn a_token_across_a_border_is_split_there() {
     let letters = || 'a'..='z';
     let words = letters().flat_map(|first| letters().map(move |second| [first, second]));
     let is_token = |word: &[char; 2]| tokenizer.encode(&String::from_iter(word)).unwrap().len() == 1;
-    let [question, answer] = { words }.find(is_token).expect("the fixture has a token of two letters").map(String::from);
+    let [question, answer] =
+        { words }.find(is_token).expect("the fixture has a token of two letters").map(String::from);
     let chat = Conversation::question(None, &question).answered(&answer);
     let example = example(&tokenizer, &chat).unwrap();
     assert_eq!(example.prompt, tokenizer.encode(&question).unwrap());
@@ -185,14 +200,18 @@ fn a_token_across_a_border_is_split_there() {
 
 #[test]
 fn a_prompt_is_what_comes_before_the_answer() {
-    let chat =
-        Conversation::new(&json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).into(), Some("s"))
-            .unwrap();
+    let chat = Conversation::new(
+        &json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).into(),
+        Some("s"),
+    )
+    .unwrap();
     assert_eq!(chat.roles().collect::<Vec<_>>(), [Role::System, Role::User, Role::Assistant]);
     let asked = chat.asked();
     assert_eq!(asked.roles().collect::<Vec<_>>(), [Role::System, Role::User]);
-    let template =
-        template("{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}?{% endif %}");
+    let template = template(
+        "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}?{% \
+         endif %}",
+    );
     assert_eq!(template.render(&asked, 2, true).unwrap(), "system:s;user:a;?");
     assert_eq!(template.render(&asked, 1, false).unwrap(), "system:s;");
 }
@@ -211,7 +230,8 @@ fn hostile_templates_are_errors() {
     ] {
         let error = template(source).render(&chat, 1, false).unwrap_err();
         // On a machine that is busy, the time ends before the instructions do.
-        let late = ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time };
+        let late =
+            ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time };
         assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
     assert!(Template::new("default", "{% if %}", Vec::new()).is_err());
@@ -223,11 +243,12 @@ fn templates_that_take_too_much_are_stopped() {
     let cycle = "{% set ns = namespace() %}{% set ns.x = ns %}";
     let doubled = |start: &str, operator: &str| {
         format!(
-            "{{% set ns = namespace(l={start}) %}}{{% for i in range(100) %}}{{% set ns.l = ns.l {operator} ns.l %}}{{% endfor %}}{{{{ ns.l|string|length }}}}"
+            "{{% set ns = namespace(l={start}) %}}{{% for i in range(100) %}}{{% set ns.l = ns.l {operator} \
+             ns.l %}}{{% endfor %}}{{{{ ns.l|string|length }}}}"
         )
     };
-    let nested = "{% set ns = namespace(l=1) %}{% for i in range(1000) %}{% for j in range(1000) %}{% set ns.l = [ns.l] %}{% endfor %}\
-                  {% endfor %}{{ ns.l }}";
+    let nested = "{% set ns = namespace(l=1) %}{% for i in range(1000) %}{% for j in range(1000) %}{% set \
+                  ns.l = [ns.l] %}{% endfor %}{% endfor %}{{ ns.l }}";
     let cases = [
         format!("{cycle}{{{{ ns }}}}"),
         format!("{cycle}{{{{ ns|tojson }}}}"),
@@ -246,7 +267,9 @@ fn templates_that_take_too_much_are_stopped() {
         let rendered = Template::new("default", &source, Vec::new())
             .and_then(|template| template.render(&Conversation::question(None, "x"), 1, true));
         let error = match rendered {
-            Err(error @ (ChatError::Bounds { .. } | ChatError::Render(_) | ChatError::Template(_))) => error.to_string(),
+            Err(error @ (ChatError::Bounds { .. } | ChatError::Render(_) | ChatError::Template(_))) => {
+                error.to_string()
+            }
             other => panic!("{shown}: {:?}", other.map(|text| text.len())),
         };
         let known = [
@@ -258,10 +281,15 @@ fn templates_that_take_too_much_are_stopped() {
             "too large",
             "repeat",
         ];
-        assert!(error.contains("chat template") && known.iter().any(|part| error.contains(part)), "{shown}: {error}");
+        assert!(
+            error.contains("chat template") && known.iter().any(|part| error.contains(part)),
+            "{shown}: {error}"
+        );
     }
     // What is wrong in it or not, it ends.
-    for source in ["{{ '%.10000000000f'|format(1.0) }}".to_owned(), format!("{{{{ {}true }}}}", "not ".repeat(100_000))] {
+    for source in
+        ["{{ '%.10000000000f'|format(1.0) }}".to_owned(), format!("{{{{ {}true }}}}", "not ".repeat(100_000))]
+    {
         let _ = Template::new("default", &source, Vec::new())
             .and_then(|template| template.render(&Conversation::question(None, "x"), 1, true));
     }
@@ -273,17 +301,25 @@ fn templates_that_take_too_much_are_stopped() {
 #[test]
 fn a_template_that_takes_too_long_is_stopped() {
     let slow = template(
-        "{% set s = 'abc' * 10000000 %}{% for i in range(10000) %}{% for j in range(100) %}{{ 1 if 'x' in s }}{% endfor %}{% endfor %}",
+        "{% set s = 'abc' * 10000000 %}{% for i in range(10000) %}{% for j in range(100) %}{{ 1 if 'x' in s \
+         }}{% endfor %}{% endfor %}",
     );
     let error = slow.render(&Conversation::question(None, "x"), 1, true).unwrap_err();
-    assert_eq!(error, ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time });
+    assert_eq!(
+        error,
+        ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time }
+    );
 }
 
 /// What a template may know of the clock is what the key of its tokens has: the day.
 #[test]
 fn templates_see_the_day_and_not_the_time() {
     let render = |format: &str| {
-        template(&format!("{{{{ strftime_now({format:?}) }}}}")).render(&Conversation::question(None, "x"), 1, true)
+        template(&format!("{{{{ strftime_now({format:?}) }}}}")).render(
+            &Conversation::question(None, "x"),
+            1,
+            true,
+        )
     };
     assert_eq!(render("%F|%d %b %Y|%A|%j").unwrap(), today().format("%F|%d %b %Y|%A|%j").to_string());
     for format in ["%H", "%F %T", "%c", "%s", "%I %p", "%f"] {

@@ -23,7 +23,9 @@ fn request<'a>(source: &'a DataSource, format: &'a PromptFormat, fields: &'a [Fi
 
 fn greater(field: &str, bound: f64) -> DataFormula {
     let apply = DataNode::Apply { function: Function::Greater, operands: vec![0, 1] };
-    DataFormula { nodes: vec![DataNode::Field { field: field.to_owned() }, DataNode::Number { value: bound }, apply] }
+    DataFormula {
+        nodes: vec![DataNode::Field { field: field.to_owned() }, DataNode::Number { value: bound }, apply],
+    }
 }
 
 /// Seven rows in two files of row groups of two.
@@ -33,9 +35,13 @@ fn published() -> TempDir {
     let answers: Vec<i64> = (0..7).map(|row| row * row).collect();
     let level: Vec<&str> = (0..7).map(|row| if row % 3 == 0 { "hard" } else { "easy" }).collect();
     let score: Vec<f32> = (0..7).map(|row| row as f32 / 10.0).collect();
-    let all = df!("question" => questions, "final_answer" => answers, "level" => level, "score" => score).unwrap();
+    let all =
+        df!("question" => questions, "final_answer" => answers, "level" => level, "score" => score).unwrap();
     for (part, (start, count)) in [(0, 5), (5, 2)].into_iter().enumerate() {
-        write(&folder.path().join(format!("data/train-0000{part}-of-00002.parquet")), &mut all.slice(start, count));
+        write(
+            &folder.path().join(format!("data/train-0000{part}-of-00002.parquet")),
+            &mut all.slice(start, count),
+        );
     }
     write(&folder.path().join("data/test-00000-of-00001.parquet"), &mut all.slice(1, 1));
     folder
@@ -65,18 +71,23 @@ fn a_published_folder_is_read_by_split_and_column() {
     let more = [Field::text("answer"), Field::text("levle")];
     let error = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, &more)).unwrap_err();
     assert!(error.to_string().ends_with(
-        "train-00000-of-00002.parquet, row 1: the field `levle` is missing; found `question`, `final_answer`, `level`, `score`"
+        "train-00000-of-00002.parquet, row 1: the field `levle` is missing; found `question`, \
+         `final_answer`, `level`, `score`"
     ));
     assert_eq!(error.help(), "did you mean `level`?");
     let numeric = [Field::number("level")];
     let error = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, &numeric)).unwrap_err();
-    assert!(error.to_string().ends_with(", row 1: the field `level` must be a number; found the string \"hard\""), "{error}");
+    assert!(
+        error.to_string().ends_with(", row 1: the field `level` must be a number; found the string \"hard\""),
+        "{error}"
+    );
 }
 
 #[test]
 fn filters_and_limits_choose_rows() {
     let folder = published();
-    let easy = DataFormula { nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "easy".to_owned() }] };
+    let easy =
+        DataFormula { nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "easy".to_owned() }] };
     let source = DataSource { filter: Some(easy.clone()), limit: Some(3), ..published_source() };
     let data = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, ANSWER)).unwrap();
     let answers: Vec<&str> = (0..data.len()).map(|row| data.text(row, "answer").unwrap()).collect();
@@ -95,17 +106,23 @@ fn filters_and_limits_choose_rows() {
     let wrong = DataSource { filter: Some(greater("level", 1.0)), ..published_source() };
     let error = Dataset::read(folder.path(), request(&wrong, &PromptFormat::Text, ANSWER)).unwrap_err();
     assert!(
-        error.to_string().ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
+        error
+            .to_string()
+            .ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
         "{error}"
     );
 }
 
-/// Rows take the first arm that holds for them, by fields that may stand in columns of other names. What a filter leaves out is not asked.
+/// Rows take the first arm that holds for them, by fields that may stand in columns of other names. What a
+/// filter leaves out is not asked.
 #[test]
 fn a_route_is_decided_row_by_row() {
     let folder = published();
-    let easy = DataFormula { nodes: vec![DataNode::FieldIs { field: "difficulty".to_owned(), text: "easy".to_owned() }] };
-    let columns = vec![column("prompt", "question"), column("answer", "final_answer"), column("difficulty", "level")];
+    let easy = DataFormula {
+        nodes: vec![DataNode::FieldIs { field: "difficulty".to_owned(), text: "easy".to_owned() }],
+    };
+    let columns =
+        vec![column("prompt", "question"), column("answer", "final_answer"), column("difficulty", "level")];
     let source = DataSource { columns, filter: Some(greater("answer", 0.5)), ..published_source() };
     let routes = [vec![greater("answer", 20.0), easy.clone()], vec![easy]];
     let request = Request { routes: &routes, ..request(&source, &PromptFormat::Text, ANSWER) };
@@ -137,8 +154,13 @@ fn a_route_needs_what_it_reads() {
     assert_eq!(read(1, &route), Ok(vec![0]));
     let null = "rows.jsonl:2: the field `level` must be a number or a truth value; found null";
     assert_eq!(read(2, &route), Err(null.to_owned()));
-    let text = [vec![DataFormula { nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "4".to_owned() }] }]];
-    assert_eq!(read(2, &text), Err("rows.jsonl:2: the field `level` must be a string; found null".to_owned()));
+    let text = [vec![DataFormula {
+        nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "4".to_owned() }],
+    }]];
+    assert_eq!(
+        read(2, &text),
+        Err("rows.jsonl:2: the field `level` must be a string; found null".to_owned())
+    );
     // Whoever is decided by an earlier arm needs no field of a later one.
     let answered = [vec![greater("answer", 1.5), greater("level", 3.0)]];
     assert_eq!(read(3, &answered), Ok(vec![1, 0, 0]));
@@ -160,7 +182,8 @@ fn the_hash_of_a_large_file_is_remembered() {
     assert!(fs::metadata(&path).unwrap().len() > 1 << 20);
     let source = DataSource::file("large.parquet");
     let notes = folder.path().join("notes");
-    let request = Request { notes: Some(&notes), whole: false, ..request(&source, &PromptFormat::Text, ANSWER) };
+    let request =
+        Request { notes: Some(&notes), whole: false, ..request(&source, &PromptFormat::Text, ANSWER) };
     let expected = blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string();
     for _ in 0..2 {
         assert_eq!(Dataset::read(folder.path(), request).unwrap().hash, expected);
@@ -171,7 +194,9 @@ fn the_hash_of_a_large_file_is_remembered() {
 #[test]
 fn the_hash_covers_all_that_decides_what_is_read() {
     let folder = published();
-    let hash = |source: &DataSource| Dataset::read(folder.path(), request(source, &PromptFormat::Text, ANSWER)).unwrap().hash;
+    let hash = |source: &DataSource| {
+        Dataset::read(folder.path(), request(source, &PromptFormat::Text, ANSWER)).unwrap().hash
+    };
     let whole = published_source();
     let limited = DataSource { limit: Some(3), ..published_source() };
     let filtered = DataSource { filter: Some(greater("answer", 3.0)), ..published_source() };
@@ -179,7 +204,9 @@ fn the_hash_covers_all_that_decides_what_is_read() {
     assert_ne!(hashes[0], hashes[1]);
     assert_ne!(hashes[0], hashes[2]);
     assert_eq!(hashes[0], hash(&published_source()));
-    let mut other = df!("question" => ["new"], "final_answer" => [1i64], "level" => ["easy"], "score" => [0.5f32]).unwrap();
+    let mut other =
+        df!("question" => ["new"], "final_answer" => [1i64], "level" => ["easy"], "score" => [0.5f32])
+            .unwrap();
     write(&folder.path().join("data/train-00001-of-00002.parquet"), &mut other);
     assert_ne!(hash(&whole), hashes[0]);
 }
@@ -188,7 +215,8 @@ fn the_hash_covers_all_that_decides_what_is_read() {
 fn cells_are_text_with_lines() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("questions.csv");
-    fs::write(&path, "prompt,answer,note\r\n\"two,\nlines\",007,\"a \"\"b\"\"\"\r\n\r\nplain,é,\r\n").unwrap();
+    fs::write(&path, "prompt,answer,note\r\n\"two,\nlines\",007,\"a \"\"b\"\"\"\r\n\r\nplain,é,\r\n")
+        .unwrap();
     let data = read(&path, ANSWER).unwrap();
     assert_eq!((data.prompt(0), data.text(0, "answer")), ("two,\nlines", Some("007")));
     assert_eq!((data.place(0).1, data.place(1).1), (Place::Line(2), Place::Line(5)));
@@ -216,7 +244,10 @@ fn what_is_no_table_is_refused() {
     write(&path, &mut frame);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, "{\"prompt\": \"a\"}\n").unwrap();
-    assert_eq!(complaint(&path, ANSWER).0, ": not a parquet file that can be read: it does not begin with PAR1");
+    assert_eq!(
+        complaint(&path, ANSWER).0,
+        ": not a parquet file that can be read: it does not begin with PAR1"
+    );
     for length in [4, 8, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
         fs::write(&path, &whole[..length]).unwrap();
         assert!(complaint(&path, ANSWER).0.contains("not a parquet file"), "{length}");
@@ -253,12 +284,14 @@ fn conversations_come_from_lines_and_from_tables() {
     ];
     let list = StructChunked::from_series("messages".into(), 2, members.iter()).unwrap().into_series();
     let list = Series::new("messages".into(), [list]);
-    let mut messages = DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
+    let mut messages =
+        DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
     write(&table, &mut messages);
 
-    for (path, roles, tools) in
-        [(&lines, vec![Role::System, Role::User, Role::Assistant], true), (&table, vec![Role::User, Role::Assistant], false)]
-    {
+    for (path, roles, tools) in [
+        (&lines, vec![Role::System, Role::User, Role::Assistant], true),
+        (&table, vec![Role::User, Role::Assistant], false),
+    ] {
         let source = DataSource::file(path.to_str().unwrap());
         let data = Dataset::read(Path::new("."), request(&source, &CHAT, ANSWER)).unwrap();
         let conversation = data.conversation(0).unwrap();
@@ -268,7 +301,12 @@ fn conversations_come_from_lines_and_from_tables() {
         assert_eq!(data.prompt(0), "Go");
         // As plain text there is no prompt.
         let error = Dataset::read(Path::new("."), request(&source, &PromptFormat::Text, ANSWER)).unwrap_err();
-        assert!(error.to_string().ends_with("the field `messages` is a list of messages, but prompts are plain text"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("the field `messages` is a list of messages, but prompts are plain text"),
+            "{error}"
+        );
         assert_eq!(error.help(), "write `format = chat` in the domain");
     }
     let source = DataSource::file(lines.to_str().unwrap());
@@ -289,9 +327,13 @@ fn what_is_no_conversation_is_named() {
         (json!([{"role": 1, "content": "x"}]), "message 1 has a `role` that is not a string: the number 1"),
         (
             json!([{"role": "user", "content": "x"}, {"role": "asistant", "content": "y"}]),
-            "message 2 has the role \"asistant\", not one of `system`, `developer`, `user`, `assistant`, `tool`; did you mean `assistant`?",
+            "message 2 has the role \"asistant\", not one of `system`, `developer`, `user`, `assistant`, \
+             `tool`; did you mean `assistant`?",
         ),
-        (json!([{"role": "user", "content": 7}]), "message 1 has a `content` that is neither a string nor a list: the number 7"),
+        (
+            json!([{"role": "user", "content": 7}]),
+            "message 1 has a `content` that is neither a string nor a list: the number 7",
+        ),
         (json!([{"role": "user"}]), "message 1 has no `content`"),
     ];
     for (messages, wanted) in cases {

@@ -1,4 +1,5 @@
-//! The byte tokenizer: a token is a byte of UTF-8, so every text has one encoding and no file is needed to know it.
+//! The byte tokenizer: a token is a byte of UTF-8, so every text has one encoding and no file is needed to
+//! know it.
 
 use crate::model::Token;
 

@@ -5,7 +5,8 @@ use std::fmt;
 use super::Tokenizer;
 use crate::model::Token;
 
-/// The first thing by which two tokenizers differ. A teacher reads its student's token ids as they are, so none may.
+/// The first thing by which two tokenizers differ. A teacher reads its student's token ids as they are, so
+/// none may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// One splits text by bytes, the other by a vocabulary of its own.
@@ -27,8 +28,8 @@ pub enum Difference {
     },
 }
 
-/// Compares by the map from ids to tokens and by special ids. Sizes say nothing: different vocabularies may be equally large,
-/// and an embedding may have more rows than the vocabulary has ids.
+/// Compares by the map from ids to tokens and by special ids. Sizes say nothing: different vocabularies may
+/// be equally large, and an embedding may have more rows than the vocabulary has ids.
 pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<Difference> {
     let (one, other) = match (student, teacher) {
         (Tokenizer::Bytes, Tokenizer::Bytes) => return None,
@@ -42,7 +43,9 @@ pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<Difference
             return Some(Difference::Id { id, student, teacher });
         }
     }
-    let spelled = |tokens: &[Token]| -> Vec<String> { tokens.iter().map(|&id| one.token(id).unwrap_or_default()).collect() };
+    let spelled = |tokens: &[Token]| -> Vec<String> {
+        tokens.iter().map(|&id| one.token(id).unwrap_or_default()).collect()
+    };
     if one.before() != other.before() {
         return Some(Difference::Begin { student: spelled(one.before()), teacher: spelled(other.before()) });
     }
@@ -70,13 +73,28 @@ impl fmt::Display for Difference {
         match self {
             Difference::Kind => write!(f, "one splits text by bytes, the other by a vocabulary"),
             Difference::Id { id, student, teacher } => {
-                write!(f, "the id {id} is {} to the student and {} to the teacher", quoted(student), quoted(teacher))
+                write!(
+                    f,
+                    "the id {id} is {} to the student and {} to the teacher",
+                    quoted(student),
+                    quoted(teacher)
+                )
             }
             Difference::Begin { student, teacher } => {
-                write!(f, "the student's prompts begin with {}, the teacher's with {}", list(student), list(teacher))
+                write!(
+                    f,
+                    "the student's prompts begin with {}, the teacher's with {}",
+                    list(student),
+                    list(teacher)
+                )
             }
             Difference::End { student, teacher } => {
-                write!(f, "the student ends a completion with {}, the teacher with {}", list(student), list(teacher))
+                write!(
+                    f,
+                    "the student ends a completion with {}, the teacher with {}",
+                    list(student),
+                    list(teacher)
+                )
             }
         }
     }
@@ -91,7 +109,8 @@ impl Difference {
             }
             Difference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
             Difference::End { .. } => {
-                "give both the same `eos_token_id` in generation_config.json, all tokens that may end a completion"
+                "give both the same `eos_token_id` in generation_config.json, all tokens that may end a \
+                 completion"
             }
         }
     }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::TokenizerError;
 
-/// What a folder says about its tokenizer; kept whole, so that a checkpoint made from it can be saved with the same files.
+/// What a folder says about its tokenizer; kept whole, so that a checkpoint made from it can be saved with
+/// the same files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// Where they were read, for messages.
@@ -35,8 +36,14 @@ impl Files {
         let folder = match path.file_name() {
             Some(name) if name == TOKENIZER && !path.is_dir() => path.parent().unwrap_or(Path::new(".")),
             _ if path.is_file() => {
-                return Err(TokenizerError::new(path, "a tokenizer is a folder, or the `tokenizer.json` in it")
-                    .help("call it `tokenizer.json`, and put the `tokenizer_config.json` that names its `eos_token` beside it"));
+                return Err(TokenizerError::new(
+                    path,
+                    "a tokenizer is a folder, or the `tokenizer.json` in it",
+                )
+                .help(
+                    "call it `tokenizer.json`, and put the `tokenizer_config.json` that names its \
+                     `eos_token` beside it",
+                ));
             }
             _ => path,
         };
@@ -45,7 +52,8 @@ impl Files {
             files.extend(read(&folder.join(name))?.map(|content| (name.to_owned(), content)));
         }
         if let Ok(entries) = folder.join(TEMPLATES).read_dir() {
-            let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            let mut names: Vec<String> =
+                entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
             names.sort();
             for name in names.into_iter().filter(|name| name.ends_with(".jinja")) {
                 let name = format!("{TEMPLATES}/{name}");
@@ -55,13 +63,15 @@ impl Files {
         let files = Files { place: folder.to_owned(), files };
         if files.find(TOKENIZER).is_none() {
             let other = OTHERS.into_iter().find(|name| folder.join(name).exists());
-            return Err(TokenizerError::new(&folder.join(TOKENIZER), "there is no such file").help(match other {
-                Some(other) => format!(
-                    "the folder has `{other}`, from which the reference library makes it: \
-                     `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
-                ),
-                None => "a model's folder has its tokenizer as `tokenizer.json`".to_owned(),
-            }));
+            return Err(TokenizerError::new(&folder.join(TOKENIZER), "there is no such file").help(
+                match other {
+                    Some(other) => format!(
+                        "the folder has `{other}`, from which the reference library makes it: \
+                         `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
+                    ),
+                    None => "a model's folder has its tokenizer as `tokenizer.json`".to_owned(),
+                },
+            ));
         }
         Ok(files)
     }
@@ -78,7 +88,8 @@ impl Files {
     /// An object of JSON; empty where there is no such file.
     fn object(&self, name: &str) -> Result<serde_json::Map<String, Value>, TokenizerError> {
         let Some(content) = self.find(name) else { return Ok(serde_json::Map::new()) };
-        serde_json::from_slice(content).map_err(|error| self.error(name, format!("not a JSON object: {error}")))
+        serde_json::from_slice(content)
+            .map_err(|error| self.error(name, format!("not a JSON object: {error}")))
     }
 
     pub fn settings(&self) -> Result<Settings, TokenizerError> {
@@ -104,12 +115,18 @@ impl Files {
     }
 
     /// A token id or a list of them.
-    fn ids(&self, generation: &serde_json::Map<String, Value>, name: &str) -> Result<Vec<u32>, TokenizerError> {
+    fn ids(
+        &self,
+        generation: &serde_json::Map<String, Value>,
+        name: &str,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let id = |value: &Value| {
-            value
-                .as_u64()
-                .and_then(|id| u32::try_from(id).ok())
-                .ok_or_else(|| self.error(GENERATION, format!("`{name}` must be a token's id or a list of them, not {value}")))
+            value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+                self.error(
+                    GENERATION,
+                    format!("`{name}` must be a token's id or a list of them, not {value}"),
+                )
+            })
         };
         match generation.get(name) {
             None | Some(Value::Null) => Ok(Vec::new()),
@@ -118,9 +135,12 @@ impl Files {
         }
     }
 
-    /// Chat templates by name, the one without a name is `default`. A file of its own goes before an entry in the configuration,
-    /// as in the reference library.
-    fn templates(&self, config: &serde_json::Map<String, Value>) -> Result<Vec<(String, String)>, TokenizerError> {
+    /// Chat templates by name, the one without a name is `default`. A file of its own goes before an entry in
+    /// the configuration, as in the reference library.
+    fn templates(
+        &self,
+        config: &serde_json::Map<String, Value>,
+    ) -> Result<Vec<(String, String)>, TokenizerError> {
         let text = |name: &str, content: &[u8]| {
             let text = String::from_utf8(content.to_vec());
             text.map_err(|error| self.error(name, format!("not UTF-8 text: {}", error.utf8_error())))
@@ -144,11 +164,16 @@ impl Files {
                 .map(|entry| {
                     let part = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
                     part("name").zip(part("template")).ok_or_else(|| {
-                        self.error(CONFIG, "an entry of `chat_template` needs a `name` and a `template`, both strings")
+                        self.error(
+                            CONFIG,
+                            "an entry of `chat_template` needs a `name` and a `template`, both strings",
+                        )
                     })
                 })
                 .collect(),
-            Some(other) => Err(self.error(CONFIG, format!("`chat_template` must be a string or a list, not {other}"))),
+            Some(other) => {
+                Err(self.error(CONFIG, format!("`chat_template` must be a string or a list, not {other}")))
+            }
         }
     }
 }
@@ -168,14 +193,19 @@ pub struct Settings {
 
 /// The content of a file, none where it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
-    let unreadable = |error: std::io::Error| TokenizerError::new(path, format!("cannot read the file: {error}"));
+    let unreadable =
+        |error: std::io::Error| TokenizerError::new(path, format!("cannot read the file: {error}"));
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > LARGEST => {
             Err(TokenizerError::new(path, format!("{} bytes are no tokenizer's", metadata.len())))
         }
         Ok(metadata) if metadata.is_file() => fs::read(path).map(Some).map_err(unreadable),
         Ok(_) => Ok(None),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(unreadable(error)),
     }
 }

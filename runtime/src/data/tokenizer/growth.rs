@@ -1,5 +1,5 @@
-//! How much longer a tokenizer makes a text before it splits it. Its file is a list of rules of others, and few of them are enough to
-//! make a gigabyte of a word: replace `a` by `aa`, thirty times.
+//! How much longer a tokenizer makes a text before it splits it. Its file is a list of rules of others, and
+//! few of them are enough to make a gigabyte of a word: replace `a` by `aa`, thirty times.
 
 use base64::Engine;
 use serde_json::Value;
@@ -58,12 +58,17 @@ impl Growth {
 
 fn flatten(rule: &NormalizerWrapper, steps: &mut Vec<Step>) {
     let (times, more) = match rule {
-        NormalizerWrapper::Sequence(rules) => return rules.as_ref().iter().for_each(|rule| flatten(rule, steps)),
+        NormalizerWrapper::Sequence(rules) => {
+            return rules.as_ref().iter().for_each(|rule| flatten(rule, steps));
+        }
         NormalizerWrapper::StripNormalizer(_) | NormalizerWrapper::StripAccents(_) => (1, 0),
-        // Longest expansions of Unicode 16, in UTF-8: U+0390 in canonical decomposition, U+FDFA in compatibility decomposition.
+        // Longest expansions of Unicode 16, in UTF-8: U+0390 in canonical decomposition, U+FDFA in
+        // compatibility decomposition.
         NormalizerWrapper::NFC(_) | NormalizerWrapper::NFD(_) => (3, 0),
         NormalizerWrapper::NFKC(_) | NormalizerWrapper::NFKD(_) => (11, 0),
-        NormalizerWrapper::Lowercase(_) | NormalizerWrapper::Nmt(_) | NormalizerWrapper::ByteLevel(_) => (3, 0),
+        NormalizerWrapper::Lowercase(_) | NormalizerWrapper::Nmt(_) | NormalizerWrapper::ByteLevel(_) => {
+            (3, 0)
+        }
         // Decomposed, in lower case, spaces around it.
         NormalizerWrapper::BertNormalizer(_) => (18, 0),
         NormalizerWrapper::Prepend(rule) => (1, rule.prepend.len()),
@@ -88,7 +93,8 @@ fn replacing(pattern: &Value, content: usize) -> (usize, usize) {
     }
 }
 
-/// Of a table of SentencePiece: a trie with its length before it, then texts with a zero behind each. One stands in for a character.
+/// Of a table of SentencePiece: a trie with its length before it, then texts with a zero behind each. One
+/// stands in for a character.
 fn longest_entry(table: &str) -> usize {
     let Ok(table) = base64::engine::general_purpose::STANDARD.decode(table) else { return usize::MAX };
     let texts = table.first_chunk().and_then(|length| table.get(4 + u32::from_le_bytes(*length) as usize..));
@@ -96,7 +102,8 @@ fn longest_entry(table: &str) -> usize {
     longest.map_or(usize::MAX, |longest| longest.max(1))
 }
 
-/// Whether what tokens are written as stays of a length that can be handled, as the `decoder` of a `tokenizer.json` has it.
+/// Whether what tokens are written as stays of a length that can be handled, as the `decoder` of a
+/// `tokenizer.json` has it.
 pub fn check_decoder(decoder: &Value) -> tokenizers::Result<()> {
     fn times(decoder: &Value) -> usize {
         match decoder["type"].as_str() {
@@ -104,9 +111,15 @@ pub fn check_decoder(decoder: &Value) -> tokenizers::Result<()> {
                 let parts = decoder["decoders"].as_array().map(Vec::as_slice).unwrap_or_default();
                 parts.iter().fold(1, |product: usize, part| product.saturating_mul(times(part)))
             }
-            Some("Replace") => replacing(&decoder["pattern"], decoder["content"].as_str().unwrap_or_default().len()).0,
+            Some("Replace") => {
+                replacing(&decoder["pattern"], decoder["content"].as_str().unwrap_or_default().len()).0
+            }
             _ => 1,
         }
     }
-    if times(decoder) > DECODED { Err("its `decoder` would make texts too long to handle".into()) } else { Ok(()) }
+    if times(decoder) > DECODED {
+        Err("its `decoder` would make texts too long to handle".into())
+    } else {
+        Ok(())
+    }
 }

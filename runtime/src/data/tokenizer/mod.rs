@@ -74,8 +74,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids below [`Tokenizer::vocabulary`] that no token has. A distribution over the next token gives them nothing, as it gives
-    /// nothing to padded rows.
+    /// The ids below [`Tokenizer::vocabulary`] that no token has. A distribution over the next token gives
+    /// them nothing, as it gives nothing to padded rows.
     pub fn absent(&self) -> &[Token] {
         match self {
             Tokenizer::Bytes => &[],
@@ -102,7 +102,11 @@ impl Tokenizer {
     /// The tokens of a text, nothing added, and the bytes that each was made from.
     pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, Span)>, TokenizerError> {
         match self {
-            Tokenizer::Bytes => Ok(text.bytes().enumerate().map(|(place, byte)| (Token::from(byte), place..place + 1)).collect()),
+            Tokenizer::Bytes => Ok(text
+                .bytes()
+                .enumerate()
+                .map(|(place, byte)| (Token::from(byte), place..place + 1))
+                .collect()),
             Tokenizer::Pretrained(tokenizer) => tokenizer.encode_with_spans(text),
         }
     }
@@ -117,24 +121,31 @@ impl Tokenizer {
 
     /// What a model that read `prompt` would write to say `completion`: its tokens and the one that ends it.
     ///
-    /// Where the tokens of both texts together begin with the prompt's, the rest of them; otherwise, where a token would
-    /// cross the border, the completion's own tokens, as a sampler that starts at the border must write them.
+    /// Where the tokens of both texts together begin with the prompt's, the rest of them; otherwise, where a
+    /// token would cross the border, the completion's own tokens, as a sampler that starts at the border
+    /// must write them.
     pub fn completion(&self, prompt: &str, completion: &str) -> Result<Vec<Token>, TokenizerError> {
         let mut tokens = match self {
             Tokenizer::Bytes => bytes::encode(completion),
             Tokenizer::Pretrained(tokenizer) => {
-                let (before, mut whole) = (tokenizer.encode(prompt)?, tokenizer.encode(&format!("{prompt}{completion}"))?);
-                if whole.starts_with(&before) { whole.split_off(before.len()) } else { tokenizer.encode(completion)? }
+                let (before, mut whole) =
+                    (tokenizer.encode(prompt)?, tokenizer.encode(&format!("{prompt}{completion}"))?);
+                if whole.starts_with(&before) {
+                    whole.split_off(before.len())
+                } else {
+                    tokenizer.encode(completion)?
+                }
             }
         };
         tokens.push(self.ends()[0]);
         Ok(tokens)
     }
 
-    /// The text up to the first token that ends a completion, without special tokens. What is not UTF-8, which a model may well
-    /// sample, becomes U+FFFD.
+    /// The text up to the first token that ends a completion, without special tokens. What is not UTF-8,
+    /// which a model may well sample, becomes U+FFFD.
     pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
-        let written = tokens.iter().position(|&token| self.is_end(token)).map_or(tokens, |end| &tokens[..end]);
+        let written =
+            tokens.iter().position(|&token| self.is_end(token)).map_or(tokens, |end| &tokens[..end]);
         match self {
             Tokenizer::Bytes => Ok(bytes::decode(written)),
             Tokenizer::Pretrained(tokenizer) => tokenizer.decode(written),
@@ -169,8 +180,8 @@ impl Tokenizer {
         }
     }
 
-    /// How the model writes conversations; `tools` says whether the conversation has any, for which some models have a template
-    /// of its own. None where its files have no template.
+    /// How the model writes conversations; `tools` says whether the conversation has any, for which some
+    /// models have a template of its own. None where its files have no template.
     pub fn template(&self, conversation: &Conversation) -> Option<&Template> {
         let named = |name: &str| self.templates().iter().find(|template| template.name() == name);
         conversation.has_tools().then(|| named("tool_use")).flatten().or_else(|| named("default"))

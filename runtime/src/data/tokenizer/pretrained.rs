@@ -36,14 +36,16 @@ struct Inner {
 /// Ids that no token has, beyond as many as there are tokens: published vocabularies have some hundreds.
 const HOLES: usize = 1 << 16;
 
-/// Those in use now, by the content of their file: a vocabulary takes tens of megabytes, and a student and all its teachers usually have
-/// one.
+/// Those in use now, by the content of their file: a vocabulary takes tens of megabytes, and a student and
+/// all its teachers usually have one.
 static IN_USE: Mutex<Vec<(blake3::Hash, Weak<tokenizers::Tokenizer>)>> = Mutex::new(Vec::new());
 
-/// The library panics over some parts that it does not expect, when it reads them or when it comes to use them.
+/// The library panics over some parts that it does not expect, when it reads them or when it comes to use
+/// them.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     // What it was at work on is not looked at again, or is as it was.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("a part of it is not what a tokenizer has".into()))
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("a part of it is not what a tokenizer has".into()))
 }
 
 /// What a `tokenizer.json` says.
@@ -51,12 +53,15 @@ fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
     let hash = blake3::hash(content);
     // A panic in here leaves the list as it was.
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = in_use.iter().find(|(known, _)| *known == hash).and_then(|(_, known)| known.upgrade()) {
+    if let Some(known) =
+        in_use.iter().find(|(known, _)| *known == hash).and_then(|(_, known)| known.upgrade())
+    {
         return Ok(known);
     }
     serde_json::from_slice::<serde::de::IgnoredAny>(content)?;
     let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(content))?;
-    // Some files remember how their authors cut and padded batches; a run does neither behind the author's back.
+    // Some files remember how their authors cut and padded batches; a run does neither behind the author's
+    // back.
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
     let tokenizer = Arc::new(tokenizer);
@@ -98,16 +103,20 @@ impl Pretrained {
         let tokens = tokenizer.get_vocab_size(true);
         if vocabulary > 2 * tokens + HOLES {
             // Every id has a row of the embedding.
-            return Err(files.error(TOKENIZER, format!("its {tokens} tokens have ids up to {}", vocabulary - 1)));
+            return Err(
+                files.error(TOKENIZER, format!("its {tokens} tokens have ids up to {}", vocabulary - 1))
+            );
         }
         let absent = (0..vocabulary as Token).filter(|id| !ids.contains(&(*id as u32))).collect();
-        let id = |token: &Option<String>, name: &str| match token {
-            None => Ok(None),
-            Some(token) => match tokenizer.token_to_id(token) {
-                Some(id) => Ok(Some(Token::from(id))),
-                None => Err(files.error(TOKENIZER, format!("the {name} token {token:?} is not in the vocabulary"))),
-            },
-        };
+        let id =
+            |token: &Option<String>, name: &str| match token {
+                None => Ok(None),
+                Some(token) => match tokenizer.token_to_id(token) {
+                    Some(id) => Ok(Some(Token::from(id))),
+                    None => Err(files
+                        .error(TOKENIZER, format!("the {name} token {token:?} is not in the vocabulary"))),
+                },
+            };
         let begin = id(&settings.begin, "begin")?;
         let mut ends: Vec<Token> = id(&settings.end, "end")?.into_iter().collect();
         for end in settings.generation_ends.iter().map(|&end| Token::from(end)) {
@@ -131,10 +140,14 @@ impl Pretrained {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         check_decoder(&decoder).map_err(|error| files.error(TOKENIZER, error))?;
         growth.check("a").map_err(|error| files.error(TOKENIZER, error))?;
-        // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a `tokenizer.json`.
+        // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a
+        // `tokenizer.json`.
         let before = guarded(|| before(&tokenizer)).map_err(|error| files.error(TOKENIZER, error))?;
         if let Some(&id) = before.iter().find(|&&id| id as usize >= vocabulary) {
-            let problem = format!("its `post_processor` begins texts with the id {id}, but ids end at {}", vocabulary - 1);
+            let problem = format!(
+                "its `post_processor` begins texts with the id {id}, but ids end at {}",
+                vocabulary - 1
+            );
             return Err(files.error(TOKENIZER, problem));
         }
         let templates = settings.templates.iter().map(|(name, source)| {
@@ -154,8 +167,20 @@ impl Pretrained {
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
         let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
-        let inner =
-            Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, absent, templates, hash, growth };
+        let inner = Inner {
+            tokenizer,
+            files,
+            settings,
+            before,
+            begin,
+            ends,
+            padding,
+            vocabulary,
+            absent,
+            templates,
+            hash,
+            growth,
+        };
         Ok(Pretrained(Arc::new(inner)))
     }
 
@@ -164,7 +189,8 @@ impl Pretrained {
         &self.0.files
     }
 
-    /// Blake3 of what it does: vocabulary, merges, splitting, special tokens, chat templates. Not of where it was read.
+    /// Blake3 of what it does: vocabulary, merges, splitting, special tokens, chat templates. Not of where it
+    /// was read.
     pub fn hash(&self) -> &str {
         &self.0.hash
     }
@@ -210,12 +236,15 @@ impl Pretrained {
             self.0.growth.check(text)?;
             let encoding = self.0.tokenizer.encode(text, false)?;
             match encoding.get_ids().iter().find(|&&id| id as usize >= self.0.vocabulary) {
-                Some(id) => Err(format!("it gives the id {id}, but ids end at {}", self.0.vocabulary - 1).into()),
+                Some(id) => {
+                    Err(format!("it gives the id {id}, but ids end at {}", self.0.vocabulary - 1).into())
+                }
                 None => Ok(encoding),
             }
         };
-        guarded(encode)
-            .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::quote::quote(text))))
+        guarded(encode).map_err(|error| {
+            self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::quote::quote(text)))
+        })
     }
 
     /// The tokens of a text as it stands. Special tokens that it spells out become themselves; none is added.
@@ -237,7 +266,8 @@ impl Pretrained {
         Ok(tokens)
     }
 
-    /// The text of tokens, special ones left out. Ids that no token has, as rows of a padded embedding are, are left out too.
+    /// The text of tokens, special ones left out. Ids that no token has, as rows of a padded embedding are,
+    /// are left out too.
     pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
         let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
         guarded(|| self.0.tokenizer.decode(&ids, true))
@@ -255,7 +285,8 @@ impl Pretrained {
     }
 }
 
-/// What the post-processor writes before a text. What it writes behind one, an end token as a rule, has no place in a prompt.
+/// What the post-processor writes before a text. What it writes behind one, an end token as a rule, has no
+/// place in a prompt.
 fn before(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<Token>> {
     let (bare, full) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
     let (bare, full) = (bare.get_ids(), full.get_ids());

@@ -56,7 +56,10 @@ fn texts_are_tokenised_as_by_the_reference() {
             assert_eq!(tokenizer.encode(text).unwrap(), bare, "{name}: {text:?}");
             let spans = tokenizer.encode_with_spans(text).unwrap();
             assert!(spans.iter().map(|(token, _)| *token).eq(bare.iter().copied()), "{name}: {text:?}");
-            assert!(spans.iter().all(|(_, span)| text.get(span.clone()).is_some()), "{name}: {text:?}: {spans:?}");
+            assert!(
+                spans.iter().all(|(_, span)| text.get(span.clone()).is_some()),
+                "{name}: {text:?}: {spans:?}"
+            );
             let Tokenizer::Pretrained(own) = &tokenizer else { unreachable!() };
             assert_eq!(own.decode(&bare).unwrap(), case["decoded"].as_str().unwrap(), "{name}: {text:?}");
             // A prompt ends where a completion begins: what the reference adds behind a text is left away.
@@ -77,11 +80,16 @@ fn a_completion_follows_its_prompt() {
         for (prompt, completion) in
             [("What is 2+2? ", "4 eggs"), ("Sort: b a\n", "a b"), ("x", "yz"), ("A: ", "日本 😀"), ("q", "")]
         {
-            let (prompt_tokens, tokens) = (tokenizer.prompt(prompt).unwrap(), tokenizer.completion(prompt, completion).unwrap());
+            let (prompt_tokens, tokens) =
+                (tokenizer.prompt(prompt).unwrap(), tokenizer.completion(prompt, completion).unwrap());
             assert_eq!(tokens.last(), Some(&tokenizer.ends()[0]), "{name}");
             assert_eq!(tokens.iter().filter(|token| tokenizer.is_end(**token)).count(), 1, "{name}");
             let whole = [prompt_tokens.as_slice(), &tokens].concat();
-            assert_eq!(tokenizer.decode(&whole).unwrap().trim(), format!("{prompt}{completion}").trim(), "{name}: {prompt:?}");
+            assert_eq!(
+                tokenizer.decode(&whole).unwrap().trim(),
+                format!("{prompt}{completion}").trim(),
+                "{name}: {prompt:?}"
+            );
         }
         // What a model writes after the end, and ids that no token has, are no text.
         let mut tokens = tokenizer.completion("", "clips").unwrap();
@@ -137,14 +145,18 @@ fn two_tokenizers_are_compared_by_what_ids_mean() {
     let other = load(&folder);
     assert_eq!(qwen.vocabulary(), other.vocabulary());
     let found = difference(&qwen, &other).unwrap().to_string();
-    assert_eq!(found, format!("the id {} is \"a\" to the student and \"b\" to the teacher", qwen.encode("a").unwrap()[0]));
+    assert_eq!(
+        found,
+        format!("the id {} is \"a\" to the student and \"b\" to the teacher", qwen.encode("a").unwrap()[0])
+    );
 
     let folder = copy("qwen3");
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!([]));
     let found = difference(&qwen, &load(&folder)).unwrap();
     assert_eq!(
         found.to_string(),
-        "the student ends a completion with \"<|im_end|>\", \"<|endoftext|>\", the teacher with \"<|im_end|>\""
+        "the student ends a completion with \"<|im_end|>\", \"<|endoftext|>\", the teacher with \
+         \"<|im_end|>\""
     );
     assert!(found.help().contains("eos_token_id"));
 
@@ -187,16 +199,28 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
 
     let folder = copy("smollm");
     let tokens = load(&folder).vocabulary();
-    change(&folder, "tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["zzzz"] = json!(4_000_000_000u32));
-    assert_eq!(refused(&folder).0, format!("FOLDER/tokenizer.json: its {} tokens have ids up to 4000000000", tokens + 1));
+    change(&folder, "tokenizer.json", |tokenizer| {
+        tokenizer["model"]["vocab"]["zzzz"] = json!(4_000_000_000u32)
+    });
+    assert_eq!(
+        refused(&folder).0,
+        format!("FOLDER/tokenizer.json: its {} tokens have ids up to 4000000000", tokens + 1)
+    );
 
     let folder = copy("smollm");
     change(&folder, "tokenizer_config.json", |config| config["eos_token"] = json!("<|stop|>"));
-    assert_eq!(refused(&folder).0, "FOLDER/tokenizer.json: the end token \"<|stop|>\" is not in the vocabulary");
+    assert_eq!(
+        refused(&folder).0,
+        "FOLDER/tokenizer.json: the end token \"<|stop|>\" is not in the vocabulary"
+    );
     change(&folder, "tokenizer_config.json", |config| config["eos_token"] = Value::Null);
     assert_eq!(refused(&folder).0, "FOLDER/tokenizer_config.json: no token ends a completion");
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!([7, 100_000]));
-    assert!(refused(&folder).0.contains("generation_config.json: the end token 100000 is not in the vocabulary of "));
+    assert!(
+        refused(&folder)
+            .0
+            .contains("generation_config.json: the end token 100000 is not in the vocabulary of ")
+    );
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!("7"));
     assert_eq!(
         refused(&folder).0,
@@ -205,7 +229,10 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
     fs::write(folder.path().join("chat_template.jinja"), "{% for %}").unwrap();
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(7));
     let problem = refused(&folder).0;
-    assert!(problem.contains("the chat template `default`: the chat template cannot be compiled: "), "{problem}");
+    assert!(
+        problem.contains("the chat template `default`: the chat template cannot be compiled: "),
+        "{problem}"
+    );
 }
 
 /// Of each file.
@@ -287,26 +314,38 @@ fn replace(pattern: Value, content: &str) -> Value {
 #[test]
 fn a_normaliser_does_not_fill_the_memory() {
     let doubling = vec![replace(json!({ "String": "a" }), "aa"); 40];
-    let problem = spoilt("a", |tokenizer| tokenizer["normalizer"] = json!({ "type": "Sequence", "normalizers": doubling }));
+    let problem = spoilt("a", |tokenizer| {
+        tokenizer["normalizer"] = json!({ "type": "Sequence", "normalizers": doubling })
+    });
     assert!(problem.contains("would make the text too long"), "{problem}");
     let long = "x".repeat(1 << 20);
-    for rule in [replace(json!({ "Regex": "b" }), &long), json!({ "type": "Prepend", "prepend": "y".repeat(70 << 20) })] {
+    for rule in [
+        replace(json!({ "Regex": "b" }), &long),
+        json!({ "type": "Prepend", "prepend": "y".repeat(70 << 20) }),
+    ] {
         let problem = spoilt(&"b".repeat(100), |tokenizer| tokenizer["normalizer"] = rule);
         assert!(problem.contains("would make the text too long"), "{problem}");
     }
     let parts = vec![replace(json!({ "String": "a" }), "aa"); 40];
-    let problem = spoilt("a", |tokenizer| tokenizer["decoder"] = json!({ "type": "Sequence", "decoders": parts }));
+    let problem =
+        spoilt("a", |tokenizer| tokenizer["decoder"] = json!({ "type": "Sequence", "decoders": parts }));
     assert!(problem.contains("`decoder`"), "{problem}");
 }
 
 #[test]
 fn honest_normalisers_are_left_alone() {
     // Many rules, none of which meets what another made: only taken together would they be long.
-    let rules: Vec<_> = (0..60).map(|index| replace(json!({ "String": format!("\u{1}{index}") }), &"▁".repeat(4))).collect();
-    for rule in
-        [json!({ "type": "Sequence", "normalizers": rules }), replace(json!({ "String": " " }), "▁"), json!({ "type": "NFKC" })]
-    {
-        assert_eq!(spoilt(&"some words \u{fdfa} ".repeat(20_000), |tokenizer| tokenizer["normalizer"] = rule), "");
+    let rules: Vec<_> =
+        (0..60).map(|index| replace(json!({ "String": format!("\u{1}{index}") }), &"▁".repeat(4))).collect();
+    for rule in [
+        json!({ "type": "Sequence", "normalizers": rules }),
+        replace(json!({ "String": " " }), "▁"),
+        json!({ "type": "NFKC" }),
+    ] {
+        assert_eq!(
+            spoilt(&"some words \u{fdfa} ".repeat(20_000), |tokenizer| tokenizer["normalizer"] = rule),
+            ""
+        );
     }
 }
 

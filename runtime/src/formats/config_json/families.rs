@@ -54,7 +54,13 @@ impl Defaults {
             tied: false,
             theta: 10_000.0,
         };
-        let qwen2 = Defaults { vocabulary: 151_936, hidden: 22_016, key_value_heads: Some(32), context: 32_768, ..llama };
+        let qwen2 = Defaults {
+            vocabulary: 151_936,
+            hidden: 22_016,
+            key_value_heads: Some(32),
+            context: 32_768,
+            ..llama
+        };
         let gemma2 = Defaults {
             vocabulary: 256_000,
             width: 2304,
@@ -69,10 +75,14 @@ impl Defaults {
         };
         match family {
             Family::Llama => llama,
-            Family::Mistral => Defaults { hidden: 14_336, key_value_heads: Some(8), context: 131_072, ..llama },
+            Family::Mistral => {
+                Defaults { hidden: 14_336, key_value_heads: Some(8), context: 131_072, ..llama }
+            }
             Family::Qwen2 => qwen2,
             Family::Qwen3 => Defaults { head_width: Some(128), ..qwen2 },
-            Family::Qwen3Moe => Defaults { width: 2048, hidden: 6144, layers: 24, key_value_heads: Some(4), ..qwen2 },
+            Family::Qwen3Moe => {
+                Defaults { width: 2048, hidden: 6144, layers: 24, key_value_heads: Some(4), ..qwen2 }
+            }
             Family::SmolLm3 => Defaults {
                 vocabulary: 128_256,
                 width: 2048,
@@ -84,9 +94,18 @@ impl Defaults {
                 theta: 2_000_000.0,
                 ..llama
             },
-            Family::Gemma => Defaults { width: 3072, hidden: 24_576, layers: 28, heads: 16, key_value_heads: Some(16), ..gemma2 },
+            Family::Gemma => Defaults {
+                width: 3072,
+                hidden: 24_576,
+                layers: 28,
+                heads: 16,
+                key_value_heads: Some(16),
+                ..gemma2
+            },
             Family::Gemma2 => gemma2,
-            Family::Gemma3 => Defaults { vocabulary: 262_208, context: 131_072, theta: 1_000_000.0, ..gemma2 },
+            Family::Gemma3 => {
+                Defaults { vocabulary: 262_208, context: 131_072, theta: 1_000_000.0, ..gemma2 }
+            }
         }
     }
 }

@@ -20,17 +20,24 @@ impl<'a> Keys<'a> {
         !self.0.contains_key(key)
     }
 
-    fn typed<T>(&self, key: &str, expected: &str, take: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, String> {
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        take: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, String> {
         match self.present(key) {
             None => Ok(None),
-            Some(value) => {
-                take(value).map(Some).ok_or_else(|| format!("`{key}` must be {expected}, not {}", shortened(&value.to_string())))
-            }
+            Some(value) => take(value)
+                .map(Some)
+                .ok_or_else(|| format!("`{key}` must be {expected}, not {}", shortened(&value.to_string()))),
         }
     }
 
     pub fn size(&self, key: &str) -> Result<Option<usize>, String> {
-        self.typed(key, "a whole number from 0", |value| value.as_u64().and_then(|number| usize::try_from(number).ok()))
+        self.typed(key, "a whole number from 0", |value| {
+            value.as_u64().and_then(|number| usize::try_from(number).ok())
+        })
     }
 
     pub fn number(&self, key: &str) -> Result<Option<f64>, String> {

@@ -1,8 +1,8 @@
 //! `config.json`: how the transformers library writes down what a decoder is made of.
 //!
-//! Each family has its own defaults for keys that are absent, and switches that it spells in its own way; here they become
-//! the features of [`Config`]. What a decoder here can't do is refused by name: a key that changes what a model computes is
-//! never passed over.
+//! Each family has its own defaults for keys that are absent, and switches that it spells in its own way;
+//! here they become the features of [`Config`]. What a decoder here can't do is refused by name: a key that
+//! changes what a model computes is never passed over.
 
 mod families;
 mod keys;
@@ -19,7 +19,8 @@ use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, 
 
 pub use self::write::{TokenIds, write};
 
-/// Reads the object of a `config.json`. An error says what is wrong with it in one line, without the file's name.
+/// Reads the object of a `config.json`. An error says what is wrong with it in one line, without the file's
+/// name.
 pub fn read(json: &Value) -> Result<Config, String> {
     let keys = Keys::of(json)?;
     let family = family(&keys)?;
@@ -67,8 +68,16 @@ pub fn read(json: &Value) -> Result<Config, String> {
         activation: activation(&keys, family)?,
         embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
         attention_scale: attention_scale(&keys, family, head_width)?,
-        attention_softcap: softcap(&keys, "attn_logit_softcapping", if family == Family::Gemma2 { Some(50.0) } else { None })?,
-        logit_softcap: softcap(&keys, "final_logit_softcapping", if family == Family::Gemma2 { Some(30.0) } else { None })?,
+        attention_softcap: softcap(
+            &keys,
+            "attn_logit_softcapping",
+            if family == Family::Gemma2 { Some(50.0) } else { None },
+        )?,
+        logit_softcap: softcap(
+            &keys,
+            "final_logit_softcapping",
+            if family == Family::Gemma2 { Some(30.0) } else { None },
+        )?,
         attention: attention(&keys, family, layers)?,
         rope,
         local_rope,
@@ -76,7 +85,9 @@ pub fn read(json: &Value) -> Result<Config, String> {
         initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
     };
     if family == Family::Gemma3 && config.attention_softcap.is_some() {
-        return Err("`attn_logit_softcapping` of `gemma3_text` must be null: the reference passes it over".to_owned());
+        return Err(
+            "`attn_logit_softcapping` of `gemma3_text` must be null: the reference passes it over".to_owned()
+        );
     }
     if config.norm.epsilon <= 0.0 {
         return Err(format!("`rms_norm_eps` is {}, it must be above 0", config.norm.epsilon));
@@ -105,16 +116,21 @@ fn refuse_what_changes_the_model(keys: &Keys) -> Result<(), String> {
         let method = keys.nested("quantization_config")?.text("quant_method")?.map(str::to_owned);
         let method = method.map_or(String::new(), |method| format!(" (`{method}`)"));
         return Err(format!(
-            "the checkpoint is quantised{method}, which is not supported in this format: load the unquantised weights, or a GGUF file"
+            "the checkpoint is quantised{method}, which is not supported in this format: load the \
+             unquantised weights, or a GGUF file"
         ));
     }
     if keys.flag("use_bidirectional_attention")? == Some(true) {
-        return Err("`use_bidirectional_attention` is true: such a model does not predict the next token".to_owned());
+        return Err(
+            "`use_bidirectional_attention` is true: such a model does not predict the next token".to_owned()
+        );
     }
     if let Some(dropout) = keys.number("attention_dropout")?
         && dropout != 0.0
     {
-        return Err(format!("`attention_dropout` is {dropout}, which is not supported: set it to 0 to train without"));
+        return Err(format!(
+            "`attention_dropout` is {dropout}, which is not supported: set it to 0 to train without"
+        ));
     }
     if let Some(factor) = keys.number("partial_rotary_factor")?
         && factor != 1.0
@@ -234,7 +250,9 @@ fn by_type(
             let sliding = |kind: &Value| match kind.as_str() {
                 Some("full_attention" | "attention") => Ok(false),
                 Some("sliding_attention") => Ok(true),
-                _ => Err(format!("`layer_types` has {kind}; supported are `full_attention` and `sliding_attention`")),
+                _ => Err(format!(
+                    "`layer_types` has {kind}; supported are `full_attention` and `sliding_attention`"
+                )),
             };
             types.iter().map(sliding).collect::<Result<_, _>>()?
         }
@@ -252,7 +270,9 @@ fn rotary_layers(keys: &Keys, layers: usize) -> Result<Vec<bool>, String> {
         let rotary = |value: &Value| match value.as_u64() {
             Some(0) => Ok(false),
             Some(1) => Ok(true),
-            _ => Err(format!("`no_rope_layers` has {value}; each layer has 1 (rotary positions) or 0 (none)")),
+            _ => {
+                Err(format!("`no_rope_layers` has {value}; each layer has 1 (rotary positions) or 0 (none)"))
+            }
         };
         return list.iter().map(rotary).collect();
     }
@@ -273,10 +293,15 @@ fn experts(keys: &Keys, layers: usize) -> Result<Experts, String> {
     if step == 0 {
         return Err("`decoder_sparse_step` is 0".to_owned());
     }
-    let mut with: Vec<bool> = (0..layers).map(|layer| count > 0 && (layer + 1).is_multiple_of(step)).collect();
+    let mut with: Vec<bool> =
+        (0..layers).map(|layer| count > 0 && (layer + 1).is_multiple_of(step)).collect();
     for value in keys.array("mlp_only_layers")?.into_iter().flatten() {
-        let layer = value.as_u64().and_then(|layer| usize::try_from(layer).ok()).and_then(|layer| with.get_mut(layer));
-        *layer.ok_or_else(|| format!("`mlp_only_layers` has {value}, but there are {layers} layers"))? = false;
+        let layer = value
+            .as_u64()
+            .and_then(|layer| usize::try_from(layer).ok())
+            .and_then(|layer| with.get_mut(layer));
+        *layer.ok_or_else(|| format!("`mlp_only_layers` has {value}, but there are {layers} layers"))? =
+            false;
     }
     Ok(Experts {
         count,

@@ -1,5 +1,5 @@
-//! Rotary positions in a `config.json`: flat keys (`rope_theta`, `rope_scaling`) up to version 4 of the reference, one object
-//! (`rope_parameters`) since version 5.
+//! Rotary positions in a `config.json`: flat keys (`rope_theta`, `rope_scaling`) up to version 4 of the
+//! reference, one object (`rope_parameters`) since version 5.
 
 use super::keys::Keys;
 use crate::model::{Family, Rope, RopeScaling};
@@ -8,7 +8,12 @@ use crate::model::{Family, Rope, RopeScaling};
 const LOCAL_THETA: f64 = 10_000.0;
 
 /// Of all layers, and of those with a window where they differ (Gemma 3).
-pub(super) fn read(keys: &Keys, family: Family, default_theta: f64, context: usize) -> Result<(Rope, Option<Rope>), String> {
+pub(super) fn read(
+    keys: &Keys,
+    family: Family,
+    default_theta: f64,
+    context: usize,
+) -> Result<(Rope, Option<Rope>), String> {
     let theta = keys.number("rope_theta")?.unwrap_or(default_theta);
     if family == Family::Gemma3 {
         let local_theta = keys.number("rope_local_base_freq")?.unwrap_or(LOCAL_THETA);
@@ -24,10 +29,12 @@ pub(super) fn read(keys: &Keys, family: Family, default_theta: f64, context: usi
             }
             None => Ok(None),
         };
-        if keys.present("rope_parameters").is_some() && kind("full_attention")?.is_none() && kind("sliding_attention")?.is_none()
+        if keys.present("rope_parameters").is_some()
+            && kind("full_attention")?.is_none()
+            && kind("sliding_attention")?.is_none()
         {
-            return Err("`rope_parameters` of `gemma3_text` has one object for `full_attention` and one for \
-                        `sliding_attention`"
+            return Err("`rope_parameters` of `gemma3_text` has one object for `full_attention` and one \
+                        for `sliding_attention`"
                 .to_owned());
         }
         let full = rope(keys, old.or(kind("full_attention")?), theta, context)?;
@@ -75,7 +82,9 @@ fn scaling(keys: &Keys, parameters: &Keys, context: usize) -> Result<RopeScaling
         None => parameters.text("type")?.unwrap_or("default"),
     };
     let required = |key: &str| {
-        let value = parameters.number(key)?.ok_or_else(|| format!("rotary positions of type `{kind}` need `{key}`"))?;
+        let value = parameters
+            .number(key)?
+            .ok_or_else(|| format!("rotary positions of type `{kind}` need `{key}`"))?;
         if value > 0.0 { Ok(value) } else { Err(format!("`{key}` is {value}, it must be above 0")) }
     };
     // Beside the parameters it wins, as in the reference.
@@ -87,10 +96,12 @@ fn scaling(keys: &Keys, parameters: &Keys, context: usize) -> Result<RopeScaling
         "default" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear { factor: required("factor")? }),
         "llama3" => {
-            let (low_frequency, high_frequency) = (required("low_freq_factor")?, required("high_freq_factor")?);
+            let (low_frequency, high_frequency) =
+                (required("low_freq_factor")?, required("high_freq_factor")?);
             if low_frequency >= high_frequency {
                 return Err(format!(
-                    "`low_freq_factor` is {low_frequency}, it must be below `high_freq_factor`, which is {high_frequency}"
+                    "`low_freq_factor` is {low_frequency}, it must be below `high_freq_factor`, which is \
+                     {high_frequency}"
                 ));
             }
             Ok(RopeScaling::Llama3 {
@@ -120,7 +131,8 @@ fn scaling(keys: &Keys, parameters: &Keys, context: usize) -> Result<RopeScaling
             })
         }
         other => Err(format!(
-            "rotary positions of type `{other}` are not supported; supported are `default`, `linear`, `llama3` and `yarn`"
+            "rotary positions of type `{other}` are not supported; supported are `default`, `linear`, \
+             `llama3` and `yarn`"
         )),
     }
 }

@@ -32,8 +32,30 @@ fn windows(config: &Config) -> Vec<Option<usize>> {
 fn absent_keys_have_the_familys_default() {
     let sizes = |name: &str| {
         let config = parse(json!({ "model_type": name }));
-        let Config { vocabulary, width, hidden, layers, heads, key_value_heads, head_width, context, tied, .. } = config;
-        (vocabulary, width, hidden, layers, heads, key_value_heads, head_width, context, tied, config.rope.theta)
+        let Config {
+            vocabulary,
+            width,
+            hidden,
+            layers,
+            heads,
+            key_value_heads,
+            head_width,
+            context,
+            tied,
+            ..
+        } = config;
+        (
+            vocabulary,
+            width,
+            hidden,
+            layers,
+            heads,
+            key_value_heads,
+            head_width,
+            context,
+            tied,
+            config.rope.theta,
+        )
     };
     assert_eq!(sizes("llama"), (32_000, 4096, 11_008, 32, 32, 32, 128, 2048, false, 1e4));
     assert_eq!(sizes("mistral"), (32_000, 4096, 14_336, 32, 32, 8, 128, 131_072, false, 1e4));
@@ -56,7 +78,10 @@ fn families_differ_by_features() {
     assert_eq!(qwen2.biases, Biases { query_key_value: true, output: false, feed_forward: false });
     let llama = parse(small("llama", json!({ "attention_bias": true, "mlp_bias": true })));
     assert_eq!(llama.biases, Biases { query_key_value: true, output: true, feed_forward: true });
-    assert_eq!((llama.activation, llama.query_key_norm, llama.embedding_scale), (Activation::Silu, false, 1.0));
+    assert_eq!(
+        (llama.activation, llama.query_key_norm, llama.embedding_scale),
+        (Activation::Silu, false, 1.0)
+    );
     let qwen3 = parse(small("qwen3", json!({ "attention_bias": true })));
     assert!(qwen3.query_key_norm && qwen3.biases.output && !qwen3.biases.feed_forward);
     let gemma = parse(small("gemma", json!({ "hidden_act": "gelu" })));
@@ -66,7 +91,8 @@ fn families_differ_by_features() {
     let gemma2 = parse(small("gemma2", json!({ "query_pre_attn_scalar": 144 })));
     assert_eq!((gemma2.attention_scale, gemma2.norm.after), (1.0 / 12.0, true));
     assert_eq!((gemma2.attention_softcap, gemma2.logit_softcap), (Some(50.0), Some(30.0)));
-    let uncapped = parse(small("gemma2", json!({ "attn_logit_softcapping": null, "final_logit_softcapping": null })));
+    let uncapped =
+        parse(small("gemma2", json!({ "attn_logit_softcapping": null, "final_logit_softcapping": null })));
     assert_eq!((uncapped.attention_softcap, uncapped.logit_softcap), (None, None));
     let gemma3 = parse(small("gemma3_text", json!({})));
     assert!(gemma3.query_key_norm && gemma3.attention_softcap.is_none() && gemma3.logit_softcap.is_none());
@@ -87,15 +113,23 @@ fn sliding_windows() {
     assert_eq!(of("qwen3", used.clone()), [none, none, window, window]);
     assert_eq!(of("qwen3_moe", used), [window; 4]);
     assert_eq!(of("gemma2", json!({ "sliding_window": 16 })), [window, none, window, none]);
-    assert_eq!(of("gemma3_text", json!({ "sliding_window": 16, "sliding_window_pattern": 3 })), [window, window, none, window]);
+    assert_eq!(
+        of("gemma3_text", json!({ "sliding_window": 16, "sliding_window_pattern": 3 })),
+        [window, window, none, window]
+    );
     let types = json!({ "sliding_window": 16,
                         "layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"] });
     assert_eq!(of("gemma3_text", types), [none, window, none, none]);
     let smollm3 = parse(small("smollm3", json!({ "no_rope_layer_interval": 2 })));
-    assert_eq!(smollm3.attention.iter().map(|layer| layer.rotary).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(
+        smollm3.attention.iter().map(|layer| layer.rotary).collect::<Vec<_>>(),
+        [true, false, true, false]
+    );
     assert_eq!(windows(&smollm3), [none; 4]);
-    let smollm3 =
-        parse(small("smollm3", json!({ "no_rope_layers": [0, 1, 1, 0], "use_sliding_window": true, "sliding_window": 16 })));
+    let smollm3 = parse(small(
+        "smollm3",
+        json!({ "no_rope_layers": [0, 1, 1, 0], "use_sliding_window": true, "sliding_window": 16 }),
+    ));
     assert_eq!(smollm3.attention[1], LayerAttention { window: none, rotary: true });
     assert_eq!(smollm3.attention[3], LayerAttention { window, rotary: false });
 }
@@ -106,8 +140,10 @@ fn experts_stand_in_some_layers() {
     let default = of(json!({}));
     assert_eq!((default.count, default.per_token, default.hidden, default.normalised), (128, 8, 768, false));
     assert_eq!(default.layers, [true; 4]);
-    let some = of(json!({ "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
-                          "mlp_only_layers": [1], "decoder_sparse_step": 2 }));
+    let some = of(
+        json!({ "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
+                          "mlp_only_layers": [1], "decoder_sparse_step": 2 }),
+    );
     assert_eq!((some.count, some.per_token, some.hidden, some.normalised), (8, 2, 24, true));
     assert_eq!(some.layers, [false, false, false, true]);
     assert_eq!(of(json!({ "num_local_experts": 16 })).count, 16);
@@ -116,7 +152,8 @@ fn experts_stand_in_some_layers() {
 #[test]
 fn rotary_positions_in_the_older_and_the_newer_way() {
     let of = |more: Value| parse(small("llama", more)).rope;
-    let llama3 = RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 32 };
+    let llama3 =
+        RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 32 };
     let parameters = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                              "original_max_position_embeddings": 32 });
     let mut newer = parameters.clone();
@@ -124,7 +161,10 @@ fn rotary_positions_in_the_older_and_the_newer_way() {
     let expected = Rope { theta: 5e5, scaling: llama3 };
     assert_eq!(of(json!({ "rope_theta": 5e5, "rope_scaling": parameters })), expected);
     assert_eq!(of(json!({ "rope_parameters": newer })), expected);
-    assert_eq!(of(json!({ "rope_theta": 1e5, "rope_scaling": null })), Rope { theta: 1e5, scaling: RopeScaling::None });
+    assert_eq!(
+        of(json!({ "rope_theta": 1e5, "rope_scaling": null })),
+        Rope { theta: 1e5, scaling: RopeScaling::None }
+    );
     assert_eq!(
         of(json!({ "rope_scaling": { "type": "linear", "factor": 2 } })),
         Rope { theta: 1e4, scaling: RopeScaling::Linear { factor: 2.0 } }
@@ -134,12 +174,16 @@ fn rotary_positions_in_the_older_and_the_newer_way() {
         parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         of(json!({ "rope_scaling": parameters })).scaling
     };
-    let RopeScaling::Yarn { attention, beta_fast, beta_slow, original_context, truncate, .. } = yarn(json!({})) else {
+    let RopeScaling::Yarn { attention, beta_fast, beta_slow, original_context, truncate, .. } =
+        yarn(json!({}))
+    else {
         panic!("another scaling")
     };
     assert_eq!((beta_fast, beta_slow, original_context, truncate), (32.0, 1.0, 64, true));
     assert!((attention - (0.1 * 4.0f64.ln() + 1.0)).abs() < 1e-15);
-    let RopeScaling::Yarn { attention, .. } = yarn(json!({ "mscale": 0.5, "mscale_all_dim": 2.0 })) else { panic!() };
+    let RopeScaling::Yarn { attention, .. } = yarn(json!({ "mscale": 0.5, "mscale_all_dim": 2.0 })) else {
+        panic!()
+    };
     assert!((attention - (0.05 * 4.0f64.ln() + 1.0) / (0.2 * 4.0f64.ln() + 1.0)).abs() < 1e-15);
     let RopeScaling::Yarn { attention, .. } = yarn(json!({ "attention_factor": 0.7 })) else { panic!() };
     assert_eq!(attention, 0.7);
@@ -154,8 +198,7 @@ fn gemma3_has_two_bases() {
     let plain = |theta: f64| Rope { theta, scaling: RopeScaling::None };
     let linear = Rope { theta: 1e6, scaling: RopeScaling::Linear { factor: 8.0 } };
     assert_eq!(of(json!({})), (plain(1e6), plain(1e4)));
-    let flat =
-        json!({ "rope_theta": 1e6, "rope_local_base_freq": 2e4, "rope_scaling": { "rope_type": "linear", "factor": 8.0 } });
+    let flat = json!({ "rope_theta": 1e6, "rope_local_base_freq": 2e4, "rope_scaling": { "rope_type": "linear", "factor": 8.0 } });
     assert_eq!(of(flat), (linear.clone(), plain(2e4)));
     let nested = json!({ "rope_parameters": {
         "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6 },
@@ -167,11 +210,15 @@ fn gemma3_has_two_bases() {
 #[test]
 fn what_is_written_is_read_as_the_same() {
     let window = json!({ "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 2 });
-    let yarn = json!({ "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "truncate": false, "beta_fast": 16 } });
+    let yarn =
+        json!({ "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "truncate": false, "beta_fast": 16 } });
     for (name, more) in [
         ("llama", json!({ "attention_bias": true, "mlp_bias": true, "rms_norm_eps": 1e-5 })),
         ("llama", yarn),
-        ("llama", json!({ "tie_word_embeddings": true, "rope_scaling": { "type": "linear", "factor": 2.5 } })),
+        (
+            "llama",
+            json!({ "tie_word_embeddings": true, "rope_scaling": { "type": "linear", "factor": 2.5 } }),
+        ),
         ("mistral", json!({ "sliding_window": null })),
         ("mistral", json!({ "sliding_window": 16 })),
         ("qwen2", window.clone()),
@@ -180,9 +227,15 @@ fn what_is_written_is_read_as_the_same() {
         ("qwen3_moe", json!({ "num_experts": 8, "mlp_only_layers": [0, 2], "norm_topk_prob": true })),
         ("smollm3", json!({ "no_rope_layers": [1, 0, 1, 1] })),
         ("gemma", json!({})),
-        ("gemma2", json!({ "attn_logit_softcapping": null, "query_pre_attn_scalar": 144, "sliding_window": 16 })),
+        (
+            "gemma2",
+            json!({ "attn_logit_softcapping": null, "query_pre_attn_scalar": 144, "sliding_window": 16 }),
+        ),
         ("gemma3_text", json!({ "sliding_window": 16 })),
-        ("gemma3_text", json!({ "rope_parameters": { "sliding_attention": { "rope_type": "linear", "factor": 2.0 } } })),
+        (
+            "gemma3_text",
+            json!({ "rope_parameters": { "sliding_attention": { "rope_type": "linear", "factor": 2.0 } } }),
+        ),
     ] {
         let config = parse(small(name, more.clone()));
         let ids = TokenIds { begin: json!(1), end: json!([2, 3]), padding: Value::Null };
@@ -201,18 +254,36 @@ fn what_is_not_supported_is_named() {
         (json!({ "model_type": "gemma3" }), "its text part alone is `gemma3_text`"),
         (small("llama", json!({ "hidden_act": "relu" })), "`hidden_act` is `relu`"),
         (small("gemma2", json!({ "hidden_activation": "gelu" })), "`hidden_activation` is `gelu`"),
-        (small("llama", json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } })), "quantised (`gptq`)"),
-        (small("llama", json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } })), "`dynamic` are not supported"),
-        (small("llama", json!({ "rope_scaling": { "type": "longrope", "factor": 2.0 } })), "`longrope` are not supported"),
+        (
+            small("llama", json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } })),
+            "quantised (`gptq`)",
+        ),
+        (
+            small("llama", json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } })),
+            "`dynamic` are not supported",
+        ),
+        (
+            small("llama", json!({ "rope_scaling": { "type": "longrope", "factor": 2.0 } })),
+            "`longrope` are not supported",
+        ),
         (small("llama", json!({ "rope_scaling": { "rope_type": "linear" } })), "need `factor`"),
-        (small("llama", json!({ "rope_parameters": { "full_attention": {} } })), "supported for `gemma3_text` only"),
+        (
+            small("llama", json!({ "rope_parameters": { "full_attention": {} } })),
+            "supported for `gemma3_text` only",
+        ),
         (small("llama", json!({ "partial_rotary_factor": 0.5 })), "`partial_rotary_factor` is 0.5"),
         (small("llama", json!({ "attention_dropout": 0.1 })), "`attention_dropout` is 0.1"),
-        (small("gemma3_text", json!({ "use_bidirectional_attention": true })), "does not predict the next token"),
+        (
+            small("gemma3_text", json!({ "use_bidirectional_attention": true })),
+            "does not predict the next token",
+        ),
         (small("gemma3_text", json!({ "attn_logit_softcapping": 50.0 })), "must be null"),
         (small("qwen3", json!({ "layer_types": vec!["linear_attention"; 4] })), "\"linear_attention\""),
         (small("qwen3", json!({ "layer_types": vec!["sliding_attention"; 4] })), "says no window"),
-        (small("qwen3", json!({ "layer_types": vec!["full_attention"; 3] })), "has 3 elements, but there are 4 layers"),
+        (
+            small("qwen3", json!({ "layer_types": vec!["full_attention"; 3] })),
+            "has 3 elements, but there are 4 layers",
+        ),
         (small("smollm3", json!({ "no_rope_layers": [1, 0, 2, 0] })), "`no_rope_layers` has 2"),
         (small("qwen3_moe", json!({ "mlp_only_layers": [4] })), "`mlp_only_layers` has 4"),
         (small("qwen3_moe", json!({ "num_experts": 2 })), "8 of 2 experts"),
@@ -235,8 +306,16 @@ fn hostile_values_are_errors() {
         "max_position_embeddings",
     ];
     for key in sizes {
-        for value in [json!(0), json!(-1), json!(1.5), json!(u64::MAX), json!(1u64 << 40), json!("32"), json!([32]), json!(1e300)]
-        {
+        for value in [
+            json!(0),
+            json!(-1),
+            json!(1.5),
+            json!(u64::MAX),
+            json!(1u64 << 40),
+            json!("32"),
+            json!([32]),
+            json!(1e300),
+        ] {
             let problem = problem(&small("llama", json!({ key: value })));
             assert!(!problem.is_empty());
         }

@@ -21,11 +21,12 @@ impl TokenIds {
     }
 }
 
-/// Rotary positions are written with flat keys, which every version of the reference and the tools around it read; what those
-/// can't say is written in the newer way.
+/// Rotary positions are written with flat keys, which every version of the reference and the tools around it
+/// read; what those can't say is written in the newer way.
 pub fn write(config: &Config, ids: &TokenIds) -> Value {
     let Config { family, .. } = *config;
-    let (_, name, class) = NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
+    let (_, name, class) =
+        NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     let mut keys = Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -114,7 +115,8 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
                 let rotary: Vec<u8> = config.attention.iter().map(|layer| u8::from(layer.rotary)).collect();
                 keys.push(("no_rope_layers", json!(rotary)));
             } else {
-                // For tools that know no `layer_types`: exact where the layers with a window are the last ones, as published.
+                // For tools that know no `layer_types`: exact where the layers with a window are the last
+                // ones, as published.
                 let first = config.attention.iter().position(|layer| layer.window.is_some());
                 keys.push(("max_window_layers", json!(first.unwrap_or(config.layers))));
             }

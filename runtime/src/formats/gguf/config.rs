@@ -1,7 +1,7 @@
 //! From GGUF's metadata to a [`Config`].
 //!
-//! Some of what a family needs stands in no key, because the programs that run these files know it by the family's name; so it
-//! does here, and each such place says so.
+//! Some of what a family needs stands in no key, because the programs that run these files know it by the
+//! family's name; so it does here, and each such place says so.
 
 use super::parse::{Contents, Metadata, Value};
 use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
@@ -93,7 +93,10 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
     let keys = Keys::of(&contents.metadata)?;
     let Some((_, family)) = FAMILIES.into_iter().find(|(name, _)| *name == keys.architecture) else {
         let names = FAMILIES.map(|(name, _)| format!("`{name}`")).join(", ");
-        return Err(format!("the architecture `{}` is not supported; supported are {names}", keys.architecture));
+        return Err(format!(
+            "the architecture `{}` is not supported; supported are {names}",
+            keys.architecture
+        ));
     };
     let layers = keys.required("block_count")?;
     if layers == 0 || layers > Config::MOST_LAYERS {
@@ -131,7 +134,11 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         hidden: keys.required("feed_forward_length")?,
         context,
         tied: tensor("output.weight").is_none(),
-        biases: Biases { query_key_value: bias("attn_q"), output: bias("attn_output"), feed_forward: bias("ffn_gate") },
+        biases: Biases {
+            query_key_value: bias("attn_q"),
+            output: bias("attn_output"),
+            feed_forward: bias("ffn_gate"),
+        },
         query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
         norm: Norm {
             epsilon: keys
@@ -146,14 +153,23 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
         embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
         attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_width).sqrt(),
-        attention_softcap: softcap(&keys, "attn_logit_softcapping", if family == Family::Gemma2 { Some(50.0) } else { None })?,
-        logit_softcap: softcap(&keys, "final_logit_softcapping", if family == Family::Gemma2 { Some(30.0) } else { None })?,
+        attention_softcap: softcap(
+            &keys,
+            "attn_logit_softcapping",
+            if family == Family::Gemma2 { Some(50.0) } else { None },
+        )?,
+        logit_softcap: softcap(
+            &keys,
+            "final_logit_softcapping",
+            if family == Family::Gemma2 { Some(30.0) } else { None },
+        )?,
         attention: attention(&keys, family, layers)?,
         rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
         // Gemma 3's second base stands in files since 2026 only, and was never another.
         local_rope: match family {
             Family::Gemma3 => {
-                let theta = keys.number("rope.freq_base_swa")?.filter(|theta| *theta > 1.0).unwrap_or(10_000.0);
+                let theta =
+                    keys.number("rope.freq_base_swa")?.filter(|theta| *theta > 1.0).unwrap_or(10_000.0);
                 Some(Rope { theta, scaling: RopeScaling::None })
             }
             _ => None,
@@ -165,7 +181,9 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
                 hidden: keys.required("expert_feed_forward_length")?,
                 // Of every published model of the family; files without the key are run this way.
                 normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
-                layers: (0..layers).map(|layer| tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some()).collect(),
+                layers: (0..layers)
+                    .map(|layer| tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some())
+                    .collect(),
             }),
             _ => None,
         },
@@ -180,7 +198,8 @@ fn nearest_decimal(number: f64) -> f64 {
     (number as f32).to_string().parse().unwrap_or(number)
 }
 
-/// No file says what scores are scaled by; programs tell the two large Gemma models by their number of layers.
+/// No file says what scores are scaled by; programs tell the two large Gemma models by their number of
+/// layers.
 fn attention_scalar(family: Family, layers: usize, width: usize, heads: usize, head_width: usize) -> f64 {
     let by_width = matches!((family, layers), (Family::Gemma2, 46) | (Family::Gemma3, 62));
     if by_width { width as f64 / heads.max(1) as f64 } else { head_width as f64 }
@@ -196,7 +215,9 @@ fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAtte
     let window = keys.size("attention.sliding_window")?.filter(|window| *window > 0);
     let layer = |layer: usize| match family {
         Family::Gemma2 => LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rotary: true },
-        Family::Gemma3 => LayerAttention { window: window.filter(|_| !(layer + 1).is_multiple_of(6)), rotary: true },
+        Family::Gemma3 => {
+            LayerAttention { window: window.filter(|_| !(layer + 1).is_multiple_of(6)), rotary: true }
+        }
         Family::SmolLm3 => LayerAttention { window: None, rotary: !(layer + 1).is_multiple_of(4) },
         _ => LayerAttention { window, rotary: true },
     };
@@ -230,16 +251,22 @@ fn scaling(
                 attention: multiplier * if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
                 beta_fast: number("rope.scaling.yarn_beta_fast", 32.0)?,
                 beta_slow: number("rope.scaling.yarn_beta_slow", 1.0)?,
-                original_context: keys.size("rope.scaling.original_context_length")?.unwrap_or(context).max(1),
+                original_context: keys
+                    .size("rope.scaling.original_context_length")?
+                    .unwrap_or(context)
+                    .max(1),
                 truncate: true,
             })
         }
-        other => Err(format!("`{}` is `{other}`; supported are `none`, `linear` and `yarn`", keys.name("rope.scaling.type"))),
+        other => Err(format!(
+            "`{}` is `{other}`; supported are `none`, `linear` and `yarn`",
+            keys.name("rope.scaling.type")
+        )),
     }
 }
 
-/// Llama 3's scaling stands in the file as what it does: what each frequency is divided by. The settings that do so are found by
-/// trying: only the factor differs among published models.
+/// Llama 3's scaling stands in the file as what it does: what each frequency is divided by. The settings that
+/// do so are found by trying: only the factor differs among published models.
 fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScaling, String> {
     let factor = frequencies.iter().fold(0.0f32, |most, factor| most.max(*factor));
     let factor = f64::from(factor.round());
@@ -255,11 +282,17 @@ fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScal
             1.0 / ((1.0 - smooth) / factor + smooth)
         }
     };
-    let same = |(pair, given): (usize, &f32)| (f64::from(*given) - divided(pair)).abs() < 1e-4 * divided(pair);
+    let same =
+        |(pair, given): (usize, &f32)| (f64::from(*given) - divided(pair)).abs() < 1e-4 * divided(pair);
     if frequencies.len() != head_width / 2 || factor < 1.0 || !frequencies.iter().enumerate().all(same) {
-        return Err("the tensor rope_freqs.weight scales rotary positions in a way that is not supported: only that of Llama 3 \
-                    is"
-        .to_owned());
+        return Err("the tensor rope_freqs.weight scales rotary positions in a way that is not supported: \
+                    only that of Llama 3 is"
+            .to_owned());
     }
-    Ok(RopeScaling::Llama3 { factor, low_frequency: low, high_frequency: high, original_context: original as usize })
+    Ok(RopeScaling::Llama3 {
+        factor,
+        low_frequency: low,
+        high_frequency: high,
+        original_context: original as usize,
+    })
 }

@@ -1,4 +1,5 @@
-//! GGUF: one file with configuration, tokenizer and weights, the latter often in a few bits each. They become f32.
+//! GGUF: one file with configuration, tokenizer and weights, the latter often in a few bits each. They become
+//! f32.
 
 mod config;
 mod parse;
@@ -32,13 +33,18 @@ pub fn open(path: &Path) -> Result<Gguf> {
     let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
     let read = || {
         let mut contents = parse::parse(file.bytes())?;
-        if contents.metadata.get("split.count").is_some_and(|count| !matches!(count, Value::Unsigned(0 | 1))) {
-            return Err("it is one of several files that hold a model together, which is not supported: merge them first \
-                        (`llama-gguf-split --merge`)"
+        if contents.metadata.get("split.count").is_some_and(|count| !matches!(count, Value::Unsigned(0 | 1)))
+        {
+            return Err("it is one of several files that hold a model together, which is not supported: \
+                        merge them first (`llama-gguf-split --merge`)"
                 .to_owned());
         }
-        let place =
-            |place: parse::Place| Tensor { file: file.clone(), range: place.range, encoding: place.encoding, shape: place.shape };
+        let place = |place: parse::Place| Tensor {
+            file: file.clone(),
+            range: place.range,
+            encoding: place.encoding,
+            shape: place.shape,
+        };
         let frequencies = match contents.tensors.remove("rope_freqs.weight") {
             Some(found) => Some(numbers(place(found)).ok_or("the tensor rope_freqs.weight is no vector")?),
             None => None,
@@ -46,10 +52,12 @@ pub fn open(path: &Path) -> Result<Gguf> {
         let config = config::config(&contents, frequencies.as_deref())?;
         let after = config.norm.after;
         let named = contents.tensors.into_iter();
-        let tensors: Tensors = named.map(|(name, found)| (published_name(&name, after).unwrap_or(name), place(found))).collect();
+        let tensors: Tensors =
+            named.map(|(name, found)| (published_name(&name, after).unwrap_or(name), place(found))).collect();
         let parts = assemble(&config, &tensors)?;
         let entries = layout(&config);
-        let parts = entries.iter().zip(parts).map(|(entry, part)| undo(&config, &entry.name, entry.kind, part));
+        let parts =
+            entries.iter().zip(parts).map(|(entry, part)| undo(&config, &entry.name, entry.kind, part));
         let parts = parts.collect::<Option<Vec<_>>>().ok_or("a projection is not made of whole heads")?;
         Ok((config, parts, contents.metadata))
     };
@@ -80,7 +88,8 @@ fn undo(config: &Config, name: &str, kind: EntryKind, part: Stored) -> Option<St
     Some(part)
 }
 
-/// `blk.0.attn_q.weight` as checkpoints of the transformers library name it. Experts are stacked in one tensor.
+/// `blk.0.attn_q.weight` as checkpoints of the transformers library name it. Experts are stacked in one
+/// tensor.
 fn published_name(name: &str, norms_after: bool) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),

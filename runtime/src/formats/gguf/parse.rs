@@ -1,6 +1,7 @@
 //! The container: typed metadata, a table of tensors, their bytes. Versions 2 and 3, little-endian.
 //!
-//! Every length in the file is a claim: nothing is allocated before the bytes that it speaks of are seen to be there.
+//! Every length in the file is a claim: nothing is allocated before the bytes that it speaks of are seen to
+//! be there.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,7 +66,8 @@ pub type Metadata = BTreeMap<String, Value>;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
     pub encoding: Encoding,
-    /// As everywhere here: the last dimension is the one whose numbers are neighbours. GGUF counts the other way.
+    /// As everywhere here: the last dimension is the one whose numbers are neighbours. GGUF counts the other
+    /// way.
     pub shape: Vec<usize>,
     /// Of the file's bytes.
     pub range: Range<usize>,
@@ -92,7 +94,8 @@ impl<'a> Bytes<'a> {
     fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
         let end = usize::try_from(count).ok().and_then(|count| self.at.checked_add(count));
         let taken = end.and_then(|end| self.all.get(self.at..end));
-        let taken = taken.ok_or_else(|| format!("it ends too early: at byte {} there should be {count} more", self.at))?;
+        let taken = taken
+            .ok_or_else(|| format!("it ends too early: at byte {} there should be {count} more", self.at))?;
         self.at += taken.len();
         Ok(taken)
     }
@@ -181,7 +184,9 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
     }
     match bytes.u32()? {
         2 | 3 => {}
-        version if matches!(version.swap_bytes(), 1..=3) => return Err("it is big-endian, which is not supported".to_owned()),
+        version if matches!(version.swap_bytes(), 1..=3) => {
+            return Err("it is big-endian, which is not supported".to_owned());
+        }
         version => return Err(format!("GGUF version {version} is not supported, only 2 and 3 are")),
     }
     let (tensor_count, value_count) = (bytes.u64()?, bytes.u64()?);
@@ -206,12 +211,21 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
     let start = bytes.at.next_multiple_of(alignment);
     let mut tensors = BTreeMap::new();
     for (name, encoding, shape, offset) in described {
-        let problem = || format!("the tensor {name} lies outside the file, or is not as long as its shape {shape:?} asks for");
+        let problem = || {
+            format!(
+                "the tensor {name} lies outside the file, or is not as long as its shape {shape:?} asks for"
+            )
+        };
         let (columns, rows) = shape.split_last().ok_or_else(problem)?;
-        let length =
-            rows.iter().try_fold(encoding.bytes(*columns).ok_or_else(problem)?, |length, rows| length.checked_mul(*rows));
-        let from = usize::try_from(offset).ok().and_then(|offset| start.checked_add(offset)).ok_or_else(problem)?;
-        let to = length.and_then(|length| from.checked_add(length)).filter(|to| *to <= all.len()).ok_or_else(problem)?;
+        let length = rows.iter().try_fold(encoding.bytes(*columns).ok_or_else(problem)?, |length, rows| {
+            length.checked_mul(*rows)
+        });
+        let from =
+            usize::try_from(offset).ok().and_then(|offset| start.checked_add(offset)).ok_or_else(problem)?;
+        let to = length
+            .and_then(|length| from.checked_add(length))
+            .filter(|to| *to <= all.len())
+            .ok_or_else(problem)?;
         if tensors.insert(name.clone(), Place { encoding, shape, range: from..to }).is_some() {
             return Err(format!("the tensor {name} stands twice"));
         }
@@ -230,13 +244,15 @@ fn describe(bytes: &mut Bytes) -> Result<Description, String> {
     let mut shape = Vec::new();
     for _ in 0..dimensions {
         let size = bytes.u64()?;
-        shape.push(usize::try_from(size).map_err(|_| format!("the tensor {name} has a dimension of {size}"))?);
+        shape
+            .push(usize::try_from(size).map_err(|_| format!("the tensor {name} has a dimension of {size}"))?);
     }
     shape.reverse();
     let kind = bytes.u32()?;
     let encoding = encoding(kind).ok_or_else(|| {
         format!(
-            "the tensor {name} is of type {}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K",
+            "the tensor {name} is of type {}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, \
+             Q4_K, Q5_K and Q6_K",
             type_name(kind)
         )
     })?;

@@ -1,4 +1,5 @@
-//! Files that `runtime/tests/fixtures/gguf/make.py` wrote with the gguf package; transformers reads the same weights from them.
+//! Files that `runtime/tests/fixtures/gguf/make.py` wrote with the gguf package; transformers reads the same
+//! weights from them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +21,10 @@ fn expected(name: &str, count: usize) -> Vec<f32> {
 
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xEDB8_8320 } else { sum >> 1 })
+        (0..8).fold(
+            sum ^ u32::from(*byte),
+            |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xEDB8_8320 } else { sum >> 1 },
+        )
     })
 }
 
@@ -37,10 +41,14 @@ fn weights_and_configurations_of_four_families() {
         configs.push(gguf.config);
     }
     let [llama, qwen2, qwen3moe, gemma3] = configs.try_into().unwrap();
-    assert_eq!((llama.width, llama.hidden, llama.heads, llama.key_value_heads, llama.head_width), (32, 64, 4, 2, 8));
+    assert_eq!(
+        (llama.width, llama.hidden, llama.heads, llama.key_value_heads, llama.head_width),
+        (32, 64, 4, 2, 8)
+    );
     assert_eq!((llama.layers, llama.vocabulary, llama.context, llama.tied), (2, 40, 128, false));
     assert_eq!(llama.norm.epsilon, 1e-5);
-    let llama3 = RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 8192 };
+    let llama3 =
+        RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 8192 };
     assert_eq!(llama.rope, Rope { theta: 5e5, scaling: llama3 });
     assert_eq!(qwen2.biases, Biases { query_key_value: true, output: false, feed_forward: false });
     assert!(qwen2.tied && qwen2.rope.scaling == RopeScaling::None);
@@ -93,7 +101,8 @@ fn damaged_files_are_errors_wherever_the_damage_is() {
         assert!(opened(&good[..length]).is_err(), "{length} bytes");
     }
     assert!(opened(&good[..good.len() - 64]).is_err());
-    // Any byte at all, with what each may become; many are still files, none may be a panic or fill the memory.
+    // Any byte at all, with what each may become; many are still files, none may be a panic or fill the
+    // memory.
     for place in 0..header {
         for flip in [1, 128, 255] {
             let mut bad = good.clone();
@@ -109,13 +118,17 @@ fn problems_are_named() {
     assert!(problem(b"PK\x03\x04").contains("not a GGUF file"));
     assert!(problem(b"GGUF\x01\0\0\0").contains("version 1 is not supported"));
     assert!(problem(b"GGUF\0\0\0\x03").contains("big-endian"));
-    let header = |tensors: u64, values: u64| [&b"GGUF\x03\0\0\0"[..], &tensors.to_le_bytes(), &values.to_le_bytes()].concat();
+    let header = |tensors: u64, values: u64| {
+        [&b"GGUF\x03\0\0\0"[..], &tensors.to_le_bytes(), &values.to_le_bytes()].concat()
+    };
     assert!(problem(&header(u64::MAX, 0)).contains("ends too early"));
     assert!(problem(&header(0, u64::MAX)).contains("ends too early"));
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let list = |length: u64| [&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &length.to_le_bytes()].concat();
     assert!(problem(&[header(0, 1), text("a"), list(u64::MAX)].concat()).contains("longer than any"));
-    let kind = |kind: u32| [header(1, 0), text("t"), [1u32, 8, 0, kind, 0, 0].map(u32::to_le_bytes).concat()].concat();
+    let kind = |kind: u32| {
+        [header(1, 0), text("t"), [1u32, 8, 0, kind, 0, 0].map(u32::to_le_bytes).concat()].concat()
+    };
     assert!(problem(&kind(19)).contains("the tensor t is of type IQ1_S; supported are F32"));
     let file = open(&fixture("quantised.gguf")).unwrap_err().to_string();
     assert!(file.contains("architecture `none` is not supported; supported are `llama`"), "{file}");
@@ -133,7 +146,8 @@ fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
         let files = tokenizer::files(&parse::parse(&bytes).unwrap().metadata).unwrap();
         let [(_, tokenizer), (_, config), (_, generation)] = files.as_slice() else { panic!("three files") };
         let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer).unwrap();
-        let cases: Vec<Case> = serde_json::from_slice(&fs::read(fixture(&format!("tokenizer.{pre}.json"))).unwrap()).unwrap();
+        let cases: Vec<Case> =
+            serde_json::from_slice(&fs::read(fixture(&format!("tokenizer.{pre}.json"))).unwrap()).unwrap();
         for Case { text, ids } in cases {
             let encoded = tokenizer.encode(text.as_str(), false).unwrap();
             assert_eq!(encoded.get_ids(), ids, "{pre}: {text:?}");
@@ -144,7 +158,10 @@ fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
             (&"<|start|>".into(), &"<|end|>".into(), &"<|pad|>".into())
         );
         assert_eq!(config["add_bos_token"], pre == "llama-bpe");
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(generation).unwrap()["eos_token_id"], serde_json::json!([1]));
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(generation).unwrap()["eos_token_id"],
+            serde_json::json!([1])
+        );
         assert!(config["chat_template"].as_str().unwrap().contains("message.content"));
     }
 }
@@ -159,10 +176,19 @@ fn a_tokenizer_that_is_not_known_asks_for_its_file() {
         tokenizer::files(&metadata).unwrap_err()
     };
     let text = |text: &str| Value::Text(text.to_owned());
-    assert!(problem("tokenizer.ggml.model", text("llama")).contains("only `gpt2` can be read: put the model's tokenizer.json"));
+    assert!(
+        problem("tokenizer.ggml.model", text("llama"))
+            .contains("only `gpt2` can be read: put the model's tokenizer.json")
+    );
     assert!(problem("tokenizer.ggml.pre", text("tekken")).contains("splits text as `tekken`"));
-    assert!(problem("tokenizer.ggml.eos_token_id", Value::Unsigned(9999)).contains("eos token is not in the vocabulary"));
-    assert!(problem("tokenizer.ggml.tokens", Value::List(vec![text("a"), text("a")])).contains("does not have one number"));
+    assert!(
+        problem("tokenizer.ggml.eos_token_id", Value::Unsigned(9999))
+            .contains("eos token is not in the vocabulary")
+    );
+    assert!(
+        problem("tokenizer.ggml.tokens", Value::List(vec![text("a"), text("a")]))
+            .contains("does not have one number")
+    );
     assert!(problem("tokenizer.ggml.merges", Value::List(vec![text("ab")])).contains("is not of two tokens"));
     let long = Value::List(vec![text("a bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb")]);
     assert!(problem("tokenizer.ggml.merges", long).contains("which is not in the vocabulary"));

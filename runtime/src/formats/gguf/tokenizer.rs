@@ -1,5 +1,5 @@
-//! The tokenizer inside a GGUF file, written as the files that published models have beside their weights: what reads those
-//! reads this, and a student can be saved with them.
+//! The tokenizer inside a GGUF file, written as the files that published models have beside their weights:
+//! what reads those reads this, and a student can be saved with them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::parse::{Metadata, Value};
 
-/// How the programs that run GGUF files split text before they merge bytes, by the name in `tokenizer.ggml.pre`.
+/// How the programs that run GGUF files split text before they merge bytes, by the name in
+/// `tokenizer.ggml.pre`.
 enum Splitting {
     Gpt2,
     /// Digits alone, then as GPT-2.
@@ -20,10 +21,8 @@ enum Splitting {
 }
 
 /// Contractions, letters with one sign before them, up to three digits, signs, line ends, spaces.
-const THREE_DIGITS: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const ONE_DIGIT: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const THREE_DIGITS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const ONE_DIGIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 fn splitting(name: &str) -> Option<Splitting> {
     Some(match name {
@@ -47,18 +46,22 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     };
     match text("tokenizer.ggml.model") {
         Some("gpt2") => {}
-        Some(other) => return Err(format!("its tokenizer is of type `{other}`, only `gpt2` can be read: {WAY_OUT}")),
+        Some(other) => {
+            return Err(format!("its tokenizer is of type `{other}`, only `gpt2` can be read: {WAY_OUT}"));
+        }
         None => return Err(format!("it has no tokenizer: {WAY_OUT}")),
     }
     let pre = text("tokenizer.ggml.pre").unwrap_or("default");
-    let splitting =
-        splitting(pre).ok_or_else(|| format!("its tokenizer splits text as `{pre}`, which is not known: {WAY_OUT}"))?;
+    let splitting = splitting(pre)
+        .ok_or_else(|| format!("its tokenizer splits text as `{pre}`, which is not known: {WAY_OUT}"))?;
     let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
     let merges = texts(metadata, "tokenizer.ggml.merges")?;
     let kinds = match metadata.get("tokenizer.ggml.token_type") {
         Some(Value::Numbers(kinds)) if kinds.len() == tokens.len() => Some(kinds),
         None => None,
-        Some(_) => return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned()),
+        Some(_) => {
+            return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned());
+        }
     };
     let mut vocabulary: BTreeMap<&str, usize> = BTreeMap::new();
     let mut added = Vec::new();
@@ -81,28 +84,38 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     let mut pairs = Vec::new();
     for merge in merges {
         // A space within a token is written as another character, so that the one here parts two tokens.
-        let (left, right) = merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
+        let (left, right) =
+            merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
         let merged = format!("{left}{right}");
-        if let Some(unknown) = [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token)) {
-            return Err(format!("the merge {merge:?} needs the token {unknown:?}, which is not in the vocabulary"));
+        if let Some(unknown) =
+            [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token))
+        {
+            return Err(format!(
+                "the merge {merge:?} needs the token {unknown:?}, which is not in the vocabulary"
+            ));
         }
         pairs.push(json!([left, right]));
     }
-    let byte_level =
-        |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
-    let sequence = |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
+    let byte_level = |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
+    let sequence =
+        |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
     let (pre_tokenizer, normalises, keeps_whole_words) = match splitting {
         Splitting::Gpt2 => (byte_level(true), false, false),
-        Splitting::Digits => (sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true)), false, false),
+        Splitting::Digits => {
+            (sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true)), false, false)
+        }
         Splitting::Pattern { pattern, normalises, keeps_whole_words } => {
             let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
             (sequence(split, byte_level(false)), normalises, keeps_whole_words)
         }
     };
-    // What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for it.
+    // What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for
+    // it.
     let begins = matches!(metadata.get("tokenizer.ggml.add_bos_token"), Some(Value::Flag(true)));
     let begin = match metadata.get("tokenizer.ggml.bos_token_id") {
-        Some(Value::Unsigned(id)) if begins => usize::try_from(*id).ok().and_then(|id| Some((id, *tokens.get(id)?))),
+        Some(Value::Unsigned(id)) if begins => {
+            usize::try_from(*id).ok().and_then(|id| Some((id, *tokens.get(id)?)))
+        }
         _ => None,
     };
     let post_processor = begin.map_or(Json::Null, |(id, token)| {
@@ -125,13 +138,16 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         },
     });
     let mut config = Map::new();
-    for (key, name) in [("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")] {
+    for (key, name) in
+        [("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")]
+    {
         let id = match metadata.get(&format!("tokenizer.ggml.{key}_token_id")) {
             Some(Value::Unsigned(id)) => usize::try_from(*id).ok(),
             _ => continue,
         };
-        let token =
-            id.and_then(|id| tokens.get(id)).ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
+        let token = id
+            .and_then(|id| tokens.get(id))
+            .ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
         config.insert(name.to_owned(), json!(token));
     }
     for name in ["add_bos_token", "add_eos_token"] {
@@ -166,7 +182,9 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 fn texts<'a>(metadata: &'a Metadata, key: &str) -> Result<Vec<&'a str>, String> {
-    let Some(Value::List(list)) = metadata.get(key) else { return Err(format!("`{key}` is missing or no list: {WAY_OUT}")) };
+    let Some(Value::List(list)) = metadata.get(key) else {
+        return Err(format!("`{key}` is missing or no list: {WAY_OUT}"));
+    };
     let text = |value: &'a Value| match value {
         Value::Text(text) => Ok(text.as_str()),
         other => Err(format!("`{key}` has {other:?}, which is no text")),

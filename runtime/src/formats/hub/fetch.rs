@@ -1,5 +1,5 @@
-//! Files from the hub over HTTP. Nothing that the other side says becomes a path, its token goes to it alone, and how much is read of
-//! an answer has a limit.
+//! Files from the hub over HTTP. Nothing that the other side says becomes a path, its token goes to it alone,
+//! and how much is read of an answer has a limit.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -80,21 +80,41 @@ impl<'h> Client<'h> {
 
     /// What `repository` is at `revision` now.
     pub fn listing(&self, repository: &str, revision: &str) -> Result<Listing, Trouble> {
-        let mut response = self.get(&format!("api/models/{repository}/revision/{}", encoded(revision)), Range::All)?;
+        let mut response =
+            self.get(&format!("api/models/{repository}/revision/{}", encoded(revision)), Range::All)?;
         if !response.status().is_success() {
             return Err(Trouble::Status(response.status()));
         }
-        let text = response.body_mut().with_config().limit(LONGEST_LIST).read_to_vec().map_err(|error| lost(&error))?;
-        serde_json::from_slice(&text).map_err(|error| Trouble::Nonsense(format!("what it says of the repository: {error}")))
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(LONGEST_LIST)
+            .read_to_vec()
+            .map_err(|error| lost(&error))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Trouble::Nonsense(format!("what it says of the repository: {error}")))
     }
 
     /// One file of a commit, to `destination`: whole, or not at all. What was cut off is gone on with.
-    pub fn file(&self, repository: &str, commit: &str, file: &str, limit: u64, destination: &Path) -> Result<(), Trouble> {
+    pub fn file(
+        &self,
+        repository: &str,
+        commit: &str,
+        file: &str,
+        limit: u64,
+        destination: &Path,
+    ) -> Result<(), Trouble> {
         let folder = destination.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(Trouble::Disk)?;
         let part_path = folder.join(format!(".{file}.incomplete"));
         let mut options = OpenOptions::new();
-        let mut part = options.read(true).write(true).create(true).truncate(false).open(&part_path).map_err(Trouble::Disk)?;
+        let mut part = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part_path)
+            .map_err(Trouble::Disk)?;
         // Of two who fetch the same file, the second finds it here.
         part.lock().map_err(Trouble::Disk)?;
         if destination.exists() {
@@ -108,7 +128,9 @@ impl<'h> Client<'h> {
         while let Err(trouble) = self.rest_of(&path, &mut part, limit) {
             let passes = match &trouble {
                 Trouble::Connection(_) => true,
-                Trouble::Status(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+                Trouble::Status(status) => {
+                    status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+                }
                 Trouble::Nonsense(_) | Trouble::Disk(_) => false,
             };
             if !passes || attempt == RETRIES {
@@ -128,18 +150,28 @@ impl<'h> Client<'h> {
             StatusCode::OK => (0, response.body().content_length()),
             StatusCode::PARTIAL_CONTENT => match sent(&response) {
                 Some((start, total)) if start == have => (start, Some(total)),
-                _ => return Err(Trouble::Nonsense("it sent another part of the file than asked for".to_owned())),
+                _ => {
+                    return Err(Trouble::Nonsense(
+                        "it sent another part of the file than asked for".to_owned(),
+                    ));
+                }
             },
             // There is no rest: what is here is whole, or is not of this file.
             StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
                 part.set_len(0).map_err(Trouble::Disk)?;
-                return Err(Trouble::Connection("what was kept of an earlier attempt does not fit".to_owned()));
+                return Err(Trouble::Connection(
+                    "what was kept of an earlier attempt does not fit".to_owned(),
+                ));
             }
             status => return Err(Trouble::Status(status)),
         };
         let named = |name, value| response.headers().get(name).is_some_and(|found| found == value);
-        if response.headers().contains_key(header::CONTENT_ENCODING) && !named(header::CONTENT_ENCODING, "identity") {
-            return Err(Trouble::Nonsense("it sent the file compressed, which it was not asked to".to_owned()));
+        if response.headers().contains_key(header::CONTENT_ENCODING)
+            && !named(header::CONTENT_ENCODING, "identity")
+        {
+            return Err(Trouble::Nonsense(
+                "it sent the file compressed, which it was not asked to".to_owned(),
+            ));
         }
         // Without either, a file that was cut off looks like one that is whole.
         if total.is_none() && (limit == UNLIMITED || !named(header::TRANSFER_ENCODING, "chunked")) {
@@ -147,7 +179,10 @@ impl<'h> Client<'h> {
         }
         let most = total.unwrap_or(limit);
         if most > limit {
-            return Err(Trouble::Nonsense(format!("the file has {} MiB, which no file of its kind has", most >> 20)));
+            return Err(Trouble::Nonsense(format!(
+                "the file has {} MiB, which no file of its kind has",
+                most >> 20
+            )));
         }
         part.set_len(start).and_then(|()| part.seek(SeekFrom::Start(start))).map_err(Trouble::Disk)?;
         // One more than it may be, so that more is seen.
@@ -168,10 +203,14 @@ impl<'h> Client<'h> {
         }
         if length > most {
             part.set_len(0).map_err(Trouble::Disk)?;
-            return Err(Trouble::Nonsense("it sent more than such a file can have, or more than it said".to_owned()));
+            return Err(Trouble::Nonsense(
+                "it sent more than such a file can have, or more than it said".to_owned(),
+            ));
         }
         match total {
-            Some(total) if length < total => Err(Trouble::Connection(format!("it ended after {length} of {total} bytes"))),
+            Some(total) if length < total => {
+                Err(Trouble::Connection(format!("it ended after {length} of {total} bytes")))
+            }
             _ => Ok(()),
         }
     }
@@ -181,8 +220,11 @@ impl<'h> Client<'h> {
         let mut place = address(&format!("{}/{path}", self.endpoint))?;
         for _ in 0..=REDIRECTS {
             let mut request = self.agent.get(&place);
-            // Whoever is at another address is another: a redirection must not hand on what proves who is asking.
-            if let Some(proof) = self.authorization.as_ref().filter(|_| origin(&place) == origin(&self.endpoint.uri)) {
+            // Whoever is at another address is another: a redirection must not hand on what proves who is
+            // asking.
+            if let Some(proof) =
+                self.authorization.as_ref().filter(|_| origin(&place) == origin(&self.endpoint.uri))
+            {
                 request = request.header(header::AUTHORIZATION, proof);
             }
             if let Range::From(from) = range {
@@ -193,12 +235,14 @@ impl<'h> Client<'h> {
                 }
             }
             let response = request.call().map_err(|error| lost(&error))?;
-            let Some(location) = response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection()) else {
+            let Some(location) =
+                response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection())
+            else {
                 return Ok(response);
             };
-            let location = location
-                .to_str()
-                .map_err(|_| Trouble::Nonsense("it redirects to something that is not an address".to_owned()))?;
+            let location = location.to_str().map_err(|_| {
+                Trouble::Nonsense("it redirects to something that is not an address".to_owned())
+            })?;
             place = followed(&place, location)?;
         }
         Err(Trouble::Nonsense(format!("it redirects more than {REDIRECTS} times")))
@@ -225,11 +269,16 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
         address(location).map_err(|_| nowhere())?
     };
     if from.scheme() == Some(&uri::Scheme::HTTPS) && next.scheme() != Some(&uri::Scheme::HTTPS) {
-        return Err(Trouble::Nonsense("it redirects from https to a connection that anyone can read".to_owned()));
+        return Err(Trouble::Nonsense(
+            "it redirects from https to a connection that anyone can read".to_owned(),
+        ));
     }
     // A name and password there would be sent as ours.
     let mut parts = next.into_parts();
-    let bare = parts.authority.as_ref().map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default().parse());
+    let bare = parts
+        .authority
+        .as_ref()
+        .map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default().parse());
     parts.authority = bare.transpose().map_err(|_| nowhere())?;
     Uri::from_parts(parts).map_err(|_| nowhere())
 }
@@ -238,7 +287,8 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
 pub(super) fn address(text: &str) -> Result<Uri, Trouble> {
     let nowhere = || Trouble::Nonsense("that is not an address".to_owned());
     let place: Uri = text.parse().map_err(|_| nowhere())?;
-    let served = matches!(place.scheme_str(), Some("http" | "https")) && place.host().is_some_and(|host| !host.is_empty());
+    let served = matches!(place.scheme_str(), Some("http" | "https"))
+        && place.host().is_some_and(|host| !host.is_empty());
     if served { Ok(place) } else { Err(nowhere()) }
 }
 
@@ -258,8 +308,12 @@ fn encoded(name: &str) -> impl Display {
 fn lost(error: &ureq::Error) -> Trouble {
     match error {
         // Its text repeats the address, which may hold a password.
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::Nonsense("that is not an address".to_owned()),
-        ureq::Error::BodyExceedsLimit(limit) => Trouble::Nonsense(format!("it answers with more than {} MiB", limit >> 20)),
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            Trouble::Nonsense("that is not an address".to_owned())
+        }
+        ureq::Error::BodyExceedsLimit(limit) => {
+            Trouble::Nonsense(format!("it answers with more than {} MiB", limit >> 20))
+        }
         ureq::Error::Protocol(error) => Trouble::Connection(format!("it does not speak HTTP: {error}")),
         other => Trouble::Connection(other.to_string()),
     }

@@ -56,7 +56,10 @@ fn the_cache_answers_without_a_network() {
     let hub = hub(folder.path(), "http://unused", true);
     let find = |revision: Option<&str>| hub.find("org/tiny", revision, Path::new("/nowhere"));
     let (text, help) = message(&find(None).unwrap_err());
-    assert!(text.contains("org/tiny (revision main) is not in the cache") && help.contains("HF_HUB_OFFLINE"), "{text}");
+    assert!(
+        text.contains("org/tiny (revision main) is not in the cache") && help.contains("HF_HUB_OFFLINE"),
+        "{text}"
+    );
     cached(folder.path(), FIRST, &["config.json"]);
     assert!(message(&find(None).unwrap_err()).0.contains("only in part"));
     cached(folder.path(), SECOND, &["config.json", "model.safetensors"]);
@@ -84,7 +87,10 @@ fn names_and_revisions_stay_in_the_cache() {
 }
 
 /// A hub with one repository; answers where it listens, and what it was asked for.
-fn serve(files: BTreeMap<&'static str, &'static str>, commit: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+fn serve(
+    files: BTreeMap<&'static str, &'static str>,
+    commit: &'static str,
+) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -101,16 +107,22 @@ fn serve(files: BTreeMap<&'static str, &'static str>, commit: &'static str) -> (
             let path = request.split(' ').nth(1).unwrap().to_owned();
             log.lock().unwrap().push(path.clone());
             let body = if path == "/api/models/org/tiny/revision/main" {
-                let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
+                let siblings: Vec<_> =
+                    files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
                 Some(serde_json::json!({ "sha": commit, "siblings": siblings }).to_string())
             } else {
                 let file = path.strip_prefix(&format!("/org/tiny/resolve/{commit}/"));
                 file.and_then(|file| files.get(file)).map(|text| (*text).to_owned())
             };
             let answer = match (body, range) {
-                (None, _) => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
+                (None, _) => {
+                    "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
+                }
                 (Some(body), None) => {
-                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+                    format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                        body.len()
+                    )
                 }
                 (Some(body), Some(range)) => {
                     let (first, last) = range.split_once('-').unwrap();
@@ -118,8 +130,9 @@ fn serve(files: BTreeMap<&'static str, &'static str>, commit: &'static str) -> (
                     let last = last.parse().unwrap_or(body.len() - 1);
                     let etag = blake3::hash(body.as_bytes()).to_hex();
                     format!(
-                        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{last}/{}\r\nETag: \
-                         \"{etag}\"\r\nX-Repo-Commit: {commit}\r\nConnection: close\r\n\r\n{}",
+                        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes \
+                         {first}-{last}/{}\r\nETag: \"{etag}\"\r\nX-Repo-Commit: {commit}\r\nConnection: \
+                         close\r\n\r\n{}",
                         last + 1 - first,
                         body.len(),
                         &body[first..=last]
@@ -153,7 +166,8 @@ fn what_is_fetched_is_pinned_and_fetched_once() {
     let requests = asked.lock().unwrap().len();
     // Now it is in the cache, under the name of its branch and of its commit.
     for revision in [None, Some(FIRST)] {
-        let again = hub(folder.path(), &endpoint, true).find("org/tiny", revision, Path::new("/nowhere")).unwrap();
+        let again =
+            hub(folder.path(), &endpoint, true).find("org/tiny", revision, Path::new("/nowhere")).unwrap();
         assert_eq!(again, found);
     }
     assert_eq!(asked.lock().unwrap().len(), requests);
@@ -172,5 +186,8 @@ fn what_the_hub_refuses_has_a_way_out() {
     assert!(text.contains("has no safetensors files") && help.contains("save_pretrained"), "{text}");
     // Nobody listens there.
     let (text, help) = find("http://127.0.0.1:9", "org/tiny");
-    assert!(text.contains("cannot be fetched from http://127.0.0.1:9") && help.contains("without a network"), "{text}");
+    assert!(
+        text.contains("cannot be fetched from http://127.0.0.1:9") && help.contains("without a network"),
+        "{text}"
+    );
 }

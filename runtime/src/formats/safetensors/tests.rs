@@ -11,13 +11,17 @@ fn file(path: &Path, tensors: &[(&str, &str, &[usize], &[u8])]) {
     for (name, dtype, shape, bytes) in tensors {
         let start = data.len();
         data.extend_from_slice(bytes);
-        header.insert((*name).to_owned(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, data.len()] }));
+        header.insert(
+            (*name).to_owned(),
+            json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, data.len()] }),
+        );
     }
     raw(path, &serde_json::to_string(&header).unwrap(), &data);
 }
 
 fn raw(path: &Path, header: &str, data: &[u8]) {
-    let bytes: Vec<u8> = (header.len() as u64).to_le_bytes().iter().chain(header.as_bytes()).chain(data).copied().collect();
+    let bytes: Vec<u8> =
+        (header.len() as u64).to_le_bytes().iter().chain(header.as_bytes()).chain(data).copied().collect();
     fs::write(path, bytes).unwrap();
 }
 
@@ -30,7 +34,8 @@ fn three_types_become_f32() {
     let folder = tempfile::tempdir().unwrap();
     let numbers = [1.0f32, -0.5, 65504.0, 2.0f32.powi(-14), 0.0, 3.140625];
     let half: Vec<u8> = numbers.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
-    let brain: Vec<u8> = [1.0f32, -3.0e38, 1.0e-38].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
+    let brain: Vec<u8> =
+        [1.0f32, -3.0e38, 1.0e-38].iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
     file(
         &folder.path().join(MODEL),
         &[("a", "F32", &[2, 3], &bytes(&numbers)), ("b", "F16", &[2, 3], &half), ("c", "BF16", &[3], &brain)],
@@ -38,7 +43,10 @@ fn three_types_become_f32() {
     let tensors = open(folder.path()).unwrap();
     assert_eq!(tensors["a"].values(), numbers);
     assert_eq!(tensors["b"].values(), numbers);
-    assert_eq!(tensors["c"].values(), [1.0, bf16::from_f32(-3.0e38).to_f32(), bf16::from_f32(1.0e-38).to_f32()]);
+    assert_eq!(
+        tensors["c"].values(),
+        [1.0, bf16::from_f32(-3.0e38).to_f32(), bf16::from_f32(1.0e-38).to_f32()]
+    );
     assert_eq!((&tensors["a"].shape, &tensors["c"].shape), (&vec![2, 3], &vec![3]));
 }
 
@@ -47,14 +55,16 @@ fn what_is_written_is_read_in_one_file_or_several() {
     let headers: Vec<Header> = [("a", vec![3, 2]), ("b", vec![4]), ("c", vec![2, 2])]
         .map(|(name, shape)| Header { name: name.to_owned(), shape })
         .into();
-    let all: [Vec<f32>; 3] = [(0..6).map(|i| i as f32).collect(), vec![0.5; 4], vec![-1.0, 2.0, f32::MIN_POSITIVE, 1e30]];
+    let all: [Vec<f32>; 3] =
+        [(0..6).map(|i| i as f32).collect(), vec![0.5; 4], vec![-1.0, 2.0, f32::MIN_POSITIVE, 1e30]];
     for (most, expected) in [(usize::MAX, 1), (40, 2), (1, 3)] {
         let folder = tempfile::tempdir().unwrap();
         let shards = shards(&headers, most);
         assert_eq!(shards.len(), expected);
         for (index, range) in shards.iter().enumerate() {
             let mut file = Vec::new();
-            write(&headers[range.clone()], &mut file, |tensor, sink| sink(&all[range.start + tensor])).unwrap();
+            write(&headers[range.clone()], &mut file, |tensor, sink| sink(&all[range.start + tensor]))
+                .unwrap();
             fs::write(folder.path().join(shard_name(index, shards.len())), &file).unwrap();
             // The numbers stand where they can be looked at without a copy.
             assert_eq!(u64::from_le_bytes(file[..8].try_into().unwrap()) % 8, 0);
@@ -75,9 +85,11 @@ fn what_is_written_is_read_in_one_file_or_several() {
 fn hostile_files_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(MODEL);
-    let tensor =
-        |shape: &str, from: u64, to: u64| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
-    let two = |second: &str| format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}},"b":{second}}}"#);
+    let tensor = |shape: &str, from: u64, to: u64| {
+        format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#)
+    };
+    let two =
+        |second: &str| format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}},"b":{second}}}"#);
     let huge = || {
         let most = (1u64 << 61) - 1;
         let tensor = |index: u64| {
@@ -129,7 +141,9 @@ fn an_index_stays_in_its_folder_and_tells_the_truth() {
         open(&folder).map(|tensors| tensors.len()).map_err(|error| error.to_string())
     };
     assert_eq!(index(r#"{"weight_map":{"a":"one.safetensors"}}"#), Ok(1));
-    for name in ["../secret.safetensors", "/etc/passwd", "..", "", "./one.safetensors", "a/../one.safetensors"] {
+    for name in
+        ["../secret.safetensors", "/etc/passwd", "..", "", "./one.safetensors", "a/../one.safetensors"]
+    {
         let error = index(&json!({ "weight_map": { "a": name } }).to_string()).unwrap_err();
         assert!(error.contains("is not the name of a file in the same folder"), "{name}: {error}");
     }
@@ -150,7 +164,9 @@ fn a_folder_without_safetensors_says_what_it_has_instead() {
     let help = |file: &str| {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(file), "").unwrap();
-        let crate::failure::Error::Failed(failure) = open(folder.path()).unwrap_err() else { panic!("interrupted") };
+        let crate::failure::Error::Failed(failure) = open(folder.path()).unwrap_err() else {
+            panic!("interrupted")
+        };
         failure.help.unwrap()
     };
     assert!(help("pytorch_model.bin").contains("save_pretrained"));

@@ -1,4 +1,5 @@
-//! How numbers are written in files: plain floats, and the blocks of GGML (a few bits a number, a scale for each block).
+//! How numbers are written in files: plain floats, and the blocks of GGML (a few bits a number, a scale for
+//! each block).
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -54,7 +55,8 @@ impl Encoding {
                 }
             }
             Encoding::F16 => {
-                // By way of a part that stays in the cache: files align nothing, and many are converted at once.
+                // By way of a part that stays in the cache: files align nothing, and many are converted at
+                // once.
                 const PART: usize = 256;
                 let mut part = [f16::ZERO; PART];
                 for (values, bytes) in into.chunks_mut(PART).zip(bytes.chunks(2 * PART)) {
@@ -125,7 +127,8 @@ impl Encoding {
                 let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
                 let scale = half(block, 208);
                 for (index, value) in values.iter_mut().enumerate() {
-                    // Two halves of 128 numbers; in each, four quarters share the bytes: 64 with four bits, 32 with two.
+                    // Two halves of 128 numbers; in each, four quarters share the bytes: 64 with four bits,
+                    // 32 with two.
                     let (part, quarter, place) = (index / 128, index / 32 % 4, index % 32);
                     let four = low[64 * part + 32 * (quarter % 2) + place] >> (4 * (quarter / 2)) & 15;
                     let two = high[32 * part + place] >> (2 * quarter) & 3;
@@ -167,7 +170,8 @@ fn nibble(numbers: &[u8], sub: usize, index: usize) -> u8 {
     numbers[sub / 2 * BLOCK + index] >> (4 * (sub % 2)) & 15
 }
 
-/// Eight scales and eight minima of six bits each in twelve bytes: the first four of both whole, the others in two pieces.
+/// Eight scales and eight minima of six bits each in twelve bytes: the first four of both whole, the others
+/// in two pieces.
 fn scale_and_least(scale: f32, least: f32, packed: &[u8], sub: usize) -> (f32, f32) {
     let (own_scale, own_least) = if sub < 4 {
         (packed[sub] & 63, packed[sub + 4] & 63)

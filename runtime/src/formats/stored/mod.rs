@@ -28,13 +28,20 @@ pub struct Stored {
 pub enum RowOrder {
     /// The pair that rotary positions turn is half a head apart, as everywhere here.
     Halves,
-    /// The pair are neighbours, as in GGUF files of Llama: row `2 i + j` of a head is row `j * head_width / 2 + i` here.
+    /// The pair are neighbours, as in GGUF files of Llama: row `2 i + j` of a head is row `j * head_width / 2
+    /// + i` here.
     Neighbours { head_width: usize },
 }
 
 impl Stored {
     /// None where the range lies outside the file or does not hold as many numbers.
-    pub fn new(file: Arc<MappedFile>, range: Range<usize>, encoding: Encoding, rows: usize, columns: usize) -> Option<Stored> {
+    pub fn new(
+        file: Arc<MappedFile>,
+        range: Range<usize>,
+        encoding: Encoding,
+        rows: usize,
+        columns: usize,
+    ) -> Option<Stored> {
         let expected = encoding.bytes(columns)?.checked_mul(rows)?;
         let inside = range.start <= range.end && range.end <= file.bytes().len();
         let stored = Stored { file, range, encoding, rows, columns, order: RowOrder::Halves, shift: 0.0 };
@@ -74,7 +81,9 @@ impl Stored {
     pub fn ordered(self, order: RowOrder) -> Option<Stored> {
         match order {
             RowOrder::Neighbours { head_width }
-                if head_width == 0 || !head_width.is_multiple_of(2) || !self.rows.is_multiple_of(head_width) =>
+                if head_width == 0
+                    || !head_width.is_multiple_of(2)
+                    || !self.rows.is_multiple_of(head_width) =>
             {
                 None
             }
@@ -163,16 +172,19 @@ impl Stored {
         }
     }
 
-    /// The same numbers in pieces of whole rows, in order: of a large matrix only a piece need be in memory at one time.
+    /// The same numbers in pieces of whole rows, in order: of a large matrix only a piece need be in memory
+    /// at one time.
     pub fn pieces(&self) -> Vec<Stored> {
         const BYTES: usize = 16 << 20;
         let rows = (BYTES / self.row_bytes().max(1)).max(1);
-        let pieces = (0..self.rows).step_by(rows).map(|first| self.narrow(first, rows.min(self.rows - first)));
+        let pieces =
+            (0..self.rows).step_by(rows).map(|first| self.narrow(first, rows.min(self.rows - first)));
         // Rows in another order can't be told apart.
         pieces.collect::<Option<Vec<Stored>>>().unwrap_or_else(|| vec![self.clone()])
     }
 
-    /// Says that all of them will be looked at now, so that the system brings them at once and not page by page.
+    /// Says that all of them will be looked at now, so that the system brings them at once and not page by
+    /// page.
     pub fn expect(&self) {
         self.file.expect(self.range.clone());
     }

@@ -1,5 +1,6 @@
-//! Queries that share keys and values, side by side: each key and each value is read once for all of them, and what is summed stays in
-//! registers. One query after the other, in loops that the compiler arranges, takes two and a half times as long.
+//! Queries that share keys and values, side by side: each key and each value is read once for all of them,
+//! and what is summed stays in registers. One query after the other, in loops that the compiler arranges,
+//! takes two and a half times as long.
 
 use std::arch::x86_64::*;
 
@@ -47,7 +48,12 @@ impl Wide for bf16 {
 
 /// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn attend<const Q: usize, T: Wide>(queries: &[f32], seen: Seen<T>, scratch: &mut Vec<f32>, attended: &mut [f32]) {
+pub fn attend<const Q: usize, T: Wide>(
+    queries: &[f32],
+    seen: Seen<T>,
+    scratch: &mut Vec<f32>,
+    attended: &mut [f32],
+) {
     let Seen { width, cached, places: [start, end], scores } = seen;
     let (range, places) = (start..end, end - start);
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
@@ -91,7 +97,8 @@ pub fn attend<const Q: usize, T: Wide>(queries: &[f32], seen: Seen<T>, scratch: 
     let mut at = 0;
     while at < width {
         let registers = ((width - at) / LANES).min(SPAN);
-        // SAFETY: there are as many registers from `at` on in every row, and a weight of each query for every place.
+        // SAFETY: there are as many registers from `at` on in every row, and a weight of each query for every
+        // place.
         unsafe {
             match registers {
                 1 => means::<Q, 1, T>(scratch, room, &totals, seen, at, attended),
@@ -145,13 +152,16 @@ unsafe fn means<const Q: usize, const R: usize, T: Wide>(
         for (register, sum) in sums.into_iter().enumerate() {
             let mean = _mm512_div_ps(sum, _mm512_set1_ps(*total));
             // SAFETY: by the caller's promise.
-            unsafe { _mm512_storeu_ps(attended.as_mut_ptr().add(index * width + at + register * LANES), mean) };
+            unsafe {
+                _mm512_storeu_ps(attended.as_mut_ptr().add(index * width + at + register * LANES), mean)
+            };
         }
     }
 }
 
-/// The sum of each register's lanes, in the registers' order. Halves are added to halves, of two registers at one time, so that every
-/// addition fills a register: of one alone, its sum would take longer than its products.
+/// The sum of each register's lanes, in the registers' order. Halves are added to halves, of two registers at
+/// one time, so that every addition fills a register: of one alone, its sum would take longer than its
+/// products.
 #[target_feature(enable = "avx512f")]
 fn sums_of(registers: &[__m512; LANES]) -> __m512 {
     // Two halves a register: of `i` and of `i + 8`.
@@ -170,7 +180,10 @@ fn sums_of(registers: &[__m512; LANES]) -> __m512 {
     let mut eighths = [_mm512_setzero_ps(); 2];
     for (i, sum) in eighths.iter_mut().enumerate() {
         let (a, b) = (_mm512_castps_pd(quarters[i]), _mm512_castps_pd(quarters[i + 2]));
-        *sum = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        *sum = _mm512_add_ps(
+            _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)),
+        );
     }
     let [a, b] = eighths;
     let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));

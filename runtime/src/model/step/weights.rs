@@ -79,11 +79,17 @@ impl Weight {
     /// In single precision or in half, on the processor.
     pub fn new(tensor: Tensor) -> Weight {
         let tensor = tensor.contiguous();
-        Weight { start: tensor.data_ptr(), length: tensor.numel(), half: tensor.kind() == Kind::BFloat16, tensor }
+        Weight {
+            start: tensor.data_ptr(),
+            length: tensor.numel(),
+            half: tensor.kind() == Kind::BFloat16,
+            tensor,
+        }
     }
 
     pub fn matrix(&self) -> Matrix<'_> {
-        // SAFETY: a contiguous tensor on the processor, of the kind that was looked at, alive as long as `self`.
+        // SAFETY: a contiguous tensor on the processor, of the kind that was looked at, alive as long as
+        // `self`.
         unsafe {
             if self.half {
                 Matrix::Half(std::slice::from_raw_parts(self.start.cast(), self.length))

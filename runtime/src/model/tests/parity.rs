@@ -1,5 +1,5 @@
-//! Every family against the reference library: small checkpoints with what it answers for them in float64, made by
-//! `tests/fixtures/architectures.py`.
+//! Every family against the reference library: small checkpoints with what it answers for them in float64,
+//! made by `tests/fixtures/architectures.py`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,8 +44,12 @@ pub fn read(file: &Path) -> HashMap<String, Vec<f64>> {
     let numbers = |(name, view): (String, safetensors::tensor::TensorView)| {
         let data = view.data();
         let values = match view.dtype() {
-            Dtype::BF16 => data.chunks(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f64()).collect(),
-            Dtype::F32 => data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+            Dtype::BF16 => {
+                data.chunks(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f64()).collect()
+            }
+            Dtype::F32 => {
+                data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+            }
             Dtype::F64 => data.chunks(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
             Dtype::I64 => data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
             other => panic!("{name} is {other:?}"),
@@ -157,13 +161,15 @@ fn generation_equals_the_forward_pass() {
     for (case, way) in CASES.into_iter().flat_map(|case| [(case, 0), (case, 1)]) {
         let (weights, references) = (weights(case), references(case));
         let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
-        let prompts: Vec<&[Token]> = references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
+        let prompts: Vec<&[Token]> =
+            references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
         let mut generator = super::generators(&decoder, &prompts, 30).into_iter().nth(way).unwrap();
         // Rows come and go, and more than one continues the same prompt.
         let mut rows = vec![2, 0, 2, 1];
         generator.select(&[2, 0, 2, 1]);
         for step in 0..20 {
-            let tokens: Vec<Token> = (0..rows.len()).map(|place| (17 * step + 5 * place + 40) as Token % 256).collect();
+            let tokens: Vec<Token> =
+                (0..rows.len()).map(|place| (17 * step + 5 * place + 40) as Token % 256).collect();
             if step == 12 {
                 generator.select(&[3, 0]);
                 rows = vec![1, 2];
@@ -177,11 +183,14 @@ fn generation_equals_the_forward_pass() {
                     let place = if step < 12 && rows.len() == 2 { [3, 0][place] } else { place };
                     (17 * step + 5 * place + 40) as Token % 256
                 };
-                let prompt: Vec<Token> = prompts[rows[place]].iter().copied().chain((0..step).map(written)).collect();
+                let prompt: Vec<Token> =
+                    prompts[rows[place]].iter().copied().chain((0..step).map(written)).collect();
                 (prompt.into_iter().chain([tokens[place]]).collect(), vec![0])
             };
             let sequences: Vec<_> = (0..rows.len()).map(sequence).collect();
-            let expected = Vec::<f64>::try_from(decoder.logits(&super::batch(&sequences)).to_kind(Kind::Double).reshape([-1]));
+            let expected = Vec::<f64>::try_from(
+                decoder.logits(&super::batch(&sequences)).to_kind(Kind::Double).reshape([-1]),
+            );
             let difference = largest_difference(&got, &expected.unwrap());
             assert!(difference < 5e-5, "{case}: step {step}: {difference}");
         }
@@ -195,8 +204,9 @@ fn every_feature_changes_the_logits() {
     type Change = fn(&mut Config);
     let no_scaling: Change = |config| config.rope.scaling = RopeScaling::None;
     let no_window: Change = |config| config.attention.iter_mut().for_each(|layer| layer.window = None);
-    let wider: Change =
-        |config| config.attention.iter_mut().for_each(|layer| layer.window = layer.window.map(|window| window + 1));
+    let wider: Change = |config| {
+        config.attention.iter_mut().for_each(|layer| layer.window = layer.window.map(|window| window + 1))
+    };
     let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_width as f64).sqrt();
     let unscaled: Change = |config| config.embedding_scale = 1.0;
     let cases: [(&str, &str, Change); 23] = [
@@ -213,12 +223,16 @@ fn every_feature_changes_the_logits() {
         ("mistral", "window's width", wider),
         ("qwen2", "window", no_window),
         ("qwen3", "epsilon", |config| config.norm.epsilon = 0.01),
-        ("qwen3_moe", "normalised", |config| config.experts.iter_mut().for_each(|experts| experts.normalised = false)),
+        ("qwen3_moe", "normalised", |config| {
+            config.experts.iter_mut().for_each(|experts| experts.normalised = false)
+        }),
         ("qwen3_moe", "top-k", |config| config.experts.iter_mut().for_each(|experts| experts.per_token = 1)),
         ("qwen3_moe_unnormalised", "normalised", |config| {
             config.experts.iter_mut().for_each(|experts| experts.normalised = true);
         }),
-        ("smollm3", "no positions", |config| config.attention.iter_mut().for_each(|layer| layer.rotary = true)),
+        ("smollm3", "no positions", |config| {
+            config.attention.iter_mut().for_each(|layer| layer.rotary = true)
+        }),
         ("gemma", "embedding scale", unscaled),
         ("gemma", "offset", |config| config.norm.offset = 0.0),
         ("gemma", "activation", |config| config.activation = Activation::Silu),
@@ -258,7 +272,8 @@ fn bf16_differs_by_rounding() {
     }
 }
 
-/// A teacher that is the student gives the very same numbers, so that their divergence is 0 and nothing is learnt from it.
+/// A teacher that is the student gives the very same numbers, so that their divergence is 0 and nothing is
+/// learnt from it.
 #[test]
 fn equal_weights_give_equal_bits() {
     for case in CASES {
@@ -268,7 +283,10 @@ fn equal_weights_give_equal_bits() {
             let student = Decoder::trainable(&weights, Device::Cpu, kind);
             let teacher = Decoder::frozen(&weights.clone(), Device::Cpu, kind);
             for recomputed in [0, 1] {
-                assert!(student.trace(&batch, recomputed).hidden.equal(&teacher.hidden(&batch)), "{case} in {kind:?}");
+                assert!(
+                    student.trace(&batch, recomputed).hidden.equal(&teacher.hidden(&batch)),
+                    "{case} in {kind:?}"
+                );
             }
         }
     }
@@ -285,7 +303,8 @@ pub fn loss_and_gradient(
     let hidden = trace.hidden.detach().set_requires_grad(true);
     let matrix = decoder.matrix().detach().set_requires_grad(true);
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
-    let [by_hidden, by_matrix] = Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
+    let [by_hidden, by_matrix] =
+        Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
     let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
     (loss.double_value(&[]), gradient.part(0..gradient.parameters()))
 }
@@ -308,7 +327,8 @@ fn gradient_equals_difference_quotients() {
         let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Double);
         let gradient = gradient(&decoder, &batch, 0);
         let single = gradient_in_f32(&weights, &batch);
-        let relative = ((&single.to_kind(Kind::Double) - &gradient).norm() / gradient.norm()).double_value(&[]);
+        let relative =
+            ((&single.to_kind(Kind::Double) - &gradient).norm() / gradient.norm()).double_value(&[]);
         assert!(relative < 2e-5, "{case}: {relative} in f32");
         let _guard = no_grad_guard();
         for entry in layout(&weights.config) {
@@ -326,7 +346,11 @@ fn gradient_equals_difference_quotients() {
             let numeric = (above - below) / (2.0 * step);
             let error = (numeric - expected).abs();
             // An expert that no token of the batch uses has no gradient.
-            assert!(expected != 0.0 || entry.name.contains("experts"), "{case}: {} has no gradient", entry.name);
+            assert!(
+                expected != 0.0 || entry.name.contains("experts"),
+                "{case}: {} has no gradient",
+                entry.name
+            );
             assert!(error < 1e-8 + 1e-6 * expected.abs(), "{case}: {}: {numeric} {expected}", entry.name);
         }
     }
@@ -362,7 +386,8 @@ fn expert_load_is_counted() {
     let load = decoder.take_expert_load().unwrap();
     let tokens: usize = references.iter().map(|reference| reference.tokens.len()).sum();
     let predictors: usize = references.iter().map(|reference| reference.logits.len() / VOCABULARY).sum();
-    // Two experts for each token; the last layer only sees the tokens whose predictions matter. The layer between has none.
+    // Two experts for each token; the last layer only sees the tokens whose predictions matter. The layer
+    // between has none.
     let totals: Vec<i64> = load.counts.iter().map(|counts| counts.iter().sum()).collect();
     assert_eq!(totals, [2 * tokens as i64, 2 * predictors as i64]);
     assert!(load.shares().iter().all(|shares| (shares.iter().sum::<f64>() - 1.0).abs() < 1e-12));

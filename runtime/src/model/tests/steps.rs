@@ -1,5 +1,5 @@
-//! One step of distillation against the reference library and its automatic derivatives in float64: the loss, and its derivative
-//! by every parameter. Made by `tests/fixtures/steps.py`.
+//! One step of distillation against the reference library and its automatic derivatives in float64: the loss,
+//! and its derivative by every parameter. Made by `tests/fixtures/steps.py`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,8 @@ use super::batch;
 use super::parity::{load, loss_and_gradient, read};
 use crate::model::*;
 
-/// The terms of a batch's tokens, from the student's and the teacher's log-probabilities and the tokens taken.
+/// The terms of a batch's tokens, from the student's and the teacher's log-probabilities and the tokens
+/// taken.
 type Terms = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
 
 const OBJECTIVES: [(&str, Terms); 3] = [
@@ -21,9 +22,15 @@ const OBJECTIVES: [(&str, Terms); 3] = [
     ("top_k", |student, teacher, _| {
         let (teacher, support) = teacher.topk(12, -1, true, true);
         let student = student.gather(1, &support, false);
-        (student.exp() * (&student - &teacher) - student.exp() + teacher.exp()).sum_dim_intlist(-1, false, None::<Kind>)
+        (student.exp() * (&student - &teacher) - student.exp() + teacher.exp()).sum_dim_intlist(
+            -1,
+            false,
+            None::<Kind>,
+        )
     }),
-    ("full", |student, teacher, _| (student.exp() * (student - teacher)).sum_dim_intlist(-1, false, None::<Kind>)),
+    ("full", |student, teacher, _| {
+        (student.exp() * (student - teacher)).sum_dim_intlist(-1, false, None::<Kind>)
+    }),
 ];
 
 #[test]
@@ -37,7 +44,8 @@ fn a_step_of_distillation_equals_the_reference() {
             .iter()
             .enumerate()
             .map(|(index, prompt)| {
-                let tokens: Vec<Token> = reference[&format!("tokens.{index}")].iter().map(|token| *token as Token).collect();
+                let tokens: Vec<Token> =
+                    reference[&format!("tokens.{index}")].iter().map(|token| *token as Token).collect();
                 let (prompt, completion) = tokens.split_at(*prompt as usize);
                 (prompt.to_vec(), completion.to_vec())
             })
@@ -54,15 +62,22 @@ fn a_step_of_distillation_equals_the_reference() {
             for (objective, terms) in OBJECTIVES {
                 let (loss, gradient) = loss_and_gradient(&decoder, &packed, 1, |logits| {
                     let terms = terms(&logits.log_softmax(-1, kind), &scored, &packed.targets);
-                    let means: Vec<Tensor> =
-                        terms.split_with_sizes(lengths.as_slice(), 0).iter().map(|terms| terms.mean(kind)).collect();
+                    let means: Vec<Tensor> = terms
+                        .split_with_sizes(lengths.as_slice(), 0)
+                        .iter()
+                        .map(|terms| terms.mean(kind))
+                        .collect();
                     Tensor::stack(&means, 0).mean(kind)
                 });
                 let expected = reference[&format!("{objective}.loss")][0];
-                assert!((loss - expected).abs() < most, "{case} {objective} in {kind:?}: {loss}, not {expected}");
+                assert!(
+                    (loss - expected).abs() < most,
+                    "{case} {objective} in {kind:?}: {loss}, not {expected}"
+                );
                 for entry in layout(&student.config) {
                     let expected = Tensor::from_slice(&reference[&format!("{objective}.{}", entry.name)]);
-                    let got = gradient.narrow(0, entry.offset as i64, entry.len() as i64).to_kind(Kind::Double);
+                    let got =
+                        gradient.narrow(0, entry.offset as i64, entry.len() as i64).to_kind(Kind::Double);
                     let difference = (got - &expected).norm().double_value(&[]);
                     let size = expected.norm().double_value(&[]);
                     assert!(

@@ -63,11 +63,17 @@ fn the_promised_fields_are_there() {
     );
     assert_eq!(row["normalized"], json!({"mean": 1.0, "low": 1.0, "high": 1.0}));
     assert_eq!((&row["normalized_by_seed"], &row["spread"]), (&json!([1.0, 1.0]), &json!(0.0)));
-    assert_eq!((&row["scores"]["d0"]["by_seed"], &sampled["intervals"]), (&json!([0.75, 0.75]), &json!("prompts_and_seeds")));
+    assert_eq!(
+        (&row["scores"]["d0"]["by_seed"], &sampled["intervals"]),
+        (&json!([0.75, 0.75]), &json!("prompts_and_seeds"))
+    );
     let greedy = &found["tables"][1];
     assert_eq!((&greedy["metric"], &greedy["samples"]), (&json!("greedy"), &json!(1)));
     assert_eq!(greedy["intervals"], json!("prompts"));
-    assert_eq!((&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]), (&Value::Null, &json!([])));
+    assert_eq!(
+        (&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]),
+        (&Value::Null, &json!([]))
+    );
     assert_eq!(serde_json::from_str::<Results>(&text).unwrap().tables, results().tables);
 }
 

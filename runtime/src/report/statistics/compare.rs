@@ -1,4 +1,5 @@
-//! Runs side by side: every table that the first run shares with another, with the interval of each difference.
+//! Runs side by side: every table that the first run shares with another, with the interval of each
+//! difference.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +54,8 @@ impl Run {
             (place, self.column(&comparison.name, name))
         });
         let columns: Vec<_> = places.collect();
-        let mut seeds: Vec<u64> = columns.iter().flat_map(|(_, column)| column.rewards.keys().map(|(_, seed)| *seed)).collect();
+        let mut seeds: Vec<u64> =
+            columns.iter().flat_map(|(_, column)| column.rewards.keys().map(|(_, seed)| *seed)).collect();
         seeds.sort_unstable();
         seeds.dedup();
         Side { run: self, comparison, seeds, columns }
@@ -70,8 +72,9 @@ impl Side<'_> {
         let mut found = Vec::with_capacity(self.columns.len());
         for (place, column) in &self.columns {
             let name = self.run.models.get(models.get(*place)?.0 as usize)?;
-            let of_seed =
-                |seed: &u64| column.rewards.get(&(name.as_str(), *seed)).map(Vec::as_slice).filter(|all| !all.is_empty());
+            let of_seed = |seed: &u64| {
+                column.rewards.get(&(name.as_str(), *seed)).map(Vec::as_slice).filter(|all| !all.is_empty())
+            };
             let rewards: Vec<&[f64]> = self.seeds.iter().map(of_seed).collect::<Option<_>>()?;
             if rewards.iter().any(|other| other.len() != rewards[0].len()) {
                 return None;
@@ -87,22 +90,34 @@ impl Side<'_> {
         self.columns.iter().map(|(_, column)| longest(column)).collect()
     }
 
-    /// The means, the mean over domains, and the normalized score where the table has one on all of its domains: each with what its answers
-    /// do to it, by column of the table.
+    /// The means, the mean over domains, and the normalized score where the table has one on all of its
+    /// domains: each with what its answers do to it, by column of the table.
     fn scores(&self, models: &[ModelId]) -> Option<Vec<Option<Scored>>> {
         let rewards = self.rewards(models)?;
-        let of_all = |column: &Vec<&[f64]>| mean(&column.iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
+        let of_all =
+            |column: &Vec<&[f64]>| mean(&column.iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
         let means: Vec<f64> = rewards.iter().map(of_all).collect();
         let single = |(index, value): (usize, &f64)| {
             Some(Scored { value: *value, columns: vec![(index, combined(&[(1.0, &rewards[index])]))] })
         };
         let share = 1.0 / means.len() as f64;
-        let columns = rewards.iter().enumerate().map(|(index, rewards)| (index, combined(&[(share, rewards)]))).collect();
+        let columns = rewards
+            .iter()
+            .enumerate()
+            .map(|(index, rewards)| (index, combined(&[(share, rewards)])))
+            .collect();
         let all = Scored { value: mean(&means), columns };
         let normalized = || {
-            let anchors = self.comparison.normalized.as_ref().filter(|_| self.columns.len() == self.comparison.domains.len())?;
+            let anchors = self
+                .comparison
+                .normalized
+                .as_ref()
+                .filter(|_| self.columns.len() == self.comparison.domains.len())?;
             let (zero, one) = (self.rewards(&anchors.zero)?, self.rewards(&anchors.one)?);
-            let scale = Scale::new(&zero.iter().map(of_all).collect::<Vec<f64>>(), &one.iter().map(of_all).collect::<Vec<f64>>());
+            let scale = Scale::new(
+                &zero.iter().map(of_all).collect::<Vec<f64>>(),
+                &one.iter().map(of_all).collect::<Vec<f64>>(),
+            );
             let columns = || scale.linear(&means, &rewards, &zero, &one).into_iter().enumerate().collect();
             let value = mean(&scale.normalized(&means));
             scale.flat().is_none().then(|| Scored { value, columns: columns() })
@@ -125,8 +140,9 @@ impl Scored {
 
 /// The tables that both runs have, `after` less `before`.
 ///
-/// Intervals are over seeds and test prompts, as in a run's own tables. Prompts are compared one by one where the test files are the
-/// same, and so are seeds where both trained with the same: chance that hits both alike cancels out.
+/// Intervals are over seeds and test prompts, as in a run's own tables. Prompts are compared one by one where
+/// the test files are the same, and so are seeds where both trained with the same: chance that hits both
+/// alike cancels out.
 pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
     let mut tables = Vec::new();
     for first in &before.comparisons {
@@ -138,7 +154,8 @@ pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
         };
         let Some(second) = named.or_else(only) else { continue };
         let there = after.domains_of(second);
-        let domains: Vec<&str> = before.domains_of(first).into_iter().filter(|name| there.contains(name)).collect();
+        let domains: Vec<&str> =
+            before.domains_of(first).into_iter().filter(|name| there.contains(name)).collect();
         if domains.is_empty() {
             continue;
         }
@@ -154,7 +171,9 @@ fn table(left: &Side, right: &Side, domains: &[&str]) -> ComparedTable {
     let (left_prompts, right_prompts) = (left.prompts(), right.prompts());
     let same_seeds = left.seeds == right.seeds;
     let same_tests: Vec<bool> = (left.columns.iter().zip(&right.columns).enumerate())
-        .map(|(index, ((_, left), (_, right)))| left.tests == right.tests && left_prompts[index] == right_prompts[index])
+        .map(|(index, ((_, left), (_, right)))| {
+            left.tests == right.tests && left_prompts[index] == right_prompts[index]
+        })
         .collect();
     let shared: Vec<_> = (left.comparison.rows.iter())
         .filter_map(|row| {
@@ -166,8 +185,9 @@ fn table(left: &Side, right: &Side, domains: &[&str]) -> ComparedTable {
     let rows = shared.iter().map(|(row, other)| {
         let cells = match (left.scores(&row.models), right.scores(&other.models)) {
             (Some(before), Some(after)) => {
-                let cell =
-                    |(before, after): (Option<Scored>, Option<Scored>)| Some(cell(&before?, &after?, same_seeds, &same_tests));
+                let cell = |(before, after): (Option<Scored>, Option<Scored>)| {
+                    Some(cell(&before?, &after?, same_seeds, &same_tests))
+                };
                 before.into_iter().zip(after).map(cell).collect()
             }
             _ => vec![None; columns],
@@ -184,7 +204,12 @@ fn table(left: &Side, right: &Side, domains: &[&str]) -> ComparedTable {
         rows: rows.collect(),
         same_seeds,
         one_seed: left.seeds.len().min(right.seeds.len()) == 1,
-        other_tests: domains.iter().zip(&same_tests).filter(|(_, same)| !**same).map(|(name, _)| (*name).to_owned()).collect(),
+        other_tests: domains
+            .iter()
+            .zip(&same_tests)
+            .filter(|(_, same)| !**same)
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
         only_before: missing(&left.comparison.rows, &right.comparison.rows),
         only_after: missing(&right.comparison.rows, &left.comparison.rows),
     }
@@ -206,7 +231,11 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
     }
     let difference = after.value - before.value;
     let (low, high) = around(difference, &components);
-    ComparedCell { before: before.value, after: after.value, difference: Interval { mean: difference, low, high } }
+    ComparedCell {
+        before: before.value,
+        after: after.value,
+        difference: Interval { mean: difference, low, high },
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +260,12 @@ mod tests {
         };
         let rewards = seeds.iter().flat_map(|seed| (0..prompts).map(move |prompt| (*seed, prompt)));
         let rewards = rewards.map(|(seed, prompt)| row(seed, prompt)).collect();
-        Run { comparisons: vec![table], domains: vec!["sort".into()], models: vec!["student".into()], rewards }
+        Run {
+            comparisons: vec![table],
+            domains: vec!["sort".into()],
+            models: vec!["student".into()],
+            rewards,
+        }
     }
 
     fn difference(before: &Run, after: &Run) -> Interval {
@@ -240,14 +274,19 @@ mod tests {
         tables[0].rows[0].cells[0].clone().unwrap().difference
     }
 
-    /// Prompts differ widely in how hard they are, the runs hardly: paired, that much is certain; unpaired, nothing is.
+    /// Prompts differ widely in how hard they are, the runs hardly: paired, that much is certain; unpaired,
+    /// nothing is.
     #[test]
     fn what_hits_both_runs_alike_cancels_out() {
         let hard = |prompt: u32| if prompt < 50 { 0.9 } else { 0.1 };
         let before = run("same", &[1, 2, 3], 100, |_, prompt| hard(prompt));
         let after = run("same", &[1, 2, 3], 100, |_, prompt| hard(prompt) + 0.02);
         let paired = difference(&before, &after);
-        assert!((paired.mean - 0.02).abs() < 1e-12 && (paired.low - 0.02).abs() < 1e-9 && (paired.high - 0.02).abs() < 1e-9);
+        assert!(
+            (paired.mean - 0.02).abs() < 1e-12
+                && (paired.low - 0.02).abs() < 1e-9
+                && (paired.high - 0.02).abs() < 1e-9
+        );
         let elsewhere = run("other", &[1, 2, 3], 100, |_, prompt| hard(prompt) + 0.02);
         let unpaired = difference(&before, &elsewhere);
         // The standard error of either mean is 0.04; that of a difference of two, 0.0566.

@@ -1,12 +1,14 @@
 //! 95% intervals that keep their promise with few seeds.
 //!
-//! Every seed answers the same test prompts, so an estimate moves with two kinds of chance: which seeds trained, and which prompts
-//! were asked. Each kind has a variance of its own, estimated from as many numbers as there are seeds or prompts, and t quantiles of
-//! its own: three seeds say little of how seeds differ. The half-width is that of Cochran and Cox (Experimental Designs, 1957, section
-//! 4.14), sum of t_i V_i / sqrt(sum of V_i): the quantile of whichever chance dominates, and never too short where both matter.
+//! Every seed answers the same test prompts, so an estimate moves with two kinds of chance: which seeds
+//! trained, and which prompts were asked. Each kind has a variance of its own, estimated from as many numbers
+//! as there are seeds or prompts, and t quantiles of its own: three seeds say little of how seeds differ. The
+//! half-width is that of Cochran and Cox (Experimental Designs, 1957, section 4.14), sum of t_i V_i /
+//! sqrt(sum of V_i): the quantile of whichever chance dominates, and never too short where both matter.
 //! What seeds and prompts do together is in either variance, so it counts twice: that errs on the wide side.
 //!
-//! A bootstrap over three seeds covers 80 to 84% where seeds matter, and Satterthwaite's degrees of freedom 88% with two.
+//! A bootstrap over three seeds covers 80 to 84% where seeds matter, and Satterthwaite's degrees of freedom
+//! 88% with two.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -37,7 +39,8 @@ impl Component {
         let count = values.len() as f64;
         let mean = super::mean(values);
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        (values.len() > 1).then(|| Component { variance: squares / (count - 1.0) / count, freedom: count - 1.0 })
+        (values.len() > 1)
+            .then(|| Component { variance: squares / (count - 1.0) / count, freedom: count - 1.0 })
     }
 }
 
@@ -56,7 +59,9 @@ impl Estimate {
     pub fn of_prompts(&self, column: usize) -> Vec<f64> {
         let column = &self.columns[column];
         let prompts = column.first().map_or(0, Vec::len);
-        (0..prompts).map(|prompt| column.iter().map(|seed| seed[prompt]).sum::<f64>() / column.len() as f64).collect()
+        (0..prompts)
+            .map(|prompt| column.iter().map(|seed| seed[prompt]).sum::<f64>() / column.len() as f64)
+            .collect()
     }
 
     /// Chance of seeds, where there are several, and of the prompts of every column.
@@ -84,7 +89,8 @@ fn half_width(components: &[Component]) -> f64 {
     if variance == 0.0 {
         return 0.0;
     }
-    let weighted: f64 = components.iter().map(|component| quantile(component.freedom) * component.variance).sum();
+    let weighted: f64 =
+        components.iter().map(|component| quantile(component.freedom) * component.variance).sum();
     weighted / variance.sqrt()
 }
 
@@ -92,8 +98,9 @@ fn quantile(freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom).expect("two numbers leave a degree of freedom").inverse_cdf(UPPER)
 }
 
-/// The bounds of a mean of rewards: within 0 and 1, as rewards are. Where every reward is 0, or every one 1, nothing varies and yet
-/// another prompt may fall out otherwise: the exact bound of Clopper and Pearson on the share of such prompts, which bounds the mean.
+/// The bounds of a mean of rewards: within 0 and 1, as rewards are. Where every reward is 0, or every one 1,
+/// nothing varies and yet another prompt may fall out otherwise: the exact bound of Clopper and Pearson on
+/// the share of such prompts, which bounds the mean.
 pub fn of_rewards(estimate: &Estimate) -> (f64, f64) {
     let (low, high) = estimate.interval();
     let (low, high) = (low.max(0.0), high.min(1.0));
@@ -118,7 +125,12 @@ mod tests {
     }
 
     /// Rewards of runs whose seeds, prompts and single answers deviate so much, around 0.
-    fn drawn(seeds: usize, prompts: usize, [seed, prompt, answer]: [f64; 3], uniforms: &mut Uniforms) -> Crossed {
+    fn drawn(
+        seeds: usize,
+        prompts: usize,
+        [seed, prompt, answer]: [f64; 3],
+        uniforms: &mut Uniforms,
+    ) -> Crossed {
         let of_prompts: Vec<f64> = (0..prompts).map(|_| prompt * normal(uniforms)).collect();
         let of_seed = |_| {
             let of_seed = seed * normal(uniforms);
@@ -150,10 +162,13 @@ mod tests {
                 [0.5, 1.0, 1.0],
                 [2.0, 1.0, 1.0],
             ] {
-                let share = covered(TRIALS, |uniforms| Estimate { columns: vec![drawn(seeds, 60, deviations, uniforms)] });
+                let share = covered(TRIALS, |uniforms| Estimate {
+                    columns: vec![drawn(seeds, 60, deviations, uniforms)],
+                });
                 assert!(share >= 0.93, "{seeds} seeds, {deviations:?}: {share}");
             }
-            // Three sets of prompts, as of a normalized score, and the difference of two runs with the same seeds and prompts.
+            // Three sets of prompts, as of a normalized score, and the difference of two runs with the same
+            // seeds and prompts.
             let share = covered(TRIALS, |uniforms| {
                 let columns = [40, 25, 60].map(|prompts| drawn(seeds, prompts, [0.1, 0.5, 0.5], uniforms));
                 Estimate { columns: columns.to_vec() }
@@ -161,18 +176,24 @@ mod tests {
             assert!(share >= 0.93, "{seeds} seeds, three columns: {share}");
         }
         // One seed speaks of prompts: right where seeds are alike, and no promise where they are not.
-        let share = |seed| covered(TRIALS, |uniforms| Estimate { columns: vec![drawn(1, 60, [seed, 1.0, 1.0], uniforms)] });
+        let share = |seed| {
+            covered(TRIALS, |uniforms| Estimate { columns: vec![drawn(1, 60, [seed, 1.0, 1.0], uniforms)] })
+        };
         assert!((0.93..0.97).contains(&share(0.0)), "{}", share(0.0));
         assert!(share(0.5) < 0.6, "{}", share(0.5));
     }
 
-    /// Worked out by hand: two seeds with means 0.25 and 0.75, prompts all alike; t of one degree of freedom is 12.706.
+    /// Worked out by hand: two seeds with means 0.25 and 0.75, prompts all alike; t of one degree of freedom
+    /// is 12.706.
     #[test]
     fn two_seeds_are_two_numbers() {
         let estimate = Estimate { columns: vec![vec![vec![0.25; 8], vec![0.75; 8]]] };
         let (low, high) = estimate.interval();
         assert!((estimate.value() - 0.5).abs() < 1e-12);
-        assert!((high - 0.5 - 12.7062 * 0.25).abs() < 1e-4 && (0.5 - low - 12.7062 * 0.25).abs() < 1e-4, "{low} {high}");
+        assert!(
+            (high - 0.5 - 12.7062 * 0.25).abs() < 1e-4 && (0.5 - low - 12.7062 * 0.25).abs() < 1e-4,
+            "{low} {high}"
+        );
     }
 
     #[test]
@@ -182,7 +203,8 @@ mod tests {
         assert!((low - 0.9817).abs() < 1e-4 && high == 1.0, "{low}");
         let (low, high) = of_rewards(&all(0.0));
         assert!(low == 0.0 && (high - 0.0183).abs() < 1e-4, "{high}");
-        let nearly = Estimate { columns: vec![vec![(0..40).map(|prompt| f64::from(u8::from(prompt > 0))).collect()]] };
+        let nearly =
+            Estimate { columns: vec![vec![(0..40).map(|prompt| f64::from(u8::from(prompt > 0))).collect()]] };
         let (low, high) = of_rewards(&nearly);
         assert!((0.9..0.95).contains(&low) && high == 1.0, "{low} {high}");
     }

@@ -1,8 +1,9 @@
-//! What stands in a table, against values worked out by hand and an analysis of variance written the plain way.
+//! What stands in a table, against values worked out by hand and an analysis of variance written the plain
+//! way.
 
 use mopd_compiler::plan::{
-    Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat, Reward, Row, Sampling,
-    Stage, Tokenizer,
+    Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat,
+    Reward, Row, Sampling, Stage, Tokenizer,
 };
 
 use super::*;
@@ -34,7 +35,11 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         norm_epsilon: 1e-5,
         initial_deviation: 0.02,
     };
-    let model = |index| Model { name: format!("m{index}"), stage: Stage::Initialise(architecture.clone()), origin: Origin(0) };
+    let model = |index| Model {
+        name: format!("m{index}"),
+        stage: Stage::Initialise(architecture.clone()),
+        origin: Origin(0),
+    };
     Experiment {
         name: "trial".to_owned(),
         seed: 7,
@@ -56,7 +61,8 @@ pub(in crate::report) fn comparison(rows: &[&[u32]], normalized: bool) -> Compar
     };
     let rows: Vec<_> = rows.iter().enumerate().map(row).collect();
     let domains = (0..rows[0].models.len() as u32).map(DomainId).collect();
-    let anchors = normalized.then(|| Normalized { zero: rows[0].models.clone(), one: rows[1].models.clone() });
+    let anchors =
+        normalized.then(|| Normalized { zero: rows[0].models.clone(), one: rows[1].models.clone() });
     let sampling = Sampling::new(1, 1.0, 4);
     Comparison {
         name: "all".to_owned(),
@@ -97,7 +103,8 @@ fn estimates_are_the_formula() {
     // The expert is a family: m1 on d0, m2 on d1.
     let comparison = comparison(&[&[0, 0], &[1, 2], &[3, 3]], true);
     let mut scores = Scores::default();
-    let mut add = |model, domain, rewards: &[f64]| scores.insert(ModelId(model), DomainId(domain), 7, rewards, 1);
+    let mut add =
+        |model, domain, rewards: &[f64]| scores.insert(ModelId(model), DomainId(domain), 7, rewards, 1);
     add(0, 0, &[0.0, 0.0, 0.0, 1.0]); // 0.25
     add(0, 1, &[0.0, 1.0]); // 0.5
     add(1, 0, &[1.0, 0.0, 1.0, 1.0]); // 0.75
@@ -130,7 +137,9 @@ fn t(freedom: usize) -> f64 {
 fn half_width(lists: &[Vec<f64>]) -> f64 {
     let variance = |list: &Vec<f64>| {
         let center = mean(list);
-        list.iter().map(|value| (value - center) * (value - center)).sum::<f64>() / (list.len() - 1) as f64 / list.len() as f64
+        list.iter().map(|value| (value - center) * (value - center)).sum::<f64>()
+            / (list.len() - 1) as f64
+            / list.len() as f64
     };
     let weighted: f64 = lists.iter().map(|list| t(list.len() - 1) * variance(list)).sum();
     weighted / lists.iter().map(variance).sum::<f64>().sqrt()
@@ -157,10 +166,13 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
     let (rows, warnings) = table_rows(&experiment, &comparison, &seeds, &scores).unwrap();
     assert_eq!(warnings, [] as [&str; 0]);
 
-    let reward = |model: usize, domain: usize, seed: usize, prompt: usize| rewards[&(model, domain, seed)][prompt];
-    let of_seed =
-        |model, domain, seed| (0..sizes[domain]).map(|p| reward(model, domain, seed, p)).sum::<f64>() / sizes[domain] as f64;
-    let of_prompt = |model, domain, prompt| (0..3).map(|seed| reward(model, domain, seed, prompt)).sum::<f64>() / 3.0;
+    let reward =
+        |model: usize, domain: usize, seed: usize, prompt: usize| rewards[&(model, domain, seed)][prompt];
+    let of_seed = |model, domain, seed| {
+        (0..sizes[domain]).map(|p| reward(model, domain, seed, p)).sum::<f64>() / sizes[domain] as f64
+    };
+    let of_prompt =
+        |model, domain, prompt| (0..3).map(|seed| reward(model, domain, seed, prompt)).sum::<f64>() / 3.0;
     let whole = |model, domain| (0..3).map(|seed| of_seed(model, domain, seed)).sum::<f64>() / 3.0;
     assert_eq!(rows.len(), models);
     for (model, row) in rows.iter().enumerate() {
@@ -182,9 +194,11 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
         let linear = |domain: usize, of: &dyn Fn(usize) -> f64| {
             (of(model) - (1.0 - n(domain)) * of(0) - n(domain) * of(1)) / gain(domain) / 2.0
         };
-        let by_seed = (0..3).map(|seed| (0..2).map(|d| linear(d, &|model| of_seed(model, d, seed))).sum()).collect();
-        let by_prompt =
-            |d: usize| (0..sizes[d]).map(|prompt| linear(d, &|model| of_prompt(model, d, prompt))).collect::<Vec<f64>>();
+        let by_seed =
+            (0..3).map(|seed| (0..2).map(|d| linear(d, &|model| of_seed(model, d, seed))).sum()).collect();
+        let by_prompt = |d: usize| {
+            (0..sizes[d]).map(|prompt| linear(d, &|model| of_prompt(model, d, prompt))).collect::<Vec<f64>>()
+        };
         let found = row.normalized.as_ref().unwrap();
         close(found.mean, (n(0) + n(1)) / 2.0, 1e-12);
         if model == 2 {
@@ -268,7 +282,8 @@ fn an_expert_that_is_no_better_than_the_start_is_told() {
     let experiment = experiment(2, 2);
     let comparison = comparison(&[&[0, 0], &[1, 1]], true);
     let mut scores = Scores::default();
-    let mut add = |model, domain, rewards: &[f64]| scores.insert(ModelId(model), DomainId(domain), 7, rewards, 1);
+    let mut add =
+        |model, domain, rewards: &[f64]| scores.insert(ModelId(model), DomainId(domain), 7, rewards, 1);
     add(0, 0, &[0.0, 0.0]);
     add(1, 0, &[1.0, 1.0]);
     add(0, 1, &[1.0, 0.0, 1.0]);
@@ -276,8 +291,8 @@ fn an_expert_that_is_no_better_than_the_start_is_told() {
     let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     assert_eq!(
         warnings,
-        ["compare \"all\": no normalized score: on `d1` the row that scores 1 has 0.667, which does not exceed the 0.667 \
-          of the row that scores 0"]
+        ["compare \"all\": no normalized score: on `d1` the row that scores 1 has 0.667, which does not \
+          exceed the 0.667 of the row that scores 0"]
     );
     for row in &rows {
         assert_eq!((&row.normalized, row.spread, row.normalized_by_seed.len()), (&None, None, 0));
@@ -298,8 +313,8 @@ fn a_seed_without_a_scale_is_told() {
     let (rows, warnings) = table_rows(&experiment, &comparison, &[7, 8, 9, 10, 11], &scores).unwrap();
     assert_eq!(
         warnings,
-        ["compare \"all\": no normalized score per seed, because of seed 9: on `d0` the row that scores 1 has 0.000, which \
-          does not exceed the 0.000 of the row that scores 0"]
+        ["compare \"all\": no normalized score per seed, because of seed 9: on `d0` the row that scores 1 \
+          has 0.000, which does not exceed the 0.000 of the row that scores 0"]
     );
     assert_eq!(rows[1].normalized.as_ref().unwrap().mean, 1.0);
     assert_eq!(rows[1].normalized_by_seed, [] as [f64; 0]);
@@ -318,10 +333,8 @@ fn a_lead_that_may_be_chance_is_told() {
     let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     assert_eq!(
         warnings,
-        [
-            "compare \"all\": the intervals of normalized scores are unreliable: on `d0` the row that scores 1 exceeds the row that \
-          scores 0 by 0.100, which may be chance"
-        ]
+        ["compare \"all\": the intervals of normalized scores are unreliable: on `d0` the row that scores \
+          1 exceeds the row that scores 0 by 0.100, which may be chance"]
     );
     assert_eq!(rows[1].normalized.as_ref().unwrap().mean, 1.0);
 }

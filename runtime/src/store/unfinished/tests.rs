@@ -38,7 +38,9 @@ fn keep(store: &Store, step: u32) {
 fn a_state_comes_back_bit_for_bit() {
     let (_folder, store) = store();
     keep(&store, 3);
-    let (Some(State { position: found, tensors: back, .. }), damaged) = store.last_state("key") else { panic!("none") };
+    let (Some(State { position: found, tensors: back, .. }), damaged) = store.last_state("key") else {
+        panic!("none")
+    };
     assert_eq!((found, damaged.len()), (position(3), 0));
     let bytes = |tensor: &Tensor| {
         let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
@@ -96,6 +98,9 @@ fn where_nothing_can_be_written_the_one_before_stays() {
     // Something that is no folder in the next one's place, for whoever may write everywhere too.
     fs::write(store.path(&of_step("key", 4)), "").unwrap();
     let error = store.keep_state("key", "a stage", &state(4)).unwrap_err();
-    assert!(error.to_string().contains("cannot write") && error.to_string().contains("0000000004"), "{error}");
+    assert!(
+        error.to_string().contains("cannot write") && error.to_string().contains("0000000004"),
+        "{error}"
+    );
     assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
 }

@@ -21,8 +21,19 @@ fn numbers(random: &mut Random, count: usize, wild: bool) -> Vec<f32> {
 const TOKENS: usize = 24;
 
 fn batch(random: &mut Random, wild: bool) -> Batch {
-    let layout = Layout { sequence_of_token: vec![0; TOKENS], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
-    Batch { layout, live: (0..3).map(|_| numbers(random, TOKENS, wild)).collect(), step: 3, steps: 10, ..Batch::default() }
+    let layout = Layout {
+        sequence_of_token: vec![0; TOKENS],
+        group_of_sequence: vec![0],
+        groups: 1,
+        ..Layout::default()
+    };
+    Batch {
+        layout,
+        live: (0..3).map(|_| numbers(random, TOKENS, wild)).collect(),
+        step: 3,
+        steps: 10,
+        ..Batch::default()
+    }
 }
 
 /// Some operations over three live primitives, constants, a schedule and the step.
@@ -60,14 +71,19 @@ fn values(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
-/// Equal up to rounding of the transcendental functions, which are other code, blown up by what comes after them.
+/// Equal up to rounding of the transcendental functions, which are other code, blown up by what comes after
+/// them.
 fn agree(a: f64, b: f64) -> bool {
     let close = || a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6);
     a == b || (a.is_nan() && b.is_nan()) || close()
 }
 
 fn live(batch: &Batch, gradient: bool) -> Vec<Tensor> {
-    batch.live.iter().map(|values| Tensor::from_slice(values).to_kind(Kind::Double).set_requires_grad(gradient)).collect()
+    batch
+        .live
+        .iter()
+        .map(|values| Tensor::from_slice(values).to_kind(Kind::Double).set_requires_grad(gradient))
+        .collect()
 }
 
 /// Every function alone, on numbers that break careless code.
@@ -77,7 +93,8 @@ fn every_function_is_what_the_interpreter_says() {
     for function in FUNCTIONS {
         for _ in 0..20 {
             let mut graph = Graph::default();
-            let operands: Vec<NodeId> = (0..function.operands()).map(|id| graph.live(LiveId(id as u32))).collect();
+            let operands: Vec<NodeId> =
+                (0..function.operands()).map(|id| graph.live(LiveId(id as u32))).collect();
             let output = graph.apply(function, &operands);
             let batch = batch(&mut random, true);
             let expected = interpret(&graph, &[output], &batch).unwrap();
@@ -101,7 +118,8 @@ fn random_graphs_agree_in_value_and_derivative() {
         let (mut graph, output) = graph(&mut random, size);
         let batch = batch(&mut random, false);
         let sum = graph.reduce(Reduction::Sum, output, Axis::Batch, None);
-        let gradients = adjoints(&mut graph, sum, &[LiveId(0), LiveId(1), LiveId(2)]).expect("nothing is put together");
+        let gradients =
+            adjoints(&mut graph, sum, &[LiveId(0), LiveId(1), LiveId(2)]).expect("nothing is put together");
         let outputs: Vec<NodeId> = std::iter::once(output).chain(gradients.iter().copied()).collect();
         let expected = interpret(&graph, &outputs, &batch).unwrap();
         let of_output = expected.get(output);
@@ -129,8 +147,8 @@ fn random_graphs_agree_in_value_and_derivative() {
     assert!(compared > 50_000, "only {compared} derivatives were compared");
 }
 
-/// All of a graph: ragged layouts with and without domains, turns and blocks, statistics, scans, masks and memory. Every node is
-/// compared, not only the outputs.
+/// All of a graph: ragged layouts with and without domains, turns and blocks, statistics, scans, masks and
+/// memory. Every node is compared, not only the outputs.
 #[test]
 fn random_whole_graphs_agree() {
     let mut compared = 0;
@@ -143,13 +161,18 @@ fn random_whole_graphs_agree() {
         let needed = graph.reachable(&outputs);
         let nodes: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| needed[id.0 as usize]).collect();
         let expected = interpret(&graph, &nodes, &batch).expect("the batch has everything");
-        let got = evaluate(&graph, &nodes, &Inputs::new(&batch, Kind::Double, Device::Cpu)).expect("the batch has everything");
+        let got = evaluate(&graph, &nodes, &Inputs::new(&batch, Kind::Double, Device::Cpu))
+            .expect("the batch has everything");
         for node in nodes {
             let (got, expected) = (to_host(&got[&node]), expected.get(node));
             assert_eq!(got.len(), expected.len(), "seed {seed}");
             for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
                 let listing = || graph.listing(&[node]);
-                assert!(agree(*got, *expected), "seed {seed}, element {index}: {got} is not {expected}\n{}", listing());
+                assert!(
+                    agree(*got, *expected),
+                    "seed {seed}, element {index}: {got} is not {expected}\n{}",
+                    listing()
+                );
             }
             compared += 1;
         }
@@ -157,11 +180,17 @@ fn random_whole_graphs_agree() {
     assert!(compared > 25_000, "only {compared} nodes were compared");
 }
 
-/// Some operations over three live primitives and leaves of other axes: functions, and reductions of the kinds that have a
-/// derivative, of some elements or all.
+/// Some operations over three live primitives and leaves of other axes: functions, and reductions of the
+/// kinds that have a derivative, of some elements or all.
 fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
-    const REDUCTIONS: [Reduction; 6] =
-        [Reduction::Sum, Reduction::Mean, Reduction::Minimum, Reduction::Maximum, Reduction::First, Reduction::Last];
+    const REDUCTIONS: [Reduction; 6] = [
+        Reduction::Sum,
+        Reduction::Mean,
+        Reduction::Minimum,
+        Reduction::Maximum,
+        Reduction::First,
+        Reduction::Last,
+    ];
     let mut graph = Graph::default();
     let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
     nodes.push(graph.signal(Signal::Reward));
@@ -181,7 +210,11 @@ fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
             operands[0] = operand;
             if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
                 // Bounds that cross are no bounds.
-                operands = vec![x, graph.apply(Function::Minimum, &[one, other]), graph.apply(Function::Maximum, &[one, other])];
+                operands = vec![
+                    x,
+                    graph.apply(Function::Minimum, &[one, other]),
+                    graph.apply(Function::Maximum, &[one, other]),
+                ];
             }
             graph.apply(function, &operands)
         };
@@ -200,7 +233,8 @@ fn derivatives_of_random_whole_graphs_agree() {
         let mut random = Random(seed);
         let size = 1 + random.below(10);
         let (mut graph, loss) = differentiable(&mut random, size);
-        let gradients = adjoints(&mut graph, loss, &[LiveId(0), LiveId(1), LiveId(2)]).expect("all have a derivative");
+        let gradients =
+            adjoints(&mut graph, loss, &[LiveId(0), LiveId(1), LiveId(2)]).expect("all have a derivative");
         let layout = random.layout();
         let batch = random.batch(layout, 3, Random::number);
         let outputs: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
@@ -212,7 +246,10 @@ fn derivatives_of_random_whole_graphs_agree() {
         graphs += 1;
         let mut inputs = Inputs::new(&batch, Kind::Double, Device::Cpu);
         inputs.live = inputs.live.iter().map(|live| live.set_requires_grad(true)).collect();
-        let got = evaluate(&graph, &[loss], &inputs).expect("the batch has everything").remove(&loss).expect("asked for");
+        let got = evaluate(&graph, &[loss], &inputs)
+            .expect("the batch has everything")
+            .remove(&loss)
+            .expect("asked for");
         if got.requires_grad() {
             got.backward();
         }
@@ -223,7 +260,11 @@ fn derivatives_of_random_whole_graphs_agree() {
             moving += expected.iter().filter(|x| **x != 0.0).count();
             for (token, (got, expected)) in gradient.iter().zip(expected).enumerate() {
                 let listing = || graph.listing(&[loss]);
-                assert!(agree(*got, *expected), "seed {seed}, token {token}: {got} is not {expected}\n{}", listing());
+                assert!(
+                    agree(*got, *expected),
+                    "seed {seed}, token {token}: {got} is not {expected}\n{}",
+                    listing()
+                );
             }
         }
     }
@@ -236,13 +277,19 @@ fn of_none_is_what_the_table_says() {
     let parents = Tensor::from_slice(&[0i64, 0, 2]);
     let x = Tensor::from_slice(&[1.0f64, -2.0, 5.0]);
     let none = Tensor::from_slice(&[0.0f64, 0.0, 0.0]);
-    for reduction in Reduction::EACH.into_iter().filter(|reduction| !matches!(reduction, Reduction::Quantile { .. })) {
+    for reduction in
+        Reduction::EACH.into_iter().filter(|reduction| !matches!(reduction, Reduction::Quantile { .. }))
+    {
         // All left out; and the second of three, which has no element.
         assert_eq!(
             to_host(&super::reduce::reduce(reduction, &x, Some(&none), &parents, 3)),
             [reduction.of_none(); 3],
             "{reduction:?}"
         );
-        assert_eq!(to_host(&super::reduce::reduce(reduction, &x, None, &parents, 3))[1], reduction.of_none(), "{reduction:?}");
+        assert_eq!(
+            to_host(&super::reduce::reduce(reduction, &x, None, &parents, 3))[1],
+            reduction.of_none(),
+            "{reduction:?}"
+        );
     }
 }

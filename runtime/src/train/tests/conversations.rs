@@ -19,7 +19,9 @@ fn conversations() -> (World, Vec<Arc<Weights>>) {
             let turns = 1 + (row + index) % 3;
             let messages: Vec<serde_json::Value> = (0..turns)
                 .flat_map(|turn| {
-                    let said = |from: usize| "abcdefg".chars().cycle().skip(from).take(1 + (from * 3) % 5).collect::<String>();
+                    let said = |from: usize| {
+                        "abcdefg".chars().cycle().skip(from).take(1 + (from * 3) % 5).collect::<String>()
+                    };
                     let (user, assistant) = (said(row + turn), said(2 * row + turn + index));
                     [
                         serde_json::json!({"role": "user", "content": user}),
@@ -33,7 +35,8 @@ fn conversations() -> (World, Vec<Arc<Weights>>) {
         std::fs::write(&path, text).unwrap();
         let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
         let format = PromptFormat::Chat { system: None };
-        let request = Request { source: &source, format: &format, fields: &[], whole: false, routes: &[], notes: None };
+        let request =
+            Request { source: &source, format: &format, fields: &[], whole: false, routes: &[], notes: None };
         world.prompts[index] = Prompts::new(Dataset::read(Path::new("."), request).unwrap());
     }
     let config = Config { vocabulary: 563, context: 256, ..tiny() };
@@ -57,7 +60,8 @@ fn several_turns(sequences: &Sequences) -> bool {
 #[test]
 fn loss_and_gradient_of_conversations_equal_the_reference() {
     let (world, models) = conversations();
-    let fine_tuning: (Objective, Terms) = (nll(), |student, _, taken| -student.gather(1, taken, false).squeeze_dim(1));
+    let fine_tuning: (Objective, Terms) =
+        (nll(), |student, _, taken| -student.gather(1, taken, false).squeeze_dim(1));
     for (objective, terms) in objectives().into_iter().chain([fine_tuning]) {
         let name = objective.name.clone();
         let train = on_conversations(objective);
@@ -68,14 +72,18 @@ fn loss_and_gradient_of_conversations_equal_the_reference() {
         for micro_batch in [None, Some(1), Some(3)] {
             stage.micro_batch = micro_batch;
             let (got_loss, got, _) = first_step(&stage);
-            assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}, {micro_batch:?}: {got_loss} {loss}");
+            assert!(
+                (got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0),
+                "{name}, {micro_batch:?}: {got_loss} {loss}"
+            );
             let apart = apart(&got, &gradient);
             assert!(apart < 1e-5, "{name}, {micro_batch:?}: {apart:e}");
         }
     }
 }
 
-/// What exact objectives do not read is shown all the same: log-probabilities of the tokens that the assistant wrote.
+/// What exact objectives do not read is shown all the same: log-probabilities of the tokens that the
+/// assistant wrote.
 #[test]
 fn diagnostics_of_conversations_are_of_their_own_tokens() {
     let (world, models) = conversations();
@@ -104,7 +112,10 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
         let got = row.divergence.unwrap();
         assert!((got - sum / tokens).abs() < 1e-5, "{}: {got} {}", row.domain, sum / tokens);
         assert!(
-            (row.length.unwrap() * list.iter().filter(|sequence| sequence.source == domain).count() as f64 - tokens).abs() < 1e-9
+            (row.length.unwrap() * list.iter().filter(|sequence| sequence.source == domain).count() as f64
+                - tokens)
+                .abs()
+                < 1e-9
         );
     }
     // And token by token: the text that is shown is the assistant's.
@@ -158,7 +169,10 @@ fn recorded_log_probabilities_of_other_tokens_are_refused() {
     let train = on_conversations(nll());
     let stage = world.stage(&train, ROUTED, &models);
     let (_, _, rollouts) = first_step(&stage);
-    let short = |sequence: &Sequence| Sequence { logps: Some(vec![0.0; sequence.completion.len() - 1]), ..sequence.clone() };
+    let short = |sequence: &Sequence| Sequence {
+        logps: Some(vec![0.0; sequence.completion.len() - 1]),
+        ..sequence.clone()
+    };
     let list = rollouts.sequences.list.iter().map(short).collect();
     let _ = Sequences::new(list, 1, 2).sampled_logps();
 }

@@ -11,8 +11,9 @@ fn norm(of: &[f64]) -> f64 {
     of.iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
-/// Half precision keeps 8 binary digits: of the gradient's length, two parts in a hundred are lost on the way through two layers.
-/// The loss is the reference's to more digits, since everything behind the last hidden states is in single precision.
+/// Half precision keeps 8 binary digits: of the gradient's length, two parts in a hundred are lost on the way
+/// through two layers. The loss is the reference's to more digits, since everything behind the last hidden
+/// states is in single precision.
 #[test]
 fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
     let world = World::new();
@@ -28,8 +29,12 @@ fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
                 stage.micro_batch = micro_batch;
                 stage.recomputed = micro_batch.unwrap_or(0) as usize % 3;
                 let (got_loss, got, _) = first_step(&stage);
-                assert!((got_loss - loss).abs() < 2e-2 * loss.abs().max(1.0), "{name}, {micro_batch:?}: {got_loss} {loss}");
-                let apart: Vec<f64> = got.iter().zip(&gradient).map(|(got, exact)| f64::from(*got) - exact).collect();
+                assert!(
+                    (got_loss - loss).abs() < 2e-2 * loss.abs().max(1.0),
+                    "{name}, {micro_batch:?}: {got_loss} {loss}"
+                );
+                let apart: Vec<f64> =
+                    got.iter().zip(&gradient).map(|(got, exact)| f64::from(*got) - exact).collect();
                 let relative = norm(&apart) / norm(&gradient);
                 assert!(relative < 8e-2, "{name}, {micro_batch:?}, tied {tied}: {relative:e}");
             }
@@ -70,7 +75,8 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     assert_eq!(trained_to_the_end(&fetched).0, expected);
 }
 
-/// Updates that half precision can't hold are not lost: thirty of them move a weight as far as in single precision.
+/// Updates that half precision can't hold are not lost: thirty of them move a weight as far as in single
+/// precision.
 #[test]
 fn small_updates_add_up() {
     let world = World::new();
@@ -100,7 +106,8 @@ fn averages_are_in_single_precision() {
     train.learning_rate = Schedule::Constant { value: 1e-5 };
     let stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, [averages(0), averages(1)], &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
-    let mut expected = [to_vec(&trainer.trained.single(&trainer.model)), to_vec(&trainer.trained.single(&trainer.model))];
+    let mut expected =
+        [to_vec(&trainer.trained.single(&trainer.model)), to_vec(&trainer.trained.single(&trainer.model))];
     for step in 0..4 {
         // Nothing moves while all are equal: the first push is by hand.
         if step == 0 {
@@ -110,15 +117,21 @@ fn averages_are_in_single_precision() {
         trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
         let now = to_vec(&trainer.trained.single(&trainer.model));
         for (expected, rate) in expected.iter_mut().zip([0.75, 0.9]) {
-            expected.iter_mut().zip(&now).for_each(|(average, now)| *average = rate * *average + (1.0 - rate) * now);
+            expected
+                .iter_mut()
+                .zip(&now)
+                .for_each(|(average, now)| *average = rate * *average + (1.0 - rate) * now);
         }
     }
-    let apart = |got: &[f32], expected: &[f32]| got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let apart = |got: &[f32], expected: &[f32]| {
+        got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
     assert!(apart(&to_vec(&trainer.average.as_ref().unwrap().1), &expected[1]) < 1e-6);
     let copy = trainer.models.of_role(Role::Teacher)[0].unwrap();
     let teacher = trainer.models.decoder(copy).unwrap();
     let rounded = Tensor::from_slice(&expected[0]).to_kind(Kind::BFloat16);
-    let differ = teacher.flat().ne_tensor(&rounded).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+    let differ =
+        teacher.flat().ne_tensor(&rounded).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
     assert!(differ < 0.01, "{differ}");
 }
 

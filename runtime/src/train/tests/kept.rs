@@ -1,4 +1,5 @@
-//! What frozen models say of data is kept in the store, and found there: no bit of what comes of a stage depends on whether it is.
+//! What frozen models say of data is kept in the store, and found there: no bit of what comes of a stage
+//! depends on whether it is.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -46,7 +47,8 @@ impl Kept {
             },
         };
         let from = from.map(|state| (state, Taking::Own));
-        let checkpoints = Checkpoints { from, shelf: None, scores: Some(shelf), pace: Pace::Every(Duration::ZERO), keep };
+        let checkpoints =
+            Checkpoints { from, shelf: None, scores: Some(shelf), pace: Pace::Every(Duration::ZERO), keep };
         super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap()
     }
 
@@ -57,9 +59,14 @@ impl Kept {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let folders = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
-        let mut files: Vec<PathBuf> =
-            folders(self.folder.path().to_owned()).into_iter().flat_map(folders).map(|entry| entry.join("hidden.bin")).collect();
+        let folders = |path: PathBuf| {
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+        };
+        let mut files: Vec<PathBuf> = folders(self.folder.path().to_owned())
+            .into_iter()
+            .flat_map(folders)
+            .map(|entry| entry.join("hidden.bin"))
+            .collect();
         files.sort();
         files
     }
@@ -82,7 +89,8 @@ fn trained(stage: &Stage) -> Vec<f32> {
 fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
     let data = |field: &str| Completions::Data { field: field.into() };
     let pairs = Prefixes::Pairs { chosen: data("answer"), rejected: data("answer"), batch: 7 };
-    let rollouts = Prefixes::Teacher { sequences: 13, keep: Keep::All, batch: 7, sampling: Sampling::new(1, 1.0, 6) };
+    let rollouts =
+        Prefixes::Teacher { sequences: 13, keep: Keep::All, batch: 7, sampling: Sampling::new(1, 1.0, 6) };
     let cases = [
         ("data", None, 1, train(mopd(1.0), 1).prefixes),
         ("data in half precision", None, 1, train(mopd(1.0), 1).prefixes),
@@ -93,7 +101,8 @@ fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stag
     ];
     for (name, micro_batch, passes, prefixes) in cases {
         for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
-            let train = Train { prefixes: prefixes.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
+            let train =
+                Train { prefixes: prefixes.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
             let mut stage = world.stage(&train, teachers, models);
             (stage.micro_batch, stage.steps) = (micro_batch, 6 * passes);
             stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
@@ -102,7 +111,8 @@ fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stag
     }
 }
 
-/// The first epoch's scores are those of a stage that keeps none, to the bit: its batches are what is computed together.
+/// The first epoch's scores are those of a stage that keeps none, to the bit: its batches are what is
+/// computed together.
 #[test]
 fn in_the_first_epoch_nothing_is_computed_otherwise() {
     let world = World::new();
@@ -154,7 +164,8 @@ fn what_the_store_has_changes_no_bit() {
     });
 }
 
-/// Beyond the limit nothing is kept, and nothing is looked for: what comes of it depends on the limit, not on the store.
+/// Beyond the limit nothing is kept, and nothing is looked for: what comes of it depends on the limit, not on
+/// the store.
 #[test]
 fn beyond_the_limit_scores_are_computed_anew() {
     let world = World::new();
@@ -162,13 +173,18 @@ fn beyond_the_limit_scores_are_computed_anew() {
     stages(&world, &models, |name, stage| {
         let whole = Kept::new(AT_MOST);
         whole.run(stage);
-        let size = |kept: &Kept| kept.files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();
+        let size =
+            |kept: &Kept| kept.files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();
         for at_most in [0, size(&whole) - 1] {
             let kept = Kept::new(at_most);
             let expected = without_a_store(stage, at_most);
             let (first, weights) = kept.run(stage);
             assert!(weights == expected, "{name}");
-            assert!(size(&kept) <= at_most && kept.files().is_empty() == (at_most == 0), "{name}: {} {at_most}", size(&kept));
+            assert!(
+                size(&kept) <= at_most && kept.files().is_empty() == (at_most == 0),
+                "{name}: {} {at_most}",
+                size(&kept)
+            );
             let (again, weights) = kept.run(stage);
             assert!(weights == expected, "{name}");
             assert!(again.found >= first.found && again.found < again.of, "{name}: {again:?}");
@@ -179,7 +195,8 @@ fn beyond_the_limit_scores_are_computed_anew() {
     });
 }
 
-/// An edit of the objective or of the learning rate finds everything; other data, other micro-batches and another seed find nothing.
+/// An edit of the objective or of the learning rate finds everything; other data, other micro-batches and
+/// another seed find nothing.
 #[test]
 fn an_edit_of_the_objective_finds_the_scores() {
     let world = World::new();
@@ -219,7 +236,8 @@ fn a_teacher_whose_scores_are_found_is_not_loaded() {
         let kept = Kept::new(AT_MOST);
         let (_, expected) = kept.run(&stage);
         let find = |scored: Scored, ranges: &[std::ops::Range<u64>]| {
-            let place = Place { key: &format!("model-{}", scored.model.0), batch: scored.batch, bytes: scored.bytes };
+            let place =
+                Place { key: &format!("model-{}", scored.model.0), batch: scored.batch, bytes: scored.bytes };
             let Lookup::Kept(found) = kept.store.scores(place, ranges, true) else { panic!("it is there") };
             Some(found)
         };
@@ -247,7 +265,9 @@ fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
         let expected = kept.train(stage, None, &keep).weights.values().into_owned();
         for step in 1..stage.steps {
             for kept in [&kept, &Kept::new(AT_MOST)] {
-                let Lookup::Kept(state) = states.state(&step.to_string(), step) else { panic!("step {step}") };
+                let Lookup::Kept(state) = states.state(&step.to_string(), step) else {
+                    panic!("step {step}")
+                };
                 let again = kept.train(stage, Some(state), &|_| Ok(()));
                 assert!(again.weights.values() == expected, "{name}: cut at step {step}");
             }

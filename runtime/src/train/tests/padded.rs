@@ -1,5 +1,6 @@
-//! Embeddings with more rows than the tokenizer has tokens: published checkpoints are padded to multiples of 64 or 128, and a student and
-//! its teacher not alike. Padding is no token: it is never drawn, and no model gives it a probability.
+//! Embeddings with more rows than the tokenizer has tokens: published checkpoints are padded to multiples of
+//! 64 or 128, and a student and its teacher not alike. Padding is no token: it is never drawn, and no model
+//! gives it a probability.
 
 use super::*;
 
@@ -10,7 +11,9 @@ fn padded(tied: bool, rows: [usize; 3]) -> Vec<Arc<Weights>> {
     let model = |(seed, rows): (usize, usize)| {
         let weights = lively(&crate::model::Config { tied, vocabulary: rows, ..tiny() }, seed as u64);
         let mut values = weights.values().into_owned();
-        for entry in layout(&weights.config).iter().filter(|entry| entry.shape == [rows, weights.config.width]) {
+        for entry in
+            layout(&weights.config).iter().filter(|entry| entry.shape == [rows, weights.config.width])
+        {
             let padding = entry.offset + TOKENS * weights.config.width..entry.offset + entry.len();
             values[padding].iter_mut().for_each(|value| *value *= 4.0);
         }
@@ -33,14 +36,18 @@ fn loss_and_gradient_equal_the_reference_over_the_tokens_that_exist() {
             let stage = world.stage(&train, ROUTED, &models);
             let (got_loss, got, rollouts) = first_step(&stage);
             let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
-            assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}, {rows:?}: {got_loss} {loss}");
+            assert!(
+                (got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0),
+                "{name}, {rows:?}: {got_loss} {loss}"
+            );
             let apart = apart(&got, &gradient);
             assert!(apart < 1e-5, "{name}, {rows:?}, tied {tied}: {apart:e}");
         }
     }
 }
 
-/// The same models without padding: an adapter, a student that writes for itself and one that imitates train as they would with it.
+/// The same models without padding: an adapter, a student that writes for itself and one that imitates train
+/// as they would with it.
 #[test]
 fn a_padded_student_trains_as_one_without_padding() {
     let world = World::new();
@@ -52,12 +59,18 @@ fn a_padded_student_trains_as_one_without_padding() {
         values.extend_from_slice(&padded[0].values()[long.offset..][..short.len()]);
     }
     let plain = Arc::new(Weights::new(config, padded[0].tokenizer.clone(), values));
-    let trainable =
-        [Trainable::default(), Trainable::Adapter(adapter(AdapterKind::Lora)), Trainable::Adapter(adapter(AdapterKind::Dora))];
+    let trainable = [
+        Trainable::default(),
+        Trainable::Adapter(adapter(AdapterKind::Lora)),
+        Trainable::Adapter(adapter(AdapterKind::Dora)),
+    ];
     let own = || Prefixes::Student { prompts: 6, sampling: Sampling::new(2, 1.0, 8) };
     let data = || Prefixes::Data { field: "answer".into(), batch: 7 };
-    let kinds: [(Objective, Prefixes); 3] =
-        [(super::super::objective::objectives::nll(), data()), (mopd(1.0), own()), (direct(Support::Full, Mass::Raw), own())];
+    let kinds: [(Objective, Prefixes); 3] = [
+        (super::super::objective::objectives::nll(), data()),
+        (mopd(1.0), own()),
+        (direct(Support::Full, Mass::Raw), own()),
+    ];
     for (trainable, (objective, prefixes)) in
         trainable.iter().flat_map(|trainable| kinds.iter().map(move |kind| (trainable, kind)))
     {
@@ -73,7 +86,13 @@ fn a_padded_student_trains_as_one_without_padding() {
         assert!(!with.is_empty());
         for (with, without) in zip_equal(&with, &without) {
             let apart = (with.loss - without.loss).abs();
-            assert!(apart < 1e-4 * without.loss.abs().max(1.0), "{name}, step {}: {} {}", with.step, with.loss, without.loss);
+            assert!(
+                apart < 1e-4 * without.loss.abs().max(1.0),
+                "{name}, step {}: {} {}",
+                with.step,
+                with.loss,
+                without.loss
+            );
         }
     }
 }
@@ -81,7 +100,9 @@ fn a_padded_student_trains_as_one_without_padding() {
 #[test]
 fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
     let world = World::new();
-    for (rows, kind, near) in ROWS.iter().flat_map(|rows| [(rows, Kind::Float, 2e-4), (rows, Kind::BFloat16, 0.5)]) {
+    for (rows, kind, near) in
+        ROWS.iter().flat_map(|rows| [(rows, Kind::Float, 2e-4), (rows, Kind::BFloat16, 0.5)])
+    {
         let models = padded(true, *rows);
         for sampling in [Sampling::new(4, 1.0, 10), Sampling::new(1, 0.0, 10)] {
             let sampled = sampling.temperature == 1.0;
@@ -98,7 +119,8 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
                     sequence.completion
                 );
                 let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-                let expected = student.logps(sequence.prompt(&stage), &sequence.completion).gather(1, &taken, false);
+                let expected =
+                    student.logps(sequence.prompt(&stage), &sequence.completion).gather(1, &taken, false);
                 let expected = Vec::<f64>::try_from(expected.reshape([-1])).unwrap();
                 let logps = sequence.logps.as_ref().unwrap();
                 assert_eq!(logps.len(), expected.len());

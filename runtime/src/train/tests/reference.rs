@@ -1,5 +1,6 @@
-//! Steps of training against PyTorch in float64, one sequence at a time: `tests/fixtures/training.py`. The objectives are compiled from
-//! `tests/fixtures/training/cases.mopd`, so language, compiler and runtime are all that is compared.
+//! Steps of training against PyTorch in float64, one sequence at a time: `tests/fixtures/training.py`. The
+//! objectives are compiled from `tests/fixtures/training/cases.mopd`, so language, compiler and runtime are
+//! all that is compared.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,7 +25,9 @@ fn plan() -> Plan {
     let path = folder().join("cases.mopd");
     let entry = SourceFile { path: "cases.mopd".to_owned(), text: std::fs::read_to_string(path).unwrap() };
     let standard = |module: &[&str]| match module {
-        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        ["std", name] => {
+            mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() })
+        }
         _ => None,
     };
     let analysis = mopd_lang::analyse(entry, &standard);
@@ -40,13 +43,17 @@ fn folder() -> PathBuf {
 impl Fixtures {
     fn new() -> Fixtures {
         let plan = plan();
-        let batches: Value = serde_json::from_slice(&std::fs::read(folder().join("batches.json")).unwrap()).unwrap();
-        let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else { panic!("the student is made") };
+        let batches: Value =
+            serde_json::from_slice(&std::fs::read(folder().join("batches.json")).unwrap()).unwrap();
+        let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else {
+            panic!("the student is made")
+        };
         let config = Arc::new(crate::model::Config::of(architecture));
         let stored = read(&folder().join("models.safetensors"));
         let tokenizer = Arc::new(Tokenizer::Bytes);
         let model = |name: &str| {
-            let values = in_layout(&config, &batches, &stored[name]).into_iter().map(|value| value as f32).collect();
+            let values =
+                in_layout(&config, &batches, &stored[name]).into_iter().map(|value| value as f32).collect();
             Arc::new(Weights::new(config.clone(), tokenizer.clone(), values))
         };
         let models = ["student", "first", "second", "reference"].map(model).into();
@@ -55,7 +62,9 @@ impl Fixtures {
 
     fn train(&self, model: &str) -> &Train<Objective> {
         let found = self.plan.experiment.models.iter().find(|known| known.name == model);
-        let Some(plan::Model { stage: plan::Stage::Train(train), .. }) = found else { panic!("no model `{model}` is trained") };
+        let Some(plan::Model { stage: plan::Stage::Train(train), .. }) = found else {
+            panic!("no model `{model}` is trained")
+        };
         train
     }
 
@@ -77,7 +86,12 @@ fn in_layout(config: &crate::model::Config, batches: &Value, values: &[f64]) -> 
     let mut parts: HashMap<&str, &[f64]> = HashMap::new();
     let mut rest = values;
     for parameter in batches["parameters"].as_array().unwrap() {
-        let length = parameter["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap() as usize).product();
+        let length = parameter["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|size| size.as_u64().unwrap() as usize)
+            .product();
         let (part, behind) = rest.split_at(length);
         parts.insert(parameter["name"].as_str().unwrap(), part);
         rest = behind;
@@ -87,8 +101,10 @@ fn in_layout(config: &crate::model::Config, batches: &Value, values: &[f64]) -> 
 }
 
 fn sequence(value: &Value) -> Sequence {
-    let tokens = |name: &str| value[name].as_array().unwrap().iter().map(|token| token.as_i64().unwrap()).collect();
-    let written: Vec<bool> = value["written"].as_array().unwrap().iter().map(|written| written.as_bool().unwrap()).collect();
+    let tokens =
+        |name: &str| value[name].as_array().unwrap().iter().map(|token| token.as_i64().unwrap()).collect();
+    let written: Vec<bool> =
+        value["written"].as_array().unwrap().iter().map(|written| written.as_bool().unwrap()).collect();
     let logps = value["logps"].as_array();
     Sequence {
         source: value["domain"].as_u64().unwrap() as usize,
@@ -132,7 +148,8 @@ const HALF: Bounds = Bounds { kind: Kind::BFloat16, loss: 3e-2, gradient: 8e-2, 
 fn steps_equal_the_reference() {
     let fixtures = Fixtures::new();
     let world = World::new();
-    let mut cases: Vec<&str> = fixtures.reference.keys().filter_map(|key| key.strip_suffix(".loss")).collect();
+    let mut cases: Vec<&str> =
+        fixtures.reference.keys().filter_map(|key| key.strip_suffix(".loss")).collect();
     cases.sort_unstable();
     assert!(cases.len() >= 41, "{cases:?}");
     let mut faults = Vec::new();
@@ -161,7 +178,9 @@ fn steps_equal_the_reference() {
                 stage.micro_batch = micro_batch;
                 let place = format!("{case} in {:?}, micro-batches of {micro_batch:?}", bounds.kind);
                 faults.extend(
-                    differences(&fixtures, &stage, case, kind, &bounds).into_iter().map(|fault| format!("{place}: {fault}")),
+                    differences(&fixtures, &stage, case, kind, &bounds)
+                        .into_iter()
+                        .map(|fault| format!("{place}: {fault}")),
                 );
             }
         }
@@ -174,7 +193,8 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     let mut faults = Vec::new();
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = fixtures.rollouts(kind);
-    let Evaluated { outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let Evaluated { outputs, gradient, .. } =
+        trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
     let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
     let expected = fixtures.reference[&format!("{case}.loss")][0];
     if (loss - expected).abs() >= bounds.loss * expected.abs().max(1.0) {
@@ -189,19 +209,28 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     let whole = norm(&expected);
     for entry in layout(&stage.start.config) {
         let range = entry.offset..entry.offset + entry.len();
-        let off: Vec<f64> = zip_equal(&got[range.clone()], &expected[range]).map(|(got, expected)| got - expected).collect();
+        let off: Vec<f64> =
+            zip_equal(&got[range.clone()], &expected[range]).map(|(got, expected)| got - expected).collect();
         if norm(&off) >= bounds.gradient * whole {
-            faults.push(format!("the gradient of {} is off by {:.1e} of the whole's length", entry.name, norm(&off) / whole));
+            faults.push(format!(
+                "the gradient of {} is off by {:.1e} of the whole's length",
+                entry.name,
+                norm(&off) / whole
+            ));
         }
     }
     let Some(_) = fixtures.reference.get(&format!("{case}.after")) else { return faults };
     for step in 0..2 {
         let rollouts = fixtures.rollouts(kind);
-        trainer.update(rollouts, Instant::now(), step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+        trainer
+            .update(rollouts, Instant::now(), step, &mut Record::default())
+            .map_err(|(error, _)| error)
+            .unwrap();
     }
     let start = stage.start.values();
-    let moved =
-        |values: Vec<f64>| -> Vec<f64> { zip_equal(values, start.iter()).map(|(end, start)| end - f64::from(*start)).collect() };
+    let moved = |values: Vec<f64>| -> Vec<f64> {
+        zip_equal(values, start.iter()).map(|(end, start)| end - f64::from(*start)).collect()
+    };
     let after = to_vec(&trainer.trained.single(&trainer.model)).into_iter().map(f64::from).collect();
     let (apart, cosine) = compare(&moved(after), &moved(fixtures.vector(&format!("{case}.after"))));
     if apart >= bounds.update {

@@ -29,8 +29,13 @@ fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
 
 /// All but the time that steps took.
 fn rows(finished: &Finished) -> Vec<Row> {
-    let timeless =
-        |row: &Row| Row { seconds: 0.0, rollout_seconds: 0.0, scoring_seconds: 0.0, update_seconds: 0.0, ..row.clone() };
+    let timeless = |row: &Row| Row {
+        seconds: 0.0,
+        rollout_seconds: 0.0,
+        scoring_seconds: 0.0,
+        update_seconds: 0.0,
+        ..row.clone()
+    };
     finished.record.rows.iter().map(timeless).collect()
 }
 
@@ -43,7 +48,16 @@ fn store() -> (tempfile::TempDir, Store) {
 /// Trains with a checkpoint after every step, each under its number as the key.
 fn with_states(stage: &Stage, store: &Store) -> Finished {
     let keep = |state: &State| store.keep_state(&state.position.step.to_string(), "a stage", state);
-    finished(stage, Some(Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
+    finished(
+        stage,
+        Some(Checkpoints {
+            from: None,
+            shelf: None,
+            scores: None,
+            pace: Pace::Every(Duration::ZERO),
+            keep: &keep,
+        }),
+    )
 }
 
 fn state(store: &Store, step: u32) -> State {
@@ -88,7 +102,8 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.optimizer.weight_decay = 0.1;
     });
     case("some weights", ROUTED, &|train| {
-        train.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
+        train.trainable =
+            Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
     });
     for kind in [AdapterKind::Lora, AdapterKind::Dora] {
         case("an adapter", ROUTED, &|train| train.trainable = Trainable::Adapter(adapter(kind)));
@@ -104,10 +119,16 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         assert!(through.weights.values() != models[0].values(), "{name}: nothing moved");
         for step in 1..5 {
             let again = resumed(&stage, &store, step, Taking::Own);
-            assert!(again.weights.values() == through.weights.values(), "{name}: weights after a cut at step {step}");
+            assert!(
+                again.weights.values() == through.weights.values(),
+                "{name}: weights after a cut at step {step}"
+            );
             assert!(again.adapter == through.adapter, "{name}: the adapter after a cut at step {step}");
             assert_eq!(rows(&again), rows(&through), "{name}: diagnostics after a cut at step {step}");
-            assert_eq!(again.record.tokens, through.record.tokens, "{name}: tokens after a cut at step {step}");
+            assert_eq!(
+                again.record.tokens, through.record.tokens,
+                "{name}: tokens after a cut at step {step}"
+            );
         }
     }
 }
@@ -156,7 +177,8 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     train.prefixes = Prefixes::Student { prompts: 5, sampling: Sampling::new(8, 1.0, 100) };
     let through = finished(&world.stage(&train, ROUTED, &models), None);
     let (_folder, store) = store();
-    // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of another one.
+    // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of
+    // another one.
     struct Listens(u32, std::sync::mpsc::Sender<()>);
     impl std::io::Write for Listens {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -181,7 +203,8 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
             std::thread::sleep(Duration::from_millis(2));
             control.interrupt();
         });
-        let checkpoints = Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep };
+        let checkpoints =
+            Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep };
         super::super::train(&stage, Some(checkpoints)).err().expect("it is stopped before its last step")
     });
     assert!(matches!(stopped.error, Error::Interrupted));
@@ -197,7 +220,8 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     assert!(again.weights.values() == through.weights.values());
 }
 
-/// A fork has weights, optimiser and place of the other stage, and an objective of its own. What does not fit is refused.
+/// A fork has weights, optimiser and place of the other stage, and an objective of its own. What does not fit
+/// is refused.
 #[test]
 fn a_fork_goes_on_from_anothers_state() {
     let world = World::new();
@@ -225,14 +249,25 @@ fn a_fork_goes_on_from_anothers_state() {
     assert!(forked.weights.values() == to_vec(second.model.flat()));
 
     let mut frozen = one.clone();
-    frozen.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
+    frozen.trainable =
+        Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
     let keep = |_: &State| Ok(());
     let from = |taking| {
-        Some(Checkpoints { from: Some((state(&store, 2), taking)), shelf: None, scores: None, pace: Pace::Sparing, keep: &keep })
+        Some(Checkpoints {
+            from: Some((state(&store, 2), taking)),
+            shelf: None,
+            scores: None,
+            pace: Pace::Sparing,
+            keep: &keep,
+        })
     };
     let narrow = world.stage(&frozen, ROUTED, &models);
     let Err(stopped) = super::super::train(&narrow, from(Taking::Forked)) else { panic!("shapes differ") };
-    assert!(stopped.error.to_string().contains("cannot fork from the checkpoint of step 2: `trained` is"), "{}", stopped.error);
+    assert!(
+        stopped.error.to_string().contains("cannot fork from the checkpoint of step 2: `trained` is"),
+        "{}",
+        stopped.error
+    );
     // A stage's own that does not fit, of another version for example, is passed over.
     let anew = finished(&narrow, from(Taking::Own));
     assert!(anew.weights.values() == finished(&narrow, None).weights.values());

@@ -1,4 +1,5 @@
-//! Routes by the data of a prompt, against the reference and against the same data in a domain for each teacher.
+//! Routes by the data of a prompt, against the reference and against the same data in a domain for each
+//! teacher.
 
 use mopd_compiler::plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
@@ -12,15 +13,22 @@ fn rows(folder: &Path, name: &str, kinds: &[&str]) -> Prompts {
     for (index, kind) in kinds.iter().enumerate() {
         let prompt: String = "prompt".chars().cycle().skip(index).take(1 + (index * 5) % 9).collect();
         let answer: String = "abcdefg".chars().cycle().skip(index).take(1 + (index * 3) % 7).collect();
-        text += &format!("{{\"prompt\": \"{kind}{prompt}\", \"answer\": \"{answer}\", \"kind\": \"{kind}\"}}\n");
+        text +=
+            &format!("{{\"prompt\": \"{kind}{prompt}\", \"answer\": \"{answer}\", \"kind\": \"{kind}\"}}\n");
     }
     let path = folder.join(format!("{name}.jsonl"));
     std::fs::write(&path, text).unwrap();
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
     let routes = [vec![hard()]];
-    let request =
-        Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false, routes: &routes, notes: None };
+    let request = Request {
+        source: &source,
+        format: &PromptFormat::Text,
+        fields: &fields,
+        whole: false,
+        routes: &routes,
+        notes: None,
+    };
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())
 }
 
@@ -56,13 +64,14 @@ fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let trainer = Trainer::new(stage).unwrap();
     let sequences = Sequences::new(list, 1, stage.sources.len());
     let rollouts = Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() };
-    let Evaluated { outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let Evaluated { outputs, gradient, .. } =
+        trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient)
 }
 
-/// One domain whose rows a column routes to two teachers, and the same rows in two domains with a teacher each: as long as no
-/// reduction asks for domains they are one step, to the bit.
+/// One domain whose rows a column routes to two teachers, and the same rows in two domains with a teacher
+/// each: as long as no reduction asks for domains they are one step, to the bit.
 #[test]
 fn a_routed_domain_is_two_domains_with_a_teacher_each() {
     let world = World::new();
@@ -81,7 +90,8 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         let one = Stage { sources: vec![source(&world, "both", &both, route)], ..plain };
         let alone = |model: u32| Route::all(format!("teacher{model}"), Teacher::Model(ModelId(model)));
         let plain = world.stage(&train, ROUTED, &models);
-        let sources = vec![source(&world, "hard", &apart[0], alone(2)), source(&world, "easy", &apart[1], alone(1))];
+        let sources =
+            vec![source(&world, "hard", &apart[0], alone(2)), source(&world, "easy", &apart[1], alone(1))];
         let two = Stage { sources, ..plain };
         let examples = |stage: &Stage| -> Vec<Sequence> {
             let mut list = super::super::batches::all_examples(stage, "answer", false).unwrap().concat();
@@ -89,7 +99,9 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
             list
         };
         let texts = |list: &[Sequence], stage: &Stage| -> Vec<(Vec<Token>, Vec<Token>)> {
-            list.iter().map(|sequence| (sequence.prompt(stage).to_vec(), sequence.completion.clone())).collect()
+            list.iter()
+                .map(|sequence| (sequence.prompt(stage).to_vec(), sequence.completion.clone()))
+                .collect()
         };
         let (of_one, of_two) = (examples(&one), examples(&two));
         assert_eq!(texts(&of_one, &one), texts(&of_two, &two));
@@ -101,7 +113,8 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
 fn both_from(folder: &Path, both: &Prompts, first: usize) -> Prompts {
     let lines = std::fs::read_to_string(&both.dataset.path).unwrap();
     let path = folder.join("rest.jsonl");
-    std::fs::write(&path, lines.lines().skip(first).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    std::fs::write(&path, lines.lines().skip(first).map(|line| format!("{line}\n")).collect::<String>())
+        .unwrap();
     load(&path)
 }
 
@@ -115,7 +128,9 @@ struct Mixed {
 impl Mixed {
     fn new(train: Train<Objective>) -> Mixed {
         let world = World::new();
-        let kinds = |hard: fn(usize) -> bool| (0..8).map(|row| if hard(row) { "hard" } else { "easy" }).collect::<Vec<_>>();
+        let kinds = |hard: fn(usize) -> bool| {
+            (0..8).map(|row| if hard(row) { "hard" } else { "easy" }).collect::<Vec<_>>()
+        };
         let prompts = [
             rows(world.folder.path(), "one", &kinds(|row| row % 2 == 1)),
             rows(world.folder.path(), "two", &kinds(|row| row % 3 == 0)),
@@ -126,7 +141,8 @@ impl Mixed {
 
     fn stage(&self, models: &[Arc<Weights>]) -> Stage<'_> {
         let source = |index: usize| {
-            let route = Route::new(&self.train, DomainId(index as u32), &self.prompts[index].dataset).unwrap();
+            let route =
+                Route::new(&self.train, DomainId(index as u32), &self.prompts[index].dataset).unwrap();
             source(&self.world, ["one", "two"][index], &self.prompts[index], route)
         };
         Stage { sources: vec![source(0), source(1)], ..self.world.stage(&self.train, ROUTED, models) }
@@ -146,8 +162,9 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
         let (_, _, rollouts) = first_step(&stage);
         let list = &rollouts.sequences.list;
         assert!(list.is_sorted_by_key(|sequence| stage.section_of(sequence)));
-        let met: Vec<usize> =
-            (0..4).filter(|section| list.iter().any(|sequence| stage.section_of(sequence) == *section)).collect();
+        let met: Vec<usize> = (0..4)
+            .filter(|section| list.iter().any(|sequence| stage.section_of(sequence) == *section))
+            .collect();
         assert_eq!(met, [0, 1, 2, 3]);
         let student = Reference::new(&models[0]);
         let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
@@ -156,7 +173,9 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
             .map(|sequence| {
                 let prompt = sequence.prompt(&stage);
                 let text = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
-                let teacher = teachers[usize::from(text.starts_with("hard"))].logps(prompt, &sequence.completion).detach();
+                let teacher = teachers[usize::from(text.starts_with("hard"))]
+                    .logps(prompt, &sequence.completion)
+                    .detach();
                 let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
                 terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
             })
@@ -167,14 +186,18 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
         for micro_batch in [None, Some(1), Some(2), Some(3), Some(100)] {
             stage.micro_batch = micro_batch;
             let (got_loss, got, _) = first_step(&stage);
-            assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}, {micro_batch:?}: {got_loss} {loss}");
+            assert!(
+                (got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0),
+                "{name}, {micro_batch:?}: {got_loss} {loss}"
+            );
             let apart = apart(&got, &gradient);
             assert!(apart < 1e-5, "{name}, {micro_batch:?}: {apart:e}");
         }
     }
 }
 
-/// Teachers that are let go after every use say the same, to the bit; so does a stage that goes on from a checkpoint.
+/// Teachers that are let go after every use say the same, to the bit; so does a stage that goes on from a
+/// checkpoint.
 #[test]
 fn a_routed_stage_is_the_same_however_teachers_are_reached() {
     let models = models(true);
@@ -205,7 +228,8 @@ fn diagnostics_are_of_the_teacher_that_judged() {
     let stage = mixed.stage(&models);
     let (_, rows) = trained_to_the_end(&stage);
     let first: Vec<&Row> = rows.iter().filter(|row| row.step == 0).collect();
-    let named: Vec<(&str, &str)> = first.iter().map(|row| (row.domain.as_str(), row.teacher.as_deref().unwrap())).collect();
+    let named: Vec<(&str, &str)> =
+        first.iter().map(|row| (row.domain.as_str(), row.teacher.as_deref().unwrap())).collect();
     assert_eq!(named, [("one", "teacher2"), ("one", "teacher1"), ("two", "teacher2"), ("two", "teacher1")]);
     let (_, _, rollouts) = first_step(&stage);
     let student = Reference::new(&models[0]);
@@ -218,7 +242,9 @@ fn diagnostics_are_of_the_teacher_that_judged() {
             let teacher = &teachers[usize::from(row.teacher.as_deref() == Some("teacher2"))];
             let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
             let logp = |of: &Reference| {
-                of.logps(sequence.prompt(&stage), &sequence.completion).gather(1, &taken, false).sum(Kind::Double)
+                of.logps(sequence.prompt(&stage), &sequence.completion)
+                    .gather(1, &taken, false)
+                    .sum(Kind::Double)
             };
             apart += (logp(&student) - logp(teacher)).double_value(&[]);
             tokens += sequence.completion.len();
@@ -236,7 +262,8 @@ fn diagnostics_are_of_the_teacher_that_judged() {
 fn routed_teachers_write_what_they_write_alone() {
     let models = models(true);
     let mut settings = train(mopd(1.0), 1);
-    settings.prefixes = Prefixes::Teacher { sequences: 31, keep: Keep::All, batch: 4, sampling: Sampling::new(2, 1.0, 6) };
+    settings.prefixes =
+        Prefixes::Teacher { sequences: 31, keep: Keep::All, batch: 4, sampling: Sampling::new(2, 1.0, 6) };
     let mixed = Mixed::new(settings.clone());
     let written = |stage: &Stage| {
         let found = RefCell::new(Vec::new());
@@ -253,7 +280,10 @@ fn routed_teachers_write_what_they_write_alone() {
     assert_eq!(got.len(), 31);
     let alone = [1, 2].map(|model| {
         let mut stage = mixed.stage(&models);
-        stage.sources.iter_mut().for_each(|source| source.route = Route::all("alone", Teacher::Model(ModelId(model))));
+        stage
+            .sources
+            .iter_mut()
+            .for_each(|source| source.route = Route::all("alone", Teacher::Model(ModelId(model))));
         written(&stage)
     });
     let by_prompt = |list: &[Sequence], source: usize, record: usize| -> Vec<Vec<Token>> {
@@ -264,7 +294,8 @@ fn routed_teachers_write_what_they_write_alone() {
     for sequence in &got {
         let (source, record) = (sequence.source, sequence.record);
         let hard = routed.sources[source].prompts.dataset.prompt(record).starts_with("hard");
-        let (own, expected) = (by_prompt(&got, source, record), by_prompt(&alone[usize::from(hard)], source, record));
+        let (own, expected) =
+            (by_prompt(&got, source, record), by_prompt(&alone[usize::from(hard)], source, record));
         // One prompt has lost its last sample to the limit, in each of them.
         if own.len() == expected.len() {
             assert_eq!(own, expected);
@@ -281,7 +312,11 @@ fn pairs_stay_together_under_a_route() {
     let mut settings = train(mopd(1.0), 1);
     let sampling = || Sampling::new(1, 1.0, 6);
     let teacher = Completions::Teacher { sampling: sampling() };
-    settings.prefixes = Prefixes::Pairs { chosen: teacher, rejected: Completions::Student { sampling: sampling() }, batch: 12 };
+    settings.prefixes = Prefixes::Pairs {
+        chosen: teacher,
+        rejected: Completions::Student { sampling: sampling() },
+        batch: 12,
+    };
     let mixed = Mixed::new(settings);
     let stage = mixed.stage(&models);
     let mut trainer = Trainer::new(&stage).unwrap();
@@ -296,7 +331,8 @@ fn pairs_stay_together_under_a_route() {
         assert_eq!(whose, Whose::Frozen(if hard { 2 } else { 1 }));
         let wrote = Reference::new(&models[if hard { 2 } else { 1 }]);
         let taken = Tensor::from_slice(&pair[0].completion).unsqueeze(1);
-        let logps = wrote.logps(pair[0].prompt(&stage), &pair[0].completion).gather(1, &taken, false).squeeze_dim(1);
+        let logps =
+            wrote.logps(pair[0].prompt(&stage), &pair[0].completion).gather(1, &taken, false).squeeze_dim(1);
         let logps: Vec<f64> = Vec::try_from(&logps.detach()).unwrap();
         let apart = logps.iter().zip(pair[0].logps.as_ref().unwrap()).map(|(a, b)| (a - f64::from(*b)).abs());
         assert!(apart.fold(0.0, f64::max) < 1e-4);

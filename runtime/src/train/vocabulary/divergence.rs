@@ -1,5 +1,6 @@
-//! A divergence over some rows: its value per token, and its slopes with respect to the student's log-probabilities. The slopes
-//! are written down rather than left to libtorch: nothing of the forward computation has to be kept for them.
+//! A divergence over some rows: its value per token, and its slopes with respect to the student's
+//! log-probabilities. The slopes are written down rather than left to libtorch: nothing of the forward
+//! computation has to be kept for them.
 
 use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
@@ -53,8 +54,8 @@ const VANISHING: f64 = 1e-30;
 impl Divergence<'_> {
     /// In nats (total variation and sorted L1: probabilities), `[rows]`.
     ///
-    /// The support is chosen on values: it is not differentiated through. Where it is the whole vocabulary, nothing is outside
-    /// it and all kinds of mass agree.
+    /// The support is chosen on values: it is not differentiated through. Where it is the whole vocabulary,
+    /// nothing is outside it and all kinds of mass agree.
     pub fn values(&self, rows: &Rows) -> Tensor {
         let compared = self.compared(rows);
         if self.is_plain(&compared)
@@ -70,7 +71,8 @@ impl Divergence<'_> {
         summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
     }
 
-    /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of the vocabulary.
+    /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of
+    /// the vocabulary.
     pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
         let compared = self.compared(rows);
         let clipped = self.clip_each.map(|bound| self.summands(&compared).gt(bound));
@@ -81,19 +83,28 @@ impl Divergence<'_> {
             let is_left = std::ptr::eq(own, &compared.left);
             if self.is_plain(&compared) {
                 let slope = if is_left { Slope::KlByLeft } else { Slope::KlByRight };
-                if let Some(on_side) = loops::slopes(slope, &compared.left.logps, &compared.right.logps, adjoint) {
+                if let Some(on_side) =
+                    loops::slopes(slope, &compared.left.logps, &compared.right.logps, adjoint)
+                {
                     self.through_mass(rows, &compared, own, on_side, slopes);
                     continue;
                 }
             }
             let mut on_side = match &self.pairing {
-                Pairing::Entrywise(summand) if is_left => summand.left_slopes(&own.logps, &other.logps, compared.closed),
-                Pairing::Entrywise(summand) => summand.right_slopes(&other.logps, &own.logps, compared.closed),
+                Pairing::Entrywise(summand) if is_left => {
+                    summand.left_slopes(&own.logps, &other.logps, compared.closed)
+                }
+                Pairing::Entrywise(summand) => {
+                    summand.right_slopes(&other.logps, &own.logps, compared.closed)
+                }
                 Pairing::Sorted => sorted_slopes(&own.logps, &other.logps, compared.tail),
             };
             if let Some(clipped) = &clipped {
-                let clipped =
-                    if matches!(self.pairing, Pairing::Sorted) { &unsorted(clipped, own, compared.tail) } else { clipped };
+                let clipped = if matches!(self.pairing, Pairing::Sorted) {
+                    &unsorted(clipped, own, compared.tail)
+                } else {
+                    clipped
+                };
                 let _ = on_side.masked_fill_(clipped, 0.0);
             }
             compared.blank(&mut on_side);
@@ -104,11 +115,17 @@ impl Divergence<'_> {
         }
     }
 
-    /// What a role's logits are divided by. The sampler's were divided when it drew: what it is compared with is the policy that is
-    /// trained, not a model at temperature 1.
+    /// What a role's logits are divided by. The sampler's were divided when it drew: what it is compared with
+    /// is the policy that is trained, not a model at temperature 1.
     fn temperature_of(&self, role: Role, rows: &Rows) -> f64 {
-        let with_sampler = || [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler));
-        if role != Role::Sampler && with_sampler() { self.temperature * rows.temperature() } else { self.temperature }
+        let with_sampler = || {
+            [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler))
+        };
+        if role != Role::Sampler && with_sampler() {
+            self.temperature * rows.temperature()
+        } else {
+            self.temperature
+        }
     }
 
     /// Whether it is the KL divergence over the whole vocabulary and nothing else.
@@ -120,7 +137,14 @@ impl Divergence<'_> {
     }
 
     /// From slopes by what is compared to slopes by the student's log-probabilities.
-    fn through_mass(&self, rows: &Rows, compared: &Compared, own: &OnSupport, mut slopes: Tensor, sum: &mut Slopes) {
+    fn through_mass(
+        &self,
+        rows: &Rows,
+        compared: &Compared,
+        own: &OnSupport,
+        mut slopes: Tensor,
+        sum: &mut Slopes,
+    ) {
         if compared.renormalized {
             slopes -= own.logps.exp() * slopes.sum_dim_intlist([-1].as_slice(), true, Kind::Float);
             compared.blank(&mut slopes);
@@ -137,7 +161,8 @@ impl Divergence<'_> {
             };
             // What a tail loses or gains, its entries do in proportion.
             let spread = compared.tail.then(|| {
-                let (inside, tail) = (rows.logps(Role::Student, temperature), own.parts[index].narrow(1, count, 1));
+                let (inside, tail) =
+                    (rows.logps(Role::Student, temperature), own.parts[index].narrow(1, count, 1));
                 let mut spread = (inside - tail).exp_() * part.narrow(1, count, 1);
                 let _ = match &compared.entries {
                     Entries::All => spread.zero_(),
@@ -176,7 +201,8 @@ impl Divergence<'_> {
         let whole = matches!(entries, Entries::All);
         let tail = self.mass == Mass::Tail && !whole;
         let renormalized = self.mass == Mass::Renormalized && !whole;
-        // A bound on summands is one on the summands as they are written, without terms that only vanish in the sum.
+        // A bound on summands is one on the summands as they are written, without terms that only vanish in
+        // the sum.
         let closed = match self.mass {
             Mass::Generalized => true,
             Mass::Raw if !whole => false,
@@ -220,7 +246,9 @@ impl Divergence<'_> {
         let mut logps = match (renormalized, outside) {
             (false, _) => whole.shallow_clone(),
             (true, None) => whole - whole.logsumexp([-1].as_slice(), true),
-            (true, Some(outside)) => whole - whole.masked_fill(outside, f64::NEG_INFINITY).logsumexp([-1].as_slice(), true),
+            (true, Some(outside)) => {
+                whole - whole.masked_fill(outside, f64::NEG_INFINITY).logsumexp([-1].as_slice(), true)
+            }
         };
         if let Some(outside) = outside {
             // Any number that both sides have does; sorting wants them last.
@@ -272,7 +300,8 @@ fn weighted(part: &Tensor, weight: &Weight, rows: &Rows) -> Tensor {
     }
 }
 
-/// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up to 1.
+/// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up
+/// to 1.
 fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
     let highest = parts[1..].iter().fold(parts[0].shallow_clone(), |highest, part| highest.maximum(part));
     let shares = zip_equal(&side.parts, parts).map(|((weight, _), part)| {
@@ -289,8 +318,8 @@ fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
     in_logs.where_self(&sum.lt(VANISHING), &(highest + sum.log()))
 }
 
-/// Log of the probability outside the support, `[rows, 1]`. Summed over the complement rather than taken from 1, where
-/// all digits would cancel.
+/// Log of the probability outside the support, `[rows, 1]`. Summed over the complement rather than taken from
+/// 1, where all digits would cancel.
 fn tail(full: &Tensor, entries: &Entries) -> Tensor {
     let outside = match entries {
         Entries::All => full.full_like(f64::NEG_INFINITY),
@@ -300,7 +329,8 @@ fn tail(full: &Tensor, entries: &Entries) -> Tensor {
     outside.logsumexp([-1].as_slice(), true).clamp_min_(NOTHING)
 }
 
-/// Probabilities from the largest to the smallest, of equals the first first, and where each was; a tail stays behind.
+/// Probabilities from the largest to the smallest, of equals the first first, and where each was; a tail
+/// stays behind.
 fn sorted(logps: &Tensor, tail: bool) -> (Tensor, Tensor) {
     let count = logps.size()[1] - i64::from(tail);
     let values = logps.narrow(1, 0, count);

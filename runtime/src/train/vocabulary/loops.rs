@@ -1,5 +1,6 @@
-//! What most objectives ask of every step, in loops of our own where the numbers are in the processor's memory: an operator of libtorch
-//! for each arithmetic operation reads and writes all entries for each of them.
+//! What most objectives ask of every step, in loops of our own where the numbers are in the processor's
+//! memory: an operator of libtorch for each arithmetic operation reads and writes all entries for each of
+//! them.
 
 use tch::{Kind, Tensor};
 
@@ -7,7 +8,8 @@ use crate::kernels::crew::threads;
 use crate::kernels::elements::{slice, slice_mut};
 use crate::kernels::entries::{self, Slope, Sum};
 
-/// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read them.
+/// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read
+/// them.
 pub fn sums(sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
     let (left, right) = (slice::<f32>(l)?, slice::<f32>(r)?);
     let [rows, width] = l.size()[..] else { return None };

@@ -1,15 +1,17 @@
 //! Everything that is computed over the vocabulary axis, some tokens at a time.
 //!
-//! A step needs numbers per token from next-token distributions, and later the gradient of the loss into the student's logits. A
-//! plain implementation holds several tensors of tokens times vocabulary in single precision, for either model and for each
-//! operation that is differentiated. Here logits themselves are made from the last hidden states in blocks of rows, and inside a
-//! block everything else in chunks that stay in the processor's cache: memory does not grow with the number of tokens but by
-//! hidden states, and not with the vocabulary at all.
+//! A step needs numbers per token from next-token distributions, and later the gradient of the loss into the
+//! student's logits. A plain implementation holds several tensors of tokens times vocabulary in single
+//! precision, for either model and for each operation that is differentiated. Here logits themselves are made
+//! from the last hidden states in blocks of rows, and inside a block everything else in chunks that stay in
+//! the processor's cache: memory does not grow with the number of tokens but by hidden states, and not with
+//! the vocabulary at all.
 //!
-//! There are two passes. The first, without gradient, answers [`Quantity`]s and the values of live [`Primitive`]s. The objective's
-//! program turns these into the loss's derivative by each primitive of each token; with it the second pass answers d loss / d logits
-//! block by block, to be multiplied by the output matrix at once. What the second pass needs of the distributions, d primitive / d
-//! logits, is known in the first: as much of it as has room is kept, and of the rest the logits are made once more.
+//! There are two passes. The first, without gradient, answers [`Quantity`]s and the values of live
+//! [`Primitive`]s. The objective's program turns these into the loss's derivative by each primitive of each
+//! token; with it the second pass answers d loss / d logits block by block, to be multiplied by the output
+//! matrix at once. What the second pass needs of the distributions, d primitive / d logits, is known in the
+//! first: as much of it as has room is kept, and of the rest the logits are made once more.
 
 mod divergence;
 mod loops;
@@ -39,8 +41,8 @@ use crate::zip::zip_equal;
 pub enum Logits {
     /// `[tokens, vocabulary]`. [`Vocabulary::gradient`] writes the student's over.
     Given(Tensor),
-    /// The product of the last hidden states, `[tokens, width]`, and the output matrix, `[vocabulary, width]`; with a `softcap` c,
-    /// c * tanh(product / c).
+    /// The product of the last hidden states, `[tokens, width]`, and the output matrix, `[vocabulary,
+    /// width]`; with a `softcap` c, c * tanh(product / c).
     Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
 }
 
@@ -128,7 +130,9 @@ impl Logits {
     fn rows(&self, first: i64, count: i64) -> Tensor {
         match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
-            Logits::Projected { hidden, matrix, softcap } => logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap),
+            Logits::Projected { hidden, matrix, softcap } => {
+                logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap)
+            }
         }
     }
 }
@@ -138,7 +142,8 @@ pub struct Vocabulary {
     /// `[tokens]`: the tokens taken.
     pub targets: Tensor,
     pub student: Logits,
-    /// Those of every other role that is read: one after the other, together as many tokens as the student has.
+    /// Those of every other role that is read: one after the other, together as many tokens as the student
+    /// has.
     pub others: Vec<(Role, Vec<Logits>)>,
     /// Whose logits the completions were drawn from, and at which temperature.
     pub sampler: Option<(Role, f64)>,
@@ -149,7 +154,8 @@ pub struct Vocabulary {
     /// Ids that no token has, if there are any.
     absent: Option<Tensor>,
     sizes: Sizes,
-    /// By the first token of a block: d live primitive / d logits of the student, `[block, vocabulary]`, in the order of the primitives.
+    /// By the first token of a block: d live primitive / d logits of the student, `[block, vocabulary]`, in
+    /// the order of the primitives.
     kept: RefCell<HashMap<i64, Vec<Tensor>>>,
 }
 
@@ -167,8 +173,8 @@ struct Sizes {
 impl Sizes {
     fn of(device: Device) -> Sizes {
         match device {
-            // A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36 MiB has rows enough for
-            // the product to run at nearly full speed.
+            // A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36
+            // MiB has rows enough for the product to run at nearly full speed.
             Device::Cpu => Sizes { chunk: 1 << 19, block: 9 << 20, kept: 1 << 27 },
             // Starting a kernel costs more than it does on a small chunk.
             _ => Sizes { chunk: 1 << 26, block: 1 << 26, kept: 1 << 30 },
@@ -204,7 +210,17 @@ impl Vocabulary {
         }
         let (targets, sizes) = (targets.shallow_clone(), Sizes::of(targets.device()));
         let (temperature, absent) = (1.0, None);
-        Vocabulary { targets, student, others, sampler, temperature, end, absent, sizes, kept: RefCell::default() }
+        Vocabulary {
+            targets,
+            student,
+            others,
+            sampler,
+            temperature,
+            end,
+            absent,
+            sizes,
+            kept: RefCell::default(),
+        }
     }
 
     /// The same for a policy of another temperature.
@@ -236,13 +252,15 @@ impl Vocabulary {
         values
     }
 
-    /// Each quantity and each live primitive of every token, `[tokens]` each. [`Vocabulary::gradient`] is asked for the same primitives.
+    /// Each quantity and each live primitive of every token, `[tokens]` each. [`Vocabulary::gradient`] is
+    /// asked for the same primitives.
     pub fn read(&self, quantities: &[Quantity], live: &[Primitive]) -> [Vec<Tensor>; 2] {
         let _guard = no_grad_guard();
-        // Made before the chunks: small tensors that stay between large ones that go would break up the heap until none of the
-        // next chunk's fits into what the last left.
+        // Made before the chunks: small tensors that stay between large ones that go would break up the heap
+        // until none of the next chunk's fits into what the last left.
         let empty = || Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()));
-        let values: [Vec<Tensor>; 2] = [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
+        let values: [Vec<Tensor>; 2] =
+            [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
         let mut kept = self.kept.borrow_mut();
         let mut room = self.sizes.kept;
         for (first, count) in self.blocks() {
@@ -267,8 +285,8 @@ impl Vocabulary {
         values
     }
 
-    /// Tensors for the slopes of a block by each primitive, if they fit into the room that is left. Logits that are given need not be made
-    /// again: no slopes are kept beside them.
+    /// Tensors for the slopes of a block by each primitive, if they fit into the room that is left. Logits
+    /// that are given need not be made again: no slopes are kept beside them.
     fn room_for_slopes(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
         let Logits::Projected { hidden, .. } = &self.student else { return None };
         // As the products with the output matrix want them.
@@ -288,7 +306,11 @@ impl Vocabulary {
         for (first, count) in self.blocks() {
             if let Some(slopes) = self.kept.borrow_mut().remove(&first) {
                 assert_eq!(slopes.len(), live.len(), "the primitives of the first pass");
-                give(kept_slopes(first, slopes, live.iter().map(|(_, adjoint)| adjoint.narrow(0, first, count))));
+                give(kept_slopes(
+                    first,
+                    slopes,
+                    live.iter().map(|(_, adjoint)| adjoint.narrow(0, first, count)),
+                ));
                 continue;
             }
             let block = self.block(first, count);
@@ -302,9 +324,14 @@ impl Vocabulary {
         }
     }
 
-    /// d loss / d logits of some rows into `out`, `[rows, vocabulary]`, which may be the logits themselves; for d loss / d primitive,
-    /// `[rows, 1]`. 0 where there is no token.
-    fn by_logits<'p>(&self, rows: &Rows, live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>, out: &mut Tensor) {
+    /// d loss / d logits of some rows into `out`, `[rows, vocabulary]`, which may be the logits themselves;
+    /// for d loss / d primitive, `[rows, 1]`. 0 where there is no token.
+    fn by_logits<'p>(
+        &self,
+        rows: &Rows,
+        live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>,
+        out: &mut Tensor,
+    ) {
         if out.kind() == Kind::BFloat16 {
             // Rounded once, at the end.
             let mut single = Tensor::empty(out.size(), (Kind::Float, out.device()));
@@ -329,9 +356,14 @@ impl Vocabulary {
         }
     }
 
-    /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, in single precision where they are in half, and to the
-    /// output matrix, `[vocabulary, width]`.
-    pub fn projected_gradient(self, live: &[(Primitive, Tensor)], hidden: &Tensor, matrix: &Tensor) -> (Tensor, ByMatrix) {
+    /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, in single precision where
+    /// they are in half, and to the output matrix, `[vocabulary, width]`.
+    pub fn projected_gradient(
+        self,
+        live: &[(Primitive, Tensor)],
+        hidden: &Tensor,
+        matrix: &Tensor,
+    ) -> (Tensor, ByMatrix) {
         let _guard = no_grad_guard();
         let mut by_hidden = Vec::new();
         let mut by_matrix = ByMatrix::zero(matrix);
@@ -383,7 +415,8 @@ impl Vocabulary {
             return logits.shallow_clone();
         }
         let given = self.others.iter().find(|(of, _)| *of == role);
-        let (_, given) = given.unwrap_or_else(|| panic!("a pass that reads the {} has its logits", role.name()));
+        let (_, given) =
+            given.unwrap_or_else(|| panic!("a pass that reads the {} has its logits", role.name()));
         let logits = self.masked(self::rows_of(given, block.first, block.student.size()[0]));
         known.push((role, logits.shallow_clone()));
         logits
@@ -391,7 +424,9 @@ impl Vocabulary {
 
     fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows<'a>> + use<'a> {
         let (count, step) = (block.student.size()[0], Sizes::rows(self.sizes.chunk, self.vocabulary()));
-        (0..count).step_by(step as usize).map(move |from| Rows::new(self, block, from, step.min(count - from)))
+        (0..count)
+            .step_by(step as usize)
+            .map(move |from| Rows::new(self, block, from, step.min(count - from)))
     }
 }
 
@@ -424,8 +459,8 @@ fn kept_slopes(first: i64, slopes: Vec<Tensor>, adjoints: impl Iterator<Item = T
     });
     let one = parts.next().expect("slopes are kept of live primitives");
     // Of several the sum is whole: there is nothing left to multiply it with.
-    let (slopes, scale) =
-        parts.fold(one, |(sum, scale), (slopes, adjoint)| (sum * scale + slopes * &adjoint, adjoint.ones_like()));
+    let (slopes, scale) = parts
+        .fold(one, |(sum, scale), (slopes, adjoint)| (sum * scale + slopes * &adjoint, adjoint.ones_like()));
     ByLogits { first, slopes, scale: Some(scale) }
 }
 
@@ -441,8 +476,11 @@ fn rows_of(parts: &[Logits], first: i64, count: i64) -> Tensor {
             if to - from == count {
                 whole = Some(rows);
             } else {
-                // Written to their places as they come: side by side, the parts and the whole would be twice as much.
-                let whole = whole.get_or_insert_with(|| Tensor::empty([count, rows.size()[1]], (rows.kind(), rows.device())));
+                // Written to their places as they come: side by side, the parts and the whole would be twice
+                // as much.
+                let whole = whole.get_or_insert_with(|| {
+                    Tensor::empty([count, rows.size()[1]], (rows.kind(), rows.device()))
+                });
                 whole.narrow(0, from - first, to - from).copy_(&rows);
             }
         }

@@ -95,11 +95,14 @@ impl Primitive<'_> {
         }
     }
 
-    /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of the vocabulary.
+    /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of
+    /// the vocabulary.
     pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
         match self {
             Primitive::Logp => slopes.add_at(rows, rows.temperature(), &rows.targets, adjoint),
-            Primitive::EndLogp => slopes.add_at(rows, rows.temperature(), &rows.targets.full_like(rows.end), adjoint),
+            Primitive::EndLogp => {
+                slopes.add_at(rows, rows.temperature(), &rows.targets.full_like(rows.end), adjoint)
+            }
             Primitive::Divergence(divergence) => divergence.add_slopes(rows, adjoint, slopes),
             Primitive::Likelihood { of } => {
                 slopes.add_at(rows, 1.0, &rows.logps(*of, 1.0).argmax(-1, true), &adjoint.neg());
@@ -120,8 +123,8 @@ fn entropy(logps: &Tensor) -> Tensor {
     here.unwrap_or_else(|| -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float))
 }
 
-/// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they are; and the log of
-/// what each and those behind it hold. `[rows, k]` each.
+/// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they
+/// are; and the log of what each and those behind it hold. `[rows, k]` each.
 fn ranking(rows: &Rows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
     let order = top(rows, role, k);
     let logps = rows.logps(Role::Student, 1.0).gather(-1, &order, false);

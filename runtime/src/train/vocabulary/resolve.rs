@@ -30,7 +30,9 @@ impl Parameters<'_> {
             Signal::Mass { role, support } => Quantity::Mass { role: *role, support },
             Signal::InNucleus { role, p } => Quantity::InNucleus { role: *role, p: *p },
             Signal::SupportSize { support } => Quantity::SupportSize(support),
-            Signal::Divergence(divergence) => Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?)),
+            Signal::Divergence(divergence) => {
+                Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?))
+            }
             Signal::Position
             | Signal::Length
             | Signal::Truncated
@@ -56,10 +58,15 @@ impl Parameters<'_> {
         })
     }
 
-    pub fn divergence<'p>(&self, divergence: &'p plan::Divergence) -> Result<Divergence<'p>, EvaluationError> {
+    pub fn divergence<'p>(
+        &self,
+        divergence: &'p plan::Divergence,
+    ) -> Result<Divergence<'p>, EvaluationError> {
         let entrywise = match &divergence.kind {
             DivergenceKind::Kl => Some(Summand::Kl),
-            DivergenceKind::Jsd { beta, normalized } => Some(Summand::Jsd { beta: self.number(beta)?, normalized: *normalized }),
+            DivergenceKind::Jsd { beta, normalized } => {
+                Some(Summand::Jsd { beta: self.number(beta)?, normalized: *normalized })
+            }
             DivergenceKind::Skew { lambda } => Some(Summand::Skew { lambda: self.number(lambda)? }),
             DivergenceKind::TotalVariation => Some(Summand::TotalVariation),
             DivergenceKind::ChiSquared => Some(Summand::ChiSquared),
@@ -96,20 +103,25 @@ impl Parameters<'_> {
     fn number(&self, parameter: &Parameter) -> Result<f64, EvaluationError> {
         Ok(match parameter {
             Parameter::Number(value) => *value,
-            Parameter::Formula(formula) => interpret(&formula.graph, &[formula.value], self.batch)?.get(formula.value)[0],
+            Parameter::Formula(formula) => {
+                interpret(&formula.graph, &[formula.value], self.batch)?.get(formula.value)[0]
+            }
         })
     }
 
     fn weight(&self, parameter: &Parameter) -> Result<Weight, EvaluationError> {
-        let Parameter::Formula(formula) = parameter else { return Ok(Weight::Number(self.number(parameter)?)) };
+        let Parameter::Formula(formula) = parameter else {
+            return Ok(Weight::Number(self.number(parameter)?));
+        };
         let axis = formula.graph.axis(formula.value);
         if axis <= Axis::Batch {
             return Ok(Weight::Number(self.number(parameter)?));
         }
         let values = interpret(&formula.graph, &[formula.value], self.batch)?;
         let (values, layout) = (values.get(formula.value), &self.batch.layout);
-        let per_token: Vec<f32> =
-            (0..layout.tokens()).map(|token| values[layout.parent(Axis::Token, axis, token)] as f32).collect();
+        let per_token: Vec<f32> = (0..layout.tokens())
+            .map(|token| values[layout.parent(Axis::Token, axis, token)] as f32)
+            .collect();
         Ok(Weight::PerToken(Tensor::from_slice(&per_token).to_device(self.device)))
     }
 }

@@ -8,7 +8,8 @@ use tch::{Kind, Tensor};
 use super::{Block, Vocabulary};
 use crate::model::Token;
 
-/// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the chunk.
+/// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the
+/// chunk.
 pub struct Rows<'a> {
     /// The first of them among the tokens of the step.
     pub first: i64,
@@ -47,8 +48,8 @@ impl<'a> Rows<'a> {
         self.vocabulary.temperature
     }
 
-    /// Log-probabilities `[rows, vocabulary]` as the objective's `logp` has them: those of the sampler as it drew, the others' at the
-    /// temperature of the policy.
+    /// Log-probabilities `[rows, vocabulary]` as the objective's `logp` has them: those of the sampler as it
+    /// drew, the others' at the temperature of the policy.
     pub fn scored(&self, role: Role) -> Tensor {
         self.logps(role, if role == Role::Sampler { 1.0 } else { self.temperature() })
     }
@@ -58,15 +59,16 @@ impl<'a> Rows<'a> {
         &self.student
     }
 
-    /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`; the sampler's by the
-    /// temperature that it drew at as well. Never to be written to.
+    /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`;
+    /// the sampler's by the temperature that it drew at as well. Never to be written to.
     ///
     /// # Panics
     /// If the pass was not given what `role` reads: the caller looks before it starts one.
     pub fn logps(&self, role: Role, temperature: f64) -> Tensor {
         let (role, temperature) = match role {
             Role::Sampler => {
-                let (writer, own) = self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
+                let (writer, own) =
+                    self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
                 (writer, temperature * own)
             }
             Role::Student | Role::Teacher | Role::Reference => (role, temperature),
@@ -91,7 +93,11 @@ impl<'a> Rows<'a> {
 
     /// The rows of a number per token, `[rows, 1]`.
     pub fn column(&self, per_token: &Tensor) -> Tensor {
-        assert_eq!(per_token.numel() as i64, self.vocabulary.tokens(), "one number for each token of the step");
+        assert_eq!(
+            per_token.numel() as i64,
+            self.vocabulary.tokens(),
+            "one number for each token of the step"
+        );
         per_token.narrow(0, self.first, self.len()).unsqueeze(1)
     }
 }
@@ -125,17 +131,22 @@ impl Slopes {
         self.by_temperature.iter_mut().find(|(known, _)| *known == temperature).map(|(_, sum)| sum)
     }
 
-    /// d loss / d logits of the student, written to `out`, `[rows, vocabulary]`. It may be the logits themselves: they are not
-    /// read any more once they are written over: log-probabilities at every temperature are made before.
+    /// d loss / d logits of the student, written to `out`, `[rows, vocabulary]`. It may be the logits
+    /// themselves: they are not read any more once they are written over: log-probabilities at every
+    /// temperature are made before.
     pub fn into_logits(self, rows: &Rows, out: &mut Tensor) {
-        let logps: Vec<Tensor> =
-            self.by_temperature.iter().map(|(temperature, _)| rows.logps(Role::Student, *temperature)).collect();
+        let logps: Vec<Tensor> = self
+            .by_temperature
+            .iter()
+            .map(|(temperature, _)| rows.logps(Role::Student, *temperature))
+            .collect();
         let mut first = true;
         for ((temperature, slopes), logps) in self.by_temperature.into_iter().zip(logps) {
             if first && temperature == 1.0 && out.kind() == Kind::Float {
                 let _ = Tensor::internal_log_softmax_backward_data_out(out, &slopes, &logps, -1, Kind::Float);
             } else {
-                let part = Tensor::internal_log_softmax_backward_data(&slopes, &logps, -1, Kind::Float) / temperature;
+                let part = Tensor::internal_log_softmax_backward_data(&slopes, &logps, -1, Kind::Float)
+                    / temperature;
                 if first {
                     out.copy_(&part);
                 } else {

@@ -1,12 +1,13 @@
 //! The summand of every divergence at a vocabulary entry, and its slopes.
 //!
-//! Everything is a function of two log-probabilities, `l` of the left side and `r` of the right side, as tensors of one shape;
-//! slopes are with respect to these. Each form is written so that it and its slopes are exactly 0 where `l = r`, if it is closed:
-//! rounding noise there would be blown up to full steps by an optimiser that normalises gradients.
+//! Everything is a function of two log-probabilities, `l` of the left side and `r` of the right side, as
+//! tensors of one shape; slopes are with respect to these. Each form is written so that it and its slopes are
+//! exactly 0 where `l = r`, if it is closed: rounding noise there would be blown up to full steps by an
+//! optimiser that normalises gradients.
 //!
-//! *Closed* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary entry by entry, for KL
-//! `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1) (exp(l) - exp(r))`. Where both sides are complete
-//! it sums to 0.
+//! *Closed* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary
+//! entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1)
+//! (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
 
 use mopd_compiler::plan::Generator;
 use tch::{Kind, Tensor};
@@ -37,12 +38,13 @@ pub enum Summand<'a> {
     },
 }
 
-/// Closer to 0 or 1 than this, the alpha divergence is its limit: its terms cancel there, and what is left in single precision
-/// is noise.
+/// Closer to 0 or 1 than this, the alpha divergence is its limit: its terms cancel there, and what is left in
+/// single precision is noise.
 const ALPHA_MARGIN: f64 = 1e-3;
 /// Closer to 0 or 1 than this, the normalised Jensen-Shannon divergence is its limit.
 const BETA_MARGIN: f64 = 1e-7;
-/// Beyond this difference of log-probabilities a mixture is one of its sides, in single precision, and `exp` is about to overflow.
+/// Beyond this difference of log-probabilities a mixture is one of its sides, in single precision, and `exp`
+/// is about to overflow.
 const FAR: f64 = 80.0;
 /// A side with a smaller share of the mixture than this can vanish in `1 + x`.
 const SMALL_SHARE: f64 = 0.05;
@@ -163,14 +165,19 @@ impl Summand<'_> {
         }
     }
 
-    /// The KL divergence that it becomes at the ends of its parameter, closed. The bare alpha divergence has a limit at 0 alone;
-    /// the bare limit there is KL without its linear terms, which is close to what the formula gives.
+    /// The KL divergence that it becomes at the ends of its parameter, closed. The bare alpha divergence has
+    /// a limit at 0 alone; the bare limit there is KL without its linear terms, which is close to what
+    /// the formula gives.
     fn limit(&self, closed: bool) -> Option<Direction> {
         match *self {
-            Summand::Alpha { alpha } if closed && (alpha - 1.0).abs() < ALPHA_MARGIN => Some(Direction::LeftToRight),
+            Summand::Alpha { alpha } if closed && (alpha - 1.0).abs() < ALPHA_MARGIN => {
+                Some(Direction::LeftToRight)
+            }
             Summand::Alpha { alpha } if closed && alpha.abs() < ALPHA_MARGIN => Some(Direction::RightToLeft),
             Summand::Jsd { beta, normalized: true } if beta < BETA_MARGIN => Some(Direction::LeftToRight),
-            Summand::Jsd { beta, normalized: true } if 1.0 - beta < BETA_MARGIN => Some(Direction::RightToLeft),
+            Summand::Jsd { beta, normalized: true } if 1.0 - beta < BETA_MARGIN => {
+                Some(Direction::RightToLeft)
+            }
             _ => None,
         }
     }
@@ -236,6 +243,7 @@ impl<'a> Own<'a> {
 
     fn slope_at_1(&self) -> f64 {
         let one = Tensor::ones([1], (Kind::Double, self.u.device()));
-        tensor_graph::elementwise(&self.generator.graph, self.generator.derivative, &[&one], self.time).double_value(&[0])
+        tensor_graph::elementwise(&self.generator.graph, self.generator.derivative, &[&one], self.time)
+            .double_value(&[0])
     }
 }

@@ -23,7 +23,9 @@ pub fn entries(support: &Support, rows: &Rows) -> Entries {
         Support::Sampled => Entries::Chosen(rows.targets.shallow_clone()),
         Support::Nucleus { role, p } => Entries::Masked(nucleus(&rows.logps(*role, 1.0), *p)),
         Support::Union { of } => Entries::Masked(combined(of, rows, |all, part| all.logical_or_(part))),
-        Support::Intersection { of } => Entries::Masked(combined(of, rows, |all, part| all.logical_and_(part))),
+        Support::Intersection { of } => {
+            Entries::Masked(combined(of, rows, |all, part| all.logical_and_(part)))
+        }
     }
 }
 
@@ -39,8 +41,8 @@ pub fn top(rows: &Rows, role: Role, k: u32) -> Tensor {
     largest(&rows.logps(role, 1.0), k.into())
 }
 
-/// `[rows, k]`: where the `k` largest numbers of each row are, the largest first, of equals the one that stands first. `topk` alone takes
-/// any of them, and models in bf16 have many.
+/// `[rows, k]`: where the `k` largest numbers of each row are, the largest first, of equals the one that
+/// stands first. `topk` alone takes any of them, and models in bf16 have many.
 pub fn largest(values: &Tensor, k: i64) -> Tensor {
     let entries = values.size()[1];
     let k = k.min(entries);
@@ -75,8 +77,8 @@ pub fn mask(entries: &Entries, rows: &Rows) -> Tensor {
     }
 }
 
-/// The entries before which, most probable first, less than `p` is spent. Equals go in or stay out together, so that it does not
-/// matter how they were sorted.
+/// The entries before which, most probable first, less than `p` is spent. Equals go in or stay out together,
+/// so that it does not matter how they were sorted.
 fn nucleus(logps: &Tensor, p: f64) -> Tensor {
     let (sorted, _) = logps.sort(-1, true);
     let probabilities = sorted.to_kind(Kind::Double).exp_();

@@ -1,12 +1,13 @@
-//! Every divergence against its definition in double precision, with probabilities instead of logs and finite differences instead
-//! of slopes; chunks against the whole; the pass against a plain implementation that libtorch differentiates.
+//! Every divergence against its definition in double precision, with probabilities instead of logs and finite
+//! differences instead of slopes; chunks against the whole; the pass against a plain implementation that
+//! libtorch differentiates.
 
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::derivative::adjoints;
 use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::plan::{
-    self, Axis, DivergenceKind, Formula, Function, Generator, Live, Mass, Over, Parameter, Reduction, Role, Schedule, Signal,
-    Support,
+    self, Axis, DivergenceKind, Formula, Function, Generator, Live, Mass, Over, Parameter, Reduction, Role,
+    Schedule, Signal, Support,
 };
 use tch::Kind;
 
@@ -74,7 +75,8 @@ fn kinds() -> Vec<DivergenceKind> {
 fn supports() -> Vec<Support> {
     let top = |role, k| Support::TopK { role, k };
     let nucleus = |role, p| Support::Nucleus { role, p };
-    let mut supports: Vec<Support> = [1, 2, 4].iter().flat_map(|&k| [top(Student, k), top(Teacher, k)]).collect();
+    let mut supports: Vec<Support> =
+        [1, 2, 4].iter().flat_map(|&k| [top(Student, k), top(Teacher, k)]).collect();
     supports.extend([
         Support::Full,
         Support::Sampled,
@@ -93,13 +95,24 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
 
 fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
     let others = teacher.map(|teacher| (Teacher, vec![Logits::Given(teacher)])).into_iter().collect();
-    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), others, Some((Student, 2.0)), END);
+    let mut vocabulary = Vocabulary::new(
+        &Tensor::from_slice(targets),
+        Logits::Given(student),
+        others,
+        Some((Student, 2.0)),
+        END,
+    );
     vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
     vocabulary
 }
 
 fn batch(tokens: usize) -> Batch {
-    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    let layout = Layout {
+        sequence_of_token: vec![0; tokens],
+        group_of_sequence: vec![0],
+        groups: 1,
+        ..Layout::default()
+    };
     Batch { layout, step: 3, steps: 10, ..Batch::default() }
 }
 
@@ -112,7 +125,9 @@ fn value_and_gradient(live: &Live, student: &[f64; 5], teacher: &[f64; 5]) -> (f
     assert_eq!((value.size(), value.kind()), (vec![1], Kind::Float));
     let mut gradient = Vec::new();
     let adjoint = Tensor::from_slice(&[2.0f32]);
-    vocabulary.gradient(&[(parameters.primitive(live).unwrap(), adjoint)], |rows| gradient = to_vec(&rows.whole().1));
+    vocabulary.gradient(&[(parameters.primitive(live).unwrap(), adjoint)], |rows| {
+        gradient = to_vec(&rows.whole().1)
+    });
     (value.double_value(&[0]), gradient.into_iter().map(|g| f64::from(g) / 2.0).collect())
 }
 
@@ -143,7 +158,9 @@ mod reference {
             order.sort_by(|a, b| by[*b].total_cmp(&by[*a]));
             (order, by)
         };
-        let among = |parts: &[Support]| -> Vec<Vec<usize>> { parts.iter().map(|part| self::support(part, of)).collect() };
+        let among = |parts: &[Support]| -> Vec<Vec<usize>> {
+            parts.iter().map(|part| self::support(part, of)).collect()
+        };
         match support {
             Support::Full => (0..5).collect(),
             Support::Sampled => vec![TAKEN as usize],
@@ -160,8 +177,12 @@ mod reference {
                     })
                     .collect()
             }
-            Support::Union { of } => (0..5).filter(|entry| among(of).iter().any(|part| part.contains(entry))).collect(),
-            Support::Intersection { of } => (0..5).filter(|entry| among(of).iter().all(|part| part.contains(entry))).collect(),
+            Support::Union { of } => {
+                (0..5).filter(|entry| among(of).iter().any(|part| part.contains(entry))).collect()
+            }
+            Support::Intersection { of } => {
+                (0..5).filter(|entry| among(of).iter().all(|part| part.contains(entry))).collect()
+            }
         }
     }
 
@@ -198,9 +219,9 @@ mod reference {
                 match side {
                     plan::Distribution::Role(role) => of(*role),
                     plan::Distribution::Detached(inner) => side_of(inner, of),
-                    plan::Distribution::Blend(parts) => {
-                        (0..5).map(|v| parts.iter().map(|(weight, role)| number(weight) * of(*role)[v]).sum()).collect()
-                    }
+                    plan::Distribution::Blend(parts) => (0..5)
+                        .map(|v| parts.iter().map(|(weight, role)| number(weight) * of(*role)[v]).sum())
+                        .collect(),
                 }
             }
             side_of(side, &|role| of(role, spec.temperature))
@@ -233,10 +254,16 @@ mod reference {
     }
 
     /// Supports and detached sides stay where they are while the student moves.
-    pub fn value_and_gradient(spec: &plan::Divergence, student: &[f64; 5], teacher: &[f64; 5]) -> (f64, Vec<f64>) {
+    pub fn value_and_gradient(
+        spec: &plan::Divergence,
+        student: &[f64; 5],
+        teacher: &[f64; 5],
+    ) -> (f64, Vec<f64>) {
         let logits: Vec<f64> = student.iter().map(|p| p.ln()).collect();
         finite_differences(&logits, |moved| {
-            let at = |logits: &[f64], temperature: f64| softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<_>>());
+            let at = |logits: &[f64], temperature: f64| {
+                softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<_>>())
+            };
             let teacher: Vec<f64> = teacher.iter().map(|p| p.ln()).collect();
             let of = |role, temperature| match role {
                 Student => at(moved, temperature),
@@ -293,10 +320,16 @@ fn published_numbers() {
     let of = |kind, left, right| plan::Divergence::between(kind, left, right, Support::Full, Mass::Raw);
     let (_, gradient) = on(of(DivergenceKind::TotalVariation, Student, Teacher));
     close(&gradient.iter().map(|g| 2.0 * g).collect::<Vec<_>>(), &[-0.42, 0.18, 0.12, 0.09, 0.03], 1e-6);
-    let jsd = |beta, normalized| on(of(DivergenceKind::Jsd { beta: Parameter::Number(beta), normalized }, Teacher, Student)).0;
+    let jsd = |beta, normalized| {
+        on(of(DivergenceKind::Jsd { beta: Parameter::Number(beta), normalized }, Teacher, Student)).0
+    };
     close(&[jsd(0.5, false), jsd(0.001, false), jsd(0.01, false)], &[0.024269, 0.000098, 0.00097], 1e-6);
     // Continuous up to both ends, where the other one is 0.
-    close(&[jsd(0.0, true), jsd(1e-6, true), jsd(1.0, true), jsd(1.0 - 1e-6, true)], &[forward, forward, reverse, reverse], 2e-6);
+    close(
+        &[jsd(0.0, true), jsd(1e-6, true), jsd(1.0, true), jsd(1.0 - 1e-6, true)],
+        &[forward, forward, reverse, reverse],
+        2e-6,
+    );
 
     let far = [0.62, 0.30, 0.05, 0.02, 0.01];
     let on = |mass| of_divergence(&kl(Teacher, Student, TOP_2, mass), &far, &TEACHER).0;
@@ -327,7 +360,10 @@ fn where_student_equals_teacher_there_is_no_gradient() {
                     let spec = plan::Divergence::between(kind.clone(), left, right, support.clone(), mass);
                     let (value, gradient) = of_divergence(&spec, &TEACHER, &TEACHER);
                     // An author's generator need not be 0 at 1 to the last bit; this one is.
-                    assert!(value == 0.0 && gradient.iter().all(|g| *g == 0.0), "{spec:?}: {value} {gradient:?}");
+                    assert!(
+                        value == 0.0 && gradient.iter().all(|g| *g == 0.0),
+                        "{spec:?}: {value} {gradient:?}"
+                    );
                 }
             }
         }
@@ -351,7 +387,8 @@ fn every_kind_equals_its_definition() {
 #[test]
 fn temperatures_bounds_and_blends_equal_their_definitions() {
     let number = Parameter::Number;
-    let blend = |share| plan::Distribution::Blend(vec![(number(share), Teacher), (number(1.0 - share), Student)]);
+    let blend =
+        |share| plan::Distribution::Blend(vec![(number(share), Teacher), (number(1.0 - share), Student)]);
     let detached = |side| plan::Distribution::Detached(Box::new(side));
     let role = plan::Distribution::Role;
     let sides = [
@@ -364,7 +401,9 @@ fn temperatures_bounds_and_blends_equal_their_definitions() {
         for (left, right) in &sides {
             for support in [Support::Full, TOP_2, Support::Nucleus { role: Teacher, p: 0.7 }] {
                 for mass in MASSES {
-                    for (temperature, clip_each) in [(1.0, None), (2.5, None), (1.0, Some(0.0117)), (0.5, Some(0.0313))] {
+                    for (temperature, clip_each) in
+                        [(1.0, None), (2.5, None), (1.0, Some(0.0117)), (0.5, Some(0.0313))]
+                    {
                         let spec = plan::Divergence {
                             kind: kind.clone(),
                             left: left.clone(),
@@ -389,13 +428,16 @@ fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
     let of = |left| plan::Divergence { left, ..kl(Student, Teacher, Support::Full, Mass::Raw) };
     let number = Parameter::Number;
     let blend = plan::Distribution::Blend(vec![(number(0.0), Teacher), (number(1.0), Student)]);
-    let (got, expected) =
-        (of_divergence(&of(blend), &sharp, &TEACHER), of_divergence(&of(plan::Distribution::Role(Student)), &sharp, &TEACHER));
+    let (got, expected) = (
+        of_divergence(&of(blend), &sharp, &TEACHER),
+        of_divergence(&of(plan::Distribution::Role(Student)), &sharp, &TEACHER),
+    );
     close(&[got.0], &[expected.0], 1e-6);
     close(&got.1, &expected.1, 1e-6);
 }
 
-/// What a detached side holds of the student is a constant: the gradient is that of a teacher with these probabilities.
+/// What a detached side holds of the student is a constant: the gradient is that of a teacher with these
+/// probabilities.
 #[test]
 fn no_gradient_flows_through_a_detached_side() {
     let number = Parameter::Number;
@@ -403,8 +445,10 @@ fn no_gradient_flows_through_a_detached_side() {
     for kind in kinds() {
         let blend = plan::Distribution::Blend(vec![(number(0.9), Teacher), (number(0.1), Student)]);
         let plain = plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Tail);
-        let detached = plan::Divergence { right: plan::Distribution::Detached(Box::new(blend)), ..plain.clone() };
-        let (got, expected) = (of_divergence(&detached, &DISTINCT, &TEACHER), of_divergence(&plain, &DISTINCT, &mixed));
+        let detached =
+            plan::Divergence { right: plan::Distribution::Detached(Box::new(blend)), ..plain.clone() };
+        let (got, expected) =
+            (of_divergence(&detached, &DISTINCT, &TEACHER), of_divergence(&plain, &DISTINCT, &mixed));
         close(&[got.0], &[expected.0], 1e-6);
         close(&got.1, &expected.1, 2e-6);
     }
@@ -421,7 +465,13 @@ fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
     for student in [DISTINCT, far] {
         for (left, right) in [(Student, Teacher), (Teacher, Student)] {
             for mass in MASSES {
-                let of = |kind| of_divergence(&plan::Divergence::between(kind, left, right, TOP_2, mass), &student, &TEACHER);
+                let of = |kind| {
+                    of_divergence(
+                        &plan::Divergence::between(kind, left, right, TOP_2, mass),
+                        &student,
+                        &TEACHER,
+                    )
+                };
                 let (got, expected) = (of(own.clone()), of(DivergenceKind::Kl));
                 close(&[got.0], &[expected.0], 1e-5);
                 close(&got.1, &expected.1, 1e-5);
@@ -436,7 +486,8 @@ fn a_support_of_the_whole_vocabulary_has_no_tail() {
     let everything = Support::Union { of: vec![top(3), Support::Nucleus { role: Student, p: 1.0 }] };
     for support in [top(5), top(64), everything] {
         for mass in [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw] {
-            let (value, gradient) = of_divergence(&kl(Student, Teacher, support.clone(), mass), &STUDENT, &TEACHER);
+            let (value, gradient) =
+                of_divergence(&kl(Student, Teacher, support.clone(), mass), &STUDENT, &TEACHER);
             close(&[value], &[0.098847], 1e-6);
             close(&gradient, &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060], 1e-5);
         }
@@ -446,8 +497,11 @@ fn a_support_of_the_whole_vocabulary_has_no_tail() {
 #[test]
 fn a_tail_of_almost_nothing_stays_finite() {
     let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
-    let (value, gradient) =
-        of_divergence(&kl(Student, Teacher, Support::TopK { role: Teacher, k: 1 }, Mass::Tail), &sharp, &TEACHER);
+    let (value, gradient) = of_divergence(
+        &kl(Student, Teacher, Support::TopK { role: Teacher, k: 1 }, Mass::Tail),
+        &sharp,
+        &TEACHER,
+    );
     close(&[value], &[2.0f64.ln()], 1e-6);
     assert!(gradient.iter().all(|g| g.is_finite()));
 }
@@ -480,7 +534,8 @@ fn losses_that_are_no_divergence() {
     check(Live::Logp, &|p| p[TAKEN as usize].ln());
     check(Live::Likelihood { of: Teacher }, &|p| -p[0].ln());
     // The teacher's order is that of the vocabulary.
-    let ranking = |p: &[f64], k: usize| (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>();
+    let ranking =
+        |p: &[f64], k: usize| (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>();
     check(Live::Ranking { role: Teacher, k: 3 }, &|p| ranking(p, 3));
     check(Live::Ranking { role: Teacher, k: 9 }, &|p| ranking(p, 5));
 }
@@ -525,7 +580,13 @@ fn parameters_move_with_the_run_and_with_the_token() {
         Parameter::Formula(Box::new(Formula { graph, value }))
     };
     let at_this_step = Schedule::Linear { from: 0.1, to: 1.0, over: Over::Run }.at(3, 10);
-    let of = |kind| of_divergence(&plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Raw), &DISTINCT, &TEACHER);
+    let of = |kind| {
+        of_divergence(
+            &plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Raw),
+            &DISTINCT,
+            &TEACHER,
+        )
+    };
     assert_eq!(
         of(DivergenceKind::Skew { lambda: moving() }),
         of(DivergenceKind::Skew { lambda: Parameter::Number(at_this_step) })
@@ -541,21 +602,32 @@ fn parameters_move_with_the_run_and_with_the_token() {
     };
     let spec = blended(share, Parameter::Number(0.25));
     assert_eq!(spec.signals(), [Signal::Reward]);
-    let layout = Layout { sequence_of_token: vec![0, 1, 1], group_of_sequence: vec![0, 0], groups: 1, ..Layout::default() };
+    let layout = Layout {
+        sequence_of_token: vec![0, 1, 1],
+        group_of_sequence: vec![0, 0],
+        groups: 1,
+        ..Layout::default()
+    };
     let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
-    let vocabulary =
-        given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(Sizes { chunk: 5, block: 10, kept: 0 }));
+    let vocabulary = given(
+        rows(&[DISTINCT; 3]),
+        Some(rows(&[TEACHER; 3])),
+        &[TAKEN; 3],
+        Some(Sizes { chunk: 5, block: 10, kept: 0 }),
+    );
     let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect();
-    let expected = [0.5, 0.75, 0.75]
-        .map(|share| of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0);
+    let expected = [0.5, 0.75, 0.75].map(|share| {
+        of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0
+    });
     close(&got, &expected, 1e-6);
 }
 
 /// Pseudo-random logits, `[tokens, vocabulary]`.
 fn logits(tokens: i64, vocabulary: i64, seed: f32) -> Tensor {
-    let values: Vec<f32> = (0..tokens * vocabulary).map(|i| ((i as f32 * 0.713 + seed) * 12.9898).sin() * 4.0).collect();
+    let values: Vec<f32> =
+        (0..tokens * vocabulary).map(|i| ((i as f32 * 0.713 + seed) * 12.9898).sin() * 4.0).collect();
     Tensor::from_slice(&values).view([tokens, vocabulary])
 }
 
@@ -577,7 +649,9 @@ fn plain(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &
         _ => l.exp() * (&l - &r),
     };
     let values = summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float);
-    let [gradient] = Tensor::run_backward(&[(&values * adjoint).sum(Kind::Float)], &[&student], false, false).try_into().unwrap();
+    let [gradient] = Tensor::run_backward(&[(&values * adjoint).sum(Kind::Float)], &[&student], false, false)
+        .try_into()
+        .unwrap();
     (values.detach(), gradient)
 }
 
@@ -609,13 +683,22 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
     let (tokens, vocabulary) = (37, 1003);
     let (student, teacher) = (logits(tokens, vocabulary, 1.0), logits(tokens, vocabulary, 2.0));
     let adjoint = Tensor::linspace(-1.0, 2.0, tokens, (Kind::Float, Device::Cpu));
-    for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.3), normalized: false }] {
+    for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.3), normalized: false }]
+    {
         for (left, right) in [(Student, Teacher), (Teacher, Student)] {
             let spec = plan::Divergence::between(kind.clone(), left, right, Support::Full, Mass::Raw);
             let whole = chunked(&spec, &student, &teacher, &adjoint, None);
             let plain = plain(&spec, &student, &teacher, &adjoint);
-            assert!(largest_difference(&whole.0, &plain.0) < 5e-6, "{}", largest_difference(&whole.0, &plain.0));
-            assert!(largest_difference(&whole.1, &plain.1) < 1e-6, "{}", largest_difference(&whole.1, &plain.1));
+            assert!(
+                largest_difference(&whole.0, &plain.0) < 5e-6,
+                "{}",
+                largest_difference(&whole.0, &plain.0)
+            );
+            assert!(
+                largest_difference(&whole.1, &plain.1) < 1e-6,
+                "{}",
+                largest_difference(&whole.1, &plain.1)
+            );
             for (chunk, block) in [(1, 1), (1, 8), (5, 8), (8, 16), (5, 100), (36, 37)] {
                 let sizes = Sizes { chunk: chunk * vocabulary, block: block * vocabulary + 1, kept: 0 };
                 let parts = chunked(&spec, &student, &teacher, &adjoint, Some(sizes));
@@ -631,7 +714,8 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
 fn projected_logits_give_the_gradients_of_the_plain_version() {
     let (tokens, width, vocabulary) = (23, 8, 57);
     let (hidden, matrix) = (logits(tokens, width, 0.5) * 0.2, logits(vocabulary, width, 3.0) * 0.2);
-    let teacher = |tokens, seed| (logits(tokens, width, seed) * 0.2, logits(vocabulary, width, seed + 1.0) * 0.2);
+    let teacher =
+        |tokens, seed| (logits(tokens, width, seed) * 0.2, logits(vocabulary, width, seed + 1.0) * 0.2);
     let teacher = [teacher(9, 7.0), teacher(14, 9.0)];
     let spec = kl(Student, Teacher, Support::Full, Mass::Raw);
     let adjoint = Tensor::linspace(0.5, 2.0, tokens, (Kind::Float, Device::Cpu));
@@ -639,7 +723,8 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     let leaves = [&hidden, &matrix].map(|leaf| leaf.detach().set_requires_grad(true));
     let student = leaves[0].matmul(&leaves[1].tr());
     let teachers = teacher.each_ref().map(|(hidden, matrix)| hidden.matmul(&matrix.tr()));
-    let (p, q) = (student.log_softmax(-1, Kind::Float), Tensor::cat(&teachers, 0).log_softmax(-1, Kind::Float));
+    let (p, q) =
+        (student.log_softmax(-1, Kind::Float), Tensor::cat(&teachers, 0).log_softmax(-1, Kind::Float));
     let values = (p.exp() * (&p - &q)).sum_dim_intlist([-1].as_slice(), false, Kind::Float);
     let expected = Tensor::run_backward(&[(&values * &adjoint).sum(Kind::Float)], &leaves, false, false);
 
@@ -649,8 +734,10 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
         let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
         let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-        let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), vec![(Teacher, teacher)], None, 0);
-        pass.sizes = Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * 4 * vocabulary as usize };
+        let mut pass =
+            Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), vec![(Teacher, teacher)], None, 0);
+        pass.sizes =
+            Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * 4 * vocabulary as usize };
         let [_, mut got] = pass.read(&[], &[primitive()]);
         let got = got.swap_remove(0);
         assert!(largest_difference(&got, &values) < 5e-6, "{block}: {}", largest_difference(&got, &values));
@@ -662,16 +749,18 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     }
 }
 
-/// Slopes that were kept and slopes that are made again: of one primitive and of two, where some tokens have no share, one of them
-/// with a slope that is infinite.
+/// Slopes that were kept and slopes that are made again: of one primitive and of two, where some tokens have
+/// no share, one of them with a slope that is infinite.
 #[test]
 fn what_is_kept_between_the_passes_changes_no_gradient() {
     let (tokens, width, vocabulary) = (13, 8, 57);
-    let divergence = plan::Divergence::between(DivergenceKind::ChiSquared, Student, Teacher, Support::Full, Mass::Raw);
+    let divergence =
+        plan::Divergence::between(DivergenceKind::ChiSquared, Student, Teacher, Support::Full, Mass::Raw);
     let batch = batch(tokens as usize);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let adjoints = [[0.0, 1.5, -0.5], [2.0, 0.0, 0.25]].map(|three: [f32; 3]| {
-        let values: Vec<f32> = (0..tokens).map(|token| if token == 5 { 0.0 } else { three[token as usize % 3] }).collect();
+        let values: Vec<f32> =
+            (0..tokens).map(|token| if token == 5 { 0.0 } else { three[token as usize % 3] }).collect();
         Tensor::from_slice(&values)
     });
     for (kind, near) in [(Kind::Float, 1e-6), (Kind::BFloat16, 2e-2)] {
@@ -684,7 +773,8 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
             let gradients = |kept: usize| {
                 let teacher = vec![(Teacher, vec![Logits::projected(&of_teacher, &matrix)])];
                 let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-                let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
+                let mut pass =
+                    Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
                 pass.sizes = Sizes { chunk: 3 * vocabulary, block: 4 * vocabulary, kept };
                 let live = || {
                     let divergence = Primitive::Divergence(parameters.divergence(&divergence).unwrap());
@@ -692,7 +782,8 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
                 };
                 pass.read(&[], &live());
                 assert_eq!(pass.kept.borrow().len(), if kept == 0 { 0 } else { 4 });
-                let live: Vec<_> = live().into_iter().zip(adjoints.iter().map(Tensor::shallow_clone)).collect();
+                let live: Vec<_> =
+                    live().into_iter().zip(adjoints.iter().map(Tensor::shallow_clone)).collect();
                 let (by_hidden, by_matrix) = pass.projected_gradient(&live, &hidden, &matrix);
                 [by_hidden, by_matrix.rows(0..vocabulary)].map(|gradient| gradient.to_kind(Kind::Double))
             };
@@ -706,14 +797,20 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
 
 #[test]
 fn logits_in_half_precision_are_computed_with_in_single() {
-    let (student, teacher) = (logits(6, 301, 1.0).to_kind(Kind::BFloat16), logits(6, 301, 1.01).to_kind(Kind::BFloat16));
+    let (student, teacher) =
+        (logits(6, 301, 1.0).to_kind(Kind::BFloat16), logits(6, 301, 1.01).to_kind(Kind::BFloat16));
     let adjoint = Tensor::ones([6], (Kind::Float, Device::Cpu));
     for temperature in [1.0, 3.0] {
-        for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.5), normalized: false }] {
-            let spec =
-                plan::Divergence { temperature, ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw) };
+        for kind in
+            [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.5), normalized: false }]
+        {
+            let spec = plan::Divergence {
+                temperature,
+                ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw)
+            };
             let half = chunked(&spec, &student, &teacher, &adjoint, None);
-            let single = chunked(&spec, &student.to_kind(Kind::Float), &teacher.to_kind(Kind::Float), &adjoint, None);
+            let single =
+                chunked(&spec, &student.to_kind(Kind::Float), &teacher.to_kind(Kind::Float), &adjoint, None);
             assert_eq!(half.0, single.0);
             assert_eq!((half.1.kind(), &half.1), (Kind::BFloat16, &single.1.to_kind(Kind::BFloat16)));
             assert!(half.0.min().double_value(&[]) > 0.0);
@@ -742,11 +839,17 @@ fn no_gradient_comes_from_a_token_without_a_share() {
 /// However many models' tokens are in a block, one matrix at a time is in memory.
 #[test]
 fn a_matrix_leaves_behind_its_last_token() {
-    let rows = |from: i64, tokens: i64| (Tensor::arange(tokens * 3, (Kind::Float, Device::Cpu)) + from).view([tokens, 3]);
+    let rows = |from: i64, tokens: i64| {
+        (Tensor::arange(tokens * 3, (Kind::Float, Device::Cpu)) + from).view([tokens, 3])
+    };
     let matrices: Vec<Fetched> = (0..4).map(|seed| Fetched::new(move || rows(seed, 5), None)).collect();
     let parts: Vec<Logits> = matrices
         .iter()
-        .map(|matrix| Logits::Projected { hidden: rows(7, 2), matrix: Matrix::Fetched(matrix.clone()), softcap: None })
+        .map(|matrix| Logits::Projected {
+            hidden: rows(7, 2),
+            matrix: Matrix::Fetched(matrix.clone()),
+            softcap: None,
+        })
         .collect();
     let held = || matrices.iter().map(|matrix| matrix.held.borrow().is_some()).collect::<Vec<bool>>();
     let whole = rows_of(&parts, 0, 8);
@@ -763,15 +866,18 @@ fn a_matrix_leaves_behind_its_last_token() {
     }
 }
 
-/// A policy at a temperature: log-probabilities of the token taken are at it, and so is what the sampler is compared with; entropies and
-/// divergences of models are not. Against the definition in double precision; the order of the primitives is nobody's business.
+/// A policy at a temperature: log-probabilities of the token taken are at it, and so is what the sampler is
+/// compared with; entropies and divergences of models are not. Against the definition in double precision;
+/// the order of the primitives is nobody's business.
 #[test]
 fn log_probabilities_are_at_the_temperature_of_the_policy() {
     const POLICY: f64 = 0.6;
     /// The token that ends a completion here.
     const LAST: Token = 4;
     let logits = DISTINCT.map(f64::ln);
-    let at = |logits: &[f64], temperature: f64| softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<f64>>());
+    let at = |logits: &[f64], temperature: f64| {
+        softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<f64>>())
+    };
     let teacher = TEACHER.map(f64::ln);
     let batch = batch(1);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
@@ -779,24 +885,34 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     let vocabulary = || {
         let others = vec![(Teacher, vec![Logits::Given(rows(&[TEACHER]))])];
         let student = Logits::Given(rows(&[DISTINCT]));
-        Vocabulary::new(&Tensor::from_slice(&[TAKEN]), student, others, Some((Student, POLICY)), LAST).at(POLICY)
+        Vocabulary::new(&Tensor::from_slice(&[TAKEN]), student, others, Some((Student, POLICY)), LAST)
+            .at(POLICY)
     };
-    let value = |signal: &Signal| f64::from(to_vec(&vocabulary().values(&[parameters.quantity(signal).unwrap().unwrap()])[0])[0]);
+    let value = |signal: &Signal| {
+        f64::from(to_vec(&vocabulary().values(&[parameters.quantity(signal).unwrap().unwrap()])[0])[0])
+    };
     let taken = TAKEN as usize;
     for (role, logits) in [(Student, logits), (Teacher, teacher), (Role::Sampler, logits)] {
         assert!((value(&Signal::Logp { role }) - at(&logits, POLICY)[taken].ln()).abs() < 1e-6, "{role:?}");
-        assert!((value(&Signal::EndLogp { role }) - at(&logits, POLICY)[LAST as usize].ln()).abs() < 1e-6, "{role:?}");
+        assert!(
+            (value(&Signal::EndLogp { role }) - at(&logits, POLICY)[LAST as usize].ln()).abs() < 1e-6,
+            "{role:?}"
+        );
     }
     let entropy = |p: &[f64]| -p.iter().map(|p| p * p.ln()).sum::<f64>();
     assert!((value(&Signal::Entropy { role: Student }) - entropy(&DISTINCT)).abs() < 1e-6);
     let full = |left, right| kl(left, right, Support::Full, Mass::Raw);
-    assert!(value(&Signal::Divergence(full(Student, Role::Sampler))).abs() < 1e-7, "fresh completions: nothing has moved");
+    assert!(
+        value(&Signal::Divergence(full(Student, Role::Sampler))).abs() < 1e-7,
+        "fresh completions: nothing has moved"
+    );
     let between = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
     let with_teacher = between(&at(&teacher, POLICY), &at(&logits, POLICY));
     assert!((value(&Signal::Divergence(full(Teacher, Role::Sampler))) - with_teacher).abs() < 1e-6);
     assert!((value(&Signal::Divergence(full(Student, Teacher))) - between(&DISTINCT, &TEACHER)).abs() < 1e-6);
 
-    // 2 log p(taken) at 0.6, plus 3 KL(student || teacher) at 1, plus 5 KL(sampler || student): of a sampler that has been left behind.
+    // 2 log p(taken) at 0.6, plus 3 KL(student || teacher) at 1, plus 5 KL(sampler || student): of a sampler
+    // that has been left behind.
     let loss = |moved: &[f64]| {
         2.0 * at(moved, POLICY)[taken].ln()
             + 3.0 * between(&at(moved, 1.0), &at(&teacher, 1.0))
@@ -812,7 +928,9 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
         vocabulary.sampler = Some((Role::Sampler, POLICY));
         let live: Vec<_> = order
             .iter()
-            .map(|index| (parameters.primitive(&live[*index].0).unwrap(), Tensor::from_slice(&[live[*index].1])))
+            .map(|index| {
+                (parameters.primitive(&live[*index].0).unwrap(), Tensor::from_slice(&[live[*index].1]))
+            })
             .collect();
         let mut gradient = Vec::new();
         vocabulary.gradient(&live, |rows| gradient = to_vec(&rows.whole().1));
@@ -821,7 +939,8 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     }
 }
 
-/// Ids that no token has, in the middle of the vocabulary: all is as in a vocabulary without them, whatever their logits would be.
+/// Ids that no token has, in the middle of the vocabulary: all is as in a vocabulary without them, whatever
+/// their logits would be.
 #[test]
 fn ids_without_a_token_have_no_probability() {
     let (tokens, width, entries) = (6, 8, 23);
@@ -840,9 +959,11 @@ fn ids_without_a_token_have_no_probability() {
         let read = |matrix: &Tensor, absent: &[Token], target: i64| {
             let teacher = vec![(Teacher, vec![Logits::projected(&of_teacher, matrix)])];
             let targets = Tensor::full([tokens], target, (Kind::Int64, Device::Cpu));
-            let pass = Vocabulary::new(&targets, Logits::projected(&hidden, matrix), teacher, None, 0).without(absent);
+            let pass = Vocabulary::new(&targets, Logits::projected(&hidden, matrix), teacher, None, 0)
+                .without(absent);
             let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
-            let [signals, values] = pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Teacher)], &live());
+            let [signals, values] =
+                pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Teacher)], &live());
             let live: Vec<_> = live().into_iter().map(|live| (live, adjoint.shallow_clone())).collect();
             let (by_hidden, by_matrix) = pass.projected_gradient(&live, &hidden, matrix);
             let by_matrix = by_matrix.rows(0..matrix.size()[0]);
@@ -859,7 +980,10 @@ fn ids_without_a_token_have_no_probability() {
                 largest_difference(got, expected) / size
             );
         }
-        assert_eq!(by_matrix.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]), 0.0);
+        assert_eq!(
+            by_matrix.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]),
+            0.0
+        );
     }
 }
 

@@ -27,11 +27,14 @@ pub fn source(arguments: &BenchDistill) -> Result<String, Problem> {
     };
     let format = if arguments.chat { "chat" } else { "text" };
     let count = arguments.teachers.len();
-    let mut text = format!("use std.opd.{objective}\n\nexperiment \"bench distill\" {{ seed = 1, dtype = {dtype} }}\n\n");
+    let mut text = format!(
+        "use std.opd.{objective}\n\nexperiment \"bench distill\" {{ seed = 1, dtype = {dtype} }}\n\n"
+    );
     let mut line = |line: String| _ = writeln!(text, "{line}");
     for index in 0..count {
         line(format!(
-            "domain d{index} {{ prompts = \"{PROMPTS}\", format = {format}, reward = exact_match, share = 1/{count} }}"
+            "domain d{index} {{ prompts = \"{PROMPTS}\", format = {format}, reward = exact_match, share = \
+             1/{count} }}"
         ));
     }
     line(format!("\nmodel start = hf({})", quoted(&arguments.student)?));
@@ -39,7 +42,8 @@ pub fn source(arguments: &BenchDistill) -> Result<String, Problem> {
         line(format!("model guide{index} = hf({})", quoted(teacher)?));
     }
     for (index, teacher) in arguments.teachers.iter().enumerate() {
-        // What is measured is what teaching costs, not what it is worth. Nobody is a stranger to a copy of itself.
+        // What is measured is what teaching costs, not what it is worth. Nobody is a stranger to a copy of
+        // itself.
         let (allowed, origin) = match quoted(teacher)? == quoted(&arguments.student)? {
             true => ("", ""),
             false => ("// allow(foreign-teacher): only its cost is measured\n", " { origin = foreign }"),
@@ -54,7 +58,10 @@ pub fn source(arguments: &BenchDistill) -> Result<String, Problem> {
     line(format!("  rollout   = sample(n: 1, temperature: 1.0, max_tokens: {new})"));
     line(format!("  prompts   = {batch}\n  steps     = {steps}\n  lr        = 1e-6"));
     if let Some(rank) = arguments.lora {
-        line(format!("  adapter   = lora(rank: {rank}, alpha: {}, targets: [attention, feed_forward])", 2 * rank));
+        line(format!(
+            "  adapter   = lora(rank: {rank}, alpha: {}, targets: [attention, feed_forward])",
+            2 * rank
+        ));
     }
     if let Some(size) = arguments.micro_batch {
         line(format!("  micro_batch = {size}"));
@@ -89,9 +96,14 @@ fn quoted(model: &str) -> Result<String, Problem> {
     let named = if absolute {
         let absolute = std::path::absolute(path);
         let absolute = absolute.ok().and_then(|path| path.to_str().map(str::to_owned));
-        absolute.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))?
+        absolute.ok_or_else(|| {
+            Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display()))
+        })?
     } else {
         model.to_owned()
     };
-    Ok(format!("\"{}\"", named.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\t', "\\t")))
+    Ok(format!(
+        "\"{}\"",
+        named.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\t', "\\t")
+    ))
 }

@@ -40,7 +40,11 @@ impl Floor {
             let phases = self.phases.iter().filter(|phase| phase.part == part);
             phases.map(|phase| phase.times * (phase.flops / rate).max(phase.bytes / self.rates.memory)).sum()
         };
-        Seconds { rollout: of(StepPart::Rollout), scoring: of(StepPart::Scoring), update: of(StepPart::Update) }
+        Seconds {
+            rollout: of(StepPart::Rollout),
+            scoring: of(StepPart::Scoring),
+            update: of(StepPart::Update),
+        }
     }
 }
 
@@ -78,14 +82,23 @@ impl<'a> Figures<'a> {
 
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+        table
+            .load_style(presets::ASCII_MARKDOWN)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .force_no_tty();
         table.set_header(["part", "seconds", "tokens a second", "floor", "times the floor"]);
         let floor = self.floor.seconds(self.arguments.dtype);
         for (name, of) in PARTS {
             let (seconds, floor) = (self.median(|step| of(&step.seconds)), of(&floor));
             let rate = self.median(|step| step.tokens as f64 / of(&step.seconds));
             let (seconds_shown, floor_shown) = (shown(seconds), shown(floor));
-            table.add_row([name.to_owned(), seconds_shown, format!("{rate:.0}"), floor_shown, format!("{:.2}", seconds / floor)]);
+            table.add_row([
+                name.to_owned(),
+                seconds_shown,
+                format!("{rate:.0}"),
+                floor_shown,
+                format!("{:.2}", seconds / floor),
+            ]);
         }
         for column in 1..5 {
             if let Some(column) = table.column_mut(column) {
@@ -96,9 +109,9 @@ impl<'a> Figures<'a> {
         let Floor { rates, prompt, threads, .. } = self.floor;
         let tokens = self.median(|step| step.tokens as f64);
         format!(
-            "{}, {}, {} prompts of {prompt:.0} tokens a step, {tokens:.0} tokens written; medians of {} steps on {} ({})\n\n{table}\n\n\
-             peak memory of the worker: {}\n\
-             seen of this machine: {}/s in float32, {}/s in bfloat16, {}/s from memory\n",
+            "{}, {}, {} prompts of {prompt:.0} tokens a step, {tokens:.0} tokens written; medians of {} \
+             steps on {} ({})\n\n{table}\n\npeak memory of the worker: {}\nseen of this machine: {}/s in \
+             float32, {}/s in bfloat16, {}/s from memory\n",
             plural(teachers.len(), "teacher"),
             self.dtype(),
             figures::count(u64::from(*batch)),
@@ -121,10 +134,15 @@ impl<'a> Figures<'a> {
 
     /// Times in seconds, memory in bytes, rates a second.
     pub fn json(&self) -> String {
-        let BenchDistill { student, teachers, batch, new, chat, lora, micro_batch, checkpointing, .. } = self.arguments;
+        let BenchDistill { student, teachers, batch, new, chat, lora, micro_batch, checkpointing, .. } =
+            self.arguments;
         let floor = self.floor.seconds(self.arguments.dtype);
         let by_part = |value: &dyn Fn(Of) -> f64| -> Value {
-            PARTS.iter().map(|(name, of)| ((*name).to_owned(), json!(value(*of)))).collect::<serde_json::Map<_, _>>().into()
+            PARTS
+                .iter()
+                .map(|(name, of)| ((*name).to_owned(), json!(value(*of))))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
         let step = |step: &Step| {
             let Seconds { rollout, scoring, update } = step.seconds;
@@ -194,7 +212,8 @@ mod tests {
         let floor = Floor {
             rates: Rates { float32: 100.0, bfloat16: 400.0, memory: 10.0 },
             phases: vec![
-                // Three times 2 seconds of products, three times 1 of memory: in half precision memory is what takes longer.
+                // Three times 2 seconds of products, three times 1 of memory: in half precision memory is
+                // what takes longer.
                 phase(StepPart::Rollout, 3.0, 200.0, 10.0),
                 phase(StepPart::Scoring, 1.0, 0.0, 5.0),
                 phase(StepPart::Update, 1.0, 400.0, 0.0),
@@ -205,7 +224,10 @@ mod tests {
         };
         let seconds = floor.seconds(DistillDtype::Float32);
         assert_eq!(seconds, Seconds { rollout: 6.0, scoring: 0.5, update: 6.0 });
-        assert_eq!(floor.seconds(DistillDtype::Bfloat16), Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 });
+        assert_eq!(
+            floor.seconds(DistillDtype::Bfloat16),
+            Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 }
+        );
         // Another look at the machine found it faster in one thing and slower in another.
         let other = Floor { rates: Rates { float32: 200.0, bfloat16: 300.0, memory: 10.0 }, ..floor.clone() };
         assert_eq!(floor.faster(&other).rates, Rates { float32: 200.0, bfloat16: 400.0, memory: 10.0 });

@@ -1,7 +1,9 @@
-//! `mopd bench distill`: what steps of on-policy distillation take, beside the least that this machine could take.
+//! `mopd bench distill`: what steps of on-policy distillation take, beside the least that this machine could
+//! take.
 //!
-//! Nothing here trains: an experiment is written and compiled and goes to the worker, as with `mopd run`. Before and after it
-//! the worker measures the machine, in a process of its own, so that this counts into nobody's memory.
+//! Nothing here trains: an experiment is written and compiled and goes to the worker, as with `mopd run`.
+//! Before and after it the worker measures the machine, in a process of its own, so that this counts into
+//! nobody's memory.
 
 mod experiment;
 mod figures;
@@ -68,7 +70,11 @@ pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
 }
 
 /// The machine, the run, and the machine again: what else it does may change between the two.
-fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Result<ControlFlow<Status, (Floor, Seen)>, Problem> {
+fn measure(
+    arguments: &BenchDistill,
+    run: &RunJob,
+    compiled: &Compiled,
+) -> Result<ControlFlow<Status, (Floor, Seen)>, Problem> {
     let before = match floor(run, None, compiled)? {
         ControlFlow::Continue(floor) => floor,
         ControlFlow::Break(status) => return Ok(ControlFlow::Break(status)),
@@ -79,7 +85,9 @@ fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Resul
         Event::Step { stage, tokens, seconds, .. } if stage == experiment::STAGE => {
             seen.steps.push(Step { seconds: *seconds, tokens: *tokens });
         }
-        Event::StageFinished { stage, peak_memory, .. } if stage == experiment::STAGE => seen.stage_memory = *peak_memory,
+        Event::StageFinished { stage, peak_memory, .. } if stage == experiment::STAGE => {
+            seen.stage_memory = *peak_memory
+        }
         Event::Finished { peak_memory, .. } => seen.peak_memory = *peak_memory,
         _ => {}
     };
@@ -95,7 +103,11 @@ fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Resul
 }
 
 /// What the machine can do, and what a step asks of it where completions have so many tokens.
-fn floor(run: &RunJob, completion: Option<f64>, compiled: &Compiled) -> Result<ControlFlow<Status, Floor>, Problem> {
+fn floor(
+    run: &RunJob,
+    completion: Option<f64>,
+    compiled: &Compiled,
+) -> Result<ControlFlow<Status, Floor>, Problem> {
     let mut found = None;
     let note = |event: &Event| {
         if let Event::MeasuredFloor { rates, phases, prompt, threads } = event {
@@ -106,7 +118,8 @@ fn floor(run: &RunJob, completion: Option<f64>, compiled: &Compiled) -> Result<C
     if let ControlFlow::Break(status) = ask(&job, compiled, note)? {
         return Ok(ControlFlow::Break(status));
     }
-    let unexpected = || Problem::run("worker-protocol", "the worker measured something else than it was asked");
+    let unexpected =
+        || Problem::run("worker-protocol", "the worker measured something else than it was asked");
     found.map(ControlFlow::Continue).ok_or_else(unexpected)
 }
 

@@ -1,33 +1,44 @@
-//! The view on a terminal: stages on the left, the chosen one's curves and teachers on the right, below them what was said.
+//! The view on a terminal: stages on the left, the chosen one's curves and teachers on the right, below them
+//! what was said.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, List, ListItem, ListState, Paragraph, Wrap};
+use ratatui::widgets::{
+    Axis, Block, Borders, Chart, Dataset, GraphType, List, ListItem, ListState, Paragraph, Wrap,
+};
 
 use super::state::{Measure, Progress, Stage, State};
 use crate::figures::duration;
 use crate::output::printable;
 
 /// Told apart on dark and on light terminals, and by readers who confuse red with green.
-const COLOURS: [Color; 6] = [Color::Blue, Color::Yellow, Color::Magenta, Color::Cyan, Color::Green, Color::Red];
+const COLOURS: [Color; 6] =
+    [Color::Blue, Color::Yellow, Color::Magenta, Color::Cyan, Color::Green, Color::Red];
 
 pub fn draw(frame: &mut Frame, state: &State) {
     let said = if state.findings.is_empty() { 9 } else { 16 };
-    let [head, middle, below, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(6), Constraint::Max(said), Constraint::Length(1)])
-            .areas(frame.area());
-    let [left, right] = Layout::horizontal([Constraint::Percentage(38), Constraint::Percentage(62)]).areas(middle);
+    let [head, middle, below, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(6),
+        Constraint::Max(said),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    let [left, right] =
+        Layout::horizontal([Constraint::Percentage(38), Constraint::Percentage(62)]).areas(middle);
     frame.render_widget(heading(state), head);
     stages(frame, state, left);
     match state.shown() {
         Some((stage, measure)) => {
             let teachers = stage.teachers.len().min(8) as u16;
-            let [curve, table] =
-                Layout::vertical([Constraint::Min(5), Constraint::Length(if teachers == 0 { 0 } else { teachers + 2 })])
-                    .areas(right);
+            let [curve, table] = Layout::vertical([
+                Constraint::Min(5),
+                Constraint::Length(if teachers == 0 { 0 } else { teachers + 2 }),
+            ])
+            .areas(right);
             curves(frame, stage, measure, state.seeds, curve);
             if teachers > 0 {
                 self::teachers(frame, stage, table);
@@ -62,7 +73,9 @@ fn stages(frame: &mut Frame, state: &State, area: Rect) {
             Progress::Waiting => ("·".to_owned(), Style::new().add_modifier(Modifier::DIM)),
             Progress::Running { steps: 0, .. } => ("at work".to_owned(), Style::new().fg(Color::Cyan)),
             Progress::Running { step, steps } => (format!("{step}/{steps}"), Style::new().fg(Color::Cyan)),
-            Progress::Stopped { step, steps } => (format!("stopped {step}/{steps}"), Style::new().fg(Color::Yellow)),
+            Progress::Stopped { step, steps } => {
+                (format!("stopped {step}/{steps}"), Style::new().fg(Color::Yellow))
+            }
             Progress::Kept => ("kept".to_owned(), Style::new().add_modifier(Modifier::DIM)),
             Progress::Done { seconds } => (duration(*seconds), Style::new().fg(Color::Green)),
         };
@@ -131,7 +144,10 @@ fn teachers(frame: &mut Frame, stage: &Stage, area: Rect) {
 fn words(frame: &mut Frame, state: &State, area: Rect) {
     let rows = usize::from(area.height.saturating_sub(2));
     let (title, lines): (&str, Vec<Line>) = match state.findings.is_empty() {
-        false => (" findings ", state.findings.lines().take(rows).map(|line| Line::from(printable(line))).collect()),
+        false => (
+            " findings ",
+            state.findings.lines().take(rows).map(|line| Line::from(printable(line))).collect(),
+        ),
         true => {
             let start = state.log.len().saturating_sub(rows);
             (" log ", state.log.iter().skip(start).map(|line| Line::from(line.clone())).collect())

@@ -1,4 +1,5 @@
-//! The terminal view. It shows the same words as the lines do, and what they leave out: every stage, and curves.
+//! The terminal view. It shows the same words as the lines do, and what they leave out: every stage, and
+//! curves.
 
 mod draw;
 mod state;
@@ -89,7 +90,8 @@ impl View {
         }
         let state = &self.state;
         let drawn = self.terminal.draw(|frame| draw::draw(frame, state)).map(|_| ());
-        drawn.map_err(|error| Problem::usage("no-terminal", format!("can't draw on the terminal: {error}")))?;
+        drawn
+            .map_err(|error| Problem::usage("no-terminal", format!("can't draw on the terminal: {error}")))?;
         (self.drawn, self.dirty) = (Some(Instant::now()), false);
         Ok(None)
     }

@@ -172,13 +172,18 @@ impl State {
     /// A run of this plan begins; which one of a sweep, where it is of one.
     pub fn begin(&mut self, plan: &Plan, run: &str) {
         self.run = run.to_owned();
-        let seeds = plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1);
+        let seeds =
+            plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1);
         let selected = self.stages.get(self.selected).map(|stage| (stage.name.clone(), stage.seed));
         let each = |model: &str| -> Vec<Stage> {
-            (0..u64::from(seeds)).map(|more| Stage::new(model, plan.experiment.seed.saturating_add(more))).collect()
+            (0..u64::from(seeds))
+                .map(|more| Stage::new(model, plan.experiment.seed.saturating_add(more)))
+                .collect()
         };
         self.stages = plan.experiment.models.iter().flat_map(|model| each(&model.name)).collect();
-        let still = |stage: &Stage| selected.as_ref().is_some_and(|(name, seed)| stage.name == *name && stage.seed == *seed);
+        let still = |stage: &Stage| {
+            selected.as_ref().is_some_and(|(name, seed)| stage.name == *name && stage.seed == *seed)
+        };
         let place = self.stages.iter().position(still);
         self.chosen &= place.is_some();
         self.selected = place.unwrap_or(0);
@@ -212,7 +217,9 @@ impl State {
                 }
             }
             Event::StageKept { stage, seed } => self.set(stage, *seed, Progress::Kept),
-            Event::StageFinished { stage, seed, seconds, .. } => self.set(stage, *seed, Progress::Done { seconds: *seconds }),
+            Event::StageFinished { stage, seed, seconds, .. } => {
+                self.set(stage, *seed, Progress::Done { seconds: *seconds })
+            }
             Event::Finished { .. } | Event::Failed(_) | Event::Interrupted { .. } => {
                 self.running = false;
                 for stage in &mut self.stages {

@@ -17,7 +17,8 @@ fn state_of(run: &str) -> State {
     let entry = mopd_lang::source::SourceFile { path: "tiny.mopd".into(), text: TEXT.into() };
     let analysis = mopd_lang::analyse(entry, &crate::host::standard);
     let experiment = analysis.experiment.as_ref().expect("it is sound");
-    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
+    let plan =
+        mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
     let mut state = State::new("tiny.mopd");
     state.begin(&plan, run);
     state
@@ -94,11 +95,21 @@ fn the_stage_that_runs_is_shown_with_a_curve_for_each_domain_and_its_teachers() 
         state.event(&step("start", 1, at, f64::from(at) / 10.0));
     }
     let drawn = screen(&state, 120, 40);
-    for part in ["start, seed 1: divergence by domain", "copy 0.250", "last -0.500", "specialist[copy]", "0.2500", "━"] {
+    for part in [
+        "start, seed 1: divergence by domain",
+        "copy 0.250",
+        "last -0.500",
+        "specialist[copy]",
+        "0.2500",
+        "━",
+    ] {
         assert!(shows(&drawn, part), "{part}: {drawn:#?}");
     }
     // Braille dots: the curve itself.
-    assert!(drawn.iter().any(|line| line.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c))), "{drawn:#?}");
+    assert!(
+        drawn.iter().any(|line| line.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c))),
+        "{drawn:#?}"
+    );
     state.next_measure();
     assert!(shows(&screen(&state, 120, 40), "start, seed 1: reward by domain"));
     state.next_measure();
@@ -126,7 +137,10 @@ fn findings_stand_where_the_log_was_until_they_are_mended() {
     assert!(shows(&screen(&state, 90, 30), "done in 3.0 s"));
     state.findings = "error[unknown-name]: nothing is called `fife`\n".into();
     let drawn = screen(&state, 90, 30);
-    assert!(shows(&drawn, "findings") && shows(&drawn, "unknown-name") && !shows(&drawn, "done in 3.0 s"), "{drawn:#?}");
+    assert!(
+        shows(&drawn, "findings") && shows(&drawn, "unknown-name") && !shows(&drawn, "done in 3.0 s"),
+        "{drawn:#?}"
+    );
 }
 
 #[test]

@@ -32,8 +32,10 @@ fn play(answer: impl Fn(&Asked, &mut TcpStream) + Send + 'static) -> (String, Ar
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
             let Some(first) = lines.next() else { continue };
             let headers = lines.take_while(|line| !line.is_empty());
-            let headers = headers.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.into(), value.into())));
-            let request = Asked { headers: headers.collect(), path: first.split(' ').nth(1).unwrap().to_owned() };
+            let headers = headers
+                .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.into(), value.into())));
+            let request =
+                Asked { headers: headers.collect(), path: first.split(' ').nth(1).unwrap().to_owned() };
             answer(&request, &mut stream);
             asked.lock().unwrap().push(request);
         }
@@ -87,8 +89,10 @@ fn no_header_becomes_a_path() {
     // Deep enough that it would be seen.
     let cache = folder.path().join("a/b/c/cache");
     for evil in ["../../../../evil", "/tmp/mopd-evil", "..", ".", "a/b", "\"../../evil\""] {
-        let headers =
-            format!("\r\nETag: {evil}\r\nX-Linked-Etag: {evil}\r\nX-Repo-Commit: {evil}\r\nContent-Disposition: filename={evil}");
+        let headers = format!(
+            "\r\nETag: {evil}\r\nX-Linked-Etag: {evil}\r\nX-Repo-Commit: {evil}\r\nContent-Disposition: \
+             filename={evil}"
+        );
         let (address, _) = play(move |asked, stream| {
             let body = if asked.path.starts_with("/api/") {
                 listing(FIRST, &["config.json", "model.safetensors", "../../../../evil", "/tmp/mopd-evil"])
@@ -100,8 +104,13 @@ fn no_header_becomes_a_path() {
         let found = find(&hub(&cache, &format!("http://{address}"), false)).unwrap();
         assert_eq!(found.commit.as_deref(), Some(FIRST));
         let written = tree(folder.path());
-        let wanted = ["refs/main", &format!("snapshots/{FIRST}/config.json"), &format!("snapshots/{FIRST}/model.safetensors")];
-        let wanted: BTreeSet<_> = wanted.iter().map(|name| format!("a/b/c/cache/models--org--tiny/{name}")).collect();
+        let wanted = [
+            "refs/main",
+            &format!("snapshots/{FIRST}/config.json"),
+            &format!("snapshots/{FIRST}/model.safetensors"),
+        ];
+        let wanted: BTreeSet<_> =
+            wanted.iter().map(|name| format!("a/b/c/cache/models--org--tiny/{name}")).collect();
         assert_eq!(written, wanted);
         fs::remove_dir_all(&cache).unwrap();
     }
@@ -123,7 +132,9 @@ fn a_commit_is_a_hash_and_the_one_asked_for() {
     let (address, _) = play(move |_, stream| whole(stream, "", &sent));
     let hub = hub(folder.path(), &format!("http://{address}"), false);
     assert!(
-        message(&hub.find("org/tiny", Some(FIRST), Path::new("/nowhere")).unwrap_err()).0.contains("is not a commit of 1111")
+        message(&hub.find("org/tiny", Some(FIRST), Path::new("/nowhere")).unwrap_err())
+            .0
+            .contains("is not a commit of 1111")
     );
     assert_eq!(tree(folder.path()), BTreeSet::new());
 }
@@ -141,7 +152,11 @@ fn an_index_names_files_of_its_folder() {
         });
         let text = refused(&hub(&cache, &format!("http://{address}"), false));
         assert!(text.contains("is not the name of a file in the same folder"), "{text}");
-        assert!(tree(folder.path()).iter().all(|path| path.starts_with("a/b/c/cache/models--org--tiny/snapshots/")));
+        assert!(
+            tree(folder.path())
+                .iter()
+                .all(|path| path.starts_with("a/b/c/cache/models--org--tiny/snapshots/"))
+        );
         fs::remove_dir_all(&cache).unwrap();
     }
 }
@@ -155,7 +170,9 @@ fn a_token_is_for_its_hub_alone() {
         "/api/models/org/tiny/revision/main" => {
             send(stream, "307 Temporary Redirect\r\nLocation: /moved/here\r\nContent-Length: 0", b"");
         }
-        "/moved/here" => whole(stream, "", &listing(FIRST, &["config.json", "model.safetensors", "tokenizer.json"])),
+        "/moved/here" => {
+            whole(stream, "", &listing(FIRST, &["config.json", "model.safetensors", "tokenizer.json"]))
+        }
         // Another port of the same machine is another server.
         path if path.ends_with("config.json") => {
             send(stream, &format!("302 Found\r\nLocation: http://{target}/config\r\nContent-Length: 0"), b"");
@@ -189,15 +206,25 @@ fn a_password_of_the_address_is_used_and_not_shown() {
     });
     let endpoint = format!("http://user:pass%2Fword@{home}/mirror");
     let text = refused(&hub(folder.path(), &endpoint, false));
-    assert!(text.starts_with(&format!("http://{home}/mirror answers that org/tiny is at \"nonsense\"")), "{text}");
+    assert!(
+        text.starts_with(&format!("http://{home}/mirror answers that org/tiny is at \"nonsense\"")),
+        "{text}"
+    );
     assert_eq!(seen.lock().unwrap()[0].header("authorization"), Some("Basic dXNlcjpwYXNzL3dvcmQ="));
     assert_eq!(seen_elsewhere.lock().unwrap()[0].header("authorization"), None);
     // What can't be read as an address, or reached, isn't shown either.
-    for endpoint in
-        ["http://user:secret@127.0.0.1:9", "user:secret@host", "http://user:se/cret@host:x", "https://", "ftp://secret@h"]
-    {
+    for endpoint in [
+        "http://user:secret@127.0.0.1:9",
+        "user:secret@host",
+        "http://user:se/cret@host:x",
+        "https://",
+        "ftp://secret@h",
+    ] {
         let (text, help) = message(&find(&hub(folder.path(), endpoint, false)).unwrap_err());
-        assert!(!text.contains("secret") && !text.contains("cret@") && !help.contains("secret"), "{text} {help}");
+        assert!(
+            !text.contains("secret") && !text.contains("cret@") && !help.contains("secret"),
+            "{text} {help}"
+        );
     }
 }
 
@@ -207,7 +234,10 @@ fn redirections_end_and_stay_private() {
     let (address, seen) = play(|asked, stream| {
         send(stream, &format!("302 Found\r\nLocation: {}x\r\nContent-Length: 0", asked.path), b"");
     });
-    assert!(refused(&hub(folder.path(), &format!("http://{address}"), false)).contains("redirects more than 10 times"));
+    assert!(
+        refused(&hub(folder.path(), &format!("http://{address}"), false))
+            .contains("redirects more than 10 times")
+    );
     assert_eq!(seen.lock().unwrap().len(), 11);
     let uri = |text: &str| text.parse::<Uri>().unwrap();
     let follow = |location: &str| followed(&uri("https://hub/a"), location).map(|uri| uri.to_string());
@@ -221,7 +251,16 @@ fn redirections_end_and_stay_private() {
     ] {
         assert_eq!(follow(location).unwrap(), wanted);
     }
-    for location in ["http://hub/b", "http://other/b", "file:///etc/passwd", "ftp://hub/", "//other/b", "b", "", "https:///b"] {
+    for location in [
+        "http://hub/b",
+        "http://other/b",
+        "file:///etc/passwd",
+        "ftp://hub/",
+        "//other/b",
+        "b",
+        "",
+        "https:///b",
+    ] {
         assert!(follow(location).is_err(), "{location}");
     }
 }
@@ -280,20 +319,31 @@ fn answers_that_do_not_end_or_fit_are_refused() {
         assert!(text.contains(wanted), "{text}");
         assert!(!to.exists());
     };
-    case(&play(endless("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n")).0, "sent more than such a file can have");
+    case(
+        &play(endless("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n")).0,
+        "sent more than such a file can have",
+    );
     case(&play(endless("200 OK", b"hello")).0, "does not say how long");
     case(&play(endless("200 OK\r\nContent-Length: 99999999999", b"hello")).0, "the file has 95367 MiB");
     case(&play(|_, stream| whole(stream, "\r\nContent-Encoding: br", b"x")).0, "compressed");
     case(
-        &play(|_, stream| send(stream, "206 Partial Content\r\nContent-Range: bytes 7-9/10\r\nContent-Length: 3", b"abc")).0,
+        &play(|_, stream| {
+            send(stream, "206 Partial Content\r\nContent-Range: bytes 7-9/10\r\nContent-Length: 3", b"abc")
+        })
+        .0,
         "another part",
     );
     // Whole all the same: in pieces, with an end.
-    let (address, _) = play(|_, stream| send(stream, "200 OK\r\nTransfer-Encoding: chunked", b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"));
+    let (address, _) = play(|_, stream| {
+        send(stream, "200 OK\r\nTransfer-Encoding: chunked", b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+    });
     assert_eq!(fetched(&address, 1000, &to).unwrap(), b"abc");
     // A list of files that does not end.
     let (address, _) = play(endless("200 OK\r\nTransfer-Encoding: chunked", b"5\r\n     \r\n"));
-    assert!(refused(&hub(folder.path(), &format!("http://{address}"), false)).contains("answers with more than 32 MiB"));
+    assert!(
+        refused(&hub(folder.path(), &format!("http://{address}"), false))
+            .contains("answers with more than 32 MiB")
+    );
 }
 
 #[test]
@@ -301,7 +351,9 @@ fn what_is_kept_of_another_file_is_let_go_of() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".a file.json.incomplete"), vec![0; 5000]).unwrap();
     let (address, _) = play(|asked, stream| match asked.header("range") {
-        Some(_) => send(stream, "416 Range Not Satisfiable\r\nContent-Range: bytes */3\r\nContent-Length: 0", b""),
+        Some(_) => {
+            send(stream, "416 Range Not Satisfiable\r\nContent-Range: bytes */3\r\nContent-Length: 0", b"")
+        }
         None => whole(stream, "", b"abc"),
     });
     assert_eq!(fetched(&address, 1000, &folder.path().join("f")).unwrap(), b"abc");
@@ -319,7 +371,9 @@ fn two_fetch_a_file_once() {
             .map(|_| {
                 scope.spawn(|| {
                     let endpoint = Endpoint::new(&format!("http://{address}")).unwrap();
-                    Client::new(&endpoint, None).file("org/tiny", FIRST, "f", 1000, &folder.path().join("f")).unwrap();
+                    Client::new(&endpoint, None)
+                        .file("org/tiny", FIRST, "f", 1000, &folder.path().join("f"))
+                        .unwrap();
                 })
             })
             .collect();
@@ -333,8 +387,12 @@ fn two_fetch_a_file_once() {
 #[test]
 fn what_does_not_speak_http_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    for bytes in [&b"\x1b[2J\x00\xff\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nLocation: \xff\xfe\r\n\r\n", b"", b"HTTP/9.9 xx\r\n\r\n"]
-    {
+    for bytes in [
+        &b"\x1b[2J\x00\xff\r\n\r\n"[..],
+        b"HTTP/1.1 200 OK\r\nLocation: \xff\xfe\r\n\r\n",
+        b"",
+        b"HTTP/9.9 xx\r\n\r\n",
+    ] {
         let (address, _) = play(move |_, stream| {
             let _ = stream.write_all(bytes);
             let _ = stream.shutdown(std::net::Shutdown::Write);
