@@ -107,7 +107,7 @@ fn a_route_by_data_is_said_in_its_order() {
 
 #[test]
 fn an_early_stage_takes_those_behind_it_along() {
-    let found = edited(&[("steps  = 500", "steps  = 400")]);
+    let found = edited(&[("steps  = 700", "steps  = 600")]);
     assert_eq!(
         found.items.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["`start`: steps 500 -> 400"]
