@@ -1,61 +1,40 @@
 //! From syntax trees to a checked experiment: names, units, axes, `live`, routes, constants.
 //!
-//! One evaluator walks every item. What is known before the run (numbers, domains, models, objectives)
-//! becomes a [`value::Value`]; what is known only per token becomes a typed [`crate::formula::Formula`]. A
-//! mistake becomes a diagnostic and the value `Error`, which fits everywhere, so that one mistake is reported
-//! once.
+//! Checking never fails: a mistake becomes a diagnostic and the value `Error`, which fits everywhere, so that
+//! one mistake is reported once. The steps, in order, as [`Checker::analyse`] takes them:
+//!
+//! 1. **Files** ([`names::modules`]). The entry file and what it imports are parsed into
+//!    [`crate::syntax::ast`]; [`names::items`] knows who declares which name. In an editor, trees of unchanged
+//!    items come from [`incremental::memory`].
+//! 2. **Domains** ([`data`]) come first: every route and objective is checked against the list of all of
+//!    them.
+//! 3. **Items**, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
+//!    known before the run (numbers, domains, models, objectives) becomes a [`values::value::Value`]; what is
+//!    known only per token becomes a typed [`crate::formula::Formula`], built in [`formulas`]: operators,
+//!    functions, reductions, divergences, signals.
+//!    - A call binds its arguments in [`values::calls`]; what is built in is declared in [`builtins`], the
+//!      words and keys of blocks in [`builtins::vocabulary`].
+//!    - Teachers, panels, templates and routes: [`teachers`]. Rollouts and rewards: [`rollouts`].
+//!    - Objectives and the mistakes one can make in them: [`objectives`].
+//!    - Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`].
+//! 4. **The file's route** ([`teachers::route`]), held against every domain.
+//! 5. **Bodies** of functions, objectives and stages of the entry file, with any arguments.
+//! 6. **The experiment as a whole**: unrouted and unused domains, leakage between training and test data
+//!    ([`data::leakage`]), tables of results ([`evaluation`]), unused names ([`names::unused`]).
+//! 7. **The gradient audit** of the compiler, where nothing so far is an error; then `// allow(...)` comments
+//!    take effect ([`names::allow`]).
 
-pub mod allow;
-mod arithmetic;
-mod benchmarks;
-pub mod bounds;
-mod budgets;
 pub mod builtins;
-mod calls;
-mod capability;
-mod compare;
-mod constructors;
 mod data;
-mod divergences;
-mod domains;
-mod evaluate;
-mod foreign;
-mod frames;
-mod functions;
-pub mod index;
-mod intervals;
-mod items;
-mod joint;
-mod leakage;
-mod lineage;
-mod live;
-mod matches;
-mod memory;
-mod modules;
+mod evaluation;
+mod formulas;
+mod incremental;
+mod names;
 mod objectives;
-mod optimizers;
-mod panels;
-mod pitfalls;
-mod ranges;
-mod recording;
-mod reduce;
-mod rewards;
 mod rollouts;
-mod route;
-mod schedules;
-mod settings;
-mod signals;
-mod stage_checks;
-mod sweep;
+mod stages;
 mod teachers;
-mod templates;
-mod trainable;
-mod training;
-mod unknown;
-mod unused;
-mod value;
-pub mod vocabulary;
-mod words_behind;
+mod values;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -68,12 +47,17 @@ use crate::experiment::{
 use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
 use crate::syntax::ast::ItemKind;
-use items::callable;
-pub use memory::Memory;
-pub(crate) use modules::declared_name;
-use modules::{ItemId, ModuleId, Modules};
-use recording::Watched;
-use value::Value;
+pub use builtins::{bounds, vocabulary};
+pub use incremental::memory::Memory;
+use incremental::recording;
+use incremental::recording::Watched;
+use names::items::callable;
+pub(crate) use names::modules::declared_name;
+use names::modules::{ItemId, ModuleId, Modules};
+pub use names::{allow, index};
+use teachers::route;
+use values::value::Value;
+use values::{calls, frames};
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make
 /// sense of, and a list of findings, sorted by place.

@@ -1,0 +1,450 @@
+//! The functions that need no import: one table, from which the checker binds arguments, editors help and the
+//! book lists.
+
+pub mod bounds;
+pub mod vocabulary;
+
+use crate::experiment::{AdapterKind, Family, Pool};
+use crate::formula::{Formula, Function, Reduction, Scan};
+
+/// One built-in name.
+#[derive(Debug)]
+pub struct Builtin {
+    pub name: &'static str,
+    /// In the order in which they may be given without a name.
+    pub parameters: &'static [&'static str],
+    /// The first so many must be given.
+    pub required: usize,
+    /// How it is written, for help texts.
+    pub usage: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// One argument, elementwise.
+    Elementwise(Function),
+    Softplus,
+    Bucket,
+    /// `min(a, b)`, `max(a, b)`; with `over`, the smallest or largest along an axis.
+    Extreme(Function, Reduction),
+    Clip,
+    Where,
+    Reduce(Reduction),
+    Quantile,
+    Statistic(StatisticName),
+    Scan(ScanName),
+    Memory(MemoryName),
+    Divergence(DivergenceName),
+    Blend,
+    /// A side of a divergence without gradient.
+    Detached,
+    Support(SupportName),
+    Measure(Measure),
+    /// They mean something after `live` only.
+    Loss(LossName),
+    Schedule(ScheduleName),
+    Reward(RewardName),
+    Rollout(RolloutName),
+    Edit(EditName),
+    Optimizer(OptimizerName),
+    Adapter(AdapterKind),
+    /// `layers(0..=11)`: some of a model's layers.
+    Layers,
+    /// Rows of data.
+    Dataset,
+    /// Takes any named arguments: each is a field.
+    Columns,
+    Normalized,
+    Constructor(Constructor),
+    Served,
+    Logits,
+    /// Several teachers as one. `sum` does it too, with `weights`.
+    Pooled(Pool),
+    Debate,
+    /// `integer(0..=100)`: how a panel's confidence is read.
+    Integer,
+    /// `env("NAME")`
+    Environment,
+    PassAt,
+    Extrapolate,
+    PowersOf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatisticName {
+    Zscore,
+    Center,
+    Rank,
+    LeaveOneOut,
+    Minmax,
+    Winsor,
+    TopFraction,
+    TopCount,
+    Softmax,
+    SampleWithoutReplacement,
+    Balance,
+    Chunks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanName {
+    Sum,
+    Product,
+    Minimum,
+    Maximum,
+    Next,
+    RewardToGo,
+}
+
+impl ScanName {
+    /// The scans that need nothing but their argument.
+    pub fn plain(self) -> Option<Scan<Formula>> {
+        Some(match self {
+            ScanName::Sum => Scan::Sum,
+            ScanName::Product => Scan::Product,
+            ScanName::Minimum => Scan::Minimum,
+            ScanName::Maximum => Scan::Maximum,
+            ScanName::Next => Scan::Next,
+            ScanName::RewardToGo => return None,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryName {
+    Ema,
+    Previous,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DivergenceName {
+    Kl,
+    Jsd,
+    Skew,
+    TotalVariation,
+    ChiSquared,
+    Hellinger,
+    Alpha,
+    SortedL1,
+    Gaussian,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SupportName {
+    TopK,
+    Nucleus,
+    Union,
+    Intersection,
+}
+
+/// Signals with arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    Overlap,
+    Mass,
+    InNucleus,
+    Agreement,
+    Available,
+    Score,
+    Size,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossName {
+    Likelihood,
+    Dpo,
+    BradleyTerry,
+    Ranking,
+    SquaredError,
+    BinaryCrossEntropy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleName {
+    Constant,
+    Linear,
+    Cosine,
+    Exponential,
+    Piecewise,
+    Alternate,
+    Warmup,
+    Ladder,
+    Learned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RewardName {
+    ExactMatch,
+    Numeric,
+    Regex,
+    Command,
+    JsonSchema,
+    UnitTests,
+    Http,
+    /// Takes any named arguments: each is a part.
+    Parts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutName {
+    Sample,
+    From,
+    Data,
+    Mix,
+    TokenMix,
+    Interleave,
+    Refine,
+    Snapshot,
+    Replay,
+    Speculative,
+    Turns,
+    Denoise,
+    Derived,
+    FirstOf,
+    EachTurn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EditName {
+    Rewrite,
+    Keep,
+    Retry,
+    Best,
+    FirstTurns,
+    ExpertTurns,
+    Through,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptimizerName {
+    AdamW,
+    Sgd,
+    PrivateAdamW,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constructor {
+    Decoder(Family),
+    HuggingFace,
+    Gguf,
+    Checkpoint,
+    Sft,
+    Grpo,
+    Distill,
+    Dpo,
+    Train,
+    Merge,
+}
+
+const fn function(
+    name: &'static str,
+    parameters: &'static [&'static str],
+    required: usize,
+    usage: &'static str,
+    doc: &'static str,
+    kind: Kind,
+) -> Builtin {
+    Builtin { name, parameters, required, usage, doc, kind }
+}
+
+/// What every divergence takes after its sides and its own parameter.
+macro_rules! divergence {
+    ($name:literal, [$($side:literal),*], [$($own:literal),*], $required:literal, $usage:literal, $doc:literal, $kind:ident) => {
+        function(
+            $name,
+            &[$($side,)* $($own,)* "support", "mass", "temperature", "clip_each"],
+            $required,
+            $usage,
+            $doc,
+            Kind::Divergence(DivergenceName::$kind),
+        )
+    };
+}
+
+#[rustfmt::skip]
+static BUILTINS: &[Builtin] = &[
+    // Elementwise
+    function("abs", &["x"], 1, "abs(x)", "The absolute value.", Kind::Elementwise(Function::Abs)),
+    function("exp", &["x"], 1, "exp(x)", "e to the power of `x`.", Kind::Elementwise(Function::Exp)),
+    function("log", &["x"], 1, "log(x)", "The natural logarithm.", Kind::Elementwise(Function::Log)),
+    function("log1p", &["x"], 1, "log1p(x)", "log(1 + x), exact for small `x`.", Kind::Elementwise(Function::Log1p)),
+    function("sqrt", &["x"], 1, "sqrt(x)", "The square root.", Kind::Elementwise(Function::Sqrt)),
+    function("tanh", &["x"], 1, "tanh(x)", "The hyperbolic tangent.", Kind::Elementwise(Function::Tanh)),
+    function("sigmoid", &["x"], 1, "sigmoid(x)", "1 / (1 + exp(-x)).", Kind::Elementwise(Function::Sigmoid)),
+    function("softplus", &["x"], 1, "softplus(x)", "log(1 + exp(x)).", Kind::Softplus),
+    function("relu", &["x"], 1, "relu(x)", "`x` where it is positive, else 0.", Kind::Elementwise(Function::Relu)),
+    function("cos", &["x"], 1, "cos(x)", "The cosine of `x`, in radians.", Kind::Elementwise(Function::Cos)),
+    function("floor", &["x"], 1, "floor(x)", "The largest whole number below or at `x`.", Kind::Elementwise(Function::Floor)),
+    function("bucket", &["x", "n"], 2, "bucket(x, 27)", "Which of `n` equal parts of [0, 1] `x` lies in, from 0; what lies outside counts as the nearest part.", Kind::Bucket),
+    function("min", &["a", "b", "over", "among", "on"], 1, "min(a, b), or min(x, over: sequence)", "The smaller of two, or the smallest along an axis.", Kind::Extreme(Function::Minimum, Reduction::Minimum)),
+    function("max", &["a", "b", "over", "among", "on"], 1, "max(a, b), or max(x, over: sequence)", "The larger of two, or the largest along an axis.", Kind::Extreme(Function::Maximum, Reduction::Maximum)),
+    function("clip", &["x", "low", "high"], 3, "clip(x, low, high)", "`x` held between two bounds.", Kind::Clip),
+    function("where", &["condition", "then", "else"], 3, "where(condition, then, else)", "`then` where the condition holds, `else` where it does not, element by element.", Kind::Where),
+    // Reductions
+    function("mean", &["x", "over", "among", "on"], 2, "mean(x, over: sequence)", "The mean along an axis.", Kind::Reduce(Reduction::Mean)),
+    function("sum", &["x", "over", "among", "on", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])", "The sum along an axis; of teachers, each one's own loss, weighted and added up.", Kind::Reduce(Reduction::Sum)),
+    function("first", &["x", "over", "among", "on"], 2, "first(x, over: sequence)", "The first element along an axis.", Kind::Reduce(Reduction::First)),
+    function("last", &["x", "over", "among", "on"], 2, "last(x, over: sequence)", "The last element along an axis.", Kind::Reduce(Reduction::Last)),
+    function("any", &["x", "over", "among", "on"], 2, "any(condition, over: group)", "Whether some element is true.", Kind::Reduce(Reduction::Any)),
+    function("all", &["x", "over", "among", "on"], 2, "all(condition, over: group)", "Whether every element is true.", Kind::Reduce(Reduction::All)),
+    function("count", &["x", "over", "among", "on"], 2, "count(correct, over: group)", "How many elements are true.", Kind::Reduce(Reduction::Count)),
+    function("quantile", &["x", "q", "over", "among", "on"], 3, "quantile(x, 0.9, over: batch)", "The `q` quantile along an axis, interpolated linearly.", Kind::Quantile),
+    // Statistics
+    function("zscore", &["x", "over", "deviation", "among"], 3, "zscore(x, over: group, deviation: sample)", "(x - mean) / deviation; 0 where all are equal.", Kind::Statistic(StatisticName::Zscore)),
+    function("center", &["x", "over", "among"], 2, "center(x, over: group)", "`x` minus the mean of its peers.", Kind::Statistic(StatisticName::Center)),
+    function("rank", &["x", "over", "among"], 2, "rank(x, over: batch)", "Share of the others that are smaller, from 0 to 1; equal values share their mean rank.", Kind::Statistic(StatisticName::Rank)),
+    function("leave_one_out", &["x", "over", "among"], 2, "leave_one_out(reward, over: group)", "The mean of the others: a baseline that does not depend on the element itself.", Kind::Statistic(StatisticName::LeaveOneOut)),
+    function("minmax", &["x", "over", "among"], 2, "minmax(x, over: batch)", "Moved and scaled to [0, 1]; 0 where all are equal.", Kind::Statistic(StatisticName::Minmax)),
+    function("winsor", &["x", "upper", "over", "among"], 3, "winsor(x, upper: 0.98, over: batch)", "Values above the `upper` quantile are set to it.", Kind::Statistic(StatisticName::Winsor)),
+    function("top_fraction", &["x", "keep", "over", "among"], 3, "top_fraction(x, keep: 0.5, over: batch)", "True for the `keep` fraction with the largest values, their number rounded up, ties broken by position.", Kind::Statistic(StatisticName::TopFraction)),
+    function("top_count", &["x", "n", "over", "among"], 3, "top_count(x, n: 2, over: block)", "True for the `n` largest values, ties broken by position.", Kind::Statistic(StatisticName::TopCount)),
+    function("softmax", &["x", "over", "among", "across", "missing"], 1, "softmax(x, over: group), or softmax(x, across: panel, missing: uniform)", "exp(x) / sum of exp(x), along an axis, or across the members of a panel.", Kind::Statistic(StatisticName::Softmax)),
+    function("sample_without_replacement", &["x", "keep", "over", "among"], 3, "sample_without_replacement(weight, keep: 0.5, over: batch)", "True for the `keep` fraction of the elements, their number rounded up, drawn with probabilities proportional to `x`.", Kind::Statistic(StatisticName::SampleWithoutReplacement)),
+    function("balance", &["x", "over", "among"], 2, "balance(correct, over: group)", "True for as many true elements as false ones: the larger side is thinned at random.", Kind::Statistic(StatisticName::Balance)),
+    function("chunks", &["x", "most", "width"], 3, "chunks(student.entropy, most: 4, width: 20)", "True in windows of tokens that begin at the largest values of a sequence.", Kind::Statistic(StatisticName::Chunks)),
+    // Scans and memory
+    function("cumsum", &["x", "over"], 2, "cumsum(x, over: sequence)", "The sum so far, this element included.", Kind::Scan(ScanName::Sum)),
+    function("cumprod", &["x", "over"], 2, "cumprod(x, over: sequence)", "The product so far, this element included.", Kind::Scan(ScanName::Product)),
+    function("cummin", &["x", "over"], 2, "cummin(x, over: sequence)", "The smallest so far, this element included.", Kind::Scan(ScanName::Minimum)),
+    function("cummax", &["x", "over"], 2, "cummax(x, over: sequence)", "The largest so far, this element included.", Kind::Scan(ScanName::Maximum)),
+    function("next", &["x", "over"], 2, "next(student.value, over: sequence)", "The element after this one; 0 after the last.", Kind::Scan(ScanName::Next)),
+    function("reward_to_go", &["x", "discount", "over"], 3, "reward_to_go(x, discount: 1, over: sequence)", "This element plus all that follow, each step further multiplied by `discount` once more.", Kind::Scan(ScanName::RewardToGo)),
+    function("ema", &["x", "rate"], 2, "ema(mean(x, over: batch), rate: 0.9)", "Exponential moving average over the steps of the run: `rate` of what it was, the rest of what is new; at the first step what is new.", Kind::Memory(MemoryName::Ema)),
+    function("previous", &["x"], 1, "previous(loss)", "What a number of the step was one step ago; at the first step what it is now.", Kind::Memory(MemoryName::Previous)),
+    // Divergences, supports, signals with arguments
+    divergence!("kl", ["pair"], [], 1, "kl(student || teacher, support: full)", "KL divergence: the sum of left * log(left / right).", Kl),
+    divergence!("jsd", ["left", "right"], ["beta", "normalized"], 3, "jsd(student, teacher, beta: 0.5)", "Generalised Jensen-Shannon divergence, `beta` the left side's part of the mixture; 0 at both ends of `beta` unless `normalized`.", Jsd),
+    divergence!("skew", ["pair"], ["lambda"], 2, "skew(teacher || student, lambda: 0.1)", "KL from the left side to a mixture of both, `lambda` the left side's part.", Skew),
+    divergence!("tv", ["left", "right"], [], 2, "tv(student, teacher)", "Total variation: half the sum of |left - right|.", TotalVariation),
+    divergence!("chi2", ["pair"], [], 1, "chi2(student || teacher)", "The sum of (left - right)^2 / right.", ChiSquared),
+    divergence!("hellinger", ["left", "right"], [], 2, "hellinger(student, teacher)", "Squared Hellinger distance: 1 - sum of sqrt(left * right).", Hellinger),
+    divergence!("alpha", ["pair"], ["alpha"], 2, "alpha(student || teacher, alpha: 0.5)", "The alpha divergence: (sum of left^alpha * right^(1 - alpha) - 1) / (alpha * (alpha - 1)); where a schedule reaches 0 or 1, its limit, a `kl`.", Alpha),
+    divergence!("sorted_l1", ["left", "right"], [], 2, "sorted_l1(student, teacher)", "Half the L1 distance of the sorted probabilities: vocabularies may differ.", SortedL1),
+    divergence!("gaussian_kl", ["pair"], ["dimensions"], 1, "gaussian_kl(teacher || student)", "KL between normal distributions, summed over the components or over `dimensions`: continuous actions, denoising steps.", Gaussian),
+    function("blend", &[], 0, "blend(teacher: 0.1, student: 0.9)", "A weighted sum of distributions, the roles as names; the weights may be numbers per token.", Kind::Blend),
+    function("detached", &["side"], 1, "detached(blend(student: 0.1, teacher: 0.9))", "A side of a divergence through which no gradient flows.", Kind::Detached),
+    function("top_k", &["role", "k"], 1, "top_k(teacher, 64), or top_k(20)", "The `k` entries that a role finds most probable, of equals those with the lower id; without a role, what a teacher answers with.", Kind::Support(SupportName::TopK)),
+    function("nucleus", &["role", "p"], 2, "nucleus(teacher, 0.95)", "The fewest entries that together hold at least `p` of a role's probability, the most probable first; equals go in together.", Kind::Support(SupportName::Nucleus)),
+    function("union", &["first", "second", "third"], 2, "union(top_k(student, 32), top_k(teacher, 32))", "Entries of either support.", Kind::Support(SupportName::Union)),
+    function("intersection", &["first", "second", "third"], 2, "intersection(top_k(student, 32), top_k(teacher, 32))", "Entries of both supports.", Kind::Support(SupportName::Intersection)),
+    function("overlap", &["left", "right", "k"], 3, "overlap(student, teacher, k: 16)", "Share of the `k` most probable entries that two roles have in common.", Kind::Measure(Measure::Overlap)),
+    function("mass", &["role", "support"], 2, "mass(student, support: top_k(teacher, 16))", "The probability that a role gives to the entries of a support together.", Kind::Measure(Measure::Mass)),
+    function("in_nucleus", &["role", "p"], 2, "in_nucleus(teacher, p: 0.95)", "Whether the token taken is in the role's nucleus: the fewest entries that together hold at least `p`.", Kind::Measure(Measure::InNucleus)),
+    function("agreement", &["role", "samples", "by"], 3, "agreement(teacher, samples: 10, by: edit)", "A role goes on `samples` times from where the student's block began; the sum of how alike its texts and the block are.", Kind::Measure(Measure::Agreement)),
+    function("score", &["role", "on"], 2, "score(judge, on: span.answer)", "What a role's scalar head says of one stretch of the completion.", Kind::Measure(Measure::Score)),
+    function("size", &["support"], 1, "size(matched)", "Number of entries of a support.", Kind::Measure(Measure::Size)),
+    function("available", &["role"], 1, "available(insider)", "Whether a teacher answered for this completion: one behind a server may not.", Kind::Measure(Measure::Available)),
+    // Schedules
+    function("constant", &["value"], 1, "constant(1e-3)", "The same number at every step.", Kind::Schedule(ScheduleName::Constant)),
+    function("linear", &["range", "over"], 1, "linear(0 -> 1, over: 100 steps)", "A straight line from one number to the other, which it keeps afterwards.", Kind::Schedule(ScheduleName::Linear)),
+    function("cosine", &["range", "over"], 1, "cosine(1e-3 -> 1e-4)", "Half a cosine from one number to the other, which it keeps afterwards.", Kind::Schedule(ScheduleName::Cosine)),
+    function("exponential", &["range", "over"], 1, "exponential(1e-3 -> 1e-5)", "From one number to the other by the same factor at every step; both are positive.", Kind::Schedule(ScheduleName::Exponential)),
+    function("piecewise", &["pieces"], 1, "piecewise([0 -> 1e-3, 100 -> 1e-4])", "Pairs of a step and the value that holds from there on; the first step is 0.", Kind::Schedule(ScheduleName::Piecewise)),
+    function("alternate", &["values", "every"], 2, "alternate([0, 1], every: 10 steps)", "One value after the other, each for `every` steps, again and again.", Kind::Schedule(ScheduleName::Alternate)),
+    function("warmup", &["steps", "then"], 2, "warmup(20 steps, then: 1e-3)", "Rises in a straight line over so many steps, then another schedule, whose own time starts there.", Kind::Schedule(ScheduleName::Warmup)),
+    function("ladder", &["values", "advance_if", "every"], 2, "ladder([1024, 2048], advance_if: mean(student.entropy, over: batch) >= 0.4)", "The first value, and the next one whenever the condition holds after a step; asked `every` so many steps if written.", Kind::Schedule(ScheduleName::Ladder)),
+    function("learned", &["gain", "hold", "discount"], 2, "learned(gain: previous(loss) - loss, hold: 10 steps)", "A number from 0 to 1, drawn anew every `hold` steps from a Beta distribution that is trained to raise `gain`, later gains counting less by `discount` a step.", Kind::Schedule(ScheduleName::Learned)),
+    // Data
+    function("dataset", &["path", "split", "filter", "limit"], 1, "dataset(\"data/gsm8k\", split: \"train\")", "Rows of data: a JSON lines, CSV or parquet file, a pattern of files, or a folder as Hugging Face datasets have it. Of those where `filter` holds, the first `limit` are read.", Kind::Dataset),
+    function("columns", &[], 0, "columns(prompt: question, answer: \"final answer\")", "Fields that stand in columns of other names.", Kind::Columns),
+    // Rewards
+    function("exact_match", &["field"], 0, "exact_match, or exact_match(field)", "1 where the completion equals a field of the data, `answer` if not written, to the letter.", Kind::Reward(RewardName::ExactMatch)),
+    function("numeric", &["field", "tolerance"], 0, "numeric(tolerance: 0.01)", "1 where the completion and a field of the data, `answer` if not written, are numbers that differ by at most `tolerance`.", Kind::Reward(RewardName::Numeric)),
+    function("regex", &["pattern", "field"], 1, "regex(\"answer: (?<answer>.*)\")", "1 where the pattern matches, and its group `answer`, if it has one, equals a field of the data.", Kind::Reward(RewardName::Regex)),
+    function("command", &["command", "time_limit", "batch", "depends"], 1, "command(\"python3 verify.py\", time_limit: 10, depends: [\"rules.json\"])", "A program of yours gives a number from 0 to 1: one JSON object a line in, one out. `time_limit` is in seconds, `batch` how many it may be asked at once. Rewards are computed again when a source file in the script's folder changes, or a file or folder of `depends`.", Kind::Reward(RewardName::Command)),
+    function("json_schema", &["schema"], 1, "json_schema(\"schema.json\")", "1 where the completion is JSON that a schema allows.", Kind::Reward(RewardName::JsonSchema)),
+    function("unit_tests", &["field", "time_limit"], 1, "unit_tests(tests, time_limit: 10)", "The share of the tests in a field of the data that the completion passes. `time_limit` is in seconds.", Kind::Reward(RewardName::UnitTests)),
+    function("http", &["url", "time_limit", "batch"], 1, "http(env(\"JUDGE_URL\"), time_limit: 10)", "A server of yours gives a number from 0 to 1. `time_limit` is in seconds, `batch` how many it is asked at once.", Kind::Reward(RewardName::Http)),
+    function("parts", &[], 0, "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])", "Several verdicts and their weights; each is read as `reward.<name>`.", Kind::Reward(RewardName::Parts)),
+    // Rollouts
+    function("sample", &["n", "temperature", "max_tokens", "top_p", "top_k", "repetition_penalty", "heads", "accept", "stop"], 3, "sample(n: 1, temperature: 1.0, max_tokens: 24)", "The student's own completions, `n` of each prompt, fresh every step. With `heads` it writes so many tokens at once, and those after the first stay where their confidence reaches `accept`. A completion ends behind the first text of `stop`.", Kind::Rollout(RolloutName::Sample)),
+    function("from", &["teacher", "sequences", "temperature", "max_tokens", "n", "top_p", "top_k", "sees", "stop"], 1, "from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)", "A teacher's completions: `n` of each prompt at every step, or `sequences` in all, made once before the first step.", Kind::Rollout(RolloutName::From)),
+    function("data", &["field"], 1, "data(answer)", "A field of the data as the completion.", Kind::Rollout(RolloutName::Data)),
+    function("mix", &["share", "first", "second"], 3, "mix(0.5, sample(...), data(answer))", "Each sequence from the first rollout with probability `share`, else from the second.", Kind::Rollout(RolloutName::Mix)),
+    function("token_mix", &["alpha", "of"], 2, "token_mix(0.2, sample(...))", "Each token is drawn from `alpha` of the teacher and the rest of the student.", Kind::Rollout(RolloutName::TokenMix)),
+    function("interleave", &["top_k", "of"], 2, "interleave(top_k: 25, sample(...))", "The student proposes each token; one that is not among the teacher's `top_k` is replaced by a token that the teacher draws.", Kind::Rollout(RolloutName::Interleave)),
+    function("refine", &["by", "of", "sees"], 2, "refine(by: teacher, of: sample(...), sees: draft_shown)", "A teacher rewrites the student's draft.", Kind::Rollout(RolloutName::Refine)),
+    function("snapshot", &["model", "of"], 2, "snapshot(start, sample(...))", "The completions of a model as it is before the run, made once.", Kind::Rollout(RolloutName::Snapshot)),
+    function("replay", &["of", "capacity", "share", "keeps", "while", "order"], 3, "replay(sample(...), capacity: 10_000, share: 0.25)", "A `share` of every batch comes from earlier rollouts, or from their prompts answered anew. `while` says what enters and stays, `order` which come first: the smallest, or the oldest if not written.", Kind::Rollout(RolloutName::Replay)),
+    function("speculative", &["block", "of"], 2, "speculative(block: 16, sample(...))", "The student drafts `block` tokens at a time, the teacher keeps them up to the first that it rejects.", Kind::Rollout(RolloutName::Speculative)),
+    function("turns", &["environment", "at_most", "of"], 3, "turns(\"python3 env.py\", at_most: 30, sample(...))", "A program answers between the student's turns, `at_most` so many.", Kind::Rollout(RolloutName::Turns)),
+    function("denoise", &["steps", "block", "of"], 3, "denoise(steps: 4, block: 4, sample(...))", "Blocks of `block` tokens, each filled over `steps` denoising steps.", Kind::Rollout(RolloutName::Denoise)),
+    function("derived", &["template", "from"], 2, "derived(compare_answers, from: sample(...))", "New prompts, made by a template of a group's completions, which the student answers.", Kind::Rollout(RolloutName::Derived)),
+    function("first_of", &["first", "second", "third", "fourth"], 2, "first_of(tried |> keep(correct), hinted)", "Of each prompt, the first rollout that has any completion.", Kind::Rollout(RolloutName::FirstOf)),
+    function("each_turn", &["history", "of"], 2, "each_turn(data(trajectory), sample(...))", "One prompt for each turn of a recorded trajectory, with the turns before it as they were.", Kind::Rollout(RolloutName::EachTurn)),
+    function("rewrite", &["change"], 1, "rewrite(\"Confidence: {_}\" -> \"Confidence: {mean(correct, over: group)}\")", "A pattern in the completions becomes another text; `{_}` stands for any text, other braces for numbers.", Kind::Edit(EditName::Rewrite)),
+    function("keep", &["condition"], 1, "keep(correct)", "Leaves out completions where the condition does not hold.", Kind::Edit(EditName::Keep)),
+    function("retry", &["until", "at_most"], 2, "retry(until: correct, at_most: 8)", "Draws a completion again until the condition holds; the last attempt stays where it never does.", Kind::Edit(EditName::Retry)),
+    function("best", &["x", "of"], 2, "best(reward, of: 1)", "Of one prompt's completions, the `of` with the largest number.", Kind::Edit(EditName::Best)),
+    function("first_turns", &["turns"], 1, "first_turns(1 + floor(step / 5))", "Only the first so many turns are trained on.", Kind::Edit(EditName::FirstTurns)),
+    function("expert_turns", &["turns", "all_but"], 0, "expert_turns(3)", "The first so many turns are the expert's, from the data, or `all_but` the last so many; the student goes on from there.", Kind::Edit(EditName::ExpertTurns)),
+    function("through", &["command"], 1, "through(\"python3 edit.py\")", "Completions go through a program of yours. Nothing is known of what it does: they are off-policy afterwards.", Kind::Edit(EditName::Through)),
+    // Optimizers and measures of a table
+    function("adamw", &["beta1", "beta2", "epsilon", "weight_decay", "clip_norm"], 0, "adamw(beta2: 0.95, weight_decay: 0, clip_norm: 1.0)", "Adam with decoupled weight decay.", Kind::Optimizer(OptimizerName::AdamW)),
+    function("sgd", &["momentum", "clip_norm"], 0, "sgd(momentum: 0.9, clip_norm: 1.0)", "Stochastic gradient descent.", Kind::Optimizer(OptimizerName::Sgd)),
+    function("private_adamw", &["clip", "epsilon", "delta"], 3, "private_adamw(clip: 1.0, epsilon: 2.0, delta: 1e-5)", "AdamW on gradients that are clipped per example to `clip` and noised so that the run as a whole is (`epsilon`, `delta`)-private.", Kind::Optimizer(OptimizerName::PrivateAdamW)),
+    function("lora", &["rank", "alpha", "targets", "dropout", "layers"], 3, "lora(rank: 16, alpha: 32, targets: [attention, feed_forward])", "Low-rank matrices trained beside frozen ones: W + alpha / rank * B A. `layers` says which layers have them, `dropout` which share of their inputs is set to 0 in training.", Kind::Adapter(AdapterKind::Lora)),
+    function("dora", &["rank", "alpha", "targets", "dropout", "layers"], 3, "dora(rank: 16, alpha: 32, targets: [attention, feed_forward])", "As `lora`, with the norm of every row of the adapted matrix trained apart from its direction.", Kind::Adapter(AdapterKind::Dora)),
+    function("layers", &["range"], 1, "layers(0..=11)", "Everything in some of a model's layers, counted from 0, both ends included.", Kind::Layers),
+    function("normalized", &["zero", "one"], 2, "normalized(zero: start, one: expert)", "Scores on a scale where one model is 0 and another is 1, domain by domain.", Kind::Normalized),
+    function("pass_at", &["k"], 1, "pass_at(16)", "The chance that at least one of `k` samples is right, estimated without bias from all samples.", Kind::PassAt),
+    // Models
+    function("llama", &[], 0, "llama { layers, width, heads, context, tokenizer }", "A decoder from scratch, as Llama has it.", Kind::Constructor(Constructor::Decoder(Family::Llama))),
+    function("qwen2", &[], 0, "qwen2 { layers, width, heads, context, tokenizer }", "A decoder from scratch, as Qwen2 has it.", Kind::Constructor(Constructor::Decoder(Family::Qwen2))),
+    function("qwen3", &[], 0, "qwen3 { layers, width, heads, context, tokenizer }", "A decoder from scratch, as Qwen3 has it.", Kind::Constructor(Constructor::Decoder(Family::Qwen3))),
+    function("gemma", &[], 0, "gemma { layers, width, heads, context, tokenizer }", "A decoder from scratch, as Gemma has it.", Kind::Constructor(Constructor::Decoder(Family::Gemma))),
+    function("hf", &["name", "revision"], 1, "hf(\"Qwen/Qwen3-0.6B\", revision: \"...\")", "A model in the Hugging Face layout, from a folder or the hub; `revision` pins what the hub hands out.", Kind::Constructor(Constructor::HuggingFace)),
+    function("gguf", &["file"], 1, "gguf(\"model.gguf\")", "A model from a GGUF file.", Kind::Constructor(Constructor::Gguf)),
+    function("checkpoint", &["folder"], 1, "checkpoint(\"runs/first/student\")", "A model that an earlier run left in its folder.", Kind::Constructor(Constructor::Checkpoint)),
+    function("sft", &["start", "on"], 2, "sft(base, on: domains) { target, steps, batch, lr }", "Supervised fine-tuning: imitation of a field of the data, or of a rollout.", Kind::Constructor(Constructor::Sft)),
+    function("grpo", &["start", "on"], 2, "grpo(start, on: d) { steps, prompts, samples, max_tokens, lr }", "Reinforcement learning with verifiable rewards.", Kind::Constructor(Constructor::Grpo)),
+    function("distill", &["start"], 1, "distill(start) { objective, rollout, prompts, steps, lr }", "Trains on any objective with any rollout, under the route.", Kind::Constructor(Constructor::Distill)),
+    function("dpo", &["start", "on"], 2, "dpo(start, on: domains) { chosen, rejected, beta, reference, batch, steps, lr }", "Training on pairs of completions.", Kind::Constructor(Constructor::Dpo)),
+    function("train", &[], 0, "train { trains student = start, step follow { updates, objective, rollout } }", "Several models trained in turns, one kind of update after the other.", Kind::Constructor(Constructor::Train)),
+    function("merge", &["models", "base"], 1, "merge(experts, base: start) { method, scale }", "A model whose weights are computed from those of others.", Kind::Constructor(Constructor::Merge)),
+    // Teachers
+    function("served", &["engine", "url", "model", "answers"], 4, "served(\"vllm\", url: env(\"TEACHER_URL\"), model: \"Qwen/Qwen3-32B\", answers: top_k(20))", "A teacher behind a server; `answers` says what it can be asked for.", Kind::Served),
+    function("logits", &["of"], 1, "logits(dpo) + w * (logits(dpo) - logits(rev)) where w = 2", "A model's logits, for a composed teacher.", Kind::Logits),
+    function("mixture", &["teachers", "weights"], 2, "mixture([a, b], weights: [0.7, 0.3])", "One distribution: the weighted mean of the teachers' probabilities. `weights: equal` counts all alike.", Kind::Pooled(Pool::Mixture)),
+    function("geometric", &["teachers", "weights"], 2, "geometric([a, b], weights: [0.7, 0.3])", "One distribution: the weighted mean of the teachers' logits, normalised. `weights: equal` counts all alike.", Kind::Pooled(Pool::Geometric)),
+    function("debate", &["members"], 1, "debate([big, mid]) { rounds = 2 }", "Teachers that speak in turns about a prompt before they judge the student's completions.", Kind::Debate),
+    function("integer", &["range"], 1, "integer(0..=100)", "A whole number that each member of a panel states.", Kind::Integer),
+    function("env", &["name"], 1, "env(\"TEACHER_URL\")", "A text of the environment, read when the run starts; it does not become part of the plan.", Kind::Environment),
+    function("extrapolate", &["factor", "rounds", "at", "judged_by", "weights"], 4, "extrapolate(factor: 2, rounds: 5, at: powers_of(2), judged_by: probe)", "At certain steps the weights are moved further along the way gone so far, by `factor`, up to `rounds` times, as long as a benchmark improves; `weights` lists which of them.", Kind::Extrapolate),
+    function("powers_of", &["base"], 1, "powers_of(2)", "Steps 1, 2, 4, 8, ...", Kind::PowersOf),
+];
+
+/// What may follow `live` besides the student's own numbers and divergences. `dpo` is a stage elsewhere.
+#[rustfmt::skip]
+static LOSSES: &[Builtin] = &[
+    function("nll", &["of"], 1, "live nll(teacher)", "Minus the student's log-probability of a role's most probable token.", Kind::Loss(LossName::Likelihood)),
+    function("dpo", &["chosen", "rejected", "beta"], 3, "live dpo(chosen: from(teacher, ...), rejected: snapshot(start, ...), beta: 0.1)", "A preference between two completions of one prompt, measured against the reference (one number per group).", Kind::Loss(LossName::Dpo)),
+    function("ranking", &["order"], 1, "live ranking(order: top_k(teacher, 8))", "How unlikely the student finds the order in which a role ranks its entries (Plackett-Luce).", Kind::Loss(LossName::Ranking)),
+    function("bradley_terry", &["chosen", "rejected", "on"], 2, "live bradley_terry(chosen: from(teacher, ...), rejected: sample(...))", "A preference between what a scalar head says of two completions.", Kind::Loss(LossName::BradleyTerry)),
+    function("mse", &["x", "target", "dimensions"], 2, "live mse(student.mean, teacher.mean)", "The squared difference between a mean of the student's and a target.", Kind::Loss(LossName::SquaredError)),
+    function("bce", &["x", "target"], 2, "live bce(student.confidence, target)", "Binary cross-entropy between the student's confidence and a target from 0 to 1.", Kind::Loss(LossName::BinaryCrossEntropy)),
+];
+
+pub fn find_loss(name: &str) -> Option<&'static Builtin> {
+    LOSSES.iter().find(|builtin| builtin.name == name)
+}
+
+pub fn losses() -> &'static [Builtin] {
+    LOSSES
+}
+
+pub fn find(name: &str) -> Option<&'static Builtin> {
+    BUILTINS.iter().find(|builtin| builtin.name == name)
+}
+
+/// Every built-in.
+pub fn all() -> &'static [Builtin] {
+    BUILTINS
+}
+
+pub fn names<'a>() -> impl Iterator<Item = &'a str> {
+    BUILTINS.iter().map(|builtin| builtin.name)
+}

@@ -1,0 +1,247 @@
+//! `experiment` and `domain`.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, Origin, Reward};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::names::modules::{ItemId, ModuleId, Progress};
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+/// What an `experiment` says of the run as a whole.
+pub struct Header {
+    pub name: String,
+    pub seed: u64,
+    pub out: Option<String>,
+    pub device: Option<(Device, Origin)>,
+    pub dtype: Option<(Dtype, Origin)>,
+}
+
+impl Checker {
+    pub(in crate::check) fn experiment_header(&mut self, module: &Module, id: ModuleId) -> Option<Header> {
+        let mut headers = module.items.iter().filter_map(|item| match &item.kind {
+            ItemKind::Experiment { name, block } => Some((name, block, item.span)),
+            _ => None,
+        });
+        let Some((name, block, _)) = headers.next() else {
+            let runs = |kind: &ItemKind| matches!(kind, ItemKind::Compare { .. } | ItemKind::Model(_));
+            if let Some(item) = module.items.iter().find(|item| runs(&item.kind)) {
+                let first_line = Span { end: item.span.start, start: item.span.start, ..item.span };
+                self.report(
+                    Diagnostic::error(
+                        Code::MissingExperiment,
+                        first_line,
+                        "a file with models needs an `experiment`",
+                    )
+                    .help("add `experiment \"name\" { seed = 1 }` at its head"),
+                );
+            }
+            return None;
+        };
+        if let Some((second, _, _)) = headers.next() {
+            self.report(
+                Diagnostic::error(Code::DuplicateName, second.span, "one file is one experiment")
+                    .because(name.span, "declared here"),
+            );
+        }
+        let env = Env::constant(id);
+        let settings = self.settings(Some(block), "experiment", name.span, vocabulary::EXPERIMENT, false);
+        self.keep_marks(&settings, "experiment");
+        let device = settings.get("device").map(|expr| {
+            let device = self.word(expr, "a device", &[("cpu", Device::Cpu), ("cuda", Device::Cuda)])?;
+            Some((device, self.origin(expr.span)))
+        });
+        let dtype = settings.get("dtype").map(|expr| {
+            let words = [("float32", Dtype::Float32), ("bfloat16", Dtype::Bfloat16)];
+            let dtype = self.word(expr, "a kind of number", &words)?;
+            Some((dtype, self.origin(expr.span)))
+        });
+        let seed = self.required(&settings, "seed").and_then(|expr| {
+            let value = self.evaluate(expr, &env);
+            self.whole(&value, expr.span, "`seed`", 0)
+        });
+        let out = match settings.get("out") {
+            Some(expr) => Some(self.text(expr, "out", &env)?),
+            None => None,
+        };
+        Some(Header {
+            name: name.text.clone(),
+            seed: seed?,
+            out,
+            device: device.flatten(),
+            dtype: dtype.flatten(),
+        })
+    }
+
+    /// Every domain of the file, in order, before anything else is evaluated: `domains` must mean all of them
+    /// everywhere.
+    pub(in crate::check) fn declare_domains(&mut self, entry: ModuleId) {
+        let tree = self.modules.tree(entry);
+        let mut shares = Vec::new();
+        for (index, item) in tree.items.iter().enumerate() {
+            let found = match &item.kind {
+                ItemKind::Domain { .. } => vec![ItemId { module: entry, index }],
+                // Imported domains take part like the file's own.
+                ItemKind::Use(import) => import
+                    .names
+                    .iter()
+                    .filter_map(|name| Some(self.modules.lookup(entry, &name.text)?.item))
+                    .collect(),
+                _ => continue,
+            };
+            for id in found {
+                let tree = self.modules.tree(id.module);
+                let ItemKind::Domain { name, block } = &tree.items[id.index].kind else { continue };
+                // A second one of a name has been reported: it takes no part.
+                if id.module == entry && self.modules.lookup_silently(entry, &name.text) != Some(id) {
+                    continue;
+                }
+                if self.modules.progress.contains_key(&id) {
+                    continue;
+                }
+                let value = self.declare_domain(id.module, name, block, &mut shares);
+                self.modules.progress.insert(id, Progress::Done(value.map_or(Value::Error, Value::Domain)));
+            }
+        }
+        self.check_shares(&shares);
+    }
+
+    fn declare_domain(
+        &mut self,
+        module: ModuleId,
+        name: &Name,
+        block: &Block,
+        shares: &mut Vec<(Option<f64>, Span)>,
+    ) -> Option<DomainId> {
+        let env = Env::constant(module);
+        let settings = self.settings(
+            Some(block),
+            &format!("domain {}", name.text),
+            name.span,
+            vocabulary::DOMAIN,
+            false,
+        );
+        self.keep_marks(&settings, &format!("domain {}", name.text));
+        let limit = settings.get("limits").and_then(|expr| {
+            let limit = self.count(expr, "limits", &env, 1)?;
+            Some((limit, self.origin(expr.span)))
+        });
+        let share = settings.get("share").map(|expr| {
+            let value = self.evaluate(expr, &env);
+            (self.fraction(&value, expr.span, "`share`"), expr.span)
+        });
+        let unsaid = if settings.broken { None } else { Some(f64::NAN) };
+        shares.push(share.unwrap_or((unsaid, name.span)));
+        let prompts = self.required(&settings, "prompts").and_then(|expr| self.source(expr, "prompts", &env));
+        let tests = settings.get("tests").map(|expr| self.source(expr, "tests", &env));
+        let columns = self.fields(&settings, &env);
+        let format = self.format(&settings, &env);
+        let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
+        let origin = self.origin(name.span);
+        let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
+        // A faulty domain is declared all the same: whatever names it is not wrong because of it.
+        self.domains.push(Domain {
+            name: name.text.clone(),
+            prompts: prompts.unwrap_or_else(nowhere),
+            tests: tests.map(|tests| tests.unwrap_or_else(nowhere)).or_else(|| settings.broken.then(nowhere)),
+            columns,
+            format,
+            reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
+            share: share.and_then(|(share, _)| share).unwrap_or(1.0),
+            limit,
+            origin,
+        });
+        Some(DomainId(self.domains.len() as u32 - 1))
+    }
+
+    fn check_shares(&mut self, shares: &[(Option<f64>, Span)]) {
+        if shares.len() > 1 {
+            for (_, span) in shares.iter().filter(|(share, _)| share.is_some_and(f64::is_nan)) {
+                self.report(
+                    Diagnostic::error(Code::MissingKey, *span, "with several domains, each needs a `share`")
+                        .label("not set here")
+                        .help(format!("for equal parts write `share = 1/{}`", shares.len())),
+                );
+            }
+        }
+        let known: Option<Vec<f64>> =
+            shares.iter().map(|(share, _)| share.filter(|share| !share.is_nan())).collect();
+        let Some(known) = known.filter(|known| !known.is_empty()) else { return };
+        let total: f64 = known.iter().sum();
+        if (total - 1.0).abs() > 1e-6 {
+            let (_, last) = shares.last().expect("not empty");
+            let message = format!("the shares of the domains add up to {}, not 1", rounded(total));
+            let mut finding = Diagnostic::error(Code::ShareSum, *last, message);
+            for (share, (_, span)) in known.iter().zip(&shares[..shares.len() - 1]) {
+                finding = finding.because(*span, format!("{}", rounded(*share)));
+            }
+            let text = rounded(*known.last().expect("not empty")).to_string();
+            self.report(
+                finding.label(text).help(format!("for equal parts write `1/{}` in each", shares.len())),
+            );
+        }
+    }
+
+    pub(in crate::check) fn text(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<String> {
+        match self.evaluate(expr, env) {
+            Value::Text(text) => Some(text),
+            other => {
+                self.wrong_kind(expr.span, &format!("`{key}` must be a text in quotes"), &other);
+                None
+            }
+        }
+    }
+
+    /// A field of the data, written as a bare name.
+    pub(in crate::check) fn data_field(&mut self, expr: &Expr) -> Option<String> {
+        match &expr.kind {
+            ExprKind::Name(name) => Some(name.clone()),
+            ExprKind::Error => None,
+            ExprKind::Text(text)
+                if text.chars().all(crate::syntax::words::is_word)
+                    && text.starts_with(|c: char| c.is_ascii_alphabetic()) =>
+            {
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    expr.span,
+                    "a field of the data is named without quotes",
+                );
+                self.report(crate::check::names::unknown::without_quotes(
+                    finding.label("this is a text"),
+                    Some(text.clone()),
+                ));
+                Some(text.clone())
+            }
+            _ => {
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    expr.span,
+                    "a field of the data is needed here, by its name",
+                );
+                // `numeric(0.01)`
+                let number = matches!(expr.kind, ExprKind::Number { .. });
+                let before = self.sources.file(expr.span.file).text[..expr.span.start as usize].trim_end();
+                self.report(match number && before.ends_with("numeric(") {
+                    true => {
+                        let start = Span { end: expr.span.start, ..expr.span };
+                        finding.help("write `tolerance: ...` for how far the numbers may differ").fix(
+                            "write `tolerance:`",
+                            start,
+                            "tolerance: ",
+                        )
+                    }
+                    false => finding.help("write its name, such as `answer`"),
+                });
+                None
+            }
+        }
+    }
+}
+
+/// Without the noise of binary fractions.
+pub fn rounded(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}

@@ -1,0 +1,270 @@
+//! Where prompts come from: files, splits, columns, filters, and how a prompt becomes the input of a model.
+
+pub mod domains;
+pub mod leakage;
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Column, DataSource, DomainId, ModelId, Pretrained, PromptFormat, Stage};
+use crate::formula::{Formula, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr, ExprKind};
+
+use crate::check::Checker;
+use crate::check::builtins;
+use crate::check::stages::settings::{Settings, open};
+use crate::check::teachers::route::decided_by_data;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// `prompts = "math.jsonl"`, `prompts = dataset("data/gsm8k", split: "train")`
+    pub(in crate::check) fn source(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<DataSource> {
+        // `prompts = math.jsonl`
+        let written = self.sources.text(expr.span);
+        let ending = written.rsplit_once('.').map_or("", |(_, ending)| ending);
+        if matches!(expr.kind, ExprKind::Field { .. })
+            && matches!(ending, "jsonl" | "json" | "csv" | "parquet" | "tsv" | "txt")
+        {
+            let quoted = format!("\"{written}\"");
+            let text = format!("`{key}` is a path, and a path is a text in quotes");
+            let finding = Diagnostic::error(Code::WrongKind, expr.span, text).label("not in quotes");
+            self.report(finding.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
+            return None;
+        }
+        match self.evaluate(expr, env) {
+            Value::Text(path) => {
+                let path = self.path(path, expr.span)?;
+                Some(DataSource {
+                    path,
+                    split: None,
+                    filter: None,
+                    limit: None,
+                    origin: self.origin(expr.span),
+                })
+            }
+            Value::Dataset(source) => Some(Rc::unwrap_or_clone(source)),
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`{key}` is the path of a file in quotes, or `dataset(...)`"),
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    fn path(&mut self, path: String, span: Span) -> Option<String> {
+        if path.trim().is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, span, "this path is empty"));
+            return None;
+        }
+        Some(path)
+    }
+
+    pub(in crate::check) fn dataset_call(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let place = given[0].expect("required");
+        let path = self.text(place, "path", env).and_then(|path| self.path(path, place.span));
+        let split = match given[1] {
+            Some(expr) => self.text(expr, "split", env).map(Some),
+            None => Some(None),
+        };
+        let filter = match given[2] {
+            Some(expr) => self.row_filter(expr, env).map(Some),
+            None => Some(None),
+        };
+        let limit = match given[3] {
+            Some(expr) => self.count(expr, "limit", env, 1).map(Some),
+            None => Some(None),
+        };
+        let (Some(path), Some(split), Some(filter), Some(limit)) = (path, split, filter, limit) else {
+            return Value::Error;
+        };
+        let origin = self.origin(span);
+        Value::Dataset(Rc::new(DataSource { path, split, filter, limit, origin }))
+    }
+
+    /// `data.level >= 3`
+    fn row_filter(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
+        const WANTED: &str = "a filter says of each row whether it is read, such as `data.level >= 3` or \
+                              `data.topic == \"algebra\"`";
+        let mut bare = Vec::new();
+        crate::check::names::unknown::bare_names(expr, &mut bare);
+        let unknown = bare.into_iter().find(|(name, span)| {
+            env.local(name).is_none()
+                && !self.is_declared(span.file, name)
+                && crate::check::builtins::vocabulary::signal(name).is_none()
+        });
+        if let Some((name, span)) = unknown {
+            let text = format!("cannot find `{name}` in this scope");
+            let finding = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
+            let ours = format!("data.{name}");
+            self.report(
+                finding
+                    .help(format!("a field of the data is read as `{ours}`"))
+                    .replace_with(format!("write `{ours}`"), ours),
+            );
+            return None;
+        }
+        let formula = match self.evaluate(expr, &env.with_context(Context::Objective)) {
+            Value::Formula(formula) if formula.unit() == Unit::Bool || open(&formula) => formula,
+            other => {
+                self.wrong_kind(expr.span, WANTED, &other);
+                return None;
+            }
+        };
+        if let Some(truth) = formula.constant() {
+            let text = if truth == 1.0 {
+                "this filter lets every row through"
+            } else {
+                "this filter lets no row through"
+            };
+            self.report(
+                Diagnostic::error(Code::UnusedSetting, expr.span, text)
+                    .help("remove it, or read a field: `data.level >= 3`"),
+            );
+            return None;
+        }
+        if !open(&formula) && !decided_by_data(&formula) {
+            self.report(
+                Diagnostic::error(Code::WrongKind, expr.span, WANTED)
+                    .label("this is known only once something has been written"),
+            );
+            return None;
+        }
+        Some(formula)
+    }
+
+    /// `columns(prompt: question, answer: "final answer")`
+    pub(in crate::check) fn columns_call(&mut self, arguments: &[Argument], span: Span) -> Value {
+        let usage = builtins::find("columns").expect("built in").usage;
+        let mut columns: Vec<Column> = Vec::new();
+        let mut good = true;
+        for argument in arguments {
+            let Some(name) = &argument.name else {
+                let text = "which field stands in this column?";
+                self.report(Diagnostic::error(Code::MissingArgument, argument.value.span, text).help(usage));
+                good = false;
+                continue;
+            };
+            let column = match &argument.value.kind {
+                // Names of columns are the data's and may be anything.
+                ExprKind::Text(text) if !text.is_empty() => text.clone(),
+                ExprKind::Name(name) => name.clone(),
+                ExprKind::Error => {
+                    good = false;
+                    continue;
+                }
+                _ => {
+                    let text = "a column is a name, or a text in quotes";
+                    self.report(Diagnostic::error(Code::WrongKind, argument.value.span, text).help(usage));
+                    good = false;
+                    continue;
+                }
+            };
+            if columns.iter().any(|known| known.field == name.text) {
+                let text = format!("the field `{}` is given twice", name.text);
+                self.report(Diagnostic::error(Code::DuplicateKey, name.span, text));
+                good = false;
+                continue;
+            }
+            if column == name.text {
+                let text = format!("the field `{column}` stands in the column `{column}` anyway");
+                self.report(
+                    Diagnostic::error(Code::UnusedSetting, argument.value.span, text).help("remove it"),
+                );
+                good = false;
+                continue;
+            }
+            columns.push(Column { field: name.text.clone(), column });
+        }
+        if columns.is_empty() && good {
+            self.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
+        }
+        if columns.is_empty() || !good {
+            return Value::Error;
+        }
+        Value::Columns(Rc::new(columns))
+    }
+
+    /// `fields` of a domain.
+    pub(in crate::check) fn fields(&mut self, settings: &Settings, env: &Env) -> Vec<Column> {
+        let Some(expr) = settings.get("fields") else { return Vec::new() };
+        match self.evaluate(expr, env) {
+            Value::Columns(columns) => Rc::unwrap_or_clone(columns),
+            other => {
+                let usage = builtins::find("columns").expect("built in").usage;
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`fields` says in which columns they stand: `{usage}`"),
+                    &other,
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// `format` and `system` of a domain; none where nothing is said.
+    pub(in crate::check) fn format(&mut self, settings: &Settings, env: &Env) -> Option<PromptFormat> {
+        let system = settings.get("system").map(|expr| (self.text(expr, "system", env), expr.span));
+        let words = [("text", PromptFormat::Text), ("chat", PromptFormat::Chat { system: None })];
+        let format =
+            settings.get("format").map(|expr| (self.word(expr, "a format of prompts", &words), expr.span));
+        match (format, system) {
+            (Some((Some(PromptFormat::Chat { .. }), _)), Some((system, _))) => {
+                Some(PromptFormat::Chat { system })
+            }
+            (Some((Some(PromptFormat::Text), place)), Some((_, system))) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::UnusedSetting,
+                        system,
+                        "prompts that are text have no system message",
+                    )
+                    .because(place, "the prompt is handed over as it is")
+                    .help("write `format = chat`, or put the text into the prompts"),
+                );
+                Some(PromptFormat::Text)
+            }
+            (None, Some((_, system))) => {
+                self.report(
+                    Diagnostic::error(Code::MissingKey, system, "only a conversation has a system message")
+                        .help("add `format = chat`"),
+                );
+                None
+            }
+            (format, _) => format.and_then(|(format, _)| format),
+        }
+    }
+
+    /// What comes from elsewhere may have been trained on conversations: whether its prompts are put into its
+    /// template changes every number, so it must be said.
+    pub(in crate::check) fn check_format(&mut self, model: ModelId, domain: DomainId, span: Span) -> bool {
+        if self.domain(domain).format.is_some() {
+            return true;
+        }
+        let first = self.first_weights(model);
+        let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage
+        else {
+            return true;
+        };
+        let (name, place) = (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
+        let loaded = self.span(self.model(first).origin);
+        self.report(
+            Diagnostic::error(
+                Code::MissingKey,
+                place,
+                format!("the domain `{name}` must say how its prompts are handed over"),
+            )
+            .because(loaded, "this model may have been trained on conversations")
+            .because(span, "used here")
+            .help(
+                "add `format = chat` to put them into the model's chat template, or `format = text` to \
+                 leave them as they are",
+            ),
+        );
+        false
+    }
+}

@@ -1,0 +1,200 @@
+//! `eval`: held-out prompts with a verifier of their own; how models are judged, and what a table shows of
+//! it.
+
+use crate::diag::{Code, Diagnostic, Severity, nearest};
+use crate::experiment::{Benchmark, BenchmarkId, Evaluation, Metric};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr, ExprKind, Name};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::stages::settings::Settings;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+impl Checker {
+    pub(in crate::check) fn eval_item(&mut self, name: &Name, block: &Block, env: &Env) -> Value {
+        let owner = format!("eval {}", name.text);
+        let settings = self.settings(Some(block), &owner, name.span, vocabulary::EVAL, false);
+        self.keep_marks(&settings, &owner);
+        let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", env));
+        let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, env));
+        let evaluation = self.evaluation(&settings, None, env);
+        let metrics = match (settings.get("metrics"), &evaluation) {
+            (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, env),
+            _ => Some(Vec::new()),
+        };
+        let (Some(prompts), Some(reward), Some(evaluation), Some(metrics)) =
+            (prompts, reward, evaluation, metrics)
+        else {
+            return Value::Error;
+        };
+        let origin = self.origin(name.span);
+        self.benchmarks.push(Benchmark {
+            name: name.text.clone(),
+            prompts,
+            reward,
+            evaluation,
+            metrics,
+            origin,
+        });
+        Value::Benchmark(BenchmarkId(self.benchmarks.len() as u32 - 1))
+    }
+
+    /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
+    pub(in crate::check) fn evaluation(
+        &mut self,
+        settings: &Settings,
+        prompts: Option<&Expr>,
+        env: &Env,
+    ) -> Option<Evaluation> {
+        let samples = self.required_count(settings, "samples", env, 1);
+        let temperature = self
+            .required(settings, "temperature")
+            .and_then(|expr| self.at_least(expr, "temperature", env, 0.0));
+        let max_tokens = self.required_count(settings, "max_tokens", env, 1);
+        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
+        let stop = self.stop_texts(settings.get("stop"), env);
+        let prompts = match prompts {
+            Some(expr) => Some(self.count(expr, "prompts", env, 1)?),
+            None => None,
+        };
+        let ((top_p, top_k), stop) = (truncation?, stop?);
+        let evaluation = Evaluation {
+            samples: samples?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            stop,
+            prompts,
+        };
+        if evaluation.temperature == 0.0
+            && let Some(place) = ["top_p", "top_k"].iter().find_map(|key| settings.key_span(key))
+        {
+            self.report(
+                Diagnostic::error(
+                    Code::UnusedSetting,
+                    place,
+                    "a greedy completion takes the most probable token: nothing is cut off",
+                )
+                .because(settings.place(&["temperature"]), "greedy")
+                .help("remove it, or write a temperature above 0"),
+            );
+            return None;
+        }
+        if evaluation.temperature == 0.0 && evaluation.samples > 1 {
+            self.report(
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    settings.place(&["samples"]),
+                    "greedy samples of one prompt are all the same",
+                )
+                .help("write `samples = 1`, or a temperature above 0"),
+            );
+            return None;
+        }
+        Some(evaluation)
+    }
+
+    /// `[pass_at(1), pass_at(16), distinct]`
+    pub(in crate::check) fn metrics(&mut self, expr: &Expr, samples: u32, env: &Env) -> Option<Vec<Metric>> {
+        const WANTED: &str = "a list of what a cell shows: `[pass_at(16), distinct, length, entropy]`";
+        let ExprKind::List(items) = &expr.kind else {
+            let value = self.evaluate(expr, env);
+            self.wrong_kind(expr.span, WANTED, &value);
+            return None;
+        };
+        let mut metrics = Vec::new();
+        for item in items {
+            let metric = self.metric(item, env)?;
+            if let Metric::PassAt(k) = metric
+                && k > samples
+            {
+                let text = format!("pass@{k} needs {k} samples of each prompt");
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, item.span, text)
+                        .label(format!("{samples} are drawn")),
+                );
+                return None;
+            }
+            if metric == Metric::Distinct && samples < 2 {
+                let text = "one sample of a prompt is always different from all others";
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, item.span, text)
+                        .help("draw at least 2 samples of each prompt"),
+                );
+                return None;
+            }
+            if metrics.contains(&metric) {
+                self.report(Diagnostic::error(
+                    Code::DuplicateKey,
+                    item.span,
+                    format!("`{metric}` is listed twice"),
+                ));
+                return None;
+            }
+            metrics.push(metric);
+        }
+        Some(metrics)
+    }
+
+    fn metric(&mut self, item: &Expr, env: &Env) -> Option<Metric> {
+        let words =
+            [("distinct", Metric::Distinct), ("length", Metric::Length), ("entropy", Metric::Entropy)];
+        if let ExprKind::Name(name) = &item.kind {
+            let near = nearest(name, ["pass_at"]);
+            if near.is_some() {
+                let text = format!("`{name}` needs the number of samples");
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, item.span, text).help("write `pass_at(16)`"),
+                );
+                return None;
+            }
+            return self.word(item, "a measure", &words);
+        }
+        match self.evaluate(item, env) {
+            Value::Metric(metric) => Some(metric),
+            other => {
+                self.wrong_kind(
+                    item.span,
+                    "a measure is `pass_at(16)`, `distinct`, `length` or `entropy`",
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    pub(in crate::check) fn pass_at(&mut self, given: &[Option<&Expr>], _span: Span, env: &Env) -> Value {
+        let k = self.count(given[0].expect("required"), "k", env, 1);
+        k.map_or(Value::Error, |k| Value::Metric(Metric::PassAt(k)))
+    }
+
+    /// That every `eval` is judged on by some table or stage.
+    pub(in crate::check) fn check_use_of_benchmarks(
+        &mut self,
+        comparisons: &[crate::experiment::Comparison],
+    ) {
+        if !self.has_experiment || self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
+        {
+            return; // A table may be missing because of another mistake.
+        }
+        for index in 0..self.benchmarks.len() {
+            let id = BenchmarkId(index as u32);
+            let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
+            let guides = |train: &&crate::experiment::Train| {
+                train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
+            };
+            if compared || self.trains().iter().any(guides) {
+                continue;
+            }
+            let (span, name) =
+                (self.span(self.benchmarks[index].origin), self.benchmarks[index].name.clone());
+            self.report(
+                Diagnostic::error(Code::UnusedDeclaration, span, format!("nothing is judged on `{name}`"))
+                    .help(format!("add `on = [{name}]` to a `compare`, or remove it")),
+            );
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! `compare`: which models are judged, on what, and against which references.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, ModelId, Normalized, Row};
+use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::builtins::{self, Kind};
+use crate::check::names::modules::ModuleId;
+use crate::check::stages::settings::Settings;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::{Key, Value};
+
+/// The columns of a table: domains first, then benchmarks.
+struct Columns {
+    domains: Vec<DomainId>,
+    benchmarks: Vec<BenchmarkId>,
+}
+
+impl Columns {
+    fn count(&self) -> usize {
+        self.domains.len() + self.benchmarks.len()
+    }
+}
+
+impl Checker {
+    pub(in crate::check) fn comparison(
+        &mut self,
+        module: ModuleId,
+        item: &Item,
+        name: &Text,
+        block: &Block,
+    ) -> Option<Comparison> {
+        let env = Env::constant(module);
+        let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
+        self.keep_marks(&settings, &format!("compare {:?}", name.text));
+        let columns = self.columns_of_table(&settings, &env)?;
+        if !columns.benchmarks.is_empty() {
+            self.spoil_recording(); // They count as used by the table that is made.
+        }
+        let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &columns, &env));
+        let normalized = match settings.get("score") {
+            None => Some(None),
+            Some(expr) => self.normalized(expr, &columns, &env).map(Some),
+        };
+        // Benchmarks bring their own way of judging.
+        let evaluation = match columns.benchmarks.first() {
+            Some(first) if columns.domains.is_empty() => {
+                for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
+                    if let Some(place) = settings.key_span(key) {
+                        let text = format!("every column is a benchmark, and each says its own `{key}`");
+                        self.report(
+                            Diagnostic::error(Code::UnusedSetting, place, text)
+                                .help("remove it, or write it in the `eval`"),
+                        );
+                    }
+                }
+                Some(self.benchmarks[first.0 as usize].evaluation.clone())
+            }
+            _ => self.evaluation(&settings, settings.get("prompts"), &env),
+        };
+        let seeds = match settings.get("seeds") {
+            Some(expr) => self.count(expr, "seeds", &env, 1),
+            None => Some(1),
+        };
+        let metrics = match (settings.get("metrics"), &evaluation) {
+            (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, &env),
+            _ => Some(Vec::new()),
+        };
+        let budget = self.budget(&settings);
+        for &domain in &columns.domains {
+            if self.domain(domain).tests.is_none() {
+                let (domain_name, span) =
+                    (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
+                self.report(
+                    Diagnostic::error(
+                        Code::MissingKey,
+                        span,
+                        format!("the domain `{domain_name}` has no held-out prompts"),
+                    )
+                    .label("`tests` is not set")
+                    .because(name.span, "judged here")
+                    .help("add `tests = \"...\"`: prompts that no model is trained on"),
+                );
+                return None;
+            }
+        }
+        let (rows, normalized, budget) = (rows?, normalized?, budget?);
+        for row in &rows {
+            for (model, domain) in row.models.iter().zip(&columns.domains) {
+                if !self.check_format(*model, *domain, name.span) {
+                    return None;
+                }
+            }
+        }
+        if let (Some(budget), Some(place)) = (budget, settings.key_span("budget")) {
+            self.check_budget(&rows, normalized.as_ref(), budget, place);
+        }
+        let origin = self.origin(item.span);
+        Some(Comparison {
+            name: name.text.clone(),
+            rows,
+            domains: columns.domains,
+            benchmarks: columns.benchmarks,
+            normalized,
+            seeds: seeds?,
+            evaluation: evaluation?,
+            metrics: metrics?,
+            budget,
+            origin,
+        })
+    }
+
+    /// `on = [math, math500]`; every domain where nothing is said.
+    fn columns_of_table(&mut self, settings: &Settings, env: &Env) -> Option<Columns> {
+        let Some(expr) = settings.get("on") else {
+            let domains = (0..self.domains.len() as u32).map(DomainId).collect();
+            return Some(Columns { domains, benchmarks: Vec::new() });
+        };
+        let values = match self.evaluate(expr, env) {
+            Value::List(values) => values,
+            one @ (Value::Benchmark(_) | Value::Domain(_)) => vec![one],
+            other => {
+                self.wrong_kind(expr.span, "`on` is a list of domains and `eval`s", &other);
+                return None;
+            }
+        };
+        let mut columns = Columns { domains: Vec::new(), benchmarks: Vec::new() };
+        for value in values {
+            let twice = match value {
+                Value::Domain(domain) => {
+                    let known = columns.domains.contains(&domain);
+                    columns.domains.push(domain);
+                    known
+                }
+                Value::Benchmark(benchmark) => {
+                    let known = columns.benchmarks.contains(&benchmark);
+                    columns.benchmarks.push(benchmark);
+                    known
+                }
+                other => {
+                    self.wrong_kind(expr.span, "a column is a domain or an `eval`", &other);
+                    return None;
+                }
+            };
+            if twice {
+                self.report(Diagnostic::error(Code::DuplicateName, expr.span, "one column is listed twice"));
+                return None;
+            }
+        }
+        if columns.count() == 0 {
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a table needs a column"));
+            return None;
+        }
+        Some(columns)
+    }
+
+    /// `budget = tokens, teachers = charged`; `None` where faulty.
+    fn budget(&mut self, settings: &Settings) -> Option<Option<Budget>> {
+        let charges = [("free", false), ("charged", true)];
+        let charged =
+            settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
+        let Some(expr) = settings.get("budget") else {
+            if let Some(place) = settings.key_span("teachers") {
+                self.report(
+                    Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
+                        .help("say what every row may spend the same of: `budget = sequences`"),
+                );
+                return None;
+            }
+            return Some(None);
+        };
+        let units = [
+            ("steps", BudgetUnit::Steps),
+            ("sequences", BudgetUnit::Sequences),
+            ("tokens", BudgetUnit::Tokens),
+        ];
+        let unit = self.word(expr, "a budget", &units);
+        if charged.is_none() {
+            self.report(
+                Diagnostic::error(
+                    Code::MissingKey,
+                    expr.span,
+                    "a budget must say whether what the teachers took counts",
+                )
+                .help("add `teachers = free` or `teachers = charged`"),
+            );
+        }
+        Some(Some(Budget { unit: unit?, teachers_charged: charged?? }))
+    }
+
+    fn rows(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Vec<Row>> {
+        let ExprKind::List(items) = &expr.kind else {
+            let value = self.evaluate(expr, env);
+            self.wrong_kind(expr.span, "`models` is a list, such as `[start, expert, student]`", &value);
+            return None;
+        };
+        if items.is_empty() {
+            let finding = Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model")
+                .label("no model");
+            self.report(
+                finding.help("list the models that it compares: `models = [start, expert, student]`"),
+            );
+            return None;
+        }
+        let rows: Vec<Option<Row>> = items
+            .iter()
+            .map(|item| {
+                let label = self.row_label(item);
+                let value = self.evaluate(item, &env.named(&label));
+                Some(Row { models: self.columns(value, item, columns)?, label })
+            })
+            .collect();
+        let rows: Option<Vec<Row>> = rows.into_iter().collect();
+        let rows = rows?;
+        let twice = |at: usize| {
+            rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at))
+        };
+        if let Some((first, second)) = (1..rows.len()).find_map(twice) {
+            let text = format!("`{}` stands in two rows of the table", rows[second].label);
+            let finding = Diagnostic::error(Code::DuplicateName, items[second].span, text)
+                .label("the same models as above");
+            self.report(finding.because(items[first].span, "first listed here").help("list each model once"));
+            return None;
+        }
+        Some(rows)
+    }
+
+    /// What a row is called: the name written, or the stage's.
+    fn row_label(&self, item: &Expr) -> String {
+        match &item.kind {
+            ExprKind::Name(name) => name.clone(),
+            ExprKind::Call { callee, .. } => self.row_label(callee),
+            _ => self.sources.text(item.span).to_owned(),
+        }
+    }
+
+    /// One model per column.
+    fn columns(&mut self, value: Value, expr: &Expr, columns: &Columns) -> Option<Vec<ModelId>> {
+        match value {
+            Value::Model(model) => Some(vec![model; columns.count()]),
+            Value::Family(family) => {
+                if let Some(benchmark) = columns.benchmarks.first() {
+                    let name = self.benchmarks[benchmark.0 as usize].name.clone();
+                    let text =
+                        format!("`{}` has one member per domain, and `{name}` is no domain", family.name);
+                    self.report(
+                        Diagnostic::error(Code::WrongKind, expr.span, text)
+                            .label("which of them belongs in this column?")
+                            .help("name one member, such as `expert[math]`, to show it in every column"),
+                    );
+                    return None;
+                }
+                let mut models = Vec::new();
+                for domain in &columns.domains {
+                    match family.get(Key::Domain(*domain)) {
+                        Some(Value::Model(model)) => models.push(*model),
+                        Some(Value::Error) => return None,
+                        Some(other) => {
+                            self.wrong_kind(expr.span, "a table compares models", other);
+                            return None;
+                        }
+                        None => {
+                            let text = format!(
+                                "`{}` has no member for the domain `{}`",
+                                family.name,
+                                self.domain(*domain).name
+                            );
+                            self.report(
+                                Diagnostic::error(Code::UnknownName, expr.span, text)
+                                    .label("one column would stay empty")
+                                    .help(
+                                        "name one member, such as `expert[math]`, to show it in every column",
+                                    ),
+                            );
+                            return None;
+                        }
+                    }
+                }
+                Some(models)
+            }
+            other => {
+                self.wrong_kind(expr.span, "a table compares models", &other);
+                None
+            }
+        }
+    }
+
+    fn normalized(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Normalized> {
+        let usage = "`score` is `normalized(zero: start, one: expert)`";
+        let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
+            let value = self.evaluate(expr, env);
+            self.wrong_kind(expr.span, usage, &value);
+            return None;
+        };
+        let Value::Builtin(builtin) = self.evaluate(callee, env) else {
+            self.report(Diagnostic::error(Code::WrongKind, expr.span, usage));
+            return None;
+        };
+        if builtin.kind != Kind::Normalized {
+            self.report(
+                Diagnostic::error(Code::WrongKind, expr.span, usage)
+                    .help(builtins::find("normalized").expect("built in").usage),
+            );
+            return None;
+        }
+        let given = self.builtin_arguments(builtin, arguments, expr.span)?;
+        let (zero, one) = (given[0].expect("required"), given[1].expect("required"));
+        let (zero_value, one_value) = (self.evaluate(zero, env), self.evaluate(one, env));
+        let (zero_models, one_models) =
+            (self.columns(zero_value, zero, columns)?, self.columns(one_value, one, columns)?);
+        if zero_models.iter().zip(&one_models).any(|(zero, one)| zero == one) {
+            self.report(
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    expr.span,
+                    "the references of the score are the same model",
+                )
+                .because(zero.span, "scores 0")
+                .because(one.span, "scores 1")
+                .help("name two different models: what scores 0, and what scores 1"),
+            );
+            return None;
+        }
+        Some(Normalized { zero: zero_models, one: one_models })
+    }
+}

@@ -1,0 +1,130 @@
+//! `sweep`: a grid of experiments over the file's `param`s.
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::SweepAxis;
+use crate::formula::Unit;
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind, Index, ItemKind, Parameter};
+
+use crate::check::Checker;
+use crate::check::names::modules::ModuleId;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+impl Checker {
+    pub(in crate::check) fn sweep_item(&mut self, module: ModuleId, span: Span, axes: &[Index]) {
+        if axes.is_empty() {
+            self.report(
+                Diagnostic::error(Code::MissingKey, span, "a sweep needs something to go through")
+                    .help("for example `sweep { beta in [0.1, 0.5, 0.9] }`"),
+            );
+        }
+        for axis in axes {
+            let place = axis.name.span;
+            let known =
+                self.sweep.iter().find(|known| known.parameter == axis.name.text).map(|known| known.origin);
+            if let Some(first) = known {
+                let text = format!("`{}` is swept over twice", axis.name.text);
+                let first = self.span(first);
+                self.report(Diagnostic::error(Code::DuplicateKey, place, text).because(first, "first here"));
+                continue;
+            }
+            let Some(parameter) = self.swept(module, axis) else { continue };
+            if let Some(values) = self.swept_values(module, axis, &parameter) {
+                let origin = self.origin(place);
+                self.sweep.push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
+            }
+        }
+    }
+
+    /// The `param` that an axis is about.
+    fn swept(&mut self, module: ModuleId, axis: &Index) -> Option<Parameter> {
+        let tree = self.modules.tree(module);
+        let parameters: Vec<&Parameter> = tree
+            .items
+            .iter()
+            .filter_map(|item| match &item.kind {
+                ItemKind::Param(parameter) => Some(parameter),
+                _ => None,
+            })
+            .collect();
+        let name = &axis.name;
+        if let Some(parameter) = parameters.iter().find(|parameter| parameter.name.text == name.text) {
+            return Some(Parameter::clone(parameter));
+        }
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+        let finding = Diagnostic::error(
+            Code::UnknownName,
+            name.span,
+            format!("this file has no `param {}` to sweep over", name.text),
+        );
+        let finding = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
+            (Some(near), _) => finding.did_you_mean(&name.text, near),
+            (None, true) => finding.help(format!(
+                "declare one, `param {}: real = 1`, and use it where the value belongs",
+                name.text
+            )),
+            (None, false) => finding.help(format!("it has: {}", names.join(", "))),
+        };
+        self.report(finding);
+        None
+    }
+
+    /// Every value, each of the parameter's type.
+    fn swept_values(&mut self, module: ModuleId, axis: &Index, parameter: &Parameter) -> Option<Vec<f64>> {
+        let env = Env::constant(module);
+        let items: Vec<(Value, Span)> = match &axis.over.kind {
+            ExprKind::List(items) => {
+                items.iter().map(|item| (self.evaluate(item, &env), item.span)).collect()
+            }
+            _ => self.spelled_out(&axis.over, &env)?,
+        };
+        if items.is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, axis.over.span, "there is no value in here"));
+            return None;
+        }
+        let mut values: Vec<f64> = Vec::new();
+        let mut good = true;
+        for (value, span) in items {
+            let value = match &parameter.annotation {
+                Some(annotation) => self.coerce(value, annotation, span),
+                None => value,
+            };
+            match value.constant() {
+                Some(number) if values.contains(&number) => {
+                    self.report(Diagnostic::error(
+                        Code::DuplicateKey,
+                        span,
+                        format!("the value {number} stands here twice"),
+                    ));
+                    good = false;
+                }
+                Some(number) => values.push(number),
+                None => {
+                    self.wrong_kind(span, "a sweep goes through numbers known before the run", &value);
+                    good = false;
+                }
+            }
+        }
+        good.then_some(values)
+    }
+
+    /// `0..=3`, or a list by name.
+    fn spelled_out(&mut self, over: &Expr, env: &Env) -> Option<Vec<(Value, Span)>> {
+        match self.evaluate(over, env) {
+            Value::List(values) => Some(values.into_iter().map(|value| (value, over.span)).collect()),
+            Value::Range { low, high } if low.fract() == 0.0 && high - low < 10_000.0 => {
+                let numbers = 0..=(high - low) as u32;
+                Some(
+                    numbers
+                        .map(|step| (self.number(low + f64::from(step), Unit::Number, over.span), over.span))
+                        .collect(),
+                )
+            }
+            other => {
+                self.wrong_kind(over.span, "`in` needs a list of values, such as `[0.1, 0.5, 0.9]`", &other);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! Divergences: their sides, parameters, supports and masses, and the ones that an author declares.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::formula::{
+    Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Generator, Mass, Role, Signal,
+    Support, Unit,
+};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr, ExprKind, Name, Parameter};
+
+use crate::check::Checker;
+use crate::check::builtins::{Builtin, DivergenceName, SupportName};
+use crate::check::values::calls::Slots;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::ranges::{Bindings, Tape};
+use crate::check::values::value::Value;
+
+/// What every divergence takes after its sides and its own parameter.
+const COMMON: [&str; 4] = ["support", "mass", "temperature", "clip_each"];
+
+/// Where a generator is looked at: likelihood ratios from very small to very large.
+const PROBES: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
+
+impl Checker {
+    pub(in crate::check) fn divergence_call(
+        &mut self,
+        name: DivergenceName,
+        builtin: &'static Builtin,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        if self.outside_objective(span, env) {
+            return Value::Error;
+        }
+        let slot = |parameter: &str| {
+            builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at])
+        };
+        let sides = match slot("pair") {
+            Some(pair) => self.sides(pair, slot("support"), builtin.name, env),
+            None => {
+                let left = self.distribution(slot("left").expect("required"), env);
+                let right = self.distribution(slot("right").expect("required"), env);
+                left.zip(right)
+            }
+        };
+        let parameter =
+            |checker: &mut Checker, name: &str| checker.parameter_of_divergence(slot(name)?, name, env);
+        let kind = match name {
+            DivergenceName::Kl => Some(DivergenceKind::Kl),
+            DivergenceName::TotalVariation => Some(DivergenceKind::TotalVariation),
+            DivergenceName::ChiSquared => Some(DivergenceKind::ChiSquared),
+            DivergenceName::Hellinger => Some(DivergenceKind::Hellinger),
+            DivergenceName::SortedL1 => Some(DivergenceKind::SortedL1),
+            DivergenceName::Gaussian => match slot("dimensions") {
+                None => Some(DivergenceKind::Gaussian { dimensions: None }),
+                Some(expr) => {
+                    let dimensions = self.counts(expr, "dimensions", env);
+                    dimensions.map(|dimensions| DivergenceKind::Gaussian { dimensions: Some(dimensions) })
+                }
+            },
+            DivergenceName::Skew => parameter(self, "lambda").map(|lambda| DivergenceKind::Skew { lambda }),
+            DivergenceName::Alpha => parameter(self, "alpha").map(|alpha| DivergenceKind::Alpha { alpha }),
+            DivergenceName::Jsd => {
+                let normalized = match slot("normalized") {
+                    None => Some(false),
+                    Some(expr) => match expr.kind {
+                        ExprKind::Bool(normalized) => Some(normalized),
+                        _ => {
+                            self.report(Diagnostic::error(
+                                Code::WrongKind,
+                                expr.span,
+                                "`normalized` is `true` or `false`",
+                            ));
+                            None
+                        }
+                    },
+                };
+                let beta = parameter(self, "beta");
+                normalized.zip(beta).map(|(normalized, beta)| DivergenceKind::Jsd { beta, normalized })
+            }
+        };
+        let common = COMMON.map(slot);
+        let (Some((left, right)), Some(kind)) = (sides, kind) else { return Value::Error };
+        if self.degenerate(&kind, slot("beta").or(slot("alpha")), span) {
+            return Value::Error;
+        }
+        self.finish_divergence(kind, left, right, common, span, env)
+    }
+
+    fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
+        let outside = matches!(env.context, Context::Constant | Context::Schedule);
+        if outside {
+            let text = "a divergence is a signal of the run: it can be read inside an objective only";
+            self.report(Diagnostic::error(Code::WrongKind, span, text));
+        }
+        outside
+    }
+
+    /// `teacher || student`
+    fn sides(
+        &mut self,
+        pair: &Expr,
+        second: Option<&Expr>,
+        name: &str,
+        env: &Env,
+    ) -> Option<(Distribution, Distribution)> {
+        // `kl(live student || teacher)`
+        if let ExprKind::Versus { left, right } = &pair.kind
+            && let Some(side) = [left, right].into_iter().find(|side| matches!(side.kind, ExprKind::Live(_)))
+            && let ExprKind::Live(operand) = &side.kind
+        {
+            let text = "`live` marks a divergence as a whole, not one of its sides";
+            let finding = Diagnostic::error(Code::WrongKind, side.span, text).label("a side");
+            let file = &self.sources.file(pair.span.file).text;
+            let call = file[..pair.span.start as usize].trim_end_matches([' ', '(']).len() - name.len();
+            let end = pair.span.end as usize;
+            let ours = format!(
+                "live {name}({} || {}",
+                plain_side(left, &self.sources),
+                plain_side(right, &self.sources)
+            );
+            let place = Span::new(pair.span.file, call, end);
+            let named = file[call..].starts_with(name);
+            let finding = finding.help(format!("write `{ours})`"));
+            let _ = operand;
+            self.report(if named { finding.fix(format!("write `{ours})`"), place, ours) } else { finding });
+            return None;
+        }
+        let value = self.evaluate(pair, env);
+        // `kl(student, teacher)`
+        if let (Value::Role(_) | Value::Teacher(_), Some(second)) = (&value, second)
+            && self.key_before(second.span).is_none()
+            && matches!(second.kind, ExprKind::Name(_))
+        {
+            let text = format!("`{name}` needs both arguments and their order, with `||` between them");
+            let whole = pair.span.to(second.span);
+            let ours = format!("{} || {}", self.sources.text(pair.span), self.sources.text(second.span));
+            let finding = Diagnostic::error(Code::WrongKind, whole, text).label("two arguments");
+            let help = format!("write `{name}({ours})`; the other order is another divergence");
+            self.report(finding.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
+            return None;
+        }
+        match value {
+            Value::Versus { left, right } => Some((left, right)),
+            other => {
+                let wanted =
+                    format!("`{name}` needs both arguments and their order: `{name}(student || teacher)`");
+                self.wrong_kind(pair.span, &wanted, &other);
+                None
+            }
+        }
+    }
+
+    /// A number of the run: known now, scheduled, or computed from `step` and `progress`. Its range is
+    /// checked over the run of every stage that uses it.
+    fn parameter_of_divergence(&mut self, expr: &Expr, name: &str, env: &Env) -> Option<Formula> {
+        let value = self.evaluate(expr, env);
+        let formula = self.formula(value, expr.span)?;
+        if formula.live() || formula.axis() > Axis::Run {
+            let text = format!(
+                "`{name}` is one number for the whole step, and this is one per {}",
+                formula.axis().name()
+            );
+            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help(
+                "for a coefficient per token mix the distributions themselves: `blend(teacher: a, student: \
+                 1 - a)`",
+            ));
+            return None;
+        }
+        if matches!(formula.unit(), Unit::Bool | Unit::Logp) {
+            let message = format!("`{name}` is a plain number");
+            self.unit_mismatch(expr.span, &message, &[(expr.span, &formula)], None);
+            return None;
+        }
+        let bounds = match name {
+            "alpha" => None,
+            _ => Some((0.0, 1.0)),
+        };
+        if let (Some((low, high)), Some(value)) = (bounds, formula.constant())
+            && !(low..=high).contains(&value)
+        {
+            let finding =
+                Diagnostic::error(Code::OutOfRange, expr.span, format!("`{name}` must lie between 0 and 1"));
+            self.report(finding.label(format!("this is {value}")));
+            return None;
+        }
+        Some(formula)
+    }
+
+    /// Parameters at which a divergence teaches nothing or does not exist.
+    fn degenerate(&mut self, kind: &DivergenceKind, parameter: Option<&Expr>, span: Span) -> bool {
+        let place = parameter.map_or(span, |expr| expr.span);
+        match kind {
+            DivergenceKind::Jsd { beta, normalized: false } if matches!(beta.constant(), Some(0.0 | 1.0)) => {
+                let beta = beta.constant().expect("just matched");
+                self.report(
+                    Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        format!("`jsd` with beta = {beta} is 0 everywhere"),
+                    )
+                    .label("teaches nothing")
+                    .help(
+                        "its limits, divided by beta * (1 - beta), are the two directions of `kl`: write \
+                         the one you mean, or `normalized: true` where beta moves",
+                    ),
+                );
+                true
+            }
+            DivergenceKind::Jsd { beta, normalized: true } if matches!(beta.constant(), Some(0.0 | 1.0)) => {
+                let finding =
+                    Diagnostic::error(Code::OutOfRange, place, "this end of the normalised `jsd` is a `kl`");
+                self.report(finding.help("write `kl(...)` in the direction you mean"));
+                true
+            }
+            DivergenceKind::Alpha { alpha } if matches!(alpha.constant(), Some(0.0 | 1.0)) => {
+                let finding =
+                    Diagnostic::error(Code::OutOfRange, place, "this end of the alpha divergence is a `kl`");
+                self.report(
+                    finding.help("write what it is: `kl(left || right)` at 1, `kl(right || left)` at 0"),
+                );
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn finish_divergence(
+        &mut self,
+        kind: DivergenceKind,
+        left: Distribution,
+        right: Distribution,
+        [support, mass, temperature, clip_each]: [Option<&Expr>; 4],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let temperature = match temperature {
+            None => Some(1.0),
+            Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
+        };
+        let clip_each = match clip_each {
+            None => Some(None),
+            Some(expr) => self.real(expr, "clip_each", env).map(Some),
+        };
+        let support_and_mass = self.support_and_mass(support, mass, span, env);
+        let (Some(temperature), Some(clip_each), Some((support, mass))) =
+            (temperature, clip_each, support_and_mass)
+        else {
+            return Value::Error;
+        };
+        if left == right {
+            let what = left.role().map_or("a blend", Role::name);
+            let text = format!("`{what}` is compared with itself: the divergence is 0");
+            self.report(Diagnostic::error(Code::OutOfRange, span, text));
+            return Value::Error;
+        }
+        let single = matches!(support, Support::Sampled | Support::TopK { k: 1, .. });
+        if single && mass == Mass::Renormalized {
+            self.report(
+                Diagnostic::error(
+                    Code::ZeroGradient,
+                    span,
+                    "on a single entry, renormalised, both sides are 1: this is 0 everywhere",
+                )
+                .label("teaches nothing")
+                .help("write `mass: tail`: the entry against everything else"),
+            );
+            return Value::Error;
+        }
+        self.signal(
+            Signal::Divergence(Divergence { kind, left, right, support, mass, temperature, clip_each }),
+            span,
+        )
+    }
+
+    fn support_and_mass(
+        &mut self,
+        support_place: Option<&Expr>,
+        mass_place: Option<&Expr>,
+        span: Span,
+        env: &Env,
+    ) -> Option<(Support, Mass)> {
+        let words = [
+            ("renormalized", Mass::Renormalized),
+            ("tail", Mass::Tail),
+            ("generalized", Mass::Generalized),
+            ("raw", Mass::Raw),
+        ];
+        let mass = match mass_place {
+            None => Some(None),
+            Some(expr) => self.word(expr, "a treatment of mass", &words).map(Some),
+        };
+        let support = match support_place {
+            None => Some(Support::Full),
+            Some(expr) => self.support(expr, env),
+        };
+        let (support, treatment) = (support?, mass?);
+        // A support that was given from outside may be another one next time.
+        let is_written =
+            support_place.is_none_or(|expr| matches!(&expr.kind, ExprKind::Name(name) if name == "full"));
+        if support == Support::Full
+            && is_written
+            && let Some(place) = mass_place
+        {
+            let text = "nothing lies outside the whole vocabulary, so `mass` changes nothing";
+            let finding = Diagnostic::error(Code::UnusedSetting, place.span, text);
+            let finding = match support_place {
+                Some(support) => finding.because(support.span, "the whole vocabulary"),
+                None => finding.because(span, "no `support` is given: the whole vocabulary"),
+            };
+            self.report(finding.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"));
+            return None;
+        }
+        match (support, treatment) {
+            // On the whole vocabulary the four agree.
+            (Support::Full, _) => Some((Support::Full, Mass::Raw)),
+            (support, Some(mass)) => Some((support, mass)),
+            (_, None) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        span,
+                        "a truncated support must say what happens to the mass outside it",
+                    )
+                    .help(
+                        "add `mass: generalized` (keeps student = teacher stationary), `renormalized`, \
+                         `tail` or `raw`",
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    /// `full`, `sampled`, `matched`, `top_k(teacher, 64)`, `union(...)`
+    pub(in crate::check) fn support(&mut self, expr: &Expr, env: &Env) -> Option<Support> {
+        if let ExprKind::Name(name) = &expr.kind
+            && env.local(name).is_none()
+        {
+            match name.as_str() {
+                "full" => return Some(Support::Full),
+                "sampled" => return Some(Support::Sampled),
+                "matched" => return Some(Support::Matched),
+                "unmatched" => return Some(Support::Unmatched),
+                _ => {}
+            }
+        }
+        match self.evaluate(expr, env) {
+            Value::Support(support) => Some(support),
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    "a support is `full`, `sampled`, `top_k(role, k)`, `nucleus(role, p)` or made of these",
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    pub(in crate::check) fn support_call(
+        &mut self,
+        name: SupportName,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        if let SupportName::Union | SupportName::Intersection = name {
+            let mut parts = Vec::new();
+            for expr in given.iter().flatten() {
+                let Some(part) = self.support(expr, env) else { return Value::Error };
+                parts.push(part);
+            }
+            return Value::Support(if name == SupportName::Union {
+                Support::Union(parts)
+            } else {
+                Support::Intersection(parts)
+            });
+        }
+        let first = given[0].expect("required");
+        // `answers = top_k(20)`: how many entries a teacher answers with, nobody's in particular.
+        if let (SupportName::TopK, None) = (name, given[1]) {
+            let k = self.count(first, "k", env, 1);
+            return k.map_or(Value::Error, |_| Value::Capability);
+        }
+        let value = self.evaluate(first, env);
+        let usage = if name == SupportName::TopK { "top_k(teacher, 64)" } else { "nucleus(teacher, 0.95)" };
+        let role =
+            self.role_of(value, first.span, &format!("a support needs the role that chooses: `{usage}`"));
+        let Some(second) = given[1] else {
+            return self.wrong_kind(span, "the size of the support is missing", &Value::List(Vec::new()));
+        };
+        let number = self.evaluate(second, env);
+        let support = match name {
+            SupportName::TopK => {
+                let k = self.whole(&number, second.span, "the size of the support", 1);
+                role.zip(k).map(|(role, k)| Support::TopK { role, k: k as u32 })
+            }
+            _ => {
+                let p = self.fraction(&number, second.span, "`p`");
+                role.zip(p).map(|(role, p)| Support::Nucleus { role, p })
+            }
+        };
+        support.map_or(Value::Error, Value::Support)
+    }
+
+    /// `blend(teacher: 0.1, student: 0.9)`
+    pub(in crate::check) fn blend(&mut self, arguments: &[Argument], span: Span, env: &Env) -> Value {
+        if self.outside_objective(span, env) {
+            return Value::Error;
+        }
+        let mut parts: Vec<(Formula, Role)> = Vec::new();
+        for argument in arguments {
+            let Some(name) = &argument.name else {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, argument.value.span, "whose share is this?")
+                        .help("write the role before it: `blend(teacher: 0.1, student: 0.9)`"),
+                );
+                return Value::Error;
+            };
+            let role = Expr { span: name.span, kind: ExprKind::Name(name.text.clone()) };
+            let role = self.evaluate(&role, env);
+            let role =
+                self.role_of(role, name.span, "a blend is made of roles, such as `teacher` and `student`");
+            let value = self.evaluate(&argument.value, env);
+            let share = self.formula(value, argument.value.span);
+            let (Some(role), Some(share)) = (role, share) else { return Value::Error };
+            if share.live() {
+                let text = "the shares of a blend are numbers already computed: nothing in them is `live`";
+                self.report(Diagnostic::error(Code::NotDifferentiable, argument.value.span, text));
+                return Value::Error;
+            }
+            parts.push((share, role));
+        }
+        if parts.len() < 2 {
+            let finding = Diagnostic::error(Code::MissingArgument, span, "a blend needs at least two roles");
+            self.report(finding.help("for example `blend(teacher: 0.1, student: 0.9)`"));
+            return Value::Error;
+        }
+        let shares: Option<f64> = parts.iter().map(|(share, _)| share.constant()).sum();
+        if let Some(total) = shares.filter(|total| (total - 1.0).abs() > 1e-9) {
+            let finding = Diagnostic::error(
+                Code::ShareSum,
+                span,
+                format!("the shares of this blend add up to {total}, not 1"),
+            );
+            self.report(finding.help("a blend of distributions is a distribution: its shares add up to 1"));
+            return Value::Error;
+        }
+        Value::Distribution(Distribution::Blend(parts))
+    }
+
+    /// `detached(blend(...))`
+    pub(in crate::check) fn detached_side(&mut self, side: &Expr, span: Span, env: &Env) -> Value {
+        if self.outside_objective(span, env) {
+            return Value::Error;
+        }
+        let side = self.distribution(side, env);
+        side.map_or(Value::Error, |side| Value::Distribution(Distribution::Detached(Box::new(side))))
+    }
+
+    /// A list of whole numbers: `[0, 1, 5]`.
+    pub(in crate::check) fn counts(&mut self, expr: &Expr, what: &str, env: &Env) -> Option<Vec<u32>> {
+        match self.evaluate(expr, env) {
+            Value::List(values) => {
+                let whole = values.iter().map(|value| self.whole(value, expr.span, &format!("`{what}`"), 0));
+                whole.map(|count| count.map(|count| count as u32)).collect()
+            }
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`{what}` is a list of whole numbers, such as `[0, 1, 5]`"),
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    /// `logits(model)`, for a composed teacher.
+    pub(in crate::check) fn logits_call(&mut self, of: &Expr, span: Span, env: &Env) -> Value {
+        let role = match self.evaluate(of, env) {
+            Value::Model(model) => {
+                let name = self.model(model).name.clone();
+                match self.teacher_of_model(&name, model, of.span) {
+                    Value::Teacher(teacher) => {
+                        self.used_teachers[teacher.0 as usize] = true;
+                        Role::Named { teacher, name: name.as_str().into() }
+                    }
+                    _ => return Value::Error,
+                }
+            }
+            value => match self.role_of(value, of.span, "`logits` needs a model or a teacher") {
+                Some(role) => role,
+                None => return Value::Error,
+            },
+        };
+        let Value::Formula(one) = self.number(1.0, Unit::Number, span) else { return Value::Error };
+        Value::Logits(vec![(one, role)])
+    }
+
+    /// A call of a divergence that the author declared: `squeezed(teacher || student, support: ...)`.
+    #[allow(clippy::too_many_arguments)]
+    pub(in crate::check) fn call_divergence(
+        &mut self,
+        name: &Name,
+        parameters: &[Parameter],
+        body: &Expr,
+        arguments: &[Argument],
+        span: Span,
+        env: &Env,
+        mut inner: Env,
+    ) -> Value {
+        if self.outside_objective(span, env) {
+            return Value::Error;
+        }
+        let own = parameters.iter().skip(1).map(|parameter| parameter.name.text.as_str());
+        let names: Vec<&str> = std::iter::once("pair").chain(own).chain(COMMON).collect();
+        let Slots { given, misplaced } = self.slots(&name.text, &names, arguments, Some(name.span));
+        if !misplaced.is_empty() {
+            return Value::Error;
+        }
+        let Some(pair) = given[0] else {
+            let finding = Diagnostic::error(
+                Code::MissingArgument,
+                span,
+                format!("`{}` needs its two sides", name.text),
+            );
+            self.report(finding.help(format!("write `{}(teacher || student)`", name.text)));
+            return Value::Error;
+        };
+        let sides = self.sides(pair, None, &name.text, env);
+        let own: Vec<Argument> = parameters
+            .iter()
+            .skip(1)
+            .zip(&given[1..])
+            .filter_map(|(parameter, value)| {
+                Some(Argument { name: Some(parameter.name.clone()), value: (*value)?.clone() })
+            })
+            .collect();
+        self.bind_parameters(name, parameters.get(1..).unwrap_or_default(), &own, span, env, &mut inner);
+        let Some(generator) = self.generator(name, parameters, body, &inner) else { return Value::Error };
+        let Some((left, right)) = sides else { return Value::Error };
+        let common = std::array::from_fn(|at| given[names.len() - COMMON.len() + at]);
+        self.finish_divergence(DivergenceKind::Custom(Rc::new(generator)), left, right, common, span, env)
+    }
+
+    /// The generator of an f-divergence: convex where it is looked at, 0 at 1.
+    pub(in crate::check) fn generator(
+        &mut self,
+        name: &Name,
+        parameters: &[Parameter],
+        body: &Expr,
+        env: &Env,
+    ) -> Option<Generator> {
+        let Some(variable) = parameters.first() else {
+            let text = format!("`{}` needs a variable: the ratio of the two sides", name.text);
+            let finding = Diagnostic::error(Code::NotADivergence, name.span, text);
+            self.report(finding.help(format!("write `divergence {}(u) = u * log(u)`", name.text)));
+            return None;
+        };
+        let origin = self.origin(variable.name.span);
+        let symbol: Rc<str> = variable.name.text.as_str().into();
+        let mut inner = env.with_context(Context::Constant);
+        let u = Formula::new(FormulaKind::Variable(symbol.clone()), Unit::Ratio, Axis::Run, false, origin);
+        inner.bind(&variable.name.text, Value::Formula(u));
+        let value = self.evaluate(body, &inner);
+        let value = self.formula(value, body.span)?;
+        let tape = Tape::of(&value);
+        let at = |u: f64| tape.at(&Bindings { step: 0, steps: 1, variable: Some((&symbol, u)) });
+        if let Some(one) = at(1.0)
+            && (one.is_nan() || one.abs() >= 1e-9)
+        {
+            self.report(
+                Diagnostic::error(
+                    Code::NotADivergence,
+                    body.span,
+                    format!("`{}` is {one} where both sides agree", name.text),
+                )
+                .label(format!("at {} = 1", variable.name.text))
+                .help("a generator is 0 at 1: subtract its value there"),
+            );
+            return None;
+        }
+        let values: Option<Vec<f64>> = PROBES.iter().map(|u| at(*u)).collect();
+        // A parameter without a value: convexity shows where the divergence is used.
+        let Some(values) = values else { return Some(Generator { name: name.text.clone(), value }) };
+        let bend = (1..PROBES.len() - 1).find(|&at| {
+            let (a, b, c) = (PROBES[at - 1], PROBES[at], PROBES[at + 1]);
+            let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
+            let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
+            let above = values[at] - chord - 1e-9 * scale;
+            above.is_nan() || above > 0.0
+        });
+        if let Some(bend) = bend {
+            let text =
+                format!("`{}` is not convex near {} = {}", name.text, variable.name.text, PROBES[bend]);
+            self.report(
+                Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
+                    "without convexity the value can be negative, and its smallest value is not where the \
+                     sides agree",
+                ),
+            );
+            return None;
+        }
+        Some(Generator { name: name.text.clone(), value })
+    }
+}
+
+/// A side of a divergence without a `live` in front.
+fn plain_side<'s>(side: &Expr, sources: &'s crate::source::Sources) -> &'s str {
+    match &side.kind {
+        ExprKind::Live(operand) => sources.text(operand.span),
+        _ => sources.text(side.span),
+    }
+}

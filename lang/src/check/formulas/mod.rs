@@ -1,0 +1,8 @@
+//! What is known only per token: operators, functions, reductions, divergences and signals, with units and
+//! axes.
+
+pub mod arithmetic;
+pub mod divergences;
+pub mod functions;
+pub mod reduce;
+pub mod signals;

@@ -1,0 +1,292 @@
+//! `reduce`: from one number per token to one. Every step names what it puts together; a denominator and a
+//! balance between domains may follow.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Balance, Reduce, ReduceStep};
+use crate::formula::{Axis, Formula, Reduction, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{BinaryOperator, Block, Expr, ExprKind, Name};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+/// One step as written.
+struct Written {
+    operation: Reduction,
+    elements: Axis,
+    over: Option<Axis>,
+    among_when: bool,
+    span: Span,
+}
+
+impl Checker {
+    /// `mean(token) then mean(sequence)`, `sum(token, over: batch) / 8192`, `mean(token, over: batch) by
+    /// domain { ... }`
+    pub(in crate::check) fn reduction(&mut self, expr: &Expr, env: &Env) -> Option<Reduce> {
+        let (expr, balance) = match &expr.kind {
+            ExprKind::By { value, axis, block } => (value.as_ref(), Some(self.balance(axis, block, env)?)),
+            _ => (expr, None),
+        };
+        let mut parts = Vec::new();
+        flatten(expr, &mut parts);
+        // The denominator belongs to the last step: `mean(token) then sum(sequence) / 64`.
+        let mut denominator = None;
+        if let Some(last) = parts.last_mut()
+            && let ExprKind::Binary { operator: BinaryOperator::Divide, left, right, .. } = &last.kind
+        {
+            denominator = Some(self.denominator(right, env)?);
+            *last = left;
+        }
+        let mut read = Vec::new();
+        for part in &parts {
+            read.push(self.reduction_step(part)?);
+        }
+        let steps = self.chain(&read)?;
+        let origin = self.origin(expr.span);
+        Some(Reduce { steps, denominator, balance, origin })
+    }
+
+    /// Puts the steps one after the other: each starts from what the last one left.
+    fn chain(&mut self, read: &[Written]) -> Option<Vec<ReduceStep>> {
+        let mut steps = Vec::new();
+        let mut expected = read.first().map_or(Axis::Token, |step| step.elements);
+        for (index, step) in read.iter().enumerate() {
+            if step.elements != expected {
+                let text = format!("one number per {} is left at this point", expected.name());
+                self.report(
+                    Diagnostic::error(Code::AxisMismatch, step.span, text)
+                        .label(format!("puts together {}s", step.elements.name()))
+                        .help("for example `mean(token) then mean(sequence)`"),
+                );
+                return None;
+            }
+            let next = read.get(index + 1).map(|next| next.elements);
+            let over = match (step.over, next) {
+                (Some(over), _) => over,
+                (None, Some(next)) => next,
+                (None, None) if index == 0 && step.elements == Axis::Token => {
+                    // `mean(token), mean(sequence)`: the comma has been reported.
+                    let rest = self.sources.file(step.span.file).text[step.span.end as usize..].trim_start();
+                    let next = rest.strip_prefix(',').map_or("", str::trim_start);
+                    if next.starts_with("mean(") || next.starts_with("sum(") {
+                        return None;
+                    }
+                    self.report(
+                        Diagnostic::error(
+                            Code::AxisMismatch,
+                            step.span,
+                            "which mean: of all tokens alike, or of each sequence first?",
+                        )
+                        .label("does not say")
+                        .help(
+                            "write `mean(token, over: batch)`, or `mean(token) then mean(sequence)`: they \
+                             are different experiments",
+                        ),
+                    );
+                    return None;
+                }
+                (None, None) => Axis::Batch,
+            };
+            if step.over.is_none() && over >= step.elements {
+                let text = format!(
+                    "a `reduce` goes from fine to coarse: {}s can't be put together after {}s",
+                    over.name(),
+                    step.elements.name()
+                );
+                let finding = Diagnostic::error(Code::AxisMismatch, step.span, text);
+                let finding = finding.help("for example `mean(token) then mean(sequence)`");
+                // Two steps the wrong way round.
+                let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
+                self.report(match (whole, read) {
+                    (Some(whole), [first, second])
+                        if first.elements < second.elements
+                            && first.over.is_none()
+                            && second.over.is_none() =>
+                    {
+                        let ours = format!(
+                            "{} then {}",
+                            self.sources.text(second.span),
+                            self.sources.text(first.span)
+                        );
+                        finding.fix(format!("write `{ours}`"), whole, ours).possibly()
+                    }
+                    _ => finding,
+                });
+                return None;
+            }
+            if over >= step.elements {
+                self.report(
+                    Diagnostic::error(
+                        Code::AxisMismatch,
+                        step.span,
+                        format!("{}s can't be put together per {}", step.elements.name(), over.name()),
+                    )
+                    .help("axes go from token to turn to sequence to group to batch"),
+                );
+                return None;
+            }
+            let operation = step.operation;
+            steps.push(ReduceStep { operation, elements: step.elements, over, among_when: step.among_when });
+            expected = over;
+        }
+        if expected != Axis::Batch {
+            let span = read.last().expect("at least one step").span;
+            self.report(
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    span,
+                    format!("one number per {} is left, but a loss is a single number", expected.name()),
+                )
+                .help(format!("add `then mean({})`", expected.name())),
+            );
+            return None;
+        }
+        Some(steps)
+    }
+
+    fn reduction_step(&mut self, expr: &Expr) -> Option<Written> {
+        let usage = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
+        let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
+            match &expr.kind {
+                ExprKind::Error => {}
+                ExprKind::Arrow { from, to } => {
+                    let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
+                    let finding = Diagnostic::error(
+                        Code::WrongKind,
+                        expr.span,
+                        "the steps of a `reduce` are joined by `then`, not `->`",
+                    );
+                    self.report(finding.help("for example `mean(token) then mean(sequence)`").fix(
+                        "write `then`",
+                        sign,
+                        " then ",
+                    ));
+                }
+                _ => {
+                    let finding =
+                        Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`");
+                    self.report(finding.help(format!(
+                        "{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`"
+                    )));
+                }
+            }
+            return None;
+        };
+        let words = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
+        let operation = self.word(callee, "a way to put numbers together", &words)?;
+        let (mut elements, mut over, mut among_when) = (None, None, false);
+        for argument in arguments {
+            match &argument.name {
+                None if elements.is_none() => elements = Some(self.axis(&argument.value)?),
+                Some(name) if name.text == "over" => over = Some(self.axis(&argument.value)?),
+                Some(name) if name.text == "among" => {
+                    self.word(
+                        &argument.value,
+                        "what a `reduce` can choose among: the term's own condition",
+                        &[("when", ())],
+                    )?;
+                    among_when = true;
+                }
+                _ => {
+                    self.unknown_argument("reduce", argument, &["over", "among"], None);
+                    return None;
+                }
+            }
+        }
+        match elements {
+            Some(elements) => Some(Written { operation, elements, over, among_when, span: expr.span }),
+            None => {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, expr.span, "which axis is put together here?")
+                        .help(usage),
+                );
+                None
+            }
+        }
+    }
+
+    /// What a sum is divided by: one positive number for the whole batch.
+    fn denominator(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
+        let value = self.evaluate(expr, env);
+        let formula = self.formula(value, expr.span)?;
+        if formula.axis() > Axis::Batch || formula.live() {
+            let text =
+                format!("a loss has one denominator, and this is one number per {}", formula.axis().name());
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, expr.span, text)
+                    .help("reduce it: `sum(w, over: batch)`"),
+            );
+            return None;
+        }
+        if formula.unit() == Unit::Bool {
+            self.unit_mismatch(expr.span, "a denominator is a number", &[(expr.span, &formula)], None);
+            return None;
+        }
+        if formula.constant().is_some_and(|value| value <= 0.0) {
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a denominator must be positive"));
+            return None;
+        }
+        Some(formula)
+    }
+
+    /// `by domain { target = 1/3, follow_gap = 1, clamp = 0.05..=20, observe = true }`
+    fn balance(&mut self, axis: &Name, block: &Block, env: &Env) -> Option<Balance> {
+        if axis.text != "domain" {
+            let text = format!("a loss is balanced by domain, not by `{}`", axis.text);
+            self.report(
+                Diagnostic::error(Code::UnknownValue, axis.span, text)
+                    .replace_with("change to `domain`", "domain"),
+            );
+            return None;
+        }
+        let settings = self.settings(Some(block), "by domain", block.span, vocabulary::BALANCE, false);
+        self.keep_marks(&settings, "by domain");
+        let target = match settings.get("target") {
+            None => None,
+            Some(expr) => {
+                let value = self.evaluate(expr, env);
+                Some(self.fraction(&value, expr.span, "`target`")?)
+            }
+        };
+        let follow_gap = match settings.get("follow_gap") {
+            None => 1.0,
+            Some(expr) => self.real(expr, "follow_gap", env)?,
+        };
+        let clamp = match settings.get("clamp") {
+            None => None,
+            Some(expr) => match self.evaluate(expr, env) {
+                Value::Range { low, high } if low > 0.0 => Some((low, high)),
+                Value::Range { .. } => {
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        expr.span,
+                        "a domain's weight stays positive",
+                    ));
+                    return None;
+                }
+                other => {
+                    self.wrong_kind(expr.span, "`clamp` is a range, such as `0.05..=20`", &other);
+                    return None;
+                }
+            },
+        };
+        let observe = match settings.get("observe") {
+            None => false,
+            Some(expr) => self.truth_setting(expr, "observe", env)?,
+        };
+        let origin = self.origin(block.span);
+        Some(Balance { target, follow_gap, clamp, observe, origin })
+    }
+}
+
+fn flatten<'a>(expr: &'a Expr, parts: &mut Vec<&'a Expr>) {
+    match &expr.kind {
+        ExprKind::Then { first, second } => {
+            flatten(first, parts);
+            flatten(second, parts);
+        }
+        _ => parts.push(expr),
+    }
+}

@@ -1,0 +1,308 @@
+//! The names that mean something inside an objective only: roles, signals, their parts.
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{SelfCopy, TeacherWeights};
+use crate::formula::{
+    Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Similarity, Unit,
+};
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind, Name};
+
+use crate::check::Checker;
+use crate::check::builtins::Measure;
+use crate::check::builtins::vocabulary;
+use crate::check::names::foreign;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+/// Whether a file may not declare this name. The roles may be: a model called `student` is what most files
+/// have, and inside an objective the role comes first.
+pub fn is_reserved(name: &str) -> bool {
+    vocabulary::signal(name).is_some() && !matches!(name, "student" | "teacher" | "sampler" | "reference")
+        || matches!(name, "domains" | "self" | "data" | "span")
+}
+
+impl Checker {
+    /// A name of the run, if this is one and it may be read here.
+    pub(in crate::check) fn signal_name(&mut self, name: &str, span: Span, env: &Env) -> Option<Value> {
+        if env.context == Context::Constant {
+            return None;
+        }
+        let run = match name {
+            "progress" => Some(Signal::Progress),
+            "step" => Some(Signal::Step),
+            "loss" => Some(Signal::Loss),
+            "vocab_size" => Some(Signal::VocabularySize),
+            _ => None,
+        };
+        if run.is_some() || env.context == Context::Schedule {
+            return run.map(|signal| self.signal(signal, span));
+        }
+        let signal = match name {
+            "student" => return Some(Value::Role(Role::Student)),
+            "teacher" => return Some(Value::Role(Role::Teacher)),
+            "sampler" => return Some(Value::Role(Role::Sampler)),
+            "reference" => return Some(Value::Role(Role::Reference)),
+            "ratio" => return Some(self.ratio(false, span)),
+            "reward" => Signal::Reward,
+            "correct" => Signal::Correct,
+            "position" => Signal::Position,
+            "remaining" => Signal::Remaining,
+            "turn" => Signal::Turn,
+            "block" => Signal::Block,
+            "head" => Signal::Head,
+            "offset" => Signal::Offset,
+            "accepted" => Signal::Accepted,
+            "masked" => Signal::Masked,
+            "length" => Signal::Length,
+            "selected" => Signal::Selected,
+            "truncated" => Signal::Truncated,
+            _ => return None,
+        };
+        Some(self.signal(signal, span))
+    }
+
+    pub(in crate::check) fn signal(&mut self, signal: Signal, span: Span) -> Value {
+        let origin = self.origin(span);
+        Value::Formula(Formula::signal(signal, origin))
+    }
+
+    /// `student.logp`, `data.level`, `span.answer`, `reward.format`, `self.initial`, `pair.guide`
+    pub(in crate::check) fn field(&mut self, base: &Expr, field: &Name, span: Span, env: &Env) -> Value {
+        if let ExprKind::Name(name) = &base.kind
+            && env.local(name).is_none()
+        {
+            let known = match name.as_str() {
+                "data" => Some(Signal::Data { field: field.text.clone() }),
+                "reward" => Some(Signal::RewardPart { part: field.text.clone() }),
+                "span" => match self.named_span(field) {
+                    Some(span) => Some(Signal::InSpan(span)),
+                    None => return Value::Error,
+                },
+                "loss" if field.text == "held_out" => Some(Signal::HeldOutLoss),
+                "loss" => Some(Signal::TermLoss { term: field.text.clone() }),
+                _ => None,
+            };
+            if let Some(signal) = known {
+                let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
+                if matches!(env.context, Context::Constant | Context::Schedule) && !known_for_run {
+                    let text = format!(
+                        "`{name}.{}` differs from prompt to prompt: it can be read in an objective only",
+                        field.text
+                    );
+                    self.report(Diagnostic::error(Code::WrongKind, span, text));
+                    return Value::Error;
+                }
+                return self.signal(signal, span);
+            }
+            if foreign::is_library(name) && self.modules.lookup(env.module, name).is_none() {
+                return self.foreign_library(name, field, span);
+            }
+        }
+        let role = match self.evaluate(base, env) {
+            Value::Error => return Value::Error,
+            Value::Student(SelfCopy::Current) => return self.student_copy(field, &[], span, env),
+            Value::Model(model) => return self.joint_member(model, field),
+            value @ (Value::Role(_) | Value::Teacher(_)) => {
+                if env.context == Context::Constant || env.context == Context::Schedule {
+                    let text = "what a teacher says of a token is known inside an objective only";
+                    self.report(Diagnostic::error(Code::WrongKind, span, text));
+                    return Value::Error;
+                }
+                self.role_of(value, base.span, "a role").expect("a role or a teacher is one")
+            }
+            other => {
+                let text = format!("there is no `{}` in {}", field.text, other.describe());
+                self.report(
+                    Diagnostic::error(Code::UnknownField, field.span, text).label("only roles have parts"),
+                );
+                return Value::Error;
+            }
+        };
+        if let Some(binding) = self.binding_of(&role, &field.text) {
+            return Value::Formula(binding);
+        }
+        if field.text == "dist" {
+            return Value::Role(role);
+        }
+        let Some(part) = self.part(&role, &field.text) else {
+            if self.may_have(&role, field) {
+                let origin = self.origin(span);
+                let name = format!("{}.{}", role.name(), field.text);
+                let kind = FormulaKind::Variable(name.into());
+                return Value::Formula(Formula::new(kind, Unit::Number, Axis::Token, false, origin));
+            }
+            self.unknown_part(&role, field);
+            return Value::Error;
+        };
+        self.signal(Signal::Of { role, part }, span)
+    }
+
+    /// A teacher that is still a parameter may turn out to be composed, and its bindings have names of their
+    /// own.
+    fn may_have(&self, role: &Role, field: &Name) -> bool {
+        let Role::Named { teacher, .. } = role else { return false };
+        self.teacher(*teacher).weights == TeacherWeights::Parameter
+            && nearest(&field.text, vocabulary::PARTS.iter().map(|part| part.name)).is_none()
+    }
+
+    fn part(&self, role: &Role, name: &str) -> Option<Part> {
+        Some(match name {
+            "logp" => Part::Logp,
+            "entropy" => Part::Entropy,
+            "top1" => Part::Top1,
+            "rank" => Part::Rank,
+            "end_logp" => Part::EndLogp,
+            "mean" => Part::Mean,
+            "deviation" => Part::Deviation,
+            "score" => Part::Score,
+            "value" => Part::Value,
+            "correct" if matches!(role, Role::Named { .. }) => Part::Correct,
+            "confidence" => match role {
+                Role::Named { teacher, .. }
+                    if matches!(
+                        self.teacher(*teacher).weights,
+                        TeacherWeights::Panelist { .. } | TeacherWeights::Parameter
+                    ) =>
+                {
+                    Part::StatedConfidence
+                }
+                _ => Part::Confidence,
+            },
+            _ => return None,
+        })
+    }
+
+    fn unknown_part(&mut self, role: &Role, field: &Name) {
+        let text = format!("`{}` has no `{}`", role.name(), field.text);
+        let finding = Diagnostic::error(Code::UnknownField, field.span, text);
+        let parts = || vocabulary::PARTS.iter().map(|part| part.name);
+        if let Some(ours) = foreign::part(&field.text) {
+            let finding = finding.help(format!("here it is called `{ours}`"));
+            self.report(finding.replace_with(format!("change to `{ours}`"), ours));
+            return;
+        }
+        self.report(match nearest(&field.text, parts()) {
+            Some(near) => finding.did_you_mean(&field.text, near),
+            None => finding.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
+        });
+    }
+
+    /// Any tag is a span; a near miss of a usual one is taken for a slip.
+    fn named_span(&mut self, field: &Name) -> Option<NamedSpan> {
+        let usual = || NamedSpan::USUAL.iter().copied();
+        if field.text == "final_turn" {
+            return Some(NamedSpan::FinalTurn);
+        }
+        if !usual().any(|name| name == field.text)
+            && let Some(near) = nearest(&field.text, usual())
+        {
+            let finding = Diagnostic::error(
+                Code::UnknownField,
+                field.span,
+                format!("no usual span is called `{}`", field.text),
+            );
+            self.report(finding.did_you_mean(&field.text, near));
+            return None;
+        }
+        Some(NamedSpan::Tag(field.text.clone()))
+    }
+
+    /// `span.answer` where a stretch itself is meant.
+    pub(in crate::check) fn span_value(&mut self, expr: &Expr, env: &Env) -> Option<NamedSpan> {
+        match self.evaluate(expr, env) {
+            Value::Formula(formula) => match &formula.0.kind {
+                FormulaKind::Signal(Signal::InSpan(span)) => Some(span.clone()),
+                _ => {
+                    self.wrong_kind(
+                        expr.span,
+                        "a stretch of the completion is needed, such as `span.answer`",
+                        &Value::Formula(formula.clone()),
+                    );
+                    None
+                }
+            },
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    "a stretch of the completion is needed, such as `span.answer`",
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    /// `exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.
+    pub(in crate::check) fn ratio(&mut self, live: bool, span: Span) -> Value {
+        let origin = self.origin(span);
+        let student = match live {
+            true => {
+                Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin)
+            }
+            false => Formula::signal(Signal::Of { role: Role::Student, part: Part::Logp }, origin),
+        };
+        let sampler = Formula::signal(Signal::Of { role: Role::Sampler, part: Part::Logp }, origin);
+        let difference =
+            FormulaKind::Apply { function: Function::Subtract, operands: vec![student, sampler] };
+        let difference = Formula::new(difference, Unit::Nats, Axis::Token, live, origin);
+        let ratio = FormulaKind::Apply { function: Function::Exp, operands: vec![difference] };
+        Value::Formula(Formula::new(ratio, Unit::Ratio, Axis::Token, live, origin))
+    }
+
+    /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
+    pub(in crate::check) fn measure_call(
+        &mut self,
+        measure: Measure,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        if matches!(env.context, Context::Constant | Context::Schedule) {
+            let text = "this is a signal of the run: it can be read inside an objective only";
+            self.report(Diagnostic::error(Code::WrongKind, span, text));
+            return Value::Error;
+        }
+        let role = |checker: &mut Checker, slot: usize| {
+            let expr = given[slot].expect("required");
+            let value = checker.evaluate(expr, env);
+            checker.role_of(value, expr.span, "a role is needed here, such as `teacher`")
+        };
+        if measure == Measure::Size {
+            let support = self.support(given[0].expect("required"), env);
+            return support
+                .map_or(Value::Error, |support| self.signal(Signal::SupportSize { support }, span));
+        }
+        let first = role(self, 0);
+        let signal = match measure {
+            Measure::Overlap => {
+                let right = role(self, 1);
+                let k = self.count(given[2].expect("required"), "k", env, 1);
+                (|| Some(Signal::Overlap { left: first?, right: right?, k: k? }))()
+            }
+            Measure::Mass => {
+                let support = self.support(given[1].expect("required"), env);
+                first.zip(support).map(|(role, support)| Signal::Mass { role, support })
+            }
+            Measure::InNucleus => {
+                let expr = given[1].expect("required");
+                let value = self.evaluate(expr, env);
+                let p = self.fraction(&value, expr.span, "`p`");
+                first.zip(p).map(|(role, p)| Signal::InNucleus { role, p })
+            }
+            Measure::Agreement => {
+                let samples = self.count(given[1].expect("required"), "samples", env, 1);
+                let words = [("edit", Similarity::Edit), ("rouge", Similarity::Rouge)];
+                let by = self.word(given[2].expect("required"), "a similarity of texts", &words);
+                (|| Some(Signal::Agreement { role: first?, samples: samples?, by: by? }))()
+            }
+            Measure::Available => first.map(|role| Signal::Available { role }),
+            Measure::Score => {
+                let span = self.span_value(given[1].expect("required"), env);
+                first.zip(span).map(|(role, span)| Signal::SpanScore { role, span })
+            }
+            Measure::Size => unreachable!("handled above: it has no role"),
+        };
+        signal.map_or(Value::Error, |signal| self.signal(signal, span))
+    }
+}

@@ -1,0 +1,239 @@
+//! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what
+//! checking them came to.
+//!
+//! Where the check of an item had nothing to report, it is repeated in outline ([`crate::check::incremental::recording`]) while
+//! neither the item nor anything that it looked up has changed. A change of an item concerns every check that
+//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on, with the
+//! names of those. That is more than needed, and needs no knowledge of how names are resolved.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use crate::diag::Diagnostic;
+use crate::experiment::{DataSource, Domain, Origin, PromptFormat, Reward, RewardPart};
+use crate::source::FileId;
+use crate::syntax::KnownFile;
+use crate::syntax::ast::{Item, ItemKind, Module};
+
+use crate::check::incremental::recording::Check;
+use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name};
+
+/// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no
+/// others, so it grows with them alone.
+#[derive(Default)]
+pub struct Memory {
+    files: HashMap<String, RememberedFile>,
+    /// All domains, as far as a check can tell them from others.
+    domains: Vec<Domain>,
+    changed: Changed,
+}
+
+#[derive(Default)]
+struct RememberedFile {
+    known: KnownFile,
+    items: Vec<RememberedItem>,
+    /// Read by the analysis that is under way.
+    used: bool,
+}
+
+struct RememberedItem {
+    text: String,
+    /// Hashes of all words in it, and of what it may look up besides.
+    words: Vec<u32>,
+    effect: Effect,
+    /// What its check came to, if it may be repeated.
+    check: Option<Rc<Check>>,
+}
+
+/// What a change of an item concerns.
+#[derive(Default)]
+struct Effect {
+    /// Items that mention one of these words.
+    words: Vec<u32>,
+    everything: bool,
+}
+
+#[derive(Default)]
+struct Changed {
+    words: HashSet<u32>,
+    /// By the lower half of the hash, for a quick no.
+    some: Vec<u64>,
+    /// Checks that looked at the list of all domains.
+    domains: bool,
+    everything: bool,
+}
+
+impl Memory {
+    /// The tree of a file, as [`crate::syntax::parse`] gives it.
+    pub(in crate::check) fn parse(
+        &mut self,
+        path: &str,
+        file: FileId,
+        text: &str,
+    ) -> (Module, Vec<Diagnostic>) {
+        let remembered = match self.files.get_mut(path) {
+            Some(remembered) => remembered,
+            None => self.files.entry(path.to_owned()).or_default(),
+        };
+        remembered.used = true;
+        let (module, findings) = remembered.known.parse(file, text);
+        let mut old: Vec<Option<RememberedItem>> =
+            std::mem::take(&mut remembered.items).into_iter().map(Some).collect();
+        let mut items = Vec::with_capacity(module.items.len());
+        for before in remembered.known.before() {
+            items.push(before.and_then(|before| old[before].take()));
+        }
+        let mut gone: Vec<Option<RememberedItem>> = old.into_iter().filter(Option::is_some).collect();
+        let mut next = 0;
+        for (item, kept) in module.items.iter().zip(&mut items).filter(|(_, kept)| kept.is_none()) {
+            let text = &text[item.span.start as usize..item.span.end as usize];
+            // Only the comments around it have changed, or it was read again because of its neighbour. What
+            // has changed places with another is another: of two with one name, the first counts.
+            let same =
+                gone[next..].iter().position(|gone| gone.as_ref().is_some_and(|gone| gone.text == text));
+            *kept = match same {
+                Some(same) => {
+                    next += same + 1;
+                    gone[next - 1].take()
+                }
+                None => {
+                    let new = RememberedItem::new(item, text);
+                    self.changed.add(&new.effect);
+                    Some(new)
+                }
+            };
+        }
+        remembered.items = items.into_iter().flatten().collect();
+        gone.iter().flatten().for_each(|gone| self.changed.add(&gone.effect));
+        (module, findings)
+    }
+
+    /// All files have been read, and these are all domains: forgets the checks that a change concerns.
+    pub(in crate::check) fn forget_what_changed(&mut self, domains: &[Domain]) {
+        let domains: Vec<Domain> = domains.iter().map(as_checks_see_it).collect();
+        self.changed.domains = domains != self.domains;
+        self.domains = domains;
+        let unused = self.files.values().filter(|file| !file.used);
+        unused.flat_map(|file| &file.items).for_each(|item| self.changed.add(&item.effect));
+        self.files.retain(|_, file| std::mem::take(&mut file.used));
+        let mut items: Vec<&mut RememberedItem> =
+            self.files.values_mut().flat_map(|file| &mut file.items).collect();
+        loop {
+            let before = items.len();
+            items.retain_mut(|item| {
+                let concerned = self.changed.concerns(item);
+                if concerned {
+                    item.check = None;
+                    self.changed.add(&item.effect);
+                }
+                !concerned
+            });
+            if items.len() == before {
+                break;
+            }
+        }
+        self.changed = Changed::default();
+    }
+
+    /// What the check of an item came to, where it may be repeated.
+    pub(in crate::check) fn check(&self, path: &str, index: usize) -> Option<Rc<Check>> {
+        self.files.get(path)?.items.get(index)?.check.clone()
+    }
+
+    pub(in crate::check) fn keep(&mut self, path: &str, index: usize, check: Option<Check>) {
+        if let Some(item) = self.files.get_mut(path).and_then(|file| file.items.get_mut(index)) {
+            item.check = check.map(Rc::new);
+        }
+    }
+}
+
+impl RememberedItem {
+    fn new(item: &Item, text: &str) -> RememberedItem {
+        let mut words = words(text);
+        let concerned = match &item.kind {
+            // Whatever it takes from elsewhere, and whatever it calls that here.
+            ItemKind::Use(_) => Some(words.clone()),
+            // Nobody can refer to it.
+            ItemKind::Compare { .. } => Some(Vec::new()),
+            kind => declared_name(kind).map(|name| vec![hash(&name.text)]),
+        };
+        let everything = concerned.is_none();
+        let effect = Effect { words: concerned.unwrap_or_default(), everything };
+        // Looked up without being mentioned.
+        words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
+        words.sort_unstable();
+        words.dedup();
+        RememberedItem { text: text.to_owned(), words, effect, check: None }
+    }
+}
+
+impl Changed {
+    fn add(&mut self, effect: &Effect) {
+        self.everything |= effect.everything;
+        self.some.resize(1 << 10, 0);
+        for word in &effect.words {
+            self.some[usize::from(*word as u16) / 64] |= 1 << (word % 64);
+            self.words.insert(*word);
+        }
+    }
+
+    fn concerns(&self, item: &RememberedItem) -> bool {
+        let some = |word: &u32| self.some[usize::from(*word as u16) / 64] & (1 << (word % 64)) != 0;
+        self.everything
+            || self.domains && item.check.as_ref().is_some_and(|check| check.domains)
+            || !self.some.is_empty()
+                && item
+                    .check
+                    .as_ref()
+                    .map_or(&item.words, |check| &check.consulted)
+                    .iter()
+                    .any(|word| some(word) && self.words.contains(word))
+    }
+}
+
+/// A domain without what no other item's check depends on. Places are told in findings, and a check with
+/// findings is not kept.
+fn as_checks_see_it(domain: &Domain) -> Domain {
+    let Domain { name, prompts: _, tests, columns: _, format, reward, share, limit, origin: _ } = domain;
+    let nowhere =
+        || DataSource { path: String::new(), split: None, filter: None, limit: None, origin: Origin(0) };
+    let nothing = || Reward::ExactMatch { field: String::new() };
+    Domain {
+        name: name.clone(),
+        // Files are read when it runs.
+        prompts: nowhere(),
+        tests: tests.as_ref().map(|_| nowhere()),
+        columns: Vec::new(),
+        // Whether it is said.
+        format: format.as_ref().map(|_| PromptFormat::Text),
+        // Objectives name the parts of a reward.
+        reward: match reward {
+            Reward::Parts(parts) => {
+                let named = |part: &RewardPart| RewardPart {
+                    name: part.name.clone(),
+                    weight: 0.0,
+                    reward: nothing(),
+                };
+                Reward::Parts(parts.iter().map(named).collect())
+            }
+            _ => nothing(),
+        },
+        // Whether there is anything to train on; how much is a matter of the run.
+        share: f64::from(u8::from(*share > 0.0)),
+        limit: limit.map(|(limit, _)| (limit, Origin(0))),
+        origin: Origin(0),
+    }
+}
+
+/// Hashes of the words of a text. Two words with one hash cost a check too many, no more.
+fn words(text: &str) -> Vec<u32> {
+    text.split(|character: char| !crate::syntax::words::is_word(character))
+        .filter(|word| !word.is_empty())
+        .map(hash)
+        .collect()
+}
+
+/// FNV-1a
+pub fn hash(word: &str) -> u32 {
+    word.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}

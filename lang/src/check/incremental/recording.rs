@@ -1,0 +1,530 @@
+//! What the check of an item does, noted so that it can be repeated without checking.
+//!
+//! A check that found nothing has done four things that others may notice: it asked for the values of other
+//! items, it gave models their names, it learnt what names are worth, and it used domains and teachers.
+//! [`Checker::repeat`] does these again, in the same order, and leaves the rest out: the value of a model
+//! whose check is repeated is worked out when somebody asks for it.
+//!
+//! What may be repeated rests on this: **all items that declare teachers, panels, benchmarks, axes of a
+//! sweep, or models that are loaded, are evaluated at every analysis, in the order of a fresh one.** So these
+//! tables are always those of a fresh analysis, and whoever looks through them finds what it would find
+//! there. Only the table of models has gaps, and who holds the number of a model has asked for it.
+//! [`Checker::touched`] names every part of the checker's state and says which of these it is.
+
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+use crate::experiment::{DomainId, ModelId, Stage, Train};
+use crate::source::Span;
+use crate::syntax::ast::{Item, ItemKind};
+
+use crate::check::Checker;
+use crate::check::names::index::Worth;
+use crate::check::names::items::callable;
+use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
+use crate::check::stages::stage_checks::all_rollouts;
+use crate::check::teachers::route::{ENTRY, RouteState};
+use crate::check::values::calls::Work;
+use crate::check::values::value::Value;
+
+/// A check without findings.
+pub(in crate::check) struct Check {
+    /// The items whose values it asked for.
+    asked: Vec<Asked>,
+    acts: Vec<Act<Place>>,
+    /// Of the value that it came to, for editors.
+    worth: Option<Worth>,
+    uses: Uses,
+    /// Hashes of the names that it looked up, found or not.
+    pub consulted: Vec<u32>,
+    /// It looked at the list of all domains.
+    pub domains: bool,
+}
+
+struct Asked {
+    path: Rc<str>,
+    name: String,
+}
+
+/// A place inside an item: that of the check itself, or one that it asked for.
+struct Place {
+    asked: Option<usize>,
+    start: u32,
+    end: u32,
+}
+
+/// What the check of an item does that others notice, told in the order in which it happens.
+enum Act<P> {
+    /// It asks for the value of an item, by its number, for the first time.
+    Ask(usize),
+    /// It asks for the file's route.
+    Route,
+    /// It names a model, after what it is or where it is bound. Should the name be taken, the model gets
+    /// another.
+    Name(String),
+    /// It finds out what a name is worth that is declared at a place.
+    Learn(P, Worth),
+}
+
+/// What stages use, and what is therefore not to be reported as unused.
+#[derive(Clone, Default)]
+pub struct Uses {
+    /// Domains that are trained on.
+    pub trained: BTreeSet<DomainId>,
+    /// Domains of which somebody asks the teacher that the file's route gives them.
+    pub routed: BTreeSet<DomainId>,
+    /// Models.
+    pub models: bool,
+}
+
+/// A check under way.
+#[derive(Default)]
+pub struct Recording {
+    asked: Vec<ItemId>,
+    acts: Vec<Act<Span>>,
+    declared: Vec<ModelId>,
+    consulted: Vec<u32>,
+    domains: bool,
+    /// It did something that must be done again each time.
+    spoilt: bool,
+    /// How many cycles had been found before it.
+    cycles: usize,
+}
+
+/// A part of the checker's state that notes whether someone had to do with it.
+#[derive(Default)]
+pub struct Watched<T> {
+    value: T,
+    touched: Cell<bool>,
+}
+
+impl<T> Watched<T> {
+    fn touched(&self) -> bool {
+        self.touched.replace(false)
+    }
+
+    pub fn take(&mut self) -> T
+    where
+        T: Default,
+    {
+        std::mem::take(self)
+    }
+
+    /// For a look at what one holds the number of, which says nothing about what else there is.
+    pub fn known(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Watched<Vec<T>> {
+    /// Adds what the recording notes by other means.
+    fn declare(&mut self, one: T) -> usize {
+        self.value.push(one);
+        self.value.len() - 1
+    }
+}
+
+impl<T> Deref for Watched<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.touched.set(true);
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Watched<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.touched.set(true);
+        &mut self.value
+    }
+}
+
+/// The names of models.
+#[derive(Default)]
+pub struct ModelNames {
+    taken: HashSet<String>,
+    /// While the value of an item whose check was repeated is worked out: what its models were called then.
+    given: Option<VecDeque<String>>,
+}
+
+impl ModelNames {
+    fn give(&mut self, wanted: &str) -> String {
+        let mut name = wanted.to_owned();
+        let mut number = 2;
+        while !self.taken.insert(name.clone()) {
+            name = format!("{wanted}.{number}");
+            number += 1;
+        }
+        name
+    }
+}
+
+impl Checker {
+    /// Checks an item for its own sake, unless it is known that there is nothing to report.
+    pub(in crate::check) fn check_item_once(&mut self, id: ItemId, item: &Item) {
+        match &item.kind {
+            ItemKind::Model(_) => self.ask(id, item.span),
+            kind if callable(kind).is_some() => {
+                self.check_once(id, item, |checker| checker.check_item(id, item));
+            }
+            _ => self.check_item(id, item),
+        }
+    }
+
+    /// What a check comes to that is worth nothing to others; none where it was known that there is nothing
+    /// to report.
+    pub(in crate::check) fn check_once<T>(
+        &mut self,
+        id: ItemId,
+        item: &Item,
+        check: impl FnOnce(&mut Checker) -> T,
+    ) -> Option<T> {
+        if let Some(known) = self.known_check(id)
+            && self.repeat(&known, item).is_some()
+        {
+            return None;
+        }
+        self.begin_recording();
+        let found = check(self);
+        self.end_recording(id, item, None);
+        Some(found)
+    }
+
+    /// Asks for the value of an item, for what this does to others.
+    fn ask(&mut self, id: ItemId, asked_at: Span) {
+        if self.modules.progress.contains_key(&id) {
+            return;
+        }
+        let tree = self.modules.tree(id.module);
+        let item = &tree.items[id.index];
+        if matches!(item.kind, ItemKind::Model(_))
+            && let Some(known) = self.known_check(id)
+            && let Some(names) = self.repeat(&known, item)
+        {
+            let worth = known.worth.clone();
+            self.modules.progress.entry(id).or_insert(Progress::Repeated { names, worth });
+            return;
+        }
+        self.item_value(id, asked_at);
+    }
+
+    /// The value of an item that nobody has asked for yet, or only for what that does to others: then `names`
+    /// are those of its models.
+    pub(in crate::check) fn evaluate_once(
+        &mut self,
+        id: ItemId,
+        item: &Item,
+        names: Option<VecDeque<String>>,
+    ) -> Value {
+        self.apart(Work::of(item), |checker| {
+            if names.is_some() || !matches!(item.kind, ItemKind::Model(_)) {
+                checker.model_names.given = names;
+                return checker.evaluate_item(id, item);
+            }
+            checker.begin_recording();
+            let value = checker.evaluate_item(id, item);
+            checker.end_recording(id, item, Worth::of(&value));
+            value
+        })
+    }
+
+    /// Evaluates what is the same whoever asks for it: nothing of that shows in it.
+    pub(in crate::check) fn apart<T>(&mut self, work: Work, evaluate: impl FnOnce(&mut Checker) -> T) -> T {
+        let recording = self.pause_recording();
+        let work = std::mem::replace(&mut self.work, work);
+        let calling = std::mem::take(&mut self.calling);
+        let any_numbers = std::mem::take(&mut self.any_numbers);
+        let given = self.model_names.given.take();
+        let value = evaluate(self);
+        (self.work, self.calling, self.any_numbers, self.model_names.given) =
+            (work, calling, any_numbers, given);
+        self.resume_recording(recording);
+        value
+    }
+
+    fn known_check(&mut self, id: ItemId) -> Option<Rc<Check>> {
+        let path = self.path_of(id.module)?;
+        self.memory.check(&path, id.index)
+    }
+
+    /// The file of a module, unless the same file was loaded before under another name.
+    fn path_of(&self, module: ModuleId) -> Option<Rc<str>> {
+        let (path, first) = self.modules.path(module);
+        (first == module).then_some(path)
+    }
+
+    fn begin_recording(&mut self) {
+        let cycles = self.cycles;
+        self.resume_recording(Some(Recording { cycles, ..Recording::default() }));
+    }
+
+    /// Keeps the check that was recorded, if it can be repeated.
+    fn end_recording(&mut self, id: ItemId, item: &Item, worth: Option<Worth>) {
+        let Some(recording) = self.pause_recording() else { return };
+        let check = self.check_of(recording, item, worth);
+        if let Some(path) = self.path_of(id.module) {
+            self.memory.keep(&path, id.index, check);
+        }
+    }
+
+    fn check_of(&self, recording: Recording, item: &Item, worth: Option<Worth>) -> Option<Check> {
+        let Recording { asked: ids, acts, declared, mut consulted, domains, spoilt, cycles } = recording;
+        // Where a circle begins decides what is said of it.
+        if spoilt || self.cycles > cycles {
+            return None;
+        }
+        let uses = self.uses_of(&declared)?;
+        consulted.sort_unstable();
+        consulted.dedup();
+        let asked = ids.iter().map(|id| {
+            let tree = self.modules.tree(id.module);
+            let name = declared_name(&tree.items[id.index].kind)?.text.clone();
+            Some(Asked { path: self.path_of(id.module)?, name })
+        });
+        let acts = acts.into_iter().map(|act| {
+            Some(match act {
+                Act::Ask(number) => Act::Ask(number),
+                Act::Route => Act::Route,
+                Act::Name(name) => Act::Name(name),
+                Act::Learn(span, worth) => Act::Learn(self.place(span, item, &ids)?, worth),
+            })
+        });
+        Some(Check {
+            asked: asked.collect::<Option<_>>()?,
+            acts: acts.collect::<Option<_>>()?,
+            worth,
+            uses,
+            consulted,
+            domains,
+        })
+    }
+
+    /// Where a span is among an item and those that it asked for.
+    fn place(&self, span: Span, item: &Item, asked: &[ItemId]) -> Option<Place> {
+        let inside = |item: &Item| {
+            item.span.file == span.file && item.span.start <= span.start && span.end <= item.span.end
+        };
+        let place = |asked, item: &Item| Place {
+            asked,
+            start: span.start - item.span.start,
+            end: span.end - item.span.start,
+        };
+        if inside(item) {
+            return Some(place(None, item));
+        }
+        asked.iter().enumerate().find_map(|(number, id)| {
+            let tree = self.modules.tree(id.module);
+            let item = &tree.items[id.index];
+            inside(item).then(|| place(Some(number), item))
+        })
+    }
+
+    /// What the stages of models use; none where that must be looked at each time.
+    fn uses_of(&self, declared: &[ModelId]) -> Option<Uses> {
+        let mut uses = Uses { models: !declared.is_empty(), ..Uses::default() };
+        for model in declared {
+            match &self.model(*model).stage {
+                Stage::Train(train) => {
+                    if names_teachers(train) || train.extrapolation.is_some() {
+                        return None;
+                    }
+                    uses.trained.extend(train.mixture.iter().map(|share| share.domain));
+                    uses.routed.extend(train.teachers.iter().map(|choice| choice.domain));
+                }
+                Stage::Initialise(_) | Stage::Merge(_) | Stage::Parameter => {}
+                // The first of those that load the same stands for all of them.
+                Stage::Load(_) => return None,
+                // Declares teachers.
+                Stage::Joint(_) | Stage::Member { .. } => return None,
+            }
+        }
+        Some(uses)
+    }
+
+    /// Does again what the check of an item did besides finding nothing, and returns the names of its models.
+    /// None where that can't be done; then nothing has been done.
+    fn repeat(&mut self, check: &Check, item: &Item) -> Option<VecDeque<String>> {
+        let ids = check.asked.iter().map(|asked| {
+            let module = self.modules.at_file(&asked.path)?;
+            let declared = self.modules.lookup(module, &asked.name)?;
+            (declared.item.module == module).then_some(declared.item)
+        });
+        let ids = ids.collect::<Option<Vec<ItemId>>>()?;
+        let mut names = VecDeque::new();
+        for act in &check.acts {
+            match act {
+                Act::Ask(number) => self.ask(ids[*number], item.span),
+                Act::Route => {
+                    self.file_route(ENTRY);
+                }
+                Act::Name(wanted) => names.push_back(self.model_names.give(wanted)),
+                Act::Learn(place, worth) => {
+                    let around = match place.asked {
+                        None => item.span,
+                        Some(number) => self.modules.item_span(ids[number]),
+                    };
+                    let span = Span {
+                        file: around.file,
+                        start: around.start + place.start,
+                        end: around.start + place.end,
+                    };
+                    self.facts.record(span, worth);
+                }
+            }
+        }
+        self.uses.trained.extend(&check.uses.trained);
+        self.uses.routed.extend(&check.uses.routed);
+        self.uses.models |= check.uses.models;
+        Some(names)
+    }
+
+    /// What has been touched since the last time: the list of domains, and what spoils a recording. A part of
+    /// the checker's state that is not named here does not compile: it must be said whether a check that
+    /// reads or changes it may be left out.
+    fn touched(&self) -> (bool, bool) {
+        let Checker {
+            memory: _,
+            recording: _,
+            sources: _,
+            // Values of items are asked for again.
+            modules: _,
+            // A check with findings is not kept.
+            diagnostics: _,
+            // Their numbers matter to nobody, only that they lead to the same places.
+            origins: _,
+            known_origins: _,
+            domains,
+            // New ones are noted.
+            models,
+            model_names: _,
+            // Used again.
+            uses: _,
+            teachers,
+            used_teachers,
+            said_origins,
+            panels,
+            benchmarks,
+            sweep,
+            // For those who ask for the experiment.
+            objectives: _,
+            // Asked for again.
+            route: _,
+            // Of the experiment, which is not put together.
+            marks: _,
+            // Told again.
+            facts: _,
+            // Set before the first check, by items that concern everything.
+            seed: _,
+            has_experiment: _,
+            // Of the item that is being evaluated.
+            calling: _,
+            frames: _,
+            evaluating: _,
+            work: _,
+            any_numbers: _,
+            // Whoever sets it spoils the recording.
+            overworked: _,
+            // Whoever is in one is not kept.
+            cycles: _,
+            // Whoever comes to its end reports it.
+            chain: _,
+            // Nothing is kept of an analysis that was given up.
+            go_on: _,
+            until_look: _,
+            stopped: _,
+        } = self;
+        let spoilt = [
+            models.touched(),
+            teachers.touched(),
+            used_teachers.touched(),
+            said_origins.touched(),
+            panels.touched(),
+            benchmarks.touched(),
+            sweep.touched(),
+        ];
+        (domains.touched(), spoilt.contains(&true))
+    }
+
+    // ---- What a check does while it is recorded ----
+
+    /// It can't be left out next time.
+    pub(in crate::check) fn spoil_recording(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.spoilt = true;
+        }
+    }
+
+    /// It asks for the value of an item.
+    pub(in crate::check) fn record_request(&mut self, id: ItemId) {
+        if let Some(recording) = &mut self.recording
+            && !recording.asked.contains(&id)
+        {
+            recording.acts.push(Act::Ask(recording.asked.len()));
+            recording.asked.push(id);
+        }
+    }
+
+    /// It asks for the file's route.
+    pub(in crate::check) fn route_of_file(&mut self) -> &RouteState {
+        if let Some(recording) = &mut self.recording
+            && !recording.acts.iter().any(|act| matches!(act, Act::Route))
+        {
+            recording.acts.push(Act::Route);
+        }
+        &self.route
+    }
+
+    /// It has found out what a name is worth.
+    pub(in crate::check) fn record(&mut self, declared: Span, value: &Value) {
+        if self.model_names.given.is_some() {
+            return; // That has been repeated already.
+        }
+        let Some(worth) = Worth::of(value) else { return };
+        self.facts.record(declared, &worth);
+        if let Some(recording) = &mut self.recording {
+            recording.acts.push(Act::Learn(declared, worth));
+        }
+    }
+
+    /// It makes a model; `wanted` is the name that it gets unless that is taken.
+    pub(in crate::check) fn declare_model(&mut self, wanted: &str, stage: Stage, span: Span) -> ModelId {
+        let origin = self.origin(span);
+        let given = self.model_names.given.as_mut().and_then(VecDeque::pop_front);
+        let name = given.unwrap_or_else(|| self.model_names.give(wanted));
+        let id = ModelId(self.models.declare(crate::experiment::Model { name, stage, origin }) as u32);
+        if let Some(recording) = &mut self.recording {
+            recording.acts.push(Act::Name(wanted.to_owned()));
+            recording.declared.push(id);
+        }
+        id
+    }
+
+    /// The value of another item is evaluated: what happens now is that item's affair.
+    fn pause_recording(&mut self) -> Option<Recording> {
+        let mut recording = self.recording.take()?;
+        let (domains, spoilt) = self.touched();
+        recording.domains |= domains;
+        recording.spoilt |= spoilt;
+        recording.consulted.extend(self.modules.consulted.take().unwrap_or_default());
+        Some(recording)
+    }
+
+    fn resume_recording(&mut self, recording: Option<Recording>) {
+        if recording.is_some() {
+            self.touched();
+            self.modules.consulted.replace(Some(Vec::new()));
+        }
+        self.recording = recording;
+    }
+}
+
+/// Whether a stage asks teachers that no route gives it.
+fn names_teachers(train: &Train) -> bool {
+    let written =
+        all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(|rollout| rollout.writer());
+    written.into_iter().any(|role| matches!(role, crate::formula::Role::Named { .. }))
+        || !train.objective.named_teachers().is_empty()
+}

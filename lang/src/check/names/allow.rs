@@ -1,0 +1,257 @@
+//! `// allow(code): reason`: the author has seen a warning and means what the text says.
+//!
+//! Behind something, the comment covers its line; alone on its line, everything down to the next line that
+//! holds more than a comment. Only warnings can be silenced, only with a reason, and a comment that silences
+//! nothing is a warning itself: it would hide the next mistake.
+
+use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
+use crate::fmt::lex::{Kind, lex};
+use crate::source::{FileId, SourceFile, Sources, Span};
+
+/// One such comment.
+struct Allow {
+    /// The whole comment.
+    span: Span,
+    /// What stands between its parentheses.
+    code: Span,
+    /// What it covers: the offsets of whole lines.
+    covers: std::ops::Range<u32>,
+    has_reason: bool,
+}
+
+/// Takes out what the comments of the files silence, and adds what is wrong with the comments of the entry
+/// file. Comments of other files may be there for what only shows when these are checked by themselves;
+/// comments about what nobody has looked for are left alone: `audited` says whether gradients have been.
+pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audited: bool) {
+    let wrong = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
+    // An `allow` may silence what another `allow` is told, so those come last.
+    let allows = sources.files().flat_map(|(id, file)| allows(id, file));
+    let (last, first): (Vec<Allow>, Vec<Allow>) =
+        allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
+    for allows in [first, last] {
+        for allow in allows {
+            let named = sources.text(allow.code);
+            let fits = |finding: &Diagnostic| {
+                let place = finding.primary.span;
+                finding.code.name() == named
+                    && place.file == allow.span.file
+                    && allow.covers.contains(&place.start)
+            };
+            let hits =
+                diagnostics.iter().any(|finding| finding.severity == Severity::Warning && fits(finding));
+            if hits && allow.has_reason {
+                diagnostics.retain(|finding| finding.severity == Severity::Error || !fits(finding));
+                continue;
+            }
+            let not_looked_for =
+                !audited && Code::ALL.iter().any(|code| code.name() == named && code.needs_audit());
+            if allow.span.file != FileId(0) || not_looked_for {
+                continue;
+            }
+            let error =
+                diagnostics.iter().find(|finding| finding.severity == Severity::Error && fits(finding));
+            let unknown = !Code::ALL.iter().any(|code| code.name() == named);
+            // While something is wrong, what would be silenced may not have been looked for.
+            if hits || error.is_some() || unknown || !wrong {
+                let finding = unused(sources, &allow, named, hits, error);
+                diagnostics.push(finding);
+            }
+        }
+    }
+}
+
+fn unused(
+    sources: &Sources,
+    allow: &Allow,
+    named: &str,
+    hits: bool,
+    error: Option<&Diagnostic>,
+) -> Diagnostic {
+    let warning = |message: String| Diagnostic::warning(Code::UnusedAllow, allow.span, message);
+    if hits {
+        return warning(format!("this `allow({named})` gives no reason, so it silences nothing"))
+            .help("write after a colon why the text is right as it is");
+    }
+    if let Some(error) = error {
+        return warning(format!("`{named}` is an error here: errors can't be silenced"))
+            .because(error.primary.span, "this has to be mended");
+    }
+    if !Code::ALL.iter().any(|code| code.name() == named) {
+        let finding =
+            Diagnostic::warning(Code::UnusedAllow, allow.code, format!("there is no finding `{named}`"));
+        return match nearest(named, Code::ALL.iter().map(|code| code.name())) {
+            Some(near) => finding.did_you_mean(named, near),
+            None => finding.help("`mopd explain --all` lists them"),
+        };
+    }
+    warning(format!("there is no `{named}` here to silence")).label("covers nothing").fix(
+        "remove the comment",
+        with_blanks(&sources.file(allow.span.file).text, allow.span),
+        "",
+    )
+}
+
+/// A comment or item with the blanks before it; with its line end, and what else the line holds after it,
+/// where nothing stands before it.
+pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
+    let (start, end) = (comment.start as usize, comment.end as usize);
+    let bare = text[..start].trim_end_matches([' ', '\t']).len();
+    if bare > 0 && !text[..bare].ends_with('\n') {
+        return Span::new(comment.file, bare, end);
+    }
+    let line_end = text[end..].find('\n').map_or(text.len(), |at| end + at + 1);
+    Span::new(comment.file, bare, line_end)
+}
+
+/// The comment that silences a warning, once a reason is written behind it: a line of its own above. Errors
+/// have none.
+pub fn insertion(sources: &Sources, finding: &Diagnostic) -> Option<Fix> {
+    if finding.severity == Severity::Error || finding.code == Code::UnusedAllow {
+        return None;
+    }
+    let place = finding.primary.span;
+    let before = &sources.file(place.file).text[..place.start as usize];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let rest = &sources.file(place.file).text[line_start..];
+    let indent = &rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()];
+    Some(Fix {
+        title: format!("silence `{}` here, for a reason", finding.code.name()),
+        span: Span::new(place.file, line_start, line_start),
+        replacement: format!("{indent}// allow({}): \n", finding.code.name()),
+        applicability: crate::diag::Applicability::Possible,
+    })
+}
+
+fn allows(id: FileId, file: &SourceFile) -> Vec<Allow> {
+    let text = file.text.as_str();
+    let mut found: Vec<Allow> = Vec::new();
+    for (at, _) in text.match_indices("allow(") {
+        let line_start = text[..at].rfind('\n').map_or(0, |at| at + 1);
+        let line = text[line_start..].split('\n').next().unwrap_or_default();
+        // One a line: a comment runs to the end of its line.
+        if found.last().is_none_or(|last| (last.span.start as usize) < line_start) {
+            found.extend(allow(id, text, line_start, line));
+        }
+    }
+    found
+}
+
+fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow> {
+    let tokens = lex(line);
+    let token = tokens.iter().find(|token| token.kind == Kind::Comment)?;
+    let comment = &line[token.start..token.end];
+    let inside = comment.strip_prefix("//")?.trim_start().strip_prefix("allow(")?;
+    let (code, rest) = inside.split_once(')')?;
+    let is_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let reason = rest.strip_prefix(':');
+    // `// allow(s) for more` is prose.
+    let known = Code::ALL.iter().any(|known| known.name() == code);
+    if !is_code || !(known || reason.is_some() || rest.is_empty()) {
+        return None;
+    }
+    let start = line_start + token.start;
+    let code_start = start + (comment.len() - inside.len());
+    let line_end = line_start + line.len();
+    let alone = line[..token.start].trim().is_empty();
+    let covers = if alone { line_end..end_of_next(text, line_end) } else { line_start..line_end + 1 };
+    Some(Allow {
+        span: Span::new(id, start, line_start + token.end),
+        code: Span::new(id, code_start, code_start + code.len()),
+        covers: covers.start as u32..covers.end as u32,
+        has_reason: reason.is_some_and(|reason| !reason.trim().is_empty()),
+    })
+}
+
+/// The end of the next line with something on it that is no comment.
+fn end_of_next(text: &str, from: usize) -> usize {
+    let mut at = (from + 1).min(text.len());
+    for line in text[at..].split_inclusive('\n') {
+        at += line.len();
+        let line = line.trim();
+        if !line.is_empty() && !line.starts_with("//") {
+            break;
+        }
+    }
+    // An offset at the very end of the text belongs to the last line.
+    if at == text.len() { at + 1 } else { at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Warnings at the beginning of these parts of a text, silenced; what is left, by its message.
+    fn left(text: &str, warned: &[(Code, &str)]) -> Vec<String> {
+        let mut sources = Sources::default();
+        let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
+        let warning = |(code, part): &(Code, &str)| {
+            let at = text.find(part).expect("a part of the text");
+            Diagnostic::warning(*code, Span::new(file, at, at + part.len()), *part)
+        };
+        let mut diagnostics: Vec<Diagnostic> = warned.iter().map(warning).collect();
+        silence(&sources, &mut diagnostics, true);
+        diagnostics.into_iter().map(|finding| finding.message).collect()
+    }
+
+    const CODE: Code = Code::UnusedDomain;
+
+    #[test]
+    fn a_comment_covers_its_line_or_the_one_below() {
+        assert_eq!(left("aa bb // allow(unused-domain): yes\ncc\n", &[(CODE, "bb"), (CODE, "cc")]), ["cc"]);
+        assert_eq!(
+            left("aa\n// allow(unused-domain): yes\nbb\ncc\n", &[(CODE, "aa"), (CODE, "bb"), (CODE, "cc")]),
+            ["aa", "cc"]
+        );
+        let stacked = "  // allow(unused-domain): yes\n  // allow(unused-teacher): no\n\n  /// Of aa.\n  aa";
+        assert_eq!(left(stacked, &[(CODE, "aa"), (Code::UnusedTeacher, "aa")]), [""; 0]);
+        // At the very end of the text.
+        assert_eq!(left("// allow(unused-domain): é\naa", &[(CODE, "aa")]), [""; 0]);
+    }
+
+    #[test]
+    fn another_code_is_not_covered() {
+        let found = left("// allow(unused-teacher): yes\naa\n", &[(CODE, "aa")]);
+        assert_eq!(found, ["aa", "there is no `unused-teacher` here to silence"]);
+    }
+
+    #[test]
+    fn without_a_reason_nothing_is_silenced() {
+        for comment in
+            ["// allow(unused-domain)", "// allow(unused-domain): ", "// allow(unused-domain) but why"]
+        {
+            let found = left(&format!("{comment}\naa\n"), &[(CODE, "aa")]);
+            assert_eq!(
+                found,
+                ["aa", "this `allow(unused-domain)` gives no reason, so it silences nothing"],
+                "{comment}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_stay() {
+        let text = "aa // allow(syntax): é\n";
+        let mut sources = Sources::default();
+        let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
+        let mut diagnostics = vec![Diagnostic::error(Code::Syntax, Span::new(file, 0, 2), "wrong")];
+        silence(&sources, &mut diagnostics, true);
+        let messages: Vec<&str> = diagnostics.iter().map(|finding| finding.message.as_str()).collect();
+        assert_eq!(messages, ["wrong", "`syntax` is an error here: errors can't be silenced"]);
+        assert_eq!(insertion(&sources, &diagnostics[0]), None);
+    }
+
+    #[test]
+    fn the_inserted_comment_silences_once_a_reason_is_written() {
+        let text = "model a {\n  é = bb\n}\n";
+        let mut sources = Sources::default();
+        let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
+        let at = text.find("bb").expect("it is there");
+        let fix = insertion(&sources, &Diagnostic::warning(CODE, Span::new(file, at, at + 2), "bb"))
+            .expect("a warning");
+        let mut edited = text.to_owned();
+        edited.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
+        assert_eq!(edited, "model a {\n  // allow(unused-domain): \n  é = bb\n}\n");
+        assert_eq!(left(&edited, &[(CODE, "bb")]).len(), 2);
+        assert_eq!(left(&edited.replace("): ", "): meant"), &[(CODE, "bb")]), [""; 0]);
+    }
+}

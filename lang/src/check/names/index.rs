@@ -1,0 +1,282 @@
+//! What every name resolves to, for editors: one entry a use, across all files of the analysis.
+//!
+//! The evaluator follows values, so it visits a body once per call, or never: a library's `for d in domains`
+//! has no domain to turn over, and a call with a wrong argument stops before its other arguments. A rename
+//! must not miss those places. So uses are found by one walk over the trees that applies the evaluator's
+//! rules for names (locals, then signals inside objectives, then the file's items, then built-ins), and only
+//! what a name is worth comes from the evaluator.
+
+mod walk;
+
+use std::cell::LazyCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::formula::{Axis, Unit};
+use crate::source::{FileId, Span};
+use crate::syntax::ast::ItemKind;
+use crate::syntax::ast::Module;
+
+use crate::check::builtins::Builtin;
+use crate::check::builtins::vocabulary::{Key, SignalName, Word};
+use crate::check::names::modules::Modules;
+use crate::check::values::value::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SymbolId(pub u32);
+
+/// Something with a name and a place where it is declared.
+#[derive(Debug)]
+pub struct Symbol {
+    pub name: String,
+    pub kind: SymbolKind,
+    /// Its name, where it is declared.
+    pub span: Span,
+    /// The whole declaration.
+    pub extent: Span,
+    pub doc: String,
+    pub public: bool,
+    /// The item that a parameter or local belongs to.
+    pub owner: Option<SymbolId>,
+    /// What it is worth, where the evaluator came by.
+    pub worth: Option<Worth>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SymbolKind {
+    Param,
+    Let,
+    Fn,
+    Domain,
+    Reward,
+    Schedule,
+    Model,
+    Teacher,
+    Template,
+    Rollout,
+    Divergence,
+    Panel,
+    Eval,
+    Stage,
+    Objective,
+    /// Of a `fn`, `stage`, `objective`, `teacher`, `template`, `rollout` or `divergence`.
+    Parameter,
+    /// A `let` of an objective.
+    LocalLet,
+    Term,
+    /// `d` of `for d in domains` and `[d in domains]`.
+    Turn,
+    /// `m` of `for d in domains, m = start`.
+    Carried,
+    /// `w` of `... where w = ...`.
+    Where,
+    /// A model that a `train` stage trains.
+    Trained,
+    /// `follow` of `step follow { ... }`.
+    Step,
+}
+
+impl SymbolKind {
+    /// What an item declares; none for items without a name.
+    pub fn of(item: &ItemKind) -> Option<SymbolKind> {
+        Some(match item {
+            ItemKind::Param(_) => SymbolKind::Param,
+            ItemKind::Let { .. } => SymbolKind::Let,
+            ItemKind::Fn { .. } => SymbolKind::Fn,
+            ItemKind::Domain { .. } => SymbolKind::Domain,
+            ItemKind::Reward { .. } => SymbolKind::Reward,
+            ItemKind::Schedule { .. } => SymbolKind::Schedule,
+            ItemKind::Model(_) => SymbolKind::Model,
+            ItemKind::Teacher { .. } => SymbolKind::Teacher,
+            ItemKind::Template { .. } => SymbolKind::Template,
+            ItemKind::Rollout { .. } => SymbolKind::Rollout,
+            ItemKind::Divergence { .. } => SymbolKind::Divergence,
+            ItemKind::Panel { .. } => SymbolKind::Panel,
+            ItemKind::Eval { .. } => SymbolKind::Eval,
+            ItemKind::Stage { .. } => SymbolKind::Stage,
+            ItemKind::Objective { .. } => SymbolKind::Objective,
+            ItemKind::Use(_)
+            | ItemKind::Experiment { .. }
+            | ItemKind::Route(_)
+            | ItemKind::Compare { .. }
+            | ItemKind::Sweep { .. } => return None,
+        })
+    }
+
+    /// As declared in source text, or in the reader's words.
+    pub fn name(self) -> &'static str {
+        match self {
+            SymbolKind::Param => "param",
+            SymbolKind::Let | SymbolKind::LocalLet => "let",
+            SymbolKind::Fn => "fn",
+            SymbolKind::Domain => "domain",
+            SymbolKind::Reward => "reward",
+            SymbolKind::Schedule => "schedule",
+            SymbolKind::Model => "model",
+            SymbolKind::Teacher => "teacher",
+            SymbolKind::Template => "template",
+            SymbolKind::Rollout => "rollout",
+            SymbolKind::Divergence => "divergence",
+            SymbolKind::Panel => "panel",
+            SymbolKind::Eval => "eval",
+            SymbolKind::Stage => "stage",
+            SymbolKind::Objective => "objective",
+            SymbolKind::Parameter => "parameter",
+            SymbolKind::Term => "term",
+            SymbolKind::Turn => "each",
+            SymbolKind::Carried => "carried",
+            SymbolKind::Where => "where",
+            SymbolKind::Trained => "trains",
+            SymbolKind::Step => "step",
+        }
+    }
+
+    pub fn is_callable(self) -> bool {
+        matches!(self, SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Objective)
+    }
+}
+
+/// What a name stands for, as far as the checker knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worth {
+    /// `a number`, `a model`, `the family `expert``
+    pub description: String,
+    pub number: Option<(Unit, Axis)>,
+    pub live: bool,
+    /// Known before the run, and the same wherever it is used.
+    pub constant: Option<f64>,
+}
+
+impl Worth {
+    pub(in crate::check) fn of(value: &Value) -> Option<Worth> {
+        let (number, live) = match value {
+            Value::Error => return None,
+            Value::Formula(formula) => (Some((formula.unit(), formula.axis())), formula.live()),
+            _ => (None, false),
+        };
+        Some(Worth { description: value.describe(), number, live, constant: value.constant() })
+    }
+}
+
+/// What the evaluator tells of the names inside objectives.
+#[derive(Default)]
+pub struct Facts {
+    worths: HashMap<Span, Worth>,
+}
+
+impl Facts {
+    /// A body is evaluated once per call; what differs between calls is no constant.
+    pub fn record(&mut self, declared: Span, worth: &Worth) {
+        let mut worth = worth.clone();
+        if let Some(before) = self.worths.get(&declared)
+            && before.constant != worth.constant
+        {
+            worth.constant = None;
+        }
+        self.worths.insert(declared, worth);
+    }
+}
+
+/// What a name in the text refers to.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    Symbol(SymbolId),
+    /// The module named in a `use`.
+    Module(FileId),
+    Builtin(&'static Builtin),
+    Signal(&'static SignalName),
+    /// `.logp`
+    Part(&'static SignalName),
+    /// A word of a fixed list.
+    Word(&'static Word),
+    /// A setting of a block.
+    Key(&'static Key),
+    /// A field of the data.
+    Field,
+    /// `domains`: every domain of the experiment.
+    Domains,
+    /// `domain` in a route: the one that is being routed.
+    RoutedDomain,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    pub span: Span,
+    pub target: Target,
+    /// The name is declared here.
+    pub declares: bool,
+}
+
+/// An index that is built when it is first asked for: findings are needed after every keystroke, names are
+/// not.
+pub type LazyIndex = LazyCell<Index, Box<dyn FnOnce() -> Index>>;
+
+/// Names and trees of one analysis.
+#[derive(Default)]
+pub struct Index {
+    pub symbols: Vec<Symbol>,
+    /// Sorted by place.
+    uses: Vec<Use>,
+    trees: Vec<(FileId, Rc<Module>)>,
+}
+
+impl Index {
+    pub fn symbol(&self, id: SymbolId) -> &Symbol {
+        &self.symbols[id.0 as usize]
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = SymbolId> {
+        (0..self.symbols.len() as u32).map(SymbolId)
+    }
+
+    pub fn tree(&self, file: FileId) -> Option<&Module> {
+        self.trees.iter().find(|(known, _)| *known == file).map(|(_, tree)| tree.as_ref())
+    }
+
+    /// Every name of a file, in order.
+    pub fn uses_in(&self, file: FileId) -> &[Use] {
+        let start = self.uses.partition_point(|a_use| a_use.span.file < file);
+        let end = self.uses.partition_point(|a_use| a_use.span.file <= file);
+        &self.uses[start..end]
+    }
+
+    /// The name at an offset; a cursor right behind a name still means it.
+    pub fn at(&self, file: FileId, offset: u32) -> Option<Use> {
+        let uses = self.uses_in(file);
+        let after = uses.partition_point(|a_use| a_use.span.start <= offset);
+        uses[..after].iter().rev().take(2).find(|a_use| offset <= a_use.span.end).copied()
+    }
+
+    /// Every place that names a symbol, its declaration included, in order.
+    pub fn places(&self, id: SymbolId) -> impl Iterator<Item = Use> {
+        self.uses
+            .iter()
+            .copied()
+            .filter(move |a_use| matches!(a_use.target, Target::Symbol(target) if target == id))
+    }
+
+    /// The symbol that is declared at a place.
+    pub fn declared_at(&self, span: Span) -> Option<SymbolId> {
+        self.ids().find(|id| self.symbol(*id).span == span)
+    }
+
+    /// The parameters of an item, in order: they are declared right after it.
+    pub fn parameters(&self, id: SymbolId) -> impl Iterator<Item = SymbolId> {
+        let of_it = move |child: &SymbolId| {
+            self.symbols
+                .get(child.0 as usize)
+                .is_some_and(|child| child.owner == Some(id) && child.kind == SymbolKind::Parameter)
+        };
+        (id.0 + 1..).map(SymbolId).take_while(of_it)
+    }
+
+    pub(in crate::check) fn lazy(modules: Modules, facts: Facts) -> LazyIndex {
+        LazyCell::new(Box::new(move || Index::build(&modules, facts)))
+    }
+
+    fn build(modules: &Modules, facts: Facts) -> Index {
+        let mut index = walk::walk(modules, facts);
+        index.uses.sort_by_key(|a_use| a_use.span);
+        index
+    }
+}

@@ -1,0 +1,529 @@
+//! The walk over the trees that finds every name and what it means there.
+
+use std::collections::HashMap;
+
+use crate::source::{FileId, Span};
+use crate::syntax::ast::{
+    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
+    Module, Name, Parameter, Route, Statement, Use as Import,
+};
+
+use super::{Facts, Index, Symbol, SymbolId, SymbolKind, Target, Use, Worth};
+use crate::check::builtins;
+use crate::check::builtins::vocabulary::{self, Key, Takes, Word};
+use crate::check::names::items::signature;
+use crate::check::names::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
+
+/// Names, their uses and the trees of all files, in no order.
+pub(super) fn walk(modules: &Modules, facts: Facts) -> Index {
+    let mut walk = Walk {
+        modules,
+        facts,
+        index: Index::default(),
+        items: HashMap::new(),
+        parts: HashMap::new(),
+        locals: Vec::new(),
+        owner: None,
+    };
+    for (id, file) in modules.files() {
+        walk.declare_items(id, file, &modules.tree(id));
+    }
+    for (id, file) in modules.files() {
+        let tree = modules.tree(id);
+        for (index, item) in tree.items.iter().enumerate() {
+            walk.owner = walk.items.get(&ItemId { module: id, index }).map(|known| known.symbol);
+            walk.item(&Scope { module: id, signals: false }, ItemId { module: id, index }, item);
+            walk.locals.clear();
+        }
+        walk.index.trees.push((file, tree));
+    }
+    walk.index
+}
+
+/// An item's symbol and those of its parameters.
+struct Known {
+    symbol: SymbolId,
+    parameters: Vec<SymbolId>,
+}
+
+/// Which names an expression sees, besides the locals.
+#[derive(Clone, Copy)]
+struct Scope {
+    module: ModuleId,
+    /// Inside an objective or a function, where signals come before the file's items.
+    signals: bool,
+}
+
+struct Walk<'a> {
+    modules: &'a Modules,
+    facts: Facts,
+    index: Index,
+    items: HashMap<ItemId, Known>,
+    /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
+    parts: HashMap<Span, SymbolId>,
+    locals: Vec<(String, Target)>,
+    owner: Option<SymbolId>,
+}
+
+impl Walk<'_> {
+    fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
+        for (index, item) in tree.items.iter().enumerate() {
+            let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else {
+                continue;
+            };
+            let Some(kind) = SymbolKind::of(&item.kind) else { continue };
+            let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
+            let id = ItemId { module, index };
+            let worth = match self.modules.progress.get(&id) {
+                Some(Progress::Done(value)) if !kind.is_callable() => Worth::of(value),
+                Some(Progress::Repeated { worth, .. }) => worth.clone(),
+                _ => None,
+            };
+            self.owner = None;
+            let symbol = self.declare(name, kind, item.span);
+            let declared = &mut self.index.symbols[symbol.0 as usize];
+            (declared.doc, declared.public, declared.worth) = (item.doc.clone(), item.public, worth);
+            self.owner = Some(symbol);
+            let parameters = parameters.iter().map(|parameter| {
+                let extent = parameter
+                    .default
+                    .as_ref()
+                    .map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
+                self.declare(&parameter.name, SymbolKind::Parameter, extent)
+            });
+            let parameters = parameters.collect();
+            if let ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } = &item.kind {
+                self.declare_parts(&binding.value);
+            }
+            self.items.insert(id, Known { symbol, parameters });
+        }
+    }
+
+    /// The bindings of a teacher's `where`, the models and steps of a `train` stage.
+    fn declare_parts(&mut self, value: &Expr) {
+        match &value.kind {
+            ExprKind::Where { bindings, .. } => {
+                for (name, value) in bindings {
+                    let symbol = self.declare(name, SymbolKind::Where, name.span.to(value.span));
+                    self.parts.insert(name.span, symbol);
+                }
+            }
+            ExprKind::For { body, .. } => self.declare_parts(body),
+            ExprKind::Call { block: Some(block), .. } => {
+                for statement in &block.statements {
+                    if let Statement::Trains { name, value } = statement {
+                        let symbol = self.declare(name, SymbolKind::Trained, name.span.to(value.span));
+                        self.parts.insert(name.span, symbol);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A name that [`Self::declare_parts`] knows already, or else a new one, seen from here on.
+    fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
+        match self.parts.get(&name.span) {
+            Some(known) => self.locals.push((name.text.clone(), Target::Symbol(*known))),
+            None => self.bind(name, kind, extent),
+        }
+    }
+
+    fn declare(&mut self, name: &Name, kind: SymbolKind, extent: Span) -> SymbolId {
+        let id = SymbolId(self.index.symbols.len() as u32);
+        self.index.symbols.push(Symbol {
+            name: name.text.clone(),
+            kind,
+            span: name.span,
+            extent,
+            doc: String::new(),
+            public: false,
+            owner: self.owner,
+            worth: self.facts.worths.remove(&name.span),
+        });
+        self.index.uses.push(Use { span: name.span, target: Target::Symbol(id), declares: true });
+        id
+    }
+
+    fn bind(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
+        let id = self.declare(name, kind, extent);
+        self.locals.push((name.text.clone(), Target::Symbol(id)));
+    }
+
+    fn record(&mut self, span: Span, target: Target) {
+        self.index.uses.push(Use { span, target, declares: false });
+    }
+
+    fn item(&mut self, scope: &Scope, id: ItemId, item: &Item) {
+        match &item.kind {
+            ItemKind::Use(import) => self.import(scope, import),
+            ItemKind::Experiment { block, .. } => self.block(scope, block, vocabulary::EXPERIMENT),
+            ItemKind::Compare { block, .. } => self.block(scope, block, vocabulary::COMPARE),
+            ItemKind::Domain { block, .. } => self.block(scope, block, vocabulary::DOMAIN),
+            ItemKind::Param(Parameter { default: value, .. }) => {
+                if let Some(value) = value {
+                    self.expr(scope, value);
+                }
+            }
+            ItemKind::Let { value, .. }
+            | ItemKind::Reward { value, .. }
+            | ItemKind::Schedule { value, .. } => {
+                self.expr(scope, value);
+            }
+            ItemKind::Fn { parameters, body, .. } => {
+                self.parameters(scope, id, parameters);
+                self.expr(&Scope { signals: true, ..*scope }, body);
+            }
+            ItemKind::Stage { parameters, body, .. } => {
+                self.parameters(scope, id, parameters);
+                self.expr(scope, body);
+            }
+            ItemKind::Objective { parameters, body, .. } => {
+                self.parameters(scope, id, parameters);
+                self.objective(&Scope { signals: true, ..*scope }, body);
+            }
+            ItemKind::Model(binding) => self.binding(scope, binding),
+            ItemKind::Teacher { binding, parameters } => {
+                self.parameters(scope, id, parameters);
+                self.binding(scope, binding);
+            }
+            ItemKind::Template { parameters, text: value, .. }
+            | ItemKind::Rollout { parameters, body: value, .. }
+            | ItemKind::Divergence { parameters, body: value, .. } => {
+                self.parameters(scope, id, parameters);
+                self.expr(scope, value);
+            }
+            ItemKind::Panel { value, .. } => self.expr(scope, value),
+            ItemKind::Eval { block, .. } => {
+                self.block(scope, block, vocabulary::keys("eval").unwrap_or_default())
+            }
+            ItemKind::Sweep { axes, .. } => {
+                for Family { name, over } in axes {
+                    if let Some(target) = self.resolve(scope, &name.text) {
+                        self.record(name.span, target);
+                    }
+                    self.expr(scope, over);
+                }
+            }
+            ItemKind::Route(route) => self.route(scope, route),
+        }
+    }
+
+    fn import(&mut self, scope: &Scope, import: &Import) {
+        let path: Vec<&str> = import.module.iter().map(|name| name.text.as_str()).collect();
+        let Some((module, file)) = self.modules.at_path(&path) else { return };
+        if let (Some(first), Some(last)) = (import.module.first(), import.module.last()) {
+            self.record(first.span.to(last.span), Target::Module(file));
+        }
+        let tree = self.modules.tree(module);
+        for name in &import.names {
+            let found = tree
+                .items
+                .iter()
+                .position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
+            if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
+                let target = Target::Symbol(known.symbol);
+                debug_assert_eq!(name.span.file, self.modules.file(scope.module));
+                self.record(name.span, target);
+            }
+        }
+    }
+
+    /// Defaults see the file's items alone; the parameters are bound afterwards.
+    fn parameters(&mut self, scope: &Scope, id: ItemId, parameters: &[Parameter]) {
+        for default in parameters.iter().filter_map(|parameter| parameter.default.as_ref()) {
+            self.expr(scope, default);
+        }
+        for parameter in parameters {
+            if let Some(word) =
+                parameter.annotation.as_ref().and_then(|name| find_word(vocabulary::TYPES, &name.text))
+            {
+                self.record(
+                    parameter.annotation.as_ref().map_or(parameter.name.span, |name| name.span),
+                    Target::Word(word),
+                );
+            }
+        }
+        if let Some(known) = self.items.get(&id) {
+            let bound = parameters.iter().zip(&known.parameters);
+            self.locals.extend(
+                bound.map(|(parameter, symbol)| (parameter.name.text.clone(), Target::Symbol(*symbol))),
+            );
+        }
+    }
+
+    fn binding(&mut self, scope: &Scope, binding: &Binding) {
+        if let Some(index) = &binding.index {
+            self.turn(scope, index);
+        }
+        self.expr(scope, &binding.value);
+    }
+
+    fn turn(&mut self, scope: &Scope, index: &Family) {
+        self.expr(scope, &index.over);
+        self.bind(&index.name, SymbolKind::Turn, index.name.span.to(index.over.span));
+    }
+
+    fn route(&mut self, scope: &Scope, route: &Route) {
+        for Arm { index, condition, target, .. } in &route.arms {
+            let outer = self.locals.len();
+            if let Some(index) = index {
+                self.turn(scope, index);
+            }
+            self.locals.push(("domain".to_owned(), Target::RoutedDomain));
+            if let Condition::When(condition) = condition {
+                self.expr(scope, condition);
+            }
+            self.expr(scope, target);
+            self.locals.truncate(outer);
+        }
+    }
+
+    fn objective(&mut self, scope: &Scope, body: &Block) {
+        for statement in &body.statements {
+            match statement {
+                Statement::Let { name, index, value } => {
+                    self.indexed(scope, index.as_ref(), value);
+                    self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
+                }
+                Statement::Term { name, index, value, block } => {
+                    let outer = self.locals.len();
+                    if let Some(index) = index {
+                        self.turn(scope, index);
+                    }
+                    self.expr(scope, value);
+                    self.declare(name, SymbolKind::Term, name.span.to(value.span));
+                    if let Some(block) = block {
+                        self.block(scope, block, vocabulary::keys("term").unwrap_or_default());
+                    }
+                    self.locals.truncate(outer);
+                }
+                Statement::Trains { value, .. } => self.expr(scope, value),
+                Statement::Step { block, .. } => self.block(scope, block, &[]),
+                Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, vocabulary::OBJECTIVE),
+                Statement::Route(route) => self.route(scope, route),
+            }
+        }
+    }
+
+    /// A value, once per element of its index if it has one.
+    fn indexed(&mut self, scope: &Scope, index: Option<&Family>, value: &Expr) {
+        let outer = self.locals.len();
+        if let Some(index) = index {
+            self.turn(scope, index);
+        }
+        self.expr(scope, value);
+        self.locals.truncate(outer);
+    }
+
+    fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [Key]) {
+        let outer = self.locals.len();
+        // Each of the models that are trained together is known to the settings of all.
+        for statement in &block.statements {
+            if let Statement::Trains { name, value } = statement {
+                self.bind_part(name, SymbolKind::Trained, name.span.to(value.span));
+            }
+        }
+        for statement in &block.statements {
+            match statement {
+                Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, keys),
+                Statement::Let { index, value, .. } | Statement::Term { index, value, .. } => {
+                    self.indexed(scope, index.as_ref(), value);
+                }
+                Statement::Trains { value, .. } => self.expr(scope, value),
+                Statement::Step { name, block } => {
+                    self.declare(name, SymbolKind::Step, name.span.to(block.span));
+                    self.block(scope, block, vocabulary::keys("step").unwrap_or_default());
+                }
+                Statement::Route(route) => self.route(scope, route),
+            }
+        }
+        self.locals.truncate(outer);
+    }
+
+    fn entry(&mut self, scope: &Scope, name: &Name, value: &Expr, keys: &'static [Key]) {
+        let key = keys.iter().find(|key| key.name == name.text);
+        if let Some(key) = key {
+            self.record(name.span, Target::Key(key));
+        }
+        self.place(scope, value, key.map_or(Takes::Formula, |key| key.takes));
+    }
+
+    /// An expression where a bare name may be a word instead.
+    fn place(&mut self, scope: &Scope, expr: &Expr, takes: Takes) {
+        match (&expr.kind, takes) {
+            (ExprKind::Name(name), Takes::Words(words)) => {
+                if let Some(word) = find_word(words, name) {
+                    self.record(expr.span, Target::Word(word));
+                }
+            }
+            (ExprKind::Name(name), Takes::Support) if name == "full" => {
+                self.record(expr.span, Target::Word(&vocabulary::FULL[0]))
+            }
+            (ExprKind::Name(_), Takes::Field) => self.record(expr.span, Target::Field),
+            (ExprKind::Then { first, second }, Takes::Reduce) => {
+                self.place(scope, first, takes);
+                self.place(scope, second, takes);
+            }
+            (ExprKind::Call { callee, arguments, .. }, Takes::Reduce) => {
+                self.place(scope, callee, Takes::Words(vocabulary::REDUCTIONS));
+                for argument in arguments {
+                    self.place(scope, &argument.value, Takes::Words(vocabulary::AXES));
+                }
+            }
+            (ExprKind::By { value, block, .. }, _) => {
+                self.place(scope, value, takes);
+                self.block(scope, block, vocabulary::keys("by").unwrap_or_default());
+            }
+            (ExprKind::Match { arms }, _) => {
+                for MatchArm { condition, value, .. } in arms {
+                    if let Condition::When(condition) = condition {
+                        self.expr(scope, condition);
+                    }
+                    self.place(scope, value, takes);
+                }
+            }
+            // A denominator is an expression: `sum(token, over: batch) / sum(w, over: batch)`.
+            (ExprKind::Binary { left, right, .. }, Takes::Reduce) => {
+                self.place(scope, left, takes);
+                self.expr(scope, right);
+            }
+            _ => self.expr(scope, expr),
+        }
+    }
+
+    fn expr(&mut self, scope: &Scope, expr: &Expr) {
+        match &expr.kind {
+            ExprKind::Number { .. } | ExprKind::Text(_) | ExprKind::Bool(_) | ExprKind::Error => {}
+            ExprKind::Name(name) => {
+                if let Some(target) = self.resolve(scope, name) {
+                    self.record(expr.span, target);
+                }
+            }
+            ExprKind::Field { base, field } => {
+                self.expr(scope, base);
+                if let Some(part) = self.part_of(scope, base, field) {
+                    self.record(field.span, Target::Symbol(part));
+                } else if let Some(part) = vocabulary::PARTS.iter().find(|part| part.name == field.text) {
+                    self.record(field.span, Target::Part(part));
+                }
+            }
+            ExprKind::Call { callee, arguments, block } => {
+                self.call(scope, callee, arguments, block.as_ref())
+            }
+            ExprKind::List(items) => items.iter().for_each(|item| self.expr(scope, item)),
+            ExprKind::Unary { operand, .. } | ExprKind::Live(operand) => self.expr(scope, operand),
+            ExprKind::Index { base: left, index: right }
+            | ExprKind::Binary { left, right, .. }
+            | ExprKind::Arrow { from: left, to: right }
+            | ExprKind::Versus { left, right }
+            | ExprKind::Then { first: left, second: right }
+            | ExprKind::Range { low: left, high: right } => {
+                self.expr(scope, left);
+                self.expr(scope, right);
+            }
+            ExprKind::Pipe { value, through } => {
+                self.expr(scope, value);
+                // An edit reads what the rollout gave: `keep(correct)`.
+                self.expr(&Scope { signals: true, ..*scope }, through);
+            }
+            ExprKind::Where { value, bindings } => {
+                let outer = self.locals.len();
+                for (name, value) in bindings {
+                    self.expr(scope, value);
+                    self.bind_part(name, SymbolKind::Where, name.span.to(value.span));
+                }
+                self.expr(scope, value);
+                self.locals.truncate(outer);
+            }
+            ExprKind::Match { .. } | ExprKind::By { .. } => self.place(scope, expr, Takes::Formula),
+            ExprKind::For { index, carried, body } => {
+                let outer = self.locals.len();
+                if let Some(carried) = carried {
+                    self.expr(scope, &carried.start);
+                }
+                self.turn(scope, index);
+                if let Some(carried) = carried {
+                    self.bind(&carried.name, SymbolKind::Carried, carried.name.span.to(carried.start.span));
+                }
+                self.expr(scope, body);
+                self.locals.truncate(outer);
+            }
+        }
+    }
+
+    /// `star.w`, `pair.guide`: a name that the value of an item declares.
+    fn part_of(&self, scope: &Scope, base: &Expr, field: &Name) -> Option<SymbolId> {
+        let ExprKind::Name(name) = &base.kind else { return None };
+        let Some(Target::Symbol(owner)) = self.resolve(scope, name) else { return None };
+        self.parts.values().copied().find(|part| {
+            let part = &self.index.symbols[part.0 as usize];
+            part.owner == Some(owner) && part.name == field.text
+        })
+    }
+
+    fn resolve(&self, scope: &Scope, name: &str) -> Option<Target> {
+        if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| local == name) {
+            return Some(*target);
+        }
+        if let Some(signal) = vocabulary::signal(name).filter(|_| scope.signals) {
+            return Some(Target::Signal(signal));
+        }
+        if let Some(declared) = self.modules.lookup(scope.module, name) {
+            return self.items.get(&declared.item).map(|known| Target::Symbol(known.symbol));
+        }
+        if name == "domains" {
+            return Some(Target::Domains);
+        }
+        builtins::find(name).map(Target::Builtin)
+    }
+
+    fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {
+        self.expr(scope, callee);
+        let target = match &callee.kind {
+            ExprKind::Name(name) => self.resolve(scope, name),
+            _ => None,
+        };
+        let mut position = 0;
+        for argument in arguments {
+            if argument.name.is_none() {
+                position += 1;
+            }
+            let takes = match target {
+                Some(Target::Builtin(builtin)) => {
+                    let parameter = match &argument.name {
+                        Some(name) => Some(name.text.as_str()),
+                        None => builtin.parameters.get(position - 1).copied(),
+                    };
+                    parameter.map_or(Takes::Formula, |parameter| vocabulary::takes(builtin, parameter))
+                }
+                Some(Target::Symbol(symbol)) => {
+                    self.label(symbol, argument);
+                    Takes::Formula
+                }
+                _ => Takes::Formula,
+            };
+            self.place(scope, &argument.value, takes);
+        }
+        if let Some(block) = block {
+            let keys = match target {
+                Some(Target::Builtin(builtin)) => vocabulary::keys(builtin.name).unwrap_or_default(),
+                _ => &[],
+            };
+            self.block(scope, block, keys);
+        }
+    }
+
+    /// `clip_at: 5` names a parameter of the callee.
+    fn label(&mut self, callee: SymbolId, argument: &Argument) {
+        let Some(name) = &argument.name else { return };
+        let parameter = self.index.parameters(callee).find(|id| self.index.symbol(*id).name == name.text);
+        if let Some(parameter) = parameter {
+            self.record(name.span, Target::Symbol(parameter));
+        }
+    }
+}
+
+fn find_word(words: &'static [Word], name: &str) -> Option<&'static Word> {
+    words.iter().find(|word| word.name == name)
+}

@@ -1,0 +1,186 @@
+//! Names of the entry file that nothing reads: a coefficient that changes nothing is the oldest silent
+//! mistake of all.
+//!
+//! It is enough to look for the word. A name that stands somewhere else in the body counts as read, whatever
+//! it means there, so that nothing is reported that may be in use; and the text is at hand, where the index
+//! of names would have to be built first.
+
+use crate::diag::{Code, Diagnostic};
+use crate::source::{FileId, Span};
+use crate::syntax::ast::{Index, Item, ItemKind, Name, Route, Statement, Use};
+use crate::syntax::words::is_word_byte;
+
+use crate::check::Checker;
+use crate::check::names::allow::with_blanks;
+use crate::check::names::items::signature;
+use crate::check::names::modules::ModuleId;
+
+const ENTRY: ModuleId = ModuleId(0);
+
+/// A name, where it is declared, and where it could be read.
+struct Declared {
+    what: &'static str,
+    name: String,
+    span: Span,
+    within: Span,
+    /// What follows from it, and the way out.
+    effect: &'static str,
+    help: &'static str,
+}
+
+impl Declared {
+    fn new(what: &'static str, name: &Name, within: Span) -> Declared {
+        let (effect, help) = ("it changes nothing", "use it where its value belongs, or remove it");
+        Declared { what, name: name.text.clone(), span: name.span, within, effect, help }
+    }
+
+    /// `d` of `[d in domains]`; `within` is all that may read it.
+    fn variable(index: &Index, within: Span) -> Declared {
+        let (effect, help) =
+            ("all members are the same", "read it where they differ, such as `on: d`, or declare just one");
+        Declared { effect, help, ..Declared::new("variable", &index.name, within) }
+    }
+}
+
+impl Checker {
+    pub(in crate::check) fn warn_of_unused_names(&mut self) {
+        let tree = self.modules.tree(ENTRY);
+        let mut declared = Vec::new();
+        // To be swept over or imported is not to be read.
+        let mut passed_over = Vec::new();
+        let mut imports = Vec::new();
+        let file = self.modules.file(ENTRY);
+        let text = self.sources.file(file).text.as_str();
+        let everywhere = Span::new(file, 0, text.len());
+        for item in &tree.items {
+            match &item.kind {
+                ItemKind::Param(parameter) => {
+                    declared.push(Declared::new("param", &parameter.name, everywhere))
+                }
+                ItemKind::Let { name, .. } if !item.public => {
+                    declared.push(Declared::new("let", name, everywhere))
+                }
+                ItemKind::Sweep { axes, .. } => passed_over.extend(axes.iter().map(|axis| axis.name.span)),
+                ItemKind::Use(import) => {
+                    passed_over.push(item.span);
+                    imports.push((&**item, import));
+                }
+                ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => {
+                    declared.extend(binding.index.iter().map(|index| Declared::variable(index, item.span)));
+                }
+                ItemKind::Route(route) => declared.extend(variables_of(route)),
+                ItemKind::Objective { body, .. } => {
+                    for statement in &body.statements {
+                        match statement {
+                            Statement::Let { name, index, value } => {
+                                declared.push(Declared::new("let", name, item.span));
+                                let within = name.span.to(value.span);
+                                declared.extend(index.iter().map(|index| Declared::variable(index, within)));
+                            }
+                            Statement::Term { name, index, value, block } => {
+                                let within =
+                                    name.span.to(block.as_ref().map_or(value.span, |block| block.span));
+                                declared.extend(index.iter().map(|index| Declared::variable(index, within)));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+            for parameter in signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters) {
+                declared.push(Declared::new("parameter", &parameter.name, item.span));
+            }
+        }
+        let unread = declared.into_iter().filter(|declared| !mentioned(text, file, declared, &passed_over));
+        let mut found: Vec<Diagnostic> = unread
+            .map(|Declared { what, name, span, effect, help, .. }| {
+                let text = format!("the {what} `{name}` is never read: {effect}");
+                Diagnostic::warning(Code::UnusedName, span, text).help(help)
+            })
+            .collect();
+        for (item, import) in imports {
+            let is_read = |name: &Name| {
+                // Imported domains take part like the file's own.
+                let domain = |id| matches!(self.modules.item(id).kind, ItemKind::Domain { .. });
+                self.modules.lookup_silently(ENTRY, &name.text).is_none_or(domain)
+                    || mentioned(text, file, &Declared::new("import", name, everywhere), &passed_over)
+            };
+            found.extend(unused_import(text, item, import, is_read));
+        }
+        for finding in found {
+            self.report(finding);
+        }
+    }
+}
+
+/// The variables of the arms of a route, `for d in domains: ...`.
+fn variables_of(route: &Route) -> impl Iterator<Item = Declared> {
+    let help = "read it in the condition or behind the arrow, or write the arm once: `else -> ...`";
+    let variable = move |index, within| Declared {
+        effect: "all of these arms are the same",
+        help,
+        ..Declared::variable(index, within)
+    };
+    route.arms.iter().filter_map(move |arm| Some(variable(arm.index.as_ref()?, arm.span)))
+}
+
+/// What is imported and not read, with the edit that takes it out.
+fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) -> bool) -> Vec<Diagnostic> {
+    let unread: Vec<usize> = (0..import.names.len()).filter(|at| !is_read(&import.names[*at])).collect();
+    let finding = |span: Span, names: &str| {
+        let text = format!("the import of {names} is never used");
+        Diagnostic::warning(Code::UnusedName, span, text).help("use what is imported, or remove the import")
+    };
+    let quoted = |at: usize| format!("`{}`", import.names[at].text);
+    if unread.len() == import.names.len() {
+        let names: Vec<String> = unread.iter().map(|at| quoted(*at)).collect();
+        let Some(first) = import.names.first() else { return Vec::new() };
+        let span = import.names.iter().fold(first.span, |span, name| span.to(name.span));
+        return vec![finding(span, &names.join(", ")).fix(
+            "remove the import",
+            with_blanks(text, item.span),
+            "",
+        )];
+    }
+    let one = |at: usize| {
+        let span = import.names[at].span;
+        let taken = match import.names.get(at + 1) {
+            Some(next) => Span { end: next.span.start, ..span },
+            None => Span { start: import.names[at - 1].span.end, ..span },
+        };
+        finding(span, &quoted(at)).fix(format!("remove {}", quoted(at)), taken, "")
+    };
+    unread.into_iter().map(one).collect()
+}
+
+/// Whether the word stands somewhere but where it is declared, imported or swept over.
+fn mentioned(text: &str, file: FileId, declared: &Declared, passed_over: &[Span]) -> bool {
+    let (start, end) = (declared.within.start as usize, declared.within.end as usize);
+    let bytes = text.as_bytes();
+    text[start..end].match_indices(declared.name.as_str()).any(|(at, word)| {
+        let (from, to) = (start + at, start + at + word.len());
+        let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
+            && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
+        let here = Span::new(file, from, to);
+        let passed = passed_over.iter().any(|span| span.start <= here.start && here.end <= span.end);
+        whole && here != declared.span && !passed && !in_comment(&bytes[..from])
+    })
+}
+
+/// Whether what follows `before` stands behind the `//` of its line.
+fn in_comment(before: &[u8]) -> bool {
+    let line =
+        before.iter().rposition(|byte| *byte == b'\n').map_or(before, |newline| &before[newline + 1..]);
+    let (mut text, mut at) = (false, 0);
+    while at < line.len() {
+        match line[at] {
+            b'\\' if text => at += 1,
+            b'"' => text = !text,
+            b'/' if !text && line.get(at + 1) == Some(&b'/') => return true,
+            _ => {}
+        }
+        at += 1;
+    }
+    false
+}

@@ -1,0 +1,239 @@
+//! What `live` may mark: the student's own numbers, divergences with the student in them, and losses on pairs
+//! and targets.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Rollout, RolloutSource};
+use crate::formula::{Axis, Formula, FormulaKind, Live, Part, Preference, PreferenceKind, Role, Signal};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr, ExprKind};
+
+use crate::check::Checker;
+use crate::check::builtins::{self, Builtin, Kind, LossName};
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// `live student.logp`, `live ratio`, `live kl(...)`, `live dpo(...)`
+    pub(in crate::check) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
+        if env.context != Context::Term {
+            let word = Span { end: operand.span.start, ..span };
+            self.report(
+                Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
+                    .label("no gradient flows from here")
+                    .help(
+                        "gradient flows from a term to the student; weights, selections and `let`s are \
+                         plain numbers",
+                    )
+                    .fix("remove `live`", word, "")
+                    .possibly(),
+            );
+            // Read as the plain number.
+            return self.evaluate(operand, env);
+        }
+        match &operand.kind {
+            ExprKind::Name(name) if name == "ratio" => return self.ratio(true, span),
+            ExprKind::Call { callee, arguments, .. } => {
+                if let ExprKind::Name(name) = &callee.kind
+                    && let Some(builtin) = builtins::find_loss(name)
+                {
+                    return self.loss(builtin, arguments, span, env);
+                }
+            }
+            _ => {}
+        }
+        let formula = match self.evaluate(operand, env) {
+            Value::Formula(formula) => formula,
+            Value::Error => return Value::Error,
+            Value::Role(role) => {
+                self.formula(Value::Role(role), operand.span);
+                return Value::Error;
+            }
+            other => {
+                return self.wrong_kind(
+                    operand.span,
+                    "`live` marks `student.logp`, `ratio` or a divergence",
+                    &other,
+                );
+            }
+        };
+        let live = match &formula.0.kind {
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
+                Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => {
+                    Live::Part(part.clone())
+                }
+                Part::Entropy
+                | Part::Top1
+                | Part::Rank
+                | Part::Deviation
+                | Part::StatedConfidence
+                | Part::Correct => {
+                    let text = format!("no gradient is defined through `student.{}` here", part.name());
+                    self.report(Diagnostic::error(Code::NotDifferentiable, span, text).help(
+                        "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or \
+                         a divergence",
+                    ));
+                    return Value::Error;
+                }
+            },
+            FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
+                Live::Divergence(divergence.clone())
+            }
+            FormulaKind::Signal(Signal::Divergence(_) | Signal::Of { .. }) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::NothingLive,
+                        span,
+                        "nothing here belongs to the student, so no gradient can flow",
+                    )
+                    .label("teachers and samplers are frozen")
+                    .help(
+                        "mark a number that the student computes: `live student.logp`, or a divergence with \
+                         `student` in it",
+                    ),
+                );
+                return Value::Error;
+            }
+            FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
+                let finding =
+                    Diagnostic::error(Code::NotDifferentiable, span, "no gradient flows through a reward");
+                self.report(finding.label("the verifier's verdict on the whole text").help(
+                    "a policy gradient weighs the log-probability with it: `-advantage * live \
+                     student.logp`, `-advantage * live ratio`",
+                ));
+                return Value::Error;
+            }
+            _ => {
+                self.report(
+                    Diagnostic::error(
+                        Code::NotDifferentiable,
+                        span,
+                        "`live` marks one of the student's own numbers",
+                    )
+                    .label("this is computed from several")
+                    .help(
+                        "write `live` directly before `student.logp`, `ratio` or a divergence: `a * live \
+                         student.logp`",
+                    ),
+                );
+                return Value::Error;
+            }
+        };
+        self.primitive(live, span)
+    }
+
+    fn primitive(&mut self, live: Live, span: Span) -> Value {
+        let origin = self.origin(span);
+        let (unit, axis) = (live.unit(), live.axis());
+        Value::Formula(Formula::new(FormulaKind::Live(live), unit, axis, true, origin))
+    }
+
+    fn loss(&mut self, builtin: &'static Builtin, arguments: &[Argument], span: Span, env: &Env) -> Value {
+        let Some(given) = self.builtin_arguments(builtin, arguments, span) else { return Value::Error };
+        let Kind::Loss(name) = builtin.kind else { unreachable!("the table of losses holds nothing else") };
+        let first = given[0].expect("required");
+        let live = match name {
+            LossName::Likelihood => {
+                let value = self.evaluate(first, env);
+                let role = self.role_of(
+                    value,
+                    first.span,
+                    "`nll` needs the role whose most probable token is the target",
+                );
+                // The student's own choice is a target too: it makes the student surer of it.
+                role.map(|of| Live::Likelihood { of })
+            }
+            LossName::Ranking => self.support(first, env).map(|order| Live::Ranking { order }),
+            LossName::Dpo | LossName::BradleyTerry => self.preference(name, &given, env),
+            LossName::SquaredError | LossName::BinaryCrossEntropy => self.error_against(name, &given, env),
+        };
+        live.map_or(Value::Error, |live| self.primitive(live, span))
+    }
+
+    /// Two completions of one prompt, one better than the other.
+    fn preference(&mut self, name: LossName, given: &[Option<&Expr>], env: &Env) -> Option<Live> {
+        let outside = env.with_context(Context::Objective);
+        let chosen = self.rollout_value(given[0].expect("required"), &outside);
+        let rejected = self.rollout_value(given[1].expect("required"), &outside);
+        let kind = match name {
+            LossName::Dpo => {
+                let expr = given[2].expect("required");
+                let value = self.evaluate(expr, &outside);
+                let beta = self.formula(value, expr.span)?;
+                if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
+                    let finding = Diagnostic::error(
+                        Code::OutOfRange,
+                        expr.span,
+                        "`beta` is one positive number for the whole step",
+                    );
+                    self.report(
+                        finding.help("it says how far the student may leave the reference; 0.1 is usual"),
+                    );
+                    return None;
+                }
+                PreferenceKind::Dpo { beta }
+            }
+            _ => PreferenceKind::BradleyTerry,
+        };
+        let on = match given[2].filter(|_| name == LossName::BradleyTerry) {
+            None => None,
+            Some(expr) => Some(self.span_value(expr, &outside)?),
+        };
+        let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
+        let own = |rollout: &Rollout| {
+            matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty()
+        };
+        if own(&chosen) && own(&rejected) {
+            let place = given[1].expect("required").span;
+            let text = "chosen and rejected completions come from the same source: nothing tells them apart";
+            self.report(Diagnostic::error(Code::OutOfRange, place, text));
+            return None;
+        }
+        Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))
+    }
+
+    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`
+    fn error_against(&mut self, name: LossName, given: &[Option<&Expr>], env: &Env) -> Option<Live> {
+        let outside = env.with_context(Context::Objective);
+        let (x, target) = (given[0].expect("required"), given[1].expect("required"));
+        let (x_value, target_value) = (self.evaluate(x, &outside), self.evaluate(target, &outside));
+        let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);
+        let squared = name == LossName::SquaredError;
+        let part = match &own.0.kind {
+            FormulaKind::Signal(Signal::Of {
+                role: Role::Student,
+                part: part @ (Part::Mean | Part::Score | Part::Value),
+            }) if squared => part.clone(),
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ Part::Confidence })
+                if !squared =>
+            {
+                part.clone()
+            }
+            _ => {
+                let text = match squared {
+                    true => "`mse` compares `student.mean`, `student.score` or `student.value` with a target",
+                    false => "`bce` compares `student.confidence` with a target",
+                };
+                self.report(Diagnostic::error(Code::WrongKind, x.span, text));
+                return None;
+            }
+        };
+        if formula.axis() > part.axis() {
+            let text = format!(
+                "the target is one number per {}, finer than what is compared",
+                formula.axis().name()
+            );
+            self.report(Diagnostic::error(Code::AxisMismatch, target.span, text));
+            return None;
+        }
+        let dimensions = match given.get(2).copied().flatten() {
+            Some(expr) => Some(self.counts(expr, "dimensions", env)?),
+            None => None,
+        };
+        Some(match squared {
+            true => Live::SquaredError { part, target: formula, dimensions },
+            false => Live::BinaryCrossEntropy { part, target: formula },
+        })
+    }
+}

@@ -1,0 +1,505 @@
+//! Objectives: `let`, `select`, `weight`, and terms.
+
+pub mod capability;
+pub mod live;
+pub mod pitfalls;
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Objective, Reduce, Rollout, Term};
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Index, ItemKind, Name, Statement};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::names::modules::ItemId;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::{Family, Value};
+
+/// What the settings of an objective come to.
+#[derive(Default)]
+struct Parts<'a> {
+    terms: Vec<Term>,
+    select: Option<Formula>,
+    weight: Option<Formula>,
+    temperature: Option<f64>,
+    reduce: Option<Reduce>,
+    seen: Vec<&'a Name>,
+    /// Something has been reported: no objective comes of it.
+    faulty: bool,
+}
+
+/// What stands in the block of one term.
+#[derive(Default)]
+struct TermSettings {
+    when: Option<Formula>,
+    weight: Option<Formula>,
+    reduce: Option<Reduce>,
+    data: Option<Rc<Rollout>>,
+}
+
+impl Checker {
+    /// The body of an objective whose parameters are bound in `env`.
+    pub(in crate::check) fn objective_body(
+        &mut self,
+        name: &Name,
+        body: &Block,
+        env: &Env,
+    ) -> Option<Objective> {
+        let mut outside = env.with_context(Context::Objective);
+        let mut parts = Parts::default();
+        let mut terms: Vec<&Name> = Vec::new();
+        for statement in &body.statements {
+            match statement {
+                Statement::Let { name, index, value } => {
+                    self.hides_nothing(name, &outside);
+                    let value = match index {
+                        None => self.evaluate(value, &outside),
+                        Some(index) => self.indexed(name, index, value, &outside),
+                    };
+                    self.record(name.span, &value);
+                    outside.bind(&name.text, value);
+                }
+                Statement::Term { name, index, value, block } => {
+                    if let Some(first) = terms.iter().find(|first| first.text == name.text) {
+                        let text = format!("the term `{}` is declared twice", name.text);
+                        let finding = Diagnostic::error(Code::DuplicateName, name.span, text)
+                            .label("declared again here");
+                        let help =
+                            "give one of them another name: losses, weights and curves are told apart by it";
+                        self.report(finding.because(first.span, "first declared here").help(help));
+                        parts.faulty = true;
+                        continue;
+                    }
+                    self.is_no_other(name, &outside);
+                    terms.push(name);
+                    let turns = match index {
+                        None => vec![(name.text.clone(), outside.clone())],
+                        Some(index) => self
+                            .turns(index, &outside)
+                            .into_iter()
+                            .map(|(key, env)| match key {
+                                Some(key) => (format!("{}[{}]", name.text, self.key_text(key)), env),
+                                None => (name.text.clone(), env),
+                            })
+                            .collect(),
+                    };
+                    for (label, env) in turns {
+                        let term = self.term(name, label, value, block.as_ref(), &env);
+                        parts.faulty |= term.is_none();
+                        parts.terms.extend(term);
+                    }
+                }
+                Statement::Entry(entry) => self.objective_entry(name, entry, &outside, &mut parts),
+                Statement::Route(route) => {
+                    let text = "a route belongs to a stage or to the file, not to an objective";
+                    self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
+                    parts.faulty = true;
+                }
+                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
+                    let text = "`trains` and `step` belong in a `train { ... }`, not in an objective";
+                    self.report(Diagnostic::error(Code::UnknownKey, name.span, text));
+                    parts.faulty = true;
+                }
+            }
+        }
+        self.objective_is_complete(name, body, &mut parts);
+        if parts.faulty {
+            return None;
+        }
+        let origin = self.origin(name.span);
+        let Parts { terms, select, weight, temperature, reduce, .. } = parts;
+        let objective =
+            Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
+        if !self.selected_is_decided(&objective) {
+            return None;
+        }
+        self.warn_of_clamped_divergences(&objective);
+        Some(objective)
+    }
+
+    /// A `let` of an objective has a name of its own: whoever reads the line below must know which of two is
+    /// meant.
+    fn hides_nothing(&mut self, name: &Name, env: &Env) {
+        let finding = if vocabulary::signal(&name.text).is_some() {
+            let text = format!("`{}` is what every objective reads under this name", name.text);
+            Diagnostic::error(Code::DuplicateName, name.span, text).label("can't be declared again")
+        } else if env.local(&name.text).is_some() {
+            let text = format!("`{}` is a parameter or a `let` of this objective already", name.text);
+            Diagnostic::error(Code::DuplicateName, name.span, text).label("would hide it from here on")
+        } else if let Some(outer) =
+            self.modules.lookup(env.module, &name.text).filter(|outer| self.is_read_in_formulas(outer.item))
+        {
+            let text = format!("`{}` is declared outside this objective already", name.text);
+            Diagnostic::error(Code::DuplicateName, name.span, text)
+                .label("would hide it from here on")
+                .because(outer.span, "declared here")
+        } else {
+            return;
+        };
+        self.report(finding.help("choose another name"));
+    }
+
+    /// Domains, models and the like may be called as a number is: no formula reads them.
+    fn is_read_in_formulas(&self, id: ItemId) -> bool {
+        let kind = &self.modules.item(id).kind;
+        matches!(
+            kind,
+            ItemKind::Let { .. }
+                | ItemKind::Param(_)
+                | ItemKind::Teacher { .. }
+                | ItemKind::Schedule { .. }
+                | ItemKind::Fn { .. }
+        )
+    }
+
+    /// A term named like a parameter or a `let`: its loss is another number than what the formulas call so.
+    fn is_no_other(&mut self, name: &Name, env: &Env) {
+        if env.local(&name.text).is_some() {
+            let text =
+                format!("the term `{}` is named like a parameter or a `let` of this objective", name.text);
+            let finding =
+                Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
+            self.report(finding.help("give the term another name"));
+        }
+    }
+
+    /// `selected` is what `select` decides: not before it has, and not where there is none.
+    fn selected_is_decided(&mut self, objective: &Objective) -> bool {
+        let read = |formula: &Formula| {
+            let parts = formula.parts().into_iter();
+            parts
+                .filter(|part| matches!(part.0.kind, FormulaKind::Signal(Signal::Selected)))
+                .map(|part| part.0.origin)
+                .next()
+        };
+        let finding = match &objective.select {
+            Some(select) => read(select).map(|origin| {
+                let text = "`selected` is what `select` decides: it can't be read to decide it";
+                let finding = Diagnostic::error(Code::Cycle, self.span(origin), text);
+                finding
+                    .because(self.span(select.0.origin), "this decides")
+                    .help("leave `among: selected` out: within `select`, all trained tokens count")
+            }),
+            None => objective.formulas().into_iter().find_map(read).map(|origin| {
+                let text = format!("nothing is selected: `{}` has no `select`", objective.name);
+                let finding = Diagnostic::error(Code::UnknownName, self.span(origin), text);
+                finding.help(
+                    "say what counts with `select = ...`, or leave `among: selected` out: all trained \
+                     tokens count then",
+                )
+            }),
+        };
+        finding.map(|finding| self.report(finding)).is_none()
+    }
+
+    fn objective_entry<'a>(&mut self, owner: &Name, entry: &'a Entry, env: &Env, parts: &mut Parts<'a>) {
+        let marks = self.marks(&entry.marks);
+        self.record_marks(&format!("objective {}", owner.text), &entry.key.text, marks);
+        if let Some(first) = parts.seen.iter().find(|first| first.text == entry.key.text) {
+            let text = format!("`{}` is set twice", entry.key.text);
+            self.report(
+                Diagnostic::error(Code::DuplicateKey, entry.key.span, text)
+                    .because(first.span, "first set here"),
+            );
+            return;
+        }
+        parts.seen.push(&entry.key);
+        let good = match entry.key.text.as_str() {
+            "select" => {
+                parts.select = self.detached(&entry.value, env, "select", true);
+                parts.select.is_some()
+            }
+            "weight" => {
+                parts.weight = self.detached(&entry.value, env, "weight", false);
+                parts.weight.is_some()
+            }
+            "temperature" => {
+                parts.temperature = self.at_least(&entry.value, "temperature", env, f64::MIN_POSITIVE);
+                parts.temperature.is_some()
+            }
+            "reduce" => {
+                parts.reduce = self.reduction(&entry.value, env);
+                parts.reduce.is_some()
+            }
+            _ => {
+                self.unknown_of_objective(entry);
+                false
+            }
+        };
+        parts.faulty |= !good;
+    }
+
+    /// A setting that holds something `live` was meant to be a term.
+    fn is_term(&self, entry: &Entry) -> bool {
+        let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
+        !known
+            && self
+                .sources
+                .text(entry.value.span)
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .any(|word| word == "live")
+    }
+
+    fn unknown_of_objective(&mut self, entry: &Entry) {
+        if matches!(entry.value.kind, ExprKind::Error) {
+            return; // Reported by the parser.
+        }
+        if self.is_term(entry) {
+            let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
+            let text = format!("an objective has no setting `{name}`");
+            let finding = Diagnostic::error(Code::UnknownKey, entry.key.span, text)
+                .label("a part of the loss is a term");
+            self.report(finding.help(format!("write `term {name} = ...`")).fix(
+                "write `term`",
+                before,
+                "term ",
+            ));
+            return;
+        }
+        self.unknown_setting(entry, "an objective", vocabulary::OBJECTIVE, &[]);
+    }
+
+    fn objective_is_complete(&mut self, name: &Name, body: &Block, parts: &mut Parts) {
+        let has_term = body.statements.iter().any(|statement| match statement {
+            Statement::Term { .. } => true,
+            Statement::Entry(entry) => self.is_term(entry),
+            _ => false,
+        });
+        if !has_term && !body.broken {
+            self.report(
+                Diagnostic::error(
+                    Code::MissingTerm,
+                    name.span,
+                    format!("`{}` has no term, so there is nothing to train on", name.text),
+                )
+                .help("add `term name = ...` with one factor marked `live`"),
+            );
+        }
+        let reduced = parts.seen.iter().any(|key| key.text == "reduce");
+        let own = parts.terms.iter().all(|term| term.reduce.is_some()) && !parts.terms.is_empty();
+        if !body.broken && !reduced && !own {
+            self.report(
+                Diagnostic::error(
+                    Code::MissingReduce,
+                    name.span,
+                    format!("`{}` does not say how tokens are averaged", name.text),
+                )
+                .help(
+                    "add `reduce = mean(token) then mean(sequence)` (every sequence counts alike) or \
+                     `reduce = mean(token, over: batch)` (every token does)",
+                ),
+            );
+            parts.faulty |= has_term;
+        }
+        if let Some(reduce) = &parts.reduce {
+            let values: Vec<Formula> = parts
+                .terms
+                .iter()
+                .filter(|term| term.reduce.is_none())
+                .map(|term| term.value.clone())
+                .collect();
+            for value in &values {
+                parts.faulty |= !self.starts_where_term_is(value, reduce);
+            }
+        }
+        parts.faulty |= !has_term;
+    }
+
+    /// A coarse term is spread over what its reduction starts from; a fine one can't be. A pair of
+    /// completions has no tokens of its own to be spread over.
+    fn starts_where_term_is(&mut self, value: &Formula, reduce: &Reduce) -> bool {
+        let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
+        let pair = value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Preference(_))));
+        let axis = value.axis();
+        if axis == start || axis < start && !(pair && axis == Axis::Group) {
+            return true;
+        }
+        let (term_span, reduce_span) = (self.span(value.0.origin), self.span(reduce.origin));
+        let text = format!(
+            "a term with one number per {}, and a `reduce` that starts from {}s",
+            axis.name(),
+            start.name()
+        );
+        let usual = match axis {
+            Axis::Group => "mean(group)",
+            Axis::Sequence => "mean(sequence)",
+            _ => "mean(token) then mean(sequence)",
+        };
+        self.report(
+            Diagnostic::error(Code::AxisMismatch, term_span, text)
+                .label(format!("one number per {}", axis.name()))
+                .because(reduce_span, format!("puts together {}s", start.name()))
+                .help(format!(
+                    "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} \
+                     }}`",
+                    axis.name()
+                )),
+        );
+        false
+    }
+
+    /// `let trust[t in panel] = ...`
+    fn indexed(&mut self, name: &Name, index: &Index, value: &Expr, env: &Env) -> Value {
+        let mut members = Vec::new();
+        for (key, inner) in self.turns(index, env) {
+            let Some(key) = key else {
+                let text = "an index goes through domains, whole numbers or the teachers of a panel";
+                self.report(Diagnostic::error(Code::WrongKind, index.over.span, text));
+                return Value::Error;
+            };
+            members.push((key, self.evaluate(value, &inner)));
+        }
+        Value::Family(Rc::new(Family { name: name.text.clone(), members }))
+    }
+
+    fn term(
+        &mut self,
+        name: &Name,
+        label: String,
+        value: &Expr,
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Term> {
+        let worth = self.evaluate(value, &env.with_context(Context::Term));
+        let formula = self.formula(worth, value.span);
+        let settings = match block {
+            Some(block) => self.term_settings(name, block, formula.as_ref(), env),
+            None => Some(TermSettings::default()),
+        };
+        let formula = formula?;
+        self.record(name.span, &Value::Formula(formula.clone()));
+        if formula.unit() == Unit::Bool {
+            self.unit_mismatch(
+                value.span,
+                "a term is a number, not a truth value",
+                &[(value.span, &formula)],
+                None,
+            );
+            return None;
+        }
+        if !formula.live() {
+            let finding = Diagnostic::error(
+                Code::NothingLive,
+                value.span,
+                format!("the term `{}` carries no gradient", name.text),
+            )
+            .label("every factor is a plain number")
+            .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
+            // The one number of the student's that stands in it.
+            let text = self.sources.text(value.span);
+            let mut places = text.match_indices("student.logp").map(|(at, _)| at);
+            self.report(match (places.next(), places.next()) {
+                (Some(at), None) => {
+                    let at = value.span.start + at as u32;
+                    finding
+                        .fix("write `live student.logp`", Span { start: at, end: at, ..value.span }, "live ")
+                        .possibly()
+                }
+                _ => finding,
+            });
+            return None;
+        }
+        let origin = self.origin(value.span);
+        let TermSettings { when, weight, reduce, data } = settings?;
+        Some(Term { name: label, value: formula, when, weight, reduce, data, origin })
+    }
+
+    /// `{ when = correct, weight = ..., reduce = ..., data = sample(...) }`
+    fn term_settings(
+        &mut self,
+        name: &Name,
+        block: &Block,
+        value: Option<&Formula>,
+        env: &Env,
+    ) -> Option<TermSettings> {
+        let owner = format!("term {}", name.text);
+        let settings = self.settings(Some(block), &owner, block.span, vocabulary::TERM, false);
+        self.keep_marks(&settings, &owner);
+        let mut found = TermSettings::default();
+        let mut good = true;
+        if let Some(expr) = settings.get("when") {
+            found.when = self.detached(expr, env, "when", true);
+            good &= found.when.is_some();
+        }
+        if let Some(expr) = settings.get("weight") {
+            found.weight = self.detached(expr, env, "weight", false);
+            good &= found.weight.is_some();
+        }
+        if let Some(expr) = settings.get("reduce") {
+            found.reduce = self.reduction(expr, env);
+            good &= found.reduce.is_some();
+            if let (Some(reduce), Some(value)) = (&found.reduce, value) {
+                good &= self.starts_where_term_is(value, reduce);
+            }
+        }
+        if let Some(expr) = settings.get("data") {
+            found.data = self.rollout_value(expr, env);
+            good &= found.data.is_some();
+        }
+        good.then_some(found)
+    }
+
+    /// A weight, a selection or a condition: a number without gradient.
+    fn detached(&mut self, expr: &Expr, env: &Env, key: &str, truth: bool) -> Option<Formula> {
+        let value = self.evaluate(expr, env);
+        let formula = self.formula(value, expr.span)?;
+        if truth != (formula.unit() == Unit::Bool) {
+            let (message, help) = match truth {
+                true => (
+                    format!("`{key}` needs a truth value per token"),
+                    "compare with a bound, or use `top_fraction(...)`",
+                ),
+                false => (format!("`{key}` needs a number"), "use `select` for a mask"),
+            };
+            self.unit_mismatch(expr.span, &message, &[(expr.span, &formula)], Some(help));
+            return None;
+        }
+        Some(formula)
+    }
+}
+
+/// Whether some formula of the objective compares the samples of one prompt. What is multiplied by 0 decides
+/// nothing: a coefficient of 0 switches a comparison off.
+pub fn reads_group(objective: &Objective) -> bool {
+    use crate::formula::{FormulaKind, Function};
+    let zero = |formula: &&Formula| formula.constant() == Some(0.0);
+    let mut waiting = objective.formulas();
+    let mut seen = std::collections::HashSet::new();
+    while let Some(formula) = waiting.pop() {
+        if !seen.insert(std::rc::Rc::as_ptr(&formula.0)) {
+            continue;
+        }
+        match &formula.0.kind {
+            FormulaKind::Statistic { over: Axis::Group, .. } => return true,
+            FormulaKind::Reduce { .. } if formula.axis() == Axis::Group => return true,
+            FormulaKind::Apply { function: Function::Multiply, operands }
+                if operands.iter().any(|operand| zero(&operand)) => {}
+            _ => waiting.extend(formula.operands()),
+        }
+    }
+    false
+}
+
+impl Checker {
+    /// The first place where a formula of the objective passes the test.
+    pub(in crate::check) fn first_place(
+        &self,
+        objective: &Objective,
+        test: impl Fn(&FormulaNode) -> bool,
+    ) -> Option<Span> {
+        let parts = objective.formulas().into_iter().flat_map(Formula::parts).filter(|part| test(&part.0));
+        parts.map(|part| self.span(part.0.origin)).min()
+    }
+
+    /// Where an origin points, for a finding's label.
+    pub(in crate::check) fn place_of(
+        &self,
+        objective: &Objective,
+        test: impl Fn(&FormulaNode) -> bool,
+    ) -> Span {
+        self.first_place(objective, test).unwrap_or_else(|| self.span(objective.origin))
+    }
+}

@@ -1,0 +1,424 @@
+//! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check
+//! names its source.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{
+    Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train,
+};
+use crate::formula::{
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Reduction,
+    Role, Signal, Support,
+};
+
+use crate::check::Checker;
+use crate::check::stages::settings::Settings;
+use crate::check::stages::stage_checks::{is_score_function, reads_sampler, streams, term_reads};
+
+/// What multiplies the gradient of the token's own log-probability.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Factor {
+    /// There is no such gradient.
+    Absent,
+    /// A number that is the same whichever token was drawn after this prefix.
+    Blind,
+    /// Anything else.
+    Other,
+}
+
+impl Factor {
+    fn and(self, other: Factor) -> Factor {
+        match (self, other) {
+            (Factor::Absent, factor) | (factor, Factor::Absent) => factor,
+            (Factor::Blind, Factor::Blind) => Factor::Blind,
+            _ => Factor::Other,
+        }
+    }
+}
+
+/// The factor of a term's own part, divergences aside: they are exact at every prefix and need no sample.
+fn factor(formula: &Formula) -> Factor {
+    factor_once(formula, &mut HashMap::new())
+}
+
+/// A part that several others use is looked at once.
+fn factor_once(formula: &Formula, known: &mut HashMap<*const FormulaNode, Factor>) -> Factor {
+    if !formula.live() {
+        return Factor::Absent;
+    }
+    let address = Rc::as_ptr(&formula.0);
+    if let Some(factor) = known.get(&address) {
+        return *factor;
+    }
+    let mut factor = |formula: &Formula| factor_once(formula, known);
+    let found = match &formula.0.kind {
+        FormulaKind::Live(Live::Part(Part::Logp)) => Factor::Blind,
+        FormulaKind::Live(Live::Divergence(_)) => Factor::Absent,
+        FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
+            (Function::Negate, [value]) => factor(value),
+            (Function::Add | Function::Subtract, [left, right]) => factor(left).and(factor(right)),
+            (Function::Multiply, [left, right]) => match (factor(left), factor(right)) {
+                (one, _) if !right.live() => scaled(one, right),
+                (_, one) if !left.live() => scaled(one, left),
+                _ => Factor::Other,
+            },
+            (Function::Divide, [value, by]) if !by.live() => scaled(factor(value), by),
+            // The ratio's own gradient is the ratio times the score: under the sampler, the mean of the
+            // score.
+            (Function::Exp, [exponent]) if is_log_ratio(exponent) => Factor::Blind,
+            (Function::Where, [condition, then, otherwise]) => {
+                scaled(factor(then).and(factor(otherwise)), condition)
+            }
+            _ => Factor::Other,
+        },
+        _ => Factor::Other,
+    };
+    known.insert(address, found);
+    found
+}
+
+fn scaled(factor: Factor, by: &Formula) -> Factor {
+    match factor {
+        Factor::Blind if !is_blind(by) => Factor::Other,
+        factor => factor,
+    }
+}
+
+/// `live student.logp - sampler.logp`
+fn is_log_ratio(formula: &Formula) -> bool {
+    let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
+    let [student, sampler] = operands.as_slice() else { return false };
+    matches!(student.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
+        && matches!(
+            &sampler.0.kind,
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp })
+        )
+}
+
+/// A number that is known before the token is drawn: it depends on the prefix at most. Where that is not
+/// certain, it is not blind: a mean over the completion already depends on what was drawn.
+fn is_blind(formula: &Formula) -> bool {
+    formula.parts().into_iter().all(is_blind_alone)
+}
+
+/// Its parts aside.
+fn is_blind_alone(formula: &Formula) -> bool {
+    match &formula.0.kind {
+        FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Apply { .. } => true,
+        FormulaKind::Signal(signal) => match signal {
+            Signal::Of { part, .. } => matches!(part, Part::Entropy | Part::Top1 | Part::EndLogp),
+            Signal::Divergence(divergence) => {
+                !matches!(divergence.kind, DivergenceKind::Gaussian { .. })
+                    && !reads_token(&divergence.support)
+            }
+            Signal::Mass { support, .. } | Signal::SupportSize { support } => !reads_token(support),
+            Signal::Overlap { .. }
+            | Signal::Position
+            | Signal::Turn
+            | Signal::Data { .. }
+            | Signal::DataIs { .. }
+            | Signal::Progress
+            | Signal::Step
+            | Signal::Loss
+            | Signal::TermLoss { .. }
+            | Signal::HeldOutLoss
+            | Signal::VocabularySize => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn reads_token(support: &Support) -> bool {
+    match support {
+        Support::Sampled => true,
+        Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(reads_token),
+        _ => false,
+    }
+}
+
+/// Tokens that the student of this step drew as it scores them, none of them selected afterwards.
+fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
+    let whole = |edit: &Edit| matches!(edit, Edit::FirstTurns { .. });
+    rollout.edits.iter().all(whole)
+        && match &rollout.source {
+            RolloutSource::Sample(sampling) => {
+                let scored_at = objective.temperature.unwrap_or(sampling.temperature);
+                sampling.temperature > 0.0 && scored_at == sampling.temperature && !sampling.truncated()
+            }
+            RolloutSource::Turns { of, .. }
+            | RolloutSource::Derived { of, .. }
+            | RolloutSource::EachTurn { of, .. } => is_on_policy(objective, of),
+            _ => false,
+        }
+}
+
+/// Whether the partial sum can be negative: a divergence between numbers that do not add up to 1.
+fn can_be_negative(divergence: &Divergence) -> bool {
+    divergence.mass == Mass::Raw
+        && divergence.support != Support::Full
+        && matches!(
+            divergence.kind,
+            DivergenceKind::Kl
+                | DivergenceKind::Jsd { .. }
+                | DivergenceKind::Skew { .. }
+                | DivergenceKind::Alpha { .. }
+                | DivergenceKind::Custom(_)
+        )
+}
+
+/// The value that a node holds down, where it lets nothing below 0 through.
+fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
+    let FormulaKind::Apply { function, operands } = &node.kind else { return None };
+    let at_least_zero = |bound: &Formula| bound.constant().is_some_and(|bound| bound >= 0.0);
+    match (function, operands.as_slice()) {
+        (Function::Relu, [value]) => Some(value),
+        (Function::Maximum, [value, bound]) | (Function::Maximum, [bound, value]) if at_least_zero(bound) => {
+            Some(value)
+        }
+        (Function::Clip, [value, low, _]) if at_least_zero(low) => Some(value),
+        _ => None,
+    }
+}
+
+/// The live partial sum that makes a value negative where it is negative itself. An `exp` of it never is.
+fn partial_sum(value: &Formula) -> Option<&Formula> {
+    // Shared parts are looked at once for each sign: they may stand for very many paths.
+    let mut seen: HashSet<(*const FormulaNode, bool)> = HashSet::new();
+    let mut pending = vec![(value, true)];
+    while let Some((formula, positive)) = pending.pop() {
+        if !seen.insert((Rc::as_ptr(&formula.0), positive)) {
+            continue;
+        }
+        match &formula.0.kind {
+            FormulaKind::Live(Live::Divergence(divergence)) if positive && can_be_negative(divergence) => {
+                return Some(formula);
+            }
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => {
+                pending.push((operand, positive))
+            }
+            FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
+                (Function::Negate, [x]) => pending.push((x, !positive)),
+                (Function::Tanh, [x]) => pending.push((x, positive)),
+                (Function::Add, [left, right]) | (Function::Where, [_, left, right]) => {
+                    pending.extend([(right, positive), (left, positive)]);
+                }
+                (Function::Subtract, [left, right]) => pending.extend([(right, !positive), (left, positive)]),
+                // A square is never negative.
+                (Function::Multiply, [left, right]) if same_divergence(left, right) => {}
+                (Function::Multiply, [left, right]) => {
+                    let keeps =
+                        |factor: &Formula| positive == factor.constant().is_none_or(|factor| factor > 0.0);
+                    pending.extend([(right, keeps(left)), (left, keeps(right))]);
+                }
+                (Function::Divide, [above, below]) => {
+                    pending.push((above, positive == below.constant().is_none_or(|below| below > 0.0)));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    None
+}
+
+fn same_divergence(left: &Formula, right: &Formula) -> bool {
+    let divergence = |formula: &Formula| match &formula.0.kind {
+        FormulaKind::Live(Live::Divergence(divergence))
+        | FormulaKind::Signal(Signal::Divergence(divergence)) => Some(divergence.clone()),
+        _ => None,
+    };
+    Rc::ptr_eq(&left.0, &right.0) || divergence(left).is_some_and(|left| divergence(right) == Some(left))
+}
+
+/// `teacher.logp - sampler.logp`
+fn is_stale_gap(node: &FormulaNode) -> bool {
+    let FormulaKind::Apply { function: Function::Subtract, operands } = &node.kind else { return false };
+    let of = |formula: &Formula| match &formula.0.kind {
+        FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => Some(role.clone()),
+        _ => None,
+    };
+    let [left, right] = operands.as_slice() else { return false };
+    let teaches = |role: &Role| matches!(role, Role::Teacher | Role::Named { .. });
+    match (of(left), of(right)) {
+        (Some(role), Some(Role::Sampler)) | (Some(Role::Sampler), Some(role)) => teaches(&role),
+        _ => false,
+    }
+}
+
+impl Checker {
+    /// Mistakes of an objective on the completions that it is given.
+    pub(in crate::check) fn check_pitfalls(&mut self, train: &Train, settings: &Settings) -> bool {
+        self.warn_of_stale_passes(train, settings);
+        self.warn_of_other_teachers(train, settings);
+        self.warn_of_targets(train, settings);
+        self.warn_of_misrouted_domains(train, settings);
+        self.check_score_functions(train, settings)
+    }
+
+    /// A balance gives every domain the same target; if they are not the whole, the loss has another size
+    /// than was meant.
+    fn warn_of_targets(&mut self, train: &Train, settings: &Settings) {
+        let objective = &train.objective;
+        let reductions =
+            objective.reduce.iter().chain(objective.terms.iter().filter_map(|term| term.reduce.as_ref()));
+        let domains = train.mixture.len();
+        let wrong = reductions.filter_map(|reduce| reduce.balance.as_ref()).find_map(|balance| {
+            let target = balance.target?;
+            ((target * domains as f64 - 1.0).abs() > 1e-6).then_some((target, balance.origin))
+        });
+        let Some((target, origin)) = wrong else { return };
+        let span = self.span(origin);
+        let text =
+            format!("{domains} domains with a target of {target} each: together they are not the whole");
+        self.report(
+            Diagnostic::warning(Code::ShareSum, settings.place(&["objective"]), text)
+                .because(span, "balanced here")
+                .help(format!("balance {domains} domains with `target = 1/{domains}`")),
+        );
+    }
+
+    /// The mean of the score is zero: a factor that does not depend on the token drawn leaves nothing of the
+    /// gradient. That is k1 differentiated as it stands, and a divergence of whole distributions in the
+    /// place of an advantage.
+    fn check_score_functions(&mut self, train: &Train, settings: &Settings) -> bool {
+        let objective = &train.objective;
+        if train.keep == Keep::Correct || train.filter.is_some() {
+            return true;
+        }
+        let dull = |term: &Term| {
+            let masks =
+                objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
+            factor(&term.value) == Factor::Blind && masks.into_iter().all(is_blind)
+        };
+        let mut streams = streams(objective, &train.rollout).into_iter();
+        let found = streams.find(|stream| is_on_policy(objective, stream.rollout) && dull(stream.term));
+        let Some(stream) = found else { return true };
+        let (span, drawn) = (self.span(stream.term.origin), self.span(stream.rollout.origin));
+        self.report(
+            Diagnostic::error(
+                Code::ZeroGradient,
+                span,
+                "on the student's own samples the mean gradient of this term is 0",
+            )
+            .label("the factor is the same whichever token was drawn")
+            .because(drawn, "drawn by the student")
+            .because(settings.span, "trained here")
+            .help(
+                "multiply by what is known of the token itself, `(student.logp - teacher.logp) * live \
+                 student.logp`, or differentiate the divergence: `live kl(student || teacher)`",
+            ),
+        );
+        false
+    }
+
+    /// A partial sum may be negative, and a lower bound of 0 then deletes the gradient where it is: one user
+    /// of a trainer counted 415 of 467 steps.
+    pub(in crate::check) fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
+        for part in objective.terms.iter().flat_map(|term| term.value.parts()) {
+            let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum)
+            else {
+                continue;
+            };
+            let (span, divergence) = (self.span(part.0.origin), self.span(inside.0.origin));
+            self.report(
+                Diagnostic::warning(
+                    Code::ClampedDivergence,
+                    span,
+                    "this bound deletes the gradient wherever the partial sum is negative",
+                )
+                .because(divergence, "with `mass: raw` it can be")
+                .help(
+                    "write `mass: tail` or `mass: generalized`, which are never negative, and drop the bound",
+                ),
+            );
+        }
+    }
+
+    /// Later passes over the same completions train another policy than the one that drew them.
+    fn warn_of_stale_passes(&mut self, train: &Train, settings: &Settings) {
+        if train.passes < 2 {
+            return;
+        }
+        let objective = &train.objective;
+        let place = settings.place(&["passes"]);
+        for stream in streams(objective, &train.rollout) {
+            let term = stream.term;
+            if stream.rollout.unrecorded().is_some() {
+                continue;
+            }
+            let at = self.span(term.origin);
+            let found = if term_reads(objective, term, is_stale_gap) {
+                Some((
+                    "later passes learn from how the student differed from its teacher before the first",
+                    "the log-ratio against `sampler` never changes",
+                    "write `student.logp` for `sampler.logp`: it is computed anew in every pass",
+                ))
+            } else if is_score_function(objective, term) && !term_reads(objective, term, reads_sampler) {
+                Some((
+                    "later passes count these completions as if the student had just drawn them",
+                    "no `ratio` says how likely they have become",
+                    "multiply by `live ratio` in place of `live student.logp`, within bounds: `clip(live \
+                     ratio, 0.8, 1.2)`",
+                ))
+            } else {
+                None
+            };
+            if let Some((message, label, help)) = found {
+                self.report(
+                    Diagnostic::warning(Code::StaleSignal, place, message).because(at, label).help(help),
+                );
+            }
+        }
+    }
+
+    /// Rollouts made once keep the bias of the teacher that the start was fine-tuned on, if it is not the one
+    /// that now scores them (Lightning OPD, arXiv:2604.13010).
+    fn warn_of_other_teachers(&mut self, train: &Train, settings: &Settings) {
+        if !train.rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Snapshot { .. }))
+        {
+            return;
+        }
+        let Stage::Train(before) = &self.model(train.start).stage else { return };
+        let imitated = self.imitated(before);
+        if before.recipe != Recipe::Sft || imitated.is_empty() {
+            return;
+        }
+        let weights = |teacher: &TeacherId| -> &TeacherWeights { &self.teacher(*teacher).weights };
+        let known = |teacher: &TeacherId| imitated.iter().any(|known| weights(known) == weights(teacher));
+        let Some(other) = train.teachers.iter().map(|choice| choice.teacher).find(|teacher| !known(teacher))
+        else {
+            return;
+        };
+        let (name, declared) = (self.teacher(other).name.clone(), self.span(self.teacher(other).origin));
+        let start = self.span(self.model(train.start).origin);
+        let text = format!(
+            "the rollouts are made once, and `{name}` scores them: the student was fine-tuned on another \
+             teacher"
+        );
+        self.report(
+            Diagnostic::warning(Code::InconsistentTeacher, settings.place(&["rollout"]), text)
+                .because(start, "fine-tuned here")
+                .because(declared, "the teacher that scores")
+                .help(
+                    "fine-tune on the answers of the same teachers, or roll out anew at every step: \
+                     `rollout = sample(...)`",
+                ),
+        );
+    }
+
+    /// The teachers whose texts a stage learns from.
+    fn imitated(&self, train: &Train) -> Vec<TeacherId> {
+        let mut found = Vec::new();
+        for rollout in train.rollout.all() {
+            match rollout.writer() {
+                Some(Role::Teacher) => found.extend(train.teachers.iter().map(|choice| choice.teacher)),
+                Some(Role::Named { teacher, .. }) => found.push(*teacher),
+                _ => {}
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,254 @@
+//! Rewards: how a completion is judged.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Reward, RewardPart, Secret};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr};
+
+use crate::check::Checker;
+use crate::check::builtins::{self, Kind, RewardName};
+use crate::check::data::domains::rounded;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+/// Seconds that a verifier may take for one batch, where nothing is said.
+const TIME_LIMIT: f64 = 30.0;
+/// Completions handed to a verifier at once, where nothing is said.
+const BATCH: u32 = 256;
+
+impl Checker {
+    /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared
+    /// above.
+    pub(in crate::check) fn reward(&mut self, expr: &Expr, env: &Env) -> Option<Reward> {
+        match self.evaluate(expr, env) {
+            Value::Reward(reward) => Some(reward),
+            // A bare name stands for a call without arguments.
+            Value::Builtin(builtin) if matches!(builtin.kind, Kind::Reward(_)) => {
+                let Kind::Reward(name) = builtin.kind else { return None };
+                let given = self.builtin_arguments(builtin, &[], expr.span)?;
+                self.reward_call(name, &[], &given, expr.span, env)
+            }
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    "a reward is `exact_match`, `numeric(...)`, `regex(...)` or `command(...)`",
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    pub(in crate::check) fn reward_call(
+        &mut self,
+        name: RewardName,
+        arguments: &[Argument],
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Option<Reward> {
+        let field = |checker: &mut Checker, expr: Option<&Expr>| match expr {
+            None => Some("answer".to_owned()),
+            Some(expr) => checker.data_field(expr),
+        };
+        Some(match name {
+            RewardName::ExactMatch => Reward::ExactMatch { field: field(self, given[0])? },
+            RewardName::Numeric => {
+                let tolerance = match given[1] {
+                    Some(expr) => self.at_least(expr, "tolerance", env, 0.0)?,
+                    None => 0.0,
+                };
+                Reward::Numeric { field: field(self, given[0])?, tolerance }
+            }
+            RewardName::Regex => {
+                let place = given[0].expect("required");
+                let pattern = self.text(place, "pattern", env)?;
+                if let Err(error) = regex_syntax::parse(&pattern) {
+                    let said = match &error {
+                        regex_syntax::Error::Parse(error) => error.kind().to_string(),
+                        regex_syntax::Error::Translate(error) => error.kind().to_string(),
+                        other => other.to_string(),
+                    };
+                    let finding = Diagnostic::error(
+                        Code::OutOfRange,
+                        place.span,
+                        "this pattern is not a regular expression",
+                    );
+                    let help = "a character that stands for itself is written with `\\\\` before it; \
+                                look-around and back-references are not supported";
+                    self.report(finding.label(said).help(help));
+                    return None;
+                }
+                Reward::Regex { pattern, field: field(self, given[1])? }
+            }
+            RewardName::Command => {
+                let command = self.text(given[0].expect("required"), "command", env)?;
+                if command.trim().is_empty() {
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        span,
+                        "the command of a reward is empty",
+                    ));
+                    return None;
+                }
+                let (time_limit_seconds, batch) =
+                    (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
+                const WANTED: &str = "`depends` is a file or folder that the program reads, or a list of \
+                                      them: `[\"rules.json\", \"lib\"]`";
+                let depends = self.texts(given[3], WANTED, "an empty text names no file", env)?;
+                Reward::Command { command, time_limit_seconds, batch, depends }
+            }
+            RewardName::JsonSchema => {
+                Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? }
+            }
+            RewardName::UnitTests => {
+                let field = self.data_field(given[0].expect("required"))?;
+                Reward::UnitTests { field, time_limit_seconds: self.time_limit(given[1], env)? }
+            }
+            RewardName::Http => {
+                let url = self.secret(given[0].expect("required"), "url", env)?;
+                let (time_limit_seconds, batch) =
+                    (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
+                Reward::Http { url, time_limit_seconds, batch }
+            }
+            RewardName::Parts => return self.reward_parts(arguments, span, env),
+        })
+    }
+
+    fn time_limit(&mut self, expr: Option<&Expr>, env: &Env) -> Option<f64> {
+        match expr {
+            Some(expr) => self.at_least(expr, "time_limit", env, 0.001),
+            None => Some(TIME_LIMIT),
+        }
+    }
+
+    fn judged_at_once(&mut self, expr: Option<&Expr>, env: &Env) -> Option<u32> {
+        match expr {
+            Some(expr) => self.count(expr, "batch", env, 1),
+            None => Some(BATCH),
+        }
+    }
+
+    /// `parts(accuracy: numeric, format: regex("..."), weights: [0.8, 0.2])`
+    fn reward_parts(&mut self, arguments: &[Argument], span: Span, env: &Env) -> Option<Reward> {
+        let usage = builtins::find("parts").expect("built in").usage;
+        let mut parts: Vec<(String, Span, Option<Reward>)> = Vec::new();
+        let mut weights = None;
+        let mut good = true;
+        for argument in arguments {
+            let Some(name) = &argument.name else {
+                let text = "every part of a reward has a name";
+                self.report(
+                    Diagnostic::error(Code::UnknownArgument, argument.value.span, text)
+                        .label("no name")
+                        .help(usage),
+                );
+                good = false;
+                continue;
+            };
+            if name.text == "weights" {
+                weights = Some(&argument.value);
+            } else if let Some((_, first, _)) = parts.iter().find(|(known, _, _)| *known == name.text) {
+                let text = format!("the part `{}` is given twice", name.text);
+                self.report(
+                    Diagnostic::error(Code::DuplicateKey, name.span, text)
+                        .because(*first, "first given here"),
+                );
+                good = false;
+            } else {
+                let reward = self.reward(&argument.value, env);
+                parts.push((name.text.clone(), name.span, reward));
+            }
+        }
+        if !good {
+            return None;
+        }
+        if parts.is_empty() {
+            self.report(
+                Diagnostic::error(Code::MissingArgument, span, "a reward of parts has none").help(usage),
+            );
+            return None;
+        }
+        let Some(place) = weights else {
+            self.report(
+                Diagnostic::error(Code::MissingArgument, span, "`parts` needs `weights`")
+                    .label("not given here")
+                    .help("say how much each part counts: `weights: [0.8, 0.2]`, or `weights: equal`"),
+            );
+            return None;
+        };
+        let weights = self.weights(place, parts.len(), "parts", env)?;
+        let total: f64 = weights.iter().sum();
+        if weights.iter().any(|weight| *weight < 0.0) || (total - 1.0).abs() > 1e-6 {
+            let text = "the weights of a reward are shares of it: none is negative, and they add up to 1";
+            self.report(
+                Diagnostic::error(Code::OutOfRange, place.span, text)
+                    .label(format!("together {}", rounded(total))),
+            );
+            return None;
+        }
+        let parts: Option<Vec<RewardPart>> = parts
+            .into_iter()
+            .zip(weights)
+            .map(|((name, _, reward), weight)| Some(RewardPart { name, weight, reward: reward? }))
+            .collect();
+        parts.map(Reward::Parts)
+    }
+
+    /// One number for each of `count` things, or the word `equal`.
+    pub(in crate::check) fn weights(
+        &mut self,
+        expr: &Expr,
+        count: usize,
+        of: &str,
+        env: &Env,
+    ) -> Option<Vec<f64>> {
+        if matches!(&expr.kind, crate::syntax::ast::ExprKind::Name(name) if name == "equal" && env.local(name).is_none())
+        {
+            return Some(vec![1.0 / count as f64; count]);
+        }
+        let weights = self.numbers(expr, env)?;
+        if weights.len() != count {
+            let text = format!("there are {count} {of} and {} weights", weights.len());
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text).help("write one for each, or `equal`"),
+            );
+            return None;
+        }
+        Some(weights)
+    }
+
+    /// A text, or one that the environment holds.
+    pub(in crate::check) fn secret(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Secret> {
+        match self.evaluate(expr, env) {
+            Value::Secret(secret) => Some(secret),
+            Value::Text(text) => Some(Secret::Text(text)),
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    &format!("`{key}` is a text in quotes or `env(\"NAME\")`"),
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    /// `env("TEACHER_URL")`
+    pub(in crate::check) fn env_call(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let Some(name) = self.text(given[0].expect("required"), "name", env) else { return Value::Error };
+        let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(sound) {
+            self.report(
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    span,
+                    format!("`{name}` can't be the name of an environment variable"),
+                )
+                .help("letters, digits and `_`, such as `env(\"TEACHER_URL\")`"),
+            );
+            return Value::Error;
+        }
+        Value::Secret(Secret::Environment(name))
+    }
+}

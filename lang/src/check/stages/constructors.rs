@@ -1,0 +1,339 @@
+//! The stages that make models: who is called, and those that train nothing.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{
+    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer,
+};
+use crate::formula::Unit;
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr, ExprKind};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::builtins::{Builtin, Constructor};
+use crate::check::stages::settings::undecided;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+impl Checker {
+    pub(in crate::check) fn construct(
+        &mut self,
+        builtin: &'static Builtin,
+        constructor: Constructor,
+        span: Span,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Value {
+        let train = |checker: &mut Checker, recipe: Recipe| {
+            checker.training(recipe, span, given, block, env).map(|train| Stage::Train(Box::new(train)))
+        };
+        let stage = match constructor {
+            Constructor::Decoder(family) => self.decoder(family, span, block, env).map(Stage::Initialise),
+            Constructor::HuggingFace | Constructor::Gguf | Constructor::Checkpoint => {
+                self.pretrained(constructor, builtin, given, block, env).map(Stage::Load)
+            }
+            Constructor::Merge => self.merge(span, given, block, env).map(Stage::Merge),
+            Constructor::Sft => train(self, Recipe::Sft),
+            Constructor::Grpo => train(self, Recipe::Grpo),
+            Constructor::Distill => train(self, Recipe::Distill),
+            Constructor::Dpo => train(self, Recipe::Dpo),
+            Constructor::Train => return self.joint(span, block, env),
+        };
+        match stage {
+            Some(stage) => Value::Model(self.declare_stage(builtin.name, stage, span, env)),
+            None => Value::Error,
+        }
+    }
+
+    /// A model named as the author's binding, or as the stage where there is none.
+    pub(in crate::check) fn declare_stage(
+        &mut self,
+        stage_name: &str,
+        stage: Stage,
+        span: Span,
+        env: &Env,
+    ) -> ModelId {
+        let name = if env.model_name.is_empty() { stage_name } else { &env.model_name };
+        self.declare_model(name, stage, span)
+    }
+
+    /// The shape that a model's weights have; known where they begin in this file.
+    pub(in crate::check) fn architecture(&self, model: ModelId) -> Option<&Architecture> {
+        match &self.model(self.first_weights(model)).stage {
+            Stage::Initialise(architecture) => Some(architecture),
+            _ => None,
+        }
+    }
+
+    /// The model whose weights have the shape of this one's, and that nothing in the file was made before.
+    pub(in crate::check) fn first_weights(&self, model: ModelId) -> ModelId {
+        match &self.model(model).stage {
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => model,
+            Stage::Train(train) => self.first_weights(train.start),
+            Stage::Merge(merge) => self.first_weights(merge.models[0]),
+            Stage::Joint(joint) => self.first_weights(joint.members[0].start),
+            Stage::Member { joint, member } => match &self.model(*joint).stage {
+                Stage::Joint(joint) => self.first_weights(joint.members[*member].start),
+                _ => model,
+            },
+        }
+    }
+
+    /// `hf("Qwen/Qwen3-0.6B", revision: "...")`, `gguf("file.gguf")`, `checkpoint("runs/first/student")`
+    fn pretrained(
+        &mut self,
+        constructor: Constructor,
+        builtin: &'static Builtin,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Pretrained> {
+        if let Some(block) = block {
+            let text = format!("`{}` takes no settings in braces", builtin.name);
+            self.report(Diagnostic::error(Code::WrongKind, block.span, text).help(builtin.usage));
+            return None;
+        }
+        let place = given[0].expect("required");
+        let what = self.text(place, builtin.parameters[0], env)?;
+        if what.trim().is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, place.span, "this name is empty"));
+            return None;
+        }
+        Some(match constructor {
+            Constructor::HuggingFace => {
+                let revision = match given[1] {
+                    Some(expr) => Some(self.text(expr, "revision", env)?),
+                    None => None,
+                };
+                Pretrained::HuggingFace { name: what, revision }
+            }
+            Constructor::Gguf => Pretrained::Gguf { file: what },
+            _ => Pretrained::Checkpoint { folder: what },
+        })
+    }
+
+    fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<Tokenizer> {
+        if matches!(expr.kind, ExprKind::Text(_)) {
+            return self.text(expr, "tokenizer", env).map(Tokenizer::File);
+        }
+        self.word(expr, "a tokenizer", &[("bytes", Tokenizer::Bytes)])
+    }
+
+    /// `llama { ... }` and its kin.
+    fn decoder(
+        &mut self,
+        family: Family,
+        span: Span,
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Architecture> {
+        let settings = self.settings(block, family.name(), span, vocabulary::DECODER, false);
+        self.keep_marks(&settings, &env.model_name);
+        let layers = self.required_count(&settings, "layers", env, 1);
+        let width = self.required_count(&settings, "width", env, 2);
+        let heads = self.required_count(&settings, "heads", env, 1);
+        let context = self.required_count(&settings, "context", env, 2);
+        let tokenizer = self.required(&settings, "tokenizer").and_then(|expr| self.tokenizer(expr, env));
+        let optional =
+            |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
+        let (key_value_heads, hidden) = (optional(self, "key_value_heads"), optional(self, "hidden"));
+        let tied = match settings.get("tied") {
+            Some(expr) => self.truth_setting(expr, "tied", env),
+            None => Some(true),
+        };
+        let real = |checker: &mut Checker, key: &str, default: f64| match settings.get(key) {
+            Some(expr) => checker.at_least(expr, key, env, f64::MIN_POSITIVE),
+            None => Some(default),
+        };
+        let (rope_theta, norm_epsilon) =
+            (real(self, "rope_theta", 10_000.0), real(self, "norm_epsilon", 1e-5));
+        // "Small init" (arXiv:1910.05895, section 2.2): 0.02 at width 1,000, and enough for narrow models to
+        // learn at all.
+        let small = (2.0 / (5.0 * f64::from(width.unwrap_or(1_000)))).sqrt();
+        let initial_deviation = real(self, "initial_deviation", small);
+        let (width, heads) = (width?, heads?);
+        let key_value_heads = key_value_heads.unwrap_or(Some(heads))?;
+        let multiple = |checker: &mut Checker, key: &str, text: String| {
+            let place = settings.key_span(key).unwrap_or(span);
+            checker.report(Diagnostic::error(Code::OutOfRange, place, text));
+        };
+        if width % (2 * heads) != 0 {
+            multiple(
+                self,
+                "width",
+                format!("the width {width} does not divide into {heads} heads of even size"),
+            );
+            return None;
+        }
+        if heads % key_value_heads != 0 {
+            multiple(
+                self,
+                "key_value_heads",
+                format!("{heads} heads can't share {key_value_heads} key-value heads evenly"),
+            );
+            return None;
+        }
+        Some(Architecture {
+            family,
+            layers: layers?,
+            width,
+            heads,
+            key_value_heads,
+            // The usual two thirds of four times the width, rounded up to a multiple of 32.
+            hidden: hidden.unwrap_or(Some((width * 8).div_ceil(3).div_ceil(32) * 32))?,
+            context: context?,
+            tokenizer: tokenizer?,
+            tied: tied?,
+            rope_theta: rope_theta?,
+            norm_epsilon: norm_epsilon?,
+            initial_deviation: initial_deviation?,
+        })
+    }
+
+    pub(in crate::check) fn truth_setting(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<bool> {
+        match self.evaluate(expr, env) {
+            Value::Formula(formula) if formula.unit() == Unit::Bool && formula.constant().is_some() => {
+                Some(formula.constant() == Some(1.0))
+            }
+            value if undecided(&value) => None,
+            other => {
+                self.wrong_kind(expr.span, &format!("`{key}` is `true` or `false`"), &other);
+                None
+            }
+        }
+    }
+
+    fn merge(
+        &mut self,
+        span: Span,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Merge> {
+        let settings = self.settings(block, "merge", span, vocabulary::MERGE, false);
+        self.keep_marks(&settings, &env.model_name);
+        let models = self.models_of(given[0].expect("required"), env);
+        let base = match given[1] {
+            Some(expr) => Some(self.model_value(expr, env)?),
+            None => None,
+        };
+        let methods = [
+            ("average", "average"),
+            ("task_arithmetic", "task_arithmetic"),
+            ("ties", "ties"),
+            ("dare", "dare"),
+        ];
+        let method = self
+            .required(&settings, "method")
+            .and_then(|expr| self.word(expr, "a way to merge", &methods))?;
+        let known: &[&str] = match method {
+            "average" => &[],
+            "task_arithmetic" => &["scale"],
+            "ties" => &["scale", "density"],
+            _ => &["scale", "drop"],
+        };
+        for key in ["scale", "density", "drop"] {
+            if let Some(place) = settings.key_span(key).filter(|_| !known.contains(&key)) {
+                self.report(Diagnostic::error(Code::UnknownKey, place, format!("`{method}` has no `{key}`")));
+                return None;
+            }
+        }
+        let number = |checker: &mut Checker, key: &str| {
+            let expr = checker.required(&settings, key)?;
+            if key == "scale" {
+                return checker.real(expr, key, env);
+            }
+            let value = checker.evaluate(expr, env);
+            checker.fraction(&value, expr.span, &format!("`{key}`"))
+        };
+        let method = match method {
+            "average" => MergeMethod::Average,
+            "task_arithmetic" => MergeMethod::TaskArithmetic { scale: number(self, "scale")? },
+            "ties" => {
+                let (scale, density) = (number(self, "scale")?, number(self, "density")?);
+                if density <= 0.0 {
+                    let place = settings.get("density").map_or(span, |expr| expr.span);
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        "`density` must be above 0: nothing would be kept",
+                    ));
+                    return None;
+                }
+                MergeMethod::Ties { scale, density }
+            }
+            _ => {
+                let (scale, drop) = (number(self, "scale")?, number(self, "drop")?);
+                if drop >= 1.0 {
+                    let place = settings.get("drop").map_or(span, |expr| expr.span);
+                    self.report(Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        "`drop` must be below 1: nothing would be left",
+                    ));
+                    return None;
+                }
+                MergeMethod::Dare { scale, drop }
+            }
+        };
+        if method != MergeMethod::Average && base.is_none() {
+            self.report(
+                Diagnostic::error(
+                    Code::MissingArgument,
+                    span,
+                    format!("`{}` needs the `base` that differences are taken from", method.name()),
+                )
+                .help("write `merge(experts, base: start) { ... }`"),
+            );
+            return None;
+        }
+        let models = models?;
+        for other in models.iter().chain(&base) {
+            // Weights that are loaded have a shape that only their files know.
+            let shapes = (self.architecture(*other), self.architecture(models[0]));
+            if let (Some(shape), Some(first)) = shapes
+                && shape != first
+            {
+                let text = format!(
+                    "`{}` and `{}` have different shapes",
+                    self.model(models[0]).name,
+                    self.model(*other).name
+                );
+                self.report(
+                    Diagnostic::error(Code::WrongKind, span, text)
+                        .help("only weights of one architecture can be merged"),
+                );
+                return None;
+            }
+        }
+        Some(Merge { method, base, models })
+    }
+
+    /// A family or a list of models.
+    fn models_of(&mut self, expr: &Expr, env: &Env) -> Option<Vec<ModelId>> {
+        let values = match self.evaluate(expr, env) {
+            Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
+            Value::List(values) => values,
+            other => {
+                self.wrong_kind(expr.span, "several models are needed: a family or a list", &other);
+                return None;
+            }
+        };
+        let mut models = Vec::new();
+        for value in values {
+            match value {
+                Value::Model(model) => models.push(model),
+                other => {
+                    self.wrong_kind(expr.span, "every element must be a model", &other);
+                    return None;
+                }
+            }
+        }
+        if models.is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "there is no model in here"));
+            return None;
+        }
+        Some(models)
+    }
+}

@@ -1,0 +1,191 @@
+//! `train`: several models trained together, in turns.
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{Joint, JointStep, Member, Recipe, Stage, Teacher, TeacherWeights};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::stages::settings::Settings;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+/// One `trains` of a `train`; without its model where that is faulty.
+struct Trained {
+    name: String,
+    place: Span,
+    member: Option<Member>,
+}
+
+impl Checker {
+    /// `train { trains student = start, step follow { updates = student, ... } }`
+    pub(in crate::check) fn joint(&mut self, span: Span, block: Option<&Block>, env: &Env) -> Value {
+        let settings = self.settings(block, "train", span, vocabulary::TRAIN, true);
+        self.keep_marks(&settings, &env.model_name);
+        let statements = block.map_or(&[][..], |block| &block.statements);
+        let trained = statements.iter().filter_map(|statement| match statement {
+            Statement::Trains { name, value } => Some((name, value)),
+            _ => None,
+        });
+        let mut members: Vec<Trained> = Vec::new();
+        let mut good = true;
+        for (name, value) in trained {
+            let member = self.member(name, value, &members, env);
+            good &= member.is_some();
+            members.push(Trained { name: name.text.clone(), place: name.span, member });
+        }
+        let mut inner = env.clone();
+        // A faulty one is known all the same: whatever names it is not wrong because of it.
+        for Trained { name, place, member } in &members {
+            let weights = TeacherWeights::Trained { member: name.clone() };
+            let plain = self.plain_teacher(name, weights, *place);
+            let sees = member.as_ref().and_then(|member| member.sees.clone());
+            let teacher = self.declare_teacher(Teacher { sees, ..plain });
+            inner.bind(name, teacher);
+        }
+        let steps: Vec<(&Name, &Block)> = statements
+            .iter()
+            .filter_map(|statement| match statement {
+                Statement::Step { name, block } => Some((name, block)),
+                _ => None,
+            })
+            .collect();
+        for (missing, what) in
+            [(members.is_empty(), "trains student = start"), (steps.is_empty(), "step follow { ... }")]
+        {
+            if missing && !settings.broken {
+                let text = format!("`train` needs a `{}`", what.split(' ').next().unwrap_or(what));
+                self.report(
+                    Diagnostic::error(Code::MissingKey, span, text)
+                        .label("not said here")
+                        .help(format!("add `{what}`")),
+                );
+                good = false;
+            }
+        }
+        let mut read: Vec<JointStep> = Vec::new();
+        for (index, (name, block)) in steps.iter().enumerate() {
+            if let Some((first, _)) = steps[..index].iter().find(|(first, _)| first.text == name.text) {
+                let text = format!("two steps are called `{}`", name.text);
+                self.report(
+                    Diagnostic::error(Code::DuplicateName, name.span, text).because(first.span, "first here"),
+                );
+                good = false;
+                continue;
+            }
+            match self.joint_step(name, block, &settings, &members, &inner) {
+                Some(step) => read.push(step),
+                None => good = false,
+            }
+        }
+        if !good {
+            return Value::Error;
+        }
+        for (index, Trained { name, place, .. }) in members.iter().enumerate() {
+            if !read.iter().any(|step| step.updates == index) {
+                let text = format!("no step updates `{name}`");
+                self.report(
+                    Diagnostic::error(Code::UntrainedMember, *place, text).label("trained by nobody").help(
+                        "add a `step` with `updates` set to it, or make it a `teacher`: frozen models are \
+                         roles",
+                    ),
+                );
+                return Value::Error;
+            }
+        }
+        self.declare_joint(
+            members.into_iter().filter_map(|trained| trained.member).collect(),
+            read,
+            span,
+            env,
+        )
+    }
+
+    /// The stage's own value is its first model; the others are models beside it.
+    fn declare_joint(&mut self, members: Vec<Member>, steps: Vec<JointStep>, span: Span, env: &Env) -> Value {
+        let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+        let joint = self.declare_stage("train", Stage::Joint(Box::new(Joint { members, steps })), span, env);
+        let own = self.model(joint).name.clone();
+        for (member, name) in names.iter().enumerate().skip(1) {
+            self.declare_model(&format!("{own}.{name}"), Stage::Member { joint, member }, span);
+        }
+        Value::Model(joint)
+    }
+
+    /// `trains guide = start { sees = feedback_shown }`
+    fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<Member> {
+        if let Some(Trained { place: first, .. }) = before.iter().find(|known| known.name == name.text) {
+            let text = format!("two models are called `{}`", name.text);
+            self.report(
+                Diagnostic::error(Code::DuplicateName, name.span, text).because(*first, "first here"),
+            );
+            return None;
+        }
+        let (start, block) = self.split_block(value, env);
+        let settings = self.settings(
+            block.as_ref(),
+            &format!("trains {}", name.text),
+            name.span,
+            vocabulary::MEMBER,
+            false,
+        );
+        let sees = self.optional_template(settings.get("sees"), env);
+        let start = self.model_value(&start, &env.named(format!("{}.{}.start", env.model_name, name.text)));
+        Some(Member { name: name.text.clone(), start: start?, sees: sees?, origin: self.origin(name.span) })
+    }
+
+    fn joint_step(
+        &mut self,
+        name: &Name,
+        block: &Block,
+        around: &Settings,
+        members: &[Trained],
+        env: &Env,
+    ) -> Option<JointStep> {
+        let mut settings = self.settings(Some(block), "step", name.span, vocabulary::STEP, true);
+        self.keep_marks(&settings, &format!("{}.{}", env.model_name, name.text));
+        let updates = self.required(&settings, "updates").and_then(|expr| self.updated(expr, members));
+        let every = match settings.get("every") {
+            Some(expr) => self.count(expr, "every", env, 1),
+            None => Some(1),
+        };
+        settings.inherit(around);
+        let mixture = self.mixture(settings.get("domains"), env);
+        let start = updates.and_then(|index| members[index].member.as_ref()).map(|member| member.start);
+        let parts = self.distill(Recipe::Step, &settings, start, mixture, env);
+        let train = self.finish_training(parts, &settings, env);
+        Some(JointStep { name: name.text.clone(), updates: updates?, every: every?, train: train? })
+    }
+
+    /// Which of the models that are trained.
+    fn updated(&mut self, expr: &Expr, members: &[Trained]) -> Option<usize> {
+        let names: Vec<&str> = members.iter().map(|trained| trained.name.as_str()).collect();
+        let ExprKind::Name(name) = &expr.kind else {
+            if !matches!(expr.kind, ExprKind::Error) {
+                self.report(
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        expr.span,
+                        "`updates` names one of the models that are trained",
+                    )
+                    .help(format!("one of: {}", names.join(", "))),
+                );
+            }
+            return None;
+        };
+        if let Some(index) = names.iter().position(|known| known == name) {
+            return Some(index);
+        }
+        let finding = Diagnostic::error(
+            Code::UnknownName,
+            expr.span,
+            format!("no model called `{name}` is trained here"),
+        );
+        self.report(match nearest(name, names.iter().copied()) {
+            Some(near) => finding.did_you_mean(name, near),
+            None => finding.help(format!("trained here: {}", names.join(", "))),
+        });
+        None
+    }
+}

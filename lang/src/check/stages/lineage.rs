@@ -1,0 +1,376 @@
+//! Where weights come from: which checkpoint a model began with, and what that says about teacher and
+//! student.
+
+use std::collections::HashSet;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{
+    Alignment, DomainId, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights, Tokenizer,
+    Train,
+};
+use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
+use crate::source::Span;
+
+use crate::check::Checker;
+use crate::check::stages::settings::Settings;
+use crate::check::teachers::SaidOrigin;
+
+/// The stages that made some weights, each with the domains that it was trained on.
+type Stages = Vec<(ModelId, Vec<DomainId>)>;
+
+/// What the file says about a teacher and the student.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Descent {
+    /// They have a checkpoint in common.
+    Shared,
+    /// The weights were made elsewhere: the file can't know.
+    Unknown,
+    /// Both begin in this file, at different random weights.
+    Apart,
+}
+
+impl Checker {
+    /// The checkpoints that a model descends from: those that nothing in the file made. Each model is looked
+    /// at once, however many merges lead to it.
+    fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
+        let (mut seen, mut waiting) = (HashSet::new(), vec![model]);
+        while let Some(model) = waiting.pop() {
+            if !seen.insert(model) {
+                continue;
+            }
+            match &self.model(model).stage {
+                Stage::Initialise(_) | Stage::Parameter => add(found, model),
+                // The same file or name twice is one checkpoint.
+                Stage::Load(pretrained) => {
+                    let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
+                    let first = self
+                        .models
+                        .known()
+                        .iter()
+                        .position(same)
+                        .map_or(model, |index| ModelId(index as u32));
+                    add(found, first);
+                }
+                Stage::Train(train) => waiting.push(train.start),
+                Stage::Merge(merge) => {
+                    waiting.extend(merge.models.iter().rev());
+                    waiting.extend(merge.base);
+                }
+                Stage::Joint(joint) => waiting.push(joint.members[0].start),
+                Stage::Member { joint, member } => {
+                    if let Stage::Joint(joint) = &self.model(*joint).stage {
+                        waiting.push(joint.members[*member].start);
+                    }
+                }
+            }
+        }
+    }
+
+    fn descent_of_model(&self, model: ModelId, start: ModelId) -> Descent {
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        self.roots(model, &mut theirs);
+        self.roots(start, &mut ours);
+        // Whoever gives a parameter its value says where that comes from.
+        let open = |root: &ModelId| self.model(*root).stage == Stage::Parameter;
+        if theirs.iter().any(|root| ours.contains(root)) || theirs.iter().chain(&ours).any(open) {
+            return Descent::Shared;
+        }
+        let made_here = |root: &ModelId| matches!(self.model(*root).stage, Stage::Initialise(_));
+        if theirs.iter().chain(&ours).all(made_here) { Descent::Apart } else { Descent::Unknown }
+    }
+
+    fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
+        let mut descent = Descent::Shared;
+        for part in self.made_of(teacher, |part| {
+            matches!(self.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))
+        }) {
+            descent = descent.max(match &self.teacher(part).weights {
+                TeacherWeights::Model(model) => self.descent_of_model(*model, start),
+                TeacherWeights::Served { model, .. } => {
+                    let mut ours = Vec::new();
+                    self.roots(start, &mut ours);
+                    let named = |root: &ModelId| matches!(&self.model(*root).stage, Stage::Load(Pretrained::HuggingFace { name, .. }) if name == model);
+                    let open = ours.iter().any(|root| self.model(*root).stage == Stage::Parameter);
+                    if open || ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
+                }
+                _ => Descent::Shared,
+            });
+        }
+        descent
+    }
+
+    /// A teacher and those that it is made of, each once, in the order of the text; not those for whom
+    /// `vouched` says enough, nor what they are made of.
+    fn made_of(&self, teacher: TeacherId, vouched: impl Fn(TeacherId) -> bool) -> Vec<TeacherId> {
+        let (mut seen, mut found, mut waiting) = (HashSet::new(), Vec::new(), vec![teacher]);
+        while let Some(teacher) = waiting.pop() {
+            if !seen.insert(teacher) {
+                continue;
+            }
+            found.push(teacher);
+            let parts: Vec<&Role> = match &self.teacher(teacher).weights {
+                TeacherWeights::Composed { logits, .. } => logits.iter().map(|(_, role)| role).collect(),
+                TeacherWeights::Pooled { members, .. } => members.iter().map(|(_, role)| role).collect(),
+                TeacherWeights::Panelist { speaker, .. } => vec![speaker],
+                _ => Vec::new(),
+            };
+            waiting.extend(parts.into_iter().rev().filter_map(|role| match role {
+                // Said once, it need not be said again of what is made of it.
+                Role::Named { teacher, .. } if !vouched(*teacher) => Some(*teacher),
+                _ => None,
+            }));
+        }
+        found
+    }
+
+    /// The first checkpoint of a model, as a reader would name it.
+    fn root_name(&self, model: ModelId) -> String {
+        let mut roots = Vec::new();
+        self.roots(model, &mut roots);
+        let names: Vec<String> = roots.iter().map(|root| format!("`{}`", self.model(*root).name)).collect();
+        names.join(" and ")
+    }
+
+    /// Whether a teacher whose word is learnt from descends from the student's start, or is said not to.
+    pub(in crate::check) fn check_lineage(&mut self, teacher: TeacherId, train: &Train, stage: Span) -> bool {
+        let said = self.said_origins.known().get(&teacher).copied();
+        let descent = self.descent(teacher, train.start);
+        let (name, declared) = (self.teacher(teacher).name.clone(), self.span(self.teacher(teacher).origin));
+        let ours = self.root_name(train.start);
+        match (descent, said) {
+            (Descent::Shared, Some((SaidOrigin::Foreign, place))) => {
+                let text = format!(
+                    "the teacher `{name}` is no foreigner: it descends from {ours}, as the student does"
+                );
+                self.report(
+                    Diagnostic::error(Code::ForeignTeacher, place, text)
+                        .because(stage, "trained here")
+                        .help("remove `origin = foreign`: it would hide a real stranger later"),
+                );
+                false
+            }
+            (Descent::Apart, Some((SaidOrigin::Same, place))) => {
+                let text =
+                    format!("the teacher `{name}` does not descend from {ours}, where the student begins");
+                self.report(
+                    Diagnostic::error(Code::ForeignTeacher, place, text)
+                        .because(stage, "trained here")
+                        .help("write `origin = foreign` if that is meant"),
+                );
+                false
+            }
+            (Descent::Shared, _) | (Descent::Unknown, Some((SaidOrigin::Same, _))) => true,
+            (Descent::Apart | Descent::Unknown, Some((SaidOrigin::Foreign, _))) => {
+                self.report(
+                    Diagnostic::warning(
+                        Code::ForeignTeacher,
+                        declared,
+                        format!("the teacher `{name}` has another origin than the student"),
+                    )
+                    .label("its habits are not the student's")
+                    .because(stage, "trained here")
+                    .help(
+                        "where this was measured, a stronger teacher of foreign origin lost most of the \
+                         gain, and a direct top-k loss collapsed within 20 steps (arXiv:2606.30406): watch \
+                         the divergence at the first steps",
+                    ),
+                );
+                true
+            }
+            (descent, None) => {
+                let text = match descent {
+                    Descent::Apart => {
+                        format!("the teacher `{name}` does not descend from {ours}, where the student begins")
+                    }
+                    _ => format!(
+                        "nothing says whether the teacher `{name}` descends from {ours}, where the student \
+                         begins"
+                    ),
+                };
+                let help = match descent {
+                    Descent::Apart => {
+                        "train it from the student's start, or write `{ origin = foreign }` after it"
+                    }
+                    _ => {
+                        "write `{ origin = same }` after it if it was trained from that checkpoint, `{ \
+                         origin = foreign }` if not"
+                    }
+                };
+                self.report(
+                    Diagnostic::error(Code::ForeignTeacher, declared, text)
+                        .because(stage, "trained here")
+                        .help(help),
+                );
+                false
+            }
+        }
+    }
+
+    /// The stages that made a model's weights, each with the domains that it was trained on.
+    fn stages_of(&self, model: ModelId, found: &mut Stages) {
+        if found.iter().any(|(known, _)| *known == model) {
+            return;
+        }
+        let domains =
+            |train: &Train| train.mixture.iter().map(|share| share.domain).collect::<Vec<DomainId>>();
+        match &self.model(model).stage {
+            Stage::Initialise(_) | Stage::Parameter | Stage::Load(_) => {}
+            Stage::Train(train) => {
+                found.push((model, domains(train)));
+                self.stages_of(train.start, found);
+            }
+            Stage::Merge(merge) => {
+                found.push((model, Vec::new()));
+                merge.base.iter().chain(&merge.models).for_each(|model| self.stages_of(*model, found));
+            }
+            Stage::Joint(joint) => {
+                found.push((model, joint.steps.iter().flat_map(|step| domains(&step.train)).collect()));
+                joint.members.iter().for_each(|member| self.stages_of(member.start, found));
+            }
+            Stage::Member { joint, .. } => self.stages_of(*joint, found),
+        }
+    }
+
+    /// A domain that is routed to a specialist of others, while the route has one of its own: arms that were
+    /// mixed up. What all teachers of the route have been through, a common fine-tuning for example,
+    /// makes nobody a specialist.
+    pub(in crate::check) fn warn_of_misrouted_domains(&mut self, train: &Train, settings: &Settings) {
+        let mut teachers: Vec<TeacherId> = Vec::new();
+        for choice in &train.teachers {
+            if !teachers.contains(&choice.teacher) {
+                teachers.push(choice.teacher);
+            }
+        }
+        let mut stages: Vec<(TeacherId, Stages)> = Vec::new();
+        for teacher in teachers {
+            let mut found = Vec::new();
+            if let TeacherWeights::Model(model) = &self.teacher(teacher).weights {
+                self.stages_of(*model, &mut found);
+            }
+            stages.push((teacher, found));
+        }
+        let common =
+            |stage: &ModelId| stages.iter().all(|(_, found)| found.iter().any(|(known, _)| known == stage));
+        let learnt: Vec<(TeacherId, Vec<DomainId>)> = stages
+            .iter()
+            .map(|(teacher, found)| {
+                let own = found
+                    .iter()
+                    .filter(|(stage, _)| !common(stage))
+                    .flat_map(|(_, domains)| domains.iter().copied());
+                (*teacher, own.collect())
+            })
+            .collect();
+        for TeacherChoice { domain, teacher, origin, .. } in
+            train.teachers.iter().filter(|choice| choice.when.is_none())
+        {
+            let own =
+                learnt.iter().find(|(known, _)| known == teacher).map_or(&[][..], |(_, domains)| domains);
+            if own.is_empty() || own.contains(domain) {
+                continue;
+            }
+            let Some((other, _)) = learnt.iter().find(|(_, domains)| domains.contains(domain)) else {
+                continue;
+            };
+            let (chosen, other) = (self.teacher(*teacher), self.teacher(*other));
+            let name = &self.domain(*domain).name;
+            let text =
+                format!("the domain `{name}` is routed to `{}`, which was not trained on it", chosen.name);
+            let finding = Diagnostic::warning(Code::MisroutedDomain, self.span(*origin), text)
+                .label("trained on other domains")
+                .because(self.span(other.origin), format!("`{}` was trained on `{name}`", other.name))
+                .because(settings.span, "routed for this stage")
+                .help(format!(
+                    "route `{name}` to `{}`, or say why not: `// allow(misrouted-domain): ...`",
+                    other.name
+                ));
+            self.report(finding);
+            return;
+        }
+    }
+
+    /// How a model's text becomes tokens, where the file says it.
+    fn tokenizer_of(&self, model: ModelId) -> Option<&Tokenizer> {
+        self.architecture(model).map(|architecture| &architecture.tokenizer)
+    }
+
+    /// Whether the tokens of a teacher that is read as `role` are the student's.
+    pub(in crate::check) fn check_vocabulary(
+        &mut self,
+        teacher: TeacherId,
+        role: &Role,
+        train: &Train,
+        settings: &Settings,
+    ) -> bool {
+        if self.teacher(teacher).align == Alignment::Tokens || !compares_tokens(train, role) {
+            return true;
+        }
+        for speaker in self.made_of(teacher, |_| false) {
+            let TeacherWeights::Model(model) = self.teacher(speaker).weights else { continue };
+            if self.teacher(speaker).align == Alignment::Tokens {
+                continue;
+            }
+            let (Some(theirs), Some(ours)) = (self.tokenizer_of(model), self.tokenizer_of(train.start))
+            else {
+                continue;
+            };
+            if theirs == ours {
+                continue;
+            }
+            let text = format!(
+                "the teacher `{}` has another tokenizer than the student",
+                self.teacher(teacher).name
+            );
+            let label = format!("{} here, {} in the student", tokenizer_text(theirs), tokenizer_text(ours));
+            let declared = self.span(self.teacher(teacher).origin);
+            self.report(
+                Diagnostic::error(Code::VocabularyMismatch, declared, text)
+                    .label(label)
+                    .because(settings.span, "trained here")
+                    .help(
+                        "write `{ align = tokens }` after it, or compare with `sorted_l1` or `support: \
+                         matched`",
+                    ),
+            );
+            return false;
+        }
+        true
+    }
+}
+
+fn add(found: &mut Vec<ModelId>, model: ModelId) {
+    if !found.contains(&model) {
+        found.push(model);
+    }
+}
+
+fn tokenizer_text(tokenizer: &Tokenizer) -> String {
+    match tokenizer {
+        Tokenizer::Bytes => "`bytes`".into(),
+        Tokenizer::File(path) => format!("{path:?}"),
+    }
+}
+
+/// Whether the objective compares `role` with the student entry by entry of one vocabulary.
+fn compares_tokens(train: &Train, role: &Role) -> bool {
+    let by_text = |divergence: &Divergence| {
+        matches!(divergence.kind, DivergenceKind::SortedL1)
+            || matches!(divergence.support, Support::Matched | Support::Unmatched)
+            || (!sides(&divergence.left, role) && !sides(&divergence.right, role))
+    };
+    train.objective.formulas().into_iter().any(|formula| {
+        formula.any(|node| match &node.kind {
+            FormulaKind::Signal(Signal::Divergence(divergence))
+            | FormulaKind::Live(Live::Divergence(divergence)) => {
+                divergence.roles().contains(role) && !by_text(divergence)
+            }
+            FormulaKind::Signal(signal) => signal.roles().contains(role),
+            FormulaKind::Live(live) => live.roles().contains(role),
+            _ => false,
+        })
+    })
+}
+
+fn sides(distribution: &Distribution, role: &Role) -> bool {
+    distribution.roles().contains(role)
+}

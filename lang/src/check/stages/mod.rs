@@ -1,0 +1,11 @@
+//! The stages that make models: constructors, their settings, what they train and how, and what only a stage as
+//! a whole can get wrong.
+
+pub mod constructors;
+pub mod joint;
+pub mod lineage;
+pub mod optimizers;
+pub mod settings;
+pub mod stage_checks;
+pub mod trainable;
+pub mod training;

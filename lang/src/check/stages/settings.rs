@@ -1,0 +1,523 @@
+//! Reading the settings of a block: every key known, every needed one there, every value of its kind.
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
+use crate::formula::{Axis, Declared, Formula, FormulaKind, Role, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
+
+use crate::check::Checker;
+use crate::check::builtins::bounds;
+use crate::check::builtins::vocabulary::{self, Key};
+use crate::check::names::foreign;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::{Callable, Value};
+
+/// The settings of one block, checked against the keys it may have.
+pub struct Settings<'a> {
+    /// What they are settings of: `` `grpo` ``.
+    pub owner: String,
+    /// Where to point when something is missing.
+    pub span: Span,
+    /// By key: as written, or as it was meant.
+    entries: Vec<(String, &'a Entry)>,
+    /// What the block around it says for all of its steps.
+    inherited: Vec<(String, &'a Entry)>,
+    /// Keys that were meant by mistyped ones: reported already, so not missing as well.
+    mistyped: Vec<String>,
+    marks: Vec<(String, SettingMark)>,
+    pub route: Option<&'a Route>,
+    /// Part of the block could not be parsed: what is missing may have stood there.
+    pub broken: bool,
+}
+
+impl<'a> Settings<'a> {
+    pub fn get(&self, key: &str) -> Option<&'a Expr> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    pub fn key_span(&self, key: &str) -> Option<Span> {
+        self.entry(key).map(|entry| entry.key.span)
+    }
+
+    /// Where the first of `keys` that is set stands; else where the block belongs to.
+    pub fn place(&self, keys: &[&str]) -> Span {
+        keys.iter().find_map(|key| self.key_span(key)).unwrap_or(self.span)
+    }
+
+    fn entry(&self, key: &str) -> Option<&'a Entry> {
+        self.entries.iter().chain(&self.inherited).find(|(known, _)| known == key).map(|(_, entry)| *entry)
+    }
+
+    /// What the block around it says holds here as well, unless it is said again.
+    pub fn inherit(&mut self, around: &Settings<'a>) {
+        // A batch said here replaces the prompts said around it, and the other way round.
+        let replaced = |key: &str| {
+            matches!(key, "prompts" | "batch")
+                && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
+        };
+        self.inherited = around.entries.iter().filter(|(key, _)| !replaced(key)).cloned().collect();
+        self.broken |= around.broken;
+        self.route = self.route.or(around.route);
+    }
+}
+
+impl Checker {
+    /// Reports what is not one of `keys`, what stands twice, and what is no setting at all.
+    pub(in crate::check) fn settings<'a>(
+        &mut self,
+        block: Option<&'a Block>,
+        owner: &str,
+        span: Span,
+        keys: &[Key],
+        may_route: bool,
+    ) -> Settings<'a> {
+        let broken = block.is_some_and(|block| block.broken);
+        let mut settings = Settings {
+            owner: format!("`{owner}`"),
+            span,
+            entries: Vec::new(),
+            inherited: Vec::new(),
+            mistyped: Vec::new(),
+            marks: Vec::new(),
+            route: None,
+            broken,
+        };
+        let statements = block.map_or(&[][..], |block| &block.statements);
+        let set = statements.iter().filter_map(|statement| match statement {
+            Statement::Entry(entry) => Some(entry.key.text.as_str()),
+            _ => None,
+        });
+        let set: Vec<&str> = set.collect();
+        for statement in statements {
+            match statement {
+                Statement::Entry(entry) => self.setting(entry, keys, &set, &mut settings),
+                Statement::Route(route) if may_route && settings.route.is_none() => {
+                    settings.route = Some(route)
+                }
+                Statement::Route(route) => {
+                    let text = format!("{} takes no route here", settings.owner);
+                    self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
+                }
+                Statement::Let { name, .. } | Statement::Term { name, .. } => {
+                    self.report(
+                        Diagnostic::error(
+                            Code::UnknownKey,
+                            name.span,
+                            format!("{} holds settings only", settings.owner),
+                        )
+                        .help("`let` and `term` belong in an objective; write a `let` of your own above"),
+                    );
+                }
+                // The block of `train` reads these itself.
+                Statement::Trains { .. } | Statement::Step { .. } if owner == "train" => {}
+                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
+                    self.report(
+                        Diagnostic::error(
+                            Code::UnknownKey,
+                            name.span,
+                            format!("{} holds settings only", settings.owner),
+                        )
+                        .help("`trains` and `step` belong in `train { ... }`"),
+                    );
+                }
+            }
+        }
+        settings
+    }
+
+    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], set: &[&str], settings: &mut Settings<'a>) {
+        let marks = self.marks(&entry.marks);
+        settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
+        if let Some(first) = settings
+            .key_span(&entry.key.text)
+            .filter(|_| settings.entries.iter().any(|(key, _)| *key == entry.key.text))
+        {
+            self.report(
+                Diagnostic::error(
+                    Code::DuplicateKey,
+                    entry.key.span,
+                    format!("`{}` is set twice", entry.key.text),
+                )
+                .because(first, "first set here")
+                .help("keep one of them"),
+            );
+        } else if keys.iter().any(|key| key.name == entry.key.text) {
+            settings.entries.push((entry.key.text.clone(), entry));
+        } else if !matches!(entry.value.kind, ExprKind::Error) {
+            // Read as what it was meant for: one slip is one finding.
+            match self.unknown_setting(entry, &settings.owner, keys, set) {
+                Some(meant) if meant.same_value => settings.entries.push((meant.key, entry)),
+                meant => settings.mistyped.extend(meant.map(|meant| meant.key)),
+            }
+        }
+    }
+
+    /// What the author says about where a value comes from.
+    pub(in crate::check) fn marks(&mut self, written: &[Mark]) -> Vec<SettingMark> {
+        const MARKS: &[&str] = &["unpublished", "source"];
+        let mut found = Vec::new();
+        for mark in written {
+            let argument = mark.argument.as_ref().map(|text| text.text.clone());
+            match (mark.name.text.as_str(), argument) {
+                ("unpublished", note) => found.push(SettingMark::Unpublished { note }),
+                ("source", Some(text)) => found.push(SettingMark::Source { text }),
+                ("source", None) => self.report(
+                    Diagnostic::error(Code::MissingArgument, mark.name.span, "`@source` must say which")
+                        .help("write `@source(\"arXiv:2606.30406, appendix A\")`"),
+                ),
+                (other, _) => {
+                    let finding = Diagnostic::error(
+                        Code::UnknownValue,
+                        mark.name.span,
+                        format!("there is no mark `@{other}`"),
+                    );
+                    self.report(match nearest(other, MARKS.iter().copied()) {
+                        Some(near) => {
+                            finding.did_you_mean(other, near).help(format!("did you mean `@{near}`?"))
+                        }
+                        None => finding.help("marks: `@unpublished`, `@source(\"...\")`"),
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    /// Keeps the marks of a block for the plan. A stage that is used twice is marked once per model.
+    pub(in crate::check) fn keep_marks(&mut self, settings: &Settings, owner: &str) {
+        for (setting, mark) in &settings.marks {
+            self.record_marks(owner, setting, vec![mark.clone()]);
+        }
+    }
+
+    pub(in crate::check) fn record_marks(&mut self, owner: &str, setting: &str, marks: Vec<SettingMark>) {
+        for mark in marks {
+            let marked = MarkedSetting { owner: owner.to_owned(), setting: setting.to_owned(), mark };
+            // An objective is evaluated at every use.
+            if !self.marks.contains(&marked) {
+                self.marks.push(marked);
+            }
+        }
+    }
+
+    pub(in crate::check) fn required<'a>(&mut self, settings: &Settings<'a>, key: &str) -> Option<&'a Expr> {
+        let found = settings.get(key);
+        if found.is_none() && !settings.broken && !settings.mistyped.iter().any(|meant| meant == key) {
+            self.report(
+                Diagnostic::error(
+                    Code::MissingKey,
+                    settings.span,
+                    format!("{} needs `{key}`", settings.owner),
+                )
+                .label("not set here")
+                .help(format!("add `{key} = ...`")),
+            );
+        }
+        found
+    }
+
+    /// A whole number that must be set.
+    pub(in crate::check) fn required_count(
+        &mut self,
+        settings: &Settings,
+        key: &str,
+        env: &Env,
+        least: u64,
+    ) -> Option<u32> {
+        let expr = self.required(settings, key)?;
+        self.count(expr, key, env, least)
+    }
+
+    pub(in crate::check) fn count(&mut self, expr: &Expr, key: &str, env: &Env, least: u64) -> Option<u32> {
+        let value = self.evaluate(expr, env);
+        self.whole(&value, expr.span, &format!("`{key}`"), least).map(|count| count as u32)
+    }
+
+    /// A number known before the run.
+    pub(in crate::check) fn real(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<f64> {
+        let value = self.evaluate(expr, env);
+        match value.constant() {
+            Some(number) => self.word_fits(&value, expr.span, key).then_some(number),
+            None if undecided(&value) => self.any_number(1.0),
+            None => {
+                self.wrong_kind(expr.span, &format!("`{key}` must be a number known before the run"), &value);
+                None
+            }
+        }
+    }
+
+    /// A number with a smallest value.
+    pub(in crate::check) fn at_least(
+        &mut self,
+        expr: &Expr,
+        key: &str,
+        env: &Env,
+        least: f64,
+    ) -> Option<f64> {
+        let number = self.real(expr, key, env)?;
+        if number < least {
+            let text = match least {
+                f64::MIN_POSITIVE => format!("`{key}` must be above 0"),
+                _ => format!("`{key}` must be at least {least}"),
+            };
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")),
+            );
+            return None;
+        }
+        Some(number)
+    }
+
+    /// What stands for a number that a parameter without a value leaves open.
+    fn any_number(&self, usual: f64) -> Option<f64> {
+        self.any_numbers.then_some(usual)
+    }
+
+    pub(in crate::check) fn whole(
+        &mut self,
+        value: &Value,
+        span: Span,
+        what: &str,
+        least: u64,
+    ) -> Option<u64> {
+        let Some(number) = value.constant() else {
+            if undecided(value) {
+                return self.any_number(16.0).map(|number| least.max(number as u64));
+            }
+            if let (Value::List(values), "`seeds`") = (value, what) {
+                let count = values.len();
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    span,
+                    "`seeds` is how many seeds are run, not a list of them",
+                );
+                let finding = finding
+                    .label("this is a list")
+                    .help("a whole number: `seed` of the experiment is the first, the others follow it");
+                self.report(finding.replace_with(format!("write `{count}`"), count.to_string()));
+                return None;
+            }
+            self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
+            return None;
+        };
+        if !self.word_fits(value, span, what.trim_matches('`')) || !self.word_fits_here(value, span) {
+            return None;
+        }
+        if number.fract() != 0.0 || number < least as f64 {
+            self.report(
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    span,
+                    format!("{what} must be a whole number, at least {least}"),
+                )
+                .label(format!("this is {number}")),
+            );
+            return None;
+        }
+        let bound = bounds::of(what.trim_matches('`'));
+        if number > f64::from(bound.most) {
+            let most = bounds::written(bound.most);
+            self.report(
+                Diagnostic::error(Code::OutOfRange, span, format!("{what} must be at most {most}"))
+                    .label(format!("this is {number}"))
+                    .help(format!("write {most} or less: {}", bound.because)),
+            );
+            return None;
+        }
+        Some(number as u64)
+    }
+
+    pub(in crate::check) fn fraction(&mut self, value: &Value, span: Span, what: &str) -> Option<f64> {
+        let Some(number) = value.constant() else {
+            if undecided(value) {
+                return self.any_number(0.5);
+            }
+            self.wrong_kind(span, &format!("{what} must be a fraction known before the run"), value);
+            return None;
+        };
+        if !(0.0..=1.0).contains(&number) {
+            let finding =
+                Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"));
+            let finding = finding.label(format!("this is {number}"));
+            // `50` for `50%`
+            let written = self.sources.text(span);
+            let percent = number > 1.0
+                && number <= 100.0
+                && number.fract() == 0.0
+                && written.parse::<f64>() == Ok(number);
+            self.report(match percent {
+                true => finding
+                    .help(format!("a share of a hundred is written with `%`: `{written}%`"))
+                    .replace_with(format!("write `{written}%`"), format!("{written}%")),
+                false => finding.help("at most 1, which is all of it; `35%` is 0.35"),
+            });
+            return None;
+        }
+        Some(number)
+    }
+
+    /// A value given for a parameter with a type.
+    pub(in crate::check) fn coerce(&mut self, value: Value, annotation: &Name, span: Span) -> Value {
+        let wanted = annotation.text.as_str();
+        let types = || vocabulary::TYPES.iter().map(|word| word.name);
+        if !types().any(|known| known == wanted) {
+            let finding = Diagnostic::error(
+                Code::UnknownValue,
+                annotation.span,
+                format!("there is no type `{wanted}`"),
+            );
+            self.report(match foreign::type_name(wanted).or_else(|| nearest(wanted, types())) {
+                Some(near) if foreign::type_name(wanted).is_some() => finding
+                    .help(format!("here it is called `{near}`"))
+                    .replace_with(format!("change to `{near}`"), near),
+                Some(near) => finding.did_you_mean(wanted, near),
+                None => finding.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
+            });
+            return value;
+        }
+        let fits = match (&value, wanted) {
+            (Value::Error, _) => true,
+            (Value::Model(_), "model")
+            | (Value::Text(_), "text")
+            | (Value::Reward(_), "reward")
+            | (Value::Domain(_), "domain")
+            | (Value::Panel(_), "panel")
+            | (Value::Teacher(_), "teacher")
+            | (Value::Rollout(_), "rollout")
+            | (Value::Template(_), "template") => true,
+            (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
+            // A model that is being trained beside this one is known by its role.
+            (Value::Teacher(id), "model")
+                if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) =>
+            {
+                true
+            }
+            // How long a stage trains may be given in epochs; everything else that counts asks for a number.
+            (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
+            (Value::List(values), "counts") => {
+                let counts: Vec<_> =
+                    values.iter().map(|value| self.whole(value, span, "every element", 0)).collect();
+                if counts.iter().any(Option::is_none) {
+                    return Value::Error;
+                }
+                true
+            }
+            // An item whose parameters all have defaults.
+            (Value::Item { kind: Callable::Teacher, .. }, "teacher")
+            | (Value::Item { kind: Callable::Rollout, .. }, "rollout")
+            | (Value::Item { kind: Callable::Template, .. }, "template") => true,
+            (Value::Family(_) | Value::List(_), "models") | (Value::List(_), "domains") => true,
+            (Value::Objective(_) | Value::Item { kind: Callable::Objective, .. }, "objective") => true,
+            (Value::Student(copy), "teacher") => {
+                let name = self.sources.text(span).to_owned();
+                return self.student_as_teacher(&name, *copy, span);
+            }
+            (Value::Model(_), "teacher") => {
+                self.report(
+                    Diagnostic::error(Code::WrongKind, span, "a teacher is needed here")
+                        .label("this is a model")
+                        .because(annotation.span, "declared here")
+                        .help("declare the role first: `teacher name = model`"),
+                );
+                return Value::Error;
+            }
+            (Value::Formula(formula), _) => return self.coerce_number(formula.clone(), annotation, span),
+            _ => false,
+        };
+        if fits {
+            return value;
+        }
+        // `clip_at: "5"`
+        if let (Value::Text(text), Some(_)) = (&value, unit_of_type(wanted)) {
+            let number =
+                |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
+            let bare = self.unquoted(span, text, number);
+            let finding = Diagnostic::error(
+                Code::WrongKind,
+                span,
+                format!("a number is needed here, of the type `{wanted}`"),
+            );
+            let finding = finding.label("this is a text").because(annotation.span, "declared here");
+            self.report(crate::check::names::unknown::without_quotes(finding, bare));
+            return Value::Error;
+        }
+        self.mistyped(span, annotation, &value.describe())
+    }
+
+    fn coerce_number(&mut self, formula: Formula, annotation: &Name, span: Span) -> Value {
+        let Some(unit) = unit_of_type(&annotation.text) else {
+            return self.mistyped(span, annotation, &Value::Formula(formula).describe());
+        };
+        let found = formula.unit();
+        let convertible = found == unit
+            || (found == Unit::Number && unit != Unit::Bool)
+            || (unit == Unit::Number && found != Unit::Bool)
+            || (matches!(unit, Unit::Fraction | Unit::Ratio)
+                && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
+        if !convertible {
+            return self.mistyped(span, annotation, &format!("a number of {}", found.name()));
+        }
+        let worth = Value::Formula(formula.clone());
+        if unit == Unit::Count && worth.constant().is_some() {
+            let Some(_) = self.whole(&worth, span, "a count", 0) else { return Value::Error };
+        }
+        if unit == Unit::Fraction && worth.constant().is_some() {
+            let Some(_) = self.fraction(&worth, span, "a fraction") else { return Value::Error };
+        }
+        if unit == Unit::Prob && worth.constant().is_some() {
+            let Some(_) = self.fraction(&worth, span, "a probability") else { return Value::Error };
+        }
+        let node = &formula.0;
+        let mut given = Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin);
+        if let Some(before) = &node.declared {
+            given = given.declared(before.clone());
+        }
+        // A number that moves is looked at once the length of the run is known.
+        let bounds = match unit {
+            Unit::Fraction | Unit::Prob => Some((0.0, 1.0)),
+            Unit::Count => Some((0.0, f64::from(u32::MAX))),
+            _ => None,
+        };
+        if let Some((low, high)) = bounds.filter(|_| given.constant().is_none() && given.axis() == Axis::Run)
+        {
+            let parameter = format!("a number given for a `{}`", annotation.text).into();
+            given = given.declared(Declared { parameter, low, high });
+        }
+        Value::Formula(given)
+    }
+
+    fn mistyped(&mut self, span: Span, annotation: &Name, found: &str) -> Value {
+        self.report(
+            Diagnostic::error(Code::WrongKind, span, format!("a {} is needed here", annotation.text))
+                .label(format!("this is {found}"))
+                .because(annotation.span, "declared here"),
+        );
+        Value::Error
+    }
+}
+
+/// A number that depends on a parameter without a value: an item is being checked for its own sake, and
+/// nothing can be wrong yet.
+pub fn undecided(value: &Value) -> bool {
+    matches!(value, Value::Formula(formula) if open(formula))
+}
+
+pub fn open(formula: &Formula) -> bool {
+    formula.any(|node| matches!(node.kind, FormulaKind::Variable(_)))
+}
+
+/// What a number of a declared type measures; none for types of other things.
+pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
+    Some(match annotation {
+        "count" => Unit::Count,
+        "fraction" => Unit::Fraction,
+        "real" | "number" | "schedule" => Unit::Number,
+        "nats" => Unit::Nats,
+        "ratio" => Unit::Ratio,
+        "logp" => Unit::Logp,
+        "prob" => Unit::Prob,
+        "bool" => Unit::Bool,
+        _ => return None,
+    })
+}

@@ -1,0 +1,506 @@
+//! What only a stage as a whole can get wrong: an objective and the completions it is trained on, settings
+//! that nothing reads, numbers that leave their bounds before the run ends.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{
+    BatchSize, Edit, ExpertTurns, Keep, Length, Objective, Optimizer, Origin, Recipe, Reward, Rollout,
+    RolloutSource, Sampling, Term, Train,
+};
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal};
+
+use crate::check::Checker;
+use crate::check::builtins::bounds;
+use crate::check::builtins::bounds::Bound;
+use crate::check::objectives::reads_group;
+use crate::check::stages::settings::{Settings, open};
+use crate::check::values::ranges::Stay;
+
+/// A term and the completions that it is trained on.
+pub struct Stream<'a> {
+    pub term: &'a Term,
+    pub rollout: &'a Rollout,
+}
+
+/// Every term with its completions; a pair stands for itself.
+pub fn streams<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<Stream<'a>> {
+    objective
+        .terms
+        .iter()
+        .filter(|term| preferences(term).is_empty())
+        .map(|term| Stream { term, rollout: term.data.as_deref().unwrap_or(rollout) })
+        .collect()
+}
+
+/// The completions that a term compares in pairs.
+fn preferences(term: &Term) -> Vec<&Rollout> {
+    term.value
+        .parts()
+        .into_iter()
+        .flat_map(|part| match &part.0.kind {
+            FormulaKind::Live(Live::Preference(preference)) => vec![&preference.chosen, &preference.rejected],
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
+/// Every rollout of a stage, those inside others included.
+pub fn all_rollouts<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<&'a Rollout> {
+    let terms = &objective.terms;
+    let own = terms.iter().flat_map(|term| term.data.as_deref().into_iter().chain(preferences(term)));
+    std::iter::once(rollout).chain(own).flat_map(Rollout::all).collect()
+}
+
+/// What a term reads, the selection and the weights that it shares with others included.
+pub fn term_reads(objective: &Objective, term: &Term, test: impl Fn(&FormulaNode) -> bool + Copy) -> bool {
+    let shared = objective.select.iter().chain(&objective.weight);
+    let own = term.when.iter().chain(&term.weight).chain(std::iter::once(&term.value));
+    shared.chain(own).any(|formula| formula.any(test))
+}
+
+pub fn reads_sampler(node: &FormulaNode) -> bool {
+    match &node.kind {
+        FormulaKind::Signal(signal) => signal.roles().contains(&Role::Sampler),
+        FormulaKind::Live(live) => live.roles().contains(&Role::Sampler),
+        _ => false,
+    }
+}
+
+fn reads_verdict(node: &FormulaNode) -> bool {
+    matches!(&node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
+}
+
+/// How the student's own completions are drawn, where they are not the whole distribution's.
+fn truncated(rollout: &Rollout) -> Option<&Sampling> {
+    match &rollout.source {
+        RolloutSource::Sample(sampling) => Some(sampling).filter(|sampling| sampling.truncated()),
+        RolloutSource::From { .. } | RolloutSource::Data { .. } | RolloutSource::Refine { .. } => None,
+        other => other.inner().into_iter().find_map(truncated),
+    }
+}
+
+/// A term whose gradient is a number times that of the token's own log-probability.
+pub fn is_score_function(objective: &Objective, term: &Term) -> bool {
+    let scored = term.value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Part(Part::Logp))));
+    let factor = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(_));
+    let weights = objective.weight.iter().chain(&term.weight).any(|formula| formula.any(factor));
+    scored && (weights || term.value.any(factor))
+}
+
+impl Checker {
+    /// Whether a teacher writes or chooses some of the tokens, whatever the objective says.
+    pub(in crate::check) fn rollouts_ask_teacher(&self, objective: &Objective, rollout: &Rollout) -> bool {
+        all_rollouts(objective, rollout).into_iter().any(|rollout| match &rollout.source {
+            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
+                *role == Role::Teacher
+            }
+            RolloutSource::TokenMix { .. }
+            | RolloutSource::Interleave { .. }
+            | RolloutSource::Speculative { .. } => true,
+            _ => false,
+        })
+    }
+
+    /// Whether every term is trained on completions that have what it reads.
+    pub(in crate::check) fn check_rollouts(
+        &mut self,
+        objective: &Objective,
+        rollout: &Rollout,
+        settings: &Settings,
+    ) -> bool {
+        let place = self.span(objective.origin);
+        for Stream { term, rollout } in streams(objective, rollout) {
+            let read = rollout.sampling().is_none();
+            let of_teacher = matches!(rollout.source, RolloutSource::From { .. }) && term.data.is_none();
+            let verdict = read && term_reads(objective, term, reads_verdict);
+            let sampler = term_reads(objective, term, reads_sampler);
+            if verdict || (sampler && (read || of_teacher)) {
+                self.report(
+                    Diagnostic::error(
+                        Code::NoRollout,
+                        settings.span,
+                        "the objective reads a reward or the sampler, but nothing is rolled out by the \
+                         student here",
+                    )
+                    .because(place, "this objective")
+                    .help("use it in `grpo` or `distill`, whose prefixes are the student's own rollouts"),
+                );
+                return false;
+            }
+            if sampler && let Some(why) = rollout.unrecorded() {
+                let span = self.span(rollout.origin);
+                let at = self.place_of(objective, reads_sampler);
+                self.report(
+                    Diagnostic::error(
+                        Code::OffPolicyRatio,
+                        span,
+                        "nobody recorded with which probability these tokens were drawn",
+                    )
+                    .label(why)
+                    .because(at, "`ratio` or `sampler` is read here")
+                    .help(
+                        "draw the completions with `sample(...)`, or use a term that needs no sampler, such \
+                         as `live kl(...)`",
+                    ),
+                );
+                return false;
+            }
+            if (sampler || is_score_function(objective, term))
+                && let Some(sampling) = truncated(rollout)
+            {
+                let span = self.span(rollout.origin);
+                let at = self.span(term.origin);
+                let cut = match (sampling.top_p, sampling.top_k) {
+                    (Some(p), None) => format!("`top_p` = {p}"),
+                    (None, Some(k)) => format!("`top_k` = {k}"),
+                    (p, k) => format!("`top_p` = {} and `top_k` = {}", p.unwrap_or(1.0), k.unwrap_or(0)),
+                };
+                self.report(
+                    Diagnostic::error(
+                        Code::TruncatedSampling,
+                        span,
+                        "completions are drawn from a truncated distribution and scored under the whole one",
+                    )
+                    .label(format!("{cut} leaves entries out"))
+                    .because(at, "this term weighs tokens by the probability that they had")
+                    .help(
+                        "draw without `top_p` and `top_k`, or use a term that is exact at every prefix, \
+                         such as `live kl(...)`",
+                    ),
+                );
+                return false;
+            }
+            if reads_group(objective) && rollout.group() < 2 {
+                let span = match &term.data {
+                    Some(data) => self.span(data.origin),
+                    None => settings.place(&["samples", "rollout"]),
+                };
+                self.report(
+                    Diagnostic::error(
+                        Code::GroupOfOne,
+                        span,
+                        "the samples of one prompt are compared, but there is only one",
+                    )
+                    .because(place, "this objective compares within a group")
+                    .help("draw at least 2 samples of each prompt"),
+                );
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Checks that need the whole stage; a finding for each that fails.
+    pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &Settings) -> bool {
+        let checks = [
+            self.check_reference(train, settings),
+            self.check_settings_are_read(train, settings),
+            self.check_privacy(train),
+            self.check_reward_parts(train),
+            self.check_numbers(train, settings),
+            self.check_context(train, settings),
+            self.check_trainable(train, settings),
+            self.check_formats(train, settings),
+            self.check_teachers(train, settings),
+            self.check_pitfalls(train, settings),
+        ];
+        checks.into_iter().all(|good| good)
+    }
+
+    fn check_reference(&mut self, train: &Train, settings: &Settings) -> bool {
+        let place = self.span(train.objective.origin);
+        let read = train.objective.reads(&Role::Reference);
+        match (read, train.reference.first()) {
+            (true, None) if settings.broken || train.recipe == Recipe::Dpo => true,
+            (true, None) => {
+                let reads = |node: &FormulaNode| match &node.kind {
+                    FormulaKind::Signal(signal) => signal.roles().contains(&Role::Reference),
+                    FormulaKind::Live(live) => live.roles().contains(&Role::Reference),
+                    _ => false,
+                };
+                let at = self.place_of(&train.objective, reads);
+                self.report(
+                    Diagnostic::error(
+                        Code::NoReference,
+                        settings.span,
+                        "this stage reads `reference`, but names no model for it",
+                    )
+                    .because(at, "read here")
+                    .help("add `reference = start`: the model that the student is held near"),
+                );
+                false
+            }
+            // All steps of a `train` share what stands around them.
+            (false, Some(_)) if train.recipe != Recipe::Step => {
+                let span = settings.place(&["reference"]);
+                self.report(
+                    Diagnostic::error(
+                        Code::UnusedSetting,
+                        span,
+                        "a reference is named, and the objective never reads it",
+                    )
+                    .because(place, "this objective")
+                    .help("remove it, or add a term such as `0.1 * live kl(student || reference)`"),
+                );
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn check_settings_are_read(&mut self, train: &Train, settings: &Settings) -> bool {
+        if let (Some(place), None, None) = (settings.key_span("refresh"), &train.filter, &train.priority) {
+            self.report(
+                Diagnostic::error(Code::UnusedSetting, place, "there is nothing to compute again").help(
+                    "`refresh` says how often `filter` and `priority` are: set one of them, or remove it",
+                ),
+            );
+            return false;
+        }
+        if train.keep == Keep::Correct
+            && let Some(edit) = train.rollout.edits.iter().find(|edit| matches!(edit, Edit::Keep { .. }))
+        {
+            let text = format!(
+                "completions are filtered twice: by `keep = correct` and by the edit `{}`",
+                edit.name()
+            );
+            let at = self.span(train.rollout.origin);
+            self.report(
+                Diagnostic::error(Code::UnusedSetting, settings.place(&["keep"]), text)
+                    .because(at, "filtered here")
+                    .help("keep one of them"),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// In a private stage nothing may look across examples: what one example changes would not be bounded by
+    /// its clipped gradient.
+    fn check_privacy(&mut self, train: &Train) -> bool {
+        let Optimizer::Private { origin, .. } = train.optimizer else { return true };
+        let across = |node: &FormulaNode| match &node.kind {
+            FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
+            FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
+            FormulaKind::Memory { .. } => true,
+            FormulaKind::Signal(Signal::Loss) => true,
+            _ => false,
+        };
+        let Some(span) = self.first_place(&train.objective, across) else { return true };
+        let optimizer = self.span(origin);
+        self.report(
+            Diagnostic::error(
+                Code::PrivateStatistics,
+                optimizer,
+                "a private stage can't compare examples with each other",
+            )
+            .label("promises that no example shows")
+            .because(span, "looks across the examples of a batch")
+            .help("use numbers of one completion only, such as `mean(x, over: sequence)`"),
+        );
+        false
+    }
+
+    /// `reward.format` needs domains whose reward has such a part.
+    fn check_reward_parts(&mut self, train: &Train) -> bool {
+        let mut read: Vec<(String, Origin)> = Vec::new();
+        for part in train.objective.formulas().into_iter().flat_map(Formula::parts) {
+            if let FormulaKind::Signal(Signal::RewardPart { part: name }) = &part.0.kind {
+                read.push((name.clone(), part.0.origin));
+            }
+        }
+        for (name, origin) in read {
+            for share in &train.mixture {
+                let domain = self.domain(share.domain);
+                let parts: Vec<&str> = match &domain.reward {
+                    Reward::Parts(parts) => parts.iter().map(|part| part.name.as_str()).collect(),
+                    _ => Vec::new(),
+                };
+                if parts.contains(&name.as_str()) {
+                    continue;
+                }
+                let text = format!("the reward of the domain `{}` has no part `{name}`", domain.name);
+                let help = match parts.is_empty() {
+                    true => format!("write `reward = parts({name}: ..., weights: equal)` in the domain"),
+                    false => format!("it has: {}", parts.join(", ")),
+                };
+                let (span, declared) = (self.span(origin), self.span(domain.origin));
+                self.report(
+                    Diagnostic::error(Code::UnknownField, span, text)
+                        .because(declared, "trained on here")
+                        .help(help),
+                );
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Numbers that move over training time, over the whole run.
+    fn check_numbers(&mut self, train: &Train, settings: &Settings) -> bool {
+        let length = Some(train.length);
+        let fraction = (0.0, 1.0);
+        let counted = |bound: &Bound| (1.0, f64::from(bound.most));
+        let mut good = true;
+        for rollout in all_rollouts(&train.objective, &train.rollout) {
+            good &= match &rollout.source {
+                RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
+                    self.within(&sampling.max_tokens, "`max_tokens`", counted(&bounds::TOKENS), length)
+                }
+                RolloutSource::Mix { share, .. } => {
+                    self.within(share, "the share of a `mix`", fraction, length)
+                }
+                RolloutSource::TokenMix { alpha, .. } => {
+                    self.within(alpha, "`alpha` of a `token_mix`", fraction, length)
+                }
+                RolloutSource::Replay { share, .. } => {
+                    self.within(share, "`share` of a `replay`", fraction, length)
+                }
+                RolloutSource::Turns { at_most, .. } => {
+                    self.within(at_most, "`at_most`", counted(&bounds::SAMPLES), length)
+                }
+                _ => true,
+            };
+            for edit in &rollout.edits {
+                if let Edit::FirstTurns { turns }
+                | Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } =
+                    edit
+                {
+                    good &= self.within(
+                        turns,
+                        "the number of turns",
+                        (0.0, f64::from(bounds::TURNS.most)),
+                        length,
+                    );
+                }
+            }
+        }
+        good &= self.check_declared(&train.objective, train.length);
+        good &= self.check_ranges(&train.objective, train.length);
+        if let Length::Steps(steps) = train.length {
+            self.warn_of_unfinished_schedules(train, settings, steps);
+            if train.refresh.is_some_and(|refresh| refresh >= steps) {
+                let text = format!("a run of {steps} steps ends before anything is computed again");
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, settings.place(&["refresh"]), text)
+                        .help("lower `refresh`"),
+                );
+                good = false;
+            }
+        }
+        if let (BatchSize::Sequences(batch), group) = (train.size, train.rollout.group())
+            && !batch.is_multiple_of(group)
+        {
+            let text = format!("a batch of {batch} sequences does not divide into groups of {group}");
+            let drawn = self.span(train.rollout.origin);
+            self.report(
+                Diagnostic::error(Code::OutOfRange, settings.place(&["batch"]), text)
+                    .because(drawn, "so many samples of each prompt")
+                    .help("write a multiple, or count in prompts: `prompts = ...`"),
+            );
+            good = false;
+        }
+        good
+    }
+
+    /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the
+    /// end of the run.
+    fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &Settings, steps: u32) {
+        let of_rollout = |rollout: &Rollout| match &rollout.source {
+            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
+                Some(sampling.max_tokens.clone())
+            }
+            RolloutSource::Mix { share, .. } | RolloutSource::Replay { share, .. } => Some(share.clone()),
+            RolloutSource::TokenMix { alpha, .. } => Some(alpha.clone()),
+            RolloutSource::Turns { at_most, .. } => Some(at_most.clone()),
+            _ => None,
+        };
+        let drawn: Vec<Formula> =
+            all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(of_rollout).collect();
+        let formulas = train.objective.formulas().into_iter().chain(&drawn).chain([&train.learning_rate]);
+        let mut late: Vec<(Origin, u32)> = Vec::new();
+        for part in formulas.flat_map(Formula::parts) {
+            let FormulaKind::Schedule(schedule) = &part.0.kind else { continue };
+            late.extend(schedule.unreached(steps).map(|step| (part.0.origin, step)));
+        }
+        late.dedup();
+        for (origin, step) in late {
+            let span = self.span(origin);
+            let finding = Diagnostic::warning(
+                Code::UnfinishedSchedule,
+                span,
+                "the stage ends before this schedule does",
+            );
+            self.report(
+                finding
+                    .label(format!("goes on to step {step}"))
+                    .because(
+                        settings.place(&["steps"]),
+                        format!("the last step is {}", steps.saturating_sub(1)),
+                    )
+                    .help(
+                        "give it the length of the stage, `over: 100%` or fewer steps, or train for longer",
+                    ),
+            );
+        }
+    }
+
+    fn check_formats(&mut self, train: &Train, settings: &Settings) -> bool {
+        let said =
+            train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
+        // Every domain is looked at, also behind one that is wrong.
+        said.filter(|good| !good).count() == 0
+    }
+
+    /// Prompt and completion share the context.
+    fn check_context(&mut self, train: &Train, settings: &Settings) -> bool {
+        let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else {
+            return true;
+        };
+        for rollout in all_rollouts(&train.objective, &train.rollout) {
+            let (RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. }) = &rollout.source
+            else {
+                continue;
+            };
+            if let Some(longest) = at_least(&sampling.max_tokens, f64::from(context), train.length) {
+                let own = settings.place(&["max_tokens", "rollout"]);
+                let place = if own == settings.span { self.span(rollout.origin) } else { own };
+                self.report(
+                    Diagnostic::error(
+                        Code::OutOfRange,
+                        place,
+                        format!("{longest} new tokens leave no room for a prompt in a context of {context}"),
+                    )
+                    .help("lower `max_tokens`, or give the model a longer `context`"),
+                );
+                return false;
+            }
+        }
+        for share in &train.mixture {
+            let Some((limit, origin)) = self.domain(share.domain).limit else { continue };
+            if limit >= context {
+                let (span, stage) = (self.span(origin), settings.span);
+                let text = format!("{limit} new tokens leave no room for a prompt in a context of {context}");
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, span, text).because(stage, "trained on here"),
+                );
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// A value of a number over training time that reaches `limit`, where it can be known to.
+fn at_least(formula: &Formula, limit: f64, length: Length) -> Option<f64> {
+    use crate::formula::Adaptive;
+    if open(formula) {
+        return None;
+    }
+    if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
+        return values.iter().copied().find(|value| *value >= limit);
+    }
+    match crate::check::values::ranges::stay(formula, (f64::NEG_INFINITY, limit.next_down()), length).0 {
+        Stay::Leaves { value, .. } => Some(value),
+        Stay::Within | Stay::Unknown => None,
+    }
+}

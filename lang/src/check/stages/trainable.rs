@@ -1,0 +1,316 @@
+//! Which weights a stage changes, and how its steps are computed.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{
+    Adapter, AdapterKind, BatchSize, Checkpointing, Execution, Projection, Train, Trainable, WeightFilter,
+    WeightGroup,
+};
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind};
+
+use crate::check::Checker;
+use crate::check::builtins;
+use crate::check::stages::settings::Settings;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+pub(in crate::check) const WEIGHT_GROUPS: [(&str, WeightGroup); 4] = [
+    ("attention", WeightGroup::Attention),
+    ("feed_forward", WeightGroup::FeedForward),
+    ("embedding", WeightGroup::Embedding),
+    ("norm", WeightGroup::Norm),
+];
+
+impl Checker {
+    /// `adapter`, `train_only` and `freeze` of a stage. `None` where faulty.
+    pub(in crate::check) fn trainable(&mut self, settings: &Settings, env: &Env) -> Option<Trainable> {
+        let adapter = settings.get("adapter").map(|expr| (self.adapter(expr, env), expr.span));
+        let only = settings.get("train_only").map(|expr| self.weight_filters(expr, "train_only", env));
+        let except = settings.get("freeze").map(|expr| self.weight_filters(expr, "freeze", env));
+        if let Some((adapter, place)) = adapter {
+            if let Some(key) = ["train_only", "freeze"].iter().find_map(|key| settings.key_span(key)) {
+                self.report(
+                    Diagnostic::error(
+                        Code::UnusedSetting,
+                        key,
+                        "beside an adapter, all of the model's own weights are frozen",
+                    )
+                    .because(place, "only this is trained")
+                    .help("remove it; which layers have an adapter is said there: `layers: 8..=23`"),
+                );
+                return None;
+            }
+            return adapter.map(Trainable::Adapter);
+        }
+        let only = match only {
+            Some(only) => Some(only?),
+            None => None,
+        };
+        let except = except.unwrap_or(Some(Vec::new()))?;
+        let left = |only: &Vec<WeightFilter>| only.iter().any(|filter| !except.contains(filter));
+        if only.as_ref().is_some_and(|only| !left(only)) {
+            let (train_only, freeze) = (settings.place(&["train_only"]), settings.place(&["freeze"]));
+            self.report(
+                Diagnostic::error(Code::OutOfRange, train_only, "no weights are left to train")
+                    .because(freeze, "frozen here")
+                    .help("take a part out of `freeze`, or add one to `train_only`"),
+            );
+            return None;
+        }
+        Some(Trainable::Weights { only, except })
+    }
+
+    fn adapter(&mut self, expr: &Expr, env: &Env) -> Option<Adapter> {
+        match self.evaluate(expr, env) {
+            Value::Adapter(adapter) => Some(adapter),
+            other => {
+                let usage = builtins::find("lora").expect("built in").usage;
+                self.wrong_kind(expr.span, &format!("an adapter is `{usage}`"), &other);
+                None
+            }
+        }
+    }
+
+    /// `lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`
+    pub(in crate::check) fn adapter_call(
+        &mut self,
+        kind: AdapterKind,
+        given: &[Option<&Expr>],
+        env: &Env,
+    ) -> Option<Adapter> {
+        let place = |slot: usize| given[slot].expect("required");
+        let rank = self.count(place(0), "rank", env, 1);
+        let alpha = self.at_least(place(1), "alpha", env, f64::MIN_POSITIVE);
+        let targets = self.adapted(place(2), env);
+        let dropout = match given[3] {
+            Some(expr) => {
+                let value = self.evaluate(expr, env);
+                let dropout = self.fraction(&value, expr.span, "`dropout`");
+                if dropout == Some(1.0) {
+                    let text = "with `dropout` = 1 nothing would reach the adapter";
+                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
+                    return None;
+                }
+                dropout
+            }
+            None => Some(0.0),
+        };
+        let layers = match given[4] {
+            Some(expr) => self.layer_range(expr, env).map(Some),
+            None => Some(None),
+        };
+        Some(Adapter {
+            kind,
+            rank: rank?,
+            alpha: alpha?,
+            dropout: dropout?,
+            targets: targets?,
+            layers: layers?,
+        })
+    }
+
+    /// `targets: [query, value]`, `targets: [attention, feed_forward]`
+    fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
+        const WANTED: &str =
+            "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
+        let items = self.list(expr, WANTED, env)?;
+        let single = Projection::ATTENTION
+            .iter()
+            .chain(Projection::FEED_FORWARD)
+            .map(|one| (one.name(), std::slice::from_ref(one)));
+        let words: Vec<(&str, &[Projection])> =
+            [("attention", Projection::ATTENTION), ("feed_forward", Projection::FEED_FORWARD)]
+                .into_iter()
+                .chain(single)
+                .collect();
+        let mut targets: Vec<Projection> = Vec::new();
+        for item in items {
+            for projection in self.word(item, "a matrix of a decoder layer", &words)? {
+                if targets.contains(projection) {
+                    let text = format!("`{}` gets two adapters", projection.name());
+                    self.report(Diagnostic::error(Code::DuplicateKey, item.span, text).help("name it once"));
+                    return None;
+                }
+                targets.push(*projection);
+            }
+        }
+        if targets.is_empty() {
+            self.report(Diagnostic::error(
+                Code::OutOfRange,
+                expr.span,
+                "no matrix gets an adapter: nothing would be trained",
+            ));
+            return None;
+        }
+        targets.sort();
+        Some(targets)
+    }
+
+    /// The elements of a list of words, which are no values.
+    fn list<'e>(&mut self, expr: &'e Expr, wanted: &str, env: &Env) -> Option<&'e [Expr]> {
+        match &expr.kind {
+            ExprKind::List(items) => return Some(items),
+            ExprKind::Name(name) => {
+                let list = format!("[{name}]");
+                let finding = Diagnostic::error(Code::WrongKind, expr.span, wanted);
+                self.report(finding.label("this is one word").replace_with("put it into a list", &list));
+            }
+            _ => {
+                let value = self.evaluate(expr, env);
+                self.wrong_kind(expr.span, wanted, &value);
+            }
+        }
+        None
+    }
+
+    /// `8..=23`
+    fn layer_range(&mut self, expr: &Expr, env: &Env) -> Option<(u32, u32)> {
+        match self.evaluate(expr, env) {
+            Value::Range { low, high }
+                if low.fract() == 0.0 && high.fract() == 0.0 && low >= 0.0 && high <= 4096.0 =>
+            {
+                Some((low as u32, high as u32))
+            }
+            Value::Range { .. } => {
+                let text = "layers are counted in whole numbers from 0";
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, expr.span, text)
+                        .help("both ends are included: `0..=11`"),
+                );
+                None
+            }
+            other => {
+                self.wrong_kind(expr.span, "layers are a range with both ends, such as `0..=11`", &other);
+                None
+            }
+        }
+    }
+
+    /// `layers(0..=11)`
+    pub(in crate::check) fn layers_call(&mut self, given: &[Option<&Expr>], env: &Env) -> Value {
+        let range = self.layer_range(given[0].expect("required"), env);
+        range.map_or(Value::Error, |(first, last)| Value::Layers { first, last })
+    }
+
+    /// `[attention, layers(0..=11)]`
+    fn weight_filters(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Vec<WeightFilter>> {
+        let items = self.list(
+            expr,
+            &format!("`{key}` is a list of parts of the model: `[attention, layers(0..=11)]`"),
+            env,
+        )?;
+        let mut filters = Vec::new();
+        for item in items {
+            let filter = match &item.kind {
+                ExprKind::Call { .. } => match self.evaluate(item, env) {
+                    Value::Layers { first, last } => WeightFilter::Layers { first, last },
+                    other => {
+                        self.wrong_kind(
+                            item.span,
+                            "a part of a model is a word such as `attention`, or `layers(0..=11)`",
+                            &other,
+                        );
+                        return None;
+                    }
+                },
+                _ => WeightFilter::Group(self.word(item, "a part of a decoder", &WEIGHT_GROUPS)?),
+            };
+            if filters.contains(&filter) {
+                self.report(Diagnostic::error(Code::DuplicateKey, item.span, "this part is listed twice"));
+                return None;
+            }
+            filters.push(filter);
+        }
+        if filters.is_empty() {
+            self.report(Diagnostic::error(
+                Code::OutOfRange,
+                expr.span,
+                format!("`{key}` names no part of the model"),
+            ));
+            return None;
+        }
+        Some(filters)
+    }
+
+    /// `micro_batch` and `checkpointing` of a stage.
+    pub(in crate::check) fn execution(&mut self, settings: &Settings, env: &Env) -> Option<Execution> {
+        let micro_batch = match settings.get("micro_batch") {
+            Some(expr) => self.count(expr, "micro_batch", env, 1).map(Some),
+            None => Some(None),
+        };
+        let checkpointing = match settings.get("checkpointing") {
+            Some(expr) if matches!(&expr.kind, ExprKind::Name(name) if env.local(name).is_none() && name == "all") => {
+                Some(Checkpointing::All)
+            }
+            Some(expr) => self.count(expr, "checkpointing", env, 1).map(Checkpointing::Layers),
+            None => Some(Checkpointing::None),
+        };
+        Some(Execution { micro_batch: micro_batch?, checkpointing: checkpointing? })
+    }
+
+    /// `ema = 0.999`
+    pub(in crate::check) fn weight_average(&mut self, settings: &Settings, env: &Env) -> Option<Option<f64>> {
+        let Some(expr) = settings.get("ema") else { return Some(None) };
+        let value = self.evaluate(expr, env);
+        let rate = self.fraction(&value, expr.span, "`ema`")?;
+        if rate == 0.0 || rate == 1.0 {
+            let text = if rate == 1.0 {
+                "with `ema` = 1 the average never moves"
+            } else {
+                "with `ema` = 0 nothing is averaged"
+            };
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text).help(
+                    "write how much of the average is kept at every step, such as `0.999`, or remove it",
+                ),
+            );
+            return None;
+        }
+        Some(Some(rate))
+    }
+
+    /// Layers that the model does not have, and parts of a step that are larger than it.
+    pub(in crate::check) fn check_trainable(&mut self, train: &Train, settings: &Settings) -> bool {
+        let mut good = true;
+        let mut beyond: Vec<(u32, Span)> = Vec::new();
+        match &train.trainable {
+            Trainable::Adapter(adapter) => {
+                beyond.extend(adapter.layers.map(|(_, last)| (last, settings.place(&["adapter"]))));
+            }
+            Trainable::Weights { only, except } => {
+                for (filters, key) in
+                    [(only.as_deref().unwrap_or_default(), "train_only"), (except.as_slice(), "freeze")]
+                {
+                    beyond.extend(filters.iter().filter_map(|filter| match filter {
+                        WeightFilter::Layers { last, .. } => Some((*last, settings.place(&[key]))),
+                        WeightFilter::Group(_) => None,
+                    }));
+                }
+            }
+        }
+        if let Checkpointing::Layers(layers) = train.execution.checkpointing {
+            beyond.push((layers.saturating_sub(1), settings.place(&["checkpointing"])));
+        }
+        if let Some(layers) = self.architecture(train.start).map(|architecture| architecture.layers) {
+            for (last, place) in beyond.into_iter().filter(|(last, _)| *last >= layers) {
+                let text = format!("there is no layer {last}: the model has {layers}, counted from 0");
+                self.report(Diagnostic::error(Code::OutOfRange, place, text));
+                good = false;
+            }
+        }
+        let sequences = match train.size {
+            BatchSize::Prompts(prompts) => prompts.saturating_mul(train.rollout.group()),
+            BatchSize::Sequences(sequences) => sequences,
+        };
+        if let Some(micro_batch) = train.execution.micro_batch.filter(|micro_batch| *micro_batch > sequences)
+        {
+            let text = format!("a step has {sequences} sequences: parts of {micro_batch} divide nothing");
+            self.report(
+                Diagnostic::error(Code::UnusedSetting, settings.place(&["micro_batch"]), text)
+                    .help("lower it, or remove it: then all sequences go at once"),
+            );
+            good = false;
+        }
+        good
+    }
+}

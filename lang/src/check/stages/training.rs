@@ -1,0 +1,595 @@
+//! The stages that train: `sft`, `grpo`, `distill`, `dpo`, and the steps of `train`. They differ in where
+//! completions come from and in the default objective.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{
+    BatchSize, DomainId, Edit, Execution, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce,
+    ReduceStep, Rollout, RolloutSource, Sampling, Share, Template, Term, Train, Trainable,
+};
+use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
+use crate::check::stages::settings::Settings;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::{Callable, Key, Value};
+
+/// What differs from recipe to recipe, read before the stage is put together.
+pub(in crate::check) struct Parts {
+    pub recipe: Recipe,
+    pub start: Option<ModelId>,
+    pub mixture: Option<Vec<Share>>,
+    pub rollout: Option<Rollout>,
+    pub size: Option<BatchSize>,
+    pub keep: Keep,
+    pub objective: Option<Rc<Objective>>,
+}
+
+/// What every recipe has.
+struct Common {
+    length: Option<Length>,
+    learning_rate: Option<Formula>,
+    optimizer: Option<Optimizer>,
+    /// `None` where it is set and faulty.
+    reference: Option<Vec<(DomainId, ModelId)>>,
+    sees: Option<Option<Rc<Template>>>,
+    passes: Option<u32>,
+    filter: Option<Option<Formula>>,
+    priority: Option<Option<Formula>>,
+    refresh: Option<Option<u32>>,
+    extrapolation: Option<Option<crate::experiment::Extrapolation>>,
+    trainable: Option<Trainable>,
+    execution: Option<Execution>,
+    ema: Option<Option<f64>>,
+}
+
+impl Checker {
+    pub(in crate::check) fn training(
+        &mut self,
+        recipe: Recipe,
+        span: Span,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Train> {
+        let keys = match recipe {
+            Recipe::Sft => vocabulary::SFT,
+            Recipe::Grpo => vocabulary::GRPO,
+            Recipe::Distill => vocabulary::DISTILL,
+            Recipe::Dpo => vocabulary::DPO,
+            Recipe::Step => vocabulary::STEP,
+        };
+        let settings = self.settings(block, recipe.name(), span, keys, true);
+        self.keep_marks(&settings, &env.model_name);
+        // Every setting is read before the first missing one ends the stage: all mistakes at once.
+        let start =
+            self.model_value(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
+        let on = if recipe == Recipe::Distill { settings.get("domains") } else { given[1] };
+        let mixture = self.mixture(on, env);
+        let parts = match recipe {
+            Recipe::Sft => self.sft(&settings, start, mixture, env),
+            Recipe::Grpo => self.grpo(&settings, start, mixture, env),
+            Recipe::Dpo => self.dpo(&settings, start, mixture, env),
+            Recipe::Distill | Recipe::Step => self.distill(recipe, &settings, start, mixture, env),
+        };
+        self.finish_training(parts, &settings, env)
+    }
+
+    /// Reads what all recipes have in common, checks the stage as a whole and puts it together.
+    pub(in crate::check) fn finish_training(
+        &mut self,
+        parts: Parts,
+        settings: &Settings,
+        env: &Env,
+    ) -> Option<Train> {
+        let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
+        let common = self.common(settings, &trained, env);
+        let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
+        let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
+        // Before the route is asked for: a stage without rollouts of its own can't read a teacher's word on
+        // them either.
+        if !self.check_rollouts(&objective, &rollout, settings) {
+            return None;
+        }
+        let reads_teacher = objective.reads(&crate::formula::Role::Teacher)
+            || self.rollouts_ask_teacher(&objective, &rollout);
+        let teachers = if reads_teacher {
+            self.teachers_for(settings.route.map(|route| (route, env)), &domains, settings.span)?
+        } else {
+            // In a `train`, one route stands for all steps, and not every step reads a teacher.
+            if let Some(route) = settings.route.filter(|_| parts.recipe != Recipe::Step) {
+                let place = self.span(objective.origin);
+                self.report(
+                    Diagnostic::error(
+                        Code::NoTeacher,
+                        route.span,
+                        "this route leads nowhere: the objective reads no teacher",
+                    )
+                    .because(place, "this objective"),
+                );
+            }
+            Vec::new()
+        };
+        let train = Train {
+            recipe: parts.recipe,
+            start: parts.start?,
+            mixture,
+            teachers,
+            reference: common.reference?,
+            sees: common.sees?,
+            passes: common.passes?,
+            rollout,
+            size: parts.size?,
+            keep: parts.keep,
+            filter: common.filter?,
+            priority: common.priority?,
+            refresh: common.refresh?,
+            objective: Rc::unwrap_or_clone(objective),
+            optimizer: common.optimizer?,
+            length: common.length?,
+            learning_rate: common.learning_rate?,
+            extrapolation: common.extrapolation?,
+            trainable: common.trainable?,
+            execution: common.execution?,
+            ema: common.ema?,
+        };
+        self.check_stage(&train, settings).then_some(train)
+    }
+
+    fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> Common {
+        let length = self.length(settings, env);
+        let learning_rate = self.learning_rate(settings, env, length);
+        let optimizer = self.optimizer(settings.get("optimizer"), env);
+        let reference = match settings.get("reference") {
+            Some(expr) => self.references(expr, domains, env),
+            None => Some(Vec::new()),
+        };
+        let sees = self.optional_template(settings.get("sees"), env);
+        let passes = match settings.get("passes") {
+            Some(expr) => self.count(expr, "passes", env, 1),
+            None => Some(1),
+        };
+        let per_prompt = |checker: &mut Checker, key: &str, truth: bool| match settings.get(key) {
+            Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some),
+            None => Some(None),
+        };
+        let (filter, priority) = (per_prompt(self, "filter", true), per_prompt(self, "priority", false));
+        let refresh = match settings.get("refresh") {
+            Some(expr) => self.count(expr, "refresh", env, 1).map(Some),
+            None => Some(None),
+        };
+        let extrapolation = match settings.get("extrapolate") {
+            Some(expr) => match self.evaluate(expr, env) {
+                Value::Extrapolation(extrapolation) => Some(Some(Rc::unwrap_or_clone(extrapolation))),
+                other => {
+                    let usage = crate::check::builtins::find("extrapolate").expect("built in").usage;
+                    self.wrong_kind(expr.span, &format!("`extrapolate` is `{usage}`"), &other);
+                    None
+                }
+            },
+            None => Some(None),
+        };
+        let trainable = self.trainable(settings, env);
+        let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
+        Common {
+            length,
+            learning_rate,
+            optimizer,
+            reference,
+            sees,
+            passes,
+            filter,
+            priority,
+            refresh,
+            extrapolation,
+            trainable,
+            execution,
+            ema,
+        }
+    }
+
+    /// The role `reference`: one model, or of a family each domain's own.
+    fn references(
+        &mut self,
+        expr: &Expr,
+        domains: &[DomainId],
+        env: &Env,
+    ) -> Option<Vec<(DomainId, ModelId)>> {
+        let family = match self.evaluate(expr, env) {
+            Value::Model(model) => return Some(domains.iter().map(|domain| (*domain, model)).collect()),
+            Value::Family(family) => family,
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    "a model, or a family with one for each domain, is needed here",
+                    &other,
+                );
+                return None;
+            }
+        };
+        let mut found = Vec::new();
+        for &domain in domains {
+            match family.get(Key::Domain(domain)) {
+                Some(Value::Model(model)) => found.push((domain, *model)),
+                Some(Value::Error) => return None,
+                _ => {
+                    let text = format!(
+                        "`{}` has no model for the domain `{}`",
+                        family.name,
+                        self.domain(domain).name
+                    );
+                    self.report(
+                        Diagnostic::error(Code::UnknownName, expr.span, text)
+                            .label("its prompts would have no reference"),
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(found)
+    }
+
+    pub(in crate::check) fn model_value(&mut self, expr: &Expr, env: &Env) -> Option<ModelId> {
+        match self.evaluate(expr, env) {
+            Value::Model(model) => Some(model),
+            other => {
+                self.wrong_kind(expr.span, "a model is needed here", &other);
+                None
+            }
+        }
+    }
+
+    /// How much a step trains on, by either key; `usual` is named where neither is set.
+    pub(in crate::check) fn size(
+        &mut self,
+        settings: &Settings,
+        usual: &str,
+        env: &Env,
+    ) -> Option<BatchSize> {
+        match (settings.get("prompts"), settings.get("batch")) {
+            (Some(prompts), Some(batch)) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::DuplicateKey,
+                        batch.span,
+                        "`prompts` and `batch` both say how much a step trains on",
+                    )
+                    .because(prompts.span, "so many prompts")
+                    .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
+                );
+                None
+            }
+            (Some(prompts), None) => self.count(prompts, "prompts", env, 1).map(BatchSize::Prompts),
+            (None, Some(batch)) => self.count(batch, "batch", env, 1).map(BatchSize::Sequences),
+            (None, None) => {
+                self.required(settings, usual);
+                None
+            }
+        }
+    }
+
+    /// The domains trained on and their shares of the prompts.
+    pub(in crate::check) fn mixture(&mut self, on: Option<&Expr>, env: &Env) -> Option<Vec<Share>> {
+        let domains: Vec<DomainId> = match on {
+            None => (0..self.domains.len() as u32).map(DomainId).collect(),
+            Some(expr) => match self.evaluate(expr, env) {
+                Value::Domain(domain) => vec![domain],
+                Value::List(values) => {
+                    let mut domains = Vec::new();
+                    for value in values {
+                        match value {
+                            Value::Domain(domain) if domains.contains(&domain) => {
+                                let text =
+                                    format!("the domain `{}` is listed twice", self.domain(domain).name);
+                                self.report(Diagnostic::error(Code::DuplicateName, expr.span, text));
+                                return None;
+                            }
+                            Value::Domain(domain) => domains.push(domain),
+                            other => {
+                                self.wrong_kind(expr.span, "a list of domains is needed here", &other);
+                                return None;
+                            }
+                        }
+                    }
+                    domains
+                }
+                other => {
+                    self.wrong_kind(expr.span, "a domain, or a list of domains, is needed here", &other);
+                    return None;
+                }
+            },
+        };
+        let total: f64 = domains.iter().map(|domain| self.domain(*domain).share).sum();
+        if domains.is_empty() || total <= 0.0 {
+            let span = on.map(|expr| expr.span)?;
+            if !self.has_experiment {
+                return None; // A library's stage: the domains are those of whoever uses it.
+            }
+            self.report(
+                Diagnostic::error(Code::OutOfRange, span, "there is no domain to train on")
+                    .help("declare one: `domain math { prompts = ..., reward = ... }`"),
+            );
+            return None;
+        }
+        Some(
+            domains
+                .into_iter()
+                .map(|domain| Share { domain, share: self.domain(domain).share / total })
+                .collect(),
+        )
+    }
+
+    fn sft(
+        &mut self,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
+        let size = self.size(settings, "batch", env);
+        let objective = self.objective_setting(settings.get("objective"), SFT_OBJECTIVE, settings.span, env);
+        let mut keep = Keep::All;
+        let rollout = match (settings.get("target"), settings.get("rollout")) {
+            (Some(target), None) => {
+                if let Some(place) = settings.key_span("keep") {
+                    self.report(Diagnostic::error(
+                        Code::UnknownKey,
+                        place,
+                        "`keep` filters rollouts, and the target comes from the data",
+                    ));
+                }
+                let origin = self.origin(target.span);
+                let field = self.data_field(target);
+                field.map(|field| Rollout {
+                    source: RolloutSource::Data { field },
+                    edits: Vec::new(),
+                    origin,
+                })
+            }
+            (None, Some(expr)) => {
+                let rollout = self.rollout_value(expr, env).map(Rc::unwrap_or_clone);
+                let filtered =
+                    |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
+                let read = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
+                let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || read(rollout));
+                let words = [("all", Keep::All), ("correct", Keep::Correct)];
+                let place = if said { settings.get("keep") } else { self.required(settings, "keep") };
+                match place {
+                    Some(place) => self.word(place, "a rule for what to keep", &words).and_then(|word| {
+                        keep = word;
+                        rollout
+                    }),
+                    None if said => rollout,
+                    None => None,
+                }
+            }
+            (None, None) if settings.broken => None,
+            (Some(_), Some(_)) => {
+                let (target, rollout) = (settings.place(&["target"]), settings.place(&["rollout"]));
+                let finding = Diagnostic::error(
+                    Code::UnusedSetting,
+                    rollout,
+                    "`sft` needs one source of targets, and has both",
+                );
+                self.report(
+                    finding.because(target, "a field of the data is imitated").help("keep one of them"),
+                );
+                None
+            }
+            _ => {
+                self.report(
+                    Diagnostic::error(Code::MissingKey, settings.span, "`sft` needs one source of targets")
+                        .help("either `target = field` of the data, or `rollout = from(teacher, ...)`"),
+                );
+                None
+            }
+        };
+        Parts { recipe: Recipe::Sft, start, mixture, rollout, size, keep, objective }
+    }
+
+    fn grpo(
+        &mut self,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
+        let size = self.size(settings, "prompts", env);
+        let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
+        let rollout = match settings.get("rollout") {
+            Some(expr) => {
+                for key in ["samples", "max_tokens", "temperature", "top_p", "top_k", "stop"] {
+                    if let Some(place) = settings.key_span(key) {
+                        self.report(
+                            Diagnostic::error(
+                                Code::UnusedSetting,
+                                place,
+                                format!("`{key}` is said by the rollout already"),
+                            )
+                            .because(expr.span, "this rollout")
+                            .help(format!("remove `{key}`, or write `sample(...)` with it")),
+                        );
+                    }
+                }
+                self.rollout_value(expr, env).map(Rc::unwrap_or_clone)
+            }
+            None => self.group_sampling(settings, env),
+        };
+        Parts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
+    }
+
+    /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
+    fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
+        let n = self.required_count(settings, "samples", env, 1);
+        let max_tokens = self
+            .required(settings, "max_tokens")
+            .and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
+        let temperature = match settings.get("temperature") {
+            Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
+            None => Some(1.0),
+        };
+        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
+        let stop = self.stop_texts(settings.get("stop"), env);
+        let ((top_p, top_k), stop) = (truncation?, stop);
+        let sampling = Sampling {
+            n: n?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            repetition_penalty: None,
+            heads: None,
+            stop: stop?,
+        };
+        let origin = self.origin(settings.place(&["samples"]));
+        Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })
+    }
+
+    /// `distill`, and one step of a `train`.
+    pub(in crate::check) fn distill(
+        &mut self,
+        recipe: Recipe,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
+        let size = self.size(settings, "prompts", env);
+        let objective = match self.required(settings, "objective") {
+            Some(expr) => self.objective_value(expr, env),
+            None => None,
+        };
+        // Terms with completions of their own, pairs for one, need no others.
+        let own = objective.as_ref().and_then(|objective| own_completions(objective));
+        let rollout = match (settings.get("rollout"), own) {
+            (Some(expr), _) => self.rollout_value(expr, env).map(Rc::unwrap_or_clone),
+            (None, Some(own)) => Some(own),
+            // A faulty objective may have brought its own.
+            (None, None) if objective.is_none() && recipe == Recipe::Step => None,
+            (None, None) => {
+                self.required(settings, "rollout");
+                None
+            }
+        };
+        Parts { recipe, start, mixture, rollout, size, keep: Keep::All, objective }
+    }
+
+    fn dpo(
+        &mut self,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
+        let size = self.size(settings, "batch", env);
+        let side = |checker: &mut Checker, key: &str| {
+            let expr = checker.required(settings, key)?;
+            checker.rollout_value(expr, env).map(Rc::unwrap_or_clone)
+        };
+        let (chosen, rejected) = (side(self, "chosen"), side(self, "rejected"));
+        let beta_place = self.required(settings, "beta");
+        let beta = beta_place.and_then(|expr| self.schedule_setting(expr, env));
+        self.required(settings, "reference");
+        let objective = match (&chosen, rejected, beta) {
+            (Some(chosen), Some(rejected), Some(beta)) => {
+                let origin = self.origin(settings.span);
+                Some(Rc::new(preference(chosen.clone(), rejected, beta, origin)))
+            }
+            _ => None,
+        };
+        Parts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
+    }
+
+    fn objective_setting(
+        &mut self,
+        expr: Option<&Expr>,
+        default: (&str, &str),
+        span: Span,
+        env: &Env,
+    ) -> Option<Rc<Objective>> {
+        match expr {
+            Some(expr) => self.objective_value(expr, env),
+            None => {
+                let (module, name) = default;
+                let Some(item) = self.modules.standard_item(module, name) else {
+                    self.report(Diagnostic::error(
+                        Code::UnknownModule,
+                        span,
+                        format!("the standard library has no `std.{module}.{name}`"),
+                    ));
+                    return None;
+                };
+                self.record_request(item);
+                match self.call_item(item, span, &[], env) {
+                    Value::Objective(objective) => Some(objective),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    pub(in crate::check) fn objective_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Objective>> {
+        match self.evaluate(expr, env) {
+            Value::Objective(objective) => Some(objective),
+            // A bare name: every parameter has its default.
+            Value::Item { item, kind: Callable::Objective } => {
+                match self.call_item(item, expr.span, &[], env) {
+                    Value::Objective(objective) => Some(objective),
+                    _ => None,
+                }
+            }
+            other => {
+                self.wrong_kind(expr.span, "an objective is needed here", &other);
+                None
+            }
+        }
+    }
+}
+
+/// Completions that every term brings along: then the stage draws none itself.
+fn own_completions(objective: &Objective) -> Option<Rollout> {
+    let of_term = |term: &Term| {
+        let pair = term.value.parts().into_iter().find_map(|part| match &part.0.kind {
+            FormulaKind::Live(Live::Preference(preference)) => Some(preference.chosen.clone()),
+            _ => None,
+        });
+        term.data.as_ref().map(|data| Rollout::clone(data)).or(pair)
+    };
+    let own: Option<Vec<Rollout>> = objective.terms.iter().map(of_term).collect();
+    own?.into_iter().next()
+}
+
+/// What `dpo` trains on: one pair of completions a prompt.
+fn preference(
+    chosen: Rollout,
+    rejected: Rollout,
+    beta: Formula,
+    origin: crate::experiment::Origin,
+) -> Objective {
+    let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected, on: None };
+    let live = FormulaKind::Live(Live::Preference(Rc::new(preference)));
+    let value = Formula::new(live, Unit::Nats, Axis::Group, true, origin);
+    let term =
+        Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
+    let step = ReduceStep {
+        operation: Reduction::Mean,
+        elements: Axis::Group,
+        over: Axis::Batch,
+        among_when: false,
+    };
+    let reduce = Reduce { steps: vec![step], denominator: None, balance: None, origin };
+    Objective {
+        name: "dpo".into(),
+        terms: vec![term],
+        select: None,
+        weight: None,
+        temperature: None,
+        reduce: Some(reduce),
+        origin,
+    }
+}

@@ -1,0 +1,589 @@
+//! Teachers: frozen weights or the student's own, what they are shown, what they answer.
+
+pub mod panels;
+pub mod route;
+pub mod templates;
+
+use std::collections::HashMap;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{
+    Alignment, Capability, ModelId, Pool, Reveal, SelfCopy, Teacher, TeacherId, TeacherWeights,
+};
+use crate::formula::{Axis, Formula, Role, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::builtins::{self, Kind};
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::{Callable, Value};
+
+/// What the author wrote about where a teacher comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SaidOrigin {
+    Same,
+    Foreign,
+}
+
+/// By teacher, with the place.
+pub type SaidOrigins = HashMap<TeacherId, (SaidOrigin, Span)>;
+
+impl Checker {
+    /// `teacher name = value { ... }`
+    pub(in crate::check) fn teacher_binding(
+        &mut self,
+        name: &str,
+        value: &Expr,
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let (inner, block) = self.split_block(value, env);
+        let teacher = self.teacher_of_expression(&inner, name, span, env);
+        let settings =
+            self.settings(block.as_ref(), &format!("teacher {name}"), span, vocabulary::TEACHER, false);
+        self.keep_marks(&settings, &format!("teacher {name}"));
+        let sees = self.optional_template(settings.get("sees"), env);
+        let temperature = settings
+            .get("temperature")
+            .map(|expr| self.at_least(expr, "temperature", env, f64::MIN_POSITIVE));
+        let answers = settings.get("answers").map(|expr| self.capability(expr, env));
+        let aligned = settings.get("align").map(|expr| {
+            let words = [
+                ("positions", Alignment::Positions),
+                ("tokens", Alignment::Tokens),
+                ("without_padding", Alignment::WithoutPadding),
+                ("shifted", Alignment::Shifted),
+            ];
+            self.word(expr, "a way to align tokens", &words)
+        });
+        let reveals = match settings.get("reveals") {
+            Some(expr) => self.reveals(expr, env).map(Some),
+            None => Some(None),
+        };
+        let feedback = match settings.get("feedback") {
+            Some(expr) => self.rollout_value(expr, env).map(Some),
+            None => Some(None),
+        };
+        let said = settings.get("origin").map(|expr| {
+            let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
+            self.word(expr, "an origin", &words).map(|said| (said, expr.span))
+        });
+        let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) =
+            (teacher, sees, reveals, feedback)
+        else {
+            return Value::Error;
+        };
+        teacher.reveals = reveals.or(teacher.reveals);
+        teacher.feedback = feedback.or(teacher.feedback);
+        if sees.is_some() {
+            teacher.sees = sees;
+        }
+        if let Some(temperature) = temperature {
+            let Some(temperature) = temperature else { return Value::Error };
+            teacher.temperature = temperature;
+        }
+        if let Some(answers) = answers {
+            let Some(answers) = answers else { return Value::Error };
+            teacher.answers = answers;
+        }
+        if let Some(align) = aligned {
+            let Some(align) = align else { return Value::Error };
+            teacher.align = align;
+        }
+        let said = match said {
+            Some(None) => return Value::Error,
+            Some(said) => said,
+            None => None,
+        };
+        teacher.foreign = matches!(said, Some((SaidOrigin::Foreign, _)));
+        let declared = self.declare_once(teacher);
+        if let (Value::Teacher(id), Some(said)) = (&declared, said) {
+            self.said_origins.insert(*id, said);
+        }
+        declared
+    }
+
+    /// What the value of a `teacher` stands for, before its settings.
+    fn teacher_of_expression(&mut self, inner: &Expr, name: &str, span: Span, env: &Env) -> Option<Teacher> {
+        let before = self.teachers.len();
+        if let ExprKind::Where { value, bindings } = &inner.kind {
+            let weights = self.composed(value, bindings, env)?;
+            return Some(self.plain_teacher(name, weights, span));
+        }
+        let value = if mentions_logits(inner) {
+            self.evaluate(inner, &env.with_context(Context::Objective))
+        } else {
+            self.evaluate(inner, env)
+        };
+        let weights = match value {
+            Value::Model(model) => TeacherWeights::Model(model),
+            Value::Student(copy) => TeacherWeights::Student(copy),
+            Value::Logits(logits) => self.composed_of(logits, Vec::new(), inner.span)?,
+            Value::Item { item, kind: Callable::Teacher } => {
+                let called = self.call_item(item, inner.span, &[], env);
+                return self.renamed(called, Some(before), name, span);
+            }
+            teacher @ Value::Teacher(_) => {
+                // A name, or a member of a family, may have been declared on the way too: further down in the
+                // file.
+                let made_here = matches!(inner.kind, ExprKind::Call { .. }).then_some(before);
+                return self.renamed(teacher, made_here, name, span);
+            }
+            other => {
+                self.wrong_kind(inner.span, "a teacher is a view of a model, such as `expert[math]`", &other);
+                return None;
+            }
+        };
+        Some(self.plain_teacher(name, weights, span))
+    }
+
+    /// Another teacher under a name of its own. One that a call made on the way, such as `mixture` or
+    /// `served`, is taken back: `before` is how many there were.
+    fn renamed(&mut self, value: Value, before: Option<usize>, name: &str, span: Span) -> Option<Teacher> {
+        let Value::Teacher(id) = value else { return None };
+        let mut teacher = self.teacher(id).clone();
+        if id.0 as usize + 1 == self.teachers.len() && before.is_some_and(|before| id.0 as usize >= before) {
+            self.teachers.pop();
+            self.used_teachers.pop();
+            self.said_origins.remove(&id);
+        }
+        teacher.name = name.to_owned();
+        teacher.origin = self.origin(span);
+        Some(teacher)
+    }
+
+    /// A teacher of which nothing more is said.
+    pub(in crate::check) fn plain_teacher(
+        &mut self,
+        name: &str,
+        weights: TeacherWeights,
+        span: Span,
+    ) -> Teacher {
+        Teacher {
+            name: name.to_owned(),
+            answers: self.natural_answers(&weights),
+            weights,
+            sees: None,
+            temperature: 1.0,
+            foreign: false,
+            align: Alignment::Positions,
+            reveals: None,
+            feedback: None,
+            origin: self.origin(span),
+        }
+    }
+
+    /// A parameterised teacher is made anew wherever it is named; the same one twice is one.
+    fn declare_once(&mut self, teacher: Teacher) -> Value {
+        match self.teachers.iter().position(|known| *known == teacher) {
+            Some(known) => Value::Teacher(TeacherId(known as u32)),
+            None => self.declare_teacher(teacher),
+        }
+    }
+
+    /// `self`, `self.ema(0.99)` where a teacher is needed.
+    pub(in crate::check) fn student_as_teacher(&mut self, name: &str, copy: SelfCopy, span: Span) -> Value {
+        let teacher = self.plain_teacher(name, TeacherWeights::Student(copy), span);
+        self.declare_once(teacher)
+    }
+
+    /// `self.initial`, `self.ema(0.99)`, `self.every(100 steps)`
+    pub(in crate::check) fn student_copy(
+        &mut self,
+        field: &Name,
+        arguments: &[Argument],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        const USAGE: &str = "`self`, `self.initial`, `self.ema(0.99)` or `self.every(100 steps)`";
+        let parameters: &[&str] = match field.text.as_str() {
+            "initial" => &[],
+            "ema" => &["rate"],
+            "every" => &["steps"],
+            other => {
+                let finding = Diagnostic::error(
+                    Code::UnknownField,
+                    field.span,
+                    format!("the student has no copy `{other}`"),
+                );
+                self.report(match nearest(other, ["initial", "ema", "every"]) {
+                    Some(near) => finding.did_you_mean(other, near),
+                    None => finding.help(format!("write {USAGE}")),
+                });
+                return Value::Error;
+            }
+        };
+        let slots = self.slots(&format!("self.{}", field.text), parameters, arguments, None);
+        if !slots.misplaced.is_empty() {
+            return Value::Error;
+        }
+        let given = slots.given.first().copied().flatten();
+        let copy = match (field.text.as_str(), given) {
+            ("initial", _) => Some(SelfCopy::Initial),
+            (_, None) => {
+                let text = format!("`self.{}` needs `{}`", field.text, parameters[0]);
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, text).help(format!("write {USAGE}")),
+                );
+                None
+            }
+            ("ema", Some(expr)) => {
+                let value = self.evaluate(expr, env);
+                self.fraction(&value, expr.span, "`rate`").and_then(|rate| {
+                    if rate < 1.0 {
+                        return Some(SelfCopy::Ema { rate });
+                    }
+                    self.report(
+                        Diagnostic::error(
+                            Code::OutOfRange,
+                            expr.span,
+                            "an average that keeps all of what it was never moves",
+                        )
+                        .help("write `self.initial` for the student as it was before the first step"),
+                    );
+                    None
+                })
+            }
+            (_, Some(expr)) => self.count(expr, "steps", env, 1).map(|steps| SelfCopy::Every { steps }),
+        };
+        copy.map_or(Value::Error, Value::Student)
+    }
+
+    /// `logits(a) + w * (logits(a) - logits(b)) where w = 15 * tv(a, b)`
+    fn composed(&mut self, value: &Expr, bindings: &[(Name, Expr)], env: &Env) -> Option<TeacherWeights> {
+        let mut inner = env.with_context(Context::Objective);
+        let mut known: Vec<(String, Formula)> = Vec::new();
+        let mut good = true;
+        for (name, expr) in bindings {
+            if known.iter().any(|(other, _)| *other == name.text) {
+                self.report(Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` is said twice", name.text),
+                ));
+                good = false;
+                continue;
+            }
+            let value = self.evaluate(expr, &inner);
+            self.record(name.span, &value);
+            inner.bind(&name.text, value.clone());
+            match self.formula(value, expr.span) {
+                Some(formula) => known.push((name.text.clone(), formula)),
+                None => good = false,
+            }
+        }
+        let parts = match self.evaluate(value, &inner) {
+            Value::Logits(parts) => parts,
+            other => {
+                let wanted = "`where` after a value belongs to a teacher composed of logits";
+                self.wrong_kind(value.span, wanted, &other);
+                return None;
+            }
+        };
+        if !good {
+            return None;
+        }
+        self.composed_of(parts, known, value.span)
+    }
+
+    fn composed_of(
+        &mut self,
+        logits: Vec<(Formula, Role)>,
+        bindings: Vec<(String, Formula)>,
+        span: Span,
+    ) -> Option<TeacherWeights> {
+        for (factor, role) in &logits {
+            if factor.unit() == Unit::Bool || factor.axis() > Axis::Token {
+                self.unit_mismatch(
+                    span,
+                    "logits are added up with numbers as factors",
+                    &[(span, factor)],
+                    None,
+                );
+                return None;
+            }
+            if let Some(short) = self.short_of_distribution(role) {
+                let text = format!("`{}` answers {short}: it has no logits to add up", role.name());
+                let mut finding = Diagnostic::error(Code::TeacherCapability, span, text)
+                    .help("logits are composed over the whole vocabulary: use a teacher that answers `dist`");
+                if let Role::Named { teacher, .. } = role {
+                    finding = finding.because(self.span(self.teacher(*teacher).origin), "declared here");
+                }
+                self.report(finding);
+                return None;
+            }
+        }
+        Some(TeacherWeights::Composed { logits, bindings })
+    }
+
+    fn short_of_distribution(&self, role: &Role) -> Option<Capability> {
+        let Role::Named { teacher, .. } = role else { return None };
+        Some(self.teacher(*teacher).answers).filter(|answers| *answers < Capability::Distribution)
+    }
+
+    /// `mixture([a, b], weights: [0.7, 0.3])`
+    pub(in crate::check) fn pooled(
+        &mut self,
+        pool: Pool,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let place = given[0].expect("required");
+        let values = match self.evaluate(place, env) {
+            Value::List(values) => values,
+            Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
+            Value::Panel(panel) => {
+                self.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
+            }
+            other => {
+                return self.wrong_kind(
+                    place.span,
+                    "several teachers are needed here: a list or a family",
+                    &other,
+                );
+            }
+        };
+        let roles: Vec<Option<Role>> = values
+            .into_iter()
+            .map(|value| self.teacher_role(value, place.span, env, "every element must be a teacher"))
+            .collect();
+        let Some(weights) = given.get(1).copied().flatten() else {
+            let text = format!("`{}` needs `weights`", pool.name());
+            self.report(
+                Diagnostic::error(Code::MissingArgument, span, text)
+                    .label("not given here")
+                    .help("say how much each teacher counts: `weights: [0.7, 0.3]`, or `weights: equal`"),
+            );
+            return Value::Error;
+        };
+        let parsed = self.weights(weights, roles.len(), "teachers", env);
+        let (Some(roles), Some(parsed)) = (roles.into_iter().collect::<Option<Vec<Role>>>(), parsed) else {
+            return Value::Error;
+        };
+        if roles.len() < 2 {
+            let text = format!("`{}` puts several teachers together", pool.name());
+            self.report(
+                Diagnostic::error(Code::OutOfRange, place.span, text)
+                    .label(format!("{} in here", roles.len())),
+            );
+            return Value::Error;
+        }
+        let total: f64 = parsed.iter().sum();
+        let shares = matches!(pool, Pool::Mixture | Pool::Geometric);
+        if parsed.iter().any(|weight| *weight < 0.0) || total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6)
+        {
+            let text = format!(
+                "the weights of `{}` are {}",
+                pool.name(),
+                if shares { "shares: they add up to 1" } else { "not negative" }
+            );
+            let together = crate::check::data::domains::rounded(total);
+            self.report(
+                Diagnostic::error(Code::OutOfRange, weights.span, text).label(format!("together {together}")),
+            );
+            return Value::Error;
+        }
+        let names: Vec<&str> = roles.iter().map(Role::name).collect();
+        let name = format!("{}({})", pool.name(), names.join(", "));
+        let weights = TeacherWeights::Pooled { pool, members: parsed.into_iter().zip(roles).collect() };
+        let teacher = self.plain_teacher(&name, weights, span);
+        self.declare_once(teacher)
+    }
+
+    /// `served("vllm", url: env("TEACHER_URL"), model: "Qwen/Qwen3-32B", answers: top_k(20))`
+    pub(in crate::check) fn served_call(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        const ENGINES: &[&str] = &["vllm", "sglang"];
+        let place = |slot: usize| given[slot].expect("required");
+        let engine = self.text(place(0), "engine", env);
+        let url = self.secret(place(1), "url", env);
+        let model = self.text(place(2), "model", env);
+        let answers = self.capability(place(3), env);
+        let (Some(engine), Some(url), Some(model), Some(answers)) = (engine, url, model, answers) else {
+            return Value::Error;
+        };
+        if !ENGINES.contains(&engine.as_str()) {
+            let finding = Diagnostic::error(
+                Code::UnknownValue,
+                place(0).span,
+                format!("`{engine}` is no engine that mopd speaks to"),
+            );
+            self.report(match nearest(&engine, ENGINES.iter().copied()) {
+                Some(near) => finding
+                    .help(format!("did you mean `{near}`?"))
+                    .replace_with(format!("change to `{near}`"), format!("\"{near}\"")),
+                None => finding.help(format!("engines: {}", ENGINES.join(", "))),
+            });
+            return Value::Error;
+        }
+        let name = if env.model_name.is_empty() { "served" } else { &env.model_name };
+        let mut teacher = self.plain_teacher(name, TeacherWeights::Served { engine, url, model }, span);
+        teacher.answers = answers;
+        self.declare_once(teacher)
+    }
+
+    /// `dist`, `top_k(20)`, `sampled`, `text`
+    fn capability(&mut self, expr: &Expr, env: &Env) -> Option<Capability> {
+        if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
+            && matches!(&callee.kind, ExprKind::Name(name) if name == "top_k")
+            && let [argument] = arguments.as_slice()
+        {
+            return self.count(&argument.value, "k", env, 1).map(Capability::TopK);
+        }
+        let words = [
+            ("dist", Capability::Distribution),
+            ("sampled", Capability::Sampled),
+            ("text", Capability::Text),
+        ];
+        if matches!(expr.kind, ExprKind::Name(_)) {
+            return self.word(expr, "what a teacher can answer", &words);
+        }
+        if !matches!(expr.kind, ExprKind::Error) {
+            self.report(
+                Diagnostic::error(Code::UnknownValue, expr.span, "this must be what a teacher can answer")
+                    .help("one of: `dist`, `top_k(20)`, `sampled`, `text`"),
+            );
+        }
+        None
+    }
+
+    /// `all`, `later_blocks(0.25)`: what a denoising student's teacher reads of positions that are not filled
+    /// yet.
+    fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
+        if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
+            && matches!(&callee.kind, ExprKind::Name(name) if name == "later_blocks")
+            && let [share] = arguments.as_slice()
+        {
+            let value = self.evaluate(&share.value, env);
+            return self
+                .fraction(&value, share.value.span, "the share that is revealed")
+                .map(Reveal::LaterBlocks);
+        }
+        self.word(expr, "what is revealed (`all`, or `later_blocks(0.25)`)", &[("all", Reveal::All)])
+    }
+
+    /// A teacher for a model that nobody declared as one.
+    pub(in crate::check) fn teacher_of_model(&mut self, name: &str, model: ModelId, span: Span) -> Value {
+        let unnamed = |known: &Teacher| {
+            known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none()
+        };
+        match self.teachers.iter().position(unnamed) {
+            Some(known) => Value::Teacher(TeacherId(known as u32)),
+            None => {
+                let teacher = self.plain_teacher(name, TeacherWeights::Model(model), span);
+                self.declare_teacher(teacher)
+            }
+        }
+    }
+
+    /// What weights can answer where nothing is said.
+    fn natural_answers(&self, weights: &TeacherWeights) -> Capability {
+        let of = |role: &Role| match role {
+            Role::Named { teacher, .. } => self.teacher(*teacher).answers,
+            _ => Capability::Distribution,
+        };
+        match weights {
+            TeacherWeights::Pooled { pool, members } => {
+                let least = members.iter().map(|(_, role)| of(role)).min().unwrap_or(Capability::Text);
+                match pool {
+                    // Each teacher is asked on its own.
+                    Pool::Sum => least,
+                    // A mixture of truncations is not the truncation of a mixture; of one given token it is
+                    // the mean.
+                    Pool::Mixture if least < Capability::Distribution => least.min(Capability::Sampled),
+                    // Only the whole vocabulary says what a product of probabilities is to be divided by.
+                    Pool::Geometric if least < Capability::Distribution => Capability::Text,
+                    _ => Capability::Distribution,
+                }
+            }
+            TeacherWeights::Panelist { speaker, .. } => of(speaker),
+            _ => Capability::Distribution,
+        }
+    }
+
+    /// The role of a teacher, of the student's own copies, or of a model that nobody declared as a teacher.
+    pub(in crate::check) fn teacher_role(
+        &mut self,
+        value: Value,
+        span: Span,
+        env: &Env,
+        wanted: &str,
+    ) -> Option<Role> {
+        let value = match value {
+            Value::Model(model) => {
+                let name = self.model(model).name.clone();
+                self.teacher_of_model(&name, model, span)
+            }
+            Value::Student(copy) => self.student_as_teacher("self", copy, span),
+            Value::Item { item, kind: Callable::Teacher } => self.call_item(item, span, &[], env),
+            other => other,
+        };
+        self.role_of(value, span, wanted)
+    }
+
+    /// The weights that a model or a teacher has.
+    pub(in crate::check) fn weights_of(&mut self, expr: &Expr, env: &Env) -> Option<ModelId> {
+        match self.evaluate(expr, env) {
+            Value::Model(model) => Some(model),
+            Value::Teacher(id) => match self.teacher(id).weights {
+                TeacherWeights::Model(model) => {
+                    self.used_teachers[id.0 as usize] = true;
+                    Some(model)
+                }
+                // Nothing is known about it yet.
+                TeacherWeights::Parameter => None,
+                _ => {
+                    self.wrong_kind(expr.span, "weights are needed here: a model", &Value::Teacher(id));
+                    None
+                }
+            },
+            other => {
+                self.wrong_kind(expr.span, "a model is needed here", &other);
+                None
+            }
+        }
+    }
+
+    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its
+    /// own; weights that exist have none.
+    pub(in crate::check) fn split_block(&self, value: &Expr, env: &Env) -> (Expr, Option<Block>) {
+        let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else {
+            return (value.clone(), None);
+        };
+        if let ExprKind::Name(name) = &callee.kind
+            && env.local(name).is_none()
+            && self.modules.lookup(env.module, name).is_none()
+            && builtins::find(name).is_some_and(|builtin| has_settings(builtin.kind))
+        {
+            return (value.clone(), None);
+        }
+        let before = Span { end: block.span.start, ..value.span };
+        let written = self.sources.text(before).trim_end();
+        if !written.ends_with(')')
+            || (arguments.is_empty() && self.sources.text(callee.span).trim_end().len() == written.len())
+        {
+            return (callee.as_ref().clone(), Some(block.clone()));
+        }
+        let span = Span { end: before.start + written.len() as u32, ..before };
+        let kind = ExprKind::Call { callee: callee.clone(), arguments: arguments.clone(), block: None };
+        (Expr { span, kind }, Some(block.clone()))
+    }
+}
+
+/// A stage whose braces are its own. Weights that are loaded have none.
+fn has_settings(kind: Kind) -> bool {
+    use crate::check::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
+    matches!(kind, Kind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
+}
+
+/// Whether the logits of some model take part: then the numbers in it are those of the run.
+fn mentions_logits(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Call { callee, .. } => matches!(&callee.kind, ExprKind::Name(name) if name == "logits"),
+        ExprKind::Unary { operand, .. } => mentions_logits(operand),
+        ExprKind::Binary { left, right, .. } => mentions_logits(left) || mentions_logits(right),
+        _ => false,
+    }
+}

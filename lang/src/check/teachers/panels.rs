@@ -1,0 +1,132 @@
+//! Panels: teachers that talk about a prompt before they judge.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};
+use crate::formula::Role;
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr, Name};
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// `panel duo = debate([big, mid]) { rounds = 2 }`
+    pub(in crate::check) fn panel_item(&mut self, name: &Name, value: &Expr, env: &Env) -> Value {
+        match self.evaluate(value, &env.named(&name.text)) {
+            panel @ (Value::Panel(_) | Value::Error) => panel,
+            other => self.wrong_kind(value.span, "a panel is `debate([big, mid]) { rounds = 2 }`", &other),
+        }
+    }
+
+    pub(in crate::check) fn debate_call(
+        &mut self,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let settings = self.settings(block, "debate", span, vocabulary::DEBATE, false);
+        let name = if env.model_name.is_empty() { "debate".to_owned() } else { env.model_name.clone() };
+        self.keep_marks(&settings, &format!("panel {name}"));
+        let place = given[0].expect("required");
+        let values = match self.evaluate(place, env) {
+            Value::List(values) => values,
+            Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
+            other => {
+                return self.wrong_kind(
+                    place.span,
+                    "several teachers are needed here: a list or a family",
+                    &other,
+                );
+            }
+        };
+        let speakers: Option<Vec<Role>> = values
+            .into_iter()
+            .map(|value| {
+                self.teacher_role(value, place.span, env, "every member of a panel must be a teacher")
+            })
+            .collect();
+        let rounds = self.required_count(&settings, "rounds", env, 1);
+        let sees = self.optional_template(settings.get("sees"), env);
+        let confidence = match settings.get("confidence") {
+            None => Some(None),
+            Some(expr) => match self.evaluate(expr, env) {
+                Value::Integer { low, high } => Some(Some((low, high))),
+                other => {
+                    self.wrong_kind(
+                        expr.span,
+                        "`confidence` says how it is read: `integer(0..=100)`",
+                        &other,
+                    );
+                    None
+                }
+            },
+        };
+        let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) =
+            (speakers, rounds, sees, confidence)
+        else {
+            return Value::Error;
+        };
+        if speakers.len() < 2 {
+            let finding =
+                Diagnostic::error(Code::OutOfRange, place.span, "a debate needs at least two teachers");
+            self.report(finding.label(format!("{} in here", speakers.len())));
+            return Value::Error;
+        }
+        let (id, origin) = (PanelId(self.panels.len() as u32), self.origin(span));
+        let mut members: Vec<TeacherId> = Vec::new();
+        for speaker in speakers {
+            let Role::Named { teacher, .. } = &speaker else { continue };
+            let Teacher { answers, foreign, align, reveals, .. } = *self.teacher(*teacher);
+            let said = self.said_origins.get(teacher).copied();
+            let declared = self.declare_teacher(Teacher {
+                name: format!("{name}[{}]", speaker.name()),
+                weights: TeacherWeights::Panelist { panel: id, speaker },
+                sees: sees.clone(),
+                temperature: 1.0,
+                answers,
+                foreign,
+                align,
+                reveals,
+                feedback: None,
+                origin,
+            });
+            if let Value::Teacher(member) = declared {
+                if let Some(said) = said {
+                    self.said_origins.insert(member, said);
+                }
+                members.push(member);
+            }
+        }
+        self.panels.push(Panel { name, members, rounds, sees, confidence, origin });
+        Value::Panel(id)
+    }
+
+    /// `integer(0..=100)`
+    pub(in crate::check) fn integer_call(
+        &mut self,
+        given: &[Option<&Expr>],
+        _span: Span,
+        env: &Env,
+    ) -> Value {
+        let place = given[0].expect("required");
+        match self.evaluate(place, env) {
+            Value::Range { low, high }
+                if low.fract() == 0.0 && high.fract() == 0.0 && low.abs().max(high.abs()) < 1e15 =>
+            {
+                Value::Integer { low: low as i64, high: high as i64 }
+            }
+            Value::Range { .. } => {
+                self.report(Diagnostic::error(
+                    Code::OutOfRange,
+                    place.span,
+                    "a whole number lies between whole numbers",
+                ));
+                Value::Error
+            }
+            other => self.wrong_kind(place.span, "`integer` needs a range: `integer(0..=100)`", &other),
+        }
+    }
+}

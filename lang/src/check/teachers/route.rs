@@ -1,0 +1,438 @@
+//! Routes: which teacher scores the prompts of which domain. Total over the domains and over what their data
+//! may say.
+
+use crate::diag::{Code, Diagnostic, Severity};
+use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
+use crate::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Route};
+
+use crate::check::Checker;
+use crate::check::names::modules::ModuleId;
+use crate::check::stages::settings::open;
+use crate::check::stages::stage_checks::all_rollouts;
+use crate::check::values::calls::Work;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::{Callable, Value};
+
+/// The entry file: the first that was loaded. Its route serves stages wherever they are written.
+pub(in crate::check) const ENTRY: ModuleId = ModuleId(0);
+
+/// The file's own route.
+#[derive(Clone, Debug, Default)]
+pub enum RouteState {
+    #[default]
+    Unevaluated,
+    /// The file has none.
+    Absent,
+    /// In order; a domain without a teacher has been reported.
+    Evaluated(Vec<TeacherChoice>),
+}
+
+/// One arm after `for` has been spelled out.
+struct Turn<'a> {
+    env: Env,
+    condition: &'a Condition,
+    target: &'a Expr,
+    span: Span,
+    used: bool,
+}
+
+/// What a condition says of the prompts of one domain.
+enum Holds {
+    Always,
+    Never,
+    /// The data of the prompt decides.
+    Where(Formula),
+}
+
+impl Checker {
+    /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` where a
+    /// finding says why.
+    pub(in crate::check) fn teachers_for(
+        &mut self,
+        own: Option<(&Route, &Env)>,
+        domains: &[DomainId],
+        stage: Span,
+    ) -> Option<Vec<TeacherChoice>> {
+        let chosen = match own {
+            Some((route, env)) => self.evaluate_route(route, env, domains),
+            None => match self.file_route(ENTRY) {
+                RouteState::Evaluated(chosen) => chosen,
+                _ => {
+                    self.report(
+                        Diagnostic::error(
+                            Code::NoTeacher,
+                            stage,
+                            "this stage reads a teacher, but no route gives one",
+                        )
+                        .help(
+                            "add `route { for d in domains: domain == d -> specialist[d] }` to the file or \
+                             to the stage",
+                        ),
+                    );
+                    return None;
+                }
+            },
+        };
+        let routed =
+            |domain: &DomainId| chosen.iter().any(|choice| choice.domain == *domain && choice.when.is_none());
+        domains
+            .iter()
+            .all(routed)
+            .then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
+    }
+
+    /// The file's own route, evaluated when first asked for.
+    pub(in crate::check) fn file_route(&mut self, entry: ModuleId) -> RouteState {
+        if matches!(self.route_of_file(), RouteState::Unevaluated) {
+            let tree = self.modules.tree(entry);
+            let route = tree.items.iter().find_map(|item| match &item.kind {
+                ItemKind::Route(route) => Some(route),
+                _ => None,
+            });
+            self.route = match route {
+                None => RouteState::Absent,
+                Some(route) => self.apart(Work::default(), |checker| {
+                    let domains: Vec<DomainId> = (0..checker.domains.len() as u32).map(DomainId).collect();
+                    RouteState::Evaluated(checker.evaluate_route(route, &Env::constant(entry), &domains))
+                }),
+            };
+        }
+        self.route.clone()
+    }
+
+    /// For each domain the arms whose conditions may hold, up to the first that always does.
+    fn evaluate_route(&mut self, route: &Route, env: &Env, domains: &[DomainId]) -> Vec<TeacherChoice> {
+        let mut turns = Vec::new();
+        for arm in &route.arms {
+            let envs = match &arm.index {
+                None => vec![env.clone()],
+                Some(index) => self.turns(index, env).into_iter().map(|(_, env)| env).collect(),
+            };
+            turns.extend(envs.into_iter().map(|env| Turn {
+                env,
+                condition: &arm.condition,
+                target: &arm.target,
+                span: arm.span,
+                used: false,
+            }));
+        }
+        let mut chosen = Vec::new();
+        let mut missing = Vec::new();
+        let mut faulty = false;
+        for &domain in domains {
+            let Some((choices, total)) = self.choices(&mut turns, domain) else {
+                faulty = true;
+                continue;
+            };
+            let by_data = !choices.is_empty();
+            chosen.extend(choices);
+            if total {
+                continue;
+            }
+            faulty = true;
+            missing.push((domain, by_data));
+        }
+        // Where one domain and one teacher are left, they probably belong together; so do a domain and the
+        // only teacher.
+        let routed =
+            |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
+        let mut unrouted =
+            self.teachers.iter().filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
+        let left_over = match (unrouted.next(), unrouted.next(), missing.as_slice(), &self.teachers[..]) {
+            (Some(teacher), None, [_], _) | (None, _, _, [teacher]) => Some(teacher.name.clone()),
+            _ => None,
+        };
+        for (domain, by_data) in missing {
+            if !by_data && self.arm_of_another(&turns, domain) {
+                continue;
+            }
+            let declared = self.span(self.domain(domain).origin);
+            let name = self.domain(domain).name.clone();
+            let text = match by_data {
+                true => format!(
+                    "no teacher is routed for those prompts of the domain `{name}` where no condition holds"
+                ),
+                false => format!("no teacher is routed for the domain `{name}`"),
+            };
+            let (because, help) = match by_data {
+                true => (
+                    "its arms for this domain all depend on the data, and no `else` follows",
+                    "end the route with `else -> ...`".to_owned(),
+                ),
+                false => {
+                    ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route"))
+                }
+            };
+            let mut finding = Diagnostic::error(Code::UnroutedDomain, declared, text)
+                .label("its prompts would be scored by nobody")
+                .because(route.span, because)
+                .help(help);
+            // A family has a member for it: the arm that is missing is known.
+            let member = self.teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
+            let certain = member.is_some();
+            let teacher = member.map(|member| member.name.clone()).or_else(|| left_over.clone());
+            if let (false, Some(teacher), Some(last)) = (by_data, teacher, route.arms.last()) {
+                let end = Span { start: last.span.end, ..last.span };
+                let arm = format!("domain == {name} -> {teacher}");
+                finding = finding.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
+                finding = if certain { finding } else { finding.possibly() };
+            }
+            self.report(finding);
+        }
+        // An arm is reached where any turn of its loop is.
+        let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
+        let unreached: Vec<Span> =
+            turns.iter().map(|turn| turn.span).filter(|span| !faulty && !reached(*span)).collect();
+        for span in unreached {
+            self.report(
+                Diagnostic::error(Code::DomainRoutedTwice, span, "this arm is never reached")
+                    .label("every domain it could match is routed before")
+                    .help("remove it, or move it up: the first arm that holds decides"),
+            );
+        }
+        chosen
+    }
+
+    /// `domain == math -> specialist[code]` behind the arm of `math`: the teacher tells which domain was
+    /// meant.
+    fn arm_of_another(&mut self, turns: &[Turn], domain: DomainId) -> bool {
+        let name = self.domain(domain).name.clone();
+        let meant = turns.iter().filter(|turn| !turn.used).find_map(|turn| {
+            let Condition::When(condition) = turn.condition else { return None };
+            let ExprKind::Binary { operator: BinaryOperator::Equal, right, .. } = &condition.kind else {
+                return None;
+            };
+            let member = self.sources.text(turn.target.span).ends_with(&format!("[{name}]"));
+            (member && matches!(right.kind, ExprKind::Name(_))).then_some((turn.span, right.span))
+        });
+        let Some((arm, written)) = meant else { return false };
+        let finding = Diagnostic::error(Code::DomainRoutedTwice, arm, "this arm is never reached")
+            .label("its domain is routed before")
+            .because(self.span(self.domain(domain).origin), "no arm is left for this domain")
+            .help(format!("did you mean `domain == {name}`?"))
+            .fix(format!("write `{name}`"), written, name)
+            .possibly();
+        self.report(finding);
+        true
+    }
+
+    /// The arms for one domain, and whether the last of them always holds; none where one is faulty.
+    fn choices(&mut self, turns: &mut [Turn], domain: DomainId) -> Option<(Vec<TeacherChoice>, bool)> {
+        let mut choices = Vec::new();
+        for turn in turns {
+            let mut env = turn.env.clone();
+            env.bind("domain", Value::Domain(domain));
+            let when = match self.holds(turn.condition, &env)? {
+                Holds::Never => continue,
+                Holds::Always => None,
+                Holds::Where(condition) => Some(condition),
+            };
+            turn.used = true;
+            let teacher = self.routed_teacher(turn.target, &env)?;
+            let total = when.is_none();
+            let origin = self.origin(turn.target.span);
+            choices.push(TeacherChoice { domain, when, teacher, origin });
+            if total {
+                return Some((choices, true));
+            }
+        }
+        Some((choices, false))
+    }
+
+    fn holds(&mut self, condition: &Condition, env: &Env) -> Option<Holds> {
+        const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's \
+                              data, such as `domain == math` or `data.level > 3`";
+        let Condition::When(condition) = condition else { return Some(Holds::Always) };
+        let formula = match self.evaluate(condition, &env.with_context(Context::Objective)) {
+            Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
+            other => {
+                self.wrong_kind(condition.span, WANTED, &other);
+                return None;
+            }
+        };
+        if let Some(truth) = formula.constant() {
+            return Some(if truth == 1.0 { Holds::Always } else { Holds::Never });
+        }
+        if open(&formula) {
+            return Some(Holds::Where(formula));
+        }
+        if !decided_by_data(&formula) {
+            self.report(
+                Diagnostic::error(Code::WrongKind, condition.span, WANTED)
+                    .label("this is known only once something has been written"),
+            );
+            return None;
+        }
+        Some(Holds::Where(formula))
+    }
+
+    fn routed_teacher(&mut self, target: &Expr, env: &Env) -> Option<TeacherId> {
+        let value = match self.evaluate(target, env) {
+            Value::Model(_) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        target.span,
+                        "an arm leads to a teacher, and this is a model",
+                    )
+                    .help("declare the role first: `teacher name = model`"),
+                );
+                return None;
+            }
+            value @ (Value::Teacher(_)
+            | Value::Student(_)
+            | Value::Error
+            | Value::Item { kind: Callable::Teacher, .. }) => value,
+            Value::Role(role @ Role::Named { .. }) => Value::Role(role),
+            other => {
+                self.wrong_kind(target.span, "an arm leads to a teacher", &other);
+                return None;
+            }
+        };
+        match self.teacher_role(value, target.span, env, "an arm leads to a teacher")? {
+            Role::Named { teacher, .. } => Some(teacher),
+            _ => None,
+        }
+    }
+
+    /// Checks the file's route even if no stage asks for it, then that every teacher is chosen by some route.
+    pub(in crate::check) fn check_routes(&mut self, entry: ModuleId) {
+        let tree = self.modules.tree(entry);
+        let mut routes = tree.items.iter().filter_map(|item| match &item.kind {
+            ItemKind::Route(route) => Some(route.span),
+            _ => None,
+        });
+        if let (Some(first), Some(second)) = (routes.next(), routes.next()) {
+            self.report(
+                Diagnostic::error(Code::DuplicateName, second, "a file has one route")
+                    .because(first, "declared here")
+                    .help("put all arms in one block"),
+            );
+        }
+        self.file_route(entry);
+        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+            return; // A teacher may be unused because of another mistake.
+        }
+        // What a library declares is for others to use.
+        if self.has_experiment {
+            self.check_use_of_teachers();
+            self.check_use_of_panels();
+        }
+    }
+
+    fn check_use_of_teachers(&mut self) {
+        let mut used = self.used_teachers.clone();
+        for train in self.trains() {
+            let written = all_rollouts(&train.objective, &train.rollout)
+                .into_iter()
+                .filter_map(|rollout| rollout.writer());
+            let named = written.filter_map(|role| match role {
+                Role::Named { teacher, .. } => Some(*teacher),
+                _ => None,
+            });
+            let routed = train.teachers.iter().map(|choice| choice.teacher);
+            for teacher in named.chain(routed).chain(train.objective.named_teachers()) {
+                used[teacher.0 as usize] = true;
+            }
+        }
+        if let RouteState::Evaluated(choices) = &self.route {
+            for choice in choices.iter().filter(|choice| self.uses.routed.contains(&choice.domain)) {
+                used[choice.teacher.0 as usize] = true;
+            }
+        }
+        let asked_for_themselves = |weights: &TeacherWeights| {
+            matches!(
+                weights,
+                TeacherWeights::Parameter | TeacherWeights::Trained { .. } | TeacherWeights::Panelist { .. }
+            )
+        };
+        for (index, used) in used.iter().enumerate() {
+            let teacher = self.teacher(TeacherId(index as u32));
+            if *used || asked_for_themselves(&teacher.weights) {
+                continue;
+            }
+            let text = format!("no route ever chooses the teacher `{}`", teacher.name);
+            let span = self.span(teacher.origin);
+            self.report(Diagnostic::error(Code::UnusedTeacher, span, text).help(
+                "route some domain to it, or remove it: a silent teacher is usually a typo in a route",
+            ));
+        }
+    }
+
+    fn check_use_of_panels(&mut self) {
+        for panel in self.panels.clone() {
+            let real = |id: &TeacherId| self.teacher(*id).weights != TeacherWeights::Parameter;
+            let asked = |id: &TeacherId| {
+                self.used_teachers[id.0 as usize]
+                    || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
+            };
+            if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
+                let (span, text) =
+                    (self.span(panel.origin), format!("no objective asks the panel `{}`", panel.name));
+                self.report(
+                    Diagnostic::error(Code::UnusedDeclaration, span, text)
+                        .help("give it to an objective with a `panel` parameter, or remove it"),
+                );
+            }
+        }
+    }
+
+    /// Every stage that trains, those inside a `train` included.
+    pub(in crate::check) fn trains(&self) -> Vec<&Train> {
+        let mut found = Vec::new();
+        for model in self.models.iter() {
+            match &model.stage {
+                Stage::Train(train) => found.push(train.as_ref()),
+                Stage::Joint(joint) => found.extend(joint.steps.iter().map(|step| &step.train)),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Whether some model is trained on a domain.
+    pub(in crate::check) fn is_trained_on(&self, id: DomainId) -> bool {
+        let trained = |train: &&Train| train.mixture.iter().any(|share| share.domain == id);
+        self.uses.trained.contains(&id) || self.trains().iter().any(trained)
+    }
+
+    /// `judged`: the file has a table.
+    pub(in crate::check) fn check_use_of_domains(&mut self, judged: bool) {
+        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
+            || (self.models.is_empty() && !self.uses.models)
+        {
+            return;
+        }
+        // Models that come trained may only be judged: then the tables use the domains.
+        let trains = !self.uses.trained.is_empty() || !self.trains().is_empty();
+        if !trains && judged {
+            return;
+        }
+        for index in 0..self.domains.len() as u32 {
+            let id = DomainId(index);
+            if !self.is_trained_on(id) {
+                let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));
+                self.report(
+                    Diagnostic::error(
+                        Code::UnusedDomain,
+                        span,
+                        format!("no model is trained on the domain `{name}`"),
+                    )
+                    .help("train on it, or remove it: its share of the prompts would go nowhere"),
+                );
+            }
+        }
+    }
+}
+
+/// A number that is the same for all completions of a prompt: only its data decides it.
+pub fn decided_by_data(formula: &Formula) -> bool {
+    formula.axis() == Axis::Sequence
+        && formula.parts().iter().all(|part| match &part.0.kind {
+            FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
+            FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
+            _ => false,
+        })
+}

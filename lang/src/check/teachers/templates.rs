@@ -1,0 +1,450 @@
+//! Templates: texts with slots. What a teacher is shown, what a completion is rewritten to.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{GroupMember, Piece, Slot, Template};
+use crate::formula::{Axis, Role, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name};
+use crate::syntax::parse;
+
+use crate::check::Checker;
+use crate::check::builtins::vocabulary;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::{Callable, Value};
+
+/// What a text is for: it decides which slots it may have.
+#[derive(Clone, Copy, PartialEq)]
+enum Purpose {
+    /// A prompt.
+    Shown,
+    /// The left of a `rewrite`.
+    Found,
+    /// The right of one.
+    Written,
+}
+
+/// A stretch of a text as it stands in the source.
+enum Stretch {
+    Text(String),
+    /// What stands between two braces.
+    Slot(Span),
+}
+
+const MEMBERS: [(&str, GroupMember); 3] =
+    [("correct", GroupMember::Correct), ("wrong", GroupMember::Wrong), ("other", GroupMember::Other)];
+
+impl Checker {
+    pub(in crate::check) fn template_item(&mut self, name: &Name, text: &Expr, env: &Env) -> Value {
+        let Some(pieces) = self.pieces(text, Purpose::Shown, env) else { return Value::Error };
+        let origin = self.origin(name.span);
+        Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
+    }
+
+    /// A template, called or named.
+    pub(in crate::check) fn template_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Template>> {
+        match self.evaluate(expr, env) {
+            Value::Template(template) => Some(template),
+            Value::Item { item, kind: Callable::Template } => match self.call_item(item, expr.span, &[], env)
+            {
+                Value::Template(template) => Some(template),
+                _ => None,
+            },
+            other => {
+                self.wrong_kind(
+                    expr.span,
+                    "a template is needed here: `template shown = \"{prompt}\\n\\n{hint}\"`",
+                    &other,
+                );
+                None
+            }
+        }
+    }
+
+    /// `None` where a template is given and faulty.
+    pub(in crate::check) fn optional_template(
+        &mut self,
+        expr: Option<&Expr>,
+        env: &Env,
+    ) -> Option<Option<Rc<Template>>> {
+        match expr {
+            Some(expr) => self.template_value(expr, env).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
+    pub(in crate::check) fn rewrite(
+        &mut self,
+        expr: &Expr,
+        env: &Env,
+    ) -> Option<(Rc<Template>, Rc<Template>)> {
+        let ExprKind::Arrow { from, to } = &expr.kind else {
+            let value = self.evaluate(expr, env);
+            self.wrong_kind(
+                expr.span,
+                "`rewrite` needs two texts: `rewrite(\"before {_}\" -> \"after {expression}\")`",
+                &value,
+            );
+            return None;
+        };
+        let left = self.pieces(from, Purpose::Found, env);
+        let right = self.pieces(to, Purpose::Written, env);
+        let left = left?;
+        if !left.iter().any(|piece| matches!(piece, Piece::Text(_))) {
+            self.report(
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    from.span,
+                    "the left of a `rewrite` must say which text is looked for",
+                )
+                .help("for example `\"Confidence: {_}\"`"),
+            );
+            return None;
+        }
+        let origin = self.origin(expr.span);
+        let template = |pieces| Rc::new(Template { name: "rewrite".into(), pieces, origin });
+        Some((template(left), template(right?)))
+    }
+
+    fn pieces(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Vec<Piece>> {
+        if !matches!(expr.kind, ExprKind::Text(_)) {
+            if !matches!(expr.kind, ExprKind::Error) {
+                let value = self.evaluate(expr, env);
+                let text = "the text of a template is written where it is declared, in quotes";
+                self.report(
+                    Diagnostic::error(Code::WrongKind, expr.span, text)
+                        .label(format!("this is {}", value.describe())),
+                );
+            }
+            return None;
+        }
+        let stretches = self.stretches(expr.span)?;
+        let mut pieces = Vec::new();
+        let mut good = true;
+        for stretch in stretches {
+            match stretch {
+                Stretch::Text(text) => pieces.push(Piece::Text(text)),
+                Stretch::Slot(span) => match self.slot(span, purpose, env) {
+                    Some(piece) => pieces.push(piece),
+                    None => good = false,
+                },
+            }
+        }
+        good.then_some(pieces)
+    }
+
+    /// Takes a literal apart. It is read as it stands in the source, so that every slot has its place there.
+    fn stretches(&mut self, span: Span) -> Option<Vec<Stretch>> {
+        let source = self.sources.text(span).to_owned();
+        let quoted = source.strip_prefix('"').unwrap_or(&source);
+        let offset = span.start as usize + (source.len() - quoted.len());
+        let raw = quoted.strip_suffix('"').unwrap_or(quoted);
+        let at = |start: usize, end: usize| Span::new(span.file, offset + start, offset + end);
+        let mut stretches = Vec::new();
+        let mut text = String::new();
+        let mut characters = raw.char_indices().peekable();
+        while let Some((start, character)) = characters.next() {
+            match character {
+                '\\' => match characters.next() {
+                    Some((_, 'n')) => text.push('\n'),
+                    Some((_, 't')) => text.push('\t'),
+                    Some((_, other)) => text.push(other),
+                    None => text.push('\\'),
+                },
+                '{' | '}' if characters.peek().is_some_and(|(_, next)| *next == character) => {
+                    characters.next();
+                    text.push(character);
+                }
+                '{' => {
+                    let Some(length) = raw[start + 1..]
+                        .find(['{', '}'])
+                        .filter(|end| raw[start + 1 + end..].starts_with('}'))
+                    else {
+                        self.report(
+                            Diagnostic::error(
+                                Code::TemplateSlot,
+                                at(start, start + 1),
+                                "this brace is never closed",
+                            )
+                            .help("a slot is `{prompt}`; for a brace itself write `{{`"),
+                        );
+                        return None;
+                    };
+                    if !text.is_empty() {
+                        stretches.push(Stretch::Text(std::mem::take(&mut text)));
+                    }
+                    stretches.push(Stretch::Slot(at(start + 1, start + 1 + length)));
+                    while characters.next_if(|(index, _)| *index <= start + 1 + length).is_some() {}
+                }
+                '}' => {
+                    self.report(
+                        Diagnostic::error(
+                            Code::TemplateSlot,
+                            at(start, start + 1),
+                            "this brace closes nothing",
+                        )
+                        .help("a slot is `{prompt}`; for a brace itself write `}}`"),
+                    );
+                    return None;
+                }
+                other => text.push(other),
+            }
+        }
+        if !text.is_empty() {
+            stretches.push(Stretch::Text(text));
+        }
+        Some(stretches)
+    }
+
+    fn slot(&mut self, span: Span, purpose: Purpose, env: &Env) -> Option<Piece> {
+        let inside = self.sources.text(span).to_owned();
+        if inside.trim() == "_" {
+            if purpose == Purpose::Found {
+                return Some(Piece::Anything);
+            }
+            self.report(
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    span,
+                    "`{_}` stands for any text, and here a text is made",
+                )
+                .help(
+                    "it belongs on the left of a `rewrite`: `rewrite(\"before {_}\" -> \"after \
+                     {expression}\")`",
+                ),
+            );
+            return None;
+        }
+        if purpose == Purpose::Found {
+            self.report(
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    span,
+                    "the left of a `rewrite` is looked for as it stands",
+                )
+                .label("nothing is filled in here")
+                .help("write `{_}` for whatever stands there"),
+            );
+            return None;
+        }
+        let expr = self.slot_expression(span, &inside)?;
+        if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
+            && let ExprKind::Name(name) = &callee.kind
+            && let ("first" | "last", [slot, share]) = (name.as_str(), arguments.as_slice())
+            && share.name.as_ref().is_none_or(|name| name.text != "over")
+        {
+            return self.part_of_slot(name == "first", slot, share, env);
+        }
+        if let Some(slot) = self.slot_of(&expr, purpose, env)? {
+            return Some(slot);
+        }
+        let value = self.evaluate(&expr, &env.with_context(Context::Objective));
+        let formula = self.formula(value, span)?;
+        if formula.axis() > Axis::Sequence || formula.unit() == Unit::Bool {
+            let text = "one number per completion can be written into it";
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, span, text)
+                    .label(format!("this is {} per {}", formula.unit().name(), formula.axis().name()))
+                    .help("put them together: `mean(..., over: sequence)`"),
+            );
+            return None;
+        }
+        Some(Piece::Number(formula))
+    }
+
+    /// Reads what stands between braces, at its own place in the file.
+    fn slot_expression(&mut self, span: Span, inside: &str) -> Option<Expr> {
+        const HEAD: &str = "\nlet slot = ";
+        let padding = " ".repeat((span.start as usize).saturating_sub(HEAD.len()));
+        let (tree, findings) = parse(span.file, &format!("{padding}{HEAD}{inside}\n"));
+        let broken = !findings.is_empty();
+        for mut finding in findings {
+            finding.code = Code::TemplateSlot;
+            // An edit would be of the padded text.
+            finding.fix = None;
+            self.report(finding);
+        }
+        let [item] = tree.items.as_slice() else { return None };
+        match &item.kind {
+            ItemKind::Let { value, .. } if !broken => Some(value.clone()),
+            _ => None,
+        }
+    }
+
+    /// `first(solution, exposure)`
+    fn part_of_slot(&mut self, first: bool, slot: &Argument, share: &Argument, env: &Env) -> Option<Piece> {
+        let piece = self.slot_of(&slot.value, Purpose::Shown, env)?;
+        let share = self.share(&share.value, "the share that is shown", env);
+        let Some(Piece::Slot(slot_value)) = piece else {
+            self.report(
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    slot.value.span,
+                    "a part is taken of a field of the data or of another slot",
+                )
+                .help("for example `{first(solution, 0.5)}`"),
+            );
+            return None;
+        };
+        let share = share?;
+        Some(if first {
+            Piece::First { slot: slot_value, share }
+        } else {
+            Piece::Last { slot: slot_value, share }
+        })
+    }
+
+    /// A slot, or several put together: `None` where it is faulty, `Some(None)` where it is something else.
+    fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<Piece>> {
+        let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
+            return self.named_slot(expr, purpose, env);
+        };
+        let ExprKind::Name(name) = &callee.kind else { return Some(None) };
+        match name.as_str() {
+            "shuffled" => {
+                let slots: Option<Vec<Slot>> =
+                    arguments.iter().map(|argument| self.inner_slot(&argument.value, env)).collect();
+                let slots = slots?;
+                if slots.len() < 2 {
+                    self.report(
+                        Diagnostic::error(
+                            Code::TemplateSlot,
+                            expr.span,
+                            "an order needs at least two things",
+                        )
+                        .help("for example `{shuffled(group.correct, group.wrong)}`"),
+                    );
+                    return None;
+                }
+                Some(Some(Piece::Slot(Slot::Shuffled(slots))))
+            }
+            "short" => {
+                let slots = self.slots("short", &["slot", "by", "max_tokens"], arguments, None);
+                let [Some(slot), Some(by), Some(max_tokens)] = slots.given.as_slice() else {
+                    self.report(
+                        Diagnostic::error(
+                            Code::TemplateSlot,
+                            expr.span,
+                            "`short` needs a slot, who shortens it, and to what length",
+                        )
+                        .help("for example `{short(group.wrong, by: guide, max_tokens: 512)}`"),
+                    );
+                    return None;
+                };
+                if !slots.misplaced.is_empty() {
+                    return None;
+                }
+                let inner = self.inner_slot(slot, env);
+                let writer = self.evaluate(by, env);
+                let writer = self.teacher_role(writer, by.span, env, "a text is shortened by a teacher");
+                let max_tokens = self.count(max_tokens, "max_tokens", env, 1);
+                let short = Slot::Shortened { slot: Box::new(inner?), by: writer?, max_tokens: max_tokens? };
+                Some(Some(Piece::Slot(short)))
+            }
+            _ => Some(None),
+        }
+    }
+
+    /// Whether the data has a field is known when the data is read; that a name is nearly another slot's is
+    /// known now.
+    fn warn_of_near_slot(&mut self, field: &str, span: Span) {
+        if let Some(near) = nearest(field, ["prompt", "completion", "draft", "transcript", "feedback"]) {
+            self.report(
+                Diagnostic::warning(
+                    Code::TemplateSlot,
+                    span,
+                    format!("`{{{field}}}` is a field of the data, and nearly `{{{near}}}`"),
+                )
+                .help(format!("did you mean `{near}`? For the field write `{{data.{field}}}`"))
+                .replace_with(format!("change to `{near}`"), near),
+            );
+        }
+    }
+
+    /// A slot where only a slot can stand.
+    fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
+        match self.slot_of(expr, Purpose::Shown, env)? {
+            Some(Piece::Slot(slot)) => Some(slot),
+            _ => {
+                self.report(
+                    Diagnostic::error(Code::TemplateSlot, expr.span, "a slot is needed here")
+                        .help("a field of the data, `prompt`, `draft`, `group.correct`, `group.wrong`, ..."),
+                );
+                None
+            }
+        }
+    }
+
+    /// A slot that is a name: `None` where it is faulty, `Some(None)` where it is something else.
+    fn named_slot(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<Piece>> {
+        match &expr.kind {
+            ExprKind::Name(name) => {
+                match env.local(name) {
+                    Some(Value::Text(text)) => return Some(Some(Piece::Text(text.clone()))),
+                    Some(Value::Error) => return None,
+                    Some(_) => return Some(None),
+                    None => {}
+                }
+                Some(Some(Piece::Slot(match name.as_str() {
+                    "prompt" => Slot::Prompt,
+                    "completion" => Slot::Completion,
+                    "draft" => Slot::Draft,
+                    "transcript" => Slot::Transcript,
+                    "feedback" => Slot::Feedback,
+                    _ if purpose == Purpose::Written && vocabulary::signal(name).is_some() => {
+                        return Some(None);
+                    }
+                    // Whether the data has it is known when the data is read.
+                    field => {
+                        self.warn_of_near_slot(field, expr.span);
+                        Slot::Data(field.to_owned())
+                    }
+                })))
+            }
+            ExprKind::Field { base, field } => match &base.kind {
+                ExprKind::Name(name) if env.local(name).is_none() && name == "group" => {
+                    self.group_member(field, "group").map(|member| Some(Piece::Slot(Slot::Group(member))))
+                }
+                ExprKind::Name(name) if env.local(name).is_none() && name == "data" => {
+                    Some(Some(Piece::Slot(Slot::Data(field.text.clone()))))
+                }
+                ExprKind::Name(name) => {
+                    let by = match env.local(name) {
+                        Some(Value::Teacher(teacher)) => Role::Named {
+                            teacher: *teacher,
+                            name: self.teacher(*teacher).name.as_str().into(),
+                        },
+                        Some(Value::Role(role)) => role.clone(),
+                        _ => return Some(None),
+                    };
+                    // What it says of the student's tokens is a number; its own answers are texts.
+                    if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
+                        return Some(None);
+                    }
+                    self.group_member(field, name)
+                        .map(|member| Some(Piece::Slot(Slot::Answer { by, member })))
+                }
+                _ => Some(None),
+            },
+            _ => Some(None),
+        }
+    }
+
+    fn group_member(&mut self, field: &Name, of: &str) -> Option<GroupMember> {
+        if let Some((_, member)) = MEMBERS.iter().find(|(word, _)| *word == field.text) {
+            return Some(*member);
+        }
+        let finding = Diagnostic::error(
+            Code::TemplateSlot,
+            field.span,
+            format!("`{of}` has no member `{}`", field.text),
+        );
+        self.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
+            Some(near) => finding.did_you_mean(&field.text, near),
+            None => finding.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
+        });
+        None
+    }
+}

@@ -1,0 +1,463 @@
+//! Calls: who is called, which argument goes where, and what comes of it.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::formula::Unit;
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
+
+use crate::check::Checker;
+use crate::check::builtins::{self, Builtin, Kind};
+use crate::check::names::foreign;
+use crate::check::names::items::signature;
+use crate::check::names::modules::{ItemId, declared_name};
+use crate::check::stages::settings::unit_of_type;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+/// Calls inside calls: a bound on how deep the evaluator goes.
+pub(in crate::check) const DEEPEST_CALL: usize = 64;
+
+/// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last
+/// one twice, doubles with every link.
+const MOST_WORK: usize = 20_000;
+
+/// The same in a file in which that was too much for some item: others like it are given up sooner.
+const MOST_WORK_AFTERWARDS: usize = 1_000;
+
+/// What an item has taken so far.
+#[derive(Clone, Copy, Default)]
+pub(in crate::check) struct Work {
+    spent: usize,
+    /// Where the item is: at its name, if it has one.
+    item: Option<Span>,
+}
+
+impl Work {
+    pub fn of(item: &Item) -> Work {
+        Work { spent: 0, item: Some(declared_name(&item.kind).map_or(item.span, |name| name.span)) }
+    }
+}
+
+/// The arguments of a call, by parameter.
+pub(in crate::check) struct Slots<'e> {
+    pub given: Vec<Option<&'e Expr>>,
+    /// Reported already.
+    pub misplaced: Vec<&'e Argument>,
+}
+
+impl Checker {
+    pub(in crate::check) fn call(
+        &mut self,
+        whole: &Expr,
+        callee: &Expr,
+        arguments: &[Argument],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Value {
+        if let ExprKind::Field { base, field } = &callee.kind
+            && matches!(&base.kind, ExprKind::Name(name) if name == "self" && env.local(name).is_none())
+        {
+            return self.student_copy(field, arguments, whole.span, env);
+        }
+        if let ExprKind::Field { base, field } = &callee.kind
+            && self.is_method(base, field, env)
+            && let Some(value) = self.method(base, field, arguments, whole.span, env)
+        {
+            return value;
+        }
+        match self.callee(callee, env) {
+            Value::Builtin(builtin) => self.call_builtin(builtin, whole, arguments, block, env),
+            Value::Item { item, .. } => {
+                if let Some(block) = block {
+                    self.report(
+                        Diagnostic::error(
+                            Code::WrongKind,
+                            block.span,
+                            "settings in braces belong to a built-in stage",
+                        )
+                        .label("no settings are expected here")
+                        .help("pass values as arguments: `name: value`"),
+                    );
+                }
+                self.call_item(item, whole.span, arguments, env)
+            }
+            Value::Error => {
+                // Names inside are still checked, but for bare words: what the function would have made of
+                // them is not known.
+                for argument in
+                    arguments.iter().filter(|argument| !matches!(argument.value.kind, ExprKind::Name(_)))
+                {
+                    self.evaluate(&argument.value, env);
+                }
+                Value::Error
+            }
+            // A template or rollout without parameters needs no parentheses, and bears them.
+            value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => {
+                value
+            }
+            other => {
+                self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other)
+            }
+        }
+    }
+
+    /// Whether a call reads like a method of a number: `student.entropy.mean()`. A part of a role, or of a
+    /// library, is none.
+    fn is_method(&self, base: &Expr, field: &Name, env: &Env) -> bool {
+        match &base.kind {
+            ExprKind::Field { .. } => true,
+            ExprKind::Name(name) => {
+                let of_library = env.local(name).is_none() && foreign::is_library(name);
+                !of_library
+                    && (builtins::find(&field.text).is_some() || field.text == "detach")
+                    && env.local(name).is_some()
+            }
+            ExprKind::Call { .. } | ExprKind::Binary { .. } | ExprKind::Unary { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What a name in front of parentheses means. Values and functions do not compete: a parameter called
+    /// `alpha` hides neither the divergence nor is hidden by it.
+    fn callee(&mut self, callee: &Expr, env: &Env) -> Value {
+        let ExprKind::Name(name) = &callee.kind else { return self.evaluate(callee, env) };
+        let callable = |value: &Value| matches!(value, Value::Item { .. } | Value::Builtin(_));
+        if let Some(local) = env.local(name).filter(|local| callable(local)) {
+            return local.clone();
+        }
+        let builtin = builtins::find(name).map(Value::Builtin);
+        if env.local(name).is_some()
+            && let Some(builtin) = builtin
+        {
+            return builtin;
+        }
+        if let Some(declared) = self.modules.lookup(env.module, name) {
+            let value = self.item_value(declared.item, callee.span);
+            return match builtin {
+                Some(builtin) if !callable(&value) => builtin,
+                _ => value,
+            };
+        }
+        match builtin {
+            Some(builtin) => builtin,
+            None => self.evaluate(callee, env),
+        }
+    }
+
+    fn call_builtin(
+        &mut self,
+        builtin: &'static Builtin,
+        whole: &Expr,
+        arguments: &[Argument],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Value {
+        if let Some(block) = block
+            && !matches!(builtin.kind, Kind::Constructor(_) | Kind::Debate)
+        {
+            self.report(
+                Diagnostic::error(
+                    Code::WrongKind,
+                    block.span,
+                    format!("`{}` takes no settings in braces", builtin.name),
+                )
+                .help(builtin.usage),
+            );
+        }
+        let span = whole.span;
+        match builtin.kind {
+            Kind::Blend => return self.blend(arguments, span, env),
+            Kind::Columns => return self.columns_call(arguments, span),
+            Kind::Reward(builtins::RewardName::Parts) => {
+                return self
+                    .reward_call(builtins::RewardName::Parts, arguments, &[], span, env)
+                    .map_or(Value::Error, Value::Reward);
+            }
+            _ => {}
+        }
+        let Some(given) = self.builtin_arguments(builtin, arguments, span) else { return Value::Error };
+        match builtin.kind {
+            Kind::Constructor(constructor) => self.construct(builtin, constructor, span, &given, block, env),
+            Kind::Schedule(name) => self.schedule_call(name, &given, span, env),
+            Kind::Reward(name) => {
+                self.reward_call(name, arguments, &given, span, env).map_or(Value::Error, Value::Reward)
+            }
+            Kind::Rollout(name) => self
+                .rollout_call(name, &given, span, env)
+                .map_or(Value::Error, |rollout| Value::Rollout(Rc::new(rollout))),
+            Kind::Edit(name) => self.edit_call(name, &given, span, env).map_or(Value::Error, Value::Edit),
+            Kind::Optimizer(name) => {
+                self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer)
+            }
+            Kind::Adapter(kind) => self.adapter_call(kind, &given, env).map_or(Value::Error, Value::Adapter),
+            Kind::Layers => self.layers_call(&given, env),
+            Kind::Dataset => self.dataset_call(&given, span, env),
+            Kind::Detached => self.detached_side(given[0].expect("required"), span, env),
+            Kind::Support(name) => self.support_call(name, &given, span, env),
+            Kind::Divergence(name) => self.divergence_call(name, builtin, &given, span, env),
+            Kind::Measure(measure) => self.measure_call(measure, &given, span, env),
+            Kind::Served => self.served_call(&given, span, env),
+            Kind::Logits => self.logits_call(given[0].expect("required"), span, env),
+            Kind::Pooled(pool) => self.pooled(pool, &given, span, env),
+            Kind::Debate => self.debate_call(&given, block, span, env),
+            Kind::Integer => self.integer_call(&given, span, env),
+            Kind::Environment => self.env_call(&given, span, env),
+            Kind::PassAt => self.pass_at(&given, span, env),
+            Kind::Extrapolate => self.extrapolate_call(&given, span, env),
+            Kind::PowersOf => self.powers_of(&given, span, env),
+            Kind::Normalized => {
+                let text = format!("`{}` belongs in `score = ...` of a `compare`", builtin.name);
+                self.report(Diagnostic::error(Code::WrongKind, span, text));
+                Value::Error
+            }
+            _ => self.formula_call(builtin, &given, span, env),
+        }
+    }
+
+    /// Calls a `fn`, `stage`, `objective` or another item with parameters.
+    pub(in crate::check) fn call_item(
+        &mut self,
+        id: ItemId,
+        span: Span,
+        arguments: &[Argument],
+        env: &Env,
+    ) -> Value {
+        let tree = self.modules.tree(id.module);
+        let item = &tree.items[id.index].kind;
+        let (name, parameters) = signature(item).expect("a callable item has a signature");
+        // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
+        if self.calling.contains(&name.span) {
+            let first = self.calling.iter().position(|called| *called == name.span).unwrap_or(0);
+            let names: Vec<String> = self.calling[first..]
+                .iter()
+                .map(|called| format!("`{}`", self.sources.text(*called)))
+                .collect();
+            let finding = Diagnostic::error(Code::Cycle, span, "this call ends up calling itself");
+            let finding = if names.len() > 1 {
+                finding.label(format!("a circle of {}", names.join(", ")))
+            } else {
+                finding
+            };
+            self.report(finding.help("mopd has no recursion: functions are pasted in where they are used"));
+            return Value::Error;
+        }
+        if self.calling.len() >= DEEPEST_CALL {
+            let text = format!("calls are nested more than {DEEPEST_CALL} deep");
+            self.report(
+                Diagnostic::error(Code::NestingTooDeep, span, text)
+                    .help("let one function do the work of several"),
+            );
+            return Value::Error;
+        }
+        if !self.spend(1, span) {
+            return Value::Error;
+        }
+        let mut inner = Env { module: id.module, locals: Rc::default(), ..env.clone() };
+        if inner.model_name.is_empty() {
+            inner.model_name = name.text.clone();
+        }
+        if let ItemKind::Divergence { body, .. } = item {
+            return self.call_divergence(name, parameters, body, arguments, span, env, inner);
+        }
+        self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+        let mut order = names.iter().filter(|name| {
+            !arguments.iter().any(|argument| argument.name.as_ref().is_some_and(|given| given.text == **name))
+        });
+        let given = arguments.iter().filter_map(|argument| {
+            let name = argument
+                .name
+                .as_ref()
+                .map(|name| name.text.clone())
+                .or_else(|| order.next().map(|name| (*name).to_owned()))?;
+            Some((name, argument.value.span))
+        });
+        let given = given.collect();
+        self.calling.push(name.span);
+        self.frames.push(crate::check::values::frames::Frame {
+            name: name.text.clone(),
+            body: tree.items[id.index].span,
+            given,
+        });
+        let value = self.called(item, span, &inner);
+        self.frames.pop();
+        self.calling.pop();
+        value
+    }
+
+    /// Whether so many more calls or turns are within what an item may take; the first item that takes too
+    /// many is reported.
+    pub(in crate::check) fn spend(&mut self, work: usize, span: Span) -> bool {
+        let most = if self.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
+        self.work.spent = self.work.spent.saturating_add(work);
+        if self.work.spent <= most {
+            return true;
+        }
+        self.spoil_recording();
+        // Whatever uses something too large is too large as well: once is enough.
+        if !std::mem::replace(&mut self.overworked, true) {
+            let text = format!("working this out takes more than {MOST_WORK} calls and turns");
+            self.report(
+                Diagnostic::error(Code::OutOfRange, self.work.item.unwrap_or(span), text)
+                    .help("a function is pasted in wherever it is used: name what is used twice with `let`"),
+            );
+        }
+        false
+    }
+
+    /// The value of a body whose parameters are bound in `inner`.
+    fn called(&mut self, item: &ItemKind, span: Span, inner: &Env) -> Value {
+        match item {
+            ItemKind::Fn { body, .. } => self.evaluate(body, inner),
+            ItemKind::Stage { body, .. } => match self.evaluate(body, inner) {
+                value @ (Value::Model(_) | Value::Error) => value,
+                other => self.wrong_kind(body.span, "a stage must end in a model", &other),
+            },
+            ItemKind::Objective { name, body, .. } => self
+                .objective_body(name, body, inner)
+                .map_or(Value::Error, |objective| Value::Objective(Rc::new(objective))),
+            ItemKind::Template { name, text, .. } => self.template_item(name, text, inner),
+            ItemKind::Rollout { body, .. } => {
+                self.rollout_value(body, inner).map_or(Value::Error, Value::Rollout)
+            }
+            ItemKind::Teacher { binding, .. } => {
+                let called = self.sources.text(span).to_owned();
+                self.teacher_binding(&called, &binding.value, span, inner)
+            }
+            _ => unreachable!("divergences are called with their sides; nothing else is callable"),
+        }
+    }
+
+    pub(in crate::check) fn bind_parameters(
+        &mut self,
+        callee: &Name,
+        parameters: &[Parameter],
+        arguments: &[Argument],
+        span: Span,
+        env: &Env,
+        inner: &mut Env,
+    ) {
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+        let Slots { given, misplaced } = self.slots(&callee.text, &names, arguments, Some(callee.span));
+        let complete = misplaced.is_empty();
+        for argument in misplaced {
+            // Names inside are still checked.
+            self.evaluate(&argument.value, env);
+        }
+        for (parameter, given) in parameters.iter().zip(given) {
+            let (value, place) = match (given, &parameter.default) {
+                (Some(expr), _) => {
+                    let env = env.named(format!("{}.{}", env.model_name, parameter.name.text));
+                    // As a schedule may be given for a number, so may a formula of `step` and `progress`.
+                    let number = |annotation: &Name| {
+                        unit_of_type(&annotation.text)
+                            .is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
+                    };
+                    let moves =
+                        env.context == Context::Constant && parameter.annotation.as_ref().is_some_and(number);
+                    let env = if moves { env.with_context(Context::Schedule) } else { env };
+                    (self.evaluate(expr, &env), expr.span)
+                }
+                (None, Some(default)) => {
+                    self.calling.push(callee.span);
+                    let value = self.evaluate(default, &Env::constant(inner.module));
+                    self.calling.pop();
+                    (value, default.span)
+                }
+                // What was misplaced may have been meant for it.
+                (None, None) if !complete => (Value::Error, span),
+                (None, None) => {
+                    self.report(
+                        Diagnostic::error(
+                            Code::MissingArgument,
+                            span,
+                            format!("`{}` needs `{}`", callee.text, parameter.name.text),
+                        )
+                        .label("not given here")
+                        .because(parameter.name.span, "has no default")
+                        .help(format!("add `{}: ...`", parameter.name.text)),
+                    );
+                    (Value::Error, span)
+                }
+            };
+            let value = match &parameter.annotation {
+                Some(annotation) => self.coerce(value, annotation, place),
+                None => value,
+            };
+            inner.bind(&parameter.name.text, value);
+        }
+    }
+
+    /// Puts arguments into the slots of `names`: by name, or in order into those that are not named. Reports
+    /// what fits no slot or one that is taken.
+    pub(in crate::check) fn slots<'e>(
+        &mut self,
+        callee: &str,
+        names: &[&str],
+        arguments: &'e [Argument],
+        declared: Option<Span>,
+    ) -> Slots<'e> {
+        let mut slots = Slots { given: vec![None; names.len()], misplaced: Vec::new() };
+        let named = |name: &str| {
+            arguments.iter().filter_map(|argument| argument.name.as_ref()).any(|given| given.text == name)
+        };
+        // `interleave(top_k: 25, sample(...))`: what is given by name leaves its place in the order to the
+        // next.
+        let mut order = (0..names.len()).filter(|slot| !named(names[*slot]));
+        for argument in arguments {
+            let slot = match &argument.name {
+                Some(name) => names.iter().position(|known| *known == name.text),
+                None => order.next(),
+            };
+            match slot {
+                Some(slot) if slots.given[slot].is_none() => slots.given[slot] = Some(&argument.value),
+                Some(slot) => {
+                    let text = format!("`{}` is given twice to `{callee}`", names[slot]);
+                    self.report(Diagnostic::error(Code::DuplicateKey, argument.value.span, text));
+                    slots.misplaced.push(argument);
+                }
+                None => {
+                    self.unknown_argument(callee, argument, names, declared);
+                    slots.misplaced.push(argument);
+                }
+            }
+        }
+        slots
+    }
+
+    /// Binds the arguments of a built-in to its parameter names, in order; findings for what does not fit.
+    pub(in crate::check) fn builtin_arguments<'e>(
+        &mut self,
+        builtin: &'static Builtin,
+        arguments: &'e [Argument],
+        span: Span,
+    ) -> Option<Vec<Option<&'e Expr>>> {
+        let known = |argument: &&Argument| {
+            argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()))
+        };
+        if let Some(setting) = arguments.iter().find(known)
+            && self.setting_as_argument(builtin, setting)
+        {
+            return None;
+        }
+        let Slots { given, misplaced } = self.slots(builtin.name, builtin.parameters, arguments, None);
+        let mut good = misplaced.is_empty();
+        for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {
+            if given[slot].is_none() && good {
+                self.report(
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        span,
+                        format!("`{}` needs `{parameter}`", builtin.name),
+                    )
+                    .label("not given here")
+                    .help(builtin.usage),
+                );
+                good = false;
+            }
+        }
+        good.then_some(given)
+    }
+}

@@ -1,0 +1,631 @@
+//! The evaluator: expressions to values.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{DomainId, SelfCopy, Stage, TeacherWeights};
+use crate::formula::{Axis, Distribution, Formula, FormulaKind, Role, Signal, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Index, UnaryOperator};
+
+use crate::check::Checker;
+use crate::check::DEEPEST_CHAIN;
+use crate::check::builtins;
+use crate::check::names::modules::ModuleId;
+use crate::check::stages::settings::undecided;
+use crate::check::values::value::{Key, Value};
+
+/// Where an expression stands: which names it sees, and what it may read.
+#[derive(Clone)]
+pub struct Env {
+    pub module: ModuleId,
+    /// Shared until something is bound: an environment is copied for every call and every setting.
+    pub locals: Rc<Vec<(Rc<str>, Value)>>,
+    pub context: Context,
+    /// What a model made here is called.
+    pub model_name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Context {
+    /// Before the run: no signals.
+    Constant,
+    /// A number over training time: `step`, `progress` and what else the run as a whole has.
+    Schedule,
+    /// In an objective, outside its terms: signals, nothing live.
+    Objective,
+    /// In a term: signals, and `live`.
+    Term,
+}
+
+impl Env {
+    pub fn constant(module: ModuleId) -> Env {
+        Env { module, locals: Rc::default(), context: Context::Constant, model_name: String::new() }
+    }
+
+    pub fn bind(&mut self, name: &str, value: Value) {
+        Rc::make_mut(&mut self.locals).push((name.into(), value));
+    }
+
+    pub fn with_context(&self, context: Context) -> Env {
+        Env { context, ..self.clone() }
+    }
+
+    pub fn named(&self, model_name: impl Into<String>) -> Env {
+        Env { model_name: model_name.into(), ..self.clone() }
+    }
+
+    pub fn local(&self, name: &str) -> Option<&Value> {
+        self.locals.iter().rev().find(|(local, _)| **local == *name).map(|(_, value)| value)
+    }
+}
+
+impl Checker {
+    pub(in crate::check) fn evaluate_constant(&mut self, module: ModuleId, expr: &Expr) -> Value {
+        self.evaluate(expr, &Env::constant(module))
+    }
+
+    pub(in crate::check) fn evaluate(&mut self, expr: &Expr, env: &Env) -> Value {
+        if self.gives_up() {
+            return Value::Error;
+        }
+        let value = self.evaluated(expr, env);
+        match &value {
+            Value::Formula(formula) if formula.depth() as usize > DEEPEST_CHAIN => {
+                self.too_deep(expr.span, "this formula");
+                Value::Error
+            }
+            _ => value,
+        }
+    }
+
+    /// Says that definitions are nested too deep.
+    pub(in crate::check) fn too_deep(&mut self, span: Span, what: &str) {
+        let text = format!("{what} is made of more than {DEEPEST_CHAIN} definitions, each inside the last");
+        let help = "compute it in a loop, or from fewer parts: what reads a program needs room on the stack \
+                    for each of them";
+        self.report(Diagnostic::error(Code::NestingTooDeep, span, text).help(help));
+    }
+
+    fn evaluated(&mut self, expr: &Expr, env: &Env) -> Value {
+        match &expr.kind {
+            ExprKind::Number { value, suffix } => {
+                if suffix.as_ref().is_some_and(|suffix| suffix.text.starts_with("epoch")) {
+                    let count = self.number(*value, Unit::Count, expr.span);
+                    return self
+                        .whole(&count, expr.span, "a number of epochs", 1)
+                        .map_or(Value::Error, |count| Value::Epochs(count as u32));
+                }
+                let unit = if suffix.is_some() { Unit::Count } else { Unit::Number };
+                self.number(*value, unit, expr.span)
+            }
+            ExprKind::Text(text) => Value::Text(text.clone()),
+            ExprKind::Bool(value) => self.truth(*value, expr.span),
+            ExprKind::Name(name) => self.name(name, expr.span, env),
+            ExprKind::Field { base, field } => self.field(base, field, expr.span, env),
+            ExprKind::Index { base, index } => self.index(base, index, env),
+            ExprKind::Call { callee, arguments, block } => {
+                self.call(expr, callee, arguments, block.as_ref(), env)
+            }
+            ExprKind::List(items) => Value::List(items.iter().map(|item| self.evaluate(item, env)).collect()),
+            ExprKind::Unary { operator, operand } => self.unary(*operator, operand, expr.span, env),
+            ExprKind::Binary { operator, operator_span, left, right } => {
+                self.binary_expression(expr.span, *operator, *operator_span, left, right, env)
+            }
+            ExprKind::Live(operand) => self.live(operand, expr.span, env),
+            ExprKind::Arrow { from, to } => self.arrow(from, to, expr.span, env),
+            ExprKind::Versus { left, right } => {
+                let Some(left) = self.distribution(left, env) else {
+                    // Names inside are still checked; that the other side is no role either is the same
+                    // mistake.
+                    self.evaluate(right, env);
+                    return Value::Error;
+                };
+                self.distribution(right, env).map_or(Value::Error, |right| Value::Versus { left, right })
+            }
+            ExprKind::Then { .. } => self.misplaced(
+                expr.span,
+                "`then` joins the steps of a `reduce`, nothing else",
+                "write `reduce = mean(token) then mean(sequence)`",
+            ),
+            ExprKind::By { .. } => self.misplaced(
+                expr.span,
+                "`by domain` belongs to a `reduce`, nothing else",
+                "write `reduce = mean(token, over: batch) by domain { target = 1/3 }`",
+            ),
+            ExprKind::Where { .. } => self.misplaced(
+                expr.span,
+                "`where` after a value names parts of a composed teacher, nothing else",
+                "in an objective write a `let` above",
+            ),
+            ExprKind::For { index, carried, body } => match carried {
+                None => {
+                    let turns = self.turns(index, env);
+                    Value::List(turns.into_iter().map(|(_, env)| self.evaluate(body, &env)).collect())
+                }
+                Some(carried) => {
+                    let mut value = self.evaluate(&carried.start, env);
+                    let turns = self.turns(index, env);
+                    let last = turns.len();
+                    for (turn, (key, mut inner)) in turns.into_iter().enumerate() {
+                        if let Some(key) = key
+                            && turn + 1 < last
+                        {
+                            inner.model_name = format!("{}[{}]", env.model_name, self.key_text(key));
+                        }
+                        inner.bind(&carried.name.text, value);
+                        value = self.evaluate(body, &inner);
+                    }
+                    value
+                }
+            },
+            ExprKind::Match { arms } => self.matched(arms, expr.span, env),
+            ExprKind::Range { low, high } => self.range(low, high, expr.span, env),
+            ExprKind::Pipe { value, through } => self.pipe(value, through, expr.span, env),
+            ExprKind::Error => Value::Error,
+        }
+    }
+
+    pub(in crate::check) fn number(&mut self, value: f64, unit: Unit, span: Span) -> Value {
+        let origin = self.origin(span);
+        Value::Formula(Formula::new(FormulaKind::Number(value), unit, Axis::Run, false, origin))
+    }
+
+    fn truth(&mut self, value: bool, span: Span) -> Value {
+        self.number(f64::from(u8::from(value)), Unit::Bool, span)
+    }
+
+    fn misplaced(&mut self, span: Span, message: &str, help: &str) -> Value {
+        self.report(Diagnostic::error(Code::WrongKind, span, message).help(help));
+        Value::Error
+    }
+
+    fn name(&mut self, name: &str, span: Span, env: &Env) -> Value {
+        if let Some(value) = env.local(name) {
+            return value.clone();
+        }
+        if let Some(value) = self.signal_name(name, span, env) {
+            return value;
+        }
+        if let Some(declared) = self.modules.lookup(env.module, name) {
+            return self.item_value(declared.item, span);
+        }
+        match name {
+            "domains" => {
+                return Value::List(
+                    (0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect(),
+                );
+            }
+            "self" => return Value::Student(SelfCopy::Current),
+            "pi" => return self.number(std::f64::consts::PI, Unit::Number, span),
+            _ => {}
+        }
+        if let Some(builtin) = builtins::find(name) {
+            return Value::Builtin(builtin);
+        }
+        self.unknown_name(name, span, env);
+        Value::Error
+    }
+
+    fn unary(&mut self, operator: UnaryOperator, operand: &Expr, span: Span, env: &Env) -> Value {
+        let value = self.evaluate(operand, env);
+        if let (UnaryOperator::Negate, Value::Logits(parts)) = (operator, &value) {
+            return self.scaled_logits(parts.clone(), None, -1.0, span);
+        }
+        let Some(formula) = self.formula(value, operand.span) else { return Value::Error };
+        match operator {
+            UnaryOperator::Negate => self.negate(formula, span),
+            UnaryOperator::Not => self.not(formula, span),
+        }
+    }
+
+    /// `1e-3 -> 1e-4` between numbers, `"a" -> "b"` between texts.
+    fn arrow(&mut self, from: &Expr, to: &Expr, span: Span, env: &Env) -> Value {
+        let (from, to) = (self.evaluate(from, env), self.evaluate(to, env));
+        if let (Some(from), Some(to)) = (from.constant(), to.constant()) {
+            return Value::Arrow { from, to };
+        }
+        if undecided(&from) || undecided(&to) {
+            return Value::Error;
+        }
+        match (from, to) {
+            (Value::Text(_), Value::Text(_)) => Value::TextArrow,
+            (Value::Error, _) | (_, Value::Error) => Value::Error,
+            (from, to) if undecided(&from) || undecided(&to) => Value::Error,
+            (from, to) => {
+                let odd = if from.constant().is_some() { to } else { from };
+                self.wrong_kind(span, "a range `from -> to` needs two numbers known before the run", &odd)
+            }
+        }
+    }
+
+    /// `0..=100`
+    fn range(&mut self, low: &Expr, high: &Expr, span: Span, env: &Env) -> Value {
+        let (low, high) = (self.evaluate(low, env), self.evaluate(high, env));
+        match (low.constant(), high.constant()) {
+            (Some(low), Some(high)) if low <= high => Value::Range { low, high },
+            (Some(low), Some(high)) => {
+                let text = format!("nothing lies between {low} and {high}");
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, span, text)
+                        .help("write the lower end first: `0..=100`"),
+                );
+                Value::Error
+            }
+            _ if low.is_error() || high.is_error() || undecided(&low) || undecided(&high) => Value::Error,
+            _ => {
+                let odd = if low.constant().is_some() { high } else { low };
+                self.wrong_kind(span, "a range `low..=high` needs two numbers known before the run", &odd)
+            }
+        }
+    }
+
+    /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
+    pub(in crate::check) fn turns(&mut self, index: &Index, env: &Env) -> Vec<(Option<Key>, Env)> {
+        if !self.spend(0, index.over.span) {
+            return Vec::new();
+        }
+        let name = &index.name;
+        if crate::check::builtins::vocabulary::signal(&name.text).is_some()
+            || crate::check::formulas::signals::is_reserved(&name.text)
+        {
+            let text = format!("`{}` is what every objective reads under this name", name.text);
+            let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
+            self.report(
+                finding.label("can't go through a list").help("choose another name, such as `d` or `t`"),
+            );
+        } else if env.local(&name.text).is_some() {
+            let text = format!("`{}` is a parameter, a `let` or a variable already", name.text);
+            let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
+            self.report(finding.label("would hide it in here").help("choose another name"));
+        }
+        let items = match self.evaluate(&index.over, env) {
+            Value::List(items) => items,
+            Value::Panel(panel) => {
+                let members = self.panels[panel.0 as usize].members.clone();
+                members.into_iter().map(Value::Teacher).collect()
+            }
+            Value::Range { low, high } => {
+                if low.fract() != 0.0 || high - low >= 10_000.0 {
+                    let text = "a range to go through has whole numbers, at most 10,000 of them";
+                    self.report(Diagnostic::error(Code::OutOfRange, index.over.span, text));
+                    return Vec::new();
+                }
+                (0..=(high - low) as u64)
+                    .map(|step| self.number(low + step as f64, Unit::Count, index.over.span))
+                    .collect()
+            }
+            Value::Error => return Vec::new(),
+            other => {
+                let wanted = "`in` needs a list, such as `domains`, `[math, code]` or `0..=26`";
+                self.wrong_kind(index.over.span, wanted, &other);
+                return Vec::new();
+            }
+        };
+        if !self.spend(items.len(), index.over.span) {
+            return Vec::new();
+        }
+        let turn = |item: Value| {
+            let key = Key::of(&item);
+            let mut inner = env.clone();
+            inner.bind(&index.name.text, item);
+            (key, inner)
+        };
+        items.into_iter().map(turn).collect()
+    }
+
+    /// As it stands in the name of a member: `expert[sort]`.
+    pub(in crate::check) fn key_text(&self, key: Key) -> String {
+        match key {
+            Key::Domain(domain) => self.domain(domain).name.clone(),
+            Key::Teacher(teacher) => self.teacher(teacher).name.clone(),
+            Key::Number(number) => number.to_string(),
+        }
+    }
+
+    fn index(&mut self, base: &Expr, index: &Expr, env: &Env) -> Value {
+        let family = match self.evaluate(base, env) {
+            Value::Family(family) => family,
+            Value::Error => return Value::Error,
+            other => {
+                return self.wrong_kind(
+                    base.span,
+                    "only a family, such as `model expert[d in domains]`, has members",
+                    &other,
+                );
+            }
+        };
+        let at = self.evaluate(index, env);
+        let Some(key) = Key::of(&at) else {
+            return self.wrong_kind(index.span, "a member is picked by its domain, number or teacher", &at);
+        };
+        match family.get(key) {
+            Some(value) => value.clone(),
+            None => {
+                let names: Vec<String> = family.members.iter().map(|(key, _)| self.key_text(*key)).collect();
+                let what = if matches!(key, Key::Domain(_)) { "the domain " } else { "" };
+                let text = format!("`{}` has no member for {what}`{}`", family.name, self.key_text(key));
+                let help = format!("it has: {}", names.join(", "));
+                self.report(Diagnostic::error(Code::UnknownName, index.span, text).help(help));
+                Value::Error
+            }
+        }
+    }
+
+    fn binary_expression(
+        &mut self,
+        span: Span,
+        operator: BinaryOperator,
+        operator_span: Span,
+        left: &Expr,
+        right: &Expr,
+        env: &Env,
+    ) -> Value {
+        let left_value = self.evaluate(left, env);
+        let right_value = self.evaluate(right, env);
+        let equality = matches!(operator, BinaryOperator::Equal | BinaryOperator::NotEqual);
+        match (&left_value, &right_value) {
+            // `domains == d`
+            (Value::List(_), Value::Domain(_))
+                if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") =>
+            {
+                let finding = Diagnostic::error(
+                    Code::WrongKind,
+                    left.span,
+                    "a list of domains is compared with one domain",
+                );
+                self.report(
+                    finding
+                        .label("all domains")
+                        .help("the prompt's own domain is `domain`")
+                        .replace_with("write `domain`", "domain"),
+                );
+                return Value::Error;
+            }
+            // `domain == "math"`
+            (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
+                let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
+                let known = self.domains.iter().any(|domain| domain.name == *text);
+                let finding = Diagnostic::error(Code::WrongKind, place, "a domain is compared with a text");
+                let finding = finding.label("a domain is named without quotes");
+                let names: Vec<String> =
+                    self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
+                self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
+                    Some(bare) => crate::check::names::unknown::without_quotes(finding, Some(bare)),
+                    None => finding.help(format!("domains: {}", names.join(", "))),
+                });
+                return Value::Error;
+            }
+            // Things that are no numbers can be compared, too: with one side unknown, nothing is wrong with
+            // the other.
+            (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
+            (Value::Domain(a), Value::Domain(b)) if equality => {
+                return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
+            }
+            (Value::Text(a), Value::Text(b)) if equality => {
+                return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
+            }
+            (Value::Formula(data), Value::Text(text)) | (Value::Text(text), Value::Formula(data))
+                if equality =>
+            {
+                if let FormulaKind::Signal(Signal::Data { field }) = &data.0.kind {
+                    let is = Signal::DataIs { field: field.clone(), text: text.clone() };
+                    let is = Formula::signal(is, self.origin(span));
+                    return if operator == BinaryOperator::Equal {
+                        Value::Formula(is)
+                    } else {
+                        self.not(is, span)
+                    };
+                }
+            }
+            (Value::Logits(_), _) | (_, Value::Logits(_)) => {
+                return self.logits_arithmetic(
+                    operator,
+                    (left_value, left.span),
+                    (right_value, right.span),
+                    span,
+                );
+            }
+            _ => {}
+        }
+        let (Some(a), Some(b)) = (self.formula(left_value, left.span), self.formula(right_value, right.span))
+        else {
+            return Value::Error;
+        };
+        self.binary(operator, operator_span, (a, left.span), (b, right.span), span)
+    }
+
+    /// Linear combinations of logits: `logits(a) + w * (logits(a) - logits(b))`.
+    fn logits_arithmetic(
+        &mut self,
+        operator: BinaryOperator,
+        (left, left_span): (Value, Span),
+        (right, right_span): (Value, Span),
+        span: Span,
+    ) -> Value {
+        match (operator, left, right) {
+            (_, Value::Error, _) | (_, _, Value::Error) => Value::Error,
+            (BinaryOperator::Add, Value::Logits(mut a), Value::Logits(b)) => {
+                a.extend(b);
+                Value::Logits(a)
+            }
+            (BinaryOperator::Subtract, Value::Logits(mut a), Value::Logits(b)) => {
+                match self.scaled_logits(b, None, -1.0, span) {
+                    Value::Logits(b) => {
+                        a.extend(b);
+                        Value::Logits(a)
+                    }
+                    _ => Value::Error,
+                }
+            }
+            (BinaryOperator::Multiply, Value::Logits(parts), other) => {
+                match self.formula(other, right_span) {
+                    Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                    None => Value::Error,
+                }
+            }
+            (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left_span) {
+                Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                None => Value::Error,
+            },
+            _ => self.misplaced(
+                span,
+                "logits are added up, each with a factor, and nothing else",
+                "for example `logits(a) + 0.5 * (logits(a) - logits(b))`",
+            ),
+        }
+    }
+
+    fn scaled_logits(
+        &mut self,
+        parts: Vec<(Formula, Role)>,
+        factor: Option<Formula>,
+        sign: f64,
+        span: Span,
+    ) -> Value {
+        let mut scaled = Vec::new();
+        for (coefficient, role) in parts {
+            let Value::Formula(sign) = self.number(sign, Unit::Number, span) else { return Value::Error };
+            let factor = factor.clone().unwrap_or(sign);
+            let product =
+                self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
+            let Value::Formula(product) = product else { return Value::Error };
+            scaled.push((product, role));
+        }
+        Value::Logits(scaled)
+    }
+
+    /// The number in a value, or a finding.
+    pub(in crate::check) fn formula(&mut self, value: Value, span: Span) -> Option<Formula> {
+        match value {
+            Value::Formula(formula) => Some(formula),
+            Value::Error => None,
+            Value::Role(role) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        span,
+                        format!("`{}` is a role, not a number", role.name()),
+                    )
+                    .label("a whole distribution")
+                    .help(format!(
+                        "name a part of it, such as `{}.logp` or `{}.entropy`",
+                        role.name(),
+                        role.name()
+                    )),
+                );
+                None
+            }
+            other => {
+                self.wrong_kind(span, "a number is needed here", &other);
+                None
+            }
+        }
+    }
+
+    /// The role that a value stands for: a role itself, or a declared teacher, which counts as used.
+    pub(in crate::check) fn role_of(&mut self, value: Value, span: Span, wanted: &str) -> Option<Role> {
+        match value {
+            Value::Role(role) => {
+                if let Role::Named { teacher, .. } = &role {
+                    self.used_teachers[teacher.0 as usize] = true;
+                }
+                Some(role)
+            }
+            Value::Teacher(teacher) => {
+                self.used_teachers[teacher.0 as usize] = true;
+                Some(Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() })
+            }
+            other => {
+                self.wrong_kind(span, wanted, &other);
+                None
+            }
+        }
+    }
+
+    /// One side of a divergence.
+    pub(in crate::check) fn distribution(&mut self, expr: &Expr, env: &Env) -> Option<Distribution> {
+        match self.evaluate(expr, env) {
+            Value::Distribution(distribution) => Some(distribution),
+            value => {
+                let wanted = "a divergence compares two roles, such as `teacher || student`";
+                self.teacher_role(value, expr.span, env, wanted).map(Distribution::Role)
+            }
+        }
+    }
+
+    /// `pair.guide`: another model of a joint stage.
+    pub(in crate::check) fn joint_member(
+        &mut self,
+        model: crate::experiment::ModelId,
+        field: &crate::syntax::ast::Name,
+    ) -> Value {
+        let Stage::Joint(joint) = &self.model(model).stage else {
+            let text = format!("there is no `{}` in a model", field.text);
+            self.report(
+                Diagnostic::error(Code::UnknownField, field.span, text)
+                    .label("only models trained together have parts"),
+            );
+            return Value::Error;
+        };
+        let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();
+        let Some(member) = names.iter().position(|name| *name == field.text) else {
+            let near = nearest(&field.text, names.iter().map(String::as_str)).map(str::to_owned);
+            let text = format!("no model called `{}` is trained here", field.text);
+            let finding = Diagnostic::error(Code::UnknownField, field.span, text);
+            self.report(match near {
+                Some(near) => finding.did_you_mean(&field.text, &near),
+                None => finding.help(format!("trained here: {}", names.join(", "))),
+            });
+            return Value::Error;
+        };
+        let wanted = Stage::Member { joint: model, member };
+        let found = self.models.known().iter().position(|model| model.stage == wanted);
+        // The first member is the stage's own value.
+        Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
+    }
+
+    /// What a composed teacher's `where` calls `name`.
+    pub(in crate::check) fn binding_of(&self, role: &Role, name: &str) -> Option<Formula> {
+        let Role::Named { teacher, .. } = role else { return None };
+        match &self.teacher(*teacher).weights {
+            TeacherWeights::Composed { bindings, .. } => {
+                bindings.iter().find(|(known, _)| known == name).map(|(_, formula)| formula.clone())
+            }
+            _ => None,
+        }
+    }
+
+    pub(in crate::check) fn wrong_kind(&mut self, span: Span, wanted: &str, found: &Value) -> Value {
+        if found.is_error() {
+            return Value::Error;
+        }
+        let finding =
+            Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe()));
+        let finding = match found {
+            Value::Text(text) => {
+                let declared = |name: &str| self.is_declared(span.file, name);
+                let number = |name: &str| {
+                    name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit())
+                };
+                crate::check::names::unknown::without_quotes(
+                    finding,
+                    self.unquoted(span, text, |text| number(text) || declared(text)),
+                )
+            }
+            Value::Epochs(_) => self.epochs_misplaced(span, finding),
+            Value::Family(family) => match family.members.first() {
+                Some((key, _)) => {
+                    let member = format!("{}[{}]", family.name, self.key_text(*key));
+                    finding.help(format!(
+                        "a family has one member for each domain or number: `{member}` is one of them"
+                    ))
+                }
+                None => finding,
+            },
+            _ => finding,
+        };
+        self.report(finding);
+        Value::Error
+    }
+}

@@ -1,0 +1,69 @@
+//! A bad value is the caller's mistake: a finding in the body of a library's objective or stage is told at
+//! the argument that it comes from, with the place in the body beside it.
+
+use crate::diag::{Code, Diagnostic, Label};
+use crate::source::Span;
+
+use crate::check::Checker;
+
+/// A call whose body is being evaluated.
+pub(in crate::check) struct Frame {
+    /// What is called.
+    pub name: String,
+    /// The item that declares it.
+    pub body: Span,
+    /// Parameters and the arguments that the caller gave for them.
+    pub given: Vec<(String, Span)>,
+}
+
+/// What is wrong with a value, not with a name.
+fn of_a_value(code: Code) -> bool {
+    matches!(
+        code,
+        Code::OutOfRange | Code::WrongKind | Code::UnitMismatch | Code::UnknownValue | Code::ScheduleRange
+    )
+}
+
+impl Checker {
+    /// The same finding at the outermost argument that its value comes from.
+    pub(in crate::check) fn at_the_call(&self, mut finding: Diagnostic) -> Diagnostic {
+        if !of_a_value(finding.code) {
+            return finding;
+        }
+        for frame in self.frames.iter().rev() {
+            let place = finding.primary.span;
+            let inside = place.file == frame.body.file
+                && frame.body.start <= place.start
+                && place.end <= frame.body.end;
+            if !inside {
+                break;
+            }
+            let text = self.sources.text(place);
+            let Some((_, argument)) = frame.given.iter().find(|(name, _)| mentions(text, name)) else {
+                break;
+            };
+            finding.related.insert(0, Label { span: place, text: format!("read here, in `{}`", frame.name) });
+            finding.primary.span = *argument;
+            // An edit of the body is no way out for the caller.
+            finding.fix = None;
+        }
+        finding
+    }
+
+    /// Whether a finding, reported in its own right now, had been told at a call: then the body is at fault
+    /// after all.
+    pub(in crate::check) fn forget_at_calls(&mut self, finding: &Diagnostic) {
+        let same = |known: &Diagnostic| {
+            known.code == finding.code
+                && known.message == finding.message
+                && known.primary.span != finding.primary.span
+                && known.related.first().is_some_and(|first| first.span == finding.primary.span)
+        };
+        self.diagnostics.retain(|known| !same(known));
+    }
+}
+
+/// Whether a name stands in a text as a whole word.
+fn mentions(text: &str, name: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
+}

@@ -1,0 +1,169 @@
+//! `match { condition -> value, else -> value }`.
+
+use crate::diag::{Code, Diagnostic};
+use crate::formula::{Formula, FormulaKind, Function, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Condition, MatchArm};
+
+use crate::check::Checker;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// `match { condition -> value, else -> value }`: the first condition that holds decides.
+    pub(in crate::check) fn matched(&mut self, arms: &[MatchArm], span: Span, env: &Env) -> Value {
+        let otherwise = arms.iter().position(|arm| matches!(arm.condition, Condition::Else));
+        let Some(otherwise) = otherwise else {
+            for arm in arms {
+                self.evaluate(&arm.value, env);
+            }
+            self.report(
+                Diagnostic::error(
+                    Code::MissingElse,
+                    span,
+                    "this `match` has no `else`: it does not say what holds where no arm does",
+                )
+                .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
+            );
+            return Value::Error;
+        };
+        if let Some(late) = arms.get(otherwise + 1) {
+            self.report(
+                Diagnostic::error(Code::UnreachableArm, late.span, "this arm is never reached")
+                    .because(arms[otherwise].span, "`else` takes everything before it")
+                    .help("move `else` to the end"),
+            );
+            return Value::Error;
+        }
+        for arm in arms {
+            let marks = self.marks(&arm.marks);
+            let setting = match &arm.condition {
+                Condition::When(condition) => self.sources.text(condition.span).to_owned(),
+                Condition::Else => "else".to_owned(),
+            };
+            self.record_marks("a `match`", &setting, marks);
+        }
+        let mut conditions: Vec<Option<Formula>> = Vec::new();
+        for arm in &arms[..otherwise] {
+            let Condition::When(condition) = &arm.condition else { continue };
+            let value = self.evaluate(condition, env);
+            let formula = self.formula(value, condition.span);
+            if let Some(formula) = &formula
+                && formula.unit() != Unit::Bool
+            {
+                let message = "the condition of an arm must be a truth value";
+                self.unit_mismatch(condition.span, message, &[(condition.span, formula)], None);
+                conditions.push(None);
+                continue;
+            }
+            conditions.push(formula);
+        }
+        self.unreachable_arms(arms, &conditions);
+        // Decided before the run: any kind of value can be chosen.
+        let decided: Option<Vec<bool>> = conditions
+            .iter()
+            .map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0))
+            .collect();
+        if let Some(decided) = decided {
+            let chosen = decided.iter().position(|holds| *holds).unwrap_or(otherwise);
+            return self.evaluate(&arms[chosen].value, env);
+        }
+        let mut values = Vec::new();
+        for arm in &arms[..=otherwise] {
+            let value = self.evaluate(&arm.value, env);
+            values.push(self.formula(value, arm.value.span).map(|formula| (formula, arm.value.span)));
+        }
+        let values: Option<Vec<(Formula, Span)>> = values.into_iter().collect();
+        let conditions: Option<Vec<Formula>> = conditions.into_iter().collect();
+        let (Some(mut values), Some(conditions)) = (values, conditions) else { return Value::Error };
+        let Some(unit) = self.shared_unit("match", &values, span) else { return Value::Error };
+        let (mut chosen, _) = values.pop().expect("`else` is there");
+        for (condition, (value, place)) in conditions.into_iter().zip(values).rev() {
+            match self.apply(Function::Where, vec![condition, value, chosen], unit, place) {
+                Value::Formula(formula) => chosen = formula,
+                _ => return Value::Error,
+            }
+        }
+        Value::Formula(chosen)
+    }
+
+    /// Arms whose condition can't hold where none above them does: the same condition again, or one that
+    /// implies it. What follows from the arguments of one use is no mistake of the arms: `dopd` with one
+    /// model as both teachers.
+    fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
+        let of_one_use = self.frames.iter().any(|frame| !frame.given.is_empty());
+        for (later, condition) in conditions.iter().enumerate() {
+            let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none())
+            else {
+                continue;
+            };
+            let above = conditions[..later]
+                .iter()
+                .position(|above| above.as_ref().is_some_and(|above| implies(condition, above)));
+            let (Some(above), Condition::When(place)) = (above, &arms[later].condition) else { continue };
+            let Condition::When(first) = &arms[above].condition else { continue };
+            let same = self.sources.text(place.span) == self.sources.text(first.span);
+            if of_one_use && !same {
+                continue;
+            }
+            let label = if same {
+                "the same condition as above"
+            } else {
+                "where this holds, an arm above holds already"
+            };
+            let finding =
+                Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
+            self.report(
+                finding.because(first.span, "takes everything that it could").help(
+                    "the first arm that holds decides: put the narrower condition first, or remove one",
+                ),
+            );
+        }
+    }
+}
+
+/// Whether one condition holds wherever the other does: the same, or a comparison of the same number with a
+/// stricter bound.
+fn implies(narrow: &Formula, wide: &Formula) -> bool {
+    if same(narrow, wide) {
+        return true;
+    }
+    let (Some((x, a, low)), Some((y, b, bound))) = (bounded(narrow), bounded(wide)) else { return false };
+    if !same(x, y) {
+        return false;
+    }
+    use Function::{Greater, GreaterEqual, Less, LessEqual};
+    match (a, b) {
+        (Greater, Greater | GreaterEqual) | (GreaterEqual, GreaterEqual) => low >= bound,
+        (GreaterEqual, Greater) => low > bound,
+        (Less, Less | LessEqual) | (LessEqual, LessEqual) => low <= bound,
+        (LessEqual, Less) => low < bound,
+        _ => false,
+    }
+}
+
+/// The same formula, wherever it was written.
+fn same(a: &Formula, b: &Formula) -> bool {
+    const LONGEST: usize = 400;
+    let (a, b) = (crate::formula::text::formula(a, LONGEST), crate::formula::text::formula(b, LONGEST));
+    a == b && a.chars().count() < LONGEST
+}
+
+/// `x >= 0.5`: what is compared, how, and with what. `0.5 <= x` is the same.
+fn bounded(condition: &Formula) -> Option<(&Formula, Function, f64)> {
+    use Function::{Greater, GreaterEqual, Less, LessEqual};
+    let FormulaKind::Apply { function, operands } = &condition.0.kind else { return None };
+    let [left, right] = operands.as_slice() else { return None };
+    let turned = match function {
+        Greater => Less,
+        GreaterEqual => LessEqual,
+        Less => Greater,
+        LessEqual => GreaterEqual,
+        _ => return None,
+    };
+    match (left.constant(), right.constant()) {
+        (None, Some(bound)) => Some((left, *function, bound)),
+        (Some(bound), None) => Some((right, turned, bound)),
+        _ => None,
+    }
+}

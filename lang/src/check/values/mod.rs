@@ -1,0 +1,11 @@
+//! Expressions to values: the evaluator, calls, and numbers over training time.
+
+pub mod calls;
+pub mod evaluate;
+pub mod frames;
+pub mod intervals;
+pub mod matches;
+pub mod ranges;
+pub mod schedules;
+pub mod value;
+pub mod words_behind;

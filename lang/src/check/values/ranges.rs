@@ -1,0 +1,467 @@
+//! Numbers of the run, before the run: what a schedule or an expression of `step` and `progress` is worth at
+//! every step.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Length, Objective};
+use crate::formula::{
+    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
+    Mass, PreferenceKind, Scan, Signal, elementwise,
+};
+
+use crate::check::Checker;
+use crate::check::values::intervals;
+
+/// What the names in a number of the run stand for.
+pub struct Bindings<'a> {
+    pub step: u32,
+    pub steps: u32,
+    /// The variable of a generator.
+    pub variable: Option<(&'a str, f64)>,
+}
+
+/// A number of the run, part by part: each once, operands first. A formula that uses one part twice, and that
+/// part another one twice, has few parts and very many paths.
+pub struct Tape<'f> {
+    parts: Vec<(&'f FormulaKind, Vec<usize>)>,
+}
+
+impl<'f> Tape<'f> {
+    pub fn of(formula: &'f Formula) -> Tape<'f> {
+        let mut parts: Vec<(&FormulaKind, Vec<usize>)> = Vec::new();
+        let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
+        let mut waiting = vec![formula];
+        while let Some(next) = waiting.last().copied() {
+            let operands: &[Formula] = match &next.0.kind {
+                FormulaKind::Apply { operands, .. } => operands,
+                _ => &[],
+            };
+            let missing: Vec<&Formula> =
+                operands.iter().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
+            if missing.is_empty() {
+                waiting.pop();
+                let at = parts.len();
+                known.entry(Rc::as_ptr(&next.0)).or_insert_with(|| {
+                    parts.push((&next.0.kind, Vec::new()));
+                    at
+                });
+                if parts.len() > at {
+                    parts[at].1 = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+                }
+            } else {
+                waiting.extend(missing);
+            }
+        }
+        Tape { parts }
+    }
+
+    /// What `leaf` and `apply` make of it; none where some part is none.
+    pub fn run<T: Copy>(
+        &self,
+        leaf: impl Fn(&FormulaKind) -> Option<T>,
+        apply: impl Fn(Function, &[T]) -> T,
+    ) -> Option<T> {
+        let mut values: Vec<T> = Vec::with_capacity(self.parts.len());
+        for (kind, operands) in &self.parts {
+            values.push(match kind {
+                FormulaKind::Apply { function, .. } => match *operands.as_slice() {
+                    [a] => apply(*function, &[values[a]]),
+                    [a, b] => apply(*function, &[values[a], values[b]]),
+                    ref more => {
+                        apply(*function, &more.iter().map(|operand| values[*operand]).collect::<Vec<T>>())
+                    }
+                },
+                other => leaf(other)?,
+            });
+        }
+        values.last().copied()
+    }
+
+    /// Its value where nothing but the step decides; none where something else does.
+    pub fn at(&self, bindings: &Bindings) -> Option<f64> {
+        let leaf = |kind: &FormulaKind| match kind {
+            FormulaKind::Number(value) => Some(*value),
+            FormulaKind::Schedule(schedule) => Some(schedule.at(bindings.step, bindings.steps)),
+            FormulaKind::Signal(Signal::Step) => Some(f64::from(bindings.step)),
+            FormulaKind::Signal(Signal::Progress) => {
+                Some(f64::from(bindings.step) / f64::from(bindings.steps.max(1)))
+            }
+            FormulaKind::Variable(name) => {
+                bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value))
+            }
+            _ => None,
+        };
+        self.run(leaf, elementwise::apply)
+    }
+}
+
+/// Whether a number stays within bounds over a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Stay {
+    /// At every step, or at all of them that can be known before.
+    Within,
+    /// Not at this step, the first such one.
+    Leaves { step: u32, value: f64 },
+    /// More steps would have to be looked at than [`MOST_STEPS`].
+    Unknown,
+}
+
+/// So many steps in a row are looked at one by one.
+const ROW: u32 = 32;
+
+/// How many steps, and intervals of steps, are looked at in all: a run of up to about half as many is decided
+/// in any case.
+const MOST_STEPS: u32 = 250_000;
+
+/// Lengths that stand for a run in epochs, whose steps are counted when the data is read: what leaves its
+/// bounds in both does so in nearly every run.
+const IN_EPOCHS: [u32; 2] = [1_000, 100_000];
+
+/// The lengths that a run may have, as far as is known before it.
+fn lengths(length: Length) -> Vec<u32> {
+    match length {
+        Length::Steps(steps) => vec![steps],
+        Length::Epochs(_) => IN_EPOCHS.to_vec(),
+    }
+}
+
+/// Whether a number keeps to its bounds in a run, and in one of how many steps it does not. One that may or
+/// may not, since the length is not known, is let through.
+pub fn stay(formula: &Formula, bounds: (f64, f64), length: Length) -> (Stay, u32) {
+    let stays: Vec<(Stay, u32)> =
+        lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
+    *stays.iter().find(|(stay, _)| *stay == Stay::Within).unwrap_or(&stays[0])
+}
+
+/// Whether a number keeps to its bounds at every step. Intervals of steps that are known to
+/// ([`intervals::bounds`]) are passed over; others are split, the earlier half first.
+pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> Stay {
+    let outside = |value: f64| !value.is_finite() || !(low..=high).contains(&value);
+    let tape = Tape::of(formula);
+    let mut waiting = vec![(0, steps.max(1) - 1)];
+    let mut left = MOST_STEPS;
+    while let Some((first, last)) = waiting.pop() {
+        let Some(bounds) = intervals::bounds(&tape, (first, last), steps) else { return Stay::Within };
+        let within = bounds.0.is_finite() && bounds.1.is_finite() && low <= bounds.0 && bounds.1 <= high;
+        let looked_at = if last - first < ROW { last - first + 1 } else { 1 };
+        let Some(rest) = left.checked_sub(looked_at) else { return Stay::Unknown };
+        left = rest;
+        if within {
+            continue;
+        }
+        if last - first >= ROW {
+            let middle = first + (last - first) / 2;
+            waiting.extend([(middle + 1, last), (first, middle)]);
+            continue;
+        }
+        for step in first..=last {
+            match tape.at(&Bindings { step, steps, variable: None }) {
+                Some(value) if outside(value) => return Stay::Leaves { step, value },
+                _ => {}
+            }
+        }
+    }
+    Stay::Within
+}
+
+/// Every step of a short run. Of a long one, so many at equal distances, and those around which a schedule
+/// turns.
+fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
+    const MANY: u32 = 4_096;
+    let steps = steps.max(1);
+    if steps <= MANY {
+        return (0..steps).collect();
+    }
+    let mut found: Vec<u32> =
+        (0..MANY).map(|at| (u64::from(at) * u64::from(steps - 1) / u64::from(MANY - 1)) as u32).collect();
+    for (kind, _) in numbers.iter().flat_map(|number| &number.parts) {
+        if let FormulaKind::Schedule(schedule) = kind {
+            let turns = schedule.turns(steps).into_iter();
+            found.extend(turns.flat_map(|turn| [turn.saturating_sub(1), turn, turn.saturating_add(1)]));
+        }
+    }
+    found.retain(|step| *step < steps);
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Without the noise of binary fractions.
+fn readable(number: f64) -> f64 {
+    format!("{number:.6e}").parse().unwrap_or(number)
+}
+
+impl Checker {
+    /// Whether a number stays within bounds over a run; reports the first step at which it does not.
+    pub(in crate::check) fn stays_within(
+        &mut self,
+        formula: &Formula,
+        what: &str,
+        (low, high): (f64, f64),
+        length: Length,
+    ) -> bool {
+        let (stay, steps) = stay(formula, (low, high), length);
+        if stay == Stay::Within {
+            return true;
+        }
+        let span = self.span(formula.0.origin);
+        let bounds = match (low.is_finite(), high.is_finite()) {
+            (true, true) => format!("between {low} and {high}"),
+            (true, false) => format!("at least {low}"),
+            _ => format!("at most {high}"),
+        };
+        let finding = Diagnostic::error(
+            Code::ScheduleRange,
+            span,
+            format!("{what} must stay {bounds} during the whole run"),
+        );
+        self.report(match stay {
+            Stay::Leaves { step, value } => finding
+                .label(format!("is {} at step {step} of {steps}", readable(value)))
+                .help("change its ends, hold it with `clip(...)`, or end the run before"),
+            _ => finding
+                .label(format!("the check gave up after looking at {MOST_STEPS} of {steps} steps"))
+                .help("hold it with `clip(...)`, or write it as a schedule, such as `linear(a -> b)`"),
+        });
+        false
+    }
+
+    /// Without its factor beta * (1 - beta) taken out, `jsd` goes to 0 at both ends, and its gradient with
+    /// it.
+    fn leaves_ends(&mut self, beta: &Formula, length: Length) -> bool {
+        // Whether it stays within 0 and 1 has been checked.
+        let (Stay::Leaves { step, value }, steps) =
+            stay(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length)
+        else {
+            return true;
+        };
+        let span = self.span(beta.0.origin);
+        self.report(
+            Diagnostic::error(
+                Code::ScheduleRange,
+                span,
+                format!("`jsd` with beta = {value} is 0 everywhere"),
+            )
+            .label(format!("is {value} at step {step} of {steps}"))
+            .help(
+                "`normalized: true` divides by beta * (1 - beta): its ends are the two directions of `kl`, \
+                 and it changes smoothly between them",
+            ),
+        );
+        false
+    }
+
+    /// A bare partial sum of the alpha divergence has no limit at 0 and 1: what is left of both sides does
+    /// not cancel.
+    fn leaves_poles(&mut self, alpha: &Formula, steps: u32) -> bool {
+        let tape = Tape::of(alpha);
+        let value = |step| tape.at(&Bindings { step, steps, variable: None });
+        let at_pole =
+            |step: &u32| value(*step).is_some_and(|alpha| alpha.abs() < 1e-9 || (alpha - 1.0).abs() < 1e-9);
+        let Some(step) = looked_at(std::slice::from_ref(&tape), steps).into_iter().find(at_pole) else {
+            return true;
+        };
+        let end = value(step).unwrap_or_default().round();
+        self.report(
+            Diagnostic::error(
+                Code::ScheduleRange,
+                self.span(alpha.0.origin),
+                format!("with `mass: raw` the alpha divergence divides by 0 at alpha = {end}"),
+            )
+            .label(format!("is {end} at step {step} of {steps}"))
+            .help("with `mass: generalized`, `tail` or `renormalized` its limit is taken there, a `kl`"),
+        );
+        false
+    }
+
+    /// The parameters of an objective's divergences, over the whole run of the stage that uses it.
+    pub(in crate::check) fn check_ranges(&mut self, objective: &Objective, length: Length) -> bool {
+        let mut good = true;
+        for part in objective.formulas().into_iter().flat_map(Formula::parts) {
+            good &= match &part.0.kind {
+                FormulaKind::Scan { scan: Scan::RewardToGo { discount }, .. } => {
+                    self.stays_within(discount, "a discount", (0.0, 1.0), length)
+                }
+                FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
+                    PreferenceKind::Dpo { beta } => {
+                        self.stays_within(beta, "`beta`", (0.0, f64::INFINITY), length)
+                    }
+                    PreferenceKind::BradleyTerry => true,
+                },
+                _ => true,
+            };
+            let divergence = match &part.0.kind {
+                FormulaKind::Signal(Signal::Divergence(divergence))
+                | FormulaKind::Live(Live::Divergence(divergence)) => divergence,
+                _ => continue,
+            };
+            good &= match &divergence.kind {
+                DivergenceKind::Jsd { beta, normalized } => {
+                    self.stays_within(beta, "`beta`", (0.0, 1.0), length)
+                        && (*normalized || self.leaves_ends(beta, length))
+                }
+                DivergenceKind::Alpha { alpha } if divergence.mass == Mass::Raw => match length {
+                    Length::Steps(steps) => self.leaves_poles(alpha, steps),
+                    // Which steps there are decides whether one is at a pole.
+                    Length::Epochs(_) => true,
+                },
+                DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), length),
+                _ => true,
+            };
+            good &= self.shares_add_up(divergence, length);
+        }
+        good
+    }
+
+    /// The shares of blends are a distribution at every step.
+    fn shares_add_up(&mut self, divergence: &Divergence, length: Length) -> bool {
+        for side in [&divergence.left, &divergence.right] {
+            let mut side = side;
+            while let Distribution::Detached(inner) = side {
+                side = inner;
+            }
+            let Distribution::Blend(parts) = side else { continue };
+            if !parts
+                .iter()
+                .all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), length))
+            {
+                return false;
+            }
+            let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::of(share)).collect();
+            let off = |steps: u32| {
+                let total = |step| -> Option<f64> {
+                    shares.iter().map(|share| share.at(&Bindings { step, steps, variable: None })).sum()
+                };
+                let found =
+                    |step| Some((step, steps, total(step)?)).filter(|(.., total)| (total - 1.0).abs() > 1e-9);
+                looked_at(&shares, steps).into_iter().find_map(found)
+            };
+            let found: Option<Vec<(u32, u32, f64)>> = lengths(length).into_iter().map(off).collect();
+            let Some((step, steps, total)) = found.and_then(|found| found.first().copied()) else { continue };
+            let span = self.span(parts[0].0.0.origin);
+            self.report(
+                Diagnostic::error(
+                    Code::ShareSum,
+                    span,
+                    "the shares of this blend must add up to 1 during the whole run",
+                )
+                .label(format!("they add up to {} at step {step} of {steps}", readable(total)))
+                .help("write the last one as the rest: `blend(teacher: a, student: 1 - a)`"),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// Numbers that move, given for parameters whose type bounds them, over the whole run of the stage that
+    /// uses them.
+    pub(in crate::check) fn check_declared(&mut self, objective: &Objective, length: Length) -> bool {
+        let mut good = true;
+        for part in objective.formulas().into_iter().flat_map(Formula::parts) {
+            let Some(Declared { parameter, low, high }) = &part.0.declared else { continue };
+            good &= self.within(part, parameter, (*low, *high), Some(length));
+        }
+        good
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::{Origin, Over, Schedule};
+    use crate::formula::{Axis, Function, Unit};
+
+    fn made(kind: FormulaKind) -> Formula {
+        Formula::new(kind, Unit::Number, Axis::Run, false, Origin(0))
+    }
+
+    fn number(value: f64) -> Formula {
+        made(FormulaKind::Number(value))
+    }
+
+    fn apply(function: Function, operands: &[&Formula]) -> Formula {
+        made(FormulaKind::Apply { function, operands: operands.iter().copied().cloned().collect() })
+    }
+
+    /// Formulas of every function, over schedules, `step` and `progress`.
+    fn formulas() -> Vec<Formula> {
+        let (step, progress) =
+            (Formula::signal(Signal::Step, Origin(0)), Formula::signal(Signal::Progress, Origin(0)));
+        let linear = made(FormulaKind::Schedule(Schedule::Linear { from: -1.0, to: 2.0, over: Over::Run }));
+        let alternating =
+            made(FormulaKind::Schedule(Schedule::Alternate { values: vec![0.5, -0.25], every: 3 }));
+        let leaves = [step, progress, linear, alternating, number(0.5), number(-2.0), number(3.0)];
+        let mut made: Vec<Formula> = leaves.to_vec();
+        for function in Function::ALL {
+            for a in &leaves {
+                for b in &leaves {
+                    let operands = [a, b, &leaves[1]];
+                    made.push(apply(*function, &operands[..function.operands()]));
+                }
+            }
+        }
+        // Two levels: `log(1 - progress)`, `(progress - 0.5)^2`, ...
+        let inner: Vec<Formula> = made.iter().skip(leaves.len()).step_by(23).cloned().collect();
+        for function in Function::ALL {
+            for a in &inner {
+                let operands = [a, &leaves[1], &inner[0]];
+                made.push(apply(*function, &operands[..function.operands()]));
+            }
+        }
+        made
+    }
+
+    #[test]
+    fn the_first_step_outside_is_that_of_looking_at_every_step() {
+        let bounds = [(0.0, 1.0), (0.0, f64::INFINITY), (-1.0, 2.0), (f64::MIN_POSITIVE, 0.9)];
+        let (mut within, mut leaves) = (0, 0);
+        for formula in formulas() {
+            for steps in [1, 40, 257] {
+                for (low, high) in bounds {
+                    let expected = (0..steps).find_map(|step| {
+                        let value = Tape::of(&formula).at(&Bindings { step, steps, variable: None })?;
+                        (!value.is_finite() || !(low..=high).contains(&value)).then_some(step)
+                    });
+                    match (first_outside(&formula, (low, high), steps), expected) {
+                        (Stay::Within, None) => within += 1,
+                        (Stay::Leaves { step, .. }, Some(expected)) if step == expected => leaves += 1,
+                        (found, expected) => {
+                            panic!("{formula:?} in {low}..={high} of {steps}: {found:?}, not {expected:?}")
+                        }
+                    }
+                }
+            }
+        }
+        assert!(within > 500 && leaves > 500, "{within} {leaves}");
+    }
+
+    #[test]
+    fn a_part_that_is_used_twice_is_worked_out_once() {
+        let mut formula = Formula::signal(Signal::Progress, Origin(0));
+        for _ in 0..1_000 {
+            let half = apply(Function::Multiply, &[&number(0.5), &formula]);
+            formula = apply(Function::Add, &[&half, &half]);
+        }
+        assert_eq!(first_outside(&formula, (0.0, 1.0), 100), Stay::Within);
+    }
+
+    #[test]
+    fn no_check_is_linear_in_the_number_of_steps() {
+        let steps = 1_000_000_000;
+        let progress = Formula::signal(Signal::Progress, Origin(0));
+        let rest = apply(Function::Subtract, &[&number(1.0), &progress]);
+        let hump = apply(Function::Multiply, &[&progress, &rest]);
+        assert_eq!(first_outside(&hump, (0.0, 1.0), steps), Stay::Within);
+        assert_eq!(first_outside(&hump, (0.0, 0.25), 1_000_000), Stay::Within);
+        let late = Stay::Leaves { step: 900_000_001, value: 0.900_000_001 };
+        assert_eq!(first_outside(&progress, (0.0, 0.9), steps), late);
+        // The minimum of p * p - p + 0.25 is 0, in the middle: rounding decides, and there are too many steps
+        // near it to look at.
+        let square = apply(Function::Multiply, &[&progress, &progress]);
+        let touching =
+            apply(Function::Add, &[&apply(Function::Subtract, &[&square, &progress]), &number(0.25)]);
+        assert_ne!(first_outside(&touching, (0.0, 1.0), steps), Stay::Within);
+    }
+}

@@ -1,0 +1,437 @@
+//! Numbers over training time: schedules, expressions of `step` and `progress`, and their values over the
+//! whole run.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Length, Over, Schedule};
+use crate::formula::{Adaptive, Axis, Formula, FormulaKind, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Expr, ExprKind};
+
+use crate::check::Checker;
+use crate::check::builtins::ScheduleName;
+use crate::check::builtins::bounds;
+use crate::check::stages::settings::{Settings, open, undecided};
+use crate::check::values::calls::DEEPEST_CALL;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// A number over training time: a plain number, a schedule, or any expression of what the run as a whole
+    /// has.
+    pub(in crate::check) fn schedule_setting(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
+        let value = self.evaluate(expr, &env.with_context(Context::Schedule));
+        let formula = match value {
+            Value::Formula(formula) if formula.unit() != Unit::Bool => formula,
+            Value::Arrow { .. } => {
+                self.report(
+                    Diagnostic::error(
+                        Code::WrongKind,
+                        expr.span,
+                        "a range alone does not say how it is crossed",
+                    )
+                    .help("write `linear(a -> b)` or `cosine(a -> b)`"),
+                );
+                return None;
+            }
+            other => {
+                self.wrong_kind(expr.span, "a number or a schedule is needed here", &other);
+                return None;
+            }
+        };
+        if !self.word_fits_here(&Value::Formula(formula.clone()), expr.span) {
+            return None;
+        }
+        if formula.axis() != Axis::Run {
+            self.report(
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    expr.span,
+                    "one number for the whole run is needed here",
+                )
+                .label(format!("this is one per {}", formula.axis().name()))
+                .help("a schedule reads `step` and `progress`"),
+            );
+            return None;
+        }
+        Some(formula)
+    }
+
+    /// How long a stage trains: `steps = 100`, `steps = 2 epochs`.
+    pub(in crate::check) fn length(&mut self, settings: &Settings, env: &Env) -> Option<Length> {
+        let expr = self.required(settings, "steps")?;
+        match self.evaluate(expr, env) {
+            Value::Epochs(epochs) => Some(Length::Epochs(epochs)),
+            value => self.whole(&value, expr.span, "`steps`", 1).map(|steps| Length::Steps(steps as u32)),
+        }
+    }
+
+    /// A learning rate: positive at every step.
+    pub(in crate::check) fn learning_rate(
+        &mut self,
+        settings: &Settings,
+        env: &Env,
+        length: Option<Length>,
+    ) -> Option<Formula> {
+        let expr = self.required(settings, "lr")?;
+        let rate = self.schedule_setting(expr, env)?;
+        match rate.constant() {
+            Some(value) if value <= 0.0 => {
+                let finding =
+                    Diagnostic::error(Code::OutOfRange, expr.span, "a learning rate must be above 0");
+                self.report(finding.label(format!("this is {value}")));
+                None
+            }
+            Some(_) => {
+                self.warn_of_rate(&rate, expr.span, length);
+                Some(rate)
+            }
+            // A rate may reach 0 at its end; below 0 it would unlearn.
+            None => self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length).then(|| {
+                self.warn_of_rate(&rate, expr.span, length);
+                rate
+            }),
+        }
+    }
+
+    /// Published rates of all optimizers are far below 1: above it stands a slip, often a lost `e-` or a
+    /// percentage.
+    fn warn_of_rate(&mut self, rate: &Formula, place: Span, length: Option<Length>) {
+        if open(rate) {
+            return;
+        }
+        let steps = if let Some(Length::Steps(steps)) = length { steps } else { 1 };
+        let largest = match (
+            rate.constant(),
+            crate::check::values::ranges::first_outside(rate, (f64::NEG_INFINITY, 1.0), steps),
+        ) {
+            (Some(value), _) if value > 1.0 => value,
+            (None, crate::check::values::ranges::Stay::Leaves { value, .. }) => value,
+            _ => return,
+        };
+        let finding =
+            Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
+        self.report(
+            finding
+                .label(format!("reaches {largest}"))
+                .help("published rates lie between 1e-7 and 1e-2: write `1e-5`, for example"),
+        );
+    }
+
+    /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it
+    /// does not.
+    pub(in crate::check) fn within(
+        &mut self,
+        formula: &Formula,
+        what: &str,
+        (low, high): (f64, f64),
+        length: Option<Length>,
+    ) -> bool {
+        if open(formula) {
+            return true;
+        }
+        if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
+            let Some(outside) = values.iter().find(|value| !(low..=high).contains(*value)) else {
+                return true;
+            };
+            let (span, text) = (
+                self.span(formula.0.origin),
+                format!("{what} must stay between {low} and {high} on every rung"),
+            );
+            self.report(
+                Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")),
+            );
+            return false;
+        }
+        if !matches!(length, Some(Length::Steps(_))) {
+            // How many steps an epoch has is known when the data is read; the ends that a schedule goes to
+            // are known now.
+            let ends = if let FormulaKind::Schedule(schedule) = &formula.0.kind {
+                schedule.ends()
+            } else {
+                Vec::new()
+            };
+            if let Some(outside) = ends.into_iter().find(|value| !(low..=high).contains(value)) {
+                let span = self.span(formula.0.origin);
+                let finding = Diagnostic::error(
+                    Code::ScheduleRange,
+                    span,
+                    format!("{what} must stay between {low} and {high}"),
+                );
+                self.report(finding.label(format!("goes to {outside}")));
+                return false;
+            }
+        }
+        // Where there is no length, that is an error of its own.
+        self.stays_within(formula, what, (low, high), length.unwrap_or(Length::Steps(1)))
+    }
+
+    /// `linear(0 -> 1, over: 100 steps)` and its kin.
+    pub(in crate::check) fn schedule_call(
+        &mut self,
+        name: ScheduleName,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let kind = match name {
+            ScheduleName::Ladder => self.ladder(given, env).map(FormulaKind::Adaptive),
+            ScheduleName::Learned => self.learned(given, env).map(FormulaKind::Adaptive),
+            _ => self.schedule(name, given, env).map(FormulaKind::Schedule),
+        };
+        let unit = if name == ScheduleName::Learned { Unit::Fraction } else { Unit::Number };
+        let origin = self.origin(span);
+        kind.map_or(Value::Error, |kind| Value::Formula(Formula::new(kind, unit, Axis::Run, false, origin)))
+    }
+
+    fn schedule(&mut self, name: ScheduleName, given: &[Option<&Expr>], env: &Env) -> Option<Schedule> {
+        let first = given[0].expect("required");
+        Some(match name {
+            ScheduleName::Constant => Schedule::Constant { value: self.real(first, "value", env)? },
+            ScheduleName::Warmup => {
+                let steps = self.count(first, "steps", env, 1);
+                let then = given[1].expect("required");
+                let formula = self.schedule_setting(then, env)?;
+                let then = match &formula.0.kind {
+                    FormulaKind::Number(value) => Schedule::Constant { value: *value },
+                    FormulaKind::Schedule(schedule) => schedule.clone(),
+                    _ if open(&formula) => return None,
+                    _ => {
+                        self.wrong_kind(
+                            then.span,
+                            "a warmup leads to a number or a schedule",
+                            &Value::Formula(formula),
+                        );
+                        return None;
+                    }
+                };
+                if then.warmups() >= DEEPEST_CALL {
+                    let text = format!("warmups are nested more than {DEEPEST_CALL} deep");
+                    self.report(
+                        Diagnostic::error(Code::NestingTooDeep, first.span, text)
+                            .help("one of them is enough"),
+                    );
+                    return None;
+                }
+                Schedule::Warmup { steps: steps?, then: Box::new(then) }
+            }
+            ScheduleName::Piecewise => self.piecewise(first, env)?,
+            ScheduleName::Alternate => {
+                let values = self.numbers(first, env);
+                let every = self.count(given[1].expect("required"), "every", env, 1);
+                Schedule::Alternate { values: values?, every: every? }
+            }
+            _ => return self.crossing(name, given, env),
+        })
+    }
+
+    /// From one number to another.
+    fn crossing(&mut self, name: ScheduleName, given: &[Option<&Expr>], env: &Env) -> Option<Schedule> {
+        let range = given[0].expect("required");
+        let written = match name {
+            ScheduleName::Linear => "linear",
+            ScheduleName::Cosine => "cosine",
+            _ => "exponential",
+        };
+        let (from, to) = match self.evaluate(range, env) {
+            Value::Arrow { from, to } => (from, to),
+            other => {
+                let wanted = format!("`{written}` needs a range, such as `{written}(1e-3 -> 1e-4)`");
+                // `cosine(1e-3, 1e-4)`
+                let second = given[1].filter(|second| {
+                    self.key_before(second.span).is_none()
+                        && matches!(second.kind, ExprKind::Number { suffix: None, .. })
+                });
+                match (other.constant(), second) {
+                    (Some(_), Some(second)) => {
+                        let whole = range.span.to(second.span);
+                        let ours = format!(
+                            "{} -> {}",
+                            self.sources.text(range.span),
+                            self.sources.text(second.span)
+                        );
+                        let finding = Diagnostic::error(Code::WrongKind, whole, wanted).label("two numbers");
+                        self.report(finding.help(format!("write `{written}({ours})`")).fix(
+                            format!("write `{ours}`"),
+                            whole,
+                            ours,
+                        ));
+                    }
+                    _ => {
+                        self.wrong_kind(range.span, &wanted, &other);
+                    }
+                }
+                return None;
+            }
+        };
+        let over = match given[1] {
+            None => Over::Run,
+            Some(over) => self.over(over, env)?,
+        };
+        Some(match name {
+            ScheduleName::Linear => Schedule::Linear { from, to, over },
+            ScheduleName::Cosine => Schedule::Cosine { from, to, over },
+            _ => {
+                if from <= 0.0 || to <= 0.0 {
+                    let text =
+                        "`exponential` multiplies by the same factor every step, so both ends are above 0";
+                    self.report(
+                        Diagnostic::error(Code::OutOfRange, range.span, text)
+                            .label(format!("goes from {from} to {to}"))
+                            .help("to end at 0, write `linear` or `cosine`"),
+                    );
+                    return None;
+                }
+                Schedule::Exponential { from, to, over }
+            }
+        })
+    }
+
+    /// `over: 100 steps`, or a share of the run: `over: 25%`.
+    fn over(&mut self, expr: &Expr, env: &Env) -> Option<Over> {
+        let value = self.evaluate(expr, env);
+        // 100% and 1 are the same number: what is meant is said by how it is written.
+        let percent = match &value {
+            Value::Formula(formula) => self.sources.text(self.span(formula.0.origin)).ends_with('%'),
+            _ => false,
+        };
+        match value.constant() {
+            Some(share) if percent || (share > 0.0 && share < 1.0) => {
+                let share = self.fraction(&value, expr.span, "a share of the run")?;
+                if share == 0.0 {
+                    self.report(
+                        Diagnostic::error(Code::OutOfRange, expr.span, "a schedule takes some time")
+                            .label("no step at all"),
+                    );
+                    return None;
+                }
+                Some(Over::Share(share))
+            }
+            _ => self.whole(&value, expr.span, "`over`", 1).map(|steps| Over::Steps(steps as u32)),
+        }
+    }
+
+    /// `[0 -> 1e-3, 100 -> 1e-4]`: steps that rise from 0.
+    fn piecewise(&mut self, expr: &Expr, env: &Env) -> Option<Schedule> {
+        const USAGE: &str = "write each as `step -> value`: `piecewise([0 -> 1e-3, 100 -> 1e-4])`";
+        let values = match self.evaluate(expr, env) {
+            Value::List(values) => values,
+            other => {
+                self.wrong_kind(expr.span, "`piecewise` needs a list of pieces", &other);
+                return None;
+            }
+        };
+        let place = |index: usize| match &expr.kind {
+            ExprKind::List(items) => items[index].span,
+            _ => expr.span,
+        };
+        let mut pieces: Vec<(u32, f64)> = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            let Value::Arrow { from, to } = value else {
+                self.wrong_kind(place(index), USAGE, value);
+                return None;
+            };
+            let rises = pieces.last().map_or(*from == 0.0, |(last, _)| *from > f64::from(*last));
+            let last = f64::from(bounds::STEPS.most);
+            if from.fract() != 0.0 || *from > last || !rises {
+                let wanted = match index {
+                    0 => "the first piece begins at step 0",
+                    _ if *from > last => "no run has that many steps",
+                    _ => "each piece begins at a later step",
+                };
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, place(index), wanted)
+                        .label(format!("begins at {from}"))
+                        .help(USAGE),
+                );
+                return None;
+            }
+            pieces.push((*from as u32, *to));
+        }
+        if pieces.is_empty() {
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, "there is no piece in here").help(USAGE),
+            );
+            return None;
+        }
+        Some(Schedule::Piecewise { pieces })
+    }
+
+    /// A list of numbers known before the run, at least one.
+    pub(in crate::check) fn numbers(&mut self, expr: &Expr, env: &Env) -> Option<Vec<f64>> {
+        let values = match self.evaluate(expr, env) {
+            Value::List(values) => values,
+            other => {
+                self.wrong_kind(expr.span, "a list of numbers is needed here, such as `[0, 1]`", &other);
+                return None;
+            }
+        };
+        let mut numbers = Vec::new();
+        for value in &values {
+            match value.constant() {
+                Some(number) => numbers.push(number),
+                None if undecided(value) => return None,
+                None => {
+                    self.wrong_kind(expr.span, "every element must be a number known before the run", value);
+                    return None;
+                }
+            }
+        }
+        if numbers.is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "there is no number in here"));
+            return None;
+        }
+        Some(numbers)
+    }
+
+    fn ladder(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Adaptive> {
+        let values = self.numbers(given[0].expect("required"), env);
+        let condition = given[1].expect("required");
+        let every = match given[2] {
+            Some(expr) => self.count(expr, "every", env, 1),
+            None => Some(1),
+        };
+        let advance_if = self.after_a_step(condition, env, true)?;
+        Some(Adaptive::Ladder { values: values?, advance_if, every: every? })
+    }
+
+    fn learned(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Adaptive> {
+        let gain = self.after_a_step(given[0].expect("required"), env, false);
+        let hold = self.count(given[1].expect("required"), "hold", env, 1);
+        let discount = match given[2] {
+            Some(expr) => {
+                let value = self.evaluate(expr, env);
+                self.fraction(&value, expr.span, "`discount`")
+            }
+            None => Some(1.0),
+        };
+        Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount? })
+    }
+
+    /// What moves a schedule: one number, or one truth value, per step.
+    fn after_a_step(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
+        let value = self.evaluate(expr, &env.with_context(Context::Objective));
+        let formula = self.formula(value, expr.span)?;
+        if (formula.unit() == Unit::Bool) != truth {
+            let message = if truth {
+                "a ladder is climbed on a condition"
+            } else {
+                "what a schedule learns to raise is a number"
+            };
+            self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], None);
+            return None;
+        }
+        if formula.axis() > Axis::Batch {
+            self.report(
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    expr.span,
+                    "after a step there is one number, not many",
+                )
+                .label(format!("this is one per {}", formula.axis().name()))
+                .help("put them together: `mean(x, over: batch)`"),
+            );
+            return None;
+        }
+        Some(formula)
+    }
+}

@@ -1,0 +1,207 @@
+//! What an expression can be worth before the run.
+
+use std::rc::Rc;
+
+use crate::experiment::{
+    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Metric, ModelId, Objective,
+    Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
+};
+use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
+
+use crate::check::builtins::Builtin;
+use crate::check::names::modules::ItemId;
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A number, known now or per token.
+    Formula(Formula),
+    Text(String),
+    /// `2 epochs`: how long a stage trains, and nothing else.
+    Epochs(u32),
+    List(Vec<Value>),
+    Domain(DomainId),
+    Model(ModelId),
+    Teacher(TeacherId),
+    Panel(PanelId),
+    Benchmark(BenchmarkId),
+    /// One value per domain, whole number or member of a panel: `expert`, `specialist`.
+    Family(Rc<Family>),
+    Role(Role),
+    /// `blend(teacher: 0.1, student: 0.9)`
+    Distribution(Distribution),
+    /// `teacher || student`
+    Versus {
+        left: Distribution,
+        right: Distribution,
+    },
+    /// `3e-3 -> 3e-4`
+    Arrow {
+        from: f64,
+        to: f64,
+    },
+    /// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
+    TextArrow,
+    /// `0..=100`
+    Range {
+        low: f64,
+        high: f64,
+    },
+    Support(Support),
+    Reward(Reward),
+    Rollout(Rc<Rollout>),
+    Edit(Edit),
+    /// An objective with its parameters filled in.
+    Objective(Rc<Objective>),
+    Template(Rc<Template>),
+    /// A linear combination of logits: a teacher composed token by token.
+    Logits(Vec<(Formula, Role)>),
+    /// `self`, `self.ema(0.99)`
+    Student(SelfCopy),
+    /// `top_k(20)`, of no role: what a teacher answers. Read where it stands.
+    Capability,
+    Secret(Secret),
+    Optimizer(Optimizer),
+    Adapter(Adapter),
+    /// `layers(0..=11)`
+    Layers {
+        first: u32,
+        last: u32,
+    },
+    Dataset(Rc<DataSource>),
+    /// `columns(prompt: question)`
+    Columns(Rc<Vec<Column>>),
+    Metric(Metric),
+    Extrapolation(Rc<Extrapolation>),
+    /// `powers_of(2)`
+    PowersOf(u32),
+    /// `integer(0..=100)`
+    Integer {
+        low: i64,
+        high: i64,
+    },
+    /// A `fn`, `stage`, `objective` or another item with parameters that has not been called.
+    Item {
+        item: ItemId,
+        kind: Callable,
+    },
+    Builtin(&'static Builtin),
+    /// A mistake that has been reported. Fits everywhere.
+    Error,
+}
+
+#[derive(Clone, Debug)]
+pub struct Family {
+    pub name: String,
+    pub members: Vec<(Key, Value)>,
+}
+
+impl Family {
+    pub fn get(&self, key: Key) -> Option<&Value> {
+        self.members.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+}
+
+/// What picks a member of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Domain(DomainId),
+    Teacher(TeacherId),
+    Number(i64),
+}
+
+impl Key {
+    /// The key that an index stands for.
+    pub fn of(value: &Value) -> Option<Key> {
+        Some(match value {
+            Value::Domain(domain) => Key::Domain(*domain),
+            Value::Teacher(teacher) => Key::Teacher(*teacher),
+            Value::Role(Role::Named { teacher, .. }) => Key::Teacher(*teacher),
+            Value::Formula(formula) => {
+                Key::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64)
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callable {
+    Fn,
+    Stage,
+    Objective,
+    Template,
+    Divergence,
+    Rollout,
+    Teacher,
+}
+
+impl Value {
+    /// In the author's words, with an article.
+    pub fn describe(&self) -> String {
+        match self {
+            Value::Formula(formula) => match formula.0.kind {
+                FormulaKind::Number(_) => "a number".into(),
+                FormulaKind::Schedule(_) | FormulaKind::Adaptive(_) => "a schedule".into(),
+                _ => format!("a {} per {}", formula.unit().name(), formula.axis().name()),
+            },
+            Value::Text(_) => "a text".into(),
+            Value::Epochs(_) => "a number of epochs".into(),
+            Value::List(_) => "a list".into(),
+            Value::Domain(_) => "a domain".into(),
+            Value::Model(_) => "a model".into(),
+            Value::Teacher(_) => "a teacher".into(),
+            Value::Panel(_) => "a panel of teachers".into(),
+            Value::Benchmark(_) => "a benchmark".into(),
+            Value::Family(family) => format!("the family `{}`", family.name),
+            Value::Role(role) => format!("the role `{}`", role.name()),
+            Value::Distribution(_) => "a blend of distributions".into(),
+            Value::Versus { .. } => "a pair of distributions".into(),
+            Value::Arrow { .. } => "a range `from -> to`".into(),
+            Value::TextArrow => "a change of text".into(),
+            Value::Range { .. } => "a range `low..=high`".into(),
+            Value::Support(_) => "a support".into(),
+            Value::Reward(_) => "a reward".into(),
+            Value::Rollout(_) => "a rollout".into(),
+            Value::Edit(edit) => format!("the edit `{}`", edit.name()),
+            Value::Objective(_) => "an objective".into(),
+            Value::Template(_) => "a template".into(),
+            Value::Logits(_) => "a combination of logits".into(),
+            Value::Student(_) => "the student itself".into(),
+            Value::Capability => "what a teacher answers".into(),
+            Value::Secret(_) => "a text of the environment".into(),
+            Value::Optimizer(_) => "an optimizer".into(),
+            Value::Adapter(_) => "an adapter".into(),
+            Value::Layers { .. } => "some layers of a model".into(),
+            Value::Dataset(_) => "a dataset".into(),
+            Value::Columns(_) => "a list of columns".into(),
+            Value::Metric(_) => "a metric".into(),
+            Value::Extrapolation(_) => "an extrapolation".into(),
+            Value::PowersOf(_) => "a list of steps".into(),
+            Value::Integer { .. } => "a way to read a whole number".into(),
+            Value::Item { kind, .. } => match kind {
+                Callable::Fn => "a function",
+                Callable::Stage => "a stage",
+                Callable::Objective => "an objective",
+                Callable::Template => "a template",
+                Callable::Divergence => "a divergence",
+                Callable::Rollout => "a rollout",
+                Callable::Teacher => "a teacher with parameters",
+            }
+            .into(),
+            Value::Builtin(builtin) => format!("the function `{}`", builtin.name),
+            Value::Error => "an error".into(),
+        }
+    }
+
+    pub fn is_error(&self) -> bool {
+        matches!(self, Value::Error)
+    }
+
+    /// A number known before the run.
+    pub fn constant(&self) -> Option<f64> {
+        match self {
+            Value::Formula(formula) => formula.constant(),
+            _ => None,
+        }
+    }
+}
