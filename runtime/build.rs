@@ -4,7 +4,7 @@
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     // The version that `tch` binds, where the headers do not say.
-    // Functions that libtorch looks up in whoever runs it (see `kernels`): kept, and visible to it.
+    // Functions that libtorch looks up in whoever runs it (see `mopd-kernels`): kept, and visible to it.
     if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
         println!(
             "cargo:rustc-link-arg=-Wl,-u,mkl_serv_intel_cpu_true,\

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::device;
-use crate::kernels::Instructions;
+use mopd_kernels::Instructions;
 
 /// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
 /// of a sum, another rounding, another use of random numbers, another meaning of a setting.

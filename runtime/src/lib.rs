@@ -9,7 +9,6 @@ pub mod device;
 pub mod evaluate;
 pub mod failure;
 pub mod formats;
-pub mod kernels;
 pub mod load;
 pub mod memory;
 pub mod merge;

@@ -7,8 +7,8 @@ use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::Result;
-use crate::kernels::crew::{Parts, together};
-use crate::kernels::with_instructions;
+use mopd_kernels::crew::{Parts, together};
+use mopd_kernels::with_instructions;
 
 /// `[rows, inputs]` times `[inputs, outputs]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::kernels::product::{add_product, multiply};
+use mopd_kernels::product::{add_product, multiply};
 
 /// The sum over tokens of d loss / d logits times the last hidden state.
 pub struct ByMatrix {

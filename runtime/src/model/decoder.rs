@@ -21,7 +21,7 @@ use super::rope::Rotary;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, Token, layout};
 use crate::data::tokenizer::Tokenizer;
-use crate::kernels::product;
+use mopd_kernels::product;
 
 /// Parameters of one layer.
 ///

@@ -4,8 +4,8 @@
 //! It has three quarters of a usual layer's parameters, and what libtorch keeps of it for the gradient is
 //! most of what it keeps of a layer. Here only gate and up are kept; what lies between is made again.
 //! Products of half-precision matrices are summed and answered in single precision
-//! ([`crate::kernels::product`]), and everything between them is one loop each way
-//! ([`crate::kernels::gated`]).
+//! ([`mopd_kernels::product`]), and everything between them is one loop each way
+//! ([`mopd_kernels::gated`]).
 
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -14,11 +14,11 @@ use super::Activation;
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
-use crate::kernels::Stored;
-use crate::kernels::crew::threads;
-use crate::kernels::elements::Element;
-use crate::kernels::gated::{backward, forward};
-use crate::kernels::product::multiply;
+use mopd_kernels::Stored;
+use mopd_kernels::crew::threads;
+use mopd_kernels::elements::Element;
+use mopd_kernels::gated::{backward, forward};
+use mopd_kernels::product::multiply;
 
 /// The unit of one layer.
 pub(super) struct Unit<'a> {

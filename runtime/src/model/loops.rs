@@ -3,10 +3,10 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use crate::kernels::Stored;
-use crate::kernels::crew::threads;
-use crate::kernels::elements::{Element, slice, slice_mut};
-use crate::kernels::gated::normalisation_backward;
+use mopd_kernels::Stored;
+use mopd_kernels::crew::threads;
+use mopd_kernels::elements::{Element, slice, slice_mut};
+use mopd_kernels::gated::normalisation_backward;
 
 pub(super) fn numbers<T: Element>(tensor: &Tensor) -> &[T] {
     slice(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")

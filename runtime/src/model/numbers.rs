@@ -10,9 +10,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::Entry;
 use crate::formats::stored::{Encoding, Stored};
-use crate::kernels::crew::{self, together};
-use crate::kernels::elements::slice_mut;
-use crate::kernels::round;
+use mopd_kernels::crew::{self, together};
+use mopd_kernels::elements::slice_mut;
+use mopd_kernels::round;
 
 /// All numbers of a model in the order of its layout.
 #[derive(Clone, Debug)]

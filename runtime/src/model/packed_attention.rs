@@ -15,11 +15,11 @@ use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
 use super::rope::Rotary;
 use super::{Config, to_vec};
-use crate::kernels::causal::{self, Heads};
-use crate::kernels::crew::threads;
-use crate::kernels::elements::Element;
-use crate::kernels::product::{Factor, multiply};
-use crate::kernels::rotate::{self, Between, HeadNorm, Positions};
+use mopd_kernels::causal::{self, Heads};
+use mopd_kernels::crew::threads;
+use mopd_kernels::elements::Element;
+use mopd_kernels::product::{Factor, multiply};
+use mopd_kernels::rotate::{self, Between, HeadNorm, Positions};
 
 /// The attention of one layer.
 pub(super) struct PackedAttention<'a> {

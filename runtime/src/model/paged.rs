@@ -7,11 +7,11 @@ use super::Token;
 use super::decoder::{Decoder, PackedBatch, Rotaries, to_vec};
 use super::pages::{PageLayout, Pages, Sequence};
 use super::step::{State, Stepper};
-use crate::kernels::crew::threads;
-use crate::kernels::elements::slice;
+use mopd_kernels::crew::threads;
+use mopd_kernels::elements::slice;
 
 /// What a row's next token is does not depend on the rows beside it, to the bit: see
-/// [`crate::kernels::thin`]. It does depend on the prompts that were read together with its own, in the last
+/// [`mopd_kernels::thin`]. It does depend on the prompts that were read together with its own, in the last
 /// bits.
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,

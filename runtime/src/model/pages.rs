@@ -7,8 +7,8 @@
 use tch::Kind;
 
 use super::Config;
-use crate::kernels::attend::{Cached, PAGE};
-use crate::kernels::lines::Lines;
+use mopd_kernels::attend::{Cached, PAGE};
+use mopd_kernels::lines::Lines;
 
 /// How keys and values lie in a page: `[layers, 2, key-value heads, PAGE, head width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

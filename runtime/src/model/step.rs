@@ -17,12 +17,12 @@ use self::weights::{FeedForward, Gated, Layer, Linear, Tables, Weight};
 use super::decoder::Rotaries;
 use super::pages::PageLayout;
 use super::{Activation, Config, Decoder, Token, to_vec};
-use crate::kernels::attend::{Cached, Scores, Wide, attend};
-use crate::kernels::crew::{Member, Parts, together};
-use crate::kernels::exp::exp;
-use crate::kernels::lines::Lines;
-use crate::kernels::thin::{Matrix, Place, Rows, Target, multiply};
-use crate::kernels::{round, with_instructions};
+use mopd_kernels::attend::{Cached, Scores, Wide, attend};
+use mopd_kernels::crew::{Member, Parts, together};
+use mopd_kernels::exp::exp;
+use mopd_kernels::lines::Lines;
+use mopd_kernels::thin::{Matrix, Place, Rows, Target, multiply};
+use mopd_kernels::{round, with_instructions};
 
 /// Outputs of a matrix that a thread takes at one time: enough to be read at the memory's full rate.
 const PIECE: usize = 96;

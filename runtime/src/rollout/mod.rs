@@ -15,10 +15,10 @@ use tch::Kind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::kernels::attend::PAGE;
-use crate::kernels::crew::{Parts, threads, together};
 use crate::model::{ABSENT, Config, Decoder, PageLayout, Token, pages_of};
 use crate::random::{Key, Uniforms};
+use mopd_kernels::attend::PAGE;
+use mopd_kernels::crew::{Parts, threads, together};
 
 use sampler::{Draw, draw};
 use stop::Stop;

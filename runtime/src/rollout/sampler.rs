@@ -1,9 +1,9 @@
 //! One token from one row of logits.
 
-use crate::kernels::exp::exp;
-use crate::kernels::with_instructions;
 use crate::model::Token;
 use crate::random::Uniforms;
+use mopd_kernels::exp::exp;
+use mopd_kernels::with_instructions;
 
 /// A token and its log-probability under the distribution it was drawn from: the softmax of logits /
 /// temperature over all that are given. Greedy choice is certain, so its log-probability is 0.

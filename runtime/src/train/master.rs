@@ -7,9 +7,9 @@ use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::state::Tensors;
-use crate::kernels::adamw::{Gradient, Parameters, joined, low_half};
-use crate::kernels::elements::{slice, slice_mut};
 use crate::model::{Weights, to_vec};
+use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
+use mopd_kernels::elements::{slice, slice_mut};
 
 /// One vector of them.
 pub struct Master {

@@ -7,10 +7,10 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::master::{Master, gradient_here};
 use super::state::Tensors;
-use crate::kernels::adamw::{self, Update};
-use crate::kernels::crew::threads;
-use crate::kernels::elements::slice_mut;
 use crate::model::Gradient;
+use mopd_kernels::adamw::{self, Update};
+use mopd_kernels::crew::threads;
+use mopd_kernels::elements::slice_mut;
 
 pub struct Optimizer {
     settings: AdamW,

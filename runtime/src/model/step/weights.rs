@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::kernels::crew::Member;
-use crate::kernels::thin::{Matrix, Place};
+use mopd_kernels::crew::Member;
+use mopd_kernels::thin::{Matrix, Place};
 
 pub(super) struct Tables {
     pub cosine: Vec<f32>,

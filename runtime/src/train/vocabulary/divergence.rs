@@ -9,8 +9,8 @@ use super::loops;
 use super::rows::{Rows, Slopes};
 use super::summands::Summand;
 use super::support::{Entries, entries};
-use crate::kernels::entries::{Slope, Sum};
 use crate::zip::zip_equal;
+use mopd_kernels::entries::{Slope, Sum};
 
 /// A divergence with all parameters as they are at this step.
 pub struct Divergence<'a> {

@@ -4,9 +4,9 @@
 
 use tch::{Kind, Tensor};
 
-use crate::kernels::crew::threads;
-use crate::kernels::elements::{slice, slice_mut};
-use crate::kernels::entries::{self, Slope, Sum};
+use mopd_kernels::crew::threads;
+use mopd_kernels::elements::{slice, slice_mut};
+use mopd_kernels::entries::{self, Slope, Sum};
 
 /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read
 /// them.

@@ -33,9 +33,9 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
-use crate::kernels::product;
 use crate::model::{ABSENT, ByMatrix, Token, logits};
 use crate::zip::zip_equal;
+use mopd_kernels::product;
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {

@@ -7,7 +7,7 @@ use super::divergence::Divergence;
 use super::loops;
 use super::rows::{Rows, Slopes};
 use super::support::{Entries, entries, in_nucleus, mask, top};
-use crate::kernels::entries::Sum;
+use mopd_kernels::entries::Sum;
 
 /// What can be asked of a distribution.
 pub enum Quantity<'a> {

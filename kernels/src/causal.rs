@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
-use super::crew::{Parts, together};
-use super::exp::exp;
-use super::product::{Factor, Grid, multiply_small};
-use super::{Loop, Stored, with_instructions};
+use crate::crew::{Parts, together};
+use crate::exp::exp;
+use crate::product::{Factor, Grid, multiply_small};
+use crate::{Loop, Stored, with_instructions};
 
 /// Of a layer's attention.
 #[derive(Clone, Copy)]

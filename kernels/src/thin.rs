@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::crew::Parts;
-use super::{Instructions, Stored, with_instructions};
+use crate::crew::Parts;
+use crate::{Instructions, Stored, with_instructions};
 
 /// `[outputs, inputs]`, row-major.
 #[derive(Clone, Copy)]
@@ -566,8 +566,8 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::crew::together;
     use super::*;
+    use crate::crew::together;
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         (0..count as u64).map(|i| (((i + 1) * (seed * 2 + 12_345)) % 1013) as f32 / 506.5 - 1.0).collect()

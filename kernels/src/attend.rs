@@ -6,9 +6,9 @@ mod x86;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::exp::exp;
-use super::lanes::{folded, summed};
-use super::{Instructions, Loop, Stored, with_instructions};
+use crate::exp::exp;
+use crate::lanes::{folded, summed};
+use crate::{Instructions, Loop, Stored, with_instructions};
 #[cfg(target_arch = "x86_64")]
 pub use x86::Wide;
 

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::Stored;
+use crate::Stored;
 
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;

@@ -2,8 +2,8 @@
 
 use half::bf16;
 
-use super::crew::{Parts, together};
-use super::{Stored, with_instructions};
+use crate::crew::{Parts, together};
+use crate::{Stored, with_instructions};
 
 /// The parameters to be moved.
 pub enum Parameters<'a> {

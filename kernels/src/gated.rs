@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::crew::{Parts, together};
-use super::exp::exp;
-use super::{Loop, Stored, with_instructions};
+use crate::crew::{Parts, together};
+use crate::exp::exp;
+use crate::{Loop, Stored, with_instructions};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use super::Stored;
+use crate::Stored;
 
 /// Bytes that the caches of two cores can't both write.
 pub const LINE: usize = 64;

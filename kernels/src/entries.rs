@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::crew::{Parts, together};
-use super::exp::exp;
-use super::lanes::summed;
-use super::{Loop, with_instructions};
+use crate::crew::{Parts, together};
+use crate::exp::exp;
+use crate::lanes::summed;
+use crate::{Loop, with_instructions};
 
 /// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
 #[derive(Clone, Copy)]

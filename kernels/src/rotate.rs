@@ -2,9 +2,9 @@
 //! queries and keys head by head where a model has one, and positions (arXiv:2104.09864), in one loop each
 //! way.
 
-use super::causal::Heads;
-use super::crew::{Parts, together};
-use super::{Loop, Stored, with_instructions};
+use crate::causal::Heads;
+use crate::crew::{Parts, together};
+use crate::{Loop, Stored, with_instructions};
 
 /// What happens to a token's projections. Numbers of a token stand together, heads as in
 /// [`Heads::projected`].
@@ -25,7 +25,7 @@ pub struct HeadNorm<'a> {
     pub epsilon: f32,
 }
 
-/// `[tokens, width]` each, in the layout of [`crate::model`]'s rotary tables: x becomes x * cosine + (x with
+/// `[tokens, width]` each, in the layout of the runtime's rotary tables: x becomes x * cosine + (x with
 /// its halves swapped) * sine.
 #[derive(Clone, Copy)]
 pub struct Positions<'a> {

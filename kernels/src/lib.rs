@@ -1,4 +1,4 @@
-//! Loops of our own, where libtorch's operators leave most of a processor idle: products of a few rows with a
+//! The CPU engine: loops of our own, where libtorch's operators leave most of a processor idle: products of a few rows with a
 //! large matrix, which wait for memory, and updates that touch every parameter once. They run on the
 //! processor only.
 
