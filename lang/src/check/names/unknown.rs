@@ -360,7 +360,12 @@ impl Checker {
             (None, Some(Setting::Is(key))) => finding
                 .help(format!("here it is called `{key}`"))
                 .replace_with(format!("change to `{key}`"), key),
-            (None, Some(setting @ Setting::Otherwise(_))) => finding.help(setting.help()),
+            // What the author declared with nearly this name was meant, whatever others call so.
+            (None, Some(setting @ Setting::Otherwise(_)))
+                if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>
+            {
+                finding.help(setting.help())
+            }
             _ => match (foreign::key(&name.text, known), known) {
                 (Some((near, _)), _) => finding.did_you_mean(&name.text, near),
                 // The only argument that there is.
