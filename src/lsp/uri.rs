@@ -4,50 +4,27 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lsp_types::Uri;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The path that a `file:` address names; none for other schemes.
+/// What stays as it is in the path of an address (RFC 3986, section 2.3), and the separator.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The path that a `file:` address names; none for other schemes. Its host is not looked at: only this machine
+/// has files.
 pub fn to_path(uri: &Uri) -> Option<PathBuf> {
-    let rest = uri.as_str().strip_prefix("file://")?;
-    // Between the slashes there may be a host; ours is the only one with files.
-    let path = &rest[rest.find('/')?..];
-    let path = String::from_utf8(decode(path)).ok()?;
+    if uri.scheme()?.as_str() != "file" {
+        return None;
+    }
+    let path = uri.path().as_estr().decode().into_string().ok()?;
     // `/c:/x` is `c:/x` on Windows.
     let drive = path.as_bytes().get(2) == Some(&b':') && cfg!(windows);
-    Some(PathBuf::from(if drive { path[1..].to_owned() } else { path }))
+    Some(PathBuf::from(if drive { &path[1..] } else { &*path }))
 }
 
 pub fn of_path(path: &Path) -> Option<Uri> {
     let path = if cfg!(windows) { path.to_str()?.replace('\\', "/") } else { path.to_str()?.to_owned() };
-    let mut text = String::from(if path.starts_with('/') { "file://" } else { "file:///" });
-    for byte in path.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                text.push(char::from(byte))
-            }
-            _ => text += &format!("%{byte:02X}"),
-        }
-    }
-    Uri::from_str(&text).ok()
-}
-
-fn decode(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    decoded
+    let root = if path.starts_with('/') { "file://" } else { "file:///" };
+    Uri::from_str(&format!("{root}{}", utf8_percent_encode(&path, ENCODED))).ok()
 }
 
 #[cfg(test)]

@@ -6,10 +6,12 @@ use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 use mopd_store::regular;
 
 use super::error::{DataError, Place, Problem};
 use super::json::{Json, Object};
+use super::lines::BYTE_ORDER_MARK;
 use super::rows::{Take, Wanted, line};
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside
@@ -19,6 +21,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
     let mut header: Option<Vec<String>> = None;
+    let mut parser = Parser::new(separator);
     let (mut record, mut lines, mut done) = (Vec::new(), 0u32, false);
     loop {
         record.clear();
@@ -30,30 +33,29 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
             let start = record.len();
             let count = line(&mut file, &mut record).map_err(unreadable)?.map_err(failed)?;
             hasher.update(&record[start..]);
-            lines = lines.saturating_add(u32::from(count > 0));
-            open ^= record[start..].iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
-            if count == 0 && open && !done {
+            if count == 0 && open {
                 return Err(failed(Problem::OpenQuote));
             }
-            if count == 0 || !open || done {
+            if lines == 0 && record.starts_with(BYTE_ORDER_MARK) {
+                record.drain(..BYTE_ORDER_MARK.len());
+            }
+            lines = lines.saturating_add(u32::from(count > 0));
+            if count == 0 {
+                return match header {
+                    Some(_) => Ok(hasher.finalize().to_hex().to_string()),
+                    None => Err(DataError::of_file(path, Problem::Empty)),
+                };
+            }
+            let blank = !open && record.trim_ascii().is_empty();
+            open = !done && !blank && !parser.line(&record[start..]);
+            if !open {
                 break;
             }
         }
-        if record.is_empty() {
-            return match header {
-                Some(_) => Ok(hasher.finalize().to_hex().to_string()),
-                None => Err(DataError::of_file(path, Problem::Empty)),
-            };
-        }
-        let content = if place == Place::Line(1) {
-            record.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&record)
-        } else {
-            &record
-        };
-        if done || content.iter().all(u8::is_ascii_whitespace) {
+        if done || record.trim_ascii().is_empty() {
             continue;
         }
-        let cells = split(content, separator).map_err(failed)?;
+        let cells = parser.cells(&record).map_err(failed)?;
         let Some(names) = &header else {
             let mut known = HashSet::new();
             if let Some(twice) = cells.iter().find(|name| !known.insert(*name)) {
@@ -70,37 +72,87 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
     }
 }
 
-/// The cells of a record, line end included.
-fn split(record: &[u8], separator: u8) -> Result<Vec<String>, Problem> {
-    let record = record.strip_suffix(b"\n").unwrap_or(record);
-    let record = record.strip_suffix(b"\r").unwrap_or(record);
-    let text = std::str::from_utf8(record).map_err(|error| Problem::not_utf8(record, &error))?;
-    let separator = char::from(separator);
-    let mut cells = vec![String::new()];
-    let (mut quoted, mut characters) = (false, text.chars().peekable());
-    while let Some(character) = characters.next() {
-        let cell = cells.last_mut().expect("a record has at least one cell");
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                cell.push('"');
+/// Splits records into cells, line by line.
+struct Parser {
+    reader: csv_core::Reader,
+    /// The cells of a record, one after the other, and where each ends. Both grow as needed.
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    /// How much of them the record has so far.
+    written: usize,
+    ended: usize,
+}
+
+impl Parser {
+    fn new(separator: u8) -> Parser {
+        let reader = ReaderBuilder::new().delimiter(separator).terminator(Terminator::Any(b'\n')).build();
+        Parser { reader, text: vec![0; 1024], ends: vec![0; 32], written: 0, ended: 0 }
+    }
+
+    /// Whether the record ends with this line: no quote is open.
+    fn line(&mut self, line: &[u8]) -> bool {
+        // The last line of a file may have no end.
+        let mut parts = [line.strip_suffix(b"\n").unwrap_or(line), b"\n"].into_iter();
+        let mut input = parts.next().unwrap_or_default();
+        loop {
+            let (result, read, written, ended) =
+                self.reader.read_record(input, &mut self.text[self.written..], &mut self.ends[self.ended..]);
+            input = &input[read..];
+            self.written += written;
+            self.ended += ended;
+            match result {
+                ReadRecordResult::InputEmpty => match parts.next() {
+                    Some(part) => input = part,
+                    None => return false,
+                },
+                ReadRecordResult::OutputFull => self.text.resize(2 * self.text.len(), 0),
+                ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
+                ReadRecordResult::Record | ReadRecordResult::End => return true,
             }
-            '"' if quoted => quoted = false,
-            '"' if cell.is_empty() => quoted = true,
-            _ if character == separator && !quoted => cells.push(String::new()),
-            _ => cell.push(character),
         }
     }
-    Ok(cells)
+
+    /// The cells of the record, whose lines were all taken.
+    fn cells(&mut self, record: &[u8]) -> Result<Vec<String>, Problem> {
+        let (written, ended) = (std::mem::take(&mut self.written), std::mem::take(&mut self.ended));
+        let record = record.strip_suffix(b"\n").unwrap_or(record);
+        let text = &self.text[..written];
+        let (text, ends) = match record.strip_suffix(b"\r") {
+            // A carriage return before the line's end is no part of the last cell.
+            Some(_) => (text.strip_suffix(b"\r").unwrap_or(text), &self.ends[..ended]),
+            None => (text, &self.ends[..ended]),
+        };
+        std::str::from_utf8(record).map_err(|error| Problem::not_utf8(record, &error))?;
+        let mut start = 0;
+        let cell = |end: &usize| {
+            let end = (*end).min(text.len());
+            let cell = String::from_utf8_lossy(&text[start..end]).into_owned();
+            start = end;
+            cell
+        };
+        Ok(ends.iter().map(cell).collect())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn split(text: &str, separator: u8) -> Vec<String> {
+        let mut parser = Parser::new(separator);
+        let lines: Vec<bool> = text.split_inclusive('\n').map(|line| parser.line(line.as_bytes())).collect();
+        assert_eq!(lines.iter().position(|ended| *ended), Some(lines.len() - 1), "{text:?}");
+        parser.cells(text.as_bytes()).unwrap()
+    }
+
     #[test]
     fn cells_are_split_as_spreadsheets_write_them() {
-        let cases: [(&str, &[&str]); 8] = [
+        let long = format!("{},\"{}\"", "a,".repeat(99), "x".repeat(5000));
+        let cells: Vec<String> =
+            std::iter::repeat_n("a".to_owned(), 99).chain(["".to_owned(), "x".repeat(5000)]).collect();
+        assert_eq!(split(&long, b','), cells);
+        let cases: [(&str, &[&str]); 9] = [
+            ("\"cr\r\nlf\"\r\n", &["cr\r\nlf"]),
             ("a,b\r\n", &["a", "b"]),
             ("a,,", &["a", "", ""]),
             ("\"a,b\",c", &["a,b", "c"]),
@@ -111,8 +163,8 @@ mod tests {
             ("é,日本", &["é", "日本"]),
         ];
         for (text, wanted) in cases {
-            assert_eq!(split(text.as_bytes(), b',').unwrap(), wanted, "{text:?}");
+            assert_eq!(split(text, b','), wanted, "{text:?}");
         }
-        assert_eq!(split(b"a,b\tc", b'\t').unwrap(), ["a,b", "c"]);
+        assert_eq!(split("a,b\tc", b'\t'), ["a,b", "c"]);
     }
 }

@@ -340,7 +340,7 @@ impl<'a> Reading<'a> {
         keep(&mut self.conversations, &conversation)?;
         if let Some(mut object) = row.whole.take() {
             for column in &source.columns {
-                if let Some(value) = object.remove(&column.column) {
+                if let Some(value) = object.shift_remove(&column.column) {
                     object.insert(column.field.clone(), value);
                 }
             }

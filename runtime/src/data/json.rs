@@ -1,15 +1,15 @@
 //! JSON whose objects keep the order of their members: a model has read the schemas of functions in the order
 //! in which people write them, and templates write them as they come.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 
+use indexmap::IndexMap;
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Number;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Json {
     Null,
     Bool(bool),
@@ -19,79 +19,8 @@ pub enum Json {
     Object(Object),
 }
 
-/// Members in order. Of two with one name, the last counts, as everywhere else.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Object(Vec<(String, Json)>);
-
-impl Object {
-    pub fn get(&self, name: &str) -> Option<&Json> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    pub fn insert(&mut self, name: String, value: Json) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
-        }
-    }
-
-    pub fn remove(&mut self, name: &str) -> Option<Json> {
-        let place = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(place).1)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Json)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.iter().map(|(name, _)| name)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl FromIterator<(String, Json)> for Object {
-    fn from_iter<I: IntoIterator<Item = (String, Json)>>(members: I) -> Object {
-        let mut collected = Members::default();
-        for (name, value) in members {
-            collected.add(name, value);
-        }
-        collected.object
-    }
-}
-
-/// An object while its members come, in time linear in how many there are.
-#[derive(Default)]
-struct Members {
-    object: Object,
-    /// Where each name stands, once there are more than a few.
-    places: HashMap<String, usize>,
-}
-
-impl Members {
-    /// So many are looked through faster than an index is made.
-    const FEW: usize = 32;
-
-    fn add(&mut self, name: String, value: Json) {
-        let members = &mut self.object.0;
-        if members.len() < Self::FEW {
-            return self.object.insert(name, value);
-        }
-        if self.places.is_empty() {
-            self.places.extend(members.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)));
-        }
-        match self.places.entry(name) {
-            Entry::Occupied(known) => members[*known.get()].1 = value,
-            Entry::Vacant(new) => {
-                members.push((new.key().clone(), value));
-                new.insert(members.len() - 1);
-            }
-        }
-    }
-}
+/// Members in order. Of two with one name, the last counts, as everywhere else, at the place of the first.
+pub type Object = IndexMap<String, Json>;
 
 impl Json {
     pub fn parse(text: &str) -> Result<Json, serde_json::Error> {
@@ -135,29 +64,6 @@ impl From<serde_json::Value> for Json {
             serde_json::Value::Object(members) => {
                 Json::Object(members.into_iter().map(|(name, value)| (name, Json::from(value))).collect())
             }
-        }
-    }
-}
-
-impl Serialize for Object {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in self.iter() {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
-}
-
-impl Serialize for Json {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Json::Null => serializer.serialize_unit(),
-            Json::Bool(value) => serializer.serialize_bool(*value),
-            Json::Number(number) => number.serialize(serializer),
-            Json::String(text) => serializer.serialize_str(text),
-            Json::Array(items) => items.serialize(serializer),
-            Json::Object(object) => object.serialize(serializer),
         }
     }
 }
@@ -208,11 +114,11 @@ impl<'de> Visitor<'de> for Build {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
-        let mut collected = Members::default();
-        while let Some((name, value)) = members.next_entry::<String, Json>()? {
-            collected.add(name, value);
+        let mut object = Object::new();
+        while let Some((name, value)) = members.next_entry()? {
+            object.insert(name, value);
         }
-        Ok(Json::Object(collected.object))
+        Ok(Json::Object(object))
     }
 }
 
@@ -231,19 +137,8 @@ mod tests {
         let text = r#"{"z":1,"a":[{"y":null,"b":1.5}],"m":{"k":true,"c":-7},"z2":"\"é\""}"#;
         let json = Json::parse(text).unwrap();
         assert_eq!(json.to_string(), text);
-        assert!(json.as_object().unwrap().names().eq(["z", "a", "m", "z2"]));
+        assert!(json.as_object().unwrap().keys().eq(["z", "a", "m", "z2"]));
+        // Of two members with one name, the last counts at the place of the first.
         assert_eq!(Json::parse(r#"{"a":1,"b":2,"a":3}"#).unwrap().to_string(), r#"{"a":3,"b":2}"#);
-    }
-
-    #[test]
-    fn of_many_members_the_last_of_a_name_counts_at_the_place_of_the_first() {
-        for count in [1, Members::FEW - 1, Members::FEW, Members::FEW + 1, 100] {
-            let twice = (0..count)
-                .map(|index| format!("\"k{index}\":0"))
-                .chain((0..count).map(|index| format!("\"k{index}\":{index}")));
-            let json = Json::parse(&format!("{{{}}}", twice.collect::<Vec<_>>().join(","))).unwrap();
-            let once: Vec<_> = (0..count).map(|index| format!("\"k{index}\":{index}")).collect();
-            assert_eq!(json.to_string(), format!("{{{}}}", once.join(",")));
-        }
     }
 }

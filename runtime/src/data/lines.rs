@@ -10,7 +10,7 @@ use super::error::{DataError, Place, Problem, describe};
 use super::json::Json;
 use super::rows::{Row, Take, Wanted, line};
 
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
 pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {

@@ -64,9 +64,10 @@ impl Wanted<'_> {
     /// The row that is a JSON object.
     pub fn of_object(self, place: Place, mut object: Object) -> Row {
         let complete = self.columns.iter().all(|column| object.get(column).is_some());
-        let present = if complete { Vec::new() } else { object.names().map(str::to_owned).collect() };
-        let mut value =
-            |column: &String| if self.whole { object.get(column).cloned() } else { object.remove(column) };
+        let present = if complete { Vec::new() } else { object.keys().cloned().collect() };
+        let mut value = |column: &String| {
+            if self.whole { object.get(column).cloned() } else { object.shift_remove(column) }
+        };
         let values = self.columns.iter().map(&mut value).collect();
         Row { place, values, whole: self.whole.then_some(object), present }
     }

@@ -188,7 +188,7 @@ impl Conversation {
     /// Further names that the template reads.
     pub fn with_variables(mut self, variables: &Object) -> Conversation {
         self.variables =
-            variables.iter().map(|(name, value)| (name.to_owned(), Value::from(Serde(value)))).collect();
+            variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect();
         self
     }
 
@@ -265,12 +265,12 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
         return wrong("has no `content`".to_owned());
     }
     // Older names of the reasoning are filled in from each other, as the reference library does.
-    let reasoning = REASONING.iter().find_map(|name| fields.get(name).filter(|value| !value.is_null()));
+    let reasoning = REASONING.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
     let value = match reasoning {
         None => Value::from(Serde(value)),
         Some(reasoning) => {
             let first = std::iter::once(("thinking".to_owned(), reasoning.clone()));
-            let members = fields.iter().map(|(name, value)| (name.to_owned(), value.clone()));
+            let members = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
             let mut aliased: Object = first.chain(members).collect();
             aliased.insert("reasoning_content".to_owned(), reasoning.clone());
             Value::from(Serde(&aliased))
