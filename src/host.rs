@@ -230,6 +230,15 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
     write().map_err(|error| Problem::unwritten(path, &error))
 }
 
+/// A path as the plan and the worker take it.
+///
+/// # Errors
+/// A path that is not UTF-8.
+pub fn as_text(path: &Path) -> Result<String, Problem> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

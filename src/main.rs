@@ -7,8 +7,6 @@ mod commands;
 mod crash;
 mod figures;
 mod host;
-mod interrupts;
-mod killed;
 mod lsp;
 mod metrics;
 mod output;
@@ -28,7 +26,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     crash::install_hook();
-    let arguments = args::Arguments::parse();
+    let arguments = args::Cli::parse();
     match commands::dispatch(arguments.command) {
         Ok(status) => status.into(),
         Err(problem) => {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::run_folder::Table;
+use crate::run_folder::ColumnTable;
 
 /// What adds up over the rows of a step.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
@@ -12,7 +12,11 @@ const OF_COMPLETIONS: [&str; 2] = ["reward", "length"];
 
 /// The rows of every step that have the same text in `column`, in the order in which the first of each
 /// stands.
-pub fn gathered(metrics: &Table, rows: impl IntoIterator<Item = usize>, column: &str) -> Vec<Vec<usize>> {
+pub fn gathered(
+    metrics: &ColumnTable,
+    rows: impl IntoIterator<Item = usize>,
+    column: &str,
+) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut known: HashMap<(u64, &str, u64, &str), usize> = HashMap::new();
     for row in rows {
@@ -27,7 +31,7 @@ pub fn gathered(metrics: &Table, rows: impl IntoIterator<Item = usize>, column: 
 }
 
 /// A number of rows that belong together: their sum or their mean. None where one of them has none.
-pub fn number(metrics: &Table, name: &str, rows: &[usize]) -> Option<f64> {
+pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> {
     if let [row] = rows {
         return metrics.number(name, *row);
     }
@@ -55,7 +59,7 @@ mod tests {
         let texts =
             |values: [&str; 3]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());
         let numbers = |values: [f64; 3]| ColumnValues::Numbers(values.map(Some).to_vec());
-        let metrics = Table::from(vec![
+        let metrics = ColumnTable::from(vec![
             column("domain", texts(["sort", "sort", "reverse"])),
             column("teacher", texts(["small", "big", "big"])),
             column("prompt_share", numbers([0.2, 0.4, 0.4])),

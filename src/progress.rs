@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mopd_compiler::plan::events::Event;
 
 use crate::figures;
-use crate::killed::AtWork;
 use crate::output::{self, Style};
+use crate::worker::killed::ActiveStage;
 
 /// Columns of a bar.
 const WIDTH: u32 = 24;
@@ -27,7 +27,7 @@ pub struct Progress {
     resumes: bool,
     started: Instant,
     /// Those that run, in the order in which they began.
-    stages: BTreeMap<(String, u64), Stage>,
+    stages: BTreeMap<(String, u64), StageBar>,
     begun: u32,
     /// Most lines that were drawn at once.
     tallest: usize,
@@ -37,7 +37,7 @@ pub struct Progress {
     pub tasks: u32,
 }
 
-struct Stage {
+struct StageBar {
     order: u32,
     started: Instant,
     /// Steps that an earlier run did.
@@ -52,12 +52,12 @@ struct Stage {
 
 /// Says something while progress is drawn; can be handed to another thread.
 #[derive(Clone)]
-pub struct Speaker {
+pub struct Printer {
     screen: ProgressBar,
     shown: bool,
 }
 
-impl Speaker {
+impl Printer {
     pub fn say(&self, text: &str) {
         if self.shown {
             // Printed by whoever draws: it knows where its lines stand.
@@ -90,8 +90,8 @@ impl Progress {
         }
     }
 
-    pub fn speaker(&self) -> Speaker {
-        Speaker { screen: self.screen.clone(), shown: self.shown }
+    pub fn printer(&self) -> Printer {
+        Printer { screen: self.screen.clone(), shown: self.shown }
     }
 
     /// Takes note of an event. Those that end a job are the caller's.
@@ -100,7 +100,7 @@ impl Progress {
             Event::Started { tasks, .. } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
                 self.begun += 1;
-                let begun = Stage {
+                let begun = StageBar {
                     order: self.begun,
                     started: Instant::now(),
                     first: 0,
@@ -113,7 +113,7 @@ impl Progress {
             }
             Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if self.resumes && self.kept == 0 {
-                    self.speaker()
+                    self.printer()
                         .say("nothing of this experiment is kept here: it begins with its first stage\n");
                     self.resumes = false;
                 }
@@ -135,7 +135,7 @@ impl Progress {
                 }
             }
             Event::Waiting { what } => {
-                self.speaker().say(&format!(
+                self.printer().say(&format!(
                     "another run computes {}; its result is waited for\n",
                     output::printable(what)
                 ));
@@ -147,7 +147,7 @@ impl Progress {
             Event::ScoresFound { found: 0, .. } => {}
             Event::ScoresFound { stage, seed, found, of } => {
                 let name = self.name(stage, *seed);
-                self.speaker()
+                self.printer()
                     .say(&format!("{}\n", figures::scores_found(&output::printable(&name), *found, *of)));
             }
             Event::StageFinished { stage, seed, seconds, .. } => {
@@ -158,7 +158,7 @@ impl Progress {
             }
             Event::Warning { message } => {
                 let head = self.style.yellow("warning");
-                self.speaker().say(&output::hanging(
+                self.printer().say(&output::hanging(
                     &format!("{head}: "),
                     "         ",
                     &output::printable(message),
@@ -190,7 +190,7 @@ impl Progress {
 
     /// Each stage at work with a checkpoint, in words.
     pub fn checkpoints(&self) -> Vec<String> {
-        let of = |((name, seed), stage): (&(String, u64), &Stage)| {
+        let of = |((name, seed), stage): (&(String, u64), &StageBar)| {
             Some(format!("{} at step {} of {}", self.name(name, *seed), stage.checkpoint?, stage.steps))
         };
         self.stages.iter().filter_map(of).collect()
@@ -203,10 +203,10 @@ impl Progress {
     }
 
     /// The stages at work, in the order in which they began.
-    pub fn at_work(&self) -> Vec<AtWork> {
+    pub fn at_work(&self) -> Vec<ActiveStage> {
         let mut running: Vec<_> = self.stages.iter().collect();
         running.sort_by_key(|(_, stage)| stage.order);
-        let of = |((name, seed), stage): (&(String, u64), &Stage)| AtWork {
+        let of = |((name, seed), stage): (&(String, u64), &StageBar)| ActiveStage {
             stage: name.clone(),
             seed: self.seeds.then_some(*seed),
             step: stage.step,
@@ -223,7 +223,7 @@ impl Progress {
     fn settle(&mut self, stage: &str, seed: u64, what: &str) {
         self.stages.remove(&(stage.to_owned(), seed));
         if self.shown {
-            self.speaker().say(&format!("{:>24} {what}", self.name(stage, seed)));
+            self.printer().say(&format!("{:>24} {what}", self.name(stage, seed)));
         }
     }
 
@@ -248,14 +248,14 @@ impl Progress {
     }
 }
 
-impl Stage {
+impl StageBar {
     fn line(&self, name: &str) -> String {
         let elapsed = self.started.elapsed();
         if self.steps == 0 {
             // A merge has no steps to count.
             return format!("{name:>24} {} so far", figures::duration(elapsed.as_secs_f64()));
         }
-        let Stage { first, step, steps, metric, .. } = self;
+        let StageBar { first, step, steps, metric, .. } = self;
         let rate = f64::from(step - first.min(step)) / elapsed.max(Duration::from_millis(1)).as_secs_f64();
         let left = if step <= first {
             "?".to_owned()
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_stage_shows_step_rate_time_left_and_its_metric() {
         let started = Instant::now() - Duration::from_secs(10);
-        let stage = Stage {
+        let stage = StageBar {
             order: 1,
             started,
             first: 0,
@@ -290,7 +290,7 @@ mod tests {
         let line = stage.line("expert[sort]");
         let bar = "━".repeat(6) + &"╌".repeat(18);
         assert_eq!(line, format!("            expert[sort] {bar} 25/100 2.5/s 30s left  reward 0.500"));
-        let resumed = Stage { first: 20, ..stage };
+        let resumed = StageBar { first: 20, ..stage };
         assert_eq!(resumed.line("expert[sort]"), line.replace("2.5/s 30s", "0.5/s 150s"));
     }
 

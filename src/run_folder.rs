@@ -7,7 +7,7 @@ use mopd_compiler::plan::results::Results;
 use mopd_compiler::plan::{Plan, SCHEMA};
 use serde::de::DeserializeOwned;
 
-use crate::host::reason;
+use crate::host::{as_text, reason};
 use crate::problem::Problem;
 use crate::worker;
 
@@ -59,11 +59,11 @@ impl RunFolder {
     }
 
     /// Some of its Parquet files, in that order; none of those that the run did not leave.
-    pub fn tables<const N: usize>(&self, names: [&str; N]) -> Result<[Option<Table>; N], Problem> {
+    pub fn tables<const N: usize>(&self, names: [&str; N]) -> Result<[Option<ColumnTable>; N], Problem> {
         let files = names.map(|name| self.path.join(name)).map(|file| file.is_file().then_some(file));
         let mut asked = Vec::new();
         for file in files.iter().flatten() {
-            asked.push(crate::commands::as_text(file)?);
+            asked.push(as_text(file)?);
         }
         let mut found = if asked.is_empty() { Vec::new() } else { read(asked)? }.into_iter();
         // The worker answers file by file, in the order in which it was asked.
@@ -92,15 +92,15 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
 
 /// A table that a run left, column by column.
 #[derive(Clone, Debug, Default)]
-pub struct Table(Vec<Column>);
+pub struct ColumnTable(Vec<Column>);
 
-impl From<Vec<Column>> for Table {
-    fn from(columns: Vec<Column>) -> Table {
-        Table(columns)
+impl From<Vec<Column>> for ColumnTable {
+    fn from(columns: Vec<Column>) -> ColumnTable {
+        ColumnTable(columns)
     }
 }
 
-impl Table {
+impl ColumnTable {
     pub fn rows(&self) -> usize {
         self.0.first().map_or(0, |column| match &column.values {
             ColumnValues::Wholes(values) => values.len(),
@@ -143,13 +143,13 @@ impl Table {
     }
 }
 
-fn read(files: Vec<String>) -> Result<Vec<Table>, Problem> {
+fn read(files: Vec<String>) -> Result<Vec<ColumnTable>, Problem> {
     let job = Job::Read(ReadJob { files });
     let mut tables = Vec::new();
     let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
     let status = worker::ask(&job, failed, |event| {
         if let Event::Table { columns, .. } = event {
-            tables.push(Table::from(columns));
+            tables.push(ColumnTable::from(columns));
         }
     })?;
     if status.success() { Ok(tables) } else { Err(worker::death(status)) }

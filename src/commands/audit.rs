@@ -4,13 +4,13 @@ use mopd_compiler::audit::{self, Audited, Use};
 use mopd_lang::Analysis;
 
 use super::{no_experiment, report};
-use crate::args::{Audit as Arguments, AuditFormat};
+use crate::args::{AuditArgs, AuditFormat};
 use crate::host;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-pub fn audit(arguments: &Arguments) -> Result<Status, Problem> {
+pub fn audit(arguments: &AuditArgs) -> Result<Status, Problem> {
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
     let entries = entries(&analysis);
     if entries.is_empty() && !analysis.has_errors() && analysis.experiment.is_none() {

@@ -8,12 +8,12 @@ use mopd_store::{Folder, Item, Kind, Policy, Pruned, Verdict, age};
 use serde_json::json;
 
 use super::run::STORE;
-use crate::args::{Cache, CacheAction, Format};
+use crate::args::{CacheAction, CacheArgs, Format};
 use crate::figures::{bytes, duration};
 use crate::output::{self, counted, printable};
 use crate::problem::{Problem, Status};
 
-pub fn cache(arguments: &Cache) -> Result<Status, Problem> {
+pub fn cache(arguments: &CacheArgs) -> Result<Status, Problem> {
     let path = arguments.store.clone().unwrap_or_else(|| PathBuf::from(STORE));
     if !path.is_dir() {
         let problem = Problem::usage("no-store", format!("there is no store at {}", path.display()));

@@ -1,4 +1,4 @@
-//! `mopd check`: findings, and nothing else. It never starts the worker.
+//! `mopd check`: diagnostics, and nothing else. It never starts the worker.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::{Severity, apply_certain};
 use mopd_lang::source::FileId;
 
-use crate::args::{Check, CheckFormat};
+use crate::args::{CheckArgs, CheckFormat};
 use crate::output::{self, Style, counted};
 use crate::problem::{Problem, Status};
 use crate::{host, render};
 
-pub fn check(arguments: &Check) -> Result<Status, Problem> {
+pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
     let mut status = Status::Good;
     let mut json = Vec::new();
     let mut sarif = Vec::new();
@@ -32,22 +32,27 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
                 continue;
             }
         };
-        let findings = &analysis.diagnostics;
+        let diagnostics = &analysis.diagnostics;
         match arguments.format {
-            CheckFormat::Human => {
-                output::result(&render::human::findings(findings, &analysis.sources, Style::of_stdout()))
-            }
-            CheckFormat::Short => output::result(&render::short::findings(findings, &analysis.sources)),
-            CheckFormat::Json => json.extend(render::json::findings(findings, &analysis.sources)),
+            CheckFormat::Human => output::result(&render::human::diagnostics(
+                diagnostics,
+                &analysis.sources,
+                Style::of_stdout(),
+            )),
+            CheckFormat::Short => output::result(&render::short::diagnostics(diagnostics, &analysis.sources)),
+            CheckFormat::Json => json.extend(render::json::diagnostics(diagnostics, &analysis.sources)),
             CheckFormat::Sarif => {
-                sarif
-                    .extend(findings.iter().map(|finding| render::sarif::result(finding, &analysis.sources)));
+                sarif.extend(
+                    diagnostics.iter().map(|diagnostic| render::sarif::result(diagnostic, &analysis.sources)),
+                );
             }
         }
-        if findings.iter().any(|finding| finding.severity == Severity::Error) && status == Status::Good {
+        if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+            && status == Status::Good
+        {
             status = Status::Wrong;
         }
-        if findings.is_empty() && arguments.format == CheckFormat::Human {
+        if diagnostics.is_empty() && arguments.format == CheckFormat::Human {
             output::error(&clean(&analysis, Style::of_stderr()));
         }
         all.extend(analysis.diagnostics);
@@ -55,7 +60,7 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
     match arguments.format {
         CheckFormat::Json => output::result(&render::json::list(&json)),
         CheckFormat::Sarif => {
-            let codes = all.iter().map(|finding| finding.code).collect();
+            let codes = all.iter().map(|diagnostic| diagnostic.code).collect();
             output::result(&render::sarif::log(&sarif, &codes));
         }
         CheckFormat::Human if !all.is_empty() => {

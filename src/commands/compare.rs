@@ -5,8 +5,8 @@ use mopd_compiler::plan::difference::{Difference, difference};
 use mopd_compiler::plan::events::{CompareJob, Event, Failure, Job};
 use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
 
-use super::as_text;
-use crate::args::{Compare, CompareFormat};
+use crate::args::{CompareArgs, CompareFormat};
+use crate::host::as_text;
 use crate::output::{self, Style, counted, printable};
 use crate::problem::{Problem, Status};
 use crate::run_folder::{REWARDS, RunFolder};
@@ -26,7 +26,7 @@ struct Meaning {
     circumstances: Vec<String>,
 }
 
-pub fn compare(arguments: &Compare) -> Result<Status, Problem> {
+pub fn compare(arguments: &CompareArgs) -> Result<Status, Problem> {
     let runs = arguments.runs.iter().map(|path| RunFolder::open(path)).collect::<Result<Vec<_>, _>>()?;
     for run in &runs {
         if !run.path.join(REWARDS).is_file() {

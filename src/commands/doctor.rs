@@ -7,7 +7,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job};
 use serde::Serialize;
 
 use super::run::STORE;
-use crate::args::{Doctor, Format};
+use crate::args::{DoctorArgs, Format};
 use crate::figures::bytes;
 use crate::output::{self, Style, hanging};
 use crate::problem::{Problem, Status};
@@ -15,7 +15,7 @@ use crate::worker;
 
 /// What was found. Scripts read this, so fields are only ever added.
 #[derive(Serialize)]
-struct Findings {
+struct SystemReport {
     mopd: &'static str,
     worker: Option<String>,
     libtorch: Option<String>,
@@ -39,7 +39,7 @@ struct Missing {
     help: String,
 }
 
-pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
+pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
     let mut missing = Vec::new();
     let path = worker::find();
     let ready = match &path {
@@ -58,7 +58,7 @@ pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
     let (libtorch, device, threads) = ready.map_or((None, None, None), |(libtorch, device, threads)| {
         (Some(libtorch), Some(device), Some(threads))
     });
-    let findings = Findings {
+    let system = SystemReport {
         mopd: env!("CARGO_PKG_VERSION"),
         worker: path.ok().map(|path| path.display().to_string()),
         libtorch,
@@ -73,9 +73,9 @@ pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
         missing,
     };
     match arguments.format {
-        Format::Human => output::result(&human(&findings, Style::of_stdout())),
+        Format::Human => output::result(&human(&system, Style::of_stdout())),
         Format::Json => {
-            let text = serde_json::to_string_pretty(&findings)
+            let text = serde_json::to_string_pretty(&system)
                 .expect("strings and whole numbers can always be written");
             output::result(&(text + "\n"));
         }
@@ -116,32 +116,32 @@ fn as_missing(problem: &Problem) -> Missing {
     Missing { what: problem.message().to_owned(), help: problem.help_text().unwrap_or_default().to_owned() }
 }
 
-fn human(findings: &Findings, style: Style) -> String {
+fn human(system: &SystemReport, style: Style) -> String {
     let unknown = || style.yellow("unknown");
     let or_missing = |value: &Option<String>| value.clone().unwrap_or_else(|| style.red("missing"));
-    let cores = match (findings.cores, findings.threads) {
+    let cores = match (system.cores, system.threads) {
         (Some(cores), Some(threads)) => format!("{cores}, of which the worker uses {threads}"),
         (Some(cores), None) => cores.to_string(),
         (None, _) => unknown(),
     };
-    let memory = match (findings.memory, findings.memory_available) {
+    let memory = match (system.memory, system.memory_available) {
         (Some(all), Some(free)) => format!("{}, {} available", bytes(all), bytes(free)),
         (Some(all), None) => bytes(all),
         (None, _) => unknown(),
     };
     let rows = [
-        ("mopd", findings.mopd.to_owned()),
-        ("worker", or_missing(&findings.worker)),
-        ("libtorch", findings.libtorch.clone().unwrap_or_else(unknown)),
-        ("device", findings.device.clone().unwrap_or_else(unknown)),
+        ("mopd", system.mopd.to_owned()),
+        ("worker", or_missing(&system.worker)),
+        ("libtorch", system.libtorch.clone().unwrap_or_else(unknown)),
+        ("device", system.device.clone().unwrap_or_else(unknown)),
         ("cores", cores),
         ("memory", memory),
-        ("python", or_missing(&findings.python)),
-        ("store", format!("{} in {}", bytes(findings.store_bytes), findings.store)),
+        ("python", or_missing(&system.python)),
+        ("store", format!("{} in {}", bytes(system.store_bytes), system.store)),
     ];
     let mut out: String =
         rows.iter().map(|(name, value)| format!("{} {value}\n", style.cyan(&format!("{name:9}")))).collect();
-    for missing in &findings.missing {
+    for missing in &system.missing {
         out += &format!("\n{}: {}\n", style.red("missing"), missing.what);
         out += &hanging("  help: ", "        ", &missing.help);
     }

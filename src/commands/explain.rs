@@ -2,12 +2,12 @@
 
 use mopd_lang::diag::{Code, nearest};
 
-use crate::args::Explain;
+use crate::args::ExplainArgs;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render::markdown;
 
-pub fn explain(arguments: &Explain) -> Result<Status, Problem> {
+pub fn explain(arguments: &ExplainArgs) -> Result<Status, Problem> {
     let Some(name) = &arguments.code else {
         output::result(&all());
         return Ok(Status::Good);

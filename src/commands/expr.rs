@@ -7,12 +7,12 @@ use mopd_lang::check::NamedObjective;
 use mopd_lang::diag::nearest;
 
 use super::report;
-use crate::args::{Emit, Expr};
+use crate::args::{Emit, ExprArgs};
 use crate::host;
 use crate::output;
 use crate::problem::{Problem, Status};
 
-pub fn expr(arguments: &Expr) -> Result<Status, Problem> {
+pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
     let analysis = host::analyse_file(&arguments.file, &[])?;
     report(&analysis);
     if analysis.has_errors() {
@@ -25,9 +25,9 @@ pub fn expr(arguments: &Expr) -> Result<Status, Problem> {
     let named = objective(&analysis.objectives, name)?;
     let mut expressions = match mopd_compiler::expressions(&named.objective, &analysis.origins) {
         Ok(expressions) => expressions,
-        Err(finding) => {
+        Err(diagnostic) => {
             let mut analysis = analysis;
-            analysis.diagnostics = vec![*finding];
+            analysis.diagnostics = vec![*diagnostic];
             report(&analysis);
             return Ok(Status::Wrong);
         }

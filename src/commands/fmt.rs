@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use mopd_lang::fmt::{self, Formatted};
 use mopd_lang::source::{SourceFile, Sources};
 
-use crate::args::Fmt;
+use crate::args::FmtArgs;
 use crate::host::{self, reason};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::render;
 
-pub fn fmt(arguments: &Fmt) -> Result<Status, Problem> {
+pub fn fmt(arguments: &FmtArgs) -> Result<Status, Problem> {
     if arguments.paths.iter().any(|path| path == Path::new("-")) {
         if arguments.paths.len() > 1 {
             return Err(Problem::usage(
@@ -79,7 +79,7 @@ fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
 fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> Status {
     let mut sources = Sources::default();
     sources.add(SourceFile { path: path.to_owned(), text });
-    output::error(&render::short::findings(&formatted.findings, &sources));
+    output::error(&render::short::diagnostics(&formatted.findings, &sources));
     if unformatted || !formatted.findings.is_empty() { Status::Wrong } else { Status::Good }
 }
 

@@ -1,6 +1,6 @@
 //! One file a command.
 
-mod aside;
+mod archive;
 mod audit;
 mod bench;
 mod cache;
@@ -10,16 +10,14 @@ mod doctor;
 mod explain;
 mod export;
 mod expr;
-mod family;
 mod fmt;
 mod new;
 mod plan;
 mod report;
 mod run;
 mod sample;
+mod sweep;
 mod watch;
-
-pub use run::as_text;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -88,7 +86,7 @@ struct Compiled {
     plan: Plan,
 }
 
-/// Checks and compiles; findings go to standard error. None where they forbid to go on.
+/// Checks and compiles; diagnostics go to standard error. None where they forbid to go on.
 fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compiled>, Problem> {
     let mut analysis = host::analyse_file(path, overrides)?;
     let plan = plan_to_run(&mut analysis);
@@ -97,7 +95,7 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
 }
 
 /// The plan of a file that declares an experiment, with its own values or those from outside, whatever it
-/// sweeps over. What forbids it joins the findings: faults that the checker can't see, and what this version
+/// sweeps over. What forbids it joins the diagnostics: faults that the checker can't see, and what this version
 /// can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
@@ -110,7 +108,7 @@ fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     }
 }
 
-/// The same of a file that is to be run: one that declares no experiment is a finding too.
+/// The same of a file that is to be run: one that declares no experiment is a diagnostic too.
 fn plan_to_run(analysis: &mut Analysis) -> Option<Plan> {
     let plan = plan_of(analysis);
     if analysis.experiment.is_none() && !analysis.has_errors() {
@@ -119,10 +117,10 @@ fn plan_to_run(analysis: &mut Analysis) -> Option<Plan> {
     plan
 }
 
-/// The findings, on standard error.
+/// The diagnostics, on standard error.
 fn report(analysis: &Analysis) {
     let style = Style::of_stderr();
-    output::error(&render::human::findings(&analysis.diagnostics, &analysis.sources, style));
+    output::error(&render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style));
     if !analysis.diagnostics.is_empty() {
         output::error(&render::human::summary(&analysis.diagnostics, style));
     }

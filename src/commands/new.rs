@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use crate::args::New;
+use crate::args::NewArgs;
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::starter;
 
-pub fn new(arguments: &New) -> Result<Status, Problem> {
+pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
     let folder = &arguments.name;
     let name = experiment_name(folder)?;
     // An empty folder is fine: people make one first.

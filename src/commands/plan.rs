@@ -9,17 +9,17 @@ use mopd_lang::check::NamedObjective;
 use mopd_lang::experiment::{Experiment, Reward};
 use mopd_store::programs::Program;
 
-use super::run::{STORE, as_text};
+use super::run::STORE;
 use super::{plan_json, plan_of, report};
-use crate::args::{Plan, PlanFormat};
-use crate::host::{self, folder_of};
+use crate::args::{PlanArgs, PlanFormat};
+use crate::host::{self, as_text, folder_of};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render::outline::{Predictions, Programs};
 use crate::render::{self, outline};
 use crate::worker;
 
-pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
+pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
     if arguments.why {
         return Err(Problem::not_supported("`mopd plan --why`"));
     }
@@ -84,7 +84,7 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
 }
 
 /// What each stage will take, where that is asked for or nothing else can say it.
-fn predictions(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem> {
+fn predictions(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, Problem> {
     let in_files = |stage: &Stage<_>| match stage {
         Stage::Load(_) => true,
         Stage::Initialise(architecture) => architecture.tokenizer.vocabulary().is_none(),
@@ -103,7 +103,7 @@ fn predictions(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Probl
     }
 }
 
-fn predicted(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem> {
+fn predicted(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, Problem> {
     let job = Job::Predict(Box::new(RunJob {
         plan: plan.clone(),
         base: as_text(&folder_of(&arguments.file))?,

@@ -7,30 +7,30 @@ use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 
-use super::{Compiled, aside, export, family, plan_json, report};
-use crate::args::{Format, Run};
-use crate::host::{folder_of, reason};
-use crate::interrupts::Interrupts;
-use crate::killed;
+use super::{Compiled, archive, export, plan_json, report, sweep};
+use crate::args::{Format, RunArgs};
+use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::Progress;
 use crate::render;
 use crate::table;
-use crate::worker::{self, Kill, Said, Worker};
+use crate::worker::interrupts::Interrupts;
+use crate::worker::killed;
+use crate::worker::{self, Kill, Worker, WorkerMessage};
 
 /// Finished stages, shared by all runs of a folder.
 pub const STORE: &str = ".mopd/store";
 
-pub fn run(arguments: &Run) -> Result<Status, Problem> {
-    let checked = family::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
+pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
+    let checked = sweep::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
     report(&checked.analysis);
     for (name, analysis) in &checked.refused {
         output::error(&format!("{name} can't run:\n"));
         report(analysis);
     }
-    match checked.family {
-        Some(family) => family::run(arguments, &family),
+    match checked.sweep {
+        Some(sweep) => sweep::run(arguments, &sweep),
         None => Ok(Status::Wrong),
     }
 }
@@ -45,7 +45,7 @@ pub fn event_files(out: &Path) -> Result<(), Problem> {
 }
 
 /// Runs one plan. `table` says whether its tables are printed.
-pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, table: bool) -> Result<Status, Problem> {
+pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) -> Result<Status, Problem> {
     let from = stages_named(&arguments.from, compiled)?;
     provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
@@ -64,15 +64,15 @@ pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, table: bool) -> Res
         let seeds = compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1);
         Progress::new(seeds, arguments.resume)
     };
-    let speaker = progress.speaker();
+    let printer = progress.printer();
     let worker = {
-        let speaker = speaker.clone();
-        Worker::start(&job, move |line| speaker.say(&format!("{}\n", output::printable(line))))?
+        let printer = printer.clone();
+        Worker::start(&job, move |line| printer.say(&format!("{}\n", output::printable(line))))?
     };
     let interrupts = Interrupts::handled();
-    let reached = interrupts.reach(&worker, move |text| speaker.say(text));
+    let forwarding = interrupts.forward_to(&worker, move |text| printer.say(text));
     let ending = follow(worker, &mut progress, arguments.format);
-    drop(reached);
+    drop(forwarding);
     progress.close();
     let (last, status) = ending?;
 
@@ -114,7 +114,7 @@ fn follow(
     let mut last = None;
     while let Some(said) = worker.next()? {
         match said {
-            Said::Event(event) => {
+            WorkerMessage::Event(event) => {
                 if format == Format::Json {
                     output::result(&json_line(&event));
                 }
@@ -126,7 +126,7 @@ fn follow(
                     last = Some(event);
                 }
             }
-            Said::Text(text) => progress.speaker().say(&format!("{text}\n")),
+            WorkerMessage::Text(text) => progress.printer().say(&format!("{text}\n")),
         }
     }
     Ok((last, worker.wait()?))
@@ -150,15 +150,15 @@ pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
 }
 
-/// The stages that `--from` names. A family's name stands for all of its members.
+/// The stages that `--from` names. A sweep's name stands for all of its members.
 fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, Problem> {
     let names: Vec<&str> = compiled.plan.experiment.models.iter().map(|model| model.name.as_str()).collect();
-    let family = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
+    let sweep = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
     let mut found = Vec::new();
     for wanted in wanted {
         let meant = names
             .iter()
-            .filter(|name| *name == wanted || family(name) == *wanted)
+            .filter(|name| *name == wanted || sweep(name) == *wanted)
             .map(|name| (*name).to_owned());
         let before = found.len();
         found.extend(meant);
@@ -211,12 +211,7 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     }
     files.push((PathBuf::from("plan.json"), &plan));
     let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
-    aside::begin(out, &compiled.plan.hash, &files)
-}
-
-pub fn as_text(path: &Path) -> Result<String, Problem> {
-    let text = path.to_str().map(str::to_owned);
-    text.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))
+    archive::begin(out, &compiled.plan.hash, &files)
 }
 
 fn report_failure(failure: &Failure, compiled: &Compiled, progress: &Progress) {

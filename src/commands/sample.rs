@@ -3,7 +3,7 @@
 use mopd_compiler::plan::events::{Event, Failure, Job, SampleJob};
 use serde::Serialize;
 
-use crate::args::{Format, Sample};
+use crate::args::{Format, SampleArgs};
 use crate::output::{self, Style, counted, hanging, printable};
 use crate::problem::{Problem, Status};
 use crate::worker;
@@ -18,7 +18,7 @@ struct Completion {
     logp: f64,
 }
 
-pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
+pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
     let checkpoint = arguments.checkpoint.display();
     // One file of weights, or the index of several.
     for files in [&["model.safetensors", "model.safetensors.index.json"][..], &["config.json"]] {

@@ -19,7 +19,7 @@ use super::requests::semantic_tokens;
 #[derive(Clone, Debug)]
 pub struct Client {
     pub encoding: Encoding,
-    /// Shows the other places of a finding.
+    /// Shows the other places of a diagnostic.
     pub related_information: bool,
     /// Can be asked to watch files.
     pub watches_files: bool,

@@ -11,14 +11,14 @@ pub enum Encoding {
 }
 
 /// A text with the places where its lines begin. A line ends with `\n`, `\r\n` or `\r`.
-pub struct Lines<'a> {
+pub struct LineIndex<'a> {
     text: &'a str,
     encoding: Encoding,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
-    pub fn new(text: &'a str, encoding: Encoding) -> Lines<'a> {
+impl<'a> LineIndex<'a> {
+    pub fn new(text: &'a str, encoding: Encoding) -> LineIndex<'a> {
         let bytes = text.as_bytes();
         let mut starts = vec![0];
         if text.contains('\r') {
@@ -30,11 +30,11 @@ impl<'a> Lines<'a> {
             // Several times as fast, and every keystroke in a long file waits for it.
             starts.extend(text.match_indices('\n').map(|(at, _)| at + 1));
         }
-        Lines { text, encoding, starts }
+        LineIndex { text, encoding, starts }
     }
 
-    pub fn of(sources: &'a Sources, file: FileId, encoding: Encoding) -> Lines<'a> {
-        Lines::new(&sources.file(file).text, encoding)
+    pub fn of(sources: &'a Sources, file: FileId, encoding: Encoding) -> LineIndex<'a> {
+        LineIndex::new(&sources.file(file).text, encoding)
     }
 
     /// The place of an offset; one inside a character counts as before it.
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn every_offset_comes_back() {
         for encoding in [Encoding::Utf8, Encoding::Utf16] {
-            let lines = Lines::new(TEXT, encoding);
+            let lines = LineIndex::new(TEXT, encoding);
             for (offset, character) in TEXT.char_indices() {
                 // Behind the `\r` of `\r\n` no cursor can stand.
                 if character != '\n' {
@@ -112,15 +112,15 @@ mod tests {
     #[test]
     fn columns_are_counted_as_agreed() {
         let at = TEXT.find('\u{e9}').expect("it is there");
-        assert_eq!(Lines::new(TEXT, Encoding::Utf16).position(at), Position::new(0, 3));
-        assert_eq!(Lines::new(TEXT, Encoding::Utf8).position(at), Position::new(0, 5));
+        assert_eq!(LineIndex::new(TEXT, Encoding::Utf16).position(at), Position::new(0, 3));
+        assert_eq!(LineIndex::new(TEXT, Encoding::Utf8).position(at), Position::new(0, 5));
         // In the middle of a surrogate pair.
-        assert_eq!(Lines::new(TEXT, Encoding::Utf16).offset(Position::new(0, 2)), 1);
+        assert_eq!(LineIndex::new(TEXT, Encoding::Utf16).offset(Position::new(0, 2)), 1);
     }
 
     #[test]
     fn places_that_are_not_there_are_the_nearest_end() {
-        let lines = Lines::new(TEXT, Encoding::Utf16);
+        let lines = LineIndex::new(TEXT, Encoding::Utf16);
         assert_eq!(lines.offset(Position::new(0, 99)), TEXT.find('\r').expect("it is there"));
         assert_eq!(lines.offset(Position::new(99, 0)), TEXT.len());
         assert_eq!(lines.offset(Position::new(u32::MAX, u32::MAX)), TEXT.len());

@@ -16,15 +16,15 @@ use super::session::Session;
 
 /// Why a request has no result.
 #[derive(Debug)]
-pub struct Failure {
+pub struct RequestError {
     pub code: ErrorCode,
     pub message: String,
 }
 
-impl Failure {
+impl RequestError {
     /// The request makes sense, but can't be done.
-    pub fn refused(message: impl Into<String>) -> Failure {
-        Failure { code: ErrorCode::RequestFailed, message: message.into() }
+    pub fn refused(message: impl Into<String>) -> RequestError {
+        RequestError { code: ErrorCode::RequestFailed, message: message.into() }
     }
 }
 
@@ -50,7 +50,7 @@ pub fn answer(session: &Session, request: Request) -> Response {
         "textDocument/semanticTokens/full" => call(session, params, requests::semantic_tokens::answer),
         "textDocument/signatureHelp" => call(session, params, requests::signature::answer),
         "workspace/symbol" => call(session, params, requests::workspace_symbols::answer),
-        _ => Err(Failure {
+        _ => Err(RequestError {
             code: ErrorCode::MethodNotFound,
             message: format!("mopd does not answer `{method}`"),
         }),
@@ -64,21 +64,24 @@ pub fn answer(session: &Session, request: Request) -> Response {
 fn call<P: DeserializeOwned, R: Serialize>(
     session: &Session,
     params: Value,
-    answer: fn(&Session, P) -> Result<R, Failure>,
-) -> Result<Value, Failure> {
+    answer: fn(&Session, P) -> Result<R, RequestError>,
+) -> Result<Value, RequestError> {
     let params = serde_json::from_value(params)
-        .map_err(|error| Failure { code: ErrorCode::InvalidParams, message: error.to_string() })?;
+        .map_err(|error| RequestError { code: ErrorCode::InvalidParams, message: error.to_string() })?;
     let result = answer(session, params)?;
     serde_json::to_value(result)
-        .map_err(|error| Failure { code: ErrorCode::InternalError, message: error.to_string() })
+        .map_err(|error| RequestError { code: ErrorCode::InternalError, message: error.to_string() })
 }
 
 /// A panic is a bug of ours: the request fails, the server lives. Requests only read the session, so nothing
 /// is left half done.
-fn guarded(method: &str, answer: impl FnOnce() -> Result<Value, Failure>) -> Result<Value, Failure> {
+fn guarded(
+    method: &str,
+    answer: impl FnOnce() -> Result<Value, RequestError>,
+) -> Result<Value, RequestError> {
     catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
         let message = format!("a bug in mopd: answering `{method}` failed; the log of the server says more");
-        Err(Failure { code: ErrorCode::InternalError, message })
+        Err(RequestError { code: ErrorCode::InternalError, message })
     })
 }
 

@@ -6,6 +6,7 @@
 //! request becomes its error response.
 
 mod capabilities;
+mod check;
 mod convert;
 mod dispatch;
 mod frames;

@@ -1,4 +1,4 @@
-//! Findings as the editor shows them: sent when they change, taken back when they are gone.
+//! Diagnostics as the editor shows them: sent when they change, taken back when they are gone.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ use mopd_lang::ide::ENTRY;
 use mopd_lang::source::{FileId, Span};
 
 use super::capabilities::Client;
-use super::convert::Lines;
+use super::convert::LineIndex;
 use super::session::{Document, address};
 
 /// What the editor was last told, by address, with the version it was about.
@@ -30,8 +30,8 @@ impl Published {
     pub fn update(&mut self, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Message> {
         let mut messages = Vec::new();
         for (path, document) in documents {
-            let findings = findings(path, document, documents, client);
-            let news = (document.version, findings);
+            let diagnostics = diagnostics(path, document, documents, client);
+            let news = (document.version, diagnostics);
             if self.known.get(document.uri.as_str()) != Some(&news) {
                 messages.push(message(&document.uri, Some(document.version), news.1.clone()));
                 self.known.insert(document.uri.as_str().to_owned(), news);
@@ -40,7 +40,7 @@ impl Published {
         messages
     }
 
-    /// A closed document has no findings.
+    /// A closed document has no diagnostics.
     pub fn clear(&mut self, uri: &Uri) -> Option<Message> {
         self.known.remove(uri.as_str()).map(|_| message(uri, None, Vec::new()))
     }
@@ -53,7 +53,7 @@ fn message(uri: &Uri, version: Option<i32>, diagnostics: Vec<Diagnostic>) -> Mes
 
 /// What is wrong with a document: by its own analysis, and by those of open documents that import it, which
 /// may call what it declares in ways that do not fit.
-fn findings(
+fn diagnostics(
     path: &str,
     document: &Document,
     documents: &BTreeMap<String, Document>,
@@ -61,9 +61,9 @@ fn findings(
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let own = &document.analysis;
-    if let Some(trouble) = &document.trouble {
+    if let Some(failure) = &document.failure {
         let severity = Some(DiagnosticSeverity::WARNING);
-        let (source, message) = (Some("mopd".to_owned()), trouble.message());
+        let (source, message) = (Some("mopd".to_owned()), failure.message());
         found.push(Diagnostic {
             range: Range::default(),
             severity,
@@ -74,24 +74,24 @@ fn findings(
     }
     let shown = |analysis: &Analysis, file: FileId| documents.contains_key(&analysis.sources.file(file).path);
     let converter = Converter::new(own, documents, client);
-    for finding in &own.diagnostics {
-        let file = finding.primary.span.file;
+    for diagnostic in &own.diagnostics {
+        let file = diagnostic.primary.span.file;
         if file == ENTRY {
-            found.push(converter.convert(finding, finding.primary.span));
+            found.push(converter.convert(diagnostic, diagnostic.primary.span));
         } else if !shown(own, file) {
             // Its place is in a file that nobody sees: tell where that file comes in.
-            let mut elsewhere = converter.convert(finding, import_of(own, file));
+            let mut elsewhere = converter.convert(diagnostic, import_of(own, file));
             elsewhere.message = format!("in {}: {}", own.sources.file(file).path, elsewhere.message);
             found.push(elsewhere);
         }
     }
     for other in documents.values().filter(|other| other.uri != document.uri) {
         let converter = Converter::new(&other.analysis, documents, client);
-        for finding in &other.analysis.diagnostics {
-            let file = finding.primary.span.file;
+        for diagnostic in &other.analysis.diagnostics {
+            let file = diagnostic.primary.span.file;
             // Its text is this document's: analyses are refreshed together.
             if file != ENTRY && other.analysis.sources.file(file).path == path {
-                let theirs = converter.convert(finding, finding.primary.span);
+                let theirs = converter.convert(diagnostic, diagnostic.primary.span);
                 if !found.iter().any(|known| (known.range, &known.message) == (theirs.range, &theirs.message))
                 {
                     found.push(theirs);
@@ -109,13 +109,13 @@ fn import_of(analysis: &Analysis, file: FileId) -> Span {
     import.map_or(Span::new(ENTRY, 0, 0), |import| import.span)
 }
 
-/// From the findings of one analysis to the editor's terms.
+/// From the diagnostics of one analysis to the editor's terms.
 pub struct Converter<'a> {
     analysis: &'a Analysis,
     documents: &'a BTreeMap<String, Document>,
     client: &'a Client,
-    /// The lines of a file are looked for once, whatever the number of findings.
-    lines: RefCell<HashMap<FileId, Lines<'a>>>,
+    /// The lines of a file are looked for once, whatever the number of diagnostics.
+    lines: RefCell<HashMap<FileId, LineIndex<'a>>>,
 }
 
 impl<'a> Converter<'a> {
@@ -127,16 +127,16 @@ impl<'a> Converter<'a> {
         Converter { analysis, documents, client, lines: RefCell::new(HashMap::new()) }
     }
 
-    /// A finding, shown at `place` of the entry file or of the file it is about.
-    pub fn convert(&self, finding: &diag::Diagnostic, place: Span) -> Diagnostic {
-        let mut message = finding.message.clone();
-        if !finding.primary.text.is_empty() {
-            message += &format!("\n{}", finding.primary.text);
+    /// A diagnostic, shown at `place` of the entry file or of the file it is about.
+    pub fn convert(&self, diagnostic: &diag::Diagnostic, place: Span) -> Diagnostic {
+        let mut message = diagnostic.message.clone();
+        if !diagnostic.primary.text.is_empty() {
+            message += &format!("\n{}", diagnostic.primary.text);
         }
-        if let Some(help) = &finding.help {
+        if let Some(help) = &diagnostic.help {
             message += &format!("\nhelp: {help}");
         }
-        let related = finding.related.iter().filter_map(|label| {
+        let related = diagnostic.related.iter().filter_map(|label| {
             let uri = address(self.documents, &self.analysis.sources.file(label.span.file).path)?;
             let location = Location { uri, range: self.range(label.span) };
             Some(DiagnosticRelatedInformation { location, message: label.text.clone() })
@@ -144,11 +144,11 @@ impl<'a> Converter<'a> {
         let related: Vec<_> = related.filter(|_| self.client.related_information).collect();
         Diagnostic {
             range: self.range(place),
-            severity: Some(match finding.severity {
+            severity: Some(match diagnostic.severity {
                 Severity::Error => DiagnosticSeverity::ERROR,
                 Severity::Warning => DiagnosticSeverity::WARNING,
             }),
-            code: Some(NumberOrString::String(finding.code.name().to_owned())),
+            code: Some(NumberOrString::String(diagnostic.code.name().to_owned())),
             source: Some("mopd".to_owned()),
             message,
             related_information: (!related.is_empty()).then_some(related),
@@ -160,7 +160,7 @@ impl<'a> Converter<'a> {
         let mut lines = self.lines.borrow_mut();
         let lines = lines
             .entry(span.file)
-            .or_insert_with(|| Lines::of(&self.analysis.sources, span.file, self.client.encoding));
+            .or_insert_with(|| LineIndex::of(&self.analysis.sources, span.file, self.client.encoding));
         lines.range_of(span)
     }
 }

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,16 +10,15 @@ use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{
-    Analysis, Auditor, GoOn, Loader, Memory, analyse, analyse_audited, analyse_while, outline,
-};
+use mopd_lang::check::{Analysis, Auditor, GoOn, Memory, analyse, analyse_audited, analyse_while};
 use mopd_lang::diag::Severity;
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
 
 use super::capabilities::Client;
-use super::convert::Lines;
+use super::check::{CheckFailure, CheckOutcome, MOST_TIME, checked, empty, guarded};
+use super::convert::LineIndex;
 use super::intake::Intake;
 use super::publish::{Converter, Published};
 use super::{library, uri};
@@ -33,36 +31,11 @@ pub struct Document {
     pub text: String,
     pub analysis: Analysis,
     /// Why it is not checked.
-    pub trouble: Option<Trouble>,
+    pub failure: Option<CheckFailure>,
     /// What the next analysis may take over from this one.
     memory: Memory,
     /// The paths that the analysis asked for, whether there or not.
     imports: BTreeSet<String>,
-}
-
-/// Why the analysis of a document is names and trees alone.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Trouble {
-    /// It took too long.
-    Slow,
-    /// A bug of ours, with what it said.
-    Panic(String),
-}
-
-impl Trouble {
-    pub fn message(&self) -> String {
-        match self {
-            Trouble::Slow => format!(
-                "this file is not checked: it took longer than {} s, and was given up\nhelp: `mopd check` \
-                 takes the time it needs",
-                MOST_TIME.as_secs()
-            ),
-            Trouble::Panic(said) => format!(
-                "this file is not checked: a bug in mopd, not in your experiment: {said}\nhelp: please \
-                 report it with this text; the next change is checked again"
-            ),
-        }
-    }
 }
 
 /// Whether all documents are up to date.
@@ -72,9 +45,6 @@ pub enum Refreshed {
     /// A text has changed meanwhile, or the request that asked has been cancelled.
     Interrupted,
 }
-
-/// A check that takes longer is given up.
-const MOST_TIME: Duration = Duration::from_secs(5);
 
 /// A check that has taken so long ends when its text has changed.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -124,7 +94,7 @@ impl Session {
             version,
             text,
             analysis: empty(&path),
-            trouble: None,
+            failure: None,
             memory: Memory::default(),
             imports: BTreeSet::new(),
         };
@@ -143,7 +113,7 @@ impl Session {
             match change.range {
                 None => document.text = change.text,
                 Some(range) => {
-                    let lines = Lines::new(&document.text, encoding);
+                    let lines = LineIndex::new(&document.text, encoding);
                     let (start, end) = (lines.offset(range.start), lines.offset(range.end));
                     document.text.replace_range(start.min(end)..end.max(start), &change.text);
                 }
@@ -188,7 +158,7 @@ impl Session {
         }
     }
 
-    /// Checks what has changed and notes the findings for the editor.
+    /// Checks what has changed and notes the diagnostics for the editor.
     pub fn refresh(&mut self) -> Refreshed {
         while let Some(path) = self.stale.pop_first() {
             let Some(document) = self.documents.get_mut(&path) else { continue };
@@ -197,22 +167,22 @@ impl Session {
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
             let go_on = self.patience();
             let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &go_on);
-            if checked.trouble.is_none() && self.to_audit.contains(&path) {
+            if checked.failure.is_none() && self.to_audit.contains(&path) {
                 self.audit(&path, text, &mut checked, &go_on);
             }
-            let interrupted = checked.trouble == Some(Trouble::Slow) && self.intake.interrupts();
+            let interrupted = checked.failure == Some(CheckFailure::Slow) && self.intake.interrupts();
             if let Some(document) = self.documents.get_mut(&path) {
                 (document.analysis, document.memory, document.imports) = (checked.analysis, memory, imports);
-                document.trouble = checked.trouble;
+                document.failure = checked.failure;
             }
             if interrupted {
                 self.stale.insert(path);
                 return Refreshed::Interrupted;
             }
-            if let Some(trouble @ Trouble::Panic(_)) =
-                self.documents.get(&path).and_then(|document| document.trouble.as_ref())
+            if let Some(failure @ CheckFailure::Panic(_)) =
+                self.documents.get(&path).and_then(|document| document.failure.as_ref())
             {
-                let text = format!("{path}: {}", trouble.message());
+                let text = format!("{path}: {}", failure.message());
                 let params = json!({ "type": 1, "message": text });
                 self.messages.push(Notification::new("window/showMessage".to_owned(), params).into());
             }
@@ -233,7 +203,7 @@ impl Session {
     }
 
     /// Adds what only the audit of gradients finds.
-    fn audit(&self, path: &str, text: String, checked: &mut Checked, go_on: &GoOn) {
+    fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, go_on: &GoOn) {
         if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return;
         }
@@ -244,7 +214,7 @@ impl Session {
         match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
             // Files are read in the same order, so their numbers agree.
             Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,
-            Err(said) => checked.trouble = Some(Trouble::Panic(said)),
+            Err(said) => checked.failure = Some(CheckFailure::Panic(said)),
         }
     }
 
@@ -259,7 +229,7 @@ impl Session {
         text: String,
         memory: &mut Memory,
         go_on: &GoOn,
-    ) -> (Checked, BTreeSet<String>) {
+    ) -> (CheckOutcome, BTreeSet<String>) {
         let (checked, imports, unreadable) = self.analyse(path, text, memory, go_on);
         let log = |text| {
             Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into()
@@ -275,7 +245,7 @@ impl Session {
         text: String,
         memory: &mut Memory,
         go_on: &GoOn,
-    ) -> (Checked, BTreeSet<String>, Vec<String>) {
+    ) -> (CheckOutcome, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| self.load(path, name, &imports, &unreadable);
@@ -348,8 +318,8 @@ impl Session {
         analyse(SourceFile { path: path.clone(), text: document.text.clone() }, &load)
     }
 
-    pub fn lines<'a>(&self, document: &'a Document) -> Lines<'a> {
-        Lines::new(&document.text, self.client.encoding)
+    pub fn lines<'a>(&self, document: &'a Document) -> LineIndex<'a> {
+        LineIndex::new(&document.text, self.client.encoding)
     }
 
     /// The address of a file of an analysis, which may be one of the standard library.
@@ -359,18 +329,18 @@ impl Session {
 
     /// A place of an analysis, in the editor's terms.
     pub fn location(&self, analysis: &Analysis, span: Span) -> Option<Location> {
-        let lines = Lines::of(&analysis.sources, span.file, self.client.encoding);
+        let lines = LineIndex::of(&analysis.sources, span.file, self.client.encoding);
         Some(Location { uri: self.uri(&analysis.sources.file(span.file).path)?, range: lines.range_of(span) })
     }
 
-    /// A finding of a document, in the editor's terms.
-    pub fn finding(
+    /// A diagnostic of a document, in the editor's terms.
+    pub fn diagnostic(
         &self,
         document: &Document,
-        finding: &mopd_lang::diag::Diagnostic,
+        diagnostic: &mopd_lang::diag::Diagnostic,
     ) -> lsp_types::Diagnostic {
         Converter::new(&document.analysis, &self.documents, &self.client)
-            .convert(finding, finding.primary.span)
+            .convert(diagnostic, diagnostic.primary.span)
     }
 
     /// The modules that a `use` of a document may name: the standard library, and the files beside it.
@@ -408,41 +378,6 @@ fn path_of(uri: &Uri) -> String {
     library::name_of(&path).unwrap_or_else(|| path.to_string_lossy().into_owned())
 }
 
-/// What came of a check.
-struct Checked {
-    analysis: Analysis,
-    trouble: Option<Trouble>,
-}
-
-/// Runs a check of a text. A bug in the checker must not end the session, nor take the names and the tree of
-/// the text with it.
-fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis) -> Checked {
-    match guarded(check) {
-        Ok(analysis) => {
-            let trouble = analysis.stopped.then_some(Trouble::Slow);
-            Checked { analysis, trouble }
-        }
-        Err(said) => {
-            let path = entry.path.clone();
-            let analysis = guarded(|| outline(entry, load)).unwrap_or_else(|_| empty(&path));
-            Checked { analysis, trouble: Some(Trouble::Panic(said)) }
-        }
-    }
-}
-
-/// What some work comes to, or what its panic says.
-fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let said =
-            payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        said.unwrap_or("no message").to_owned()
-    })
-}
-
-fn empty(path: &str) -> Analysis {
-    analyse(SourceFile { path: path.to_owned(), text: String::new() }, &|_| None)
-}
-
 /// The file that a document's analysis is about.
 pub const ENTRY: FileId = mopd_lang::ide::ENTRY;
 
@@ -451,41 +386,6 @@ mod tests {
     use lsp_server::Request;
 
     use super::*;
-
-    fn source(text: &str) -> SourceFile {
-        SourceFile { path: "/a.mopd".to_owned(), text: text.to_owned() }
-    }
-
-    #[test]
-    fn a_panic_of_the_checker_is_said_and_the_document_keeps_its_names() {
-        let found = checked(source("let a = 1\nlet b = a\n"), &|_| None, || panic!("on purpose"));
-        let Some(trouble @ Trouble::Panic(_)) = &found.trouble else { panic!("{:?}", found.trouble) };
-        assert!(
-            trouble.message().contains("a bug in mopd") && trouble.message().contains("on purpose"),
-            "{}",
-            trouble.message()
-        );
-        let names: Vec<&str> =
-            found.analysis.index.ids().map(|id| found.analysis.index.symbol(id).name.as_str()).collect();
-        assert_eq!(names, ["a", "b"]);
-        assert!(found.analysis.diagnostics.is_empty());
-    }
-
-    /// A text whose check takes many looks at the clock.
-    fn long() -> String {
-        (0..3_000).map(|number| format!("let a{number} = {number} + 1\n")).collect()
-    }
-
-    #[test]
-    fn a_check_that_is_given_up_has_names_and_no_findings() {
-        let text = long() + "let wrong = nowhere\n";
-        let stop: GoOn = Rc::new(|| false);
-        let check = || analyse_while(source(&text), &|_| None, &mut Memory::default(), Some(stop));
-        let found = checked(source(&text), &|_| None, check);
-        assert_eq!(found.trouble, Some(Trouble::Slow));
-        assert!(found.analysis.diagnostics.is_empty());
-        assert_eq!(found.analysis.index.ids().count(), 3_001);
-    }
 
     #[test]
     fn what_is_cancelled_is_not_answered_from_half_a_check() {

@@ -1,4 +1,4 @@
-//! Findings for people: one line that stands alone, the places, the way out. The only user of miette, which
+//! Diagnostics for people: one line that stands alone, the places, the way out. The only user of miette, which
 //! draws the marked lines; everything else is written here.
 
 use std::fmt;
@@ -7,22 +7,22 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, S
 use mopd_lang::diag::{Diagnostic, Severity};
 use mopd_lang::source::Sources;
 
-use super::{Mark, Report, of_finding};
+use super::{MarkedSpan, Report, of_diagnostic};
 use crate::output::{Style, counted, hanging, printable, printable_in_place};
 
-/// All findings, an empty line after each.
-pub fn findings(findings: &[Diagnostic], sources: &Sources, style: Style) -> String {
-    findings.iter().map(|finding| report(&of_finding(finding, sources), style) + "\n").collect()
+/// All diagnostics, an empty line after each.
+pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources, style: Style) -> String {
+    diagnostics.iter().map(|diagnostic| report(&of_diagnostic(diagnostic, sources), style) + "\n").collect()
 }
 
 /// The hint to `mopd explain`, once, and the counts.
-pub fn summary(findings: &[Diagnostic], style: Style) -> String {
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+pub fn summary(diagnostics: &[Diagnostic], style: Style) -> String {
+    let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let mut codes: Vec<&str> = Vec::new();
-    for finding in findings {
-        if !codes.contains(&finding.code.name()) {
-            codes.push(finding.code.name());
+    for diagnostic in diagnostics {
+        if !codes.contains(&diagnostic.code.name()) {
+            codes.push(diagnostic.code.name());
         }
     }
     let mut text = String::new();
@@ -59,7 +59,7 @@ pub fn report(report: &Report, style: Style) -> String {
         }
     }
     for path in files {
-        let marks: Vec<&Mark> = report.marks.iter().filter(|mark| mark.path == path).collect();
+        let marks: Vec<&MarkedSpan> = report.marks.iter().filter(|mark| mark.path == path).collect();
         text += &snippet(&marks, report.severity, style);
     }
     for note in &report.notes {
@@ -75,7 +75,7 @@ pub fn report(report: &Report, style: Style) -> String {
 }
 
 /// The marked lines of one file; the first mark is the one that the heading points at.
-fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
+fn snippet(marks: &[&MarkedSpan], severity: Severity, style: Style) -> String {
     let [first, ..] = marks else { return String::new() };
     // Nothing can be drawn in a file without a visible character.
     if first.text.trim().is_empty() {
@@ -115,7 +115,7 @@ fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
 
 /// What of a mark can be drawn: its first line, on character borders, inside the text. A mark at the end of
 /// the text is moved to the last visible character, because miette hides or refuses marks that lie behind it.
-fn visible(mark: &Mark) -> (usize, usize) {
+fn visible(mark: &MarkedSpan) -> (usize, usize) {
     let text = mark.text;
     let last = text.trim_end();
     let last_start = last.char_indices().next_back().map_or(0, |(at, _)| at);
@@ -193,8 +193,8 @@ mod tests {
         Span::new(id, start, start + part.len())
     }
 
-    fn drawn(finding: Diagnostic, sources: &Sources) -> String {
-        report(&of_finding(&finding, sources), Style::PLAIN)
+    fn drawn(diagnostic: Diagnostic, sources: &Sources) -> String {
+        report(&of_diagnostic(&diagnostic, sources), Style::PLAIN)
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
             ("a.mopd", "// été\nlet x = kl - reward\n"),
             ("std:opd.mopd", "//! Distillation.\n\npub let kl: nats = 1\n"),
         ]);
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::UnitMismatch, span(&sources, 0, "kl - reward"), "nats minus real")
                 .label("this subtracts a reward from a divergence")
                 .because(span(&sources, 1, "kl: nats"), "nats, declared here")
@@ -226,20 +226,20 @@ error[unit-mismatch]: nats minus real
   help: give the reward a coefficient
   fix:  write a coefficient: `reward` becomes `0.1 * reward`
 ";
-        assert_eq!(drawn(finding, &sources), expected);
+        assert_eq!(drawn(diagnostic, &sources), expected);
     }
 
     #[test]
     fn a_mark_at_the_end_of_the_text_is_drawn() {
         for text in ["model a = llama {", "model a = llama {\n", "model a = llama {\n\n  \n"] {
             let sources = sources(&[("a.mopd", text)]);
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::Syntax,
                 Span::new(mopd_lang::source::FileId(0), text.len(), text.len()),
                 "open",
             )
             .label("the block ends nowhere");
-            let shown = drawn(finding, &sources);
+            let shown = drawn(diagnostic, &sources);
             assert!(
                 shown.contains("a.mopd:1:17") && shown.contains("the block ends nowhere"),
                 "{text:?}: {shown}"
@@ -251,14 +251,14 @@ error[unit-mismatch]: nats minus real
     fn an_empty_file_has_nothing_to_draw() {
         for text in ["", "\n \n"] {
             let sources = sources(&[("a.mopd", text)]);
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::MissingExperiment,
                 Span::new(mopd_lang::source::FileId(0), 0, 0),
                 "no experiment",
             )
             .label("nothing says what to run");
             assert_eq!(
-                drawn(finding, &sources),
+                drawn(diagnostic, &sources),
                 "error[missing-experiment]: no experiment\n  a.mopd is empty: nothing says what to run\n"
             );
         }
@@ -270,13 +270,13 @@ error[unit-mismatch]: nats minus real
         let sources = sources(&[("a.mopd", text)]);
         for start in 0..=text.len() {
             for end in start..=text.len() {
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::Syntax,
                     Span::new(mopd_lang::source::FileId(0), start, end),
                     "here",
                 )
                 .label("x");
-                let shown = drawn(finding, &sources);
+                let shown = drawn(diagnostic, &sources);
                 assert!(shown.contains("a.mopd:") && !shown.contains('\u{1b}'), "{start}..{end}: {shown}");
             }
         }
@@ -285,12 +285,12 @@ error[unit-mismatch]: nats minus real
     #[test]
     fn a_block_is_marked_by_its_first_line() {
         let sources = sources(&[("a.mopd", "model student = distill(start) {\n  steps = 1\n}\n")]);
-        let finding = Diagnostic::warning(
+        let diagnostic = Diagnostic::warning(
             Code::UnusedTeacher,
             span(&sources, 0, "model student = distill(start) {\n  steps = 1\n}"),
             "m",
         );
-        let shown = drawn(finding, &sources);
+        let shown = drawn(diagnostic, &sources);
         assert!(shown.starts_with("warning[unused-teacher]: m\n"), "{shown}");
         assert!(shown.contains("· ────────────────────────────────\n"), "{shown}");
     }

@@ -1,4 +1,4 @@
-//! Findings for editors and scripts: lines from 0, columns from 0 in UTF-16 units.
+//! Diagnostics for editors and scripts: lines from 0, columns from 0 in UTF-16 units.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 
-/// One finding. Others read this, so fields are only ever added.
+/// One diagnostic. Others read this, so fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
+pub struct JsonDiagnostic {
     code: &'static str,
     severity: &'static str,
     message: String,
     file: String,
-    range: Range,
+    range: JsonRange,
     /// The first is the offending place; the others explain it, possibly in other files.
     labels: Vec<Label>,
     help: Option<String>,
@@ -25,13 +25,13 @@ pub struct Finding {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Range {
-    start: Position,
-    end: Position,
+struct JsonRange {
+    start: JsonPosition,
+    end: JsonPosition,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Position {
+struct JsonPosition {
     line: usize,
     character: usize,
 }
@@ -39,7 +39,7 @@ struct Position {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Label {
     file: String,
-    range: Range,
+    range: JsonRange,
     text: String,
 }
 
@@ -47,25 +47,25 @@ struct Label {
 struct Fix {
     title: String,
     file: String,
-    range: Range,
+    range: JsonRange,
     replacement: String,
     /// `certain` or `possible`.
     applicability: &'static str,
 }
 
-pub fn findings(findings: &[Diagnostic], sources: &Sources) -> Vec<Finding> {
-    findings.iter().map(|finding| of_finding(finding, sources)).collect()
+pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<JsonDiagnostic> {
+    diagnostics.iter().map(|diagnostic| of_diagnostic(diagnostic, sources)).collect()
 }
 
 /// Why a file was not checked at all, at its beginning.
-pub fn of_problem(problem: &Problem, path: &Path) -> Finding {
-    let start = || Position { line: 0, character: 0 };
-    Finding {
+pub fn of_problem(problem: &Problem, path: &Path) -> JsonDiagnostic {
+    let start = || JsonPosition { line: 0, character: 0 };
+    JsonDiagnostic {
         code: problem.name(),
         severity: "error",
         message: problem.message().to_owned(),
         file: path.display().to_string(),
-        range: Range { start: start(), end: start() },
+        range: JsonRange { start: start(), end: start() },
         labels: Vec::new(),
         help: problem.help_text().map(str::to_owned),
         fix: None,
@@ -74,18 +74,18 @@ pub fn of_problem(problem: &Problem, path: &Path) -> Finding {
 }
 
 /// The list as text, ending with a newline.
-pub fn list(findings: &[Finding]) -> String {
-    serde_json::to_string_pretty(findings).expect("strings and whole numbers can always be written") + "\n"
+pub fn list(diagnostics: &[JsonDiagnostic]) -> String {
+    serde_json::to_string_pretty(diagnostics).expect("strings and whole numbers can always be written") + "\n"
 }
 
-fn of_finding(finding: &Diagnostic, sources: &Sources) -> Finding {
-    let labels = std::iter::once(&finding.primary).chain(&finding.related);
-    Finding {
-        code: finding.code.name(),
-        severity: finding.severity.name(),
-        message: finding.message.clone(),
-        file: file(finding.primary.span, sources),
-        range: range(finding.primary.span, sources),
+fn of_diagnostic(diagnostic: &Diagnostic, sources: &Sources) -> JsonDiagnostic {
+    let labels = std::iter::once(&diagnostic.primary).chain(&diagnostic.related);
+    JsonDiagnostic {
+        code: diagnostic.code.name(),
+        severity: diagnostic.severity.name(),
+        message: diagnostic.message.clone(),
+        file: file(diagnostic.primary.span, sources),
+        range: range(diagnostic.primary.span, sources),
         labels: labels
             .map(|label| Label {
                 file: file(label.span, sources),
@@ -93,8 +93,8 @@ fn of_finding(finding: &Diagnostic, sources: &Sources) -> Finding {
                 text: label.text.clone(),
             })
             .collect(),
-        help: finding.help.clone(),
-        fix: finding.fix.as_ref().map(|fix| Fix {
+        help: diagnostic.help.clone(),
+        fix: diagnostic.fix.as_ref().map(|fix| Fix {
             title: fix.title.clone(),
             file: file(fix.span, sources),
             range: range(fix.span, sources),
@@ -109,12 +109,12 @@ fn file(span: Span, sources: &Sources) -> String {
     sources.file(span.file).path.clone()
 }
 
-fn range(span: Span, sources: &Sources) -> Range {
+fn range(span: Span, sources: &Sources) -> JsonRange {
     let position = |offset| {
         let (line, character) = sources.position(span.file, offset);
-        Position { line, character }
+        JsonPosition { line, character }
     };
-    Range { start: position(span.start), end: position(span.end) }
+    JsonRange { start: position(span.start), end: position(span.end) }
 }
 
 #[cfg(test)]
@@ -130,13 +130,15 @@ mod tests {
         let mut sources = Sources::default();
         sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
         let at = text.find("= x").expect("it is there") + 2;
-        let finding = Diagnostic::error(Code::UnknownName, Span::new(FileId(0), at, at + 1), "no `x`")
+        let diagnostic = Diagnostic::error(Code::UnknownName, Span::new(FileId(0), at, at + 1), "no `x`")
             .label("unknown")
             .replace_with("write y", "y");
-        let [found] = &findings(&[finding], &sources)[..] else { panic!("one finding") };
+        let [found] = &diagnostics(&[diagnostic], &sources)[..] else { panic!("one diagnostic") };
         // 𝒜 is two UTF-16 units and four bytes, é is one unit and two bytes.
-        let expected =
-            Range { start: Position { line: 1, character: 10 }, end: Position { line: 1, character: 11 } };
+        let expected = JsonRange {
+            start: JsonPosition { line: 1, character: 10 },
+            end: JsonPosition { line: 1, character: 11 },
+        };
         assert_eq!(found.range, expected);
         assert_eq!(
             found.labels,
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn no_findings_are_an_empty_list() {
+    fn no_diagnostics_are_an_empty_list() {
         assert_eq!(list(&[]), "[]\n");
     }
 }

@@ -30,7 +30,7 @@ fn normal_form(named: &NamedObjective) -> NormalForm {
     mopd_compiler::normal_form(&named.objective, None)
 }
 
-/// `path` is the file's, as findings name it.
+/// `path` is the file's, as diagnostics name it.
 pub fn tree(path: &str, objectives: &[&NamedObjective], style: Style) -> String {
     let mut out = format!("{}: {}\n", style.bold(path), counted(objectives.len(), "public objective"));
     for named in objectives {

@@ -1,4 +1,4 @@
-//! Findings and failures as text. What differs between a finding of the checker and a failure at run time is
+//! Diagnostics and failures as text. What differs between a diagnostic of the checker and a failure at run time is
 //! settled here, so that both look alike.
 
 pub mod audit;
@@ -22,7 +22,7 @@ pub struct Report<'a> {
     pub code: &'a str,
     pub message: &'a str,
     /// The first is the offending one; the others explain it.
-    pub marks: Vec<Mark<'a>>,
+    pub marks: Vec<MarkedSpan<'a>>,
     /// Facts that belong to no place.
     pub notes: Vec<String>,
     pub help: Option<&'a str>,
@@ -31,7 +31,7 @@ pub struct Report<'a> {
 
 /// A marked range of bytes of one file.
 #[derive(Clone)]
-pub struct Mark<'a> {
+pub struct MarkedSpan<'a> {
     pub path: &'a str,
     /// The whole file.
     pub text: &'a str,
@@ -40,10 +40,10 @@ pub struct Mark<'a> {
     pub label: &'a str,
 }
 
-impl<'a> Mark<'a> {
-    fn of(label: &'a Label, sources: &'a Sources) -> Mark<'a> {
+impl<'a> MarkedSpan<'a> {
+    fn of(label: &'a Label, sources: &'a Sources) -> MarkedSpan<'a> {
         let file = sources.file(label.span.file);
-        Mark {
+        MarkedSpan {
             path: &file.path,
             text: &file.text,
             start: label.span.start as usize,
@@ -53,18 +53,18 @@ impl<'a> Mark<'a> {
     }
 }
 
-pub fn of_finding<'a>(finding: &'a Diagnostic, sources: &'a Sources) -> Report<'a> {
+pub fn of_diagnostic<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Report<'a> {
     Report {
-        severity: finding.severity,
-        code: finding.code.name(),
-        message: &finding.message,
-        marks: std::iter::once(&finding.primary)
-            .chain(&finding.related)
-            .map(|label| Mark::of(label, sources))
+        severity: diagnostic.severity,
+        code: diagnostic.code.name(),
+        message: &diagnostic.message,
+        marks: std::iter::once(&diagnostic.primary)
+            .chain(&diagnostic.related)
+            .map(|label| MarkedSpan::of(label, sources))
             .collect(),
         notes: Vec::new(),
-        help: finding.help.as_deref(),
-        fix: finding.fix.as_ref().map(|fix| describe(fix, sources)),
+        help: diagnostic.help.as_deref(),
+        fix: diagnostic.fix.as_ref().map(|fix| describe(fix, sources)),
     }
 }
 
@@ -74,7 +74,7 @@ pub fn of_failure<'a>(failure: &'a Failure, plan: &'a Plan, sources: &'a Sources
     let mark = place.and_then(|place| {
         let (_, file) = sources.files().find(|(_, file)| file.path == place.file)?;
         let (start, end) = (place.start as usize, place.end as usize);
-        Some(Mark { path: &file.path, text: &file.text, start, end, label: "asked for here" })
+        Some(MarkedSpan { path: &file.path, text: &file.text, start, end, label: "asked for here" })
     });
     let at = [
         failure.stage.as_ref().map(|stage| format!("stage {stage}")),

@@ -1,4 +1,4 @@
-//! Findings as SARIF 2.1.0, the format that code-review tools read.
+//! Diagnostics as SARIF 2.1.0, the format that code-review tools read.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 
 use crate::problem::Problem;
 
-/// One finding as a SARIF result.
-pub fn result(finding: &Diagnostic, sources: &Sources) -> Value {
-    let text = match &finding.help {
-        Some(help) => format!("{}\nhelp: {help}", finding.message),
-        None => finding.message.clone(),
+/// One diagnostic as a SARIF result.
+pub fn result(diagnostic: &Diagnostic, sources: &Sources) -> Value {
+    let text = match &diagnostic.help {
+        Some(help) => format!("{}\nhelp: {help}", diagnostic.message),
+        None => diagnostic.message.clone(),
     };
     let related: Vec<Value> =
-        finding.related.iter().enumerate().map(|(id, label)| related(id, label, sources)).collect();
-    let fixes: Vec<Value> = finding.fix.iter().map(|fix| replacement(fix, sources)).collect();
+        diagnostic.related.iter().enumerate().map(|(id, label)| related(id, label, sources)).collect();
+    let fixes: Vec<Value> = diagnostic.fix.iter().map(|fix| replacement(fix, sources)).collect();
     json!({
-        "ruleId": finding.code.name(),
-        "level": match finding.severity { Severity::Error => "error", Severity::Warning => "warning" },
+        "ruleId": diagnostic.code.name(),
+        "level": match diagnostic.severity { Severity::Error => "error", Severity::Warning => "warning" },
         "message": { "text": text },
-        "locations": [{ "physicalLocation": place(finding.primary.span, sources) }],
+        "locations": [{ "physicalLocation": place(diagnostic.primary.span, sources) }],
         "relatedLocations": related,
         "fixes": fixes,
     })

@@ -1,15 +1,15 @@
-//! One line a finding, as compilers print them: `file:line:column: error[code]: message`, lines and
+//! One line a diagnostic, as compilers print them: `file:line:column: error[code]: message`, lines and
 //! characters from 1.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Sources;
 
-pub fn findings(findings: &[Diagnostic], sources: &Sources) -> String {
-    findings.iter().map(|finding| line(finding, sources)).collect()
+pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> String {
+    diagnostics.iter().map(|diagnostic| line(diagnostic, sources)).collect()
 }
 
-fn line(finding: &Diagnostic, sources: &Sources) -> String {
-    let span = finding.primary.span;
+fn line(diagnostic: &Diagnostic, sources: &Sources) -> String {
+    let span = diagnostic.primary.span;
     let file = sources.file(span.file);
     let before = &file.text[..span.start as usize];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -17,8 +17,8 @@ fn line(finding: &Diagnostic, sources: &Sources) -> String {
     format!(
         "{}:{line}:{column}: {}[{}]: {}\n",
         file.path,
-        finding.severity.name(),
-        finding.code.name(),
-        finding.message
+        diagnostic.severity.name(),
+        diagnostic.code.name(),
+        diagnostic.message
     )
 }

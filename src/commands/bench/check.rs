@@ -7,9 +7,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 use super::editor::{Editor, Keystroke};
-use super::folder::Folder;
+use super::folder::TempFolder;
 use super::generate;
-use crate::args::BenchCheck;
+use crate::args::BenchCheckArgs;
 use crate::figures;
 use crate::host::reason;
 use crate::output;
@@ -33,7 +33,7 @@ impl Size {
 }
 
 /// What was measured.
-struct Figures {
+struct CheckFigures {
     short: Size,
     long: Size,
     /// Of each `mopd check` of the short file, sorted.
@@ -43,15 +43,15 @@ struct Figures {
     /// What the system counts for a child begins with its parent's peak: no more than this can be told from
     /// nothing.
     least_peak: Option<u64>,
-    /// From each keystroke in the long file to its findings, sorted.
+    /// From each keystroke in the long file to its diagnostics, sorted.
     keystrokes: Vec<Duration>,
     edits: u32,
     /// Of the server, before and after the edits.
     memory: (Option<u64>, Option<u64>),
 }
 
-pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
-    let folder = Folder::new()?;
+pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
+    let folder = TempFolder::new()?;
     let program = std::env::current_exe().map_err(|error| {
         Problem::run("bench-failed", format!("mopd does not know where it lies: {}", reason(&error)))
     })?;
@@ -74,11 +74,11 @@ pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
 
     let long = generate::experiment(LONG);
     let mut editor = Editor::start(&program, &folder.0)?;
-    let findings = editor.open(&long)?;
-    if findings > 0 {
+    let diagnostics = editor.open(&long)?;
+    if diagnostics > 0 {
         return Err(Problem::run(
             "bench-failed",
-            format!("the generated experiment has {findings} findings; it should have none"),
+            format!("the generated experiment has {diagnostics} diagnostics; it should have none"),
         ));
     }
     let mut keystrokes = press(&mut editor, &long, arguments.keystrokes)?;
@@ -87,7 +87,7 @@ pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
     press(&mut editor, &long, arguments.edits)?;
     let memory = (before, editor.memory());
 
-    let figures = Figures {
+    let figures = CheckFigures {
         short: Size::of(&short),
         long: Size::of(&long),
         checks,
@@ -193,7 +193,7 @@ pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
-impl Figures {
+impl CheckFigures {
     fn table(&self) -> String {
         let mut table = Table::new();
         table
@@ -223,7 +223,8 @@ impl Figures {
             format!("{checks}: peak memory"),
             format!("{bound}{}", memory(self.peak_memory)),
         ]);
-        let keystrokes = format!("keystroke to findings in `mopd lsp`, {} keystrokes", self.keystrokes.len());
+        let keystrokes =
+            format!("keystroke to diagnostics in `mopd lsp`, {} keystrokes", self.keystrokes.len());
         for (share, name) in [(0.5, "median"), (0.95, "p95"), (0.99, "p99"), (1.0, "slowest")] {
             table.add_row([long.clone(), format!("{keystrokes}: {name}"), time(&self.keystrokes, share)]);
         }

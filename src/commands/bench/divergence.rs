@@ -6,7 +6,7 @@ use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failur
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{BenchDivergence, DivergenceName};
+use crate::args::{BenchDivergenceArgs, DivergenceName};
 use crate::figures;
 use crate::output;
 use crate::problem::{Problem, Status};
@@ -14,7 +14,7 @@ use crate::worker;
 
 /// At one size of the vocabulary.
 #[derive(Serialize)]
-struct Figures {
+struct DivergenceFigures {
     vocabulary: u32,
     plain_memory: Option<u64>,
     chunked_memory: Option<u64>,
@@ -25,14 +25,14 @@ struct Figures {
     gradient_difference: f64,
 }
 
-pub fn divergence(arguments: &BenchDivergence) -> Result<Status, Problem> {
+pub fn divergence(arguments: &BenchDivergenceArgs) -> Result<Status, Problem> {
     let figures = arguments.vocabulary.iter().map(|vocabulary| measure(arguments, *vocabulary));
-    let figures = figures.collect::<Result<Vec<Figures>, Problem>>()?;
+    let figures = figures.collect::<Result<Vec<DivergenceFigures>, Problem>>()?;
     output::result(&if arguments.json { json(arguments, &figures) } else { table(arguments, &figures) });
     Ok(Status::Good)
 }
 
-fn measure(arguments: &BenchDivergence, vocabulary: u32) -> Result<Figures, Problem> {
+fn measure(arguments: &BenchDivergenceArgs, vocabulary: u32) -> Result<DivergenceFigures, Problem> {
     let ask = |measure| {
         let divergence = match arguments.of {
             DivergenceName::Kl => Of::Kl,
@@ -47,15 +47,17 @@ fn measure(arguments: &BenchDivergence, vocabulary: u32) -> Result<Figures, Prob
     };
     let (plain_memory, chunked_memory) = (memory(true)?, memory(false)?);
     match ask(Measure::Time { runs: arguments.runs })? {
-        Event::MeasuredTime { plain, chunked, value_difference, gradient_difference } => Ok(Figures {
-            vocabulary,
-            plain_memory,
-            chunked_memory,
-            plain_seconds: plain,
-            chunked_seconds: chunked,
-            value_difference,
-            gradient_difference,
-        }),
+        Event::MeasuredTime { plain, chunked, value_difference, gradient_difference } => {
+            Ok(DivergenceFigures {
+                vocabulary,
+                plain_memory,
+                chunked_memory,
+                plain_seconds: plain,
+                chunked_seconds: chunked,
+                value_difference,
+                gradient_difference,
+            })
+        }
         _ => Err(unexpected()),
     }
 }
@@ -83,7 +85,7 @@ fn median(times: &[f64]) -> f64 {
 }
 
 /// What both versions were given, and is not counted.
-fn given(arguments: &BenchDivergence) -> String {
+fn given(arguments: &BenchDivergenceArgs) -> String {
     match arguments.width {
         None => {
             format!("both models' logits of {} tokens given", figures::count(u64::from(arguments.tokens)))
@@ -97,7 +99,7 @@ fn given(arguments: &BenchDivergence) -> String {
     }
 }
 
-fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
+fn table(arguments: &BenchDivergenceArgs, all: &[DivergenceFigures]) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::ASCII_MARKDOWN)
@@ -161,7 +163,7 @@ fn name(of: DivergenceName) -> &'static str {
 }
 
 /// Times in seconds, memory in bytes.
-fn json(arguments: &BenchDivergence, figures: &[Figures]) -> String {
+fn json(arguments: &BenchDivergenceArgs, figures: &[DivergenceFigures]) -> String {
     let all = json!({
         "divergence": name(arguments.of),
         "tokens": arguments.tokens,

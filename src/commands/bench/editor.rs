@@ -51,15 +51,15 @@ impl Editor {
         Ok(editor)
     }
 
-    /// Opens a text; the number of its findings.
+    /// Opens a text; the number of its diagnostics.
     pub fn open(&mut self, text: &str) -> Result<usize, Problem> {
         let document =
             json!({ "uri": self.uri, "languageId": "mopd", "version": self.version, "text": text });
         self.notify("textDocument/didOpen", json!({ "textDocument": document }))?;
-        self.findings()
+        self.diagnostics()
     }
 
-    /// How long it takes from a keystroke to the findings of the text after it.
+    /// How long it takes from a keystroke to the diagnostics of the text after it.
     pub fn press(&mut self, key: Keystroke) -> Result<Duration, Problem> {
         self.version += 1;
         let column = key.column + usize::from(key.typed.is_none());
@@ -72,7 +72,7 @@ impl Editor {
             json!({ "textDocument": { "uri": self.uri, "version": self.version }, "contentChanges": change });
         let pressed = Instant::now();
         self.notify("textDocument/didChange", params)?;
-        self.findings()?;
+        self.diagnostics()?;
         Ok(pressed.elapsed())
     }
 
@@ -83,8 +83,8 @@ impl Editor {
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
     }
 
-    /// The findings that are about the text as it is now.
-    fn findings(&mut self) -> Result<usize, Problem> {
+    /// The diagnostics that are about the text as it is now.
+    fn diagnostics(&mut self) -> Result<usize, Problem> {
         loop {
             let Message::Notification(notification) = self.receive()? else { continue };
             let about_now = notification.params.get("version") == Some(&json!(self.version));

@@ -14,7 +14,7 @@ use mopd_lang::check::analyse;
 use mopd_lang::source::SourceFile;
 use serde_json::{Value, json};
 
-use crate::args::BenchExpr;
+use crate::args::BenchExprArgs;
 use crate::figures;
 use crate::host;
 use crate::output;
@@ -41,13 +41,13 @@ const WARM_UP: usize = 2;
 const COMPILATIONS: usize = 201;
 const INTERPRETATIONS: usize = 3;
 
-struct Weight {
+struct BenchWeight {
     graph: Graph,
     node: NodeId,
 }
 
 /// Medians.
-struct Figures {
+struct ExprFigures {
     tokens: u32,
     /// Reads as many arrays as the weight does, and writes one.
     memory: Duration,
@@ -56,7 +56,7 @@ struct Figures {
     interpreted: Duration,
 }
 
-pub fn expr(arguments: &BenchExpr) -> Result<Status, Problem> {
+pub fn expr(arguments: &BenchExprArgs) -> Result<Status, Problem> {
     let weight = weight()?;
     let failed = |error: &dyn std::fmt::Display| {
         Problem::run("bench-failed", format!("the weight can't be computed: {error}"))
@@ -91,29 +91,29 @@ pub fn expr(arguments: &BenchExpr) -> Result<Status, Problem> {
 }
 
 /// The weight of [`SOURCE`], by the same way as that of any file.
-fn weight() -> Result<Weight, Problem> {
+fn weight() -> Result<BenchWeight, Problem> {
     let wrong =
         |what: String| Problem::run("bench-failed", format!("the built-in objective is wrong: {what}"));
     let source = SourceFile { path: "bench.mopd".to_owned(), text: SOURCE.to_owned() };
     let analysis = analyse(source, &host::standard);
-    if let Some(finding) = analysis.diagnostics.first() {
-        return Err(wrong(finding.message.clone()));
+    if let Some(diagnostic) = analysis.diagnostics.first() {
+        return Err(wrong(diagnostic.message.clone()));
     }
     let [named] = &analysis.objectives[..] else { return Err(wrong("it is not one".to_owned())) };
     let expressions = mopd_compiler::expressions(&named.objective, &analysis.origins);
-    let expressions = expressions.map_err(|finding| wrong(finding.message.clone()))?;
+    let expressions = expressions.map_err(|diagnostic| wrong(diagnostic.message.clone()))?;
     let mut graph = expressions.graph;
     graph.set_fused(jit::fuses());
     let node = expressions.weight.ok_or_else(|| wrong("it has no weight".to_owned()))?;
-    Ok(Weight { graph, node })
+    Ok(BenchWeight { graph, node })
 }
 
 fn measured(
-    weight: &Weight,
+    weight: &BenchWeight,
     program: &Program,
     tokens: u32,
     runs: usize,
-) -> Result<Figures, EvaluationError> {
+) -> Result<ExprFigures, EvaluationError> {
     let batch = batch(weight, tokens);
     let (mut alone, mut together) = (Workspace::with_threads(1), Workspace::default());
     let mut sums = vec![0.0f32; tokens as usize];
@@ -140,7 +140,7 @@ fn measured(
         }
     }
     let [memory, one_thread, all_threads, interpreted] = times.each_mut().map(|times| median(times));
-    Ok(Figures { tokens, memory, one_thread, all_threads, interpreted })
+    Ok(ExprFigures { tokens, memory, one_thread, all_threads, interpreted })
 }
 
 /// Adds up the signals, element by element.
@@ -155,7 +155,7 @@ fn plain_pass(batch: &Batch, sums: &mut [f32]) {
 }
 
 /// Numbers in the range of what they stand for, the same every time.
-fn batch(weight: &Weight, tokens: u32) -> Batch {
+fn batch(weight: &BenchWeight, tokens: u32) -> Batch {
     let mut state = 0u64;
     let mut uniform = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -190,7 +190,7 @@ fn microseconds(time: Duration) -> String {
     format!("{:.1} us", time.as_secs_f64() * 1e6)
 }
 
-impl Figures {
+impl ExprFigures {
     fn ways(&self, threads: usize) -> [(String, Duration); 4] {
         [
             ("plain pass over memory, 1 thread".to_owned(), self.memory),
@@ -201,7 +201,7 @@ impl Figures {
     }
 }
 
-fn table(figures: &[Figures], threads: usize, source: Duration, code: Duration) -> String {
+fn table(figures: &[ExprFigures], threads: usize, source: Duration, code: Duration) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::ASCII_MARKDOWN)
@@ -227,7 +227,7 @@ fn table(figures: &[Figures], threads: usize, source: Duration, code: Duration) 
 }
 
 /// Times in seconds.
-fn json(figures: &[Figures], threads: usize, source: Duration, code: Duration) -> String {
+fn json(figures: &[ExprFigures], threads: usize, source: Duration, code: Duration) -> String {
     let sizes: Vec<Value> = figures
         .iter()
         .map(|size| {

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::problem::Problem;
 
 /// A folder of our own among the temporary ones, gone at the end.
-pub struct Folder(pub PathBuf);
+pub struct TempFolder(pub PathBuf);
 
-impl Folder {
-    pub fn new() -> Result<Folder, Problem> {
+impl TempFolder {
+    pub fn new() -> Result<TempFolder, Problem> {
         let path = std::env::temp_dir().join(format!("mopd-bench-{}", std::process::id()));
         std::fs::create_dir(&path).map_err(|error| unwritable(&path, &error))?;
-        Ok(Folder(path))
+        Ok(TempFolder(path))
     }
 
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, Problem> {
@@ -21,7 +21,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         // What is left of it is for the system to clean.
         let _ = std::fs::remove_dir_all(&self.0);

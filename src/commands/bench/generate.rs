@@ -158,7 +158,7 @@ mod tests {
             let written = text.lines().count();
             assert!((lines..lines + 30).contains(&written), "{written}");
             let messages: Vec<String> =
-                check(text).diagnostics.into_iter().map(|finding| finding.message).collect();
+                check(text).diagnostics.into_iter().map(|diagnostic| diagnostic.message).collect();
             assert_eq!(messages, [""; 0]);
         }
         // People's files are in the canonical layout.
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn five_mistakes_are_five_errors() {
         let found = check(experiment_with_five_errors(500)).diagnostics;
-        let mut codes: Vec<&str> = found.iter().map(|finding| finding.code.name()).collect();
+        let mut codes: Vec<&str> = found.iter().map(|diagnostic| diagnostic.code.name()).collect();
         codes.sort();
         codes.dedup();
         assert_eq!((found.len(), codes.len()), (5, 5), "{found:?}");

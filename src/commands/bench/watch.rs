@@ -1,4 +1,4 @@
-//! `mopd bench watch`: how long it takes from a save to the first finding, and to the first step of what the
+//! `mopd bench watch`: how long it takes from a save to the first diagnostic, and to the first step of what the
 //! edit changed.
 
 use std::io::{BufRead, BufReader};
@@ -10,9 +10,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 use super::check::{milliseconds, quantile};
-use super::folder::Folder;
+use super::folder::TempFolder;
 use super::generate;
-use crate::args::BenchWatch;
+use crate::args::BenchWatchArgs;
 use crate::host::reason;
 use crate::output;
 use crate::problem::{Problem, Status};
@@ -21,14 +21,14 @@ use crate::worker;
 
 /// Of the file that is checked.
 const LINES: usize = 500;
-/// Between two saves whose findings are timed.
+/// Between two saves whose diagnostics are timed.
 const PAUSE: Duration = Duration::from_millis(60);
 /// Saves that are further apart are not those of a burst, which waits for its end.
 const APART: Duration = Duration::from_millis(2000);
 
-pub fn watch(arguments: &BenchWatch) -> Result<Status, Problem> {
-    let mut findings = findings(arguments.saves)?;
-    findings.sort();
+pub fn watch(arguments: &BenchWatchArgs) -> Result<Status, Problem> {
+    let mut diagnostics = diagnostics(arguments.saves)?;
+    diagnostics.sort();
     let mut steps = match worker::find() {
         Ok(_) => steps(arguments.edits)?,
         Err(problem) => {
@@ -37,13 +37,13 @@ pub fn watch(arguments: &BenchWatch) -> Result<Status, Problem> {
         }
     };
     steps.sort();
-    output::result(&if arguments.json { in_json(&findings, &steps) } else { table(&findings, &steps) });
+    output::result(&if arguments.json { in_json(&diagnostics, &steps) } else { table(&diagnostics, &steps) });
     Ok(Status::Good)
 }
 
 /// From a save to what was found in it.
-fn findings(saves: u32) -> Result<Vec<Duration>, Problem> {
-    let folder = Folder::new()?;
+fn diagnostics(saves: u32) -> Result<Vec<Duration>, Problem> {
+    let folder = TempFolder::new()?;
     let right = generate::experiment(LINES);
     let wrong = generate::experiment_with_five_errors(LINES);
     let file = folder.write("experiment.mopd", &right)?;
@@ -65,7 +65,7 @@ fn findings(saves: u32) -> Result<Vec<Duration>, Problem> {
 
 /// From a save to the first step of the last stage, whose objective was edited; everything before it is kept.
 fn steps(edits: u32) -> Result<Vec<Duration>, Problem> {
-    let folder = Folder::new()?;
+    let folder = TempFolder::new()?;
     std::fs::create_dir(folder.0.join("data")).map_err(|error| failed(&reason(&error)))?;
     for (name, text) in starter::files("starter") {
         folder.write(&name, &text)?;
@@ -148,7 +148,7 @@ fn failed(why: &str) -> Problem {
     Problem::run("bench-failed", format!("`mopd watch` can't be measured: {why}"))
 }
 
-fn table(findings: &[Duration], steps: &[Duration]) -> String {
+fn table(diagnostics: &[Duration], steps: &[Duration]) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::ASCII_MARKDOWN)
@@ -159,7 +159,7 @@ fn table(findings: &[Duration], steps: &[Duration]) -> String {
         let at = |share: f64| format!("{:.1} ms", milliseconds(quantile(sorted, share)));
         table.add_row([what, at(0.5), at(0.95), at(1.0)]);
     };
-    row(format!("its findings, {LINES} lines, {} saves", findings.len()), findings);
+    row(format!("its diagnostics, {LINES} lines, {} saves", diagnostics.len()), diagnostics);
     if !steps.is_empty() {
         row(format!("the first step of the last stage, its objective edited, {} saves", steps.len()), steps);
     }
@@ -172,10 +172,10 @@ fn table(findings: &[Duration], steps: &[Duration]) -> String {
 }
 
 /// Milliseconds.
-fn in_json(findings: &[Duration], steps: &[Duration]) -> String {
+fn in_json(diagnostics: &[Duration], steps: &[Duration]) -> String {
     let times = |sorted: &[Duration]| -> Value {
         let at = |share| milliseconds(quantile(sorted, share));
         json!({ "count": sorted.len(), "median": at(0.5), "p95": at(0.95), "slowest": at(1.0) })
     };
-    format!("{:#}\n", json!({ "lines": LINES, "findings": times(findings), "first_step": times(steps) }))
+    format!("{:#}\n", json!({ "lines": LINES, "findings": times(diagnostics), "first_step": times(steps) }))
 }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
-use crate::args::Export;
+use crate::args::ExportArgs;
 use crate::metrics::{gathered, number};
 use crate::output;
 use crate::problem::{Problem, Status};
-use crate::run_folder::{METRICS, RunFolder, Table};
+use crate::run_folder::{ColumnTable, METRICS, RunFolder};
 
 /// Where the files lie in a run's folder, and what each is called within the folder of its series.
 /// TensorBoard goes by `tfevents`.
@@ -35,7 +35,7 @@ const OF_DOMAIN: [&str; 10] = [
 const OF_STEP: [&str; 6] =
     ["loss", "learning_rate", "gradient_norm", "expert_entropy", "expert_largest_share", "seconds"];
 
-pub fn export(arguments: &Export) -> Result<Status, Problem> {
+pub fn export(arguments: &ExportArgs) -> Result<Status, Problem> {
     if let Some(engine) = &arguments.engine {
         return Err(Problem::not_supported(&format!("`--engine {engine}`"))
             .help("`mopd export --tensorboard RUN` writes event files"));
@@ -81,7 +81,7 @@ fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
 }
 
 /// The events of every stage and seed, by the folder that TensorBoard shows as their name.
-fn series(metrics: &Table) -> BTreeMap<String, Events> {
+fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     let mut all: BTreeMap<String, Events> = BTreeMap::new();
     for rows in gathered(metrics, 0..metrics.rows(), "domain") {
         let row = rows[0];

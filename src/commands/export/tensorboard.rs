@@ -13,13 +13,13 @@ pub struct Scalar {
 /// The steps of a stage, in order.
 #[derive(Debug, Default)]
 pub struct Events {
-    steps: Vec<Step>,
+    steps: Vec<EventStep>,
     /// Seconds of the steps so far.
     seconds: f64,
 }
 
 #[derive(Debug)]
-struct Step {
+struct EventStep {
     number: u64,
     /// When it was done, counted from the stage's beginning.
     time: f64,
@@ -34,7 +34,7 @@ impl Events {
 
     pub fn step(&mut self, number: u64, seconds: f64, scalars: Vec<Scalar>) {
         self.seconds += seconds;
-        self.steps.push(Step { number, time: self.seconds, scalars });
+        self.steps.push(EventStep { number, time: self.seconds, scalars });
     }
 
     /// More of the last step.

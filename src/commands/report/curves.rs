@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Rounded;
 use crate::metrics::{SHARES, gathered, number};
-use crate::run_folder::Table;
+use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
 const OF_DOMAIN: [&str; 9] = [
@@ -69,7 +69,7 @@ pub enum By {
 }
 
 /// A number of the step that a row belongs to, and how much it counts.
-struct Value {
+struct CurvePoint {
     row: usize,
     value: Option<f64>,
     weight: Option<f64>,
@@ -77,12 +77,12 @@ struct Value {
 
 /// Sum and weight of a mean.
 #[derive(Clone, Copy, Default)]
-struct Mean {
+struct WeightedMean {
     sum: f64,
     weight: f64,
 }
 
-impl Mean {
+impl WeightedMean {
     fn add(&mut self, value: f64, weight: f64) {
         self.sum += value * weight;
         self.weight += weight;
@@ -94,7 +94,7 @@ impl Mean {
 }
 
 /// By stage.
-pub fn curves(metrics: &Table) -> BTreeMap<String, Curves> {
+pub fn curves(metrics: &ColumnTable) -> BTreeMap<String, Curves> {
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
@@ -110,7 +110,7 @@ pub fn curves(metrics: &Table) -> BTreeMap<String, Curves> {
 }
 
 /// From the rows of a stage.
-fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
+fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
@@ -134,9 +134,9 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
         whole: points == steps,
         series: Vec::new(),
     };
-    let series = |metric: &'static str, by: By, of: &str, values: &mut dyn Iterator<Item = Value>| {
-        let mut means = vec![vec![Mean::default(); points]; seeds.len()];
-        for Value { row, value, weight } in values {
+    let series = |metric: &'static str, by: By, of: &str, values: &mut dyn Iterator<Item = CurvePoint>| {
+        let mut means = vec![vec![WeightedMean::default(); points]; seeds.len()];
+        for CurvePoint { row, value, weight } in values {
             if let (Some(value), Some(weight)) = (value, weight) {
                 let point = metrics.whole("step", row) as usize * points / steps;
                 let seed = metrics.whole("seed", row);
@@ -150,7 +150,7 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
             (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>()
         };
         let mean = (0..points).map(|point| {
-            let mut mean = Mean::default();
+            let mut mean = WeightedMean::default();
             of_seeds(point).for_each(|value| mean.add(value, 1.0));
             mean.value().map(Rounded)
         });
@@ -168,7 +168,7 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     for metric in OF_DOMAIN {
         for domain in &domains {
             let own = of_domains.iter().filter(|rows| is("domain", rows[0], domain));
-            let mut values = own.map(|rows| Value {
+            let mut values = own.map(|rows| CurvePoint {
                 row: rows[0],
                 value: number(metrics, metric, rows),
                 weight: Some(1.0),
@@ -184,7 +184,7 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
                     rows.iter().copied().filter(|row| is("teacher", *row, teacher)).collect();
                 // Of a step that has no prompts for it, the teacher has no part.
                 let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
-                Value { row: rows[0], value, weight: Some(1.0) }
+                CurvePoint { row: rows[0], value, weight: Some(1.0) }
             });
             curves.series.extend(series(metric, By::Teacher, teacher, &mut values));
         }
@@ -195,7 +195,7 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
             let own = rows.iter().copied().filter(|row| is("teacher", *row, teacher));
             let mut values = own.map(|row| {
                 let weight = metrics.number("token_share", row).filter(|share| *share > 0.0);
-                Value { row, value: metrics.number(metric, row), weight }
+                CurvePoint { row, value: metrics.number(metric, row), weight }
             });
             curves.series.extend(series(metric, By::Teacher, teacher, &mut values));
         }
@@ -203,7 +203,7 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     for metric in OF_STEP {
         // Every row of a step says the same.
         let mut values =
-            rows.iter().map(|&row| Value { row, value: metrics.number(metric, row), weight: Some(1.0) });
+            rows.iter().map(|&row| CurvePoint { row, value: metrics.number(metric, row), weight: Some(1.0) });
         curves.series.extend(series(metric, By::Step, "", &mut values));
     }
     curves
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     /// Two domains, two seeds, the reward of a step being `seed + step`.
-    fn metrics(steps: u64) -> Table {
+    fn metrics(steps: u64) -> ColumnTable {
         let (mut seeds, mut step_numbers, mut rewards, mut domains, mut teachers) =
             (vec![], vec![], vec![], vec![], vec![]);
         for seed in [1, 2] {
@@ -245,7 +245,7 @@ mod tests {
         let column = |name: &str, values| Column { name: name.to_owned(), values };
         let shares = (0..rows).map(|row| Some(if row % 2 == 0 { 0.75 } else { 0.25 })).collect();
         let divergences = (0..rows).map(|row| Some((row % 2) as f64)).collect();
-        Table::from(vec![
+        ColumnTable::from(vec![
             column("seed", ColumnValues::Wholes(seeds)),
             column("step", ColumnValues::Wholes(step_numbers)),
             column("stage", ColumnValues::Texts(vec![Some("student".to_owned()); rows])),

@@ -1,15 +1,15 @@
 //! `mopd report`: a run as one page that opens anywhere, without a network.
 
 mod curves;
-mod looks;
 mod page;
+mod samples;
 mod source;
 
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use crate::args::Report;
+use crate::args::ReportArgs;
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{METRICS, RunFolder, SAMPLES, WEIGHTS};
@@ -17,7 +17,7 @@ use crate::run_folder::{METRICS, RunFolder, SAMPLES, WEIGHTS};
 /// Larger pages open slowly; what grows with a run is kept below this.
 const LARGE: usize = 2_000_000;
 
-pub fn report(arguments: &Report) -> Result<Status, Problem> {
+pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
     let run = RunFolder::open(&arguments.run)?;
     let [metrics, samples, weights] = run.tables([METRICS, SAMPLES, WEIGHTS])?.map(Option::unwrap_or_default);
     let html = page::page(&run, &metrics, &samples, &weights)?;

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::Rounded;
 use super::curves::{Curves, curves};
-use super::looks::{Edges, Histogram, Sample, histograms, samples};
+use super::samples::{Edges, Histogram, SampledCompletion, histograms, samples};
 use super::source::{self, Excerpt};
 use crate::figures::{bytes, count, duration, flops};
 use crate::output::{counted, printable};
 use crate::problem::Problem;
-use crate::run_folder::{RunFolder, Table};
+use crate::run_folder::{ColumnTable, RunFolder};
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -27,7 +27,7 @@ const LICENSES: &str = include_str!("vendor/LICENSES.txt");
 
 /// What the script draws.
 #[derive(Serialize)]
-struct Data {
+struct PageData {
     tables: Vec<TableData>,
     stages: Vec<StageData>,
     edges: Vec<Edge>,
@@ -69,7 +69,7 @@ struct StageData {
     #[serde(flatten)]
     curves: Curves,
     histograms: Vec<Histogram>,
-    samples: Vec<Sample>,
+    samples: Vec<SampledCompletion>,
     #[serde(skip_serializing_if = "Option::is_none")]
     left_out: Option<String>,
 }
@@ -89,7 +89,7 @@ struct Card {
     name: String,
     kind: String,
     key: String,
-    inputs: Vec<Input>,
+    inputs: Vec<CardInput>,
     facts: Vec<(String, String)>,
     curves: Option<String>,
     excerpts: Vec<Excerpt>,
@@ -103,12 +103,17 @@ struct Card {
 }
 
 #[derive(Serialize)]
-struct Input {
+struct CardInput {
     anchor: String,
     name: String,
 }
 
-pub fn page(run: &RunFolder, metrics: &Table, seen: &Table, weights: &Table) -> Result<String, Problem> {
+pub fn page(
+    run: &RunFolder,
+    metrics: &ColumnTable,
+    seen: &ColumnTable,
+    weights: &ColumnTable,
+) -> Result<String, Problem> {
     let experiment = &run.plan.experiment;
     let mut curves = curves(metrics);
     let wanted = by_interest(run);
@@ -144,7 +149,7 @@ pub fn page(run: &RunFolder, metrics: &Table, seen: &Table, weights: &Table) -> 
         stages.push(stage);
     }
     let trained = stages.iter().any(|stage| !stage.curves.at.is_empty());
-    let data = Data { tables: table_data(run), stages, edges: edges(run), bins };
+    let data = PageData { tables: table_data(run), stages, edges: edges(run), bins };
     let data = serde_json::to_string(&data)
         .map_err(|error| Problem::run("no-report", format!("the page's data can't be written: {error}")))?;
 
@@ -316,7 +321,7 @@ fn card(
         kind: stage.kind.clone(),
         key: facts_of_plan.key.clone(),
         inputs: (model.stage.inputs().into_iter())
-            .map(|id| Input { anchor: anchor(id), name: printable(name(id)) })
+            .map(|id| CardInput { anchor: anchor(id), name: printable(name(id)) })
             .collect(),
         facts,
         curves: (!stage.curves.at.is_empty()).then(|| format!("train-{index}")),

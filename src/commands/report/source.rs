@@ -11,13 +11,13 @@ use crate::output::printable;
 use crate::run_folder::RunFolder;
 
 #[derive(Serialize)]
-pub struct File {
+pub struct SourceFileView {
     pub name: String,
-    pub lines: Vec<Line>,
+    pub lines: Vec<SourceLine>,
 }
 
 #[derive(Serialize)]
-pub struct Line {
+pub struct SourceLine {
     pub anchor: String,
     /// A class, which may be empty, and a text.
     pub pieces: Vec<(&'static str, String)>,
@@ -34,7 +34,7 @@ pub struct Excerpt {
 }
 
 /// The experiment, then its modules.
-pub fn files(run: &RunFolder) -> Vec<File> {
+pub fn files(run: &RunFolder) -> Vec<SourceFileView> {
     let mut files = vec![file(&entry_name(run), 0, &run.source, meanings(run))];
     files
         .extend(run.modules.iter().zip(1..).map(|((name, text), index)| file(name, index, text, Vec::new())));
@@ -66,7 +66,7 @@ fn class(meaning: Meaning) -> &'static str {
     }
 }
 
-fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'static str)>) -> File {
+fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'static str)>) -> SourceFileView {
     let mut meanings = meanings.into_iter().peekable();
     let mut start = 0;
     let mut lines = Vec::new();
@@ -86,10 +86,10 @@ fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'sta
         }
         pieces.push(("", printable(text.get(at..end).unwrap_or_default())));
         pieces.retain(|(_, text)| !text.is_empty());
-        lines.push(Line { anchor: anchor(index, number + 1), pieces });
+        lines.push(SourceLine { anchor: anchor(index, number + 1), pieces });
         start = end + text[end..].find('\n').map_or(0, |newline| newline + 1);
     }
-    File { name: printable(name), lines }
+    SourceFileView { name: printable(name), lines }
 }
 
 fn anchor(file: usize, line: usize) -> String {

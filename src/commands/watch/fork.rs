@@ -7,32 +7,32 @@ use mopd_compiler::plan::difference::{Fate, Item, Kind, difference};
 use mopd_compiler::plan::events::{Event, Fork};
 use mopd_compiler::plan::{ModelId, Plan};
 
-use crate::commands::family::{Family, Member};
+use crate::commands::sweep::{Sweep, SweepRun};
 
 /// What can change under a stage that is at work, beside its objective: what its weights, its optimiser's
 /// moments and its place in the data mean stays what it is.
 const SETTINGS: &[&str] = &["lr", "steps", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm"];
 
 /// A stage as a plan knows it, with a seed. Runs of a sweep that share a stage share its key.
-type Seeded = (String, u64);
+type StageKey = (String, u64);
 
 /// The runs of a file, from their begin on.
-pub struct Begun {
-    pub family: Rc<Family>,
+pub struct StartedSweep {
+    pub sweep: Rc<Sweep>,
     /// For each member, its stages that did not begin with their first step.
     pub forks: Vec<Vec<Fork>>,
     /// The last of each stage that is under way: its key in the store and its step.
-    checkpoints: HashMap<Seeded, (String, u32)>,
+    checkpoints: HashMap<StageKey, (String, u32)>,
 }
 
-impl Begun {
-    pub fn new(family: Rc<Family>, forks: Vec<Vec<Fork>>) -> Begun {
-        Begun { family, forks, checkpoints: HashMap::new() }
+impl StartedSweep {
+    pub fn new(sweep: Rc<Sweep>, forks: Vec<Vec<Fork>>) -> StartedSweep {
+        StartedSweep { sweep, forks, checkpoints: HashMap::new() }
     }
 
     /// What the run of a member said.
     pub fn note(&mut self, member: usize, event: &Event) {
-        let compiled = self.family.members.get(member).and_then(|member| member.compiled.clone());
+        let compiled = self.sweep.members.get(member).and_then(|member| member.compiled.clone());
         let stage = |name: &str, seed: u64| Some((key_of(&compiled.as_ref()?.plan, name)?.to_owned(), seed));
         match event {
             Event::Checkpoint { stage: name, seed, key, step } => {
@@ -52,10 +52,10 @@ impl Begun {
     /// The forks of the next runs, for each member: those of these runs that the edit leaves as they are, for
     /// what is made of them is theirs alone; and, where `wanted`, of what was under way. A member that
     /// was not there before has none.
-    pub fn forks(&self, next: &Family, wanted: bool) -> Vec<Vec<Fork>> {
-        let of_member = |member: &Member| {
-            let before = self.family.members.iter().position(|before| before.name() == member.name())?;
-            let was = self.family.members[before].compiled.as_ref()?;
+    pub fn forks(&self, next: &Sweep, wanted: bool) -> Vec<Vec<Fork>> {
+        let of_member = |member: &SweepRun| {
+            let before = self.sweep.members.iter().position(|before| before.name() == member.name())?;
+            let was = self.sweep.members[before].compiled.as_ref()?;
             Some(self.forks_of(&was.plan, &self.forks[before], &member.compiled.as_ref()?.plan, wanted))
         };
         next.members.iter().map(|member| of_member(member).unwrap_or_default()).collect()
@@ -129,36 +129,42 @@ model student = distill(base) {
 
     const SWEPT: &str = "param scale: real = 1\nsweep { scale in [1, 5] }\nexperiment ";
 
-    fn family(text: &str) -> Rc<Family> {
+    fn sweep(text: &str) -> Rc<Sweep> {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("tiny.mopd");
         std::fs::write(&file, text).expect("a file");
-        let checked = crate::commands::family::check(&file, &[], &mut |_| ()).expect("it can be read");
-        Rc::new(checked.family.unwrap_or_else(|| panic!("{:?}", checked.analysis.diagnostics)))
+        let checked = crate::commands::sweep::check(&file, &[], &mut |_| ()).expect("it can be read");
+        Rc::new(checked.sweep.unwrap_or_else(|| panic!("{:?}", checked.analysis.diagnostics)))
     }
 
-    fn begun(text: &str, forks: Vec<Fork>) -> Begun {
-        let family = family(text);
-        let forks = family.members.iter().map(|_| forks.clone()).collect();
-        let mut begun = Begun::new(family, forks);
+    fn started(text: &str, forks: Vec<Fork>) -> StartedSweep {
+        let sweep = sweep(text);
+        let forks = sweep.members.iter().map(|_| forks.clone()).collect();
+        let mut started = StartedSweep::new(sweep, forks);
         for (stage, step) in [("start", 7), ("student", 3)] {
-            begun.note(
+            started.note(
                 0,
                 &Event::Checkpoint { stage: stage.into(), seed: 1, key: format!("key of {stage}"), step },
             );
         }
-        begun
+        started
     }
 
     /// Stages and steps, for each member.
-    fn forked_by(begun: &Begun, text: &str, from: &str, to: &str, wanted: bool) -> Vec<Vec<(String, u32)>> {
+    fn forked_by(
+        started: &StartedSweep,
+        text: &str,
+        from: &str,
+        to: &str,
+        wanted: bool,
+    ) -> Vec<Vec<(String, u32)>> {
         assert!(text.contains(from), "{from}");
-        let forks = begun.forks(&family(&text.replace(from, to)), wanted).into_iter();
+        let forks = started.forks(&sweep(&text.replace(from, to)), wanted).into_iter();
         forks.map(|forks| forks.into_iter().map(|fork| (fork.stage, fork.step)).collect()).collect()
     }
 
-    fn forked(begun: &Begun, from: &str, to: &str, wanted: bool) -> Vec<(String, u32)> {
-        let [forks] = forked_by(begun, TEXT, from, to, wanted).try_into().expect("one run");
+    fn forked(started: &StartedSweep, from: &str, to: &str, wanted: bool) -> Vec<(String, u32)> {
+        let [forks] = forked_by(started, TEXT, from, to, wanted).try_into().expect("one run");
         forks
     }
 
@@ -170,27 +176,27 @@ model student = distill(base) {
             ("steps = 6, lr = 1e-3", "steps = 6, lr = linear(1e-3 -> 0)"),
             ("steps = 6", "steps = 60"),
         ] {
-            assert_eq!(forked(&begun(TEXT, Vec::new()), from, to, true), student, "{to}");
-            assert!(forked(&begun(TEXT, Vec::new()), from, to, false).is_empty(), "nobody asked for it");
+            assert_eq!(forked(&started(TEXT, Vec::new()), from, to, true), student, "{to}");
+            assert!(forked(&started(TEXT, Vec::new()), from, to, false).is_empty(), "nobody asked for it");
         }
         assert!(
-            forked(&begun(TEXT, Vec::new()), "prompts = 8", "prompts = 4", true).is_empty(),
+            forked(&started(TEXT, Vec::new()), "prompts = 8", "prompts = 4", true).is_empty(),
             "another place in the data"
         );
-        let new_teacher = forked(&begun(TEXT, Vec::new()), "steps = 20", "steps = 30", true);
+        let new_teacher = forked(&started(TEXT, Vec::new()), "steps = 20", "steps = 30", true);
         assert_eq!(new_teacher, [("start".to_owned(), 7)], "its teacher is new");
     }
 
     #[test]
     fn a_finished_stage_is_not_forked_and_a_fork_stays_until_its_stage_changes() {
-        let mut done = begun(TEXT, Vec::new());
+        let mut done = started(TEXT, Vec::new());
         done.note(
             0,
             &Event::StageFinished { stage: "student".into(), seed: 1, seconds: 1.0, peak_memory: None },
         );
         assert!(forked(&done, "steps = 6", "steps = 60", true).is_empty());
         let fork = Fork { stage: "student".into(), seed: 1, key: "of before".into(), step: 2 };
-        let before = Begun::new(family(TEXT), vec![vec![fork]]);
+        let before = StartedSweep::new(sweep(TEXT), vec![vec![fork]]);
         assert_eq!(
             forked(&before, "experiment \"tiny\"", "experiment \"other\"", false),
             [("student".to_owned(), 2)]
@@ -202,7 +208,7 @@ model student = distill(base) {
     #[test]
     fn members_of_a_sweep_share_the_forks_of_what_they_share() {
         let text = TEXT.replace("experiment ", SWEPT).replace("term t = live kl", "term t = scale * live kl");
-        let before = begun(&text, Vec::new());
+        let before = started(&text, Vec::new());
         let fork = |stage: &str, step| (stage.to_owned(), step);
         assert_eq!(
             forked_by(&before, &text, "steps = 20", "steps = 30", true),

@@ -2,10 +2,11 @@
 //! just that. What is under way goes on until a text that is clean takes its place, and a stage that the edit
 //! leaves as it is loses no step.
 
-mod face;
 mod files;
 mod fork;
-mod lines;
+mod jobs;
+mod line_output;
+mod ui;
 #[cfg(unix)]
 mod view;
 
@@ -16,22 +17,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::difference::{Difference, of_families};
-use mopd_compiler::plan::events::{Event, Fork, Job, Request, RunJob};
+use mopd_compiler::plan::events::Request;
 use mopd_compiler::plan::results::Results;
 use mopd_store::signals::on_termination;
 
-use self::face::{Face, Note};
 use self::files::{Changed, Files};
-use self::fork::Begun;
-use super::Compiled;
-use super::family::{self, Checked, Family, Member};
-use super::run::{self, STORE, as_text};
-use crate::args::Watch;
+use self::fork::StartedSweep;
+use self::ui::{Note, Ui};
+use super::run;
+use super::sweep::{self, Checked, Sweep};
+use crate::args::WatchArgs;
 use crate::host::{self, folder_of};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_lock::RunLock;
-use crate::worker::{self, Kill, Requests, Said, Worker};
+use crate::worker::{self, Kill, Requests, WorkerMessage};
 
 /// Quiet that makes a save complete: editors write in pieces.
 const QUIET: Duration = Duration::from_millis(15);
@@ -47,7 +47,7 @@ const BURST: Duration = Duration::from_millis(1500);
 const LOOK: Duration = Duration::from_millis(1000);
 
 /// What comes to pass outside.
-enum Happening {
+enum WatchEvent {
     /// A file may be another one.
     Hint,
     /// Ctrl-C, `kill`, or a terminal that was closed.
@@ -55,9 +55,9 @@ enum Happening {
     #[cfg(unix)]
     Key(view::Key),
     /// Of the worker with this number.
-    Said {
+    Message {
         worker: u32,
-        said: Box<Said>,
+        message: Box<WorkerMessage>,
     },
     Stderr(String),
     /// It is gone: how, or why that is not known.
@@ -67,23 +67,23 @@ enum Happening {
     },
 }
 
-pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
+pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
     host::read(&arguments.file)?;
     if !arguments.check {
         worker::find()?;
     }
-    let (sender, happenings) = channel();
+    let (sender, events) = channel();
     let hints = sender.clone();
     let interrupts = sender.clone();
     // Whoever would hear it is gone only at the end.
-    let installed = on_termination(move || _ = interrupts.send(Happening::Interrupt));
+    let installed = on_termination(move || _ = interrupts.send(WatchEvent::Interrupt));
     if let Err(error) = installed {
         output::error(&format!("warning: Ctrl-C ends this at once: {error}\n"));
     }
-    let session = Session {
+    let session = WatchSession {
         arguments,
-        face: Face::new(arguments, &sender),
-        files: Files::new(move || _ = hints.send(Happening::Hint)),
+        ui: Ui::new(arguments, &sender),
+        files: Files::new(move || _ = hints.send(WatchEvent::Hint)),
         sender,
         check_at: Some(Instant::now()),
         hinted: None,
@@ -100,13 +100,13 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
         workers: 0,
         quits: 0,
     };
-    session.follow(&happenings)
+    session.follow(&events)
 }
 
-/// The runs under way: members of a family, one after the other. The one at work is the one behind those that
+/// The runs under way: members of a sweep, one after the other. The one at work is the one behind those that
 /// ended.
 struct Running {
-    begun: Begun,
+    started: StartedSweep,
     folder: PathBuf,
     /// Of each member that ended: what it left, none where it failed.
     ended: Vec<Option<Results>>,
@@ -116,17 +116,17 @@ struct Running {
 }
 
 /// The worker that is there.
-struct Attached {
+struct WorkerHandle {
     number: u32,
     requests: Requests,
     kill: Kill,
 }
 
-struct Session<'a> {
-    arguments: &'a Watch,
-    face: Face,
+struct WatchSession<'a> {
+    arguments: &'a WatchArgs,
+    ui: Ui,
     files: Files,
-    sender: Sender<Happening>,
+    sender: Sender<WatchEvent>,
     /// When files are to be looked at, and when the first hint of this came.
     check_at: Option<Instant>,
     hinted: Option<Instant>,
@@ -137,22 +137,22 @@ struct Session<'a> {
     /// The last saves.
     saved: Vec<Instant>,
     /// The last clean text, which runs, has run or waits.
-    latest: Option<Rc<Family>>,
-    waiting: Option<Rc<Family>>,
+    latest: Option<Rc<Sweep>>,
+    waiting: Option<Rc<Sweep>>,
     job: Option<Running>,
     /// The runs before the next.
-    before: Option<Begun>,
+    before: Option<StartedSweep>,
     /// Of the folder of results that was written to last.
     lock: Option<RunLock>,
     /// Not all of the last runs ended well: what is the same may well be run again.
     retry: bool,
-    worker: Option<Attached>,
+    worker: Option<WorkerHandle>,
     workers: u32,
     quits: u32,
 }
 
-impl Session<'_> {
-    fn follow(mut self, happenings: &Receiver<Happening>) -> Result<Status, Problem> {
+impl WatchSession<'_> {
+    fn follow(mut self, events: &Receiver<WatchEvent>) -> Result<Status, Problem> {
         loop {
             let now = Instant::now();
             if self.check_at.is_some_and(|at| at <= now) {
@@ -165,15 +165,15 @@ impl Session<'_> {
                 self.start();
             }
             if self.quits > 0 && self.job.is_none() {
-                self.face.close();
+                self.ui.close();
                 return Ok(if self.retry { Status::Interrupted } else { Status::Good });
             }
-            let frame = self.face.refresh()?;
+            let frame = self.ui.refresh()?;
             let deadline = [self.check_at, self.start_at].into_iter().flatten().min();
             let wait = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()).min(LOOK));
             let wait = frame.map_or(wait, |frame| frame.min(wait));
-            match happenings.recv_timeout(wait) {
-                Ok(happening) => self.heard(happening)?,
+            match events.recv_timeout(wait) {
+                Ok(event) => self.handle(event)?,
                 Err(RecvTimeoutError::Timeout) if wait == LOOK => self.check_at = Some(Instant::now()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("the session holds a sender itself"),
@@ -181,37 +181,37 @@ impl Session<'_> {
         }
     }
 
-    fn heard(&mut self, happening: Happening) -> Result<(), Problem> {
-        match happening {
-            Happening::Hint => {
+    fn handle(&mut self, event: WatchEvent) -> Result<(), Problem> {
+        match event {
+            WatchEvent::Hint => {
                 let now = Instant::now();
                 let first = *self.hinted.get_or_insert(now);
                 self.check_at = Some((now + QUIET).min(first + AT_MOST));
             }
-            Happening::Interrupt => self.quit(),
+            WatchEvent::Interrupt => self.quit(),
             #[cfg(unix)]
-            Happening::Key(key) => {
-                if let Face::View(view) = &mut self.face
-                    && view.key(key) == view::Asked::Quit
+            WatchEvent::Key(key) => {
+                if let Ui::View(view) = &mut self.ui
+                    && view.key(key) == view::Action::Quit
                 {
                     self.quit();
                 }
             }
-            Happening::Stderr(line) => self.face.note(&Note::Said(&output::printable(&line))),
-            Happening::Said { worker, said } if self.is_current(worker) => match *said {
-                Said::Event(event) => self.event(&event)?,
-                Said::Text(text) => self.face.note(&Note::Said(&text)),
+            WatchEvent::Stderr(line) => self.ui.note(&Note::Said(&output::printable(&line))),
+            WatchEvent::Message { worker, message } if self.is_current(worker) => match *message {
+                WorkerMessage::Event(event) => self.event(&event)?,
+                WorkerMessage::Text(text) => self.ui.note(&Note::Said(&text)),
             },
-            Happening::Gone { worker, problem } if self.is_current(worker) => {
+            WatchEvent::Gone { worker, problem } if self.is_current(worker) => {
                 self.worker = None;
                 if let Some(problem) = problem {
-                    self.face.note(&Note::Problem(&problem));
+                    self.ui.note(&Note::Problem(&problem));
                 }
                 if let Some(job) = self.job.take() {
                     self.ended(job, None);
                 }
             }
-            Happening::Said { .. } | Happening::Gone { .. } => {}
+            WatchEvent::Message { .. } | WatchEvent::Gone { .. } => {}
         }
         Ok(())
     }
@@ -246,7 +246,7 @@ impl Session<'_> {
             job.stopping = true;
             // A stop can always be written down.
             let _ = worker.requests.send(&Request::Stop);
-            self.face.note(&Note::Stopping);
+            self.ui.note(&Note::Stopping);
         }
     }
 
@@ -262,13 +262,13 @@ impl Session<'_> {
             self.check(first)?;
         }
         if !data.is_empty() && self.waiting.is_none() && !self.arguments.check {
-            self.face.note(&Note::Data(&data));
+            self.ui.note(&Note::Data(&data));
             self.waiting = self.latest.clone();
             self.settle();
         }
         if first {
             let (sources, data) = self.files.count();
-            self.face.note(&Note::Watching { path: &self.arguments.file, sources, data });
+            self.ui.note(&Note::Watching { path: &self.arguments.file, sources, data });
         }
         Ok(())
     }
@@ -286,75 +286,75 @@ impl Session<'_> {
         self.unwritten_since = None;
         let mut sources = BTreeSet::new();
         let files = &mut self.files;
-        let checked = family::check(path, &self.arguments.overrides.set, &mut |file| {
+        let checked = sweep::check(path, &self.arguments.overrides.set, &mut |file| {
             files.look_at(file);
             sources.insert(file.to_owned());
         });
         // What was read may be older than what is there by now: it is looked at once more.
         self.check_at = self.check_at.or(Some(Instant::now() + QUIET));
         self.files.follow_sources(sources);
-        let Checked { analysis, refused, family } = match checked {
+        let Checked { analysis, refused, sweep } = match checked {
             Ok(checked) => checked,
             Err(problem) => {
-                self.face.note(&Note::Unreadable(&problem));
+                self.ui.note(&Note::Unreadable(&problem));
                 return Ok(());
             }
         };
-        let (clean, running) = (family.is_some(), self.job.is_some());
-        self.face.note(&Note::Checked { analysis: &analysis, refused: &refused, clean, running });
-        let Some(family) = family else { return Ok(()) };
-        self.files.follow_data(family.compiled().map(|(_, compiled)| &compiled.plan), &folder_of(path));
-        self.clean(Rc::new(family));
+        let (clean, running) = (sweep.is_some(), self.job.is_some());
+        self.ui.note(&Note::Checked { analysis: &analysis, refused: &refused, clean, running });
+        let Some(sweep) = sweep else { return Ok(()) };
+        self.files.follow_data(sweep.compiled().map(|(_, compiled)| &compiled.plan), &folder_of(path));
+        self.clean(Rc::new(sweep));
         Ok(())
     }
 
     /// A text that can run.
-    fn clean(&mut self, family: Rc<Family>) {
-        let before = self.latest.replace(Rc::clone(&family));
+    fn clean(&mut self, sweep: Rc<Sweep>) {
+        let before = self.latest.replace(Rc::clone(&sweep));
         if self.arguments.check {
             if let Some(before) = before {
-                self.said(&difference(&before, &family));
+                self.said(&difference(&before, &sweep));
             }
             return;
         }
         let Some(before) = before else {
-            self.waiting = Some(family);
+            self.waiting = Some(sweep);
             self.start_at = Some(Instant::now());
             return;
         };
-        let edit = difference(&before, &family);
+        let edit = difference(&before, &sweep);
         self.said(&edit);
         // What ran last, or runs, is what counts: an edit that was taken back before it began is none.
         let idle = self.job.is_none();
         let same_as_running = match &self.job {
-            Some(job) => !job.stopping && difference(&job.begun.family, &family).is_empty(),
+            Some(job) => !job.stopping && difference(&job.started.sweep, &sweep).is_empty(),
             None => edit.is_empty() && self.waiting.is_none() && !self.retry,
         };
         if same_as_running {
             self.waiting = None;
             self.start_at = None;
             if idle {
-                self.provenance(&family);
+                self.provenance(&sweep);
             }
             return;
         }
-        self.waiting = Some(family);
+        self.waiting = Some(sweep);
         self.settle();
     }
 
     fn said(&mut self, edit: &Difference) {
-        self.face.note(&if edit.is_empty() { Note::Nothing } else { Note::Edited(edit) });
+        self.ui.note(&if edit.is_empty() { Note::Nothing } else { Note::Edited(edit) });
     }
 
     /// The text beside the results is what it is now, where its meaning is that of the results.
-    fn provenance(&mut self, family: &Family) {
-        let folder = family.folder(self.arguments.out.as_deref());
+    fn provenance(&mut self, sweep: &Sweep) {
+        let folder = sweep.folder(self.arguments.out.as_deref());
         if let Err(problem) = self.hold(&folder) {
-            return self.face.note(&Note::Problem(&problem));
+            return self.ui.note(&Note::Problem(&problem));
         }
-        for (member, compiled) in family.compiled() {
+        for (member, compiled) in sweep.compiled() {
             if let Err(problem) = run::provenance(&member.out(&folder), compiled) {
-                self.face.note(&Note::Problem(&problem));
+                self.ui.note(&Note::Problem(&problem));
             }
         }
     }
@@ -377,221 +377,9 @@ impl Session<'_> {
         let quiet = if self.saved.len() > 1 { SETTLED_IN_A_BURST } else { SETTLED };
         self.start_at = Some(now + quiet);
     }
-
-    /// Begins what waits, now or when what is under way has stopped.
-    fn start(&mut self) {
-        if self.job.is_some() {
-            return self.stop();
-        }
-        let Some(family) = self.waiting.take() else { return };
-        let forks = match &self.before {
-            Some(before) => before.forks(&family, self.arguments.fork),
-            None => family.members.iter().map(|_| Vec::new()).collect(),
-        };
-        // What several members share is said once.
-        let mut said: Vec<&Fork> = Vec::new();
-        for fork in forks.iter().flatten() {
-            if !said.contains(&fork) {
-                self.face.note(&Note::Forked { stage: &fork.stage, seed: fork.seed, step: fork.step });
-                said.push(fork);
-            }
-        }
-        self.retry = false;
-        let folder = family.folder(self.arguments.out.as_deref());
-        if let Err(problem) = self.hold(&folder).and_then(|()| family.make_room(&folder)) {
-            self.face.note(&Note::Problem(&problem));
-            self.retry = true;
-            return;
-        }
-        let begun = Begun::new(family, forks);
-        self.go_through(Running { begun, folder, ended: Vec::new(), began: false, stopping: false });
-    }
-
-    /// Begins the next member of a family, or closes it behind its last.
-    fn go_through(&mut self, mut job: Running) {
-        let family = Rc::clone(&job.begun.family);
-        while let (index, false) = (job.ended.len(), job.stopping)
-            && let Some(member) = family.members.get(index)
-        {
-            let Some(compiled) = &member.compiled else {
-                job.ended.push(None);
-                continue;
-            };
-            match self.begin(compiled, &member.out(&job.folder), job.begun.forks[index].clone()) {
-                Ok(()) => {
-                    self.face.note(&Note::Began { family: &family, member: index });
-                    job.began = true;
-                    self.job = Some(job);
-                    return;
-                }
-                Err(problem) => {
-                    self.face.note(&Note::Problem(&problem));
-                    self.retry = true;
-                    job.ended.push(None);
-                }
-            }
-        }
-        self.close(job);
-    }
-
-    /// Nothing of a family runs any more: what waits, and has settled, begins.
-    fn close(&mut self, job: Running) {
-        let family = Rc::clone(&job.begun.family);
-        let whole = job.ended.len() == family.members.len();
-        self.retry |= !whole;
-        if whole && family.is_sweep() {
-            match family.together(&job.folder, &job.ended) {
-                Ok(together) => self.face.note(&Note::Together {
-                    family: &family,
-                    folder: &job.folder,
-                    together: &together,
-                }),
-                Err(problem) => self.face.note(&Note::Problem(&problem)),
-            }
-        }
-        // A comment that was written meanwhile has changed places only.
-        if let Some(latest) = self.latest.clone()
-            && whole
-            && self.waiting.is_none()
-        {
-            self.provenance(&latest);
-        }
-        // What was under way before them is under way still where none of them began.
-        if job.began {
-            self.before = Some(job.begun);
-        }
-        if self.waiting.is_some() && self.start_at.is_none() {
-            self.start_at = Some(Instant::now());
-        }
-    }
-
-    /// The member at work ended, with results or without, and the next one begins.
-    fn ended(&mut self, mut job: Running, results: Option<Results>) {
-        self.retry |= results.is_none();
-        job.ended.push(results);
-        self.go_through(job);
-    }
-
-    fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
-        run::provenance(out, compiled)?;
-        let job = Job::Run(Box::new(RunJob {
-            plan: compiled.plan.clone(),
-            base: as_text(&folder_of(&self.arguments.file))?,
-            store: STORE.to_owned(),
-            out: as_text(out)?,
-            fresh: false,
-            from: Vec::new(),
-            checkpoint_every: self.arguments.checkpoint_every,
-            forks,
-            workers: self.arguments.workers,
-        }));
-        if self.worker.is_none() {
-            self.worker = Some(self.attach()?);
-        }
-        match &self.worker {
-            Some(worker) => worker.requests.send(&Request::Begin { job }),
-            None => Ok(()),
-        }
-    }
-
-    fn attach(&mut self) -> Result<Attached, Problem> {
-        self.workers += 1;
-        let number = self.workers;
-        let (stderr, sender) = (self.sender.clone(), self.sender.clone());
-        let mut worker = Worker::stay(move |line| _ = stderr.send(Happening::Stderr(line.to_owned())))?;
-        let (requests, kill) = (worker.requests(), worker.killer());
-        std::thread::spawn(move || {
-            let problem = loop {
-                match worker.next() {
-                    Ok(Some(said)) => {
-                        if sender.send(Happening::Said { worker: number, said: Box::new(said) }).is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => {
-                        break match worker.wait() {
-                            Ok(status) => (!status.success()).then(|| worker::death(status)),
-                            Err(problem) => Some(problem),
-                        };
-                    }
-                    Err(problem) => break Some(problem),
-                }
-            };
-            let _ = sender.send(Happening::Gone { worker: number, problem });
-        });
-        Ok(Attached { number, requests, kill })
-    }
-
-    fn event(&mut self, event: &Event) -> Result<(), Problem> {
-        self.face.note(&Note::Event(event));
-        match event {
-            Event::Ready { versions, .. } => {
-                if let Some(worker) = &self.worker {
-                    run::check_version(&versions.mopd, &worker.kill)?;
-                }
-            }
-            Event::Finished { seconds, peak_memory } => {
-                if let Some(job) = self.job.take() {
-                    let results = self.finished(&job, *seconds, *peak_memory);
-                    self.ended(job, results);
-                }
-            }
-            Event::Failed(failure) => {
-                if let Some(job) = self.job.take() {
-                    if let Some((_, compiled)) = job.at_work() {
-                        let more = !job.stopping && job.ended.len() + 1 < job.begun.family.members.len();
-                        self.face.note(&Note::Failed { compiled, failure, more });
-                    }
-                    self.ended(job, None);
-                }
-            }
-            Event::Interrupted { .. } => {
-                if let Some(job) = self.job.take() {
-                    self.close(job);
-                }
-            }
-            event => {
-                if let Some(job) = &mut self.job {
-                    job.begun.note(job.ended.len(), event);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What the member at work left; none where that can't be read.
-    fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) -> Option<Results> {
-        let (member, compiled) = job.at_work()?;
-        let out = member.out(&job.folder);
-        match run::results(&out) {
-            Ok(results) => {
-                let alone = !job.begun.family.is_sweep();
-                self.face.note(&Note::Finished {
-                    compiled,
-                    alone,
-                    out: &out,
-                    results: &results,
-                    seconds,
-                    peak_memory,
-                });
-                Some(results)
-            }
-            Err(problem) => {
-                self.face.note(&Note::Problem(&problem));
-                None
-            }
-        }
-    }
-}
-
-impl Running {
-    fn at_work(&self) -> Option<(&Member, &Compiled)> {
-        let member = self.begun.family.members.get(self.ended.len())?;
-        Some((member, member.compiled.as_deref()?))
-    }
 }
 
 /// What an edit means for the runs of a file.
-fn difference(before: &Family, after: &Family) -> Difference {
+fn difference(before: &Sweep, after: &Sweep) -> Difference {
     of_families(&before.plans(), &after.plans())
 }

@@ -1,4 +1,4 @@
-//! The ways out of a finding, as edits: its fix, and for a warning the comment that silences it.
+//! The ways out of a diagnostic, as edits: its fix, and for a warning the comment that silences it.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, CodeActionParam
 use mopd_lang::check::allow;
 use mopd_lang::diag::{Applicability, Fix};
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::{ENTRY, Session};
 
 // See `rename`.
 #[allow(clippy::mutable_key_type)]
-pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeActionOrCommand>, Failure> {
+pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeActionOrCommand>, RequestError> {
     let wanted = params.context.only.as_ref();
     if wanted.is_some_and(|kinds| !kinds.iter().any(|kind| ["", "quickfix"].contains(&kind.as_str()))) {
         return Ok(Vec::new());
@@ -20,22 +20,25 @@ pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
     let lines = session.lines(document);
     let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);
     let mut actions = Vec::new();
-    for finding in &document.analysis.diagnostics {
-        let span = finding.primary.span;
+    for diagnostic in &document.analysis.diagnostics {
+        let span = diagnostic.primary.span;
         if span.file != ENTRY || span.end < start || end < span.start {
             continue;
         }
-        let silence = allow::insertion(&document.analysis.sources, finding);
+        let silence = allow::insertion(&document.analysis.sources, diagnostic);
         let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
-        let fixes =
-            finding.fix.iter().map(|fix| (fix, certain(fix))).chain(silence.iter().map(|fix| (fix, false)));
+        let fixes = diagnostic
+            .fix
+            .iter()
+            .map(|fix| (fix, certain(fix)))
+            .chain(silence.iter().map(|fix| (fix, false)));
         for (fix, preferred) in fixes {
             let Some(place) = session.location(&document.analysis, fix.span) else { continue };
             let edit = TextEdit { range: place.range, new_text: fix.replacement.clone() };
             actions.push(CodeActionOrCommand::CodeAction(CodeAction {
                 title: fix.title.clone(),
                 kind: Some(CodeActionKind::QUICKFIX),
-                diagnostics: Some(vec![session.finding(document, finding)]),
+                diagnostics: Some(vec![session.diagnostic(document, diagnostic)]),
                 edit: Some(WorkspaceEdit {
                     changes: Some(HashMap::from([(place.uri, vec![edit])])),
                     ..WorkspaceEdit::default()

@@ -3,13 +3,13 @@
 use lsp_types::{GotoDefinitionParams, GotoDefinitionResponse, LocationLink};
 use mopd_lang::ide;
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
 pub fn answer(
     session: &Session,
     params: GotoDefinitionParams,
-) -> Result<Option<GotoDefinitionResponse>, Failure> {
+) -> Result<Option<GotoDefinitionResponse>, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position_params)?;
     let Some(found) = ide::definition(&document.analysis, offset) else { return Ok(None) };
     let Some(name) = session.location(&document.analysis, found.name) else { return Ok(None) };

@@ -3,11 +3,14 @@
 use lsp_types::{DocumentSymbol, DocumentSymbolParams, DocumentSymbolResponse, Location, SymbolInformation};
 use mopd_lang::ide::{self, Outline};
 
-use super::super::convert::Lines;
-use super::super::dispatch::Failure;
+use super::super::convert::LineIndex;
+use super::super::dispatch::RequestError;
 use super::super::session::{ENTRY, Session};
 
-pub fn answer(session: &Session, params: DocumentSymbolParams) -> Result<DocumentSymbolResponse, Failure> {
+pub fn answer(
+    session: &Session,
+    params: DocumentSymbolParams,
+) -> Result<DocumentSymbolResponse, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let outlines = ide::outline(&document.analysis, ENTRY);
@@ -24,7 +27,7 @@ pub fn answer(session: &Session, params: DocumentSymbolParams) -> Result<Documen
 
 // The protocol's type still has a field that it has replaced by tags.
 #[allow(deprecated)]
-fn nested(outline: &Outline, lines: &Lines) -> DocumentSymbol {
+fn nested(outline: &Outline, lines: &LineIndex) -> DocumentSymbol {
     let children: Vec<DocumentSymbol> = outline.children.iter().map(|child| nested(child, lines)).collect();
     DocumentSymbol {
         name: outline.name.clone(),

@@ -3,10 +3,10 @@
 use lsp_types::{FoldingRange, FoldingRangeKind, FoldingRangeParams};
 use mopd_lang::ide::{self, FoldKind};
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: FoldingRangeParams) -> Result<Vec<FoldingRange>, Failure> {
+pub fn answer(session: &Session, params: FoldingRangeParams) -> Result<Vec<FoldingRange>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let folds = ide::folds(&document.text).into_iter().map(|fold| {

@@ -6,16 +6,19 @@ use lsp_types::{
 };
 use mopd_lang::fmt::{self, Edit};
 
-use super::super::convert::Lines;
-use super::super::dispatch::Failure;
+use super::super::convert::LineIndex;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: DocumentFormattingParams) -> Result<Vec<TextEdit>, Failure> {
+pub fn answer(session: &Session, params: DocumentFormattingParams) -> Result<Vec<TextEdit>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     Ok(converted(&session.lines(document), fmt::edits(&document.text)))
 }
 
-pub fn range(session: &Session, params: DocumentRangeFormattingParams) -> Result<Vec<TextEdit>, Failure> {
+pub fn range(
+    session: &Session,
+    params: DocumentRangeFormattingParams,
+) -> Result<Vec<TextEdit>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let (start, end) = (lines.offset(params.range.start), lines.offset(params.range.end));
@@ -25,7 +28,10 @@ pub fn range(session: &Session, params: DocumentRangeFormattingParams) -> Result
 }
 
 /// Editors ask right after the character is in the text, with the place behind it.
-pub fn on_type(session: &Session, params: DocumentOnTypeFormattingParams) -> Result<Vec<TextEdit>, Failure> {
+pub fn on_type(
+    session: &Session,
+    params: DocumentOnTypeFormattingParams,
+) -> Result<Vec<TextEdit>, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position)?;
     let edits = match params.ch.as_str() {
         "}" => fmt::edits_on_close(&document.text, offset as usize),
@@ -35,7 +41,7 @@ pub fn on_type(session: &Session, params: DocumentOnTypeFormattingParams) -> Res
     Ok(converted(&lines, edits))
 }
 
-fn converted(lines: &Lines, edits: Vec<Edit>) -> Vec<TextEdit> {
+fn converted(lines: &LineIndex, edits: Vec<Edit>) -> Vec<TextEdit> {
     let convert =
         |edit: Edit| TextEdit { range: lines.range(edit.range.start, edit.range.end), new_text: edit.text };
     edits.into_iter().map(convert).collect()

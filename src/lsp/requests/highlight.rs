@@ -3,10 +3,13 @@
 use lsp_types::{DocumentHighlight, DocumentHighlightKind, DocumentHighlightParams};
 use mopd_lang::ide;
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: DocumentHighlightParams) -> Result<Vec<DocumentHighlight>, Failure> {
+pub fn answer(
+    session: &Session,
+    params: DocumentHighlightParams,
+) -> Result<Vec<DocumentHighlight>, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position_params)?;
     let found =
         ide::highlights(&document.analysis, offset).into_iter().map(|(span, declares)| DocumentHighlight {

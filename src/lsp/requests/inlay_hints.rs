@@ -3,10 +3,10 @@
 use lsp_types::{InlayHint, InlayHintKind, InlayHintLabel, InlayHintParams};
 use mopd_lang::ide;
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHint>, Failure> {
+pub fn answer(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHint>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);

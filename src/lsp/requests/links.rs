@@ -3,12 +3,12 @@
 use lsp_types::{DocumentLink, DocumentLinkParams, Uri};
 use mopd_lang::ide::{self, Destination};
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 use super::super::uri;
 use crate::host;
 
-pub fn answer(session: &Session, params: DocumentLinkParams) -> Result<Vec<DocumentLink>, Failure> {
+pub fn answer(session: &Session, params: DocumentLinkParams) -> Result<Vec<DocumentLink>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let folder = uri::to_path(&document.uri).map(|path| host::folder_of(&path));
     let lines = session.lines(document);

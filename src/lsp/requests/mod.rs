@@ -20,20 +20,20 @@ pub mod workspace_symbols;
 use lsp_types::{MarkupContent, MarkupKind, SymbolKind, TextDocumentPositionParams};
 use mopd_lang::check::index;
 
-use super::convert::Lines;
-use super::dispatch::Failure;
+use super::convert::LineIndex;
+use super::dispatch::RequestError;
 use super::session::{Document, Session};
 
 /// The document that a request is about.
-fn document<'a>(session: &'a Session, uri: &lsp_types::Uri) -> Result<&'a Document, Failure> {
-    session.document(uri).ok_or_else(|| Failure::refused(format!("{} is not open", uri.as_str())))
+fn document<'a>(session: &'a Session, uri: &lsp_types::Uri) -> Result<&'a Document, RequestError> {
+    session.document(uri).ok_or_else(|| RequestError::refused(format!("{} is not open", uri.as_str())))
 }
 
 /// A document, the places of its text, and the byte offset that is asked about.
 fn place<'a>(
     session: &'a Session,
     params: &TextDocumentPositionParams,
-) -> Result<(&'a Document, Lines<'a>, u32), Failure> {
+) -> Result<(&'a Document, LineIndex<'a>, u32), RequestError> {
     let document = document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let offset = lines.offset(params.position) as u32;

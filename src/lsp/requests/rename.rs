@@ -8,30 +8,31 @@ use lsp_types::{
 };
 use mopd_lang::ide;
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 use super::references;
 
 pub fn prepare(
     session: &Session,
     params: TextDocumentPositionParams,
-) -> Result<PrepareRenameResponse, Failure> {
+) -> Result<PrepareRenameResponse, RequestError> {
     let (document, lines, offset) = super::place(session, &params)?;
     let (id, span) =
-        ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
+        ide::renameable(&document.analysis, offset).map_err(|problem| RequestError::refused(problem.0))?;
     let placeholder = document.analysis.index.symbol(id).name.clone();
     Ok(PrepareRenameResponse::RangeWithPlaceholder { range: lines.range_of(span), placeholder })
 }
 
 // The protocol's type for edits is keyed by addresses, whose hash does not depend on what can change in them.
 #[allow(clippy::mutable_key_type)]
-pub fn answer(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, Failure> {
+pub fn answer(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
     let (id, _) =
-        ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
+        ide::renameable(&document.analysis, offset).map_err(|problem| RequestError::refused(problem.0))?;
     let closed = references::closed(session, document, id);
     for (analysis, id) in references::views(session, document, &closed, id) {
-        ide::check_new_name(analysis, id, &params.new_name).map_err(|problem| Failure::refused(problem.0))?;
+        ide::check_new_name(analysis, id, &params.new_name)
+            .map_err(|problem| RequestError::refused(problem.0))?;
     }
     let mut changes: HashMap<Uri, Vec<TextEdit>> = HashMap::new();
     for place in references::everywhere(session, document, id, true) {

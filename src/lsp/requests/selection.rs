@@ -3,10 +3,10 @@
 use lsp_types::{SelectionRange, SelectionRangeParams};
 use mopd_lang::ide;
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: SelectionRangeParams) -> Result<Vec<SelectionRange>, Failure> {
+pub fn answer(session: &Session, params: SelectionRangeParams) -> Result<Vec<SelectionRange>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let grown = params.positions.iter().map(|position| {

@@ -6,7 +6,7 @@ use lsp_types::{
 };
 use mopd_lang::ide::{self, Meaning};
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
 /// In the order of their numbers. The editor's names are all of the protocol's own list, so that every theme
@@ -40,7 +40,7 @@ pub fn modifiers() -> Vec<SemanticTokenModifier> {
     ]
 }
 
-pub fn answer(session: &Session, params: SemanticTokensParams) -> Result<SemanticTokensResult, Failure> {
+pub fn answer(session: &Session, params: SemanticTokensParams) -> Result<SemanticTokensResult, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let mut data = Vec::new();

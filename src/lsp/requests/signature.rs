@@ -6,10 +6,10 @@ use lsp_types::{
 };
 use mopd_lang::ide;
 
-use super::super::dispatch::Failure;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: SignatureHelpParams) -> Result<Option<SignatureHelp>, Failure> {
+pub fn answer(session: &Session, params: SignatureHelpParams) -> Result<Option<SignatureHelp>, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position_params)?;
     let Some(found) = ide::signature_help(&document.text, offset, &document.analysis) else {
         return Ok(None);

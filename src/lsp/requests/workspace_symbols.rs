@@ -6,12 +6,15 @@ use std::collections::HashSet;
 use lsp_types::{Location, SymbolInformation, WorkspaceSymbolParams};
 use mopd_lang::ide;
 
-use super::super::convert::Lines;
-use super::super::dispatch::Failure;
+use super::super::convert::LineIndex;
+use super::super::dispatch::RequestError;
 use super::super::session::Session;
 use super::document_symbols::information;
 
-pub fn answer(session: &Session, params: WorkspaceSymbolParams) -> Result<Vec<SymbolInformation>, Failure> {
+pub fn answer(
+    session: &Session,
+    params: WorkspaceSymbolParams,
+) -> Result<Vec<SymbolInformation>, RequestError> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     for document in session.documents() {
@@ -35,7 +38,7 @@ pub fn answer(session: &Session, params: WorkspaceSymbolParams) -> Result<Vec<Sy
             continue;
         }
         let Some(address) = session.uri(&file.path) else { continue };
-        let lines = Lines::new(&file.text, session.client.encoding);
+        let lines = LineIndex::new(&file.text, session.client.encoding);
         for outline in ide::declarations(&file.text) {
             if matches(&outline.name, &params.query) {
                 found.push(information(

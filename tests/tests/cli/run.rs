@@ -212,7 +212,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     play("ready()\nos.kill(os.getpid(), signal.SIGSEGV)")
         .is(1, &["error[worker-died]", "signal 11", "memory fault"]);
     let silent = play("print('about to go', file=sys.stderr)\nsys.exit(3)");
-    silent.is(1, &["about to go", "stopped without a word (exit status 3)", "mopd doctor"]);
+    silent.is(1, &["about to go", "exited without reporting a result (exit status 3)", "mopd doctor"]);
     // It goes before it has read the job, which is longer than a pipe holds.
     let place = Place::with(&[("a.mopd", &format!("{GOOD}{}", "// padding\n".repeat(20_000)))]);
     place.worker("");

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::args::{BenchDistill, DistillDtype, DistillObjective};
+use crate::args::{BenchDistillArgs, DistillDtype, DistillObjective};
 use crate::problem::Problem;
 
 /// The stage that is measured, and the file of prompts beside the source.
@@ -14,8 +14,8 @@ pub const PROMPTS: &str = "prompts.jsonl";
 const LEAST_PROMPTS: u32 = 64;
 
 /// The source. Every teacher has a domain of its own and an equal share of the prompts.
-pub fn source(arguments: &BenchDistill) -> Result<String, Problem> {
-    let BenchDistill { batch, new, steps, .. } = arguments;
+pub fn source(arguments: &BenchDistillArgs) -> Result<String, Problem> {
+    let BenchDistillArgs { batch, new, steps, .. } = arguments;
     let dtype = match arguments.dtype {
         DistillDtype::Float32 => "float32",
         DistillDtype::Bfloat16 => "bfloat16",
@@ -74,7 +74,7 @@ pub fn source(arguments: &BenchDistill) -> Result<String, Problem> {
 }
 
 /// Small sums, all of about the same length.
-pub fn prompts(arguments: &BenchDistill) -> String {
+pub fn prompts(arguments: &BenchDistillArgs) -> String {
     let mut state = 7u64;
     let mut number = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -4,8 +4,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};
 use serde_json::{Value, json};
 
-use super::{Seen, Step};
-use crate::args::{BenchDistill, DistillDtype};
+use super::{Observed, StepTimes};
+use crate::args::{BenchDistillArgs, DistillDtype};
 use crate::figures;
 
 /// What a machine can do, and what a step asks of it.
@@ -48,10 +48,10 @@ impl Floor {
     }
 }
 
-pub struct Figures<'a> {
-    arguments: &'a BenchDistill,
+pub struct DistillReport<'a> {
+    arguments: &'a BenchDistillArgs,
     floor: &'a Floor,
-    seen: &'a Seen,
+    seen: &'a Observed,
 }
 
 /// What is asked of a step's times.
@@ -65,18 +65,18 @@ const PARTS: [(&str, Of); 4] = [
     ("step", Seconds::sum),
 ];
 
-impl<'a> Figures<'a> {
-    pub fn new(arguments: &'a BenchDistill, floor: &'a Floor, seen: &'a Seen) -> Figures<'a> {
-        Figures { arguments, floor, seen }
+impl<'a> DistillReport<'a> {
+    pub fn new(arguments: &'a BenchDistillArgs, floor: &'a Floor, seen: &'a Observed) -> DistillReport<'a> {
+        DistillReport { arguments, floor, seen }
     }
 
     /// The steps behind the first.
-    fn counted(&self) -> &[Step] {
+    fn counted(&self) -> &[StepTimes] {
         &self.seen.steps[1.min(self.seen.steps.len())..]
     }
 
     /// Over the counted steps; that of the whole is the median of whole steps and not the sum of medians.
-    fn median(&self, of: impl Fn(&Step) -> f64) -> f64 {
+    fn median(&self, of: impl Fn(&StepTimes) -> f64) -> f64 {
         median(self.counted().iter().map(of).collect())
     }
 
@@ -105,7 +105,7 @@ impl<'a> Figures<'a> {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let BenchDistill { teachers, batch, steps, .. } = self.arguments;
+        let BenchDistillArgs { teachers, batch, steps, .. } = self.arguments;
         let Floor { rates, prompt, threads, .. } = self.floor;
         let tokens = self.median(|step| step.tokens as f64);
         format!(
@@ -134,8 +134,9 @@ impl<'a> Figures<'a> {
 
     /// Times in seconds, memory in bytes, rates a second.
     pub fn json(&self) -> String {
-        let BenchDistill { student, teachers, batch, new, chat, lora, micro_batch, checkpointing, .. } =
-            self.arguments;
+        let BenchDistillArgs {
+            student, teachers, batch, new, chat, lora, micro_batch, checkpointing, ..
+        } = self.arguments;
         let floor = self.floor.seconds(self.arguments.dtype);
         let by_part = |value: &dyn Fn(Of) -> f64| -> Value {
             PARTS
@@ -144,7 +145,7 @@ impl<'a> Figures<'a> {
                 .collect::<serde_json::Map<_, _>>()
                 .into()
         };
-        let step = |step: &Step| {
+        let step = |step: &StepTimes| {
             let Seconds { rollout, scoring, update } = step.seconds;
             json!({ "rollout": rollout, "scoring": scoring, "update": update, "tokens": step.tokens })
         };

@@ -12,21 +12,21 @@ use std::ops::ControlFlow;
 
 use mopd_compiler::plan::events::{Event, FloorJob, Job, RunJob, Seconds};
 
-use self::figures::{Figures, Floor};
-use super::folder::Folder;
-use crate::args::BenchDistill;
-use crate::commands::run::as_text;
+use self::figures::{DistillReport, Floor};
+use super::folder::TempFolder;
+use crate::args::BenchDistillArgs;
 use crate::commands::{Compiled, compile};
-use crate::interrupts::Interrupts;
+use crate::host::as_text;
 use crate::output::{self, Style, printable};
 use crate::problem::{Problem, Status};
 use crate::progress::Progress;
 use crate::render;
-use crate::worker::{self, Said, Worker};
+use crate::worker::interrupts::Interrupts;
+use crate::worker::{self, Worker, WorkerMessage};
 
 /// What one step took.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct StepTimes {
     pub seconds: Seconds,
     /// Completion tokens.
     pub tokens: u64,
@@ -34,17 +34,17 @@ pub struct Step {
 
 /// What the run was seen to do.
 #[derive(Default)]
-pub struct Seen {
+pub struct Observed {
     device: String,
-    steps: Vec<Step>,
+    steps: Vec<StepTimes>,
     /// Of the whole worker, and while the stage ran, in bytes; the latter where the system tells.
     peak_memory: u64,
     stage_memory: Option<u64>,
 }
 
-pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
+pub fn distill(arguments: &BenchDistillArgs) -> Result<Status, Problem> {
     worker::find()?;
-    let folder = Folder::new()?;
+    let folder = TempFolder::new()?;
     let file = folder.write("bench.mopd", &experiment::source(arguments)?)?;
     folder.write(experiment::PROMPTS, &experiment::prompts(arguments))?;
     let Some(compiled) = compile(&file, &[])? else { return Ok(Status::Wrong) };
@@ -61,7 +61,7 @@ pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
     };
     match measure(arguments, &run, &compiled)? {
         ControlFlow::Continue((floor, seen)) => {
-            let figures = Figures::new(arguments, &floor, &seen);
+            let figures = DistillReport::new(arguments, &floor, &seen);
             output::result(&if arguments.json { figures.json() } else { figures.table() });
             Ok(Status::Good)
         }
@@ -71,19 +71,19 @@ pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
 
 /// The machine, the run, and the machine again: what else it does may change between the two.
 fn measure(
-    arguments: &BenchDistill,
+    arguments: &BenchDistillArgs,
     run: &RunJob,
     compiled: &Compiled,
-) -> Result<ControlFlow<Status, (Floor, Seen)>, Problem> {
+) -> Result<ControlFlow<Status, (Floor, Observed)>, Problem> {
     let before = match floor(run, None, compiled)? {
         ControlFlow::Continue(floor) => floor,
         ControlFlow::Break(status) => return Ok(ControlFlow::Break(status)),
     };
-    let mut seen = Seen::default();
+    let mut seen = Observed::default();
     let note = |event: &Event| match event {
         Event::Ready { device, .. } => seen.device.clone_from(device),
         Event::Step { stage, tokens, seconds, .. } if stage == experiment::STAGE => {
-            seen.steps.push(Step { seconds: *seconds, tokens: *tokens });
+            seen.steps.push(StepTimes { seconds: *seconds, tokens: *tokens });
         }
         Event::StageFinished { stage, peak_memory, .. } if stage == experiment::STAGE => {
             seen.stage_memory = *peak_memory
@@ -126,32 +126,32 @@ fn floor(
 /// Has a worker do a job. Breaks where it could not finish, which is reported.
 fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<ControlFlow<Status>, Problem> {
     let mut progress = Progress::new(false, false);
-    let speaker = progress.speaker();
+    let printer = progress.printer();
     let mut worker = {
-        let speaker = speaker.clone();
-        Worker::start(job, move |line| speaker.say(&format!("{}\n", printable(line))))?
+        let printer = printer.clone();
+        Worker::start(job, move |line| printer.say(&format!("{}\n", printable(line))))?
     };
     let interrupts = Interrupts::handled();
-    let reached = {
-        let speaker = speaker.clone();
-        interrupts.reach(&worker, move |text| speaker.say(text))
+    let forwarding = {
+        let printer = printer.clone();
+        interrupts.forward_to(&worker, move |text| printer.say(text))
     };
     let mut last = None;
     while let Some(said) = worker.next()? {
         match said {
-            Said::Event(event) => {
+            WorkerMessage::Event(event) => {
                 progress.note(&event);
                 note(&event);
                 if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
                     last = Some(event);
                 }
             }
-            Said::Text(text) => speaker.say(&format!("{text}\n")),
+            WorkerMessage::Text(text) => printer.say(&format!("{text}\n")),
         }
     }
     progress.close();
     let status = worker.wait()?;
-    drop(reached);
+    drop(forwarding);
     // Whatever else went wrong after a signal, the signal is the reason.
     if interrupts.any() {
         return Ok(ControlFlow::Break(Status::Interrupted));

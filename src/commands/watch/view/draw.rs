@@ -10,7 +10,7 @@ use ratatui::widgets::{
     Axis, Block, Borders, Chart, Dataset, GraphType, List, ListItem, ListState, Paragraph, Wrap,
 };
 
-use super::state::{Measure, Progress, Stage, State};
+use super::state::{CurveMetric, StageProgress, StageView, ViewState};
 use crate::figures::duration;
 use crate::output::printable;
 
@@ -18,8 +18,8 @@ use crate::output::printable;
 const COLOURS: [Color; 6] =
     [Color::Blue, Color::Yellow, Color::Magenta, Color::Cyan, Color::Green, Color::Red];
 
-pub fn draw(frame: &mut Frame, state: &State) {
-    let said = if state.findings.is_empty() { 9 } else { 16 };
+pub fn draw(frame: &mut Frame, state: &ViewState) {
+    let said = if state.diagnostics.is_empty() { 9 } else { 16 };
     let [head, middle, below, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Min(6),
@@ -51,7 +51,7 @@ pub fn draw(frame: &mut Frame, state: &State) {
     frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)), foot);
 }
 
-fn heading(state: &State) -> Paragraph<'_> {
+fn heading(state: &ViewState) -> Paragraph<'_> {
     let (done, all) = state.done();
     let what = match (state.running, all) {
         (true, _) => format!("running, {done} of {all} stages done"),
@@ -65,19 +65,21 @@ fn heading(state: &State) -> Paragraph<'_> {
     ]))
 }
 
-fn stages(frame: &mut Frame, state: &State, area: Rect) {
+fn stages(frame: &mut Frame, state: &ViewState, area: Rect) {
     let width = usize::from(area.width.saturating_sub(2));
-    let item = |stage: &Stage| {
+    let item = |stage: &StageView| {
         let name = if state.seeds { format!("{} {}", stage.name, stage.seed) } else { stage.name.clone() };
         let (what, style) = match &stage.progress {
-            Progress::Waiting => ("·".to_owned(), Style::new().add_modifier(Modifier::DIM)),
-            Progress::Running { steps: 0, .. } => ("at work".to_owned(), Style::new().fg(Color::Cyan)),
-            Progress::Running { step, steps } => (format!("{step}/{steps}"), Style::new().fg(Color::Cyan)),
-            Progress::Stopped { step, steps } => {
+            StageProgress::Waiting => ("·".to_owned(), Style::new().add_modifier(Modifier::DIM)),
+            StageProgress::Running { steps: 0, .. } => ("at work".to_owned(), Style::new().fg(Color::Cyan)),
+            StageProgress::Running { step, steps } => {
+                (format!("{step}/{steps}"), Style::new().fg(Color::Cyan))
+            }
+            StageProgress::Stopped { step, steps } => {
                 (format!("stopped {step}/{steps}"), Style::new().fg(Color::Yellow))
             }
-            Progress::Kept => ("kept".to_owned(), Style::new().add_modifier(Modifier::DIM)),
-            Progress::Done { seconds } => (duration(*seconds), Style::new().fg(Color::Green)),
+            StageProgress::Kept => ("kept".to_owned(), Style::new().add_modifier(Modifier::DIM)),
+            StageProgress::Done { seconds } => (duration(*seconds), Style::new().fg(Color::Green)),
         };
         let room = width.saturating_sub(what.chars().count() + 1);
         let shown: String = name.chars().take(room).collect();
@@ -92,7 +94,7 @@ fn stages(frame: &mut Frame, state: &State, area: Rect) {
     frame.render_stateful_widget(list, area, &mut place);
 }
 
-fn curves(frame: &mut Frame, stage: &Stage, measure: Option<Measure>, seeds: bool, area: Rect) {
+fn curves(frame: &mut Frame, stage: &StageView, measure: Option<CurveMetric>, seeds: bool, area: Rect) {
     let of = if seeds { format!("{}, seed {}", stage.name, stage.seed) } else { stage.name.clone() };
     let block = |title: String| Block::new().borders(Borders::ALL).title(title);
     let Some(measure) = measure else {
@@ -124,7 +126,7 @@ fn curves(frame: &mut Frame, stage: &Stage, measure: Option<Measure>, seeds: boo
 }
 
 /// How far the student is from each teacher, drawn to the farthest.
-fn teachers(frame: &mut Frame, stage: &Stage, area: Rect) {
+fn teachers(frame: &mut Frame, stage: &StageView, area: Rect) {
     let most = stage.teachers.values().map(|value| value.abs()).fold(1e-9, f64::max);
     let width = stage.teachers.keys().map(|name| name.chars().count()).max().unwrap_or(0);
     let room = usize::from(area.width).saturating_sub(width + 14);
@@ -140,20 +142,20 @@ fn teachers(frame: &mut Frame, stage: &Stage, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// The findings of the last check where there are any, else the end of the log.
-fn words(frame: &mut Frame, state: &State, area: Rect) {
+/// The diagnostics of the last check where there are any, else the end of the log.
+fn words(frame: &mut Frame, state: &ViewState, area: Rect) {
     let rows = usize::from(area.height.saturating_sub(2));
-    let (title, lines): (&str, Vec<Line>) = match state.findings.is_empty() {
+    let (title, lines): (&str, Vec<Line>) = match state.diagnostics.is_empty() {
         false => (
-            " findings ",
-            state.findings.lines().take(rows).map(|line| Line::from(printable(line))).collect(),
+            " diagnostics ",
+            state.diagnostics.lines().take(rows).map(|line| Line::from(printable(line))).collect(),
         ),
         true => {
             let start = state.log.len().saturating_sub(rows);
             (" log ", state.log.iter().skip(start).map(|line| Line::from(line.clone())).collect())
         }
     };
-    let style = if state.findings.is_empty() { Style::new() } else { Style::new().fg(Color::Yellow) };
+    let style = if state.diagnostics.is_empty() { Style::new() } else { Style::new().fg(Color::Yellow) };
     let block = Block::new().borders(Borders::ALL).title(title).border_style(style);
     frame.render_widget(Paragraph::new(lines).block(block).wrap(Wrap { trim: false }), area);
 }

@@ -17,9 +17,9 @@ use ratatui::termion::screen::{AlternateScreen, IntoAlternateScreen};
 
 pub use ratatui::termion::event::Key;
 
-use self::state::State;
-use super::face::Note;
-use super::lines;
+use self::state::ViewState;
+use super::line_output;
+use super::ui::Note;
 use crate::args::Format;
 use crate::output::{self, Style};
 use crate::problem::Problem;
@@ -29,7 +29,7 @@ const FRAME: Duration = Duration::from_millis(80);
 
 pub struct View {
     terminal: Terminal<TermionBackend<AlternateScreen<RawTerminal<Stdout>>>>,
-    state: State,
+    state: ViewState,
     drawn: Option<Instant>,
     dirty: bool,
     /// The table of the last run that ended well, for the terminal as it will be.
@@ -38,7 +38,7 @@ pub struct View {
 
 /// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Action {
     Nothing,
     Quit,
 }
@@ -54,22 +54,22 @@ impl View {
         let mut terminal = Terminal::new(TermionBackend::new(screen)).ok()?;
         terminal.hide_cursor().ok()?;
         std::thread::spawn(move || std::io::stdin().keys().map_while(Result::ok).for_each(key));
-        Some(View { terminal, state: State::new(title), drawn: None, dirty: true, table: String::new() })
+        Some(View { terminal, state: ViewState::new(title), drawn: None, dirty: true, table: String::new() })
     }
 
     pub fn note(&mut self, note: &Note) {
         take(&mut self.state, note);
-        let table = lines::table(note, Style { terminal: false });
+        let table = line_output::table(note, Style { terminal: false });
         if !table.is_empty() {
             self.table = table;
         }
         self.dirty = true;
     }
 
-    pub fn key(&mut self, key: Key) -> Asked {
+    pub fn key(&mut self, key: Key) -> Action {
         self.dirty = true;
         match key {
-            Key::Char('q') | Key::Ctrl('c') | Key::Esc => return Asked::Quit,
+            Key::Char('q') | Key::Ctrl('c') | Key::Esc => return Action::Quit,
             Key::Up | Key::Char('k') => self.state.choose(-1),
             Key::Down | Key::Char('j') => self.state.choose(1),
             Key::PageUp => self.state.choose(-10),
@@ -77,7 +77,7 @@ impl View {
             Key::Char('m' | '\t') => self.state.next_measure(),
             _ => {}
         }
-        Asked::Nothing
+        Action::Nothing
     }
 
     /// Draws what is new. Answers how long it is to the next time, where something is left to draw.
@@ -113,33 +113,33 @@ impl Drop for View {
 }
 
 /// A note becomes part of what is shown.
-fn take(state: &mut State, note: &Note) {
+fn take(state: &mut ViewState, note: &Note) {
     const PLAIN: Style = Style { terminal: false };
     match note {
         Note::Checked { clean, .. } => {
-            let text = lines::text(note, PLAIN);
-            state.findings = if *clean { String::new() } else { text.clone() };
+            let text = line_output::text(note, PLAIN);
+            state.diagnostics = if *clean { String::new() } else { text.clone() };
             if *clean {
                 state.say(&text);
             }
         }
-        Note::Unreadable(_) => state.findings = lines::text(note, PLAIN),
-        Note::Failed { .. } | Note::Problem(_) => state.say(&lines::text(note, PLAIN)),
-        Note::Began { family, member } => {
-            if let Some(compiled) = family.members.get(*member).and_then(|member| member.compiled.as_ref()) {
-                let run = family.announcement(*member, Format::Human).unwrap_or_default();
+        Note::Unreadable(_) => state.diagnostics = line_output::text(note, PLAIN),
+        Note::Failed { .. } | Note::Problem(_) => state.say(&line_output::text(note, PLAIN)),
+        Note::Began { sweep, member } => {
+            if let Some(compiled) = sweep.members.get(*member).and_then(|member| member.compiled.as_ref()) {
+                let run = sweep.announcement(*member, Format::Human).unwrap_or_default();
                 state.begin(&compiled.plan, run.trim_end());
             }
-            state.say(&lines::text(note, PLAIN));
+            state.say(&line_output::text(note, PLAIN));
         }
         Note::Event(event) => {
             state.event(event);
-            state.say(&lines::text(note, PLAIN));
+            state.say(&line_output::text(note, PLAIN));
         }
-        Note::Finished { .. } | Note::Together { .. } => {
-            state.say(&lines::table(note, PLAIN));
-            state.say(&lines::text(note, PLAIN));
+        Note::Finished { .. } | Note::SweepEnded { .. } => {
+            state.say(&line_output::table(note, PLAIN));
+            state.say(&line_output::text(note, PLAIN));
         }
-        _ => state.say(&lines::text(note, PLAIN)),
+        _ => state.say(&line_output::text(note, PLAIN)),
     }
 }

@@ -14,26 +14,26 @@ const POINTS: usize = 2000;
 
 /// A number that steps leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Measure {
+pub enum CurveMetric {
     Reward,
     Divergence,
     Loss,
 }
 
-impl Measure {
-    pub const ALL: [Measure; 3] = [Measure::Reward, Measure::Divergence, Measure::Loss];
+impl CurveMetric {
+    pub const ALL: [CurveMetric; 3] = [CurveMetric::Reward, CurveMetric::Divergence, CurveMetric::Loss];
 
     pub fn name(self) -> &'static str {
         match self {
-            Measure::Reward => "reward",
-            Measure::Divergence => "divergence",
-            Measure::Loss => "loss",
+            CurveMetric::Reward => "reward",
+            CurveMetric::Divergence => "divergence",
+            CurveMetric::Loss => "loss",
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Progress {
+pub enum StageProgress {
     Waiting,
     Running {
         step: u32,
@@ -78,24 +78,24 @@ impl Curve {
 
 /// A stage with one seed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stage {
+pub struct StageView {
     pub name: String,
     pub seed: u64,
-    pub progress: Progress,
+    pub progress: StageProgress,
     /// The number that matters, as the worker names it.
     pub metric: Option<(String, f64)>,
     /// By measure and domain; the loss is of all domains together.
-    pub curves: BTreeMap<(Measure, String), Curve>,
+    pub curves: BTreeMap<(CurveMetric, String), Curve>,
     /// The last divergence from each teacher.
     pub teachers: BTreeMap<String, f64>,
 }
 
-impl Stage {
-    fn new(name: &str, seed: u64) -> Stage {
-        Stage {
+impl StageView {
+    fn new(name: &str, seed: u64) -> StageView {
+        StageView {
             name: name.to_owned(),
             seed,
-            progress: Progress::Waiting,
+            progress: StageProgress::Waiting,
             metric: None,
             curves: BTreeMap::new(),
             teachers: BTreeMap::new(),
@@ -103,15 +103,18 @@ impl Stage {
     }
 
     fn begin(&mut self, steps: u32) {
-        *self = Stage { progress: Progress::Running { step: 0, steps }, ..Stage::new(&self.name, self.seed) };
+        *self = StageView {
+            progress: StageProgress::Running { step: 0, steps },
+            ..StageView::new(&self.name, self.seed)
+        };
     }
 
     fn step(&mut self, step: u32, steps: u32, loss: f64, domains: &[DomainStep]) {
         // Steps are counted from 0; this one is done.
-        self.progress = Progress::Running { step: step + 1, steps };
-        self.curves.entry((Measure::Loss, "all".to_owned())).or_default().add(step, loss);
+        self.progress = StageProgress::Running { step: step + 1, steps };
+        self.curves.entry((CurveMetric::Loss, "all".to_owned())).or_default().add(step, loss);
         for DomainStep { domain, teachers, divergence, reward } in domains {
-            for (measure, value) in [(Measure::Divergence, divergence), (Measure::Reward, reward)] {
+            for (measure, value) in [(CurveMetric::Divergence, divergence), (CurveMetric::Reward, reward)] {
                 if let Some(value) = value {
                     self.curves.entry((measure, domain.clone())).or_default().add(step, *value);
                 }
@@ -125,9 +128,9 @@ impl Stage {
     }
 
     /// What there are curves of, the most telling first.
-    pub fn measures(&self) -> Vec<Measure> {
-        let has = |measure: &Measure| self.curves.keys().any(|(of, _)| of == measure);
-        let mut found: Vec<Measure> = Measure::ALL.into_iter().filter(has).collect();
+    pub fn measures(&self) -> Vec<CurveMetric> {
+        let has = |measure: &CurveMetric| self.curves.keys().any(|(of, _)| of == measure);
+        let mut found: Vec<CurveMetric> = CurveMetric::ALL.into_iter().filter(has).collect();
         let headline = self.metric.as_ref().map(|(name, _)| name.as_str());
         found.sort_by_key(|measure| Some(measure.name()) != headline);
         found
@@ -135,10 +138,10 @@ impl Stage {
 }
 
 /// Everything that is shown.
-pub struct State {
+pub struct ViewState {
     pub title: String,
     /// In the order of the plan, seed by seed.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageView>,
     pub selected: usize,
     /// The author has chosen a stage; before, the one that runs is shown.
     chosen: bool,
@@ -146,23 +149,23 @@ pub struct State {
     pub measure: usize,
     pub log: VecDeque<String>,
     /// Of the last check; empty where it was clean.
-    pub findings: String,
+    pub diagnostics: String,
     pub running: bool,
     pub seeds: bool,
     /// Which run of a sweep the stages are of: `run 2 of 4: clip_at=5`. Empty where there is no sweep.
     pub run: String,
 }
 
-impl State {
-    pub fn new(title: &str) -> State {
-        State {
+impl ViewState {
+    pub fn new(title: &str) -> ViewState {
+        ViewState {
             title: printable(title),
             stages: Vec::new(),
             selected: 0,
             chosen: false,
             measure: 0,
             log: VecDeque::new(),
-            findings: String::new(),
+            diagnostics: String::new(),
             running: false,
             seeds: false,
             run: String::new(),
@@ -175,13 +178,13 @@ impl State {
         let seeds =
             plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1);
         let selected = self.stages.get(self.selected).map(|stage| (stage.name.clone(), stage.seed));
-        let each = |model: &str| -> Vec<Stage> {
+        let each = |model: &str| -> Vec<StageView> {
             (0..u64::from(seeds))
-                .map(|more| Stage::new(model, plan.experiment.seed.saturating_add(more)))
+                .map(|more| StageView::new(model, plan.experiment.seed.saturating_add(more)))
                 .collect()
         };
         self.stages = plan.experiment.models.iter().flat_map(|model| each(&model.name)).collect();
-        let still = |stage: &Stage| {
+        let still = |stage: &StageView| {
             selected.as_ref().is_some_and(|(name, seed)| stage.name == *name && stage.seed == *seed)
         };
         let place = self.stages.iter().position(still);
@@ -197,7 +200,7 @@ impl State {
                 if let Some(index) = self.place(stage, *seed) {
                     self.stages[index].begin(*steps);
                     let shown = self.stages.get(self.selected).map(|stage| &stage.progress);
-                    let idle = !matches!(shown, Some(Progress::Running { .. }));
+                    let idle = !matches!(shown, Some(StageProgress::Running { .. }));
                     if !self.chosen && idle && *steps > 0 {
                         self.selected = index;
                     }
@@ -211,20 +214,20 @@ impl State {
             }
             Event::StageResumed { stage, seed, step } => {
                 if let Some(index) = self.place(stage, *seed)
-                    && let Progress::Running { step: at, .. } = &mut self.stages[index].progress
+                    && let StageProgress::Running { step: at, .. } = &mut self.stages[index].progress
                 {
                     *at = *step;
                 }
             }
-            Event::StageKept { stage, seed } => self.set(stage, *seed, Progress::Kept),
+            Event::StageKept { stage, seed } => self.set(stage, *seed, StageProgress::Kept),
             Event::StageFinished { stage, seed, seconds, .. } => {
-                self.set(stage, *seed, Progress::Done { seconds: *seconds })
+                self.set(stage, *seed, StageProgress::Done { seconds: *seconds })
             }
             Event::Finished { .. } | Event::Failed(_) | Event::Interrupted { .. } => {
                 self.running = false;
                 for stage in &mut self.stages {
-                    if let Progress::Running { step, steps } = stage.progress {
-                        stage.progress = Progress::Stopped { step, steps };
+                    if let StageProgress::Running { step, steps } = stage.progress {
+                        stage.progress = StageProgress::Stopped { step, steps };
                     }
                 }
             }
@@ -236,7 +239,7 @@ impl State {
         self.stages.iter().position(|known| known.name == stage && known.seed == seed)
     }
 
-    fn set(&mut self, stage: &str, seed: u64, progress: Progress) {
+    fn set(&mut self, stage: &str, seed: u64, progress: StageProgress) {
         if let Some(index) = self.place(stage, seed) {
             self.stages[index].progress = progress;
         }
@@ -259,7 +262,7 @@ impl State {
         self.measure = self.measure.wrapping_add(1);
     }
 
-    pub fn shown(&self) -> Option<(&Stage, Option<Measure>)> {
+    pub fn shown(&self) -> Option<(&StageView, Option<CurveMetric>)> {
         let stage = self.stages.get(self.selected)?;
         let measures = stage.measures();
         let measure = measures.get(self.measure.checked_rem(measures.len()).unwrap_or(0)).copied();
@@ -268,7 +271,8 @@ impl State {
 
     /// Stages that are finished or kept, of all.
     pub fn done(&self) -> (usize, usize) {
-        let done = |stage: &&Stage| matches!(stage.progress, Progress::Kept | Progress::Done { .. });
+        let done =
+            |stage: &&StageView| matches!(stage.progress, StageProgress::Kept | StageProgress::Done { .. });
         (self.stages.iter().filter(done).count(), self.stages.len())
     }
 }

@@ -3,7 +3,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::draw::draw;
-use super::state::{Measure, Progress, State};
+use super::state::{CurveMetric, StageProgress, ViewState};
 
 const TEXT: &str = r#"
 experiment "tiny" { seed = 1 }
@@ -13,18 +13,18 @@ model start = sft(base, on: domains) { target = answer, steps = 20, batch = 16, 
 compare "tiny table" { models = [start], samples = 2, temperature = 1.0, max_tokens = 6, seeds = 2 }
 "#;
 
-fn state_of(run: &str) -> State {
+fn state_of(run: &str) -> ViewState {
     let entry = mopd_lang::source::SourceFile { path: "tiny.mopd".into(), text: TEXT.into() };
     let analysis = mopd_lang::analyse(entry, &crate::host::standard);
     let experiment = analysis.experiment.as_ref().expect("it is sound");
     let plan =
         mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
-    let mut state = State::new("tiny.mopd");
+    let mut state = ViewState::new("tiny.mopd");
     state.begin(&plan, run);
     state
 }
 
-fn state() -> State {
+fn state() -> ViewState {
     state_of("")
 }
 
@@ -55,7 +55,7 @@ fn step(stage: &str, seed: u64, step: u32, reward: f64) -> Event {
     }
 }
 
-fn screen(state: &State, width: u16, height: u16) -> Vec<String> {
+fn screen(state: &ViewState, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal of memory");
     terminal.draw(|frame| draw(frame, state)).expect("it can be drawn on");
     let buffer = terminal.backend().buffer();
@@ -115,7 +115,7 @@ fn the_stage_that_runs_is_shown_with_a_curve_for_each_domain_and_its_teachers() 
     state.next_measure();
     assert!(shows(&screen(&state, 120, 40), "start, seed 1: loss by domain"));
     state.next_measure();
-    assert_eq!(state.shown().and_then(|(_, measure)| measure), Some(Measure::Divergence));
+    assert_eq!(state.shown().and_then(|(_, measure)| measure), Some(CurveMetric::Divergence));
 }
 
 #[test]
@@ -131,21 +131,21 @@ fn arrows_choose_and_the_choice_stays() {
 }
 
 #[test]
-fn findings_stand_where_the_log_was_until_they_are_mended() {
+fn diagnostics_stand_where_the_log_was_until_they_are_mended() {
     let mut state = state();
     state.say("start, seed 1: done in 3.0 s\n");
     assert!(shows(&screen(&state, 90, 30), "done in 3.0 s"));
-    state.findings = "error[unknown-name]: nothing is called `fife`\n".into();
+    state.diagnostics = "error[unknown-name]: nothing is called `fife`\n".into();
     let drawn = screen(&state, 90, 30);
     assert!(
-        shows(&drawn, "findings") && shows(&drawn, "unknown-name") && !shows(&drawn, "done in 3.0 s"),
+        shows(&drawn, "diagnostics") && shows(&drawn, "unknown-name") && !shows(&drawn, "done in 3.0 s"),
         "{drawn:#?}"
     );
 }
 
 #[test]
 fn no_size_is_too_small_and_no_number_too_odd() {
-    let mut state = State::new("a");
+    let mut state = ViewState::new("a");
     screen(&state, 1, 1);
     state = self::state();
     state.event(&started("start", 1));
@@ -165,8 +165,8 @@ fn a_long_run_keeps_a_curve_of_bounded_length() {
         state.event(&step("start", 1, at, 0.5));
     }
     let (stage, _) = state.shown().expect("it runs");
-    let points = stage.curves[&(Measure::Reward, "copy".to_owned())].points();
+    let points = stage.curves[&(CurveMetric::Reward, "copy".to_owned())].points();
     assert!((500..=2000).contains(&points.len()), "{}", points.len());
     assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0));
-    assert!(matches!(stage.progress, Progress::Running { step: 100_000, .. }));
+    assert!(matches!(stage.progress, StageProgress::Running { step: 100_000, .. }));
 }

@@ -9,7 +9,7 @@ use crate::problem::Problem;
 
 /// A stage that was at work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AtWork {
+pub struct ActiveStage {
     pub stage: String,
     /// Its seed, where there are several.
     pub seed: Option<u64>,
@@ -40,7 +40,7 @@ fn memory_ran_out() -> bool {
 }
 
 /// Of a run that was at these stages; `to_come`: some had not begun.
-pub fn of_run(plan: &Plan, at_work: &[AtWork], to_come: bool) -> Problem {
+pub fn of_run(plan: &Plan, at_work: &[ActiveStage], to_come: bool) -> Problem {
     described(memory_ran_out(), plan, at_work, to_come)
 }
 
@@ -63,13 +63,13 @@ fn cause(memory: bool) -> &'static str {
     }
 }
 
-fn described(memory: bool, plan: &Plan, at_work: &[AtWork], to_come: bool) -> Problem {
+fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) -> Problem {
     if at_work.is_empty() && to_come {
         // Models and data are read, and what the next stages take is measured.
         return Problem::run("worker-died", format!("{}; the next stage had not begun", cause(memory)))
             .help(ANYWHERE);
     }
-    let place = |stage: &AtWork| {
+    let place = |stage: &ActiveStage| {
         let seed = stage.seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();
         match stage.steps {
             0 => format!("`{}`{seed}", stage.stage),

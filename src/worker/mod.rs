@@ -1,5 +1,8 @@
-//! Finding, starting and hearing `mopd-worker`, the program that links libtorch. It may die at any moment
+//! Diagnostic, starting and hearing `mopd-worker`, the program that links libtorch. It may die at any moment
 //! without taking `mopd` down.
+
+pub mod interrupts;
+pub mod killed;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -12,9 +15,8 @@ use mopd_compiler::plan::events::{Event, Failure, Job, Request, SERVE};
 
 use serde::Serialize;
 
+use self::interrupts::Interrupts;
 use crate::host::reason;
-use crate::interrupts::Interrupts;
-use crate::killed;
 use crate::output;
 use crate::problem::Problem;
 
@@ -63,7 +65,7 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// One line from the worker.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Said {
+pub enum WorkerMessage {
     Event(Event),
     /// A line that is no event: a library or a program that it started wrote to its standard output.
     Text(String),
@@ -132,10 +134,10 @@ impl Worker {
     }
 
     /// The next line; none when the worker has closed its output.
-    pub fn next(&mut self) -> Result<Option<Said>, Problem> {
+    pub fn next(&mut self) -> Result<Option<WorkerMessage>, Problem> {
         let Some(line) = next_line(&mut self.lines) else { return Ok(None) };
         match serde_json::from_str(&line) {
-            Ok(event) => Ok(Some(Said::Event(event))),
+            Ok(event) => Ok(Some(WorkerMessage::Event(event))),
             Err(error) if line.starts_with("{\"event\"") => {
                 self.killer().now();
                 Err(Problem::run(
@@ -147,7 +149,7 @@ impl Worker {
                     env!("CARGO_PKG_VERSION")
                 )))
             }
-            Err(_) => Ok(Some(Said::Text(output::printable(&line)))),
+            Err(_) => Ok(Some(WorkerMessage::Text(output::printable(&line)))),
         }
     }
 
@@ -185,20 +187,20 @@ pub fn ask(
 ) -> Result<ExitStatus, Problem> {
     let interrupts = Interrupts::handled();
     let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
-    let reached = interrupts.reach(&worker, output::error);
+    let forwarding = interrupts.forward_to(&worker, output::error);
     let mut failure = None;
     while let Some(said) = worker.next()? {
         match said {
-            Said::Event(Event::Failed(found)) => failure = Some(found),
-            Said::Event(Event::Warning { message }) => {
+            WorkerMessage::Event(Event::Failed(found)) => failure = Some(found),
+            WorkerMessage::Event(Event::Warning { message }) => {
                 output::error(&format!("warning: {}\n", output::printable(&message)))
             }
-            Said::Event(event) => heard(event),
-            Said::Text(text) => output::error(&format!("{text}\n")),
+            WorkerMessage::Event(event) => heard(event),
+            WorkerMessage::Text(text) => output::error(&format!("{text}\n")),
         }
     }
     let status = worker.wait()?;
-    drop(reached);
+    drop(forwarding);
     if interrupts.any() {
         return Err(Problem::interrupted());
     }
@@ -284,7 +286,7 @@ pub fn death(status: ExitStatus) -> Problem {
         }
         None => {
             let code = status.code().map_or_else(|| "none".to_owned(), |code| code.to_string());
-            problem(&format!("the worker stopped without a word (exit status {code})"))
+            problem(&format!("the worker exited without reporting a result (exit status {code})"))
                 .help("what it wrote above may tell why; `mopd doctor` checks its set-up")
         }
     }

@@ -6,28 +6,28 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use mopd_compiler::plan::events::Request;
 use mopd_store::signals::on_termination;
 
+use super::{Kill, Requests, Worker};
 use crate::output;
 use crate::problem::Status;
-use crate::worker::{Kill, Requests, Worker};
 
 #[derive(Default)]
-pub struct Interrupts(Mutex<State>);
+pub struct Interrupts(Mutex<SignalState>);
 
 #[derive(Default)]
-struct State {
+struct SignalState {
     count: u32,
-    at_work: Option<AtWork>,
+    worker: Option<ActiveWorker>,
 }
 
 /// The worker that is there.
-struct AtWork {
+struct ActiveWorker {
     requests: Requests,
     kill: Kill,
     say: Box<dyn Fn(&str) + Send>,
 }
 
 /// Signals reach the worker until this is dropped.
-pub struct Reached(&'static Interrupts);
+pub struct ForwardGuard(&'static Interrupts);
 
 impl Interrupts {
     /// Those of this process. From the first call on, signals do not end it any more.
@@ -44,14 +44,14 @@ impl Interrupts {
         interrupts
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SignalState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self) {
         let mut state = self.lock();
         state.count += 1;
-        match (&state.at_work, state.count) {
+        match (&state.worker, state.count) {
             (Some(worker), 1) => worker.stop(),
             (Some(worker), _) => worker.kill.now(),
             // What is to begin is not begun.
@@ -61,14 +61,14 @@ impl Interrupts {
     }
 
     /// Whom signals are for, and who says what becomes of them. One that came before is for it too.
-    pub fn reach(&'static self, worker: &Worker, say: impl Fn(&str) + Send + 'static) -> Reached {
-        let worker = AtWork { requests: worker.requests(), kill: worker.killer(), say: Box::new(say) };
+    pub fn forward_to(&'static self, worker: &Worker, say: impl Fn(&str) + Send + 'static) -> ForwardGuard {
+        let worker = ActiveWorker { requests: worker.requests(), kill: worker.killer(), say: Box::new(say) };
         let mut state = self.lock();
         if state.count > 0 {
             worker.stop();
         }
-        state.at_work = Some(worker);
-        Reached(self)
+        state.worker = Some(worker);
+        ForwardGuard(self)
     }
 
     pub fn any(&self) -> bool {
@@ -76,7 +76,7 @@ impl Interrupts {
     }
 }
 
-impl AtWork {
+impl ActiveWorker {
     fn stop(&self) {
         // A request of one word can always be written down.
         let _ = self.requests.send(&Request::End);
@@ -84,8 +84,8 @@ impl AtWork {
     }
 }
 
-impl Drop for Reached {
+impl Drop for ForwardGuard {
     fn drop(&mut self) {
-        self.0.lock().at_work = None;
+        self.0.lock().worker = None;
     }
 }

@@ -1,5 +1,5 @@
 //! The runs that a file asks for: one, or one for each combination of the values of its `sweep`, one after
-//! the other on one store, so that what they share is computed once. A file without a sweep is a family of
+//! the other on one store, so that what they share is computed once. A file without a sweep is a sweep of
 //! one.
 
 use std::collections::HashSet;
@@ -14,20 +14,20 @@ use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::run::{event_files, one, out_folder, results};
-use super::{Compiled, aside, plan_to_run};
-use crate::args::{Format, Run};
+use super::{Compiled, archive, plan_to_run};
+use crate::args::{Format, RunArgs};
 use crate::host;
-use crate::interrupts::Interrupts;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 use crate::run_lock::RunLock;
 use crate::table;
 use crate::worker;
+use crate::worker::interrupts::Interrupts;
 
 /// One of the runs.
 #[derive(Debug)]
-pub struct Member {
+pub struct SweepRun {
     /// Each `param` that is swept over with its value, in the order of the sweep; none where there is no
     /// sweep.
     values: Vec<(String, f64)>,
@@ -35,14 +35,14 @@ pub struct Member {
     pub compiled: Option<Rc<Compiled>>,
 }
 
-impl Member {
+impl SweepRun {
     /// `clip_at=5,samples=1`: its folder within that of the sweep, and what tells its rows from others'.
     /// Empty where there is no sweep.
     pub fn name(&self) -> String {
         name(&self.values)
     }
 
-    /// Its folder of results; `folder` is that of the family.
+    /// Its folder of results; `folder` is that of the sweep.
     pub fn out(&self, folder: &Path) -> PathBuf {
         if self.values.is_empty() { folder.to_owned() } else { folder.join(self.name()) }
     }
@@ -54,19 +54,19 @@ fn name(values: &[(String, f64)]) -> String {
 
 /// At least one of its members can run.
 #[derive(Debug)]
-pub struct Family {
-    pub members: Vec<Member>,
+pub struct Sweep {
+    pub members: Vec<SweepRun>,
 }
 
 /// What was found out about a file.
 pub struct Checked {
-    /// Its findings; where it sweeps, those of the first run that can be.
+    /// Its diagnostics; where it sweeps, those of the first run that can be.
     pub analysis: Analysis,
-    /// Other runs of a sweep, which can't be: their names and findings, those that several have in common
+    /// Other runs of a sweep, which can't be: their names and diagnostics, those that several have in common
     /// once.
     pub refused: Vec<(String, Analysis)>,
     /// None where no run of it can be.
-    pub family: Option<Family>,
+    pub sweep: Option<Sweep>,
 }
 
 /// Checks and compiles every run that a file asks for. What is set from outside is one value. `note` is told
@@ -93,18 +93,18 @@ pub fn check(path: &Path, set: &[(String, String)], note: &mut dyn FnMut(&Path))
         let compiled = plan.map(|plan| Rc::new(Compiled { sources: analysis.sources.clone(), plan }));
         if compiled.is_some() {
             shown.get_or_insert(analysis);
-        } else if said.insert(render::human::findings(
+        } else if said.insert(render::human::diagnostics(
             &analysis.diagnostics,
             &analysis.sources,
             Style { terminal: false },
         )) {
             refused.push((name(&values), analysis));
         }
-        members.push(Member { values, compiled });
+        members.push(SweepRun { values, compiled });
     }
     let analysis = shown.unwrap_or_else(|| refused.remove(0).1);
-    let family = members.iter().any(|member| member.compiled.is_some()).then_some(Family { members });
-    Ok(Checked { analysis, refused, family })
+    let sweep = members.iter().any(|member| member.compiled.is_some()).then_some(Sweep { members });
+    Ok(Checked { analysis, refused, sweep })
 }
 
 /// Every combination of values, the last axis the fastest; without an axis, one that has none.
@@ -121,7 +121,7 @@ fn combinations(axes: &[SweepAxis], set: &[(String, String)]) -> Vec<Vec<(String
 }
 
 /// What the runs of a sweep have to say together.
-pub struct Together {
+pub struct SweepResults {
     /// None where none of them ended well.
     pub results: Option<Results>,
     pub good: usize,
@@ -129,13 +129,13 @@ pub struct Together {
     pub failed: Vec<String>,
 }
 
-impl Family {
-    pub fn is_sweep(&self) -> bool {
+impl Sweep {
+    pub fn is_swept(&self) -> bool {
         self.members.iter().any(|member| !member.values.is_empty())
     }
 
     /// Members that can run.
-    pub fn compiled(&self) -> impl Iterator<Item = (&Member, &Rc<Compiled>)> {
+    pub fn compiled(&self) -> impl Iterator<Item = (&SweepRun, &Rc<Compiled>)> {
         self.members.iter().filter_map(|member| Some((member, member.compiled.as_ref()?)))
     }
 
@@ -155,12 +155,12 @@ impl Family {
     /// # Errors
     /// A folder that can't be written to.
     pub fn make_room(&self, folder: &Path) -> Result<(), Problem> {
-        if self.is_sweep() { aside::make_room(folder, None) } else { Ok(()) }
+        if self.is_swept() { archive::make_room(folder, None) } else { Ok(()) }
     }
 
     /// That a member begins, where it is one of several: for people, or as an event.
     pub fn announcement(&self, index: usize, format: Format) -> Option<String> {
-        let member = self.members.get(index).filter(|_| self.is_sweep())?;
+        let member = self.members.get(index).filter(|_| self.is_swept())?;
         let of = self.members.len();
         Some(match format {
             Format::Human => format!("run {} of {of}: {}\n", index + 1, member.name()),
@@ -185,12 +185,12 @@ impl Family {
     ///
     /// # Errors
     /// A folder that can't be written to.
-    pub fn together(&self, folder: &Path, results: &[Option<Results>]) -> Result<Together, Problem> {
+    pub fn together(&self, folder: &Path, results: &[Option<Results>]) -> Result<SweepResults, Problem> {
         let ended = || self.members.iter().zip(results);
-        let entry = |(member, results): (&Member, &Option<Results>)| json!({ "values": values(member), "out": member.out(folder), "good": results.is_some() });
+        let entry = |(member, results): (&SweepRun, &Option<Results>)| json!({ "values": values(member), "out": member.out(folder), "good": results.is_some() });
         let list: Vec<Value> = ended().map(entry).collect();
         write(&folder.join("sweep.json"), &json!({ "schema": 1, "members": list }))?;
-        let good: Vec<(&Member, &Plan, &Results)> = ended()
+        let good: Vec<(&SweepRun, &Plan, &Results)> = ended()
             .filter_map(|(member, results)| {
                 Some((member, &member.compiled.as_ref()?.plan, results.as_ref()?))
             })
@@ -201,11 +201,11 @@ impl Family {
         }
         let failed =
             ended().filter(|(_, results)| results.is_none()).map(|(member, _)| member.name()).collect();
-        Ok(Together { good: good.len(), results: all, failed })
+        Ok(SweepResults { good: good.len(), results: all, failed })
     }
 }
 
-impl Together {
+impl SweepResults {
     /// How many ended well, where their tables are, and which ones failed.
     pub fn text(&self, folder: &Path) -> String {
         let mut text = String::new();
@@ -224,7 +224,7 @@ impl Together {
     }
 }
 
-fn values(member: &Member) -> Map<String, Value> {
+fn values(member: &SweepRun) -> Map<String, Value> {
     member.values.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
 }
 
@@ -234,30 +234,30 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
 }
 
 /// `mopd run`: one member after the other.
-pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
+pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     Interrupts::handled();
-    let folder = family.folder(arguments.out.as_deref());
+    let folder = sweep.folder(arguments.out.as_deref());
     worker::find()?;
     let lock = RunLock::take(&folder)?;
-    family.make_room(&folder)?;
+    sweep.make_room(&folder)?;
     let (mut ended, mut status) = (Vec::new(), Status::Good);
-    for (index, member) in family.members.iter().enumerate() {
+    for (index, member) in sweep.members.iter().enumerate() {
         let Some(compiled) = &member.compiled else {
             ended.push(None);
             continue;
         };
-        match (family.announcement(index, arguments.format), arguments.format) {
+        match (sweep.announcement(index, arguments.format), arguments.format) {
             (Some(text), Format::Human) => output::error(&text),
             (Some(text), Format::Json) => output::result(&text),
             (None, _) => {}
         }
         let out = member.out(&folder);
-        match one(arguments, compiled, &out, !family.is_sweep())? {
+        match one(arguments, compiled, &out, !sweep.is_swept())? {
             Status::Interrupted => {
-                if family.is_sweep() {
+                if sweep.is_swept() {
                     output::error(&format!(
                         "{index} of {} runs of the sweep are done\n",
-                        family.members.len()
+                        sweep.members.len()
                     ));
                 }
                 return Ok(Status::Interrupted);
@@ -276,10 +276,10 @@ pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
             Status::Wrong | Status::Usage => ended.push(None),
         }
     }
-    if family.is_sweep() {
-        let together = family.together(&folder, &ended)?;
+    if sweep.is_swept() {
+        let together = sweep.together(&folder, &ended)?;
         if let (Some(results), Format::Human) = (&together.results, arguments.format) {
-            output::result(&family.table(results, Style::of_stdout()));
+            output::result(&sweep.table(results, Style::of_stdout()));
         }
         output::error(&together.text(&folder));
     }
@@ -288,7 +288,7 @@ pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
 
 /// The results of all members as those of one run: a row whose models no value changes is there once, others
 /// once for each member.
-fn together(good: &[(&Member, &Plan, &Results)]) -> Option<Results> {
+fn together(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
     let (_, _, first) = good.first()?;
     let of_table = |index: usize, table: &Table| {
         let mut rows: Vec<TableRow> = Vec::new();
@@ -333,10 +333,10 @@ mod tests {
     #[test]
     fn a_name_is_plain() {
         let member =
-            Member { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
+            SweepRun { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
         assert_eq!(member.name(), "clip_at=5,lr=0.0003");
         assert_eq!(member.out(Path::new("runs/a")), Path::new("runs/a/clip_at=5,lr=0.0003"));
-        let alone = Member { values: Vec::new(), compiled: None };
+        let alone = SweepRun { values: Vec::new(), compiled: None };
         assert_eq!(alone.out(Path::new("runs/a")), Path::new("runs/a"));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
-use crate::run_folder::Table;
+use crate::run_folder::ColumnTable;
 
 /// Bytes that all samples of a page take, and all histograms.
 const SAMPLES: usize = 350_000;
@@ -13,7 +13,7 @@ const HISTOGRAMS: usize = 350_000;
 
 /// A sampled completion, its tokens column by column.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Sample {
+pub struct SampledCompletion {
     pub seed: u64,
     pub step: u64,
     pub domain: String,
@@ -54,14 +54,14 @@ pub struct Histogram {
 pub type Edges = BTreeMap<&'static str, Vec<(Rounded, Option<Rounded>)>>;
 
 /// What fits of something that stages have, by stage, and the stages that had to do without.
-pub struct Fitting<T> {
+pub struct WithinBudget<T> {
     pub kept: BTreeMap<String, Vec<T>>,
     pub left_out: Vec<String>,
 }
 
 /// Keeps what fits, stage by stage in the order of `wanted`.
-fn fit<T: Serialize>(mut found: BTreeMap<String, Vec<T>>, wanted: &[&str], budget: usize) -> Fitting<T> {
-    let mut fitting = Fitting { kept: BTreeMap::new(), left_out: Vec::new() };
+fn fit<T: Serialize>(mut found: BTreeMap<String, Vec<T>>, wanted: &[&str], budget: usize) -> WithinBudget<T> {
+    let mut fitting = WithinBudget { kept: BTreeMap::new(), left_out: Vec::new() };
     let mut left = budget;
     for stage in wanted {
         let Some(things) = found.remove(*stage) else { continue };
@@ -77,8 +77,8 @@ fn fit<T: Serialize>(mut found: BTreeMap<String, Vec<T>>, wanted: &[&str], budge
 }
 
 /// The samples of the first seed, stages in order of their interest.
-pub fn samples(table: &Table, wanted: &[&str]) -> Fitting<Sample> {
-    let mut found: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+pub fn samples(table: &ColumnTable, wanted: &[&str]) -> WithinBudget<SampledCompletion> {
+    let mut found: BTreeMap<String, Vec<SampledCompletion>> = BTreeMap::new();
     let mut first: BTreeMap<&str, u64> = BTreeMap::new();
     let mut current = None;
     for row in 0..table.rows() {
@@ -90,7 +90,7 @@ pub fn samples(table: &Table, wanted: &[&str]) -> Fitting<Sample> {
         let samples = found.entry(stage.to_owned()).or_default();
         if current != Some(place) {
             current = Some(place);
-            samples.push(Sample {
+            samples.push(SampledCompletion {
                 seed,
                 step: place.1,
                 domain: place.2.to_owned(),
@@ -99,7 +99,7 @@ pub fn samples(table: &Table, wanted: &[&str]) -> Fitting<Sample> {
                 prompt: table.text("prompt", row).to_owned(),
                 reward: table.number("reward", row).map(Rounded),
                 length: table.whole("length", row),
-                ..Sample::default()
+                ..SampledCompletion::default()
             });
         }
         let Some(sample) = samples.last_mut() else { continue };
@@ -117,7 +117,7 @@ pub fn samples(table: &Table, wanted: &[&str]) -> Fitting<Sample> {
     fit(found, wanted, SAMPLES)
 }
 
-pub fn histograms(table: &Table, wanted: &[&str]) -> (Fitting<Histogram>, Edges) {
+pub fn histograms(table: &ColumnTable, wanted: &[&str]) -> (WithinBudget<Histogram>, Edges) {
     /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits
     /// are in order.
     type Bins = BTreeMap<(u64, u64), u64>;

@@ -27,7 +27,7 @@ const MODULES: &str = "modules";
 
 /// Of `plan.json` and of `results.json`, of this version or another: the plan's hash.
 #[derive(serde::Deserialize)]
-struct Hash {
+struct PlanHash {
     #[serde(alias = "hash")]
     plan: String,
 }
@@ -71,7 +71,7 @@ pub fn begin(out: &Path, plan: &str, files: &[(&Path, &str)]) -> Result<(), Prob
 pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
     let hash = |name: &str| -> Option<String> {
         let text = fs::read(out.join(name)).ok()?;
-        serde_json::from_slice(&text).ok().map(|Hash { plan }| plan)
+        serde_json::from_slice(&text).ok().map(|PlanHash { plan }| plan)
     };
     let planned = hash(PLAN);
     if planned.as_deref() == plan {
@@ -81,7 +81,7 @@ pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
     let finished = out.join(RESULTS).is_file()
         && hash(RESULTS).is_none_or(|made| planned.is_none_or(|planned| planned == made));
     if finished {
-        put_aside(out)?;
+        archive(out)?;
     }
     for name in MADE.iter().chain(&SAYS) {
         remove(&out.join(name))?;
@@ -90,7 +90,7 @@ pub fn make_room(out: &Path, plan: Option<&str>) -> Result<(), Problem> {
 }
 
 /// Killed at any moment, the run is whole in the folder or in `previous`, or in both.
-fn put_aside(out: &Path) -> Result<(), Problem> {
+fn archive(out: &Path) -> Result<(), Problem> {
     let part = out.join(PART);
     remove(&part)?;
     let copied = || {

@@ -6,7 +6,7 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::Severity;
 use serde::Serialize;
 
-use super::face::Note;
+use super::ui::Note;
 use crate::args::Format;
 use crate::commands::run::json_line;
 use crate::figures::{bytes, duration, scores_found};
@@ -17,20 +17,27 @@ use crate::table;
 /// A line of `--format json` that no worker sent.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Own<'a> {
-    Checked { errors: usize, warnings: usize, findings: Vec<serde_json::Value> },
-    Edited { difference: &'a Difference },
+enum OutputEvent<'a> {
+    Checked {
+        errors: usize,
+        warnings: usize,
+        #[serde(rename = "findings")]
+        diagnostics: Vec<serde_json::Value>,
+    },
+    Edited {
+        difference: &'a Difference,
+    },
     Nothing,
 }
 
-pub struct Lines {
+pub struct LineOutput {
     format: Format,
     style: Style,
 }
 
-impl Lines {
-    pub fn new(format: Format) -> Lines {
-        Lines { format, style: Style::of_stderr() }
+impl LineOutput {
+    pub fn new(format: Format) -> LineOutput {
+        LineOutput { format, style: Style::of_stderr() }
     }
 
     pub fn note(&mut self, note: &Note) {
@@ -49,39 +56,39 @@ impl Lines {
     fn json(&self, note: &Note) {
         let line = match note {
             Note::Event(event) => json_line(event),
-            Note::Began { family, member } => family.announcement(*member, Format::Json).unwrap_or_default(),
+            Note::Began { sweep, member } => sweep.announcement(*member, Format::Json).unwrap_or_default(),
             Note::Checked { analysis, refused, .. } => {
                 let all = || std::iter::once(*analysis).chain(refused.iter().map(|(_, analysis)| analysis));
                 let count = |severity| {
                     all()
                         .flat_map(|of| &of.diagnostics)
-                        .filter(|finding| finding.severity == severity)
+                        .filter(|diagnostic| diagnostic.severity == severity)
                         .count()
                 };
-                let findings = all().flat_map(|of| {
-                    let findings = render::json::findings(&of.diagnostics, &of.sources);
-                    findings
+                let diagnostics = all().flat_map(|of| {
+                    let diagnostics = render::json::diagnostics(&of.diagnostics, &of.sources);
+                    diagnostics
                         .iter()
-                        .filter_map(|finding| serde_json::to_value(finding).ok())
+                        .filter_map(|diagnostic| serde_json::to_value(diagnostic).ok())
                         .collect::<Vec<_>>()
                 });
-                let findings = findings.collect();
-                own(&Own::Checked {
+                let diagnostics = diagnostics.collect();
+                event_line(&OutputEvent::Checked {
                     errors: count(Severity::Error),
                     warnings: count(Severity::Warning),
-                    findings,
+                    diagnostics,
                 })
             }
-            Note::Edited(difference) => own(&Own::Edited { difference }),
-            Note::Nothing => own(&Own::Nothing),
+            Note::Edited(difference) => event_line(&OutputEvent::Edited { difference }),
+            Note::Nothing => event_line(&OutputEvent::Nothing),
             _ => return,
         };
         output::result(&line);
     }
 }
 
-fn own(line: &Own) -> String {
-    serde_json::to_string(line).expect("findings and differences are plain data") + "\n"
+fn event_line(line: &OutputEvent) -> String {
+    serde_json::to_string(line).expect("diagnostics and differences are plain data") + "\n"
 }
 
 /// A note for people; empty where it is not worth a line.
@@ -97,9 +104,9 @@ pub fn text(note: &Note, style: Style) -> String {
             style.dim(&format!("watching {}{others} that it reads; Ctrl-C ends\n", path.display()))
         }
         Note::Checked { analysis, refused, clean, running } => {
-            let mut text = findings(analysis, style);
+            let mut text = diagnostics(analysis, style);
             for (name, analysis) in *refused {
-                text += &format!("{name} can't run:\n{}", findings(analysis, style));
+                text += &format!("{name} can't run:\n{}", diagnostics(analysis, style));
             }
             match (clean, running) {
                 (true, _) => {}
@@ -129,7 +136,7 @@ pub fn text(note: &Note, style: Style) -> String {
             let then = if *more { "the other runs go on" } else { "waiting for the next save" };
             render::human::report(&report, style) + &format!("{then}; finished stages are kept\n")
         }
-        Note::Together { folder, together, .. } => together.text(folder),
+        Note::SweepEnded { folder, together, .. } => together.text(folder),
         Note::Problem(problem) => problem.text(style),
         Note::Forked { stage, seed, step } => {
             format!(
@@ -138,13 +145,13 @@ pub fn text(note: &Note, style: Style) -> String {
             )
         }
         Note::Said(text) => format!("{text}\n"),
-        Note::Began { family, member } => family.announcement(*member, Format::Human).unwrap_or_default(),
+        Note::Began { sweep, member } => sweep.announcement(*member, Format::Human).unwrap_or_default(),
     }
 }
 
 /// What is found in a text, and how much of it.
-fn findings(analysis: &Analysis, style: Style) -> String {
-    let found = render::human::findings(&analysis.diagnostics, &analysis.sources, style);
+fn diagnostics(analysis: &Analysis, style: Style) -> String {
+    let found = render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style);
     if analysis.diagnostics.is_empty() {
         found
     } else {
@@ -156,8 +163,8 @@ fn findings(analysis: &Analysis, style: Style) -> String {
 pub fn table(note: &Note, style: Style) -> String {
     match note {
         Note::Finished { compiled, alone: true, results, .. } => table::show(results, &compiled.plan, style),
-        Note::Together { family, together, .. } => {
-            together.results.as_ref().map(|results| family.table(results, style)).unwrap_or_default()
+        Note::SweepEnded { sweep, together, .. } => {
+            together.results.as_ref().map(|results| sweep.table(results, style)).unwrap_or_default()
         }
         _ => String::new(),
     }

@@ -9,13 +9,13 @@ use mopd_compiler::plan::events::{Event, Failure};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::Analysis;
 
-use super::Happening;
-use super::lines::Lines;
+use super::WatchEvent;
+use super::line_output::LineOutput;
 #[cfg(unix)]
 use super::view;
-use crate::args::{Format, Watch};
+use crate::args::{Format, WatchArgs};
 use crate::commands::Compiled;
-use crate::commands::family::{Family, Together};
+use crate::commands::sweep::{Sweep, SweepResults};
 use crate::problem::Problem;
 
 /// What is told to the author.
@@ -26,7 +26,7 @@ pub enum Note<'a> {
         data: usize,
     },
     /// A text was checked; `clean` is whether it can run. Runs of a sweep that can't are named with their
-    /// findings.
+    /// diagnostics.
     Checked {
         analysis: &'a Analysis,
         refused: &'a [(String, Analysis)],
@@ -44,9 +44,9 @@ pub enum Note<'a> {
         seed: u64,
         step: u32,
     },
-    /// The run of this member of a family began.
+    /// The run of this member of a sweep began.
     Began {
-        family: &'a Family,
+        sweep: &'a Sweep,
         member: usize,
     },
     Event(&'a Event),
@@ -66,57 +66,57 @@ pub enum Note<'a> {
         more: bool,
     },
     /// All runs of a sweep have ended.
-    Together {
-        family: &'a Family,
+    SweepEnded {
+        sweep: &'a Sweep,
         folder: &'a Path,
-        together: &'a Together,
+        together: &'a SweepResults,
     },
     Problem(&'a Problem),
     Said(&'a str),
 }
 
 /// How it is told.
-pub enum Face {
-    Lines(Lines),
+pub enum Ui {
+    Lines(LineOutput),
     #[cfg(unix)]
     View(Box<view::View>),
 }
 
-impl Face {
-    pub fn new(arguments: &Watch, sender: &Sender<Happening>) -> Face {
+impl Ui {
+    pub fn new(arguments: &WatchArgs, sender: &Sender<WatchEvent>) -> Ui {
         #[cfg(unix)]
         if !arguments.plain && arguments.format == Format::Human {
             let keys = sender.clone();
             let title = arguments.file.display().to_string();
-            if let Some(view) = view::View::new(&title, move |key| _ = keys.send(Happening::Key(key))) {
-                return Face::View(Box::new(view));
+            if let Some(view) = view::View::new(&title, move |key| _ = keys.send(WatchEvent::Key(key))) {
+                return Ui::View(Box::new(view));
             }
         }
-        Face::Lines(Lines::new(arguments.format))
+        Ui::Lines(LineOutput::new(arguments.format))
     }
 
     pub fn note(&mut self, note: &Note) {
         match self {
-            Face::Lines(lines) => lines.note(note),
+            Ui::Lines(output) => output.note(note),
             #[cfg(unix)]
-            Face::View(view) => view.note(note),
+            Ui::View(view) => view.note(note),
         }
     }
 
     /// How long it is until it wants to be refreshed again.
     pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
         match self {
-            Face::Lines(_) => Ok(None),
+            Ui::Lines(_) => Ok(None),
             #[cfg(unix)]
-            Face::View(view) => view.refresh(),
+            Ui::View(view) => view.refresh(),
         }
     }
 
     pub fn close(self) {
         match self {
-            Face::Lines(_) => {}
+            Ui::Lines(_) => {}
             #[cfg(unix)]
-            Face::View(view) => view.close(),
+            Ui::View(view) => view.close(),
         }
     }
 }

@@ -1,0 +1,161 @@
+//! Commands that read source text: they start, check, format, plan and explain experiments.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Overrides;
+
+/// Create a starter experiment: a commented file with data, ready to run
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mopd new pilot && mopd run pilot/pilot.mopd")]
+pub struct NewArgs {
+    /// The folder to create; its last part names the experiment
+    pub name: PathBuf,
+}
+
+/// Check experiments and report diagnostics, without running anything
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check \
+                        --format json a.mopd | jq '.[].code'")]
+pub struct CheckArgs {
+    /// Experiments, or modules that experiments use
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// `short` is one line per diagnostic; `json` counts lines and UTF-16 columns from 0, as editors do
+    #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
+    pub format: CheckFormat,
+    /// Apply the certain fixes until none is left, and report what remains
+    #[arg(long)]
+    pub fix: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    Human,
+    Short,
+    Json,
+    /// SARIF 2.1.0, which code hosts show beside the lines
+    Sarif,
+}
+
+/// Format files in the canonical style
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd fmt a.mopd experiments          a file, and every .mopd file of a folder
+  mopd fmt --check .                   only list the files that would change
+  mopd fmt - < a.mopd                  from standard input to standard output
+
+The files that change are listed on standard output. What does not parse is left unchanged and reported; \
+                        the rest of the
+file is formatted. There are no options of style.")]
+pub struct FmtArgs {
+    /// Files, folders, or `-` for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Change nothing; exit with 1 if something would change
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Show the stages of an experiment, their objectives in normal form, and their cost
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  \
+                        mopd plan --predict a.mopd             time and memory of each stage, from a short \
+                        trial\n  mopd plan std.opd                       the objectives of a library module")]
+pub struct PlanArgs {
+    /// The experiment, a .mopd file; or a library, also as `std.opd`
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// `json` is the plan itself, as the worker gets it
+    #[arg(long, value_enum, default_value_t = PlanFormat::Tree)]
+    pub format: PlanFormat,
+    /// Predict time and memory of each stage from a few steps with shallow models; automatic where a model is
+    /// loaded
+    #[arg(long)]
+    pub predict: bool,
+    #[arg(long, hide = true)]
+    pub why: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    Tree,
+    Json,
+    /// Not supported yet.
+    #[value(hide = true)]
+    Dot,
+}
+
+/// Report which divergence the gradient of each term follows
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd audit a.mopd
+  mopd audit std.estimators              the objectives of a library module
+  mopd audit --format json a.mopd | jq '.[].terms[].findings[].verdict'
+
+Every term is evaluated over all outcomes on toy models of a few tokens, with its exact gradient. The book's \
+                        page on the audit
+explains each verdict.")]
+pub struct AuditArgs {
+    /// The experiment, a .mopd file; or a library, also as `std.opd`
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    #[arg(long, value_enum, default_value_t = AuditFormat::Human)]
+    pub format: AuditFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    Human,
+    Json,
+}
+
+/// Explain a diagnostic code
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mopd explain unit-mismatch\n  mopd explain --all")]
+pub struct ExplainArgs {
+    /// The name in brackets after `error` or `warning`
+    #[arg(required_unless_present = "all")]
+    pub code: Option<String>,
+    /// List every code with one line
+    #[arg(long, conflicts_with = "code")]
+    pub all: bool,
+}
+
+/// Language server for editors: diagnostics, completion, hover and more, over standard input and output
+#[derive(Debug, Args)]
+#[command(after_help = "Editors start this command. The book describes how to configure yours.")]
+pub struct LspArgs {
+    /// Accepted because many editors pass it; standard input and output are always used
+    #[arg(long, hide = true)]
+    pub stdio: bool,
+}
+
+/// Show the compiled form of the weight and the terms of an objective
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd expr a.mopd my_objective                       the graph of all that it computes for each token
+  mopd expr a.mopd my_objective.weight --emit asm     the machine code of its weight
+  mopd expr std.opd mopd --emit clif                  an objective of the standard library")]
+pub struct ExprArgs {
+    /// The file; or a module of the standard library, as `std.opd`
+    pub file: PathBuf,
+    /// OBJECTIVE, OBJECTIVE.weight, OBJECTIVE.select, or OBJECTIVE.TERM
+    pub name: String,
+    /// `ir` is the graph, `clif` the input of the code generator, `asm` the machine code
+    #[arg(long, value_enum, default_value_t = Emit::Ir)]
+    pub emit: Emit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    Ir,
+    Clif,
+    Asm,
+}

@@ -1,0 +1,139 @@
+//! What the command line accepts. Each command has a struct of arguments, which its file in `commands` reads.
+
+mod bench;
+mod experiment;
+mod run;
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::bench::*;
+pub use self::experiment::*;
+pub use self::run::*;
+
+const EXAMPLES: &str = "\
+Examples:
+  mopd new pilot                        a starter experiment with data, in the folder pilot
+  mopd check pilot/pilot.mopd           report its diagnostics
+  mopd plan pilot/pilot.mopd            its stages, objectives and cost
+  mopd run pilot/pilot.mopd             run it; finished stages are kept
+  mopd explain unit-mismatch            what a diagnostic code means
+
+Exit status: 0 success; 1 the experiment is wrong or the run failed; 2 the command was used wrongly or a file can't be \
+                        read;
+130 interrupted.";
+
+/// A declarative language and compiler for multi-teacher on-policy distillation of language models.
+#[derive(Debug, Parser)]
+#[command(name = "mopd", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    New(NewArgs),
+    Check(CheckArgs),
+    Fmt(FmtArgs),
+    Plan(PlanArgs),
+    Audit(AuditArgs),
+    Run(RunArgs),
+    Watch(WatchArgs),
+    Report(ReportArgs),
+    Compare(CompareArgs),
+    Export(ExportArgs),
+    Explain(ExplainArgs),
+    Sample(SampleArgs),
+    Doctor(DoctorArgs),
+    Lsp(LspArgs),
+    Bench(BenchArgs),
+    Expr(ExprArgs),
+    Cache(CacheArgs),
+    /// Any other word: a command that is not supported yet, or unknown.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// Bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let of_unit = match unit {
+        "" if number == "0" => 1.0,
+        "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1048576.0,
+        "GiB" => 1073741824.0,
+        "TiB" => 1099511627776.0,
+        _ => return Err("expected a number and B, KiB, MiB, GiB or TiB, such as 10GiB".to_owned()),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| "expected a number before the unit, such as 10GiB".to_owned())?;
+    Ok((number * of_unit) as u64)
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end =
+        text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (number, unit.trim())
+}
+
+#[derive(Debug, Args)]
+pub struct Overrides {
+    /// Set the seed or a `param` of the file, for this run: `--set seed=2`
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+}
+
+/// A length of time, in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    let (number, unit) = split_unit(text);
+    let of_unit = match unit {
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return Err("expected a number and s, min, h or d, such as 30s".to_owned()),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| "expected a number before the unit, such as 30s".to_owned())?;
+    let seconds = number * of_unit;
+    if seconds < 1e15 { Ok(seconds) } else { Err("that is more than any run takes".to_owned()) }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() && !value.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("expected NAME=VALUE, such as seed=2".to_owned()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Human,
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_assignment_has_two_sides() {
+        assert_eq!(assignment("seed = 2"), Ok(("seed".to_owned(), "2".to_owned())));
+        assert_eq!(assignment("note=a=b"), Ok(("note".to_owned(), "a=b".to_owned())));
+        for bad in ["seed", "=2", "seed=", ""] {
+            assert!(assignment(bad).is_err(), "{bad}");
+        }
+    }
+}

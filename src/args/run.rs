@@ -1,0 +1,238 @@
+//! Commands that run experiments, and those that read what runs left.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Format, Overrides, seconds, size};
+
+/// Run an experiment; finished stages are not run again
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd run a.mopd
+  mopd run --set seed=2 --out runs/a-2 a.mopd
+  mopd run --from student a.mopd        rerun a stage and what depends on it
+  mopd run --format json a.mopd > events.jsonl
+
+The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), \
+                        models/
+(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs; \
+                        a stage that was cut
+off goes on from its last checkpoint, and ends with the same bits.")]
+pub struct RunArgs {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Folder for results [default: what the experiment says, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Rerun every stage, even those that are finished
+    #[arg(long)]
+    pub fresh: bool,
+    /// Rerun this stage and what depends on it; the name of a family means all of its members. May be given
+    /// several times
+    #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
+    pub from: Vec<String>,
+    /// Resume from what is kept. A run always does; with this option it reports if nothing is kept
+    #[arg(long, conflicts_with_all = ["fresh", "from"])]
+    pub resume: bool,
+    /// Interval of checkpoints of a stage that trains: `30s`, `10min`, `1h`; `0s` is after every step
+    /// [default: every minute, or less often if that would cost more than 2% of the time]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
+    /// Largest number of stages that run in parallel, one core each [default: as many as the machine has room for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// Also write event files for TensorBoard, to tensorboard/ in the folder for results
+    #[arg(long)]
+    pub tensorboard: bool,
+    /// `json` writes the worker's events to standard output, one per line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Check at every save, and rerun only what the edit changed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd watch a.mopd
+  mopd watch --check a.mopd             diagnostics and the meaning of an edit; nothing runs
+  mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
+
+A save that does not change the meaning changes nothing. One that does stops the active run at its next step \
+                        and continues
+with the new text; finished stages are kept. The runs of a `sweep` execute one after the other. On an error in \
+                        the file
+the last valid run continues. Modules, data files, tokenizers and reward programs are watched like the file itself.")]
+pub struct WatchArgs {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Folder for results [default: what the experiment says, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Check and compare only; run nothing
+    #[arg(long)]
+    pub check: bool,
+    /// A running stage resumes from its last checkpoint if an edit changed only its objective, its learning
+    /// rate, its optimizer's settings or its length; its origin is written beside its result
+    #[arg(long, conflicts_with = "check")]
+    pub fork: bool,
+    /// Interval of checkpoints, as in `mopd run`
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
+    /// Largest number of stages that run in parallel, one core each [default: as many as the machine has room for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// Print lines instead of the terminal view
+    #[arg(long)]
+    pub plain: bool,
+    /// `json` writes events to standard output, one per line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// List and verify the store of results, and remove what no run needs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd cache list
+  mopd cache verify
+  mopd cache prune --older-than 30d --dry-run
+  mopd cache prune --keep-under 10GiB
+
+What a run needs is never pruned as long as its folder of results exists: to release a run, delete that \
+                        folder, then prune.")]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    pub action: CacheAction,
+    /// The store [default: .mopd/store]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheAction {
+    /// List the entries: size, last use, and the runs that need them
+    List {
+        /// `json` is one object per line
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+    },
+    /// Read everything and name damaged entries; exit status 1 if there are any
+    Verify,
+    /// Remove results and checkpoints that no kept run needs
+    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under"])))]
+    Prune {
+        /// Remove what was not used for this long: `12h`, `30d`
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        older_than: Option<f64>,
+        /// Remove the least recently used until the store takes at most this much: `500MiB`, `10GiB`
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        keep_under: Option<u64>,
+        /// Only list what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Show a run as one page for a browser: tables, curves, tokens, the plan, the cost, the source
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd report runs/quickstart
+  mopd report runs/quickstart --out quickstart.html
+
+The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
+pub struct ReportArgs {
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The page [default: report.html in the run's folder]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Compare runs: differences in meaning, and differences in results with their intervals
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd compare runs/a runs/b
+  mopd compare --format latex runs/a runs/b > table.tex
+  mopd compare --format csv runs/a runs/b runs/c
+
+Every run is compared with the first one.")]
+pub struct CompareArgs {
+    /// Folders of runs
+    #[arg(value_name = "RUN", required = true, num_args = 2..)]
+    pub runs: Vec<PathBuf>,
+    /// `csv` has a line for every number; `latex` needs the package booktabs
+    #[arg(long, value_enum, default_value_t = CompareFormat::Text)]
+    pub format: CompareFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareFormat {
+    Text,
+    Markdown,
+    Csv,
+    Latex,
+}
+
+/// Export a run for another program
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir \
+                        runs/quickstart/tensorboard")]
+pub struct ExportArgs {
+    /// Event files: a series for every stage and seed
+    #[arg(long, required_unless_present = "engine")]
+    pub tensorboard: bool,
+    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "tensorboard")]
+    pub engine: Option<String>,
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The folder for the files [default: tensorboard in the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Sample completions of a prompt from a checkpoint
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mopd sample runs/quickstart/models/student-seed1 --prompt 'sort dacb='")]
+pub struct SampleArgs {
+    /// A folder under models/ of a run
+    pub checkpoint: PathBuf,
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Number of completions
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: u32,
+    /// 0 is greedy decoding
+    #[arg(long, default_value_t = 1.0, value_parser = temperature)]
+    pub temperature: f64,
+    /// Longest completion, in tokens [default: what the model's context allows]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("expected a number that is 0 or more".to_owned()),
+    }
+}
+
+/// Show versions, device and memory of this machine, and what is missing
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}

@@ -1,0 +1,232 @@
+//! The runs of a sweep on the worker: they begin one after the other, and what each says becomes a note.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use mopd_compiler::plan::events::{Event, Fork, Job, Request, RunJob};
+use mopd_compiler::plan::results::Results;
+
+use super::fork::StartedSweep;
+use super::ui::Note;
+use super::{Running, WatchEvent, WatchSession, WorkerHandle};
+use crate::commands::Compiled;
+use crate::commands::run::{self, STORE};
+use crate::commands::sweep::SweepRun;
+use crate::host::{as_text, folder_of};
+use crate::problem::Problem;
+use crate::worker::{self, Worker};
+
+impl WatchSession<'_> {
+    /// Begins what waits, now or when what is under way has stopped.
+    pub(super) fn start(&mut self) {
+        if self.job.is_some() {
+            return self.stop();
+        }
+        let Some(sweep) = self.waiting.take() else { return };
+        let forks = match &self.before {
+            Some(before) => before.forks(&sweep, self.arguments.fork),
+            None => sweep.members.iter().map(|_| Vec::new()).collect(),
+        };
+        // What several members share is said once.
+        let mut said: Vec<&Fork> = Vec::new();
+        for fork in forks.iter().flatten() {
+            if !said.contains(&fork) {
+                self.ui.note(&Note::Forked { stage: &fork.stage, seed: fork.seed, step: fork.step });
+                said.push(fork);
+            }
+        }
+        self.retry = false;
+        let folder = sweep.folder(self.arguments.out.as_deref());
+        if let Err(problem) = self.hold(&folder).and_then(|()| sweep.make_room(&folder)) {
+            self.ui.note(&Note::Problem(&problem));
+            self.retry = true;
+            return;
+        }
+        let started = StartedSweep::new(sweep, forks);
+        self.go_through(Running { started, folder, ended: Vec::new(), began: false, stopping: false });
+    }
+
+    /// Begins the next member of a sweep, or closes it behind its last.
+    fn go_through(&mut self, mut job: Running) {
+        let sweep = Rc::clone(&job.started.sweep);
+        while let (index, false) = (job.ended.len(), job.stopping)
+            && let Some(member) = sweep.members.get(index)
+        {
+            let Some(compiled) = &member.compiled else {
+                job.ended.push(None);
+                continue;
+            };
+            match self.begin(compiled, &member.out(&job.folder), job.started.forks[index].clone()) {
+                Ok(()) => {
+                    self.ui.note(&Note::Began { sweep: &sweep, member: index });
+                    job.began = true;
+                    self.job = Some(job);
+                    return;
+                }
+                Err(problem) => {
+                    self.ui.note(&Note::Problem(&problem));
+                    self.retry = true;
+                    job.ended.push(None);
+                }
+            }
+        }
+        self.close(job);
+    }
+
+    /// Nothing of a sweep runs any more: what waits, and has settled, begins.
+    fn close(&mut self, job: Running) {
+        let sweep = Rc::clone(&job.started.sweep);
+        let whole = job.ended.len() == sweep.members.len();
+        self.retry |= !whole;
+        if whole && sweep.is_swept() {
+            match sweep.together(&job.folder, &job.ended) {
+                Ok(together) => self.ui.note(&Note::SweepEnded {
+                    sweep: &sweep,
+                    folder: &job.folder,
+                    together: &together,
+                }),
+                Err(problem) => self.ui.note(&Note::Problem(&problem)),
+            }
+        }
+        // A comment that was written meanwhile has changed places only.
+        if let Some(latest) = self.latest.clone()
+            && whole
+            && self.waiting.is_none()
+        {
+            self.provenance(&latest);
+        }
+        // What was under way before them is under way still where none of them began.
+        if job.began {
+            self.before = Some(job.started);
+        }
+        if self.waiting.is_some() && self.start_at.is_none() {
+            self.start_at = Some(Instant::now());
+        }
+    }
+
+    /// The member at work ended, with results or without, and the next one begins.
+    pub(super) fn ended(&mut self, mut job: Running, results: Option<Results>) {
+        self.retry |= results.is_none();
+        job.ended.push(results);
+        self.go_through(job);
+    }
+
+    fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
+        run::provenance(out, compiled)?;
+        let job = Job::Run(Box::new(RunJob {
+            plan: compiled.plan.clone(),
+            base: as_text(&folder_of(&self.arguments.file))?,
+            store: STORE.to_owned(),
+            out: as_text(out)?,
+            fresh: false,
+            from: Vec::new(),
+            checkpoint_every: self.arguments.checkpoint_every,
+            forks,
+            workers: self.arguments.workers,
+        }));
+        if self.worker.is_none() {
+            self.worker = Some(self.attach()?);
+        }
+        match &self.worker {
+            Some(worker) => worker.requests.send(&Request::Begin { job }),
+            None => Ok(()),
+        }
+    }
+
+    fn attach(&mut self) -> Result<WorkerHandle, Problem> {
+        self.workers += 1;
+        let number = self.workers;
+        let (stderr, sender) = (self.sender.clone(), self.sender.clone());
+        let mut worker = Worker::stay(move |line| _ = stderr.send(WatchEvent::Stderr(line.to_owned())))?;
+        let (requests, kill) = (worker.requests(), worker.killer());
+        std::thread::spawn(move || {
+            let problem = loop {
+                match worker.next() {
+                    Ok(Some(message)) => {
+                        if sender.send(WatchEvent::Message { worker: number, message: Box::new(message) }).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => {
+                        break match worker.wait() {
+                            Ok(status) => (!status.success()).then(|| worker::death(status)),
+                            Err(problem) => Some(problem),
+                        };
+                    }
+                    Err(problem) => break Some(problem),
+                }
+            };
+            let _ = sender.send(WatchEvent::Gone { worker: number, problem });
+        });
+        Ok(WorkerHandle { number, requests, kill })
+    }
+
+    pub(super) fn event(&mut self, event: &Event) -> Result<(), Problem> {
+        self.ui.note(&Note::Event(event));
+        match event {
+            Event::Ready { versions, .. } => {
+                if let Some(worker) = &self.worker {
+                    run::check_version(&versions.mopd, &worker.kill)?;
+                }
+            }
+            Event::Finished { seconds, peak_memory } => {
+                if let Some(job) = self.job.take() {
+                    let results = self.finished(&job, *seconds, *peak_memory);
+                    self.ended(job, results);
+                }
+            }
+            Event::Failed(failure) => {
+                if let Some(job) = self.job.take() {
+                    if let Some((_, compiled)) = job.at_work() {
+                        let more = !job.stopping && job.ended.len() + 1 < job.started.sweep.members.len();
+                        self.ui.note(&Note::Failed { compiled, failure, more });
+                    }
+                    self.ended(job, None);
+                }
+            }
+            Event::Interrupted { .. } => {
+                if let Some(job) = self.job.take() {
+                    self.close(job);
+                }
+            }
+            event => {
+                if let Some(job) = &mut self.job {
+                    job.started.note(job.ended.len(), event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the member at work left; none where that can't be read.
+    fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) -> Option<Results> {
+        let (member, compiled) = job.at_work()?;
+        let out = member.out(&job.folder);
+        match run::results(&out) {
+            Ok(results) => {
+                let alone = !job.started.sweep.is_swept();
+                self.ui.note(&Note::Finished {
+                    compiled,
+                    alone,
+                    out: &out,
+                    results: &results,
+                    seconds,
+                    peak_memory,
+                });
+                Some(results)
+            }
+            Err(problem) => {
+                self.ui.note(&Note::Problem(&problem));
+                None
+            }
+        }
+    }
+}
+
+impl Running {
+    fn at_work(&self) -> Option<(&SweepRun, &Compiled)> {
+        let member = self.started.sweep.members.get(self.ended.len())?;
+        Some((member, member.compiled.as_deref()?))
+    }
+}

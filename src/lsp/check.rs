@@ -1,0 +1,114 @@
+//! The check of a text, which neither a bug of ours nor a text that takes long may stop.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use mopd_lang::check::{Analysis, Loader, analyse, outline};
+use mopd_lang::source::SourceFile;
+
+/// Why the analysis of a document is names and trees alone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckFailure {
+    /// It took too long.
+    Slow,
+    /// A bug of ours, with what it said.
+    Panic(String),
+}
+
+impl CheckFailure {
+    pub fn message(&self) -> String {
+        match self {
+            CheckFailure::Slow => format!(
+                "this file is not checked: it took longer than {} s, and was given up\nhelp: `mopd check` \
+                 takes the time it needs",
+                MOST_TIME.as_secs()
+            ),
+            CheckFailure::Panic(said) => format!(
+                "this file is not checked: a bug in mopd, not in your experiment: {said}\nhelp: please \
+                 report it with this text; the next change is checked again"
+            ),
+        }
+    }
+}
+
+/// A check that takes longer is given up.
+pub const MOST_TIME: Duration = Duration::from_secs(5);
+
+/// What came of a check.
+pub struct CheckOutcome {
+    pub analysis: Analysis,
+    pub failure: Option<CheckFailure>,
+}
+
+/// Runs a check of a text. A bug in the checker must not end the session, nor take the names and the tree of
+/// the text with it.
+pub fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis) -> CheckOutcome {
+    match guarded(check) {
+        Ok(analysis) => {
+            let failure = analysis.stopped.then_some(CheckFailure::Slow);
+            CheckOutcome { analysis, failure }
+        }
+        Err(said) => {
+            let path = entry.path.clone();
+            let analysis = guarded(|| outline(entry, load)).unwrap_or_else(|_| empty(&path));
+            CheckOutcome { analysis, failure: Some(CheckFailure::Panic(said)) }
+        }
+    }
+}
+
+/// What some work comes to, or what its panic says.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let said =
+            payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        said.unwrap_or("no message").to_owned()
+    })
+}
+
+pub fn empty(path: &str) -> Analysis {
+    analyse(SourceFile { path: path.to_owned(), text: String::new() }, &|_| None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use mopd_lang::check::{GoOn, Memory, analyse_while};
+
+    use super::*;
+
+    fn source(text: &str) -> SourceFile {
+        SourceFile { path: "/a.mopd".to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_panic_of_the_checker_is_said_and_the_document_keeps_its_names() {
+        let found = checked(source("let a = 1\nlet b = a\n"), &|_| None, || panic!("on purpose"));
+        let Some(failure @ CheckFailure::Panic(_)) = &found.failure else { panic!("{:?}", found.failure) };
+        assert!(
+            failure.message().contains("a bug in mopd") && failure.message().contains("on purpose"),
+            "{}",
+            failure.message()
+        );
+        let names: Vec<&str> =
+            found.analysis.index.ids().map(|id| found.analysis.index.symbol(id).name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(found.analysis.diagnostics.is_empty());
+    }
+
+    /// A text whose check takes many looks at the clock.
+    fn long() -> String {
+        (0..3_000).map(|number| format!("let a{number} = {number} + 1\n")).collect()
+    }
+
+    #[test]
+    fn a_check_that_is_given_up_has_names_and_no_diagnostics() {
+        let text = long() + "let wrong = nowhere\n";
+        let stop: GoOn = Rc::new(|| false);
+        let check = || analyse_while(source(&text), &|_| None, &mut Memory::default(), Some(stop));
+        let found = checked(source(&text), &|_| None, check);
+        assert_eq!(found.failure, Some(CheckFailure::Slow));
+        assert!(found.analysis.diagnostics.is_empty());
+        assert_eq!(found.analysis.index.ids().count(), 3_001);
+    }
+}

@@ -1,0 +1,301 @@
+//! A stage that trains: its teachers, its tokens, its optimizer, and its objective in normal form.
+
+use mopd_compiler::plan::NormalForm;
+use mopd_lang::experiment::{
+    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Keep, Length, ModelId, Optimizer, Over,
+    RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherWeights, Train,
+    Trainable, WeightFilter,
+};
+use mopd_lang::formula::{Formula, FormulaKind};
+
+use super::{Rows, formula, joined};
+use crate::figures::{count, percent, setting};
+use crate::output::counted;
+
+/// The objective's name and the slots of its normal form.
+pub fn objective(train: &Train) -> Rows {
+    let mut rows = vec![("objective", train.objective.name.clone())];
+    rows.extend(slots(&normal_form(train)));
+    rows
+}
+
+fn normal_form(train: &Train) -> NormalForm {
+    mopd_compiler::normal_form(&train.objective, Some((&train.rollout, train.keep)))
+}
+
+pub fn training(train: &Train, experiment: &Experiment) -> Rows {
+    let domain = |id: DomainId| experiment.domain(id).name.as_str();
+    let share = |share: &Share| format!("{} {}", domain(share.domain), percent(share.share));
+    // An epoch has every prompt of every domain once: shares do not hold there.
+    let by_prompts = matches!(train.length, Length::Epochs(_)) && train.mixture.len() > 1;
+    let domains = match train.rollout.source {
+        RolloutSource::From { .. } => joined(&train.mixture, share),
+        _ if by_prompts => {
+            format!(
+                "{}, as many prompts of each as it has",
+                joined(&train.mixture, |share: &Share| domain(share.domain).to_owned())
+            )
+        }
+        _ => joined(&train.mixture, share),
+    };
+    let mut rows = vec![("domains", domains)];
+    if !train.teachers.is_empty() {
+        let choice = |choice: &TeacherChoice| {
+            let when =
+                choice.when.as_ref().map(|when| format!(" where {}", formula(when))).unwrap_or_default();
+            format!(
+                "{}{when} -> {}",
+                domain(choice.domain),
+                teacher(experiment.teacher(choice.teacher), experiment)
+            )
+        };
+        rows.push(("teachers", joined(&train.teachers, choice)));
+    }
+    if !train.reference.is_empty() {
+        let one = |(id, model): &(DomainId, ModelId)| {
+            format!("{} -> {}", domain(*id), experiment.model(*model).name)
+        };
+        rows.push(("reference", joined(&train.reference, one)));
+    }
+    if let Some(template) = &train.sees {
+        rows.push(("student sees", template.name.clone()));
+    }
+    rows.push(("tokens from", tokens(train)));
+    for (name, condition) in [("trained on where", &train.filter), ("first by", &train.priority)] {
+        rows.extend(condition.as_ref().map(|condition| (name, formula(condition))));
+    }
+    let length = match train.length {
+        Length::Steps(steps) => counted(steps as usize, "step"),
+        Length::Epochs(epochs) if matches!(train.rollout.source, RolloutSource::From { .. }) => {
+            counted(epochs as usize, "epoch")
+        }
+        Length::Epochs(epochs) if train.mixture.len() > 1 => {
+            format!("{}, each prompt of each domain once an epoch", counted(epochs as usize, "epoch"))
+        }
+        Length::Epochs(epochs) => format!("{}, each prompt once an epoch", counted(epochs as usize, "epoch")),
+    };
+    let passes =
+        if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
+    rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));
+    rows.push(("optimizer", optimizer(&train.optimizer)));
+    rows.extend(weights(&train.trainable).map(|weights| ("trained weights", weights)));
+    rows.extend(train.ema.map(|rate| {
+        ("output", format!("moving average of the weights, {} kept at every step", setting(rate)))
+    }));
+    let execution = [
+        train
+            .execution
+            .micro_batch
+            .map(|sequences| format!("{} at once", counted(sequences as usize, "sequence"))),
+        match train.execution.checkpointing {
+            Checkpointing::None => None,
+            Checkpointing::Layers(layers) => {
+                Some(format!("{} recomputed in the backward pass", counted(layers as usize, "layer")))
+            }
+            Checkpointing::All => Some("every layer recomputed in the backward pass".to_owned()),
+        },
+    ];
+    let execution: Vec<String> = execution.into_iter().flatten().collect();
+    if !execution.is_empty() {
+        rows.push(("execution", execution.join(", ")));
+    }
+    if let Some(extrapolation) = &train.extrapolation {
+        rows.push((
+            "extrapolation",
+            format!("factor {}, {} rounds", setting(extrapolation.factor), extrapolation.rounds),
+        ));
+    }
+    rows
+}
+
+/// Which weights a stage changes, where not all.
+fn weights(trainable: &Trainable) -> Option<String> {
+    let listed = |filters: &[WeightFilter]| {
+        joined(filters, |filter| match filter {
+            WeightFilter::Group(group) => group.name().to_owned(),
+            WeightFilter::Layers { first, last } => format!("layers {first} to {last}"),
+        })
+    };
+    match trainable {
+        Trainable::Adapter(adapter) => Some(self::adapter(adapter)),
+        Trainable::Weights { only: None, except } if except.is_empty() => None,
+        Trainable::Weights { only: None, except } => Some(format!("all but {}", listed(except))),
+        Trainable::Weights { only: Some(only), except } if except.is_empty() => Some(listed(only)),
+        Trainable::Weights { only: Some(only), except } => {
+            Some(format!("{}, but not {}", listed(only), listed(except)))
+        }
+    }
+}
+
+fn adapter(adapter: &Adapter) -> String {
+    let dropout =
+        if adapter.dropout > 0.0 { format!(", dropout {}", setting(adapter.dropout)) } else { String::new() };
+    let layers =
+        adapter.layers.map(|(first, last)| format!(" of layers {first} to {last}")).unwrap_or_default();
+    let targets = joined(&adapter.targets, |target| target.name().to_owned());
+    let (kind, rank, alpha) = (adapter.kind.name(), adapter.rank, setting(adapter.alpha));
+    format!("{kind} of rank {rank}, alpha {alpha}{dropout}, beside {targets}{layers}")
+}
+
+/// `specialist[sort] = expert[sort]`, `insider = self.ema(0.99), sees hint`
+fn teacher(teacher: &Teacher, experiment: &Experiment) -> String {
+    let weights = match &teacher.weights {
+        TeacherWeights::Model(model) => experiment.model(*model).name.clone(),
+        TeacherWeights::Student(SelfCopy::Current) => "self".to_owned(),
+        TeacherWeights::Student(SelfCopy::Initial) => "self.initial".to_owned(),
+        TeacherWeights::Student(SelfCopy::Ema { rate }) => format!("self.ema({})", setting(*rate)),
+        TeacherWeights::Student(SelfCopy::Every { steps }) => format!("self.every({steps} steps)"),
+        TeacherWeights::Trained { member } => format!("{member}, trained beside"),
+        TeacherWeights::Served { engine, model, .. } => format!("served({engine:?}, model: {model:?})"),
+        TeacherWeights::Composed { logits, .. } => {
+            joined(logits, |(share, role)| format!("{} * logits({})", formula(share), role.name()))
+                .replace(", ", " + ")
+        }
+        TeacherWeights::Pooled { pool, members } => {
+            format!(
+                "{}({})",
+                pool.name(),
+                joined(members, |(share, role)| format!("{} {}", percent(*share), role.name()))
+            )
+        }
+        TeacherWeights::Panelist { speaker, .. } => format!("{} in a panel", speaker.name()),
+        TeacherWeights::Parameter => teacher.name.clone(),
+    };
+    let of = if weights == teacher.name { String::new() } else { format!(" = {weights}") };
+    let sees = teacher.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();
+    let temperature = match teacher.temperature {
+        1.0 => String::new(),
+        temperature => format!(", at temperature {}", setting(temperature)),
+    };
+    format!("{}{of}{sees}{temperature}", teacher.name)
+}
+
+fn tokens(train: &Train) -> String {
+    let size = match train.size {
+        BatchSize::Prompts(prompts) => counted(prompts as usize, "prompt"),
+        BatchSize::Sequences(sequences) => counted(sequences as usize, "sequence"),
+    };
+    let edits = |text: String| {
+        train.rollout.edits.iter().fold(text, |text, edit| format!("{text}, then {}", edit.name()))
+    };
+    match &train.rollout.source {
+        RolloutSource::Data { field } => edits(format!("the data field `{field}`, {size} a step")),
+        RolloutSource::Sample(sampling) => {
+            edits(format!("the student: {size} a step, {}", samples(sampling)))
+        }
+        RolloutSource::From { teacher, sequences: Some(sequences), sampling, .. } => {
+            let whose = if teacher.name() == "teacher" { "the routed teachers" } else { teacher.name() };
+            let kept = match train.keep {
+                Keep::All => "",
+                Keep::Correct => ", the correct ones only",
+            };
+            let made = count(u64::from(*sequences));
+            let batch = size.trim_end_matches(" sequences").trim_end_matches(" sequence");
+            edits(format!("{whose}, once: {made} sequences{kept}, {}; {batch} a step", samples(sampling)))
+        }
+        // The layered ones are told as the normal form tells them.
+        _ => format!("{}; {size} a step", normal_form(train).prefixes),
+    }
+}
+
+fn samples(sampling: &Sampling) -> String {
+    let most = [
+        sampling.top_p.map(|p| format!(", top_p {}", setting(p))),
+        sampling.top_k.map(|k| format!(", top_k {k}")),
+        sampling.repetition_penalty.map(|penalty| format!(", repetition penalty {}", setting(penalty))),
+        sampling.heads.map(|heads| format!(", {} heads", heads.heads)),
+        stops(&sampling.stop),
+    ];
+    let most: String = most.into_iter().flatten().collect();
+    format!(
+        "{}{most}, at most {} tokens",
+        drawn(sampling.n, sampling.temperature),
+        formula(&sampling.max_tokens)
+    )
+}
+
+pub fn stops(texts: &[String]) -> Option<String> {
+    (!texts.is_empty()).then(|| format!(", up to {}", joined(texts, |text| format!("{text:?}"))))
+}
+
+pub fn drawn(n: u32, temperature: f64) -> String {
+    match temperature {
+        0.0 => "greedy".to_owned(),
+        temperature => {
+            format!("{} each at temperature {}", counted(n as usize, "sample"), setting(temperature))
+        }
+    }
+}
+
+fn optimizer(optimizer: &Optimizer) -> String {
+    match optimizer {
+        Optimizer::AdamW(adam) => format!(
+            "AdamW, betas {} {}, epsilon {}, weight decay {}, gradient norm at most {}",
+            setting(adam.beta1),
+            setting(adam.beta2),
+            setting(adam.epsilon),
+            setting(adam.weight_decay),
+            setting(adam.clip_norm),
+        ),
+        Optimizer::Sgd { momentum, clip_norm, .. } => {
+            format!("SGD, momentum {}, gradient norm at most {}", setting(*momentum), setting(*clip_norm))
+        }
+        Optimizer::Private { clip, epsilon, delta, .. } => format!(
+            "private AdamW, each example's gradient at most {}, epsilon {}, delta {}",
+            setting(*clip),
+            setting(*epsilon),
+            setting(*delta),
+        ),
+    }
+}
+
+fn rate(rate: &Formula) -> String {
+    match &rate.0.kind {
+        FormulaKind::Number(value) => setting(*value),
+        FormulaKind::Schedule(schedule) => self::schedule(schedule),
+        _ => formula(rate),
+    }
+}
+
+fn schedule(schedule_: &Schedule) -> String {
+    let over = |over: &Over| match over {
+        Over::Run => String::new(),
+        Over::Steps(steps) => format!(" over {steps} steps"),
+        Over::Share(share) => format!(" over {} of the run", percent(*share)),
+    };
+    match schedule_ {
+        Schedule::Constant { value } => setting(*value),
+        Schedule::Linear { from, to, over: by } => {
+            format!("linear {} -> {}{}", setting(*from), setting(*to), over(by))
+        }
+        Schedule::Cosine { from, to, over: by } => {
+            format!("cosine {} -> {}{}", setting(*from), setting(*to), over(by))
+        }
+        Schedule::Exponential { from, to, over: by } => {
+            format!("exponential {} -> {}{}", setting(*from), setting(*to), over(by))
+        }
+        Schedule::Piecewise { pieces } => {
+            joined(pieces, |(step, value)| format!("{} from step {step}", setting(*value)))
+        }
+        Schedule::Alternate { values, every } => {
+            format!("{} in turns of {every} steps", joined(values, |value| setting(*value)))
+        }
+        Schedule::Warmup { steps, then } => format!("warm-up over {steps} steps, then {}", schedule(then)),
+    }
+}
+
+/// The slots of a normal form, indented below the objective's name.
+pub fn slots(form: &NormalForm) -> Rows {
+    vec![
+        ("  prefixes", form.prefixes.clone()),
+        ("  sequence selection", form.sequence_selection.clone()),
+        ("  token allocation", form.token_allocation.clone()),
+        ("  support", form.support.clone()),
+        ("  mass", form.mass.clone()),
+        ("  divergence", form.divergence.clone()),
+        ("  evaluation", form.evaluation.clone()),
+        ("  shaping", form.shaping.clone()),
+        ("  realisation", form.realisation.clone()),
+        ("  terms", form.terms.clone()),
+    ]
+}
