@@ -28,14 +28,14 @@ pub fn analyse_noting(
     note: &mut dyn FnMut(&Path),
 ) -> Result<Analysis, Problem> {
     note(path);
-    analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::findings)
+    analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::diagnostics)
 }
 
 /// The same with the paths of the experiment that lead to nothing.
 pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
     let folder = folder_of(path);
     let audit = |experiment: &Experiment, origins: &[Span]| {
-        let mut found = mopd_compiler::audit::findings(experiment, origins);
+        let mut found = mopd_compiler::audit::diagnostics(experiment, origins);
         found.extend(paths::missing(experiment, origins, &folder));
         found
     };
@@ -45,7 +45,7 @@ pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
 /// A text as if it stood in a file.
 pub fn analyse_text(path: &Path, text: &str) -> Result<Analysis, Problem> {
     let entry = SourceFile { path: path.display().to_string(), text: text.to_owned() };
-    analyse_entry(entry, path, &[], &mut |_| {}, &mopd_compiler::audit::findings)
+    analyse_entry(entry, path, &[], &mut |_| {}, &mopd_compiler::audit::diagnostics)
 }
 
 /// Whether a path names a module of the standard library, `std.opd`.

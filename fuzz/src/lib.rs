@@ -18,15 +18,15 @@ pub fn check(text: &str) -> Analysis {
     mopd_lang::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &load)
 }
 
-/// Every place of a finding lies in its file, between whole characters.
-pub fn check_finding(finding: &Diagnostic, sources: &Sources) {
-    let spans = std::iter::once(finding.primary.span)
-        .chain(finding.related.iter().map(|label| label.span))
-        .chain(finding.fix.iter().map(|fix| fix.span));
+/// Every place of a diagnostic lies in its file, between whole characters.
+pub fn check_diagnostic(diagnostic: &Diagnostic, sources: &Sources) {
+    let spans = std::iter::once(diagnostic.primary.span)
+        .chain(diagnostic.related.iter().map(|label| label.span))
+        .chain(diagnostic.fix.iter().map(|fix| fix.span));
     for span in spans {
         check_span(span, &sources.file(span.file).text);
     }
-    assert!(!finding.message.is_empty());
+    assert!(!diagnostic.message.is_empty());
 }
 
 pub fn check_span(span: Span, text: &str) {

@@ -1,17 +1,17 @@
-//! Any text is checked, with the library; every place of every finding and name lies in its file, between whole characters.
+//! Any text is checked, with the library; every place of every diagnostic and name lies in its file, between whole characters.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mopd_fuzz::{check, check_finding, check_span, text};
+use mopd_fuzz::{check, check_diagnostic, check_span, text};
 use mopd_lang::check::allow;
 
 fuzz_target!(|data: &[u8]| {
     let Some(text) = text(data) else { return };
     let analysis = check(text);
-    for finding in &analysis.diagnostics {
-        check_finding(finding, &analysis.sources);
-        if let Some(fix) = allow::insertion(&analysis.sources, finding) {
+    for diagnostic in &analysis.diagnostics {
+        check_diagnostic(diagnostic, &analysis.sources);
+        if let Some(fix) = allow::insertion(&analysis.sources, diagnostic) {
             check_span(fix.span, &analysis.sources.file(fix.span.file).text);
         }
     }

@@ -10,13 +10,13 @@ use mopd_lang::syntax::parse;
 
 fuzz_target!(|data: &[u8]| {
     let Some(text) = text(data) else { return };
-    let (tree, findings) = parse(FileId(0), text);
+    let (tree, diagnostics) = parse(FileId(0), text);
     check_spans_of(&format!("{tree:?}"), text);
-    for finding in &findings {
-        check_span(finding.primary.span, text);
-        assert!(!finding.message.is_empty());
+    for diagnostic in &diagnostics {
+        check_span(diagnostic.primary.span, text);
+        assert!(!diagnostic.message.is_empty());
     }
     let deep = format!("let deep = {}{text}", "(".repeat(300));
-    let (_, findings) = parse(FileId(0), &deep);
-    assert!(findings.iter().any(|finding| finding.code == Code::NestingTooDeep), "300 brackets are accepted");
+    let (_, diagnostics) = parse(FileId(0), &deep);
+    assert!(diagnostics.iter().any(|diagnostic| diagnostic.code == Code::NestingTooDeep), "300 brackets are accepted");
 });

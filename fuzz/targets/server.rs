@@ -1,5 +1,5 @@
 //! A whole session of the language server, without its pipes: a text, then edits and requests. Every request is answered, none by a
-//! panic, and the findings at the end are those of a fresh check.
+//! panic, and the diagnostics at the end are those of a fresh check.
 //!
 //! An input is the text, and behind a byte that no text has (255) the steps, parted by the same byte: what to do, where, how far, and
 //! the text that comes there.
@@ -142,11 +142,11 @@ fuzz_target!(|data: &[u8]| {
     let expected: Vec<(Value, Value)> = fresh
         .diagnostics
         .iter()
-        .filter(|finding| finding.primary.span.file == ENTRY)
-        .map(|finding| (json!(finding.code.name()), position(&text, finding.primary.span.start as usize, utf8)))
+        .filter(|diagnostic| diagnostic.primary.span.file == ENTRY)
+        .map(|diagnostic| (json!(diagnostic.code.name()), position(&text, diagnostic.primary.span.start as usize, utf8)))
         .collect();
     let found: Vec<(Value, Value)> =
-        published.iter().map(|finding| (finding["code"].clone(), finding["range"]["start"].clone())).collect();
+        published.iter().map(|diagnostic| (diagnostic["code"].clone(), diagnostic["range"]["start"].clone())).collect();
     assert_eq!(found, expected, "{text}");
 });
 

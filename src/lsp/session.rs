@@ -210,7 +210,7 @@ impl Session {
         let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
         let entry = SourceFile { path: path.to_owned(), text };
         let auditor: Auditor =
-            &|experiment, origins| mopd_compiler::audit::findings_while(experiment, origins, &|| go_on());
+            &|experiment, origins| mopd_compiler::audit::diagnostics_while(experiment, origins, &|| go_on());
         match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
             // Files are read in the same order, so their numbers agree.
             Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,

@@ -22,7 +22,7 @@ pub fn mopd() -> PathBuf {
 /// Checks a text as `mopd check` would, with the standard library and no other files.
 pub fn check(path: &str, text: &str) -> mopd_lang::Analysis {
     let entry = SourceFile { path: path.to_owned(), text: text.to_owned() };
-    mopd_lang::analyse_audited(entry, &standard, &[], &mopd_compiler::audit::findings)
+    mopd_lang::analyse_audited(entry, &standard, &[], &mopd_compiler::audit::diagnostics)
 }
 
 /// The same as an editor has it: what only the gradient audit finds is left out.
@@ -34,18 +34,18 @@ fn standard(module: &[&str]) -> Option<SourceFile> {
     mopd_std::source(module).map(|(path, text)| SourceFile { path, text })
 }
 
-/// The findings of an analysis, one a line, for failure messages.
+/// The diagnostics of an analysis, one a line, for failure messages.
 pub fn listing(analysis: &mopd_lang::Analysis) -> String {
-    let line = |finding: &mopd_lang::diag::Diagnostic| {
-        let place = finding.primary.span;
+    let line = |diagnostic: &mopd_lang::diag::Diagnostic| {
+        let place = diagnostic.primary.span;
         let (line, column) = analysis.sources.position(place.file, place.start);
         format!(
             "{}:{}:{}: [{}] {}\n",
             analysis.sources.file(place.file).path,
             line + 1,
             column + 1,
-            finding.code.name(),
-            finding.message
+            diagnostic.code.name(),
+            diagnostic.message
         )
     };
     analysis.diagnostics.iter().map(line).collect()

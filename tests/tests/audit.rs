@@ -1,7 +1,7 @@
 //! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of
 //! its parts.
 
-use mopd_compiler::audit::{Audited, Use, audit, findings, of_experiment};
+use mopd_compiler::audit::{Audited, Use, audit, diagnostics, of_experiment};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Objective;
 use mopd_lang::source::{SourceFile, Span};
@@ -43,15 +43,15 @@ fn says(body: &str) -> Vec<String> {
     audit(&objective(body), &Use::unknown()).terms[0].lines()
 }
 
-/// The findings on an experiment with these lines, those of its text first.
+/// The diagnostics on an experiment with these lines, those of its text first.
 fn checked(teachers: &str, body: &str, stage: &str) -> Vec<Diagnostic> {
     let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
     let entry = SourceFile { path: "a.mopd".into(), text };
-    mopd_lang::analyse_audited(entry, &load, &[], &findings).diagnostics
+    mopd_lang::analyse_audited(entry, &load, &[], &diagnostics).diagnostics
 }
 
 fn codes(found: &[Diagnostic]) -> Vec<Code> {
-    found.iter().map(|finding| finding.code).collect()
+    found.iter().map(|diagnostic| diagnostic.code).collect()
 }
 
 /// What the audit says of the objective `o` of a sound experiment.
@@ -105,7 +105,7 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
             panic!("`check` passes {value}");
         }
         assert!(
-            found.iter().any(|finding| matches!(finding.code, Code::ZeroGradient | Code::OutOfRange)),
+            found.iter().any(|diagnostic| matches!(diagnostic.code, Code::ZeroGradient | Code::OutOfRange)),
             "{value}: {found:?}"
         );
     }
@@ -363,7 +363,7 @@ fn a_term_switched_off_beside_others_is_no_mistake() {
                      live kl(teacher || student)\n";
     let text = |stage: &str| format!("{SETUP}{ONE}{objective}{REDUCE}\n}}\n{stage}");
     let found = |text: String| {
-        mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &findings)
+        mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &diagnostics)
             .diagnostics
     };
     assert_eq!(found(text(&STAGE.replace("objective = o", "objective = o(beta: 0)"))), []);
@@ -383,9 +383,9 @@ fn a_teacher_that_only_adds_is_told() {
     assert!(!codes(&found).contains(&Code::NoTeacherSignal), "{found:?}");
 }
 
-/// The places of findings are inside their files, whatever they are about.
+/// The places of diagnostics are inside their files, whatever they are about.
 #[test]
-fn findings_point_at_what_is_wrong() {
+fn diagnostics_point_at_what_is_wrong() {
     let found = checked(ONE, "select = student.top1 > 1\nterm t = live kl(student || teacher)", STAGE);
     let Span { start, end, .. } = found[0].primary.span;
     let text = format!("{SETUP}{ONE}objective o {{\nselect = student.top1 > 1\n");

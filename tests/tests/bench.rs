@@ -91,7 +91,7 @@ fn steps_are_measured_and_counted() {
         "one more token for every sequence",
         "a teacher",
         "the student",
-        "the way back",
+        "the backward pass",
         "AdamW",
     ];
     assert_eq!(names, expected);

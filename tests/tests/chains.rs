@@ -14,7 +14,7 @@ fn lines(numbers: std::ops::Range<usize>, line: impl Fn(usize) -> String) -> Str
     numbers.map(|number| line(number) + "\n").collect()
 }
 
-/// Checked, audited and planned without a finding.
+/// Checked, audited and planned without a diagnostic.
 fn is_sound(text: &str) {
     let analysis = check("chain.mopd", text);
     assert!(analysis.diagnostics.is_empty(), "{}", listing(&analysis).chars().take(600).collect::<String>());
@@ -107,7 +107,7 @@ fn teachers_made_of_teachers() {
                 SourceFile { path: "chain.mopd".into(), text },
                 &|_| None,
                 &[],
-                &mopd_compiler::audit::findings,
+                &mopd_compiler::audit::diagnostics,
             );
             assert!(
                 analysis.diagnostics.is_empty(),
@@ -192,7 +192,7 @@ fn what_is_too_deep_is_said_once() {
         + &lines(1..100, |n| format!("schedule s{n} = warmup(3, s{})", n - 1));
     for text in [forward, deep, schedules] {
         let analysis = check("chain.mopd", &text);
-        let codes: Vec<Code> = analysis.diagnostics.iter().map(|finding| finding.code).collect();
+        let codes: Vec<Code> = analysis.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
         assert_eq!(
             codes,
             [Code::NestingTooDeep],

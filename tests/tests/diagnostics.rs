@@ -1,4 +1,4 @@
-//! What every finding owes its reader, point by point. The programs are those of the suite, and a few of
+//! What every diagnostic owes its reader, point by point. The programs are those of the suite, and a few of
 //! their own where a point needs one.
 
 use std::fs;
@@ -9,32 +9,32 @@ use mopd_lang::source::FileId;
 use mopd_tests::{check, fences, files, listing, mopd, root};
 
 /// What mopd says of every program of the suite, mistakes and all.
-fn findings() -> Vec<(String, Diagnostic)> {
+fn diagnostics() -> Vec<(String, Diagnostic)> {
     let mut found = Vec::new();
     for page in files(&root().join("tests/suite"), ".md") {
         for fence in fences(&fs::read_to_string(&page).expect("a page")) {
             let analysis = check("case.mopd", &fence.text);
             let name = format!("{}:{}", page.display(), fence.line);
-            found.extend(analysis.diagnostics.into_iter().map(|finding| (name.clone(), finding)));
+            found.extend(analysis.diagnostics.into_iter().map(|diagnostic| (name.clone(), diagnostic)));
         }
     }
-    assert!(found.len() > 400, "only {} findings", found.len());
+    assert!(found.len() > 400, "only {} diagnostics", found.len());
     found
 }
 
-/// The one finding of a program.
+/// The one diagnostic of a program.
 fn only(text: &str) -> Diagnostic {
     let analysis = check("case.mopd", text);
     assert_eq!(analysis.diagnostics.len(), 1, "{}", listing(&analysis));
-    analysis.diagnostics.into_iter().next().expect("one finding")
+    analysis.diagnostics.into_iter().next().expect("one diagnostic")
 }
 
 const TERM: &str = "term all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n";
 
 #[test]
 fn point_1_the_message_stands_alone_on_one_line() {
-    for (name, finding) in findings() {
-        let message = &finding.message;
+    for (name, diagnostic) in diagnostics() {
+        let message = &diagnostic.message;
         let whole = !message.is_empty() && !message.contains('\n') && message.len() < 200;
         assert!(whole && !message.ends_with('.') && message.trim() == message, "{name}: {message:?}");
     }
@@ -42,21 +42,21 @@ fn point_1_the_message_stands_alone_on_one_line() {
 
 #[test]
 fn point_2_the_cause_is_shown_even_in_another_file() {
-    let finding = only(
+    let diagnostic = only(
         "use std.gkd.gkd\nexperiment \"e\" { seed = 1 }\nobjective o {\n  weight = kl(student || teacher) - \
          reward\n  term all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n",
     );
-    assert!(finding.related.iter().any(|label| label.text.contains("this is nats")), "{finding:?}");
+    assert!(diagnostic.related.iter().any(|label| label.text.contains("this is nats")), "{diagnostic:?}");
     let text = "use std.mimo.mimo\nexperiment \"e\" { seed = 1 }\ndomain d { prompts = \"p\", reward = \
                 exact_match }\nmodel base = llama { layers = 1, width = 8, heads = 1, context = 32, \
                 tokenizer = bytes }\nteacher t = base\nroute { else -> t }\nmodel m = distill(base) { \
                 objective = mimo(low: 0.5, high: 2), rollout = sample(n: 2, temperature: 1, max_tokens: 4), \
                 prompts = 1, steps = 1, lr = 1e-3 }\n";
-    let finding = only(text);
-    assert_eq!(finding.code, Code::MissingArgument);
+    let diagnostic = only(text);
+    assert_eq!(diagnostic.code, Code::MissingArgument);
     assert!(
-        finding.related.iter().any(|label| label.span.file != FileId(0)),
-        "declared in the library: {finding:?}"
+        diagnostic.related.iter().any(|label| label.span.file != FileId(0)),
+        "declared in the library: {diagnostic:?}"
     );
 }
 
@@ -68,15 +68,15 @@ fn point_3_no_rule_of_the_grammar_is_named_and_lists_are_short() {
             .filter(|word| word.contains('_'))
             .any(|word| include_str!("../../lang/grammar.pest").contains(&format!("\n{word} ")))
     };
-    for (name, finding) in findings()
+    for (name, diagnostic) in diagnostics()
         .into_iter()
-        .filter(|(_, finding)| matches!(finding.code, Code::Syntax | Code::ForeignSyntax))
+        .filter(|(_, diagnostic)| matches!(diagnostic.code, Code::Syntax | Code::ForeignSyntax))
     {
         // What stands in backquotes is the author's.
-        let ours: String = finding.message.split('`').step_by(2).collect();
-        assert!(!rule(&ours) && !rule(&finding.primary.text), "{name}: {}", finding.message);
-        if let Some(list) = finding.message.split("expected ").nth(1) {
-            assert!(list.split(", ").count() <= 6, "{name}: {}", finding.message);
+        let ours: String = diagnostic.message.split('`').step_by(2).collect();
+        assert!(!rule(&ours) && !rule(&diagnostic.primary.text), "{name}: {}", diagnostic.message);
+        if let Some(list) = diagnostic.message.split("expected ").nth(1) {
+            assert!(list.split(", ").count() <= 6, "{name}: {}", diagnostic.message);
         }
     }
 }
@@ -91,8 +91,8 @@ fn point_4_names_keys_words_and_units_are_guessed() {
         ("use std.opd.mopdd\n".to_owned(), "did you mean `mopd`?"),
     ];
     for (text, wanted) in programs {
-        let finding = only(&text);
-        assert!(finding.help.as_deref() == Some(wanted), "{text}: {finding:?}");
+        let diagnostic = only(&text);
+        assert!(diagnostic.help.as_deref() == Some(wanted), "{text}: {diagnostic:?}");
     }
 }
 
@@ -102,15 +102,17 @@ fn point_5_a_certain_edit_mends_what_it_is_offered_for() {
     for page in files(&root().join("tests/suite"), ".md") {
         for fence in fences(&fs::read_to_string(&page).expect("a page")) {
             let analysis = check("case.mopd", &fence.text);
-            for finding in &analysis.diagnostics {
-                let Some(fix) = finding.fix.as_ref().filter(|fix| fix.span.file == FileId(0)) else {
+            for diagnostic in &analysis.diagnostics {
+                let Some(fix) = diagnostic.fix.as_ref().filter(|fix| fix.span.file == FileId(0)) else {
                     continue;
                 };
                 let mut text = fence.text.clone();
                 text.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
-                let same =
-                    |other: &Diagnostic| (other.code, &other.message) == (finding.code, &finding.message);
-                let count = |findings: &[Diagnostic]| findings.iter().filter(|other| same(other)).count();
+                let same = |other: &Diagnostic| {
+                    (other.code, &other.message) == (diagnostic.code, &diagnostic.message)
+                };
+                let count =
+                    |diagnostics: &[Diagnostic]| diagnostics.iter().filter(|other| same(other)).count();
                 let after = check("case.mopd", &text);
                 assert!(
                     count(&after.diagnostics) < count(&analysis.diagnostics),
@@ -118,8 +120,8 @@ fn point_5_a_certain_edit_mends_what_it_is_offered_for() {
                     page.display(),
                     fence.line,
                     fix.title,
-                    finding.code.name(),
-                    finding.message
+                    diagnostic.code.name(),
+                    diagnostic.message
                 );
                 mended += 1;
             }
@@ -137,9 +139,10 @@ fn point_6_habits_of_other_languages_are_named() {
         ("let c = true && false\n", "`&&` is written `and`"),
     ] {
         let analysis = check("case.mopd", text);
-        let finding = analysis.diagnostics.iter().find(|finding| finding.code == Code::ForeignSyntax);
-        let finding = finding.unwrap_or_else(|| panic!("{text}: {}", listing(&analysis)));
-        let said = format!("{} {:?}", finding.message, finding.help);
+        let diagnostic =
+            analysis.diagnostics.iter().find(|diagnostic| diagnostic.code == Code::ForeignSyntax);
+        let diagnostic = diagnostic.unwrap_or_else(|| panic!("{text}: {}", listing(&analysis)));
+        let said = format!("{} {:?}", diagnostic.message, diagnostic.help);
         assert!(said.contains(named), "{text}: {said}");
     }
 }
@@ -156,14 +159,14 @@ fn point_7_independent_mistakes_are_told_at_once_each_once_in_order() {
     let analysis = check("case.mopd", &text);
     assert_eq!(analysis.diagnostics.len(), 30, "{}", listing(&analysis));
     assert!(
-        analysis.diagnostics.is_sorted_by_key(|finding| finding.primary.span),
+        analysis.diagnostics.is_sorted_by_key(|diagnostic| diagnostic.primary.span),
         "in the order of the file"
     );
     // A function that is used twice has its mistake once.
-    let finding = only(&format!(
+    let diagnostic = only(&format!(
         "fn odd(a) = exp(student.top1) + a\nobjective o {{\n  weight = odd(1) + odd(2)\n  {TERM}"
     ));
-    assert_eq!(finding.code, Code::UnitMismatch);
+    assert_eq!(diagnostic.code, Code::UnitMismatch);
 }
 
 /// Runs `mopd check` on a text.
@@ -196,12 +199,12 @@ fn point_9_a_warning_has_a_code_and_is_silenced_with_a_reason() {
              batch = 1, lr = 1e-3 }}\n"
         )
     };
-    let finding = only(&program(""));
-    assert_eq!((finding.severity, finding.code), (Severity::Warning, Code::UnusedName));
+    let diagnostic = only(&program(""));
+    assert_eq!((diagnostic.severity, diagnostic.code), (Severity::Warning, Code::UnusedName));
     assert!(check("case.mopd", &program("// allow(unused-name): set by a script\n")).diagnostics.is_empty());
     let without = check("case.mopd", &program("// allow(unused-name)\n"));
     assert!(
-        without.diagnostics.iter().any(|finding| finding.code == Code::UnusedAllow),
+        without.diagnostics.iter().any(|diagnostic| diagnostic.code == Code::UnusedAllow),
         "{}",
         listing(&without)
     );
@@ -213,20 +216,20 @@ fn point_9_a_warning_has_a_code_and_is_silenced_with_a_reason() {
 fn point_12_places_are_right_in_text_of_many_bytes() {
     let analysis = check("case.mopd", "let größe = \"日本語 𝒜\" + öde // ∑\n");
     let text = "let größe = \"日本語 𝒜\" + öde // ∑\n";
-    for finding in &analysis.diagnostics {
-        let span = finding.primary.span;
+    for diagnostic in &analysis.diagnostics {
+        let span = diagnostic.primary.span;
         assert!(
             text.is_char_boundary(span.start as usize) && text.is_char_boundary(span.end as usize),
-            "{finding:?}"
+            "{diagnostic:?}"
         );
     }
     let text = "experiment \"日本\" { seed = 1 } // 𝒜𝒜\nlet a = \"é\"\nlet b = unknwon\n";
     let analysis = check("case.mopd", text);
-    let finding = analysis
+    let diagnostic = analysis
         .diagnostics
         .iter()
-        .find(|finding| finding.code == Code::UnknownName)
+        .find(|diagnostic| diagnostic.code == Code::UnknownName)
         .expect("the unknown name");
-    assert_eq!(analysis.sources.text(finding.primary.span), "unknwon");
-    assert_eq!(analysis.sources.position(FileId(0), finding.primary.span.start), (2, 8));
+    assert_eq!(analysis.sources.text(diagnostic.primary.span), "unknwon");
+    assert_eq!(analysis.sources.position(FileId(0), diagnostic.primary.span.start), (2, 8));
 }

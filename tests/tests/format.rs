@@ -15,15 +15,17 @@ fn shown() -> Vec<(String, String)> {
 
 /// The syntax tree without its places, and what the parser finds.
 fn tree(text: &str) -> String {
-    let (module, findings) = parse(FileId(0), text);
+    let (module, diagnostics) = parse(FileId(0), text);
     let printed = format!("{module:?}");
     let mut tree = String::new();
     for part in printed.split("Span { ") {
         let rest = if tree.is_empty() { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
         tree += rest;
     }
-    let mut said: Vec<String> =
-        findings.iter().map(|finding| format!("\n{} {}", finding.code.name(), finding.message)).collect();
+    let mut said: Vec<String> = diagnostics
+        .iter()
+        .map(|diagnostic| format!("\n{} {}", diagnostic.code.name(), diagnostic.message))
+        .collect();
     said.sort();
     tree + &said.concat()
 }

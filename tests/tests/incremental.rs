@@ -113,7 +113,7 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 #[test]
-fn a_file_that_is_parsed_again_has_the_tree_and_the_findings_of_a_new_one() {
+fn a_file_that_is_parsed_again_has_the_tree_and_the_diagnostics_of_a_new_one() {
     for (number, (name, original)) in corpus().into_iter().enumerate() {
         let mut author = Author::new(number as u64 + 1);
         let mut known = KnownFile::default();
@@ -193,7 +193,7 @@ fn with_library(entry: &str) -> BTreeMap<Vec<String>, String> {
 }
 
 #[test]
-fn a_file_that_is_checked_again_has_the_findings_and_the_names_of_a_new_one() {
+fn a_file_that_is_checked_again_has_the_diagnostics_and_the_names_of_a_new_one() {
     for (number, (name, text)) in corpus().into_iter().enumerate() {
         write_on(&name, &with_library(&text), 0x5eed + number as u64, 6);
     }

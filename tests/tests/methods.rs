@@ -18,8 +18,8 @@ fn every_method_checks() {
         let analysis = check(&path.file_name().expect("a file").to_string_lossy(), &text);
         // That a teacher is a stranger is what some papers are about; any other warning would be about a
         // published recipe.
-        let meant = |finding: &Diagnostic| {
-            finding.severity == Severity::Warning && finding.code == Code::ForeignTeacher
+        let meant = |diagnostic: &Diagnostic| {
+            diagnostic.severity == Severity::Warning && diagnostic.code == Code::ForeignTeacher
         };
         if !analysis.diagnostics.iter().all(meant) {
             let _ = write!(faults, "{}", listing(&analysis));
@@ -77,7 +77,7 @@ fn the_reference_says_what_every_objective_follows() {
                 let mut told = term.clone();
                 told.findings
                     .iter_mut()
-                    .for_each(|finding| finding.notes.retain(|note| !note.starts_with("the top ")));
+                    .for_each(|diagnostic| diagnostic.notes.retain(|note| !note.starts_with("the top ")));
                 for (place, line) in told.lines().into_iter().enumerate() {
                     let whose = if one || place > 0 { String::new() } else { format!("`{}`: ", term.term) };
                     lines.push(whose + &line.replace('|', "\\|"));

@@ -12,7 +12,7 @@
 //!   at line` names. `cause` and `remedy` are words to look for in what is said: alternatives between `|`,
 //!   all of `a&b`. Then, in any order: `fix line` is the line after the fix (the fix is certain), `add line`
 //!   a line that the fix adds anywhere, `drop` a line that it takes away, `also line` another line that may
-//!   be pointed at, `n 2` how many findings are still no cascade (1 if not written).
+//!   be pointed at, `n 2` how many diagnostics are still no cascade (1 if not written).
 //!
 //! Figures in percent, of all programs with a mistake (fix offered: of those where a fix is certain; fix
 //! right: of those that were offered one). `before` is the commit b9244cf, before any work on this corpus;
@@ -252,7 +252,7 @@ fn analyse(text: &str, module: Option<&String>) -> Analysis {
         _ => None,
     };
     let entry = SourceFile { path: "case.mopd".to_owned(), text: text.to_owned() };
-    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings)
+    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::diagnostics)
 }
 
 /// Whether what is said holds the words: alternatives between `|`, all of `a&b`. `\\|` and `\\&` are the
@@ -264,17 +264,18 @@ fn says(said: &str, words: &str) -> bool {
     words.split('|').any(|all| all.split('&').all(|word| said.contains(&sign(word))))
 }
 
-/// Everything that a finding says of what is wrong.
-fn cause(finding: &Diagnostic) -> String {
-    let labels = std::iter::once(&finding.primary).chain(&finding.related).map(|label| label.text.as_str());
-    std::iter::once(finding.message.as_str()).chain(labels).collect::<Vec<_>>().join("\n")
+/// Everything that a diagnostic says of what is wrong.
+fn cause(diagnostic: &Diagnostic) -> String {
+    let labels =
+        std::iter::once(&diagnostic.primary).chain(&diagnostic.related).map(|label| label.text.as_str());
+    std::iter::once(diagnostic.message.as_str()).chain(labels).collect::<Vec<_>>().join("\n")
 }
 
 /// And of the way out.
-fn remedy(finding: &Diagnostic) -> String {
+fn remedy(diagnostic: &Diagnostic) -> String {
     let fix =
-        finding.fix.as_ref().map(|fix| format!("{}\n{}", fix.title, fix.replacement)).unwrap_or_default();
-    format!("{}\n{}\n{fix}", cause(finding), finding.help.as_deref().unwrap_or_default())
+        diagnostic.fix.as_ref().map(|fix| format!("{}\n{}", fix.title, fix.replacement)).unwrap_or_default();
+    format!("{}\n{}\n{fix}", cause(diagnostic), diagnostic.help.as_deref().unwrap_or_default())
 }
 
 /// The program once every fix that is offered was applied, as often as it takes; None where none is offered.
@@ -307,22 +308,22 @@ fn same(fixed: &str, expected: &str) -> bool {
 /// For each figure, whether it holds; None where the case has no part in it.
 fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>; 8] {
     let analysis = analyse(&case.text, case.module.as_ref());
-    let findings = &analysis.diagnostics;
-    let lines = |finding: &Diagnostic| -> (usize, usize) {
-        let span = finding.primary.span;
+    let diagnostics = &analysis.diagnostics;
+    let lines = |diagnostic: &Diagnostic| -> (usize, usize) {
+        let span = diagnostic.primary.span;
         (analysis.sources.position(span.file, span.start).0, analysis.sources.position(span.file, span.end).0)
     };
-    let here = |finding: &&Diagnostic| {
-        let (first, _) = lines(finding);
-        finding.primary.span.file == ENTRY && (first == expected.line || expected.also.contains(&first))
+    let here = |diagnostic: &&Diagnostic| {
+        let (first, _) = lines(diagnostic);
+        diagnostic.primary.span.file == ENTRY && (first == expected.line || expected.also.contains(&first))
     };
-    let best = findings.iter().filter(here).find(|finding| says(&cause(finding), &expected.cause));
-    let best = best.or_else(|| findings.iter().find(here)).or(findings.first());
-    let right = best.is_some_and(|finding| here(&finding));
+    let best = diagnostics.iter().filter(here).find(|diagnostic| says(&cause(diagnostic), &expected.cause));
+    let best = best.or_else(|| diagnostics.iter().find(here)).or(diagnostics.first());
+    let right = best.is_some_and(|diagnostic| here(&diagnostic));
     let start = case.text.split_inclusive('\n').take(expected.line).map(str::len).sum::<usize>();
     let line = case.text.lines().nth(expected.line).unwrap_or_default();
-    let marked = best.is_some_and(|finding| {
-        let span = finding.primary.span;
+    let marked = best.is_some_and(|diagnostic| {
+        let span = diagnostic.primary.span;
         line.match_indices(&expected.token).any(|(at, token)| {
             let (from, to) = (start + at, start + at + token.len());
             (span.start as usize) < to.max(from + 1)
@@ -334,23 +335,23 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
     let wanted =
         offered.as_ref().is_some_and(|(text, _)| expected.fixed.iter().any(|expected| same(text, expected)));
     // What is left may be warnings of what the mistake had made useless; on its own line nothing is left.
-    let left = |finding: &Diagnostic, analysis: &Analysis| {
-        let span = finding.primary.span;
-        finding.severity == Severity::Error
+    let left = |diagnostic: &Diagnostic, analysis: &Analysis| {
+        let span = diagnostic.primary.span;
+        diagnostic.severity == Severity::Error
             || analysis.sources.position(span.file, span.start).0 == expected.line
     };
     let clean = offered
         .as_ref()
-        .map(|(_, analysis)| !analysis.diagnostics.iter().any(|finding| left(finding, analysis)));
+        .map(|(_, analysis)| !analysis.diagnostics.iter().any(|diagnostic| left(diagnostic, analysis)));
     let good = clean.map(|clean| clean && (expected.fixed.is_empty() || wanted));
     let held = [
-        Some(!findings.is_empty()),
+        Some(!diagnostics.is_empty()),
         Some(right),
-        Some(best.is_some_and(|finding| says(&cause(finding), &expected.cause))),
-        Some(best.is_some_and(|finding| says(&remedy(finding), &expected.remedy))),
+        Some(best.is_some_and(|diagnostic| says(&cause(diagnostic), &expected.cause))),
+        Some(best.is_some_and(|diagnostic| says(&remedy(diagnostic), &expected.remedy))),
         (!expected.fixed.is_empty()).then_some(offered.is_some()),
         good,
-        Some(findings.len() <= expected.most),
+        Some(diagnostics.len() <= expected.most),
         Some(marked),
     ];
     let missed: Vec<&str> =
@@ -364,14 +365,14 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
             expected.line + 1,
             line.trim()
         );
-        for finding in findings {
-            let said = remedy(finding).replace('\n', " / ");
+        for diagnostic in diagnostics {
+            let said = remedy(diagnostic).replace('\n', " / ");
             let _ = writeln!(
                 story,
                 "    {}[{}] line {}: {said}",
-                finding.severity.name(),
-                finding.code.name(),
-                lines(finding).0 + 1
+                diagnostic.severity.name(),
+                diagnostic.code.name(),
+                lines(diagnostic).0 + 1
             );
         }
         if let (Some((text, analysis)), Some(false)) = (&offered, good) {

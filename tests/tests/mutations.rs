@@ -200,7 +200,7 @@ fn digest(program: &str, memory: &mut Memory, audited: bool) -> bool {
         return false;
     }
     let analysis = match audited {
-        true => mopd_lang::analyse_audited(source(), &load, &[], &mopd_compiler::audit::findings),
+        true => mopd_lang::analyse_audited(source(), &load, &[], &mopd_compiler::audit::diagnostics),
         false => analysis,
     };
     for named in &analysis.objectives {

@@ -3,7 +3,7 @@
 //!
 //! A program stands in a fence tagged `mopd`. What it should be told stands in comments, on the line it
 //! belongs to or alone on the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of
-//! the message"` with the column, from 1. A program must get exactly the findings that it names. More words
+//! the message"` with the column, from 1. A program must get exactly the diagnostics that it names. More words
 //! in the tag:
 //!
 //! - `mopd fragment`: no `experiment` is asked of it.
@@ -11,7 +11,7 @@
 //!   down the page.
 //! - `mopd module=mine`: a file `mine.mopd` beside the program that follows.
 //!
-//! A fence tagged `snapshot` after a program holds all that its findings say, one tagged `audit` what the
+//! A fence tagged `snapshot` after a program holds all that its diagnostics say, one tagged `audit` what the
 //! gradients of its terms follow. `MOPD_UPDATE=1` writes these anew.
 
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ struct Case {
     audit: Option<(usize, usize)>,
 }
 
-/// A finding that a program asks for.
+/// A diagnostic that a program asks for.
 #[derive(Debug, PartialEq)]
 struct Expected {
     /// From 0, in the whole text.
@@ -203,20 +203,25 @@ fn analyse(case: &Case) -> Analysis {
         _ => None,
     };
     let entry = SourceFile { path: "case.mopd".to_owned(), text: case.text.clone() };
-    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings)
+    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::diagnostics)
 }
 
-/// The findings that a case is about.
-fn findings<'a>(case: &Case, analysis: &'a Analysis) -> Vec<&'a Diagnostic> {
+/// The diagnostics that a case is about.
+fn diagnostics<'a>(case: &Case, analysis: &'a Analysis) -> Vec<&'a Diagnostic> {
     let fragment = case.tag.iter().any(|word| word == "fragment");
     // What a setup imports is there for all of its programs.
-    let of_setup = |finding: &Diagnostic| {
-        let (line, _) = analysis.sources.position(finding.primary.span.file, finding.primary.span.start);
-        finding.code == Code::UnusedName && finding.primary.span.file == ENTRY && line < case.setup
+    let of_setup = |diagnostic: &Diagnostic| {
+        let (line, _) =
+            analysis.sources.position(diagnostic.primary.span.file, diagnostic.primary.span.start);
+        diagnostic.code == Code::UnusedName && diagnostic.primary.span.file == ENTRY && line < case.setup
     };
-    // A fragment has no experiment, and that is no finding about the case.
-    let of_fragment = |finding: &Diagnostic| fragment && finding.code == Code::MissingExperiment;
-    analysis.diagnostics.iter().filter(|finding| !of_setup(finding) && !of_fragment(finding)).collect()
+    // A fragment has no experiment, and that is no diagnostic about the case.
+    let of_fragment = |diagnostic: &Diagnostic| fragment && diagnostic.code == Code::MissingExperiment;
+    analysis
+        .diagnostics
+        .iter()
+        .filter(|diagnostic| !of_setup(diagnostic) && !of_fragment(diagnostic))
+        .collect()
 }
 
 fn place(analysis: &Analysis, span: Span) -> String {
@@ -224,21 +229,22 @@ fn place(analysis: &Analysis, span: Span) -> String {
     format!("{}:{}:{}", analysis.sources.file(span.file).path, line + 1, column + 1)
 }
 
-fn matches(analysis: &Analysis, expected: &Expected, finding: &Diagnostic) -> bool {
-    let (line, column) = analysis.sources.position(finding.primary.span.file, finding.primary.span.start);
-    finding.primary.span.file == ENTRY
+fn matches(analysis: &Analysis, expected: &Expected, diagnostic: &Diagnostic) -> bool {
+    let (line, column) =
+        analysis.sources.position(diagnostic.primary.span.file, diagnostic.primary.span.start);
+    diagnostic.primary.span.file == ENTRY
         && line == expected.line
-        && finding.severity.name() == expected.severity
-        && finding.code.name() == expected.code
+        && diagnostic.severity.name() == expected.severity
+        && diagnostic.code.name() == expected.code
         && expected.column.is_none_or(|expected| expected == column + 1)
-        && expected.message.as_ref().is_none_or(|part| finding.message.contains(part))
+        && expected.message.as_ref().is_none_or(|part| diagnostic.message.contains(part))
 }
 
-/// Where the findings of a program differ from what it names.
+/// Where the diagnostics of a program differ from what it names.
 fn compare(case: &Case, expected: &[Expected], analysis: &Analysis, faults: &mut String) {
-    let mut left: Vec<&Diagnostic> = findings(case, analysis);
+    let mut left: Vec<&Diagnostic> = diagnostics(case, analysis);
     for expected in expected {
-        match left.iter().position(|finding| matches(analysis, expected, finding)) {
+        match left.iter().position(|diagnostic| matches(analysis, expected, diagnostic)) {
             Some(found) => drop(left.remove(found)),
             None => {
                 let Expected { line, severity, column, code, message } = expected;
@@ -253,38 +259,44 @@ fn compare(case: &Case, expected: &[Expected], analysis: &Analysis, faults: &mut
             }
         }
     }
-    for finding in left {
+    for diagnostic in left {
         let _ = writeln!(
             faults,
             "{}\n  unexpected: {} at {} [{}] {}",
             case.name,
-            finding.severity.name(),
-            place(analysis, finding.primary.span),
-            finding.code.name(),
-            finding.message
+            diagnostic.severity.name(),
+            place(analysis, diagnostic.primary.span),
+            diagnostic.code.name(),
+            diagnostic.message
         );
     }
 }
 
-/// Everything that the findings say, in plain text.
+/// Everything that the diagnostics say, in plain text.
 fn render(case: &Case, analysis: &Analysis) -> String {
     let mut text = String::new();
-    for finding in findings(case, analysis) {
+    for diagnostic in diagnostics(case, analysis) {
         let label = |mark: char, label: &Label| {
             let source = analysis.sources.text(label.span);
             let shown = if source.contains('\n') { "..." } else { source };
             format!("  {mark} {} `{shown}` {}", place(analysis, label.span), label.text).trim_end().to_owned()
                 + "\n"
         };
-        let _ = writeln!(text, "{}[{}]: {}", finding.severity.name(), finding.code.name(), finding.message);
-        text += &label('^', &finding.primary);
-        for related in &finding.related {
+        let _ = writeln!(
+            text,
+            "{}[{}]: {}",
+            diagnostic.severity.name(),
+            diagnostic.code.name(),
+            diagnostic.message
+        );
+        text += &label('^', &diagnostic.primary);
+        for related in &diagnostic.related {
             text += &label('|', related);
         }
-        if let Some(help) = &finding.help {
+        if let Some(help) = &diagnostic.help {
             let _ = writeln!(text, "  help: {help}");
         }
-        if let Some(fix) = &finding.fix {
+        if let Some(fix) = &diagnostic.fix {
             let _ = writeln!(
                 text,
                 "  fix: {} (`{}` becomes `{}`)",
@@ -319,7 +331,7 @@ fn audits(analysis: &Analysis) -> String {
 }
 
 #[test]
-fn programs_get_exactly_the_findings_that_they_name() {
+fn programs_get_exactly_the_diagnostics_that_they_name() {
     let root = mopd_tests::root();
     let update = std::env::var_os("MOPD_UPDATE").is_some();
     let mut faults = String::new();
@@ -407,7 +419,7 @@ fn every_code_has_a_page_whose_examples_do_what_it_says() {
         }
         for case in &programs {
             let analysis = analyse(case);
-            let codes: Vec<Code> = analysis.diagnostics.iter().map(|finding| finding.code).collect();
+            let codes: Vec<Code> = analysis.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
             let good = match case.tag.get(1).map(String::as_str) {
                 Some("before") if *code == Code::MissingFile => codes.is_empty(),
                 Some("before") => !codes.is_empty() && codes.iter().all(|found| found == code),
@@ -526,7 +538,7 @@ fn no_text_makes_the_checker_panic() {
     let text = format!("{quickstart}\n{opd}");
     let boundaries: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
     for at in boundaries.iter().step_by(7) {
-        findings_have_places(&text[..*at]);
+        diagnostics_have_places(&text[..*at]);
     }
     // Every word left out, and every word in the place of its neighbour.
     let mut words = Vec::new();
@@ -537,8 +549,8 @@ fn no_text_makes_the_checker_panic() {
     }
     for pair in words.windows(2).step_by(2) {
         let [(start, word), (next_start, next)] = pair else { continue };
-        findings_have_places(&format!("{}{}", &text[..*start], &text[start + word.len()..]));
-        findings_have_places(&format!("{}{next}{}", &text[..*start], &text[*next_start..]));
+        diagnostics_have_places(&format!("{}{}", &text[..*start], &text[start + word.len()..]));
+        diagnostics_have_places(&format!("{}{next}{}", &text[..*start], &text[*next_start..]));
     }
 }
 
@@ -567,19 +579,19 @@ fn no_soup_of_words_makes_the_checker_panic() {
     for _ in 0..5_000 {
         let length = random(40);
         let text: String = (0..length).map(|_| WORDS[random(WORDS.len())]).collect();
-        findings_have_places(&text);
+        diagnostics_have_places(&text);
     }
 }
 
-/// Checks a text; every place that a finding names must be one of its file.
-fn findings_have_places(text: &str) {
+/// Checks a text; every place that a diagnostic names must be one of its file.
+fn diagnostics_have_places(text: &str) {
     let analysis = mopd_tests::check("case.mopd", text);
-    for finding in &analysis.diagnostics {
-        let labels = std::iter::once(&finding.primary).chain(&finding.related).map(|label| label.span);
-        for span in labels.chain(finding.fix.iter().map(|fix| fix.span)) {
+    for diagnostic in &analysis.diagnostics {
+        let labels = std::iter::once(&diagnostic.primary).chain(&diagnostic.related).map(|label| label.span);
+        for span in labels.chain(diagnostic.fix.iter().map(|fix| fix.span)) {
             let source = &analysis.sources.file(span.file).text;
             let place = source.get(span.start as usize..span.end as usize);
-            assert!(place.is_some(), "{finding:#?}\n{text}");
+            assert!(place.is_some(), "{diagnostic:#?}\n{text}");
         }
     }
 }

@@ -10,12 +10,12 @@
 
 mod bounds;
 mod cast;
+mod diagnostics;
 mod divergence;
 mod drawn;
 mod dual;
 mod evaluate;
 mod expectation;
-mod findings;
 mod fit;
 mod judge;
 mod named;
@@ -31,8 +31,8 @@ use mopd_lang::formula::Role;
 use serde::Serialize;
 
 pub use cast::Cast;
+pub use diagnostics::{diagnostics, diagnostics_while};
 pub use drawn::Drawn;
-pub use findings::{findings, findings_while};
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
 pub use world::World;
 

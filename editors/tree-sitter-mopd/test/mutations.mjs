@@ -12,7 +12,7 @@ if (!mopd) throw new Error("MOPD_BIN must name the mopd program to agree with");
 const count = Number(process.argv[2] ?? 1000);
 const seed = Number(process.argv[3] ?? 1);
 
-/** Findings that the compiler makes of a text whose shape is sound. */
+/** Diagnostics that the compiler makes of a text whose shape is sound. */
 const JUDGED_LATER = /is too large for a number/;
 
 const TOKEN = /"(?:\\.|[^"\\\n])*"|[A-Za-z_]\w*|\d[\w.]*%?|\|\||->|\|>|[=!<>]=|\.\.=|\n[ \t]*|[ \t]+|[^]/g;
@@ -59,8 +59,8 @@ asFiles(texts, (paths) => {
   const found = JSON.parse(output(mopd, ["check", "--format", "json", ...paths]));
   const verdicts = refusals(paths);
   for (const [index, file] of paths.entries()) {
-    const findings = found.filter((finding) => finding.file === file);
-    const syntax = findings.filter((finding) => /^(foreign-)?syntax$/.test(finding.code) && !JUDGED_LATER.test(finding.message));
+    const diagnostics = found.filter((diagnostic) => diagnostic.file === file);
+    const syntax = diagnostics.filter((diagnostic) => /^(foreign-)?syntax$/.test(diagnostic.code) && !JUDGED_LATER.test(diagnostic.message));
     wrong += verdicts[index];
     if (verdicts[index] === syntax.length > 0) continue;
     faults += 1;

@@ -35,7 +35,7 @@ const PROGRAM = [
 /** Recipes that check clean beside that experiment. */
 const BESIDE = ["Objective by the sampled token", "Objective by a divergence", "Stage", "Function"];
 
-function findings(text) {
+function diagnostics(text) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "mopd-snippets-"));
   try {
     const file = path.join(folder, "snippet.mopd");
@@ -51,7 +51,7 @@ function findings(text) {
 for (const [name, { body }] of Object.entries(snippets)) {
   test(`${name}: parses`, () => {
     const text = (AROUND[name] ?? ((inner) => `${inner}\n`))(expansion(body));
-    const wrong = findings(text).filter((finding) => ["syntax", "foreign-syntax"].includes(finding.code));
+    const wrong = diagnostics(text).filter((diagnostic) => ["syntax", "foreign-syntax"].includes(diagnostic.code));
     assert.deepEqual(wrong, [], text);
   });
 }
@@ -60,8 +60,8 @@ test("the snippets of an experiment, one after the other, are an experiment", ()
   const text = [...PROGRAM, ...BESIDE]
     .map((name) => expansion(snippets[name].body).replace(/objective name/, `objective o${BESIDE.indexOf(name)}`))
     .join("\n\n");
-  const errors = findings(`${text}\n`).filter((finding) => finding.severity === "error");
-  assert.deepEqual(errors.map((finding) => `${finding.range.start.line + 1}: ${finding.message}`), [], text);
+  const errors = diagnostics(`${text}\n`).filter((diagnostic) => diagnostic.severity === "error");
+  assert.deepEqual(errors.map((diagnostic) => `${diagnostic.range.start.line + 1}: ${diagnostic.message}`), [], text);
 });
 
 test("every snippet has a word of its own to begin with, and says what it is", () => {

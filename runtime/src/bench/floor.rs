@@ -203,7 +203,7 @@ pub fn phases(
             (through + attended + 4.0 * sequences * tokens.length() * numbers, numbers)
         }
     };
-    phases.push(phase(StepPart::Update, "the way back", 1.0, back, bytes * read));
+    phases.push(phase(StepPart::Update, "the backward pass", 1.0, back, bytes * read));
     phases.push(phase(StepPart::Update, "AdamW", 1.0, 0.0, numbers * (24.0 + bytes)));
     phases
 }

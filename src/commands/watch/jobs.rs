@@ -144,7 +144,10 @@ impl WatchSession<'_> {
             let problem = loop {
                 match worker.next() {
                     Ok(Some(message)) => {
-                        if sender.send(WatchEvent::Message { worker: number, message: Box::new(message) }).is_err() {
+                        if sender
+                            .send(WatchEvent::Message { worker: number, message: Box::new(message) })
+                            .is_err()
+                        {
                             return;
                         }
                     }

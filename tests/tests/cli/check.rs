@@ -23,7 +23,7 @@ fn a_file_for_other_files_is_clean_too() {
 }
 
 #[test]
-fn a_finding_for_people() {
+fn a_diagnostic_for_people() {
     let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
     let said = place.mopd(&["check", "a.mopd"]).is(1, &["mopd explain unknown-key", "error"]);
     let first = said.out.lines().next().unwrap_or_default();
@@ -33,7 +33,7 @@ fn a_finding_for_people() {
         !said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'),
         "no colour without a terminal: {said:?}"
     );
-    // The same findings stop the commands that would use the file, where they are no results.
+    // The same diagnostics stop the commands that would use the file, where they are no results.
     for command in ["plan", "run"] {
         let said = place.mopd(&[command, "a.mopd"]).is(1, &["error[unknown-key]"]);
         assert_eq!(said.out, "");
@@ -41,14 +41,14 @@ fn a_finding_for_people() {
 }
 
 #[test]
-fn a_finding_on_one_line() {
+fn a_diagnostic_on_one_line() {
     let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
     let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(1, &[]);
     assert!(said.out.lines().any(|line| line.starts_with("a.mopd:19:3: error[unknown-key]: ")), "{said:?}");
 }
 
 #[test]
-fn a_finding_for_programs() {
+fn a_diagnostic_for_programs() {
     let text = GOOD.replace(
         "  objective = mopd(clip_at: 5)\n",
         "  rollout_note = \"日本𝒜\", objectiv = mopd(clip_at: 5)\n",
@@ -56,11 +56,11 @@ fn a_finding_for_programs() {
     let place = Place::with(&[("a.mopd", &text)]);
     let said = place.mopd(&["check", "--format", "json", "a.mopd"]).is(1, &[]);
     let list = said.json();
-    let findings = list.as_array().expect("a list");
-    let found = findings
+    let diagnostics = list.as_array().expect("a list");
+    let found = diagnostics
         .iter()
-        .find(|finding| finding["message"].as_str().is_some_and(|text| text.contains("objectiv`")));
-    let found = found.unwrap_or_else(|| panic!("no finding about objectiv: {said:?}"));
+        .find(|diagnostic| diagnostic["message"].as_str().is_some_and(|text| text.contains("objectiv`")));
+    let found = found.unwrap_or_else(|| panic!("no diagnostic about objectiv: {said:?}"));
     assert_eq!(found["code"], "unknown-key");
     assert_eq!(found["severity"], "error");
     assert_eq!(found["file"], "a.mopd");
@@ -76,14 +76,16 @@ fn a_finding_for_programs() {
 }
 
 #[test]
-fn a_finding_for_code_review() {
+fn a_diagnostic_for_code_review() {
     let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
     let log = place.mopd(&["check", "--format", "sarif", "a.mopd"]).is(1, &[]).json();
     assert_eq!(log["version"], "2.1.0");
     let run = &log["runs"][0];
     assert_eq!(run["columnKind"], "utf16CodeUnits");
     assert_eq!(run["tool"]["driver"]["rules"][0]["id"], "unknown-key");
-    let [found] = run["results"].as_array().expect("a list").as_slice() else { panic!("one finding: {run}") };
+    let [found] = run["results"].as_array().expect("a list").as_slice() else {
+        panic!("one diagnostic: {run}")
+    };
     assert_eq!((&found["ruleId"], &found["level"]), (&json!("unknown-key"), &json!("error")));
     let region = json!({"startLine": 19, "startColumn": 3, "endLine": 19, "endColumn": 8});
     let place_of = json!({"artifactLocation": {"uri": "a.mopd"}, "region": region});
@@ -109,7 +111,7 @@ fn a_path_for_code_review() {
 }
 
 #[test]
-fn a_finding_at_the_end_of_the_file_is_drawn() {
+fn a_diagnostic_at_the_end_of_the_file_is_drawn() {
     let place = Place::with(&[("a.mopd", "experiment \"x\" {\n")]);
     let said = place.mopd(&["check", "a.mopd"]).is(1, &[]);
     assert!(said.out.contains("a.mopd:1:"), "{said:?}");
@@ -169,8 +171,8 @@ fn why_a_file_was_not_checked_is_in_the_list() {
         .as_array()
         .expect("a list")
         .iter()
-        .map(|finding| {
-            let text = |key: &str| finding[key].as_str().expect("a text");
+        .map(|diagnostic| {
+            let text = |key: &str| diagnostic[key].as_str().expect("a text");
             (text("code"), text("severity"), text("file"))
         })
         .collect();

@@ -90,12 +90,12 @@ fn an_audit_says_what_each_term_follows() {
             .and_then(|list| list.iter().find(|audit| audit["objective"] == name))
             .expect("it is audited")
     };
-    let finding = &of("k3")["terms"][0]["findings"][0];
+    let diagnostic = &of("k3")["terms"][0]["findings"][0];
     assert_eq!(
-        (&finding["verdict"], &finding["parts"][0]["of"]),
+        (&diagnostic["verdict"], &diagnostic["parts"][0]["of"]),
         (&"follows".into(), &"KL(teacher || student)".into())
     );
-    assert_eq!(finding["value_estimates"], "KL(student || teacher)");
+    assert_eq!(diagnostic["value_estimates"], "KL(student || teacher)");
     // A term that teaches nothing forbids plan and run, too. Its form is none that the checker itself knows.
     let direct = "objective direct {\n  term pull = exp(live student.logp - teacher.logp) / \
                   exp(student.logp - teacher.logp)\n  reduce = mean(token, over: batch)\n}\n";

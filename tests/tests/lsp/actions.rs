@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::{GOOD, Workspace, apply, offset};
 
-fn actions(workspace: &mut Workspace, name: &str, finding: &Value) -> Vec<Value> {
+fn actions(workspace: &mut Workspace, name: &str, diagnostic: &Value) -> Vec<Value> {
     let uri = workspace.uri(name);
-    let context = json!({ "diagnostics": [finding] });
-    let params = json!({ "textDocument": { "uri": uri }, "range": finding["range"], "context": context });
+    let context = json!({ "diagnostics": [diagnostic] });
+    let params = json!({ "textDocument": { "uri": uri }, "range": diagnostic["range"], "context": context });
     workspace.client.request("textDocument/codeAction", params).as_array().expect("actions").clone()
 }
 
@@ -37,26 +37,30 @@ fn after(workspace: &Workspace, text: &str, action: &Value) -> String {
 }
 
 #[test]
-fn every_way_out_of_every_finding_of_the_suite_is_offered() {
+fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
     let mut workspace = Workspace::new();
     workspace.open("a.mopd", "");
     let mut codes = BTreeSet::new();
     for (version, text) in (2..).zip(programs()) {
         let analysis = mopd_tests::check_text("a.mopd", &text);
         let published = workspace.replace("a.mopd", version, &text);
-        for finding in analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == ENTRY) {
+        for diagnostic in
+            analysis.diagnostics.iter().filter(|diagnostic| diagnostic.primary.span.file == ENTRY)
+        {
             let same = |shown: &&Value| {
-                let place = finding.primary.span.start as usize;
-                shown["code"] == finding.code.name()
+                let place = diagnostic.primary.span.start as usize;
+                shown["code"] == diagnostic.code.name()
                     && offset(&text, &shown["range"]["start"]) == place
-                    && shown["message"].as_str().is_some_and(|message| message.starts_with(&finding.message))
+                    && shown["message"]
+                        .as_str()
+                        .is_some_and(|message| message.starts_with(&diagnostic.message))
             };
             let shown =
-                published.iter().find(same).unwrap_or_else(|| panic!("{finding:?} is not shown:\n{text}"));
+                published.iter().find(same).unwrap_or_else(|| panic!("{diagnostic:?} is not shown:\n{text}"));
             let offered = actions(&mut workspace, "a.mopd", shown);
             let mut own = offered.iter().filter(|action| action["diagnostics"][0] == *shown);
-            if let Some(fix) = &finding.fix {
-                codes.insert(finding.code.name());
+            if let Some(fix) = &diagnostic.fix {
+                codes.insert(diagnostic.code.name());
                 let action = own.next().unwrap_or_else(|| panic!("no action {:?} in {offered:?}", fix.title));
                 assert_eq!((&action["title"], &action["kind"]), (&json!(fix.title), &json!("quickfix")));
                 assert_eq!(action["isPreferred"], fix.applicability == Applicability::Certain);
@@ -65,16 +69,16 @@ fn every_way_out_of_every_finding_of_the_suite_is_offered() {
                 assert_eq!(after(&workspace, &text, action), expected);
             }
             // A warning can be silenced too; with a reason, it is gone.
-            if finding.severity == Severity::Warning && finding.code != Code::UnusedAllow {
-                let action = own.next().unwrap_or_else(|| panic!("no way to silence {finding:?}"));
-                let comment = format!("// allow({}): ", finding.code.name());
+            if diagnostic.severity == Severity::Warning && diagnostic.code != Code::UnusedAllow {
+                let action = own.next().unwrap_or_else(|| panic!("no way to silence {diagnostic:?}"));
+                let comment = format!("// allow({}): ", diagnostic.code.name());
                 let silenced =
                     after(&workspace, &text, action).replacen(&comment, &format!("{comment}meant"), 1);
                 let count = |text: &str| {
                     let found = mopd_tests::check("a.mopd", text).diagnostics;
-                    found.iter().filter(|other| other.code == finding.code).count()
+                    found.iter().filter(|other| other.code == diagnostic.code).count()
                 };
-                assert!(count(&silenced) < count(&text), "{finding:?} is not silenced in\n{silenced}");
+                assert!(count(&silenced) < count(&text), "{diagnostic:?} is not silenced in\n{silenced}");
             }
             assert_eq!(own.next(), None, "{text}");
         }
@@ -86,16 +90,17 @@ fn every_way_out_of_every_finding_of_the_suite_is_offered() {
 fn a_fix_mends_what_it_is_offered_for() {
     let mut workspace = Workspace::new();
     let wrong = GOOD.replace("clip_at: 5", "clipat: 5");
-    let findings = workspace.open("a.mopd", &wrong);
-    let offered = actions(&mut workspace, "a.mopd", &findings[0]);
+    let diagnostics = workspace.open("a.mopd", &wrong);
+    let offered = actions(&mut workspace, "a.mopd", &diagnostics[0]);
     let [action] = offered.as_slice() else { panic!("{offered:?}") };
     assert_eq!((&action["title"], &action["kind"]), (&json!("change to `clip_at`"), &json!("quickfix")));
-    assert_eq!(action["diagnostics"][0], findings[0]);
+    assert_eq!(action["diagnostics"][0], diagnostics[0]);
     let uri = workspace.uri("a.mopd");
     let fixed = apply(&wrong, &action["edit"]["changes"][&uri]);
     assert_eq!(workspace.replace("a.mopd", 2, &fixed), [Value::Null; 0]);
     let context = json!({ "diagnostics": [], "only": ["refactor"] });
-    let only = json!({ "textDocument": { "uri": uri }, "range": findings[0]["range"], "context": context });
+    let only =
+        json!({ "textDocument": { "uri": uri }, "range": diagnostics[0]["range"], "context": context });
     assert_eq!(workspace.client.request("textDocument/codeAction", only), json!([]));
 }
 
@@ -103,10 +108,10 @@ fn a_fix_mends_what_it_is_offered_for() {
 fn a_comment_that_silences_nothing_can_be_removed() {
     let mut workspace = Workspace::new();
     let text = GOOD.replace("/// How long", "// allow(unused-domain): 𝒜\n/// How long");
-    let findings = workspace.open("a.mopd", &text);
-    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
-    assert_eq!((&finding["code"], &finding["severity"]), (&json!("unused-allow"), &json!(2)));
-    let offered = actions(&mut workspace, "a.mopd", finding);
+    let diagnostics = workspace.open("a.mopd", &text);
+    let [diagnostic] = diagnostics.as_slice() else { panic!("{diagnostics:?}") };
+    assert_eq!((&diagnostic["code"], &diagnostic["severity"]), (&json!("unused-allow"), &json!(2)));
+    let offered = actions(&mut workspace, "a.mopd", diagnostic);
     let [action] = offered.as_slice() else { panic!("{offered:?}") };
     let uri = workspace.uri("a.mopd");
     assert_eq!(apply(&text, &action["edit"]["changes"][&uri]), GOOD);

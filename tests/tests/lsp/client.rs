@@ -1,4 +1,4 @@
-//! The other side of the protocol: frames, requests, and the findings that come unasked.
+//! The other side of the protocol: frames, requests, and the diagnostics that come unasked.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -97,8 +97,8 @@ impl Client {
         }
     }
 
-    /// The findings of a file as soon as they come, if they did not come already.
-    pub fn findings(&mut self, uri: &str) -> Vec<Value> {
+    /// The diagnostics of a file as soon as they come, if they did not come already.
+    pub fn diagnostics(&mut self, uri: &str) -> Vec<Value> {
         loop {
             if let Some(published) = self.published.remove(uri) {
                 return published.as_array().expect("a list").clone();

@@ -1,4 +1,4 @@
-//! Long sessions: whatever is typed, the findings are those of a fresh check, and memory stays where it was.
+//! Long sessions: whatever is typed, the diagnostics are those of a fresh check, and memory stays where it was.
 //!
 //! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with
 //! `--nocapture` the test tells how long they took and what memory the server had at the beginning and at the
@@ -112,25 +112,27 @@ fn memory(process: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Code and place of every finding, as the editor is told them.
-type Findings = Vec<(Value, Value, Value)>;
+/// Code and place of every diagnostic, as the editor is told them.
+type Diagnostics = Vec<(Value, Value, Value)>;
 
-fn published(findings: &[Value]) -> Findings {
-    let shown = |finding: &Value| {
-        (finding["code"].clone(), finding["range"]["start"].clone(), finding["range"]["end"].clone())
+fn published(diagnostics: &[Value]) -> Diagnostics {
+    let shown = |diagnostic: &Value| {
+        (diagnostic["code"].clone(), diagnostic["range"]["start"].clone(), diagnostic["range"]["end"].clone())
     };
-    findings.iter().map(shown).collect()
+    diagnostics.iter().map(shown).collect()
 }
 
 /// What a check from scratch says of a text.
-fn fresh(path: &str, text: &str, utf8: bool) -> Findings {
+fn fresh(path: &str, text: &str, utf8: bool) -> Diagnostics {
     let analysis = mopd_tests::check(path, text);
-    let own =
-        analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == mopd_lang::ide::ENTRY);
-    let shown = own.map(|finding| {
-        let span = finding.primary.span;
+    let own = analysis
+        .diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.primary.span.file == mopd_lang::ide::ENTRY);
+    let shown = own.map(|diagnostic| {
+        let span = diagnostic.primary.span;
         (
-            json!(finding.code.name()),
+            json!(diagnostic.code.name()),
             place(text, span.start as usize, utf8),
             place(text, span.end as usize, utf8),
         )
@@ -180,7 +182,7 @@ fn ask_everything(workspace: &mut Workspace, place: &Value) {
         .request("textDocument/selectionRange", json!({ "textDocument": document, "positions": [place] }));
 }
 
-fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: bool) {
+fn edits_end_in_the_diagnostics_of_a_fresh_check(edits: usize, seed: u64, utf8: bool) {
     let encodings = if utf8 { json!(["utf-8"]) } else { json!(["utf-16"]) };
     let mut workspace =
         Workspace::with_capabilities(json!({ "general": { "positionEncodings": encodings } }));
@@ -207,9 +209,9 @@ fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: boo
         workspace
             .client
             .notify("textDocument/didChange", json!({ "textDocument": document, "contentChanges": changes }));
-        let findings = workspace.client.findings(&uri);
+        let diagnostics = workspace.client.diagnostics(&uri);
         if version % 10 == 0 || made + 100 > edits {
-            assert_eq!(published(&findings), fresh(&path, &text, utf8), "after {made} edits:\n{text}");
+            assert_eq!(published(&diagnostics), fresh(&path, &text, utf8), "after {made} edits:\n{text}");
         }
         if version % 97 == 0 {
             let at = text.floor_char_boundary(random.below(text.len() + 1));
@@ -233,9 +235,10 @@ fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: boo
         .args(["check", "--format", "json", &path])
         .output()
         .expect("mopd starts");
-    let checked: Vec<Value> = serde_json::from_slice(&checked.stdout).expect("a list of findings");
-    let code =
-        |findings: &[Value]| findings.iter().map(|finding| finding["code"].clone()).collect::<Vec<Value>>();
+    let checked: Vec<Value> = serde_json::from_slice(&checked.stdout).expect("a list of diagnostics");
+    let code = |diagnostics: &[Value]| {
+        diagnostics.iter().map(|diagnostic| diagnostic["code"].clone()).collect::<Vec<Value>>()
+    };
     assert_eq!(code(&checked), code(&edited));
     // Bounded generously: what must not happen is growth with every edit.
     if let (Some(early), Some(late)) = (early, late) {
@@ -244,13 +247,13 @@ fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: boo
 }
 
 #[test]
-fn random_edits_end_in_the_findings_of_a_fresh_check() {
+fn random_edits_end_in_the_diagnostics_of_a_fresh_check() {
     let edits = match std::env::var("MOPD_EDITS") {
         Ok(number) => number.parse().expect("MOPD_EDITS is a number"),
         Err(_) => 2_000,
     };
     // In both ways of counting columns.
     for (seed, utf8) in [(7, false), (8, true)] {
-        edits_end_in_the_findings_of_a_fresh_check(edits / 2, seed, utf8);
+        edits_end_in_the_diagnostics_of_a_fresh_check(edits / 2, seed, utf8);
     }
 }

@@ -1,11 +1,11 @@
-//! What is shown: findings, hover, completion, signatures, hints, colours, fixes, folds.
+//! What is shown: diagnostics, hover, completion, signatures, hints, colours, fixes, folds.
 
 use serde_json::{Value, json};
 
 use super::{GOOD, Workspace, position, position_of, slice};
 
-fn messages(findings: &[Value]) -> Vec<&str> {
-    findings.iter().map(|finding| finding["message"].as_str().expect("a message")).collect()
+fn messages(diagnostics: &[Value]) -> Vec<&str> {
+    diagnostics.iter().map(|diagnostic| diagnostic["message"].as_str().expect("a message")).collect()
 }
 
 fn labels(completion: &Value) -> Vec<&str> {
@@ -18,7 +18,7 @@ fn labels(completion: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
+fn diagnostics_come_as_the_text_changes_and_go_when_it_is_right() {
     let mut workspace = Workspace::with_capabilities(
         json!({ "textDocument": { "publishDiagnostics": { "relatedInformation": true } } }),
     );
@@ -26,21 +26,21 @@ fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
     let wrong = GOOD
         .replace("reduce = mean(token)", "/* 𝒜 */ reduce = mean(token)")
         .replace("clip_at: 5", "clipat: 5");
-    let findings = workspace.replace("a.mopd", 2, &wrong);
-    assert_eq!(findings.len(), 2, "{findings:?}");
-    assert_eq!(findings[0]["code"], "foreign-syntax");
-    assert_eq!(findings[1]["code"], "unknown-argument");
-    assert_eq!((&findings[1]["severity"], &findings[1]["source"]), (&json!(1), &json!("mopd")));
-    assert_eq!(slice(&wrong, &findings[1]["range"]), "clipat");
-    assert!(messages(&findings)[1].contains("did you mean `clip_at`?"), "{findings:?}");
-    let related = &findings[1]["relatedInformation"][0];
+    let diagnostics = workspace.replace("a.mopd", 2, &wrong);
+    assert_eq!(diagnostics.len(), 2, "{diagnostics:?}");
+    assert_eq!(diagnostics[0]["code"], "foreign-syntax");
+    assert_eq!(diagnostics[1]["code"], "unknown-argument");
+    assert_eq!((&diagnostics[1]["severity"], &diagnostics[1]["source"]), (&json!(1), &json!("mopd")));
+    assert_eq!(slice(&wrong, &diagnostics[1]["range"]), "clipat");
+    assert!(messages(&diagnostics)[1].contains("did you mean `clip_at`?"), "{diagnostics:?}");
+    let related = &diagnostics[1]["relatedInformation"][0];
     assert!(related["location"]["uri"].as_str().is_some_and(|uri| uri.ends_with("/opd.mopd")), "{related}");
     assert_eq!(workspace.replace("a.mopd", 3, GOOD), [Value::Null; 0]);
-    // A closed file has no findings.
+    // A closed file has no diagnostics.
     workspace.replace("a.mopd", 4, &wrong);
     let uri = workspace.uri("a.mopd");
     workspace.client.notify("textDocument/didClose", json!({ "textDocument": { "uri": uri } }));
-    assert_eq!(workspace.client.findings(&uri), [Value::Null; 0]);
+    assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
 }
 
 /// It takes longer than a keystroke may.
@@ -56,17 +56,17 @@ fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     );
     let wrong = right.replace("discount: 1", "discount: 0");
     let mut workspace = Workspace::new();
-    let zero_gradient = |findings: &[Value]| {
-        let [finding] = findings else { panic!("{findings:?}") };
-        assert_eq!(finding["code"], "zero-gradient");
-        assert_eq!(slice(&wrong, &finding["range"]), "later * live student.logp");
+    let zero_gradient = |diagnostics: &[Value]| {
+        let [diagnostic] = diagnostics else { panic!("{diagnostics:?}") };
+        assert_eq!(diagnostic["code"], "zero-gradient");
+        assert_eq!(slice(&wrong, &diagnostic["range"]), "later * live student.logp");
     };
     zero_gradient(&workspace.open("a.mopd", &wrong));
     assert_eq!(workspace.replace("a.mopd", 2, &right), [Value::Null; 0]);
     assert_eq!(workspace.replace("a.mopd", 3, &wrong), [Value::Null; 0]);
     let uri = workspace.uri("a.mopd");
     workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": uri } }));
-    zero_gradient(&workspace.client.findings(&uri));
+    zero_gradient(&workspace.client.diagnostics(&uri));
 }
 
 #[test]

@@ -83,15 +83,15 @@ impl Workspace {
         std::fs::write(self.path(name), text).expect("a file");
     }
 
-    /// Opens a file and returns its findings.
+    /// Opens a file and returns its diagnostics.
     fn open(&mut self, name: &str, text: &str) -> Vec<Value> {
         let uri = self.uri(name);
         let document = json!({ "uri": uri, "languageId": "mopd", "version": 1, "text": text });
         self.client.notify("textDocument/didOpen", json!({ "textDocument": document }));
-        self.client.findings(&uri)
+        self.client.diagnostics(&uri)
     }
 
-    /// Replaces the whole text and returns the new findings.
+    /// Replaces the whole text and returns the new diagnostics.
     fn replace(&mut self, name: &str, version: i64, text: &str) -> Vec<Value> {
         let uri = self.uri(name);
         let document = json!({ "uri": uri, "version": version });
@@ -99,7 +99,7 @@ impl Workspace {
             "textDocument/didChange",
             json!({ "textDocument": document, "contentChanges": [{ "text": text }] }),
         );
-        self.client.findings(&uri)
+        self.client.diagnostics(&uri)
     }
 
     /// Asks about a place of a file; more parameters may be given.

@@ -1,4 +1,4 @@
-//! Names across files: definitions, references, renames, symbols; findings of imported files.
+//! Names across files: definitions, references, renames, symbols; diagnostics of imported files.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn definitions_lead_to_other_files_and_into_the_library() {
     // Opened there, it knows who uses it.
     let document = json!({ "uri": uri, "languageId": "mopd", "version": 1, "text": text });
     workspace.client.notify("textDocument/didOpen", json!({ "textDocument": document }));
-    assert_eq!(workspace.client.findings(&uri), [Value::Null; 0]);
+    assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
     let place = position(&text, "mopd(clip_at", 0);
     let params = json!({ "textDocument": { "uri": uri }, "position": place, "context": { "includeDeclaration": false } });
     let uses = workspace.client.request("textDocument/references", params);
@@ -101,7 +101,7 @@ fn a_rename_reaches_the_open_importers_and_leaves_the_meaning() {
     // Between the two edits the importer is wrong: its import is, and what that brought is not reported as
     // well.
     let user = workspace.uri("user.mopd");
-    assert_eq!(workspace.client.findings(&user).len(), 1);
+    assert_eq!(workspace.client.diagnostics(&user).len(), 1);
     assert_eq!(workspace.replace("user.mopd", 2, &renamed[0]), [Value::Null; 0]);
 }
 
@@ -125,7 +125,7 @@ fn a_rename_that_would_change_the_meaning_is_refused_in_words() {
 }
 
 #[test]
-fn findings_follow_imports_of_open_files() {
+fn diagnostics_follow_imports_of_open_files() {
     let mut workspace = Workspace::new();
     workspace.write("parts.mopd", LIBRARY);
     assert_eq!(workspace.open("user.mopd", USER), [Value::Null; 0]);
@@ -133,28 +133,31 @@ fn findings_follow_imports_of_open_files() {
     // The text in the editor counts, not the one on disk.
     workspace.open("parts.mopd", LIBRARY);
     workspace.replace("parts.mopd", 2, &LIBRARY.replace("pub let half", "let half"));
-    let findings = workspace.client.findings(&user);
-    assert_eq!(findings[0]["code"], "not-public", "{findings:?}");
+    let diagnostics = workspace.client.diagnostics(&user);
+    assert_eq!(diagnostics[0]["code"], "not-public", "{diagnostics:?}");
     // A mistake of the imported file is told there, and not in the importer.
     let broken = workspace.replace("parts.mopd", 3, &LIBRARY.replace("x * 2", "y * 2"));
     assert_eq!(broken[0]["code"], "unknown-name");
-    assert_eq!(workspace.client.findings(&user), [Value::Null; 0]);
+    assert_eq!(workspace.client.diagnostics(&user), [Value::Null; 0]);
     workspace.replace("parts.mopd", 4, LIBRARY);
     // Closed, the file on disk counts again; a save of it is noticed.
     workspace.write("parts.mopd", "pub let other = 1\n");
     let parts = workspace.uri("parts.mopd");
     workspace.client.notify("textDocument/didClose", json!({ "textDocument": { "uri": parts } }));
-    assert_eq!(workspace.client.findings(&user)[0]["code"], "unknown-name");
+    assert_eq!(workspace.client.diagnostics(&user)[0]["code"], "unknown-name");
     workspace.write("parts.mopd", LIBRARY);
     let event = json!({ "changes": [{ "uri": parts, "type": 2 }] });
     workspace.client.notify("workspace/didChangeWatchedFiles", event);
-    assert_eq!(workspace.client.findings(&user), [Value::Null; 0]);
+    assert_eq!(workspace.client.diagnostics(&user), [Value::Null; 0]);
     // A mistake in a file that is not open is told at its import.
     workspace.write("parts.mopd", &LIBRARY.replace("x * 2", "y * 2"));
     workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": parts } }));
-    let findings = workspace.client.findings(&user);
-    assert!(findings[0]["message"].as_str().is_some_and(|text| text.contains("parts.mopd")), "{findings:?}");
-    assert_eq!(slice(USER, &findings[0]["range"]), "parts");
+    let diagnostics = workspace.client.diagnostics(&user);
+    assert!(
+        diagnostics[0]["message"].as_str().is_some_and(|text| text.contains("parts.mopd")),
+        "{diagnostics:?}"
+    );
+    assert_eq!(slice(USER, &diagnostics[0]["range"]), "parts");
 }
 
 #[test]

@@ -39,8 +39,9 @@ fn columns_can_be_bytes() {
     let mut workspace =
         Workspace::with_capabilities(json!({ "general": { "positionEncodings": ["utf-8", "utf-16"] } }));
     assert_eq!(workspace.client.capabilities["positionEncoding"], "utf-8");
-    let findings = workspace.open("a.mopd", "let a = \"é𝒜\" + b\n");
-    let place = findings.iter().find(|finding| finding["code"] == "unknown-name").expect("a finding");
+    let diagnostics = workspace.open("a.mopd", "let a = \"é𝒜\" + b\n");
+    let place =
+        diagnostics.iter().find(|diagnostic| diagnostic["code"] == "unknown-name").expect("a diagnostic");
     assert_eq!(place["range"]["start"], json!({ "line": 0, "character": "let a = \"é𝒜\" + ".len() }));
     // A change after the characters of several bytes lands where it should.
     let uri = workspace.uri("a.mopd");
@@ -52,7 +53,7 @@ fn columns_can_be_bytes() {
         "textDocument/didChange",
         json!({ "textDocument": { "uri": uri, "version": 2 }, "contentChanges": changes }),
     );
-    assert_eq!(workspace.client.findings(&uri), [Value::Null; 0]);
+    assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
 }
 
 #[test]

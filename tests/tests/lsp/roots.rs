@@ -27,7 +27,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 fn open(client: &mut Client, uri: &str, text: &str) -> Vec<Value> {
     let document = json!({ "uri": uri, "languageId": "mopd", "version": 1, "text": text });
     client.notify("textDocument/didOpen", json!({ "textDocument": document }));
-    client.findings(uri)
+    client.diagnostics(uri)
 }
 
 fn names(symbols: &Value) -> Vec<&str> {
@@ -63,9 +63,9 @@ fn each_file_sees_its_own_neighbours_and_each_folder_its_symbols() {
     client.notify("initialized", json!({}));
     // The same text, with other neighbours.
     assert_eq!(open(&mut client, &uri(one.path(), "user.mopd"), USER), [Value::Null; 0]);
-    let findings = open(&mut client, &uri(two.path(), "user.mopd"), USER);
-    assert_eq!(findings[0]["code"], "not-public", "{findings:?}");
-    assert_eq!(slice(USER, &findings[0]["range"]), "half");
+    let diagnostics = open(&mut client, &uri(two.path(), "user.mopd"), USER);
+    assert_eq!(diagnostics[0]["code"], "not-public", "{diagnostics:?}");
+    assert_eq!(slice(USER, &diagnostics[0]["range"]), "half");
 
     let far = |client: &mut Client| {
         let symbols = client.request("workspace/symbol", json!({ "query": "far" }));

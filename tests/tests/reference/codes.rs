@@ -41,7 +41,7 @@ pub fn pages() -> String {
 }
 
 /// The codes that the compiler reports as errors or as warnings, read off its text: severity belongs to a
-/// finding, not to a code.
+/// diagnostic, not to a code.
 fn reported(severity: &str) -> Vec<String> {
     let mut found = Vec::new();
     for path in ["lang/src", "compiler/src", "src"]

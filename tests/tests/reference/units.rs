@@ -49,8 +49,8 @@ fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
     let answers: Vec<_> =
         (0..expressions.len()).map(|index| known.get(format!("x{index}").as_str()).copied()).collect();
     let refused = answers.iter().filter(|answer| answer.is_none()).count();
-    let findings = analysis.diagnostics.len();
-    assert_eq!(refused, findings, "each refusal is one finding:\n{}", mopd_tests::listing(&analysis));
+    let diagnostics = analysis.diagnostics.len();
+    assert_eq!(refused, diagnostics, "each refusal is one diagnostic:\n{}", mopd_tests::listing(&analysis));
     answers
 }
 
@@ -123,7 +123,7 @@ fn meaning(unit: Unit) -> &'static str {
         Unit::Nats => "a difference of log-probabilities, an entropy, a divergence",
         Unit::Real => "a reward, a score, a field of the data",
         Unit::Fraction => "a number from 0 to 1",
-        Unit::Count => "a whole number of things",
+        Unit::Count => "a whole number",
         Unit::Bool => "a truth value",
     }
 }

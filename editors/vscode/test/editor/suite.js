@@ -39,19 +39,19 @@ const tests = {
     await until("the server", () => state() === "Running");
   },
 
-  async "findings are shown where the compiler places them, and offer their fix"() {
+  async "diagnostics are shown where the compiler places them, and offer their fix"() {
     const { document } = await open("wrong.mopd", "// π𝄞\nlet a = 2 ** 3\n");
-    const [finding] = await until("a finding", () => {
+    const [diagnostic] = await until("a diagnostic", () => {
       const found = vscode.languages.getDiagnostics(document.uri);
       return found.length > 0 && found;
     });
-    assert.match(finding.message, /a power is written `\^`/);
-    assert.deepEqual([finding.range.start.line, finding.range.start.character], [1, 10]);
-    const actions = await vscode.commands.executeCommand("vscode.executeCodeActionProvider", document.uri, finding.range);
+    assert.match(diagnostic.message, /a power is written `\^`/);
+    assert.deepEqual([diagnostic.range.start.line, diagnostic.range.start.character], [1, 10]);
+    const actions = await vscode.commands.executeCommand("vscode.executeCodeActionProvider", document.uri, diagnostic.range);
     const fix = actions.find((action) => /write `\^`/.test(action.title));
     assert.ok(fix, `no fix among ${actions.map((action) => action.title)}`);
     await vscode.workspace.applyEdit(fix.edit);
-    await until("the finding to go", () => vscode.languages.getDiagnostics(document.uri).length === 0);
+    await until("the diagnostic to go", () => vscode.languages.getDiagnostics(document.uri).length === 0);
     assert.match(document.getText(), /2 \^ 3/);
   },
 
@@ -99,7 +99,7 @@ const tests = {
     await vscode.commands.executeCommand("mopd.restart");
     assert.equal(state(), "Running");
     const { document } = await open("again.mopd", "let a = 1 2\n");
-    await until("a finding", () => vscode.languages.getDiagnostics(document.uri).length > 0);
+    await until("a diagnostic", () => vscode.languages.getDiagnostics(document.uri).length > 0);
   },
 
   async "another setting starts another program; none is no crash"() {

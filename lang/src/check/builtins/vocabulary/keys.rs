@@ -15,66 +15,57 @@ const fn may(name: &'static str, takes: Takes, doc: &'static str) -> Key {
 
 pub static EXPERIMENT: &[Key] = &[
     must("seed", Takes::Count, "The first seed; a comparison over `n` seeds runs `seed`, `seed + 1`, ..."),
-    may("out", Takes::Text, "Folder for results; without it `runs/<experiment>`."),
+    may("out", Takes::Text, "Folder for results; the default is `runs/<experiment>`."),
     may(
         "device",
         Takes::Words(DEVICES),
-        "Where to run; on a graphics card where there is one, if not written.",
+        "The device; the default is a GPU if there is one, otherwise the CPU.",
     ),
-    may("dtype", Takes::Words(DTYPES), "The numbers that models compute with; `float32` if not written."),
+    may("dtype", Takes::Words(DTYPES), "The compute dtype; `float32` by default."),
 ];
 
 pub static DOMAIN: &[Key] = &[
     must(
         "prompts",
         Takes::Dataset,
-        "Rows with a `prompt` field, relative to this file: a path in quotes, or `dataset(...)`. What is \
-         trained on.",
+        "Training rows with a `prompt` field: a path in quotes, relative to this file, or `dataset(...)`.",
     ),
-    may("tests", Takes::Dataset, "Held-out rows, the same layout: what a `compare` judges on."),
-    may(
-        "fields",
-        Takes::Columns,
-        "Fields that stand in columns of other names: `columns(prompt: question)`.",
-    ),
+    may("tests", Takes::Dataset, "Held-out rows in the same layout, for `compare`."),
+    may("fields", Takes::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
     may(
         "format",
         Takes::Words(FORMATS),
-        "How prompts are handed to a model; must be written where the model is loaded, else `text`.",
+        "How prompts are passed to a model; required if the model is loaded, otherwise `text` by default.",
     ),
     may(
         "system",
         Takes::Text,
-        "The system message of every conversation that has none of its own; of `format = chat`.",
+        "With `format = chat`: the system message of every conversation that has none.",
     ),
-    must("reward", Takes::Reward, "How a completion is judged, from 0 to 1."),
-    may(
-        "share",
-        Takes::Number,
-        "Share of the prompts where several domains are mixed; all shares add up to 1.",
-    ),
+    must("reward", Takes::Reward, "The reward of a completion, from 0 to 1."),
+    may("share", Takes::Number, "Share of the prompts if several domains are mixed; all shares add up to 1."),
     may("limits", Takes::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
 ];
 
 pub static COMPARE: &[Key] = &[
     must("models", Takes::Models, "The rows of the table: a list of models and families."),
     may("score", Takes::Score, "How scores are scaled: `normalized(zero: start, one: expert)`."),
-    may("on", Takes::Benchmarks, "The columns: a list of domains and `eval`s; all domains if not written."),
-    may("metrics", Takes::Metrics, "What a cell shows besides the mean reward: `[pass_at(16), distinct]`."),
+    may("on", Takes::Benchmarks, "The columns: a list of domains and `eval`s; all domains by default."),
+    may("metrics", Takes::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
     must("samples", Takes::Count, "Completions of each test prompt."),
-    must("temperature", Takes::Number, "Of the judged completions; 0 is greedy."),
+    must("temperature", Takes::Number, "Sampling temperature; 0 is greedy decoding."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
     may(
         "top_p",
         Takes::Number,
-        "Only the most probable entries that together hold this much are drawn; all if not written.",
+        "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by default.",
     ),
-    may("top_k", Takes::Count, "Only so many entries are drawn; all if not written."),
-    may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
-    may("seeds", Takes::Count, "How many seeds the whole experiment is run with; 1 if not written."),
-    may("prompts", Takes::Count, "Judge on the first so many test prompts only."),
-    may("budget", Takes::Words(BUDGETS), "What every row must have spent the same of."),
-    may("teachers", Takes::Words(CHARGES), "Whether what the teachers took counts towards `budget`."),
+    may("top_k", Takes::Count, "Top-k sampling: draws from this many entries; off by default."),
+    may("stop", Takes::Texts, "A completion ends after the first of these texts."),
+    may("seeds", Takes::Count, "Number of seeds that the whole experiment is run with; 1 by default."),
+    may("prompts", Takes::Count, "Number of test prompts, the first ones; all by default."),
+    may("budget", Takes::Words(BUDGETS), "The quantity that every row must have spent the same amount of."),
+    may("teachers", Takes::Words(CHARGES), "Whether what the teachers spent counts towards `budget`."),
 ];
 
 pub static EVAL: &[Key] = &[
@@ -83,54 +74,58 @@ pub static EVAL: &[Key] = &[
         Takes::Text,
         "JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on.",
     ),
-    must("reward", Takes::Reward, "How a completion is judged, from 0 to 1."),
+    must("reward", Takes::Reward, "The reward of a completion, from 0 to 1."),
     must("samples", Takes::Count, "Completions of each prompt."),
-    must("temperature", Takes::Number, "Of the judged completions; 0 is greedy."),
+    must("temperature", Takes::Number, "Sampling temperature; 0 is greedy decoding."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
     may(
         "top_p",
         Takes::Number,
-        "Only the most probable entries that together hold this much are drawn; all if not written.",
+        "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by default.",
     ),
-    may("top_k", Takes::Count, "Only so many entries are drawn; all if not written."),
-    may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
-    may("metrics", Takes::Metrics, "What a cell shows besides the mean reward: `[pass_at(16), distinct]`."),
+    may("top_k", Takes::Count, "Top-k sampling: draws from this many entries; off by default."),
+    may("stop", Takes::Texts, "A completion ends after the first of these texts."),
+    may("metrics", Takes::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
 ];
 
 pub static TEACHER: &[Key] = &[
     may("sees", Takes::Template, "What the teacher is shown in place of the plain prompt."),
-    may("temperature", Takes::Number, "Its logits are divided by it; 1 if not written."),
+    may("temperature", Takes::Number, "Divides its logits; 1 by default."),
     may(
         "answers",
         Takes::Capability,
-        "What it can say: `dist`, `top_k(20)`, `sampled` or `text`; of local weights, `dist`.",
+        "What it returns: `dist`, `top_k(20)`, `sampled` or `text`; `dist` for local weights.",
     ),
     may(
         "align",
         Takes::Words(ALIGNMENTS),
-        "How the student's tokens are found in its input; `positions` if not written.",
+        "How the student's tokens are aligned with its input; `positions` by default.",
     ),
     may(
         "reveals",
         Takes::Words(REVEALS),
-        "What it reads where the student has masks: `all`, or `later_blocks(0.25)`.",
+        "What it sees at masked positions of the student: `all`, or `later_blocks(0.25)`.",
     ),
     may(
         "feedback",
         Takes::Rollout,
-        "What fills `{feedback}` in its template; the verifier's own words if not written.",
+        "The content of `{feedback}` in its template; the verifier's output by default.",
     ),
     may(
         "origin",
         Takes::Words(ORIGINS),
-        "Whether it descends from the student's checkpoint; must be written where the file does not say.",
+        "Whether it descends from the student's checkpoint; required if the file does not determine it.",
     ),
 ];
 
 pub static DEBATE: &[Key] = &[
-    must("rounds", Takes::Count, "How often each teacher speaks."),
-    may("sees", Takes::Template, "What each is shown: usually the prompt and `{transcript}`."),
-    may("confidence", Takes::Number, "A number that each states of its own answer: `integer(0..=100)`."),
+    must("rounds", Takes::Count, "Number of turns of each teacher."),
+    may("sees", Takes::Template, "What each teacher is shown: usually the prompt and `{transcript}`."),
+    may(
+        "confidence",
+        Takes::Number,
+        "A confidence that each teacher states for its answer: `integer(0..=100)`.",
+    ),
 ];
 
 /// Of `llama`, `qwen2`, `qwen3` and `gemma`.
@@ -141,33 +136,31 @@ pub static DECODER: &[Key] = &[
     may(
         "key_value_heads",
         Takes::Count,
-        "Heads of keys and values, shared by groups of heads; `heads` if not written.",
+        "Key-value heads, shared by groups of heads (GQA); `heads` by default.",
     ),
     may(
         "hidden",
         Takes::Count,
-        "Inner width of the feed-forward part; 8/3 of the width, rounded up to a multiple of 32, if not \
-         written.",
+        "Inner width of the feed-forward part; 8/3 of the width by default, rounded up to a multiple of 32.",
     ),
-    must("context", Takes::Count, "Longest sequence, in tokens, prompt and completion together."),
+    must("context", Takes::Count, "Longest sequence in tokens, prompt and completion together."),
     must(
         "tokenizer",
         Takes::Words(TOKENIZERS),
-        "How text becomes tokens: `bytes`, or in quotes the path of a `tokenizer.json` or of a folder that \
-         has one.",
+        "The tokenizer: `bytes`, or in quotes the path of a `tokenizer.json` or of a folder that has one.",
     ),
-    may("tied", Takes::Truth, "One matrix for embedding and output; `true` if not written."),
-    may("rope_theta", Takes::Number, "Base of the rotary positions; 10,000 if not written."),
-    may("norm_epsilon", Takes::Number, "Added to the variance in RMSNorm; 1e-5 if not written."),
+    may("tied", Takes::Truth, "Whether embedding and `lm_head` are tied; `true` by default."),
+    may("rope_theta", Takes::Number, "Base of the rotary positions; 10,000 by default."),
+    may("norm_epsilon", Takes::Number, "Epsilon of RMSNorm; 1e-5 by default."),
     may(
         "initial_deviation",
         Takes::Number,
-        "Standard deviation of the initial weights; sqrt(2 / (5 width)) if not written.",
+        "Standard deviation of the initial weights; sqrt(2 / (5 width)) by default.",
     ),
 ];
 
 pub static MERGE: &[Key] = &[
-    must("method", Takes::Words(MERGES), "How the weights are put together."),
+    must("method", Takes::Words(MERGES), "The merge method."),
     may("scale", Takes::Number, "Factor of the merged differences; every method but `average` needs it."),
     may(
         "density",
@@ -183,22 +176,22 @@ macro_rules! stage {
     ($($own:expr,)*) => {
         &[
             $($own,)*
-            must("steps", Takes::Count, "Optimiser steps, or `2 epochs`: times through the prompts."),
+            must("steps", Takes::Count, "Optimizer steps, or `2 epochs`: passes over the prompts."),
             must("lr", Takes::Schedule, "The learning rate: a number or a schedule."),
-            may("optimizer", Takes::Optimizer, "`adamw(...)`, `sgd(...)` or `private_adamw(...)`; `adamw` with its usual values if not written."),
-            may("reference", Takes::Model, "The frozen model behind the role `reference`; a family gives each domain its own."),
+            may("optimizer", Takes::Optimizer, "`adamw(...)`, `sgd(...)` or `private_adamw(...)`; `adamw` with its defaults by default."),
+            may("reference", Takes::Model, "The frozen model of the role `reference`; a family has one per domain."),
             may("sees", Takes::Template, "What the student is shown in place of the plain prompt."),
-            may("passes", Takes::Count, "Updates from each batch of rollouts; 1 if not written."),
-            may("filter", Takes::Condition, "Prompts are trained on where this holds, one truth value per prompt."),
+            may("passes", Takes::Count, "Updates from each batch of rollouts; 1 by default."),
+            may("filter", Takes::Condition, "Trains only on prompts for which this holds, one boolean per prompt."),
             may("priority", Takes::Formula, "Prompts with larger numbers come first, one number per prompt."),
-            may("refresh", Takes::Count, "Filter and priority are computed again after so many steps; never if not written."),
+            may("refresh", Takes::Count, "Steps after which filter and priority are recomputed; never by default."),
             may("adapter", Takes::Adapter, "Trains small matrices beside frozen weights: `lora(...)` or `dora(...)`."),
-            may("train_only", Takes::Weights, "The parts of the model that are trained, `[attention, layers(8..=11)]`; all if not written."),
+            may("train_only", Takes::Weights, "The parts of the model that are trained, `[attention, layers(8..=11)]`; all by default."),
             may("freeze", Takes::Weights, "Parts of the model that are not trained."),
-            may("micro_batch", Takes::Count, "Sequences that go forward and backward at once; all of a step if not written. Less memory, the same result."),
-            may("checkpointing", Takes::Layers, "How many layers compute their inner values again on the way back, or `all`; none if not written. Less memory, more work, the same result."),
-            may("ema", Takes::Number, "The stage's answer is the exponential moving average of its weights, of which this much is kept at every step."),
-            may("extrapolate", Takes::Formula, "Longer steps along the way gone so far: `extrapolate(factor: 2, ...)`."),
+            may("micro_batch", Takes::Count, "Sequences per forward and backward pass; all of a step by default. Less memory, the same result."),
+            may("checkpointing", Takes::Layers, "Number of layers, or `all`, that recompute their activations in the backward pass; none by default. Less memory, more work, the same result."),
+            may("ema", Takes::Number, "Makes the exponential moving average of the weights, with this decay, the output of the stage."),
+            may("extrapolate", Takes::Formula, "Extrapolates the weights beyond the updates so far: `extrapolate(factor: 2, ...)`."),
         ]
     };
 }
@@ -211,58 +204,61 @@ pub static SFT: &[Key] = stage![
         "Imitate completions, usually the routed teachers': `from(teacher, ...)`; or write `target`."
     ),
     may("keep", Takes::Words(KEEPS), "Which rollouts of the teachers are imitated."),
-    must("batch", Takes::Count, "Sequences a step; or write `prompts`."),
-    may("prompts", Takes::Count, "Prompts a step; or write `batch`."),
-    may("objective", Takes::Objective, "What is trained on; `std.sft.nll` if not written."),
+    must("batch", Takes::Count, "Sequences per step; or write `prompts`."),
+    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
+    may("objective", Takes::Objective, "The objective; `std.sft.nll` by default."),
 ];
 
 pub static GRPO: &[Key] = stage![
-    must("prompts", Takes::Count, "Prompts a step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences a step; or write `prompts`."),
+    must("prompts", Takes::Count, "Prompts per step; or write `batch`."),
+    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
     must("samples", Takes::Count, "Samples of each prompt: the size of a group."),
     must("max_tokens", Takes::Schedule, "Longest completion, in tokens: a number or a schedule."),
-    may("temperature", Takes::Number, "Of the rollouts; 1 if not written."),
+    may("temperature", Takes::Number, "Sampling temperature of the rollouts; 1 by default."),
     may(
         "top_p",
         Takes::Number,
-        "Of the rollouts: only the most probable entries that together hold this much are drawn; all if not \
-         written."
+        "Nucleus (top-p) sampling of the rollouts: draws from the most probable entries with at least this mass; off by default."
     ),
-    may("top_k", Takes::Count, "Of the rollouts: only so many entries are drawn; all if not written."),
-    may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
+    may(
+        "top_k",
+        Takes::Count,
+        "Top-k sampling of the rollouts: draws from this many entries; off by default."
+    ),
+    may("stop", Takes::Texts, "A completion ends after the first of these texts."),
     may(
         "rollout",
         Takes::Rollout,
-        "How completions are drawn, in place of `samples`, `max_tokens`, `temperature` and their like."
+        "A rollout in place of `samples`, `max_tokens`, `temperature` and similar settings."
     ),
-    may("objective", Takes::Objective, "What is trained on; `std.rl.grpo_loss` if not written."),
+    may("objective", Takes::Objective, "The objective; `std.rl.grpo_loss` by default."),
 ];
 
 pub static DISTILL: &[Key] = stage![
-    must("objective", Takes::Objective, "What is trained on, such as `mopd` of `std.opd`."),
+    must("objective", Takes::Objective, "The objective, such as `mopd` of `std.opd`."),
     must(
         "rollout",
         Takes::Rollout,
         "Where completions come from: `sample(...)`, `from(teacher, ...)`, `data(field)`, ..."
     ),
-    must("prompts", Takes::Count, "Prompts a step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences a step; or write `prompts`."),
-    may("domains", Takes::Domains, "The domains trained on; all of them if not written."),
+    must("prompts", Takes::Count, "Prompts per step; or write `batch`."),
+    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
+    may("domains", Takes::Domains, "The domains trained on; all by default."),
 ];
 
 pub static DPO: &[Key] = stage![
-    must("chosen", Takes::Rollout, "Completions that are preferred."),
-    must("rejected", Takes::Rollout, "Completions that the others are preferred to."),
-    must("beta", Takes::Schedule, "How strongly the student is held near the reference."),
-    must("batch", Takes::Count, "Pairs a step; or write `prompts`."),
-    may("prompts", Takes::Count, "Prompts a step; or write `batch`."),
+    must("chosen", Takes::Rollout, "The preferred completions."),
+    must("rejected", Takes::Rollout, "The rejected completions."),
+    must("beta", Takes::Schedule, "Strength of the anchor to the reference."),
+    must("batch", Takes::Count, "Pairs per step; or write `prompts`."),
+    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
 ];
 
 /// What all steps of a `train` have, unless one says otherwise.
 pub static TRAIN: &[Key] = stage![
-    may("prompts", Takes::Count, "Prompts a step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences a step; or write `prompts`."),
-    may("domains", Takes::Domains, "The domains trained on; all of them if not written."),
+    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
+    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
+    may("domains", Takes::Domains, "The domains trained on; all by default."),
     may("rollout", Takes::Rollout, "Where completions come from."),
 ];
 
@@ -272,36 +268,31 @@ pub static MEMBER: &[Key] =
 
 /// One kind of update of a `train`.
 pub static STEP: &[Key] = stage![
-    must("updates", Takes::Model, "Which of the models that are trained."),
-    must(
-        "objective",
-        Takes::Objective,
-        "What is trained on; `student` in it is the model that the step updates."
-    ),
-    may("every", Takes::Count, "The update is made every so many steps; 1 if not written."),
-    may("rollout", Takes::Rollout, "Where completions come from; not needed where every term has its own."),
-    may("prompts", Takes::Count, "Prompts a step; or write `batch`."),
-    may("batch", Takes::Count, "Sequences a step; or write `prompts`."),
-    may("domains", Takes::Domains, "The domains trained on; all of them if not written."),
+    must("updates", Takes::Model, "The trained model that this step updates."),
+    must("objective", Takes::Objective, "The objective; `student` in it is the model that the step updates."),
+    may("every", Takes::Count, "Steps between two updates; 1 by default."),
+    may("rollout", Takes::Rollout, "Where completions come from; optional if every term has its own."),
+    may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
+    may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
+    may("domains", Takes::Domains, "The domains trained on; all by default."),
 ];
 
 pub static OBJECTIVE: &[Key] = &[
-    may("select", Takes::Condition, "Which tokens count: a truth value per token or sequence."),
-    may("weight", Takes::Formula, "How much each token counts: a number without gradient."),
+    may("select", Takes::Condition, "Which tokens are trained on: a boolean per token or sequence."),
+    may("weight", Takes::Formula, "The weight of each token, detached."),
     may(
         "temperature",
         Takes::Number,
-        "Of every `logp`: logits are divided by it. That of the rollout where the student draws the \
-         completions, else 1, if not written.",
+        "Divides the logits of every `logp`. By default that of the rollout if the student samples the completions, otherwise 1.",
     ),
-    must("reduce", Takes::Reduce, "How tokens and sequences are averaged into one number."),
+    must("reduce", Takes::Reduce, "How tokens and sequences are reduced to one number."),
 ];
 
 pub static TERM: &[Key] = &[
-    may("when", Takes::Condition, "Where the term counts: a truth value per token or sequence."),
-    may("weight", Takes::Formula, "How much each token counts in this term."),
+    may("when", Takes::Condition, "Where the term applies: a boolean per token or sequence."),
+    may("weight", Takes::Formula, "The weight of each token in this term."),
     may("reduce", Takes::Reduce, "How this term alone is averaged."),
-    may("data", Takes::Rollout, "The completions that this term is trained on; the stage's if not written."),
+    may("data", Takes::Rollout, "The completions that this term is trained on; the stage's by default."),
 ];
 
 /// Of `by domain { ... }` after a `reduce`.
@@ -309,11 +300,11 @@ pub static BALANCE: &[Key] = &[
     may(
         "target",
         Takes::Number,
-        "Share of the signal that each domain should have; its share of the prompts if not written.",
+        "Target share of the signal of each domain; its share of the prompts by default.",
     ),
-    may("follow_gap", Takes::Number, "How hard a gap to the target is closed; 1 if not written."),
+    may("follow_gap", Takes::Number, "How fast a gap to the target is closed; 1 by default."),
     may("clamp", Takes::Number, "Bounds of a domain's factor: `0.05..=20`."),
-    may("observe", Takes::Truth, "Factors are computed and recorded, and applied to nothing."),
+    may("observe", Takes::Truth, "Computes and records the factors without applying them."),
 ];
 
 /// Every block that has settings: an item such as `domain`, a stage such as `grpo`.

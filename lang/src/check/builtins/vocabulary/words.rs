@@ -43,25 +43,25 @@ pub static DEVIATIONS: &[Word] = &[word("population", "divided by n"), word("sam
 pub static MASSES: &[Word] = &[
     word("generalized", "each summand gets `- left + right`: student = teacher stays a stationary point"),
     word("renormalized", "both sides divided by their mass on the support"),
-    word("tail", "one more entry holds the rest"),
+    word("tail", "one more entry has the remaining mass"),
     word("raw", "the bare partial sum"),
 ];
 
 pub static FULL: &[Word] = &[
     word("full", "the whole vocabulary"),
-    word("sampled", "the token taken"),
+    word("sampled", "the sampled token"),
     word("matched", "entries whose text both vocabularies have"),
     word("unmatched", "entries whose text only one vocabulary has"),
 ];
 
-pub static DEVICES: &[Word] = &[word("cpu", "the processor"), word("cuda", "an NVIDIA graphics card")];
+pub static DEVICES: &[Word] = &[word("cpu", "CPU"), word("cuda", "NVIDIA GPU")];
 
 pub static DTYPES: &[Word] =
     &[word("float32", "32-bit numbers"), word("bfloat16", "16-bit numbers, master weights in 32")];
 
 pub static ORIGINS: &[Word] = &[
     word("same", "it descends from the student's checkpoint"),
-    word("foreign", "it descends from another checkpoint, and the author knows"),
+    word("foreign", "it descends from another checkpoint, intentionally"),
 ];
 
 pub static FORMATS: &[Word] = &[
@@ -70,39 +70,39 @@ pub static FORMATS: &[Word] = &[
 ];
 
 pub static WEIGHTS: &[Word] = &[
-    word("attention", "queries, keys, values and the projection behind them, in every layer"),
-    word("feed_forward", "the feed-forward part of every layer, experts and their routers too"),
-    word("embedding", "the embedding, and the output matrix where it has one of its own"),
-    word("norm", "every norm"),
+    word("attention", "queries, keys, values and the output projection, in every layer"),
+    word("feed_forward", "the feed-forward part of every layer, including experts and routers"),
+    word("embedding", "the embedding, and the `lm_head` if it is not tied"),
+    word("norm", "every normalisation"),
 ];
 
 pub static PROJECTIONS: &[Word] = &[
-    word("attention", "queries, keys, values and the projection behind them"),
+    word("attention", "queries, keys, values and the output projection"),
     word("feed_forward", "the three matrices of the feed-forward part"),
-    word("query", "the matrix of the queries"),
-    word("key", "the matrix of the keys"),
-    word("value", "the matrix of the values"),
-    word("output", "the projection behind attention"),
-    word("gate", "the gate of the feed-forward part"),
-    word("up", "the matrix beside the gate"),
-    word("down", "the matrix back to the model's width"),
+    word("query", "the query projection"),
+    word("key", "the key projection"),
+    word("value", "the value projection"),
+    word("output", "the output projection of attention"),
+    word("gate", "the gate projection"),
+    word("up", "the up projection"),
+    word("down", "the down projection"),
 ];
 
 pub static ALIGNMENTS: &[Word] = &[
     word("positions", "the same tokens at the end of both inputs"),
     word("tokens", "another tokenizer: by the text that tokens stand for"),
-    word("without_padding", "padding inside the completion is taken out first"),
+    word("without_padding", "padding inside the completion is removed first"),
     word("shifted", "the teacher predicts the next token where the student fills this one"),
 ];
 
 pub static REVEALS: &[Word] = &[word("all", "the finished sequence")];
 
 pub static KEPT: &[Word] =
-    &[word("rollouts", "completions as they were"), word("prompts", "prompts, which are answered anew")];
+    &[word("rollouts", "the stored completions"), word("prompts", "stored prompts, with new completions")];
 
 pub static CAPABILITIES: &[Word] = &[
     word("dist", "the whole next-token distribution"),
-    word("sampled", "the log-probability of the token taken"),
+    word("sampled", "the log-probability of the sampled token"),
     word("text", "completions only"),
 ];
 
@@ -113,14 +113,14 @@ pub static METRICS: &[Word] = &[
 ];
 
 pub static BUDGETS: &[Word] = &[
-    word("steps", "optimiser steps"),
+    word("steps", "optimizer steps"),
     word("sequences", "completions trained on"),
     word("tokens", "tokens trained on"),
 ];
 
 pub static CHARGES: &[Word] = &[
-    word("free", "what the teachers took is not counted"),
-    word("charged", "what the teachers took counts as well"),
+    word("free", "what the teachers spent is not counted"),
+    word("charged", "what the teachers spent is counted"),
 ];
 
 pub static SIMILARITIES: &[Word] =
@@ -133,17 +133,17 @@ pub static TYPES: &[Word] = &[
     word("model", "weights: the value of a stage"),
     word("models", "a family or a list of models"),
     word("teacher", "a frozen model in the role of a teacher"),
-    word("panel", "teachers that talk before they judge"),
+    word("panel", "teachers that discuss a prompt before they score it"),
     word("rollout", "where completions come from"),
     word("template", "a text with slots"),
-    word("objective", "what a stage is trained on"),
-    word("reward", "how a completion is judged"),
+    word("objective", "the loss of a stage"),
+    word("reward", "the reward of a completion"),
     word("domain", "a source of prompts"),
     word("domains", "a list of domains"),
     word("text", "a text in quotes"),
     word("bool", "`true` or `false`"),
     word("eval", "a benchmark"),
-    word("count", "a whole number of things"),
+    word("count", "a whole number"),
     word("counts", "a list of whole numbers"),
     word("fraction", "a number from 0 to 1"),
     word("real", "any number"),
@@ -157,31 +157,26 @@ pub static TYPES: &[Word] = &[
 
 pub static SIGNALS: &[SignalName] = &[
     seen("student", "role", "The model being trained."),
-    seen("teacher", "role", "Whatever the route chose for the prompt."),
+    seen("teacher", "role", "The teacher that the route chose for the prompt."),
     seen("reference", "role", "A frozen model that the stage names with `reference = ...`."),
     seen("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
     seen(
         "ratio",
         "ratio[token]",
-        "`exp(student.logp - sampler.logp)`, both at the temperature of sampling: how much likelier the \
-         token has become since.",
+        "The importance ratio `exp(student.logp - sampler.logp)`, both at the sampling temperature.",
     ),
-    seen(
-        "reward",
-        "real[sequence]",
-        "The verifier's verdict on the completion; `reward.<part>` is one part of it.",
-    ),
+    seen("reward", "real[sequence]", "The reward of the completion; `reward.<part>` is one part of it."),
     seen("correct", "bool[sequence]", "`reward >= 1`."),
     seen(
         "selected",
         "bool[token]",
-        "The objective's `select` holds: `mean(x, over: batch, among: selected)` is of these tokens alone.",
+        "Whether the objective's `select` holds: `mean(x, over: batch, among: selected)` is over these tokens only.",
     ),
     seen("position", "count[token]", "Index of the token in its completion, from 0."),
-    seen("remaining", "count[token]", "Tokens that follow in the completion, 0 for the last."),
+    seen("remaining", "count[token]", "Number of tokens after this one in the completion, 0 for the last."),
     seen("turn", "count[token]", "Index of the token's turn, from 0."),
     seen("block", "count[token]", "Index of the token's block, from 0."),
-    seen("head", "count[token]", "The output head that wrote the token, from 0."),
+    seen("head", "count[token]", "The output head that generated the token, from 0."),
     seen("offset", "count[token]", "Tokens since the draft was first rejected, from 1."),
     seen("accepted", "bool[token]", "Whether the target kept the drafted token."),
     seen("masked", "bool[token]", "Whether the denoiser has not filled this position yet."),
@@ -192,8 +187,7 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "loss",
         "number[run]",
-        "The loss of the step before, 1 at the first step; `loss.<term>` is one term's, `loss.held_out` \
-         that on the held-out prompts.",
+        "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term, `loss.held_out` that on the held-out prompts.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];
@@ -203,26 +197,22 @@ pub static PARTS: &[SignalName] = &[
     seen(
         "logp",
         "logp[token]",
-        "Log-probability of the token taken, at the temperature that the student samples at.",
+        "Log-probability of the sampled token, at the student's sampling temperature.",
     ),
     seen("entropy", "nats[token]", "Entropy of the next-token distribution."),
     seen("top1", "prob[token]", "Largest probability of the next-token distribution."),
-    seen("rank", "count[token]", "Rank of the token taken, 1 for the most probable."),
-    seen("dist", "distribution[token]", "The next-token distribution: only divergences take it."),
+    seen("rank", "count[token]", "Rank of the sampled token, 1 for the most probable."),
+    seen("dist", "distribution[token]", "The next-token distribution, an argument of divergences only."),
     seen("end_logp", "logp[token]", "Log-probability of ending here."),
     seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
     seen("deviation", "real[token]", "Its standard deviation."),
-    seen("value", "real[token]", "What a critic's head expects from here on."),
-    seen(
-        "correct",
-        "bool[sequence]",
-        "The verdict on the completions of a model trained beside the student.",
-    ),
-    seen("score", "real[sequence]", "What a scalar head says of the completion."),
+    seen("value", "real[token]", "The value estimate of a critic head."),
+    seen("correct", "bool[sequence]", "Whether a completion of a model trained beside the student is right."),
+    seen("score", "real[sequence]", "The output of a scalar head for the completion."),
     seen(
         "confidence",
         "prob[token]",
-        "What an acceptance head says of the token; of a panel's member, what it states of its answer.",
+        "The output of an acceptance head for the token; for a panel's member, its stated confidence.",
     ),
 ];
 
@@ -230,6 +220,6 @@ pub static PARTS: &[SignalName] = &[
 pub static SPANS: &[SignalName] = &[
     seen("answer", "bool[token]", "Inside the answer."),
     seen("think", "bool[token]", "Inside the reasoning."),
-    seen("tool", "bool[token]", "Inside a call of a tool."),
+    seen("tool", "bool[token]", "Inside a tool call."),
     seen("final_turn", "bool[token]", "Inside the last turn."),
 ];

@@ -15,14 +15,14 @@ use super::sign::Away;
 use super::verdict::When;
 use super::{Use, moments};
 
-/// Findings about the objectives of a sound experiment, as its stages use them. `origins` is what its
+/// Diagnostics about the objectives of a sound experiment, as its stages use them. `origins` is what its
 /// [`Origin`]s point into.
-pub fn findings(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
-    findings_while(experiment, origins, &|| true)
+pub fn diagnostics(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
+    diagnostics_while(experiment, origins, &|| true)
 }
 
 /// The same, as far as it comes until `go_on` says no.
-pub fn findings_while(
+pub fn diagnostics_while(
     experiment: &Experiment,
     origins: &[Span],
     go_on: &dyn Fn() -> bool,
@@ -170,26 +170,26 @@ impl<'a> Looking<'a> {
             }
             let whose = if always { String::new() } else { cast.text() };
             let text = format!("no gradient comes from this term{whose}, whatever is drawn");
-            let mut finding = match nothing {
+            let mut diagnostic = match nothing {
                 true => Diagnostic::error(Code::ZeroGradient, place, text),
                 false => Diagnostic::warning(Code::ZeroGradient, place, text),
             };
             let part = text::formula(culprit.part, 60);
-            finding = finding.label(match culprit.why {
+            diagnostic = diagnostic.label(match culprit.why {
                 Why::Same => format!("`{part}` compares a distribution with itself"),
                 _ if literal => "this is 0".to_owned(),
                 Why::Bounds => format!("`{part}` leaves nothing of what it bounds"),
                 _ => format!("`{part}` is 0 throughout"),
             });
             if literal && culprit.why == Why::Bounds {
-                finding = finding.because(
+                diagnostic = diagnostic.because(
                     self.span(culprit.part.0.origin),
                     format!("`{part}` leaves nothing of what it bounds"),
                 );
             } else if place != self.span(term.origin) {
-                finding = finding.because(self.span(term.origin), "the term");
+                diagnostic = diagnostic.because(self.span(term.origin), "the term");
             }
-            self.add(finding.help(match culprit.why {
+            self.add(diagnostic.help(match culprit.why {
                 Why::Same => {
                     "a teacher that is `self`, as it is now, is the student; with `sees` it reads more, \
                      `self.ema(0.99)` is older"
@@ -214,14 +214,14 @@ impl<'a> Looking<'a> {
     fn never(&mut self, name: &str, condition: &Formula, term: Origin) {
         let place = self.span(condition.0.origin);
         let text = format!("`{name}` never holds: nothing is trained on");
-        let finding = Diagnostic::error(Code::NeverHolds, place, text)
+        let diagnostic = Diagnostic::error(Code::NeverHolds, place, text)
             .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
             .because(self.span(term), if name == "filter" { "of these" } else { "for this term" })
             .help(
                 "compare with a value that the number can have: a probability is at most 1, an entropy at \
                  least 0",
             );
-        self.add(finding);
+        self.add(diagnostic);
     }
 
     fn case(&mut self, case: &Case, filtered: bool) {
@@ -264,12 +264,12 @@ impl<'a> Looking<'a> {
     fn nothing(&mut self, case: &Case) {
         let text = "no gradient comes from this term, whatever is drawn";
         let place = self.span(case.term.origin);
-        let finding = match case.objective.terms.len() {
+        let diagnostic = match case.objective.terms.len() {
             1 => Diagnostic::error(Code::ZeroGradient, place, text),
             _ => Diagnostic::warning(Code::ZeroGradient, place, text),
         };
         self.add(
-            finding
+            diagnostic
                 .label("0 in every small world, for every outcome")
                 .help("compare the student with another model"),
         );
@@ -277,14 +277,14 @@ impl<'a> Looking<'a> {
 
     fn zero(&mut self, case: &Case) {
         let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
-        let finding = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
+        let diagnostic = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
             .label("each token pulls, and together they cancel")
             .because(self.span(case.rollout), format!("these are {}", case.drawn.text()))
             .help(
                 "multiply by what is known of the token itself, or differentiate a divergence: `live \
                  kl(student || teacher)`",
             );
-        self.add(finding);
+        self.add(diagnostic);
     }
 
     /// The value is an estimate of one divergence and the gradient is another one's, on tokens drawn as they
@@ -298,13 +298,13 @@ impl<'a> Looking<'a> {
             return;
         };
         let text = format!("the value of this term estimates {value}, its gradient is that of {gradient}");
-        let mut finding = Diagnostic::warning(Code::OtherGradient, self.span(case.term.origin), text)
+        let mut diagnostic = Diagnostic::warning(Code::OtherGradient, self.span(case.term.origin), text)
             .label("the value of this loss is not what its gradient minimises");
         if !drawn_so {
             let text = format!("so it is at temperature 1; these are {}", case.drawn.text());
-            finding = finding.because(self.span(case.rollout), text);
+            diagnostic = diagnostic.because(self.span(case.rollout), text);
         }
-        self.add(finding.help(format!(
+        self.add(diagnostic.help(format!(
             "write the divergence that is meant, `live kl(...)`; if {gradient} is, say so: `// \
              allow(other-gradient): why`"
         )));
@@ -312,7 +312,7 @@ impl<'a> Looking<'a> {
 
     fn ignores_teacher(&mut self, case: &Case) {
         let text = "this term reads a teacher, and its gradient is the same for every teacher";
-        let finding = Diagnostic::warning(Code::NoTeacherSignal, self.span(case.term.origin), text)
+        let diagnostic = Diagnostic::warning(Code::NoTeacherSignal, self.span(case.term.origin), text)
             .label(
                 "what the teacher says is added to something, and multiplies nothing that carries gradient",
             )
@@ -321,7 +321,7 @@ impl<'a> Looking<'a> {
                 "make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a \
                  divergence",
             );
-        self.add(finding);
+        self.add(diagnostic);
     }
 
     /// A minus too many, or too few.
@@ -342,21 +342,25 @@ impl<'a> Looking<'a> {
             Away::Reward => "lowers the expected reward".to_owned(),
         };
         let verdict = inquiries[0].finding(When::Throughout).verdict.text();
-        let finding =
+        let diagnostic =
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))
                 .because(self.span(case.rollout), format!("on {}", case.drawn.text()))
                 .help("turn its sign; if it is meant, say so: `// allow(wrong-sign): why`");
-        self.add(finding);
+        self.add(diagnostic);
     }
 
     fn span(&self, origin: Origin) -> Span {
         self.origins[origin.0 as usize]
     }
 
-    fn add(&mut self, finding: Diagnostic) {
-        if !self.found.iter().any(|known| known.code == finding.code && known.primary == finding.primary) {
-            self.found.push(finding);
+    fn add(&mut self, diagnostic: Diagnostic) {
+        if !self
+            .found
+            .iter()
+            .any(|known| known.code == diagnostic.code && known.primary == diagnostic.primary)
+        {
+            self.found.push(diagnostic);
         }
     }
 }
