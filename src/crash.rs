@@ -1,4 +1,4 @@
-//! A panic is a bug of mopd: it says so and apologises.
+//! The panic hook: a panic is a bug of mopd, and the message says so.
 
 use crate::output;
 

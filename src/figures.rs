@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Numbers in a readable form.
 
 /// `19 200`, `1.23 M`: exact up to a hundred thousand, three figures above.
 pub fn count(n: u64) -> String {

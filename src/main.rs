@@ -1,6 +1,6 @@
-//! The command line. Results go to standard output, everything else to standard error; the exit status is 0
-//! for good, 1 where the experiment or its run is wrong, 2 where the command was used wrongly or a file can't
-//! be read, 130 where a run was interrupted.
+//! The command line. Results go to standard output, everything else to standard error. The exit status is
+//! 0 for success, 1 if the experiment is wrong or the run failed, 2 if the command was used wrongly or a
+//! file can't be read, 130 if a run was interrupted.
 
 mod args;
 mod commands;

@@ -1,4 +1,4 @@
-//! Rows of `metrics.parquet` that belong together. A domain whose prompts the data routes to several teachers
+//! Aggregation of rows of `metrics.parquet`: a domain whose prompts the data routes to several teachers
 //! has a row for each.
 
 use std::collections::HashMap;

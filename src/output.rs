@@ -1,9 +1,9 @@
-//! The two streams. A reader that goes away (`mopd plan x.mopd | head`) is no error: what is left to say is
-//! dropped.
+//! Standard output and standard error. A closed pipe (`mopd plan x.mopd | head`) is no error; the rest of
+//! the output is dropped.
 //!
-//! Names of files, fields of data, what models write and what hubs and rewards answer come from others, and a
-//! terminal obeys what it is sent. So everything goes through [`safe`] on its way out, which lets through no
-//! control but our own colours; what others wrote goes through [`printable`] before it is put among them.
+//! File names, data, and the output of models, hubs and rewards are not trusted, and a terminal
+//! interprets control characters. So all output goes through [`safe`], which passes no control characters
+//! but our own colours, and untrusted text goes through [`printable`] before it is combined with ours.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};

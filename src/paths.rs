@@ -1,5 +1,5 @@
-//! Paths of an experiment that lead to nothing. The checker itself reads no files, so that it can be used
-//! anywhere.
+//! Checks that the paths of an experiment exist. The checker itself reads no files, so that it can be
+//! used anywhere.
 
 use std::path::Path;
 

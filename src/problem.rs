@@ -1,5 +1,4 @@
-//! What goes wrong outside any experiment: a file that can't be read, a worker that is missing, an option
-//! that is not built.
+//! Errors outside an experiment: a file that can't be read, a missing worker, an unsupported option.
 
 use std::io;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Progress of a run on standard error: one line a running stage and one for the whole. Quiet where standard
-//! error is no terminal, so that logs hold only what matters.
+//! Progress of a run on standard error: one line per running stage and one for the whole. Nothing is
+//! drawn if standard error is no terminal, so that logs stay short.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -136,7 +136,7 @@ impl Progress {
             }
             Event::Waiting { what } => {
                 self.printer().say(&format!(
-                    "another run computes {}; its result is waited for\n",
+                    "another run computes {}; waiting for its result\n",
                     output::printable(what)
                 ));
             }

@@ -1,4 +1,4 @@
-//! What a run left in its folder, for the commands that read it.
+//! The folder of a run, for the commands that read it.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! One command at a time writes to a folder of results: two would leave the tables of one beside the plan of
-//! the other.
+//! The lock of a folder of results: two writers would leave the tables of one beside the plan of the
+//! other.
 
 use std::fs;
 use std::path::{Path, PathBuf};

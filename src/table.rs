@@ -1,4 +1,5 @@
-//! The tables of `results.json`, as Markdown: readable on a terminal, and pasted into a README as they are.
+//! The tables of `results.json` as Markdown: readable on a terminal, and ready to be pasted into a
+//! README.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,5 @@
-//! What an earlier run left in a folder of results, when one with another plan begins there: the new plan
-//! must never stand beside the old numbers, and numbers that are finished must not be lost, whenever the new
-//! run is killed.
+//! Makes room in a folder of results for a run with another plan. Finished results move to `previous`; a
+//! new plan never stands beside old numbers, and finished numbers are not lost if the new run is killed.
 
 use std::fs;
 use std::io::{self, Write};

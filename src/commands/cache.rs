@@ -1,4 +1,4 @@
-//! `mopd cache`: what the store holds and who needs it, whether it is whole, and letting go of the rest.
+//! `mopd cache`: lists, verifies and prunes the store.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -73,7 +73,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         items.iter().filter(|item| wanted(item)).map(|item| item.bytes).sum::<u64>()
     };
     let summary = format!(
-        "{} in all, {} of it needed by no run that is kept\n",
+        "{} in total, {} of it not needed by any kept run\n",
         bytes(total(|_| true)),
         bytes(total(|item| item.needed_by.is_empty()))
     );
@@ -160,7 +160,7 @@ fn say(pruned: &Pruned, policy: &Policy) {
         output::result(&format!("{}  {}  {}\n", item.name, bytes(item.bytes), described(item)));
     }
     for item in &pruned.in_use {
-        output::error(&format!("{} is left: a run is at work on it\n", item.name));
+        output::error(&format!("{} is kept: a run is using it\n", item.name));
     }
     warn_of(&pruned.unreadable);
     if !pruned.spared.is_empty() {

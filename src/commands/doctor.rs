@@ -1,4 +1,4 @@
-//! `mopd doctor`: what this machine can do, and what is missing.
+//! `mopd doctor`: versions, device and memory of this machine, and what is missing.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `mopd expr`: what becomes of the expressions of an objective.
+//! `mopd expr`: the compiled form of the expressions of an objective.
 
 use mopd_compiler::Expressions;
 use mopd_compiler::expr::graph::NodeId;

@@ -1,4 +1,4 @@
-//! `mopd fmt`: the canonical layout, in place.
+//! `mopd fmt`: the canonical style, in place.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub fn fmt(arguments: &FmtArgs) -> Result<Status, Problem> {
         if arguments.paths.len() > 1 {
             return Err(Problem::usage(
                 "mixed-input",
-                "`-` stands alone: standard input goes to standard output",
+                "`-` can't be combined with other paths: standard input goes to standard output",
             ));
         }
         return standard_input(arguments.check);

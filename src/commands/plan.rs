@@ -1,4 +1,4 @@
-//! `mopd plan`: what a run would do, and what that costs.
+//! `mopd plan`: the stages of a run and their cost.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `mopd run`: check, compile, hand the plan to the worker, show how it goes, print the tables.
+//! `mopd run`: checks, compiles, sends the plan to the worker, shows progress, prints the tables.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -86,7 +86,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
         Some(Event::Finished { seconds, peak_memory }) => {
             if !status.success() {
                 output::error(&format!(
-                    "warning: all results are written, but the worker ended badly ({status})\n"
+                    "warning: all results are written, but the worker exited with an error ({status})\n"
                 ));
             }
             finish(out, compiled, table && arguments.format == Format::Human, seconds, peak_memory)
@@ -221,7 +221,7 @@ fn report_failure(failure: &Failure, compiled: &Compiled, progress: &Progress) {
 }
 
 fn interrupted(progress: &Progress) -> Status {
-    output::error(&format!("interrupted\n{}run the same command again to go on\n", kept(progress)));
+    output::error(&format!("interrupted\n{}run the same command again to resume\n", kept(progress)));
     Status::Interrupted
 }
 
@@ -237,7 +237,7 @@ fn kept(progress: &Progress) -> String {
         (0, []) => format!("{finished}\n"),
         (_, []) => format!("{finished}; the next run reuses them\n"),
         (_, at_work) => format!(
-            "{finished}, and a checkpoint of {}; the next run goes on from there\n",
+            "{finished}, and a checkpoint of {}; the next run resumes from there\n",
             at_work.join(", ")
         ),
     }

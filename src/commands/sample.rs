@@ -1,4 +1,4 @@
-//! `mopd sample`: a checkpoint's completions of a prompt.
+//! `mopd sample`: completions of a prompt from a checkpoint.
 
 use mopd_compiler::plan::events::{Event, Failure, Job, SampleJob};
 use serde::Serialize;

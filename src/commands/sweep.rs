@@ -1,6 +1,6 @@
-//! The runs that a file asks for: one, or one for each combination of the values of its `sweep`, one after
-//! the other on one store, so that what they share is computed once. A file without a sweep is a sweep of
-//! one.
+//! The runs of a file: one, or one for each combination of the values of its `sweep`. They execute one
+//! after the other on one store, so that what they share is computed once. A file without a `sweep` is a
+//! sweep of one run.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -256,7 +256,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
             Status::Interrupted => {
                 if sweep.is_swept() {
                     output::error(&format!(
-                        "{index} of {} runs of the sweep are done\n",
+                        "{index} of {} runs of the sweep are finished\n",
                         sweep.members.len()
                     ));
                 }

@@ -1,4 +1,4 @@
-//! What both sides can do. What is not advertised here is not there.
+//! The capabilities of server and client. The server has no feature that is not advertised here.
 
 use lsp_server::Request;
 use lsp_types::{

@@ -1,4 +1,4 @@
-//! The check of a text, which neither a bug of ours nor a text that takes long may stop.
+//! The check of one text, guarded against panics and against checks that take too long.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

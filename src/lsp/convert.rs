@@ -1,4 +1,4 @@
-//! Between byte offsets and the editor's positions.
+//! Conversion between byte offsets and positions of the protocol.
 
 use lsp_types::{Position, Range};
 use mopd_lang::source::{FileId, Sources, Span};

@@ -1,4 +1,4 @@
-//! Which function answers which message, and what happens where one fails.
+//! Dispatches messages to functions, and turns their failures into responses.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

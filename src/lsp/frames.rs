@@ -1,5 +1,4 @@
-//! Messages as bytes: a header that says how long the message is, then the message. What is claimed is
-//! believed up to a limit.
+//! Frames of the protocol: a header with the length of a message, then the message. Lengths are limited.
 
 use std::io::{self, BufRead, Read, Write};
 

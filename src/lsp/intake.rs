@@ -1,6 +1,5 @@
-//! Messages that have come and wait. A thread of its own takes them in, whatever the session is busy with: a
-//! request that is cancelled while it waits is answered at once, and a text that has changed ends the check
-//! of the text before.
+//! The queue of received messages. A thread reads them while the session is busy: a cancelled request
+//! that waits is answered at once, and a changed text cancels the check of the old one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};

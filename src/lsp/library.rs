@@ -1,8 +1,8 @@
 //! The standard library as files that an editor can open.
 //!
-//! Its modules are compiled into the program. Editors that open a place of their own accord know paths only;
-//! a scheme such as `std:` would need code in every editor. So the texts are written to the user's cache
-//! folder, one folder a version, read-only: all editors can open them, search them and show their symbols.
+//! Its modules are compiled into the program. Editors open paths only; a scheme such as `std:` would need
+//! code in every editor. So the texts are written to the user's cache folder, one folder per version,
+//! read-only: all editors can open them, search them and show their symbols.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,8 @@
-//! `mopd lsp`: the language server, over standard input and output.
+//! `mopd lsp`: the language server, on standard input and output.
 //!
-//! One thread owns all state and handles one message at a time: a check takes about a millisecond. A second
-//! thread takes messages in as they come ([`intake`]): a request that is cancelled is answered at once, and a
-//! check that takes long ends when its text has changed, or when it has had its time. A panic inside a
-//! request becomes its error response.
+//! One thread owns all state and handles one message at a time: a check takes about a millisecond. A
+//! second thread reads messages ([`intake`]): a cancelled request is answered at once, and a long check
+//! ends when its text has changed or its time is up. A panic inside a request becomes its error response.
 
 mod capabilities;
 mod check;

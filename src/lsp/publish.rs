@@ -1,4 +1,4 @@
-//! Diagnostics as the editor shows them: sent when they change, taken back when they are gone.
+//! Publishes diagnostics: sends them when they change, and removes them when they are gone.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

@@ -1,4 +1,4 @@
-//! All state of the server: the open documents and what is known of each. Requests read it; only this module
+//! All state of the server: the open documents and their analyses. Requests read it; only this module
 //! changes it.
 
 use std::cell::RefCell;

@@ -1,4 +1,4 @@
-//! Between paths and `file:` addresses.
+//! Conversion between paths and `file:` URIs.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

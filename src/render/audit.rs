@@ -1,4 +1,4 @@
-//! What the gradient audit found, for people and programs.
+//! Results of the gradient audit, as text and as JSON.
 
 use mopd_compiler::audit::{Audited, sum};
 

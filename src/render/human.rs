@@ -1,5 +1,5 @@
-//! Diagnostics for people: one line that stands alone, the places, the way out. The only user of miette, which
-//! draws the marked lines; everything else is written here.
+//! Diagnostics for people: a message, the places, the help. The only user of miette, which draws the
+//! marked lines; everything else is written here.
 
 use std::fmt;
 
@@ -28,12 +28,12 @@ pub fn summary(diagnostics: &[Diagnostic], style: Style) -> String {
     let mut text = String::new();
     match codes.as_slice() {
         [] => {}
-        [code] => text += &format!("run `mopd explain {code}` for the reason behind it\n"),
+        [code] => text += &format!("run `mopd explain {code}` for an explanation\n"),
         [code, rest @ ..] => {
             let rest: Vec<String> = rest.iter().take(4).map(|code| format!("`{code}`")).collect();
             let more = if codes.len() > rest.len() + 1 { ", ..." } else { "" };
             text += &format!(
-                "run `mopd explain {code}` for the reason behind it; likewise {}{more}\n",
+                "run `mopd explain {code}` for an explanation; likewise {}{more}\n",
                 rest.join(", ")
             );
         }
@@ -303,7 +303,7 @@ error[unit-mismatch]: nats minus real
             |codes: &[Code]| codes.iter().map(|code| Diagnostic::error(*code, at, "m")).collect::<Vec<_>>();
         assert_eq!(
             summary(&errors(&[Code::Syntax, Code::Syntax]), Style::PLAIN),
-            "run `mopd explain syntax` for the reason behind it\n2 errors\n"
+            "run `mopd explain syntax` for an explanation\n2 errors\n"
         );
         let mut mixed = errors(&[Code::Syntax]);
         mixed.push(Diagnostic::warning(Code::UnusedTeacher, at, "m"));

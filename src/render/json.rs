@@ -1,4 +1,4 @@
-//! Diagnostics for editors and scripts: lines from 0, columns from 0 in UTF-16 units.
+//! Diagnostics as JSON for editors and scripts: lines from 0, columns from 0 in UTF-16 units.
 
 use std::path::Path;
 

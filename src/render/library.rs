@@ -1,5 +1,4 @@
-//! The objectives of a file that declares no experiment: a module of the standard library, or one of your
-//! own.
+//! The objectives of a file without `experiment`: a module of the standard library, or one of your own.
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::check::NamedObjective;

@@ -1,5 +1,4 @@
-//! The pages of `mopd explain` on a terminal: Markdown is readable as it is; headings, code and emphasis get
-//! a style.
+//! The pages of `mopd explain` on a terminal: Markdown with styled headings, code and emphasis.
 
 use crate::output::Style;
 

@@ -1,5 +1,4 @@
-//! Diagnostics and failures as text. What differs between a diagnostic of the checker and a failure at run time is
-//! settled here, so that both look alike.
+//! Diagnostics and failures as text. Both are converted to a [`Report`] here, so that they look alike.
 
 pub mod audit;
 pub mod human;

@@ -1,4 +1,4 @@
-//! Diagnostics as SARIF 2.1.0, the format that code-review tools read.
+//! Diagnostics as SARIF 2.1.0, the format of code-review tools.
 
 use std::collections::BTreeSet;
 use std::path::Path;

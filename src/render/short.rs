@@ -1,4 +1,4 @@
-//! One line a diagnostic, as compilers print them: `file:line:column: error[code]: message`, lines and
+//! One line per diagnostic, as compilers print them: `file:line:column: error[code]: message`, lines and
 //! characters from 1.
 
 use mopd_lang::diag::Diagnostic;

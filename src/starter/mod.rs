@@ -1,4 +1,5 @@
-//! What `mopd new` writes: a commented experiment, with two of the quickstart's domains as data.
+//! The files that `mopd new` writes: a commented experiment, with two of the quickstart's domains as
+//! data.
 
 /// Path below the new folder, and text.
 pub fn files(name: &str) -> Vec<(String, String)> {

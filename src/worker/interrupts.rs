@@ -1,5 +1,5 @@
-//! Signals to this program, and whom they are for. The first one (Ctrl-C, `kill`, a terminal that was closed)
-//! has the worker end its step and leave a checkpoint; the second ends it at once.
+//! Forwards signals to the worker. The first one (Ctrl-C, `kill`, a closed terminal) makes the worker end
+//! its step and write a checkpoint; the second ends it at once.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 

@@ -1,5 +1,6 @@
-//! What to say of a worker that was killed (signal 9) though mopd did not do it: where it was, and what to
-//! lower. Most often the system does that when memory runs out; where it counts such kills, it is known.
+//! The report for a worker that was killed (signal 9), but not by mopd: where it was, and what to lower.
+//! Most often the system does this when memory runs out; where the system counts such kills, the cause is
+//! known.
 
 use std::sync::OnceLock;
 
@@ -101,7 +102,7 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
         );
     }
     if at_work.len() > 1 {
-        ways.push(format!("run fewer stages side by side ({} were): `--workers 1`", at_work.len()));
+        ways.push(format!("run fewer stages in parallel ({} were): `--workers 1`", at_work.len()));
     }
     ways.push(
         "take a smaller model or a machine with more memory; `mopd plan --predict` says what each stage \

@@ -1,5 +1,5 @@
-//! Diagnostic, starting and hearing `mopd-worker`, the program that links libtorch. It may die at any moment
-//! without taking `mopd` down.
+//! Finds, starts and reads `mopd-worker`, the program that links libtorch. It may die at any moment
+//! without ending `mopd`.
 
 pub mod interrupts;
 pub mod killed;

@@ -522,7 +522,7 @@ fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
         place.good(&["run", "tiny.mopd", "--out", "run"]);
         let said = place.good(&["compare", "run/previous", "run"]);
         assert!(said.contains("`student`: steps 6 -> 5"), "{said}");
-        // The same plan again puts nothing aside.
+        // The same plan again archives nothing.
         place.good(&["run", "tiny.mopd", "--out", "run"]);
         assert!(fs::read(place.path("run/previous/results.json")).expect("results") == results, "{signal}");
     }

@@ -1,4 +1,4 @@
-//! `mopd bench check`: what a check costs as a whole process, and what a keystroke costs in an editor.
+//! `mopd bench check`: the latency of a check as a whole process, and of a keystroke in an editor.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ struct CheckFigures {
 pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     let folder = TempFolder::new()?;
     let program = std::env::current_exe().map_err(|error| {
-        Problem::run("bench-failed", format!("mopd does not know where it lies: {}", reason(&error)))
+        Problem::run("bench-failed", format!("the path of the mopd program is unknown: {}", reason(&error)))
     })?;
 
     // First, while this process is still small: a child's peak counts what its parent had when it was

@@ -1,4 +1,4 @@
-//! An editor for measuring: one server, one file, one keystroke after another.
+//! A language client for measurements: one server, one file, one keystroke after another.
 
 use std::io::{BufReader, Write};
 use std::path::Path;

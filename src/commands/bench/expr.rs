@@ -1,5 +1,5 @@
-//! `mopd bench expr`: what a per-token weight costs, lowered in each way, beside a plain pass over the same
-//! memory.
+//! `mopd bench expr`: the time of a per-token weight, interpreted and compiled, beside a plain pass over
+//! the same memory.
 
 use std::time::{Duration, Instant};
 

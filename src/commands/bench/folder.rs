@@ -1,4 +1,4 @@
-//! Where a measurement keeps its files.
+//! A temporary folder for measurements.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Experiments to measure with: as long as wanted, like those that people write, the same every time.
+//! Generated experiments of any length for measurements, the same every time.
 
 use std::fmt::Write as _;
 

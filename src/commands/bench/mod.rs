@@ -1,4 +1,4 @@
-//! `mopd bench`: the figures that the manual quotes, on this machine.
+//! `mopd bench`: the figures that the book quotes, on this machine.
 
 mod check;
 mod distill;

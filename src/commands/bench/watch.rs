@@ -1,4 +1,4 @@
-//! `mopd bench watch`: how long it takes from a save to the first diagnostic, and to the first step of what the
+//! `mopd bench watch`: the latency from a save to the first diagnostic, and to the first step of what the
 //! edit changed.
 
 use std::io::{BufRead, BufReader};

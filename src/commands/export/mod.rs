@@ -1,4 +1,4 @@
-//! `mopd export`: a run in the files of another program.
+//! `mopd export`: a run in the file format of another program.
 
 mod tensorboard;
 

@@ -1,5 +1,5 @@
-//! The series of `metrics.parquet`, thinned to what a page can hold: means over steps, and over seeds their
-//! range.
+//! The series of `metrics.parquet`, reduced to the size of a page: means over steps, and the range over
+//! seeds.
 
 use std::collections::BTreeMap;
 

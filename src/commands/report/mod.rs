@@ -1,4 +1,4 @@
-//! `mopd report`: a run as one page that opens anywhere, without a network.
+//! `mopd report`: a run as one HTML page without dependencies.
 
 mod curves;
 mod page;

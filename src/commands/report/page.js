@@ -86,7 +86,7 @@
 
   /** Where a chart's numbers come from: one click. */
   function origin(stage) {
-    return element("span", { class: "aside" }, element("a", { href: `#${stage.anchor}`, "aria-label": `Where it comes from: the source, key and versions of ${visible(stage.name)}` }, "where it comes from"));
+    return element("span", { class: "aside" }, element("a", { href: `#${stage.anchor}`, "aria-label": `Provenance: the source, key and versions of ${visible(stage.name)}` }, "provenance"));
   }
 
   function caption(text, stage, ...more) {
@@ -249,8 +249,8 @@
     const draw = () => {
       body.replaceChildren();
       body.append(element("p", { class: "legend" }, noise
-        ? "Size of the mean log-ratio per token. Dotted below: the noise in it, the same number between the student and itself, once while sampling and once while scoring."
-        : "Size of the mean log-ratio per token. The student did not write these tokens itself at temperature 1, so there is no noise to compare with."));
+        ? "Absolute mean log-ratio per token. The dotted line is its numerical noise: the difference between the student’s log-probability at sampling and at scoring."
+        : "Absolute mean log-ratio per token. The student did not sample these tokens itself at temperature 1, so its noise is not known."));
       box.dataset.points = lines(body, {
         name: `Divergence from each teacher, ${stage.name}`, unit: "nats per token", names: found.map((one) => one.of), series: found, steps: stage.at, scale: "log", floors: noise ? floors : undefined, most: 480, height: 240,
       });
@@ -278,8 +278,8 @@
     const draw = () => {
       body.replaceChildren();
       body.append(element("p", { class: "legend" }, by === "domain"
-        ? "Each domain’s part of a step. Where the signal is split otherwise than the prompts, one domain pulls more than was asked for."
-        : "The part of a step that each teacher judges. The data chooses it, prompt by prompt."));
+        ? "Each domain’s share of a step. If the signal is distributed differently from the prompts, one domain dominates the update."
+        : "The share of a step that each teacher scores. The data routes each prompt."));
       body.append(keys(names));
       const svg = Plot.plot({
         width: widthOf(body, 480), height: 240, marginLeft: 52, marginRight: 6, marginTop: 26, marginBottom: 34, style: chartStyle,
@@ -332,9 +332,9 @@
         const perPlace = d3.rollup(cells, (group) => d3.sum(group, (cell) => cell.tokens), (cell) => cell.place);
         const places = data.edges_of_bins[over].filter(([low]) => perPlace.has(low));
         const sizes = data.edges_of_bins.size.filter(([low]) => cells.some((cell) => cell.size >= low) && cells.some((cell) => cell.size <= low));
-        const what = quantity.value === "weight" ? "weight that the objective gives them" : "size of the signal, before reduce";
+        const what = quantity.value === "weight" ? "objective’s weight" : "absolute signal, before reduce";
         body.append(element("p", { class: "legend" }, over === "position"
-          ? `Per column: how the tokens at a position are spread over the ${what}.`
+          ? `Per column: the distribution of the tokens at a position over the ${what}.`
           : `The same over the student’s entropy at the token, in nats.`));
         const svg = Plot.plot({
           width: widthOf(body, 480), height: 250, marginLeft: 60, marginRight: 6, marginTop: 28, marginBottom: 36, style: chartStyle,
@@ -362,10 +362,10 @@
   }
 
   const lenses = {
-    advantage: ["advantage", "nats; what is above 0 is made more probable", true],
+    advantage: ["advantage", "nats; the update makes tokens above 0 more probable", true],
     divergence: ["divergence", "log-ratio of student to teacher, in nats", true],
-    weight: ["weight", "what the objective’s weight says", false],
-    signal: ["signal", "size of the signal, before reduce", false],
+    weight: ["weight", "the objective’s weight", false],
+    signal: ["signal", "absolute signal, before reduce", false],
     entropy: ["entropy", "of the student, in nats", false],
   };
 
@@ -378,7 +378,7 @@
     const all = Object.keys(lenses).filter((lens) => stage.samples.some((sample) => known(sample).includes(lens)));
     const lens = element("select", { "aria-label": "Coloured by" }, ...all.map((one) => element("option", { value: one }, `by ${lenses[one][0]}`)));
     const body = element("div");
-    box.append(caption("Tokens as the objective saw them", stage, which, lens), body);
+    box.append(caption("Tokens with the signals of the objective", stage, which, lens), body);
     const draw = () => {
       body.replaceChildren();
       const sample = stage.samples[Number(which.value)];
@@ -422,7 +422,7 @@
       });
       const scale = element("span", { class: "scale" });
       scale.style.background = `linear-gradient(to right in srgb, ${(signed ? [-1, -0.5, -0.25, 0, 0.25, 0.5, 1] : [0, 0.05, 0.25, 0.5, 1]).map((part) => paint(part * most)).join(", ")})`;
-      const teacher = sample.teacher_name ? `, judged by ${visible(sample.teacher_name)}` : "";
+      const teacher = sample.teacher_name ? `, scored by ${visible(sample.teacher_name)}` : "";
       body.append(
         element("p", { class: "legend" }, `${label}: ${meaning}. `, element("span", { class: "ends" }, signed ? figure(-most) : "0", scale, figure(most)), `  ·  seed ${sample.seed}${teacher}`),
         list, readout,

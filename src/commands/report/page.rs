@@ -1,4 +1,5 @@
-//! The page: a template, filled with what a run left; charts are drawn from the data in it by a script in it.
+//! The page: a template filled with the results of a run. A script in the page draws the charts from data
+//! in the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -337,8 +338,8 @@ fn card(
 }
 
 fn cost_legend(run: &RunFolder) -> String {
-    let text = "Sequences and floating-point operations are those of one seed, with every completion as \
-                long as it may be. Memory that was not measured is a dash: stages ran side by side, or \
+    let text = "Sequences and floating-point operations are for one seed, with every completion at its \
+                maximum length. Memory that was not measured is a dash: stages ran in parallel, or \
                 nothing was trained.";
     match &run.results {
         Some(results) => format!(
@@ -346,7 +347,7 @@ fn cost_legend(run: &RunFolder) -> String {
             duration(results.seconds),
             bytes(results.peak_memory)
         ),
-        None => format!("This run was not finished, so nothing was counted. {text}"),
+        None => format!("This run was not finished, so nothing was measured. {text}"),
     }
 }
 
@@ -433,8 +434,8 @@ fn tables(run: &RunFolder) -> Vec<Value> {
             table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
         let seeds = if several { "; below it, the mean of each seed" } else { "" };
         let legend = format!(
-            "{}{samples}{most}. Mean and 95% interval{over}{seeds}. A number leads to the stage that it is \
-             of.",
+            "{}{samples}{most}. Mean and 95% interval{over}{seeds}. Each number links to its \
+             stage.",
             table.metric
         );
         let domains: Vec<String> = table.domains.iter().map(|name| printable(name)).collect();

@@ -1,4 +1,4 @@
-//! The samples and histograms of a run, as much of them as a page can hold.
+//! The samples and histograms of a run, reduced to the size of a page.
 
 use std::collections::BTreeMap;
 

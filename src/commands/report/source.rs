@@ -1,4 +1,4 @@
-//! The text that a run was made from: its lines with their colours, and the part of it that a stage is.
+//! The source text of a run: its highlighted lines, and the excerpt of a stage.
 
 use std::path::Path;
 

@@ -1,8 +1,7 @@
-//! What is followed: the experiment, its modules, its data, its tokenizers and the programs that judge.
+//! The watched files: the experiment, its modules, its data, its tokenizers and its reward programs.
 //!
-//! Folders are watched, not files: editors put new files in the place of old ones. What an event says is not
-//! relied on either, since systems and editors differ in what they tell; it is a hint to look whether a file
-//! is another one than before.
+//! Folders are watched, not files, since editors replace files. The content of an event is not used
+//! either, since systems and editors differ; an event is a hint to compare the files with what they were.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,4 +1,4 @@
-//! Stages that go on with another text than they began with, where the author asked for that.
+//! Forks: stages that resume from a checkpoint of an earlier text, with `--fork`.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;

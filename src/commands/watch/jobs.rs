@@ -1,4 +1,4 @@
-//! The runs of a sweep on the worker: they begin one after the other, and what each says becomes a note.
+//! The runs of a sweep on the worker: they execute one after the other, and their events become notes.
 
 use std::path::Path;
 use std::rc::Rc;

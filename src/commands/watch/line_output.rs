@@ -1,4 +1,4 @@
-//! What is told where standard output is no terminal, or where lines are asked for.
+//! Output as lines, if standard output is no terminal or `--plain` asks for it.
 
 use mopd_compiler::plan::difference::{Difference, reruns};
 use mopd_compiler::plan::events::Event;
@@ -110,7 +110,7 @@ pub fn text(note: &Note, style: Style) -> String {
             }
             match (clean, running) {
                 (true, _) => {}
-                (false, true) => text += "the run goes on with the last text that was clean\n",
+                (false, true) => text += "the run continues with the last valid text\n",
                 (false, false) => text += "waiting for the next save\n",
             }
             text
@@ -133,7 +133,7 @@ pub fn text(note: &Note, style: Style) -> String {
         ),
         Note::Failed { compiled, failure, more } => {
             let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
-            let then = if *more { "the other runs go on" } else { "waiting for the next save" };
+            let then = if *more { "the other runs continue" } else { "waiting for the next save" };
             render::human::report(&report, style) + &format!("{then}; finished stages are kept\n")
         }
         Note::SweepEnded { folder, together, .. } => together.text(folder),
@@ -191,7 +191,7 @@ fn event_text(event: &Event, style: Style) -> String {
             steps => format!("{stage}, seed {seed}: {}\n", counted(*steps as usize, "step")),
         },
         Event::StageResumed { stage, seed, step } => {
-            format!("{stage}, seed {seed}: goes on behind step {step}\n")
+            format!("{stage}, seed {seed}: resumes after step {step}\n")
         }
         Event::Waiting { what } => format!("{what} is being computed by another run\n"),
         Event::ScoresFound { stage, seed, found, of } if *found > 0 => {

@@ -1,6 +1,6 @@
-//! `mopd watch`: checks at every save and, where the file is clean, says what changed in meaning and runs
-//! just that. What is under way goes on until a text that is clean takes its place, and a stage that the edit
-//! leaves as it is loses no step.
+//! `mopd watch`: checks at every save. If there are no errors, it prints what changed in meaning and runs
+//! only that. The active run continues until a valid text replaces it, and a stage that the edit does not
+//! affect loses no step.
 
 mod files;
 mod fork;

@@ -1,4 +1,4 @@
-//! What is told to the author, and how.
+//! What is shown to the user, as lines or in the terminal view.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;

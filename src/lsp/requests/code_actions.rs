@@ -1,4 +1,4 @@
-//! The ways out of a diagnostic, as edits: its fix, and for a warning the comment that silences it.
+//! Quick fixes: the fix of a diagnostic, and for a warning the comment that silences it.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What can be written at the cursor.
+//! Completion at the cursor.
 
 use lsp_types::{
     CompletionItem, CompletionItemKind, CompletionList, CompletionParams, CompletionTextEdit, Documentation,

@@ -1,4 +1,4 @@
-//! Where a name is declared; into the standard library too.
+//! Go to definition, including the standard library.
 
 use lsp_types::{GotoDefinitionParams, GotoDefinitionResponse, LocationLink};
 use mopd_lang::ide;

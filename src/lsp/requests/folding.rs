@@ -1,4 +1,4 @@
-//! What can be folded away.
+//! Folding ranges.
 
 use lsp_types::{FoldingRange, FoldingRangeKind, FoldingRangeParams};
 use mopd_lang::ide::{self, FoldKind};

@@ -1,5 +1,5 @@
-//! The canonical layout: of a document, what `mopd fmt` would write; of a part, what can be done for it
-//! alone. Small edits, so that cursors and marks stay where they are. What does not parse stays as it is.
+//! Formatting of a document as by `mopd fmt`, or of a range. It sends small edits, so that cursors and
+//! bookmarks stay in place. What does not parse is left unchanged.
 
 use lsp_types::{
     DocumentFormattingParams, DocumentOnTypeFormattingParams, DocumentRangeFormattingParams, TextEdit,

@@ -1,4 +1,4 @@
-//! The other places of a name in the same file.
+//! The other occurrences of a name in the same file.
 
 use lsp_types::{DocumentHighlight, DocumentHighlightKind, DocumentHighlightParams};
 use mopd_lang::ide;

@@ -1,4 +1,4 @@
-//! What the name under the cursor is; of a term or an objective, what its gradient follows, too.
+//! Hover: the name under the cursor; for a term or an objective, also what its gradient follows.
 
 use lsp_types::{Hover, HoverContents, HoverParams};
 use mopd_compiler::audit::{self, TermAudit, Use};

@@ -1,4 +1,4 @@
-//! Unit and axis of what an objective computes.
+//! Inlay hints: unit and axis of the values of an objective.
 
 use lsp_types::{InlayHint, InlayHintKind, InlayHintLabel, InlayHintParams};
 use mopd_lang::ide;

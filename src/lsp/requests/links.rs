@@ -1,4 +1,4 @@
-//! What a text names that lies elsewhere: data, scripts, modules, papers.
+//! Links to data, scripts, modules and papers.
 
 use lsp_types::{DocumentLink, DocumentLinkParams, Uri};
 use mopd_lang::ide::{self, Destination};

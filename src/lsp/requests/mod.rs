@@ -1,4 +1,4 @@
-//! One file a request: from the editor's terms to a function of `mopd_lang::ide`, and back.
+//! The requests, one file each: from the protocol's terms to a function of `mopd_lang::ide`, and back.
 
 pub mod code_actions;
 pub mod completion;

@@ -1,5 +1,5 @@
-//! Where a name is used: in this file, what it imports, and the files that import its declaration, open or in
-//! the editor's folders.
+//! References: in this file, in its imports, and in the files that import its declaration, open or in the
+//! editor's folders.
 
 use lsp_types::{Location, ReferenceParams};
 use mopd_lang::check::Analysis;

@@ -1,4 +1,4 @@
-//! One name for another, in this file, what it imports, and the files that import it, open or in the editor's
+//! Rename: in this file, in its imports, and in the files that import it, open or in the editor's
 //! folders.
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! How a selection grows.
+//! Expanding selections.
 
 use lsp_types::{SelectionRange, SelectionRangeParams};
 use mopd_lang::ide;

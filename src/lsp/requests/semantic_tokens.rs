@@ -1,4 +1,4 @@
-//! Colours by meaning.
+//! Semantic highlighting.
 
 use lsp_types::{
     SemanticToken, SemanticTokenModifier, SemanticTokenType, SemanticTokens, SemanticTokensParams,

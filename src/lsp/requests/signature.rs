@@ -1,4 +1,4 @@
-//! The parameters of the call around the cursor.
+//! Signature help for the call around the cursor.
 
 use lsp_types::{
     Documentation, ParameterInformation, ParameterLabel, SignatureHelp, SignatureHelpParams,

@@ -1,5 +1,5 @@
-//! Items by name: in the open files and everything that they import, and in the other files of the editor's
-//! folders.
+//! Workspace symbols: items by name, in the open files, their imports, and the other files of the
+//! editor's folders.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! An experiment for people: stages in the order in which they run, what each is made from, its objective in
-//! normal form, and, where there is a plan, its key and its cost.
+//! An experiment as a tree: stages in the order in which they run, their inputs, their objectives in
+//! normal form, and, if there is a plan, key and cost.
 
 mod training;
 

@@ -1,4 +1,4 @@
-//! A stage that trains: its teachers, its tokens, its optimizer, and its objective in normal form.
+//! A stage that trains: its teachers, its rollouts, its optimizer, and its objective in normal form.
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{

@@ -73,7 +73,7 @@ fn standard_input_goes_to_standard_output() {
     assert_eq!(format(&["fmt", "--check", "-"], &careless()).is(1, &[]).out, "-\n");
     assert_eq!(format(&["fmt", "--check", "-"], GOOD).is(0, &[]).out, "");
     assert_eq!(format(&["fmt", "-"], "let  a=(\n").is(1, &["-:1:8: error[syntax]"]).out, "let  a=(\n");
-    place.mopd(&["fmt", "-", "a.mopd"]).is(2, &["`-` stands alone"]);
+    place.mopd(&["fmt", "-", "a.mopd"]).is(2, &["`-` can't be combined"]);
 }
 
 #[test]

@@ -206,7 +206,7 @@ os.kill(os.getpid(), signal.SIGKILL)
             "of `student`, set `micro_batch = 1`, which changes nothing but the rounding of sums, or lower \
              `prompts = ",
             "`max_tokens = ",
-            "run fewer stages side by side (2 were): `--workers 1`",
+            "run fewer stages in parallel (2 were): `--workers 1`",
         ],
     );
     play("ready()\nos.kill(os.getpid(), signal.SIGSEGV)")
@@ -339,7 +339,7 @@ sys.exit(130)",
     said.is(
         130,
         &[
-            "another run computes expert, seed 1; its result is waited for",
+            "another run computes expert, seed 1; waiting for its result",
             "1 of 3 stages are finished and kept in .mopd/store, and a checkpoint of student at step 41 of \
              100; the next run goes on",
         ],

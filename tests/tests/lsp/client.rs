@@ -80,13 +80,13 @@ impl Client {
     /// The result of a request, or its error.
     pub fn attempt(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         let id = self.begin(method, params);
-        self.answer(id)
+        self.response(id)
     }
 
     /// The response to a request that was begun.
-    pub fn answer(&mut self, id: i64) -> Result<Value, Value> {
+    pub fn response(&mut self, id: i64) -> Result<Value, Value> {
         loop {
-            let message = self.receive().expect("the server answers");
+            let message = self.receive().expect("the server responds");
             if message["id"] == json!(id) && message.get("method").is_none() {
                 return match message.get("error") {
                     Some(error) => Err(error.clone()),

@@ -104,7 +104,7 @@ fn a_cancelled_request_is_answered_all_the_same() {
         .collect();
     for id in ids {
         // It may have been answered before the cancellation came; if not, the error says what happened.
-        if let Err(error) = workspace.client.answer(id) {
+        if let Err(error) = workspace.client.response(id) {
             assert_eq!(error["code"], -32800, "{error}");
         }
     }

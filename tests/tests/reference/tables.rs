@@ -113,7 +113,7 @@ fn takes(takes: Takes) -> String {
         Takes::Rollout => "a rollout",
         Takes::Template => "a template",
         Takes::Reward => "a reward",
-        Takes::Optimizer => "an optimiser",
+        Takes::Optimizer => "an optimizer",
         Takes::Adapter => "an adapter",
         Takes::Weights => "parts of a decoder",
         Takes::Range => "a range",
@@ -129,7 +129,7 @@ fn takes(takes: Takes) -> String {
         Takes::Support => "a support",
         Takes::Role => "a role",
         Takes::Reduce => "a reduction",
-        Takes::Condition => "a truth value",
+        Takes::Condition => "a boolean",
         Takes::Formula => "a formula",
     }
     .to_owned()

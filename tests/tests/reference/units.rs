@@ -46,16 +46,16 @@ fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
     let symbols = analysis.index.symbols.iter().filter(|symbol| symbol.kind == SymbolKind::LocalLet);
     let known: HashMap<&str, (Unit, Axis)> =
         symbols.filter_map(|symbol| Some((symbol.name.as_str(), symbol.worth.as_ref()?.number?))).collect();
-    let answers: Vec<_> =
+    let results: Vec<_> =
         (0..expressions.len()).map(|index| known.get(format!("x{index}").as_str()).copied()).collect();
-    let refused = answers.iter().filter(|answer| answer.is_none()).count();
+    let refused = results.iter().filter(|result| result.is_none()).count();
     let diagnostics = analysis.diagnostics.len();
     assert_eq!(refused, diagnostics, "each refusal is one diagnostic:\n{}", mopd_tests::listing(&analysis));
-    answers
+    results
 }
 
-fn name(answer: Option<(Unit, Axis)>) -> &'static str {
-    answer.map_or("·", |(unit, _)| unit.name())
+fn name(result: Option<(Unit, Axis)>) -> &'static str {
+    result.map_or("·", |(unit, _)| unit.name())
 }
 
 /// A table for each operator: the left side down, the right side across.
@@ -67,7 +67,7 @@ pub fn operators() -> String {
             .iter()
             .flat_map(|(_, left)| SAMPLES.iter().map(move |(_, right)| pair(left, right)))
             .collect();
-        let answers = ask(&asked);
+        let results = ask(&asked);
         let across: Vec<&str> = SAMPLES.iter().map(|(unit, _)| unit.name()).collect();
         let _ = write!(
             text,
@@ -77,7 +77,7 @@ pub fn operators() -> String {
         );
         for (row, (unit, _)) in SAMPLES.iter().enumerate() {
             let cells: Vec<&str> =
-                answers[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|answer| name(*answer)).collect();
+                results[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|result| name(*result)).collect();
             let _ = writeln!(text, "| **{}** | {} |", unit.name(), cells.join(" | "));
         }
         text.push('\n');
@@ -91,12 +91,12 @@ pub fn functions() -> String {
         .iter()
         .flat_map(|function| SAMPLES.iter().map(move |(_, of)| format!("{function}({of})")))
         .collect();
-    let answers = ask(&asked);
+    let results = ask(&asked);
     let across: Vec<&str> = SAMPLES.iter().map(|(unit, _)| unit.name()).collect();
     let mut text = format!("| of a | {} |\n|---{}|\n", across.join(" | "), "|---".repeat(SAMPLES.len()));
     for (row, function) in FUNCTIONS.iter().enumerate() {
         let cells: Vec<&str> =
-            answers[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|answer| name(*answer)).collect();
+            results[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|result| name(*result)).collect();
         let _ = writeln!(text, "| `{function}` | {} |", cells.join(" | "));
     }
     text.trim_end().to_owned()
@@ -105,9 +105,9 @@ pub fn functions() -> String {
 /// Every unit with what has it.
 pub fn units() -> String {
     let mut text = "| unit | what it measures | for example |\n|---|---|---|\n".to_owned();
-    let answers = ask(&SAMPLES.iter().map(|(_, sample)| (*sample).to_owned()).collect::<Vec<_>>());
-    for ((unit, sample), answer) in SAMPLES.iter().zip(answers) {
-        let (found, axis) = answer.expect("every sample is a number");
+    let results = ask(&SAMPLES.iter().map(|(_, sample)| (*sample).to_owned()).collect::<Vec<_>>());
+    for ((unit, sample), result) in SAMPLES.iter().zip(results) {
+        let (found, axis) = result.expect("every sample is a number");
         assert_eq!(found, *unit, "`{sample}`");
         let _ = writeln!(text, "| {} | {} | `{sample}`, per {} |", unit.name(), meaning(*unit), axis.name());
     }
@@ -124,6 +124,6 @@ fn meaning(unit: Unit) -> &'static str {
         Unit::Real => "a reward, a score, a field of the data",
         Unit::Fraction => "a number from 0 to 1",
         Unit::Count => "a whole number",
-        Unit::Bool => "a truth value",
+        Unit::Bool => "a boolean",
     }
 }

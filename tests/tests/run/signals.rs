@@ -160,7 +160,7 @@ fn a_sweep_stops_as_a_whole() {
         "-TERM",
     );
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    assert_says(&text(&output), &["0 of 2 runs of the sweep are done", "a checkpoint of student"]);
+    assert_says(&text(&output), &["0 of 2 runs of the sweep are finished", "a checkpoint of student"]);
 }
 
 #[test]

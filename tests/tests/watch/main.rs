@@ -74,7 +74,7 @@ fn a_mistake_leaves_the_run_going_and_shows() {
     let runs = watch.runs();
     desk.edit(Save::Backup, "clip_at: 5", "clip_at: fife");
     watch.wait_for("unknown-name", SOON);
-    watch.wait_for("the run goes on with the last text that was clean", SOON);
+    watch.wait_for("the run continues with the last valid text", SOON);
     watch.until_step("student", 20, SOON);
     // Mended to what it was, it still goes on; mended to something else, that is run.
     desk.edit(Save::Backup, "clip_at: fife", "clip_at: 5");

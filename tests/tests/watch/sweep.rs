@@ -1,4 +1,4 @@
-//! A file with a `sweep` is a family of runs, and an edit means something for each of them.
+//! A file with a `sweep` is a list of runs, and an edit has a meaning for each of them.
 
 use super::SOON;
 use super::editing::{Desk, Save, Watching};
@@ -88,7 +88,7 @@ fn a_save_in_the_middle_keeps_what_is_valid_and_goes_on_with_the_new_runs() {
     assert!(!desk.has("runs/tiny/many=2000/results.json"));
     // Going back to it, nothing of what was done is lost.
     desk.edit(Save::Replace, "[4, 6, 3]", "[2000]");
-    watch.wait_for("goes on behind step", SOON);
+    watch.wait_for("resumes after step", SOON);
     assert!(!watch.quit().success(), "it was interrupted");
 }
 
@@ -108,7 +108,7 @@ fn a_run_that_fails_leaves_the_others_alone() {
     // Weights that explode.
     let desk = sweep("param rate: real = 1e-3", "rate in [1e30, 1e-3]", "lr = 3e-3", "lr = rate");
     let mut watch = desk.watch();
-    watch.wait_for("the other runs go on", SOON);
+    watch.wait_for("the other runs continue", SOON);
     assert_eq!(watch.until_finished(SOON).started, ["start", "student"]);
     watch.wait_for("failed: rate=1000000000000000000000000000000", SOON);
     assert!(watch.said("1 of 2 runs, results in runs/tiny"), "{}", watch.text());

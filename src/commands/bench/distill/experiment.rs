@@ -1,4 +1,4 @@
-//! The experiment that is measured: source text like anybody's, and its prompts.
+//! The experiment that is measured: generated source text and its prompts.
 
 use std::fmt::Write as _;
 use std::path::Path;

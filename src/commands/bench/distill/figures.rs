@@ -1,4 +1,4 @@
-//! What was measured, beside the least that it could have taken.
+//! The measured times, beside their lower bound.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};

@@ -1,9 +1,8 @@
-//! `mopd bench distill`: what steps of on-policy distillation take, beside the least that this machine could
-//! take.
+//! `mopd bench distill`: the time of steps of on-policy distillation, beside a lower bound for this
+//! machine.
 //!
-//! Nothing here trains: an experiment is written and compiled and goes to the worker, as with `mopd run`.
-//! Before and after it the worker measures the machine, in a process of its own, so that this counts into
-//! nobody's memory.
+//! An experiment is generated, compiled and sent to the worker, as with `mopd run`. Before and after it,
+//! another process measures the machine, so that its memory does not count.
 
 mod experiment;
 mod figures;

@@ -1,5 +1,5 @@
-//! The view on a terminal: stages on the left, the chosen one's curves and teachers on the right, below them
-//! what was said.
+//! Draws the terminal view: stages on the left, curves and teachers of the selected stage on the right,
+//! the log below.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};

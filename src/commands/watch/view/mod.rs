@@ -1,5 +1,4 @@
-//! The terminal view. It shows the same words as the lines do, and what they leave out: every stage, and
-//! curves.
+//! The terminal view. It shows the same text as the lines, and in addition every stage with its curves.
 
 mod draw;
 mod state;

@@ -1,4 +1,4 @@
-//! What the terminal view shows, without a terminal.
+//! The state of the terminal view, independent of a terminal.
 
 use std::collections::{BTreeMap, VecDeque};
 
