@@ -1,4 +1,4 @@
-//! Progress of a run on standard error: one line per running stage and one for the whole. Nothing is
+//! RunProgress of a run on standard error: one line per running stage and one for the whole. Nothing is
 //! drawn if standard error is no terminal, so that logs stay short.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::worker::killed::ActiveStage;
 /// Columns of a bar.
 const WIDTH: u32 = 24;
 
-pub struct Progress {
+pub struct RunProgress {
     /// Everything that moves is the one message of this bar. A bar for each stage would do, but taking bars
     /// away while others are drawn leaves stale lines on the screen.
     screen: ProgressBar,
@@ -52,12 +52,12 @@ struct StageBar {
 
 /// Says something while progress is drawn; can be handed to another thread.
 #[derive(Clone)]
-pub struct Printer {
+pub struct ProgressPrinter {
     screen: ProgressBar,
     shown: bool,
 }
 
-impl Printer {
+impl ProgressPrinter {
     pub fn say(&self, text: &str) {
         if self.shown {
             // Printed by whoever draws: it knows where its lines stand.
@@ -68,13 +68,13 @@ impl Printer {
     }
 }
 
-impl Progress {
-    pub fn new(seeds: bool, resumes: bool) -> Progress {
+impl RunProgress {
+    pub fn new(seeds: bool, resumes: bool) -> RunProgress {
         let shown = std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let screen = ProgressBar::with_draw_target(None, target);
         screen.set_style(ProgressStyle::with_template("{msg}").expect("a constant template"));
-        Progress {
+        RunProgress {
             screen,
             style: Style::of_stderr(),
             shown,
@@ -90,8 +90,8 @@ impl Progress {
         }
     }
 
-    pub fn printer(&self) -> Printer {
-        Printer { screen: self.screen.clone(), shown: self.shown }
+    pub fn printer(&self) -> ProgressPrinter {
+        ProgressPrinter { screen: self.screen.clone(), shown: self.shown }
     }
 
     /// Takes note of an event. Those that end a job are the caller's.

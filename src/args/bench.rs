@@ -138,8 +138,8 @@ pub struct BenchDivergenceArgs {
     /// counted]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub width: Option<u32>,
-    #[arg(long, value_enum, default_value_t = DivergenceName::Kl)]
-    pub of: DivergenceName,
+    #[arg(long, value_enum, default_value_t = BenchDivergenceName::Kl)]
+    pub of: BenchDivergenceName,
     /// Timed runs of each version, in turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
@@ -149,7 +149,7 @@ pub struct BenchDivergenceArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DivergenceName {
+pub enum BenchDivergenceName {
     /// kl(student || teacher)
     Kl,
     /// jsd(student, teacher, beta: 0.5)

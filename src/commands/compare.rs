@@ -16,11 +16,11 @@ use crate::worker;
 struct Pair<'a> {
     before: &'a str,
     after: &'a str,
-    meaning: Meaning,
+    meaning: MeaningChange,
     tables: Vec<ComparedTable>,
 }
 
-struct Meaning {
+struct MeaningChange {
     difference: Difference,
     /// What else may make a difference: the seeds, the versions.
     circumstances: Vec<String>,
@@ -63,7 +63,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-fn meaning(before: &RunFolder, after: &RunFolder) -> Meaning {
+fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
     let mut circumstances = Vec::new();
     if let (Some(before), Some(after)) = (&before.results, &after.results) {
         let list = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -79,10 +79,10 @@ fn meaning(before: &RunFolder, after: &RunFolder) -> Meaning {
             }
         }
     }
-    Meaning { difference: difference(&before.plan, &after.plan), circumstances }
+    MeaningChange { difference: difference(&before.plan, &after.plan), circumstances }
 }
 
-impl Meaning {
+impl MeaningChange {
     /// One line each.
     fn lines(&self) -> Vec<String> {
         let items = self.difference.items.iter().map(ToString::to_string);
@@ -377,7 +377,7 @@ mod tests {
             only_after: Vec::new(),
         };
         let meaning =
-            Meaning { difference: Difference::default(), circumstances: vec!["seeds 1 -> 2".into()] };
+            MeaningChange { difference: Difference::default(), circumstances: vec!["seeds 1 -> 2".into()] };
         Pair { before: "a", after: "b", meaning, tables: vec![table] }
     }
 

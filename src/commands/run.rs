@@ -12,7 +12,7 @@ use crate::args::{Format, RunArgs};
 use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::progress::Progress;
+use crate::progress::RunProgress;
 use crate::render;
 use crate::table;
 use crate::worker::interrupts::Interrupts;
@@ -62,7 +62,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
 
     let mut progress = {
         let seeds = compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1);
-        Progress::new(seeds, arguments.resume)
+        RunProgress::new(seeds, arguments.resume)
     };
     let printer = progress.printer();
     let worker = {
@@ -108,7 +108,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
 /// Reads the worker to its end. Returns the event that closes the job, if there was one.
 fn follow(
     mut worker: Worker,
-    progress: &mut Progress,
+    progress: &mut RunProgress,
     format: Format,
 ) -> Result<(Option<Event>, ExitStatus), Problem> {
     let mut last = None;
@@ -214,19 +214,19 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     archive::begin(out, &compiled.plan.hash, &files)
 }
 
-fn report_failure(failure: &Failure, compiled: &Compiled, progress: &Progress) {
+fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress) {
     let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
     output::error(&render::human::report(&report, Style::of_stderr()));
     output::error(&kept(progress));
 }
 
-fn interrupted(progress: &Progress) -> Status {
+fn interrupted(progress: &RunProgress) -> Status {
     output::error(&format!("interrupted\n{}run the same command again to resume\n", kept(progress)));
     Status::Interrupted
 }
 
 /// Where the finished stages are.
-fn kept(progress: &Progress) -> String {
+fn kept(progress: &RunProgress) -> String {
     let done = progress.finished + progress.kept;
     let finished = match done {
         0 => "no stage was finished".to_owned(),

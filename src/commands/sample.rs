@@ -9,7 +9,7 @@ use crate::problem::{Problem, Status};
 use crate::worker;
 
 #[derive(Serialize)]
-struct Completion {
+struct SampledText {
     text: String,
     tokens: u32,
     /// It ended by itself; otherwise `max_tokens` cut it off.
@@ -50,7 +50,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
     let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
     let status = worker::ask(&job, failed, |event| match event {
         Event::Sample { text, tokens, finished, logp } => {
-            let completion = Completion { text, tokens, finished, logp };
+            let completion = SampledText { text, tokens, finished, logp };
             if arguments.format == Format::Human {
                 output::result(&line(&completion, completions.len() + 1, style));
             }
@@ -70,7 +70,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-fn line(completion: &Completion, number: usize, style: Style) -> String {
+fn line(completion: &SampledText, number: usize, style: Style) -> String {
     let number = format!("{number:>3}  ");
     let cut = if completion.finished { "" } else { ", cut off" };
     let facts = format!(

@@ -17,9 +17,9 @@ pub struct JsonDiagnostic {
     file: String,
     range: JsonRange,
     /// The first is the offending place; the others explain it, possibly in other files.
-    labels: Vec<Label>,
+    labels: Vec<JsonLabel>,
     help: Option<String>,
-    fix: Option<Fix>,
+    fix: Option<JsonFix>,
     /// Where the page of this code is published; null until it is.
     url: Option<String>,
 }
@@ -37,14 +37,14 @@ struct JsonPosition {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Label {
+struct JsonLabel {
     file: String,
     range: JsonRange,
     text: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Fix {
+struct JsonFix {
     title: String,
     file: String,
     range: JsonRange,
@@ -87,14 +87,14 @@ fn of_diagnostic(diagnostic: &Diagnostic, sources: &Sources) -> JsonDiagnostic {
         file: file(diagnostic.primary.span, sources),
         range: range(diagnostic.primary.span, sources),
         labels: labels
-            .map(|label| Label {
+            .map(|label| JsonLabel {
                 file: file(label.span, sources),
                 range: range(label.span, sources),
                 text: label.text.clone(),
             })
             .collect(),
         help: diagnostic.help.clone(),
-        fix: diagnostic.fix.as_ref().map(|fix| Fix {
+        fix: diagnostic.fix.as_ref().map(|fix| JsonFix {
             title: fix.title.clone(),
             file: file(fix.span, sources),
             range: range(fix.span, sources),
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(found.range, expected);
         assert_eq!(
             found.labels,
-            [Label { file: "a.mopd".to_owned(), range: expected.clone(), text: "unknown".to_owned() }]
+            [JsonLabel { file: "a.mopd".to_owned(), range: expected.clone(), text: "unknown".to_owned() }]
         );
         assert_eq!(
             found.fix.as_ref().map(|fix| (&fix.range, fix.replacement.as_str())),

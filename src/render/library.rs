@@ -9,7 +9,7 @@ use crate::output::{Style, counted};
 
 /// An objective for programs. Fields are only ever added.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct LibraryEntry<'a> {
     name: &'a str,
     /// As written: `clip_at: nats = 5`.
     parameters: &'a [String],
@@ -18,10 +18,10 @@ struct Entry<'a> {
     normal_form: NormalForm,
 }
 
-impl<'a> Entry<'a> {
-    fn of(named: &'a NamedObjective) -> Entry<'a> {
+impl<'a> LibraryEntry<'a> {
+    fn of(named: &'a NamedObjective) -> LibraryEntry<'a> {
         let NamedObjective { doc, parameters, objective, .. } = named;
-        Entry { name: &objective.name, parameters, doc, normal_form: normal_form(named) }
+        LibraryEntry { name: &objective.name, parameters, doc, normal_form: normal_form(named) }
     }
 }
 
@@ -47,7 +47,7 @@ pub fn tree(path: &str, objectives: &[&NamedObjective], style: Style) -> String 
 
 /// The same as JSON.
 pub fn json(objectives: &[&NamedObjective]) -> String {
-    let entries: Vec<Entry> = objectives.iter().map(|named| Entry::of(named)).collect();
+    let entries: Vec<LibraryEntry> = objectives.iter().map(|named| LibraryEntry::of(named)).collect();
     serde_json::to_string_pretty(&entries).expect("strings can always be written") + "\n"
 }
 

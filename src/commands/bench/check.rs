@@ -21,21 +21,21 @@ const LONG: usize = 5_000;
 const WARM_UP: u32 = 3;
 
 /// Lines and bytes of a text.
-struct Size {
+struct TextSize {
     lines: usize,
     bytes: usize,
 }
 
-impl Size {
-    fn of(text: &str) -> Size {
-        Size { lines: text.lines().count(), bytes: text.len() }
+impl TextSize {
+    fn of(text: &str) -> TextSize {
+        TextSize { lines: text.lines().count(), bytes: text.len() }
     }
 }
 
 /// What was measured.
 struct CheckFigures {
-    short: Size,
-    long: Size,
+    short: TextSize,
+    long: TextSize,
     /// Of each `mopd check` of the short file, sorted.
     checks: Vec<Duration>,
     /// Of the hungriest of these, in bytes; none where the system does not tell.
@@ -88,8 +88,8 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     let memory = (before, editor.memory());
 
     let figures = CheckFigures {
-        short: Size::of(&short),
-        long: Size::of(&long),
+        short: TextSize::of(&short),
+        long: TextSize::of(&long),
         checks,
         peak_memory,
         least_peak,
@@ -201,7 +201,7 @@ impl CheckFigures {
             .set_content_arrangement(ContentArrangement::Disabled)
             .force_no_tty();
         table.set_header(["file", "what", "figure"]);
-        let size = |size: &Size| {
+        let size = |size: &TextSize| {
             format!(
                 "{} lines, {} bytes",
                 figures::count(size.lines as u64),
@@ -243,7 +243,7 @@ impl CheckFigures {
 
     /// Times in milliseconds, memory in bytes.
     fn json(&self) -> String {
-        let size = |size: &Size| json!({ "lines": size.lines, "bytes": size.bytes });
+        let size = |size: &TextSize| json!({ "lines": size.lines, "bytes": size.bytes });
         let times = |sorted: &[Duration]| -> Value {
             let at = |share| milliseconds(quantile(sorted, share));
             json!({ "count": sorted.len(), "median": at(0.5), "p95": at(0.95), "p99": at(0.99), "slowest": at(1.0) })

@@ -6,7 +6,7 @@ use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failur
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{BenchDivergenceArgs, DivergenceName};
+use crate::args::{BenchDivergenceArgs, BenchDivergenceName};
 use crate::figures;
 use crate::output;
 use crate::problem::{Problem, Status};
@@ -35,9 +35,9 @@ pub fn divergence(arguments: &BenchDivergenceArgs) -> Result<Status, Problem> {
 fn measure(arguments: &BenchDivergenceArgs, vocabulary: u32) -> Result<DivergenceFigures, Problem> {
     let ask = |measure| {
         let divergence = match arguments.of {
-            DivergenceName::Kl => Of::Kl,
-            DivergenceName::Jsd => Of::Jsd,
-            DivergenceName::TopK => Of::TopK,
+            BenchDivergenceName::Kl => Of::Kl,
+            BenchDivergenceName::Jsd => Of::Jsd,
+            BenchDivergenceName::TopK => Of::TopK,
         };
         answer(BenchJob { vocabulary, tokens: arguments.tokens, width: arguments.width, divergence, measure })
     };
@@ -154,11 +154,11 @@ fn table(arguments: &BenchDivergenceArgs, all: &[DivergenceFigures]) -> String {
     )
 }
 
-fn name(of: DivergenceName) -> &'static str {
+fn name(of: BenchDivergenceName) -> &'static str {
     match of {
-        DivergenceName::Kl => "kl(student || teacher)",
-        DivergenceName::Jsd => "jsd(student, teacher, beta: 0.5)",
-        DivergenceName::TopK => "kl(student || teacher, support: top_k(teacher, 64), mass: generalized)",
+        BenchDivergenceName::Kl => "kl(student || teacher)",
+        BenchDivergenceName::Jsd => "jsd(student, teacher, beta: 0.5)",
+        BenchDivergenceName::TopK => "kl(student || teacher, support: top_k(teacher, 64), mass: generalized)",
     }
 }
 

@@ -231,7 +231,7 @@ fn what_a_run_says_is_explained() {
 fn a_code_is_explained() {
     let place = Place::new();
     let page = place.mopd(&["explain", "unit-mismatch"]).is(0, &[]);
-    assert!(page.out.contains("measure different things") && page.err.is_empty(), "{page:?}");
+    assert!(page.out.contains("incompatible units") && page.err.is_empty(), "{page:?}");
     assert_eq!(place.mopd(&["explain", "error[unit-mismatch]:"]).is(0, &[]).out, page.out);
     place.mopd(&["explain", "unit-mismach"]).is(2, &["did you mean `mopd explain unit-mismatch`?"]);
     place.mopd(&["explain", "nonsense-of-its-own"]).is(2, &["mopd explain --all"]);

@@ -264,7 +264,8 @@ pub fn compare(case: &Case) -> Result<Compared, String> {
             comparison.expect(&format!("when of {name}"), term.when, reference.when.as_ref())?;
         comparison.choices(&[term.value]);
         let total = comparison.graph.reduce(Reduction::Sum, term.value, Axis::Batch, None);
-        let gradients = adjoints(&mut comparison.graph, total, &live).map_err(|refusal| refusal.to_string())?;
+        let gradients =
+            adjoints(&mut comparison.graph, total, &live).map_err(|refusal| refusal.to_string())?;
         for (coefficient, live) in gradients.into_iter().zip(comparison.names.clone()) {
             let known = reference.coefficients.iter().find(|(name, _)| means(name, &live));
             let number = match known {

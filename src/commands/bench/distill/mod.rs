@@ -18,7 +18,7 @@ use crate::commands::{Compiled, compile};
 use crate::host::as_text;
 use crate::output::{self, Style, printable};
 use crate::problem::{Problem, Status};
-use crate::progress::Progress;
+use crate::progress::RunProgress;
 use crate::render;
 use crate::worker::interrupts::Interrupts;
 use crate::worker::{self, Worker, WorkerMessage};
@@ -124,7 +124,7 @@ fn floor(
 
 /// Has a worker do a job. Breaks where it could not finish, which is reported.
 fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<ControlFlow<Status>, Problem> {
-    let mut progress = Progress::new(false, false);
+    let mut progress = RunProgress::new(false, false);
     let printer = progress.printer();
     let mut worker = {
         let printer = printer.clone();
