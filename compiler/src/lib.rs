@@ -5,5 +5,6 @@ pub use mopd_lang::diag::nearest;
 
 pub mod audit;
 pub mod expr;
+pub mod keys;
 mod lower;
 pub mod plan;

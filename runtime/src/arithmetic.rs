@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use mopd_compiler::expr::jit;
+use mopd_compiler::keys;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -14,12 +15,20 @@ use mopd_kernels::Instructions;
 
 /// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
 /// of a sum, another rounding, another use of random numbers, another meaning of a setting.
-pub const NUMERIC_VERSION: u32 = 2;
+pub const NUMERIC_VERSION: u32 = 3;
+
+/// Of the keys of stores that do not say it.
+fn unsaid() -> u32 {
+    2
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     /// [`NUMERIC_VERSION`].
     pub version: u32,
+    /// [`keys::VERSION`].
+    #[serde(default = "unsaid")]
+    pub keys: u32,
     pub architecture: String,
     /// Instruction sets of the processor by which libraries choose their loops, as the system names them.
     pub instructions: Vec<String>,
@@ -95,6 +104,7 @@ impl Arithmetic {
         };
         Arithmetic {
             version: NUMERIC_VERSION,
+            keys: keys::VERSION,
             architecture: std::env::consts::ARCH.to_owned(),
             instructions: instructions(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             kernels: Instructions::found().name().to_owned(),
@@ -118,6 +128,7 @@ impl Arithmetic {
             if more.is_empty() { "none more".to_owned() } else { more.join(" ") }
         };
         part("numeric version", other.version.to_string(), self.version.to_string());
+        part("version of keys", other.keys.to_string(), self.keys.to_string());
         part("libtorch", other.libtorch.version.clone(), self.libtorch.version.clone());
         part("builds of libtorch of", bytes(other.libtorch.bytes), bytes(self.libtorch.bytes));
         part("processor", other.architecture.clone(), self.architecture.clone());
@@ -197,6 +208,7 @@ pub mod tests {
     pub fn some() -> Arithmetic {
         Arithmetic {
             version: 2,
+            keys: 3,
             architecture: "x86_64".to_owned(),
             instructions: vec!["fma".to_owned(), "avx2".to_owned()],
             kernels: "avx2".to_owned(),
@@ -212,7 +224,7 @@ pub mod tests {
         let numeric = Numeric { arithmetic: &some(), dtype: "float32", device: "cpu".to_owned() };
         assert_eq!(
             serde_json::to_string(&numeric).unwrap(),
-            r#"{"arithmetic":{"version":2,"architecture":"x86_64","instructions":["fma","avx2"],"kernels":"avx2","fused":true,"libtorch":{"version":"2.11.0","bytes":1234},"variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#
+            r#"{"arithmetic":{"version":2,"keys":3,"architecture":"x86_64","instructions":["fma","avx2"],"kernels":"avx2","fused":true,"libtorch":{"version":"2.11.0","bytes":1234},"variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#
         );
     }
 
@@ -233,11 +245,12 @@ pub mod tests {
         let (here, mut other) = (some(), some());
         assert_eq!(here.difference(&other), "");
         other.version = 1;
+        other.keys = 2;
         other.instructions.pop();
         other.variables.clear();
         assert_eq!(
             here.difference(&other),
-            "numeric version 1, here 2; instructions none more, here avx2; MKL_CBWR unset, here `COMPATIBLE`"
+            "numeric version 1, here 2; version of keys 2, here 3; instructions none more, here avx2; MKL_CBWR unset, here `COMPATIBLE`"
         );
     }
 

@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mopd_compiler::keys;
 use mopd_compiler::plan::Pretrained;
 use mopd_compiler::plan::events::FailureKind;
+use serde::Serialize;
 
 use crate::content;
 use crate::data::tokenizer::{Files, Tokenizer};
@@ -13,7 +15,7 @@ use crate::data::{self, tokenizer};
 use crate::failure::{Error, Result};
 use crate::formats::hub::Hub;
 use crate::formats::{gguf, huggingface, safetensors};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::store::Checkpoint;
 
 /// A model of somebody else, or of an earlier run.
@@ -35,14 +37,27 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
         Pretrained::Checkpoint { folder } => of_folder(&data::beside(base, folder))?,
         Pretrained::Gguf { file } => of_gguf(&data::beside(base, file))?,
     };
-    let mut parts = vec![format!("{:?}", weights.config), format!("tokenizer {}", weights.tokenizer.hash())];
-    for file in files {
-        let hash = content::hash(&file, notes).map_err(|error| {
+    let hash = |file: &PathBuf| {
+        content::hash(file, notes).map_err(|error| {
             Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
-        })?;
-        parts.push(format!("weights {hash}"));
-    }
-    Ok(Loaded { weights, content: blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string() })
+        })
+    };
+    let content = Content {
+        config: &weights.config,
+        tokenizer: weights.tokenizer.hash(),
+        weights: files.iter().map(hash).collect::<Result<Vec<String>>>()?,
+    };
+    let content = keys::hash("mopd model", keys::VERSION, &content).to_hex().to_string();
+    Ok(Loaded { weights, content })
+}
+
+/// What a model is.
+#[derive(Serialize)]
+struct Content<'a> {
+    config: &'a Config,
+    tokenizer: String,
+    /// Blake3 of its files.
+    weights: Vec<String>,
 }
 
 /// A model and the files that its numbers are in.

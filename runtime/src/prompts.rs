@@ -5,7 +5,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use mopd_compiler::keys;
 use mopd_compiler::plan::PromptFormat;
+use serde::Serialize;
 
 use crate::data::chat::{self, ChatError, Example};
 use crate::data::tokenizer::Tokenizer;
@@ -22,7 +24,7 @@ const READ_BACK: f64 = 100e6;
 /// How often it is asked whether another run is done.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Raised whenever the same rows become other tokens, or are written down otherwise.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The field of a row that is its whole conversation: training on it is training on all of the assistant's
 /// turns.
@@ -63,6 +65,18 @@ pub struct Examples {
 /// In place of a length: the prompt is that of the row.
 const SAME: Token = -1;
 
+/// All that tokens depend on.
+#[derive(Serialize)]
+struct TokensKey<'a> {
+    /// The program's version.
+    mopd: &'a str,
+    what: &'a str,
+    data: &'a str,
+    format: Option<&'a PromptFormat>,
+    tokenizer: String,
+    day: Option<String>,
+}
+
 impl Prompts {
     pub fn new(dataset: Dataset) -> Prompts {
         Prompts { dataset, kept: None, made: Mutex::default(), warnings: Mutex::default() }
@@ -81,7 +95,7 @@ impl Prompts {
     /// Rows to imitate: their prompts and a field, or their conversations.
     pub fn examples(&self, tokenizer: &Tokenizer, field: &str) -> Result<Examples> {
         let prompts = self.tokens(tokenizer)?;
-        let rows = self.lists(&format!("examples with {field:?}"), tokenizer, |row| {
+        let rows = self.lists(&format!("examples with `{field}`"), tokenizer, |row| {
             let Example { prompt, completion, written } =
                 self.example(tokenizer, row, field, prompts.get(row))?;
             let mut list = Vec::with_capacity(1 + completion.len());
@@ -170,21 +184,23 @@ impl Prompts {
         Ok(lists)
     }
 
-    /// All that tokens depend on.
     fn key(&self, what: &str, tokenizer: &Tokenizer) -> String {
-        let mut parts = vec![format!("tokens {VERSION} mopd {}", env!("CARGO_PKG_VERSION")), what.to_owned()];
-        parts.push(format!("data {}", self.dataset.hash));
-        parts.extend(self.kept.as_ref().map(|kept| format!("format {:?}", kept.format)));
-        parts.push(format!("tokenizer {}", tokenizer.hash()));
-        parts.extend(self.day(tokenizer));
-        blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string()
+        let key = TokensKey {
+            mopd: env!("CARGO_PKG_VERSION"),
+            what,
+            data: &self.dataset.hash,
+            format: self.kept.as_ref().map(|kept| &kept.format),
+            tokenizer: tokenizer.hash(),
+            day: self.day(tokenizer),
+        };
+        keys::hash("mopd tokens", VERSION, &key).to_hex().to_string()
     }
 
     /// The day, where a template writes it into these prompts.
     pub fn day(&self, tokenizer: &Tokenizer) -> Option<String> {
         let asked =
             self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date());
-        asked.then(|| format!("day {}", chat::today().format("%F")))
+        asked.then(|| chat::today().format("%F").to_string())
     }
 
     fn prompt(&self, tokenizer: &Tokenizer, row: usize) -> Result<Vec<Token>> {

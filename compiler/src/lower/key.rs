@@ -7,17 +7,14 @@
 use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
+use crate::keys::{VERSION, hash, text};
 use crate::plan::{
     AdamW, Architecture, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, Evaluation,
     Experiment, Formula, Length, Live, MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat,
     Recipe, Reward, Sampling, Schedule, Stage, StudentCopy, Teacher, Tokenizer, Train, Trainable,
 };
 
-/// Raised whenever the same settings come to mean something else, so that old results are not taken for new
-/// ones.
-const VERSION: u32 = 2;
-
-/// The same of random numbers.
+/// Raised whenever the same settings select other random numbers.
 const STREAMS: u32 = 1;
 
 /// What is known of data, tokenizers, models of others and what rewards depend on.
@@ -166,7 +163,16 @@ impl<'a> ObjectiveMeaning<'a> {
 
 /// One per model, in order.
 pub(super) fn keys(experiment: &Experiment<Objective>, files: Files) -> Vec<String> {
-    let mut keys: Vec<String> = Vec::new();
+    texts(experiment, files).iter().map(|text| hashed(text)).collect()
+}
+
+fn hashed(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+/// What the keys are hashes of.
+pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<String> {
+    let (mut keys, mut texts): (Vec<String>, Vec<String>) = Default::default();
     for model in &experiment.models {
         let inputs = model.stage.inputs();
         let of = |id: &ModelId| {
@@ -174,7 +180,10 @@ pub(super) fn keys(experiment: &Experiment<Objective>, files: Files) -> Vec<Stri
             match files {
                 Files::ByPath => key.clone(),
                 // Two models from files that are not known here have the same key.
-                Files::ByContent => format!("{key} input {:?}", inputs.iter().position(|input| input == id)),
+                Files::ByContent => {
+                    let place = inputs.iter().position(|input| input == id);
+                    format!("{key} input {}", place.expect("it is an input of its stage"))
+                }
             }
         };
         let meaning = match &model.stage {
@@ -243,10 +252,10 @@ pub(super) fn keys(experiment: &Experiment<Objective>, files: Files) -> Vec<Stri
             })),
         };
         // Where it is computed is added at run time.
-        let key = hash(&("mopd stage", VERSION, experiment.dtype, meaning)).to_hex().to_string();
-        keys.push(key);
+        texts.push(text("mopd stage", VERSION, &(experiment.dtype, meaning)));
+        keys.extend(texts.last().map(|text| hashed(text)));
     }
-    keys
+    texts
 }
 
 #[derive(Serialize)]
@@ -282,7 +291,7 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
                 models: merge.models.iter().map(of).collect(),
             },
         };
-        let hash = hash(&("mopd stream", STREAMS, meaning));
+        let hash = hash("mopd stream", STREAMS, &meaning);
         let (first, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
         streams.push(u64::from_le_bytes(*first));
     }
@@ -331,10 +340,5 @@ pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> Strin
         domains: domains.collect(),
         comparisons: comparisons.collect(),
     };
-    hash(&("mopd plan", VERSION, meaning)).to_hex().to_string()
-}
-
-/// Fields are written in the order of their declaration, so the text is the same for the same meaning.
-fn hash(meaning: &impl Serialize) -> blake3::Hash {
-    blake3::hash(serde_json::to_string(meaning).expect("a meaning is plain data").as_bytes())
+    hash("mopd plan", VERSION, &meaning).to_hex().to_string()
 }

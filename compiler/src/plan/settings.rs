@@ -380,11 +380,6 @@ pub struct Sampling {
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
-    /// Only the fewest most probable entries that together hold at least this much, from 0 to 1, are drawn
-    /// from. Applied behind `top_k` and `temperature`.
-    pub top_p: Option<f64>,
-    /// Only so many of the most probable entries are drawn from.
-    pub top_k: Option<u32>,
     /// A completion ends behind the first of these texts, which it keeps.
     pub stop: Vec<String>,
 }
@@ -392,7 +387,7 @@ pub struct Sampling {
 impl Sampling {
     /// From the whole distribution, ending at end tokens only.
     pub fn new(n: u32, temperature: f64, max_tokens: u32) -> Sampling {
-        Sampling { n, temperature, max_tokens, top_p: None, top_k: None, stop: Vec::new() }
+        Sampling { n, temperature, max_tokens, stop: Vec::new() }
     }
 
     /// A completion ends here, in a domain with a limit of its own.

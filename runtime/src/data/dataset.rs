@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::{DataFormula, DataNode, DataSource, PromptFormat};
+use mopd_compiler::keys;
+use mopd_compiler::plan::{Column, DataFormula, DataNode, DataSource, PromptFormat};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::chat::Conversation;
@@ -38,6 +40,20 @@ pub struct Request<'a> {
     pub routes: &'a [Vec<DataFormula>],
     /// A folder to remember hashes of large files in, which need not exist; see [`crate::content::hash`].
     pub notes: Option<&'a Path>,
+}
+
+/// Of the hash of rows that are not a whole file. It selects random numbers too, so that whoever raises it
+/// raises [`NUMERIC_VERSION`](crate::arithmetic::NUMERIC_VERSION).
+const VERSION: u32 = 1;
+
+/// Rows that are not a whole file.
+#[derive(Serialize)]
+struct Content<'a> {
+    /// Blake3 of each.
+    files: &'a [String],
+    columns: &'a [Column],
+    filter: &'a Option<DataFormula>,
+    limit: &'a Option<u32>,
 }
 
 /// The rows of a data source, in the order of its files. Kept as columns of text end to end, of needed fields
@@ -90,10 +106,9 @@ impl Dataset {
         let hash = match hashes.as_slice() {
             [hash] if plain => hash.clone(),
             hashes => {
-                let DataSource { columns, filter, limit, .. } = source;
-                blake3::hash(format!("{hashes:?} {columns:?} {filter:?} {limit:?}").as_bytes())
-                    .to_hex()
-                    .to_string()
+                let DataSource { path: _, split: _, columns, filter, limit } = source;
+                let content = Content { files: hashes, columns, filter, limit };
+                keys::hash("mopd data", VERSION, &content).to_hex().to_string()
             }
         };
         let files = files.into_iter().map(|file| file.path).collect();

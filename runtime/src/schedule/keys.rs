@@ -1,30 +1,159 @@
 //! Content keys: what a result depends on, hashed. Two tasks with the same key have the same result.
+//!
+//! Everything that enters a key is a field of a struct here, which is serialised and hashed with
+//! [`keys::VERSION`]; how the machine computes is in [`Numeric`].
 
 use std::collections::BTreeSet;
 
+use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{
-    Completions, Domain, Evaluation, ModelId, Objective, Plan, Prefixes, Reward, Sampling, Stage, Teacher,
-    Tokenizer, Train,
+    Completions, DataFormula, Domain, DomainId, Evaluation, Keep, ModelId, Objective, Plan, Prefixes,
+    PromptFormat, Reward, Sampling, Stage, Teacher, Tokenizer, Train,
 };
+use serde::Serialize;
 
 use super::{LARGE, Task, Work, stream};
 use crate::arithmetic::Numeric;
 use crate::evaluate::samples;
 use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
+use crate::prompts::Prompts;
 use crate::zip::zip_equal;
 
 /// The key of every task, of the rollouts that frozen models write for it before its first step, and of what
 /// they say of its data.
 pub struct Keys {
-    tasks: Vec<String>,
-    rollouts: Vec<Option<String>>,
-    scores: Vec<Vec<(ModelId, String)>>,
+    tasks: Vec<TaskKeys>,
+}
+
+struct TaskKeys {
+    result: String,
+    rollouts: Option<String>,
+    scores: Vec<(ModelId, String)>,
 }
 
 /// Raised whenever scores of the same name are other numbers, or are written down otherwise.
 const SCORES: u32 = 1;
+
+/// How something is computed.
+#[derive(Clone, Copy, Serialize)]
+struct Computed<'a> {
+    numeric: &'a Numeric<'a>,
+    seed: u64,
+    /// Several round otherwise than one.
+    cores: usize,
+}
+
+#[derive(Serialize)]
+struct StageKey<'a> {
+    computed: Computed<'a>,
+    /// What goes on from elsewhere is not what the plan says.
+    fork: Option<ForkKey<'a>>,
+    /// The plan's settings, without files.
+    settings: &'a str,
+    /// Of a new model: the compiler knows its path only.
+    tokenizer: Option<String>,
+    /// In the order of the mixture.
+    data: Vec<DataKey<'a>>,
+    inputs: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ForkKey<'a> {
+    key: &'a str,
+    step: u32,
+}
+
+/// What is read of a domain.
+#[derive(Clone, Serialize)]
+struct DataKey<'a> {
+    rows: Option<&'a str>,
+    /// Where a chat template asks for it.
+    day: Option<String>,
+    /// Of a command that judges: an edited verifier is another verifier.
+    program: Option<&'a str>,
+}
+
+impl<'a> DataKey<'a> {
+    fn of(data: &'a DomainData, prompts: Option<&'a Prompts>, form: &Form) -> DataKey<'a> {
+        DataKey {
+            rows: prompts.map(|prompts| prompts.dataset.hash.as_str()),
+            day: prompts.and_then(|prompts| prompts.day(&form.tokenizer)),
+            program: data.program.as_deref(),
+        }
+    }
+}
+
+/// Rollouts that frozen models write before the first step.
+#[derive(Serialize)]
+struct RolloutsKey<'a> {
+    computed: Computed<'a>,
+    /// Of random numbers.
+    stream: u64,
+    sequences: u32,
+    keep: Keep,
+    sampling: &'a Sampling,
+    tokenizer: String,
+    shares: Vec<ShareKey<'a>>,
+    data: &'a [DataKey<'a>],
+}
+
+#[derive(Serialize)]
+struct ShareKey<'a> {
+    share: f64,
+    reward: Reward,
+    format: &'a PromptFormat,
+    limit: Option<u32>,
+    writers: Vec<WriterKey<'a>>,
+}
+
+#[derive(Serialize)]
+struct WriterKey<'a> {
+    when: Option<&'a DataFormula>,
+    model: &'a str,
+}
+
+/// What a frozen model says of a stage's data. What it reads is in the names of the entries: this is what is
+/// listed and pruned together.
+#[derive(Serialize)]
+struct ScoresKey<'a> {
+    version: u32,
+    computed: Computed<'a>,
+    stream: u64,
+    prefixes: &'a Prefixes,
+    model: &'a str,
+    rollouts: Option<&'a str>,
+    data: Vec<DataKey<'a>>,
+}
+
+#[derive(Serialize)]
+struct EvaluationKey<'a> {
+    computed: Computed<'a>,
+    samples: u32,
+    temperature: f64,
+    max_tokens: u32,
+    stop: &'a [String],
+    prompts: Option<u32>,
+    reward: Reward,
+    format: &'a PromptFormat,
+    data: DataKey<'a>,
+    model: &'a str,
+}
+
+fn hashed(kind: &str, key: &impl Serialize) -> String {
+    keys::hash(kind, keys::VERSION, key).to_hex().to_string()
+}
+
+/// What keys are made from.
+struct Maker<'a> {
+    plan: &'a Plan,
+    tasks: &'a [Task],
+    forms: &'a [Form],
+    domains: &'a [DomainData],
+    numeric: &'a Numeric<'a>,
+    forks: &'a [Fork],
+}
 
 impl Keys {
     /// `widths` are the cores of each task: others may round differently.
@@ -37,151 +166,176 @@ impl Keys {
         widths: &[usize],
         forks: &[Fork],
     ) -> Keys {
-        let numeric = serde_json::to_string(numeric).expect("arithmetic is plain data");
-        let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
-        let mut rollouts: Vec<Option<String>> = vec![None; tasks.len()];
-        let mut scores: Vec<Vec<(ModelId, String)>> = vec![Vec::new(); tasks.len()];
-        for (index, (task, width)) in zip_equal(tasks, widths).enumerate() {
-            let loaded = match task.work {
-                Work::Stage(model) => forms[model.0 as usize].loaded.as_ref(),
-                Work::Evaluate { .. } => None,
-            };
-            if let Some(loaded) = loaded {
-                // Neither its name nor the seed changes what it is.
-                keys.push(
-                    blake3::hash(format!("content {}", loaded.content).as_bytes()).to_hex().to_string(),
-                );
-                continue;
-            }
-            let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
-            if *width > 1 {
-                parts.push(format!("cores {width}"));
-            }
-            match &task.work {
-                Work::Stage(model) => {
-                    // What goes on from elsewhere is not what the plan says.
-                    if let Some(Fork { key, step, .. }) = fork_of(forks, plan, task) {
-                        parts.push(format!("forked from {key} at step {step}"));
-                    }
-                    parts.push(format!("stage {}", plan.stages[model.0 as usize].content_key));
-                    // The compiler knows its path only.
-                    if let Stage::Initialise(architecture) = &plan.experiment.model(*model).stage
-                        && architecture.tokenizer != Tokenizer::Bytes
-                    {
-                        parts.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
-                    }
-                    if let Stage::Train(train) = &plan.experiment.model(*model).stage {
-                        let mut read = Vec::new();
-                        for share in &train.mixture {
-                            let data = &domains[share.domain.0 as usize];
-                            read.extend(
-                                data.train.iter().map(|train| format!("data {}", train.dataset.hash)),
-                            );
-                            read.extend(
-                                data.train
-                                    .iter()
-                                    .filter_map(|train| train.day(&forms[model.0 as usize].tokenizer)),
-                            );
-                            read.extend(program(data));
-                        }
-                        if let Prefixes::Teacher { sequences, keep, sampling, .. } = &train.prefixes {
-                            let mut own = vec![
-                                numeric.clone(),
-                                format!("seed {} stream {}", task.seed, stream(plan, *model, domains)),
-                            ];
-                            own.push(format!(
-                                "{width} cores, {sequences} rollouts, {keep:?} of them kept, {sampling:?}"
-                            ));
-                            own.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
-                            for share in &train.mixture {
-                                let Domain { reward, format, limit, .. } =
-                                    plan.experiment.domain(share.domain);
-                                own.push(format!(
-                                    "share {} {} {format:?} {limit:?}",
-                                    share.share,
-                                    judged(reward)
-                                ));
-                                for arm in train.arms(share.domain) {
-                                    let writer = match arm.teacher {
-                                        Teacher::Model(id) => id,
-                                        // Before the first step it is what the stage starts from.
-                                        Teacher::Student(_) => train.start,
-                                    };
-                                    own.extend(arm.when.as_ref().map(|when| format!("where {when:?}")));
-                                    let made = |need: &&usize| tasks[**need].work == Work::Stage(writer);
-                                    own.extend(
-                                        task.needs
-                                            .iter()
-                                            .find(made)
-                                            .map(|need| format!("by {}", keys[*need])),
-                                    );
-                                }
-                            }
-                            own.extend(read.iter().cloned());
-                            rollouts[index] =
-                                Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());
-                        }
-                        let stream = stream(plan, *model, domains);
-                        for scorer in scorers(train).into_iter().filter(|id| large(&forms[id.0 as usize])) {
-                            // What they read is in the names of the entries: this is what is listed and
-                            // pruned together.
-                            let mut own =
-                                vec![format!("scores {SCORES}"), numeric.clone(), format!("cores {width}")];
-                            own.push(format!("seed {} stream {stream} {:?}", task.seed, train.prefixes));
-                            let made = |need: &&usize| tasks[**need].work == Work::Stage(scorer);
-                            own.extend(
-                                task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])),
-                            );
-                            own.extend(rollouts[index].iter().cloned());
-                            own.extend(read.iter().filter(|what| !what.starts_with(PROGRAM)).cloned());
-                            let key = blake3::hash(own.join("\n").as_bytes()).to_hex().to_string();
-                            scores[index].push((scorer, key));
-                        }
-                        parts.extend(read);
-                    }
-                }
-                Work::Evaluate { model, domain, comparisons } => {
-                    let Domain { reward, format, limit, .. } = plan.experiment.domain(*domain);
-                    let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
-                    let data = &domains[domain.0 as usize];
-                    parts.push(format!(
-                        "evaluation of {} on {} {format:?} {prompts:?}",
-                        samples(sampling),
-                        judged(reward)
-                    ));
-                    let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, stop } = sampling;
-                    parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
-                    parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
-                    parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
-                    parts.extend(
-                        data.tests.iter().filter_map(|tests| tests.day(&forms[model.0 as usize].tokenizer)),
-                    );
-                    parts.extend(program(data));
-                }
-            }
-            parts.extend(task.needs.iter().map(|need| format!("input {}", keys[*need])));
-            keys.push(blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string());
+        let maker = Maker { plan, tasks, forms, domains, numeric, forks };
+        let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
+        for (task, width) in zip_equal(tasks, widths) {
+            made.push(maker.task(task, *width, &made));
         }
-        Keys { tasks: keys, rollouts, scores }
+        Keys { tasks: made }
     }
 
     pub fn of(&self, task: usize) -> &str {
-        &self.tasks[task]
+        &self.tasks[task].result
     }
 
     /// Of what a model says of a stage's data, where that is kept.
     pub fn of_scores(&self, task: usize, model: ModelId) -> Option<&str> {
-        self.scores[task].iter().find(|(known, _)| *known == model).map(|(_, key)| key.as_str())
+        self.tasks[task].scores.iter().find(|(known, _)| *known == model).map(|(_, key)| key.as_str())
     }
 
     /// Of what all models say of a stage's data.
     pub fn all_scores(&self, task: usize) -> impl Iterator<Item = &str> {
-        self.scores[task].iter().map(|(_, key)| key.as_str())
+        self.tasks[task].scores.iter().map(|(_, key)| key.as_str())
     }
 
     /// Of the rollouts that frozen models write for a stage before its first step, where there are any.
     pub fn of_rollouts(&self, task: usize) -> Option<&str> {
-        self.rollouts[task].as_deref()
+        self.tasks[task].rollouts.as_deref()
+    }
+}
+
+impl<'a> Maker<'a> {
+    /// `before` are the keys of the tasks before it, among which its inputs are.
+    fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
+        let computed = Computed { numeric: self.numeric, seed: task.seed, cores };
+        match &task.work {
+            Work::Stage(model) => match &self.forms[model.0 as usize].loaded {
+                // Neither its name nor the seed changes what it is.
+                Some(loaded) => TaskKeys {
+                    result: hashed("mopd loaded", &loaded.content),
+                    rollouts: None,
+                    scores: Vec::new(),
+                },
+                None => self.stage(task, *model, computed, before),
+            },
+            Work::Evaluate { model, domain, comparisons } => {
+                let key = self.evaluation(task, (*model, *domain), comparisons, computed, before);
+                TaskKeys { result: hashed("mopd evaluation", &key), rollouts: None, scores: Vec::new() }
+            }
+        }
+    }
+
+    fn form(&self, model: ModelId) -> &'a Form {
+        &self.forms[model.0 as usize]
+    }
+
+    fn stage(&self, task: &Task, model: ModelId, computed: Computed<'a>, before: &[TaskKeys]) -> TaskKeys {
+        let (stage, form) = (&self.plan.experiment.model(model).stage, self.form(model));
+        let mut key = StageKey {
+            computed,
+            fork: fork_of(self.forks, self.plan, task)
+                .map(|Fork { key, step, .. }| ForkKey { key, step: *step }),
+            settings: &self.plan.stages[model.0 as usize].content_key,
+            tokenizer: None,
+            data: Vec::new(),
+            inputs: task.needs.iter().map(|need| before[*need].result.as_str()).collect(),
+        };
+        let (mut rollouts, mut scores) = (None, Vec::new());
+        match stage {
+            Stage::Initialise(architecture) => {
+                key.tokenizer = (architecture.tokenizer != Tokenizer::Bytes).then(|| form.tokenizer.hash());
+            }
+            Stage::Load(_) | Stage::Merge(_) => {}
+            Stage::Train(train) => {
+                let stream = stream(self.plan, model, self.domains);
+                let data = train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
+                key.data = data.map(|data| DataKey::of(data, data.train.as_deref(), form)).collect();
+                let result_of = |wanted: ModelId| {
+                    let made = |need: &&usize| self.tasks[**need].work == Work::Stage(wanted);
+                    let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
+                    before[*need].result.as_str()
+                };
+                rollouts = self
+                    .rollouts(train, form, (computed, stream), &key.data, &result_of)
+                    .map(|key| hashed("mopd rollouts", &key));
+                let large = scorers(train).into_iter().filter(|id| large(self.form(*id)));
+                scores = large
+                    .map(|scorer| {
+                        let key = ScoresKey {
+                            version: SCORES,
+                            computed,
+                            stream,
+                            prefixes: &train.prefixes,
+                            model: result_of(scorer),
+                            rollouts: rollouts.as_deref(),
+                            // No verdict enters what is said of tokens.
+                            data: key
+                                .data
+                                .iter()
+                                .map(|data| DataKey { program: None, ..data.clone() })
+                                .collect(),
+                        };
+                        (scorer, hashed("mopd scores", &key))
+                    })
+                    .collect();
+            }
+        }
+        TaskKeys { result: hashed("mopd result", &key), rollouts, scores }
+    }
+
+    fn rollouts<'k>(
+        &'k self,
+        train: &'k Train<Objective>,
+        form: &Form,
+        (computed, stream): (Computed<'k>, u64),
+        data: &'k [DataKey<'k>],
+        result_of: &impl Fn(ModelId) -> &'k str,
+    ) -> Option<RolloutsKey<'k>> {
+        let Prefixes::Teacher { sequences, keep, batch: _, sampling } = &train.prefixes else { return None };
+        let shares = train.mixture.iter().map(|share| {
+            let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
+            let writers = train.arms(share.domain).map(|arm| {
+                let writer = match arm.teacher {
+                    Teacher::Model(id) => id,
+                    // Before the first step it is what the stage starts from.
+                    Teacher::Student(_) => train.start,
+                };
+                WriterKey { when: arm.when.as_ref(), model: result_of(writer) }
+            });
+            ShareKey {
+                share: share.share,
+                reward: reward.without_paths(),
+                format,
+                limit: *limit,
+                writers: writers.collect(),
+            }
+        });
+        Some(RolloutsKey {
+            computed,
+            stream,
+            sequences: *sequences,
+            keep: *keep,
+            sampling,
+            tokenizer: form.tokenizer.hash(),
+            shares: shares.collect(),
+            data,
+        })
+    }
+
+    fn evaluation<'k>(
+        &'k self,
+        task: &Task,
+        (model, domain): (ModelId, DomainId),
+        comparisons: &[usize],
+        computed: Computed<'k>,
+        before: &'k [TaskKeys],
+    ) -> EvaluationKey<'k> {
+        let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
+        let Evaluation { sampling, prompts } = super::evaluation(self.plan, comparisons);
+        let data = &self.domains[domain.0 as usize];
+        let Sampling { n: _, temperature, max_tokens: _, stop } = sampling;
+        EvaluationKey {
+            computed,
+            samples: samples(sampling),
+            temperature: *temperature,
+            max_tokens: sampling.max_tokens(*limit),
+            stop,
+            prompts: *prompts,
+            reward: reward.without_paths(),
+            format,
+            data: DataKey::of(data, data.tests.as_deref(), self.form(model)),
+            model: &before[task.needs[0]].result,
+        }
     }
 }
 
@@ -210,16 +364,4 @@ fn large(form: &Form) -> bool {
 pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fork> {
     let Work::Stage(model) = task.work else { return None };
     forks.iter().find(|fork| fork.seed == task.seed && fork.stage == plan.experiment.model(model).name)
-}
-
-const PROGRAM: &str = "program";
-
-/// An edited verifier is another verifier.
-fn program(data: &DomainData) -> Option<String> {
-    data.program.as_ref().map(|hash| format!("{PROGRAM} {hash}"))
-}
-
-/// How a completion is judged, apart from the content of files.
-fn judged(reward: &Reward) -> String {
-    serde_json::to_string(&reward.without_paths()).expect("a reward is plain data")
 }

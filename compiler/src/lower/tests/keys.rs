@@ -1,6 +1,7 @@
 //! Keys follow meaning: what changes a result changes them, what does not, does not.
 
 use super::*;
+use crate::lower::key::{self, Files};
 
 type Change = fn(&mut Experiment);
 
@@ -273,4 +274,24 @@ fn a_routes_conditions_are_meaning() {
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
     assert_eq!(json.matches("\"when\"").count(), 1);
+}
+
+/// The text of every key, and the numbers that select random numbers, of a representative plan: a difference
+/// here empties every user's store. Where it is not meant, `#[serde(rename)]` holds a field's name; where it
+/// is, raise [`keys::VERSION`](crate::keys::VERSION) and write the file anew with `MOPD_UPDATE=1`.
+#[test]
+fn the_text_of_keys_is_pinned() {
+    let plan = compiled(&experiment());
+    let texts = key::texts(&plan.experiment, Files::ByContent);
+    let streams = plan.stages.iter().map(|stage| format!("stream {}", stage.stream));
+    let found: String = texts.into_iter().chain(streams).map(|line| line + "\n").collect();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/lower/tests/keys.golden");
+    if std::env::var_os("MOPD_UPDATE").is_some() {
+        std::fs::write(file, &found).unwrap();
+    }
+    let expected = std::fs::read_to_string(file).unwrap();
+    for (found, expected) in found.lines().zip(expected.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.lines().count(), expected.lines().count());
 }

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use mopd_compiler::keys;
+use serde::Serialize;
 use tokenizers::Encoding;
 
 use super::files::{Files, GENERATION, Settings, TOKENIZER};
@@ -31,6 +33,16 @@ struct Inner {
     templates: Vec<Template>,
     hash: String,
     growth: Growth,
+}
+
+/// What a tokenizer does.
+#[derive(Serialize)]
+struct Content<'a> {
+    /// As the library writes it.
+    canonical: String,
+    before: &'a [Token],
+    ends: &'a [Token],
+    templates: &'a [(String, String)],
 }
 
 /// Ids that no token has, beyond as many as there are tokens: published vocabularies have some hundreds.
@@ -165,8 +177,8 @@ impl Pretrained {
         });
         let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
-        let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
-        let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
+        let content = Content { canonical, before: &before, ends: &ends, templates: &settings.templates };
+        let hash = keys::hash("mopd tokenizer", keys::VERSION, &content).to_hex().to_string();
         let inner = Inner {
             tokenizer,
             files,

@@ -1,0 +1,81 @@
+//! Keys of stored results, pinned: what changes one empties every user's store.
+
+#[expect(dead_code, reason = "no worker is started here")]
+mod support;
+
+use mopd_compiler::plan::*;
+use mopd_runtime::arithmetic::{Arithmetic, Library, Numeric};
+use mopd_runtime::prepare::{Places, forms, prepare};
+use mopd_runtime::schedule::{self, Keys, tasks};
+use support::*;
+
+/// A new model, one that imitates it on rollouts, one that learns from rewards, and a table.
+fn plan() -> Plan {
+    let mut builder = Builder::new();
+    let domains = [builder.domain("copy", 0.5), builder.domain("flip", 0.5)];
+    let start = builder.model("start", Stage::Initialise(tiny()));
+    let prefixes = Prefixes::Teacher { sequences: 8, keep: Keep::Correct, batch: 4, sampling: sampling(2) };
+    let training = |start, prefixes| Training {
+        start,
+        domains: &domains,
+        teachers: &[ModelId(0), ModelId(0)],
+        prefixes,
+        objective: nll(),
+        steps: 3,
+        learning_rate: 1e-3,
+    };
+    let imitator = builder.train("imitator", Recipe::Sft, training(start, prefixes));
+    let prefixes = Prefixes::Student { prompts: 4, sampling: sampling(2) };
+    let student = builder.train("student", Recipe::Distill, training(imitator, prefixes));
+    builder.compare(&domains, &[("student", student)], 2, 2);
+    for (stage, settings) in builder.plan.stages.iter_mut().zip(["start", "imitator", "student"]) {
+        // The compiler's own are pinned beside it.
+        stage.content_key = settings.to_owned();
+    }
+    builder.plan
+}
+
+fn keys(plan: &Plan, version: u32) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    write_data(folder.path());
+    let tasks = tasks(plan);
+    let places = Places { base: folder.path(), notes: folder.path(), warm: None, store: None };
+    let forms = forms(plan, places).unwrap();
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places).unwrap();
+    let arithmetic = Arithmetic {
+        version,
+        keys: mopd_compiler::keys::VERSION,
+        architecture: "x86_64".to_owned(),
+        instructions: vec!["avx2".to_owned()],
+        kernels: "avx2".to_owned(),
+        fused: true,
+        libtorch: Library { version: "2.11.0".to_owned(), bytes: Some(1234) },
+        variables: [].into(),
+    };
+    let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };
+    let keys = Keys::new(plan, &tasks, &forms, &domains, &numeric, &vec![1; tasks.len()], &[]);
+    let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
+    all.flatten().map(str::to_owned).collect()
+}
+
+/// Where this fails and no change of keys is meant, `#[serde(rename)]` holds what a field is called in them;
+/// where one is meant, raise `mopd_compiler::keys::VERSION`.
+#[test]
+fn the_keys_of_a_representative_plan_are_pinned() {
+    let found: Vec<String> = keys(&plan(), 3).iter().map(|key| key[..16].to_owned()).collect();
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn another_numeric_version_and_another_setting_are_other_keys() {
+    let (plan, mut other) = (plan(), plan());
+    let (before, after) = (keys(&plan, 3), keys(&plan, 4));
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after));
+    let Stage::Train(train) = &mut other.experiment.models[1].stage else { panic!("it is trained") };
+    let Prefixes::Teacher { keep, .. } = &mut train.prefixes else { panic!("a teacher writes") };
+    *keep = Keep::All;
+    let after = keys(&other, 3);
+    let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
+    // Two seeds: of the imitator only its rollouts here, as its settings are not what the plan says.
+    assert_eq!(same.iter().filter(|same| !**same).count(), 2);
+}
