@@ -5,12 +5,8 @@ use std::fmt;
 use mopd_compiler::plan::Origin;
 use mopd_compiler::plan::events::{Failure, FailureKind};
 
-use crate::data::chat::ChatError;
-use crate::data::tokenizer::TokenizerError;
-use crate::data::{ContextError, DataError};
 use crate::files::WriteError;
 use crate::quote::bounded;
-use crate::reward::RewardError;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -120,47 +116,6 @@ impl From<WriteError> for Error {
             Some(help) => failure.help(help),
             None => failure,
         }
-    }
-}
-
-impl From<DataError> for Error {
-    fn from(error: DataError) -> Error {
-        Error::new(FailureKind::Data, error.to_string()).help(error.help())
-    }
-}
-
-impl From<TokenizerError> for Error {
-    fn from(error: TokenizerError) -> Error {
-        let failure = Error::new(FailureKind::Data, error.to_string());
-        match error.help {
-            Some(help) => failure.help(help),
-            None => failure,
-        }
-    }
-}
-
-impl From<ChatError> for Error {
-    fn from(error: ChatError) -> Error {
-        let failure = Error::new(FailureKind::Data, error.to_string());
-        match error.help() {
-            Some(help) => failure.help(help),
-            None => failure,
-        }
-    }
-}
-
-impl From<ContextError> for Error {
-    fn from(error: ContextError) -> Error {
-        Error::new(FailureKind::Context, error.to_string()).help(error.help())
-    }
-}
-
-impl From<RewardError> for Error {
-    fn from(error: RewardError) -> Error {
-        if error == RewardError::Stopped {
-            return Error::Interrupted;
-        }
-        Error::new(FailureKind::Reward, error.to_string()).help(error.help())
     }
 }
 

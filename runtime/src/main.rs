@@ -10,13 +10,15 @@ use std::time::Instant;
 
 use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versions};
 use mopd_runtime::control::Control;
-use mopd_runtime::device::Cuda;
 use mopd_runtime::failure::{Error, Result};
-use mopd_runtime::memory::{give_back, keep_what_is_freed, peak_memory};
+use mopd_runtime::machine::device;
+use mopd_runtime::machine::device::Cuda;
+use mopd_runtime::machine::memory::{give_back, keep_what_is_freed, peak_memory};
+use mopd_runtime::prepare::warm::Warm;
 use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
-use mopd_runtime::warm::Warm;
-use mopd_runtime::{bench, device, sample, schedule};
+use mopd_runtime::schedule::sample;
+use mopd_runtime::{bench, schedule};
 use mopd_store::signals::on_termination;
 
 /// The exit status of a job that was stopped.

@@ -9,10 +9,10 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{DataSource, PromptFormat};
 use tempfile::TempDir;
 
-use crate::data::tokenizer::{Pretrained, Tokenizer};
 use crate::data::{Dataset, Field, Kind, Request};
 use crate::failure::Error;
 use crate::formats::{gguf, huggingface, safetensors};
+use crate::tokenizer::{Pretrained, Tokenizer};
 
 struct Random(u64);
 

@@ -4,7 +4,7 @@
 mod support;
 
 use mopd_compiler::plan::*;
-use mopd_runtime::arithmetic::{Arithmetic, Library, Numeric};
+use mopd_runtime::machine::arithmetic::{Arithmetic, Library, Numeric};
 use mopd_runtime::prepare::{Places, forms, prepare};
 use mopd_runtime::schedule::{self, Keys, tasks};
 use support::*;

@@ -6,6 +6,8 @@ pub use mopd_lang::experiment::{
     MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat, Schedule,
     SettingMark, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::Formula;
@@ -409,6 +411,15 @@ pub struct Comparison {
     pub seeds: u32,
     pub evaluation: Evaluation,
     pub origin: Origin,
+}
+
+impl Comparison {
+    /// The models that it evaluates, each with the domain of its column.
+    pub fn evaluations(&self) -> BTreeSet<(ModelId, DomainId)> {
+        let normalized = self.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
+        let rows = self.rows.iter().map(|row| &row.models).chain(normalized);
+        rows.flat_map(|models| models.iter().copied().zip(self.domains.iter().copied())).collect()
+    }
 }
 
 /// One row. A family puts each member in its own domain's column.

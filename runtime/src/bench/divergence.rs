@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{peak_since_reset, reset_peak_memory};
 use crate::train::vocabulary::{Logits, Parameters, Primitive, Vocabulary};
 
 /// Entries of a truncated support.

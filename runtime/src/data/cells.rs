@@ -10,9 +10,9 @@ use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 use mopd_store::regular;
 
 use super::error::{DataError, Place, Problem};
-use super::json::{Json, Object};
 use super::lines::BYTE_ORDER_MARK;
 use super::rows::{Take, Wanted, line};
+use crate::tokenizer::json::{Json, Object};
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside
 /// quotes are text.

@@ -8,13 +8,13 @@ use mopd_compiler::plan::{Column, DataFormula, DataNode, DataSource, PromptForma
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::chat::Conversation;
-use super::error::{DataError, Place, Problem, describe};
-use super::json::{Json, Object};
+use super::error::{DataError, Place, Problem};
 use super::lists::{Builder, Lists};
 use super::numbers::{number, text};
 use super::rows::{self, Row, Wanted};
 use super::{Field, Kind, files};
+use crate::tokenizer::chat::Conversation;
+use crate::tokenizer::json::{Json, Object, describe};
 
 /// The column of prompts, and what stands in for it: a conversation.
 const PROMPT: &str = "prompt";
@@ -43,7 +43,7 @@ pub struct Request<'a> {
 }
 
 /// Of the hash of rows that are not a whole file. It selects random numbers too, so that whoever raises it
-/// raises [`NUMERIC_VERSION`](crate::arithmetic::NUMERIC_VERSION).
+/// raises [`NUMERIC_VERSION`](crate::machine::arithmetic::NUMERIC_VERSION).
 const VERSION: u32 = 1;
 
 /// Rows that are not a whole file.

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use mopd_compiler::nearest;
 
-use super::chat::ChatError;
 use super::files::ENDINGS;
-use super::json::Json;
+use mopd_compiler::plan::events::FailureKind;
+
+use crate::failure::Error;
 use crate::quote::quote;
+use crate::tokenizer::chat::ChatError;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +204,12 @@ impl fmt::Display for Problem {
     }
 }
 
+impl From<DataError> for Error {
+    fn from(error: DataError) -> Error {
+        Error::new(FailureKind::Data, error.to_string()).help(error.help())
+    }
+}
+
 impl DataError {
     pub fn new(file: &Path, place: Place, problem: Problem) -> DataError {
         DataError { file: file.to_owned(), place, problem: Box::new(problem) }
@@ -305,17 +313,5 @@ impl Problem {
         let present: Vec<_> = present.map(str::to_owned).collect();
         let meant = nearest(field, present.iter().map(String::as_str)).map(str::to_owned);
         Problem::MissingField { field: field.to_owned(), meant, present }
-    }
-}
-
-/// A JSON value in a few words: its kind, and what it is if that is short.
-pub(super) fn describe(value: &Json) -> String {
-    match value {
-        Json::Null => "null".to_owned(),
-        Json::Bool(value) => format!("the truth value {value}"),
-        Json::Number(number) => format!("the number {number}"),
-        Json::String(text) => format!("the string {}", quote(text)),
-        Json::Array(items) => format!("a list of {}", items.len()),
-        Json::Object(_) => "an object".to_owned(),
     }
 }

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use mopd_compiler::plan::events::FailureKind;
+
 use super::{Dataset, Place};
+use crate::failure::Error;
 
 /// The longest sequence of a dataset, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,12 @@ pub struct ContextError {
 }
 
 impl std::error::Error for ContextError {}
+
+impl From<ContextError> for Error {
+    fn from(error: ContextError) -> Error {
+        Error::new(FailureKind::Context, error.to_string()).help(error.help())
+    }
+}
 
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

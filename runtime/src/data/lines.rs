@@ -6,9 +6,9 @@ use std::path::Path;
 
 use mopd_store::regular;
 
-use super::error::{DataError, Place, Problem, describe};
-use super::json::Json;
+use super::error::{DataError, Place, Problem};
 use super::rows::{Row, Take, Wanted, line};
+use crate::tokenizer::json::{Json, describe};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 

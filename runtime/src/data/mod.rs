@@ -2,11 +2,9 @@
 //! drawn.
 
 mod cells;
-pub mod chat;
 mod dataset;
 mod error;
 mod files;
-mod json;
 mod length;
 mod lines;
 mod lists;
@@ -15,11 +13,9 @@ mod numbers;
 mod overlap;
 mod parquet;
 mod rows;
-pub mod tokenizer;
 
 pub use dataset::{Dataset, Request};
 pub use error::{DataError, Place, Problem};
-pub use json::{Json, Object};
 pub use length::{ContextError, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::json::Json;
+use crate::tokenizer::json::Json;
 
 /// A string as it is, a number as it is written in JSON; none for anything else.
 pub fn text(value: &Json) -> Option<Cow<'_, str>> {

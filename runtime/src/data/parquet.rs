@@ -10,9 +10,9 @@ use polars::prelude::{AnyValue, ArrowDataType, Column, DataFrame, ParquetReader,
 use serde_json::Number;
 
 use super::error::{DataError, Place, Problem};
-use super::json::{Json, Object};
 use super::rows::{Row, Take, Wanted};
 use crate::content;
+use crate::tokenizer::json::{Json, Object};
 
 /// Bytes of a row group, uncompressed, that are read at once; larger ones are read in slices.
 const SLICE: usize = 128 << 20;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::error::{DataError, Place, Problem};
 use super::files::{DataFile, Layout};
-use super::json::{Json, Object};
 use super::{cells, lines, parquet};
+use crate::tokenizer::json::{Json, Object};
 
 /// What to read of each row.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use mopd_compiler::plan::{DataSource, PromptFormat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::tokenizer::Tokenizer;
 use super::*;
+use crate::tokenizer::Tokenizer;
 
 fn file(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use mopd_store::regular;
 use serde_json::Value;
 
-use super::stored::Stored;
 use super::tensors::assemble;
 use super::{LARGEST_TEXT, config_json, safetensors, unreadable};
-use crate::data::tokenizer::{Pretrained, Tokenizer};
 use crate::failure::Result;
+use crate::mapped::Stored;
 use crate::model::{Config, Weights};
+use crate::tokenizer::{Pretrained, Tokenizer};
 
 pub const CONFIG: &str = "config.json";
 

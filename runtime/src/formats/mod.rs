@@ -5,9 +5,7 @@ pub mod config_json;
 pub mod gguf;
 pub mod hub;
 pub mod huggingface;
-pub mod mapped;
 pub mod safetensors;
-pub mod stored;
 pub mod tensors;
 
 use std::fmt::Display;

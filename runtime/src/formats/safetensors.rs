@@ -13,11 +13,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use super::mapped::MappedFile;
-use super::stored::Encoding;
 use super::tensors::{Tensor, Tensors, is_derived};
 use super::{LARGEST_TEXT, unreadable};
 use crate::failure::Result;
+use crate::mapped::Encoding;
+use crate::mapped::MappedFile;
 
 pub const MODEL: &str = "model.safetensors";
 pub const INDEX: &str = "model.safetensors.index.json";

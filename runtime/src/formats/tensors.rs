@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::mapped::MappedFile;
-use super::stored::{Encoding, Stored};
+use crate::mapped::MappedFile;
+use crate::mapped::{Encoding, Stored};
 use crate::model::{Config, Entry, layout};
 
 /// A tensor in a file, of any number of dimensions; the numbers of the last one are neighbours.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use super::{huggingface, safetensors};
-use crate::data::tokenizer::Tokenizer;
-use crate::model::{Decoder, PackedBatch, Token, Weights, to_vec};
+use crate::model::{Decoder, PackedBatch, Weights, to_vec};
 use crate::store::{Checkpoint, Provenance, Store};
+use crate::tokenizer::Token;
+use crate::tokenizer::Tokenizer;
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/architectures")

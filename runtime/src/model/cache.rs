@@ -3,9 +3,9 @@
 
 use tch::{Tensor, no_grad_guard};
 
-use super::Token;
 use super::attention::{HIDDEN, cap, wide_softmax};
 use super::decoder::{Decoder, Layer, PackedBatch, Rotaries, to_vec};
+use crate::tokenizer::Token;
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded
 /// on the left, and the padding is hidden from attention.

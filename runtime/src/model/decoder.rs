@@ -19,8 +19,8 @@ use super::packed_attention::{self, PackedAttention, Places};
 use super::parameters::{Leaf, Parameters, Vector};
 use super::rope::Rotary;
 use super::weights::Weights;
-use super::{Config, Entry, EntryKind, LayerAttention, Token, layout};
-use crate::data::tokenizer::Tokenizer;
+use super::{Config, Entry, EntryKind, LayerAttention, layout};
+use crate::tokenizer::{Token, Tokenizer};
 use mopd_kernels::product;
 
 /// Parameters of one layer.

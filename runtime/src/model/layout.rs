@@ -1,5 +1,7 @@
 //! Which parameters a decoder has, and in which order.
 
+use mopd_compiler::plan::WeightGroup;
+
 use super::{Config, Experts};
 
 /// A parameter's place among a model's numbers. Matrices are `[outputs, inputs]`, row-major.
@@ -10,6 +12,10 @@ pub struct Entry {
     pub shape: Vec<usize>,
     pub offset: usize,
     pub kind: EntryKind,
+    /// What it is trained or frozen with.
+    pub group: WeightGroup,
+    /// None outside of layers.
+    pub layer: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,79 +35,77 @@ impl Entry {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    pub fn layer(&self) -> Option<u32> {
-        layer_of(&self.name)
-    }
-}
-
-/// The layer that a parameter belongs to, in the names of published checkpoints.
-pub fn layer_of(name: &str) -> Option<u32> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are
 /// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
 /// experts, all gates and ups come before all downs, so that a layer's experts are two stacks.
 pub fn layout(config: &Config) -> Vec<Entry> {
+    use WeightGroup::{Attention, Embedding, FeedForward, Norm};
     let query = config.heads * config.head_width;
     let key_value = config.key_value_heads * config.head_width;
     let mut entries: Vec<Entry> = Vec::new();
-    let mut add = |name: String, shape: Vec<usize>, kind| {
+    let mut add = |layer: Option<usize>, part: &str, shape: Vec<usize>, kind, group| {
         let offset = entries.last().map_or(0, |last| last.offset + last.len());
-        entries.push(Entry { name, shape, offset, kind });
-    };
-    add("model.embed_tokens.weight".into(), vec![config.vocabulary, config.width], EntryKind::Matrix);
-    for layer in 0..config.layers {
-        let mut matrix = |part: &str, outputs: usize, inputs: usize| {
-            add(format!("model.layers.{layer}.{part}.weight"), vec![outputs, inputs], EntryKind::Matrix);
+        let suffix = if kind == EntryKind::Bias { "bias" } else { "weight" };
+        let name = match layer {
+            Some(layer) => format!("model.layers.{layer}.{part}.{suffix}"),
+            None => format!("{part}.{suffix}"),
         };
-        matrix("self_attn.q_proj", query, config.width);
-        matrix("self_attn.k_proj", key_value, config.width);
-        matrix("self_attn.v_proj", key_value, config.width);
-        matrix("self_attn.o_proj", config.width, query);
+        entries.push(Entry { name, shape, offset, kind, group, layer: layer.map(|layer| layer as u32) });
+    };
+    let embedding = || vec![config.vocabulary, config.width];
+    add(None, "model.embed_tokens", embedding(), EntryKind::Matrix, Embedding);
+    for layer in 0..config.layers {
+        let mut matrix = |group: WeightGroup, part: &str, outputs: usize, inputs: usize| {
+            add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
+        };
+        matrix(Attention, "self_attn.q_proj", query, config.width);
+        matrix(Attention, "self_attn.k_proj", key_value, config.width);
+        matrix(Attention, "self_attn.v_proj", key_value, config.width);
+        matrix(Attention, "self_attn.o_proj", config.width, query);
         match config.experts_of(layer) {
             Some(Experts { count, hidden, .. }) => {
-                matrix("mlp.gate", *count, config.width);
+                matrix(FeedForward, "mlp.gate", *count, config.width);
                 for expert in 0..*count {
-                    matrix(&format!("mlp.experts.{expert}.gate_proj"), *hidden, config.width);
-                    matrix(&format!("mlp.experts.{expert}.up_proj"), *hidden, config.width);
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.gate_proj"), *hidden, config.width);
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.up_proj"), *hidden, config.width);
                 }
                 for expert in 0..*count {
-                    matrix(&format!("mlp.experts.{expert}.down_proj"), config.width, *hidden);
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.down_proj"), config.width, *hidden);
                 }
             }
             None => {
-                matrix("mlp.gate_proj", config.hidden, config.width);
-                matrix("mlp.up_proj", config.hidden, config.width);
-                matrix("mlp.down_proj", config.width, config.hidden);
+                matrix(FeedForward, "mlp.gate_proj", config.hidden, config.width);
+                matrix(FeedForward, "mlp.up_proj", config.hidden, config.width);
+                matrix(FeedForward, "mlp.down_proj", config.width, config.hidden);
             }
         }
     }
     if !config.tied {
-        add("lm_head.weight".into(), vec![config.vocabulary, config.width], EntryKind::Matrix);
+        add(None, "lm_head", embedding(), EntryKind::Matrix, Embedding);
     }
     for layer in 0..config.layers {
-        let mut bias = |part: &str, outputs: usize| {
-            add(format!("model.layers.{layer}.{part}.bias"), vec![outputs], EntryKind::Bias);
+        let mut bias = |group: WeightGroup, part: &str, outputs: usize| {
+            add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
         };
         if config.biases.query_key_value {
-            bias("self_attn.q_proj", query);
-            bias("self_attn.k_proj", key_value);
-            bias("self_attn.v_proj", key_value);
+            bias(Attention, "self_attn.q_proj", query);
+            bias(Attention, "self_attn.k_proj", key_value);
+            bias(Attention, "self_attn.v_proj", key_value);
         }
         if config.biases.output {
-            bias("self_attn.o_proj", config.width);
+            bias(Attention, "self_attn.o_proj", config.width);
         }
         if config.biases.feed_forward && config.experts_of(layer).is_none() {
-            bias("mlp.gate_proj", config.hidden);
-            bias("mlp.up_proj", config.hidden);
-            bias("mlp.down_proj", config.width);
+            bias(FeedForward, "mlp.gate_proj", config.hidden);
+            bias(FeedForward, "mlp.up_proj", config.hidden);
+            bias(FeedForward, "mlp.down_proj", config.width);
         }
     }
     for layer in 0..config.layers {
         let mut norm = |part: &str, width: usize| {
-            add(format!("model.layers.{layer}.{part}.weight"), vec![width], EntryKind::Norm);
+            add(Some(layer), part, vec![width], EntryKind::Norm, Norm);
         };
         let names = NormNames::of(config);
         norm(names.attention, config.width);
@@ -117,7 +121,7 @@ pub fn layout(config: &Config) -> Vec<Entry> {
             norm("self_attn.k_norm", config.head_width);
         }
     }
-    add("model.norm.weight".into(), vec![config.width], EntryKind::Norm);
+    add(None, "model.norm", vec![config.width], EntryKind::Norm, Norm);
     entries
 }
 

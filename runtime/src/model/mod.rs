@@ -11,6 +11,7 @@ mod gradient;
 mod layout;
 mod linear;
 mod loops;
+pub mod merge;
 mod numbers;
 mod packed_attention;
 mod paged;
@@ -27,14 +28,11 @@ pub use config::{Activation, Biases, Config, Experts, Family, LayerAttention, No
 pub use decoder::{Decoder, PackedBatch, logits, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
-pub use layout::{Entry, EntryKind, layer_of, layout};
+pub use layout::{Entry, EntryKind, layout};
 pub use paged::PagedGenerator;
 pub use pages::{PageLayout, Sequence, pages_of};
 pub use trace::Trace;
 pub use weights::Weights;
-
-/// An index into the vocabulary; see [`crate::data::tokenizer`].
-pub type Token = i64;
 
 /// The logit of an id that no token has, in place of what the output matrix says: its probability is 0 at any
 /// temperature in use. It is finite, so that a difference of two such log-probabilities is a number, which

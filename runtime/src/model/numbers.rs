@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
 use super::Entry;
-use crate::formats::stored::{Encoding, Stored};
+use crate::mapped::{Encoding, Stored};
 use mopd_kernels::crew::{self, together};
 use mopd_kernels::elements::slice_mut;
 use mopd_kernels::round;

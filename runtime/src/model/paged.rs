@@ -3,10 +3,10 @@
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::Token;
 use super::decoder::{Decoder, PackedBatch, Rotaries, to_vec};
 use super::pages::{PageLayout, Pages, Sequence};
 use super::step::{State, Stepper};
+use crate::tokenizer::Token;
 use mopd_kernels::crew::threads;
 use mopd_kernels::elements::slice;
 

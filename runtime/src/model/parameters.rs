@@ -42,7 +42,7 @@ impl Vector {
 
     /// The matrices of each layer in a tensor of their own.
     pub fn by_layer(weights: &Weights, entries: &[Entry], kind: Kind, device: Device) -> Vector {
-        let of = |entry: &Entry| (entry.kind == EntryKind::Matrix).then_some(entry.layer());
+        let of = |entry: &Entry| (entry.kind == EntryKind::Matrix).then_some(entry.layer);
         let runs = entries.chunk_by(|one, next| of(one) == of(next));
         let pieces = runs.map(|run| {
             let (first, last) = (&run[0], &run[run.len() - 1]);

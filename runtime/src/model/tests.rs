@@ -6,7 +6,7 @@ use mopd_compiler::plan::{self, Architecture};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
-use crate::data::tokenizer::{BEGIN, END, Tokenizer};
+use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
 
 pub mod parity;
 mod steps;

@@ -9,9 +9,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::numbers::{Numbers, Parts};
 use super::{Config, Entry, EntryKind, layout};
-use crate::data::tokenizer::Tokenizer;
-use crate::formats::stored::Stored;
+use crate::mapped::Stored;
 use crate::random::{Key, Purpose};
+use crate::tokenizer::Tokenizer;
 
 /// The weights of one model, and the tokenizer that its embedding is indexed by.
 #[derive(Clone, Debug)]

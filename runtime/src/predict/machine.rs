@@ -37,7 +37,9 @@ impl Machine {
             products: SIDE.pow(3) as f64 / products,
             bytes: BLOCK as f64 / bytes,
             written: write(folder).map_or(f64::INFINITY, |seconds| BLOCK as f64 / seconds),
-            free: crate::memory::available().filter(|_| device == Device::Cpu).map(|bytes| bytes as f64),
+            free: crate::machine::memory::available()
+                .filter(|_| device == Device::Cpu)
+                .map(|bytes| bytes as f64),
         }
     }
 }

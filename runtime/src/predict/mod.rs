@@ -18,12 +18,12 @@ use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{ModelId, Objective, Plan, Prefixes, Reward, Stage, Train};
 use tch::Device;
 
-use crate::data::tokenizer::Tokenizer;
-use crate::device::kind;
 use crate::failure::Result;
+use crate::machine::device::kind;
 use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, Form};
 use crate::rollout::Budget;
+use crate::tokenizer::Tokenizer;
 
 pub use machine::Machine;
 use trial::{Taken, Trial};

@@ -13,7 +13,7 @@ use super::machine::Machine;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::failure::Result;
-use crate::memory::{exactly, peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{exactly, peak_since_reset, reset_peak_memory};
 use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, trained};
 use crate::report::metrics::Row;

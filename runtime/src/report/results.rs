@@ -8,7 +8,7 @@ use mopd_compiler::plan::{Comparison, Plan, events::Versions};
 
 use super::statistics::{Experiment, Scores, StatisticsError, table_rows};
 use crate::files::{WriteError, write_atomically};
-use crate::memory::peak_memory;
+use crate::machine::memory::peak_memory;
 
 /// The layout of `results.json`.
 const SCHEMA: u32 = 1;

@@ -3,12 +3,11 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::{DomainId, Plan};
 
 use super::parquet::{self, table};
 use super::statistics::Scores;
 use crate::files::WriteError;
-use crate::prepare::DomainData;
 
 /// One test prompt of one evaluation.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,25 +25,24 @@ pub struct PromptReward {
     pub reward: f64,
 }
 
-/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `domains` are the
-/// plan's.
+/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `tests` answers the
+/// hash of a domain's test prompts.
 pub fn write_rewards(
     plan: &Plan,
     scores: &[Scores],
-    domains: &[DomainData],
+    tests: impl Fn(DomainId) -> String,
     folder: &Path,
 ) -> Result<(), WriteError> {
     let mut rows = Vec::new();
     for (comparison, scores) in plan.experiment.comparisons.iter().zip(scores) {
         for (model, domain, seed, rewards) in scores.by_prompt() {
-            let data = &domains[domain.0 as usize];
             for (prompt, reward) in rewards.iter().enumerate() {
                 rows.push(PromptReward {
                     table: comparison.name.clone(),
                     model: plan.experiment.model(model).name.clone(),
-                    domain: data.name.clone(),
+                    domain: plan.experiment.domain(domain).name.clone(),
                     seed,
-                    tests: data.tests.as_ref().map(|tests| tests.dataset.hash.clone()).unwrap_or_default(),
+                    tests: tests(domain),
                     prompt: prompt as u32,
                     reward: *reward,
                 });

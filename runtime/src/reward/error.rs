@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use mopd_compiler::plan::events::FailureKind;
+
 use crate::data::Kind;
+use crate::failure::Error;
 use crate::quote::quote;
 
 /// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard
@@ -41,6 +44,15 @@ fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "text",
         Kind::Number => "number",
+    }
+}
+
+impl From<RewardError> for Error {
+    fn from(error: RewardError) -> Error {
+        if error == RewardError::Stopped {
+            return Error::Interrupted;
+        }
+        Error::new(FailureKind::Reward, error.to_string()).help(error.help())
     }
 }
 

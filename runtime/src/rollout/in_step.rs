@@ -6,8 +6,9 @@ use mopd_compiler::plan::Sampling;
 use super::{Completion, Drawer, Prompt, append, units};
 use crate::control::Control;
 use crate::failure::Result;
-use crate::model::{Decoder, Generator, Token};
+use crate::model::{Decoder, Generator};
 use crate::random::{Key, Uniforms};
+use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
 /// `sampling.n` completions of every prompt, those of a prompt adjacent.

@@ -1,7 +1,7 @@
 //! One token from one row of logits.
 
-use crate::model::Token;
 use crate::random::Uniforms;
+use crate::tokenizer::Token;
 use mopd_kernels::exp::exp;
 use mopd_kernels::with_instructions;
 

@@ -1,8 +1,8 @@
 //! Texts that end a completion.
 
-use crate::data::tokenizer::Tokenizer;
 use crate::failure::Result;
-use crate::model::Token;
+use crate::tokenizer::Token;
+use crate::tokenizer::Tokenizer;
 
 pub struct Stop<'a> {
     texts: &'a [String],

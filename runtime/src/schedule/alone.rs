@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{peak_since_reset, reset_peak_memory};
 
 /// Counts the tasks of a run.
 #[derive(Default)]

@@ -14,11 +14,11 @@ use mopd_compiler::plan::{
 use serde::Serialize;
 
 use super::{LARGE, Task, Work, stream};
-use crate::arithmetic::Numeric;
-use crate::evaluate::samples;
+use crate::machine::arithmetic::Numeric;
 use crate::model::Weights;
+use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, Form};
-use crate::prompts::Prompts;
+use crate::schedule::evaluate::samples;
 use crate::zip::zip_equal;
 
 /// The key of every task, of the rollouts that frozen models write for it before its first step, and of what

@@ -2,18 +2,19 @@
 
 mod alone;
 mod claim;
+pub mod evaluate;
 mod keys;
 mod predicted;
 mod resume;
 mod room;
 mod run;
+pub mod sample;
 mod scores;
+mod stage;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{
-    Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train,
-};
+use mopd_compiler::plan::{DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
 
 pub use keys::{Keys, fork_of};
 pub use room::Room;
@@ -47,13 +48,6 @@ pub enum Work {
     },
 }
 
-/// The models that a comparison reads, each with the column it stands in.
-pub fn columns(comparison: &Comparison) -> BTreeSet<(ModelId, DomainId)> {
-    let normalized = comparison.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
-    let rows = comparison.rows.iter().map(|row| &row.models).chain(normalized);
-    rows.flat_map(|models| models.iter().copied().zip(comparison.domains.iter().copied())).collect()
-}
-
 /// The stages that `wanted` need, themselves included, in the order of the plan.
 pub fn closure(plan: &Plan, wanted: impl IntoIterator<Item = ModelId>) -> Vec<ModelId> {
     let models = &plan.experiment.models;
@@ -85,7 +79,7 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
     };
     for comparison in comparisons {
         for seed in seeds(plan, comparison) {
-            want(seed, &mut columns(comparison).into_iter().map(|(model, _)| model));
+            want(seed, &mut comparison.evaluations().into_iter().map(|(model, _)| model));
         }
     }
     if comparisons.is_empty() {
@@ -110,7 +104,7 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
     }
     for (index, comparison) in comparisons.iter().enumerate() {
         for seed in seeds(plan, comparison) {
-            for (model, domain) in columns(comparison) {
+            for (model, domain) in comparison.evaluations() {
                 let same = |task: &&mut Task| {
                     task.seed == seed
                         && matches!(&task.work, Work::Evaluate { model: m, domain: d, comparisons: c }

@@ -8,9 +8,10 @@ use super::claim::rollouts_of;
 use super::fork_of;
 use super::run::{Shared, lock};
 use crate::failure::{Error, Result};
+use crate::store::state::State;
 use crate::store::{Forked, Lookup};
 use crate::train::Written;
-use crate::train::state::{State, Taking};
+use crate::train::state::Taking;
 
 impl Shared<'_> {
     /// The state that a stage that trains begins with, where it is not its first.

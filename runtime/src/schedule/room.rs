@@ -3,7 +3,7 @@
 
 use tch::Device;
 
-use crate::memory;
+use crate::machine::memory;
 use crate::rollout::Budget;
 
 /// What generation may take where the system does not tell what is free.

@@ -2,7 +2,6 @@
 //! a time, on all of them. Results do not depend on who ran what when: random numbers are keyed, and weights
 //! travel between threads as plain data.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,33 +9,31 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
-use mopd_compiler::plan::results::{ScoresFound, StageRecord};
-use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
+use mopd_compiler::plan::results::StageRecord;
+use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
 use mopd_store::Lock;
 use tch::{Device, Kind};
 
-use super::alone::{Tasks, Under};
+use super::alone::Tasks;
 use super::claim::{self, Claim, Said};
+use super::evaluate::{evaluate, samples};
 use super::predicted::Predicted;
 use super::room::Room;
-use super::scores;
 use super::{Keys, Task, Work};
-use crate::arithmetic::{self, Arithmetic, Numeric};
 use crate::control::Control;
-use crate::data::chat;
-use crate::device::kind;
-use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
-use crate::merge::merge;
+use crate::machine::arithmetic::{self, Arithmetic, Numeric};
+use crate::machine::device::kind;
 use crate::model::Weights;
-use crate::prepare::{DomainData, Form, Places, forms, prepare, trained};
+use crate::prepare::warm::Warm;
+use crate::prepare::{DomainData, Form, Places, forms, prepare};
 use crate::report::Record;
 use crate::report::results::{Took, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
-use crate::store::{Ancestor, Provenance, Store};
-use crate::train::{self, Checkpoints, Pace, Route, ScoreShelf, Shelf, Source, Written};
-use crate::warm::Warm;
+use crate::store::Store;
+use crate::tokenizer::chat;
+use crate::train::Pace;
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,25 +47,25 @@ pub(super) struct Shared<'a> {
     pub(super) plan: &'a Plan,
     pub(super) tasks: &'a [Task],
     /// Cores of each task.
-    widths: &'a [usize],
+    pub(super) widths: &'a [usize],
     pub(super) keys: Keys,
-    forms: &'a [Form],
-    domains: &'a [DomainData],
+    pub(super) forms: &'a [Form],
+    pub(super) domains: &'a [DomainData],
     pub(super) store: Store,
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// Tasks that are computed whatever the store has.
     pub(super) again: Vec<bool>,
     pub(super) forks: &'a [Fork],
-    pace: Pace,
-    predicted: Predicted,
-    room: Room,
+    pub(super) pace: Pace,
+    pub(super) predicted: Predicted,
+    pub(super) room: Room,
     running: Tasks,
     /// What stages took that this run computed.
-    records: Mutex<Vec<StageRecord>>,
+    pub(super) records: Mutex<Vec<StageRecord>>,
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
     pub(super) made: Mutex<HashSet<String>>,
     pub(super) said: Said,
-    device: Device,
+    pub(super) device: Device,
     pub(super) control: &'a Control,
 }
 
@@ -96,15 +93,15 @@ struct State {
 type Taken = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 
 /// What a task leaves behind.
-enum Outcome {
+pub(super) enum Outcome {
     Weights(Arc<Weights>, Record),
     Rewards(Vec<f64>),
 }
 
 /// A task that ended early, with what its steps left to look at.
-struct Unfinished {
-    error: Error,
-    record: Record,
+pub(super) struct Unfinished {
+    pub(super) error: Error,
+    pub(super) record: Record,
 }
 
 impl From<Error> for Unfinished {
@@ -248,7 +245,11 @@ pub fn run(
     control.check()?;
     written?;
     let scores = shared.scores(&state.rewards);
-    write_rewards(plan, &scores, shared.domains, &shared.out)?;
+    let tests = |domain: DomainId| {
+        let tests = shared.domains[domain.0 as usize].tests.as_ref();
+        tests.map(|tests| tests.dataset.hash.clone()).unwrap_or_default()
+    };
+    write_rewards(plan, &scores, tests, &shared.out)?;
     let records = std::mem::take(&mut *lock(&shared.records));
     let took = Took {
         stages: records,
@@ -395,11 +396,11 @@ impl Shared<'_> {
         }
     }
 
-    fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         kind(self.plan.experiment.dtype)
     }
 
-    fn name(&self, task: &Task) -> String {
+    pub(super) fn name(&self, task: &Task) -> String {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
         self.plan.experiment.model(model).name.clone()
     }
@@ -444,204 +445,6 @@ impl Shared<'_> {
                 Ok(Outcome::Rewards(rewards))
             }
         }
-    }
-
-    fn stage(
-        &self,
-        index: usize,
-        id: ModelId,
-        inputs: &HashMap<usize, Arc<Weights>>,
-        under: &Under,
-        right: &mut Option<Lock>,
-    ) -> Result<Outcome, Unfinished> {
-        let Task { seed, needs, .. } = &self.tasks[index];
-        let (model, facts, key) =
-            (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
-        let (name, seed) = (model.name.clone(), *seed);
-        if let Some(entry) = self.kept(index, right, || self.store.find(key))? {
-            self.drop_leftovers(key, right.is_some());
-            self.control.emit(&Event::StageKept { stage: name.clone(), seed });
-            self.store.publish(key, &self.out, &name, seed)?;
-            // Another experiment may have made it under another name.
-            return Ok(Outcome::Weights(Arc::new(entry.weights), entry.record.of_stage(&name)));
-        }
-        let started = Instant::now();
-        let steps = super::steps(&model.stage, self.domains);
-        self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps });
-        let input = |wanted: ModelId| {
-            let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
-            let found = found.expect("a stage's inputs are among its needs");
-            // Two models with one key are one model: whoever trains with them holds one copy.
-            let same =
-                needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
-            inputs[same].clone()
-        };
-        let ancestor = |need: &usize| Ancestor {
-            name: self.name(&self.tasks[*need]),
-            key: self.keys.of(*need).to_owned(),
-        };
-        let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
-        let forked = self.forked(index);
-        let provenance = |weights: &Weights| {
-            Provenance::new(weights, &name, seed, key, lineage.clone()).forked_from(forked.clone())
-        };
-        let mut before = 0.0;
-        let mut adapter = train::peft::Files::new();
-        let mut scores_found = None;
-        let (weights, record) = match &model.stage {
-            Stage::Initialise(_) => {
-                let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
-                (Weights::initialise(config, tokenizer, seed, facts.stream), Record::default())
-            }
-            Stage::Load(_) => {
-                let loaded = self.forms[id.0 as usize]
-                    .loaded
-                    .as_ref()
-                    .expect("what is read is opened before anything runs");
-                // Nothing is computed, so that there is nothing to keep or to publish: it would be a copy.
-                self.control.emit(&Event::StageFinished {
-                    stage: name,
-                    seed,
-                    seconds: 0.0,
-                    peak_memory: None,
-                });
-                return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Record::default()));
-            }
-            Stage::Merge(settings) => {
-                let base = settings.base.map(input);
-                let models: Vec<Arc<Weights>> = settings.models.iter().copied().map(input).collect();
-                let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
-                (merge(&settings.method, base.as_deref(), &models, seed, facts.stream)?, Record::default())
-            }
-            Stage::Train(settings) => {
-                let mut sources = Vec::new();
-                for share in &settings.mixture {
-                    let data = &self.domains[share.domain.0 as usize];
-                    let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
-                    sources.push(Source {
-                        name: &data.name,
-                        origin: data.origin,
-                        share: share.share,
-                        route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
-                        reference: reference.map(|choice| choice.reference),
-                        prompts: trained(data)?,
-                        tokens: trained(data)?.tokens(&self.forms[id.0 as usize].tokenizer)?,
-                        limit: data.limit,
-                        verifier: &data.verifier,
-                    });
-                }
-                let stage = train::Stage {
-                    name: &name,
-                    seed,
-                    stream: super::stream(self.plan, id, self.domains),
-                    train: settings,
-                    steps,
-                    sources,
-                    start: input(settings.start),
-                    models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
-                    models_stay: None,
-                    budget: self.room.generation(self.widths[index] > 1),
-                    micro_batch: settings.execution.micro_batch,
-                    recomputed: settings.execution.checkpointing.layers(),
-                    device: self.device,
-                    kind: self.kind(),
-                    control: self.control,
-                };
-                let began = Instant::now();
-                let keep = |state: &train::state::State| self.keep(index, &name, state);
-                let writing = RefCell::new(None);
-                let find = || self.rollouts(index, &mut writing.borrow_mut());
-                let shelve = |written: &Written| {
-                    if let Err(error) = self.keep_rollouts(index, written) {
-                        self.control
-                            .warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
-                    }
-                    // Others may read them now.
-                    writing.take();
-                    Ok(())
-                };
-                let shelf = Some(Shelf { find: &find, keep: &shelve });
-                let known = scores::Known::default();
-                let scores = ScoreShelf {
-                    keeps: &|model| self.keys.of_scores(index, model).is_some(),
-                    at_most: train::AT_MOST,
-                    find: &|scored, ranges| self.find_scores(index, &known, scored, ranges),
-                    keep: &|scored, bytes| self.keep_scores(index, &known, scored, bytes),
-                };
-                let from = self.from(index, &name)?;
-                let checkpoints =
-                    Checkpoints { from, shelf, scores: Some(scores), pace: self.pace, keep: &keep };
-                match train::train(&stage, Some(checkpoints)) {
-                    Ok(finished) => {
-                        before = finished.seconds - began.elapsed().as_secs_f64();
-                        adapter = finished.adapter;
-                        scores_found = finished.found;
-                        (finished.weights, finished.record)
-                    }
-                    Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
-                }
-            }
-        };
-        self.keep_finished(index, || {
-            self.store.insert(key, &provenance(&weights), &weights, &record, &adapter)
-        })?;
-        lock(&self.made).insert(key.to_owned());
-        self.store.publish(key, &self.out, &name, seed)?;
-        // Later stages read them where they are kept: what waits for its use takes no memory.
-        let weights = self.store.weights(key)?;
-        let (seconds, peak_memory) = (before.max(0.0) + started.elapsed().as_secs_f64(), under.peak_memory());
-        let predicted = self.predicted.stage(id);
-        if let Some(ScoresFound { found, of }) = scores_found {
-            self.control.emit(&Event::ScoresFound { stage: name.clone(), seed, found, of });
-        }
-        lock(&self.records).push(StageRecord {
-            stage: name.clone(),
-            seed,
-            seconds,
-            peak_memory,
-            predicted,
-            scores_found,
-        });
-        self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
-        Ok(Outcome::Weights(Arc::new(weights), record))
-    }
-
-    /// Somebody may have deleted models while others were trained.
-    fn publish_what_is_gone(&self) -> Result<()> {
-        for (index, task) in self.tasks.iter().enumerate() {
-            let Work::Stage(id) = task.work else { continue };
-            let model = self.plan.experiment.model(id);
-            let key = self.keys.of(index);
-            if !matches!(model.stage, Stage::Load(_))
-                && !self.store.is_published(key, &self.out, &model.name, task.seed)
-            {
-                self.store.publish(key, &self.out, &model.name, task.seed)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Training that ended early: keeps the weights before the step that failed.
-    fn stopped(
-        &self,
-        stopped: train::Stopped,
-        key: &str,
-        provenance: &dyn Fn(&Weights) -> Provenance,
-    ) -> Unfinished {
-        let train::Stopped { mut error, last_good, record } = stopped;
-        if let Some(weights) = last_good {
-            error = match self.store.keep_last_good(key, &provenance(&weights), &weights) {
-                Ok(folder) => error.help(format!(
-                    "the weights before that step are in {}; lower `lr`, or bound what the objective \
-                     divides by or exponentiates",
-                    folder.display()
-                )),
-                Err(storage) => {
-                    error.help(format!("the weights before that step could not be kept: {storage}"))
-                }
-            };
-        }
-        Unfinished { error, record }
     }
 
     /// The rewards of each comparison, for its table.

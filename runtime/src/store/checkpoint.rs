@@ -11,13 +11,13 @@ use mopd_compiler::plan::events::FailureKind;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::tokenizer::{BEGIN, Tokenizer};
 use crate::failure::{Error, Result};
 use crate::files::write_atomically;
 use crate::formats::config_json::{self, TokenIds};
 use crate::formats::huggingface;
 use crate::formats::safetensors::{self, Header};
 use crate::model::{Weights, layout};
+use crate::tokenizer::{BEGIN, Tokenizer};
 
 const PROVENANCE: &str = "mopd.json";
 const GENERATION: &str = "generation_config.json";

@@ -2,8 +2,10 @@
 //! [`Checkpoint`]), the stage's metrics, and `checksums.json`, which is written last. An entry without valid
 //! checksums does not count.
 
+pub mod adapter;
 mod checkpoint;
 mod scores;
+pub mod state;
 mod tokens;
 mod unfinished;
 
@@ -15,13 +17,12 @@ use mopd_store::{Folder, Lock, Run, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::arithmetic::Arithmetic;
 use crate::failure::{Error, Result};
 use crate::formats::safetensors;
+use crate::machine::arithmetic::Arithmetic;
 use crate::model::Weights;
 use crate::report::Record;
 use crate::report::tokens::Tokens;
-use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 pub use mopd_store::Lookup;
@@ -139,7 +140,7 @@ impl Store {
         provenance: &Provenance,
         weights: &Weights,
         record: &Record,
-        adapter: &peft::Files,
+        adapter: &adapter::Files,
     ) -> Result<()> {
         let failed = |error| Error::storage(&self.path(key), error);
         let rows = serde_json::to_vec(&record.rows).map_err(failed)?;
@@ -149,7 +150,7 @@ impl Store {
             sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
             sums.insert(TOKENS.to_owned(), write_whole(&folder.join(TOKENS), &tokens)?);
             for (name, bytes) in adapter {
-                let name = format!("{}/{name}", peft::FOLDER);
+                let name = format!("{}/{name}", adapter::FOLDER);
                 let sum = write_whole(&folder.join(&name), bytes)?;
                 sums.insert(name, sum);
             }
@@ -280,7 +281,7 @@ mod tests {
     fn other_arithmetic_is_said_once() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
-        let here = crate::arithmetic::tests::some();
+        let here = crate::machine::arithmetic::tests::some();
         assert_eq!(store.note_arithmetic(&here).unwrap(), None, "it is empty");
         assert_eq!(store.note_arithmetic(&here).unwrap(), None);
         let later = Arithmetic { version: 3, ..here.clone() };

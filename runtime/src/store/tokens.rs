@@ -9,7 +9,7 @@ use super::Store;
 use super::checkpoint::Hashing;
 use crate::data::{Builder, Lists};
 use crate::failure::Result;
-use crate::model::Token;
+use crate::tokenizer::Token;
 
 const TOKENS: &str = "tokens.bin";
 

@@ -6,12 +6,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::checkpoint::Hashing;
+use super::state::{Position, State, Tensors};
 use super::{METRICS, Store, TOKENS};
 use crate::failure::{Error, Result};
 use crate::files::write_atomically;
 use crate::formats::safetensors;
 use crate::report::Record;
-use crate::train::state::{Position, State, Tensors};
 use mopd_store::{Lookup, read_json, write_whole};
 
 const TENSORS: &str = "state.safetensors";

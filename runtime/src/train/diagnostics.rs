@@ -5,9 +5,9 @@ use mopd_compiler::plan::Prefixes;
 use mopd_compiler::plan::events::Seconds;
 
 use super::Stage;
-use super::batches::Sequences;
 use super::objective::Outputs;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
+use super::sequences::Sequences;
 use crate::model::ExpertLoad;
 use crate::report::metrics::Row;
 use crate::zip::zip_equal;

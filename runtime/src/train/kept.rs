@@ -17,10 +17,11 @@ use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Role};
 use tch::{Device, Tensor};
 
-use super::batches::{Batches, Sequences};
+use super::batches::Batches;
 use super::first_epoch::FirstEpoch;
 use super::models::{Models, Whose};
 use super::scores::{hidden, in_order};
+use super::sequences::Sequences;
 use super::{Stage, Trainer};
 use crate::model::Decoder;
 

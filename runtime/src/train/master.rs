@@ -6,8 +6,8 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::state::Tensors;
 use crate::model::{Weights, to_vec};
+use crate::store::state::Tensors;
 use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
 use mopd_kernels::elements::{slice, slice_mut};
 

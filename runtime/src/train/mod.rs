@@ -19,6 +19,7 @@ mod optimizer;
 pub mod peft;
 mod route;
 mod scores;
+mod sequences;
 pub mod state;
 mod tensor_graph;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use self::batches::{Batches, Sequences};
+use self::batches::Batches;
 pub use self::batches::{Shelf, Written};
 use self::diagnostics::{Step, diagnose};
 use self::kept::KeptScores;
@@ -51,20 +52,24 @@ use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
 pub use self::route::{Route, RoutedTeacher};
 use self::scores::score;
-use self::state::{State, Taking};
+use self::sequences::Sequences;
+use self::state::Taking;
 use self::trained::Trained;
 use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::data::Lists;
 use crate::failure::{Error, Result};
-use crate::memory::give_back;
-use crate::model::{Decoder, Gradient, Token, Weights, to_vec};
-use crate::prompts::Prompts;
+use crate::machine::memory::give_back;
+use crate::model::{Decoder, Gradient, Weights, to_vec};
+use crate::prepare::prompts::Prompts;
 use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
+use crate::store::adapter;
+use crate::store::state::State;
+use crate::tokenizer::Token;
 
 /// A stage that trains, with everything it reads.
 pub struct Stage<'a> {
@@ -123,7 +128,7 @@ pub struct Stopped {
 pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
-    pub adapter: peft::Files,
+    pub adapter: adapter::Files,
     pub record: Record,
     /// None where no model's scores are kept.
     pub found: Option<ScoresFound>,
@@ -251,7 +256,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
             Ok(files) => files,
             Err(error) => return Err(Box::new(Stopped { error, last_good: None, record })),
         },
-        None => peft::Files::new(),
+        None => adapter::Files::new(),
     };
     Ok(Finished { weights, adapter, record, found, seconds: seconds() })
 }

@@ -14,9 +14,9 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::route::Section;
-use super::state::Tensors;
 use super::vocabulary::{Fetched, Matrix};
 use crate::model::{Config, Decoder, Weights};
+use crate::store::state::Tensors;
 
 /// Whose weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,8 +7,8 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Axis, Role, Signal};
 
-use super::batches::Sequences;
 use super::objective::Outputs;
+use super::sequences::Sequences;
 use super::{Rollouts, Stage, Trainer};
 use crate::failure::{Error, Result};
 use crate::zip::zip_equal;

@@ -6,8 +6,8 @@ use mopd_compiler::plan::AdamW;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::master::{Master, gradient_here};
-use super::state::Tensors;
 use crate::model::Gradient;
+use crate::store::state::Tensors;
 use mopd_kernels::adamw::{self, Update};
 use mopd_kernels::crew::threads;
 use mopd_kernels::elements::slice_mut;

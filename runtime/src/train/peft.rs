@@ -10,12 +10,7 @@ use serde_json::json;
 
 use super::trained::{Adapted, module};
 use crate::failure::{Error, Result};
-
-/// The folder of an adapter beside the model that it is merged into.
-pub const FOLDER: &str = "adapter";
-
-/// Names and contents.
-pub type Files = Vec<(&'static str, Vec<u8>)>;
+use crate::store::adapter::Files;
 
 /// # Errors
 /// Where a number is not one that the format has.

@@ -6,9 +6,9 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{DomainId, Teacher, Train};
 
 use super::Stage;
-use super::batches::Sequence;
 use crate::data::Dataset;
 use crate::failure::{Error, Result};
+use crate::rollout::Sequence;
 
 /// The teachers of a source.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -15,13 +15,15 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
-use super::batches::{Sequence, Sequences, no_teacher};
+use super::batches::no_teacher;
 use super::kept::Scorer;
 use super::models::Whose;
+use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, Trace, to_vec};
+use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.

@@ -5,77 +5,16 @@
 //! with the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that
 //! teachers wrote before the first step.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use mopd_compiler::expr::graph::NodeId;
-use serde::{Deserialize, Serialize};
-use tch::{Tensor, no_grad_guard};
 
-use super::batches::{Sequence, Sequences};
+use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix};
 use super::{Rollouts, Trainer};
-use crate::data::mixture::{self, Draw};
 use crate::report::Record;
-
-/// Tensors by name.
-#[derive(Debug, Default)]
-pub struct Tensors(pub BTreeMap<String, Tensor>);
-
-impl Tensors {
-    /// Not copied: it must be written down before the next step changes it.
-    pub fn put(&mut self, name: impl Into<String>, tensor: &Tensor) {
-        self.0.insert(name.into(), tensor.detach());
-    }
-
-    fn get(&self, name: &str) -> Result<&Tensor, String> {
-        self.0.get(name).ok_or_else(|| format!("it has no `{name}`"))
-    }
-
-    /// Writes the numbers of that name over those of `into`, which must be as many and of the same type.
-    pub fn restore(&self, name: &str, into: &Tensor) -> Result<(), String> {
-        let _guard = no_grad_guard();
-        let found = self.get(name)?;
-        if (found.size(), found.kind()) != (into.size(), into.kind()) {
-            let (theirs, ours) = ((found.size(), found.kind()), (into.size(), into.kind()));
-            return Err(format!("`{name}` is {theirs:?} in it, where the stage has {ours:?}"));
-        }
-        into.shallow_clone().copy_(found);
-        Ok(())
-    }
-}
-
-/// A checkpoint of a stage.
-#[derive(Debug)]
-pub struct State {
-    pub position: Position,
-    pub tensors: Tensors,
-    /// What the steps so far left to look at.
-    pub record: Record,
-}
-
-/// What is no tensor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Position {
-    /// Steps done.
-    pub step: u32,
-    /// That they took.
-    pub seconds: f64,
-    /// Updates that the optimiser made.
-    updates: i32,
-    data: mixture::Position,
-    /// The numbers that the objective carries over, by their bits: JSON has no infinity.
-    carried: Vec<(NodeId, u64)>,
-    /// What later passes train on.
-    rollouts: Option<Kept>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Kept {
-    sequences: Vec<Sequence>,
-    of_group: usize,
-    #[serde(default)]
-    draws: Vec<Draw>,
-}
+use crate::rollout::Sequence;
+use crate::store::state::{Position, State, StoredRollouts, Tensors};
 
 /// How a stage takes a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +44,11 @@ impl Trainer<'_> {
                 tensors.put("policy.matrix", matrix);
             }
             let Sequences { list, draws, .. } = &rollouts.sequences;
-            Kept { sequences: list.clone(), of_group: rollouts.sequences.of_group(), draws: draws.clone() }
+            StoredRollouts {
+                sequences: list.clone(),
+                of_group: rollouts.sequences.of_group(),
+                draws: draws.clone(),
+            }
         });
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
@@ -144,7 +87,7 @@ impl Trainer<'_> {
 
     fn kept(
         &self,
-        Kept { sequences, of_group, draws }: &Kept,
+        StoredRollouts { sequences, of_group, draws }: &StoredRollouts,
         tensors: &Tensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;

@@ -15,10 +15,10 @@ use tch::{Device, Kind, Tensor};
 use super::master::Master;
 use super::objective::objectives::{direct, grpo, mopd};
 use super::*;
-use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Field, Request};
 use crate::model::tests::{lively, tiny};
 use crate::model::{layout, to_vec};
+use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
 mod conversations;
@@ -708,7 +708,7 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
     let world = World::new();
     // Counted in the files: `model.vocab` and the added tokens that are not in it.
     for (name, tokens) in [("llama3", 567.0f64), ("unigram", 556.0)] {
-        let tokenizer = crate::data::tokenizer::tests::pretrained(name);
+        let tokenizer = crate::tokenizer::tests::pretrained(name);
         let config = crate::model::Config { vocabulary: 600, ..tiny() };
         let start = Weights::initialise(Arc::new(config), Arc::new(tokenizer), 3, 0);
         let models = [Arc::new(start)];

@@ -4,12 +4,13 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::Live;
 
 use super::Stage;
-use super::batches::{Sequence, Sequences};
 use super::objective::Outputs;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
-use crate::data::tokenizer::Tokenizer;
-use crate::model::Token;
+use super::sequences::Sequences;
 use crate::report::tokens::{Histogram, Over, Quantity, Sample, TokenSeen, Tokens};
+use crate::rollout::Sequence;
+use crate::tokenizer::Token;
+use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
 /// Steps of a stage that samples are kept of: the first, the last, and some between at equal distances.

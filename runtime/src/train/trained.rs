@@ -10,14 +10,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter, WeightGroup};
+use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::master::Master;
-use super::state::Tensors;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Entry, EntryKind, Gradient, Weights, layer_of, layout, to_vec};
+use crate::model::{Decoder, Entry, EntryKind, Gradient, Weights, layout, to_vec};
 use crate::random::Key;
+use crate::store::state::Tensors;
 
 /// Everything but the numbers themselves is as the stage began.
 pub struct Trained {
@@ -69,11 +69,9 @@ impl Trained {
                 What::All(Master::of_model(model.flat(), start))
             }
             Trainable::Weights { only, except } => {
-                let layers = start.config.layers;
                 let trains = |entry: &&Entry| {
-                    let in_some = |filters: &[WeightFilter]| {
-                        filters.iter().any(|filter| holds(filter, &entry.name, layers))
-                    };
+                    let in_some =
+                        |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, entry));
                     only.as_deref().is_none_or(in_some) && !in_some(except)
                 };
                 let entries = layout(&start.config);
@@ -195,22 +193,12 @@ fn scatter(parameters: &Tensor, ranges: &[Range<usize>], flat: &Tensor) {
     }
 }
 
-fn holds(filter: &WeightFilter, name: &str, layers: usize) -> bool {
+fn holds(filter: &WeightFilter, entry: &Entry) -> bool {
     match filter {
         WeightFilter::Layers { first, last } => {
-            layer_of(name).is_some_and(|layer| (*first..=*last).contains(&layer) && (layer as usize) < layers)
+            entry.layer.is_some_and(|layer| (*first..=*last).contains(&layer))
         }
-        WeightFilter::Group(group) => {
-            let norm = name.contains("norm");
-            match group {
-                WeightGroup::Norm => norm,
-                WeightGroup::Embedding => {
-                    name.starts_with("model.embed_tokens") || name.starts_with("lm_head")
-                }
-                WeightGroup::Attention => name.contains(".self_attn.") && !norm,
-                WeightGroup::FeedForward => name.contains(".mlp.") && !norm,
-            }
-        }
+        WeightFilter::Group(group) => entry.group == *group,
     }
 }
 
@@ -231,14 +219,14 @@ impl Adapted {
     /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
     /// starts it. A magnitude is the norm of its row.
     fn new(settings: &Adapter, base: &Arc<Weights>, device: Device, key: Key) -> Result<Adapted> {
-        let within = |name: &str| match (settings.layers, layer_of(name)) {
+        let within = |entry: &Entry| match (settings.layers, entry.layer) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
             (None, Some(_)) => true,
             (_, None) => false,
         };
         let chosen = |entry: &Entry| {
             let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-            settings.targets.iter().any(|target| Some(self::module(*target)) == module) && within(&entry.name)
+            settings.targets.iter().any(|target| Some(self::module(*target)) == module) && within(entry)
         };
         let entries: Vec<Entry> = layout(&base.config).into_iter().filter(chosen).collect();
         if entries.is_empty() {

@@ -3,8 +3,8 @@
 use mopd_compiler::plan::{Column, DataFormula, DataNode, Function};
 use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, Series, StructChunked, df};
 
-use super::super::chat::Role;
 use super::*;
+use crate::tokenizer::chat::Role;
 
 const CHAT: PromptFormat = PromptFormat::Chat { system: None };
 

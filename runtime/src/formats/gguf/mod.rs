@@ -12,11 +12,11 @@ use std::path::Path;
 #[cfg(test)]
 pub(crate) use self::parse::parse;
 pub use self::parse::{Metadata, Value};
-use super::mapped::MappedFile;
-use super::stored::{RowOrder, Stored};
 use super::tensors::{Tensor, Tensors, assemble};
 use super::unreadable;
 use crate::failure::Result;
+use crate::mapped::MappedFile;
+use crate::mapped::{RowOrder, Stored};
 use crate::model::{Config, EntryKind, Family, layout};
 
 /// What a file holds, checked; no number is read yet.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use crate::formats::stored::Encoding;
+use crate::mapped::Encoding;
 use crate::quote::quote;
 
 #[derive(Clone, PartialEq)]

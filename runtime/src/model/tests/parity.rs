@@ -8,10 +8,10 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use crate::data::tokenizer::Tokenizer;
 use crate::formats::huggingface;
 use crate::model::attention::cap;
 use crate::model::*;
+use crate::tokenizer::{Token, Tokenizer};
 
 const CASES: [&str; 15] = [
     "llama",

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::batch;
 use super::parity::{load, loss_and_gradient, read};
 use crate::model::*;
+use crate::tokenizer::Token;
 
 /// The terms of a batch's tokens, from the student's and the teacher's log-probabilities and the tokens
 /// taken.

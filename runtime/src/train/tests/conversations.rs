@@ -5,10 +5,10 @@ use mopd_compiler::plan::{Axis, Live, Reduction};
 
 use super::super::objective::objectives::nll;
 use super::*;
-use crate::data::tokenizer::tests::pretrained;
 use crate::model::Config;
-use crate::prompts::MESSAGES;
-use crate::train::batches::Sequence;
+use crate::prepare::prompts::MESSAGES;
+use crate::rollout::Sequence;
+use crate::tokenizer::tests::pretrained;
 
 /// Conversations of one to three turns in two domains, as a chat template writes them down.
 fn conversations() -> (World, Vec<Arc<Weights>>) {

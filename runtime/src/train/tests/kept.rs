@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{Completions, Keep};
 
-use super::super::state::{State, Taking};
+use super::super::state::Taking;
 use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreShelf, Scored};
 use super::*;
+use crate::store::state::State;
 use crate::store::{Lookup, Place, Store};
 
 /// A store, and how often a model was asked because of it.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::model::tests::parity::read;
-use crate::train::batches::Sequence;
+use crate::rollout::Sequence;
 
 struct Fixtures {
     plan: Plan,

@@ -3,9 +3,10 @@
 use mopd_compiler::plan::{Axis, Function, Live, Memory, Reduction};
 
 use super::super::objective::objectives::objective;
-use super::super::state::{State, Taking};
+use super::super::state::Taking;
 use super::super::{Checkpoints, Finished, Pace};
 use super::*;
+use crate::store::state::State;
 use crate::store::{Lookup, Store};
 
 /// Asks for everything that outlives a step: the policy that sampled, and a number that is carried over.

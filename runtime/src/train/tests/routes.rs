@@ -4,7 +4,7 @@
 use mopd_compiler::plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
 use super::*;
-use crate::train::batches::Sequence;
+use crate::rollout::Sequence;
 use crate::train::models::Whose;
 
 /// One row of each of these kinds, of ragged length.
@@ -94,7 +94,8 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
             vec![source(&world, "hard", &apart[0], alone(2)), source(&world, "easy", &apart[1], alone(1))];
         let two = Stage { sources, ..plain };
         let examples = |stage: &Stage| -> Vec<Sequence> {
-            let mut list = super::super::batches::all_examples(stage, "answer", false).unwrap().concat();
+            let mut list =
+                super::super::batches::data::all_examples(stage, "answer", false).unwrap().concat();
             list.sort_by_key(|sequence| stage.section_of(sequence));
             list
         };

@@ -33,7 +33,8 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
-use crate::model::{ABSENT, ByMatrix, Token, logits};
+use crate::model::{ABSENT, ByMatrix, logits};
+use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 use mopd_kernels::product;
 

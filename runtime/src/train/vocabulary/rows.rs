@@ -6,7 +6,7 @@ use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor};
 
 use super::{Block, Vocabulary};
-use crate::model::Token;
+use crate::tokenizer::Token;
 
 /// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the
 /// chunk.

@@ -12,8 +12,8 @@ use mopd_compiler::plan::{
 use tch::Kind;
 
 use super::*;
-use crate::data::tokenizer::END;
 use crate::model::to_vec;
+use crate::tokenizer::END;
 use Role::{Student, Teacher};
 
 /// A reference case that several trainers were compared on: five tokens, a support of two.

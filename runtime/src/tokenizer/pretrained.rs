@@ -12,8 +12,8 @@ use tokenizers::Encoding;
 use super::files::{Files, GENERATION, Settings, TOKENIZER};
 use super::growth::{Growth, check_decoder};
 use super::{Span, TokenizerError};
-use crate::data::chat::{ChatError, Template};
-use crate::model::Token;
+use crate::tokenizer::Token;
+use crate::tokenizer::chat::{ChatError, Template};
 
 /// A `tokenizer.json` and what the files beside it add.
 #[derive(Clone)]
@@ -309,7 +309,7 @@ fn before(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<Token>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tokenizer::tests::fixtures;
+    use crate::tokenizer::tests::fixtures;
 
     #[test]
     fn models_of_one_vocabulary_share_it() {

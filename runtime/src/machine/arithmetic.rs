@@ -10,7 +10,7 @@ use mopd_compiler::keys;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::device;
+use crate::machine::device;
 use mopd_kernels::Instructions;
 
 /// Raised whenever the bits of any result may differ from those that the same plan gave before: another order

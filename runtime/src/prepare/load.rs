@@ -10,13 +10,13 @@ use mopd_compiler::plan::events::FailureKind;
 use serde::Serialize;
 
 use crate::content;
-use crate::data::tokenizer::{Files, Tokenizer};
-use crate::data::{self, tokenizer};
 use crate::failure::{Error, Result};
 use crate::formats::hub::Hub;
 use crate::formats::{gguf, huggingface, safetensors};
 use crate::model::{Config, Weights};
 use crate::store::Checkpoint;
+use crate::tokenizer::{Files, Tokenizer};
+use crate::{data, tokenizer};
 
 /// A model of somebody else, or of an earlier run.
 #[derive(Clone, Debug)]

@@ -9,12 +9,12 @@ use mopd_compiler::keys;
 use mopd_compiler::plan::PromptFormat;
 use serde::Serialize;
 
-use crate::data::chat::{self, ChatError, Example};
-use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Lists, Longest, Problem};
 use crate::failure::{Error, Result};
-use crate::model::Token;
 use crate::store::{Lookup, Store};
+use crate::tokenizer::Token;
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::chat::{self, ChatError, Example};
 use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.

@@ -1,7 +1,7 @@
 //! The byte tokenizer: a token is a byte of UTF-8, so every text has one encoding and no file is needed to
 //! know it.
 
-use crate::model::Token;
+use crate::tokenizer::Token;
 
 /// Stands before every prompt.
 pub const BEGIN: Token = 256;

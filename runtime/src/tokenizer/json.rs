@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
+use crate::quote::quote;
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Json {
@@ -125,6 +127,18 @@ impl<'de> Visitor<'de> for Build {
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
         deserializer.deserialize_any(Build)
+    }
+}
+
+/// A JSON value in a few words: its kind, and what it is if that is short.
+pub fn describe(value: &Json) -> String {
+    match value {
+        Json::Null => "null".to_owned(),
+        Json::Bool(value) => format!("the truth value {value}"),
+        Json::Number(number) => format!("the number {number}"),
+        Json::String(text) => format!("the string {}", quote(text)),
+        Json::Array(items) => format!("a list of {}", items.len()),
+        Json::Object(_) => "an object".to_owned(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Numbers as they stand in a mapped file, turned into f32 when somebody asks.
 
 mod encoding;
+mod file;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use self::encoding::Encoding;
-use super::mapped::MappedFile;
+pub use self::file::MappedFile;
 
 /// One matrix or vector in a file.
 #[derive(Clone, Debug)]

@@ -33,12 +33,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Follows links.
-    pub fn of(path: &Path) -> io::Result<Identity> {
-        Identity::described(&fs::metadata(path)?)
-    }
-
-    fn described(metadata: &fs::Metadata) -> io::Result<Identity> {
+    fn of(metadata: &fs::Metadata) -> io::Result<Identity> {
         Ok(Identity {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -59,7 +54,7 @@ impl MappedFile {
             return Err(io::Error::other("not a file"));
         }
         let file = File::open(path)?;
-        let identity = Identity::described(&file.metadata()?)?;
+        let identity = Identity::of(&file.metadata()?)?;
         let mut mapped = MAPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mapped = mapped.get_or_insert_with(HashMap::new);
         if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {

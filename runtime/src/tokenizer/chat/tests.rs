@@ -3,14 +3,13 @@
 use serde_json::{Value as Plain, json};
 
 use super::*;
-use crate::data::tokenizer::Tokenizer;
-use crate::data::tokenizer::tests::{expected, pretrained};
-use crate::model::Token;
+use crate::tokenizer::Token;
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::tests::{expected, pretrained};
 
 /// A conversation of the fixtures, with its members in their order.
 fn chat(name: &str) -> Conversation {
-    let file =
-        std::fs::read_to_string(crate::data::tokenizer::tests::fixtures().join("expected.json")).unwrap();
+    let file = std::fs::read_to_string(crate::tokenizer::tests::fixtures().join("expected.json")).unwrap();
     let file = Json::parse(&file).unwrap();
     let chats = file.as_object().unwrap().get("chats").unwrap().as_object().unwrap();
     let parts = chats.get(name).unwrap().as_object().unwrap();
@@ -121,7 +120,7 @@ fn with_template(name: &str, source: &str) -> Tokenizer {
     let mut files = tokenizer.files().clone();
     files.files.retain(|(name, _)| name != "chat_template.jinja");
     files.files.push(("chat_template.jinja".to_owned(), source.as_bytes().to_vec()));
-    Tokenizer::Pretrained(crate::data::tokenizer::Pretrained::new(files).unwrap())
+    Tokenizer::Pretrained(crate::tokenizer::Pretrained::new(files).unwrap())
 }
 
 /// What is trained on, as text, turn by turn.
@@ -230,8 +229,10 @@ fn hostile_templates_are_errors() {
     ] {
         let error = template(source).render(&chat, 1, false).unwrap_err();
         // On a machine that is busy, the time ends before the instructions do.
-        let late =
-            ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time };
+        let late = ChatError::Bounds {
+            template: "default".to_owned(),
+            exceeded: crate::machine::bounded::Exceeded::Time,
+        };
         assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
     assert!(Template::new("default", "{% if %}", Vec::new()).is_err());
@@ -307,7 +308,10 @@ fn a_template_that_takes_too_long_is_stopped() {
     let error = slow.render(&Conversation::question(None, "x"), 1, true).unwrap_err();
     assert_eq!(
         error,
-        ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time }
+        ChatError::Bounds {
+            template: "default".to_owned(),
+            exceeded: crate::machine::bounded::Exceeded::Time
+        }
     );
 }
 

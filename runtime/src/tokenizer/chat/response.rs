@@ -1,8 +1,8 @@
 //! Which tokens of a conversation the assistant wrote.
 
 use super::{ChatError, Conversation, Role, Template};
-use crate::data::tokenizer::{Span, Tokenizer};
-use crate::model::Token;
+use crate::tokenizer::Token;
+use crate::tokenizer::{Span, Tokenizer};
 
 /// A conversation to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::failure::Result;
-use crate::prompts::Prompts;
+use crate::prepare::prompts::Prompts;
 
 #[derive(Default)]
 pub struct Warm {

@@ -12,8 +12,8 @@ use regex::Regex;
 
 use super::python::{self, Json};
 use super::{ChatError, Conversation};
-use crate::bounded;
-use crate::data::tokenizer::Span;
+use crate::machine::bounded;
+use crate::tokenizer::Span;
 
 /// A compiled chat template of a model.
 #[derive(Debug)]

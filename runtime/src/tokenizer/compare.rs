@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Tokenizer;
-use crate::model::Token;
+use crate::tokenizer::Token;
 
 /// The first thing by which two tokenizers differ. A teacher reads its student's token ids as they are, so
 /// none may.

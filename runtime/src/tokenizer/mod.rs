@@ -1,22 +1,29 @@
-//! From text to tokens and back.
+//! From text and conversations to tokens and back.
 
 mod bytes;
+pub mod chat;
 mod compare;
 mod files;
 mod growth;
+pub mod json;
 mod pretrained;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::chat::{Conversation, Template};
-use crate::model::Token;
+use mopd_compiler::plan::events::FailureKind;
+
+use self::chat::{ChatError, Conversation, Template};
+use crate::failure::Error;
 
 pub use bytes::{BEGIN, END, PADDING};
 pub use compare::{Difference, difference};
 pub use files::Files;
 pub use pretrained::Pretrained;
+
+/// An index into the vocabulary.
+pub type Token = i64;
 
 /// Bytes of a text.
 pub type Span = Range<usize>;
@@ -56,6 +63,26 @@ impl fmt::Display for TokenizerError {
 }
 
 impl std::error::Error for TokenizerError {}
+
+impl From<TokenizerError> for Error {
+    fn from(error: TokenizerError) -> Error {
+        let failure = Error::new(FailureKind::Data, error.to_string());
+        match error.help {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    }
+}
+
+impl From<ChatError> for Error {
+    fn from(error: ChatError) -> Error {
+        let failure = Error::new(FailureKind::Data, error.to_string());
+        match error.help() {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    }
+}
 
 impl Tokenizer {
     /// Number of ids, holes included; an embedding may have more rows, which are padding.

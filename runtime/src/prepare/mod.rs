@@ -1,5 +1,9 @@
-//! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths,
-//! rewards.
+//! Models and data, found and read before anything runs, and everything that can be wrong with them: files,
+//! fields, lengths, rewards.
+
+pub mod load;
+pub mod prompts;
+pub mod warm;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,16 +15,15 @@ use mopd_compiler::plan::{
 };
 use mopd_store::programs::Program;
 
-use crate::data::tokenizer::{self, Tokenizer, difference};
+use self::load::Loaded;
+use self::prompts::{MESSAGES, Prompts};
+use self::warm::Warm;
 use crate::data::{self, Dataset, Field, Request, overlap};
 use crate::failure::{Error, Result};
-use crate::load::{self, Loaded};
 use crate::model::{Config, Weights};
-use crate::prompts::{MESSAGES, Prompts};
 use crate::reward::Verifier;
-use crate::schedule::columns;
 use crate::store::Store;
-use crate::warm::Warm;
+use crate::tokenizer::{self, Tokenizer, difference};
 
 /// Where to look.
 #[derive(Clone, Copy)]
@@ -337,7 +340,7 @@ pub fn tested(data: &DomainData) -> Result<&Prompts> {
 }
 
 fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
-    for (model, domain) in columns(comparison) {
+    for (model, domain) in comparison.evaluations() {
         let (data, form) = (&domains[domain.0 as usize], &forms[model.0 as usize]);
         let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
         longest.fits(comparison.evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?;

@@ -11,10 +11,9 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use mopd_compiler::nearest;
 
-use super::error::describe;
-use super::json::{Json, Object};
-use super::tokenizer::TokenizerError;
-use crate::bounded::Exceeded;
+use super::TokenizerError;
+use super::json::{Json, Object, describe};
+use crate::machine::bounded::Exceeded;
 
 pub use response::{Example, example, prompt};
 pub use template::{Template, look_at_the_clock, today};

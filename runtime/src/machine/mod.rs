@@ -1,0 +1,6 @@
+//! What the machine is: its devices, its memory, and how it computes.
+
+pub mod arithmetic;
+pub mod bounded;
+pub mod device;
+pub mod memory;

@@ -1,0 +1,95 @@
+//! The next token of every row of logits.
+
+use mopd_compiler::plan::Sampling;
+use mopd_kernels::crew::{Parts, threads, together};
+
+use super::sampler::{Draw, draw};
+use super::stop::Stop;
+use crate::model::{ABSENT, Decoder};
+use crate::random::Uniforms;
+use crate::tokenizer::Token;
+
+/// Which rows of an output matrix are tokens: some are padding, and some ids may be no token's.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    /// Of the matrix.
+    pub(super) rows: usize,
+    /// The first so many rows are the tokenizer's.
+    pub(super) count: usize,
+    /// Of these, the ones without a token.
+    pub(super) absent: &'a [Token],
+}
+
+impl Tokens<'_> {
+    pub(super) fn of(decoder: &Decoder) -> Tokens<'_> {
+        let (rows, tokenizer) = (decoder.config.vocabulary, &*decoder.tokenizer);
+        assert!(
+            tokenizer.vocabulary() <= rows,
+            "a model has a row for every token: that is looked at where it is read"
+        );
+        Tokens { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
+    }
+
+    /// `[.., rows]`
+    pub(super) fn mask(self, logits: &mut [f32]) {
+        if !self.absent.is_empty() {
+            for row in logits.chunks_exact_mut(self.rows) {
+                self.absent.iter().for_each(|&id| row[id as usize] = ABSENT);
+            }
+        }
+    }
+}
+
+/// Draws next tokens, and knows what ends a completion.
+pub(super) struct Drawer<'a> {
+    pub(super) decoder: &'a Decoder,
+    temperature: f64,
+    pub(super) tokens: Tokens<'a>,
+    pub(super) stop: Stop<'a>,
+    /// A buffer for each thread.
+    scratch: Vec<Vec<f32>>,
+}
+
+impl<'a> Drawer<'a> {
+    pub(super) fn new(decoder: &'a Decoder, sampling: &'a Sampling) -> Drawer<'a> {
+        Drawer {
+            decoder,
+            temperature: sampling.temperature,
+            tokens: Tokens::of(decoder),
+            stop: Stop::new(&sampling.stop, &decoder.tokenizer),
+            scratch: vec![Vec::new(); threads()],
+        }
+    }
+
+    /// Bytes of a row's logits.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.tokens.rows * size_of::<f32>()
+    }
+
+    /// The next token of every row, whose logits stand at its place; none where they are not finite.
+    pub(super) fn draw(
+        &mut self,
+        uniforms: &mut [&mut Uniforms],
+        places: &[usize],
+        logits: &mut [f32],
+    ) -> Vec<Option<Draw>> {
+        assert_eq!(uniforms.len(), places.len(), "each row has a place");
+        let Drawer { temperature, tokens, ref mut scratch, .. } = *self;
+        tokens.mask(logits);
+        let mut draws = vec![None; places.len()];
+        let (threads, all_scratch) = (scratch.len(), Parts::new(scratch));
+        let (all_rows, all_draws, logits) = (Parts::new(uniforms), Parts::new(&mut draws), &*logits);
+        together(threads, |member| {
+            // SAFETY: each member has a buffer of its own.
+            let scratch = unsafe { &mut all_scratch.part(member.index..member.index + 1)[0] };
+            for index in member.part(places.len(), 1) {
+                // SAFETY: every row has an index of its own.
+                let (row, drawn) =
+                    unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
+                let logits = &logits[places[index] * tokens.rows..][..tokens.count];
+                drawn[0] = draw(logits, temperature, row[0], scratch);
+            }
+        });
+        draws
+    }
+}

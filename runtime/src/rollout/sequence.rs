@@ -1,0 +1,50 @@
+//! What a step trains on: a completion and where it comes from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tokenizer::Token;
+use crate::zip::zip_equal;
+
+/// A prompt and a completion of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sequence {
+    /// Index into the stage's sources.
+    pub source: usize,
+    /// Index of the prompt's record in the source's data.
+    pub record: usize,
+    /// What stands before the completion, where it is not the prompt of the record as a model is asked it.
+    pub prompt: Option<Vec<Token>>,
+    pub completion: Vec<Token>,
+    /// Which tokens of the completion are trained on; all where absent. The others are what users and tools
+    /// said meanwhile.
+    pub written: Option<Vec<bool>>,
+    /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has
+    /// it.
+    pub logps: Option<Vec<f32>>,
+    pub truncated: bool,
+    pub reward: Option<f64>,
+    /// Whether it is the preferred one of its pair; none outside of pairs.
+    pub chosen: Option<bool>,
+}
+
+impl Sequence {
+    /// Number of tokens that are trained on.
+    pub fn trained(&self) -> usize {
+        match &self.written {
+            Some(written) => written.iter().filter(|written| **written).count(),
+            None => self.completion.len(),
+        }
+    }
+
+    /// Of a list with one element for each token of the completion, those of the tokens that are trained on.
+    pub fn of_trained<'a, T>(&'a self, elements: &'a [T]) -> impl Iterator<Item = &'a T> {
+        let written = |index: usize| self.written.as_ref().is_none_or(|written| written[index]);
+        assert!(
+            self.written.as_ref().is_none_or(|written| written.len() == self.completion.len()),
+            "a mask of the completion"
+        );
+        zip_equal(0..self.completion.len(), elements)
+            .filter(move |(index, _)| written(*index))
+            .map(|(_, element)| element)
+    }
+}

@@ -1,0 +1,363 @@
+//! Completions do not depend on what they are sampled beside.
+
+use std::sync::Arc;
+
+use tch::Device;
+
+use super::continuous::{Flight, Took};
+use super::*;
+use crate::model::tests::{lively, tiny};
+use crate::model::{PackedBatch, Weights, to_vec};
+use crate::random::Purpose;
+use crate::tokenizer::{END, Pretrained, Tokenizer};
+
+const ENOUGH: Budget = Budget(usize::MAX);
+
+/// Nobody asks it to stop.
+fn undisturbed() -> Control {
+    Control::new(std::io::sink())
+}
+
+fn prompts() -> Vec<Vec<Token>> {
+    (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect()
+}
+
+fn requests(prompts: &[Vec<Token>]) -> Vec<Prompt<'_>> {
+    prompts.iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32, limit: None }).collect()
+}
+
+fn sampling(n: u32, temperature: f64) -> Sampling {
+    Sampling::new(n, temperature, 12)
+}
+
+/// Likes the end token enough that completions have many lengths.
+fn decoder() -> Decoder {
+    Decoder::frozen(&decoder_weights(2.5), Device::Cpu, Kind::Float)
+}
+
+/// So many times as much as other tokens.
+fn decoder_weights(liking: f32) -> Weights {
+    let weights = lively(&tiny(), 8);
+    let width = weights.config.width;
+    let mut values = weights.values().into_owned();
+    for value in &mut values[END as usize * width..][..width] {
+        *value *= liking;
+    }
+    weights.with_values(values)
+}
+
+#[test]
+fn completions_do_not_depend_on_the_batch() {
+    let (decoder, prompts) = (decoder(), prompts());
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    let together =
+        rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap();
+    assert_eq!(together.len(), 60);
+    let lengths: std::collections::HashSet<usize> = together.iter().map(|c| c.tokens.len()).collect();
+    assert!(lengths.len() > 4, "{lengths:?}");
+    for (request, group) in requests(&prompts).into_iter().zip(together.chunks(3)) {
+        for (alone, completion) in
+            rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH, &undisturbed())
+                .unwrap()
+                .iter()
+                .zip(group)
+        {
+            assert_eq!(alone.tokens, completion.tokens);
+        }
+        // A smaller group is the beginning of a larger one.
+        assert_eq!(
+            rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH, &undisturbed()).unwrap()[0].tokens,
+            group[0].tokens
+        );
+    }
+}
+
+/// More prompts than are read at once come back in their own order.
+#[test]
+fn prompts_keep_their_places() {
+    let decoder = decoder();
+    let prompts: Vec<Vec<Token>> =
+        (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
+    let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+    assert_eq!(together.len(), 600);
+    for place in [0, 1, 77, 160, 298, 299] {
+        let alone =
+            rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH, &undisturbed()).unwrap();
+        let tokens =
+            |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
+        assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
+    }
+}
+
+#[test]
+fn completions_end_at_the_end_token_or_are_cut_off() {
+    let completions = rollout(
+        &decoder(),
+        &requests(&prompts()),
+        &sampling(2, 1.0),
+        Key::new(1, 2, Purpose::Rollout, 0),
+        ENOUGH,
+        &undisturbed(),
+    )
+    .unwrap();
+    for completion in &completions {
+        assert_eq!(completion.tokens.len(), completion.logps.len());
+        let ends = completion.tokens.iter().filter(|&&token| token == END).count();
+        assert_eq!(ends, usize::from(!completion.truncated));
+        assert_eq!(completion.tokens.last() == Some(&END), !completion.truncated);
+        assert!(
+            completion.truncated == (completion.tokens.len() == 12) || completion.tokens.last() == Some(&END)
+        );
+    }
+    assert!(completions.iter().any(|completion| completion.truncated));
+    assert!(completions.iter().any(|completion| !completion.truncated));
+}
+
+#[test]
+fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
+    let (decoder, prompts) = (decoder(), prompts());
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    let whole =
+        rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH, &undisturbed()).unwrap();
+    let text = |completion: &Completion| decoder.tokenizer.decode(&completion.tokens).unwrap();
+    // Two letters that are written somewhere behind the beginning.
+    let mut pairs = whole.iter().flat_map(|completion| completion.tokens[1..].windows(2));
+    let pair = pairs.find(|pair| pair.iter().all(|token| (32..127).contains(token))).unwrap();
+    let stop = decoder.tokenizer.decode(pair).unwrap();
+    let sampling = Sampling { stop: vec![stop.clone()], ..sampling(2, 1.0) };
+    let cut = rollout(&decoder, &requests(&prompts), &sampling, key, ENOUGH, &undisturbed()).unwrap();
+    let mut stopped = 0;
+    for (whole, cut) in whole.iter().zip(&cut) {
+        assert_eq!(cut.tokens, whole.tokens[..cut.tokens.len()]);
+        for (a, b) in cut.logps.iter().zip(&whole.logps) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+        match text(whole).find(&stop) {
+            Some(start) => {
+                assert_eq!(text(cut), text(whole)[..start + stop.len()]);
+                assert!(!cut.truncated);
+                stopped += 1;
+            }
+            None => assert_eq!((cut.tokens.len(), cut.truncated), (whole.tokens.len(), whole.truncated)),
+        }
+    }
+    assert!(stopped > 0);
+}
+
+#[test]
+fn the_trainer_finds_the_samplers_log_probabilities() {
+    let (decoder, prompts) = (decoder(), prompts());
+    for temperature in [1.0, 0.7] {
+        let completions = rollout(
+            &decoder,
+            &requests(&prompts),
+            &sampling(1, temperature),
+            Key::new(1, 2, Purpose::Rollout, 0),
+            ENOUGH,
+            &undisturbed(),
+        )
+        .unwrap();
+        let pairs = prompts.iter().zip(&completions);
+        let batch = PackedBatch::new(pairs.map(|(p, c)| (p.as_slice(), c.tokens.as_slice())), Device::Cpu);
+        let logps = (decoder.logits(&batch) / temperature).log_softmax(-1, Kind::Float);
+        let trainer = to_vec(&logps.gather(1, &batch.targets.unsqueeze(1), false));
+        let sampler: Vec<f32> = completions.iter().flat_map(|completion| completion.logps.clone()).collect();
+        assert_eq!(trainer.len(), sampler.len());
+        for (trainer, sampler) in trainer.iter().zip(&sampler) {
+            assert!((trainer - sampler).abs() < 1e-4, "{trainer} {sampler}");
+        }
+    }
+}
+
+#[test]
+fn greedy_takes_the_largest_logit_of_the_forward_pass() {
+    let (decoder, prompts) = (decoder(), prompts());
+    let key = Key::new(1, 2, Purpose::Evaluate, 0);
+    for (prompt, completion) in prompts
+        .iter()
+        .zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH, &undisturbed()).unwrap())
+    {
+        let batch =
+            PackedBatch::new(std::iter::once((prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
+        let logits = to_vec(&decoder.logits(&batch));
+        for (token, logits) in completion.tokens.iter().zip(logits.chunks(259)) {
+            let best = (0..259).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            assert_eq!(*token, best as Token);
+        }
+    }
+}
+
+/// Of eight rows, tokens are 0, 1, 4 and 5: the others would have nearly all of the mass.
+#[test]
+fn what_is_no_token_is_never_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let vocabulary = serde_json::json!({ "a": 0, "b": 1, "c": 4, "</s>": 5 });
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "a" },
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{ "eos_token": "</s>" }"#).unwrap();
+    let tokenizer = Tokenizer::Pretrained(Pretrained::load(folder.path()).unwrap());
+    assert_eq!((tokenizer.vocabulary(), tokenizer.absent()), (6, [2, 3].as_slice()));
+
+    let config = Config { vocabulary: 8, ..tiny() };
+    let weights = lively(&config, 8);
+    let mut values = weights.values().into_owned();
+    for row in [2, 3, 6, 7] {
+        values[row * config.width..][..config.width].iter_mut().for_each(|value| *value *= 20.0);
+    }
+    let weights = Weights::new(Arc::new(config), Arc::new(tokenizer), values);
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+        let prompts: Vec<Vec<Token>> = (0..9).map(|i| vec![[0, 1, 4][i % 3]; 1 + i]).collect();
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        for temperature in [0.0, 0.3, 1.0, 50.0] {
+            let completions = rollout(
+                &decoder,
+                &requests(&prompts),
+                &sampling(8, temperature),
+                key,
+                ENOUGH,
+                &undisturbed(),
+            )
+            .unwrap();
+            let tokens: Vec<Token> =
+                completions.iter().flat_map(|completion| completion.tokens.clone()).collect();
+            assert!(
+                tokens.iter().all(|token| [0, 1, 4, 5].contains(token)),
+                "{kind:?} {temperature}: {tokens:?}"
+            );
+        }
+    }
+}
+
+fn fly(
+    decoder: &Decoder,
+    prompts: &[Vec<Token>],
+    sampling: &Sampling,
+    budget: Budget,
+) -> (Vec<Completion>, Took) {
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
+}
+
+fn made_up(length: usize, seed: usize) -> Vec<Token> {
+    (0..length).map(|at| 97 + ((3 * seed + at * at) % 26) as Token).collect()
+}
+
+/// From one row at a time to all at once: the same tokens and the same log-probabilities, to the bit.
+#[test]
+fn completions_do_not_depend_on_the_budget() {
+    let weights = decoder_weights(1.5);
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+        let prompts: Vec<Vec<Token>> = (0..40).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+        let sampling = Sampling::new(3, 1.0, 70);
+        let (expected, all) = fly(&decoder, &prompts, &sampling, ENOUGH);
+        let lengths: std::collections::HashSet<usize> =
+            expected.iter().map(|completion| completion.tokens.len()).collect();
+        assert!(lengths.len() > 20 && all.rows > 60 && all.preempted == 0, "{lengths:?} {all:?}");
+        let (page, row) = (PageLayout::new(&decoder.config, kind).bytes(), 4 * decoder.config.vocabulary);
+        let mut preempted = 0;
+        for pages in [0, 8, 30, 70, 100, 150, 250] {
+            let budget = Budget(pages * page + 30 * row);
+            let (got, took) = fly(&decoder, &prompts, &sampling, budget);
+            assert!(got == expected, "{kind:?}, {pages} pages: {took:?}");
+            assert!(took.rows <= all.rows && (pages > 30 || took.rows <= 31), "{pages}: {took:?}");
+            preempted += took.preempted;
+        }
+        assert!(preempted > 0, "no budget was too small for what came");
+        assert_eq!(fly(&decoder, &prompts, &sampling, Budget(0)).1.rows, 1);
+    }
+}
+
+/// One long prompt among short ones, and completions that may be long and end soon: memory is what the
+/// tokens take that exist.
+#[test]
+fn memory_follows_the_tokens_that_exist() {
+    let decoder = Decoder::frozen(&decoder_weights(6.0), Device::Cpu, Kind::Float);
+    let prompts: Vec<Vec<Token>> =
+        (0..64).map(|i| made_up(if i == 20 { 900 } else { 5 + i % 9 }, i)).collect();
+    let sampling = Sampling::new(1, 1.0, 1500);
+    let (completions, took) = fly(&decoder, &prompts, &sampling, ENOUGH);
+    let written: Vec<usize> = completions.iter().map(|completion| completion.tokens.len()).collect();
+    assert!(written.iter().max() < Some(&200), "{written:?}");
+    let page = PageLayout::new(&decoder.config, Kind::Float).bytes();
+    let each = prompts.iter().zip(&written).map(|(prompt, written)| pages_of(prompt.len() + written - 1));
+    assert!(took.pages <= each.sum::<usize>() * page, "{took:?}");
+    assert!(took.pages * 20 < 64 * pages_of(900 + 1500) * page, "room for all that may come: {took:?}");
+}
+
+/// Where every completion is as long as it may be.
+#[test]
+fn what_is_predicted_is_what_is_taken() {
+    let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
+    let config = &*decoder.config;
+    let (page, row) = (PageLayout::new(config, Kind::Float).bytes(), 4 * config.vocabulary);
+    for (count, n) in [(1, 1), (20, 1), (20, 5), (3, 64)] {
+        let prompts: Vec<Vec<Token>> = (0..count).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+        let sampling = Sampling::new(n, 0.0, 60);
+        let (completions, all) = fly(&decoder, &prompts, &sampling, ENOUGH);
+        assert!(completions.iter().all(|completion| completion.truncated));
+        let lengths = || prompts.iter().map(Vec::len);
+        let predicted = |budget| memory(config, Kind::Float, lengths(), &sampling, budget);
+        let between = reading(config, lengths().sum());
+        assert_eq!(
+            predicted(ENOUGH),
+            all.pages + all.rows * row + between,
+            "{count} prompts of {n}: {all:?}"
+        );
+        let small = Budget(all.pages / 3 + 40 * row);
+        let (_, took) = fly(&decoder, &prompts, &sampling, small);
+        assert!(
+            took.pages + took.rows * row + between <= predicted(small),
+            "{count} prompts of {n}: {took:?}"
+        );
+        assert!(predicted(small) <= predicted(ENOUGH) && predicted(Budget(0)) >= pages_of(60) * page);
+    }
+}
+
+/// The two ways to generate agree as far as rounding lets them.
+#[test]
+fn rows_in_step_write_the_same() {
+    let decoder = decoder();
+    let prompts: Vec<Vec<Token>> = (0..12).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
+        let in_step =
+            in_step::rollout(&decoder, &requests(&prompts), &settings, key, &undisturbed()).unwrap();
+        let continuous =
+            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+        for (one, other) in in_step.iter().zip(&continuous) {
+            assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
+            assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
+        }
+    }
+}
+
+/// Completions of a million tokens, on either way to generate: a second would be enough for a thousandth
+/// of them.
+#[test]
+fn whoever_asks_to_stop_is_heard_before_completions_end() {
+    let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
+    let (prompts, settings) = (prompts(), Sampling::new(8, 1.0, 200_000));
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    for continuous in [true, false] {
+        let control = Arc::new(Control::new(std::io::sink()));
+        let from_outside = control.clone();
+        let asking = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            from_outside.interrupt();
+        });
+        let requests = requests(&prompts);
+        let outcome = match continuous {
+            true => rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
+            false => in_step::rollout(&decoder, &requests, &settings, key, &control),
+        };
+        assert!(matches!(outcome, Err(Error::Interrupted)));
+        asking.join().unwrap();
+    }
+}

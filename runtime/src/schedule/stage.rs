@@ -1,0 +1,286 @@
+//! A stage: found in the store, or computed, stored and published.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::results::{ScoresFound, StageRecord};
+use mopd_compiler::plan::{ModelId, Objective, Stage, Train};
+use mopd_store::Lock;
+
+use super::alone::Under;
+use super::run::{Outcome, Shared, Unfinished, lock};
+use super::{Work, scores};
+use crate::failure::Result;
+use crate::model::Weights;
+use crate::model::merge::merge;
+use crate::prepare::{Form, trained};
+use crate::report::Record;
+use crate::store::state::State;
+use crate::store::{Ancestor, Provenance, adapter};
+use crate::train::{self, Checkpoints, Route, ScoreShelf, Shelf, Source, Written};
+
+/// A stage at work.
+struct Job<'a> {
+    index: usize,
+    id: ModelId,
+    name: &'a str,
+    seed: u64,
+    key: &'a str,
+    inputs: &'a HashMap<usize, Arc<Weights>>,
+}
+
+/// What a stage computed.
+struct Computed {
+    weights: Weights,
+    record: Record,
+    adapter: adapter::Files,
+    /// None where no model's scores are kept.
+    scores_found: Option<ScoresFound>,
+    /// That runs before this one took.
+    seconds_before: f64,
+}
+
+impl Computed {
+    /// By nothing that leaves anything beside weights.
+    fn new(weights: Weights) -> Computed {
+        Computed {
+            weights,
+            record: Record::default(),
+            adapter: adapter::Files::new(),
+            scores_found: None,
+            seconds_before: 0.0,
+        }
+    }
+}
+
+impl Shared<'_> {
+    pub(super) fn stage(
+        &self,
+        index: usize,
+        id: ModelId,
+        inputs: &HashMap<usize, Arc<Weights>>,
+        under: &Under,
+        right: &mut Option<Lock>,
+    ) -> Result<Outcome, Unfinished> {
+        let (name, seed) = (self.plan.experiment.model(id).name.as_str(), self.tasks[index].seed);
+        let job = Job { index, id, name, seed, key: self.keys.of(index), inputs };
+        if let Some(found) = self.find(&job, right)? {
+            return Ok(found);
+        }
+        let started = Instant::now();
+        let steps = super::steps(&self.plan.experiment.model(id).stage, self.domains);
+        self.control.emit(&Event::StageStarted { stage: name.to_owned(), seed, steps });
+        if let Some(loaded) = self.loaded(&job) {
+            return Ok(loaded);
+        }
+        let computed = self.compute(&job, steps)?;
+        self.store_result(&job, &computed)?;
+        Ok(self.publish(&job, computed, started, under)?)
+    }
+
+    /// A stage whose result is in the store, published.
+    fn find(&self, job: &Job, right: &mut Option<Lock>) -> Result<Option<Outcome>> {
+        let Job { key, name, seed, .. } = *job;
+        let Some(entry) = self.kept(job.index, right, || self.store.find(key))? else { return Ok(None) };
+        self.drop_leftovers(key, right.is_some());
+        self.control.emit(&Event::StageKept { stage: name.to_owned(), seed });
+        self.store.publish(key, &self.out, name, seed)?;
+        // Another experiment may have made it under another name.
+        Ok(Some(Outcome::Weights(Arc::new(entry.weights), entry.record.of_stage(name))))
+    }
+
+    /// A model that is read from files. Nothing is computed, so that there is nothing to keep or to publish:
+    /// it would be a copy.
+    fn loaded(&self, job: &Job) -> Option<Outcome> {
+        let loaded = self.forms[job.id.0 as usize].loaded.as_ref()?;
+        let (stage, seed) = (job.name.to_owned(), job.seed);
+        self.control.emit(&Event::StageFinished { stage, seed, seconds: 0.0, peak_memory: None });
+        Some(Outcome::Weights(Arc::new(loaded.weights.clone()), Record::default()))
+    }
+
+    fn compute(&self, job: &Job, steps: u32) -> Result<Computed, Unfinished> {
+        let stream = self.plan.stages[job.id.0 as usize].stream;
+        match &self.plan.experiment.model(job.id).stage {
+            Stage::Initialise(_) => {
+                let Form { config, tokenizer, .. } = self.forms[job.id.0 as usize].clone();
+                Ok(Computed::new(Weights::initialise(config, tokenizer, job.seed, stream)))
+            }
+            Stage::Load(_) => unreachable!("what is read is opened before anything runs"),
+            Stage::Merge(settings) => {
+                let base = settings.base.map(|id| self.input(job, id));
+                let models: Vec<Arc<Weights>> =
+                    settings.models.iter().map(|id| self.input(job, *id)).collect();
+                let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
+                Ok(Computed::new(merge(&settings.method, base.as_deref(), &models, job.seed, stream)?))
+            }
+            Stage::Train(settings) => self.train(job, settings, steps),
+        }
+    }
+
+    /// The weights of a stage's input.
+    fn input(&self, job: &Job, wanted: ModelId) -> Arc<Weights> {
+        let needs = &self.tasks[job.index].needs;
+        let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
+        let found = found.expect("a stage's inputs are among its needs");
+        // Two models with one key are one model: whoever trains with them holds one copy.
+        let same = needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
+        job.inputs[same].clone()
+    }
+
+    /// The domains that a stage trains on.
+    fn sources(&self, job: &Job, settings: &Train<Objective>) -> Result<Vec<Source<'_>>> {
+        let mut sources = Vec::new();
+        for share in &settings.mixture {
+            let data = &self.domains[share.domain.0 as usize];
+            let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
+            sources.push(Source {
+                name: &data.name,
+                origin: data.origin,
+                share: share.share,
+                route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
+                reference: reference.map(|choice| choice.reference),
+                prompts: trained(data)?,
+                tokens: trained(data)?.tokens(&self.forms[job.id.0 as usize].tokenizer)?,
+                limit: data.limit,
+                verifier: &data.verifier,
+            });
+        }
+        Ok(sources)
+    }
+
+    fn train(&self, job: &Job, settings: &Train<Objective>, steps: u32) -> Result<Computed, Unfinished> {
+        let Job { index, id, name, seed, .. } = *job;
+        let inputs = self.plan.experiment.model(id).stage.inputs().into_iter();
+        let stage = train::Stage {
+            name,
+            seed,
+            stream: super::stream(self.plan, id, self.domains),
+            train: settings,
+            steps,
+            sources: self.sources(job, settings)?,
+            start: self.input(job, settings.start),
+            models: inputs.map(|id| (id, self.input(job, id))).collect(),
+            models_stay: None,
+            budget: self.room.generation(self.widths[index] > 1),
+            micro_batch: settings.execution.micro_batch,
+            recomputed: settings.execution.checkpointing.layers(),
+            device: self.device,
+            kind: self.kind(),
+            control: self.control,
+        };
+        let began = Instant::now();
+        let keep = |state: &State| self.keep(index, name, state);
+        let writing = RefCell::new(None);
+        let find = || self.rollouts(index, &mut writing.borrow_mut());
+        let shelve = |written: &Written| {
+            if let Err(error) = self.keep_rollouts(index, written) {
+                self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
+            }
+            // Others may read them now.
+            writing.take();
+            Ok(())
+        };
+        let known = scores::Known::default();
+        let scores = ScoreShelf {
+            keeps: &|model| self.keys.of_scores(index, model).is_some(),
+            at_most: train::AT_MOST,
+            find: &|scored, ranges| self.find_scores(index, &known, scored, ranges),
+            keep: &|scored, bytes| self.keep_scores(index, &known, scored, bytes),
+        };
+        let checkpoints = Checkpoints {
+            from: self.from(index, name)?,
+            shelf: Some(Shelf { find: &find, keep: &shelve }),
+            scores: Some(scores),
+            pace: self.pace,
+            keep: &keep,
+        };
+        match train::train(&stage, Some(checkpoints)) {
+            Ok(finished) => Ok(Computed {
+                weights: finished.weights,
+                record: finished.record,
+                adapter: finished.adapter,
+                scores_found: finished.found,
+                seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
+            }),
+            Err(stopped) => Err(self.stopped(job, *stopped)),
+        }
+    }
+
+    fn provenance(&self, job: &Job, weights: &Weights) -> Provenance {
+        let ancestor = |need: &usize| Ancestor {
+            name: self.name(&self.tasks[*need]),
+            key: self.keys.of(*need).to_owned(),
+        };
+        let lineage = self.tasks[job.index].needs.iter().map(ancestor).collect();
+        Provenance::new(weights, job.name, job.seed, job.key, lineage).forked_from(self.forked(job.index))
+    }
+
+    fn store_result(&self, job: &Job, computed: &Computed) -> Result<()> {
+        let Computed { weights, record, adapter, .. } = computed;
+        let provenance = self.provenance(job, weights);
+        self.keep_finished(job.index, || self.store.insert(job.key, &provenance, weights, record, adapter))?;
+        lock(&self.made).insert(job.key.to_owned());
+        Ok(())
+    }
+
+    /// Makes a stored result appear among those of the run, and says that it is there.
+    fn publish(&self, job: &Job, computed: Computed, started: Instant, under: &Under) -> Result<Outcome> {
+        let (stage, seed) = (job.name.to_owned(), job.seed);
+        let Computed { record, scores_found, seconds_before, .. } = computed;
+        self.store.publish(job.key, &self.out, job.name, seed)?;
+        // Later stages read them where they are kept: what waits for its use takes no memory.
+        let weights = self.store.weights(job.key)?;
+        let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
+        let peak_memory = under.peak_memory();
+        if let Some(ScoresFound { found, of }) = scores_found {
+            self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
+        }
+        let predicted = self.predicted.stage(job.id);
+        lock(&self.records).push(StageRecord {
+            stage: stage.clone(),
+            seed,
+            seconds,
+            peak_memory,
+            predicted,
+            scores_found,
+        });
+        self.control.emit(&Event::StageFinished { stage, seed, seconds, peak_memory });
+        Ok(Outcome::Weights(Arc::new(weights), record))
+    }
+
+    /// Somebody may have deleted models while others were trained.
+    pub(super) fn publish_what_is_gone(&self) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let Work::Stage(id) = task.work else { continue };
+            let model = self.plan.experiment.model(id);
+            let key = self.keys.of(index);
+            if !matches!(model.stage, Stage::Load(_))
+                && !self.store.is_published(key, &self.out, &model.name, task.seed)
+            {
+                self.store.publish(key, &self.out, &model.name, task.seed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Training that ended early: keeps the weights before the step that failed.
+    fn stopped(&self, job: &Job, stopped: train::Stopped) -> Unfinished {
+        let train::Stopped { mut error, last_good, record } = stopped;
+        if let Some(weights) = last_good {
+            error = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
+                Ok(folder) => error.help(format!(
+                    "the weights before that step are in {}; lower `lr`, or bound what the objective \
+                     divides by or exponentiates",
+                    folder.display()
+                )),
+                Err(storage) => {
+                    error.help(format!("the weights before that step could not be kept: {storage}"))
+                }
+            };
+        }
+        Unfinished { error, record }
+    }
+}

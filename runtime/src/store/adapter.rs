@@ -1,0 +1,7 @@
+//! An adapter beside the model that it was merged into, as files.
+
+/// The folder of an adapter beside the model that it is merged into.
+pub const FOLDER: &str = "adapter";
+
+/// Names and contents.
+pub type Files = Vec<(&'static str, Vec<u8>)>;

@@ -1,0 +1,72 @@
+//! What a checkpoint of a stage holds.
+
+use std::collections::BTreeMap;
+
+use mopd_compiler::expr::graph::NodeId;
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, no_grad_guard};
+
+use crate::data::mixture::{self, Draw};
+use crate::report::Record;
+use crate::rollout::Sequence;
+
+/// Tensors by name.
+#[derive(Debug, Default)]
+pub struct Tensors(pub BTreeMap<String, Tensor>);
+
+impl Tensors {
+    /// Not copied: it must be written down before the next step changes it.
+    pub fn put(&mut self, name: impl Into<String>, tensor: &Tensor) {
+        self.0.insert(name.into(), tensor.detach());
+    }
+
+    pub fn get(&self, name: &str) -> Result<&Tensor, String> {
+        self.0.get(name).ok_or_else(|| format!("it has no `{name}`"))
+    }
+
+    /// Writes the numbers of that name over those of `into`, which must be as many and of the same type.
+    pub fn restore(&self, name: &str, into: &Tensor) -> Result<(), String> {
+        let _guard = no_grad_guard();
+        let found = self.get(name)?;
+        if (found.size(), found.kind()) != (into.size(), into.kind()) {
+            let (theirs, ours) = ((found.size(), found.kind()), (into.size(), into.kind()));
+            return Err(format!("`{name}` is {theirs:?} in it, where the stage has {ours:?}"));
+        }
+        into.shallow_clone().copy_(found);
+        Ok(())
+    }
+}
+
+/// A checkpoint of a stage.
+#[derive(Debug)]
+pub struct State {
+    pub position: Position,
+    pub tensors: Tensors,
+    /// What the steps so far left to look at.
+    pub record: Record,
+}
+
+/// What is no tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Steps done.
+    pub step: u32,
+    /// That they took.
+    pub seconds: f64,
+    /// Updates that the optimiser made.
+    pub updates: i32,
+    pub data: mixture::Position,
+    /// The numbers that the objective carries over, by their bits: JSON has no infinity.
+    pub carried: Vec<(NodeId, u64)>,
+    /// What later passes train on.
+    pub rollouts: Option<StoredRollouts>,
+}
+
+/// What later passes train on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredRollouts {
+    pub sequences: Vec<Sequence>,
+    pub of_group: usize,
+    #[serde(default)]
+    pub draws: Vec<Draw>,
+}

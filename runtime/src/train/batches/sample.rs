@@ -1,0 +1,107 @@
+//! Completions of drawn prompts, and what judges them.
+
+use mopd_compiler::plan::Sampling;
+
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::model::Decoder;
+use crate::random::Key;
+use crate::reward::Answer;
+use crate::rollout::{Prompt, Sequence, rollout};
+use crate::tokenizer::Token;
+use crate::train::Stage;
+use crate::zip::zip_equal;
+
+/// A drawn prompt, and its number among those of the step: the key of its random numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Numbered {
+    pub(super) number: u32,
+    pub(super) draw: Draw,
+    pub(super) section: usize,
+}
+
+/// As they were drawn, counted from `first`.
+pub(super) fn numbered(stage: &Stage, draws: &[Draw], first: usize) -> Vec<Numbered> {
+    let number = |(place, draw): (usize, &Draw)| Numbered {
+        number: (first + place) as u32,
+        draw: *draw,
+        section: stage.section(draw.source, draw.record),
+    };
+    draws.iter().enumerate().map(number).collect()
+}
+
+/// The same, those of a section together.
+pub(super) fn by_section(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
+    let mut draws = numbered(stage, draws, 0);
+    draws.sort_by_key(|draw| draw.section);
+    draws
+}
+
+/// Completions of the drawn prompts.
+pub(super) fn sample(
+    stage: &Stage,
+    model: &Decoder,
+    draws: &[Numbered],
+    sampling: &Sampling,
+    key: Key,
+) -> Result<Vec<Sequence>> {
+    let prompts: Vec<Prompt> = draws
+        .iter()
+        .map(|Numbered { number, draw, .. }| Prompt {
+            tokens: stage.sources[draw.source].tokens.get(draw.record),
+            id: *number,
+            limit: stage.sources[draw.source].limit,
+        })
+        .collect();
+    let n = sampling.n.max(1) as usize;
+    let completions = rollout(model, &prompts, sampling, key, stage.budget, stage.control)?;
+    let sequences = completions.into_iter().enumerate().map(|(index, completion)| {
+        let draw = draws[index / n].draw;
+        Sequence {
+            source: draw.source,
+            record: draw.record,
+            prompt: None,
+            completion: completion.tokens,
+            written: None,
+            logps: Some(completion.logps),
+            truncated: completion.truncated,
+            reward: None,
+            chosen: None,
+        }
+    });
+    Ok(sequences.collect())
+}
+
+/// Fills in the rewards, each by the verifier of its own domain.
+pub(super) fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
+    for (index, source) in stage.sources.iter().enumerate() {
+        let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
+        let written =
+            |sequence: &Sequence| sequence.of_trained(&sequence.completion).copied().collect::<Vec<Token>>();
+        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&written(sequence)));
+        let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+        let dataset = &source.prompts.dataset;
+        let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
+        let own: Vec<&Sequence> = of_source().collect();
+        let answers: Vec<Answer> = zip_equal(own, zip_equal(&texts, &records))
+            .map(|(sequence, (completion, record))| Answer {
+                prompt: dataset.prompt(sequence.record),
+                completion,
+                record,
+            })
+            .collect();
+        let rewards = source
+            .verifier
+            .judge(&answers, stage.control)
+            .map_err(|error| Error::from(error).at(source.origin))?;
+        for warning in source.verifier.take_warnings() {
+            stage.control.warn(warning);
+        }
+        let own: Vec<&mut Sequence> =
+            sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
+        for (sequence, reward) in zip_equal(own, rewards) {
+            sequence.reward = Some(reward);
+        }
+    }
+    Ok(())
+}

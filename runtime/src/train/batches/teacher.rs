@@ -1,0 +1,94 @@
+//! Rollouts that the routed teachers write, once, before the first step.
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Keep, Role, Sampling};
+
+use super::draw;
+use super::sample::{Numbered, by_section, judge, sample};
+use crate::data::Mixture;
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::model::Decoder;
+use crate::random::{Key, Purpose};
+use crate::rollout::Sequence;
+use crate::train::models::{Models, Whose};
+use crate::train::route::Section;
+use crate::train::{Source, Stage};
+use crate::zip::zip_equal;
+
+/// Rollouts that frozen models write before the first step, by source.
+pub type Written = Vec<Vec<Sequence>>;
+
+/// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them
+/// changes none of them.
+#[derive(Clone, Copy)]
+pub struct Shelf<'a> {
+    pub find: &'a dyn Fn() -> Result<Option<Written>>,
+    pub keep: &'a dyn Fn(&Written) -> Result<()>,
+}
+
+/// Who judges a prompt.
+pub(super) fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<Whose> {
+    let section = stage.section(draw.source, draw.record);
+    models.of_role(Role::Teacher)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+}
+
+pub fn no_teacher(source: &Source) -> Error {
+    Error::new(FailureKind::Runtime, format!("no teacher is routed to the domain `{}`", source.name))
+}
+
+/// `count` rollouts in all, each by the teacher of its prompt; those to keep, by source.
+pub(super) fn teacher_rollouts(
+    stage: &Stage,
+    models: &Models,
+    mut mixture: Mixture,
+    count: u32,
+    keep: Keep,
+    sampling: &Sampling,
+) -> Result<Vec<Vec<Sequence>>> {
+    let n = sampling.n.max(1);
+    let draws = draw(&mut mixture, count.div_ceil(n), stage, Purpose::TeacherRollout);
+    let key = Key::new(stage.seed, stage.stream, Purpose::TeacherRollout, 0);
+    let mut kept = vec![Vec::new(); stage.sources.len()];
+    let mut kept_of_section = vec![0; stage.sections().len()];
+    let mut first = 0;
+    // Chunks of one teacher each, so that an interruption does not wait for all of them.
+    let draws = by_section(stage, &draws);
+    for chunk in draws.chunk_by(|a, b| a.section == b.section).flat_map(|chunk| chunk.chunks(256)) {
+        stage.control.check()?;
+        let Numbered { draw, section, .. } = chunk[0];
+        let whose = teacher_of(stage, models, draw)?;
+        // Before the first step, the student is what it starts from.
+        let teacher = match models.decoder(whose) {
+            Some(teacher) => teacher,
+            None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
+        };
+        let mut sequences = sample(stage, &teacher, chunk, sampling, key)?;
+        sequences.truncate((count as usize).saturating_sub(first * n as usize));
+        judge(stage, &mut sequences)?;
+        if keep == Keep::Correct {
+            sequences.retain(|sequence| sequence.reward >= Some(1.0));
+        }
+        kept_of_section[section] += sequences.len();
+        kept[draw.source].extend(sequences);
+        first += chunk.len();
+    }
+    for (section, count) in zip_equal(&stage.sections(), kept_of_section) {
+        let Section { source, teacher: Some(teacher) } = *section else { continue };
+        if count > 0 {
+            continue;
+        }
+        let (teacher, domain) = (&teacher.name, stage.sources[source].name);
+        let message =
+            format!("none of the rollouts that `{teacher}` wrote for the domain `{domain}` can be kept");
+        if kept[source].is_empty() {
+            return Err(Error::new(
+                FailureKind::Runtime,
+                format!("{message}, so nothing is left to train on"),
+            )
+            .help("train the teacher longer, ask for more `sequences`, or write `keep = all`"));
+        }
+        stage.control.warn(format!("{message}: those of the domain's other teachers take their share"));
+    }
+    Ok(kept)
+}

@@ -1,0 +1,138 @@
+//! The sequences of a step, and how they are laid out.
+
+use std::ops::Range;
+
+use mopd_compiler::expr::batch::{Domains, Layout, Runs};
+
+use super::Stage;
+use crate::data::mixture::Draw;
+use crate::model::PackedBatch;
+use crate::rollout::Sequence;
+use crate::tokenizer::Token;
+
+impl Sequence {
+    /// What stands before the completion.
+    pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
+        self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
+    }
+}
+
+/// The sequences of a step. Those of a group are adjacent, and so are the groups of a section.
+pub struct Sequences {
+    pub list: Vec<Sequence>,
+    /// What was drawn for each group, where they are of the data.
+    pub draws: Vec<Draw>,
+    pub layout: Layout,
+    /// The first completion token of each sequence among those of the step, and behind the last one their
+    /// number.
+    starts: Vec<usize>,
+}
+
+impl Sequences {
+    /// `domains` is the number of the stage's sources.
+    pub fn new(list: Vec<Sequence>, group_size: usize, domains: usize) -> Sequences {
+        let mut layout = Layout { groups: list.len().div_ceil(group_size) as u32, ..Layout::default() };
+        let of_group = list.iter().step_by(group_size).map(|sequence| sequence.source as u32).collect();
+        layout.domains = Some(Domains { of_group, count: domains as u32 });
+        let mut starts = vec![0];
+        for (index, sequence) in list.iter().enumerate() {
+            layout.group_of_sequence.push((index / group_size) as u32);
+            layout
+                .sequence_of_token
+                .resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
+            starts.push(layout.sequence_of_token.len());
+        }
+        layout.turns = turns(&list);
+        Sequences { list, draws: Vec::new(), layout, starts }
+    }
+
+    /// The same, `draws` being what was drawn for each group.
+    pub fn drawn(self, draws: Vec<Draw>) -> Sequences {
+        Sequences { draws, ..self }
+    }
+
+    /// Sequences of a group.
+    pub fn of_group(&self) -> usize {
+        self.list.len().div_ceil(self.layout.groups.max(1) as usize)
+    }
+
+    /// The sequences of the sections in `sections`, which are adjacent.
+    pub fn of_sections(&self, stage: &Stage, sections: Range<usize>) -> Range<usize> {
+        let first = self.list.partition_point(|sequence| stage.section_of(sequence) < sections.start);
+        first..self.list.partition_point(|sequence| stage.section_of(sequence) < sections.end)
+    }
+
+    /// The tokens of a sequence that are trained on, among those of the step.
+    pub fn tokens(&self, sequence: usize) -> Range<usize> {
+        self.starts[sequence]..self.starts[sequence + 1]
+    }
+
+    /// The tokens that are trained on, those of the step end to end.
+    pub fn targets(&self) -> Vec<Token> {
+        self.per_token(|sequence| Some(&sequence.completion)).expect("every sequence has a completion")
+    }
+
+    /// What was recorded of these tokens when they were sampled; none where some come from the data.
+    pub fn sampled_logps(&self) -> Option<Vec<f32>> {
+        self.per_token(|sequence| sequence.logps.as_deref())
+    }
+
+    /// One element for each token that is trained on, from a list of each sequence's completion.
+    fn per_token<T: Copy>(&self, of: impl Fn(&Sequence) -> Option<&[T]>) -> Option<Vec<T>> {
+        let mut all = Vec::with_capacity(self.layout.tokens());
+        for (index, sequence) in self.list.iter().enumerate() {
+            all.extend(sequence.of_trained(of(sequence)?));
+            assert_eq!(all.len(), self.starts[index + 1], "sequences stay as they were laid out");
+        }
+        Some(all)
+    }
+
+    /// Prompts and completions of some sequences, to go through a model together.
+    pub fn packed(&self, stage: &Stage, members: &[usize]) -> PackedBatch {
+        let members = members.iter().map(|member| {
+            let sequence = &self.list[*member];
+            (sequence.prompt(stage), sequence.completion.as_slice(), sequence.written.as_deref())
+        });
+        PackedBatch::masked(members, stage.device)
+    }
+
+    /// Some sequences in parts of at most `size`, those of similar length together, so that little is padded;
+    /// all of them together, in their order, where they fit or there is no bound.
+    pub fn micro_batches(
+        &self,
+        stage: &Stage,
+        members: impl IntoIterator<Item = usize>,
+        size: Option<u32>,
+    ) -> Vec<Vec<usize>> {
+        let mut members: Vec<usize> = members.into_iter().collect();
+        let Some(size) = size.map(|size| size.max(1) as usize).filter(|size| *size < members.len()) else {
+            return if members.is_empty() { Vec::new() } else { vec![members] };
+        };
+        members.sort_by_key(|member| {
+            let sequence = &self.list[*member];
+            sequence.prompt(stage).len() + sequence.completion.len()
+        });
+        members.chunks(size).map(<[usize]>::to_vec).collect()
+    }
+}
+
+/// The assistant's turns, where a sequence has several: what it wrote without interruption.
+fn turns(list: &[Sequence]) -> Option<Runs> {
+    let several = |sequence: &Sequence| {
+        let written = sequence.written.as_deref().unwrap_or(&[]);
+        written.chunk_by(|one, next| one == next).filter(|run| run[0]).count() > 1
+    };
+    if !list.iter().any(several) {
+        return None;
+    }
+    let mut runs = Runs { of_token: Vec::new(), parent: Vec::new() };
+    for (index, sequence) in list.iter().enumerate() {
+        let whole = vec![true; sequence.completion.len()];
+        let written = sequence.written.as_deref().unwrap_or(&whole);
+        for run in written.chunk_by(|one, next| one == next).filter(|run| run[0]) {
+            runs.of_token.resize(runs.of_token.len() + run.len(), runs.parent.len() as u32);
+            runs.parent.push(index as u32);
+        }
+    }
+    Some(runs)
+}

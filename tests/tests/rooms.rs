@@ -1,0 +1,158 @@
+//! The layers inside crates: no room, which is a module at the top of a crate, imports another one in a loop,
+//! and those of the runtime import only what stands before them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms of the runtime, from the bottom to the top.
+const RUNTIME: [&str; 20] = [
+    "zip",
+    "quote",
+    "failure",
+    "control",
+    "random",
+    "machine",
+    "tokenizer",
+    "mapped",
+    "model",
+    "formats",
+    "data",
+    "reward",
+    "rollout",
+    "report",
+    "store",
+    "prepare",
+    "train",
+    "predict",
+    "schedule",
+    "bench",
+];
+
+/// Loops that are left, by crate. They are to go; none may come.
+const LOOPS: [(&str, &[&str]); 2] =
+    [("mopd-compiler", &["expr", "plan"]), ("mopd-lang", &["experiment", "formula"])];
+
+type Imports = BTreeMap<String, BTreeSet<String>>;
+
+/// The folders of all crates of the workspace, with their names.
+fn crates() -> Vec<(String, PathBuf)> {
+    fn visit(folder: &Path, depth: usize, found: &mut Vec<(String, PathBuf)>) {
+        if let Ok(text) = fs::read_to_string(folder.join("Cargo.toml"))
+            && let Some(name) = text.lines().find_map(|line| line.strip_prefix("name = \""))
+            && folder.join("src").exists()
+        {
+            found.push((name.trim_end_matches('"').to_owned(), folder.to_owned()));
+        }
+        for entry in fs::read_dir(folder).expect("a folder of the sources").flatten() {
+            let name = entry.file_name();
+            let skipped = ["target", "src", "tests", "node_modules"].iter().any(|skipped| name == *skipped)
+                || name.to_string_lossy().starts_with('.');
+            if depth < 2 && !skipped && entry.path().is_dir() {
+                visit(&entry.path(), depth + 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    visit(&mopd_tests::root(), 0, &mut found);
+    found
+}
+
+/// The sources of a crate that are no tests, by room.
+fn sources(folder: &Path) -> BTreeMap<String, String> {
+    fn visit(path: &Path, text: &mut String) {
+        if path.file_stem().is_some_and(|name| name == "tests") {
+            return;
+        }
+        if path.is_dir() {
+            fs::read_dir(path).expect("a folder").flatten().for_each(|entry| visit(&entry.path(), text));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let source = fs::read_to_string(path).expect("a source file");
+            // They stand last, where they are no file of their own.
+            let inline = ["mod tests {", "pub mod tests {"].map(|tests| format!("#[cfg(test)]\n{tests}"));
+            let end = inline.iter().filter_map(|tests| source.find(tests)).min().unwrap_or(source.len());
+            let source = &source[..end];
+            for line in source.lines() {
+                text.push_str(line.split("//").next().unwrap_or_default());
+                text.push('\n');
+            }
+        }
+    }
+    let mut rooms: BTreeMap<String, String> = BTreeMap::new();
+    let lib = fs::read_to_string(folder.join("src/lib.rs")).unwrap_or_default();
+    for entry in fs::read_dir(folder.join("src")).expect("a crate has sources").flatten() {
+        let room = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
+        let for_tests = lib.contains(&format!("#[cfg(test)]\nmod {room};"));
+        if !["lib", "main", "bin"].contains(&room.as_str()) && !for_tests {
+            visit(&entry.path(), rooms.entry(room).or_default());
+        }
+    }
+    rooms
+}
+
+/// The names behind each `crate::`, be it one or a group.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    let word = |character: char| !(character.is_alphanumeric() || character == '_');
+    text.split("crate::").skip(1).flat_map(move |rest| {
+        let group = rest.strip_prefix('{').and_then(|group| group.split_once("};"));
+        let names = match group {
+            Some((group, _)) => group,
+            None => rest.split(word).next().unwrap_or_default(),
+        };
+        names.split(word)
+    })
+}
+
+fn imports(folder: &Path) -> Imports {
+    let rooms = sources(folder);
+    let of = |room: &String, text: &String| {
+        let imported = named(text).filter(|name| *name != room && rooms.contains_key(*name));
+        (room.clone(), imported.map(str::to_owned).collect())
+    };
+    rooms.iter().map(|(room, text)| of(room, text)).collect()
+}
+
+/// All that a room imports, and what that imports, and so on.
+fn reached<'a>(imports: &'a Imports, room: &str) -> BTreeSet<&'a str> {
+    let mut found: BTreeSet<&str> = BTreeSet::new();
+    let mut next: Vec<&'a str> = imports[room].iter().map(String::as_str).collect();
+    while let Some(room) = next.pop() {
+        if found.insert(room) {
+            next.extend(imports[room].iter().map(String::as_str));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_room_of_a_crate_imports_another_in_a_loop() {
+    let crates = crates();
+    for name in ["mopd", "mopd-lang", "mopd-compiler", "mopd-kernels", "mopd-store", "mopd-runtime"] {
+        assert!(crates.iter().any(|(found, _)| found == name), "{name} was not found");
+    }
+    for (name, folder) in crates {
+        let imports = imports(&folder);
+        let in_loops: Vec<&str> = imports
+            .keys()
+            .filter(|room| reached(&imports, room).contains(room.as_str()))
+            .map(String::as_str)
+            .collect();
+        let left = LOOPS.iter().find(|(krate, _)| *krate == name).map_or(&[][..], |(_, rooms)| rooms);
+        assert_eq!(in_loops, left, "{name}: {imports:#?}");
+    }
+}
+
+#[test]
+fn rooms_of_the_runtime_import_only_what_stands_before_them() {
+    let imports = imports(&mopd_tests::root().join("runtime"));
+    let known: BTreeSet<&str> = RUNTIME.into();
+    assert_eq!(imports.keys().map(String::as_str).collect::<BTreeSet<&str>>(), known);
+    for (place, room) in RUNTIME.iter().enumerate() {
+        for imported in &imports[*room] {
+            let before = RUNTIME[..place].contains(&imported.as_str());
+            assert!(before, "`{room}` imports `{imported}`, which stands above it");
+        }
+    }
+    // Otherwise the names are not found at all.
+    assert!(imports["schedule"].contains("train") && imports["train"].contains("model"));
+}
