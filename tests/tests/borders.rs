@@ -29,8 +29,12 @@ fn dependencies(package: &str) -> String {
 fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
     let never = [
         (
+            "mopd-ops",
+            &["tch", "torch-sys", "cranelift", "polars", "mopd-lang", "mopd-compiler", "mopd-runtime"][..],
+        ),
+        (
             "mopd-lang",
-            &["tch", "torch-sys", "cranelift", "polars", "miette", "lsp", "mopd-compiler", "mopd-runtime"][..],
+            &["tch", "torch-sys", "cranelift", "polars", "miette", "lsp", "mopd-compiler", "mopd-runtime"],
         ),
         ("mopd-compiler", &["tch", "torch-sys", "polars", "miette", "lsp", "mopd-runtime"]),
         (

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use mopd_lang::check::builtins;
+use mopd_lang::check::builtins::{self, Kind};
 use mopd_lang::check::vocabulary::{self, SignalName, Takes, Word};
 use mopd_lang::syntax::{ITEMS, RESERVED};
 use serde_json::Value;
@@ -149,6 +149,74 @@ fn names(words: &[Word]) -> impl Iterator<Item = &'static str> {
 
 fn signals(signals: &[SignalName]) -> impl Iterator<Item = &'static str> {
     signals.iter().map(|signal| signal.name)
+}
+
+/// Functions of numbers, in two groups: elementwise ones, and those that go along an axis.
+fn functions_of_numbers() -> [Vec<&'static str>; 2] {
+    let of = |wanted: fn(Kind) -> bool| {
+        builtins::all()
+            .iter()
+            .filter(|function| wanted(function.kind))
+            .map(|function| function.name)
+            .collect()
+    };
+    use Kind::*;
+    [
+        of(|kind| matches!(kind, Elementwise(_) | Bucket | Extreme(..) | Clip | Where)),
+        of(|kind| matches!(kind, Reduce(_) | Quantile | Statistic(_) | Scan(_) | Memory(_))),
+    ]
+}
+
+/// The page with the lines between those that pass the two tests replaced.
+fn replaced(
+    file: &str,
+    begins: impl Fn(&str) -> bool,
+    ends: impl Fn(&str) -> bool,
+    lines: &str,
+) -> (String, String) {
+    let page = read(file);
+    let (mut made, mut inside, mut found) = (String::new(), false, 0);
+    for line in page.lines() {
+        inside &= !ends(line);
+        if !inside {
+            made += &format!("{line}\n");
+        }
+        if begins(line) {
+            (inside, found) = (true, found + 1);
+            made += lines;
+        }
+    }
+    assert_eq!(found, 1, "{file} has one list of these functions");
+    (page, made)
+}
+
+/// The lists of functions of numbers are the compiler's; `MOPD_UPDATE=1` writes them anew.
+#[test]
+fn functions_of_numbers_are_those_of_the_table() {
+    let [elementwise, along_an_axis] = functions_of_numbers();
+    let quoted = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+        let lines: Vec<String> = names.chunks(14).map(|names| format!("    {}\n", names.join(" "))).collect();
+        lines.concat()
+    };
+    let heading = |title: &'static str| move |line: &str| line.trim() == title;
+    let comment = |line: &str| line.trim_start().starts_with("; ");
+    let pattern = format!(
+        "          \"match\": \"\\\\b({})(?=\\\\s*\\\\()\"\n",
+        [elementwise.clone(), along_an_axis.clone()].concat().join("|")
+    );
+    let (textmate, tree_sitter) = (Grammar::textmate().file, Grammar::tree_sitter().file);
+    let mut faults = Vec::new();
+    let mut settle = |file: &str, (page, made): (String, String)| {
+        let made = mopd_tests::Generated { text: made, names: Vec::new(), faults: Vec::new() };
+        faults.extend(mopd_tests::settle(&mopd_tests::root().join(file), &page, &made));
+    };
+    let name = |line: &str| line.trim() == "\"name\": \"support.function.mopd\",";
+    settle(textmate, replaced(textmate, name, |line| line.trim() == "},", &pattern));
+    settle(tree_sitter, replaced(tree_sitter, heading("; elementwise"), comment, &quoted(&elementwise)));
+    let title = "; statistics and scans";
+    settle(tree_sitter, replaced(tree_sitter, heading(title), comment, &quoted(&along_an_axis)));
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
 /// What `live` stands before.

@@ -627,6 +627,7 @@ fn product(a: Range, b: Range) -> Range {
 
 fn apply(function: Function, operands: &[Formula], given: &[Range]) -> Range {
     use Function::*;
+    use mopd_ops::Range::Increasing;
     let truth = |always: bool, never: bool| match (always, never) {
         (true, _) => ALWAYS,
         (_, true) => NEVER,
@@ -639,15 +640,7 @@ fn apply(function: Function, operands: &[Formula], given: &[Range]) -> Range {
         (Abs, [x]) if x.low >= 0.0 => *x,
         (Abs, [x]) if x.high <= 0.0 => negative(*x),
         (Abs, [x]) => Range { low: 0.0, high: x.high.max(-x.low) },
-        (Exp, [x]) => x.map(f64::exp),
-        (Log, [x]) if x.low >= 0.0 => x.map(f64::ln),
-        (Log1p, [x]) if x.low >= -1.0 => x.map(f64::ln_1p),
-        (Sqrt, [x]) if x.low >= 0.0 => x.map(f64::sqrt),
-        (Tanh, [x]) => x.map(f64::tanh),
-        (Sigmoid, [x]) => x.map(|x| 1.0 / (1.0 + (-x).exp())),
-        (Relu, [x]) => x.map(|x| x.max(0.0)),
         (Cos, _) => Range { low: -1.0, high: 1.0 },
-        (Floor, [x]) => x.map(f64::floor),
         (Add, [x, y]) => add(*x, *y),
         (Subtract, [x, y]) => add(*x, negative(*y)),
         (Multiply, [x, y]) if Rc::ptr_eq(&operands[0].0, &operands[1].0) => {
@@ -660,9 +653,11 @@ fn apply(function: Function, operands: &[Formula], given: &[Range]) -> Range {
             product(*x, Range::of(&[1.0 / y.low, 1.0 / y.high]))
         }
         (Divide, [x, y]) if x.low >= 0.0 && y.low >= 0.0 => POSITIVE,
-        (Power, [x, y]) if x.low >= 0.0 && y.low == y.high && y.low > 0.0 => x.map(|x| x.powf(y.low)),
+        (Power, [x, y]) if x.low >= 0.0 && y.low == y.high && y.low > 0.0 => {
+            x.map(|x| Power.value(&[x, y.low]))
+        }
         (Power, [x, y]) if y.low == y.high && y.low > 0.0 && y.low % 2.0 == 0.0 => {
-            Range { low: 0.0, high: x.low.abs().max(x.high.abs()).powf(y.low) }
+            Range { low: 0.0, high: Power.value(&[x.low.abs().max(x.high.abs()), y.low]) }
         }
         (Power, [x, _]) if x.low >= 0.0 => POSITIVE,
         (Minimum, [x, y]) => Range { low: x.low.min(y.low), high: x.high.min(y.high) },
@@ -682,6 +677,9 @@ fn apply(function: Function, operands: &[Formula], given: &[Range]) -> Range {
         (Where, [condition, _, otherwise]) if condition.is_zero() => *otherwise,
         (Where, [condition, then, _]) if condition.is_true() => *then,
         (Where, [_, then, otherwise]) => then.with(*otherwise),
+        (function, [x]) if matches!(function.definition().range, Increasing) => {
+            x.map(|x| function.value(&[x]))
+        }
         _ => ALL,
     }
 }

@@ -1,6 +1,8 @@
 //! Numbers that carry their derivative by the student's logits.
 
 use mopd_lang::formula::Function;
+use mopd_ops::Value;
+use mopd_ops::expr::{Arguments, Numbers};
 
 /// Two numbers that agree to this share of their size are equal: what is left of their difference is
 /// rounding.
@@ -11,6 +13,9 @@ const ROUNDING: f64 = 1e-13;
 fn cancelled(sum: f64, left: f64, right: f64) -> f64 {
     if sum.is_finite() && sum.abs() <= ROUNDING * (left.abs() + right.abs()) { 0.0 } else { sum }
 }
+
+/// No function takes more.
+const MOST_OPERANDS: usize = 3;
 
 /// A number and its derivative by every logit; no derivative at all where no gradient flows.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,77 +38,48 @@ impl Dual {
         self.value.is_finite() && self.gradient.iter().all(|slope| slope.is_finite())
     }
 
-    /// A function of this number, given its value and its slope here.
-    fn through(&self, value: f64, slope: f64) -> Dual {
-        Dual { value, gradient: self.gradient.iter().map(|inner| slope * inner).collect() }
-    }
-
-    /// A function of two numbers, given its value and both slopes.
-    fn through_both(&self, other: &Dual, value: f64, (own, others): (f64, f64)) -> Dual {
-        let gradient = match (self.gradient.is_empty(), other.gradient.is_empty()) {
-            (_, true) => return self.through(value, own),
-            (true, false) => return other.through(value, others),
-            (false, false) => {
-                let both = self.gradient.iter().zip(&other.gradient).map(|(a, b)| (own * a, others * b));
-                both.map(|(a, b)| cancelled(a + b, a, b)).collect()
-            }
-        };
-        Dual { value, gradient }
-    }
-
     pub fn add(&self, other: &Dual) -> Dual {
-        let value = cancelled(self.value + other.value, self.value, other.value);
-        self.through_both(other, value, (1.0, 1.0))
+        apply(Function::Add, &[self, other])
     }
 
     pub fn subtract(&self, other: &Dual) -> Dual {
-        let value = cancelled(self.value - other.value, self.value, other.value);
-        self.through_both(other, value, (1.0, -1.0))
+        apply(Function::Subtract, &[self, other])
     }
 
     pub fn multiply(&self, other: &Dual) -> Dual {
-        self.through_both(other, self.value * other.value, (other.value, self.value))
+        apply(Function::Multiply, &[self, other])
     }
 
     pub fn divide(&self, other: &Dual) -> Dual {
-        let slopes = (1.0 / other.value, -self.value / (other.value * other.value));
-        self.through_both(other, self.value / other.value, slopes)
+        apply(Function::Divide, &[self, other])
     }
 
     pub fn scale(&self, by: f64) -> Dual {
-        self.through(self.value * by, by)
+        Dual { value: self.value * by, gradient: self.gradient.iter().map(|inner| by * inner).collect() }
     }
 
     pub fn log(&self) -> Dual {
-        self.through(self.value.ln(), 1.0 / self.value)
+        apply(Function::Log, &[self])
     }
 
     pub fn sqrt(&self) -> Dual {
-        let root = self.value.sqrt();
-        self.through(root, 0.5 / root)
+        apply(Function::Sqrt, &[self])
     }
 
     pub fn abs(&self) -> Dual {
-        // As automatic differentiation has it: no slope at 0.
-        let slope = if self.value == 0.0 { 0.0 } else { self.value.signum() };
-        self.through(self.value.abs(), slope)
+        apply(Function::Abs, &[self])
     }
 
     pub fn power(&self, exponent: &Dual) -> Dual {
-        let value = self.value.powf(exponent.value);
-        let own =
-            if exponent.value == 0.0 { 0.0 } else { exponent.value * self.value.powf(exponent.value - 1.0) };
-        let others = if exponent.gradient.is_empty() { 0.0 } else { value * self.value.ln() };
-        self.through_both(exponent, value, (own, others))
+        apply(Function::Power, &[self, exponent])
     }
 
-    /// Of two equals, the first has the gradient.
     pub fn minimum(&self, other: &Dual) -> Dual {
-        if self.value <= other.value || self.value.is_nan() { self.clone() } else { other.clone() }
+        apply(Function::Minimum, &[self, other])
     }
 
     pub fn maximum(&self, other: &Dual) -> Dual {
-        if self.value >= other.value || self.value.is_nan() { self.clone() } else { other.clone() }
+        apply(Function::Maximum, &[self, other])
     }
 
     /// `x * log(x / y)`, 0 where `x` is 0.
@@ -119,55 +95,36 @@ pub(super) fn sum<'a>(parts: impl IntoIterator<Item = &'a Dual>) -> Dual {
     parts.into_iter().fold(Dual::plain(0.0), |sum, part| sum.add(part))
 }
 
-/// An elementwise function. Slopes where there is none are chosen as the compiler's derivative chooses them:
-/// `clip` passes gradient inside and at its bounds, of two equals the first has it, comparisons and truth
-/// values have none.
+/// An elementwise function, value and gradient as the operators' table has them.
 pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
-    use Function::*;
-    let truth = |truth: bool| Dual::plain(if truth { 1.0 } else { 0.0 });
-    match (function, operands) {
-        (Negate, [x]) => x.scale(-1.0),
-        (Not, [x]) => truth(!x.truth()),
-        (Abs, [x]) => x.abs(),
-        (Exp, [x]) => x.through(x.value.exp(), x.value.exp()),
-        (Log, [x]) => x.log(),
-        (Log1p, [x]) => x.through(x.value.ln_1p(), 1.0 / (1.0 + x.value)),
-        (Sqrt, [x]) => x.sqrt(),
-        (Tanh, [x]) => x.through(x.value.tanh(), 1.0 - x.value.tanh() * x.value.tanh()),
-        (Sigmoid, [x]) => {
-            let value = 1.0 / (1.0 + (-x.value).exp());
-            x.through(value, value * (1.0 - value))
-        }
-        (Relu, [x]) => x.through(x.value.max(0.0), if x.value > 0.0 { 1.0 } else { 0.0 }),
-        (Cos, [x]) => x.through(x.value.cos(), -x.value.sin()),
-        (Floor, [x]) => Dual::plain(x.value.floor()),
-        (Add, [x, y]) => x.add(y),
-        (Subtract, [x, y]) => x.subtract(y),
-        (Multiply, [x, y]) => x.multiply(y),
-        (Divide, [x, y]) => x.divide(y),
-        (Power, [x, y]) => x.power(y),
-        (Minimum, [x, y]) => x.minimum(y),
-        (Maximum, [x, y]) => x.maximum(y),
-        (Equal, [x, y]) => truth(x.value == y.value),
-        (NotEqual, [x, y]) => truth(x.value != y.value),
-        (Less, [x, y]) => truth(x.value < y.value),
-        (LessEqual, [x, y]) => truth(x.value <= y.value),
-        (Greater, [x, y]) => truth(x.value > y.value),
-        (GreaterEqual, [x, y]) => truth(x.value >= y.value),
-        (And, [x, y]) => truth(x.truth() && y.truth()),
-        (Or, [x, y]) => truth(x.truth() || y.truth()),
-        (Clip, [x, low, high]) => {
-            if x.value < low.value {
-                (*low).clone()
-            } else if x.value > high.value {
-                (*high).clone()
-            } else {
-                (*x).clone()
-            }
-        }
-        (Where, [condition, then, otherwise]) => (if condition.truth() { *then } else { *otherwise }).clone(),
-        _ => unreachable!("the checker gives every function the operands it takes"),
+    let mut numbers = [0.0; MOST_OPERANDS];
+    for (number, operand) in numbers.iter_mut().zip(operands) {
+        *number = operand.value;
     }
+    let numbers = &numbers[..operands.len()];
+    if let Value::Select(chosen) = function.definition().value {
+        return operands[chosen(numbers)].clone();
+    }
+    let value = match (function, numbers) {
+        (Function::Add, &[a, b]) => cancelled(a + b, a, b),
+        (Function::Subtract, &[a, b]) => cancelled(a - b, a, b),
+        _ => function.value(numbers),
+    };
+    let mut gradient: Vec<f64> = Vec::new();
+    for (position, operand) in operands.iter().enumerate() {
+        let Some(partial) = function.gradient(position).filter(|_| !operand.gradient.is_empty()) else {
+            continue;
+        };
+        let through = operand.gradient.iter().map(|inner| {
+            let arguments = Arguments { operands: numbers, reverse: Some([&value, inner]) };
+            partial.evaluate(&mut Numbers, arguments)
+        });
+        gradient = match gradient.is_empty() {
+            true => through.collect(),
+            false => gradient.iter().zip(through).map(|(a, b)| cancelled(a + b, *a, b)).collect(),
+        };
+    }
+    Dual { value, gradient }
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //! Accumulated in f64 in the order of the elements, whatever the precision of the rest. The interpreter and
 //! the compiled program share them; so do tensors, for what they can't do where they are.
 
+use mopd_ops::{maximum, minimum};
+
 use crate::plan::{Axis, Deviation, Memory, Reduction, Scan, Statistic};
 
 use super::batch::{Batch, Layout};
 use super::graph::{Graph, NodeId, Operation};
-use super::scalar::{maximum, minimum};
 
 /// Added to the standard deviation of a z-score, so that a group of almost equal values is not blown up. The
 /// value that GRPO implementations use (arXiv:2402.03300, section 4.1.2, gives the formula without it).

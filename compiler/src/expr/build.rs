@@ -4,7 +4,6 @@
 use crate::plan::{Axis, Function, Memory, Reduction, Scan, Schedule, Signal, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
-use super::scalar;
 
 impl Graph {
     pub fn constant(&mut self, axis: Axis, value: f64) -> NodeId {
@@ -52,7 +51,7 @@ impl Graph {
         let constants: Vec<Option<f64>> =
             operands.iter().map(|operand| self.constant_value(*operand)).collect();
         if let Some(values) = constants.iter().copied().collect::<Option<Vec<f64>>>() {
-            let folded = scalar::apply(function, &values);
+            let folded = function.value(&values);
             // What is not finite has no JSON; computed when the program runs, it is reported there.
             return folded.is_finite().then(|| self.constant(axis, folded));
         }

@@ -1,9 +1,10 @@
 //! Reverse-mode derivative of a graph, as more nodes of the same graph.
 //!
-//! Where a function has no derivative, one is chosen, as automatic differentiation does: `min`, `max` of two
-//! equals pass the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have
-//! derivative 0 at 0; a minimum or maximum over an axis shares it among the elements that attain it;
-//! comparisons, logic and counts pass none.
+//! Those of elementwise functions are in the operators' table ([`mopd_ops::Definition`]). A minimum or maximum
+//! over an axis shares its gradient among the elements that attain it; counts pass none.
+
+use mopd_ops::Backend;
+use mopd_ops::expr::Arguments;
 
 use crate::plan::{Axis, Function, Reduction, Scan};
 
@@ -106,8 +107,10 @@ impl Reverse {
             Operation::Apply { function, operands } => {
                 for (position, operand) in operands.iter().enumerate() {
                     if self.wants(*operand)
-                        && let Some(partial) = through(graph, function, &operands, position, node, gradient)
+                        && let Some(partial) = function.gradient(position)
                     {
+                        let arguments = Arguments { operands: &operands, reverse: Some([&node, &gradient]) };
+                        let partial = partial.evaluate(&mut Nodes { graph, axis }, arguments);
                         self.give(graph, *operand, partial);
                     }
                 }
@@ -193,113 +196,22 @@ fn choose(graph: &mut Graph, condition: NodeId, then: Option<NodeId>, otherwise:
     graph.apply(Function::Where, &[condition, then.unwrap_or(zero), otherwise.unwrap_or(zero)])
 }
 
-/// What reaches operand `position` of `node = function(operands)` when `gradient` reaches `node`; none where
-/// the function is constant in it almost everywhere.
-fn through(
-    graph: &mut Graph,
-    function: Function,
-    operands: &[NodeId],
-    position: usize,
-    node: NodeId,
-    gradient: NodeId,
-) -> Option<NodeId> {
-    use Function::*;
-    let axis = graph.axis(node);
-    let x = operands[0];
-    let constant = |graph: &mut Graph, value: f64| graph.constant(axis, value);
-    let times = |graph: &mut Graph, factor: NodeId| graph.apply(Multiply, &[gradient, factor]);
-    Some(match (function, position) {
-        (Negate, _) | (Subtract, 1) => graph.apply(Negate, &[gradient]),
-        (Add, _) | (Subtract, _) => gradient,
-        (Abs, _) => {
-            let zero = constant(graph, 0.0);
-            let (below, above) = (graph.apply(Less, &[x, zero]), graph.apply(Greater, &[x, zero]));
-            let negated = graph.apply(Negate, &[gradient]);
-            let positive = choose(graph, above, Some(gradient), None);
-            choose(graph, below, Some(negated), Some(positive))
-        }
-        (Exp, _) => times(graph, node),
-        (Log, _) => graph.apply(Divide, &[gradient, x]),
-        (Log1p, _) => {
-            let one = constant(graph, 1.0);
-            let shifted = graph.apply(Add, &[one, x]);
-            graph.apply(Divide, &[gradient, shifted])
-        }
-        (Sqrt, _) => {
-            let two = constant(graph, 2.0);
-            let doubled = graph.apply(Multiply, &[two, node]);
-            graph.apply(Divide, &[gradient, doubled])
-        }
-        (Tanh, _) => {
-            let one = constant(graph, 1.0);
-            let square = graph.apply(Multiply, &[node, node]);
-            let slope = graph.apply(Subtract, &[one, square]);
-            times(graph, slope)
-        }
-        (Sigmoid, _) => {
-            let one = constant(graph, 1.0);
-            let rest = graph.apply(Subtract, &[one, node]);
-            let slope = graph.apply(Multiply, &[node, rest]);
-            times(graph, slope)
-        }
-        (Relu, _) => {
-            let zero = constant(graph, 0.0);
-            let above = graph.apply(Greater, &[x, zero]);
-            choose(graph, above, Some(gradient), None)
-        }
-        (Multiply, 0) => times(graph, operands[1]),
-        (Multiply, _) => times(graph, x),
-        (Divide, 0) => graph.apply(Divide, &[gradient, operands[1]]),
-        (Divide, _) => {
-            let quotient = graph.apply(Divide, &[node, operands[1]]);
-            let slope = graph.apply(Negate, &[quotient]);
-            times(graph, slope)
-        }
-        (Power, 0) => {
-            let one = constant(graph, 1.0);
-            let lower = graph.apply(Subtract, &[operands[1], one]);
-            let power = graph.apply(Power, &[x, lower]);
-            let slope = graph.apply(Multiply, &[operands[1], power]);
-            times(graph, slope)
-        }
-        (Power, _) => {
-            let log = graph.apply(Log, &[x]);
-            let slope = graph.apply(Multiply, &[node, log]);
-            times(graph, slope)
-        }
-        (Minimum | Maximum, _) => {
-            let comparison = if function == Minimum { Less } else { Greater };
-            let second = graph.apply(comparison, &[operands[1], x]);
-            if position == 0 {
-                choose(graph, second, None, Some(gradient))
-            } else {
-                choose(graph, second, Some(gradient), None)
-            }
-        }
-        (Clip, _) => {
-            let below = graph.apply(Less, &[x, operands[1]]);
-            let above = graph.apply(Greater, &[x, operands[2]]);
-            let inner = match position {
-                0 => choose(graph, below, None, Some(gradient)),
-                1 => choose(graph, below, Some(gradient), None),
-                _ => return Some(choose(graph, above, Some(gradient), None)),
-            };
-            choose(graph, above, None, Some(inner))
-        }
-        (Where, 1) => choose(graph, x, Some(gradient), None),
-        (Where, 2) => choose(graph, x, None, Some(gradient)),
-        (Where, _) => return None,
-        (Cos, _) => {
-            // -sin(x) is cos(x + pi/2).
-            let quarter = constant(graph, std::f64::consts::FRAC_PI_2);
-            let shifted = graph.apply(Add, &[x, quarter]);
-            let slope = graph.apply(Cos, &[shifted]);
-            times(graph, slope)
-        }
-        // Flat but for its steps.
-        (Floor, _) => return None,
-        (Not | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or, _) => return None,
-    })
+/// Nodes on one axis, as the table's expressions make them.
+struct Nodes<'a> {
+    graph: &'a mut Graph,
+    axis: Axis,
+}
+
+impl Backend for Nodes<'_> {
+    type Value = NodeId;
+
+    fn constant(&mut self, value: f64) -> NodeId {
+        self.graph.constant(self.axis, value)
+    }
+
+    fn apply(&mut self, function: Function, operands: &[NodeId]) -> NodeId {
+        self.graph.apply(function, operands)
+    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
+use super::aggregate;
 use super::batch::Batch;
 use super::graph::{Graph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
-use super::{aggregate, scalar};
 use crate::plan::Function;
 
 /// The values of `outputs` on `batch`. Fails where the batch lacks something that they read.
 pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {
-    evaluate(graph, outputs, batch, scalar::apply, |x| x)
+    evaluate(graph, outputs, batch, Function::value, |x| x)
 }
 
 /// With other elementwise functions, and with `round` applied to the value of every node: so a program in

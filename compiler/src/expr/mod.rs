@@ -7,8 +7,6 @@ pub mod derivative;
 pub mod graph;
 pub mod interpret;
 pub mod jit;
-pub(crate) mod scalar;
-pub mod single;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod values;

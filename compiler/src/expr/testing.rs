@@ -7,38 +7,6 @@ use crate::plan::{
 use super::batch::{Batch, Domains, Layout, Runs};
 use super::graph::{Graph, LiveId, NodeId, Operation, chooses_at_random};
 
-pub const FUNCTIONS: [Function; 29] = [
-    Function::Negate,
-    Function::Not,
-    Function::Abs,
-    Function::Exp,
-    Function::Log,
-    Function::Log1p,
-    Function::Sqrt,
-    Function::Tanh,
-    Function::Sigmoid,
-    Function::Relu,
-    Function::Cos,
-    Function::Floor,
-    Function::Add,
-    Function::Subtract,
-    Function::Multiply,
-    Function::Divide,
-    Function::Power,
-    Function::Minimum,
-    Function::Maximum,
-    Function::Equal,
-    Function::NotEqual,
-    Function::Less,
-    Function::LessEqual,
-    Function::Greater,
-    Function::GreaterEqual,
-    Function::And,
-    Function::Or,
-    Function::Clip,
-    Function::Where,
-];
-
 /// All that have a derivative, and those that are flat.
 pub const REDUCTIONS: [Reduction; 9] = [
     Reduction::Sum,
@@ -270,7 +238,7 @@ impl Random {
                     graph.memory(memory, operand)
                 }
                 _ => {
-                    let function = self.pick(&FUNCTIONS);
+                    let function = self.pick(Function::ALL);
                     let operands: Vec<NodeId> = (0..function.operands()).map(|_| self.pick(&nodes)).collect();
                     if self.below(4) == 0 {
                         // Without simplification.

@@ -155,7 +155,7 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, 
     let loose = |place: usize| operands.get(place).map_or("", |operand| operand.text.as_str());
     match &formula.0.kind {
         FormulaKind::Number(value) if *value < 0.0 => {
-            Text { text: text::number(*value), rank: text::precedence(Function::Negate) }
+            Text { text: text::number(*value), rank: Function::Negate.precedence() }
         }
         FormulaKind::Apply { function, .. } => applied(*function, operands),
         FormulaKind::Reduce { among, on, .. } => {
@@ -198,8 +198,8 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, 
 }
 
 fn applied(function: Function, operands: &[&Text]) -> Text {
-    let rank = text::precedence(function);
-    let word = text::function(function);
+    let rank = function.precedence();
+    let word = function.name();
     let text = match operands {
         _ if rank >= CALL => {
             let inner: Vec<&str> = operands.iter().map(|operand| operand.text.as_str()).collect();

@@ -282,7 +282,7 @@ impl<'a> Parts<'a> {
                 (Function::Where, [condition, then, otherwise]) => {
                     vec![(then, self.facts(condition)), (otherwise, self.facts(condition))]
                 }
-                (function, _) if is_flat(*function) => Vec::new(),
+                (function, _) if !function.is_differentiable() => Vec::new(),
                 (_, operands) => operands.iter().map(|operand| (operand, self.facts(formula))).collect(),
             },
             FormulaKind::Reduce { operand, .. }
@@ -353,12 +353,6 @@ fn is_live_log_ratio(formula: &Formula) -> bool {
     let [above, below] = operands.as_slice() else { return false };
     matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
         && logp_of(below) == Some(&Role::Sampler)
-}
-
-/// A truth value and a whole number have no slope.
-fn is_flat(function: Function) -> bool {
-    use Function::*;
-    matches!(function, Floor | Not | And | Or | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual)
 }
 
 fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
@@ -538,28 +532,27 @@ fn steps(reduce: &Reduce) -> String {
 /// The nonlinear functions, the statistics and the running values in the terms.
 fn shaping(parts: &Parts) -> String {
     use Function::*;
-    let found =
-        parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
-            FormulaKind::Statistic { statistic, over, .. } => {
-                Some(format!("{} over {}", statistic.name(), over.name()))
-            }
-            FormulaKind::Scan { scan, over, .. } => Some(format!("{} over {}", scan.name(), over.name())),
-            FormulaKind::Memory { memory: Memory::Ema { .. }, .. } => Some("ema over steps".into()),
-            FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
-            FormulaKind::Across { .. } => Some("softmax across a panel".into()),
-            FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
-                [_, low, high] if is_negation(low, high) => format!("clip ±{}", exact(high)),
-                [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
-                _ => "clip".into(),
-            }),
-            FormulaKind::Apply {
-                function:
-                    function @ (Minimum | Maximum | Abs | Relu | Tanh | Sigmoid | Sqrt | Log1p | Power | Floor
-                    | Cos),
-                ..
-            } => Some(text::function(*function).to_string()),
-            _ => None,
-        });
+    let found = parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
+        FormulaKind::Statistic { statistic, over, .. } => {
+            Some(format!("{} over {}", statistic.name(), over.name()))
+        }
+        FormulaKind::Scan { scan, over, .. } => Some(format!("{} over {}", scan.name(), over.name())),
+        FormulaKind::Memory { memory: Memory::Ema { .. }, .. } => Some("ema over steps".into()),
+        FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
+        FormulaKind::Across { .. } => Some("softmax across a panel".into()),
+        FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
+            [_, low, high] if is_negation(low, high) => format!("clip ±{}", exact(high)),
+            [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
+            _ => "clip".into(),
+        }),
+        // Exponentials and logarithms make ratios and their logs: those have lines of their own.
+        FormulaKind::Apply { function, .. }
+            if *function == Power || (function.is_call() && !matches!(function, Exp | Log | Where)) =>
+        {
+            Some(function.name().to_string())
+        }
+        _ => None,
+    });
     listed(found, ", ")
 }
 

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::formula::Function;
 use super::settings::Column;
-use crate::expr::scalar;
 
 /// Longest text of a formula, in characters.
 const LONGEST: usize = 100;
@@ -94,11 +93,7 @@ impl DataFormula {
                     let operands: Vec<f64> =
                         operands.iter().filter_map(|at| values.get(*at as usize).copied()).collect();
                     // A plan that was not made by the compiler may have any number of operands.
-                    if operands.len() == function.operands() {
-                        scalar::apply(*function, &operands)
-                    } else {
-                        f64::NAN
-                    }
+                    if operands.len() == function.operands() { function.value(&operands) } else { f64::NAN }
                 }
             });
         }

@@ -65,11 +65,11 @@
 ((call function: (identifier) @function.builtin)
   (#any-of? @function.builtin
     ; elementwise
-    "abs" "exp" "log" "log1p" "ln" "sqrt" "tanh" "sigmoid" "softplus" "relu" "cos" "floor" "min" "max" "clip" "where" "bucket"
+    "abs" "exp" "log" "log1p" "sqrt" "tanh" "sigmoid" "softplus" "relu" "cos" "floor" "min" "max" "clip"
+    "where" "bucket"
     ; statistics and scans
-    "mean" "sum" "first" "last" "any" "all" "count" "quantile" "zscore" "center" "rank" "softmax" "leave_one_out" "minmax" "winsor"
-    "top_fraction" "top_count" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "reward_to_go"
-    "ema" "previous" "next"
+    "mean" "sum" "first" "last" "any" "all" "count" "quantile" "zscore" "center" "rank" "leave_one_out" "minmax" "winsor"
+    "top_fraction" "top_count" "softmax" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "next" "reward_to_go" "ema" "previous"
     ; divergences, distributions and live losses
     "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "detached" "nll" "dpo" "bradley_terry" "ranking" "mse" "bce"
     ; supports and signals

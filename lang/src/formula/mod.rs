@@ -5,7 +5,6 @@
 
 mod decided;
 mod divergences;
-pub mod elementwise;
 mod operators;
 mod signals;
 pub mod text;
@@ -18,47 +17,11 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 pub use divergences::*;
+pub use mopd_ops::{Function, Unit};
 pub use operators::*;
 pub use signals::*;
 
 use crate::experiment::{Origin, Rollout, Schedule};
-
-/// What a number measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Unit {
-    /// A plain number: a literal or a product. It takes the unit of what it is added to.
-    Number,
-    /// The log of a probability.
-    Logp,
-    Prob,
-    /// A quotient of like things.
-    Ratio,
-    /// A difference of log-probabilities, an entropy, a divergence.
-    Nats,
-    /// A reward, a score, a data field.
-    Real,
-    /// In [0, 1].
-    Fraction,
-    /// A whole number of things.
-    Count,
-    Bool,
-}
-
-impl Unit {
-    pub fn name(self) -> &'static str {
-        match self {
-            Unit::Number => "number",
-            Unit::Logp => "logp",
-            Unit::Prob => "prob",
-            Unit::Ratio => "ratio",
-            Unit::Nats => "nats",
-            Unit::Real => "real",
-            Unit::Fraction => "fraction",
-            Unit::Count => "count",
-            Unit::Bool => "bool",
-        }
-    }
-}
 
 /// Along what a number varies, coarse to fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -220,42 +220,6 @@ fn statistic_arguments(statistic: Statistic) -> (String, String) {
     }
 }
 
-/// A call's name, or an operator.
-pub fn function(function: Function) -> &'static str {
-    use Function::*;
-    match function {
-        Negate => "-",
-        Not => "not ",
-        Abs => "abs",
-        Exp => "exp",
-        Log => "log",
-        Log1p => "log1p",
-        Sqrt => "sqrt",
-        Tanh => "tanh",
-        Sigmoid => "sigmoid",
-        Relu => "relu",
-        Cos => "cos",
-        Floor => "floor",
-        Add => "+",
-        Subtract => "-",
-        Multiply => "*",
-        Divide => "/",
-        Power => "^",
-        Minimum => "min",
-        Maximum => "max",
-        Equal => "==",
-        NotEqual => "!=",
-        Less => "<",
-        LessEqual => "<=",
-        Greater => ">",
-        GreaterEqual => ">=",
-        And => "and",
-        Or => "or",
-        Clip => "clip",
-        Where => "where",
-    }
-}
-
 /// `linear(0 -> 1, over: 100 steps)`
 pub fn schedule(schedule: &Schedule) -> String {
     let change = |name: &str, from: f64, to: f64, over: Over| {
@@ -335,23 +299,6 @@ fn among(among: &Option<Formula>) -> String {
 }
 
 const LOOSEST: u8 = 0;
-const CALL: u8 = 9;
-
-/// How tightly an operator binds; calls and names bind tightest.
-pub fn precedence(function: Function) -> u8 {
-    use Function::*;
-    match function {
-        Or => 1,
-        And => 2,
-        Not => 3,
-        Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => 4,
-        Add | Subtract => 5,
-        Multiply | Divide => 6,
-        Negate => 7,
-        Power => 8,
-        _ => CALL,
-    }
-}
 
 /// Deepest nesting of operators and calls that is written: nobody reads further, and the stack is finite.
 const DEEPEST: usize = 60;
@@ -390,7 +337,7 @@ impl Writer {
             return;
         }
         match &formula.0.kind {
-            FormulaKind::Number(value) if *value < 0.0 && tighter_than >= precedence(Function::Negate) => {
+            FormulaKind::Number(value) if *value < 0.0 && tighter_than >= Function::Negate.precedence() => {
                 self.push(&format!("({})", number(*value)));
             }
             FormulaKind::Number(value) => self.push(&number(*value)),
@@ -427,24 +374,24 @@ impl Writer {
                 Some(member) => self.call("softmax", [member], ", across: panel"),
                 None => self.push("softmax(..., across: panel)"),
             },
-            FormulaKind::Apply { function, operands } if precedence(*function) == CALL => {
-                self.call(self::function(*function), operands, "");
+            FormulaKind::Apply { function, operands } if function.is_call() => {
+                self.call(function.name(), operands, "");
             }
             FormulaKind::Apply { function, operands } => {
-                let open = precedence(*function) <= tighter_than;
+                let open = function.precedence() <= tighter_than;
                 self.push(if open { "(" } else { "" });
                 match operands.as_slice() {
                     [operand] => {
-                        self.push(self::function(*function));
-                        self.write(operand, precedence(*function) - 1);
+                        self.push(function.name());
+                        self.write(operand, function.precedence() - 1);
                     }
                     // A power leans right.
                     [base, exponent] if *function == Function::Power => {
-                        self.write(base, precedence(Function::Power));
+                        self.write(base, Function::Power.precedence());
                         self.push("^");
-                        self.write(exponent, precedence(Function::Power) - 1);
+                        self.write(exponent, Function::Power.precedence() - 1);
                     }
-                    _ => self.chain(formula, precedence(*function)),
+                    _ => self.chain(formula, function.precedence()),
                 }
                 self.push(if open { ")" } else { "" });
             }
@@ -470,7 +417,7 @@ impl Writer {
         let mut first = formula;
         while let FormulaKind::Apply { function, operands } = &first.0.kind
             && let [left, right] = operands.as_slice()
-            && precedence(*function) == rank
+            && function.precedence() == rank
         {
             rest.push((*function, right));
             first = left;
@@ -480,7 +427,7 @@ impl Writer {
             if self.cut {
                 return;
             }
-            self.push(&format!(" {} ", self::function(function)));
+            self.push(&format!(" {} ", function.name()));
             self.write(right, rank);
         }
     }

@@ -391,7 +391,6 @@ fn belongs_in_formula(kind: Kind) -> bool {
     matches!(
         kind,
         Elementwise(_)
-            | Softplus
             | Bucket
             | Extreme(..)
             | Clip

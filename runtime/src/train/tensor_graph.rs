@@ -9,12 +9,15 @@ mod reduce;
 mod tests;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use mopd_compiler::expr::aggregate;
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::graph::{Graph, NodeId, Operation};
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::{Axis, Function, Reduction, Signal};
+use mopd_ops::Backend;
+use mopd_ops::expr::Arguments;
 use tch::{Device, Kind, Tensor};
 
 /// `function`, element by element, as the compiler's interpreter defines it, non-finite values included;
@@ -22,6 +25,13 @@ use tch::{Device, Kind, Tensor};
 /// says: through the first of two equals in `min` and `max`, inside and at the bounds of `clip`.
 pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
     use Function::*;
+    if let Some(body) = function.body() {
+        let operands: Vec<Rc<Tensor>> =
+            operands.iter().map(|operand| Rc::new(operand.shallow_clone())).collect();
+        let mut tensors = Tensors { like: &operands[0] };
+        let arguments = Arguments { operands: &operands, reverse: None };
+        return body.evaluate(&mut tensors, arguments).shallow_clone();
+    }
     let truth = |holds: Tensor| holds.to_kind(operands[0].kind());
     match (function, operands) {
         (Negate, [x]) => x.neg(),
@@ -59,6 +69,24 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
             function.operands(),
             operands.len()
         ),
+    }
+}
+
+/// Tensors of one kind on one device.
+struct Tensors<'a> {
+    like: &'a Tensor,
+}
+
+impl Backend for Tensors<'_> {
+    type Value = Rc<Tensor>;
+
+    fn constant(&mut self, value: f64) -> Rc<Tensor> {
+        Rc::new(Tensor::full([1], value, (self.like.kind(), self.like.device())))
+    }
+
+    fn apply(&mut self, function: Function, operands: &[Rc<Tensor>]) -> Rc<Tensor> {
+        let operands: Vec<Tensor> = operands.iter().map(|operand| operand.shallow_clone()).collect();
+        Rc::new(apply(function, &operands))
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use mopd_lang::check::bounds;
 use mopd_lang::check::builtins::{self, Builtin, Kind};
 use mopd_lang::check::vocabulary::{self, Key, SignalName, Takes, Word};
+use mopd_lang::formula::Function;
+use mopd_ops::Accuracy;
 
 /// The name of a section and its text.
 pub fn sections() -> Vec<(String, String)> {
@@ -28,6 +30,7 @@ pub fn sections() -> Vec<(String, String)> {
     for group in Group::ALL {
         found.push((format!("functions: {}", group.name()), functions(*group)));
     }
+    found.push(("accuracy".to_owned(), accuracy()));
     found.push(("limits".to_owned(), limits()));
     found.push((
         "functions: losses".to_owned(),
@@ -72,6 +75,26 @@ fn limits() -> String {
             .collect();
         let _ =
             writeln!(text, "| {} | {} | {} |", names.join(", "), bounds::written(bound.most), bound.because);
+    }
+    text.trim_end().to_owned()
+}
+
+/// Elementwise functions by the error of their programs, those that are said the same of in one row.
+fn accuracy() -> String {
+    let mut rows: Vec<(String, &Accuracy)> = Vec::new();
+    for function in Function::ALL {
+        let accuracy = &function.definition().accuracy;
+        let name = serde_json::to_value(function).expect("a name");
+        let name = format!("`{}`", name.as_str().expect("a name"));
+        match rows.iter_mut().find(|(_, known)| (known.ulp, known.how) == (accuracy.ulp, accuracy.how)) {
+            Some((names, _)) => *names += &format!(", {name}"),
+            None => rows.push((name, accuracy)),
+        }
+    }
+    rows.sort_by(|(_, a), (_, b)| b.ulp.total_cmp(&a.ulp));
+    let mut text = "| function | at most, in ULP | how |\n|---|---|---|\n".to_owned();
+    for (names, accuracy) in rows {
+        let _ = writeln!(text, "| {names} | {} | {} |", accuracy.ulp, accuracy.how);
     }
     text.trim_end().to_owned()
 }
@@ -199,12 +222,9 @@ impl Group {
 
     fn of(kind: Kind) -> Group {
         match kind {
-            Kind::Elementwise(_)
-            | Kind::Softplus
-            | Kind::Bucket
-            | Kind::Extreme(..)
-            | Kind::Clip
-            | Kind::Where => Group::Elementwise,
+            Kind::Elementwise(_) | Kind::Bucket | Kind::Extreme(..) | Kind::Clip | Kind::Where => {
+                Group::Elementwise
+            }
             Kind::Reduce(_) | Kind::Quantile => Group::Reductions,
             Kind::Statistic(_) => Group::Statistics,
             Kind::Scan(_) | Kind::Memory(_) => Group::Scans,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use mopd_lang::check::index::SymbolKind;
-use mopd_lang::formula::{Axis, Unit};
+use mopd_lang::formula::{Axis, Function, Unit};
 
 /// One expression of every unit, finest axis first where there is a choice.
 const SAMPLES: &[(Unit, &str)] = &[
@@ -32,8 +32,11 @@ const OPERATORS: &[(&str, &str)] = &[
     ),
 ];
 
-const FUNCTIONS: &[&str] =
-    &["abs", "exp", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus", "relu", "cos", "floor"];
+/// Elementwise functions of one operand.
+fn functions_of_one() -> Vec<&'static str> {
+    let one = Function::ALL.iter().filter(|function| function.is_call() && function.operands() == 1);
+    one.map(|function| function.name()).collect()
+}
 
 /// The unit and axis of each expression; none where it is refused.
 fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
@@ -87,14 +90,15 @@ pub fn operators() -> String {
 
 /// What each function of one number gives.
 pub fn functions() -> String {
-    let asked: Vec<String> = FUNCTIONS
+    let listed = functions_of_one();
+    let asked: Vec<String> = listed
         .iter()
         .flat_map(|function| SAMPLES.iter().map(move |(_, of)| format!("{function}({of})")))
         .collect();
     let results = ask(&asked);
     let across: Vec<&str> = SAMPLES.iter().map(|(unit, _)| unit.name()).collect();
     let mut text = format!("| of a | {} |\n|---{}|\n", across.join(" | "), "|---".repeat(SAMPLES.len()));
-    for (row, function) in FUNCTIONS.iter().enumerate() {
+    for (row, function) in listed.iter().enumerate() {
         let cells: Vec<&str> =
             results[row * SAMPLES.len()..][..SAMPLES.len()].iter().map(|result| name(*result)).collect();
         let _ = writeln!(text, "| `{function}` | {} |", cells.join(" | "));

@@ -591,7 +591,7 @@ impl Comparison {
             let Operation::Apply { function, operands } = &self.graph.node(id).operation else { continue };
             let of = |operand: usize| exact.get(operands[operand]);
             if !both_ways(*function, exact.get(id), (0..operands.len()).map(of).collect()) {
-                stuck.push((wide::text::function(*function), format!("of {:?}", of(0))));
+                stuck.push((function.name(), format!("of {:?}", of(0))));
             }
         }
         if let Some((function, of)) =

@@ -1,5 +1,6 @@
 //! Groups as Cranelift functions.
 
+use mopd_ops::f32_ops::{self, Operand};
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
@@ -18,8 +19,6 @@ use super::groups::Group;
 use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, Vector, WIDTH};
 use super::{Code, CompileError, Constants, Listing, Loop, Repeated};
 use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::expr::scalar;
-use crate::expr::single::{self, Operand};
 
 /// For whom code is generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +33,12 @@ pub(super) enum Target {
 /// Bytes of a vector.
 const PART_BYTES: i32 = 16;
 
-/// What a loop may call where it hardly ever comes ([`Machine::rarely`]).
+/// What a loop may call where it hardly ever comes ([`FloatOps::call`]).
 const CALLED: [Function; 1] = [Function::Cos];
 const CALLED_NAMES: [&str; 1] = ["mopd_cos"];
 
 extern "C" fn cos(x: f32) -> f32 {
-    scalar::apply(Function::Cos, &[f64::from(x)]) as f32
+    Function::Cos.value(&[f64::from(x)]) as f32
 }
 
 /// What Cranelift calls where the machine can't do it at once.
@@ -350,7 +349,7 @@ impl Emitter<'_> {
         match &self.graph.node(id).operation {
             Operation::Apply { function, operands } => {
                 let operands: Vec<_> = operands.iter().map(|operand| self.operand(*operand)).collect();
-                single::apply(&mut self.vector, *function, &operands)
+                f32_ops::apply(&mut self.vector, *function, &operands)
             }
             Operation::Broadcast { operand } => self.operand(*operand),
             _ => unreachable!("only elementwise nodes are in a group"),

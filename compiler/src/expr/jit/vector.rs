@@ -1,4 +1,4 @@
-//! The machine that writes down what it is asked to compute, four elements at a time.
+//! Float operations as vector instructions: writes down what it is asked to compute, four elements at a time.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{BlockArg, Endianness, FuncRef, InstBuilder, MemFlagsData, Type, Value, types};
 use cranelift_frontend::FunctionBuilder;
 
-use crate::expr::single::{Comparison, Machine};
 use crate::plan::Function;
+use mopd_ops::f32_ops::{Comparison, FloatOps};
 
 /// Elements that are computed together: as many f32 as fit into 128 bits, the widest vector that Cranelift
 /// has.
@@ -29,7 +29,7 @@ pub(super) struct Vector<'a> {
     pub constants: Vec<u32>,
     /// Where they will lie when the code runs, four times each.
     pub table: Value,
-    /// What [`Machine::call`] calls.
+    /// What [`FloatOps::call`] calls.
     pub callees: HashMap<Function, FuncRef>,
 }
 
@@ -86,7 +86,7 @@ impl Vector<'_> {
     }
 }
 
-impl Machine for Vector<'_> {
+impl FloatOps for Vector<'_> {
     type Number = Lanes;
     type Integer = Lanes;
     /// All ones or all zeros in each lane, as integers.

@@ -223,10 +223,15 @@ impl Walk<'_> {
     }
 }
 
+/// A name, and no sign.
+fn is_word(name: &str) -> bool {
+    name.chars().all(|character| character.is_alphanumeric() || character == '_')
+}
+
 /// Whose argument a number is; signs and sums are no owners.
 fn argument_of(function: Function, place: &str) -> String {
-    let name = text::function(function);
-    if name.chars().all(char::is_alphanumeric) {
+    let name = function.name();
+    if is_word(name) {
         format!("{name} in {}", place.rsplit(" in ").next().unwrap_or(place))
     } else {
         place.to_owned()
@@ -264,10 +269,10 @@ fn part(graph: &Graph, node: NodeId, depth: usize) -> String {
         // Going from a coarse axis to a fine one is silent, as in the language.
         Operation::Broadcast { operand } => part(graph, *operand, depth + 1),
         Operation::Apply { function, operands } => {
-            let name = text::function(*function);
+            let name = function.name();
             let operands: Vec<String> = operands.iter().map(|operand| below(*operand)).collect();
             match operands.as_slice() {
-                [left, right] if !name.chars().all(char::is_alphanumeric) => {
+                [left, right] if !is_word(name) => {
                     format!("({left} {name} {right})")
                 }
                 [one] if name.ends_with(['-', ' ']) => format!("{name}{one}"),

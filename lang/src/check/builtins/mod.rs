@@ -4,11 +4,15 @@
 pub mod bounds;
 pub mod vocabulary;
 
+use std::sync::LazyLock;
+
+use mopd_ops::Form;
+
 use crate::experiment::{AdapterKind, Family, Pool};
 use crate::formula::{Formula, Function, Reduction, Scan};
 
 /// One built-in name.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Builtin {
     pub name: &'static str,
     /// In the order in which they may be given without a name.
@@ -26,7 +30,6 @@ pub struct Builtin {
 pub enum Kind {
     /// One argument, elementwise.
     Elementwise(Function),
-    Softplus,
     Bucket,
     /// `min(a, b)`, `max(a, b)`; with `over`, the smallest or largest along an axis.
     Extreme(Function, Reduction),
@@ -265,24 +268,8 @@ macro_rules! divergence {
 }
 
 #[rustfmt::skip]
-static BUILTINS: &[Builtin] = &[
-    // Elementwise
-    function("abs", &["x"], 1, "abs(x)", "The absolute value.", Kind::Elementwise(Function::Abs)),
-    function("exp", &["x"], 1, "exp(x)", "e to the power of `x`.", Kind::Elementwise(Function::Exp)),
-    function("log", &["x"], 1, "log(x)", "The natural logarithm.", Kind::Elementwise(Function::Log)),
-    function("log1p", &["x"], 1, "log1p(x)", "log(1 + x), exact for small `x`.", Kind::Elementwise(Function::Log1p)),
-    function("sqrt", &["x"], 1, "sqrt(x)", "The square root.", Kind::Elementwise(Function::Sqrt)),
-    function("tanh", &["x"], 1, "tanh(x)", "The hyperbolic tangent.", Kind::Elementwise(Function::Tanh)),
-    function("sigmoid", &["x"], 1, "sigmoid(x)", "1 / (1 + exp(-x)).", Kind::Elementwise(Function::Sigmoid)),
-    function("softplus", &["x"], 1, "softplus(x)", "log(1 + exp(x)).", Kind::Softplus),
-    function("relu", &["x"], 1, "relu(x)", "`x` where it is positive, else 0.", Kind::Elementwise(Function::Relu)),
-    function("cos", &["x"], 1, "cos(x)", "The cosine of `x`, in radians.", Kind::Elementwise(Function::Cos)),
-    function("floor", &["x"], 1, "floor(x)", "The largest whole number below or at `x`.", Kind::Elementwise(Function::Floor)),
+static OTHERS: &[Builtin] = &[
     function("bucket", &["x", "n"], 2, "bucket(x, 27)", "The index, from 0, of the one of `n` equal bins of [0, 1] that `x` lies in; values outside go to the nearest bin.", Kind::Bucket),
-    function("min", &["a", "b", "over", "among", "on"], 1, "min(a, b), or min(x, over: sequence)", "The smaller of two, or the smallest along an axis.", Kind::Extreme(Function::Minimum, Reduction::Minimum)),
-    function("max", &["a", "b", "over", "among", "on"], 1, "max(a, b), or max(x, over: sequence)", "The larger of two, or the largest along an axis.", Kind::Extreme(Function::Maximum, Reduction::Maximum)),
-    function("clip", &["x", "low", "high"], 3, "clip(x, low, high)", "`x` clamped between two bounds.", Kind::Clip),
-    function("where", &["condition", "then", "else"], 3, "where(condition, then, else)", "`then` where the condition holds, `else` where it does not, element by element.", Kind::Where),
     // Reductions
     function("mean", &["x", "over", "among", "on"], 2, "mean(x, over: sequence)", "The mean along an axis.", Kind::Reduce(Reduction::Mean)),
     function("sum", &["x", "over", "among", "on", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])", "The sum along an axis; of teachers, the weighted sum of their losses.", Kind::Reduce(Reduction::Sum)),
@@ -436,13 +423,41 @@ pub fn losses() -> &'static [Builtin] {
     LOSSES
 }
 
+/// The functions of the operators' table, then all others.
+static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
+    let calls = Function::ALL.iter().copied().filter(|function| function.is_call());
+    calls.map(elementwise).chain(OTHERS.iter().copied()).collect()
+});
+
+/// An elementwise function, from its entry in the operators' table.
+fn elementwise(function: Function) -> Builtin {
+    let Form::Call { parameters, doc } = function.definition().form else {
+        unreachable!("only what is called is looked up by name")
+    };
+    let (name, usage) = (function.name(), format!("{}({})", function.name(), parameters.join(", ")));
+    // The same words name a reduction.
+    let extreme = |reduction| {
+        let usage = format!("{usage}, or {name}(x, over: sequence)");
+        (&["a", "b", "over", "among", "on"][..], 1, usage, Kind::Extreme(function, reduction))
+    };
+    let (parameters, required, usage, kind) = match function {
+        Function::Minimum => extreme(Reduction::Minimum),
+        Function::Maximum => extreme(Reduction::Maximum),
+        Function::Clip => (parameters, 3, usage, Kind::Clip),
+        Function::Where => (parameters, 3, usage, Kind::Where),
+        _ => (parameters, parameters.len(), usage, Kind::Elementwise(function)),
+    };
+    // Once, for as long as the program runs.
+    Builtin { name, parameters, required, usage: usage.leak(), doc, kind }
+}
+
 pub fn find(name: &str) -> Option<&'static Builtin> {
     BUILTINS.iter().find(|builtin| builtin.name == name)
 }
 
 /// Every built-in.
 pub fn all() -> &'static [Builtin] {
-    BUILTINS
+    &BUILTINS
 }
 
 pub fn names<'a>() -> impl Iterator<Item = &'a str> {

@@ -1,7 +1,9 @@
 //! Operators and elementwise functions on formulas: units, axes, constant folding.
 
+use mopd_ops::{Mismatch, Units};
+
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Formula, FormulaKind, Function, Unit, elementwise};
+use crate::formula::{Formula, FormulaKind, Function, Unit};
 use crate::source::Span;
 use crate::syntax::ast::BinaryOperator;
 
@@ -9,26 +11,21 @@ use crate::check::Checker;
 use crate::check::values::value::Value;
 
 impl Checker {
-    pub(in crate::check) fn negate(&mut self, operand: Formula, span: Span) -> Value {
-        if operand.unit() == Unit::Bool {
-            self.unit_mismatch(
-                span,
-                "a truth value can't be negated with `-`",
-                &[(span, &operand)],
-                Some("write `not`"),
-            );
-            return Value::Error;
+    /// `-x`, `not x`, `exp(x)`: a function of one operand.
+    pub(in crate::check) fn applied(
+        &mut self,
+        function: Function,
+        operand: Formula,
+        operand_span: Span,
+        span: Span,
+    ) -> Value {
+        match function.unit(operand.unit()) {
+            Ok(unit) => self.apply(function, vec![operand], unit, span),
+            Err(Mismatch { message, help }) => {
+                self.unit_mismatch(operand_span, message, &[(operand_span, &operand)], help);
+                Value::Error
+            }
         }
-        let unit = operand.unit();
-        self.apply(Function::Negate, vec![operand], unit, span)
-    }
-
-    pub(in crate::check) fn not(&mut self, operand: Formula, span: Span) -> Value {
-        if operand.unit() != Unit::Bool {
-            self.unit_mismatch(span, "`not` needs a truth value", &[(span, &operand)], None);
-            return Value::Error;
-        }
-        self.apply(Function::Not, vec![operand], Unit::Bool, span)
     }
 
     pub(in crate::check) fn binary(
@@ -39,21 +36,11 @@ impl Checker {
         (right, right_span): (Formula, Span),
         span: Span,
     ) -> Value {
-        use BinaryOperator::*;
+        let function = function_of(operator);
         let (l, r) = (left.unit(), right.unit());
-        let unit = match operator {
-            Add => sum_unit(l, r),
-            Subtract => difference_unit(l, r),
-            Multiply => product_unit(l, r),
-            Divide => quotient_unit(l, r),
-            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r))
-                .then_some(if l == Unit::Ratio { Unit::Ratio } else { Unit::Number }),
-            Equal | NotEqual => common_unit(l, r).map(|_| Unit::Bool),
-            // Truth has no order.
-            Less | LessEqual | Greater | GreaterEqual => {
-                common_unit(l, r).filter(|unit| *unit != Unit::Bool).map(|_| Unit::Bool)
-            }
-            And | Or => (l == Unit::Bool && r == Unit::Bool).then_some(Unit::Bool),
+        let unit = match function.definition().units {
+            Units::Two(unit) => unit(l, r),
+            Units::One(_) | Units::Shared => unreachable!("an operator with two sides"),
         };
         let Some(unit) = unit else {
             let message =
@@ -62,27 +49,12 @@ impl Checker {
             self.unit_mismatch(operator_span, &message, &[(left_span, &left), (right_span, &right)], help);
             return Value::Error;
         };
-        if operator == Divide && right.0.kind == FormulaKind::Number(0.0) {
+        if function == Function::Divide && right.0.kind == FormulaKind::Number(0.0) {
             self.report(
                 Diagnostic::error(Code::OutOfRange, right_span, "division by zero").label("this is 0"),
             );
             return Value::Error;
         }
-        let function = match operator {
-            Add => Function::Add,
-            Subtract => Function::Subtract,
-            Multiply => Function::Multiply,
-            Divide => Function::Divide,
-            Power => Function::Power,
-            Equal => Function::Equal,
-            NotEqual => Function::NotEqual,
-            Less => Function::Less,
-            LessEqual => Function::LessEqual,
-            Greater => Function::Greater,
-            GreaterEqual => Function::GreaterEqual,
-            And => Function::And,
-            Or => Function::Or,
-        };
         self.apply(function, vec![left, right], unit, span)
     }
 
@@ -94,13 +66,8 @@ impl Checker {
         unit: Unit,
         span: Span,
     ) -> Value {
-        use Function::*;
         let live = operands.iter().any(Formula::live);
-        let stepwise = matches!(
-            function,
-            Not | Floor | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or
-        );
-        if live && (stepwise || (function == Where && operands[0].live())) {
+        if live && (!function.is_differentiable() || (function == Function::Where && operands[0].live())) {
             self.report(
                 Diagnostic::error(
                     Code::NotDifferentiable,
@@ -115,7 +82,7 @@ impl Checker {
         }
         let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
         if let Some(constants) = constants {
-            let value = elementwise::apply(function, &constants);
+            let value = function.value(&constants);
             if value.is_finite() {
                 return self.number(value, unit, span);
             }
@@ -154,67 +121,22 @@ impl Checker {
     }
 }
 
-/// Numbers that measure nothing: they mix freely.
-fn plain(unit: Unit) -> bool {
-    matches!(unit, Unit::Number | Unit::Ratio | Unit::Fraction | Unit::Count)
-}
-
-/// The unit that two sides of a comparison, a `min` or a `where` share.
-pub fn common_unit(left: Unit, right: Unit) -> Option<Unit> {
-    match (left, right) {
-        (l, r) if l == r => Some(l),
-        (Unit::Bool, _) | (_, Unit::Bool) => None,
-        (Unit::Number, other) | (other, Unit::Number) => Some(other),
-        (l, r) if plain(l) && plain(r) => Some(Unit::Number),
-        // A reward is a number of the author's own making: its bounds are ratios or fractions as well as
-        // anything else.
-        (Unit::Real, r) if plain(r) => Some(Unit::Real),
-        (l, Unit::Real) if plain(l) => Some(Unit::Real),
-        _ => None,
-    }
-}
-
-fn sum_unit(left: Unit, right: Unit) -> Option<Unit> {
-    match (left, right) {
-        // log p + log q is the log of a product; log p + nats is a scaled probability.
-        (Unit::Logp, Unit::Nats) | (Unit::Nats, Unit::Logp) => Some(Unit::Logp),
-        // exp(d) - 1 - d, the unbiased estimator "k3", is made of a ratio and its own log.
-        (Unit::Ratio, Unit::Nats) | (Unit::Nats, Unit::Ratio) => Some(Unit::Number),
-        (Unit::Bool, Unit::Bool) => None,
-        _ => common_unit(left, right),
-    }
-}
-
-fn difference_unit(left: Unit, right: Unit) -> Option<Unit> {
-    match (left, right) {
-        (Unit::Logp, Unit::Logp) => Some(Unit::Nats),
-        _ => sum_unit(left, right),
-    }
-}
-
-/// A product with a literal keeps the unit; with anything else it is a number of its own, so that `alpha *
-/// reward` may be added to nats while a bare reward may not.
-fn product_unit(left: Unit, right: Unit) -> Option<Unit> {
-    match (left, right) {
-        (Unit::Bool, other) | (other, Unit::Bool) => (other != Unit::Bool).then_some(other),
-        (Unit::Number | Unit::Count, Unit::Real) | (Unit::Real, Unit::Number | Unit::Count) => {
-            Some(Unit::Number)
-        }
-        (Unit::Number | Unit::Count, other) | (other, Unit::Number | Unit::Count) => Some(other),
-        (Unit::Fraction, Unit::Fraction) => Some(Unit::Fraction),
-        (Unit::Ratio, Unit::Prob) | (Unit::Prob, Unit::Ratio) | (Unit::Prob, Unit::Prob) => Some(Unit::Prob),
-        _ => Some(Unit::Number),
-    }
-}
-
-fn quotient_unit(left: Unit, right: Unit) -> Option<Unit> {
-    match (left, right) {
-        (Unit::Bool, _) | (_, Unit::Bool) => None,
-        (Unit::Logp, Unit::Logp) => Some(Unit::Ratio),
-        (Unit::Number, Unit::Number) => Some(Unit::Number),
-        (l, r) if l == r => Some(Unit::Ratio),
-        (l, Unit::Number | Unit::Count | Unit::Ratio | Unit::Fraction) => Some(l),
-        _ => Some(Unit::Number),
+fn function_of(operator: BinaryOperator) -> Function {
+    use BinaryOperator::*;
+    match operator {
+        Add => Function::Add,
+        Subtract => Function::Subtract,
+        Multiply => Function::Multiply,
+        Divide => Function::Divide,
+        Power => Function::Power,
+        Equal => Function::Equal,
+        NotEqual => Function::NotEqual,
+        Less => Function::Less,
+        LessEqual => Function::LessEqual,
+        Greater => Function::Greater,
+        GreaterEqual => Function::GreaterEqual,
+        And => Function::And,
+        Or => Function::Or,
     }
 }
 

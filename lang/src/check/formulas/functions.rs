@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use mopd_ops::common_unit;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::formula::{
     Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Signal, Statistic, Unit,
@@ -12,7 +14,6 @@ use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::{Builtin, Kind, MemoryName, ScanName, StatisticName};
-use crate::check::formulas::arithmetic::common_unit;
 use crate::check::names::foreign;
 use crate::check::names::unknown;
 use crate::check::values::evaluate::Env;
@@ -29,9 +30,8 @@ impl Checker {
         match builtin.kind {
             Kind::Elementwise(function) => {
                 let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
-                self.elementwise(function, x, place, span)
+                self.applied(function, x, place, span)
             }
-            Kind::Softplus => self.softplus(given, span, env),
             Kind::Bucket => self.bucket(given, span, env),
             Kind::Extreme(function, reduction) => match (given[1], given[2]) {
                 (Some(_), None) => self.extreme(function, given, span, env),
@@ -100,37 +100,6 @@ impl Checker {
         Some((self.formula(value, expr.span)?, expr.span))
     }
 
-    fn elementwise(&mut self, function: Function, x: Formula, place: Span, span: Span) -> Value {
-        let unit = match (function, x.unit()) {
-            (_, Unit::Bool) => None,
-            (Function::Abs, Unit::Logp) => Some(Unit::Nats),
-            (Function::Abs | Function::Relu, unit) => Some(unit),
-            (Function::Exp, Unit::Logp) => Some(Unit::Prob),
-            (Function::Exp, Unit::Nats) => Some(Unit::Ratio),
-            (Function::Exp, Unit::Prob) => None,
-            (Function::Log, Unit::Prob) => Some(Unit::Logp),
-            (Function::Log, Unit::Ratio | Unit::Count) => Some(Unit::Nats),
-            (Function::Log | Function::Log1p, Unit::Logp | Unit::Nats) => None,
-            (Function::Sigmoid, _) => Some(Unit::Fraction),
-            _ => Some(Unit::Number),
-        };
-        let Some(unit) = unit else {
-            let (message, help) = match (function, x.unit()) {
-                (Function::Exp, Unit::Prob) => {
-                    ("`exp` of a probability", Some("it is a probability already: drop the `exp`"))
-                }
-                (Function::Log | Function::Log1p, _) if x.unit() != Unit::Bool => (
-                    "the log of something that is a log already",
-                    Some("drop the `log`, or take `exp` first"),
-                ),
-                _ => ("a truth value is no number", Some("use `where(condition, then, else)`")),
-            };
-            self.unit_mismatch(place, message, &[(place, &x)], help);
-            return Value::Error;
-        };
-        self.apply(function, vec![x], unit, span)
-    }
-
     /// Numbers that must share a unit: the bounds of a `clip`, the sides of a `min`, the branches of a
     /// `where`.
     pub(in crate::check) fn shared_unit(
@@ -158,9 +127,7 @@ impl Checker {
             return Value::Error;
         };
         let parts = [a, b];
-        let Some(unit) =
-            self.shared_unit(if function == Function::Minimum { "min" } else { "max" }, &parts, span)
-        else {
+        let Some(unit) = self.shared_unit(function.name(), &parts, span) else {
             return Value::Error;
         };
         self.apply(function, parts.into_iter().map(|(formula, _)| formula).collect(), unit, span)
@@ -218,24 +185,6 @@ impl Checker {
         let Some(unit) = self.shared_unit("where", &branches, span) else { return Value::Error };
         let operands = std::iter::once(condition).chain(branches).map(|(formula, _)| formula).collect();
         self.apply(Function::Where, operands, unit, span)
-    }
-
-    /// log(1 + exp(x))
-    fn softplus(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
-        if x.unit() == Unit::Bool {
-            self.unit_mismatch(
-                place,
-                "a truth value is no number",
-                &[(place, &x)],
-                Some("use `where(condition, then, else)`"),
-            );
-            return Value::Error;
-        }
-        match self.apply(Function::Exp, vec![x], Unit::Number, span) {
-            Value::Formula(exponential) => self.apply(Function::Log1p, vec![exponential], Unit::Number, span),
-            other => other,
-        }
     }
 
     /// floor(clip(x, 0, 1) * n), and the last part for 1 itself.

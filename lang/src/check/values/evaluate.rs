@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{DomainId, SelfCopy, Stage, TeacherWeights};
-use crate::formula::{Axis, Distribution, Formula, FormulaKind, Role, Signal, Unit};
+use crate::formula::{Axis, Distribution, Formula, FormulaKind, Function, Role, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Index, UnaryOperator};
 
@@ -214,8 +214,8 @@ impl Checker {
         }
         let Some(formula) = self.formula(value, operand.span) else { return Value::Error };
         match operator {
-            UnaryOperator::Negate => self.negate(formula, span),
-            UnaryOperator::Not => self.not(formula, span),
+            UnaryOperator::Negate => self.applied(Function::Negate, formula, span, span),
+            UnaryOperator::Not => self.applied(Function::Not, formula, span, span),
         }
     }
 
@@ -414,7 +414,7 @@ impl Checker {
                     return if operator == BinaryOperator::Equal {
                         Value::Formula(is)
                     } else {
-                        self.not(is, span)
+                        self.applied(Function::Not, is, span, span)
                     };
                 }
             }

@@ -3,7 +3,6 @@
 pub mod calls;
 pub mod evaluate;
 pub mod frames;
-pub mod intervals;
 pub mod matches;
 pub mod ranges;
 pub mod schedules;

@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use mopd_ops::interval::{self, Interval};
+
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
     Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
-    Mass, PreferenceKind, Scan, Signal, elementwise,
+    Mass, PreferenceKind, Scan, Signal,
 };
 
 use crate::check::Checker;
-use crate::check::values::intervals;
 
 /// What the names in a number of the run stand for.
 pub struct Bindings<'a> {
@@ -93,8 +94,24 @@ impl<'f> Tape<'f> {
             }
             _ => None,
         };
-        self.run(leaf, elementwise::apply)
+        self.run(leaf, Function::value)
     }
+}
+
+/// The smallest and largest value that a number may have from step `first` to step `last`, or a little
+/// further out; none where something else than the step decides.
+fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<Interval> {
+    let leaf = |kind: &FormulaKind| match kind {
+        FormulaKind::Number(value) => Some((*value, *value)),
+        FormulaKind::Schedule(schedule) => Some(interval::proper(schedule.bounds(first, last, steps))),
+        FormulaKind::Signal(Signal::Step) => Some((f64::from(first), f64::from(last))),
+        FormulaKind::Signal(Signal::Progress) => {
+            let steps = f64::from(steps.max(1));
+            Some((f64::from(first) / steps, f64::from(last) / steps))
+        }
+        _ => None,
+    };
+    number.run(leaf, Function::range)
 }
 
 /// Whether a number stays within bounds over a run.
@@ -136,14 +153,14 @@ pub fn stay(formula: &Formula, bounds: (f64, f64), length: Length) -> (Stay, u32
 }
 
 /// Whether a number keeps to its bounds at every step. Intervals of steps that are known to
-/// ([`intervals::bounds`]) are passed over; others are split, the earlier half first.
+/// ([`bounds`]) are passed over; others are split, the earlier half first.
 pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> Stay {
     let outside = |value: f64| !value.is_finite() || !(low..=high).contains(&value);
     let tape = Tape::of(formula);
     let mut waiting = vec![(0, steps.max(1) - 1)];
     let mut left = MOST_STEPS;
     while let Some((first, last)) = waiting.pop() {
-        let Some(bounds) = intervals::bounds(&tape, (first, last), steps) else { return Stay::Within };
+        let Some(bounds) = bounds(&tape, (first, last), steps) else { return Stay::Within };
         let within = bounds.0.is_finite() && bounds.1.is_finite() && low <= bounds.0 && bounds.1 <= high;
         let looked_at = if last - first < ROW { last - first + 1 } else { 1 };
         let Some(rest) = left.checked_sub(looked_at) else { return Stay::Unknown };

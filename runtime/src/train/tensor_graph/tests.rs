@@ -3,7 +3,7 @@
 use mopd_compiler::expr::derivative::adjoints;
 use mopd_compiler::expr::graph::LiveId;
 use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::expr::testing::{AXES, FUNCTIONS, Random};
+use mopd_compiler::expr::testing::{AXES, Random};
 use mopd_compiler::plan::{Over, Schedule};
 
 use super::*;
@@ -44,7 +44,7 @@ fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
     nodes.push(graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: Over::Run }));
     nodes.push(graph.signal(Signal::Progress));
     for _ in 0..size {
-        let function = FUNCTIONS[random.below(FUNCTIONS.len())];
+        let function = random.pick(Function::ALL);
         // The live primitives come up often, and so does what was made last.
         let mut pick = |_| match random.below(3) {
             0 => nodes[random.below(3)],
@@ -74,7 +74,11 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 /// Equal up to rounding of the transcendental functions, which are other code, blown up by what comes after
 /// them.
 fn agree(a: f64, b: f64) -> bool {
-    let close = || a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6);
+    agree_to(1e-9, a, b)
+}
+
+fn agree_to(share: f64, a: f64, b: f64) -> bool {
+    let close = || a.is_finite() && b.is_finite() && (a - b).abs() <= share * a.abs().max(b.abs()).max(1e-6);
     a == b || (a.is_nan() && b.is_nan()) || close()
 }
 
@@ -90,7 +94,7 @@ fn live(batch: &Batch, gradient: bool) -> Vec<Tensor> {
 #[test]
 fn every_function_is_what_the_interpreter_says() {
     let mut random = Random(1);
-    for function in FUNCTIONS {
+    for function in Function::ALL.iter().copied() {
         for _ in 0..20 {
             let mut graph = Graph::default();
             let operands: Vec<NodeId> =
@@ -205,7 +209,7 @@ fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
             let mask = mask.map(|mask| graph.broadcast(mask, graph.axis(operand)));
             graph.reduce(random.pick(&REDUCTIONS), operand, random.pick(&coarser), mask)
         } else {
-            let function = random.pick(&FUNCTIONS);
+            let function = random.pick(Function::ALL);
             let mut operands: Vec<NodeId> = (0..function.operands()).map(|_| random.pick(&nodes)).collect();
             operands[0] = operand;
             if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
@@ -261,7 +265,8 @@ fn derivatives_of_random_whole_graphs_agree() {
             for (token, (got, expected)) in gradient.iter().zip(expected).enumerate() {
                 let listing = || graph.listing(&[loss]);
                 assert!(
-                    agree(*got, *expected),
+                    // 1 - tanh(x)^2 loses digits where tanh is near 1.
+                    agree_to(1e-8, *got, *expected),
                     "seed {seed}, token {token}: {got} is not {expected}\n{}",
                     listing()
                 );

@@ -1,17 +1,16 @@
-//! The definition, carried out on one number at a time.
+//! The programs, carried out on one number at a time.
 
-use super::{Comparison, Machine, Operand, apply};
-use crate::expr::scalar;
-use crate::plan::Function;
+use super::{Comparison, FloatOps, Operand, apply};
+use crate::Function;
 
 /// Computes what generated code computes, to the last bit, on any machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Model {
+pub struct Scalar {
     /// Whether a multiplication and an addition within a function are rounded once.
     pub fused: bool,
 }
 
-impl Model {
+impl Scalar {
     /// `function` of as many operands as it has; true is 1, false is 0.
     pub fn apply(mut self, function: Function, operands: &[f32]) -> f32 {
         let mut taken = [Operand::Constant(0.0); 3];
@@ -22,7 +21,7 @@ impl Model {
     }
 }
 
-impl Machine for Model {
+impl FloatOps for Scalar {
     type Number = f32;
     type Integer = i32;
     type Truth = bool;
@@ -111,7 +110,7 @@ impl Machine for Model {
     }
 
     fn call(&mut self, function: Function, x: f32) -> f32 {
-        scalar::apply(function, &[f64::from(x)]) as f32
+        function.value(&[f64::from(x)]) as f32
     }
 
     fn bits(&mut self, x: f32) -> i32 {

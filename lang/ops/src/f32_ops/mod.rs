@@ -1,23 +1,27 @@
-//! The definition of every elementwise function in f32.
+//! The programs that compute elementwise functions in f32.
 //!
-//! A function is written down once, as operations of a [`Machine`]. Two machines carry them out:
-//! [`model::Model`] on one number at a time, which is what the definition computes, and the code generator,
-//! which writes them down as vector instructions ([`super::jit`]). Both do the same operations in the same
-//! order, so they agree to the last bit. In terms of the exact functions ([`super::scalar`]) the results are
-//! within the bounds of [`bound`].
+//! A program is written down once, as operations of [`FloatOps`]. Two implementations carry them out:
+//! [`Scalar`] on one number at a time, which is what the program computes, and the compiler's code generator,
+//! which writes them down as vector instructions. Both do the same operations in the same order, so they
+//! agree to the last bit. In terms of the exact functions ([`Function::value`]) the results are within the
+//! bounds of [`crate::Accuracy`]. A function with a body ([`Function::body`]) is the programs of its parts.
 //!
-//! Multiplication and addition are one operation with one rounding, or two with two: the graph says which
-//! ([`super::graph::Graph::fused`]), since results differ in the last bit.
+//! Multiplication and addition are one operation with one rounding, or two with two: the graph says which,
+//! since results differ in the last bit.
 
-pub mod bound;
+#[cfg(test)]
+mod accuracy;
 mod elementary;
-pub mod model;
+mod scalar;
 
-use crate::plan::Function;
+pub use scalar::Scalar;
+
+use crate::Function;
+use crate::expr::{Arguments, Backend};
 
 /// Arithmetic on IEEE 754 binary32 numbers, round to nearest, with gradual underflow; and on 32-bit integers,
 /// wrapping.
-pub trait Machine {
+pub trait FloatOps {
     /// One f32, or several.
     type Number: Copy;
     /// As many i32.
@@ -87,7 +91,7 @@ pub enum Comparison {
     GreaterEqual,
 }
 
-/// What a node of a graph is on a machine. What is true or false stays so until it is used as a number, 1 or
+/// What a node of a graph is to [`FloatOps`]. What is true or false stays so until it is used as a number, 1 or
 /// 0.
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<N, T> {
@@ -97,51 +101,54 @@ pub enum Operand<N, T> {
     Constant(f32),
 }
 
-type OperandOf<M> = Operand<<M as Machine>::Number, <M as Machine>::Truth>;
+type OperandOf<F> = Operand<<F as FloatOps>::Number, <F as FloatOps>::Truth>;
 
 impl<N: Copy, T: Copy> Operand<N, T> {
-    pub fn number<M: Machine<Number = N, Truth = T>>(self, machine: &mut M) -> N {
+    pub fn number<F: FloatOps<Number = N, Truth = T>>(self, ops: &mut F) -> N {
         match self {
             Operand::Number(number) => number,
-            Operand::Constant(value) => machine.number(value),
+            Operand::Constant(value) => ops.number(value),
             Operand::Truth(truth) => {
-                let (one, zero) = (machine.number(1.0), machine.number(0.0));
-                machine.select(truth, one, zero)
+                let (one, zero) = (ops.number(1.0), ops.number(0.0));
+                ops.select(truth, one, zero)
             }
         }
     }
 
     /// Whatever is not 0 is true, NaN included.
-    pub fn truth<M: Machine<Number = N, Truth = T>>(self, machine: &mut M) -> T {
+    pub fn truth<F: FloatOps<Number = N, Truth = T>>(self, ops: &mut F) -> T {
         match self {
             Operand::Truth(truth) => truth,
             other => {
-                let (x, zero) = (other.number(machine), machine.number(0.0));
-                machine.compare(Comparison::NotEqual, x, zero)
+                let (x, zero) = (other.number(ops), ops.number(0.0));
+                ops.compare(Comparison::NotEqual, x, zero)
             }
         }
     }
 }
 
-/// Applies `function` to as many operands as it has: [`super::scalar::apply`] in f32.
-pub fn apply<M: Machine>(machine: &mut M, function: Function, operands: &[OperandOf<M>]) -> OperandOf<M> {
+/// Applies `function` to as many operands as it has: [`Function::value`] in f32.
+pub fn apply<F: FloatOps>(ops: &mut F, function: Function, operands: &[OperandOf<F>]) -> OperandOf<F> {
     use Function::*;
+    if let Some(body) = function.body() {
+        return body.evaluate(&mut Programs(ops), Arguments { operands, reverse: None });
+    }
     let truth = match (function, operands) {
         (Not, &[x]) => {
-            let x = x.truth(machine);
-            Some(machine.not(x))
+            let x = x.truth(ops);
+            Some(ops.not(x))
         }
         (And, &[a, b]) => {
-            let (a, b) = (a.truth(machine), b.truth(machine));
-            Some(machine.and(a, b))
+            let (a, b) = (a.truth(ops), b.truth(ops));
+            Some(ops.and(a, b))
         }
         (Or, &[a, b]) => {
-            let (a, b) = (a.truth(machine), b.truth(machine));
-            Some(machine.or(a, b))
+            let (a, b) = (a.truth(ops), b.truth(ops));
+            Some(ops.or(a, b))
         }
         (Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual, &[a, b]) => {
-            let (a, b) = (a.number(machine), b.number(machine));
-            Some(machine.compare(comparison(function), a, b))
+            let (a, b) = (a.number(ops), b.number(ops));
+            Some(ops.compare(comparison(function), a, b))
         }
         _ => None,
     };
@@ -149,48 +156,46 @@ pub fn apply<M: Machine>(machine: &mut M, function: Function, operands: &[Operan
         return Operand::Truth(truth);
     }
     Operand::Number(match (function, operands) {
-        (Minimum, &[a, b]) => extreme(machine, Extreme::Minimum, a, b),
-        (Maximum, &[a, b]) => extreme(machine, Extreme::Maximum, a, b),
+        (Minimum, &[a, b]) => extreme(ops, Extreme::Minimum, a, b),
+        (Maximum, &[a, b]) => extreme(ops, Extreme::Maximum, a, b),
         (Clip, &[x, low, high]) => {
-            let raised = extreme(machine, Extreme::Maximum, x, low);
-            extreme(machine, Extreme::Minimum, Operand::Number(raised), high)
+            let raised = extreme(ops, Extreme::Maximum, x, low);
+            extreme(ops, Extreme::Minimum, Operand::Number(raised), high)
         }
         (Where, &[condition, then, otherwise]) => {
-            let condition = condition.truth(machine);
-            let (then, otherwise) = (then.number(machine), otherwise.number(machine));
-            machine.select(condition, then, otherwise)
+            let condition = condition.truth(ops);
+            let (then, otherwise) = (then.number(ops), otherwise.number(ops));
+            ops.select(condition, then, otherwise)
         }
         (Add | Subtract | Multiply | Divide | Power, &[a, b]) => {
-            let (a, b) = (a.number(machine), b.number(machine));
+            let (a, b) = (a.number(ops), b.number(ops));
             match function {
-                Add => machine.add(a, b),
-                Subtract => machine.subtract(a, b),
-                Multiply => machine.multiply(a, b),
-                Divide => machine.divide(a, b),
-                _ => elementary::power(machine, a, b),
+                Add => ops.add(a, b),
+                Subtract => ops.subtract(a, b),
+                Multiply => ops.multiply(a, b),
+                Divide => ops.divide(a, b),
+                _ => elementary::power(ops, a, b),
             }
         }
         (_, &[x]) => {
-            let x = x.number(machine);
+            let x = x.number(ops);
             match function {
-                Negate => machine.negate(x),
-                Abs => machine.absolute(x),
-                Exp => elementary::exp(machine, x),
-                Log => elementary::log(machine, x),
-                Log1p => elementary::log1p(machine, x),
-                Sqrt => machine.square_root(x),
-                Tanh => elementary::tanh(machine, x),
-                Sigmoid => elementary::sigmoid(machine, x),
-                Cos => elementary::cos(machine, x),
-                Floor => machine.floor(x),
+                Negate => ops.negate(x),
+                Abs => ops.absolute(x),
+                Exp => elementary::exp(ops, x),
+                Log => elementary::log(ops, x),
+                Log1p => elementary::log1p(ops, x),
+                Sqrt => ops.square_root(x),
+                Tanh => elementary::tanh(ops, x),
+                Sigmoid => elementary::sigmoid(ops, x),
+                Cos => elementary::cos(ops, x),
+                Floor => ops.floor(x),
                 Relu => {
-                    let zero = machine.number(0.0);
-                    let below = machine.compare(Comparison::Less, x, zero);
-                    machine.select(below, zero, x)
+                    let zero = ops.number(0.0);
+                    let below = ops.compare(Comparison::Less, x, zero);
+                    ops.select(below, zero, x)
                 }
-                _ => {
-                    unreachable!("a checked graph gives {function:?} {} operands, not 1", function.operands())
-                }
+                _ => unreachable!("{function:?} of one operand has neither a body nor a program"),
             }
         }
         _ => unreachable!(
@@ -199,6 +204,21 @@ pub fn apply<M: Machine>(machine: &mut M, function: Function, operands: &[Operan
             operands.len()
         ),
     })
+}
+
+/// The programs of a function's parts, one after the other.
+struct Programs<'a, F>(&'a mut F);
+
+impl<F: FloatOps> Backend for Programs<'_, F> {
+    type Value = OperandOf<F>;
+
+    fn constant(&mut self, value: f64) -> OperandOf<F> {
+        Operand::Constant(value as f32)
+    }
+
+    fn apply(&mut self, function: Function, operands: &[OperandOf<F>]) -> OperandOf<F> {
+        apply(self.0, function, operands)
+    }
 }
 
 fn comparison(function: Function) -> Comparison {
@@ -219,28 +239,28 @@ enum Extreme {
     Maximum,
 }
 
-/// The smaller or larger; the first of two equals; NaN if either is NaN ([`super::scalar::minimum`]).
-fn extreme<M: Machine>(machine: &mut M, extreme: Extreme, a: OperandOf<M>, b: OperandOf<M>) -> M::Number {
-    let prefer = |machine: &mut M, preferred, other| match extreme {
-        Extreme::Minimum => machine.smaller(preferred, other),
-        Extreme::Maximum => machine.larger(preferred, other),
+/// The smaller or larger; the first of two equals; NaN if either is NaN ([`crate::minimum`]).
+fn extreme<F: FloatOps>(ops: &mut F, extreme: Extreme, a: OperandOf<F>, b: OperandOf<F>) -> F::Number {
+    let prefer = |ops: &mut F, preferred, other| match extreme {
+        Extreme::Minimum => ops.smaller(preferred, other),
+        Extreme::Maximum => ops.larger(preferred, other),
     };
     match (a, b) {
         // One instruction each: the constant is not NaN, and where the two are equal they are the same
         // number.
         (_, Operand::Constant(bound)) if !bound.is_nan() => {
-            let (a, bound) = (a.number(machine), machine.number(bound));
-            prefer(machine, bound, a)
+            let (a, bound) = (a.number(ops), ops.number(bound));
+            prefer(ops, bound, a)
         }
         (Operand::Constant(bound), _) if !bound.is_nan() && bound != 0.0 => {
-            let (bound, b) = (machine.number(bound), b.number(machine));
-            prefer(machine, bound, b)
+            let (bound, b) = (ops.number(bound), b.number(ops));
+            prefer(ops, bound, b)
         }
         _ => {
-            let (a, b) = (a.number(machine), b.number(machine));
-            let chosen = prefer(machine, b, a);
-            let not_a_number = machine.compare(Comparison::NotEqual, b, b);
-            machine.select(not_a_number, b, chosen)
+            let (a, b) = (a.number(ops), b.number(ops));
+            let chosen = prefer(ops, b, a);
+            let not_a_number = ops.compare(Comparison::NotEqual, b, b);
+            ops.select(not_a_number, b, chosen)
         }
     }
 }

@@ -1,0 +1,106 @@
+//! Expressions over functions, as data: bodies of functions and their gradients.
+
+use crate::Function;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Expr {
+    /// An operand, by position.
+    Operand(usize),
+    /// What the function gives: only in a gradient.
+    Output,
+    /// The gradient that reaches the output: only in a gradient.
+    Gradient,
+    Constant(f64),
+    Apply(Function, &'static [Expr]),
+    /// The first are computed, in order; [`Expr::Local`] in the second names them by position.
+    Let(&'static [Expr], &'static Expr),
+    Local(usize),
+}
+
+/// Somebody who can compute an expression: with numbers, nodes of a graph, vectors of machine code, tensors.
+pub trait Backend {
+    type Value: Clone;
+    fn constant(&mut self, value: f64) -> Self::Value;
+    fn apply(&mut self, function: Function, operands: &[Self::Value]) -> Self::Value;
+}
+
+/// What the names in an expression stand for.
+pub struct Arguments<'a, V> {
+    pub operands: &'a [V],
+    /// Output and gradient; none for the body of a function.
+    pub reverse: Option<[&'a V; 2]>,
+}
+
+// Derived, these would ask the same of `V`.
+impl<V> Clone for Arguments<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Arguments<'_, V> {}
+
+impl Expr {
+    /// Operands are computed from left to right.
+    pub fn evaluate<B: Backend>(&self, backend: &mut B, arguments: Arguments<B::Value>) -> B::Value {
+        self.within(backend, arguments, &[])
+    }
+
+    fn within<B: Backend>(
+        &self,
+        backend: &mut B,
+        arguments: Arguments<B::Value>,
+        locals: &[B::Value],
+    ) -> B::Value {
+        let reverse =
+            |at: usize| arguments.reverse.expect("only gradients name output and gradient")[at].clone();
+        match self {
+            Expr::Operand(position) => arguments.operands[*position].clone(),
+            Expr::Output => reverse(0),
+            Expr::Gradient => reverse(1),
+            Expr::Constant(value) => backend.constant(*value),
+            Expr::Local(position) => locals[*position].clone(),
+            Expr::Let(parts, body) => {
+                let mut values: Vec<B::Value> = Vec::with_capacity(parts.len());
+                for part in *parts {
+                    let value = part.within(backend, arguments, &values);
+                    values.push(value);
+                }
+                body.within(backend, arguments, &values)
+            }
+            Expr::Apply(function, operands) => {
+                let mut of = |at: usize| operands[at].within(backend, arguments, locals);
+                // No list on the heap: the audit computes many of these.
+                match operands.len() {
+                    1 => {
+                        let operands = [of(0)];
+                        backend.apply(*function, &operands)
+                    }
+                    2 => {
+                        let operands = [of(0), of(1)];
+                        backend.apply(*function, &operands)
+                    }
+                    _ => {
+                        let operands = [of(0), of(1), of(2)];
+                        backend.apply(*function, &operands)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Numbers.
+pub struct Numbers;
+
+impl Backend for Numbers {
+    type Value = f64;
+
+    fn constant(&mut self, value: f64) -> f64 {
+        value
+    }
+
+    fn apply(&mut self, function: Function, operands: &[f64]) -> f64 {
+        function.value(operands)
+    }
+}

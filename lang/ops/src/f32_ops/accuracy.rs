@@ -1,0 +1,123 @@
+//! The programs keep to the accuracy that the table states.
+
+use super::Scalar;
+use crate::Function;
+
+const EDGES: [f32; 14] = [
+    f32::NAN,
+    f32::INFINITY,
+    0.0,
+    1.0,
+    0.5,
+    2.0,
+    3.0,
+    f32::MIN_POSITIVE,
+    f32::MAX,
+    1e-45,
+    16_777_216.0,
+    88.722_84,
+    0.999_999_94,
+    1.000_000_1,
+];
+
+/// The distance of `computed` from `exact` in units in the last place of an f32 of that size.
+fn error(computed: f32, exact: f64) -> f64 {
+    let both_nan = computed.is_nan() && exact.is_nan();
+    if both_nan || f64::from(computed) == exact {
+        return 0.0;
+    }
+    if computed.is_nan() || exact.is_nan() {
+        return f64::INFINITY;
+    }
+    // Beyond the largest number, the next would be 2^128: infinite is as far as that.
+    let most = 2f64.powi(128);
+    let (value, exact) = (f64::from(computed).clamp(-most, most), exact.clamp(-most, most));
+    (value - exact).abs() / unit(exact)
+}
+
+fn unit(exact: f64) -> f64 {
+    if exact == 0.0 {
+        return 2f64.powi(-149);
+    }
+    let (_, exponent) = libm::frexp(exact);
+    2f64.powi((exponent - 24).clamp(-149, 104))
+}
+
+/// The whole range, evenly over the numbers that there are; and the edges with both signs.
+fn sweep(count: u32, mut each: impl FnMut(f32)) {
+    for edge in EDGES {
+        each(edge);
+        each(-edge);
+    }
+    let step = u32::MAX / count;
+    for index in 0..count {
+        each(f32::from_bits(index * step + index % 97));
+    }
+}
+
+fn worst_of_one(function: Function, fused: bool) -> (f64, f32) {
+    let mut worst = (0.0, 0.0);
+    sweep(4_000_000, |x| {
+        let computed = Scalar { fused }.apply(function, &[x]);
+        let error = error(computed, function.value(&[f64::from(x)]));
+        if error > worst.0 || error.is_nan() {
+            worst = (error, x);
+        }
+    });
+    worst
+}
+
+fn worst_of_two(function: Function, fused: bool) -> (f64, [f32; 2]) {
+    let mut worst = (0.0, [0.0; 2]);
+    let mut look = |x: f32, y: f32| {
+        let computed = Scalar { fused }.apply(function, &[x, y]);
+        let error = error(computed, function.value(&[f64::from(x), f64::from(y)]));
+        if error > worst.0 || error.is_nan() {
+            worst = (error, [x, y]);
+        }
+    };
+    // Spread evenly over [0, 1), however many are taken.
+    let mut last = 0.0f32;
+    let mut fraction = || {
+        last = (last + 0.618_034) % 1.0;
+        last
+    };
+    sweep(1_500, |x| {
+        sweep(300, |y| look(x, y));
+        // Where powers neither vanish nor overflow.
+        for _ in 0..400 {
+            let exponent = (2.0 * fraction() - 1.0) * 100.0 / x.abs().ln().abs().max(1e-6);
+            look(x, exponent);
+            look(x, exponent.round());
+            look(0.5 + fraction(), (fraction() - 0.5) * 240.0);
+        }
+    });
+    worst
+}
+
+#[test]
+fn every_function_keeps_its_bound() {
+    let mut broken = Vec::new();
+    for function in Function::ALL.iter().copied() {
+        for fused in [true, false] {
+            let (error, at) = match function.operands() {
+                1 => {
+                    let (error, x) = worst_of_one(function, fused);
+                    (error, format!("{x:e}"))
+                }
+                2 => {
+                    let (error, [x, y]) = worst_of_two(function, fused);
+                    (error, format!("{x:e}, {y:e}"))
+                }
+                // Chosen from the operands.
+                _ => continue,
+            };
+            let bound = function.definition().accuracy.ulp;
+            println!("{function:?} fused {fused}: {error:.3} at {at}, bound {bound}");
+            if error.is_nan() || error > bound {
+                broken.push(format!("{function:?} fused {fused}: {error:.3} at {at}, bound {bound}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}

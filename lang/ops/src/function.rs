@@ -1,0 +1,259 @@
+//! What is declared of an elementwise function, and what follows from it.
+
+use crate::expr::{Arguments, Expr, Numbers};
+use crate::interval::{self, Interval};
+use crate::{Function, Mismatch, Unit};
+
+/// One entry of the table.
+pub struct Definition {
+    /// As it is written: a name, or an operator's sign.
+    pub name: &'static str,
+    pub form: Form,
+    pub units: Units,
+    pub value: Value,
+    /// What reaches each operand when [`Expr::Gradient`] reaches the output; none where the function is
+    /// constant in it almost everywhere. Empty: in all of them.
+    ///
+    /// Where there is no derivative, one is chosen as automatic differentiation does: `min` and `max` of two
+    /// equals pass the gradient to the first, `clip` passes it inside and at its bounds, `abs` and `relu`
+    /// have derivative 0 at 0.
+    pub gradients: &'static [Option<Expr>],
+    pub range: Range,
+    pub accuracy: Accuracy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// `name(x)`, with its parameters' names, and one line for documentation.
+    Call { parameters: &'static [&'static str], doc: &'static str },
+    /// `-x`; the larger the precedence, the tighter it binds.
+    Prefix { precedence: u8 },
+    /// `a + b`
+    Infix { precedence: u8 },
+}
+
+/// Units of operands and result.
+pub enum Units {
+    One(fn(Unit) -> Result<Unit, Mismatch>),
+    /// None where the two don't go together.
+    Two(fn(Unit, Unit) -> Option<Unit>),
+    /// All operands, but a truth value before them, share one, which is the result's.
+    Shared,
+}
+
+/// The value in f64. Transcendental functions are `libm`'s, not the system's: its code is the same on every
+/// machine, so results are too.
+pub enum Value {
+    Native(fn(&[f64]) -> f64),
+    /// One of the operands, by position.
+    Select(fn(&[f64]) -> usize),
+    /// Of other functions.
+    Body(Expr),
+}
+
+/// The values over intervals of operands.
+pub enum Range {
+    /// Of one operand: the ends of the interval give the ends of the result.
+    Increasing,
+    /// Of operands of which something is known.
+    Of(fn(&[Interval]) -> Interval),
+    /// Of a truth value: whether it is decided, and how.
+    Truth(fn(&[Interval]) -> Option<bool>),
+}
+
+/// How far the f32 program may be from the exact function, whatever the operands, fused multiplication and
+/// addition or not: in units in the last place of the exact result. 0.5 is correct rounding, 0 is exact.
+pub struct Accuracy {
+    pub ulp: f64,
+    /// How the program computes it.
+    pub how: &'static str,
+}
+
+/// Binds tighter than any operator.
+const CALL: u8 = 9;
+
+impl Function {
+    /// A call's name, or an operator.
+    pub fn name(self) -> &'static str {
+        self.definition().name
+    }
+
+    pub fn operands(self) -> usize {
+        match self.definition().form {
+            Form::Call { parameters, .. } => parameters.len(),
+            Form::Prefix { .. } => 1,
+            Form::Infix { .. } => 2,
+        }
+    }
+
+    /// How tightly an operator binds; calls bind tightest.
+    pub fn precedence(self) -> u8 {
+        match self.definition().form {
+            Form::Call { .. } => CALL,
+            Form::Prefix { precedence } | Form::Infix { precedence } => precedence,
+        }
+    }
+
+    pub fn is_call(self) -> bool {
+        matches!(self.definition().form, Form::Call { .. })
+    }
+
+    /// One line for documentation; empty for operators.
+    pub fn doc(self) -> &'static str {
+        match self.definition().form {
+            Form::Call { doc, .. } => doc,
+            Form::Prefix { .. } | Form::Infix { .. } => "",
+        }
+    }
+
+    /// Whether gradient can pass.
+    pub fn is_differentiable(self) -> bool {
+        !self.definition().gradients.is_empty()
+    }
+
+    /// What reaches the operand at `position` when [`Expr::Gradient`] reaches the output.
+    pub fn gradient(self, position: usize) -> Option<&'static Expr> {
+        self.definition().gradients.get(position)?.as_ref()
+    }
+
+    /// The value of as many operands as it has.
+    pub fn value(self, operands: &[f64]) -> f64 {
+        match &self.definition().value {
+            Value::Native(value) => value(operands),
+            Value::Select(position) => operands[position(operands)],
+            Value::Body(body) => body.evaluate(&mut Numbers, Arguments { operands, reverse: None }),
+        }
+    }
+
+    /// What other functions it is made of.
+    pub fn body(self) -> Option<&'static Expr> {
+        match &self.definition().value {
+            Value::Body(body) => Some(body),
+            Value::Native(_) | Value::Select(_) => None,
+        }
+    }
+
+    /// The unit of a function of one operand.
+    ///
+    /// # Panics
+    /// If it has another number of operands.
+    pub fn unit(self, of: Unit) -> Result<Unit, Mismatch> {
+        match self.definition().units {
+            Units::One(unit) => unit(of),
+            Units::Two(_) | Units::Shared => unreachable!("{self:?} has several operands"),
+        }
+    }
+
+    /// Between which values its results lie where each operand lies in an interval, or a little further out.
+    pub fn range(self, operands: &[Interval]) -> Interval {
+        interval::proper(match self.definition().range {
+            Range::Truth(decided) => interval::truth(decided(operands)),
+            // `log` of nothing finite has no bounds either.
+            _ if operands.contains(&interval::ANYTHING) => interval::ANYTHING,
+            Range::Of(range) => range(operands),
+            Range::Increasing => (self.value(&[operands[0].0]), self.value(&[operands[0].1])),
+        })
+    }
+}
+
+/// Whether the second of two numbers is the smaller; the first of two equals is; NaN is smaller than all.
+#[inline]
+pub(crate) fn second_is_minimum(a: f64, b: f64) -> bool {
+    b < a || b.is_nan()
+}
+
+/// Whether the second of two numbers is the larger; the first of two equals is; NaN is larger than all.
+#[inline]
+pub(crate) fn second_is_maximum(a: f64, b: f64) -> bool {
+    b > a || b.is_nan()
+}
+
+/// The smaller; the first of two equals; NaN if either is NaN.
+#[inline]
+pub fn minimum(a: f64, b: f64) -> f64 {
+    if second_is_minimum(a, b) { b } else { a }
+}
+
+/// The larger; the first of two equals; NaN if either is NaN.
+#[inline]
+pub fn maximum(a: f64, b: f64) -> f64 {
+    if second_is_maximum(a, b) { b } else { a }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transcendental_functions_are_those_of_every_machine() {
+        // The system's library and `libm` differ in the last bit somewhere here, so that a call of the former
+        // would show.
+        let (mut x, mut differing) = (-700.0f64, 0);
+        while x < 700.0 {
+            let positive = x.abs() + 1e-3;
+            for (function, operands, wanted, system) in [
+                (Function::Exp, vec![x], libm::exp(x), x.exp()),
+                (Function::Log, vec![positive], libm::log(positive), positive.ln()),
+                (Function::Log1p, vec![positive], libm::log1p(positive), positive.ln_1p()),
+                (Function::Tanh, vec![x / 100.0], libm::tanh(x / 100.0), (x / 100.0).tanh()),
+                (Function::Cos, vec![x], libm::cos(x), x.cos()),
+                (Function::Sigmoid, vec![x], 1.0 / (1.0 + libm::exp(-x)), 1.0 / (1.0 + (-x).exp())),
+                (
+                    Function::Power,
+                    vec![positive, x / 300.0],
+                    libm::pow(positive, x / 300.0),
+                    positive.powf(x / 300.0),
+                ),
+            ] {
+                assert_eq!(
+                    function.value(&operands).to_bits(),
+                    wanted.to_bits(),
+                    "{function:?} of {operands:?}"
+                );
+                differing += usize::from(wanted.to_bits() != system.to_bits());
+            }
+            x += 0.37;
+        }
+        assert!(differing > 0);
+    }
+
+    #[test]
+    fn gradients_are_slopes_of_central_differences() {
+        const STEP: f64 = 1e-6;
+        let mut compared = 0;
+        for function in Function::ALL.iter().copied().filter(|function| function.is_differentiable()) {
+            for point in [[0.7, 1.3, 0.2], [2.1, 0.4, 0.9], [0.3, 0.1, 3.0], [1.5, -0.25, 1.75]] {
+                let operands = &point[..function.operands()];
+                for position in 0..operands.len() {
+                    let Some(gradient) = function.gradient(position) else { continue };
+                    let moved = |by: f64| {
+                        let mut operands = operands.to_vec();
+                        operands[position] += by;
+                        function.value(&operands)
+                    };
+                    let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                    let output = function.value(operands);
+                    let arguments = Arguments { operands, reverse: Some([&output, &-3.0]) };
+                    let exact = gradient.evaluate(&mut Numbers, arguments);
+                    assert!(
+                        (exact + 3.0 * slope).abs() < 1e-7 * (1.0 + exact.abs()),
+                        "{function:?} of {operands:?} by operand {position}: {exact} is not -3 times {slope}"
+                    );
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 100, "{compared}");
+    }
+
+    #[test]
+    fn softplus_does_not_overflow() {
+        for (function, x, expected) in [
+            (Function::Softplus, 1000.0, 1000.0),
+            (Function::Softplus, -1000.0, 0.0),
+            (Function::Softplus, 0.0, std::f64::consts::LN_2),
+        ] {
+            assert_eq!(function.value(&[x]), expected, "{function:?} of {x}");
+        }
+    }
+}

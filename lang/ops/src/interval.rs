@@ -1,0 +1,192 @@
+//! Interval arithmetic: never too narrow, sometimes too wide.
+//!
+//! Rounding is monotone, so that the ends of a monotone function bound what it computes in between, to the
+//! bit.
+
+use crate::Function;
+
+/// Lowest and highest value.
+pub type Interval = (f64, f64);
+
+/// Any number, or none: what can be said of a logarithm where its argument may be negative.
+pub const ANYTHING: Interval = (f64::NEG_INFINITY, f64::INFINITY);
+/// Of a truth value.
+const EITHER: Interval = (0.0, 1.0);
+
+/// What came of operations without a result, such as the difference of two infinities, may be anything.
+pub fn proper((low, high): Interval) -> Interval {
+    if low <= high { (low, high) } else { ANYTHING }
+}
+
+pub(crate) fn truth(decided: Option<bool>) -> Interval {
+    decided.map_or(EITHER, |holds| if holds { (1.0, 1.0) } else { (0.0, 0.0) })
+}
+
+/// Whether a truth value is known.
+fn known((low, high): Interval) -> Option<bool> {
+    match () {
+        () if low == 0.0 && high == 0.0 => Some(false),
+        () if low > 0.0 || high < 0.0 => Some(true),
+        () => None,
+    }
+}
+
+pub(crate) fn negate(x: &[Interval]) -> Interval {
+    (-x[0].1, -x[0].0)
+}
+
+pub(crate) fn abs(x: &[Interval]) -> Interval {
+    match x[0] {
+        (low, _) if low >= 0.0 => x[0],
+        (_, high) if high <= 0.0 => negate(x),
+        (low, high) => (0.0, high.max(-low)),
+    }
+}
+
+pub(crate) fn add(x: &[Interval]) -> Interval {
+    (x[0].0 + x[1].0, x[0].1 + x[1].1)
+}
+
+pub(crate) fn subtract(x: &[Interval]) -> Interval {
+    (x[0].0 - x[1].1, x[0].1 - x[1].0)
+}
+
+pub(crate) fn multiply(x: &[Interval]) -> Interval {
+    corners(Function::Multiply, x)
+}
+
+pub(crate) fn divide(x: &[Interval]) -> Interval {
+    if x[1].0 > 0.0 || x[1].1 < 0.0 { corners(Function::Divide, x) } else { ANYTHING }
+}
+
+pub(crate) fn power(x: &[Interval]) -> Interval {
+    match x[1] {
+        _ if x[0].0 > 0.0 => corners(Function::Power, x),
+        (low, high) if low == high => whole_power(x[0], low),
+        _ => ANYTHING,
+    }
+}
+
+pub(crate) fn minimum(x: &[Interval]) -> Interval {
+    (x[0].0.min(x[1].0), x[0].1.min(x[1].1))
+}
+
+pub(crate) fn maximum(x: &[Interval]) -> Interval {
+    (x[0].0.max(x[1].0), x[0].1.max(x[1].1))
+}
+
+pub(crate) fn clip(x: &[Interval]) -> Interval {
+    (x[0].0.max(x[1].0).min(x[2].0), x[0].1.max(x[1].1).min(x[2].1))
+}
+
+pub(crate) fn choose(x: &[Interval]) -> Interval {
+    match known(x[0]) {
+        Some(true) => x[1],
+        Some(false) => x[2],
+        None => (x[1].0.min(x[2].0), x[1].1.max(x[2].1)),
+    }
+}
+
+pub(crate) fn not(x: &[Interval]) -> Option<bool> {
+    known(x[0]).map(|holds| !holds)
+}
+
+pub(crate) fn and(x: &[Interval]) -> Option<bool> {
+    match (known(x[0]), known(x[1])) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    }
+}
+
+pub(crate) fn or(x: &[Interval]) -> Option<bool> {
+    match (known(x[0]), known(x[1])) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (Some(false), Some(false)) => Some(false),
+        _ => None,
+    }
+}
+
+pub(crate) fn less(x: &[Interval]) -> Option<bool> {
+    below(x[0], x[1], false)
+}
+
+pub(crate) fn less_equal(x: &[Interval]) -> Option<bool> {
+    below(x[0], x[1], true)
+}
+
+pub(crate) fn greater(x: &[Interval]) -> Option<bool> {
+    below(x[1], x[0], false)
+}
+
+pub(crate) fn greater_equal(x: &[Interval]) -> Option<bool> {
+    below(x[1], x[0], true)
+}
+
+pub(crate) fn equal(x: &[Interval]) -> Option<bool> {
+    let (a, b) = (x[0], x[1]);
+    if x.contains(&ANYTHING) {
+        return None;
+    }
+    let apart = a.1 < b.0 || b.1 < a.0;
+    let one = a.0 == a.1 && a == b;
+    if one { Some(true) } else { apart.then_some(false) }
+}
+
+pub(crate) fn not_equal(x: &[Interval]) -> Option<bool> {
+    equal(x).map(|same| !same)
+}
+
+fn below(a: Interval, b: Interval, or_equal: bool) -> Option<bool> {
+    // What may be no number is below nothing.
+    if [a, b].contains(&ANYTHING) {
+        return None;
+    }
+    let (always, never) = if or_equal { (a.1 <= b.0, a.0 > b.1) } else { (a.1 < b.0, a.0 >= b.1) };
+    if always { Some(true) } else { never.then_some(false) }
+}
+
+/// Of a function that rises or falls in each operand, whatever the other is.
+fn corners(function: Function, x: &[Interval]) -> Interval {
+    let (a, b) = (x[0], x[1]);
+    let values = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| function.value(&[a, b]));
+    if values.iter().any(|value| value.is_nan()) {
+        return ANYTHING;
+    }
+    (values.into_iter().fold(f64::INFINITY, f64::min), values.into_iter().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// `x^2`, `x^3`: where x may be 0 or negative.
+fn whole_power(x: Interval, exponent: f64) -> Interval {
+    let power = |x: f64| Function::Power.value(&[x, exponent]);
+    if exponent < 0.0 || exponent.fract() != 0.0 {
+        return if x.0 >= 0.0 && exponent >= 0.0 { (power(x.0), power(x.1)) } else { ANYTHING };
+    }
+    match exponent % 2.0 == 0.0 {
+        false => (power(x.0), power(x.1)),
+        true if x.1 <= 0.0 => (power(x.1), power(x.0)),
+        true if x.0 >= 0.0 => (power(x.0), power(x.1)),
+        true => (if exponent == 0.0 { 1.0 } else { 0.0 }, power(x.0).max(power(x.1))),
+    }
+}
+
+pub(crate) fn cosine(x: &[Interval]) -> Interval {
+    use std::f64::consts::{PI, TAU};
+    let (low, high) = x[0];
+    if low.is_infinite() || high.is_infinite() {
+        return ANYTHING;
+    }
+    // Where multiples of pi lie is known to so many digits only.
+    let slack = 1e-9 * (1.0 + low.abs().max(high.abs()));
+    if high - low >= TAU || slack > 0.1 {
+        return (-1.0, 1.0);
+    }
+    let holds = |offset: f64| {
+        let next = ((low - slack - offset) / TAU).ceil() * TAU + offset;
+        next <= high + slack
+    };
+    let ends = [low, high].map(|x| Function::Cos.value(&[x]));
+    let lowest = if holds(PI) { -1.0 } else { ends[0].min(ends[1]) };
+    let highest = if holds(0.0) { 1.0 } else { ends[0].max(ends[1]) };
+    (lowest, highest)
+}

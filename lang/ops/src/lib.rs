@@ -1,0 +1,33 @@
+//! The operators of the language, below its checker and its compiler: each is declared once, here.
+//!
+//! An elementwise function is one entry of the table in [`table`], a [`Definition`]:
+//!
+//! | field | what derives from it |
+//! |---|---|
+//! | `name`, `form` | the checker's list of names and arities, completion, hover, the book, the editors' grammars, formulas as text |
+//! | `units` | which units it takes and gives |
+//! | `value` | constant folding, the interpreter, the audit's dual numbers |
+//! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers |
+//! | `range` | what a schedule or a bound can be over a run |
+//! | `accuracy` | the error that tests hold the f32 program to, and the book's table |
+//!
+//! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`Expr`] of other functions. In
+//! the last case nothing else is needed: machine code ([`f32_ops`]) and tensors evaluate the same expression.
+//! So a function that others can be put together to is added by its entry and its page of tests.
+//! One that needs a program of its own in single precision gets that in [`f32_ops`], and a line where the
+//! runtime names libtorch's kernels.
+//!
+//! Three ways to compute an [`Expr`] are one: whoever can make a constant and apply a function to operands
+//! implements [`Backend`] (numbers, graph nodes, f32 programs, tensors).
+
+pub mod expr;
+pub mod f32_ops;
+mod function;
+pub mod interval;
+mod table;
+mod unit;
+
+pub use expr::{Backend, Expr};
+pub use function::{Accuracy, Definition, Form, Range, Units, Value, maximum, minimum};
+pub use table::Function;
+pub use unit::{Mismatch, Unit, common_unit};

@@ -1,0 +1,341 @@
+//! The table of elementwise functions. To add one, add its entry here and its page of tests.
+
+use serde::{Deserialize, Serialize};
+
+use crate::expr::Expr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
+use crate::function::{
+    Accuracy, Definition, Form, Range, Units, Value, second_is_maximum, second_is_minimum,
+};
+use crate::{interval, unit};
+
+use Function::*;
+
+/// Declares [`Function`] and its table at once.
+macro_rules! functions {
+    ($($(#[$comment:meta])* $name:ident = $definition:expr,)*) => {
+        /// Elementwise functions and operators. Truth is 1, falsehood 0.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Function {
+            $($(#[$comment])* $name,)*
+        }
+
+        impl Function {
+            pub const ALL: &'static [Function] = &[$(Function::$name,)*];
+
+            pub fn definition(self) -> &'static Definition {
+                static TABLE: [Definition; Function::ALL.len()] = [$($definition,)*];
+                &TABLE[self as usize]
+            }
+        }
+    };
+}
+
+const X: Expr = Operand(0);
+const Y: Expr = Operand(1);
+const Z: Expr = Operand(2);
+const ZERO: Expr = Constant(0.0);
+const ONE: Expr = Constant(1.0);
+
+const EXACT: Accuracy = Accuracy { ulp: 0.0, how: "chosen or exact" };
+const TRUTH: Accuracy = Accuracy { ulp: 0.0, how: "true or false" };
+const INSTRUCTION: Accuracy = Accuracy { ulp: 0.5, how: "an instruction" };
+
+const fn call(parameters: &'static [&'static str], doc: &'static str) -> Form {
+    Form::Call { parameters, doc }
+}
+
+/// Whether x is at least 0, and minus its size.
+const AT_LEAST_0: Expr = Apply(GreaterEqual, &[X, ZERO]);
+const MINUS_SIZE: Expr = Apply(Where, &[AT_LEAST_0, Apply(Negate, &[X]), X]);
+
+fn truth(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+functions! {
+    Negate = Definition {
+        name: "-",
+        form: Form::Prefix { precedence: 7 },
+        units: Units::One(unit::negation),
+        value: Value::Native(|x| -x[0]),
+        gradients: &[Some(Apply(Negate, &[Gradient]))],
+        range: Range::Of(interval::negate),
+        accuracy: EXACT,
+    },
+    Not = Definition {
+        name: "not ",
+        form: Form::Prefix { precedence: 3 },
+        units: Units::One(unit::truth),
+        value: Value::Native(|x| truth(x[0] == 0.0)),
+        gradients: &[],
+        range: Range::Truth(interval::not),
+        accuracy: TRUTH,
+    },
+    Abs = Definition {
+        name: "abs",
+        form: call(&["x"], "The absolute value."),
+        units: Units::One(unit::size),
+        value: Value::Native(|x| x[0].abs()),
+        gradients: &[Some(Let(&[Apply(Less, &[X, ZERO]), Apply(Greater, &[X, ZERO]), Apply(Negate, &[Gradient])], &Apply(Where, &[Local(0), Local(2), Apply(Where, &[Local(1), Gradient, ZERO])])))],
+        range: Range::Of(interval::abs),
+        accuracy: EXACT,
+    },
+    Exp = Definition {
+        name: "exp",
+        form: call(&["x"], "e to the power of `x`."),
+        units: Units::One(unit::exponential),
+        value: Value::Native(|x| libm::exp(x[0])),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Output]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 1.1, how: "multiples of log 2 taken off, a polynomial of degree 6; subnormal results are rounded once more" },
+    },
+    Log = Definition {
+        name: "log",
+        form: call(&["x"], "The natural logarithm."),
+        units: Units::One(unit::logarithm),
+        value: Value::Native(|x| libm::log(x[0])),
+        gradients: &[Some(Apply(Divide, &[Gradient, X]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 1.1, how: "the exponent taken off, a polynomial of degree 10" },
+    },
+    Log1p = Definition {
+        name: "log1p",
+        form: call(&["x"], "log(1 + x), exact for small `x`."),
+        units: Units::One(unit::logarithm_of_sum),
+        value: Value::Native(|x| libm::log1p(x[0])),
+        gradients: &[Some(Apply(Divide, &[Gradient, Apply(Add, &[ONE, X])]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 1.6, how: "as `log`, keeping the digits that 1 + x loses; of -0 it is 0" },
+    },
+    Sqrt = Definition {
+        name: "sqrt",
+        form: call(&["x"], "The square root."),
+        units: Units::One(unit::plain_number),
+        value: Value::Native(|x| x[0].sqrt()),
+        gradients: &[Some(Apply(Divide, &[Gradient, Apply(Multiply, &[Constant(2.0), Output])]))],
+        range: Range::Increasing,
+        accuracy: INSTRUCTION,
+    },
+    Tanh = Definition {
+        name: "tanh",
+        form: call(&["x"], "The hyperbolic tangent."),
+        units: Units::One(unit::plain_number),
+        value: Value::Native(|x| libm::tanh(x[0])),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Subtract, &[ONE, Apply(Multiply, &[Output, Output])])]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 1.6, how: "a polynomial up to 0.6, then by `exp`" },
+    },
+    Sigmoid = Definition {
+        name: "sigmoid",
+        form: call(&["x"], "1 / (1 + exp(-x))."),
+        units: Units::One(unit::fraction),
+        value: Value::Native(|x| 1.0 / (1.0 + libm::exp(-x[0]))),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Output, Apply(Subtract, &[ONE, Output])])]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 2.3, how: "by `exp` of the negative size, so that small results keep their digits" },
+    },
+    // exp(-|x|) can't overflow. Not by `abs`, nor by `max`: at 0 the derivative must be 1/2, also where
+    // automatic differentiation follows the body.
+    Softplus = Definition {
+        name: "softplus",
+        form: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
+        units: Units::One(unit::plain_number),
+        value: Value::Body(Apply(Add, &[
+            Apply(Where, &[AT_LEAST_0, X, ZERO]),
+            Apply(Log1p, &[Apply(Exp, &[MINUS_SIZE])]),
+        ])),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Sigmoid, &[X])]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 3.0, how: "the larger of x and 0, and `log1p` of `exp` of the negative size" },
+    },
+    Relu = Definition {
+        name: "relu",
+        form: call(&["x"], "`x` where it is positive, else 0."),
+        units: Units::One(unit::same),
+        value: Value::Native(|x| if x[0] < 0.0 { 0.0 } else { x[0] }),
+        gradients: &[Some(Apply(Where, &[Apply(Greater, &[X, ZERO]), Gradient, ZERO]))],
+        range: Range::Increasing,
+        accuracy: EXACT,
+    },
+    Cos = Definition {
+        name: "cos",
+        form: call(&["x"], "The cosine of `x`, in radians."),
+        units: Units::One(unit::plain_number),
+        value: Value::Native(|x| libm::cos(x[0])),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Cos, &[Apply(Add, &[X, Constant(std::f64::consts::FRAC_PI_2)])])]))],
+        range: Range::Of(interval::cosine),
+        accuracy: Accuracy { ulp: 2.5, how: "multiples of a quarter turn taken off, up to 1024; beyond, in double precision" },
+    },
+    Floor = Definition {
+        name: "floor",
+        form: call(&["x"], "The largest whole number below or at `x`."),
+        units: Units::One(unit::plain_number),
+        value: Value::Native(|x| x[0].floor()),
+        gradients: &[],
+        range: Range::Increasing,
+        accuracy: EXACT,
+    },
+    Add = Definition {
+        name: "+",
+        form: Form::Infix { precedence: 5 },
+        units: Units::Two(unit::sum),
+        value: Value::Native(|x| x[0] + x[1]),
+        gradients: &[Some(Gradient), Some(Gradient)],
+        range: Range::Of(interval::add),
+        accuracy: INSTRUCTION,
+    },
+    Subtract = Definition {
+        name: "-",
+        form: Form::Infix { precedence: 5 },
+        units: Units::Two(unit::difference),
+        value: Value::Native(|x| x[0] - x[1]),
+        gradients: &[Some(Gradient), Some(Apply(Negate, &[Gradient]))],
+        range: Range::Of(interval::subtract),
+        accuracy: INSTRUCTION,
+    },
+    Multiply = Definition {
+        name: "*",
+        form: Form::Infix { precedence: 6 },
+        units: Units::Two(unit::product),
+        value: Value::Native(|x| x[0] * x[1]),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Y])), Some(Apply(Multiply, &[Gradient, X]))],
+        range: Range::Of(interval::multiply),
+        accuracy: INSTRUCTION,
+    },
+    Divide = Definition {
+        name: "/",
+        form: Form::Infix { precedence: 6 },
+        units: Units::Two(unit::quotient),
+        value: Value::Native(|x| x[0] / x[1]),
+        gradients: &[Some(Apply(Divide, &[Gradient, Y])), Some(Apply(Multiply, &[Gradient, Apply(Negate, &[Apply(Divide, &[Output, Y])])]))],
+        range: Range::Of(interval::divide),
+        accuracy: INSTRUCTION,
+    },
+    Power = Definition {
+        name: "^",
+        form: Form::Infix { precedence: 8 },
+        units: Units::Two(unit::power),
+        value: Value::Native(|x| libm::pow(x[0], x[1])),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Y, Apply(Power, &[X, Apply(Subtract, &[Y, ONE])])])])), Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Output, Apply(Log, &[X])])]))],
+        range: Range::Of(interval::power),
+        accuracy: Accuracy { ulp: 3.5, how: "by a logarithm in two numbers; special values and signs as in IEEE 754" },
+    },
+    Minimum = Definition {
+        name: "min",
+        form: call(&["a", "b"], "The smaller of two, or the smallest along an axis."),
+        units: Units::Shared,
+        value: Value::Select(|x| second_is_minimum(x[0], x[1]).into()),
+        gradients: &[Some(Apply(Where, &[Apply(Less, &[Y, X]), ZERO, Gradient])), Some(Apply(Where, &[Apply(Less, &[Y, X]), Gradient, ZERO]))],
+        range: Range::Of(interval::minimum),
+        accuracy: EXACT,
+    },
+    Maximum = Definition {
+        name: "max",
+        form: call(&["a", "b"], "The larger of two, or the largest along an axis."),
+        units: Units::Shared,
+        value: Value::Select(|x| second_is_maximum(x[0], x[1]).into()),
+        gradients: &[Some(Apply(Where, &[Apply(Greater, &[Y, X]), ZERO, Gradient])), Some(Apply(Where, &[Apply(Greater, &[Y, X]), Gradient, ZERO]))],
+        range: Range::Of(interval::maximum),
+        accuracy: EXACT,
+    },
+    Equal = Definition {
+        name: "==",
+        form: Form::Infix { precedence: 4 },
+        units: Units::Two(unit::equality),
+        value: Value::Native(|x| truth(x[0] == x[1])),
+        gradients: &[],
+        range: Range::Truth(interval::equal),
+        accuracy: TRUTH,
+    },
+    NotEqual = Definition {
+        name: "!=",
+        form: Form::Infix { precedence: 4 },
+        units: Units::Two(unit::equality),
+        value: Value::Native(|x| truth(x[0] != x[1])),
+        gradients: &[],
+        range: Range::Truth(interval::not_equal),
+        accuracy: TRUTH,
+    },
+    Less = Definition {
+        name: "<",
+        form: Form::Infix { precedence: 4 },
+        units: Units::Two(unit::order),
+        value: Value::Native(|x| truth(x[0] < x[1])),
+        gradients: &[],
+        range: Range::Truth(interval::less),
+        accuracy: TRUTH,
+    },
+    LessEqual = Definition {
+        name: "<=",
+        form: Form::Infix { precedence: 4 },
+        units: Units::Two(unit::order),
+        value: Value::Native(|x| truth(x[0] <= x[1])),
+        gradients: &[],
+        range: Range::Truth(interval::less_equal),
+        accuracy: TRUTH,
+    },
+    Greater = Definition {
+        name: ">",
+        form: Form::Infix { precedence: 4 },
+        units: Units::Two(unit::order),
+        value: Value::Native(|x| truth(x[0] > x[1])),
+        gradients: &[],
+        range: Range::Truth(interval::greater),
+        accuracy: TRUTH,
+    },
+    GreaterEqual = Definition {
+        name: ">=",
+        form: Form::Infix { precedence: 4 },
+        units: Units::Two(unit::order),
+        value: Value::Native(|x| truth(x[0] >= x[1])),
+        gradients: &[],
+        range: Range::Truth(interval::greater_equal),
+        accuracy: TRUTH,
+    },
+    // Whatever is not 0 is true, NaN included.
+    And = Definition {
+        name: "and",
+        form: Form::Infix { precedence: 2 },
+        units: Units::Two(unit::logic),
+        value: Value::Native(|x| truth(x[0] != 0.0 && x[1] != 0.0)),
+        gradients: &[],
+        range: Range::Truth(interval::and),
+        accuracy: TRUTH,
+    },
+    Or = Definition {
+        name: "or",
+        form: Form::Infix { precedence: 1 },
+        units: Units::Two(unit::logic),
+        value: Value::Native(|x| truth(x[0] != 0.0 || x[1] != 0.0)),
+        gradients: &[],
+        range: Range::Truth(interval::or),
+        accuracy: TRUTH,
+    },
+    /// `clip(x, low, high)`: NaN stays NaN.
+    Clip = Definition {
+        name: "clip",
+        form: call(&["x", "low", "high"], "`x` clamped between two bounds."),
+        units: Units::Shared,
+        value: Value::Select(|x| {
+            let raised = second_is_maximum(x[0], x[1]).into();
+            if second_is_minimum(x[raised], x[2]) { 2 } else { raised }
+        }),
+        gradients: &[Some(Let(&[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])], &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), ZERO, Gradient])]))), Some(Let(&[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])], &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), Gradient, ZERO])]))), Some(Let(&[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])], &Apply(Where, &[Local(1), Gradient, ZERO])))],
+        range: Range::Of(interval::clip),
+        accuracy: EXACT,
+    },
+    /// `where(condition, then, else)`
+    Where = Definition {
+        name: "where",
+        form: call(
+            &["condition", "then", "else"],
+            "`then` where the condition holds, `else` where it does not, element by element.",
+        ),
+        units: Units::Shared,
+        value: Value::Select(|x| if x[0] != 0.0 { 1 } else { 2 }),
+        gradients: &[None, Some(Apply(Where, &[X, Gradient, ZERO])), Some(Apply(Where, &[X, ZERO, Gradient]))],
+        range: Range::Of(interval::choose),
+        accuracy: EXACT,
+    },
+}
