@@ -7,7 +7,7 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, Tokenizer};
 use mopd_lang::source::Span;
 
-/// A diagnostic for each path that leads to nothing; `folder` is what they are relative to.
+/// A diagnostic for each path that does not exist, relative to `folder`.
 pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<Diagnostic> {
     let mut named: Vec<(&str, Origin)> = Vec::new();
     for domain in &experiment.domains {
@@ -42,7 +42,7 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
         let span = origins[origin.0 as usize];
         let text = format!("there is no {}", whole.display());
         if found.iter().all(|known| known.primary.span != span || known.message != text) {
-            let diagnostic = Diagnostic::warning(Code::MissingFile, span, text).label("leads to nothing");
+            let diagnostic = Diagnostic::warning(Code::MissingFile, span, text).label("does not exist");
             found.push(diagnostic.help("paths are relative to the folder of the experiment's file"));
         }
     }

@@ -341,7 +341,7 @@ sys.exit(130)",
         &[
             "another run computes expert, seed 1; waiting for its result",
             "1 of 3 stages are finished and kept in .mopd/store, and a checkpoint of student at step 41 of \
-             100; the next run goes on",
+             100; the next run resumes",
         ],
     );
 }

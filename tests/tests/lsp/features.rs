@@ -83,7 +83,7 @@ fn hover_explains_names_and_settings() {
             "Gradient, by `mopd audit`",
             "- `distill` follows 1.00 * grad KL(student || teacher)",
         ),
-        ("prompts   = 2", "must be set", "Prompts a step"),
+        ("prompts   = 2", "must be set", "Prompts per step"),
     ];
     for (place, first, second) in cases {
         let hover = workspace.ask("textDocument/hover", "a.mopd", position(GOOD, place, 0), json!({}));
