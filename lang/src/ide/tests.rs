@@ -296,7 +296,7 @@ fn hover_tells_kind_value_and_doc() {
         "{label}"
     );
     let key = hover_at(&within("prompts   = 2\n", "prom<CURSOR>pts   = 2\n")).expect("a hover");
-    assert!(key.contains("Prompts a step"), "{key}");
+    assert!(key.contains("Prompts per step"), "{key}");
     let signal =
         hover_at(&within("-gap * live student.logp", "-gap * live student.lo<CURSOR>gp")).expect("a hover");
     assert!(signal.contains(".logp: logp[token]"), "{signal}");
