@@ -206,11 +206,11 @@ fn what_a_route_cannot_read_is_said_before_the_first_step() {
         (
             (|word| if word == "cad" { ", \"niveau\": null".to_owned() } else { level(word) })
                 as fn(&str) -> String,
-            "copy.jsonl:3: the field `level` must be a number or a truth value; found null",
+            "copy.jsonl:3: the field `level` must be a number or a bool; found null",
         ),
         (
             |word| if word == "ba" { ", \"niveau\": \"hard\"".to_owned() } else { level(word) },
-            "copy.jsonl:2: the field `level` must be a number or a truth value; found the string \"hard\"",
+            "copy.jsonl:2: the field `level` must be a number or a bool; found the string \"hard\"",
         ),
         (
             |word| if word == "cab" { String::new() } else { level(word) },

@@ -45,7 +45,7 @@ pub struct Mismatch {
 }
 
 const NO_NUMBER: Mismatch =
-    Mismatch { message: "a truth value is no number", help: Some("use `where(condition, then, else)`") };
+    Mismatch { message: "expected a number, found a bool", help: Some("use `where(condition, then, else)`") };
 
 const LOG_OF_LOG: Mismatch = Mismatch {
     message: "the log of something that is a log already",
@@ -99,7 +99,7 @@ pub(crate) fn logarithm_of_sum(of: Unit) -> Result<Unit, Mismatch> {
 pub(crate) fn negation(of: Unit) -> Result<Unit, Mismatch> {
     match of {
         Unit::Bool => {
-            Err(Mismatch { message: "a truth value can't be negated with `-`", help: Some("write `not`") })
+            Err(Mismatch { message: "a bool can't be negated with `-`", help: Some("write `not`") })
         }
         other => Ok(other),
     }

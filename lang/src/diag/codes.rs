@@ -59,7 +59,7 @@ codes! {
     DuplicateKey = "duplicate-key", "one setting written twice";
     NotPublic = "not-public", "an import of an item that is not public";
     Cycle = "cycle", "a definition that needs itself";
-    WrongKind = "wrong-kind", "one kind of thing where another is needed";
+    TypeMismatch = "type-mismatch", "a value of one type where another is expected";
     UnitMismatch = "unit-mismatch", "two numbers that measure different things are mixed";
     AxisMismatch = "axis-mismatch", "a fine-grained number where a coarser one is needed";
     OutOfRange = "out-of-range", "a number outside its valid range";

@@ -344,7 +344,7 @@ impl<'a> Reading<'a> {
         for (index, field) in self.request.fields.iter().enumerate() {
             let value = self.value(&row, field.name).ok_or_else(|| self.missing(field.name, &row))?;
             let wrong =
-                |wanted| Problem::WrongKind { field: field.name.to_owned(), wanted, found: describe(value) };
+                |wanted| Problem::TypeMismatch { field: field.name.to_owned(), wanted, found: describe(value) };
             let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
             if field.kind == Kind::Number && number(&text).is_none() {
                 return Err(wrong("a number"));
@@ -383,7 +383,7 @@ impl<'a> Reading<'a> {
     fn holds(&self, formula: &DataFormula, row: &Row, null: Null) -> Result<bool, Problem> {
         for node in &formula.nodes {
             let (field, wanted): (_, &'static str) = match node {
-                DataNode::Field { field } => (field, "a number or a truth value"),
+                DataNode::Field { field } => (field, "a number or a bool"),
                 DataNode::FieldIs { field, .. } => (field, "a string"),
                 _ => continue,
             };
@@ -394,7 +394,7 @@ impl<'a> Reading<'a> {
             };
             let unknown = value.is_null() && null == Null::Unknown;
             if !fits && !unknown {
-                return Err(Problem::WrongKind { field: field.clone(), wanted, found: describe(value) });
+                return Err(Problem::TypeMismatch { field: field.clone(), wanted, found: describe(value) });
             }
         }
         let numeric = |field: &str| match self.value(row, field) {
@@ -417,7 +417,7 @@ impl<'a> Reading<'a> {
             PromptFormat::Chat { system } => Some(system),
             PromptFormat::Text => None,
         };
-        let wrong = |wanted| Problem::WrongKind { field: field.to_owned(), wanted, found: describe(value) };
+        let wrong = |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
         let Some(system) = system else {
             return match value {
                 Json::String(prompt) => Ok((prompt.clone(), String::new())),
@@ -440,7 +440,7 @@ impl<'a> Reading<'a> {
                     _ => (matches!(value, Json::Array(_)), "a list"),
                 };
                 if !fits {
-                    return Err(Problem::WrongKind {
+                    return Err(Problem::TypeMismatch {
                         field: name.to_owned(),
                         wanted,
                         found: describe(&value),

@@ -88,7 +88,7 @@ pub enum Problem {
         meant: Option<String>,
         present: Vec<String>,
     },
-    WrongKind {
+    TypeMismatch {
         field: String,
         wanted: &'static str,
         found: String,
@@ -171,7 +171,7 @@ impl fmt::Display for Problem {
             Problem::MissingField { field, present, .. } => {
                 write!(f, "the field `{field}` is missing; found `{}`", present.join("`, `"))
             }
-            Problem::WrongKind { field, wanted, found } => {
+            Problem::TypeMismatch { field, wanted, found } => {
                 write!(f, "the field `{field}` must be {wanted}; found {found}")
             }
             Problem::Conversation { field } => {
@@ -246,7 +246,7 @@ impl DataError {
                 .to_owned(),
             Problem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
             Problem::MissingField { field, .. } => format!("every line needs `{field}`"),
-            Problem::WrongKind { field, wanted, .. } => format!("write `{field}` as {wanted}"),
+            Problem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
             Problem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
             Problem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
             Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
@@ -255,7 +255,7 @@ impl DataError {
             }
             Problem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
             Problem::ColumnKind { column, .. } => {
-                format!("save `{column}` as text, 64-bit numbers, truth values, or lists or structs of them")
+                format!("save `{column}` as text, 64-bit numbers, bools, or lists or structs of them")
             }
             Problem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
             Problem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),

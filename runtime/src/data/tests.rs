@@ -165,7 +165,7 @@ fn malformed_lines_are_named() {
         ),
         (
             "{\"prompt\": \"a\", \"answer\": true}",
-            ":2: the field `answer` must be a string or a number; found the truth value true",
+            ":2: the field `answer` must be a string or a number; found the bool true",
             "write `answer` as",
         ),
     ];

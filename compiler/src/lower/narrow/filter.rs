@@ -8,7 +8,7 @@ use crate::lower::Origins;
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Signal};
 
-/// A truth value per group, of what is known before any model scores: rewards, lengths, the step.
+/// A bool per group, of what is known before any model scores: rewards, lengths, the step.
 pub fn formula(formula: &formula::Formula, origins: Origins) -> Narrowed<Formula> {
     let at = origins.span(formula.0.origin);
     let mut lowering = Lowering::new(Supply::Runtime, origins);
@@ -22,7 +22,7 @@ pub fn formula(formula: &formula::Formula, origins: Origins) -> Narrowed<Formula
     }
     if lowering.graph.axis(value) > Axis::Group {
         let message = format!(
-            "a `filter` is one truth value per prompt, not one per {}",
+            "a `filter` is one bool per prompt, not one per {}",
             lowering.graph.axis(value).name()
         );
         return Err(Diagnostic::error(Code::AxisMismatch, at, message).into());

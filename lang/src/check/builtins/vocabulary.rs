@@ -78,7 +78,7 @@ pub enum Takes {
     Role,
     /// `mean(token) then mean(sequence)`
     Reduce,
-    /// A truth value per token, sequence or prompt.
+    /// A bool per token, sequence or prompt.
     Condition,
     /// A number per token, sequence or step.
     Formula,

@@ -205,7 +205,7 @@ impl Checker {
                     && text.starts_with(|c: char| c.is_ascii_alphabetic()) =>
             {
                 let finding = Diagnostic::error(
-                    Code::WrongKind,
+                    Code::TypeMismatch,
                     expr.span,
                     "a field of the data is named without quotes",
                 );
@@ -217,9 +217,9 @@ impl Checker {
             }
             _ => {
                 let finding = Diagnostic::error(
-                    Code::WrongKind,
+                    Code::TypeMismatch,
                     expr.span,
-                    "a field of the data is needed here, by its name",
+                    "expected the name of a field of the data",
                 );
                 // `numeric(0.01)`
                 let number = matches!(expr.kind, ExprKind::Number { .. });

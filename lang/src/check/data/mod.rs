@@ -29,7 +29,7 @@ impl Checker {
         {
             let quoted = format!("\"{written}\"");
             let text = format!("`{key}` is a path, and a path is a text in quotes");
-            let finding = Diagnostic::error(Code::WrongKind, expr.span, text).label("not in quotes");
+            let finding = Diagnostic::error(Code::TypeMismatch, expr.span, text).label("not in quotes");
             self.report(finding.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
             return None;
         }
@@ -129,7 +129,7 @@ impl Checker {
         }
         if !open(&formula) && !decided_by_data(&formula) {
             self.report(
-                Diagnostic::error(Code::WrongKind, expr.span, WANTED)
+                Diagnostic::error(Code::TypeMismatch, expr.span, WANTED)
                     .label("this is known only once something has been written"),
             );
             return None;
@@ -159,7 +159,7 @@ impl Checker {
                 }
                 _ => {
                     let text = "a column is a name, or a text in quotes";
-                    self.report(Diagnostic::error(Code::WrongKind, argument.value.span, text).help(usage));
+                    self.report(Diagnostic::error(Code::TypeMismatch, argument.value.span, text).help(usage));
                     good = false;
                     continue;
                 }

@@ -244,9 +244,9 @@ impl Checker {
                 if let Some(benchmark) = columns.benchmarks.first() {
                     let name = self.benchmarks[benchmark.0 as usize].name.clone();
                     let text =
-                        format!("`{}` has one member per domain, and `{name}` is no domain", family.name);
+                        format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
                     self.report(
-                        Diagnostic::error(Code::WrongKind, expr.span, text)
+                        Diagnostic::error(Code::TypeMismatch, expr.span, text)
                             .label("which of them belongs in this column?")
                             .help("name one member, such as `expert[math]`, to show it in every column"),
                     );
@@ -295,12 +295,12 @@ impl Checker {
             return None;
         };
         let Value::Builtin(builtin) = self.evaluate(callee, env) else {
-            self.report(Diagnostic::error(Code::WrongKind, expr.span, usage));
+            self.report(Diagnostic::error(Code::TypeMismatch, expr.span, usage));
             return None;
         };
         if builtin.kind != Kind::Normalized {
             self.report(
-                Diagnostic::error(Code::WrongKind, expr.span, usage)
+                Diagnostic::error(Code::TypeMismatch, expr.span, usage)
                     .help(builtins::find("normalized").expect("built in").usage),
             );
             return None;

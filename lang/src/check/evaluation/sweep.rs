@@ -15,7 +15,7 @@ impl Checker {
     pub(in crate::check) fn sweep_item(&mut self, module: ModuleId, span: Span, axes: &[Index]) {
         if axes.is_empty() {
             self.report(
-                Diagnostic::error(Code::MissingKey, span, "a sweep needs something to go through")
+                Diagnostic::error(Code::MissingKey, span, "a sweep needs at least one parameter")
                     .help("for example `sweep { beta in [0.1, 0.5, 0.9] }`"),
             );
         }
@@ -80,7 +80,7 @@ impl Checker {
             _ => self.spelled_out(&axis.over, &env)?,
         };
         if items.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, axis.over.span, "there is no value in here"));
+            self.report(Diagnostic::error(Code::OutOfRange, axis.over.span, "this list of values is empty"));
             return None;
         }
         let mut values: Vec<f64> = Vec::new();
@@ -101,7 +101,7 @@ impl Checker {
                 }
                 Some(number) => values.push(number),
                 None => {
-                    self.wrong_kind(span, "a sweep goes through numbers known before the run", &value);
+                    self.wrong_kind(span, "a sweep needs numbers known before the run", &value);
                     good = false;
                 }
             }

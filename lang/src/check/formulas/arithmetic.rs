@@ -157,7 +157,7 @@ fn mismatch_help(operator: BinaryOperator, left: Unit, right: Unit) -> Option<&'
     {
         Some("compare a difference of log-probabilities instead, such as `teacher.logp - student.logp`")
     } else if left == Unit::Bool || right == Unit::Bool {
-        Some("use a truth value in `where(condition, then, else)`, in `select`, or multiply by it")
+        Some("use a bool in `where(condition, then, else)`, in `select`, or multiply by it")
     } else if pair(Unit::Prob, Unit::Nats) {
         Some("a probability and a number of nats: take `log(...)` of the probability first")
     } else {

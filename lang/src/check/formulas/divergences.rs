@@ -70,7 +70,7 @@ impl Checker {
                         ExprKind::Bool(normalized) => Some(normalized),
                         _ => {
                             self.report(Diagnostic::error(
-                                Code::WrongKind,
+                                Code::TypeMismatch,
                                 expr.span,
                                 "`normalized` is `true` or `false`",
                             ));
@@ -94,7 +94,7 @@ impl Checker {
         let outside = matches!(env.context, Context::Constant | Context::Schedule);
         if outside {
             let text = "a divergence is a signal of the run: it can be read inside an objective only";
-            self.report(Diagnostic::error(Code::WrongKind, span, text));
+            self.report(Diagnostic::error(Code::TypeMismatch, span, text));
         }
         outside
     }
@@ -113,7 +113,7 @@ impl Checker {
             && let ExprKind::Live(operand) = &side.kind
         {
             let text = "`live` marks a divergence as a whole, not one of its sides";
-            let finding = Diagnostic::error(Code::WrongKind, side.span, text).label("a side");
+            let finding = Diagnostic::error(Code::TypeMismatch, side.span, text).label("a side");
             let file = &self.sources.file(pair.span.file).text;
             let call = file[..pair.span.start as usize].trim_end_matches([' ', '(']).len() - name.len();
             let end = pair.span.end as usize;
@@ -138,7 +138,7 @@ impl Checker {
             let text = format!("`{name}` needs both arguments and their order, with `||` between them");
             let whole = pair.span.to(second.span);
             let ours = format!("{} || {}", self.sources.text(pair.span), self.sources.text(second.span));
-            let finding = Diagnostic::error(Code::WrongKind, whole, text).label("two arguments");
+            let finding = Diagnostic::error(Code::TypeMismatch, whole, text).label("two arguments");
             let help = format!("write `{name}({ours})`; the other order is another divergence");
             self.report(finding.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
             return None;
@@ -416,7 +416,7 @@ impl Checker {
         for argument in arguments {
             let Some(name) = &argument.name else {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, argument.value.span, "whose share is this?")
+                    Diagnostic::error(Code::MissingArgument, argument.value.span, "which role has this share?")
                         .help("write the role before it: `blend(teacher: 0.1, student: 0.9)`"),
                 );
                 return Value::Error;

@@ -152,7 +152,7 @@ impl Checker {
         if let (FormulaKind::Number(a), FormulaKind::Number(b)) = (&low.0.0.kind, &high.0.0.kind)
             && a > b
         {
-            let text = format!("nothing lies between {a} and {b}");
+            let text = format!("the range from {a} to {b} is empty");
             self.report(
                 Diagnostic::error(Code::OutOfRange, high.1, text)
                     .because(low.1, "the lower bound")
@@ -175,7 +175,7 @@ impl Checker {
             let place = condition.1;
             self.unit_mismatch(
                 place,
-                "the condition of a `where` must be a truth value",
+                "the condition of a `where` must be a bool",
                 &[(place, &condition.0)],
                 None,
             );
@@ -316,7 +316,7 @@ impl Checker {
         }
         let truths = matches!(reduction, Reduction::Any | Reduction::All | Reduction::Count);
         if truths && formula.unit() != Unit::Bool {
-            let message = format!("`{}` needs truth values", reduction.name());
+            let message = format!("`{}` needs bools", reduction.name());
             self.unit_mismatch(x.span, &message, &[(x.span, &formula)], Some("compare with a bound first"));
             return Value::Error;
         }
@@ -384,12 +384,12 @@ impl Checker {
         Some(rollout)
     }
 
-    /// The condition of `among:`: a truth value no finer than what is compared.
+    /// The condition of `among:`: a bool no finer than what is compared.
     fn among(&mut self, expr: &Expr, axis: Axis, env: &Env) -> Option<Formula> {
         let value = self.evaluate(expr, env);
         let condition = self.formula(value, expr.span)?;
         if condition.unit() != Unit::Bool {
-            self.unit_mismatch(expr.span, "`among` needs a truth value", &[(expr.span, &condition)], None);
+            self.unit_mismatch(expr.span, "`among` needs a bool", &[(expr.span, &condition)], None);
             return None;
         }
         // A completion is selected where some token of it is.
@@ -401,7 +401,7 @@ impl Checker {
         }
         if condition.axis() > axis {
             let text = format!(
-                "one truth value per {} can't choose among {}s",
+                "one bool per {} can't choose among {}s",
                 condition.axis().name(),
                 axis.name()
             );
@@ -449,8 +449,8 @@ impl Checker {
         let truths = name == StatisticName::Balance;
         if truths != (x.unit() == Unit::Bool) {
             let message = match truths {
-                true => "`balance` needs truth values".to_owned(),
-                false => format!("`{}` compares numbers, not truth values", builtin.name),
+                true => "`balance` needs bools".to_owned(),
+                false => format!("`{}` compares numbers, not bools", builtin.name),
             };
             self.unit_mismatch(
                 place,
@@ -593,7 +593,7 @@ impl Checker {
             .rposition(|(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)));
         let Some(current) = current else {
             self.report(
-                Diagnostic::error(Code::WrongKind, x.span, "this is the same for every teacher of the panel")
+                Diagnostic::error(Code::TypeMismatch, x.span, "this is the same for every teacher of the panel")
                     .help(
                         "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: \
                          duo, missing: uniform)`",

@@ -57,7 +57,7 @@ impl Checker {
                 let text = format!("one number per {} is left at this point", expected.name());
                 self.report(
                     Diagnostic::error(Code::AxisMismatch, step.span, text)
-                        .label(format!("puts together {}s", step.elements.name()))
+                        .label(format!("reduces over `{}`", step.elements.name()))
                         .help("for example `mean(token) then mean(sequence)`"),
                 );
                 return None;
@@ -91,7 +91,7 @@ impl Checker {
             };
             if step.over.is_none() && over >= step.elements {
                 let text = format!(
-                    "a `reduce` goes from fine to coarse: {}s can't be put together after {}s",
+                    "reductions go from fine to coarse: `{}` can't come after `{}`",
                     over.name(),
                     step.elements.name()
                 );
@@ -121,7 +121,7 @@ impl Checker {
                     Diagnostic::error(
                         Code::AxisMismatch,
                         step.span,
-                        format!("{}s can't be put together per {}", step.elements.name(), over.name()),
+                        format!("`{}` can't be reduced per `{}`", step.elements.name(), over.name()),
                     )
                     .help("axes go from token to turn to sequence to group to batch"),
                 );
@@ -154,7 +154,7 @@ impl Checker {
                 ExprKind::Arrow { from, to } => {
                     let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
                     let finding = Diagnostic::error(
-                        Code::WrongKind,
+                        Code::TypeMismatch,
                         expr.span,
                         "the steps of a `reduce` are joined by `then`, not `->`",
                     );
@@ -166,7 +166,7 @@ impl Checker {
                 }
                 _ => {
                     let finding =
-                        Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`");
+                        Diagnostic::error(Code::TypeMismatch, expr.span, "expected a step of a `reduce`");
                     self.report(finding.help(format!(
                         "{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`"
                     )));
@@ -175,7 +175,7 @@ impl Checker {
             return None;
         };
         let words = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
-        let operation = self.word(callee, "a way to put numbers together", &words)?;
+        let operation = self.word(callee, "a reduction", &words)?;
         let (mut elements, mut over, mut among_when) = (None, None, false);
         for argument in arguments {
             match &argument.name {
@@ -199,7 +199,7 @@ impl Checker {
             Some(elements) => Some(Written { operation, elements, over, among_when, span: expr.span }),
             None => {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, expr.span, "which axis is put together here?")
+                    Diagnostic::error(Code::MissingArgument, expr.span, "which axis is reduced here?")
                         .help(usage),
                 );
                 None

@@ -90,7 +90,7 @@ impl Checker {
                         "`{name}.{}` differs from prompt to prompt: it can be read in an objective only",
                         field.text
                     );
-                    self.report(Diagnostic::error(Code::WrongKind, span, text));
+                    self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                     return Value::Error;
                 }
                 return self.signal(signal, span);
@@ -106,7 +106,7 @@ impl Checker {
             value @ (Value::Role(_) | Value::Teacher(_)) => {
                 if env.context == Context::Constant || env.context == Context::Schedule {
                     let text = "what a teacher says of a token is known inside an objective only";
-                    self.report(Diagnostic::error(Code::WrongKind, span, text));
+                    self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                     return Value::Error;
                 }
                 self.role_of(value, base.span, "a role").expect("a role or a teacher is one")
@@ -216,7 +216,7 @@ impl Checker {
                 _ => {
                     self.wrong_kind(
                         expr.span,
-                        "a stretch of the completion is needed, such as `span.answer`",
+                        "expected a span of the completion, such as `span.answer`",
                         &Value::Formula(formula.clone()),
                     );
                     None
@@ -225,7 +225,7 @@ impl Checker {
             other => {
                 self.wrong_kind(
                     expr.span,
-                    "a stretch of the completion is needed, such as `span.answer`",
+                    "expected a span of the completion, such as `span.answer`",
                     &other,
                 );
                 None
@@ -260,13 +260,13 @@ impl Checker {
     ) -> Value {
         if matches!(env.context, Context::Constant | Context::Schedule) {
             let text = "this is a signal of the run: it can be read inside an objective only";
-            self.report(Diagnostic::error(Code::WrongKind, span, text));
+            self.report(Diagnostic::error(Code::TypeMismatch, span, text));
             return Value::Error;
         }
         let role = |checker: &mut Checker, slot: usize| {
             let expr = given[slot].expect("required");
             let value = checker.evaluate(expr, env);
-            checker.role_of(value, expr.span, "a role is needed here, such as `teacher`")
+            checker.role_of(value, expr.span, "expected a role, such as `teacher`")
         };
         if measure == Measure::Size {
             let support = self.support(given[0].expect("required"), env);

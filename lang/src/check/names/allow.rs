@@ -74,11 +74,11 @@ fn unused(
     }
     if let Some(error) = error {
         return warning(format!("`{named}` is an error here: errors can't be silenced"))
-            .because(error.primary.span, "this has to be mended");
+            .because(error.primary.span, "this must be fixed");
     }
     if !Code::ALL.iter().any(|code| code.name() == named) {
         let finding =
-            Diagnostic::warning(Code::UnusedAllow, allow.code, format!("there is no finding `{named}`"));
+            Diagnostic::warning(Code::UnusedAllow, allow.code, format!("unknown diagnostic code `{named}`"));
         return match nearest(named, Code::ALL.iter().map(|code| code.name())) {
             Some(near) => finding.did_you_mean(named, near),
             None => finding.help("`mopd explain --all` lists them"),

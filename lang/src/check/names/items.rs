@@ -147,7 +147,7 @@ impl Checker {
             let Some(key) = key else {
                 let wanted = "a family has one member per domain or whole number";
                 self.report(
-                    Diagnostic::error(Code::WrongKind, index.over.span, wanted)
+                    Diagnostic::error(Code::TypeMismatch, index.over.span, wanted)
                         .help("for example `[d in domains]`"),
                 );
                 return Value::Error;

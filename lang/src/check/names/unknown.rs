@@ -122,7 +122,7 @@ impl Checker {
             self.report(finding.help(match env.context {
                 Context::Schedule => {
                     format!(
-                        "`{name}` is no number of the run as a whole: a schedule reads `step` and `progress`"
+                        "`{name}` is not known for the run as a whole: a schedule reads `step` and `progress`"
                     )
                 }
                 _ => format!("`{name}` is a signal of the run: it can be read inside an objective only"),

@@ -215,7 +215,7 @@ impl Checker {
                     true => "`mse` compares `student.mean`, `student.score` or `student.value` with a target",
                     false => "`bce` compares `student.confidence` with a target",
                 };
-                self.report(Diagnostic::error(Code::WrongKind, x.span, text));
+                self.report(Diagnostic::error(Code::TypeMismatch, x.span, text));
                 return None;
             }
         };

@@ -331,7 +331,7 @@ impl Checker {
         self.report(
             Diagnostic::error(Code::AxisMismatch, term_span, text)
                 .label(format!("one number per {}", axis.name()))
-                .because(reduce_span, format!("puts together {}s", start.name()))
+                .because(reduce_span, format!("reduces over `{}`", start.name()))
                 .help(format!(
                     "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} \
                      }}`",
@@ -346,8 +346,8 @@ impl Checker {
         let mut members = Vec::new();
         for (key, inner) in self.turns(index, env) {
             let Some(key) = key else {
-                let text = "an index goes through domains, whole numbers or the teachers of a panel";
-                self.report(Diagnostic::error(Code::WrongKind, index.over.span, text));
+                let text = "an index ranges over domains, whole numbers or the teachers of a panel";
+                self.report(Diagnostic::error(Code::TypeMismatch, index.over.span, text));
                 return Value::Error;
             };
             members.push((key, self.evaluate(value, &inner)));
@@ -374,7 +374,7 @@ impl Checker {
         if formula.unit() == Unit::Bool {
             self.unit_mismatch(
                 value.span,
-                "a term is a number, not a truth value",
+                "a term is a number, not a bool",
                 &[(value.span, &formula)],
                 None,
             );
@@ -449,7 +449,7 @@ impl Checker {
         if truth != (formula.unit() == Unit::Bool) {
             let (message, help) = match truth {
                 true => (
-                    format!("`{key}` needs a truth value per token"),
+                    format!("`{key}` needs a bool per token"),
                     "compare with a bound, or use `top_fraction(...)`",
                 ),
                 false => (format!("`{key}` needs a number"), "use `select` for a mask"),

@@ -119,7 +119,7 @@ impl Checker {
         if rollout.sampling().is_none() {
             self.report(
                 Diagnostic::error(
-                    Code::WrongKind,
+                    Code::TypeMismatch,
                     expr.span,
                     format!("`{by}` works on completions that are drawn"),
                 )
@@ -485,7 +485,7 @@ impl Checker {
         }
     }
 
-    /// What an edit decides by: one truth value, or one number, per completion or coarser.
+    /// What an edit decides by: one bool, or one number, per completion or coarser.
     fn of_completions(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
         self.judged_by(expr, env, truth, Axis::Sequence)
     }
@@ -502,9 +502,9 @@ impl Checker {
         let formula = self.formula(value, expr.span)?;
         if (formula.unit() == Unit::Bool) != truth && !open(&formula) {
             let (message, help) = if truth {
-                ("a condition is needed here", "compare with a bound, such as `reward > 0.5`")
+                ("expected a condition", "compare with a bound, such as `reward > 0.5`")
             } else {
-                ("a number is needed here, not a truth value", "write the number itself, such as `reward`")
+                ("expected a number, found a bool", "write the number itself, such as `reward`")
             };
             self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], Some(help));
             return None;
@@ -515,7 +515,7 @@ impl Checker {
                 Diagnostic::error(Code::AxisMismatch, expr.span, format!("this is decided once per {over}"))
                     .label(format!("this is one per {}", formula.axis().name()))
                     .help(format!(
-                        "put them together: `{}(..., over: {over})`",
+                        "reduce first: `{}(..., over: {over})`",
                         if truth { "any" } else { "mean" }
                     )),
             );

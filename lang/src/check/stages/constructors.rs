@@ -91,7 +91,7 @@ impl Checker {
     ) -> Option<Pretrained> {
         if let Some(block) = block {
             let text = format!("`{}` takes no settings in braces", builtin.name);
-            self.report(Diagnostic::error(Code::WrongKind, block.span, text).help(builtin.usage));
+            self.report(Diagnostic::error(Code::TypeMismatch, block.span, text).help(builtin.usage));
             return None;
         }
         let place = given[0].expect("required");
@@ -301,7 +301,7 @@ impl Checker {
                     self.model(*other).name
                 );
                 self.report(
-                    Diagnostic::error(Code::WrongKind, span, text)
+                    Diagnostic::error(Code::TypeMismatch, span, text)
                         .help("only weights of one architecture can be merged"),
                 );
                 return None;
@@ -316,7 +316,7 @@ impl Checker {
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
             Value::List(values) => values,
             other => {
-                self.wrong_kind(expr.span, "several models are needed: a family or a list", &other);
+                self.wrong_kind(expr.span, "expected several models: a family or a list", &other);
                 return None;
             }
         };
@@ -331,7 +331,7 @@ impl Checker {
             }
         }
         if models.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "there is no model in here"));
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "this list of models is empty"));
             return None;
         }
         Some(models)

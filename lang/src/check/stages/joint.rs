@@ -165,7 +165,7 @@ impl Checker {
             if !matches!(expr.kind, ExprKind::Error) {
                 self.report(
                     Diagnostic::error(
-                        Code::WrongKind,
+                        Code::TypeMismatch,
                         expr.span,
                         "`updates` names one of the models that are trained",
                     )

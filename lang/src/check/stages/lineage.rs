@@ -140,12 +140,12 @@ impl Checker {
         match (descent, said) {
             (Descent::Shared, Some((SaidOrigin::Foreign, place))) => {
                 let text = format!(
-                    "the teacher `{name}` is no foreigner: it descends from {ours}, as the student does"
+                    "the teacher `{name}` is marked `origin = foreign`, but descends from {ours}, as the student does"
                 );
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, place, text)
                         .because(stage, "trained here")
-                        .help("remove `origin = foreign`: it would hide a real stranger later"),
+                        .help("remove `origin = foreign`: it would hide a foreign teacher later"),
                 );
                 false
             }

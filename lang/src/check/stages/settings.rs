@@ -288,7 +288,7 @@ impl Checker {
             if let (Value::List(values), "`seeds`") = (value, what) {
                 let count = values.len();
                 let finding = Diagnostic::error(
-                    Code::WrongKind,
+                    Code::TypeMismatch,
                     span,
                     "`seeds` is how many seeds are run, not a list of them",
                 );
@@ -415,7 +415,7 @@ impl Checker {
             }
             (Value::Model(_), "teacher") => {
                 self.report(
-                    Diagnostic::error(Code::WrongKind, span, "a teacher is needed here")
+                    Diagnostic::error(Code::TypeMismatch, span, "expected a teacher")
                         .label("this is a model")
                         .because(annotation.span, "declared here")
                         .help("declare the role first: `teacher name = model`"),
@@ -434,9 +434,9 @@ impl Checker {
                 |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
             let bare = self.unquoted(span, text, number);
             let finding = Diagnostic::error(
-                Code::WrongKind,
+                Code::TypeMismatch,
                 span,
-                format!("a number is needed here, of the type `{wanted}`"),
+                format!("expected a number of the type `{wanted}`"),
             );
             let finding = finding.label("this is a text").because(annotation.span, "declared here");
             self.report(crate::check::names::unknown::without_quotes(finding, bare));
@@ -489,7 +489,7 @@ impl Checker {
 
     fn mistyped(&mut self, span: Span, annotation: &Name, found: &str) -> Value {
         self.report(
-            Diagnostic::error(Code::WrongKind, span, format!("a {} is needed here", annotation.text))
+            Diagnostic::error(Code::TypeMismatch, span, format!("expected a {}", annotation.text))
                 .label(format!("this is {found}"))
                 .because(annotation.span, "declared here"),
         );

@@ -152,7 +152,7 @@ impl Checker {
             ExprKind::List(items) => return Some(items),
             ExprKind::Name(name) => {
                 let list = format!("[{name}]");
-                let finding = Diagnostic::error(Code::WrongKind, expr.span, wanted);
+                let finding = Diagnostic::error(Code::TypeMismatch, expr.span, wanted);
                 self.report(finding.label("this is one word").replace_with("put it into a list", &list));
             }
             _ => {

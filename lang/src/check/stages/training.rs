@@ -108,7 +108,7 @@ impl Checker {
                     Diagnostic::error(
                         Code::NoTeacher,
                         route.span,
-                        "this route leads nowhere: the objective reads no teacher",
+                        "this route is never used: the objective reads no teacher",
                     )
                     .because(place, "this objective"),
                 );
@@ -206,7 +206,7 @@ impl Checker {
             other => {
                 self.wrong_kind(
                     expr.span,
-                    "a model, or a family with one for each domain, is needed here",
+                    "expected a model, or a family with one for each domain",
                     &other,
                 );
                 return None;
@@ -238,7 +238,7 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Model(model) => Some(model),
             other => {
-                self.wrong_kind(expr.span, "a model is needed here", &other);
+                self.wrong_kind(expr.span, "expected a model", &other);
                 None
             }
         }
@@ -291,7 +291,7 @@ impl Checker {
                             }
                             Value::Domain(domain) => domains.push(domain),
                             other => {
-                                self.wrong_kind(expr.span, "a list of domains is needed here", &other);
+                                self.wrong_kind(expr.span, "expected a list of domains", &other);
                                 return None;
                             }
                         }
@@ -299,7 +299,7 @@ impl Checker {
                     domains
                 }
                 other => {
-                    self.wrong_kind(expr.span, "a domain, or a list of domains, is needed here", &other);
+                    self.wrong_kind(expr.span, "expected a domain or a list of domains", &other);
                     return None;
                 }
             },
@@ -311,7 +311,7 @@ impl Checker {
                 return None; // A library's stage: the domains are those of whoever uses it.
             }
             self.report(
-                Diagnostic::error(Code::OutOfRange, span, "there is no domain to train on")
+                Diagnostic::error(Code::OutOfRange, span, "the list of domains to train on is empty")
                     .help("declare one: `domain math { prompts = ..., reward = ... }`"),
             );
             return None;
@@ -544,7 +544,7 @@ impl Checker {
                 }
             }
             other => {
-                self.wrong_kind(expr.span, "an objective is needed here", &other);
+                self.wrong_kind(expr.span, "expected an objective", &other);
                 None
             }
         }

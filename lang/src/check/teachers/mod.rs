@@ -341,7 +341,7 @@ impl Checker {
             other => {
                 return self.wrong_kind(
                     place.span,
-                    "several teachers are needed here: a list or a family",
+                    "expected several teachers: a list or a family",
                     &other,
                 );
             }
@@ -364,7 +364,7 @@ impl Checker {
             return Value::Error;
         };
         if roles.len() < 2 {
-            let text = format!("`{}` puts several teachers together", pool.name());
+            let text = format!("`{}` combines several teachers", pool.name());
             self.report(
                 Diagnostic::error(Code::OutOfRange, place.span, text)
                     .label(format!("{} in here", roles.len())),
@@ -408,7 +408,7 @@ impl Checker {
             let finding = Diagnostic::error(
                 Code::UnknownValue,
                 place(0).span,
-                format!("`{engine}` is no engine that mopd speaks to"),
+                format!("unknown engine `{engine}`"),
             );
             self.report(match nearest(&engine, ENGINES.iter().copied()) {
                 Some(near) => finding
@@ -535,12 +535,12 @@ impl Checker {
                 // Nothing is known about it yet.
                 TeacherWeights::Parameter => None,
                 _ => {
-                    self.wrong_kind(expr.span, "weights are needed here: a model", &Value::Teacher(id));
+                    self.wrong_kind(expr.span, "expected weights: a model", &Value::Teacher(id));
                     None
                 }
             },
             other => {
-                self.wrong_kind(expr.span, "a model is needed here", &other);
+                self.wrong_kind(expr.span, "expected a model", &other);
                 None
             }
         }

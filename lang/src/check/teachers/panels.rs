@@ -37,7 +37,7 @@ impl Checker {
             other => {
                 return self.wrong_kind(
                     place.span,
-                    "several teachers are needed here: a list or a family",
+                    "expected several teachers: a list or a family",
                     &other,
                 );
             }

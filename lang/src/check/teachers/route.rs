@@ -260,7 +260,7 @@ impl Checker {
         }
         if !decided_by_data(&formula) {
             self.report(
-                Diagnostic::error(Code::WrongKind, condition.span, WANTED)
+                Diagnostic::error(Code::TypeMismatch, condition.span, WANTED)
                     .label("this is known only once something has been written"),
             );
             return None;
@@ -273,7 +273,7 @@ impl Checker {
             Value::Model(_) => {
                 self.report(
                     Diagnostic::error(
-                        Code::WrongKind,
+                        Code::TypeMismatch,
                         target.span,
                         "an arm leads to a teacher, and this is a model",
                     )
@@ -356,7 +356,7 @@ impl Checker {
             let text = format!("no route ever chooses the teacher `{}`", teacher.name);
             let span = self.span(teacher.origin);
             self.report(Diagnostic::error(Code::UnusedTeacher, span, text).help(
-                "route some domain to it, or remove it: a silent teacher is usually a typo in a route",
+                "route some domain to it, or remove it: an unused teacher is usually a typo in a route",
             ));
         }
     }
@@ -420,7 +420,7 @@ impl Checker {
                         span,
                         format!("no model is trained on the domain `{name}`"),
                     )
-                    .help("train on it, or remove it: its share of the prompts would go nowhere"),
+                    .help("train on it, or remove it: its share of the prompts would not be used"),
                 );
             }
         }

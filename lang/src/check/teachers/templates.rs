@@ -54,7 +54,7 @@ impl Checker {
             other => {
                 self.wrong_kind(
                     expr.span,
-                    "a template is needed here: `template shown = \"{prompt}\\n\\n{hint}\"`",
+                    "expected a template: `template shown = \"{prompt}\\n\\n{hint}\"`",
                     &other,
                 );
                 None
@@ -114,7 +114,7 @@ impl Checker {
                 let value = self.evaluate(expr, env);
                 let text = "the text of a template is written where it is declared, in quotes";
                 self.report(
-                    Diagnostic::error(Code::WrongKind, expr.span, text)
+                    Diagnostic::error(Code::TypeMismatch, expr.span, text)
                         .label(format!("this is {}", value.describe())),
                 );
             }
@@ -247,7 +247,7 @@ impl Checker {
             self.report(
                 Diagnostic::error(Code::AxisMismatch, span, text)
                     .label(format!("this is {} per {}", formula.unit().name(), formula.axis().name()))
-                    .help("put them together: `mean(..., over: sequence)`"),
+                    .help("reduce first: `mean(..., over: sequence)`"),
             );
             return None;
         }
@@ -369,7 +369,7 @@ impl Checker {
             Some(Piece::Slot(slot)) => Some(slot),
             _ => {
                 self.report(
-                    Diagnostic::error(Code::TemplateSlot, expr.span, "a slot is needed here")
+                    Diagnostic::error(Code::TemplateSlot, expr.span, "expected a slot")
                         .help("a field of the data, `prompt`, `draft`, `group.correct`, `group.wrong`, ..."),
                 );
                 None

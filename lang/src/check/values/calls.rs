@@ -73,7 +73,7 @@ impl Checker {
                 if let Some(block) = block {
                     self.report(
                         Diagnostic::error(
-                            Code::WrongKind,
+                            Code::TypeMismatch,
                             block.span,
                             "settings in braces belong to a built-in stage",
                         )
@@ -159,7 +159,7 @@ impl Checker {
         {
             self.report(
                 Diagnostic::error(
-                    Code::WrongKind,
+                    Code::TypeMismatch,
                     block.span,
                     format!("`{}` takes no settings in braces", builtin.name),
                 )
@@ -209,7 +209,7 @@ impl Checker {
             Kind::PowersOf => self.powers_of(&given, span, env),
             Kind::Normalized => {
                 let text = format!("`{}` belongs in `score = ...` of a `compare`", builtin.name);
-                self.report(Diagnostic::error(Code::WrongKind, span, text));
+                self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                 Value::Error
             }
             _ => self.formula_call(builtin, &given, span, env),
@@ -298,7 +298,7 @@ impl Checker {
         self.spoil_recording();
         // Whatever uses something too large is too large as well: once is enough.
         if !std::mem::replace(&mut self.overworked, true) {
-            let text = format!("working this out takes more than {MOST_WORK} calls and turns");
+            let text = format!("evaluating this takes more than {MOST_WORK} calls and iterations");
             self.report(
                 Diagnostic::error(Code::OutOfRange, self.work.item.unwrap_or(span), text)
                     .help("a function is pasted in wherever it is used: name what is used twice with `let`"),

@@ -176,7 +176,7 @@ impl Checker {
     }
 
     fn misplaced(&mut self, span: Span, message: &str, help: &str) -> Value {
-        self.report(Diagnostic::error(Code::WrongKind, span, message).help(help));
+        self.report(Diagnostic::error(Code::TypeMismatch, span, message).help(help));
         Value::Error
     }
 
@@ -245,7 +245,7 @@ impl Checker {
         match (low.constant(), high.constant()) {
             (Some(low), Some(high)) if low <= high => Value::Range { low, high },
             (Some(low), Some(high)) => {
-                let text = format!("nothing lies between {low} and {high}");
+                let text = format!("the range from {low} to {high} is empty");
                 self.report(
                     Diagnostic::error(Code::OutOfRange, span, text)
                         .help("write the lower end first: `0..=100`"),
@@ -272,7 +272,7 @@ impl Checker {
             let text = format!("`{}` is what every objective reads under this name", name.text);
             let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
             self.report(
-                finding.label("can't go through a list").help("choose another name, such as `d` or `t`"),
+                finding.label("can't iterate over a list").help("choose another name, such as `d` or `t`"),
             );
         } else if env.local(&name.text).is_some() {
             let text = format!("`{}` is a parameter, a `let` or a variable already", name.text);
@@ -287,7 +287,7 @@ impl Checker {
             }
             Value::Range { low, high } => {
                 if low.fract() != 0.0 || high - low >= 10_000.0 {
-                    let text = "a range to go through has whole numbers, at most 10,000 of them";
+                    let text = "a range to iterate over has whole numbers, at most 10,000 of them";
                     self.report(Diagnostic::error(Code::OutOfRange, index.over.span, text));
                     return Vec::new();
                 }
@@ -370,7 +370,7 @@ impl Checker {
                 if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") =>
             {
                 let finding = Diagnostic::error(
-                    Code::WrongKind,
+                    Code::TypeMismatch,
                     left.span,
                     "a list of domains is compared with one domain",
                 );
@@ -386,7 +386,7 @@ impl Checker {
             (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
                 let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
                 let known = self.domains.iter().any(|domain| domain.name == *text);
-                let finding = Diagnostic::error(Code::WrongKind, place, "a domain is compared with a text");
+                let finding = Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text");
                 let finding = finding.label("a domain is named without quotes");
                 let names: Vec<String> =
                     self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
@@ -503,7 +503,7 @@ impl Checker {
             Value::Role(role) => {
                 self.report(
                     Diagnostic::error(
-                        Code::WrongKind,
+                        Code::TypeMismatch,
                         span,
                         format!("`{}` is a role, not a number", role.name()),
                     )
@@ -517,7 +517,7 @@ impl Checker {
                 None
             }
             other => {
-                self.wrong_kind(span, "a number is needed here", &other);
+                self.wrong_kind(span, "expected a number", &other);
                 None
             }
         }
@@ -601,7 +601,7 @@ impl Checker {
             return Value::Error;
         }
         let finding =
-            Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe()));
+            Diagnostic::error(Code::TypeMismatch, span, wanted).label(format!("this is {}", found.describe()));
         let finding = match found {
             Value::Text(text) => {
                 let declared = |name: &str| self.is_declared(span.file, name);

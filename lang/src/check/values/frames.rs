@@ -20,7 +20,7 @@ pub(in crate::check) struct Frame {
 fn of_a_value(code: Code) -> bool {
     matches!(
         code,
-        Code::OutOfRange | Code::WrongKind | Code::UnitMismatch | Code::UnknownValue | Code::ScheduleRange
+        Code::OutOfRange | Code::TypeMismatch | Code::UnitMismatch | Code::UnknownValue | Code::ScheduleRange
     )
 }
 

@@ -51,7 +51,7 @@ impl Checker {
             if let Some(formula) = &formula
                 && formula.unit() != Unit::Bool
             {
-                let message = "the condition of an arm must be a truth value";
+                let message = "the condition of an arm must be a bool";
                 self.unit_mismatch(condition.span, message, &[(condition.span, formula)], None);
                 conditions.push(None);
                 continue;

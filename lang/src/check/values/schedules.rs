@@ -25,7 +25,7 @@ impl Checker {
             Value::Arrow { .. } => {
                 self.report(
                     Diagnostic::error(
-                        Code::WrongKind,
+                        Code::TypeMismatch,
                         expr.span,
                         "a range alone does not say how it is crossed",
                     )
@@ -34,7 +34,7 @@ impl Checker {
                 return None;
             }
             other => {
-                self.wrong_kind(expr.span, "a number or a schedule is needed here", &other);
+                self.wrong_kind(expr.span, "expected a number or a schedule", &other);
                 return None;
             }
         };
@@ -46,7 +46,7 @@ impl Checker {
                 Diagnostic::error(
                     Code::AxisMismatch,
                     expr.span,
-                    "one number for the whole run is needed here",
+                    "expected one number for the whole run",
                 )
                 .label(format!("this is one per {}", formula.axis().name()))
                 .help("a schedule reads `step` and `progress`"),
@@ -249,7 +249,7 @@ impl Checker {
                             self.sources.text(range.span),
                             self.sources.text(second.span)
                         );
-                        let finding = Diagnostic::error(Code::WrongKind, whole, wanted).label("two numbers");
+                        let finding = Diagnostic::error(Code::TypeMismatch, whole, wanted).label("two numbers");
                         self.report(finding.help(format!("write `{written}({ours})`")).fix(
                             format!("write `{ours}`"),
                             whole,
@@ -349,7 +349,7 @@ impl Checker {
         }
         if pieces.is_empty() {
             self.report(
-                Diagnostic::error(Code::OutOfRange, expr.span, "there is no piece in here").help(USAGE),
+                Diagnostic::error(Code::OutOfRange, expr.span, "this list of pieces is empty").help(USAGE),
             );
             return None;
         }
@@ -361,7 +361,7 @@ impl Checker {
         let values = match self.evaluate(expr, env) {
             Value::List(values) => values,
             other => {
-                self.wrong_kind(expr.span, "a list of numbers is needed here, such as `[0, 1]`", &other);
+                self.wrong_kind(expr.span, "expected a list of numbers, such as `[0, 1]`", &other);
                 return None;
             }
         };
@@ -377,7 +377,7 @@ impl Checker {
             }
         }
         if numbers.is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "there is no number in here"));
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "this list of numbers is empty"));
             return None;
         }
         Some(numbers)
@@ -407,7 +407,7 @@ impl Checker {
         Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount? })
     }
 
-    /// What moves a schedule: one number, or one truth value, per step.
+    /// What moves a schedule: one number, or one bool, per step.
     fn after_a_step(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
         let value = self.evaluate(expr, &env.with_context(Context::Objective));
         let formula = self.formula(value, expr.span)?;
@@ -428,7 +428,7 @@ impl Checker {
                     "after a step there is one number, not many",
                 )
                 .label(format!("this is one per {}", formula.axis().name()))
-                .help("put them together: `mean(x, over: batch)`"),
+                .help("reduce first: `mean(x, over: batch)`"),
             );
             return None;
         }

@@ -108,7 +108,7 @@ fn filters_and_limits_choose_rows() {
     assert!(
         error
             .to_string()
-            .ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
+            .ends_with("the field `level` must be a number or a bool; found the string \"hard\""),
         "{error}"
     );
 }
@@ -152,7 +152,7 @@ fn a_route_needs_what_it_reads() {
     };
     let route = [vec![greater("level", 3.0)]];
     assert_eq!(read(1, &route), Ok(vec![0]));
-    let null = "rows.jsonl:2: the field `level` must be a number or a truth value; found null";
+    let null = "rows.jsonl:2: the field `level` must be a number or a bool; found null";
     assert_eq!(read(2, &route), Err(null.to_owned()));
     let text = [vec![DataFormula {
         nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "4".to_owned() }],
