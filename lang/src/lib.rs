@@ -11,5 +11,5 @@ pub mod stack;
 pub mod syntax;
 
 pub use check::{
-    Analysis, Auditor, Memory, analyse, analyse_again, analyse_audited, analyse_while, analyse_with,
+    Analysis, AnalysisCache, Auditor, analyse, analyse_again, analyse_audited, analyse_while, analyse_with,
 };

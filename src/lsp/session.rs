@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, Auditor, GoOn, Memory, analyse, analyse_audited, analyse_while};
+use mopd_lang::check::{Analysis, Auditor, GoOn, AnalysisCache, analyse, analyse_audited, analyse_while};
 use mopd_lang::diag::Severity;
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -33,7 +33,7 @@ pub struct Document {
     /// Why it is not checked.
     pub failure: Option<CheckFailure>,
     /// What the next analysis may take over from this one.
-    memory: Memory,
+    memory: AnalysisCache,
     /// The paths that the analysis asked for, whether there or not.
     imports: BTreeSet<String>,
 }
@@ -95,7 +95,7 @@ impl Session {
             text,
             analysis: empty(&path),
             failure: None,
-            memory: Memory::default(),
+            memory: AnalysisCache::default(),
             imports: BTreeSet::new(),
         };
         self.documents.insert(path.clone(), document);
@@ -227,7 +227,7 @@ impl Session {
         &mut self,
         path: &str,
         text: String,
-        memory: &mut Memory,
+        memory: &mut AnalysisCache,
         go_on: &GoOn,
     ) -> (CheckOutcome, BTreeSet<String>) {
         let (checked, imports, unreadable) = self.analyse(path, text, memory, go_on);
@@ -243,7 +243,7 @@ impl Session {
         &self,
         path: &str,
         text: String,
-        memory: &mut Memory,
+        memory: &mut AnalysisCache,
         go_on: &GoOn,
     ) -> (CheckOutcome, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
@@ -300,7 +300,7 @@ impl Session {
         naming
             .take_while(|_| go_on())
             .map(|file| {
-                self.analyse(&file.path.clone(), file.text, &mut Memory::default(), &go_on).0.analysis
+                self.analyse(&file.path.clone(), file.text, &mut AnalysisCache::default(), &go_on).0.analysis
             })
             .collect()
     }

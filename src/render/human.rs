@@ -206,7 +206,7 @@ mod tests {
         let diagnostic =
             Diagnostic::error(Code::UnitMismatch, span(&sources, 0, "kl - reward"), "nats minus real")
                 .label("this subtracts a reward from a divergence")
-                .because(span(&sources, 1, "kl: nats"), "nats, declared here")
+                .note(span(&sources, 1, "kl: nats"), "nats, declared here")
                 .help("give the reward a coefficient")
                 .fix("write a coefficient", span(&sources, 0, "reward"), "0.1 * reward");
         let expected = "\

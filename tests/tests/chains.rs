@@ -205,7 +205,7 @@ fn what_is_too_deep_is_said_once() {
 /// An editor does it again after every keystroke, and keeps what it can.
 #[test]
 fn what_is_kept_between_keystrokes_is_no_deeper() {
-    let mut memory = mopd_lang::Memory::default();
+    let mut memory = mopd_lang::AnalysisCache::default();
     let text = format!(
         "{SETUP}{}model m800 = base\n",
         lines(0..800, |n| format!(

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use mopd_lang::check::index::Index;
+use mopd_lang::check::index::NameIndex;
 use mopd_lang::source::{FileId, SourceFile};
 use mopd_lang::syntax::{KnownFile, parse};
-use mopd_lang::{Analysis, Memory, analyse, analyse_again};
+use mopd_lang::{Analysis, AnalysisCache, analyse, analyse_again};
 use mopd_tests::{Dice, texts};
 
 /// Everything in the repository that is written in the language, sound or not.
@@ -140,7 +140,7 @@ fn a_file_that_is_parsed_again_has_the_tree_and_the_diagnostics_of_a_new_one() {
 
 /// All that an editor is told.
 fn told(analysis: &Analysis) -> String {
-    let index: &Index = &analysis.index;
+    let index: &NameIndex = &analysis.index;
     let names: Vec<_> = analysis.sources.files().map(|(file, _)| index.uses_in(file)).collect();
     format!("{:?}{:?}{names:?}", analysis.diagnostics, index.symbols)
 }
@@ -155,7 +155,7 @@ fn difference(again: &str, fresh: &str) -> String {
 /// Edits one of the files, again and again, and compares. The first is the entry.
 fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds: usize) {
     let mut author = Author::new(seed);
-    let mut memory = Memory::default();
+    let mut memory = AnalysisCache::default();
     let mut now = files.clone();
     let keys: Vec<&Vec<String>> = files.keys().collect();
     for round in 0..rounds {
@@ -295,7 +295,7 @@ fn what_models_and_tables_name_may_change_in_any_file() {
 fn a_body_that_goes_through_all_domains_is_checked_again_when_one_comes_or_goes() {
     let one = "domain only { prompts = \"p\", tests = \"t\", reward = exact_match }\n";
     let rest = "experiment \"e\" { seed = 1 }\nfn each() = for d in domains: nowhere\n";
-    let mut memory = Memory::default();
+    let mut memory = AnalysisCache::default();
     let mut counts = Vec::new();
     for text in [rest.to_owned(), format!("{one}{rest}"), rest.to_owned()] {
         let library = with_library(&text);

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mopd_lang::check::Memory;
+use mopd_lang::check::AnalysisCache;
 use mopd_lang::formula::text;
 use mopd_lang::source::SourceFile;
 use mopd_tests::{fences, files, root};
@@ -193,7 +193,7 @@ fn load(name: &[&str]) -> Option<SourceFile> {
 }
 
 /// All that is done with a program, up to its plan. Whether it is sound.
-fn digest(program: &str, memory: &mut Memory, audited: bool) -> bool {
+fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
     let source = || SourceFile { path: "a.mopd".to_owned(), text: program.to_owned() };
     let analysis = mopd_lang::analyse_again(source(), &load, memory);
     if analysis.has_errors() {
@@ -238,7 +238,7 @@ fn run(corpus: &Arc<Corpus>, first: u64, last: u64, audited: u64, report: bool) 
         }
     });
     let mut faults = Vec::new();
-    let mut memory = Memory::default();
+    let mut memory = AnalysisCache::default();
     let (began, mut sound) = (Instant::now(), 0u64);
     for number in first..last {
         current.0.store(number, Ordering::Relaxed);
@@ -293,7 +293,7 @@ fn many_mutated_programs() {
 /// a number.
 #[test]
 fn letters_of_several_bytes_may_stand_anywhere() {
-    let mut memory = Memory::default();
+    let mut memory = AnalysisCache::default();
     let path = root().join("examples/quickstart.mopd");
     let tokens = tokens(&fs::read_to_string(path).expect("an example"));
     for foreign in ["\u{a0}", "\u{e9}", "\u{2003}", "\u{1f600}"] {
@@ -314,7 +314,7 @@ fn letters_of_several_bytes_may_stand_anywhere() {
 /// example.
 #[test]
 fn every_number_of_the_examples_may_be_any_number() {
-    let mut memory = Memory::default();
+    let mut memory = AnalysisCache::default();
     let mut tried = 0;
     for path in files(&root().join("examples"), ".mopd") {
         let tokens = tokens(&fs::read_to_string(&path).expect("an example"));

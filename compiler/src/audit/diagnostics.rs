@@ -182,12 +182,12 @@ impl<'a> Looking<'a> {
                 _ => format!("`{part}` is 0 throughout"),
             });
             if literal && culprit.why == Why::Bounds {
-                diagnostic = diagnostic.because(
+                diagnostic = diagnostic.note(
                     self.span(culprit.part.0.origin),
                     format!("`{part}` leaves nothing of what it bounds"),
                 );
             } else if place != self.span(term.origin) {
-                diagnostic = diagnostic.because(self.span(term.origin), "the term");
+                diagnostic = diagnostic.note(self.span(term.origin), "the term");
             }
             self.add(diagnostic.help(match culprit.why {
                 Why::Same => {
@@ -216,7 +216,7 @@ impl<'a> Looking<'a> {
         let text = format!("`{name}` never holds: nothing is trained on");
         let diagnostic = Diagnostic::error(Code::NeverHolds, place, text)
             .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
-            .because(self.span(term), if name == "filter" { "of these" } else { "for this term" })
+            .note(self.span(term), if name == "filter" { "of these" } else { "for this term" })
             .help(
                 "compare with a value that the number can have: a probability is at most 1, an entropy at \
                  least 0",
@@ -279,7 +279,7 @@ impl<'a> Looking<'a> {
         let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
         let diagnostic = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
             .label("each token pulls, and together they cancel")
-            .because(self.span(case.rollout), format!("these are {}", case.drawn.text()))
+            .note(self.span(case.rollout), format!("these are {}", case.drawn.text()))
             .help(
                 "multiply by what is known of the token itself, or differentiate a divergence: `live \
                  kl(student || teacher)`",
@@ -302,7 +302,7 @@ impl<'a> Looking<'a> {
             .label("the value of this loss is not what its gradient minimises");
         if !drawn_so {
             let text = format!("so it is at temperature 1; these are {}", case.drawn.text());
-            diagnostic = diagnostic.because(self.span(case.rollout), text);
+            diagnostic = diagnostic.note(self.span(case.rollout), text);
         }
         self.add(diagnostic.help(format!(
             "write the divergence that is meant, `live kl(...)`; if {gradient} is, say so: `// \
@@ -316,7 +316,7 @@ impl<'a> Looking<'a> {
             .label(
                 "what the teacher says is added to something, and multiplies nothing that carries gradient",
             )
-            .because(self.span(case.rollout), format!("on {}", case.drawn.text()))
+            .note(self.span(case.rollout), format!("on {}", case.drawn.text()))
             .help(
                 "make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a \
                  divergence",
@@ -345,7 +345,7 @@ impl<'a> Looking<'a> {
         let diagnostic =
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))
-                .because(self.span(case.rollout), format!("on {}", case.drawn.text()))
+                .note(self.span(case.rollout), format!("on {}", case.drawn.text()))
                 .help("turn its sign; if it is meant, say so: `// allow(wrong-sign): why`");
         self.add(diagnostic);
     }

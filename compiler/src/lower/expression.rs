@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{
-    Edit, ExpertTurns, Keeps, Piece, Rollout, RolloutSource, Sampling, Slot, Template,
+    Edit, ExpertTurns, Keeps, Rollout, RolloutSource, Sampling, Slot, Template, TemplatePiece,
 };
 use mopd_lang::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
@@ -427,12 +427,12 @@ fn template(of: &Template) -> String {
         }
     }
     let pieces = of.pieces.iter().map(|piece| match piece {
-        Piece::Text(text) => format!("{text:?}"),
-        Piece::Slot(of) => slot(of),
-        Piece::First { slot: of, share } => format!("first({}, {})", slot(of), exact(share)),
-        Piece::Last { slot: of, share } => format!("last({}, {})", slot(of), exact(share)),
-        Piece::Number(number) => exact(number),
-        Piece::Anything => "_".to_owned(),
+        TemplatePiece::Text(text) => format!("{text:?}"),
+        TemplatePiece::Slot(of) => slot(of),
+        TemplatePiece::First { slot: of, share } => format!("first({}, {})", slot(of), exact(share)),
+        TemplatePiece::Last { slot: of, share } => format!("last({}, {})", slot(of), exact(share)),
+        TemplatePiece::Number(number) => exact(number),
+        TemplatePiece::Anything => "_".to_owned(),
     });
     let pieces: Vec<String> = pieces.collect();
     let digest = pieces.join(" ");

@@ -5,7 +5,7 @@
 //!
 //! 1. **Files** ([`names::modules`]). The entry file and what it imports are parsed into
 //!    [`crate::syntax::ast`]; [`names::items`] knows who declares which name. In an editor, trees of unchanged
-//!    items come from [`incremental::memory`].
+//!    items come from [`incremental::cache`].
 //! 2. **Domains** ([`data`]) come first: every route and objective is checked against the list of all of
 //!    them.
 //! 3. **Items**, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
@@ -48,9 +48,9 @@ use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
 use crate::syntax::ast::ItemKind;
 pub use builtins::{bounds, vocabulary};
-pub use incremental::memory::Memory;
+pub use incremental::cache::AnalysisCache;
 use incremental::recording;
-use incremental::recording::Watched;
+use incremental::recording::Tracked;
 use names::items::callable;
 pub(crate) use names::modules::declared_name;
 use names::modules::{ItemId, ModuleId, Modules};
@@ -60,11 +60,11 @@ use values::value::Value;
 use values::{calls, frames};
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make
-/// sense of, and a list of findings, sorted by place.
+/// sense of, and a list of diagnostics, sorted by place.
 pub struct Analysis {
     pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
-    /// Present where no finding is an error and the file declares an `experiment`.
+    /// Present where no diagnostic is an error and the file declares an `experiment`.
     pub experiment: Option<Experiment>,
     /// Every objective of the entry file that is sound, with any value for a parameter without a default.
     pub objectives: Vec<NamedObjective>,
@@ -72,7 +72,7 @@ pub struct Analysis {
     pub origins: Vec<Span>,
     /// What every name refers to.
     pub index: index::LazyIndex,
-    /// It was given up before its end: there are no findings.
+    /// It was given up before its end: there are no diagnostics.
     pub stopped: bool,
 }
 
@@ -104,7 +104,7 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 /// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
 /// file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    Checker::new(Memory::default()).analyse(entry, load, overrides, None).0
+    Checker::new(AnalysisCache::default()).analyse(entry, load, overrides, None).0
 }
 
 /// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts
@@ -118,27 +118,32 @@ pub fn analyse_audited(
     overrides: &[(String, String)],
     audit: Auditor,
 ) -> Analysis {
-    Checker::new(Memory::default()).analyse(entry, load, overrides, Some(audit)).0
+    Checker::new(AnalysisCache::default()).analyse(entry, load, overrides, Some(audit)).0
 }
 
 /// The same for a file that is being written: what has not changed since the last time is not done again.
-/// Findings and index are those of [`analyse`]; experiment and objectives are not put together. It is
+/// Diagnostics and index are those of [`analyse`]; experiment and objectives are not put together. It is
 /// quickest where the last result has been dropped.
-pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
-    analyse_while(entry, load, memory, None)
+pub fn analyse_again(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
+    analyse_while(entry, load, cache, None)
 }
 
 /// Asked again and again during an analysis: whether to go on.
 pub type GoOn = Rc<dyn Fn() -> bool>;
 
 /// The same, given up as soon as `go_on` says no: [`Analysis::stopped`] tells. Then trees and names are
-/// there, findings are not.
-pub fn analyse_while(entry: SourceFile, load: Loader, memory: &mut Memory, go_on: Option<GoOn>) -> Analysis {
+/// there, diagnostics are not.
+pub fn analyse_while(
+    entry: SourceFile,
+    load: Loader,
+    cache: &mut AnalysisCache,
+    go_on: Option<GoOn>,
+) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
-    let checker = Checker { go_on, ..Checker::new(std::mem::take(memory)) };
+    let checker = Checker { go_on, ..Checker::new(std::mem::take(cache)) };
     let (analysis, kept) = checker.analyse(entry, load, &[], None);
     if !analysis.stopped {
-        *memory = kept;
+        *cache = kept;
     }
     // What was not checked again has left no trace in it.
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
@@ -146,7 +151,7 @@ pub fn analyse_while(entry: SourceFile, load: Loader, memory: &mut Memory, go_on
 
 /// Trees and names alone: what can be known of a text that can't be checked.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
-    Checker { go_on: Some(Rc::new(|| false)), stopped: true, ..Checker::new(Memory::default()) }
+    Checker { go_on: Some(Rc::new(|| false)), stopped: true, ..Checker::new(AnalysisCache::default()) }
         .analyse(entry, load, &[], None)
         .0
 }
@@ -160,7 +165,7 @@ const BETWEEN_LOOKS: u32 = 512;
 
 /// The state of one analysis.
 struct Checker {
-    memory: Memory,
+    cache: AnalysisCache,
     /// What the check of an item does, where that may be kept.
     recording: Option<recording::Recording>,
     sources: Sources,
@@ -168,19 +173,19 @@ struct Checker {
     diagnostics: Vec<Diagnostic>,
     origins: Vec<Span>,
     known_origins: HashMap<Span, Origin>,
-    domains: Watched<Vec<Domain>>,
-    models: Watched<Vec<Model>>,
+    domains: Tracked<Vec<Domain>>,
+    models: Tracked<Vec<Model>>,
     model_names: recording::ModelNames,
     /// By what was checked in outline alone.
     uses: recording::Uses,
-    teachers: Watched<Vec<Teacher>>,
+    teachers: Tracked<Vec<Teacher>>,
     /// By teacher: some route, objective or rollout asks for it.
-    used_teachers: Watched<Vec<bool>>,
+    used_teachers: Tracked<Vec<bool>>,
     /// What the author wrote about where teachers come from.
-    said_origins: Watched<teachers::SaidOrigins>,
-    panels: Watched<Vec<Panel>>,
-    benchmarks: Watched<Vec<Benchmark>>,
-    sweep: Watched<Vec<SweepAxis>>,
+    said_origins: Tracked<teachers::SaidOrigins>,
+    panels: Tracked<Vec<Panel>>,
+    benchmarks: Tracked<Vec<Benchmark>>,
+    sweep: Tracked<Vec<SweepAxis>>,
     objectives: Vec<NamedObjective>,
     /// The entry file's route, evaluated when a stage first asks for it.
     route: route::RouteState,
@@ -229,25 +234,25 @@ fn same_but_for_members(a: &str, b: &str) -> bool {
 }
 
 impl Checker {
-    fn new(memory: Memory) -> Checker {
+    fn new(cache: AnalysisCache) -> Checker {
         Checker {
-            memory,
+            cache,
             recording: None,
             sources: Sources::default(),
             modules: Modules::default(),
             diagnostics: Vec::new(),
             origins: Vec::new(),
             known_origins: HashMap::new(),
-            domains: Watched::default(),
-            models: Watched::default(),
+            domains: Tracked::default(),
+            models: Tracked::default(),
             model_names: recording::ModelNames::default(),
             uses: recording::Uses::default(),
-            teachers: Watched::default(),
-            used_teachers: Watched::default(),
-            said_origins: Watched::default(),
-            panels: Watched::default(),
-            benchmarks: Watched::default(),
-            sweep: Watched::default(),
+            teachers: Tracked::default(),
+            used_teachers: Tracked::default(),
+            said_origins: Tracked::default(),
+            panels: Tracked::default(),
+            benchmarks: Tracked::default(),
+            sweep: Tracked::default(),
             objectives: Vec::new(),
             route: route::RouteState::default(),
             marks: Vec::new(),
@@ -274,7 +279,7 @@ impl Checker {
         load: Loader,
         overrides: &[(String, String)],
         audit: Option<Auditor>,
-    ) -> (Analysis, Memory) {
+    ) -> (Analysis, AnalysisCache) {
         stack::with_room(|| {
             self.list_library(load);
             let entry = self.load(entry, load);
@@ -297,7 +302,7 @@ impl Checker {
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
-        self.spoil_recording();
+        self.mark_uncacheable();
         let diagnostic = self.at_the_call(diagnostic);
         self.forget_at_calls(&diagnostic);
         // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
@@ -350,7 +355,7 @@ impl Checker {
             .iter()
             .any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
-        self.memory.forget_what_changed(&self.domains);
+        self.cache.forget_what_changed(&self.domains);
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
@@ -405,7 +410,7 @@ impl Checker {
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment>, audit: Option<Auditor>) -> (Analysis, Memory) {
+    fn finish(mut self, experiment: Option<Experiment>, audit: Option<Auditor>) -> (Analysis, AnalysisCache) {
         let experiment = experiment.filter(|_| !self.stopped);
         if self.stopped {
             self.diagnostics.clear();
@@ -435,9 +440,9 @@ impl Checker {
             experiment: experiment.filter(|_| !failed),
             objectives: self.objectives,
             origins: self.origins,
-            index: index::Index::lazy(self.modules, self.facts),
+            index: index::NameIndex::lazy(self.modules, self.facts),
             stopped: self.stopped,
         };
-        (analysis, self.memory)
+        (analysis, self.cache)
     }
 }

@@ -2,7 +2,7 @@
 
 macro_rules! codes {
     ($($variant:ident = $name:literal, $summary:literal;)*) => {
-        /// A stable name for one kind of finding.
+        /// A stable name for one kind of diagnostic.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $($variant),* }
 

@@ -1,4 +1,4 @@
-//! Applying the fixes of findings to a text.
+//! Applying the fixes of diagnostics to a text.
 
 use super::{Applicability, Diagnostic, Fix};
 use crate::source::FileId;
@@ -7,15 +7,15 @@ use crate::source::FileId;
 const MOST_ROUNDS: usize = 32;
 
 /// `text`, the file `file`, with those fixes applied that `wanted` lets through; none where there is nothing
-/// to apply. Of two that overlap, the first in the text is applied: the other finding is there again at the
+/// to apply. Of two that overlap, the first in the text is applied: the other diagnostic is there again at the
 /// next check, if it still holds. With the number of fixes.
 pub fn apply_once(
     text: &str,
     file: FileId,
-    findings: &[Diagnostic],
+    diagnostics: &[Diagnostic],
     wanted: impl Fn(&Fix) -> bool,
 ) -> Option<(String, usize)> {
-    let fixes = findings.iter().filter_map(|finding| finding.fix.as_ref());
+    let fixes = diagnostics.iter().filter_map(|diagnostic| diagnostic.fix.as_ref());
     let mut fixes: Vec<&Fix> = fixes.filter(|fix| fix.span.file == file && wanted(fix)).collect();
     fixes.sort_by_key(|fix| (fix.span.start, fix.span.end));
     let mut fixed = String::with_capacity(text.len());
@@ -23,7 +23,7 @@ pub fn apply_once(
     let (mut inserted, mut count) = (None, 0);
     for fix in &fixes {
         let (start, end) = (fix.span.start as usize, fix.span.end as usize);
-        // Two insertions at one place are one insertion: both findings ask for the same.
+        // Two insertions at one place are one insertion: both diagnostics ask for the same.
         if start < done || (start == end && inserted == Some((start, end))) {
             continue;
         }
@@ -40,7 +40,7 @@ pub fn apply_once(
     (fixed != text).then_some((fixed, count))
 }
 
-/// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the findings of
+/// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the diagnostics of
 /// each state. Returns the last text and how many fixes it took; none where there was nothing to fix, or
 /// where fixes undo each other.
 pub fn apply_certain(
@@ -51,8 +51,8 @@ pub fn apply_certain(
     let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
     let (mut text, mut count) = (text.to_owned(), 0);
     for _ in 0..MOST_ROUNDS {
-        let findings = check(&text);
-        let Some((fixed, applied)) = apply_once(&text, file, &findings, certain) else { break };
+        let diagnostics = check(&text);
+        let Some((fixed, applied)) = apply_once(&text, file, &diagnostics, certain) else { break };
         (text, count) = (fixed, count + applied);
     }
     (count > 0).then_some((text, count))
@@ -111,7 +111,7 @@ mod tests {
             let span = crate::source::Span { file: FILE, start, end };
             Diagnostic::error(crate::diag::Code::Syntax, span, "").replace_with("", replacement)
         };
-        let apply = |findings: &[Diagnostic]| apply_once("abcdef", FILE, findings, |_| true);
+        let apply = |diagnostics: &[Diagnostic]| apply_once("abcdef", FILE, diagnostics, |_| true);
         assert_eq!(apply(&[at(2, 4, "X"), at(0, 3, "Y")]), Some(("Ydef".to_owned(), 1)));
         assert_eq!(apply(&[at(3, 3, "X"), at(3, 3, "X"), at(5, 6, "Z")]), Some(("abcXdeZ".to_owned(), 2)));
         assert_eq!(apply(&[at(1, 1, "")]), None);

@@ -23,7 +23,7 @@ impl Severity {
     }
 }
 
-/// One finding. `message` stands alone; the first label says what is there, the others why it was expected.
+/// One diagnostic. `message` stands alone; the first label says what is there, the others why it was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub code: Code,
@@ -96,7 +96,7 @@ impl Diagnostic {
     }
 
     /// Another place that explains this one.
-    pub fn because(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
+    pub fn note(mut self, span: Span, text: impl Into<String>) -> Diagnostic {
         self.related.push(Label { span, text: text.into() });
         self
     }
@@ -130,9 +130,9 @@ impl Diagnostic {
     /// `did you mean ...?`, with the offending text replaced. Likely, unless the name differs in case and
     /// underscores only.
     pub fn did_you_mean(self, written: &str, meant: &str) -> Diagnostic {
-        let finding =
+        let diagnostic =
             self.help(format!("did you mean `{meant}`?")).replace_with(format!("change to `{meant}`"), meant);
-        if same_letters(written, meant) { finding } else { finding.possibly() }
+        if same_letters(written, meant) { diagnostic } else { diagnostic.possibly() }
     }
 }
 

@@ -9,12 +9,12 @@ use crate::formula::{Formula, Role};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
     pub name: String,
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<TemplatePiece>,
     pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
+pub enum TemplatePiece {
     Text(String),
     /// `{prompt}`, `{hint}`
     Slot(Slot),

@@ -4,7 +4,7 @@
 use super::WIDTH;
 use super::lex::Kind;
 use super::print::{Printed, Printer, width};
-use super::tree::{Entry, Group, Node, Role, is_token};
+use super::tree::{Group, GroupRole, Node, TreeEntry, is_token};
 
 /// What of a line can stand in a column with the lines beside it.
 #[derive(PartialEq)]
@@ -87,9 +87,9 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     }
 }
 
-fn block<'a, 't>(entry: &'t Entry<'a>, at: usize) -> Option<&'t Group<'a>> {
+fn block<'a, 't>(entry: &'t TreeEntry<'a>, at: usize) -> Option<&'t Group<'a>> {
     match &entry.pieces[at].node {
-        Node::Group(group) if group.role == Role::Block => Some(group),
+        Node::Group(group) if group.role == GroupRole::Block => Some(group),
         _ => None,
     }
 }
@@ -128,7 +128,7 @@ fn table(printer: &Printer, printed: &[Printed], at: &[usize]) -> Option<Vec<Str
         return None;
     }
     let cells = |group: &&Group| -> Vec<String> {
-        let cell = |entry: &Entry| {
+        let cell = |entry: &TreeEntry| {
             let mut text = String::new();
             printer.flat(entry, &mut text);
             text
@@ -151,7 +151,7 @@ fn table(printer: &Printer, printed: &[Printed], at: &[usize]) -> Option<Vec<Str
     Some(cells.iter().map(row).collect())
 }
 
-fn key(entry: &Entry) -> Option<String> {
+fn key(entry: &TreeEntry) -> Option<String> {
     match entry.pieces.as_slice() {
         [key, equals, ..] if !entry.verbatim && is_token(&equals.node, "=") => match key.node {
             Node::Token(_, key) => Some(key.to_owned()),

@@ -11,20 +11,20 @@ use super::{format, same_meaning, top_level_items};
 
 /// Bytes of a text, and what replaces them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edit {
+pub struct TextEdit {
     pub range: Range<usize>,
     pub text: String,
 }
 
 /// What brings a whole file into the canonical layout. Sorted; no two overlap.
-pub fn edits(text: &str) -> Vec<Edit> {
+pub fn edits(text: &str) -> Vec<TextEdit> {
     between(text, &format(text).text)
 }
 
 /// What can be done for the lines that a range touches, without changing any other: all that formatting the
 /// file would do to them. Where that can't be done for these lines alone, the items that they belong to are
 /// laid out as a whole.
-pub fn edits_in(text: &str, range: Range<usize>) -> Vec<Edit> {
+pub fn edits_in(text: &str, range: Range<usize>) -> Vec<TextEdit> {
     let lines = lines_of(text, range);
     let section = section(text, &lines);
     let moved = |range: Range<usize>| range.start - section.start..range.end - section.start;
@@ -36,13 +36,13 @@ pub fn edits_in(text: &str, range: Range<usize>) -> Vec<Edit> {
 }
 
 /// What `edits_in` says, of a text that is short.
-fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<Edit> {
+fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<TextEdit> {
     let all = edits(text);
     let touched = |item: &Range<usize>| item.start <= lines.end && lines.start <= item.end;
     let items = top_level_items(text).into_iter().filter(touched);
     let whole = items.fold(lines.clone(), |whole, item| whole.start.min(item.start)..whole.end.max(item.end));
     for part in [lines, lines_of(text, whole)] {
-        let chosen: Vec<Edit> = all
+        let chosen: Vec<TextEdit> = all
             .iter()
             .filter(|edit| part.start <= edit.range.start && edit.range.end <= part.end)
             .cloned()
@@ -90,7 +90,7 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
 
 /// What can be done when the bracket before an offset has just been typed: the lines of the block that it
 /// closes.
-pub fn edits_on_close(text: &str, offset: usize) -> Vec<Edit> {
+pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
     let mut open = Vec::new();
     for token in lex(text) {
         match token.kind {
@@ -111,7 +111,7 @@ pub fn edits_on_close(text: &str, offset: usize) -> Vec<Edit> {
 }
 
 /// What can be done when a line has been ended: the line above the offset's.
-pub fn edits_on_newline(text: &str, offset: usize) -> Vec<Edit> {
+pub fn edits_on_newline(text: &str, offset: usize) -> Vec<TextEdit> {
     match text[..offset].rfind('\n') {
         Some(end) => edits_in(text, end..end),
         None => Vec::new(),
@@ -119,7 +119,7 @@ pub fn edits_on_newline(text: &str, offset: usize) -> Vec<Edit> {
 }
 
 /// The text with edits applied; they must be sorted and apart.
-pub fn applied(text: &str, edits: &[Edit]) -> String {
+pub fn applied(text: &str, edits: &[TextEdit]) -> String {
     let mut new = String::with_capacity(text.len());
     let mut at = 0;
     for edit in edits {
@@ -138,7 +138,7 @@ fn lines_of(text: &str, range: Range<usize>) -> Range<usize> {
 }
 
 /// The gaps that differ. Should the texts ever differ in more, one edit replaces everything.
-fn between(old: &str, new: &str) -> Vec<Edit> {
+fn between(old: &str, new: &str) -> Vec<TextEdit> {
     let mut found = Vec::new();
     let (mut before, mut after) = (old, new);
     loop {
@@ -153,7 +153,7 @@ fn between(old: &str, new: &str) -> Vec<Edit> {
             (Some(a), Some(b)) if a == b => {
                 (before, after) = (&before[a.len_utf8()..], &after[a.len_utf8()..])
             }
-            _ => return vec![Edit { range: 0..old.len(), text: new.to_owned() }],
+            _ => return vec![TextEdit { range: 0..old.len(), text: new.to_owned() }],
         }
     }
 }
@@ -167,9 +167,9 @@ fn gap(text: &str) -> &str {
 
 /// One gap for another, without what both begin and end with. No edit parts `\r` from its `\n`: editors take
 /// both for one.
-fn trimmed(at: usize, old: &str, new: &str) -> Edit {
+fn trimmed(at: usize, old: &str, new: &str) -> TextEdit {
     if old.contains('\r') {
-        return Edit { range: at..at + old.len(), text: new.to_owned() };
+        return TextEdit { range: at..at + old.len(), text: new.to_owned() };
     }
     let same = |(a, b): &(char, char)| a == b;
     let size = |pairs: &mut dyn Iterator<Item = (char, char)>| {
@@ -179,7 +179,7 @@ fn trimmed(at: usize, old: &str, new: &str) -> Edit {
     let (old, new) = (&old[head..], &new[head..]);
     let tail = size(&mut old.chars().rev().zip(new.chars().rev()));
     let start = at + head;
-    Edit { range: start..start + old.len() - tail, text: new[..new.len() - tail].to_owned() }
+    TextEdit { range: start..start + old.len() - tail, text: new[..new.len() - tail].to_owned() }
 }
 
 #[cfg(test)]

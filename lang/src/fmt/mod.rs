@@ -19,7 +19,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::FileId;
 use crate::syntax::ast::Module;
 use crate::syntax::{layout, parse, top_level};
-pub use edits::{Edit, applied, edits, edits_in, edits_on_close, edits_on_newline};
+pub use edits::{TextEdit, applied, edits, edits_in, edits_on_close, edits_on_newline};
 use lex::{Kind, Token};
 use tree::Source;
 
@@ -30,36 +30,37 @@ pub struct Formatted {
     pub text: String,
     /// What does not parse and was left as it stands; places are those of the given text. Parts of the
     /// language that are not supported yet are no reason to leave a text alone, and are not among them.
-    pub findings: Vec<Diagnostic>,
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 /// Formats one file. Any text will do.
 pub fn format(text: &str) -> Formatted {
-    let (module, findings) = parse(FileId(0), text);
-    let wrong = findings.iter().filter(|finding| finding.code != Code::NotSupported);
-    let faults: Vec<usize> = wrong.map(|finding| finding.primary.span.start as usize).collect();
+    let (module, diagnostics) = parse(FileId(0), text);
+    let wrong = diagnostics.iter().filter(|diagnostic| diagnostic.code != Code::NotSupported);
+    let faults: Vec<usize> = wrong.map(|diagnostic| diagnostic.primary.span.start as usize).collect();
     let formatted = if faults.is_empty() {
         arranged(text, &faults, false)
     } else {
         // How the parser finds its way around an error depends on layout: nothing may look different to it
         // afterwards.
-        let before = meaning(&module, &findings);
+        let before = meaning(&module, &diagnostics);
         let keeps = |formatted: &String| {
-            let (module, findings) = parse(FileId(0), formatted);
-            meaning(&module, &findings) == before
+            let (module, diagnostics) = parse(FileId(0), formatted);
+            meaning(&module, &diagnostics) == before
         };
         let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
         { attempts }.find(keeps).unwrap_or_else(|| text.to_owned())
     };
-    let findings = findings.into_iter().filter(|finding| finding.code != Code::NotSupported).collect();
-    Formatted { text: formatted, findings }
+    let diagnostics =
+        diagnostics.into_iter().filter(|diagnostic| diagnostic.code != Code::NotSupported).collect();
+    Formatted { text: formatted, diagnostics }
 }
 
 /// Whether the parser makes the same of two texts.
 fn same_meaning(one: &str, other: &str) -> bool {
     let meaning = |text| {
-        let (module, findings) = parse(FileId(0), text);
-        meaning(&module, &findings)
+        let (module, diagnostics) = parse(FileId(0), text);
+        meaning(&module, &diagnostics)
     };
     meaning(one) == meaning(other)
 }
@@ -70,9 +71,11 @@ fn top_level_items(text: &str) -> Vec<Range<usize>> {
 }
 
 /// What the parser makes of a text, without the places.
-fn meaning(module: &Module, findings: &[Diagnostic]) -> String {
-    let mut said: Vec<String> =
-        findings.iter().map(|finding| format!("{}{}", finding.code.name(), finding.message)).collect();
+fn meaning(module: &Module, diagnostics: &[Diagnostic]) -> String {
+    let mut said: Vec<String> = diagnostics
+        .iter()
+        .map(|diagnostic| format!("{}{}", diagnostic.code.name(), diagnostic.message))
+        .collect();
     said.sort();
     let tree = format!("{module:?}");
     let mut parts = tree.split("Span {");

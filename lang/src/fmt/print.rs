@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::WIDTH;
 use super::align;
 use super::spacing::{begins_bindings, begins_tail, blank_before, ends_for_head, is_infix};
-use super::tree::{Body, Comment, Entry, Gap, Group, Node, Piece, Role, is_token};
+use super::tree::{Body, Comment, Gap, Group, GroupRole, Node, Piece, TreeEntry, is_token};
 
 /// Columns that a body stands deeper than its bracket.
 const STEP: usize = 2;
@@ -30,14 +30,14 @@ pub fn width(text: &str) -> usize {
 
 /// An entry as it was printed.
 pub struct Printed<'a, 't> {
-    pub entry: &'t Entry<'a>,
+    pub entry: &'t TreeEntry<'a>,
     pub lines: Vec<Line<'a>>,
 }
 
 pub fn file(source: &str, body: &Body) -> String {
     let printer = Printer { source };
     let mut lines = Vec::new();
-    printer.body(body, Role::Block, true, 0, &mut lines);
+    printer.body(body, GroupRole::Block, true, 0, &mut lines);
     let mut text = String::new();
     for line in lines {
         let comment = line.comment.map_or(String::new(), |comment| format!(" {comment}"));
@@ -52,7 +52,7 @@ pub struct Printer<'s> {
 }
 
 impl<'s> Printer<'s> {
-    fn body<'a>(&self, body: &Body<'a>, role: Role, top: bool, indent: usize, out: &mut Vec<Line<'a>>) {
+    fn body<'a>(&self, body: &Body<'a>, role: GroupRole, top: bool, indent: usize, out: &mut Vec<Line<'a>>) {
         let start = out.len();
         let blank = |out: &mut Vec<Line>, wanted: bool| {
             if wanted && out.len() > start {
@@ -61,13 +61,13 @@ impl<'s> Printer<'s> {
         };
         let mut printed: Vec<Printed> =
             body.entries.iter().map(|entry| Printed { entry, lines: self.entry(entry, indent) }).collect();
-        if role == Role::Block {
+        if role == GroupRole::Block {
             align::entries(self, &mut printed, top);
         }
         let count = printed.len();
         for (index, entry) in printed.iter_mut().enumerate() {
-            let comma =
-                matches!(role, Role::Elements | Role::Names) || role == Role::Single && index + 1 < count;
+            let comma = matches!(role, GroupRole::Elements | GroupRole::Names)
+                || role == GroupRole::Single && index + 1 < count;
             if comma && let Some(last) = entry.lines.last_mut() {
                 last.text.push(',');
             }
@@ -87,7 +87,7 @@ impl<'s> Printer<'s> {
         }
     }
 
-    fn entry<'a>(&self, entry: &Entry<'a>, indent: usize) -> Vec<Line<'a>> {
+    fn entry<'a>(&self, entry: &TreeEntry<'a>, indent: usize) -> Vec<Line<'a>> {
         if entry.verbatim {
             return vec![Line { indent, text: self.verbatim(entry), comment: entry.trailing }];
         }
@@ -105,7 +105,7 @@ impl<'s> Printer<'s> {
                     continue;
                 }
                 let may = |at: &usize| !broken[*at] && group_at(*at).is_some_and(may_break);
-                let block = |at: &usize| group_at(*at).is_some_and(|group| group.role == Role::Block);
+                let block = |at: &usize| group_at(*at).is_some_and(|group| group.role == GroupRole::Block);
                 let last =
                     pieces.clone().rev().filter(may).find(block).or_else(|| pieces.clone().rev().find(may));
                 candidate = candidate.or(last);
@@ -122,7 +122,7 @@ impl<'s> Printer<'s> {
     /// `whole`.
     fn lines<'a>(
         &self,
-        entry: &Entry<'a>,
+        entry: &TreeEntry<'a>,
         indent: usize,
         broken: &[bool],
         whole: bool,
@@ -178,7 +178,7 @@ impl<'s> Printer<'s> {
     /// A group on one line.
     fn group(&self, group: &Group, out: &mut String) {
         let entries = &group.body.entries;
-        let padding = if group.role == Role::Block && !entries.is_empty() { " " } else { "" };
+        let padding = if group.role == GroupRole::Block && !entries.is_empty() { " " } else { "" };
         out.push_str(group.open);
         out.push_str(padding);
         for (at, entry) in entries.iter().enumerate() {
@@ -192,7 +192,7 @@ impl<'s> Printer<'s> {
     }
 
     /// An entry on one line.
-    pub fn flat(&self, entry: &Entry, out: &mut String) {
+    pub fn flat(&self, entry: &TreeEntry, out: &mut String) {
         if entry.verbatim {
             return out.push_str(&self.verbatim(entry));
         }
@@ -211,7 +211,7 @@ impl<'s> Printer<'s> {
         }
     }
 
-    fn verbatim(&self, entry: &Entry) -> String {
+    fn verbatim(&self, entry: &TreeEntry) -> String {
         self.source[entry.span.clone()].replace("\r\n", "\n")
     }
 }
@@ -226,7 +226,7 @@ fn must_break(group: &Group) -> bool {
 }
 
 fn may_break(group: &Group) -> bool {
-    group.role != Role::Single && !group.body.entries.is_empty()
+    group.role != GroupRole::Single && !group.body.entries.is_empty()
 }
 
 /// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line

@@ -168,7 +168,7 @@ fn what_does_not_parse_is_left_as_it_stands() {
         formatted.text,
         "let a = 1\nmodel b = f {\n  c  =  = 2 // why\n  dd = 3\n  e  = 4\n}\nlet   g==  2\nlet h = 3\n"
     );
-    assert_eq!(formatted.findings.len(), 2);
+    assert_eq!(formatted.diagnostics.len(), 2);
     // Brackets without partners: the whole item.
     let formatted = format("let  a=1\nmodel b = f( {\n   c=3\n}\nlet  d=[1,2]");
     assert_eq!(formatted.text, "let a = 1\nmodel b = f( {\n   c=3\n}\nlet d = [1, 2]\n");

@@ -35,7 +35,7 @@ pub enum Node<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum GroupRole {
     /// `{ key = value }`: entries end at a newline or a comma.
     Block,
     /// The names of `use std.opd.{a, b}`.
@@ -49,7 +49,7 @@ pub enum Role {
 pub struct Group<'a> {
     pub open: &'a str,
     pub close: &'a str,
-    pub role: Role,
+    pub role: GroupRole,
     /// The author wrote a newline somewhere in it.
     pub lines: bool,
     /// A comment on the line of the opening bracket.
@@ -59,13 +59,13 @@ pub struct Group<'a> {
 
 #[derive(Default)]
 pub struct Body<'a> {
-    pub entries: Vec<Entry<'a>>,
+    pub entries: Vec<TreeEntry<'a>>,
     /// Comments after the last entry.
     pub tail: Vec<Comment<'a>>,
 }
 
 /// An item, a statement, an arm, an element of a list: what stands between two separators.
-pub struct Entry<'a> {
+pub struct TreeEntry<'a> {
     pub leading: Vec<Comment<'a>>,
     pub blank_before: bool,
     pub pieces: Vec<Piece<'a>>,
@@ -93,14 +93,14 @@ enum Inside {
     Brackets,
 }
 
-struct Builder<'a> {
+struct TreeBuilder<'a> {
     source: &'a Source<'a>,
     tokens: std::slice::Iter<'a, Token>,
 }
 
 /// The tree of a whole file. Brackets must be balanced and not nested deeper than the layout pass allows.
 pub fn build<'a>(source: &'a Source<'a>, tokens: &'a [Token]) -> Body<'a> {
-    let mut builder = Builder { source, tokens: tokens.iter() };
+    let mut builder = TreeBuilder { source, tokens: tokens.iter() };
     builder.body(Inside::File).body
 }
 
@@ -113,7 +113,7 @@ struct Closed<'a> {
     lines: bool,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> TreeBuilder<'a> {
     /// Reads up to the closing bracket, or to the end of the file.
     fn body(&mut self, inside: Inside) -> Closed<'a> {
         let source = self.source;
@@ -180,7 +180,7 @@ impl<'a> Builder<'a> {
 struct Draft<'a> {
     source: &'a Source<'a>,
     body: Body<'a>,
-    entry: Option<Entry<'a>>,
+    entry: Option<TreeEntry<'a>>,
     /// Since the last token.
     comments: Vec<Comment<'a>>,
     /// Since the last token or comment.
@@ -220,7 +220,7 @@ impl<'a> Draft<'a> {
         }
         let span = token.start..token.end;
         let pieces = Vec::new();
-        self.entry = Some(Entry {
+        self.entry = Some(TreeEntry {
             leading: gap.comments,
             blank_before,
             pieces,
@@ -248,7 +248,7 @@ impl<'a> Draft<'a> {
         let wrong = |piece: &Piece| match &piece.node {
             Node::Token(kind, _) => *kind == Kind::Foreign,
             Node::Group(group) => {
-                group.role != Role::Block && group.body.entries.iter().any(|entry| entry.verbatim)
+                group.role != GroupRole::Block && group.body.entries.iter().any(|entry| entry.verbatim)
             }
         };
         let faults =
@@ -275,28 +275,28 @@ impl<'a> Draft<'a> {
         decisive.next().unwrap_or(false)
     }
 
-    fn role(&self, open: &str) -> Role {
+    fn role(&self, open: &str) -> GroupRole {
         let pieces = self.entry.as_ref().map_or(&[][..], |entry| &entry.pieces);
         let count = pieces.len();
         let applied = count > 0 && is_value(pieces, count - 1);
         match open {
-            "{" if count > 0 && is_token(&pieces[count - 1].node, ".") => Role::Names,
-            "{" => Role::Block,
-            "[" if applied => Role::Single,
-            "[" => Role::Elements,
-            _ if applied && !(count > 1 && is_token(&pieces[count - 2].node, "@")) => Role::Elements,
-            _ => Role::Single,
+            "{" if count > 0 && is_token(&pieces[count - 1].node, ".") => GroupRole::Names,
+            "{" => GroupRole::Block,
+            "[" if applied => GroupRole::Single,
+            "[" => GroupRole::Elements,
+            _ if applied && !(count > 1 && is_token(&pieces[count - 2].node, "@")) => GroupRole::Elements,
+            _ => GroupRole::Single,
         }
     }
 }
 
 /// A statement inside the entry is what is wrong there, not the entry.
-fn covered(entry: &Entry, fault: usize) -> bool {
+fn covered(entry: &TreeEntry, fault: usize) -> bool {
     entry.pieces.iter().any(|piece| match &piece.node {
         Node::Token(..) => false,
         Node::Group(group) => group.body.entries.iter().any(|inner| {
             let holds = inner.span.start <= fault && fault <= inner.span.end;
-            holds && (group.role == Role::Block || covered(inner, fault))
+            holds && (group.role == GroupRole::Block || covered(inner, fault))
         }),
     })
 }

@@ -98,7 +98,7 @@ pub struct FormulaNode {
     pub live: bool,
     pub origin: Origin,
     /// The values that it may take over a run: what the type of the parameter says that it was given for.
-    pub declared: Option<Declared>,
+    pub declared: Option<DeclaredType>,
     /// Of the tree of its parts: 1 without any.
     depth: u32,
 }
@@ -106,7 +106,7 @@ pub struct FormulaNode {
 /// What a parameter's type promises of a number that moves: it is looked at again where the length of the run
 /// is known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Declared {
+pub struct DeclaredType {
     /// `w: fraction`
     pub parameter: Rc<str>,
     pub low: f64,
@@ -282,12 +282,12 @@ impl Formula {
     }
 
     /// The same number, held to what a parameter's type promises, and to what was promised of it before.
-    pub fn declared(&self, declared: Declared) -> Formula {
+    pub fn declared(&self, declared: DeclaredType) -> Formula {
         let FormulaNode { kind, unit, axis, live, origin, declared: before, depth } = &*self.0;
         let (low, high) = before.as_ref().map_or((declared.low, declared.high), |before| {
             (declared.low.max(before.low), declared.high.min(before.high))
         });
-        let declared = Some(Declared { low, high, ..declared });
+        let declared = Some(DeclaredType { low, high, ..declared });
         let (unit, axis, live, origin, depth) = (*unit, *axis, *live, *origin, *depth);
         Formula(Rc::new(FormulaNode { kind: kind.clone(), unit, axis, live, origin, declared, depth }))
     }

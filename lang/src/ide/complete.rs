@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::context::{Context, Place};
-use super::scope::{self, Declared};
+use super::context::{CompletionContext, CompletionPlace};
+use super::scope::{self, LocalName};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::Analysis;
 use crate::check::builtins::{self, Builtin, Kind, SupportName};
@@ -54,27 +54,27 @@ pub fn complete(
     analysis: &Analysis,
     libraries: &dyn Fn() -> Vec<Library>,
 ) -> Completion {
-    let context = Context::new(source, offset as usize);
+    let context = CompletionContext::new(source, offset as usize);
     let replace = Span::new(ENTRY, context.word_start, offset as usize);
     let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
     match context.place() {
-        Place::Nothing => {}
-        Place::Item => items(&mut list, &context),
-        Place::Import { path } => imports(&mut list, &path, &libraries()),
-        Place::Key { owner, present } => keys(&mut list, &owner, &present),
-        Place::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
-        Place::Parameter => list.scope_of(&context, |kind| kind == SymbolKind::Param),
-        Place::Part => list.signals(vocabulary::PARTS, 0),
-        Place::Arm => {
+        CompletionPlace::Nothing => {}
+        CompletionPlace::Item => items(&mut list, &context),
+        CompletionPlace::Import { path } => imports(&mut list, &path, &libraries()),
+        CompletionPlace::Key { owner, present } => keys(&mut list, &owner, &present),
+        CompletionPlace::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
+        CompletionPlace::Parameter => list.scope_of(&context, |kind| kind == SymbolKind::Param),
+        CompletionPlace::Part => list.signals(vocabulary::PARTS, 0),
+        CompletionPlace::Arm => {
             list.keyword("for", "for d in domains: ...", 1);
             list.keyword("else", "every other domain", 1);
             list.add("domain", CandidateKind::Signal, "the domain that is being routed", "", "domain == ", 0);
             list.scope(&context, Takes::Domains);
         }
-        Place::Teacher => {
+        CompletionPlace::Teacher => {
             list.scope_of(&context, |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Turn))
         }
-        Place::Value { takes, callee, given } => {
+        CompletionPlace::Value { takes, callee, given } => {
             if let Some(callee) = callee {
                 arguments(&mut list, &callee, &given);
             }
@@ -147,14 +147,14 @@ impl List<'_> {
     }
 
     /// The names in scope; those that fit come first.
-    fn scope(&mut self, context: &Context, takes: Takes) {
+    fn scope(&mut self, context: &CompletionContext, takes: Takes) {
         for (name, kind, local) in self.in_scope(context) {
             let rank = if fits(kind, takes) { 0 } else { 3 };
             self.symbol(&name, kind, if rank == 0 && !local { 1 } else { rank });
         }
     }
 
-    fn scope_of(&mut self, context: &Context, wanted: impl Fn(SymbolKind) -> bool) {
+    fn scope_of(&mut self, context: &CompletionContext, wanted: impl Fn(SymbolKind) -> bool) {
         for (name, kind, _) in self.in_scope(context) {
             if wanted(kind) {
                 self.symbol(&name, kind, 0);
@@ -163,9 +163,9 @@ impl List<'_> {
     }
 
     /// Name, kind, and whether it is local. Inside an objective a role hides an item of its name.
-    fn in_scope(&self, context: &Context) -> Vec<(String, SymbolKind, bool)> {
+    fn in_scope(&self, context: &CompletionContext) -> Vec<(String, SymbolKind, bool)> {
         let declared = scope::declared(context);
-        let own = declared.iter().map(|Declared { name, kind, local }| ((*name).to_owned(), *kind, *local));
+        let own = declared.iter().map(|LocalName { name, kind, local }| ((*name).to_owned(), *kind, *local));
         let imported = self.names.iter().filter_map(|(name, id)| {
             let symbol = self.analysis.index.symbol(*id);
             (symbol.span.file != ENTRY).then(|| (name.clone(), symbol.kind, false))
@@ -204,7 +204,7 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
     }
 }
 
-fn items(list: &mut List, context: &Context) {
+fn items(list: &mut List, context: &CompletionContext) {
     let public = context.before(context.cut).is_some_and(|last| context.text(last) == "pub");
     for (rank, keyword) in words::ITEMS.iter().enumerate() {
         let no_pub = matches!(*keyword, "experiment" | "compare" | "route" | "sweep" | "use");
@@ -330,7 +330,7 @@ fn arguments(list: &mut List, callee: &str, given: &[String]) {
     }
 }
 
-fn values(list: &mut List, context: &Context, takes: Takes) {
+fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
     match takes {
         Takes::Words(words) => return list.words(words, CandidateKind::Word, 0),
         Takes::Truth => {

@@ -10,7 +10,7 @@ use crate::syntax::words::{self, LineHead};
 
 /// What can be written at the cursor.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum CompletionPlace {
     /// A comment, a text, a number, a name being invented.
     Nothing,
     Item,
@@ -39,7 +39,7 @@ pub enum Place {
     },
 }
 
-pub struct Context<'a> {
+pub struct CompletionContext<'a> {
     pub source: &'a str,
     pub tokens: Vec<Token>,
     /// The tokens before the word at the cursor.
@@ -56,8 +56,8 @@ pub struct Context<'a> {
     inert: bool,
 }
 
-impl<'a> Context<'a> {
-    pub fn new(source: &'a str, offset: usize) -> Context<'a> {
+impl<'a> CompletionContext<'a> {
+    pub fn new(source: &'a str, offset: usize) -> CompletionContext<'a> {
         let tokens = lex(source);
         let under = tokens.iter().position(|token| {
             token.start < offset && offset <= token.end && token.kind != TokenKind::Newline
@@ -73,7 +73,7 @@ impl<'a> Context<'a> {
                 _ => {}
             }
         }
-        let mut context = Context {
+        let mut context = CompletionContext {
             source,
             tokens,
             cut,
@@ -250,25 +250,25 @@ impl<'a> Context<'a> {
     }
 
     /// What can be written at the cursor.
-    pub fn place(&self) -> Place {
-        if self.inert { Place::Nothing } else { self.place_of(self.open.len(), self.cut) }
+    pub fn place(&self) -> CompletionPlace {
+        if self.inert { CompletionPlace::Nothing } else { self.place_of(self.open.len(), self.cut) }
     }
 
     /// The place right before token `end`, within the first `depth` open brackets.
-    fn place_of(&self, depth: usize, end: usize) -> Place {
+    fn place_of(&self, depth: usize, end: usize) -> CompletionPlace {
         if let Some(last) = self.before(end) {
             if self.is(last, ".") && self.item_keyword() != "use" {
                 let base = self.before(last).map_or("", |base| self.text(base));
                 return if matches!(base, "student" | "teacher" | "sampler" | "reference")
                     && self.sees_signals()
                 {
-                    Place::Part
+                    CompletionPlace::Part
                 } else {
-                    Place::Nothing
+                    CompletionPlace::Nothing
                 };
             }
             if matches!(self.text(last), "@" | "for") {
-                return Place::Nothing;
+                return CompletionPlace::Nothing;
             }
         }
         if self.item_keyword() == "use" && !self.on_new_line(end) {
@@ -289,7 +289,7 @@ impl<'a> Context<'a> {
         self.open.is_empty() && (end == 0 || self.kind(end - 1) == TokenKind::Newline)
     }
 
-    fn import(&self, end: usize) -> Place {
+    fn import(&self, end: usize) -> CompletionPlace {
         let words =
             (self.item + 1..end).filter(|at| self.kind(*at) == TokenKind::Word && !self.is(*at, "use"));
         let brace = self.open.iter().find(|open| self.text(**open) == "{");
@@ -298,27 +298,29 @@ impl<'a> Context<'a> {
             .map(|at| self.text(at).to_owned())
             .collect();
         match self.before(end).map(|last| self.text(last)) {
-            Some("use" | "." | "{" | ",") => Place::Import { path },
-            _ => Place::Nothing,
+            Some("use" | "." | "{" | ",") => CompletionPlace::Import { path },
+            _ => CompletionPlace::Nothing,
         }
     }
 
-    fn top_level(&self, end: usize) -> Place {
+    fn top_level(&self, end: usize) -> CompletionPlace {
         let last = self.before(end);
         let waits = last.is_some_and(|last| !self.ends_statement_after(last));
         let alone =
             (0..end).rev().take_while(|at| self.kind(*at) != TokenKind::Newline).all(|at| self.is(at, "pub"));
         if alone && !waits {
-            return Place::Item;
+            return CompletionPlace::Item;
         }
         let assigned = (self.item..end).find(|at| self.is(*at, "="));
         let value = |takes| match last {
-            Some(last) if Some(last) == assigned => Place::Value { takes, callee: None, given: Vec::new() },
+            Some(last) if Some(last) == assigned => {
+                CompletionPlace::Value { takes, callee: None, given: Vec::new() }
+            }
             _ => value(Takes::Formula),
         };
         match (self.item_keyword(), assigned) {
-            ("param", None) if last.is_some_and(|last| self.is(last, ":")) => Place::Type,
-            (_, None) => Place::Nothing,
+            ("param", None) if last.is_some_and(|last| self.is(last, ":")) => CompletionPlace::Type,
+            (_, None) => CompletionPlace::Nothing,
             ("model" | "stage" | "teacher", _) => value(Takes::Model),
             ("rollout", _) => value(Takes::Rollout),
             ("schedule", _) => value(Takes::Schedule),
@@ -386,7 +388,7 @@ impl<'a> Context<'a> {
             && (at == 0 || self.is(at - 1, "pub") || self.kind(at - 1) == TokenKind::Newline)
     }
 
-    fn in_block(&self, open: usize, end: usize) -> Place {
+    fn in_block(&self, open: usize, end: usize) -> CompletionPlace {
         let owner = self.owner(open);
         let start = self.segment(open, end);
         match owner {
@@ -397,13 +399,15 @@ impl<'a> Context<'a> {
             _ => {}
         }
         if start == end {
-            return Place::Key { owner: owner.to_owned(), present: self.present(open) };
+            return CompletionPlace::Key { owner: owner.to_owned(), present: self.present(open) };
         }
         if self.is(start, "route") {
-            return Place::Nothing;
+            return CompletionPlace::Nothing;
         }
         let let_or_term = matches!(self.text(start), "let" | "term" | "trains");
-        let Some(assigned) = (start..end).find(|at| self.is(*at, "=")) else { return Place::Nothing };
+        let Some(assigned) = (start..end).find(|at| self.is(*at, "=")) else {
+            return CompletionPlace::Nothing;
+        };
         if let_or_term {
             return value(Takes::Formula);
         }
@@ -418,22 +422,26 @@ impl<'a> Context<'a> {
     }
 
     /// An axis is a `param` of the file; after `in` stands what it takes in turn.
-    fn in_sweep(&self, start: usize, end: usize) -> Place {
+    fn in_sweep(&self, start: usize, end: usize) -> CompletionPlace {
         if start == end {
-            return Place::Parameter;
+            return CompletionPlace::Parameter;
         }
-        if (start..end).any(|at| self.is(at, "in")) { value(Takes::Formula) } else { Place::Nothing }
+        if (start..end).any(|at| self.is(at, "in")) {
+            value(Takes::Formula)
+        } else {
+            CompletionPlace::Nothing
+        }
     }
 
-    fn in_route(&self, start: usize, end: usize) -> Place {
-        let Some(last) = self.before(end).filter(|last| *last >= start) else { return Place::Arm };
+    fn in_route(&self, start: usize, end: usize) -> CompletionPlace {
+        let Some(last) = self.before(end).filter(|last| *last >= start) else { return CompletionPlace::Arm };
         if self.is(last, "in") {
             return value(Takes::Domains);
         }
         if (start..end).any(|at| self.is(at, "->")) {
-            return Place::Teacher;
+            return CompletionPlace::Teacher;
         }
-        if matches!(self.text(last), "==" | "!=") { value(Takes::Domains) } else { Place::Arm }
+        if matches!(self.text(last), "==" | "!=") { value(Takes::Domains) } else { CompletionPlace::Arm }
     }
 
     /// The settings that a block has already, at its own depth.
@@ -472,7 +480,7 @@ impl<'a> Context<'a> {
         found
     }
 
-    fn in_parentheses(&self, open: usize, depth: usize, end: usize) -> Place {
+    fn in_parentheses(&self, open: usize, depth: usize, end: usize) -> CompletionPlace {
         let start = self.segment(open, end);
         let callee = self.before(open).filter(|callee| self.kind(*callee) == TokenKind::Word);
         let Some(callee) = callee else { return value(Takes::Formula) };
@@ -480,15 +488,15 @@ impl<'a> Context<'a> {
         let last = self.before(end);
         if declares {
             return match last.map(|last| self.text(last)) {
-                Some(":") => Place::Type,
+                Some(":") => CompletionPlace::Type,
                 Some("=") => value(Takes::Formula),
-                _ => Place::Nothing,
+                _ => CompletionPlace::Nothing,
             };
         }
         let name = self.text(callee);
         if self.in_reduction(open, depth) {
             let given = self.labels(open);
-            return Place::Value {
+            return CompletionPlace::Value {
                 takes: Takes::Words(vocabulary::AXES),
                 callee: Some(name.to_owned()),
                 given,
@@ -496,7 +504,7 @@ impl<'a> Context<'a> {
         }
         if start == end {
             let takes = self.positional(name, self.commas(open, end));
-            return Place::Value { takes, callee: Some(name.to_owned()), given: self.labels(open) };
+            return CompletionPlace::Value { takes, callee: Some(name.to_owned()), given: self.labels(open) };
         }
         let labelled = start + 2 == end && matches!(self.text(start + 1), ":" | "=");
         if labelled { value(self.labelled(name, self.text(start))) } else { value(Takes::Formula) }
@@ -556,7 +564,7 @@ impl<'a> Context<'a> {
         labels
     }
 
-    fn in_brackets(&self, open: usize, depth: usize, end: usize) -> Place {
+    fn in_brackets(&self, open: usize, depth: usize, end: usize) -> CompletionPlace {
         let last = self.before(end);
         if last.is_some_and(|last| self.is(last, "in")) {
             return value(Takes::Domains);
@@ -567,11 +575,11 @@ impl<'a> Context<'a> {
         if touches {
             // `expert[math]`; in `model expert[d in domains]` the name is the author's to invent.
             let declares = open >= 2 && matches!(self.text(open - 2), "model" | "teacher" | "let" | "term");
-            return if declares { Place::Nothing } else { value(Takes::Domains) };
+            return if declares { CompletionPlace::Nothing } else { value(Takes::Domains) };
         }
         // A list: its elements are of the kind that the list is.
         match self.place_of(depth - 1, open) {
-            Place::Value { takes, .. } if self.segment(open, end) == end => value(takes),
+            CompletionPlace::Value { takes, .. } if self.segment(open, end) == end => value(takes),
             _ => value(Takes::Formula),
         }
     }
@@ -592,8 +600,8 @@ impl<'a> Context<'a> {
     }
 }
 
-fn value(takes: Takes) -> Place {
-    Place::Value { takes, callee: None, given: Vec::new() }
+fn value(takes: Takes) -> CompletionPlace {
+    CompletionPlace::Value { takes, callee: None, given: Vec::new() }
 }
 
 fn closed(text: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::check::Analysis;
-use crate::check::index::{Symbol, SymbolId, SymbolKind, Worth};
+use crate::check::index::{Symbol, SymbolId, SymbolKind, ValueInfo};
 use crate::formula::Axis;
 use crate::syntax::ast::{Item, ItemKind, Parameter};
 
@@ -120,19 +120,19 @@ pub fn written_parameters(analysis: &Analysis, id: SymbolId) -> Vec<(String, Str
 }
 
 /// `nats[token]`; a number known before the run has no axis worth naming.
-pub fn unit_and_axis(worth: &Worth) -> Option<String> {
-    let (unit, axis) = worth.number?;
+pub fn unit_and_axis(info: &ValueInfo) -> Option<String> {
+    let (unit, axis) = info.number?;
     Some(if axis == Axis::Run { unit.name().to_owned() } else { format!("{}[{}]", unit.name(), axis.name()) })
 }
 
 /// What is known of a value, in one line: `nats[token], live`, `= 60`, `a model`.
-pub fn worth(worth: &Worth) -> String {
-    let mut text = match (worth.constant, unit_and_axis(worth)) {
+pub fn info(info: &ValueInfo) -> String {
+    let mut text = match (info.constant, unit_and_axis(info)) {
         (Some(value), _) => format!("= {value}"),
-        (None, Some(shape)) if worth.description != "a schedule" => shape,
-        _ => worth.description.clone(),
+        (None, Some(shape)) if info.description != "a schedule" => shape,
+        _ => info.description.clone(),
     };
-    if worth.live {
+    if info.live {
         text += ", live";
     }
     text

@@ -39,10 +39,10 @@ fn code(text: &str) -> String {
 fn symbol(analysis: &Analysis, id: SymbolId) -> String {
     let symbol = analysis.index.symbol(id);
     let mut text = code(&describe::signature(analysis, id));
-    if let Some(worth) = &symbol.worth {
-        let known = describe::worth(worth);
+    if let Some(info) = &symbol.info {
+        let known = describe::info(info);
         // `a model` says no more than the declaration does.
-        if worth.number.is_some()
+        if info.number.is_some()
             || !matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher | SymbolKind::Domain)
         {
             text += &format!(

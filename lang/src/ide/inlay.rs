@@ -17,11 +17,11 @@ pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
     let hint = |a_use: &crate::check::index::Use| {
         let crate::check::index::Target::Symbol(id) = a_use.target else { return None };
         let symbol = analysis.index.symbol(id);
-        let worth = symbol
-            .worth
+        let info = symbol
+            .info
             .as_ref()
             .filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::Term))?;
-        Some(Inlay { offset: symbol.span.end, text: format!(": {}", describe::unit_and_axis(worth)?) })
+        Some(Inlay { offset: symbol.span.end, text: format!(": {}", describe::unit_and_axis(info)?) })
     };
     declared.filter_map(hint).collect()
 }

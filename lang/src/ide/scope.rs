@@ -1,12 +1,12 @@
 //! The names that the text declares before and around the cursor, read off the tokens: they are there while
 //! the file does not parse.
 
-use super::context::Context;
+use super::context::CompletionContext;
 use super::lexer::TokenKind;
 use crate::check::index::SymbolKind;
 use crate::syntax::words;
 
-pub struct Declared<'a> {
+pub struct LocalName<'a> {
     pub name: &'a str,
     pub kind: SymbolKind,
     /// Seen in the item around the cursor alone.
@@ -14,13 +14,13 @@ pub struct Declared<'a> {
 }
 
 /// The file's own items, then the locals at the cursor. Imported names are not among them.
-pub fn declared<'a>(context: &Context<'a>) -> Vec<Declared<'a>> {
+pub fn declared<'a>(context: &CompletionContext<'a>) -> Vec<LocalName<'a>> {
     let mut found = items(context);
     locals(context, &mut found);
     found
 }
 
-fn items<'a>(context: &Context<'a>) -> Vec<Declared<'a>> {
+fn items<'a>(context: &CompletionContext<'a>) -> Vec<LocalName<'a>> {
     let mut found = Vec::new();
     let tokens = &context.tokens;
     for (index, pair) in tokens.windows(2).enumerate() {
@@ -39,7 +39,7 @@ fn items<'a>(context: &Context<'a>) -> Vec<Declared<'a>> {
         if let Some(kind) =
             item_kind(keyword.text(context.source)).filter(|_| at_margin && !words::RESERVED.contains(&name))
         {
-            found.push(Declared { name, kind, local: false });
+            found.push(LocalName { name, kind, local: false });
         }
     }
     found
@@ -66,13 +66,13 @@ fn item_kind(keyword: &str) -> Option<SymbolKind> {
     })
 }
 
-fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
+fn locals<'a>(context: &CompletionContext<'a>, found: &mut Vec<LocalName<'a>>) {
     let words: Vec<usize> =
         (context.item..context.cut).filter(|at| context.tokens[*at].kind != TokenKind::Newline).collect();
     let text = |at: usize| words.get(at).map_or("", |index| context.text(*index));
     let is_word =
         |at: usize| words.get(at).is_some_and(|index| context.tokens[*index].kind == TokenKind::Word);
-    let mut add = |name: &'a str, kind| found.push(Declared { name, kind, local: true });
+    let mut add = |name: &'a str, kind| found.push(LocalName { name, kind, local: true });
     let statement = context.statement();
     let head = usize::from(text(0) == "pub");
     let mut body = 0;

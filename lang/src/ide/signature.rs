@@ -1,7 +1,7 @@
 //! The parameters of the call that is being written.
 
 use super::complete::named_items;
-use super::context::Context;
+use super::context::CompletionContext;
 use super::describe;
 use crate::check::Analysis;
 use crate::check::builtins;
@@ -18,7 +18,7 @@ pub struct Signature {
 }
 
 pub fn signature_help(source: &str, offset: u32, analysis: &Analysis) -> Option<Signature> {
-    let context = Context::new(source, offset as usize);
+    let context = CompletionContext::new(source, offset as usize);
     let (callee, open) = context.call()?;
     let name = context.text(callee);
     let (listed, doc): (Vec<(String, String)>, String) = match builtins::find(name) {

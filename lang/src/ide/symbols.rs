@@ -100,7 +100,7 @@ fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
         name: symbol.name.clone(),
         kind: Some(symbol.kind),
         detail: symbol
-            .worth
+            .info
             .as_ref()
             .and_then(super::describe::unit_and_axis)
             .unwrap_or_else(|| symbol.kind.name().to_owned()),

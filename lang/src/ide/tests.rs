@@ -1,6 +1,6 @@
 //! What editors are told, at a `<CURSOR>`.
 
-use super::context::{Context, Place};
+use super::context::{CompletionContext, CompletionPlace};
 use super::testing::{GOOD, MODULES, check, cursor};
 use super::*;
 use crate::check::vocabulary;
@@ -167,8 +167,8 @@ fn the_new_forms_propose_what_fits() {
 fn a_block_belongs_to_what_it_says() {
     let owner = |marked: &str| {
         let (text, offset) = cursor(marked);
-        match Context::new(&text, offset as usize).place() {
-            Place::Key { owner, .. } => owner,
+        match CompletionContext::new(&text, offset as usize).place() {
+            CompletionPlace::Key { owner, .. } => owner,
             other => panic!("{marked}: {other:?}"),
         }
     };
@@ -214,7 +214,7 @@ fn every_offset_of_every_prefix_has_an_answer() {
 fn the_checker_knows_exactly_the_words_that_are_proposed() {
     let told = |program: &str| {
         let analysis = check(program);
-        let help = analysis.diagnostics.iter().filter_map(|finding| finding.help.as_deref());
+        let help = analysis.diagnostics.iter().filter_map(|diagnostic| diagnostic.help.as_deref());
         let listed = help.filter_map(|help| help.strip_prefix("one of: ")).next().map(str::to_owned);
         listed.unwrap_or_else(|| panic!("{program}: {:?}", analysis.diagnostics))
     };

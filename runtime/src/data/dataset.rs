@@ -343,8 +343,11 @@ impl<'a> Reading<'a> {
         let (prompt, conversation) = self.prompt(&row)?;
         for (index, field) in self.request.fields.iter().enumerate() {
             let value = self.value(&row, field.name).ok_or_else(|| self.missing(field.name, &row))?;
-            let wrong =
-                |wanted| Problem::TypeMismatch { field: field.name.to_owned(), wanted, found: describe(value) };
+            let wrong = |wanted| Problem::TypeMismatch {
+                field: field.name.to_owned(),
+                wanted,
+                found: describe(value),
+            };
             let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
             if field.kind == Kind::Number && number(&text).is_none() {
                 return Err(wrong("a number"));
@@ -417,7 +420,8 @@ impl<'a> Reading<'a> {
             PromptFormat::Chat { system } => Some(system),
             PromptFormat::Text => None,
         };
-        let wrong = |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
+        let wrong =
+            |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
         let Some(system) = system else {
             return match value {
                 Json::String(prompt) => Ok((prompt.clone(), String::new())),

@@ -21,10 +21,8 @@ pub fn formula(formula: &formula::Formula, origins: Origins) -> Narrowed<Formula
         return Err(refused(at, "a `filter` that reads more than rewards and lengths"));
     }
     if lowering.graph.axis(value) > Axis::Group {
-        let message = format!(
-            "a `filter` is one bool per prompt, not one per {}",
-            lowering.graph.axis(value).name()
-        );
+        let message =
+            format!("a `filter` is one bool per prompt, not one per {}", lowering.graph.axis(value).name());
         return Err(Diagnostic::error(Code::AxisMismatch, at, message).into());
     }
     let value = lowering.graph.broadcast(value, Axis::Group);

@@ -44,7 +44,7 @@ impl Checker {
         if let Some((second, _, _)) = headers.next() {
             self.report(
                 Diagnostic::error(Code::DuplicateName, second.span, "one file is one experiment")
-                    .because(name.span, "declared here"),
+                    .note(name.span, "declared here"),
             );
         }
         let env = Env::constant(id);
@@ -174,13 +174,13 @@ impl Checker {
         if (total - 1.0).abs() > 1e-6 {
             let (_, last) = shares.last().expect("not empty");
             let message = format!("the shares of the domains add up to {}, not 1", rounded(total));
-            let mut finding = Diagnostic::error(Code::ShareSum, *last, message);
+            let mut diagnostic = Diagnostic::error(Code::ShareSum, *last, message);
             for (share, (_, span)) in known.iter().zip(&shares[..shares.len() - 1]) {
-                finding = finding.because(*span, format!("{}", rounded(*share)));
+                diagnostic = diagnostic.note(*span, format!("{}", rounded(*share)));
             }
             let text = rounded(*known.last().expect("not empty")).to_string();
             self.report(
-                finding.label(text).help(format!("for equal parts write `1/{}` in each", shares.len())),
+                diagnostic.label(text).help(format!("for equal parts write `1/{}` in each", shares.len())),
             );
         }
     }
@@ -204,19 +204,19 @@ impl Checker {
                 if text.chars().all(crate::syntax::words::is_word)
                     && text.starts_with(|c: char| c.is_ascii_alphabetic()) =>
             {
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::TypeMismatch,
                     expr.span,
                     "a field of the data is named without quotes",
                 );
                 self.report(crate::check::names::unknown::without_quotes(
-                    finding.label("this is a text"),
+                    diagnostic.label("this is a text"),
                     Some(text.clone()),
                 ));
                 Some(text.clone())
             }
             _ => {
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::TypeMismatch,
                     expr.span,
                     "expected the name of a field of the data",
@@ -227,13 +227,13 @@ impl Checker {
                 self.report(match number && before.ends_with("numeric(") {
                     true => {
                         let start = Span { end: expr.span.start, ..expr.span };
-                        finding.help("write `tolerance: ...` for how far the numbers may differ").fix(
+                        diagnostic.help("write `tolerance: ...` for how far the numbers may differ").fix(
                             "write `tolerance:`",
                             start,
                             "tolerance: ",
                         )
                     }
-                    false => finding.help("write its name, such as `answer`"),
+                    false => diagnostic.help("write its name, such as `answer`"),
                 });
                 None
             }

@@ -29,13 +29,16 @@ impl Checker {
                 .find(|domain| overlap(&tests, &domain.prompts))?;
             let text =
                 format!("these held-out prompts are those that the domain `{}` is trained on", domain.name);
-            let finding = Diagnostic::warning(Code::DataLeakage, self.span(tests.origin), text)
+            let diagnostic = Diagnostic::warning(Code::DataLeakage, self.span(tests.origin), text)
                 .label("seen in training");
-            let finding = finding.because(self.span(domain.prompts.origin), "trained on these");
-            Some(finding.help("judge on prompts that no model is trained on: another file, split or filter"))
+            let diagnostic = diagnostic.note(self.span(domain.prompts.origin), "trained on these");
+            Some(
+                diagnostic
+                    .help("judge on prompts that no model is trained on: another file, split or filter"),
+            )
         });
-        for finding in found.collect::<Vec<_>>() {
-            self.report(finding);
+        for diagnostic in found.collect::<Vec<_>>() {
+            self.report(diagnostic);
         }
     }
 }

@@ -29,8 +29,8 @@ impl Checker {
         {
             let quoted = format!("\"{written}\"");
             let text = format!("`{key}` is a path, and a path is a text in quotes");
-            let finding = Diagnostic::error(Code::TypeMismatch, expr.span, text).label("not in quotes");
-            self.report(finding.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, text).label("not in quotes");
+            self.report(diagnostic.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
             return None;
         }
         match self.evaluate(expr, env) {
@@ -99,10 +99,10 @@ impl Checker {
         });
         if let Some((name, span)) = unknown {
             let text = format!("cannot find `{name}` in this scope");
-            let finding = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
+            let diagnostic = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
             let ours = format!("data.{name}");
             self.report(
-                finding
+                diagnostic
                     .help(format!("a field of the data is read as `{ours}`"))
                     .replace_with(format!("write `{ours}`"), ours),
             );
@@ -223,7 +223,7 @@ impl Checker {
                         system,
                         "prompts that are text have no system message",
                     )
-                    .because(place, "the prompt is handed over as it is")
+                    .note(place, "the prompt is handed over as it is")
                     .help("write `format = chat`, or put the text into the prompts"),
                 );
                 Some(PromptFormat::Text)
@@ -258,8 +258,8 @@ impl Checker {
                 place,
                 format!("the domain `{name}` must say how its prompts are handed over"),
             )
-            .because(loaded, "this model may have been trained on conversations")
-            .because(span, "used here")
+            .note(loaded, "this model may have been trained on conversations")
+            .note(span, "used here")
             .help(
                 "add `format = chat` to put them into the model's chat template, or `format = text` to \
                  leave them as they are",

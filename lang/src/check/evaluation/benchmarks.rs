@@ -78,7 +78,7 @@ impl Checker {
                     place,
                     "a greedy completion takes the most probable token: nothing is cut off",
                 )
-                .because(settings.place(&["temperature"]), "greedy")
+                .note(settings.place(&["temperature"]), "greedy")
                 .help("remove it, or write a temperature above 0"),
             );
             return None;
@@ -176,7 +176,8 @@ impl Checker {
         &mut self,
         comparisons: &[crate::experiment::Comparison],
     ) {
-        if !self.has_experiment || self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
+        if !self.has_experiment
+            || self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
         {
             return; // A table may be missing because of another mistake.
         }

@@ -10,7 +10,7 @@ use crate::check::builtins::{self, Kind};
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
-use crate::check::values::value::{Key, Value};
+use crate::check::values::value::{MemberKey, Value};
 
 /// The columns of a table: domains first, then benchmarks.
 struct Columns {
@@ -37,7 +37,7 @@ impl Checker {
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
         let columns = self.columns_of_table(&settings, &env)?;
         if !columns.benchmarks.is_empty() {
-            self.spoil_recording(); // They count as used by the table that is made.
+            self.mark_uncacheable(); // They count as used by the table that is made.
         }
         let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &columns, &env));
         let normalized = match settings.get("score") {
@@ -80,7 +80,7 @@ impl Checker {
                         format!("the domain `{domain_name}` has no held-out prompts"),
                     )
                     .label("`tests` is not set")
-                    .because(name.span, "judged here")
+                    .note(name.span, "judged here")
                     .help("add `tests = \"...\"`: prompts that no model is trained on"),
                 );
                 return None;
@@ -197,10 +197,11 @@ impl Checker {
             return None;
         };
         if items.is_empty() {
-            let finding = Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model")
-                .label("no model");
+            let diagnostic =
+                Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model")
+                    .label("no model");
             self.report(
-                finding.help("list the models that it compares: `models = [start, expert, student]`"),
+                diagnostic.help("list the models that it compares: `models = [start, expert, student]`"),
             );
             return None;
         }
@@ -219,9 +220,9 @@ impl Checker {
         };
         if let Some((first, second)) = (1..rows.len()).find_map(twice) {
             let text = format!("`{}` stands in two rows of the table", rows[second].label);
-            let finding = Diagnostic::error(Code::DuplicateName, items[second].span, text)
+            let diagnostic = Diagnostic::error(Code::DuplicateName, items[second].span, text)
                 .label("the same models as above");
-            self.report(finding.because(items[first].span, "first listed here").help("list each model once"));
+            self.report(diagnostic.note(items[first].span, "first listed here").help("list each model once"));
             return None;
         }
         Some(rows)
@@ -254,7 +255,7 @@ impl Checker {
                 }
                 let mut models = Vec::new();
                 for domain in &columns.domains {
-                    match family.get(Key::Domain(*domain)) {
+                    match family.get(MemberKey::Domain(*domain)) {
                         Some(Value::Model(model)) => models.push(*model),
                         Some(Value::Error) => return None,
                         Some(other) => {
@@ -317,8 +318,8 @@ impl Checker {
                     expr.span,
                     "the references of the score are the same model",
                 )
-                .because(zero.span, "scores 0")
-                .because(one.span, "scores 1")
+                .note(zero.span, "scores 0")
+                .note(one.span, "scores 1")
                 .help("name two different models: what scores 0, and what scores 1"),
             );
             return None;

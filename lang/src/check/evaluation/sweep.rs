@@ -26,7 +26,7 @@ impl Checker {
             if let Some(first) = known {
                 let text = format!("`{}` is swept over twice", axis.name.text);
                 let first = self.span(first);
-                self.report(Diagnostic::error(Code::DuplicateKey, place, text).because(first, "first here"));
+                self.report(Diagnostic::error(Code::DuplicateKey, place, text).note(first, "first here"));
                 continue;
             }
             let Some(parameter) = self.swept(module, axis) else { continue };
@@ -53,20 +53,20 @@ impl Checker {
             return Some(Parameter::clone(parameter));
         }
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::UnknownName,
             name.span,
             format!("this file has no `param {}` to sweep over", name.text),
         );
-        let finding = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
-            (Some(near), _) => finding.did_you_mean(&name.text, near),
-            (None, true) => finding.help(format!(
+        let diagnostic = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
+            (Some(near), _) => diagnostic.did_you_mean(&name.text, near),
+            (None, true) => diagnostic.help(format!(
                 "declare one, `param {}: real = 1`, and use it where the value belongs",
                 name.text
             )),
-            (None, false) => finding.help(format!("it has: {}", names.join(", "))),
+            (None, false) => diagnostic.help(format!("it has: {}", names.join(", "))),
         };
-        self.report(finding);
+        self.report(diagnostic);
         None
     }
 

@@ -111,7 +111,7 @@ impl Checker {
             if *place == span {
                 finding.primary.text = format!("this is {unit}");
             } else {
-                finding = finding.because(*place, format!("this is {unit}, per {}", formula.axis().name()));
+                finding = finding.note(*place, format!("this is {unit}, per {}", formula.axis().name()));
             }
         }
         if let Some(help) = help {

@@ -308,8 +308,8 @@ impl Checker {
             let text = "nothing lies outside the whole vocabulary, so `mass` changes nothing";
             let finding = Diagnostic::error(Code::UnusedSetting, place.span, text);
             let finding = match support_place {
-                Some(support) => finding.because(support.span, "the whole vocabulary"),
-                None => finding.because(span, "no `support` is given: the whole vocabulary"),
+                Some(support) => finding.note(support.span, "the whole vocabulary"),
+                None => finding.note(span, "no `support` is given: the whole vocabulary"),
             };
             self.report(finding.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"));
             return None;
@@ -416,8 +416,12 @@ impl Checker {
         for argument in arguments {
             let Some(name) = &argument.name else {
                 self.report(
-                    Diagnostic::error(Code::MissingArgument, argument.value.span, "which role has this share?")
-                        .help("write the role before it: `blend(teacher: 0.1, student: 0.9)`"),
+                    Diagnostic::error(
+                        Code::MissingArgument,
+                        argument.value.span,
+                        "which role has this share?",
+                    )
+                    .help("write the role before it: `blend(teacher: 0.1, student: 0.9)`"),
                 );
                 return Value::Error;
             };

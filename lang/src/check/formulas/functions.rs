@@ -155,7 +155,7 @@ impl Checker {
             let text = format!("the range from {a} to {b} is empty");
             self.report(
                 Diagnostic::error(Code::OutOfRange, high.1, text)
-                    .because(low.1, "the lower bound")
+                    .note(low.1, "the lower bound")
                     .help("write the lower bound first: `clip(x, low, high)`"),
             );
             return Value::Error;
@@ -306,7 +306,7 @@ impl Checker {
                     format!("cannot reduce over {}: the operand has no such axis", over_axis.name()),
                 )
                 .label(text)
-                .because(over.span, "reduces to one number per element of this axis")
+                .note(over.span, "reduces to one number per element of this axis")
                 .help(
                     "name a coarser axis: `over: batch`, or `over: group` where each prompt has several \
                      samples; or leave the reduction out",
@@ -400,11 +400,8 @@ impl Checker {
             return Some(Formula::new(kind, Unit::Bool, axis, false, origin));
         }
         if condition.axis() > axis {
-            let text = format!(
-                "one bool per {} can't choose among {}s",
-                condition.axis().name(),
-                axis.name()
-            );
+            let text =
+                format!("one bool per {} can't choose among {}s", condition.axis().name(), axis.name());
             self.report(
                 Diagnostic::error(Code::AxisMismatch, expr.span, text)
                     .help("reduce it first, for example with `any(...)`"),
@@ -481,7 +478,7 @@ impl Checker {
                     span,
                     "a statistic over a batch or group has no derivative here",
                 )
-                .because(place, "`live` in here")
+                .note(place, "`live` in here")
                 .help("statistics are for weights and advantages: read the value without `live`"),
             );
             return Value::Error;
@@ -495,7 +492,7 @@ impl Checker {
                     format!("cannot compare over {}: the operand has no such axis", over.0.name()),
                 )
                 .label(text)
-                .because(over.1, "elements of this axis are compared")
+                .note(over.1, "elements of this axis are compared")
                 .help(
                     "name a coarser axis: `over: batch`, or `over: group` where each prompt has several \
                      samples",
@@ -593,11 +590,15 @@ impl Checker {
             .rposition(|(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)));
         let Some(current) = current else {
             self.report(
-                Diagnostic::error(Code::TypeMismatch, x.span, "this is the same for every teacher of the panel")
-                    .help(
-                        "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: \
+                Diagnostic::error(
+                    Code::TypeMismatch,
+                    x.span,
+                    "this is the same for every teacher of the panel",
+                )
+                .help(
+                    "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: \
                          duo, missing: uniform)`",
-                    ),
+                ),
             );
             return Value::Error;
         };
@@ -651,7 +652,7 @@ impl Checker {
                     format!("nothing runs along one {}", axis.name()),
                 )
                 .label(text)
-                .because(over.span, "the scan starts anew with each of these"),
+                .note(over.span, "the scan starts anew with each of these"),
             );
             return Value::Error;
         }
@@ -662,7 +663,7 @@ impl Checker {
                     span,
                     "a scan is for weights and advantages: nothing in it is `live`",
                 )
-                .because(place, "`live` in here"),
+                .note(place, "`live` in here"),
             );
             return Value::Error;
         }
@@ -709,9 +710,7 @@ impl Checker {
         }
         if x.live() {
             let text = "what is carried from step to step carries no gradient";
-            self.report(
-                Diagnostic::error(Code::NotDifferentiable, span, text).because(place, "`live` in here"),
-            );
+            self.report(Diagnostic::error(Code::NotDifferentiable, span, text).note(place, "`live` in here"));
             return Value::Error;
         }
         let (unit, axis, origin) = (x.unit(), x.axis(), self.origin(span));

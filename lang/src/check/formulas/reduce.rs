@@ -95,8 +95,8 @@ impl Checker {
                     over.name(),
                     step.elements.name()
                 );
-                let finding = Diagnostic::error(Code::AxisMismatch, step.span, text);
-                let finding = finding.help("for example `mean(token) then mean(sequence)`");
+                let diagnostic = Diagnostic::error(Code::AxisMismatch, step.span, text);
+                let diagnostic = diagnostic.help("for example `mean(token) then mean(sequence)`");
                 // Two steps the wrong way round.
                 let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
                 self.report(match (whole, read) {
@@ -110,9 +110,9 @@ impl Checker {
                             self.sources.text(second.span),
                             self.sources.text(first.span)
                         );
-                        finding.fix(format!("write `{ours}`"), whole, ours).possibly()
+                        diagnostic.fix(format!("write `{ours}`"), whole, ours).possibly()
                     }
-                    _ => finding,
+                    _ => diagnostic,
                 });
                 return None;
             }
@@ -153,21 +153,21 @@ impl Checker {
                 ExprKind::Error => {}
                 ExprKind::Arrow { from, to } => {
                     let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
-                    let finding = Diagnostic::error(
+                    let diagnostic = Diagnostic::error(
                         Code::TypeMismatch,
                         expr.span,
                         "the steps of a `reduce` are joined by `then`, not `->`",
                     );
-                    self.report(finding.help("for example `mean(token) then mean(sequence)`").fix(
+                    self.report(diagnostic.help("for example `mean(token) then mean(sequence)`").fix(
                         "write `then`",
                         sign,
                         " then ",
                     ));
                 }
                 _ => {
-                    let finding =
+                    let diagnostic =
                         Diagnostic::error(Code::TypeMismatch, expr.span, "expected a step of a `reduce`");
-                    self.report(finding.help(format!(
+                    self.report(diagnostic.help(format!(
                         "{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`"
                     )));
                 }

@@ -175,16 +175,16 @@ impl Checker {
 
     fn unknown_part(&mut self, role: &Role, field: &Name) {
         let text = format!("`{}` has no `{}`", role.name(), field.text);
-        let finding = Diagnostic::error(Code::UnknownField, field.span, text);
+        let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
         let parts = || vocabulary::PARTS.iter().map(|part| part.name);
         if let Some(ours) = foreign::part(&field.text) {
-            let finding = finding.help(format!("here it is called `{ours}`"));
-            self.report(finding.replace_with(format!("change to `{ours}`"), ours));
+            let diagnostic = diagnostic.help(format!("here it is called `{ours}`"));
+            self.report(diagnostic.replace_with(format!("change to `{ours}`"), ours));
             return;
         }
         self.report(match nearest(&field.text, parts()) {
-            Some(near) => finding.did_you_mean(&field.text, near),
-            None => finding.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
+            Some(near) => diagnostic.did_you_mean(&field.text, near),
+            None => diagnostic.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
         });
     }
 
@@ -197,12 +197,12 @@ impl Checker {
         if !usual().any(|name| name == field.text)
             && let Some(near) = nearest(&field.text, usual())
         {
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::UnknownField,
                 field.span,
                 format!("no usual span is called `{}`", field.text),
             );
-            self.report(finding.did_you_mean(&field.text, near));
+            self.report(diagnostic.did_you_mean(&field.text, near));
             return None;
         }
         Some(NamedSpan::Tag(field.text.clone()))

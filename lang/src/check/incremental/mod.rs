@@ -1,4 +1,4 @@
 //! A file that is being written: what has not changed since the last analysis is not checked again.
 
-pub mod memory;
+pub mod cache;
 pub mod recording;

@@ -21,7 +21,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Item, ItemKind};
 
 use crate::check::Checker;
-use crate::check::names::index::Worth;
+use crate::check::names::index::ValueInfo;
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
 use crate::check::stages::stage_checks::all_rollouts;
@@ -29,13 +29,13 @@ use crate::check::teachers::route::{ENTRY, RouteState};
 use crate::check::values::calls::Work;
 use crate::check::values::value::Value;
 
-/// A check without findings.
+/// A check without diagnostics.
 pub(in crate::check) struct Check {
     /// The items whose values it asked for.
     asked: Vec<Asked>,
-    acts: Vec<Act<Place>>,
+    effects: Vec<Effect<RelativeSpan>>,
     /// Of the value that it came to, for editors.
-    worth: Option<Worth>,
+    info: Option<ValueInfo>,
     uses: Uses,
     /// Hashes of the names that it looked up, found or not.
     pub consulted: Vec<u32>,
@@ -49,14 +49,14 @@ struct Asked {
 }
 
 /// A place inside an item: that of the check itself, or one that it asked for.
-struct Place {
+struct RelativeSpan {
     asked: Option<usize>,
     start: u32,
     end: u32,
 }
 
 /// What the check of an item does that others notice, told in the order in which it happens.
-enum Act<P> {
+enum Effect<P> {
     /// It asks for the value of an item, by its number, for the first time.
     Ask(usize),
     /// It asks for the file's route.
@@ -65,7 +65,7 @@ enum Act<P> {
     /// another.
     Name(String),
     /// It finds out what a name is worth that is declared at a place.
-    Learn(P, Worth),
+    Learn(P, ValueInfo),
 }
 
 /// What stages use, and what is therefore not to be reported as unused.
@@ -83,24 +83,24 @@ pub struct Uses {
 #[derive(Default)]
 pub struct Recording {
     asked: Vec<ItemId>,
-    acts: Vec<Act<Span>>,
+    effects: Vec<Effect<Span>>,
     declared: Vec<ModelId>,
     consulted: Vec<u32>,
     domains: bool,
     /// It did something that must be done again each time.
-    spoilt: bool,
+    uncacheable: bool,
     /// How many cycles had been found before it.
     cycles: usize,
 }
 
 /// A part of the checker's state that notes whether someone had to do with it.
 #[derive(Default)]
-pub struct Watched<T> {
+pub struct Tracked<T> {
     value: T,
     touched: Cell<bool>,
 }
 
-impl<T> Watched<T> {
+impl<T> Tracked<T> {
     fn touched(&self) -> bool {
         self.touched.replace(false)
     }
@@ -118,7 +118,7 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T> Watched<Vec<T>> {
+impl<T> Tracked<Vec<T>> {
     /// Adds what the recording notes by other means.
     fn declare(&mut self, one: T) -> usize {
         self.value.push(one);
@@ -126,7 +126,7 @@ impl<T> Watched<Vec<T>> {
     }
 }
 
-impl<T> Deref for Watched<T> {
+impl<T> Deref for Tracked<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -135,7 +135,7 @@ impl<T> Deref for Watched<T> {
     }
 }
 
-impl<T> DerefMut for Watched<T> {
+impl<T> DerefMut for Tracked<T> {
     fn deref_mut(&mut self) -> &mut T {
         self.touched.set(true);
         &mut self.value
@@ -204,8 +204,8 @@ impl Checker {
             && let Some(known) = self.known_check(id)
             && let Some(names) = self.repeat(&known, item)
         {
-            let worth = known.worth.clone();
-            self.modules.progress.entry(id).or_insert(Progress::Repeated { names, worth });
+            let info = known.info.clone();
+            self.modules.progress.entry(id).or_insert(Progress::Repeated { names, info });
             return;
         }
         self.item_value(id, asked_at);
@@ -226,7 +226,7 @@ impl Checker {
             }
             checker.begin_recording();
             let value = checker.evaluate_item(id, item);
-            checker.end_recording(id, item, Worth::of(&value));
+            checker.end_recording(id, item, ValueInfo::of(&value));
             value
         })
     }
@@ -247,7 +247,7 @@ impl Checker {
 
     fn known_check(&mut self, id: ItemId) -> Option<Rc<Check>> {
         let path = self.path_of(id.module)?;
-        self.memory.check(&path, id.index)
+        self.cache.check(&path, id.index)
     }
 
     /// The file of a module, unless the same file was loaded before under another name.
@@ -262,18 +262,19 @@ impl Checker {
     }
 
     /// Keeps the check that was recorded, if it can be repeated.
-    fn end_recording(&mut self, id: ItemId, item: &Item, worth: Option<Worth>) {
+    fn end_recording(&mut self, id: ItemId, item: &Item, info: Option<ValueInfo>) {
         let Some(recording) = self.pause_recording() else { return };
-        let check = self.check_of(recording, item, worth);
+        let check = self.check_of(recording, item, info);
         if let Some(path) = self.path_of(id.module) {
-            self.memory.keep(&path, id.index, check);
+            self.cache.keep(&path, id.index, check);
         }
     }
 
-    fn check_of(&self, recording: Recording, item: &Item, worth: Option<Worth>) -> Option<Check> {
-        let Recording { asked: ids, acts, declared, mut consulted, domains, spoilt, cycles } = recording;
+    fn check_of(&self, recording: Recording, item: &Item, info: Option<ValueInfo>) -> Option<Check> {
+        let Recording { asked: ids, effects, declared, mut consulted, domains, uncacheable, cycles } =
+            recording;
         // Where a circle begins decides what is said of it.
-        if spoilt || self.cycles > cycles {
+        if uncacheable || self.cycles > cycles {
             return None;
         }
         let uses = self.uses_of(&declared)?;
@@ -284,18 +285,18 @@ impl Checker {
             let name = declared_name(&tree.items[id.index].kind)?.text.clone();
             Some(Asked { path: self.path_of(id.module)?, name })
         });
-        let acts = acts.into_iter().map(|act| {
-            Some(match act {
-                Act::Ask(number) => Act::Ask(number),
-                Act::Route => Act::Route,
-                Act::Name(name) => Act::Name(name),
-                Act::Learn(span, worth) => Act::Learn(self.place(span, item, &ids)?, worth),
+        let effects = effects.into_iter().map(|effect| {
+            Some(match effect {
+                Effect::Ask(number) => Effect::Ask(number),
+                Effect::Route => Effect::Route,
+                Effect::Name(name) => Effect::Name(name),
+                Effect::Learn(span, info) => Effect::Learn(self.place(span, item, &ids)?, info),
             })
         });
         Some(Check {
             asked: asked.collect::<Option<_>>()?,
-            acts: acts.collect::<Option<_>>()?,
-            worth,
+            effects: effects.collect::<Option<_>>()?,
+            info,
             uses,
             consulted,
             domains,
@@ -303,11 +304,11 @@ impl Checker {
     }
 
     /// Where a span is among an item and those that it asked for.
-    fn place(&self, span: Span, item: &Item, asked: &[ItemId]) -> Option<Place> {
+    fn place(&self, span: Span, item: &Item, asked: &[ItemId]) -> Option<RelativeSpan> {
         let inside = |item: &Item| {
             item.span.file == span.file && item.span.start <= span.start && span.end <= item.span.end
         };
-        let place = |asked, item: &Item| Place {
+        let place = |asked, item: &Item| RelativeSpan {
             asked,
             start: span.start - item.span.start,
             end: span.end - item.span.start,
@@ -344,7 +345,7 @@ impl Checker {
         Some(uses)
     }
 
-    /// Does again what the check of an item did besides finding nothing, and returns the names of its models.
+    /// Does again what the check of an item did besides diagnostic nothing, and returns the names of its models.
     /// None where that can't be done; then nothing has been done.
     fn repeat(&mut self, check: &Check, item: &Item) -> Option<VecDeque<String>> {
         let ids = check.asked.iter().map(|asked| {
@@ -354,14 +355,14 @@ impl Checker {
         });
         let ids = ids.collect::<Option<Vec<ItemId>>>()?;
         let mut names = VecDeque::new();
-        for act in &check.acts {
-            match act {
-                Act::Ask(number) => self.ask(ids[*number], item.span),
-                Act::Route => {
+        for effect in &check.effects {
+            match effect {
+                Effect::Ask(number) => self.ask(ids[*number], item.span),
+                Effect::Route => {
                     self.file_route(ENTRY);
                 }
-                Act::Name(wanted) => names.push_back(self.model_names.give(wanted)),
-                Act::Learn(place, worth) => {
+                Effect::Name(wanted) => names.push_back(self.model_names.give(wanted)),
+                Effect::Learn(place, info) => {
                     let around = match place.asked {
                         None => item.span,
                         Some(number) => self.modules.item_span(ids[number]),
@@ -371,7 +372,7 @@ impl Checker {
                         start: around.start + place.start,
                         end: around.start + place.end,
                     };
-                    self.facts.record(span, worth);
+                    self.facts.record(span, info);
                 }
             }
         }
@@ -386,12 +387,12 @@ impl Checker {
     /// reads or changes it may be left out.
     fn touched(&self) -> (bool, bool) {
         let Checker {
-            memory: _,
+            cache: _,
             recording: _,
             sources: _,
             // Values of items are asked for again.
             modules: _,
-            // A check with findings is not kept.
+            // A check with diagnostics is not kept.
             diagnostics: _,
             // Their numbers matter to nobody, only that they lead to the same places.
             origins: _,
@@ -436,7 +437,7 @@ impl Checker {
             until_look: _,
             stopped: _,
         } = self;
-        let spoilt = [
+        let uncacheable = [
             models.touched(),
             teachers.touched(),
             used_teachers.touched(),
@@ -445,15 +446,15 @@ impl Checker {
             benchmarks.touched(),
             sweep.touched(),
         ];
-        (domains.touched(), spoilt.contains(&true))
+        (domains.touched(), uncacheable.contains(&true))
     }
 
     // ---- What a check does while it is recorded ----
 
     /// It can't be left out next time.
-    pub(in crate::check) fn spoil_recording(&mut self) {
+    pub(in crate::check) fn mark_uncacheable(&mut self) {
         if let Some(recording) = &mut self.recording {
-            recording.spoilt = true;
+            recording.uncacheable = true;
         }
     }
 
@@ -462,7 +463,7 @@ impl Checker {
         if let Some(recording) = &mut self.recording
             && !recording.asked.contains(&id)
         {
-            recording.acts.push(Act::Ask(recording.asked.len()));
+            recording.effects.push(Effect::Ask(recording.asked.len()));
             recording.asked.push(id);
         }
     }
@@ -470,9 +471,9 @@ impl Checker {
     /// It asks for the file's route.
     pub(in crate::check) fn route_of_file(&mut self) -> &RouteState {
         if let Some(recording) = &mut self.recording
-            && !recording.acts.iter().any(|act| matches!(act, Act::Route))
+            && !recording.effects.iter().any(|effect| matches!(effect, Effect::Route))
         {
-            recording.acts.push(Act::Route);
+            recording.effects.push(Effect::Route);
         }
         &self.route
     }
@@ -482,10 +483,10 @@ impl Checker {
         if self.model_names.given.is_some() {
             return; // That has been repeated already.
         }
-        let Some(worth) = Worth::of(value) else { return };
-        self.facts.record(declared, &worth);
+        let Some(info) = ValueInfo::of(value) else { return };
+        self.facts.record(declared, &info);
         if let Some(recording) = &mut self.recording {
-            recording.acts.push(Act::Learn(declared, worth));
+            recording.effects.push(Effect::Learn(declared, info));
         }
     }
 
@@ -496,7 +497,7 @@ impl Checker {
         let name = given.unwrap_or_else(|| self.model_names.give(wanted));
         let id = ModelId(self.models.declare(crate::experiment::Model { name, stage, origin }) as u32);
         if let Some(recording) = &mut self.recording {
-            recording.acts.push(Act::Name(wanted.to_owned()));
+            recording.effects.push(Effect::Name(wanted.to_owned()));
             recording.declared.push(id);
         }
         id
@@ -505,9 +506,9 @@ impl Checker {
     /// The value of another item is evaluated: what happens now is that item's affair.
     fn pause_recording(&mut self) -> Option<Recording> {
         let mut recording = self.recording.take()?;
-        let (domains, spoilt) = self.touched();
+        let (domains, uncacheable) = self.touched();
         recording.domains |= domains;
-        recording.spoilt |= spoilt;
+        recording.uncacheable |= uncacheable;
         recording.consulted.extend(self.modules.consulted.take().unwrap_or_default());
         Some(recording)
     }

@@ -23,7 +23,7 @@ struct Allow {
 /// file. Comments of other files may be there for what only shows when these are checked by themselves;
 /// comments about what nobody has looked for are left alone: `audited` says whether gradients have been.
 pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audited: bool) {
-    let wrong = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
+    let wrong = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     // An `allow` may silence what another `allow` is told, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
     let (last, first): (Vec<Allow>, Vec<Allow>) =
@@ -31,16 +31,17 @@ pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnos
     for allows in [first, last] {
         for allow in allows {
             let named = sources.text(allow.code);
-            let fits = |finding: &Diagnostic| {
-                let place = finding.primary.span;
-                finding.code.name() == named
+            let fits = |diagnostic: &Diagnostic| {
+                let place = diagnostic.primary.span;
+                diagnostic.code.name() == named
                     && place.file == allow.span.file
                     && allow.covers.contains(&place.start)
             };
-            let hits =
-                diagnostics.iter().any(|finding| finding.severity == Severity::Warning && fits(finding));
+            let hits = diagnostics
+                .iter()
+                .any(|diagnostic| diagnostic.severity == Severity::Warning && fits(diagnostic));
             if hits && allow.has_reason {
-                diagnostics.retain(|finding| finding.severity == Severity::Error || !fits(finding));
+                diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error || !fits(diagnostic));
                 continue;
             }
             let not_looked_for =
@@ -48,13 +49,14 @@ pub(in crate::check) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnos
             if allow.span.file != FileId(0) || not_looked_for {
                 continue;
             }
-            let error =
-                diagnostics.iter().find(|finding| finding.severity == Severity::Error && fits(finding));
+            let error = diagnostics
+                .iter()
+                .find(|diagnostic| diagnostic.severity == Severity::Error && fits(diagnostic));
             let unknown = !Code::ALL.iter().any(|code| code.name() == named);
             // While something is wrong, what would be silenced may not have been looked for.
             if hits || error.is_some() || unknown || !wrong {
-                let finding = unused(sources, &allow, named, hits, error);
-                diagnostics.push(finding);
+                let diagnostic = unused(sources, &allow, named, hits, error);
+                diagnostics.push(diagnostic);
             }
         }
     }
@@ -74,14 +76,14 @@ fn unused(
     }
     if let Some(error) = error {
         return warning(format!("`{named}` is an error here: errors can't be silenced"))
-            .because(error.primary.span, "this must be fixed");
+            .note(error.primary.span, "this must be fixed");
     }
     if !Code::ALL.iter().any(|code| code.name() == named) {
-        let finding =
+        let diagnostic =
             Diagnostic::warning(Code::UnusedAllow, allow.code, format!("unknown diagnostic code `{named}`"));
         return match nearest(named, Code::ALL.iter().map(|code| code.name())) {
-            Some(near) => finding.did_you_mean(named, near),
-            None => finding.help("`mopd explain --all` lists them"),
+            Some(near) => diagnostic.did_you_mean(named, near),
+            None => diagnostic.help("`mopd explain --all` lists them"),
         };
     }
     warning(format!("there is no `{named}` here to silence")).label("covers nothing").fix(
@@ -105,19 +107,19 @@ pub(in crate::check) fn with_blanks(text: &str, comment: Span) -> Span {
 
 /// The comment that silences a warning, once a reason is written behind it: a line of its own above. Errors
 /// have none.
-pub fn insertion(sources: &Sources, finding: &Diagnostic) -> Option<Fix> {
-    if finding.severity == Severity::Error || finding.code == Code::UnusedAllow {
+pub fn insertion(sources: &Sources, diagnostic: &Diagnostic) -> Option<Fix> {
+    if diagnostic.severity == Severity::Error || diagnostic.code == Code::UnusedAllow {
         return None;
     }
-    let place = finding.primary.span;
+    let place = diagnostic.primary.span;
     let before = &sources.file(place.file).text[..place.start as usize];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let rest = &sources.file(place.file).text[line_start..];
     let indent = &rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()];
     Some(Fix {
-        title: format!("silence `{}` here, for a reason", finding.code.name()),
+        title: format!("silence `{}` here, for a reason", diagnostic.code.name()),
         span: Span::new(place.file, line_start, line_start),
-        replacement: format!("{indent}// allow({}): \n", finding.code.name()),
+        replacement: format!("{indent}// allow({}): \n", diagnostic.code.name()),
         applicability: crate::diag::Applicability::Possible,
     })
 }
@@ -190,7 +192,7 @@ mod tests {
         };
         let mut diagnostics: Vec<Diagnostic> = warned.iter().map(warning).collect();
         silence(&sources, &mut diagnostics, true);
-        diagnostics.into_iter().map(|finding| finding.message).collect()
+        diagnostics.into_iter().map(|diagnostic| diagnostic.message).collect()
     }
 
     const CODE: Code = Code::UnusedDomain;
@@ -235,7 +237,7 @@ mod tests {
         let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
         let mut diagnostics = vec![Diagnostic::error(Code::Syntax, Span::new(file, 0, 2), "wrong")];
         silence(&sources, &mut diagnostics, true);
-        let messages: Vec<&str> = diagnostics.iter().map(|finding| finding.message.as_str()).collect();
+        let messages: Vec<&str> = diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
         assert_eq!(messages, ["wrong", "`syntax` is an error here: errors can't be silenced"]);
         assert_eq!(insertion(&sources, &diagnostics[0]), None);
     }

@@ -39,7 +39,7 @@ pub struct Symbol {
     /// The item that a parameter or local belongs to.
     pub owner: Option<SymbolId>,
     /// What it is worth, where the evaluator came by.
-    pub worth: Option<Worth>,
+    pub info: Option<ValueInfo>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl SymbolKind {
 
 /// What a name stands for, as far as the checker knows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Worth {
+pub struct ValueInfo {
     /// `a number`, `a model`, `the family `expert``
     pub description: String,
     pub number: Option<(Unit, Axis)>,
@@ -147,33 +147,33 @@ pub struct Worth {
     pub constant: Option<f64>,
 }
 
-impl Worth {
-    pub(in crate::check) fn of(value: &Value) -> Option<Worth> {
+impl ValueInfo {
+    pub(in crate::check) fn of(value: &Value) -> Option<ValueInfo> {
         let (number, live) = match value {
             Value::Error => return None,
             Value::Formula(formula) => (Some((formula.unit(), formula.axis())), formula.live()),
             _ => (None, false),
         };
-        Some(Worth { description: value.describe(), number, live, constant: value.constant() })
+        Some(ValueInfo { description: value.describe(), number, live, constant: value.constant() })
     }
 }
 
 /// What the evaluator tells of the names inside objectives.
 #[derive(Default)]
 pub struct Facts {
-    worths: HashMap<Span, Worth>,
+    values: HashMap<Span, ValueInfo>,
 }
 
 impl Facts {
     /// A body is evaluated once per call; what differs between calls is no constant.
-    pub fn record(&mut self, declared: Span, worth: &Worth) {
-        let mut worth = worth.clone();
-        if let Some(before) = self.worths.get(&declared)
-            && before.constant != worth.constant
+    pub fn record(&mut self, declared: Span, info: &ValueInfo) {
+        let mut info = info.clone();
+        if let Some(before) = self.values.get(&declared)
+            && before.constant != info.constant
         {
-            worth.constant = None;
+            info.constant = None;
         }
-        self.worths.insert(declared, worth);
+        self.values.insert(declared, info);
     }
 }
 
@@ -207,20 +207,20 @@ pub struct Use {
     pub declares: bool,
 }
 
-/// An index that is built when it is first asked for: findings are needed after every keystroke, names are
+/// An index that is built when it is first asked for: diagnostics are needed after every keystroke, names are
 /// not.
-pub type LazyIndex = LazyCell<Index, Box<dyn FnOnce() -> Index>>;
+pub type LazyIndex = LazyCell<NameIndex, Box<dyn FnOnce() -> NameIndex>>;
 
 /// Names and trees of one analysis.
 #[derive(Default)]
-pub struct Index {
+pub struct NameIndex {
     pub symbols: Vec<Symbol>,
     /// Sorted by place.
     uses: Vec<Use>,
     trees: Vec<(FileId, Rc<Module>)>,
 }
 
-impl Index {
+impl NameIndex {
     pub fn symbol(&self, id: SymbolId) -> &Symbol {
         &self.symbols[id.0 as usize]
     }
@@ -271,10 +271,10 @@ impl Index {
     }
 
     pub(in crate::check) fn lazy(modules: Modules, facts: Facts) -> LazyIndex {
-        LazyCell::new(Box::new(move || Index::build(&modules, facts)))
+        LazyCell::new(Box::new(move || NameIndex::build(&modules, facts)))
     }
 
-    fn build(modules: &Modules, facts: Facts) -> Index {
+    fn build(modules: &Modules, facts: Facts) -> NameIndex {
         let mut index = walk::walk(modules, facts);
         index.uses.sort_by_key(|a_use| a_use.span);
         index

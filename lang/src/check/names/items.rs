@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Objective, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Stage, TeacherWeights, Template,
+    Objective, Panel, PanelId, Rollout, RolloutSource, Sampling, Slot, Stage, TeacherWeights, Template,
+    TemplatePiece,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
@@ -78,16 +79,16 @@ impl Checker {
                 format!("the definitions of {} need each other, in a circle", names.join(", "))
             }
         };
-        let mut finding = Diagnostic::error(Code::Cycle, *place, text).label(match others.first() {
+        let mut diagnostic = Diagnostic::error(Code::Cycle, *place, text).label(match others.first() {
             Some((_, next)) => format!("needs `{next}`"),
             None => "needs itself".to_owned(),
         });
         for (nth, (span, _)) in others.iter().enumerate() {
             let next = others.get(nth + 1).map_or(name, |(_, next)| next);
-            finding = finding.because(*span, format!("needs `{next}`"));
+            diagnostic = diagnostic.note(*span, format!("needs `{next}`"));
         }
         self.report(
-            finding
+            diagnostic
                 .help("make one of them from something else; a teacher that is the student itself is `self`"),
         );
     }
@@ -275,7 +276,7 @@ impl Checker {
                 Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }))
             }
             "template" => {
-                let pieces = vec![Piece::Slot(Slot::Prompt)];
+                let pieces = vec![TemplatePiece::Slot(Slot::Prompt)];
                 Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
             }
             "counts" => {

@@ -14,8 +14,8 @@ use crate::check::Loader;
 use crate::check::builtins;
 use crate::check::builtins::vocabulary;
 use crate::check::formulas::signals;
-use crate::check::incremental::memory;
-use crate::check::names::index::Worth;
+use crate::check::incremental::cache;
+use crate::check::names::index::ValueInfo;
 use crate::check::names::items::{callable, signature};
 use crate::check::values::value::Value;
 
@@ -44,7 +44,7 @@ pub enum Progress {
     /// models were given, and what it is worth to editors.
     Repeated {
         names: VecDeque<String>,
-        worth: Option<Worth>,
+        info: Option<ValueInfo>,
     },
 }
 
@@ -121,7 +121,7 @@ impl Modules {
 
     fn consult(&self, name: &str) {
         if let Some(consulted) = self.consulted.borrow_mut().as_mut() {
-            consulted.push(memory::hash(name));
+            consulted.push(cache::hash(name));
         }
     }
 
@@ -212,9 +212,9 @@ impl Checker {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
         let path: Rc<str> = Rc::from(source.path.as_str());
-        let (tree, findings) = self.memory.parse(&path, file, &source.text);
-        for finding in findings {
-            self.report(finding);
+        let (tree, diagnostics) = self.cache.parse(&path, file, &source.text);
+        for diagnostic in diagnostics {
+            self.report(diagnostic);
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
         let tree = Rc::new(tree);
@@ -267,7 +267,7 @@ impl Checker {
                     format!("`{}` is declared twice", name.text),
                 )
                 .label("declared again here")
-                .because(first.span, "first declared here")
+                .note(first.span, "first declared here")
                 .help("give one of them another name"),
             ),
             None => {
@@ -286,11 +286,11 @@ impl Checker {
                 annotation.as_ref().is_none_or(|kind| matches!(kind.text.as_str(), "teacher" | "model"));
             if let Some(first) = parameters[..at].iter().find(|first| first.name.text == name.text) {
                 let text = format!("the parameter `{}` is declared twice", name.text);
-                let finding =
+                let diagnostic =
                     Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
                 self.report(
-                    finding
-                        .because(first.name.span, "first declared here")
+                    diagnostic
+                        .note(first.name.span, "first declared here")
                         .help("give one of them another name"),
                 );
             } else if part {
@@ -299,8 +299,8 @@ impl Checker {
             } else if signals::is_reserved(&name.text) || (vocabulary::signal(&name.text).is_some() && !role)
             {
                 let text = format!("`{}` is what every objective reads under this name", name.text);
-                let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
-                self.report(finding.label("can't be a parameter").help("choose another name"));
+                let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
+                self.report(diagnostic.label("can't be a parameter").help("choose another name"));
             }
         }
     }
@@ -320,7 +320,7 @@ impl Checker {
                 let public =
                     tree.items.iter().filter(|item| item.public).filter_map(|item| declared_name(&item.kind));
                 let near = nearest(&name.text, public.map(|name| name.text.as_str())).map(str::to_owned);
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::UnknownName,
                     name.span,
                     format!("`{}` has no `{}`", dotted(path), name.text),
@@ -329,14 +329,18 @@ impl Checker {
                 let meant = near.clone();
                 let elsewhere = self.modules.of_library(&name.text).map(str::to_owned);
                 self.report(match (near, elsewhere, names) {
-                    (Some(near), None, _) => finding.did_you_mean(&name.text, &near),
+                    (Some(near), None, _) => diagnostic.did_you_mean(&name.text, &near),
                     (_, Some(module), [_]) => {
                         let ours = format!("std.{module}.{}", name.text);
                         let whole = path.first().map_or(name.span, |first| first.span.to(name.span));
-                        finding.help(format!("it is `{ours}`")).fix(format!("import `{ours}`"), whole, ours)
+                        diagnostic.help(format!("it is `{ours}`")).fix(
+                            format!("import `{ours}`"),
+                            whole,
+                            ours,
+                        )
                     }
-                    (_, Some(module), _) => finding.help(format!("it is `std.{module}.{}`", name.text)),
-                    _ => finding,
+                    (_, Some(module), _) => diagnostic.help(format!("it is `std.{module}.{}`", name.text)),
+                    _ => diagnostic,
                 });
                 self.lose(into, std::slice::from_ref(name));
                 self.modules.lost.extend(meant.map(|meant| (into, meant)));
@@ -351,7 +355,7 @@ impl Checker {
                         format!("`{}` is private to `{}`", name.text, dotted(path)),
                     )
                     .label("not for import")
-                    .because(declared.span, "declared without `pub`")
+                    .note(declared.span, "declared without `pub`")
                     .help(format!("write `pub` before it in `{}`", dotted(path))),
                 );
             }
@@ -410,15 +414,15 @@ impl Checker {
             (["std"], [name]) => format!("`std.{}` names no module and what is taken from it", name.text),
             _ => format!("there is no module `{}`", dotted(path)),
         };
-        let finding = Diagnostic::error(Code::UnknownModule, span, text);
-        let finding = finding.label(where_from);
+        let diagnostic = Diagnostic::error(Code::UnknownModule, span, text);
+        let diagnostic = diagnostic.label(where_from);
         let whole = names.last().filter(|_| names.len() == 1).map(|name| span.to(name.span));
         let all_in = |module: &str| names.iter().all(|name| self.library_has(module, &name.text));
-        let finding = match (segments.as_slice(), names) {
+        let diagnostic = match (segments.as_slice(), names) {
             // `use opd.mopd`
             ([module], _) if !standard && !names.is_empty() && all_in(module) => {
                 let ours = format!("std.{module}");
-                finding
+                diagnostic
                     .help(format!("the standard library has `{ours}`"))
                     .replace_with(format!("write `{ours}`"), ours)
             }
@@ -428,12 +432,12 @@ impl Checker {
                     && !self.modules.library_modules().any(|known| known == name.text) =>
             {
                 let ours = format!("std.{module}.{}", name.text);
-                finding.help(format!("it is `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
+                diagnostic.help(format!("it is `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
             }
             // `use std.opd`: what is taken from it is left out.
             (["std"], [module]) if self.modules.library_modules().any(|known| known == module.text) => {
                 let offered: Vec<&str> = self.modules.offered(&module.text).take(4).collect();
-                finding.help(format!(
+                diagnostic.help(format!(
                     "say what is taken from it: `use std.{}.{{{}}}`",
                     module.text,
                     offered.join(", ")
@@ -443,16 +447,16 @@ impl Checker {
                 let near = nearest(module, self.modules.library_modules()).map(str::to_owned);
                 match near {
                     Some(near) => {
-                        let finding = finding.help(format!("did you mean `std.{near}`?"));
+                        let diagnostic = diagnostic.help(format!("did you mean `std.{near}`?"));
                         let span = path[1].span;
-                        finding.fix(format!("write `std.{near}`"), span, near).possibly()
+                        diagnostic.fix(format!("write `std.{near}`"), span, near).possibly()
                     }
-                    None => finding.help("the book's page on the standard library lists its modules"),
+                    None => diagnostic.help("the book's page on the standard library lists its modules"),
                 }
             }
-            _ => finding,
+            _ => diagnostic,
         };
-        self.report(finding);
+        self.report(diagnostic);
         None
     }
 
@@ -466,10 +470,10 @@ impl Checker {
         for (name, value) in overrides {
             let text = format!("let {name} = {value}\n");
             let file = self.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
-            let (tree, findings) = parse(file, &text);
-            let bad = !findings.is_empty();
-            for finding in findings {
-                self.report(finding);
+            let (tree, diagnostics) = parse(file, &text);
+            let bad = !diagnostics.is_empty();
+            for diagnostic in diagnostics {
+                self.report(diagnostic);
             }
             let [item] = tree.items.as_slice() else { continue };
             let ItemKind::Let { name: place, value } = &item.kind else { continue };
@@ -490,16 +494,16 @@ impl Checker {
             if parameters.contains(&name.as_str()) {
                 self.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
             } else {
-                let mut finding = Diagnostic::error(
+                let mut diagnostic = Diagnostic::error(
                     Code::UnknownName,
                     place.span,
                     format!("the experiment has no `param {name}` that could be set"),
                 )
                 .label(format!("can be set: {}", parameters.join(", ")));
                 if let Some(near) = nearest(name, parameters) {
-                    finding = finding.help(format!("did you mean `{near}`?"));
+                    diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
                 }
-                self.report(finding);
+                self.report(diagnostic);
             }
         }
     }

@@ -98,28 +98,28 @@ impl Checker {
             .any(|known| known.code == Code::UnknownName && known.primary.span == span);
         if is_known || self.modules.is_lost(env.module, name) {
             // It, or its import, has been reported.
-            self.spoil_recording();
+            self.mark_uncacheable();
             return;
         }
         let in_formula = matches!(env.context, Context::Objective | Context::Term);
         if builtins::find_loss(name).is_some() {
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::UnknownName,
                 span,
                 format!("`{name}` means something after `live` only"),
             )
             .help(format!("write `live {name}(...)` in a term"));
             self.report(match in_formula {
-                true => finding.fix("write `live`", Span { end: span.start, ..span }, "live ").possibly(),
-                false => finding,
+                true => diagnostic.fix("write `live`", Span { end: span.start, ..span }, "live ").possibly(),
+                false => diagnostic,
             });
             return;
         }
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::UnknownName, span, format!("cannot find `{name}` in this scope"))
                 .label("not declared");
         if vocabulary::signal(name).is_some() {
-            self.report(finding.help(match env.context {
+            self.report(diagnostic.help(match env.context {
                 Context::Schedule => {
                     format!(
                         "`{name}` is not known for the run as a whole: a schedule reads `step` and `progress`"
@@ -131,27 +131,28 @@ impl Checker {
         }
         let wanted = self.wanted(span);
         let candidates = self.candidates(wanted, env);
-        let finding = if let Some(same) = candidates.iter().find(|candidate| same_letters(candidate, name)) {
-            finding.did_you_mean(name, same)
+        let diagnostic = if let Some(same) = candidates.iter().find(|candidate| same_letters(candidate, name))
+        {
+            diagnostic.did_you_mean(name, same)
         } else if let Some(known) = foreign::name(name).filter(|known| fits(*known, wanted, in_formula)) {
             match known {
-                Spelling::Name(ours) => finding
+                Spelling::Name(ours) => diagnostic
                     .help(format!("here it is called `{ours}`"))
                     .replace_with(format!("write `{ours}`"), ours),
-                Spelling::Otherwise(words) => finding.help(words),
+                Spelling::Otherwise(words) => diagnostic.help(words),
             }
         } else if let Some(module) = self.modules.of_library(name) {
             let import = format!("use std.{module}.{name}");
             let (place, text) = self.place_of_import(env, &import);
-            finding.help(format!("`std.{module}` has it: add `{import}`")).fix(
+            diagnostic.help(format!("`std.{module}` has it: add `{import}`")).fix(
                 format!("add `{import}`"),
                 place,
                 text,
             )
         } else if let Some(signal) = in_formula.then(|| part_of_role(name)).flatten() {
-            finding.did_you_mean(name, &signal)
+            diagnostic.did_you_mean(name, &signal)
         } else if let Some(head) = self.loop_variable(name, span) {
-            finding
+            diagnostic
                 .help(format!(
                     "`{name}` ranges over nothing here: begin the arm with `for {name} in domains:`"
                 ))
@@ -159,22 +160,22 @@ impl Checker {
         } else if let Some(near) = nearest(name, candidates.iter().map(String::as_str))
             .or_else(|| begins_alike(wanted, name, &candidates))
         {
-            finding.did_you_mean(name, near)
+            diagnostic.did_you_mean(name, near)
         } else if wanted == Wanted::Key && !candidates.is_empty() {
-            finding.help(format!("there are: {}", candidates.join(", ")))
+            diagnostic.help(format!("there are: {}", candidates.join(", ")))
         } else if in_formula {
-            finding.help(format!("if it is a field of the data, write `data.{name}`"))
+            diagnostic.help(format!("if it is a field of the data, write `data.{name}`"))
         } else if wanted == Wanted::Value
             && self.sources.file(span.file).text[..span.start as usize].trim_end().ends_with("reward =")
         {
-            finding.help(
+            diagnostic.help(
                 "rewards are `exact_match`, `numeric`, `regex(\"...\")` and programs of yours: \
                  `command(\"python3 verify.py\")`",
             )
         } else {
-            finding
+            diagnostic
         };
-        self.report(finding);
+        self.report(diagnostic);
     }
 
     /// Where an arm of a route begins that compares the domain with an undeclared short name: a forgotten
@@ -217,18 +218,18 @@ impl Checker {
                 _ => None,
             });
         let text = format!("cannot find `{library}.{}` in this scope", field.text);
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::UnknownName, span, text).label("there are no libraries of Python here");
         let builtin = ours.and_then(builtins::find);
         self.report(match (ours, foreign::name(&field.text)) {
             (Some(ours), _) => {
                 let usage = builtin.map_or(String::new(), |builtin| format!(": `{}`", builtin.usage));
-                finding
+                diagnostic
                     .help(format!("here it is called `{ours}`{usage}"))
                     .replace_with(format!("write `{ours}`"), ours)
             }
-            (None, Some(Spelling::Otherwise(words))) => finding.help(words),
-            _ => finding.help(
+            (None, Some(Spelling::Otherwise(words))) => diagnostic.help(words),
+            _ => diagnostic.help(
                 "the functions are listed in the reference: `min`, `max`, `clip`, `where`, `exp`, `log`, ...",
             ),
         });
@@ -248,28 +249,32 @@ impl Checker {
         let Value::Formula(formula) = &value else { return Some(value).filter(Value::is_error) };
         let written = self.sources.text(base.span).to_owned();
         let text = format!("numbers have no methods, and `{}` would be one", field.text);
-        let finding = Diagnostic::error(Code::UnknownField, field.span, text);
-        let finding = match field.text.as_str() {
+        let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
+        let diagnostic = match field.text.as_str() {
             "detach" | "item" | "stop_gradient" | "float" | "data" | "cpu" => {
-                let finding =
-                    finding.help("nothing needs to be detached: only what is marked `live` carries gradient");
-                self.report(finding.fix(format!("write `{written}`"), whole, written));
+                let diagnostic = diagnostic
+                    .help("nothing needs to be detached: only what is marked `live` carries gradient");
+                self.report(diagnostic.fix(format!("write `{written}`"), whole, written));
                 return Some(value);
             }
-            "clamp" | "clip" => finding.help(format!("write `clip({written}, low, high)`")),
-            "mean" | "sum" | "min" | "max" if arguments.is_empty() => finding
+            "clamp" | "clip" => diagnostic.help(format!("write `clip({written}, low, high)`")),
+            "mean" | "sum" | "min" | "max" if arguments.is_empty() => diagnostic
                 .help(format!("write `{}({written}, over: sequence)`, or over another axis", field.text)),
             name if builtins::find(name).is_some_and(|builtin| builtin.required == 1)
                 && arguments.is_empty() =>
             {
                 let ours = format!("{name}({written})");
-                finding.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
+                diagnostic.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
             }
-            name if builtins::find(name).is_some() => finding.help(format!("write `{name}({written}, ...)`")),
-            _ => finding.help("a function stands before its arguments: `exp(x)`, `mean(x, over: sequence)`"),
+            name if builtins::find(name).is_some() => {
+                diagnostic.help(format!("write `{name}({written}, ...)`"))
+            }
+            _ => {
+                diagnostic.help("a function stands before its arguments: `exp(x)`, `mean(x, over: sequence)`")
+            }
         };
         let _ = formula;
-        self.report(finding);
+        self.report(diagnostic);
         Some(Value::Error)
     }
 
@@ -284,21 +289,21 @@ impl Checker {
     ) -> Option<Meant> {
         let name = entry.key.text.as_str();
         let known = vocabulary::names(keys);
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::UnknownKey, entry.key.span, format!("{owner} has no setting `{name}`"));
         let free: Vec<&str> = known.iter().copied().filter(|key| !set.contains(key)).collect();
         if let Some(same) = free.iter().find(|key| same_letters(key, name)) {
-            self.report(finding.did_you_mean(name, same));
+            self.report(diagnostic.did_you_mean(name, same));
             return Some(Meant { key: (*same).to_owned(), same_value: true });
         }
         if let Some(setting) = foreign::setting(name, &free) {
             let value = self.sources.text(entry.value.span);
             let whole = entry.key.span.to(entry.value.span);
-            let finding = finding.help(setting.help());
+            let diagnostic = diagnostic.help(setting.help());
             self.report(match (setting, setting.written(value)) {
-                (Setting::Is(key), _) => finding.replace_with(format!("change to `{key}`"), key),
-                (_, Some(written)) => finding.fix(format!("write `{written}`"), whole, written),
-                _ => finding,
+                (Setting::Is(key), _) => diagnostic.replace_with(format!("change to `{key}`"), key),
+                (_, Some(written)) => diagnostic.fix(format!("write `{written}`"), whole, written),
+                _ => diagnostic,
             });
             return setting
                 .key()
@@ -308,12 +313,12 @@ impl Checker {
         if let Some(setting @ (Setting::Within { .. } | Setting::Otherwise(_))) =
             foreign::setting(name, &known)
         {
-            self.report(finding.help(setting.help()));
+            self.report(diagnostic.help(setting.help()));
             return None;
         }
         match foreign::key(name, &free) {
             Some((near, similar)) => {
-                self.report(finding.did_you_mean(name, near).possibly());
+                self.report(diagnostic.did_you_mean(name, near).possibly());
                 Some(Meant { key: near.to_owned(), same_value: similar })
             }
             None => {
@@ -324,7 +329,7 @@ impl Checker {
                     }
                     _ => format!("it has: {}", known.join(", ")),
                 };
-                self.report(finding.help(help));
+                self.report(diagnostic.help(help));
                 None
             }
         }
@@ -340,42 +345,42 @@ impl Checker {
         let Some(name) = &argument.name else {
             let count = known.len();
             let text = format!("`{callee}` takes {count} argument{}", if count == 1 { "" } else { "s" });
-            let finding =
+            let diagnostic =
                 Diagnostic::error(Code::UnknownArgument, argument.value.span, text).label("one too many");
-            return self.report(declared_there(finding, declared));
+            return self.report(declared_there(diagnostic, declared));
         };
         let text = format!("`{callee}` has no argument `{}`", name.text);
-        let finding = declared_there(Diagnostic::error(Code::UnknownArgument, name.span, text), declared);
+        let diagnostic = declared_there(Diagnostic::error(Code::UnknownArgument, name.span, text), declared);
         let same = known.iter().find(|key| same_letters(key, &name.text));
         let takes = || match known.is_empty() {
             true => "it takes none".to_owned(),
             false => format!("it takes: {}", known.join(", ")),
         };
-        let finding = match (same, foreign::setting(&name.text, known)) {
-            (Some(same), _) => finding.did_you_mean(&name.text, same),
+        let diagnostic = match (same, foreign::setting(&name.text, known)) {
+            (Some(same), _) => diagnostic.did_you_mean(&name.text, same),
             // An axis has a name, where others count.
             (None, Some(Setting::Is("over"))) => {
-                finding.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ...")
+                diagnostic.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ...")
             }
-            (None, Some(Setting::Is(key))) => finding
+            (None, Some(Setting::Is(key))) => diagnostic
                 .help(format!("here it is called `{key}`"))
                 .replace_with(format!("change to `{key}`"), key),
             // What the author declared with nearly this name was meant, whatever others call so.
             (None, Some(setting @ Setting::Otherwise(_)))
                 if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>
             {
-                finding.help(setting.help())
+                diagnostic.help(setting.help())
             }
             _ => match (foreign::key(&name.text, known), known) {
-                (Some((near, _)), _) => finding.did_you_mean(&name.text, near),
+                (Some((near, _)), _) => diagnostic.did_you_mean(&name.text, near),
                 // The only argument that there is.
                 (None, [only]) => {
-                    finding.help(takes()).replace_with(format!("change to `{only}`"), *only).possibly()
+                    diagnostic.help(takes()).replace_with(format!("change to `{only}`"), *only).possibly()
                 }
-                _ => finding.help(takes()),
+                _ => diagnostic.help(takes()),
             },
         };
-        self.report(finding);
+        self.report(diagnostic);
     }
 
     /// A setting of a stage's block, given as an argument.
@@ -420,22 +425,22 @@ impl Checker {
     }
 }
 
-/// A finding of a text where something else is needed: without its quotes, it might be that.
-pub(in crate::check) fn without_quotes(finding: Diagnostic, unquoted: Option<String>) -> Diagnostic {
+/// A diagnostic of a text where something else is needed: without its quotes, it might be that.
+pub(in crate::check) fn without_quotes(diagnostic: Diagnostic, unquoted: Option<String>) -> Diagnostic {
     match unquoted {
         Some(bare) => {
-            let finding = finding.help(format!("without quotes: `{bare}`"));
-            let span = finding.primary.span;
-            finding.fix("remove the quotes", span, bare)
+            let diagnostic = diagnostic.help(format!("without quotes: `{bare}`"));
+            let span = diagnostic.primary.span;
+            diagnostic.fix("remove the quotes", span, bare)
         }
-        None => finding,
+        None => diagnostic,
     }
 }
 
-fn declared_there(finding: Diagnostic, declared: Option<Span>) -> Diagnostic {
+fn declared_there(diagnostic: Diagnostic, declared: Option<Span>) -> Diagnostic {
     match declared {
-        Some(declared) => finding.because(declared, "declared here"),
-        None => finding,
+        Some(declared) => diagnostic.note(declared, "declared here"),
+        None => diagnostic,
     }
 }
 

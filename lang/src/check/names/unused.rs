@@ -18,7 +18,7 @@ use crate::check::names::modules::ModuleId;
 const ENTRY: ModuleId = ModuleId(0);
 
 /// A name, where it is declared, and where it could be read.
-struct Declared {
+struct Declaration {
     what: &'static str,
     name: String,
     span: Span,
@@ -28,17 +28,17 @@ struct Declared {
     help: &'static str,
 }
 
-impl Declared {
-    fn new(what: &'static str, name: &Name, within: Span) -> Declared {
+impl Declaration {
+    fn new(what: &'static str, name: &Name, within: Span) -> Declaration {
         let (effect, help) = ("it changes nothing", "use it where its value belongs, or remove it");
-        Declared { what, name: name.text.clone(), span: name.span, within, effect, help }
+        Declaration { what, name: name.text.clone(), span: name.span, within, effect, help }
     }
 
     /// `d` of `[d in domains]`; `within` is all that may read it.
-    fn variable(index: &Index, within: Span) -> Declared {
+    fn variable(index: &Index, within: Span) -> Declaration {
         let (effect, help) =
             ("all members are the same", "read it where they differ, such as `on: d`, or declare just one");
-        Declared { effect, help, ..Declared::new("variable", &index.name, within) }
+        Declaration { effect, help, ..Declaration::new("variable", &index.name, within) }
     }
 }
 
@@ -55,10 +55,10 @@ impl Checker {
         for item in &tree.items {
             match &item.kind {
                 ItemKind::Param(parameter) => {
-                    declared.push(Declared::new("param", &parameter.name, everywhere))
+                    declared.push(Declaration::new("param", &parameter.name, everywhere))
                 }
                 ItemKind::Let { name, .. } if !item.public => {
-                    declared.push(Declared::new("let", name, everywhere))
+                    declared.push(Declaration::new("let", name, everywhere))
                 }
                 ItemKind::Sweep { axes, .. } => passed_over.extend(axes.iter().map(|axis| axis.name.span)),
                 ItemKind::Use(import) => {
@@ -66,21 +66,24 @@ impl Checker {
                     imports.push((&**item, import));
                 }
                 ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => {
-                    declared.extend(binding.index.iter().map(|index| Declared::variable(index, item.span)));
+                    declared
+                        .extend(binding.index.iter().map(|index| Declaration::variable(index, item.span)));
                 }
                 ItemKind::Route(route) => declared.extend(variables_of(route)),
                 ItemKind::Objective { body, .. } => {
                     for statement in &body.statements {
                         match statement {
                             Statement::Let { name, index, value } => {
-                                declared.push(Declared::new("let", name, item.span));
+                                declared.push(Declaration::new("let", name, item.span));
                                 let within = name.span.to(value.span);
-                                declared.extend(index.iter().map(|index| Declared::variable(index, within)));
+                                declared
+                                    .extend(index.iter().map(|index| Declaration::variable(index, within)));
                             }
                             Statement::Term { name, index, value, block } => {
                                 let within =
                                     name.span.to(block.as_ref().map_or(value.span, |block| block.span));
-                                declared.extend(index.iter().map(|index| Declared::variable(index, within)));
+                                declared
+                                    .extend(index.iter().map(|index| Declaration::variable(index, within)));
                             }
                             _ => {}
                         }
@@ -89,12 +92,12 @@ impl Checker {
                 _ => {}
             }
             for parameter in signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters) {
-                declared.push(Declared::new("parameter", &parameter.name, item.span));
+                declared.push(Declaration::new("parameter", &parameter.name, item.span));
             }
         }
         let unread = declared.into_iter().filter(|declared| !mentioned(text, file, declared, &passed_over));
         let mut found: Vec<Diagnostic> = unread
-            .map(|Declared { what, name, span, effect, help, .. }| {
+            .map(|Declaration { what, name, span, effect, help, .. }| {
                 let text = format!("the {what} `{name}` is never read: {effect}");
                 Diagnostic::warning(Code::UnusedName, span, text).help(help)
             })
@@ -104,23 +107,23 @@ impl Checker {
                 // Imported domains take part like the file's own.
                 let domain = |id| matches!(self.modules.item(id).kind, ItemKind::Domain { .. });
                 self.modules.lookup_silently(ENTRY, &name.text).is_none_or(domain)
-                    || mentioned(text, file, &Declared::new("import", name, everywhere), &passed_over)
+                    || mentioned(text, file, &Declaration::new("import", name, everywhere), &passed_over)
             };
             found.extend(unused_import(text, item, import, is_read));
         }
-        for finding in found {
-            self.report(finding);
+        for diagnostic in found {
+            self.report(diagnostic);
         }
     }
 }
 
 /// The variables of the arms of a route, `for d in domains: ...`.
-fn variables_of(route: &Route) -> impl Iterator<Item = Declared> {
+fn variables_of(route: &Route) -> impl Iterator<Item = Declaration> {
     let help = "read it in the condition or behind the arrow, or write the arm once: `else -> ...`";
-    let variable = move |index, within| Declared {
+    let variable = move |index, within| Declaration {
         effect: "all of these arms are the same",
         help,
-        ..Declared::variable(index, within)
+        ..Declaration::variable(index, within)
     };
     route.arms.iter().filter_map(move |arm| Some(variable(arm.index.as_ref()?, arm.span)))
 }
@@ -128,7 +131,7 @@ fn variables_of(route: &Route) -> impl Iterator<Item = Declared> {
 /// What is imported and not read, with the edit that takes it out.
 fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) -> bool) -> Vec<Diagnostic> {
     let unread: Vec<usize> = (0..import.names.len()).filter(|at| !is_read(&import.names[*at])).collect();
-    let finding = |span: Span, names: &str| {
+    let diagnostic = |span: Span, names: &str| {
         let text = format!("the import of {names} is never used");
         Diagnostic::warning(Code::UnusedName, span, text).help("use what is imported, or remove the import")
     };
@@ -137,7 +140,7 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
         let names: Vec<String> = unread.iter().map(|at| quoted(*at)).collect();
         let Some(first) = import.names.first() else { return Vec::new() };
         let span = import.names.iter().fold(first.span, |span, name| span.to(name.span));
-        return vec![finding(span, &names.join(", ")).fix(
+        return vec![diagnostic(span, &names.join(", ")).fix(
             "remove the import",
             with_blanks(text, item.span),
             "",
@@ -149,13 +152,13 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
             Some(next) => Span { end: next.span.start, ..span },
             None => Span { start: import.names[at - 1].span.end, ..span },
         };
-        finding(span, &quoted(at)).fix(format!("remove {}", quoted(at)), taken, "")
+        diagnostic(span, &quoted(at)).fix(format!("remove {}", quoted(at)), taken, "")
     };
     unread.into_iter().map(one).collect()
 }
 
 /// Whether the word stands somewhere but where it is declared, imported or swept over.
-fn mentioned(text: &str, file: FileId, declared: &Declared, passed_over: &[Span]) -> bool {
+fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Span]) -> bool {
     let (start, end) = (declared.within.start as usize, declared.within.end as usize);
     let bytes = text.as_bytes();
     text[start..end].match_indices(declared.name.as_str()).any(|(at, word)| {

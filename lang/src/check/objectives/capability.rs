@@ -98,7 +98,7 @@ impl Checker {
         self.report(
             Diagnostic::error(Code::TeacherCapability, span, format!("this needs {wanted} of `{name}`"))
                 .label(format!("`{name}` answers `{answers}`"))
-                .because(declared, "declared here")
+                .note(declared, "declared here")
                 .help(help),
         );
     }

@@ -96,9 +96,9 @@ impl Checker {
                 return Value::Error;
             }
             FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
-                let finding =
+                let diagnostic =
                     Diagnostic::error(Code::NotDifferentiable, span, "no gradient flows through a reward");
-                self.report(finding.label("the verifier's verdict on the whole text").help(
+                self.report(diagnostic.label("the verifier's verdict on the whole text").help(
                     "a policy gradient weighs the log-probability with it: `-advantage * live \
                      student.logp`, `-advantage * live ratio`",
                 ));
@@ -162,13 +162,13 @@ impl Checker {
                 let value = self.evaluate(expr, &outside);
                 let beta = self.formula(value, expr.span)?;
                 if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
-                    let finding = Diagnostic::error(
+                    let diagnostic = Diagnostic::error(
                         Code::OutOfRange,
                         expr.span,
                         "`beta` is one positive number for the whole step",
                     );
                     self.report(
-                        finding.help("it says how far the student may leave the reference; 0.1 is usual"),
+                        diagnostic.help("it says how far the student may leave the reference; 0.1 is usual"),
                     );
                     return None;
                 }

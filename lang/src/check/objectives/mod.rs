@@ -20,7 +20,7 @@ use crate::check::values::value::{Family, Value};
 
 /// What the settings of an objective come to.
 #[derive(Default)]
-struct Parts<'a> {
+struct ObjectiveParts<'a> {
     terms: Vec<Term>,
     select: Option<Formula>,
     weight: Option<Formula>,
@@ -49,7 +49,7 @@ impl Checker {
         env: &Env,
     ) -> Option<Objective> {
         let mut outside = env.with_context(Context::Objective);
-        let mut parts = Parts::default();
+        let mut parts = ObjectiveParts::default();
         let mut terms: Vec<&Name> = Vec::new();
         for statement in &body.statements {
             match statement {
@@ -65,11 +65,11 @@ impl Checker {
                 Statement::Term { name, index, value, block } => {
                     if let Some(first) = terms.iter().find(|first| first.text == name.text) {
                         let text = format!("the term `{}` is declared twice", name.text);
-                        let finding = Diagnostic::error(Code::DuplicateName, name.span, text)
+                        let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text)
                             .label("declared again here");
                         let help =
                             "give one of them another name: losses, weights and curves are told apart by it";
-                        self.report(finding.because(first.span, "first declared here").help(help));
+                        self.report(diagnostic.note(first.span, "first declared here").help(help));
                         parts.faulty = true;
                         continue;
                     }
@@ -110,7 +110,7 @@ impl Checker {
             return None;
         }
         let origin = self.origin(name.span);
-        let Parts { terms, select, weight, temperature, reduce, .. } = parts;
+        let ObjectiveParts { terms, select, weight, temperature, reduce, .. } = parts;
         let objective =
             Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
         if !self.selected_is_decided(&objective) {
@@ -123,7 +123,7 @@ impl Checker {
     /// A `let` of an objective has a name of its own: whoever reads the line below must know which of two is
     /// meant.
     fn hides_nothing(&mut self, name: &Name, env: &Env) {
-        let finding = if vocabulary::signal(&name.text).is_some() {
+        let diagnostic = if vocabulary::signal(&name.text).is_some() {
             let text = format!("`{}` is what every objective reads under this name", name.text);
             Diagnostic::error(Code::DuplicateName, name.span, text).label("can't be declared again")
         } else if env.local(&name.text).is_some() {
@@ -135,11 +135,11 @@ impl Checker {
             let text = format!("`{}` is declared outside this objective already", name.text);
             Diagnostic::error(Code::DuplicateName, name.span, text)
                 .label("would hide it from here on")
-                .because(outer.span, "declared here")
+                .note(outer.span, "declared here")
         } else {
             return;
         };
-        self.report(finding.help("choose another name"));
+        self.report(diagnostic.help("choose another name"));
     }
 
     /// Domains, models and the like may be called as a number is: no formula reads them.
@@ -160,9 +160,9 @@ impl Checker {
         if env.local(&name.text).is_some() {
             let text =
                 format!("the term `{}` is named like a parameter or a `let` of this objective", name.text);
-            let finding =
+            let diagnostic =
                 Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
-            self.report(finding.help("give the term another name"));
+            self.report(diagnostic.help("give the term another name"));
         }
     }
 
@@ -175,34 +175,40 @@ impl Checker {
                 .map(|part| part.0.origin)
                 .next()
         };
-        let finding = match &objective.select {
+        let diagnostic = match &objective.select {
             Some(select) => read(select).map(|origin| {
                 let text = "`selected` is what `select` decides: it can't be read to decide it";
-                let finding = Diagnostic::error(Code::Cycle, self.span(origin), text);
-                finding
-                    .because(self.span(select.0.origin), "this decides")
+                let diagnostic = Diagnostic::error(Code::Cycle, self.span(origin), text);
+                diagnostic
+                    .note(self.span(select.0.origin), "this decides")
                     .help("leave `among: selected` out: within `select`, all trained tokens count")
             }),
             None => objective.formulas().into_iter().find_map(read).map(|origin| {
                 let text = format!("nothing is selected: `{}` has no `select`", objective.name);
-                let finding = Diagnostic::error(Code::UnknownName, self.span(origin), text);
-                finding.help(
+                let diagnostic = Diagnostic::error(Code::UnknownName, self.span(origin), text);
+                diagnostic.help(
                     "say what counts with `select = ...`, or leave `among: selected` out: all trained \
                      tokens count then",
                 )
             }),
         };
-        finding.map(|finding| self.report(finding)).is_none()
+        diagnostic.map(|diagnostic| self.report(diagnostic)).is_none()
     }
 
-    fn objective_entry<'a>(&mut self, owner: &Name, entry: &'a Entry, env: &Env, parts: &mut Parts<'a>) {
+    fn objective_entry<'a>(
+        &mut self,
+        owner: &Name,
+        entry: &'a Entry,
+        env: &Env,
+        parts: &mut ObjectiveParts<'a>,
+    ) {
         let marks = self.marks(&entry.marks);
         self.record_marks(&format!("objective {}", owner.text), &entry.key.text, marks);
         if let Some(first) = parts.seen.iter().find(|first| first.text == entry.key.text) {
             let text = format!("`{}` is set twice", entry.key.text);
             self.report(
                 Diagnostic::error(Code::DuplicateKey, entry.key.span, text)
-                    .because(first.span, "first set here"),
+                    .note(first.span, "first set here"),
             );
             return;
         }
@@ -250,9 +256,9 @@ impl Checker {
         if self.is_term(entry) {
             let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
             let text = format!("an objective has no setting `{name}`");
-            let finding = Diagnostic::error(Code::UnknownKey, entry.key.span, text)
+            let diagnostic = Diagnostic::error(Code::UnknownKey, entry.key.span, text)
                 .label("a part of the loss is a term");
-            self.report(finding.help(format!("write `term {name} = ...`")).fix(
+            self.report(diagnostic.help(format!("write `term {name} = ...`")).fix(
                 "write `term`",
                 before,
                 "term ",
@@ -262,7 +268,7 @@ impl Checker {
         self.unknown_setting(entry, "an objective", vocabulary::OBJECTIVE, &[]);
     }
 
-    fn objective_is_complete(&mut self, name: &Name, body: &Block, parts: &mut Parts) {
+    fn objective_is_complete(&mut self, name: &Name, body: &Block, parts: &mut ObjectiveParts) {
         let has_term = body.statements.iter().any(|statement| match statement {
             Statement::Term { .. } => true,
             Statement::Entry(entry) => self.is_term(entry),
@@ -331,7 +337,7 @@ impl Checker {
         self.report(
             Diagnostic::error(Code::AxisMismatch, term_span, text)
                 .label(format!("one number per {}", axis.name()))
-                .because(reduce_span, format!("reduces over `{}`", start.name()))
+                .note(reduce_span, format!("reduces over `{}`", start.name()))
                 .help(format!(
                     "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} \
                      }}`",
@@ -372,16 +378,11 @@ impl Checker {
         let formula = formula?;
         self.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
-            self.unit_mismatch(
-                value.span,
-                "a term is a number, not a bool",
-                &[(value.span, &formula)],
-                None,
-            );
+            self.unit_mismatch(value.span, "a term is a number, not a bool", &[(value.span, &formula)], None);
             return None;
         }
         if !formula.live() {
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::NothingLive,
                 value.span,
                 format!("the term `{}` carries no gradient", name.text),
@@ -394,11 +395,11 @@ impl Checker {
             self.report(match (places.next(), places.next()) {
                 (Some(at), None) => {
                     let at = value.span.start + at as u32;
-                    finding
+                    diagnostic
                         .fix("write `live student.logp`", Span { start: at, end: at, ..value.span }, "live ")
                         .possibly()
                 }
-                _ => finding,
+                _ => diagnostic,
             });
             return None;
         }
@@ -494,7 +495,7 @@ impl Checker {
         parts.map(|part| self.span(part.0.origin)).min()
     }
 
-    /// Where an origin points, for a finding's label.
+    /// Where an origin points, for a diagnostic's label.
     pub(in crate::check) fn place_of(
         &self,
         objective: &Objective,

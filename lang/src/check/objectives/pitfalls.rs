@@ -275,7 +275,7 @@ impl Checker {
             format!("{domains} domains with a target of {target} each: together they are not the whole");
         self.report(
             Diagnostic::warning(Code::ShareSum, settings.place(&["objective"]), text)
-                .because(span, "balanced here")
+                .note(span, "balanced here")
                 .help(format!("balance {domains} domains with `target = 1/{domains}`")),
         );
     }
@@ -304,8 +304,8 @@ impl Checker {
                 "on the student's own samples the mean gradient of this term is 0",
             )
             .label("the factor is the same whichever token was drawn")
-            .because(drawn, "drawn by the student")
-            .because(settings.span, "trained here")
+            .note(drawn, "drawn by the student")
+            .note(settings.span, "trained here")
             .help(
                 "multiply by what is known of the token itself, `(student.logp - teacher.logp) * live \
                  student.logp`, or differentiate the divergence: `live kl(student || teacher)`",
@@ -329,7 +329,7 @@ impl Checker {
                     span,
                     "this bound deletes the gradient wherever the partial sum is negative",
                 )
-                .because(divergence, "with `mass: raw` it can be")
+                .note(divergence, "with `mass: raw` it can be")
                 .help(
                     "write `mass: tail` or `mass: generalized`, which are never negative, and drop the bound",
                 ),
@@ -368,7 +368,7 @@ impl Checker {
             };
             if let Some((message, label, help)) = found {
                 self.report(
-                    Diagnostic::warning(Code::StaleSignal, place, message).because(at, label).help(help),
+                    Diagnostic::warning(Code::StaleSignal, place, message).note(at, label).help(help),
                 );
             }
         }
@@ -400,8 +400,8 @@ impl Checker {
         );
         self.report(
             Diagnostic::warning(Code::InconsistentTeacher, settings.place(&["rollout"]), text)
-                .because(start, "fine-tuned here")
-                .because(declared, "the teacher that scores")
+                .note(start, "fine-tuned here")
+                .note(declared, "the teacher that scores")
                 .help(
                     "fine-tune on the answers of the same teachers, or roll out anew at every step: \
                      `rollout = sample(...)`",

@@ -242,7 +242,7 @@ impl Checker {
                     n.span,
                     "`n` and `sequences` are two different experiments",
                 )
-                .because(sequences.span, "made once, so many in all")
+                .note(sequences.span, "made once, so many in all")
                 .help("write `n` for fresh completions of every prompt, `sequences` for a fixed set"),
             );
             return None;
@@ -423,7 +423,7 @@ impl Checker {
             let drawn = self.span(rollout.origin);
             self.report(
                 Diagnostic::error(Code::OutOfRange, through.span, text)
-                    .because(drawn, "samples of each prompt are drawn here")
+                    .note(drawn, "samples of each prompt are drawn here")
                     .help("draw more samples of each prompt, or keep fewer"),
             );
             return Value::Error;

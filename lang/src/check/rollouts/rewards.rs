@@ -69,14 +69,14 @@ impl Checker {
                         regex_syntax::Error::Translate(error) => error.kind().to_string(),
                         other => other.to_string(),
                     };
-                    let finding = Diagnostic::error(
+                    let diagnostic = Diagnostic::error(
                         Code::OutOfRange,
                         place.span,
                         "this pattern is not a regular expression",
                     );
                     let help = "a character that stands for itself is written with `\\\\` before it; \
                                 look-around and back-references are not supported";
-                    self.report(finding.label(said).help(help));
+                    self.report(diagnostic.label(said).help(help));
                     return None;
                 }
                 Reward::Regex { pattern, field: field(self, given[1])? }
@@ -151,8 +151,7 @@ impl Checker {
             } else if let Some((_, first, _)) = parts.iter().find(|(known, _, _)| *known == name.text) {
                 let text = format!("the part `{}` is given twice", name.text);
                 self.report(
-                    Diagnostic::error(Code::DuplicateKey, name.span, text)
-                        .because(*first, "first given here"),
+                    Diagnostic::error(Code::DuplicateKey, name.span, text).note(*first, "first given here"),
                 );
                 good = false;
             } else {

@@ -69,7 +69,7 @@ impl Checker {
             if let Some((first, _)) = steps[..index].iter().find(|(first, _)| first.text == name.text) {
                 let text = format!("two steps are called `{}`", name.text);
                 self.report(
-                    Diagnostic::error(Code::DuplicateName, name.span, text).because(first.span, "first here"),
+                    Diagnostic::error(Code::DuplicateName, name.span, text).note(first.span, "first here"),
                 );
                 good = false;
                 continue;
@@ -117,9 +117,7 @@ impl Checker {
     fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<Member> {
         if let Some(Trained { place: first, .. }) = before.iter().find(|known| known.name == name.text) {
             let text = format!("two models are called `{}`", name.text);
-            self.report(
-                Diagnostic::error(Code::DuplicateName, name.span, text).because(*first, "first here"),
-            );
+            self.report(Diagnostic::error(Code::DuplicateName, name.span, text).note(*first, "first here"));
             return None;
         }
         let (start, block) = self.split_block(value, env);
@@ -177,14 +175,14 @@ impl Checker {
         if let Some(index) = names.iter().position(|known| known == name) {
             return Some(index);
         }
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::UnknownName,
             expr.span,
             format!("no model called `{name}` is trained here"),
         );
         self.report(match nearest(name, names.iter().copied()) {
-            Some(near) => finding.did_you_mean(name, near),
-            None => finding.help(format!("trained here: {}", names.join(", "))),
+            Some(near) => diagnostic.did_you_mean(name, near),
+            None => diagnostic.help(format!("trained here: {}", names.join(", "))),
         });
         None
     }

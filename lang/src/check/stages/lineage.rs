@@ -144,7 +144,7 @@ impl Checker {
                 );
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, place, text)
-                        .because(stage, "trained here")
+                        .note(stage, "trained here")
                         .help("remove `origin = foreign`: it would hide a foreign teacher later"),
                 );
                 false
@@ -154,7 +154,7 @@ impl Checker {
                     format!("the teacher `{name}` does not descend from {ours}, where the student begins");
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, place, text)
-                        .because(stage, "trained here")
+                        .note(stage, "trained here")
                         .help("write `origin = foreign` if that is meant"),
                 );
                 false
@@ -168,7 +168,7 @@ impl Checker {
                         format!("the teacher `{name}` has another origin than the student"),
                     )
                     .label("its habits are not the student's")
-                    .because(stage, "trained here")
+                    .note(stage, "trained here")
                     .help(
                         "where this was measured, a stronger teacher of foreign origin lost most of the \
                          gain, and a direct top-k loss collapsed within 20 steps (arXiv:2606.30406): watch \
@@ -198,7 +198,7 @@ impl Checker {
                 };
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, declared, text)
-                        .because(stage, "trained here")
+                        .note(stage, "trained here")
                         .help(help),
                 );
                 false
@@ -276,15 +276,15 @@ impl Checker {
             let name = &self.domain(*domain).name;
             let text =
                 format!("the domain `{name}` is routed to `{}`, which was not trained on it", chosen.name);
-            let finding = Diagnostic::warning(Code::MisroutedDomain, self.span(*origin), text)
+            let diagnostic = Diagnostic::warning(Code::MisroutedDomain, self.span(*origin), text)
                 .label("trained on other domains")
-                .because(self.span(other.origin), format!("`{}` was trained on `{name}`", other.name))
-                .because(settings.span, "routed for this stage")
+                .note(self.span(other.origin), format!("`{}` was trained on `{name}`", other.name))
+                .note(settings.span, "routed for this stage")
                 .help(format!(
                     "route `{name}` to `{}`, or say why not: `// allow(misrouted-domain): ...`",
                     other.name
                 ));
-            self.report(finding);
+            self.report(diagnostic);
             return;
         }
     }
@@ -326,7 +326,7 @@ impl Checker {
             self.report(
                 Diagnostic::error(Code::VocabularyMismatch, declared, text)
                     .label(label)
-                    .because(settings.span, "trained here")
+                    .note(settings.span, "trained here")
                     .help(
                         "write `{ align = tokens }` after it, or compare with `sorted_l1` or `support: \
                          matched`",

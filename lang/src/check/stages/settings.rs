@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
-use crate::formula::{Axis, Declared, Formula, FormulaKind, Role, Unit};
+use crate::formula::{Axis, DeclaredType, Formula, FormulaKind, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
 
@@ -139,13 +139,13 @@ impl Checker {
                     entry.key.span,
                     format!("`{}` is set twice", entry.key.text),
                 )
-                .because(first, "first set here")
+                .note(first, "first set here")
                 .help("keep one of them"),
             );
         } else if keys.iter().any(|key| key.name == entry.key.text) {
             settings.entries.push((entry.key.text.clone(), entry));
         } else if !matches!(entry.value.kind, ExprKind::Error) {
-            // Read as what it was meant for: one slip is one finding.
+            // Read as what it was meant for: one slip is one diagnostic.
             match self.unknown_setting(entry, &settings.owner, keys, set) {
                 Some(meant) if meant.same_value => settings.entries.push((meant.key, entry)),
                 meant => settings.mistyped.extend(meant.map(|meant| meant.key)),
@@ -167,16 +167,16 @@ impl Checker {
                         .help("write `@source(\"arXiv:2606.30406, appendix A\")`"),
                 ),
                 (other, _) => {
-                    let finding = Diagnostic::error(
+                    let diagnostic = Diagnostic::error(
                         Code::UnknownValue,
                         mark.name.span,
                         format!("there is no mark `@{other}`"),
                     );
                     self.report(match nearest(other, MARKS.iter().copied()) {
                         Some(near) => {
-                            finding.did_you_mean(other, near).help(format!("did you mean `@{near}`?"))
+                            diagnostic.did_you_mean(other, near).help(format!("did you mean `@{near}`?"))
                         }
-                        None => finding.help("marks: `@unpublished`, `@source(\"...\")`"),
+                        None => diagnostic.help("marks: `@unpublished`, `@source(\"...\")`"),
                     });
                 }
             }
@@ -287,15 +287,15 @@ impl Checker {
             }
             if let (Value::List(values), "`seeds`") = (value, what) {
                 let count = values.len();
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::TypeMismatch,
                     span,
                     "`seeds` is how many seeds are run, not a list of them",
                 );
-                let finding = finding
+                let diagnostic = diagnostic
                     .label("this is a list")
                     .help("a whole number: `seed` of the experiment is the first, the others follow it");
-                self.report(finding.replace_with(format!("write `{count}`"), count.to_string()));
+                self.report(diagnostic.replace_with(format!("write `{count}`"), count.to_string()));
                 return None;
             }
             self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
@@ -337,9 +337,9 @@ impl Checker {
             return None;
         };
         if !(0.0..=1.0).contains(&number) {
-            let finding =
+            let diagnostic =
                 Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"));
-            let finding = finding.label(format!("this is {number}"));
+            let diagnostic = diagnostic.label(format!("this is {number}"));
             // `50` for `50%`
             let written = self.sources.text(span);
             let percent = number > 1.0
@@ -347,10 +347,10 @@ impl Checker {
                 && number.fract() == 0.0
                 && written.parse::<f64>() == Ok(number);
             self.report(match percent {
-                true => finding
+                true => diagnostic
                     .help(format!("a share of a hundred is written with `%`: `{written}%`"))
                     .replace_with(format!("write `{written}%`"), format!("{written}%")),
-                false => finding.help("at most 1, which is all of it; `35%` is 0.35"),
+                false => diagnostic.help("at most 1, which is all of it; `35%` is 0.35"),
             });
             return None;
         }
@@ -362,17 +362,17 @@ impl Checker {
         let wanted = annotation.text.as_str();
         let types = || vocabulary::TYPES.iter().map(|word| word.name);
         if !types().any(|known| known == wanted) {
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::UnknownValue,
                 annotation.span,
                 format!("there is no type `{wanted}`"),
             );
             self.report(match foreign::type_name(wanted).or_else(|| nearest(wanted, types())) {
-                Some(near) if foreign::type_name(wanted).is_some() => finding
+                Some(near) if foreign::type_name(wanted).is_some() => diagnostic
                     .help(format!("here it is called `{near}`"))
                     .replace_with(format!("change to `{near}`"), near),
-                Some(near) => finding.did_you_mean(wanted, near),
-                None => finding.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
+                Some(near) => diagnostic.did_you_mean(wanted, near),
+                None => diagnostic.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
             });
             return value;
         }
@@ -417,7 +417,7 @@ impl Checker {
                 self.report(
                     Diagnostic::error(Code::TypeMismatch, span, "expected a teacher")
                         .label("this is a model")
-                        .because(annotation.span, "declared here")
+                        .note(annotation.span, "declared here")
                         .help("declare the role first: `teacher name = model`"),
                 );
                 return Value::Error;
@@ -433,13 +433,13 @@ impl Checker {
             let number =
                 |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
             let bare = self.unquoted(span, text, number);
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::TypeMismatch,
                 span,
                 format!("expected a number of the type `{wanted}`"),
             );
-            let finding = finding.label("this is a text").because(annotation.span, "declared here");
-            self.report(crate::check::names::unknown::without_quotes(finding, bare));
+            let diagnostic = diagnostic.label("this is a text").note(annotation.span, "declared here");
+            self.report(crate::check::names::unknown::without_quotes(diagnostic, bare));
             return Value::Error;
         }
         self.mistyped(span, annotation, &value.describe())
@@ -482,7 +482,7 @@ impl Checker {
         if let Some((low, high)) = bounds.filter(|_| given.constant().is_none() && given.axis() == Axis::Run)
         {
             let parameter = format!("a number given for a `{}`", annotation.text).into();
-            given = given.declared(Declared { parameter, low, high });
+            given = given.declared(DeclaredType { parameter, low, high });
         }
         Value::Formula(given)
     }
@@ -491,7 +491,7 @@ impl Checker {
         self.report(
             Diagnostic::error(Code::TypeMismatch, span, format!("expected a {}", annotation.text))
                 .label(format!("this is {found}"))
-                .because(annotation.span, "declared here"),
+                .note(annotation.span, "declared here"),
         );
         Value::Error
     }

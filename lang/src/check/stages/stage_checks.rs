@@ -13,7 +13,7 @@ use crate::check::builtins::bounds;
 use crate::check::builtins::bounds::Bound;
 use crate::check::objectives::reads_group;
 use crate::check::stages::settings::{Settings, open};
-use crate::check::values::ranges::Stay;
+use crate::check::values::ranges::RangeCheck;
 
 /// A term and the completions that it is trained on.
 pub struct Stream<'a> {
@@ -121,7 +121,7 @@ impl Checker {
                         "the objective reads a reward or the sampler, but nothing is rolled out by the \
                          student here",
                     )
-                    .because(place, "this objective")
+                    .note(place, "this objective")
                     .help("use it in `grpo` or `distill`, whose prefixes are the student's own rollouts"),
                 );
                 return false;
@@ -136,7 +136,7 @@ impl Checker {
                         "nobody recorded with which probability these tokens were drawn",
                     )
                     .label(why)
-                    .because(at, "`ratio` or `sampler` is read here")
+                    .note(at, "`ratio` or `sampler` is read here")
                     .help(
                         "draw the completions with `sample(...)`, or use a term that needs no sampler, such \
                          as `live kl(...)`",
@@ -161,7 +161,7 @@ impl Checker {
                         "completions are drawn from a truncated distribution and scored under the whole one",
                     )
                     .label(format!("{cut} leaves entries out"))
-                    .because(at, "this term weighs tokens by the probability that they had")
+                    .note(at, "this term weighs tokens by the probability that they had")
                     .help(
                         "draw without `top_p` and `top_k`, or use a term that is exact at every prefix, \
                          such as `live kl(...)`",
@@ -180,7 +180,7 @@ impl Checker {
                         span,
                         "the samples of one prompt are compared, but there is only one",
                     )
-                    .because(place, "this objective compares within a group")
+                    .note(place, "this objective compares within a group")
                     .help("draw at least 2 samples of each prompt"),
                 );
                 return false;
@@ -189,7 +189,7 @@ impl Checker {
         true
     }
 
-    /// Checks that need the whole stage; a finding for each that fails.
+    /// Checks that need the whole stage; a diagnostic for each that fails.
     pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &Settings) -> bool {
         let checks = [
             self.check_reference(train, settings),
@@ -224,7 +224,7 @@ impl Checker {
                         settings.span,
                         "this stage reads `reference`, but names no model for it",
                     )
-                    .because(at, "read here")
+                    .note(at, "read here")
                     .help("add `reference = start`: the model that the student is held near"),
                 );
                 false
@@ -238,7 +238,7 @@ impl Checker {
                         span,
                         "a reference is named, and the objective never reads it",
                     )
-                    .because(place, "this objective")
+                    .note(place, "this objective")
                     .help("remove it, or add a term such as `0.1 * live kl(student || reference)`"),
                 );
                 false
@@ -266,7 +266,7 @@ impl Checker {
             let at = self.span(train.rollout.origin);
             self.report(
                 Diagnostic::error(Code::UnusedSetting, settings.place(&["keep"]), text)
-                    .because(at, "filtered here")
+                    .note(at, "filtered here")
                     .help("keep one of them"),
             );
             return false;
@@ -294,7 +294,7 @@ impl Checker {
                 "a private stage can't compare examples with each other",
             )
             .label("promises that no example shows")
-            .because(span, "looks across the examples of a batch")
+            .note(span, "looks across the examples of a batch")
             .help("use numbers of one completion only, such as `mean(x, over: sequence)`"),
         );
         false
@@ -326,7 +326,7 @@ impl Checker {
                 let (span, declared) = (self.span(origin), self.span(domain.origin));
                 self.report(
                     Diagnostic::error(Code::UnknownField, span, text)
-                        .because(declared, "trained on here")
+                        .note(declared, "trained on here")
                         .help(help),
                 );
                 return false;
@@ -394,7 +394,7 @@ impl Checker {
             let drawn = self.span(train.rollout.origin);
             self.report(
                 Diagnostic::error(Code::OutOfRange, settings.place(&["batch"]), text)
-                    .because(drawn, "so many samples of each prompt")
+                    .note(drawn, "so many samples of each prompt")
                     .help("write a multiple, or count in prompts: `prompts = ...`"),
             );
             good = false;
@@ -425,18 +425,15 @@ impl Checker {
         late.dedup();
         for (origin, step) in late {
             let span = self.span(origin);
-            let finding = Diagnostic::warning(
+            let diagnostic = Diagnostic::warning(
                 Code::UnfinishedSchedule,
                 span,
                 "the stage ends before this schedule does",
             );
             self.report(
-                finding
+                diagnostic
                     .label(format!("goes on to step {step}"))
-                    .because(
-                        settings.place(&["steps"]),
-                        format!("the last step is {}", steps.saturating_sub(1)),
-                    )
+                    .note(settings.place(&["steps"]), format!("the last step is {}", steps.saturating_sub(1)))
                     .help(
                         "give it the length of the stage, `over: 100%` or fewer steps, or train for longer",
                     ),
@@ -480,9 +477,7 @@ impl Checker {
             if limit >= context {
                 let (span, stage) = (self.span(origin), settings.span);
                 let text = format!("{limit} new tokens leave no room for a prompt in a context of {context}");
-                self.report(
-                    Diagnostic::error(Code::OutOfRange, span, text).because(stage, "trained on here"),
-                );
+                self.report(Diagnostic::error(Code::OutOfRange, span, text).note(stage, "trained on here"));
                 return false;
             }
         }
@@ -499,8 +494,9 @@ fn at_least(formula: &Formula, limit: f64, length: Length) -> Option<f64> {
     if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
         return values.iter().copied().find(|value| *value >= limit);
     }
-    match crate::check::values::ranges::stay(formula, (f64::NEG_INFINITY, limit.next_down()), length).0 {
-        Stay::Leaves { value, .. } => Some(value),
-        Stay::Within | Stay::Unknown => None,
+    match crate::check::values::ranges::check_range(formula, (f64::NEG_INFINITY, limit.next_down()), length).0
+    {
+        RangeCheck::Leaves { value, .. } => Some(value),
+        RangeCheck::Within | RangeCheck::Unknown => None,
     }
 }

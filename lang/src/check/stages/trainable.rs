@@ -35,7 +35,7 @@ impl Checker {
                         key,
                         "beside an adapter, all of the model's own weights are frozen",
                     )
-                    .because(place, "only this is trained")
+                    .note(place, "only this is trained")
                     .help("remove it; which layers have an adapter is said there: `layers: 8..=23`"),
                 );
                 return None;
@@ -52,7 +52,7 @@ impl Checker {
             let (train_only, freeze) = (settings.place(&["train_only"]), settings.place(&["freeze"]));
             self.report(
                 Diagnostic::error(Code::OutOfRange, train_only, "no weights are left to train")
-                    .because(freeze, "frozen here")
+                    .note(freeze, "frozen here")
                     .help("take a part out of `freeze`, or add one to `train_only`"),
             );
             return None;
@@ -152,8 +152,8 @@ impl Checker {
             ExprKind::List(items) => return Some(items),
             ExprKind::Name(name) => {
                 let list = format!("[{name}]");
-                let finding = Diagnostic::error(Code::TypeMismatch, expr.span, wanted);
-                self.report(finding.label("this is one word").replace_with("put it into a list", &list));
+                let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, wanted);
+                self.report(diagnostic.label("this is one word").replace_with("put it into a list", &list));
             }
             _ => {
                 let value = self.evaluate(expr, env);

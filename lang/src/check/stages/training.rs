@@ -17,10 +17,10 @@ use crate::check::builtins::vocabulary;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
-use crate::check::values::value::{Callable, Key, Value};
+use crate::check::values::value::{Callable, MemberKey, Value};
 
 /// What differs from recipe to recipe, read before the stage is put together.
-pub(in crate::check) struct Parts {
+pub(in crate::check) struct RecipeParts {
     pub recipe: Recipe,
     pub start: Option<ModelId>,
     pub mixture: Option<Vec<Share>>,
@@ -83,7 +83,7 @@ impl Checker {
     /// Reads what all recipes have in common, checks the stage as a whole and puts it together.
     pub(in crate::check) fn finish_training(
         &mut self,
-        parts: Parts,
+        parts: RecipeParts,
         settings: &Settings,
         env: &Env,
     ) -> Option<Train> {
@@ -110,7 +110,7 @@ impl Checker {
                         route.span,
                         "this route is never used: the objective reads no teacher",
                     )
-                    .because(place, "this objective"),
+                    .note(place, "this objective"),
                 );
             }
             Vec::new()
@@ -204,17 +204,13 @@ impl Checker {
             Value::Model(model) => return Some(domains.iter().map(|domain| (*domain, model)).collect()),
             Value::Family(family) => family,
             other => {
-                self.wrong_kind(
-                    expr.span,
-                    "expected a model, or a family with one for each domain",
-                    &other,
-                );
+                self.wrong_kind(expr.span, "expected a model, or a family with one for each domain", &other);
                 return None;
             }
         };
         let mut found = Vec::new();
         for &domain in domains {
-            match family.get(Key::Domain(domain)) {
+            match family.get(MemberKey::Domain(domain)) {
                 Some(Value::Model(model)) => found.push((domain, *model)),
                 Some(Value::Error) => return None,
                 _ => {
@@ -259,7 +255,7 @@ impl Checker {
                         batch.span,
                         "`prompts` and `batch` both say how much a step trains on",
                     )
-                    .because(prompts.span, "so many prompts")
+                    .note(prompts.span, "so many prompts")
                     .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
                 );
                 None
@@ -330,7 +326,7 @@ impl Checker {
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
-    ) -> Parts {
+    ) -> RecipeParts {
         let size = self.size(settings, "batch", env);
         let objective = self.objective_setting(settings.get("objective"), SFT_OBJECTIVE, settings.span, env);
         let mut keep = Keep::All;
@@ -371,13 +367,13 @@ impl Checker {
             (None, None) if settings.broken => None,
             (Some(_), Some(_)) => {
                 let (target, rollout) = (settings.place(&["target"]), settings.place(&["rollout"]));
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::UnusedSetting,
                     rollout,
                     "`sft` needs one source of targets, and has both",
                 );
                 self.report(
-                    finding.because(target, "a field of the data is imitated").help("keep one of them"),
+                    diagnostic.note(target, "a field of the data is imitated").help("keep one of them"),
                 );
                 None
             }
@@ -389,7 +385,7 @@ impl Checker {
                 None
             }
         };
-        Parts { recipe: Recipe::Sft, start, mixture, rollout, size, keep, objective }
+        RecipeParts { recipe: Recipe::Sft, start, mixture, rollout, size, keep, objective }
     }
 
     fn grpo(
@@ -398,7 +394,7 @@ impl Checker {
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
-    ) -> Parts {
+    ) -> RecipeParts {
         let size = self.size(settings, "prompts", env);
         let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
         let rollout = match settings.get("rollout") {
@@ -411,7 +407,7 @@ impl Checker {
                                 place,
                                 format!("`{key}` is said by the rollout already"),
                             )
-                            .because(expr.span, "this rollout")
+                            .note(expr.span, "this rollout")
                             .help(format!("remove `{key}`, or write `sample(...)` with it")),
                         );
                     }
@@ -420,7 +416,7 @@ impl Checker {
             }
             None => self.group_sampling(settings, env),
         };
-        Parts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
+        RecipeParts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
     }
 
     /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
@@ -458,7 +454,7 @@ impl Checker {
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
-    ) -> Parts {
+    ) -> RecipeParts {
         let size = self.size(settings, "prompts", env);
         let objective = match self.required(settings, "objective") {
             Some(expr) => self.objective_value(expr, env),
@@ -476,7 +472,7 @@ impl Checker {
                 None
             }
         };
-        Parts { recipe, start, mixture, rollout, size, keep: Keep::All, objective }
+        RecipeParts { recipe, start, mixture, rollout, size, keep: Keep::All, objective }
     }
 
     fn dpo(
@@ -485,7 +481,7 @@ impl Checker {
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
-    ) -> Parts {
+    ) -> RecipeParts {
         let size = self.size(settings, "batch", env);
         let side = |checker: &mut Checker, key: &str| {
             let expr = checker.required(settings, key)?;
@@ -502,7 +498,7 @@ impl Checker {
             }
             _ => None,
         };
-        Parts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
+        RecipeParts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
     }
 
     fn objective_setting(

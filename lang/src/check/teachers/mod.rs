@@ -203,14 +203,14 @@ impl Checker {
             "ema" => &["rate"],
             "every" => &["steps"],
             other => {
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::UnknownField,
                     field.span,
                     format!("the student has no copy `{other}`"),
                 );
                 self.report(match nearest(other, ["initial", "ema", "every"]) {
-                    Some(near) => finding.did_you_mean(other, near),
-                    None => finding.help(format!("write {USAGE}")),
+                    Some(near) => diagnostic.did_you_mean(other, near),
+                    None => diagnostic.help(format!("write {USAGE}")),
                 });
                 return Value::Error;
             }
@@ -306,12 +306,12 @@ impl Checker {
             }
             if let Some(short) = self.short_of_distribution(role) {
                 let text = format!("`{}` answers {short}: it has no logits to add up", role.name());
-                let mut finding = Diagnostic::error(Code::TeacherCapability, span, text)
+                let mut diagnostic = Diagnostic::error(Code::TeacherCapability, span, text)
                     .help("logits are composed over the whole vocabulary: use a teacher that answers `dist`");
                 if let Role::Named { teacher, .. } = role {
-                    finding = finding.because(self.span(self.teacher(*teacher).origin), "declared here");
+                    diagnostic = diagnostic.note(self.span(self.teacher(*teacher).origin), "declared here");
                 }
-                self.report(finding);
+                self.report(diagnostic);
                 return None;
             }
         }
@@ -339,11 +339,7 @@ impl Checker {
                 self.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
             }
             other => {
-                return self.wrong_kind(
-                    place.span,
-                    "expected several teachers: a list or a family",
-                    &other,
-                );
+                return self.wrong_kind(place.span, "expected several teachers: a list or a family", &other);
             }
         };
         let roles: Vec<Option<Role>> = values
@@ -405,16 +401,13 @@ impl Checker {
             return Value::Error;
         };
         if !ENGINES.contains(&engine.as_str()) {
-            let finding = Diagnostic::error(
-                Code::UnknownValue,
-                place(0).span,
-                format!("unknown engine `{engine}`"),
-            );
+            let diagnostic =
+                Diagnostic::error(Code::UnknownValue, place(0).span, format!("unknown engine `{engine}`"));
             self.report(match nearest(&engine, ENGINES.iter().copied()) {
-                Some(near) => finding
+                Some(near) => diagnostic
                     .help(format!("did you mean `{near}`?"))
                     .replace_with(format!("change to `{near}`"), format!("\"{near}\"")),
-                None => finding.help(format!("engines: {}", ENGINES.join(", "))),
+                None => diagnostic.help(format!("engines: {}", ENGINES.join(", "))),
             });
             return Value::Error;
         }

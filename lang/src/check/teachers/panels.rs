@@ -35,11 +35,7 @@ impl Checker {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
             other => {
-                return self.wrong_kind(
-                    place.span,
-                    "expected several teachers: a list or a family",
-                    &other,
-                );
+                return self.wrong_kind(place.span, "expected several teachers: a list or a family", &other);
             }
         };
         let speakers: Option<Vec<Role>> = values
@@ -70,9 +66,9 @@ impl Checker {
             return Value::Error;
         };
         if speakers.len() < 2 {
-            let finding =
+            let diagnostic =
                 Diagnostic::error(Code::OutOfRange, place.span, "a debate needs at least two teachers");
-            self.report(finding.label(format!("{} in here", speakers.len())));
+            self.report(diagnostic.label(format!("{} in here", speakers.len())));
             return Value::Error;
         }
         let (id, origin) = (PanelId(self.panels.len() as u32), self.origin(span));

@@ -48,7 +48,7 @@ enum Holds {
 
 impl Checker {
     /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` where a
-    /// finding says why.
+    /// diagnostic says why.
     pub(in crate::check) fn teachers_for(
         &mut self,
         own: Option<(&Route, &Env)>,
@@ -165,9 +165,9 @@ impl Checker {
                     ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route"))
                 }
             };
-            let mut finding = Diagnostic::error(Code::UnroutedDomain, declared, text)
+            let mut diagnostic = Diagnostic::error(Code::UnroutedDomain, declared, text)
                 .label("its prompts would be scored by nobody")
-                .because(route.span, because)
+                .note(route.span, because)
                 .help(help);
             // A family has a member for it: the arm that is missing is known.
             let member = self.teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
@@ -176,10 +176,10 @@ impl Checker {
             if let (false, Some(teacher), Some(last)) = (by_data, teacher, route.arms.last()) {
                 let end = Span { start: last.span.end, ..last.span };
                 let arm = format!("domain == {name} -> {teacher}");
-                finding = finding.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
-                finding = if certain { finding } else { finding.possibly() };
+                diagnostic = diagnostic.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
+                diagnostic = if certain { diagnostic } else { diagnostic.possibly() };
             }
-            self.report(finding);
+            self.report(diagnostic);
         }
         // An arm is reached where any turn of its loop is.
         let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
@@ -208,13 +208,13 @@ impl Checker {
             (member && matches!(right.kind, ExprKind::Name(_))).then_some((turn.span, right.span))
         });
         let Some((arm, written)) = meant else { return false };
-        let finding = Diagnostic::error(Code::DomainRoutedTwice, arm, "this arm is never reached")
+        let diagnostic = Diagnostic::error(Code::DomainRoutedTwice, arm, "this arm is never reached")
             .label("its domain is routed before")
-            .because(self.span(self.domain(domain).origin), "no arm is left for this domain")
+            .note(self.span(self.domain(domain).origin), "no arm is left for this domain")
             .help(format!("did you mean `domain == {name}`?"))
             .fix(format!("write `{name}`"), written, name)
             .possibly();
-        self.report(finding);
+        self.report(diagnostic);
         true
     }
 
@@ -307,12 +307,12 @@ impl Checker {
         if let (Some(first), Some(second)) = (routes.next(), routes.next()) {
             self.report(
                 Diagnostic::error(Code::DuplicateName, second, "a file has one route")
-                    .because(first, "declared here")
+                    .note(first, "declared here")
                     .help("put all arms in one block"),
             );
         }
         self.file_route(entry);
-        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+        if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return; // A teacher may be unused because of another mistake.
         }
         // What a library declares is for others to use.
@@ -400,7 +400,7 @@ impl Checker {
 
     /// `judged`: the file has a table.
     pub(in crate::check) fn check_use_of_domains(&mut self, judged: bool) {
-        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
+        if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
             || (self.models.is_empty() && !self.uses.models)
         {
             return;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{GroupMember, Piece, Slot, Template};
+use crate::experiment::{GroupMember, Slot, Template, TemplatePiece};
 use crate::formula::{Axis, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name};
@@ -92,7 +92,7 @@ impl Checker {
         let left = self.pieces(from, Purpose::Found, env);
         let right = self.pieces(to, Purpose::Written, env);
         let left = left?;
-        if !left.iter().any(|piece| matches!(piece, Piece::Text(_))) {
+        if !left.iter().any(|piece| matches!(piece, TemplatePiece::Text(_))) {
             self.report(
                 Diagnostic::error(
                     Code::TemplateSlot,
@@ -108,7 +108,7 @@ impl Checker {
         Some((template(left), template(right?)))
     }
 
-    fn pieces(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Vec<Piece>> {
+    fn pieces(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Vec<TemplatePiece>> {
         if !matches!(expr.kind, ExprKind::Text(_)) {
             if !matches!(expr.kind, ExprKind::Error) {
                 let value = self.evaluate(expr, env);
@@ -125,7 +125,7 @@ impl Checker {
         let mut good = true;
         for stretch in stretches {
             match stretch {
-                Stretch::Text(text) => pieces.push(Piece::Text(text)),
+                Stretch::Text(text) => pieces.push(TemplatePiece::Text(text)),
                 Stretch::Slot(span) => match self.slot(span, purpose, env) {
                     Some(piece) => pieces.push(piece),
                     None => good = false,
@@ -198,11 +198,11 @@ impl Checker {
         Some(stretches)
     }
 
-    fn slot(&mut self, span: Span, purpose: Purpose, env: &Env) -> Option<Piece> {
+    fn slot(&mut self, span: Span, purpose: Purpose, env: &Env) -> Option<TemplatePiece> {
         let inside = self.sources.text(span).to_owned();
         if inside.trim() == "_" {
             if purpose == Purpose::Found {
-                return Some(Piece::Anything);
+                return Some(TemplatePiece::Anything);
             }
             self.report(
                 Diagnostic::error(
@@ -251,20 +251,20 @@ impl Checker {
             );
             return None;
         }
-        Some(Piece::Number(formula))
+        Some(TemplatePiece::Number(formula))
     }
 
     /// Reads what stands between braces, at its own place in the file.
     fn slot_expression(&mut self, span: Span, inside: &str) -> Option<Expr> {
         const HEAD: &str = "\nlet slot = ";
         let padding = " ".repeat((span.start as usize).saturating_sub(HEAD.len()));
-        let (tree, findings) = parse(span.file, &format!("{padding}{HEAD}{inside}\n"));
-        let broken = !findings.is_empty();
-        for mut finding in findings {
-            finding.code = Code::TemplateSlot;
+        let (tree, diagnostics) = parse(span.file, &format!("{padding}{HEAD}{inside}\n"));
+        let broken = !diagnostics.is_empty();
+        for mut diagnostic in diagnostics {
+            diagnostic.code = Code::TemplateSlot;
             // An edit would be of the padded text.
-            finding.fix = None;
-            self.report(finding);
+            diagnostic.fix = None;
+            self.report(diagnostic);
         }
         let [item] = tree.items.as_slice() else { return None };
         match &item.kind {
@@ -274,10 +274,16 @@ impl Checker {
     }
 
     /// `first(solution, exposure)`
-    fn part_of_slot(&mut self, first: bool, slot: &Argument, share: &Argument, env: &Env) -> Option<Piece> {
+    fn part_of_slot(
+        &mut self,
+        first: bool,
+        slot: &Argument,
+        share: &Argument,
+        env: &Env,
+    ) -> Option<TemplatePiece> {
         let piece = self.slot_of(&slot.value, Purpose::Shown, env)?;
         let share = self.share(&share.value, "the share that is shown", env);
-        let Some(Piece::Slot(slot_value)) = piece else {
+        let Some(TemplatePiece::Slot(slot_value)) = piece else {
             self.report(
                 Diagnostic::error(
                     Code::TemplateSlot,
@@ -290,14 +296,14 @@ impl Checker {
         };
         let share = share?;
         Some(if first {
-            Piece::First { slot: slot_value, share }
+            TemplatePiece::First { slot: slot_value, share }
         } else {
-            Piece::Last { slot: slot_value, share }
+            TemplatePiece::Last { slot: slot_value, share }
         })
     }
 
     /// A slot, or several put together: `None` where it is faulty, `Some(None)` where it is something else.
-    fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<Piece>> {
+    fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<TemplatePiece>> {
         let ExprKind::Call { callee, arguments, block: None } = &expr.kind else {
             return self.named_slot(expr, purpose, env);
         };
@@ -318,7 +324,7 @@ impl Checker {
                     );
                     return None;
                 }
-                Some(Some(Piece::Slot(Slot::Shuffled(slots))))
+                Some(Some(TemplatePiece::Slot(Slot::Shuffled(slots))))
             }
             "short" => {
                 let slots = self.slots("short", &["slot", "by", "max_tokens"], arguments, None);
@@ -341,7 +347,7 @@ impl Checker {
                 let writer = self.teacher_role(writer, by.span, env, "a text is shortened by a teacher");
                 let max_tokens = self.count(max_tokens, "max_tokens", env, 1);
                 let short = Slot::Shortened { slot: Box::new(inner?), by: writer?, max_tokens: max_tokens? };
-                Some(Some(Piece::Slot(short)))
+                Some(Some(TemplatePiece::Slot(short)))
             }
             _ => Some(None),
         }
@@ -366,7 +372,7 @@ impl Checker {
     /// A slot where only a slot can stand.
     fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
         match self.slot_of(expr, Purpose::Shown, env)? {
-            Some(Piece::Slot(slot)) => Some(slot),
+            Some(TemplatePiece::Slot(slot)) => Some(slot),
             _ => {
                 self.report(
                     Diagnostic::error(Code::TemplateSlot, expr.span, "expected a slot")
@@ -378,16 +384,16 @@ impl Checker {
     }
 
     /// A slot that is a name: `None` where it is faulty, `Some(None)` where it is something else.
-    fn named_slot(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<Piece>> {
+    fn named_slot(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<TemplatePiece>> {
         match &expr.kind {
             ExprKind::Name(name) => {
                 match env.local(name) {
-                    Some(Value::Text(text)) => return Some(Some(Piece::Text(text.clone()))),
+                    Some(Value::Text(text)) => return Some(Some(TemplatePiece::Text(text.clone()))),
                     Some(Value::Error) => return None,
                     Some(_) => return Some(None),
                     None => {}
                 }
-                Some(Some(Piece::Slot(match name.as_str() {
+                Some(Some(TemplatePiece::Slot(match name.as_str() {
                     "prompt" => Slot::Prompt,
                     "completion" => Slot::Completion,
                     "draft" => Slot::Draft,
@@ -404,11 +410,11 @@ impl Checker {
                 })))
             }
             ExprKind::Field { base, field } => match &base.kind {
-                ExprKind::Name(name) if env.local(name).is_none() && name == "group" => {
-                    self.group_member(field, "group").map(|member| Some(Piece::Slot(Slot::Group(member))))
-                }
+                ExprKind::Name(name) if env.local(name).is_none() && name == "group" => self
+                    .group_member(field, "group")
+                    .map(|member| Some(TemplatePiece::Slot(Slot::Group(member)))),
                 ExprKind::Name(name) if env.local(name).is_none() && name == "data" => {
-                    Some(Some(Piece::Slot(Slot::Data(field.text.clone()))))
+                    Some(Some(TemplatePiece::Slot(Slot::Data(field.text.clone()))))
                 }
                 ExprKind::Name(name) => {
                     let by = match env.local(name) {
@@ -424,7 +430,7 @@ impl Checker {
                         return Some(None);
                     }
                     self.group_member(field, name)
-                        .map(|member| Some(Piece::Slot(Slot::Answer { by, member })))
+                        .map(|member| Some(TemplatePiece::Slot(Slot::Answer { by, member })))
                 }
                 _ => Some(None),
             },
@@ -436,14 +442,14 @@ impl Checker {
         if let Some((_, member)) = MEMBERS.iter().find(|(word, _)| *word == field.text) {
             return Some(*member);
         }
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::TemplateSlot,
             field.span,
             format!("`{of}` has no member `{}`", field.text),
         );
         self.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
-            Some(near) => finding.did_you_mean(&field.text, near),
-            None => finding.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
+            Some(near) => diagnostic.did_you_mean(&field.text, near),
+            None => diagnostic.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
         });
         None
     }

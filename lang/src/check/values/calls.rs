@@ -234,13 +234,15 @@ impl Checker {
                 .iter()
                 .map(|called| format!("`{}`", self.sources.text(*called)))
                 .collect();
-            let finding = Diagnostic::error(Code::Cycle, span, "this call ends up calling itself");
-            let finding = if names.len() > 1 {
-                finding.label(format!("a circle of {}", names.join(", ")))
+            let diagnostic = Diagnostic::error(Code::Cycle, span, "this call ends up calling itself");
+            let diagnostic = if names.len() > 1 {
+                diagnostic.label(format!("a circle of {}", names.join(", ")))
             } else {
-                finding
+                diagnostic
             };
-            self.report(finding.help("mopd has no recursion: functions are pasted in where they are used"));
+            self.report(
+                diagnostic.help("mopd has no recursion: functions are pasted in where they are used"),
+            );
             return Value::Error;
         }
         if self.calling.len() >= DEEPEST_CALL {
@@ -295,7 +297,7 @@ impl Checker {
         if self.work.spent <= most {
             return true;
         }
-        self.spoil_recording();
+        self.mark_uncacheable();
         // Whatever uses something too large is too large as well: once is enough.
         if !std::mem::replace(&mut self.overworked, true) {
             let text = format!("evaluating this takes more than {MOST_WORK} calls and iterations");
@@ -376,7 +378,7 @@ impl Checker {
                             format!("`{}` needs `{}`", callee.text, parameter.name.text),
                         )
                         .label("not given here")
-                        .because(parameter.name.span, "has no default")
+                        .note(parameter.name.span, "has no default")
                         .help(format!("add `{}: ...`", parameter.name.text)),
                     );
                     (Value::Error, span)
@@ -427,7 +429,7 @@ impl Checker {
         slots
     }
 
-    /// Binds the arguments of a built-in to its parameter names, in order; findings for what does not fit.
+    /// Binds the arguments of a built-in to its parameter names, in order; diagnostics for what does not fit.
     pub(in crate::check) fn builtin_arguments<'e>(
         &mut self,
         builtin: &'static Builtin,

@@ -13,7 +13,7 @@ use crate::check::DEEPEST_CHAIN;
 use crate::check::builtins;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::undecided;
-use crate::check::values::value::{Key, Value};
+use crate::check::values::value::{MemberKey, Value};
 
 /// Where an expression stands: which names it sees, and what it may read.
 #[derive(Clone)]
@@ -261,7 +261,7 @@ impl Checker {
     }
 
     /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
-    pub(in crate::check) fn turns(&mut self, index: &Index, env: &Env) -> Vec<(Option<Key>, Env)> {
+    pub(in crate::check) fn turns(&mut self, index: &Index, env: &Env) -> Vec<(Option<MemberKey>, Env)> {
         if !self.spend(0, index.over.span) {
             return Vec::new();
         }
@@ -270,14 +270,14 @@ impl Checker {
             || crate::check::formulas::signals::is_reserved(&name.text)
         {
             let text = format!("`{}` is what every objective reads under this name", name.text);
-            let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
+            let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
             self.report(
-                finding.label("can't iterate over a list").help("choose another name, such as `d` or `t`"),
+                diagnostic.label("can't iterate over a list").help("choose another name, such as `d` or `t`"),
             );
         } else if env.local(&name.text).is_some() {
             let text = format!("`{}` is a parameter, a `let` or a variable already", name.text);
-            let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
-            self.report(finding.label("would hide it in here").help("choose another name"));
+            let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
+            self.report(diagnostic.label("would hide it in here").help("choose another name"));
         }
         let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
@@ -306,7 +306,7 @@ impl Checker {
             return Vec::new();
         }
         let turn = |item: Value| {
-            let key = Key::of(&item);
+            let key = MemberKey::of(&item);
             let mut inner = env.clone();
             inner.bind(&index.name.text, item);
             (key, inner)
@@ -315,11 +315,11 @@ impl Checker {
     }
 
     /// As it stands in the name of a member: `expert[sort]`.
-    pub(in crate::check) fn key_text(&self, key: Key) -> String {
+    pub(in crate::check) fn key_text(&self, key: MemberKey) -> String {
         match key {
-            Key::Domain(domain) => self.domain(domain).name.clone(),
-            Key::Teacher(teacher) => self.teacher(teacher).name.clone(),
-            Key::Number(number) => number.to_string(),
+            MemberKey::Domain(domain) => self.domain(domain).name.clone(),
+            MemberKey::Teacher(teacher) => self.teacher(teacher).name.clone(),
+            MemberKey::Number(number) => number.to_string(),
         }
     }
 
@@ -336,14 +336,14 @@ impl Checker {
             }
         };
         let at = self.evaluate(index, env);
-        let Some(key) = Key::of(&at) else {
+        let Some(key) = MemberKey::of(&at) else {
             return self.wrong_kind(index.span, "a member is picked by its domain, number or teacher", &at);
         };
         match family.get(key) {
             Some(value) => value.clone(),
             None => {
                 let names: Vec<String> = family.members.iter().map(|(key, _)| self.key_text(*key)).collect();
-                let what = if matches!(key, Key::Domain(_)) { "the domain " } else { "" };
+                let what = if matches!(key, MemberKey::Domain(_)) { "the domain " } else { "" };
                 let text = format!("`{}` has no member for {what}`{}`", family.name, self.key_text(key));
                 let help = format!("it has: {}", names.join(", "));
                 self.report(Diagnostic::error(Code::UnknownName, index.span, text).help(help));
@@ -369,13 +369,13 @@ impl Checker {
             (Value::List(_), Value::Domain(_))
                 if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") =>
             {
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::TypeMismatch,
                     left.span,
                     "a list of domains is compared with one domain",
                 );
                 self.report(
-                    finding
+                    diagnostic
                         .label("all domains")
                         .help("the prompt's own domain is `domain`")
                         .replace_with("write `domain`", "domain"),
@@ -386,13 +386,14 @@ impl Checker {
             (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
                 let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
                 let known = self.domains.iter().any(|domain| domain.name == *text);
-                let finding = Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text");
-                let finding = finding.label("a domain is named without quotes");
+                let diagnostic =
+                    Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text");
+                let diagnostic = diagnostic.label("a domain is named without quotes");
                 let names: Vec<String> =
                     self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
                 self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
-                    Some(bare) => crate::check::names::unknown::without_quotes(finding, Some(bare)),
-                    None => finding.help(format!("domains: {}", names.join(", "))),
+                    Some(bare) => crate::check::names::unknown::without_quotes(diagnostic, Some(bare)),
+                    None => diagnostic.help(format!("domains: {}", names.join(", "))),
                 });
                 return Value::Error;
             }
@@ -495,7 +496,7 @@ impl Checker {
         Value::Logits(scaled)
     }
 
-    /// The number in a value, or a finding.
+    /// The number in a value, or a diagnostic.
     pub(in crate::check) fn formula(&mut self, value: Value, span: Span) -> Option<Formula> {
         match value {
             Value::Formula(formula) => Some(formula),
@@ -572,10 +573,10 @@ impl Checker {
         let Some(member) = names.iter().position(|name| *name == field.text) else {
             let near = nearest(&field.text, names.iter().map(String::as_str)).map(str::to_owned);
             let text = format!("no model called `{}` is trained here", field.text);
-            let finding = Diagnostic::error(Code::UnknownField, field.span, text);
+            let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
             self.report(match near {
-                Some(near) => finding.did_you_mean(&field.text, &near),
-                None => finding.help(format!("trained here: {}", names.join(", "))),
+                Some(near) => diagnostic.did_you_mean(&field.text, &near),
+                None => diagnostic.help(format!("trained here: {}", names.join(", "))),
             });
             return Value::Error;
         };
@@ -600,32 +601,32 @@ impl Checker {
         if found.is_error() {
             return Value::Error;
         }
-        let finding =
-            Diagnostic::error(Code::TypeMismatch, span, wanted).label(format!("this is {}", found.describe()));
-        let finding = match found {
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, span, wanted)
+            .label(format!("this is {}", found.describe()));
+        let diagnostic = match found {
             Value::Text(text) => {
                 let declared = |name: &str| self.is_declared(span.file, name);
                 let number = |name: &str| {
                     name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit())
                 };
                 crate::check::names::unknown::without_quotes(
-                    finding,
+                    diagnostic,
                     self.unquoted(span, text, |text| number(text) || declared(text)),
                 )
             }
-            Value::Epochs(_) => self.epochs_misplaced(span, finding),
+            Value::Epochs(_) => self.epochs_misplaced(span, diagnostic),
             Value::Family(family) => match family.members.first() {
                 Some((key, _)) => {
                     let member = format!("{}[{}]", family.name, self.key_text(*key));
-                    finding.help(format!(
+                    diagnostic.help(format!(
                         "a family has one member for each domain or number: `{member}` is one of them"
                     ))
                 }
-                None => finding,
+                None => diagnostic,
             },
-            _ => finding,
+            _ => diagnostic,
         };
-        self.report(finding);
+        self.report(diagnostic);
         Value::Error
     }
 }

@@ -1,4 +1,4 @@
-//! A bad value is the caller's mistake: a finding in the body of a library's objective or stage is told at
+//! A bad value is the caller's mistake: a diagnostic in the body of a library's objective or stage is told at
 //! the argument that it comes from, with the place in the body beside it.
 
 use crate::diag::{Code, Diagnostic, Label};
@@ -25,13 +25,13 @@ fn of_a_value(code: Code) -> bool {
 }
 
 impl Checker {
-    /// The same finding at the outermost argument that its value comes from.
-    pub(in crate::check) fn at_the_call(&self, mut finding: Diagnostic) -> Diagnostic {
-        if !of_a_value(finding.code) {
-            return finding;
+    /// The same diagnostic at the outermost argument that its value comes from.
+    pub(in crate::check) fn at_the_call(&self, mut diagnostic: Diagnostic) -> Diagnostic {
+        if !of_a_value(diagnostic.code) {
+            return diagnostic;
         }
         for frame in self.frames.iter().rev() {
-            let place = finding.primary.span;
+            let place = diagnostic.primary.span;
             let inside = place.file == frame.body.file
                 && frame.body.start <= place.start
                 && place.end <= frame.body.end;
@@ -42,22 +42,24 @@ impl Checker {
             let Some((_, argument)) = frame.given.iter().find(|(name, _)| mentions(text, name)) else {
                 break;
             };
-            finding.related.insert(0, Label { span: place, text: format!("read here, in `{}`", frame.name) });
-            finding.primary.span = *argument;
+            diagnostic
+                .related
+                .insert(0, Label { span: place, text: format!("read here, in `{}`", frame.name) });
+            diagnostic.primary.span = *argument;
             // An edit of the body is no way out for the caller.
-            finding.fix = None;
+            diagnostic.fix = None;
         }
-        finding
+        diagnostic
     }
 
-    /// Whether a finding, reported in its own right now, had been told at a call: then the body is at fault
+    /// Whether a diagnostic, reported in its own right now, had been told at a call: then the body is at fault
     /// after all.
-    pub(in crate::check) fn forget_at_calls(&mut self, finding: &Diagnostic) {
+    pub(in crate::check) fn forget_at_calls(&mut self, diagnostic: &Diagnostic) {
         let same = |known: &Diagnostic| {
-            known.code == finding.code
-                && known.message == finding.message
-                && known.primary.span != finding.primary.span
-                && known.related.first().is_some_and(|first| first.span == finding.primary.span)
+            known.code == diagnostic.code
+                && known.message == diagnostic.message
+                && known.primary.span != diagnostic.primary.span
+                && known.related.first().is_some_and(|first| first.span == diagnostic.primary.span)
         };
         self.diagnostics.retain(|known| !same(known));
     }

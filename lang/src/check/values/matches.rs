@@ -30,7 +30,7 @@ impl Checker {
         if let Some(late) = arms.get(otherwise + 1) {
             self.report(
                 Diagnostic::error(Code::UnreachableArm, late.span, "this arm is never reached")
-                    .because(arms[otherwise].span, "`else` takes everything before it")
+                    .note(arms[otherwise].span, "`else` takes everything before it")
                     .help("move `else` to the end"),
             );
             return Value::Error;
@@ -111,10 +111,10 @@ impl Checker {
             } else {
                 "where this holds, an arm above holds already"
             };
-            let finding =
+            let diagnostic =
                 Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
             self.report(
-                finding.because(first.span, "takes everything that it could").help(
+                diagnostic.note(first.span, "takes everything that it could").help(
                     "the first arm that holds decides: put the narrower condition first, or remove one",
                 ),
             );

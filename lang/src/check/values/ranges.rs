@@ -9,7 +9,7 @@ use mopd_ops::interval::{self, Interval};
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
-    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
+    DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
     Mass, PreferenceKind, Scan, Signal,
 };
 
@@ -116,7 +116,7 @@ fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<Interv
 
 /// Whether a number stays within bounds over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Stay {
+pub enum RangeCheck {
     /// At every step, or at all of them that can be known before.
     Within,
     /// Not at this step, the first such one.
@@ -146,24 +146,24 @@ fn lengths(length: Length) -> Vec<u32> {
 
 /// Whether a number keeps to its bounds in a run, and in one of how many steps it does not. One that may or
 /// may not, since the length is not known, is let through.
-pub fn stay(formula: &Formula, bounds: (f64, f64), length: Length) -> (Stay, u32) {
-    let stays: Vec<(Stay, u32)> =
+pub fn check_range(formula: &Formula, bounds: (f64, f64), length: Length) -> (RangeCheck, u32) {
+    let stays: Vec<(RangeCheck, u32)> =
         lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
-    *stays.iter().find(|(stay, _)| *stay == Stay::Within).unwrap_or(&stays[0])
+    *stays.iter().find(|(stay, _)| *stay == RangeCheck::Within).unwrap_or(&stays[0])
 }
 
 /// Whether a number keeps to its bounds at every step. Intervals of steps that are known to
 /// ([`bounds`]) are passed over; others are split, the earlier half first.
-pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> Stay {
+pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> RangeCheck {
     let outside = |value: f64| !value.is_finite() || !(low..=high).contains(&value);
     let tape = Tape::of(formula);
     let mut waiting = vec![(0, steps.max(1) - 1)];
     let mut left = MOST_STEPS;
     while let Some((first, last)) = waiting.pop() {
-        let Some(bounds) = bounds(&tape, (first, last), steps) else { return Stay::Within };
+        let Some(bounds) = bounds(&tape, (first, last), steps) else { return RangeCheck::Within };
         let within = bounds.0.is_finite() && bounds.1.is_finite() && low <= bounds.0 && bounds.1 <= high;
         let looked_at = if last - first < ROW { last - first + 1 } else { 1 };
-        let Some(rest) = left.checked_sub(looked_at) else { return Stay::Unknown };
+        let Some(rest) = left.checked_sub(looked_at) else { return RangeCheck::Unknown };
         left = rest;
         if within {
             continue;
@@ -175,12 +175,12 @@ pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> 
         }
         for step in first..=last {
             match tape.at(&Bindings { step, steps, variable: None }) {
-                Some(value) if outside(value) => return Stay::Leaves { step, value },
+                Some(value) if outside(value) => return RangeCheck::Leaves { step, value },
                 _ => {}
             }
         }
     }
-    Stay::Within
+    RangeCheck::Within
 }
 
 /// Every step of a short run. Of a long one, so many at equal distances, and those around which a schedule
@@ -219,8 +219,8 @@ impl Checker {
         (low, high): (f64, f64),
         length: Length,
     ) -> bool {
-        let (stay, steps) = stay(formula, (low, high), length);
-        if stay == Stay::Within {
+        let (stay, steps) = check_range(formula, (low, high), length);
+        if stay == RangeCheck::Within {
             return true;
         }
         let span = self.span(formula.0.origin);
@@ -229,16 +229,16 @@ impl Checker {
             (true, false) => format!("at least {low}"),
             _ => format!("at most {high}"),
         };
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ScheduleRange,
             span,
             format!("{what} must stay {bounds} during the whole run"),
         );
         self.report(match stay {
-            Stay::Leaves { step, value } => finding
+            RangeCheck::Leaves { step, value } => diagnostic
                 .label(format!("is {} at step {step} of {steps}", readable(value)))
                 .help("change its ends, hold it with `clip(...)`, or end the run before"),
-            _ => finding
+            _ => diagnostic
                 .label(format!("the check gave up after looking at {MOST_STEPS} of {steps} steps"))
                 .help("hold it with `clip(...)`, or write it as a schedule, such as `linear(a -> b)`"),
         });
@@ -249,8 +249,8 @@ impl Checker {
     /// it.
     fn leaves_ends(&mut self, beta: &Formula, length: Length) -> bool {
         // Whether it stays within 0 and 1 has been checked.
-        let (Stay::Leaves { step, value }, steps) =
-            stay(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length)
+        let (RangeCheck::Leaves { step, value }, steps) =
+            check_range(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length)
         else {
             return true;
         };
@@ -377,7 +377,7 @@ impl Checker {
     pub(in crate::check) fn check_declared(&mut self, objective: &Objective, length: Length) -> bool {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
-            let Some(Declared { parameter, low, high }) = &part.0.declared else { continue };
+            let Some(DeclaredType { parameter, low, high }) = &part.0.declared else { continue };
             good &= self.within(part, parameter, (*low, *high), Some(length));
         }
         good
@@ -442,8 +442,8 @@ mod tests {
                         (!value.is_finite() || !(low..=high).contains(&value)).then_some(step)
                     });
                     match (first_outside(&formula, (low, high), steps), expected) {
-                        (Stay::Within, None) => within += 1,
-                        (Stay::Leaves { step, .. }, Some(expected)) if step == expected => leaves += 1,
+                        (RangeCheck::Within, None) => within += 1,
+                        (RangeCheck::Leaves { step, .. }, Some(expected)) if step == expected => leaves += 1,
                         (found, expected) => {
                             panic!("{formula:?} in {low}..={high} of {steps}: {found:?}, not {expected:?}")
                         }
@@ -461,7 +461,7 @@ mod tests {
             let half = apply(Function::Multiply, &[&number(0.5), &formula]);
             formula = apply(Function::Add, &[&half, &half]);
         }
-        assert_eq!(first_outside(&formula, (0.0, 1.0), 100), Stay::Within);
+        assert_eq!(first_outside(&formula, (0.0, 1.0), 100), RangeCheck::Within);
     }
 
     #[test]
@@ -470,15 +470,15 @@ mod tests {
         let progress = Formula::signal(Signal::Progress, Origin(0));
         let rest = apply(Function::Subtract, &[&number(1.0), &progress]);
         let hump = apply(Function::Multiply, &[&progress, &rest]);
-        assert_eq!(first_outside(&hump, (0.0, 1.0), steps), Stay::Within);
-        assert_eq!(first_outside(&hump, (0.0, 0.25), 1_000_000), Stay::Within);
-        let late = Stay::Leaves { step: 900_000_001, value: 0.900_000_001 };
+        assert_eq!(first_outside(&hump, (0.0, 1.0), steps), RangeCheck::Within);
+        assert_eq!(first_outside(&hump, (0.0, 0.25), 1_000_000), RangeCheck::Within);
+        let late = RangeCheck::Leaves { step: 900_000_001, value: 0.900_000_001 };
         assert_eq!(first_outside(&progress, (0.0, 0.9), steps), late);
         // The minimum of p * p - p + 0.25 is 0, in the middle: rounding decides, and there are too many steps
         // near it to look at.
         let square = apply(Function::Multiply, &[&progress, &progress]);
         let touching =
             apply(Function::Add, &[&apply(Function::Subtract, &[&square, &progress]), &number(0.25)]);
-        assert_ne!(first_outside(&touching, (0.0, 1.0), steps), Stay::Within);
+        assert_ne!(first_outside(&touching, (0.0, 1.0), steps), RangeCheck::Within);
     }
 }

@@ -43,13 +43,9 @@ impl Checker {
         }
         if formula.axis() != Axis::Run {
             self.report(
-                Diagnostic::error(
-                    Code::AxisMismatch,
-                    expr.span,
-                    "expected one number for the whole run",
-                )
-                .label(format!("this is one per {}", formula.axis().name()))
-                .help("a schedule reads `step` and `progress`"),
+                Diagnostic::error(Code::AxisMismatch, expr.span, "expected one number for the whole run")
+                    .label(format!("this is one per {}", formula.axis().name()))
+                    .help("a schedule reads `step` and `progress`"),
             );
             return None;
         }
@@ -76,9 +72,9 @@ impl Checker {
         let rate = self.schedule_setting(expr, env)?;
         match rate.constant() {
             Some(value) if value <= 0.0 => {
-                let finding =
+                let diagnostic =
                     Diagnostic::error(Code::OutOfRange, expr.span, "a learning rate must be above 0");
-                self.report(finding.label(format!("this is {value}")));
+                self.report(diagnostic.label(format!("this is {value}")));
                 None
             }
             Some(_) => {
@@ -105,19 +101,19 @@ impl Checker {
             crate::check::values::ranges::first_outside(rate, (f64::NEG_INFINITY, 1.0), steps),
         ) {
             (Some(value), _) if value > 1.0 => value,
-            (None, crate::check::values::ranges::Stay::Leaves { value, .. }) => value,
+            (None, crate::check::values::ranges::RangeCheck::Leaves { value, .. }) => value,
             _ => return,
         };
-        let finding =
+        let diagnostic =
             Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
         self.report(
-            finding
+            diagnostic
                 .label(format!("reaches {largest}"))
                 .help("published rates lie between 1e-7 and 1e-2: write `1e-5`, for example"),
         );
     }
 
-    /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it
+    /// Whether a number over training time keeps to its bounds at every step of a stage; a diagnostic where it
     /// does not.
     pub(in crate::check) fn within(
         &mut self,
@@ -135,7 +131,7 @@ impl Checker {
             };
             let (span, text) = (
                 self.span(formula.0.origin),
-                format!("{what} must stay between {low} and {high} on every rung"),
+                format!("{what} must check_range between {low} and {high} on every rung"),
             );
             self.report(
                 Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")),
@@ -152,12 +148,12 @@ impl Checker {
             };
             if let Some(outside) = ends.into_iter().find(|value| !(low..=high).contains(value)) {
                 let span = self.span(formula.0.origin);
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::ScheduleRange,
                     span,
-                    format!("{what} must stay between {low} and {high}"),
+                    format!("{what} must check_range between {low} and {high}"),
                 );
-                self.report(finding.label(format!("goes to {outside}")));
+                self.report(diagnostic.label(format!("goes to {outside}")));
                 return false;
             }
         }
@@ -249,8 +245,9 @@ impl Checker {
                             self.sources.text(range.span),
                             self.sources.text(second.span)
                         );
-                        let finding = Diagnostic::error(Code::TypeMismatch, whole, wanted).label("two numbers");
-                        self.report(finding.help(format!("write `{written}({ours})`")).fix(
+                        let diagnostic =
+                            Diagnostic::error(Code::TypeMismatch, whole, wanted).label("two numbers");
+                        self.report(diagnostic.help(format!("write `{written}({ours})`")).fix(
                             format!("write `{ours}`"),
                             whole,
                             ours,

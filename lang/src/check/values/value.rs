@@ -92,32 +92,32 @@ pub enum Value {
 #[derive(Clone, Debug)]
 pub struct Family {
     pub name: String,
-    pub members: Vec<(Key, Value)>,
+    pub members: Vec<(MemberKey, Value)>,
 }
 
 impl Family {
-    pub fn get(&self, key: Key) -> Option<&Value> {
+    pub fn get(&self, key: MemberKey) -> Option<&Value> {
         self.members.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
     }
 }
 
 /// What picks a member of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum MemberKey {
     Domain(DomainId),
     Teacher(TeacherId),
     Number(i64),
 }
 
-impl Key {
+impl MemberKey {
     /// The key that an index stands for.
-    pub fn of(value: &Value) -> Option<Key> {
+    pub fn of(value: &Value) -> Option<MemberKey> {
         Some(match value {
-            Value::Domain(domain) => Key::Domain(*domain),
-            Value::Teacher(teacher) => Key::Teacher(*teacher),
-            Value::Role(Role::Named { teacher, .. }) => Key::Teacher(*teacher),
+            Value::Domain(domain) => MemberKey::Domain(*domain),
+            Value::Teacher(teacher) => MemberKey::Teacher(*teacher),
+            Value::Role(Role::Named { teacher, .. }) => MemberKey::Teacher(*teacher),
             Value::Formula(formula) => {
-                Key::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64)
+                MemberKey::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64)
             }
             _ => return None,
         })

@@ -74,7 +74,7 @@ impl Checker {
         Some(&before[start..]).filter(|key| !key.is_empty())
     }
 
-    /// Whether the word behind a number is what `key` counts; a finding where it is not.
+    /// Whether the word behind a number is what `key` counts; a diagnostic where it is not.
     pub(in crate::check) fn word_fits(&mut self, value: &Value, span: Span, key: &str) -> bool {
         let Some((number, word, place)) = self.word_behind(value) else { return true };
         let wanted = counted(key);
@@ -93,14 +93,15 @@ impl Checker {
                 format!("write the number without the word: `{number}`"),
             ),
         };
-        // At the number itself, wherever it is read: one slip is one finding.
-        let finding = Diagnostic::error(Code::UnitMismatch, place, text).help(help).fix(
+        // At the number itself, wherever it is read: one slip is one diagnostic.
+        let diagnostic = Diagnostic::error(Code::UnitMismatch, place, text).help(help).fix(
             format!("write `{meant}`"),
             place,
             meant,
         );
-        let finding = if place == span { finding } else { finding.because(span, "read here").possibly() };
-        self.report(finding);
+        let diagnostic =
+            if place == span { diagnostic } else { diagnostic.note(span, "read here").possibly() };
+        self.report(diagnostic);
         false
     }
 
@@ -113,15 +114,15 @@ impl Checker {
     }
 
     /// `48 epochs` where no number of epochs is asked for.
-    pub(in crate::check) fn epochs_misplaced(&mut self, span: Span, finding: Diagnostic) -> Diagnostic {
+    pub(in crate::check) fn epochs_misplaced(&mut self, span: Span, diagnostic: Diagnostic) -> Diagnostic {
         let key = self.key_before(span).unwrap_or_default();
         let written = self.sources.text(span);
         let (number, rest) = split_word(written);
         if !rest.starts_with("epoch") {
-            return finding;
+            return diagnostic;
         }
         let ours = counted(key).map_or(number.to_owned(), |wanted| format!("{number} {wanted}"));
-        finding.help(format!("only `steps` can be given in epochs: write `{ours}`")).fix(
+        diagnostic.help(format!("only `steps` can be given in epochs: write `{ours}`")).fix(
             format!("write `{ours}`"),
             span,
             ours,

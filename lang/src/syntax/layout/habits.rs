@@ -17,7 +17,7 @@ impl Scanner<'_> {
         let marker =
             ["<<<<<<<", "=======", ">>>>>>>", "|||||||"].iter().find(|marker| line.starts_with(**marker));
         let start = self.at;
-        let finding = if let Some(marker) = marker {
+        let diagnostic = if let Some(marker) = marker {
             let span = self.span(start, start + marker.len());
             Diagnostic::error(Code::ForeignSyntax, span, "a merge conflict stands here")
                 .label("left behind by the merge")
@@ -36,7 +36,7 @@ impl Scanner<'_> {
         } else {
             return false;
         };
-        self.report(finding);
+        self.report(diagnostic);
         self.blank(start, start + line.len());
         true
     }
@@ -46,7 +46,7 @@ impl Scanner<'_> {
         let rest = &self.text[self.at..];
         let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
         let whole = &self.text[self.at..end];
-        let mut finding = Diagnostic::error(
+        let mut diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(self.at, self.at + 2),
             "`/* ... */` is not a comment here",
@@ -57,9 +57,9 @@ impl Scanner<'_> {
             || end == self.bytes.len();
         if ends_line && !whole.contains('\n') && whole.len() >= 4 {
             let inner = whole[2..].trim_end_matches("*/").trim();
-            finding = finding.fix("write `//`", self.span(self.at, end), format!("// {inner}"));
+            diagnostic = diagnostic.fix("write `//`", self.span(self.at, end), format!("// {inner}"));
         }
-        self.report(finding);
+        self.report(diagnostic);
         self.blank(self.at, end);
     }
 
@@ -70,14 +70,14 @@ impl Scanner<'_> {
         let path = rest.find(|c: char| !words::is_word(c) && c != ':').unwrap_or(rest.len());
         let path = &rest[..path];
         let ours = path.replace("::", ".");
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(at, at + 2),
             "the parts of a path are joined by `.`, not `::`",
         )
         .help("for example `std.opd.mopd`")
         .fix("write `.`", self.span(at, at + path.len()), ours);
-        self.report(finding);
+        self.report(diagnostic);
         self.replace(at, at + 2).copy_from_slice(b". ");
         self.last = Last::Operator;
         self.at += 2;
@@ -95,14 +95,14 @@ impl Scanner<'_> {
             return false;
         }
         let at = self.at;
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(at, at + length),
             format!("a text has no prefix such as `{prefix}\"`"),
         )
         .help("a text stands in double quotes alone; in a `template`, braces are slots")
         .replace_with(format!("remove the `{prefix}`"), "");
-        self.report(finding);
+        self.report(diagnostic);
         self.blank(at, at + length);
         true
     }
@@ -116,12 +116,12 @@ impl Scanner<'_> {
             return false;
         }
         let ours = word.to_ascii_lowercase();
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(at, at + length),
             format!("`{word}` is written `{ours}`"),
         );
-        self.report(finding.replace_with(format!("write `{ours}`"), ours.clone()));
+        self.report(diagnostic.replace_with(format!("write `{ours}`"), ours.clone()));
         self.replace(at, at + length).copy_from_slice(ours.as_bytes());
         self.last = Last::Operator;
         self.at += length;
@@ -141,8 +141,8 @@ impl Scanner<'_> {
         }
         let ours = format!("{}-{}", &self.text[start..end], &self.text[digits_at..digits_at + digits]);
         let message = format!("`{sign}` (U+{:04X}) looks like `-` but is another character", sign as u32);
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(end, digits_at), message);
-        self.report(finding.help(format!("write `{ours}`")).replace_with("write `-`", "-"));
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(end, digits_at), message);
+        self.report(diagnostic.help(format!("write `{ours}`")).replace_with("write `-`", "-"));
         let until = digits_at + digits;
         let text = self.replace(start, until);
         text.fill(b' ');
@@ -175,14 +175,14 @@ impl Scanner<'_> {
         }
         let written = &self.text[start..end];
         let ours = written.replace(',', "_");
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(start, end),
             format!("`{written}`: a comma stands between values, not in a number"),
         )
         .help(format!("write `{ours}`"))
         .replace_with(format!("write `{ours}`"), ours);
-        self.report(finding);
+        self.report(diagnostic);
         for at in (first_end..end).step_by(4) {
             self.replace(at, at + 1).fill(b'_');
         }
@@ -205,14 +205,14 @@ impl Scanner<'_> {
         if !on_line || !divisor || !closes || self.last != Last::Value {
             return false;
         }
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(at, at + 2),
             "`//` begins a comment, which takes the rest of the line",
         )
         .help("a division is written `/`")
         .replace_with("write `/`", "/");
-        self.report(finding);
+        self.report(diagnostic);
         self.replace(at, at + 2).copy_from_slice(b"/ ");
         self.last = Last::Operator;
         self.at += 2;

@@ -25,17 +25,17 @@ pub(crate) const MAX_DEPTH: usize = 256;
 /// stands before.
 pub struct Layout {
     pub text: String,
-    pub findings: Vec<Diagnostic>,
+    pub diagnostics: Vec<Diagnostic>,
     /// `//!` lines.
     pub module_doc: Vec<String>,
     /// `///` lines with their offsets.
     pub docs: Vec<(usize, String)>,
-    pub circumstances: Circumstances,
+    pub context: LayoutContext,
 }
 
 /// What a layout depends on, besides the text of the piece and the first words of the next one.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Circumstances {
+pub struct LayoutContext {
     /// Whether items were to end the blocks around them, where that made a difference.
     pub items_close: Option<bool>,
     /// Something was looked for up to the end of the file, and was not there.
@@ -45,14 +45,14 @@ pub struct Circumstances {
 }
 
 /// A piece of a file.
-pub enum Piece {
+pub enum LayoutPiece {
     New(Layout),
     /// One that the caller has: its number.
-    Known(usize),
+    KnownPiece(usize),
 }
 
 /// A piece that need not be laid out again.
-pub struct Known {
+pub struct KnownPiece {
     pub number: usize,
     pub length: usize,
     pub unclosed_brace: bool,
@@ -62,15 +62,19 @@ pub struct Known {
 pub fn lay_out(text: &str) -> String {
     let (pieces, _) = pieces(FileId(0), text, |_, _| None);
     let texts = pieces.into_iter().map(|piece| match piece {
-        Piece::New(layout) => layout.text,
-        Piece::Known(_) => unreachable!("none is known"),
+        LayoutPiece::New(layout) => layout.text,
+        LayoutPiece::KnownPiece(_) => unreachable!("none is known"),
     });
     texts.collect()
 }
 
 /// Cuts a file into pieces, and says whether items end the blocks around them. `known` tells which piece
 /// begins at an offset, if that is known for this rule.
-pub fn pieces(file: FileId, text: &str, known: impl Fn(usize, bool) -> Option<Known>) -> (Vec<Piece>, bool) {
+pub fn pieces(
+    file: FileId,
+    text: &str,
+    known: impl Fn(usize, bool) -> Option<KnownPiece>,
+) -> (Vec<LayoutPiece>, bool) {
     let cut = |items_close: bool| {
         let (mut pieces, mut at, mut unclosed_brace) = (Vec::new(), 0, false);
         while at < text.len() {
@@ -78,13 +82,13 @@ pub fn pieces(file: FileId, text: &str, known: impl Fn(usize, bool) -> Option<Kn
                 Some(known) => {
                     at += known.length;
                     unclosed_brace = known.unclosed_brace;
-                    Piece::Known(known.number)
+                    LayoutPiece::KnownPiece(known.number)
                 }
                 None => {
                     let layout = lay_out_piece(file, &text[at..], items_close);
                     at += layout.text.len();
-                    unclosed_brace = layout.circumstances.unclosed_brace;
-                    Piece::New(layout)
+                    unclosed_brace = layout.context.unclosed_brace;
+                    LayoutPiece::New(layout)
                 }
             };
             pieces.push(piece);
@@ -146,8 +150,8 @@ struct Scanner<'a> {
     next_line: (usize, LineHead),
     /// Items that begin a line end the blocks around them.
     items_close: bool,
-    circumstances: Circumstances,
-    findings: Vec<Diagnostic>,
+    context: LayoutContext,
+    diagnostics: Vec<Diagnostic>,
     module_doc: Vec<String>,
     docs: Vec<(usize, String)>,
 }
@@ -166,8 +170,8 @@ impl<'a> Scanner<'a> {
             last: Last::Nothing,
             next_line: (0, LineHead::Other),
             items_close,
-            circumstances: Circumstances::default(),
-            findings: Vec::new(),
+            context: LayoutContext::default(),
+            diagnostics: Vec::new(),
             module_doc: Vec::new(),
             docs: Vec::new(),
         }
@@ -178,7 +182,7 @@ impl<'a> Scanner<'a> {
             self.step();
         }
         let innermost_brace = self.open.iter().rposition(|open| open.bracket == b'{');
-        self.circumstances.unclosed_brace = innermost_brace.is_some();
+        self.context.unclosed_brace = innermost_brace.is_some();
         // A bracket inside an unclosed block, or else the outermost block: one report for one slip.
         let open_paren = self.open.iter().rposition(|open| matches!(open.bracket, b'(' | b'['));
         if let Some(at) = open_paren.or(self.open.iter().position(|open| open.bracket == b'{')) {
@@ -187,8 +191,8 @@ impl<'a> Scanner<'a> {
         }
         self.replace(self.at, self.at);
         let text = String::from_utf8(self.out).expect("only whole characters are replaced, by ASCII");
-        let Scanner { findings, module_doc, docs, circumstances, .. } = self;
-        Layout { text, findings, module_doc, docs, circumstances }
+        let Scanner { diagnostics, module_doc, docs, context, .. } = self;
+        Layout { text, diagnostics, module_doc, docs, context }
     }
 
     /// A range of the prepared text, to be written to.
@@ -279,7 +283,7 @@ impl<'a> Scanner<'a> {
         }
 
         if item && self.open.len() > 1 {
-            self.circumstances.items_close = Some(self.items_close);
+            self.context.items_close = Some(self.items_close);
         }
         if item && self.items_close && self.open.len() > 1 {
             let outermost = self.open[1].at;
@@ -336,26 +340,26 @@ impl<'a> Scanner<'a> {
     }
 
     fn report_unclosed(&mut self, bracket: u8, at: usize, next: Option<usize>) {
-        let within = |finding: &Diagnostic| {
-            finding.code == Code::NestingTooDeep && finding.primary.span.start as usize >= at
+        let within = |diagnostic: &Diagnostic| {
+            diagnostic.code == Code::NestingTooDeep && diagnostic.primary.span.start as usize >= at
         };
-        if self.findings.iter().any(within) {
+        if self.diagnostics.iter().any(within) {
             return; // Its partner may be in what was passed over.
         }
         let span = self.span(at, at + 1);
         let message = format!("this `{}` is never closed", bracket as char);
-        let mut finding = Diagnostic::error(Code::Syntax, span, message)
+        let mut diagnostic = Diagnostic::error(Code::Syntax, span, message)
             .label(format!("`{}` is missing", partner(bracket) as char));
         if let Some(next) = next {
             let end = next + self.text[next..].find([' ', '\n', '{', '(']).unwrap_or(1).max(1);
-            finding = finding.because(self.span(next, end), "it should be closed before this");
+            diagnostic = diagnostic.note(self.span(next, end), "it should be closed before this");
         }
-        let finding = self.close(finding, bracket, at, next);
-        self.report(finding);
+        let diagnostic = self.close(diagnostic, bracket, at, next);
+        self.report(diagnostic);
     }
 
     /// The fix of a bracket that is never closed: its partner behind the last thing that can belong to it.
-    fn close(&self, finding: Diagnostic, bracket: u8, at: usize, next: Option<usize>) -> Diagnostic {
+    fn close(&self, diagnostic: Diagnostic, bracket: u8, at: usize, next: Option<usize>) -> Diagnostic {
         let mut before = &self.text[..next.unwrap_or(self.text.len())];
         // Comments in front of what comes next belong to that.
         loop {
@@ -368,12 +372,12 @@ impl<'a> Scanner<'a> {
         }
         let end = before.len();
         if end <= at {
-            return finding;
+            return diagnostic;
         }
         let partner = partner(bracket) as char;
         let one_line = !before[at..].contains('\n');
         if before[before.rfind('\n').map_or(0, |newline| newline + 1)..].contains("//") {
-            return finding; // Behind a comment it would be part of the comment.
+            return diagnostic; // Behind a comment it would be part of the comment.
         }
         let text = match (bracket, one_line) {
             (b'{', true) => format!(" {partner}"),
@@ -381,8 +385,8 @@ impl<'a> Scanner<'a> {
             _ => partner.to_string(),
         };
         let sure = bracket == b'{' || one_line;
-        let finding = finding.fix(format!("write `{partner}`"), self.span(end, end), text);
-        if sure { finding } else { finding.possibly() }
+        let diagnostic = diagnostic.fix(format!("write `{partner}`"), self.span(end, end), text);
+        if sure { diagnostic } else { diagnostic.possibly() }
     }
 
     // ---- Brackets ----
@@ -414,22 +418,22 @@ impl<'a> Scanner<'a> {
         let fits = partner(top) == bracket;
         if !fits && (top == 0 || top == b'{') {
             let message = format!("`{}` closes nothing", bracket as char);
-            let finding = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
-            self.report(finding.label("no bracket is open here").replace_with("remove it", ""));
+            let diagnostic = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
+            self.report(diagnostic.label("no bracket is open here").replace_with("remove it", ""));
             self.blank(here, here + 1);
             return;
         }
         if !fits {
             let open_at = self.open.last().map_or(0, |open| open.at);
             let message = format!("`{}` is closed by `{}`", top as char, bracket as char);
-            let finding = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message)
+            let diagnostic = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message)
                 .label(format!("expected `{}`", partner(top) as char))
-                .because(self.span(open_at, open_at + 1), "opened here")
+                .note(self.span(open_at, open_at + 1), "opened here")
                 .replace_with(
                     format!("write `{}`", partner(top) as char),
                     (partner(top) as char).to_string(),
                 );
-            self.report(finding);
+            self.report(diagnostic);
             self.replace(here, here + 1).fill(partner(top));
         }
         if let Some(open) = self.open.pop() {
@@ -454,10 +458,10 @@ impl<'a> Scanner<'a> {
     fn too_deep(&mut self) {
         let start = self.at;
         let message = format!("nested more than {MAX_DEPTH} levels deep");
-        let finding = Diagnostic::error(Code::NestingTooDeep, self.span(start, start + 1), message)
+        let diagnostic = Diagnostic::error(Code::NestingTooDeep, self.span(start, start + 1), message)
             .label("brackets and operators are counted together, from the beginning of the entry")
             .help("name the parts with `let`, or remove brackets");
-        self.report(finding);
+        self.report(diagnostic);
         let mut level = 0usize;
         let mut end = start;
         while end < self.bytes.len() {
@@ -561,13 +565,13 @@ impl<'a> Scanner<'a> {
         let next = self.text[at + 1..].trim_start_matches([' ', '\t', '\r']);
         let ends_line =
             next.is_empty() || next.starts_with('\n') || next.starts_with("//") || next.starts_with('}');
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 1), "`;` separates nothing here")
                 .label("entries end at the end of the line or at a comma");
         self.report(if ends_line {
-            finding.replace_with("remove it", "")
+            diagnostic.replace_with("remove it", "")
         } else {
-            finding.replace_with("write a comma", ",")
+            diagnostic.replace_with("write a comma", ",")
         });
         let in_block = self.open.last().is_some_and(|open| open.bracket == b'{');
         if ends_line {
@@ -597,15 +601,15 @@ impl<'a> Scanner<'a> {
     }
 
     /// One report a line and code: the second look-alike of a line says nothing new.
-    fn report(&mut self, finding: Diagnostic) {
-        let start = finding.primary.span.start as usize;
-        let repeated = self.findings.iter().rev().take(8).any(|other| {
+    fn report(&mut self, diagnostic: Diagnostic) {
+        let start = diagnostic.primary.span.start as usize;
+        let repeated = self.diagnostics.iter().rev().take(8).any(|other| {
             let other_start = other.primary.span.start as usize;
-            other.code == finding.code
+            other.code == diagnostic.code
                 && !self.text[other_start.min(start)..other_start.max(start)].contains('\n')
         });
         if !repeated {
-            self.findings.push(finding);
+            self.diagnostics.push(diagnostic);
         }
     }
 }

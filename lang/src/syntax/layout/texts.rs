@@ -89,10 +89,10 @@ impl Scanner<'_> {
             closers = end - 1;
         }
         end = start + self.text[start..closers.max(start + quote)].trim_end().len().max(quote);
-        let finding = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
+        let diagnostic = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
             .label("the closing `\"` is missing on this line")
             .help("a text stands on one line; `\\n` inside it is a line break");
-        self.report(finding);
+        self.report(diagnostic);
         self.blank(start, end);
         self.last = Last::Value;
         // The brackets opened on this line may have been meant to close inside the text.
@@ -113,10 +113,10 @@ impl Scanner<'_> {
         let Some(length) = rest.find('\'') else { return self.unterminated(1) };
         let (start, end) = (self.at, self.at + 1 + length);
         let inner = &rest[..length];
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
                 .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
-        self.report(finding);
+        self.report(diagnostic);
         self.quote(start, end, end + 1);
     }
 
@@ -129,11 +129,11 @@ impl Scanner<'_> {
         };
         let close = start + opening + length;
         let end = close + self.text[close..].chars().next().map_or(0, char::len_utf8);
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
                 .label("a word processor may have put them here")
                 .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
-        self.report(finding);
+        self.report(diagnostic);
         self.replace(start, start + opening).fill(b' ');
         self.replace(close, end).fill(b' ');
         self.quote(start + opening - 1, close, end);
@@ -156,15 +156,15 @@ impl Scanner<'_> {
         let start = self.at;
         let rest = &self.text[start + 3..];
         let closed = rest.find("\"\"\"").map(|length| start + 3 + length + 3);
-        self.circumstances.rest_of_file |= closed.is_none();
+        self.context.rest_of_file |= closed.is_none();
         let end = closed.unwrap_or_else(|| self.line_end());
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             self.span(start, start + 3),
             "`\"\"\"` does not open a text",
         )
         .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
-        self.report(finding);
+        self.report(diagnostic);
         self.blank(start, end);
         // Stands in for the text, so that what is around it still parses.
         self.replace(start, start + 2).fill(b'"');
@@ -223,9 +223,9 @@ impl Scanner<'_> {
         let text = format!(
             "an invisible character (U+{code:04X}) changes the direction in which this line is shown"
         );
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::Syntax, span, text).label("what is read may differ from what is seen");
-        self.report(finding.help("remove it").replace_with("remove it", ""));
+        self.report(diagnostic.help("remove it").replace_with("remove it", ""));
     }
 }
 

@@ -3,12 +3,12 @@
 use pest::iterators::Pair;
 
 use super::Rule;
-use super::build::{Broken, Builder};
+use super::build::{AstBuilder, Broken};
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::ast::*;
 use crate::syntax::words::split_word;
 
-impl<'a> Builder<'a> {
+impl<'a> AstBuilder<'a> {
     pub fn arms(&mut self, pair: Pair<'a, Rule>) -> Route {
         let span = self.span(&pair);
         let mut arms = Vec::new();
@@ -46,8 +46,8 @@ impl<'a> Builder<'a> {
                     let (head, carried) = self.for_head(part)?;
                     if let Some(carried) = carried {
                         let message = "a route arm carries no value from one turn to the next";
-                        let finding = Diagnostic::error(Code::Syntax, carried.name.span, message);
-                        self.report(finding.label("remove this and the comma before it"));
+                        let diagnostic = Diagnostic::error(Code::Syntax, carried.name.span, message);
+                        self.report(diagnostic.label("remove this and the comma before it"));
                     }
                     index = Some(head);
                 }
@@ -66,9 +66,9 @@ impl<'a> Builder<'a> {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_arrow) else { return };
         let message = format!("an arm leads to its value with `->`, not `{}`", sign.as_str());
         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
-        let finding =
+        let diagnostic =
             Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label("expected `->`");
-        self.report(finding.replace_with("write `->`", if spaced { "->" } else { " ->" }));
+        self.report(diagnostic.replace_with("write `->`", if spaced { "->" } else { " ->" }));
     }
 
     pub fn match_arms(&mut self, pair: Pair<'a, Rule>) -> Vec<MatchArm> {
@@ -107,12 +107,12 @@ impl<'a> Builder<'a> {
             match part.as_rule() {
                 Rule::kw_else => condition = Some(Condition::Else),
                 Rule::condition if part.as_str().trim_end() == "_" => {
-                    let finding = Diagnostic::error(
+                    let diagnostic = Diagnostic::error(
                         Code::ForeignSyntax,
                         self.span(&part),
                         "`_` is written `else`: it takes what is left",
                     );
-                    self.report(finding.replace_with("write `else`", "else"));
+                    self.report(diagnostic.replace_with("write `else`", "else"));
                     condition = Some(Condition::Else);
                 }
                 Rule::condition => condition = Some(Condition::When(self.expression(part))),
@@ -156,9 +156,9 @@ impl<'a> Builder<'a> {
                             sign.as_str()
                         );
                         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
-                        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
+                        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
                             .label("expected `in`");
-                        self.report(finding.replace_with("write `in`", if spaced { "in" } else { " in" }));
+                        self.report(diagnostic.replace_with("write `in`", if spaced { "in" } else { " in" }));
                     }
                 }
                 Rule::expression => over = Some(self.expression(part)),

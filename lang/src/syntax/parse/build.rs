@@ -22,13 +22,13 @@ pub enum Broken {
     Axis,
 }
 
-pub struct Builder<'a> {
+pub struct AstBuilder<'a> {
     file: FileId,
     source: &'a str,
     layout: &'a Layout,
     /// Where the text that is being parsed begins in the piece.
     base: usize,
-    findings: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     /// Documentation lines not yet given to an item.
     docs: std::iter::Peekable<std::slice::Iter<'a, (usize, String)>>,
     /// Documentation lines of the pieces before.
@@ -44,17 +44,17 @@ pub struct Carry {
     last_broken: Option<usize>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> AstBuilder<'a> {
     pub fn new(file: FileId, source: &'a str, layout: &'a Layout, carry: Carry) -> Self {
         let Carry { docs: earlier_docs, last_broken } = carry;
         let docs = layout.docs.iter().peekable();
-        Builder { file, source, layout, base: 0, findings: Vec::new(), docs, earlier_docs, last_broken }
+        AstBuilder { file, source, layout, base: 0, diagnostics: Vec::new(), docs, earlier_docs, last_broken }
     }
 
-    /// The findings, and what is left to the next piece.
+    /// The diagnostics, and what is left to the next piece.
     pub fn finish(self) -> (Vec<Diagnostic>, Carry) {
         let docs = self.earlier_docs.into_iter().chain(self.docs.map(|(_, line)| line.clone())).collect();
-        (self.findings, Carry { docs, last_broken: self.last_broken })
+        (self.diagnostics, Carry { docs, last_broken: self.last_broken })
     }
 
     // ---- Places ----
@@ -86,14 +86,14 @@ impl<'a> Builder<'a> {
 
     // ---- Reports ----
 
-    pub fn report(&mut self, finding: Diagnostic) {
-        self.findings.push(finding);
+    pub fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
     }
 
     pub fn report_raw(&mut self, error: &Error<Rule>) {
         let at = explain::error_offset(error);
-        let finding = explain::describe(self, error, at, false);
-        self.report(finding);
+        let diagnostic = explain::describe(self, error, at, false);
+        self.report(diagnostic);
     }
 
     pub fn unsupported(&mut self, span: Span, what: &str) {
@@ -150,7 +150,7 @@ impl<'a> Builder<'a> {
         if rule == Rule::use_item {
             return self.use_item(pair).map(ItemKind::Use);
         }
-        let mut parts = Parts::default();
+        let mut parts = ItemParts::default();
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::name => parts.name = Some(self.name(&part)),
@@ -222,14 +222,14 @@ impl<'a> Builder<'a> {
             Some(names) => names,
             None if module.len() > 1 => vec![module.pop()?],
             None => {
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::Syntax,
                     span,
                     "an import names a module and what it takes from it",
                 )
                 .label("the name is missing")
                 .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
-                self.report(finding);
+                self.report(diagnostic);
                 return None;
             }
         };
@@ -283,10 +283,10 @@ impl<'a> Builder<'a> {
         // `key: value` has no blank before its colon; `key = value` has one.
         let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
         let replacement = if spaced { "=" } else { " =" };
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
+        let diagnostic = Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message)
             .label(label)
             .replace_with("write `=`", replacement);
-        self.report(finding);
+        self.report(diagnostic);
     }
 
     /// An expression and its tail: `where w = ...` or `by domain { ... }`.
@@ -360,7 +360,7 @@ impl<'a> Builder<'a> {
 
     fn statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
         let rule = pair.as_rule();
-        let mut parts = Parts::default();
+        let mut parts = ItemParts::default();
         let mut marks = Vec::new();
         for part in pair.into_inner() {
             match part.as_rule() {
@@ -420,15 +420,15 @@ impl<'a> Builder<'a> {
             return;
         }
         self.last_broken = Some(column);
-        let lexical = self.layout.findings.iter().any(|finding| {
-            let at = finding.primary.span.start as usize;
+        let lexical = self.layout.diagnostics.iter().any(|diagnostic| {
+            let at = diagnostic.primary.span.start as usize;
             at >= start && at <= end
         });
         if lexical {
             return;
         }
-        let finding = explain::explain(self, slice, start, kind);
-        self.report(finding);
+        let diagnostic = explain::explain(self, slice, start, kind);
+        self.report(diagnostic);
     }
 
     fn column(&self, at: usize) -> usize {
@@ -470,14 +470,14 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// An expression whose parts would only make further findings: they use what this version does not have.
+/// An expression whose parts would only make further diagnostics: they use what this version does not have.
 fn lost(expr: Expr) -> Expr {
     Expr { kind: ExprKind::Error, ..expr }
 }
 
 /// What items and statements are made of.
 #[derive(Default)]
-struct Parts {
+struct ItemParts {
     name: Option<Name>,
     text: Option<Text>,
     block: Option<Block>,

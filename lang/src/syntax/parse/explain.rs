@@ -1,10 +1,10 @@
-//! From a slice that could not be parsed to one finding: a habit of another language, a common slip, or what
+//! From a slice that could not be parsed to one diagnostic: a habit of another language, a common slip, or what
 //! was expected.
 
 use pest::Parser;
 use pest::error::{Error, ErrorVariant, InputLocation};
 
-use super::build::{Broken, Builder};
+use super::build::{AstBuilder, Broken};
 use super::{Grammar, Rule, expected};
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::syntax::words::{self, split_word};
@@ -15,10 +15,10 @@ pub fn error_offset(error: &Error<Rule>) -> usize {
     }
 }
 
-/// The finding for `slice`, which begins at `start` of the file.
-pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Diagnostic {
-    if let Some(finding) = foreign(builder, slice, start, kind) {
-        return finding;
+/// The diagnostic for `slice`, which begins at `start` of the file.
+pub fn explain(builder: &AstBuilder, slice: &str, start: usize, kind: Broken) -> Diagnostic {
+    if let Some(diagnostic) = foreign(builder, slice, start, kind) {
+        return diagnostic;
     }
     let rule = match kind {
         Broken::Item => Rule::lone_item,
@@ -43,7 +43,7 @@ pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Di
 }
 
 /// `expected ..., found ...`
-pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, in_block: bool) -> Diagnostic {
+pub fn describe(builder: &AstBuilder, error: &Error<Rule>, at: usize, in_block: bool) -> Diagnostic {
     let alternatives = match &error.variant {
         ErrorVariant::ParsingError { positives, .. } => expected::alternatives(positives, in_block),
         ErrorVariant::CustomError { .. } => Vec::new(),
@@ -56,25 +56,25 @@ pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, in_block: boo
     let at = if token.is_empty() { at } else { at + rest.len() - next.len() };
     let span = builder.span_at(at, at + token.len());
     let found = if token.is_empty() { "the end of the line".to_owned() } else { format!("`{token}`") };
-    let finding = Diagnostic::error(Code::Syntax, span, format!("expected {wanted}, found {found}"));
-    let finding = finding.label(format!("expected {wanted}"));
+    let diagnostic = Diagnostic::error(Code::Syntax, span, format!("expected {wanted}, found {found}"));
+    let diagnostic = diagnostic.label(format!("expected {wanted}"));
     // Two values side by side: `[start, expert student]`, `{ seed = 1 out = "runs" }`.
     let value = |c: char| words::is_word(c) || matches!(c, '"' | ')' | ']');
     let begins_value =
         token.starts_with(|c: char| words::is_word(c) || c == '"') && !words::RESERVED.contains(&token);
     if wanted.contains("`,`") && begins_value && builder.text()[..at].trim_end().ends_with(value) {
         let end = builder.text()[..at].trim_end().len();
-        return finding.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
+        return diagnostic.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
     }
     if words::RESERVED.contains(&token)
         && ["name", "setting", "parameter"].iter().any(|needed| wanted.contains(needed))
     {
-        return finding.help(format!("`{token}` is a word of the language and can't be a name"));
+        return diagnostic.help(format!("`{token}` is a word of the language and can't be a name"));
     }
     if token == "-" && builder.text()[..at].ends_with(words::is_word) && wanted != "a value" {
-        return finding.help("names are made of letters, digits and `_`");
+        return diagnostic.help("names are made of letters, digits and `_`");
     }
-    finding
+    diagnostic
 }
 
 /// The token that `text` begins with; empty at the end of a line.
@@ -94,35 +94,39 @@ fn token(text: &str) -> &str {
 }
 
 /// Statements of other languages, by their first word.
-fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option<Diagnostic> {
+fn foreign(builder: &AstBuilder, slice: &str, start: usize, kind: Broken) -> Option<Diagnostic> {
     let (first, rest) = split_word(slice);
     let (second, _) = split_word(rest);
     let place = builder.span_at(start, start + first.len());
     let error = |message: &str| Diagnostic::error(Code::ForeignSyntax, place, message);
     let named = !second.is_empty();
     let in_arms = matches!(kind, Broken::Arm | Broken::MatchArm);
-    let finding = match first {
+    let diagnostic = match first {
         "def" | "func" | "function" | "defn" if named => {
-            let finding = error(&format!("there is no `{first}`: a function is declared with `fn`"))
+            let diagnostic = error(&format!("there is no `{first}`: a function is declared with `fn`"))
                 .label("`fn name(x) = value`")
                 .help(
                     "for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss \
                      is an `objective`",
                 );
             // With a body of several lines it is more than another word.
-            if slice.trim_end().ends_with(':') { finding } else { finding.replace_with("write `fn`", "fn") }
+            if slice.trim_end().ends_with(':') {
+                diagnostic
+            } else {
+                diagnostic.replace_with("write `fn`", "fn")
+            }
         }
         "import" | "from" | "include" | "require" if named || rest.starts_with('"') => {
-            let finding = error(&format!("an import is written `use`, not `{first}`"))
+            let diagnostic = error(&format!("an import is written `use`, not `{first}`"))
                 .label("`use module.name`")
                 .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
             match imported(first, rest) {
-                Some(ours) => finding.fix(
+                Some(ours) => diagnostic.fix(
                     format!("write `{ours}`"),
                     builder.span_at(start, start + slice.trim_end().len()),
                     ours,
                 ),
-                None => finding,
+                None => diagnostic,
             }
         }
         "if" | "elif" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
@@ -163,21 +167,21 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
             .help("one model or teacher for each domain is a family: `model expert[d in domains] = ...`"),
         _ => return ternary(builder, slice, start),
     };
-    Some(finding)
+    Some(diagnostic)
 }
 
 const CHOICES: &str = "choose between two numbers with `where(condition, then, else)`, between more with \
                        `match { condition -> value, else -> value }`, a teacher with `route`";
 
 /// `a if c else b`
-fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
+fn ternary(builder: &AstBuilder, slice: &str, start: usize) -> Option<Diagnostic> {
     let condition = slice.find(" if ")?;
     slice[condition..].find(" else ")?;
     if slice[..condition].contains('"') {
         return None;
     }
     let place = builder.span_at(start + condition + 1, start + condition + 3);
-    let finding = Diagnostic::error(
+    let diagnostic = Diagnostic::error(
         Code::ForeignSyntax,
         place,
         "there is no `if`: a choice between two values is written `where`",
@@ -190,7 +194,7 @@ fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
     let otherwise = condition + slice[condition..].find(" else ")?;
     let parts =
         [&slice[condition + 4..otherwise], after_equals(&slice[..condition]), &slice[otherwise + 6..]];
-    Some(chosen(builder, finding, slice, start, parts))
+    Some(chosen(builder, diagnostic, slice, start, parts))
 }
 
 /// What a setting or `let` is given.
@@ -203,7 +207,13 @@ fn after_equals(text: &str) -> &str {
 
 /// With the fix `where(condition, then, otherwise)`, if the parts are so plain that it is clear where they
 /// begin and end.
-fn chosen(builder: &Builder, finding: Diagnostic, slice: &str, start: usize, parts: [&str; 3]) -> Diagnostic {
+fn chosen(
+    builder: &AstBuilder,
+    diagnostic: Diagnostic,
+    slice: &str,
+    start: usize,
+    parts: [&str; 3],
+) -> Diagnostic {
     let parts = parts.map(str::trim);
     let plain = |part: &str| {
         !part.is_empty() && !part.contains(['(', '[', '{', ',', '"', '?', ':']) && !part.contains(" if ")
@@ -214,13 +224,13 @@ fn chosen(builder: &Builder, finding: Diagnostic, slice: &str, start: usize, par
             let [condition, then, otherwise] = parts;
             let ours = format!("where({condition}, {then}, {otherwise})");
             let first = slice.len() - after_equals(slice).trim_start().len();
-            finding.fix(
+            diagnostic.fix(
                 format!("write `{ours}`"),
                 builder.span_at(start + first, start + slice.trim_end().len()),
                 ours,
             )
         }
-        None => finding,
+        None => diagnostic,
     }
 }
 
@@ -247,14 +257,14 @@ fn imported(word: &str, rest: &str) -> Option<String> {
 }
 
 /// Slips that deserve more than an expected set. `at` is where the grammar gave up, in the slice.
-fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -> Option<Diagnostic> {
+fn slip(builder: &AstBuilder, slice: &str, start: usize, at: usize, kind: Broken) -> Option<Diagnostic> {
     let (first, rest) = split_word(slice);
     let (second, after) = split_word(rest);
     let place = builder.span_at(start, start + first.len());
     let stuck = &slice[at..];
 
-    if let Some(finding) = habit(builder, slice, start, at, kind) {
-        return Some(finding);
+    if let Some(diagnostic) = habit(builder, slice, start, at, kind) {
+        return Some(diagnostic);
     }
     if let Some(operator) = leading_operator(slice) {
         let span = builder.span_at(start, start + operator.len());
@@ -335,7 +345,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     };
     if let Some((message, example)) = arm.filter(|_| !slice.contains("->")) {
         let end = builder.span_at(start, start + slice.len());
-        let finding = Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing"))
+        let diagnostic = Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing"))
             .help(format!("for example {example}"));
         // `domain == code specialist[code]`: between two values.
         let between = at > 0
@@ -343,8 +353,8 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
             && !stuck.starts_with(|c: char| c.is_ascii_digit())
             && slice[..at].trim_end().ends_with(|c: char| words::is_word(c) || matches!(c, ')' | ']' | '"'));
         return Some(match between && matches!(kind, Broken::Arm) {
-            true => finding.fix("write `->`", builder.span_at(start + at, start + at), "-> "),
-            false => finding,
+            true => diagnostic.fix("write `->`", builder.span_at(start + at, start + at), "-> "),
+            false => diagnostic,
         });
     }
     if kind == Broken::Statement
@@ -377,7 +387,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     }
     if let Some(choices) = stuck.strip_prefix('?') {
         let span = builder.span_at(start + at, start + at + 1);
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             span,
             "there is no `?`: a choice between two values is written `where`",
@@ -389,9 +399,9 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         );
         return Some(match choices.split_once(':') {
             Some((then, otherwise)) => {
-                chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise])
+                chosen(builder, diagnostic, slice, start, [after_equals(&slice[..at]), then, otherwise])
             }
-            None => finding,
+            None => diagnostic,
         });
     }
     if stuck.starts_with('@')
@@ -402,12 +412,12 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         let pass = slice[..at].trim_end().len() - "pass".len();
         let ours = format!("pass_at({})", &stuck[1..1 + count]);
         let span = builder.span_at(start + pass, start + at + 1 + count);
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             span,
             format!("pass@{} is written `{ours}`", &stuck[1..1 + count]),
         );
-        return Some(finding.replace_with(format!("write `{ours}`"), ours));
+        return Some(diagnostic.replace_with(format!("write `{ours}`"), ours));
     }
     if stuck.starts_with('@') && !slice[..at].trim_end().ends_with('=') {
         let span = builder.span_at(start + at, start + at + 1);
@@ -431,7 +441,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
 }
 
 /// Signs and words of other languages where the grammar gave up.
-fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -> Option<Diagnostic> {
+fn habit(builder: &AstBuilder, slice: &str, start: usize, at: usize, kind: Broken) -> Option<Diagnostic> {
     let stuck = &slice[at..];
     let (first, rest) = split_word(slice);
     let error = |from: usize, length: usize, message: &str| {
@@ -443,9 +453,9 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         && !first.is_empty()
     {
         let from = slice.len() - rest.len();
-        let finding =
+        let diagnostic =
             error(from, sign.len(), &format!("`{sign}` would change a value in place: a name has one value"));
-        return Some(finding.help(format!(
+        return Some(diagnostic.help(format!(
             "give the new value a name of its own: `let new_{first} = {first} {} ...`",
             &sign[..1]
         )));
@@ -457,22 +467,22 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         && first != "term"
         && first != "let"
     {
-        let finding = error(
+        let diagnostic = error(
             0,
             slice.lines().next().unwrap_or_default().trim_end().len(),
             "a part of the loss is a `term` with a name",
         );
-        return Some(finding.help("write `term name = ...`"));
+        return Some(diagnostic.help("write `term name = ...`"));
     }
     // `reduce = mean(token), mean(sequence)`
     if kind == Broken::Statement && matches!(first, "mean" | "sum") && rest.starts_with('(') {
         let before = builder.text()[..start].trim_end();
         let comma = before.strip_suffix(',').map(|before| before.trim_end().len());
-        let finding = error(0, first.len(), "the steps of a `reduce` are joined by `then`");
-        let finding = finding.help("for example `reduce = mean(token) then mean(sequence)`");
+        let diagnostic = error(0, first.len(), "the steps of a `reduce` are joined by `then`");
+        let diagnostic = diagnostic.help("for example `reduce = mean(token) then mean(sequence)`");
         return Some(match comma {
-            Some(comma) => finding.fix("write `then`", builder.span_at(comma, start), " then "),
-            None => finding,
+            Some(comma) => diagnostic.fix("write `then`", builder.span_at(comma, start), " then "),
+            None => diagnostic,
         });
     }
     if first == "use" && kind == Broken::Item {
@@ -491,27 +501,33 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         if let Some(quoted) = rest.strip_prefix('"') {
             let path = quoted.split('"').next().unwrap_or_default();
             let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
-            let finding = error(
+            let diagnostic = error(
                 slice.len() - rest.len(),
                 path.len() + 2,
                 "a module is named by a path of words, without quotes",
             );
-            return Some(finding.help(format!("for example `use {module}.name` takes `name` from `{path}`")));
+            return Some(
+                diagnostic.help(format!("for example `use {module}.name` takes `name` from `{path}`")),
+            );
         }
     }
     if matches!(first, "experiment" | "compare" | "domain" | "eval")
         && stuck.starts_with('(')
         && kind == Broken::Item
     {
-        let finding = error(at, 1, &format!("the settings of `{first}` stand in braces, not in `(`"));
-        let finding = finding.help("write `{` and `}`: `{ key = value }`");
+        let diagnostic = error(at, 1, &format!("the settings of `{first}` stand in braces, not in `(`"));
+        let diagnostic = diagnostic.help("write `{` and `}`: `{ key = value }`");
         let inner = stuck.trim_end().strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
         return Some(match inner.filter(|inner| !inner.contains(['(', ')', ':'])) {
             Some(inner) => {
                 let ours = format!("{{ {} }}", inner.trim());
-                finding.fix("write braces", builder.span_at(start + at, start + slice.trim_end().len()), ours)
+                diagnostic.fix(
+                    "write braces",
+                    builder.span_at(start + at, start + slice.trim_end().len()),
+                    ours,
+                )
             }
-            None => finding,
+            None => diagnostic,
         });
     }
     if matches!(first, "experiment" | "compare")
@@ -549,10 +565,10 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
         && let Ok(end @ 1..) = stuck[1..1 + digits].parse::<u64>()
     {
         let ours = format!("{}..={}", &before[from..], end - 1);
-        let finding = error(at, 1, "a range is written `..=` and holds both its ends; `:` makes none");
+        let diagnostic = error(at, 1, "a range is written `..=` and holds both its ends; `:` makes none");
         let whole = builder.span_at(start + from, start + at + 1 + digits);
         return Some(
-            finding.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours).possibly(),
+            diagnostic.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours).possibly(),
         );
     }
     None

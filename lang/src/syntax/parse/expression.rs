@@ -3,14 +3,14 @@
 use pest::iterators::Pair;
 
 use super::Rule;
-use super::build::Builder;
-use super::operators::{self, Infix, Piece, Prefix};
+use super::build::AstBuilder;
+use super::operators::{self, Infix, InfixPiece, Prefix};
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::*;
 use crate::syntax::words;
 
-impl<'a> Builder<'a> {
+impl<'a> AstBuilder<'a> {
     /// An `expression` or `condition`.
     pub fn expression(&mut self, pair: Pair<'a, Rule>) -> Expr {
         let mut pieces = Vec::new();
@@ -22,28 +22,28 @@ impl<'a> Builder<'a> {
                 Rule::infix | Rule::plain_infix => {
                     pieces.extend(part.into_inner().next().map(|operator| self.infix(&operator)))
                 }
-                Rule::chain => pieces.push(Piece::Operand(self.chain(part))),
+                Rule::chain => pieces.push(InfixPiece::Operand(self.chain(part))),
                 _ => {}
             }
         }
         operators::arrange(self, pieces)
     }
 
-    fn prefix(&mut self, pair: &Pair<Rule>) -> Piece {
+    fn prefix(&mut self, pair: &Pair<Rule>) -> InfixPiece {
         let span = self.span(pair);
         match pair.as_rule() {
-            Rule::minus => Piece::Prefix(Prefix::Negate, span),
-            Rule::live_operator => Piece::Prefix(Prefix::Live, span),
+            Rule::minus => InfixPiece::Prefix(Prefix::Negate, span),
+            Rule::live_operator => InfixPiece::Prefix(Prefix::Live, span),
             _ => {
                 if pair.as_str() == "!" {
                     self.foreign(span, "`!` is written `not`", "write `not`", "not ");
                 }
-                Piece::Prefix(Prefix::Not, span)
+                InfixPiece::Prefix(Prefix::Not, span)
             }
         }
     }
 
-    fn infix(&mut self, pair: &Pair<Rule>) -> Piece {
+    fn infix(&mut self, pair: &Pair<Rule>) -> InfixPiece {
         use BinaryOperator::*;
         let span = self.span(pair);
         let infix = match pair.as_rule() {
@@ -94,7 +94,7 @@ impl<'a> Builder<'a> {
                 Infix::Binary(Power)
             }
         };
-        Piece::Infix(infix, span)
+        InfixPiece::Infix(infix, span)
     }
 
     fn foreign(&mut self, span: Span, message: &str, title: &str, replacement: &str) {
@@ -103,7 +103,7 @@ impl<'a> Builder<'a> {
 
     /// `0..8`: in most languages without its end.
     fn exclusive_range(&mut self, pair: &Pair<Rule>, span: Span) {
-        let finding = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             Code::ForeignSyntax,
             span,
             "a range holds both its ends and is written `..=`, not `..`",
@@ -116,18 +116,17 @@ impl<'a> Builder<'a> {
             .bytes()
             .next()
             .is_none_or(|byte| !words::is_word_byte(byte) && !matches!(byte, b'.' | b'%'));
-        let finding =
-            match rest[blanks..blanks + digits].parse::<u64>() {
-                Ok(end @ 1..) if whole => {
-                    let range = self.span_at(at - "..".len(), at + blanks + digits);
-                    let last = end - 1;
-                    finding
-                        .help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here"))
-                        .fix(format!("write `..={last}`"), range, format!("..={last}"))
-                }
-                _ => finding.replace_with("write `..=`", "..="),
-            };
-        self.report(finding.possibly());
+        let diagnostic = match rest[blanks..blanks + digits].parse::<u64>() {
+            Ok(end @ 1..) if whole => {
+                let range = self.span_at(at - "..".len(), at + blanks + digits);
+                let last = end - 1;
+                diagnostic
+                    .help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here"))
+                    .fix(format!("write `..={last}`"), range, format!("..={last}"))
+            }
+            _ => diagnostic.replace_with("write `..=`", "..="),
+        };
+        self.report(diagnostic.possibly());
     }
 
     /// A primary and the calls, indices, fields and blocks after it.
@@ -186,11 +185,15 @@ impl<'a> Builder<'a> {
                                     - self.text()[at + 1..].trim_start_matches(' ').len();
                                 let message =
                                     "an argument is written `name: value`, with `:` in place of `=`";
-                                let finding =
+                                let diagnostic =
                                     Diagnostic::error(Code::ForeignSyntax, self.span(&part), message);
                                 let name = name.as_ref().map_or("name", |name| name.text.as_str());
-                                let finding = finding.help(format!("write `{name}: ...`"));
-                                self.report(finding.fix("write a colon", self.span_at(before, after), ": "));
+                                let diagnostic = diagnostic.help(format!("write `{name}: ...`"));
+                                self.report(diagnostic.fix(
+                                    "write a colon",
+                                    self.span_at(before, after),
+                                    ": ",
+                                ));
                             }
                             _ => {}
                         }
@@ -232,12 +235,12 @@ impl<'a> Builder<'a> {
                     let text = &self.text()[span.start as usize..span.end as usize];
                     let brackets = format!("[{}]", &text[1..text.len() - 1]);
                     let opening = Span { end: span.start + 1, ..span };
-                    let finding = Diagnostic::error(
+                    let diagnostic = Diagnostic::error(
                         Code::ForeignSyntax,
                         opening,
                         "a list stands in square brackets, not in `(`...`)`",
                     );
-                    self.report(finding.help("for example `[start, expert]`").fix(
+                    self.report(diagnostic.help("for example `[start, expert]`").fix(
                         "write `[` and `]`",
                         span,
                         brackets,
@@ -251,14 +254,14 @@ impl<'a> Builder<'a> {
             Rule::for_expression => self.for_expression(pair).unwrap_or(ExprKind::Error),
             Rule::lambda => {
                 let word = self.span_at(span.start as usize, span.start as usize + "lambda".len());
-                let finding = Diagnostic::error(
+                let diagnostic = Diagnostic::error(
                     Code::ForeignSyntax,
                     word,
                     "there is no `lambda`: a function has a name and stands on its own",
                 )
                 .label("a nameless function, as in Python")
                 .help("declare it with `fn name(x) = ...` and use its name");
-                self.report(finding);
+                self.report(diagnostic);
                 ExprKind::Error
             }
             Rule::match_expression => {
@@ -279,9 +282,10 @@ impl<'a> Builder<'a> {
                 ExprKind::Bool(word == "True")
             }
             "None" | "null" | "nil" => {
-                let finding = Diagnostic::error(Code::ForeignSyntax, span, format!("there is no `{word}`"))
-                    .help("leave the setting out where it has a default");
-                self.report(finding);
+                let diagnostic =
+                    Diagnostic::error(Code::ForeignSyntax, span, format!("there is no `{word}`"))
+                        .help("leave the setting out where it has a default");
+                self.report(diagnostic);
                 ExprKind::Error
             }
             _ => ExprKind::Name(word.to_owned()),

@@ -40,13 +40,17 @@ fn what_is_nested_too_deeply_is_reported_once_and_passed_over() {
         "f { a = b where c = ",
     ] {
         let text = format!("let x = {}1\nlet z = 1", deep.repeat(5_000));
-        let (module, findings) = read(&text);
-        assert_eq!(findings.first().map(|finding| finding.code), Some(Code::NestingTooDeep), "{deep}");
+        let (module, diagnostics) = read(&text);
+        assert_eq!(
+            diagnostics.first().map(|diagnostic| diagnostic.code),
+            Some(Code::NestingTooDeep),
+            "{deep}"
+        );
         assert_eq!(outline(&module).last().map(String::as_str), Some("let z"), "{deep}");
     }
     let closed = format!("let x = {}1{}\nlet z = 1", "(".repeat(5_000), ")".repeat(5_000));
-    let (module, findings) = read(&closed);
-    assert_eq!((findings.len(), outline(&module).len()), (1, 2), "{findings:#?}");
+    let (module, diagnostics) = read(&closed);
+    assert_eq!((diagnostics.len(), outline(&module).len()), (1, 2), "{diagnostics:#?}");
     // Siblings do not nest.
     sound(&format!("let x = [{}]", "1 + 2, ".repeat(5_000)));
 }
@@ -126,10 +130,10 @@ fn any_text_can_be_parsed() {
 
 fn any_edit_can_be_parsed(sample: &str) {
     let check = |text: &str| {
-        let (_, findings) = read(text);
-        for finding in findings {
-            let span = finding.primary.span;
-            assert!(text.get(span.start as usize..span.end as usize).is_some(), "{finding:#?}\n{text}");
+        let (_, diagnostics) = read(text);
+        for diagnostic in diagnostics {
+            let span = diagnostic.primary.span;
+            assert!(text.get(span.start as usize..span.end as usize).is_some(), "{diagnostic:#?}\n{text}");
         }
     };
     for at in 0..sample.len() {

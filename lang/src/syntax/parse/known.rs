@@ -2,19 +2,19 @@
 //!
 //! The layout pass cuts the text at the items, and reads every piece without a look at what stands before it.
 //! So a piece whose text is the same, and the beginning of the next one, has the same tree and the same
-//! findings, at another place.
+//! diagnostics, at another place.
 
 use std::rc::Rc;
 
 use pest::Parser;
 use pest::iterators::Pair;
 
-use super::build::{Builder, Carry};
+use super::build::{AstBuilder, Carry};
 use super::{Grammar, Rule};
 use crate::diag::Diagnostic;
 use crate::source::FileId;
 use crate::syntax::ast::{Item, Module};
-use crate::syntax::layout::{self, Circumstances, Known, Layout, Piece};
+use crate::syntax::layout::{self, KnownPiece, Layout, LayoutContext, LayoutPiece};
 use crate::syntax::shift::{Shift, Shifted};
 
 /// The last text of a file, with what was made of it. Trees are moved in place where nobody else holds them,
@@ -32,12 +32,12 @@ pub struct KnownFile {
 struct Chunk {
     start: usize,
     end: usize,
-    circumstances: Circumstances,
+    context: LayoutContext,
     /// What came in from the pieces before, and what goes out.
     carried_in: Carry,
     carried_out: Carry,
     items: Vec<Rc<Item>>,
-    findings: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     module_doc: Vec<String>,
 }
 
@@ -56,12 +56,14 @@ impl KnownFile {
         let mut at = 0;
         for piece in pieces {
             let kept = match &piece {
-                Piece::Known(number) => old[*number].take().filter(|chunk| chunk.carried_in == carry),
-                Piece::New(_) => None,
+                LayoutPiece::KnownPiece(number) => {
+                    old[*number].take().filter(|chunk| chunk.carried_in == carry)
+                }
+                LayoutPiece::New(_) => None,
             };
             let chunk = match kept {
                 Some(mut chunk) => {
-                    if let Piece::Known(number) = piece {
+                    if let LayoutPiece::KnownPiece(number) = piece {
                         self.before.extend((first_items[number]..).take(chunk.items.len()).map(Some));
                     }
                     chunk.move_to(file, at, self.file != Some(file));
@@ -69,8 +71,8 @@ impl KnownFile {
                 }
                 None => {
                     let layout = match piece {
-                        Piece::New(layout) => layout,
-                        Piece::Known(_) => layout::lay_out_piece(file, &text[at..], items_close),
+                        LayoutPiece::New(layout) => layout,
+                        LayoutPiece::KnownPiece(_) => layout::lay_out_piece(file, &text[at..], items_close),
                     };
                     let chunk = Chunk::parse(file, text, at, layout, carry);
                     self.before.extend(chunk.items.iter().map(|_| None));
@@ -94,7 +96,7 @@ impl KnownFile {
     /// Which of the pieces have not changed from the text before to this one. There is one gap of change, as
     /// there is when someone types; what stands in both texts but has moved against its neighbours counts
     /// as changed.
-    fn same_pieces(&self, text: &str) -> impl Fn(usize, bool) -> Option<Known> {
+    fn same_pieces(&self, text: &str) -> impl Fn(usize, bool) -> Option<KnownPiece> {
         let before = common_prefix(self.text.as_bytes(), text.as_bytes());
         let after = common_suffix(&self.text.as_bytes()[before..], &text.as_bytes()[before..]);
         let (old_length, new_length) = (self.text.len(), text.len());
@@ -104,14 +106,14 @@ impl KnownFile {
             let place = if behind { at + old_length - new_length } else { at };
             let number = self.chunks.binary_search_by_key(&place, |chunk| chunk.start).ok()?;
             let chunk = &self.chunks[number];
-            let Circumstances { items_close: rule, rest_of_file, unclosed_brace } = chunk.circumstances;
+            let LayoutContext { items_close: rule, rest_of_file, unclosed_brace } = chunk.context;
             // Where a piece ends depends on how the next one begins. The last one may go on now.
             let next_is_same = || {
                 self.chunks.get(number + 1..).is_some_and(|next| next.len() > 1 && next[0].end <= before)
                     && !rest_of_file
             };
             let same = (behind || next_is_same()) && rule.is_none_or(|rule| rule == items_close);
-            same.then_some(Known { number, length: chunk.end - chunk.start, unclosed_brace })
+            same.then_some(KnownPiece { number, length: chunk.end - chunk.start, unclosed_brace })
         }
     }
 
@@ -119,15 +121,15 @@ impl KnownFile {
         let doc: Vec<&str> =
             self.chunks.iter().flat_map(|chunk| &chunk.module_doc).map(String::as_str).collect();
         let items = self.chunks.iter().flat_map(|chunk| &chunk.items).cloned().collect();
-        let findings = self.chunks.iter().flat_map(|chunk| &chunk.findings).cloned().collect();
-        (Module { doc: doc.join("\n"), items }, findings)
+        let diagnostics = self.chunks.iter().flat_map(|chunk| &chunk.diagnostics).cloned().collect();
+        (Module { doc: doc.join("\n"), items }, diagnostics)
     }
 }
 
 impl Chunk {
     fn parse(file: FileId, text: &str, start: usize, layout: Layout, carried_in: Carry) -> Chunk {
         let end = start + layout.text.len();
-        let mut builder = Builder::new(file, &text[start..end], &layout, carried_in.clone());
+        let mut builder = AstBuilder::new(file, &text[start..end], &layout, carried_in.clone());
         let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
             Ok(pairs) => pairs
                 .flat_map(Pair::into_inner)
@@ -141,18 +143,18 @@ impl Chunk {
                 Vec::new()
             }
         };
-        let (mut findings, carried_out) = builder.finish();
-        findings.extend(layout.findings);
-        findings.sort_by_key(|finding| (finding.primary.span.start, finding.primary.span.end));
-        let (circumstances, module_doc) = (layout.circumstances, layout.module_doc);
+        let (mut diagnostics, carried_out) = builder.finish();
+        diagnostics.extend(layout.diagnostics);
+        diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span.start, diagnostic.primary.span.end));
+        let (context, module_doc) = (layout.context, layout.module_doc);
         let mut chunk = Chunk {
             start: 0,
             end: end - start,
-            circumstances,
+            context,
             carried_in,
             carried_out,
             items,
-            findings,
+            diagnostics,
             module_doc,
         };
         chunk.move_to(file, start, false);
@@ -163,7 +165,7 @@ impl Chunk {
         if start != self.start || other_file {
             let shift = Shift::new(file, self.start, start);
             self.items.shift(shift);
-            self.findings.shift(shift);
+            self.diagnostics.shift(shift);
             (self.start, self.end) = (start, start + self.end - self.start);
         }
     }

@@ -3,11 +3,11 @@
 use pest::iterators::Pair;
 
 use super::Rule;
-use super::build::Builder;
+use super::build::AstBuilder;
 use crate::diag::{Code, Diagnostic};
 use crate::syntax::ast::{Expr, ExprKind, Text};
 
-impl<'a> Builder<'a> {
+impl<'a> AstBuilder<'a> {
     pub fn number_literal(&mut self, pair: Pair<'a, Rule>) -> Expr {
         let span = self.span(&pair);
         let mut kind = ExprKind::Error;
@@ -58,11 +58,11 @@ impl<'a> Builder<'a> {
                 Some((_, '\\')) => text.push('\\'),
                 Some((_, other)) => {
                     let place = self.span_at(start + at, start + at + 1 + other.len_utf8());
-                    let finding =
+                    let diagnostic =
                         Diagnostic::error(Code::Syntax, place, format!("`\\{other}` is not an escape"))
                             .label("the escapes are `\\n`, `\\t`, `\\\"` and `\\\\`")
                             .replace_with("write a backslash itself", format!("\\\\{other}"));
-                    self.report(finding);
+                    self.report(diagnostic);
                     text.push('\\');
                     text.push(other);
                 }
@@ -108,13 +108,14 @@ impl Malformed {
                     .label("larger than any 64-bit float")
             }
             Malformed::Other => {
-                let finding = Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
-                    .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`");
+                let diagnostic =
+                    Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
+                        .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`");
                 match spelled_out(written) {
-                    Some(ours) => {
-                        finding.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours)
-                    }
-                    None => finding,
+                    Some(ours) => diagnostic
+                        .help(format!("write `{ours}`"))
+                        .replace_with(format!("write `{ours}`"), ours),
+                    None => diagnostic,
                 }
             }
         }

@@ -4,23 +4,23 @@
 use super::parse;
 use crate::source::FileId;
 
-/// Place and message of every finding: `2:3 expected ...`, lines and columns from 1.
+/// Place and message of every diagnostic: `2:3 expected ...`, lines and columns from 1.
 fn told(text: &str) -> Vec<String> {
-    let (_, findings) = parse(FileId(0), text);
-    let shown = findings.iter().map(|finding| {
-        let before = &text[..finding.primary.span.start as usize];
+    let (_, diagnostics) = parse(FileId(0), text);
+    let shown = diagnostics.iter().map(|diagnostic| {
+        let before = &text[..diagnostic.primary.span.start as usize];
         let line = before.matches('\n').count() + 1;
         let column = before.len() - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
-        format!("{line}:{column} {}", finding.message)
+        format!("{line}:{column} {}", diagnostic.message)
     });
     shown.collect()
 }
 
-/// The text after the one fix that the findings offer.
+/// The text after the one fix that the diagnostics offer.
 fn fixed(text: &str) -> String {
-    let (_, findings) = parse(FileId(0), text);
-    let [finding] = findings.as_slice() else { panic!("{text}: {findings:#?}") };
-    let fix = finding.fix.as_ref().unwrap_or_else(|| panic!("{text}: no fix in {finding:#?}"));
+    let (_, diagnostics) = parse(FileId(0), text);
+    let [diagnostic] = diagnostics.as_slice() else { panic!("{text}: {diagnostics:#?}") };
+    let fix = diagnostic.fix.as_ref().unwrap_or_else(|| panic!("{text}: no fix in {diagnostic:#?}"));
     format!("{}{}{}", &text[..fix.span.start as usize], fix.replacement, &text[fix.span.end as usize..])
 }
 

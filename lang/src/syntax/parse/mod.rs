@@ -32,7 +32,7 @@ pub use known::KnownFile;
 #[grammar = "grammar.pest"]
 struct Grammar;
 
-/// Reads one file. Findings are sorted by place; a broken item keeps its name in the tree where it has one,
+/// Reads one file. Diagnostics are sorted by place; a broken item keeps its name in the tree where it has one,
 /// with [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported because
 /// of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {

@@ -3,7 +3,7 @@
 //! Lowest to highest: `then`; `->`; `|>`; `||`; `or`; `and`; `not`; comparisons; `..=`; `+ -`; `* /`; unary
 //! `-`; `^` (from the right); `live`.
 
-use super::build::Builder;
+use super::build::AstBuilder;
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, UnaryOperator};
@@ -25,7 +25,7 @@ pub enum Infix {
     Binary(BinaryOperator),
 }
 
-pub enum Piece {
+pub enum InfixPiece {
     Prefix(Prefix, Span),
     Operand(Expr),
     Infix(Infix, Span),
@@ -57,17 +57,17 @@ impl Infix {
 
 /// Builds the tree. The run comes from the grammar, so it alternates as it should; a missing operand becomes
 /// an error node.
-pub fn arrange(builder: &mut Builder, pieces: Vec<Piece>) -> Expr {
+pub fn arrange(builder: &mut AstBuilder, pieces: Vec<InfixPiece>) -> Expr {
     let mut pieces = pieces.into_iter().peekable();
     climb(builder, &mut pieces, 0)
 }
 
-type Pieces = std::iter::Peekable<std::vec::IntoIter<Piece>>;
+type Pieces = std::iter::Peekable<std::vec::IntoIter<InfixPiece>>;
 
-fn climb(builder: &mut Builder, pieces: &mut Pieces, least: u8) -> Expr {
+fn climb(builder: &mut AstBuilder, pieces: &mut Pieces, least: u8) -> Expr {
     let mut left = match pieces.next() {
-        Some(Piece::Operand(operand)) => operand,
-        Some(Piece::Prefix(prefix, span)) => {
+        Some(InfixPiece::Operand(operand)) => operand,
+        Some(InfixPiece::Prefix(prefix, span)) => {
             let power = match prefix {
                 Prefix::Not => NOT,
                 Prefix::Negate => NEGATE,
@@ -82,10 +82,10 @@ fn climb(builder: &mut Builder, pieces: &mut Pieces, least: u8) -> Expr {
             };
             Expr { span, kind }
         }
-        Some(Piece::Infix(_, span)) => Expr { span, kind: ExprKind::Error },
+        Some(InfixPiece::Infix(_, span)) => Expr { span, kind: ExprKind::Error },
         None => Expr { span: builder.span_at(0, 0), kind: ExprKind::Error },
     };
-    while let Some(&Piece::Infix(infix, operator_span)) = pieces.peek() {
+    while let Some(&InfixPiece::Infix(infix, operator_span)) = pieces.peek() {
         let power = infix.power();
         if power < least || power == least && infix != Infix::Binary(BinaryOperator::Power) {
             break;
@@ -97,10 +97,10 @@ fn climb(builder: &mut Builder, pieces: &mut Pieces, least: u8) -> Expr {
     left
 }
 
-fn join(builder: &mut Builder, infix: Infix, operator_span: Span, left: Expr, right: Expr) -> Expr {
+fn join(builder: &mut AstBuilder, infix: Infix, operator_span: Span, left: Expr, right: Expr) -> Expr {
     let span = left.span.to(right.span);
     if unparenthesised(&left).is_some_and(|before| chains(before, infix)) {
-        let finding = match infix {
+        let diagnostic = match infix {
             Infix::Arrow => {
                 Diagnostic::error(Code::Syntax, operator_span, "`->` goes from one value to another, once")
                     .label("a second `->`")
@@ -117,7 +117,7 @@ fn join(builder: &mut Builder, infix: Infix, operator_span: Span, left: Expr, ri
                 .label("a second comparison")
                 .help("write `a < b and b < c`"),
         };
-        builder.report(finding);
+        builder.report(diagnostic);
         return Expr { span, kind: ExprKind::Error };
     }
     let (left, right) = (Box::new(left), Box::new(right));

@@ -4,14 +4,14 @@
 use pest::iterators::Pair;
 
 use super::Rule;
-use super::build::{Broken, Builder};
+use super::build::{AstBuilder, Broken};
 use super::explain;
 use crate::diag::nearest;
 use crate::source::Span;
 use crate::syntax::ast::*;
 use crate::syntax::words::{self, split_word};
 
-impl<'a> Builder<'a> {
+impl<'a> AstBuilder<'a> {
     pub fn broken_item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
         let span = self.span(&pair);
         let (start, end) = (span.start as usize, span.end as usize);

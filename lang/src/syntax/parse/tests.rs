@@ -12,8 +12,8 @@ pub fn read(text: &str) -> (Module, Vec<Diagnostic>) {
 }
 
 pub fn sound(text: &str) -> Module {
-    let (module, findings) = read(text);
-    assert!(findings.is_empty(), "{text}\n{findings:#?}");
+    let (module, diagnostics) = read(text);
+    assert!(diagnostics.is_empty(), "{text}\n{diagnostics:#?}");
     module
 }
 
@@ -476,10 +476,10 @@ fn the_word_lists_and_the_grammar_agree() {
 
 #[test]
 fn a_broken_item_keeps_its_name_and_its_neighbours() {
-    let (module, findings) =
+    let (module, diagnostics) =
         read("let a = 1\nmodel m[d in domains] = f(,)\nstage s(x: model) = 3 4\nmodle n = f(x)\nlet z = 2");
     assert_eq!(outline(&module), ["let a", "model m", "stage s", "model n", "let z"]);
-    assert_eq!(findings.len(), 3, "{findings:#?}");
+    assert_eq!(diagnostics.len(), 3, "{diagnostics:#?}");
     assert!(matches!(
         &module.items[1].kind,
         ItemKind::Model(Binding { index: Some(_), value: Expr { kind: ExprKind::Error, .. }, .. })
@@ -488,8 +488,8 @@ fn a_broken_item_keeps_its_name_and_its_neighbours() {
 
 #[test]
 fn a_broken_setting_keeps_its_key_and_its_neighbours() {
-    let (module, findings) = read("domain d {\n  prompts \"x\"\n  share = 1/\n  reward = exact_match\n}");
-    assert_eq!(findings.len(), 2, "{findings:#?}");
+    let (module, diagnostics) = read("domain d {\n  prompts \"x\"\n  share = 1/\n  reward = exact_match\n}");
+    assert_eq!(diagnostics.len(), 2, "{diagnostics:#?}");
     let ItemKind::Domain { block, .. } = &module.items[0].kind else { panic!("{module:#?}") };
     assert_eq!(module.items.len(), 1);
     assert_eq!(show_block(block), "prompts = ?; share = ?; reward = exact_match");
@@ -497,10 +497,10 @@ fn a_broken_setting_keeps_its_key_and_its_neighbours() {
 
 #[test]
 fn an_unclosed_block_ends_before_the_next_item() {
-    let (module, findings) =
+    let (module, diagnostics) =
         read("domain a {\n  share = 1\n\nmodel m = f {\n  x = g(1\n  y = 2\n}\nlet z = [1, 2\nlet y = 3");
     assert_eq!(outline(&module), ["domain a", "model m", "let z", "let y"]);
-    let messages: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
+    let messages: Vec<&str> = diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
     assert_eq!(
         messages,
         ["this `{` is never closed", "this `(` is never closed", "this `[` is never closed"]
@@ -542,18 +542,18 @@ fn thirty_mistakes_make_thirty_findings() {
         "let a = f(x))",
     ];
     let text = mistakes.join("\nlet sound = 1\n");
-    let (module, findings) = read(&text);
-    let lines: Vec<usize> = findings
+    let (module, diagnostics) = read(&text);
+    let lines: Vec<usize> = diagnostics
         .iter()
-        .map(|finding| text[..finding.primary.span.start as usize].matches('\n').count())
+        .map(|diagnostic| text[..diagnostic.primary.span.start as usize].matches('\n').count())
         .collect();
-    assert_eq!(lines, (0..30).map(|index| index * 2).collect::<Vec<_>>(), "{findings:#?}");
+    assert_eq!(lines, (0..30).map(|index| index * 2).collect::<Vec<_>>(), "{diagnostics:#?}");
     assert_eq!(outline(&module).iter().filter(|item| *item == "let sound").count(), 29);
 }
 
 #[test]
 fn a_statement_of_another_language_is_one_finding_however_many_lines_it_has() {
-    let (_, findings) = read("def f(x):\n    y = x\n    return y\n\nlet a = 1");
-    assert_eq!(findings.len(), 1, "{findings:#?}");
-    assert_eq!(findings[0].code, Code::ForeignSyntax);
+    let (_, diagnostics) = read("def f(x):\n    y = x\n    return y\n\nlet a = 1");
+    assert_eq!(diagnostics.len(), 1, "{diagnostics:#?}");
+    assert_eq!(diagnostics[0].code, Code::ForeignSyntax);
 }

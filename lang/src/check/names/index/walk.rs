@@ -8,18 +8,18 @@ use crate::syntax::ast::{
     Module, Name, Parameter, Route, Statement, Use as Import,
 };
 
-use super::{Facts, Index, Symbol, SymbolId, SymbolKind, Target, Use, Worth};
+use super::{Facts, NameIndex, Symbol, SymbolId, SymbolKind, Target, Use, ValueInfo};
 use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, Key, Takes, Word};
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
 
 /// Names, their uses and the trees of all files, in no order.
-pub(super) fn walk(modules: &Modules, facts: Facts) -> Index {
+pub(super) fn walk(modules: &Modules, facts: Facts) -> NameIndex {
     let mut walk = Walk {
         modules,
         facts,
-        index: Index::default(),
+        index: NameIndex::default(),
         items: HashMap::new(),
         parts: HashMap::new(),
         locals: Vec::new(),
@@ -41,7 +41,7 @@ pub(super) fn walk(modules: &Modules, facts: Facts) -> Index {
 }
 
 /// An item's symbol and those of its parameters.
-struct Known {
+struct ItemSymbols {
     symbol: SymbolId,
     parameters: Vec<SymbolId>,
 }
@@ -57,8 +57,8 @@ struct Scope {
 struct Walk<'a> {
     modules: &'a Modules,
     facts: Facts,
-    index: Index,
-    items: HashMap<ItemId, Known>,
+    index: NameIndex,
+    items: HashMap<ItemId, ItemSymbols>,
     /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
     parts: HashMap<Span, SymbolId>,
     locals: Vec<(String, Target)>,
@@ -74,15 +74,15 @@ impl Walk<'_> {
             let Some(kind) = SymbolKind::of(&item.kind) else { continue };
             let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
             let id = ItemId { module, index };
-            let worth = match self.modules.progress.get(&id) {
-                Some(Progress::Done(value)) if !kind.is_callable() => Worth::of(value),
-                Some(Progress::Repeated { worth, .. }) => worth.clone(),
+            let info = match self.modules.progress.get(&id) {
+                Some(Progress::Done(value)) if !kind.is_callable() => ValueInfo::of(value),
+                Some(Progress::Repeated { info, .. }) => info.clone(),
                 _ => None,
             };
             self.owner = None;
             let symbol = self.declare(name, kind, item.span);
             let declared = &mut self.index.symbols[symbol.0 as usize];
-            (declared.doc, declared.public, declared.worth) = (item.doc.clone(), item.public, worth);
+            (declared.doc, declared.public, declared.info) = (item.doc.clone(), item.public, info);
             self.owner = Some(symbol);
             let parameters = parameters.iter().map(|parameter| {
                 let extent = parameter
@@ -95,7 +95,7 @@ impl Walk<'_> {
             if let ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } = &item.kind {
                 self.declare_parts(&binding.value);
             }
-            self.items.insert(id, Known { symbol, parameters });
+            self.items.insert(id, ItemSymbols { symbol, parameters });
         }
     }
 
@@ -139,7 +139,7 @@ impl Walk<'_> {
             doc: String::new(),
             public: false,
             owner: self.owner,
-            worth: self.facts.worths.remove(&name.span),
+            info: self.facts.values.remove(&name.span),
         });
         self.index.uses.push(Use { span: name.span, target: Target::Symbol(id), declares: true });
         id

@@ -21,33 +21,33 @@ use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name}
 /// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no
 /// others, so it grows with them alone.
 #[derive(Default)]
-pub struct Memory {
-    files: HashMap<String, RememberedFile>,
+pub struct AnalysisCache {
+    files: HashMap<String, CachedFile>,
     /// All domains, as far as a check can tell them from others.
     domains: Vec<Domain>,
     changed: Changed,
 }
 
 #[derive(Default)]
-struct RememberedFile {
+struct CachedFile {
     known: KnownFile,
-    items: Vec<RememberedItem>,
+    items: Vec<CachedItem>,
     /// Read by the analysis that is under way.
     used: bool,
 }
 
-struct RememberedItem {
+struct CachedItem {
     text: String,
     /// Hashes of all words in it, and of what it may look up besides.
     words: Vec<u32>,
-    effect: Effect,
+    affected: Affected,
     /// What its check came to, if it may be repeated.
     check: Option<Rc<Check>>,
 }
 
 /// What a change of an item concerns.
 #[derive(Default)]
-struct Effect {
+struct Affected {
     /// Items that mention one of these words.
     words: Vec<u32>,
     everything: bool,
@@ -63,7 +63,7 @@ struct Changed {
     everything: bool,
 }
 
-impl Memory {
+impl AnalysisCache {
     /// The tree of a file, as [`crate::syntax::parse`] gives it.
     pub(in crate::check) fn parse(
         &mut self,
@@ -71,19 +71,19 @@ impl Memory {
         file: FileId,
         text: &str,
     ) -> (Module, Vec<Diagnostic>) {
-        let remembered = match self.files.get_mut(path) {
-            Some(remembered) => remembered,
+        let cached = match self.files.get_mut(path) {
+            Some(cached) => cached,
             None => self.files.entry(path.to_owned()).or_default(),
         };
-        remembered.used = true;
-        let (module, findings) = remembered.known.parse(file, text);
-        let mut old: Vec<Option<RememberedItem>> =
-            std::mem::take(&mut remembered.items).into_iter().map(Some).collect();
+        cached.used = true;
+        let (module, diagnostics) = cached.known.parse(file, text);
+        let mut old: Vec<Option<CachedItem>> =
+            std::mem::take(&mut cached.items).into_iter().map(Some).collect();
         let mut items = Vec::with_capacity(module.items.len());
-        for before in remembered.known.before() {
+        for before in cached.known.before() {
             items.push(before.and_then(|before| old[before].take()));
         }
-        let mut gone: Vec<Option<RememberedItem>> = old.into_iter().filter(Option::is_some).collect();
+        let mut gone: Vec<Option<CachedItem>> = old.into_iter().filter(Option::is_some).collect();
         let mut next = 0;
         for (item, kept) in module.items.iter().zip(&mut items).filter(|(_, kept)| kept.is_none()) {
             let text = &text[item.span.start as usize..item.span.end as usize];
@@ -97,15 +97,15 @@ impl Memory {
                     gone[next - 1].take()
                 }
                 None => {
-                    let new = RememberedItem::new(item, text);
-                    self.changed.add(&new.effect);
+                    let new = CachedItem::new(item, text);
+                    self.changed.add(&new.affected);
                     Some(new)
                 }
             };
         }
-        remembered.items = items.into_iter().flatten().collect();
-        gone.iter().flatten().for_each(|gone| self.changed.add(&gone.effect));
-        (module, findings)
+        cached.items = items.into_iter().flatten().collect();
+        gone.iter().flatten().for_each(|gone| self.changed.add(&gone.affected));
+        (module, diagnostics)
     }
 
     /// All files have been read, and these are all domains: forgets the checks that a change concerns.
@@ -114,9 +114,9 @@ impl Memory {
         self.changed.domains = domains != self.domains;
         self.domains = domains;
         let unused = self.files.values().filter(|file| !file.used);
-        unused.flat_map(|file| &file.items).for_each(|item| self.changed.add(&item.effect));
+        unused.flat_map(|file| &file.items).for_each(|item| self.changed.add(&item.affected));
         self.files.retain(|_, file| std::mem::take(&mut file.used));
-        let mut items: Vec<&mut RememberedItem> =
+        let mut items: Vec<&mut CachedItem> =
             self.files.values_mut().flat_map(|file| &mut file.items).collect();
         loop {
             let before = items.len();
@@ -124,7 +124,7 @@ impl Memory {
                 let concerned = self.changed.concerns(item);
                 if concerned {
                     item.check = None;
-                    self.changed.add(&item.effect);
+                    self.changed.add(&item.affected);
                 }
                 !concerned
             });
@@ -147,8 +147,8 @@ impl Memory {
     }
 }
 
-impl RememberedItem {
-    fn new(item: &Item, text: &str) -> RememberedItem {
+impl CachedItem {
+    fn new(item: &Item, text: &str) -> CachedItem {
         let mut words = words(text);
         let concerned = match &item.kind {
             // Whatever it takes from elsewhere, and whatever it calls that here.
@@ -158,26 +158,26 @@ impl RememberedItem {
             kind => declared_name(kind).map(|name| vec![hash(&name.text)]),
         };
         let everything = concerned.is_none();
-        let effect = Effect { words: concerned.unwrap_or_default(), everything };
+        let affected = Affected { words: concerned.unwrap_or_default(), everything };
         // Looked up without being mentioned.
         words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
         words.sort_unstable();
         words.dedup();
-        RememberedItem { text: text.to_owned(), words, effect, check: None }
+        CachedItem { text: text.to_owned(), words, affected, check: None }
     }
 }
 
 impl Changed {
-    fn add(&mut self, effect: &Effect) {
-        self.everything |= effect.everything;
+    fn add(&mut self, affected: &Affected) {
+        self.everything |= affected.everything;
         self.some.resize(1 << 10, 0);
-        for word in &effect.words {
+        for word in &affected.words {
             self.some[usize::from(*word as u16) / 64] |= 1 << (word % 64);
             self.words.insert(*word);
         }
     }
 
-    fn concerns(&self, item: &RememberedItem) -> bool {
+    fn concerns(&self, item: &CachedItem) -> bool {
         let some = |word: &u32| self.some[usize::from(*word as u16) / 64] & (1 << (word % 64)) != 0;
         self.everything
             || self.domains && item.check.as_ref().is_some_and(|check| check.domains)
@@ -191,8 +191,8 @@ impl Changed {
     }
 }
 
-/// A domain without what no other item's check depends on. Places are told in findings, and a check with
-/// findings is not kept.
+/// A domain without what no other item's check depends on. Places are told in diagnostics, and a check with
+/// diagnostics is not kept.
 fn as_checks_see_it(domain: &Domain) -> Domain {
     let Domain { name, prompts: _, tests, columns: _, format, reward, share, limit, origin: _ } = domain;
     let nowhere =
