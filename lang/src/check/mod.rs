@@ -329,7 +329,7 @@ impl Checker {
     }
 
     fn domain(&self, id: DomainId) -> &Domain {
-        &self.domains[id.0 as usize]
+        &self.domains.read()[id.0 as usize]
     }
 
     fn model(&self, id: ModelId) -> &Model {
@@ -341,9 +341,9 @@ impl Checker {
     }
 
     fn declare_teacher(&mut self, teacher: Teacher) -> Value {
-        self.teachers.push(teacher);
-        self.used_teachers.push(false);
-        Value::Teacher(TeacherId(self.teachers.len() as u32 - 1))
+        self.teachers.write().push(teacher);
+        self.used_teachers.write().push(false);
+        Value::Teacher(TeacherId(self.teachers.read().len() as u32 - 1))
     }
 
     /// Checks every item of the entry file and puts the experiment together.
@@ -355,7 +355,7 @@ impl Checker {
             .iter()
             .any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
-        self.cache.forget_what_changed(&self.domains);
+        self.cache.forget_what_changed(self.domains.read());
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
@@ -373,18 +373,23 @@ impl Checker {
         self.file_route(entry);
         // Bodies are checked with any arguments, after everything that the experiment is made of: what they
         // declare on the way is no part of it.
-        let real = (self.models.len(), self.teachers.len(), self.panels.len(), self.marks.len());
+        let real = (
+            self.models.read().len(),
+            self.teachers.read().len(),
+            self.panels.read().len(),
+            self.marks.len(),
+        );
         let uses = self.uses.clone();
         for (index, item) in
             module.items.iter().enumerate().filter(|(_, item)| callable(&item.kind).is_some())
         {
             self.check_item_once(ItemId { module: entry, index }, item);
         }
-        self.models.truncate(real.0);
-        self.teachers.truncate(real.1);
-        self.used_teachers.truncate(real.1);
-        self.said_origins.retain(|teacher, _| (teacher.0 as usize) < real.1);
-        self.panels.truncate(real.2);
+        self.models.write().truncate(real.0);
+        self.teachers.write().truncate(real.1);
+        self.used_teachers.write().truncate(real.1);
+        self.said_origins.write().retain(|teacher, _| (teacher.0 as usize) < real.1);
+        self.panels.write().truncate(real.2);
         self.marks.truncate(real.3);
         self.uses = uses;
         self.check_routes(entry);
@@ -405,7 +410,7 @@ impl Checker {
             models: self.models.take(),
             benchmarks: self.benchmarks.take(),
             comparisons,
-            sweep: std::mem::take(&mut self.sweep),
+            sweep: self.sweep.take(),
             marks: std::mem::take(&mut self.marks),
         })
     }

@@ -106,7 +106,7 @@ impl Stage {
 /// A decoder: RMSNorm, rotary positions, grouped heads, SwiGLU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
-    pub family: DecoderFamily,
+    pub family: Family,
     pub layers: u32,
     pub width: u32,
     pub heads: u32,
@@ -127,20 +127,20 @@ pub struct Architecture {
 /// Which published family a decoder is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DecoderFamily {
+pub enum Family {
     Llama,
     Qwen2,
     Qwen3,
     Gemma,
 }
 
-impl DecoderFamily {
+impl Family {
     pub fn name(self) -> &'static str {
         match self {
-            DecoderFamily::Llama => "llama",
-            DecoderFamily::Qwen2 => "qwen2",
-            DecoderFamily::Qwen3 => "qwen3",
-            DecoderFamily::Gemma => "gemma",
+            Family::Llama => "llama",
+            Family::Qwen2 => "qwen2",
+            Family::Qwen3 => "qwen3",
+            Family::Gemma => "gemma",
         }
     }
 }

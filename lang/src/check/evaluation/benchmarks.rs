@@ -30,7 +30,7 @@ impl Checker {
             return Value::Error;
         };
         let origin = self.origin(name.span);
-        self.benchmarks.push(Benchmark {
+        self.benchmarks.write().push(Benchmark {
             name: name.text.clone(),
             prompts,
             reward,
@@ -38,7 +38,7 @@ impl Checker {
             metrics,
             origin,
         });
-        Value::Benchmark(BenchmarkId(self.benchmarks.len() as u32 - 1))
+        Value::Benchmark(BenchmarkId(self.benchmarks.read().len() as u32 - 1))
     }
 
     /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
@@ -181,7 +181,7 @@ impl Checker {
         {
             return; // A table may be missing because of another mistake.
         }
-        for index in 0..self.benchmarks.len() {
+        for index in 0..self.benchmarks.read().len() {
             let id = BenchmarkId(index as u32);
             let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
             let guides = |train: &&crate::experiment::Train| {
@@ -191,7 +191,7 @@ impl Checker {
                 continue;
             }
             let (span, name) =
-                (self.span(self.benchmarks[index].origin), self.benchmarks[index].name.clone());
+                (self.span(self.benchmarks.read()[index].origin), self.benchmarks.read()[index].name.clone());
             self.report(
                 Diagnostic::error(Code::UnusedDeclaration, span, format!("nothing is judged on `{name}`"))
                     .help(format!("add `on = [{name}]` to a `compare`, or remove it")),

@@ -56,7 +56,7 @@ impl Checker {
                         );
                     }
                 }
-                Some(self.benchmarks[first.0 as usize].evaluation.clone())
+                Some(self.benchmarks.read()[first.0 as usize].evaluation.clone())
             }
             _ => self.evaluation(&settings, settings.get("prompts"), &env),
         };
@@ -115,7 +115,7 @@ impl Checker {
     /// `on = [math, math500]`; every domain where nothing is said.
     fn columns_of_table(&mut self, settings: &Settings, env: &Env) -> Option<Columns> {
         let Some(expr) = settings.get("on") else {
-            let domains = (0..self.domains.len() as u32).map(DomainId).collect();
+            let domains = (0..self.domains.read().len() as u32).map(DomainId).collect();
             return Some(Columns { domains, benchmarks: Vec::new() });
         };
         let values = match self.evaluate(expr, env) {
@@ -243,7 +243,7 @@ impl Checker {
             Value::Model(model) => Some(vec![model; columns.count()]),
             Value::Family(family) => {
                 if let Some(benchmark) = columns.benchmarks.first() {
-                    let name = self.benchmarks[benchmark.0 as usize].name.clone();
+                    let name = self.benchmarks.read()[benchmark.0 as usize].name.clone();
                     let text =
                         format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
                     self.report(

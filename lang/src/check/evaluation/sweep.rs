@@ -21,8 +21,12 @@ impl Checker {
         }
         for axis in axes {
             let place = axis.name.span;
-            let known =
-                self.sweep.iter().find(|known| known.parameter == axis.name.text).map(|known| known.origin);
+            let known = self
+                .sweep
+                .read()
+                .iter()
+                .find(|known| known.parameter == axis.name.text)
+                .map(|known| known.origin);
             if let Some(first) = known {
                 let text = format!("`{}` is swept over twice", axis.name.text);
                 let first = self.span(first);
@@ -32,7 +36,7 @@ impl Checker {
             let Some(parameter) = self.swept(module, axis) else { continue };
             if let Some(values) = self.swept_values(module, axis, &parameter) {
                 let origin = self.origin(place);
-                self.sweep.push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
+                self.sweep.write().push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
             }
         }
     }

@@ -13,7 +13,6 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use crate::experiment::{DomainId, ModelId, Stage, Train};
@@ -93,7 +92,8 @@ pub struct Recording {
     cycles: usize,
 }
 
-/// A part of the checker's state that notes whether someone had to do with it.
+/// A part of the checker's state that notes whether a check had to do with it. What is noted is said where it
+/// happens: [`Tracked::read`] and [`Tracked::write`] note, [`Tracked::known`] does not.
 #[derive(Default)]
 pub struct Tracked<T> {
     value: T,
@@ -101,20 +101,33 @@ pub struct Tracked<T> {
 }
 
 impl<T> Tracked<T> {
+    /// Whether it was read or written since the last time.
     fn touched(&self) -> bool {
         self.touched.replace(false)
+    }
+
+    /// The whole of it: the check that reads it depends on all that is in it.
+    pub fn read(&self) -> &T {
+        self.touched.set(true);
+        &self.value
+    }
+
+    /// The check that changes it must be done again each time.
+    pub fn write(&mut self) -> &mut T {
+        self.touched.set(true);
+        &mut self.value
+    }
+
+    /// For a look at what one holds the number of, which says nothing about what else there is.
+    pub fn known(&self) -> &T {
+        &self.value
     }
 
     pub fn take(&mut self) -> T
     where
         T: Default,
     {
-        std::mem::take(self)
-    }
-
-    /// For a look at what one holds the number of, which says nothing about what else there is.
-    pub fn known(&self) -> &T {
-        &self.value
+        std::mem::take(self.write())
     }
 }
 
@@ -123,22 +136,6 @@ impl<T> Tracked<Vec<T>> {
     fn declare(&mut self, one: T) -> usize {
         self.value.push(one);
         self.value.len() - 1
-    }
-}
-
-impl<T> Deref for Tracked<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.touched.set(true);
-        &self.value
-    }
-}
-
-impl<T> DerefMut for Tracked<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.touched.set(true);
-        &mut self.value
     }
 }
 

@@ -18,7 +18,7 @@ use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
 use crate::check::stages::settings::unit_of_type;
 use crate::check::values::calls::Work;
 use crate::check::values::evaluate::{Context, Env};
-use crate::check::values::value::{Callable, Family, Value};
+use crate::check::values::value::{Callable, FamilyMembers, Value};
 
 impl Checker {
     /// The value of an item, evaluated when first asked for.
@@ -156,7 +156,7 @@ impl Checker {
             let member_name = format!("{}[{}]", name.text, self.key_text(key));
             members.push((key, self.bound(&member_name, binding, teacher, &inner.named(&member_name))));
         }
-        Value::Family(Rc::new(Family { name: name.text.clone(), members }))
+        Value::Family(Rc::new(FamilyMembers { name: name.text.clone(), members }))
     }
 
     fn bound(&mut self, name: &str, binding: &Binding, teacher: bool, env: &Env) -> Value {
@@ -235,7 +235,7 @@ impl Checker {
         match annotation.text.as_str() {
             "teacher" => self.any_teacher(&name.text, name.span),
             "panel" => {
-                let id = PanelId(self.panels.len() as u32);
+                let id = PanelId(self.panels.read().len() as u32);
                 let members = ["first", "second"]
                     .map(|which| self.any_teacher(&format!("{} {which}", name.text), name.span));
                 let members = members.into_iter().filter_map(|member| match member {
@@ -244,7 +244,7 @@ impl Checker {
                 });
                 let members = members.collect();
                 let (rounds, confidence) = (1, Some((0, 100)));
-                self.panels.push(Panel {
+                self.panels.write().push(Panel {
                     name: name.text.clone(),
                     members,
                     rounds,
@@ -294,7 +294,7 @@ impl Checker {
         let teacher = self.plain_teacher(name, TeacherWeights::Parameter, span);
         let value = self.declare_teacher(teacher);
         if let Value::Teacher(teacher) = value {
-            self.used_teachers[teacher.0 as usize] = true;
+            self.used_teachers.write()[teacher.0 as usize] = true;
         }
         value
     }
@@ -328,7 +328,7 @@ impl Checker {
             ItemKind::Teacher { binding, .. } => {
                 let value = self.teacher_binding(&name.text, &binding.value, name.span, &env);
                 if let Value::Teacher(teacher) = value {
-                    self.used_teachers[teacher.0 as usize] = true;
+                    self.used_teachers.write()[teacher.0 as usize] = true;
                 }
             }
             _ => {}

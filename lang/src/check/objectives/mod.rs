@@ -16,7 +16,7 @@ use crate::check::Checker;
 use crate::check::builtins::vocabulary;
 use crate::check::names::modules::ItemId;
 use crate::check::values::evaluate::{Context, Env};
-use crate::check::values::value::{Family, Value};
+use crate::check::values::value::{FamilyMembers, Value};
 
 /// What the settings of an objective come to.
 #[derive(Default)]
@@ -358,7 +358,7 @@ impl Checker {
             };
             members.push((key, self.evaluate(value, &inner)));
         }
-        Value::Family(Rc::new(Family { name: name.text.clone(), members }))
+        Value::Family(Rc::new(FamilyMembers { name: name.text.clone(), members }))
     }
 
     fn term(

@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Architecture, DecoderFamily, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer,
+    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer,
 };
 use crate::formula::Unit;
 use crate::source::Span;
@@ -123,7 +123,7 @@ impl Checker {
     /// `llama { ... }` and its kin.
     fn decoder(
         &mut self,
-        family: DecoderFamily,
+        family: Family,
         span: Span,
         block: Option<&Block>,
         env: &Env,

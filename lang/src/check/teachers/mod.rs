@@ -100,14 +100,14 @@ impl Checker {
         teacher.foreign = matches!(said, Some((SaidOrigin::Foreign, _)));
         let declared = self.declare_once(teacher);
         if let (Value::Teacher(id), Some(said)) = (&declared, said) {
-            self.said_origins.insert(*id, said);
+            self.said_origins.write().insert(*id, said);
         }
         declared
     }
 
     /// What the value of a `teacher` stands for, before its settings.
     fn teacher_of_expression(&mut self, inner: &Expr, name: &str, span: Span, env: &Env) -> Option<Teacher> {
-        let before = self.teachers.len();
+        let before = self.teachers.read().len();
         if let ExprKind::Where { value, bindings } = &inner.kind {
             let weights = self.composed(value, bindings, env)?;
             return Some(self.plain_teacher(name, weights, span));
@@ -144,10 +144,12 @@ impl Checker {
     fn renamed(&mut self, value: Value, before: Option<usize>, name: &str, span: Span) -> Option<Teacher> {
         let Value::Teacher(id) = value else { return None };
         let mut teacher = self.teacher(id).clone();
-        if id.0 as usize + 1 == self.teachers.len() && before.is_some_and(|before| id.0 as usize >= before) {
-            self.teachers.pop();
-            self.used_teachers.pop();
-            self.said_origins.remove(&id);
+        if id.0 as usize + 1 == self.teachers.read().len()
+            && before.is_some_and(|before| id.0 as usize >= before)
+        {
+            self.teachers.write().pop();
+            self.used_teachers.write().pop();
+            self.said_origins.write().remove(&id);
         }
         teacher.name = name.to_owned();
         teacher.origin = self.origin(span);
@@ -177,7 +179,7 @@ impl Checker {
 
     /// A parameterised teacher is made anew wherever it is named; the same one twice is one.
     fn declare_once(&mut self, teacher: Teacher) -> Value {
-        match self.teachers.iter().position(|known| *known == teacher) {
+        match self.teachers.read().iter().position(|known| *known == teacher) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
             None => self.declare_teacher(teacher),
         }
@@ -336,7 +338,7 @@ impl Checker {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
             Value::Panel(panel) => {
-                self.panels[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
+                self.panels.read()[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
             }
             other => {
                 return self.wrong_kind(place.span, "expected several teachers: a list or a family", &other);
@@ -462,7 +464,7 @@ impl Checker {
         let unnamed = |known: &Teacher| {
             known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none()
         };
-        match self.teachers.iter().position(unnamed) {
+        match self.teachers.read().iter().position(unnamed) {
             Some(known) => Value::Teacher(TeacherId(known as u32)),
             None => {
                 let teacher = self.plain_teacher(name, TeacherWeights::Model(model), span);
@@ -522,7 +524,7 @@ impl Checker {
             Value::Model(model) => Some(model),
             Value::Teacher(id) => match self.teacher(id).weights {
                 TeacherWeights::Model(model) => {
-                    self.used_teachers[id.0 as usize] = true;
+                    self.used_teachers.write()[id.0 as usize] = true;
                     Some(model)
                 }
                 // Nothing is known about it yet.

@@ -71,12 +71,12 @@ impl Checker {
             self.report(diagnostic.label(format!("{} in here", speakers.len())));
             return Value::Error;
         }
-        let (id, origin) = (PanelId(self.panels.len() as u32), self.origin(span));
+        let (id, origin) = (PanelId(self.panels.read().len() as u32), self.origin(span));
         let mut members: Vec<TeacherId> = Vec::new();
         for speaker in speakers {
             let Role::Named { teacher, .. } = &speaker else { continue };
             let Teacher { answers, foreign, align, reveals, .. } = *self.teacher(*teacher);
-            let said = self.said_origins.get(teacher).copied();
+            let said = self.said_origins.read().get(teacher).copied();
             let declared = self.declare_teacher(Teacher {
                 name: format!("{name}[{}]", speaker.name()),
                 weights: TeacherWeights::Panelist { panel: id, speaker },
@@ -91,12 +91,12 @@ impl Checker {
             });
             if let Value::Teacher(member) = declared {
                 if let Some(said) = said {
-                    self.said_origins.insert(member, said);
+                    self.said_origins.write().insert(member, said);
                 }
                 members.push(member);
             }
         }
-        self.panels.push(Panel { name, members, rounds, sees, confidence, origin });
+        self.panels.write().push(Panel { name, members, rounds, sees, confidence, origin });
         Value::Panel(id)
     }
 

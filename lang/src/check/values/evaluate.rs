@@ -193,7 +193,7 @@ impl Checker {
         match name {
             "domains" => {
                 return Value::List(
-                    (0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect(),
+                    (0..self.domains.read().len() as u32).map(|id| Value::Domain(DomainId(id))).collect(),
                 );
             }
             "self" => return Value::Student(SelfCopy::Current),
@@ -282,7 +282,7 @@ impl Checker {
         let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
             Value::Panel(panel) => {
-                let members = self.panels[panel.0 as usize].members.clone();
+                let members = self.panels.read()[panel.0 as usize].members.clone();
                 members.into_iter().map(Value::Teacher).collect()
             }
             Value::Range { low, high } => {
@@ -385,12 +385,12 @@ impl Checker {
             // `domain == "math"`
             (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
                 let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
-                let known = self.domains.iter().any(|domain| domain.name == *text);
+                let known = self.domains.read().iter().any(|domain| domain.name == *text);
                 let diagnostic =
                     Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text");
                 let diagnostic = diagnostic.label("a domain is named without quotes");
                 let names: Vec<String> =
-                    self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
+                    self.domains.read().iter().map(|domain| format!("`{}`", domain.name)).collect();
                 self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
                     Some(bare) => crate::check::names::unknown::without_quotes(diagnostic, Some(bare)),
                     None => diagnostic.help(format!("domains: {}", names.join(", "))),
@@ -529,12 +529,12 @@ impl Checker {
         match value {
             Value::Role(role) => {
                 if let Role::Named { teacher, .. } = &role {
-                    self.used_teachers[teacher.0 as usize] = true;
+                    self.used_teachers.write()[teacher.0 as usize] = true;
                 }
                 Some(role)
             }
             Value::Teacher(teacher) => {
-                self.used_teachers[teacher.0 as usize] = true;
+                self.used_teachers.write()[teacher.0 as usize] = true;
                 Some(Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() })
             }
             other => {

@@ -25,7 +25,7 @@ pub enum Value {
     Panel(PanelId),
     Benchmark(BenchmarkId),
     /// One value per domain, whole number or member of a panel: `expert`, `specialist`.
-    Family(Rc<Family>),
+    Family(Rc<FamilyMembers>),
     Role(Role),
     /// `blend(teacher: 0.1, student: 0.9)`
     Distribution(Distribution),
@@ -90,12 +90,12 @@ pub enum Value {
 }
 
 #[derive(Clone, Debug)]
-pub struct Family {
+pub struct FamilyMembers {
     pub name: String,
     pub members: Vec<(MemberKey, Value)>,
 }
 
-impl Family {
+impl FamilyMembers {
     pub fn get(&self, key: MemberKey) -> Option<&Value> {
         self.members.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
     }
