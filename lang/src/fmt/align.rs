@@ -2,9 +2,9 @@
 //! in line.
 
 use super::WIDTH;
-use super::lex::Kind;
 use super::print::{Printed, Printer, width};
 use super::tree::{Group, GroupRole, Node, TreeEntry, is_token};
+use crate::syntax::tokens::TokenKind;
 
 /// What of a line can stand in a column with the lines beside it.
 #[derive(PartialEq)]
@@ -59,7 +59,7 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     let bracket = pieces.iter().position(|piece| matches!(piece.node, Node::Group(_)));
     let plain_before = |at: usize| bracket.is_none_or(|bracket| at < bracket);
     let word = |at: usize| match pieces.get(at).map(|piece| &piece.node) {
-        Some(Node::Token(Kind::Word, word)) => Some(*word),
+        Some(Node::Token(TokenKind::Word, word)) => Some(*word),
         _ => None,
     };
     let keyword = if word(0) == Some("pub") { word(1) } else { word(0) };

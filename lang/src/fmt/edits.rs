@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::lex::{Kind, lex};
-use super::{format, same_meaning, top_level_items};
+use super::{format, same_meaning, tokens_of, top_level_items};
+use crate::syntax::tokens::TokenKind;
 
 /// Bytes of a text, and what replaces them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +61,8 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
     let mut depth = 0usize;
     // The end of the line of the last token, and the line ends since.
     let (mut end, mut newlines) = (0, 0);
-    for token in lex(text) {
-        if token.kind == Kind::Newline {
+    for token in tokens_of(text) {
+        if token.kind == TokenKind::Newline {
             newlines += 1;
             if newlines == 1 {
                 end = token.end;
@@ -79,8 +79,8 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
         }
         newlines = 0;
         match token.kind {
-            Kind::Open => depth += 1,
-            Kind::Close => depth = depth.saturating_sub(1),
+            TokenKind::Open => depth += 1,
+            TokenKind::Close => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
@@ -92,10 +92,10 @@ fn section(text: &str, range: &Range<usize>) -> Range<usize> {
 /// closes.
 pub fn edits_on_close(text: &str, offset: usize) -> Vec<TextEdit> {
     let mut open = Vec::new();
-    for token in lex(text) {
+    for token in tokens_of(text) {
         match token.kind {
-            Kind::Open => open.push(token.start),
-            Kind::Close => {
+            TokenKind::Open => open.push(token.start),
+            TokenKind::Close => {
                 let partner = open.pop();
                 if token.end == offset {
                     let mut edits = partner.map_or_else(Vec::new, |start| edits_in(text, start..offset));

@@ -6,7 +6,6 @@
 
 mod align;
 mod edits;
-pub(crate) mod lex;
 mod print;
 mod spacing;
 #[cfg(test)]
@@ -18,9 +17,9 @@ use std::ops::Range;
 use crate::diag::{Code, Diagnostic};
 use crate::source::FileId;
 use crate::syntax::ast::Module;
-use crate::syntax::{layout, parse, top_level};
+use crate::syntax::tokens::{self, Token, TokenKind};
+use crate::syntax::{Shift, Shifted, layout, parse, top_level};
 pub use edits::{TextEdit, applied, edits, edits_in, edits_on_close, edits_on_newline};
-use lex::{Kind, Token};
 use tree::Source;
 
 /// What is wider is broken where a bracket allows it. Wide enough for a table of domains with their files.
@@ -43,11 +42,8 @@ pub fn format(text: &str) -> Formatted {
     } else {
         // How the parser finds its way around an error depends on layout: nothing may look different to it
         // afterwards.
-        let before = meaning(&module, &diagnostics);
-        let keeps = |formatted: &String| {
-            let (module, diagnostics) = parse(FileId(0), formatted);
-            meaning(&module, &diagnostics) == before
-        };
+        let before = Meaning::new(module, &diagnostics);
+        let keeps = |formatted: &String| Meaning::of(formatted) == before;
         let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
         { attempts }.find(keeps).unwrap_or_else(|| text.to_owned())
     };
@@ -58,11 +54,7 @@ pub fn format(text: &str) -> Formatted {
 
 /// Whether the parser makes the same of two texts.
 fn same_meaning(one: &str, other: &str) -> bool {
-    let meaning = |text| {
-        let (module, diagnostics) = parse(FileId(0), text);
-        meaning(&module, &diagnostics)
-    };
-    meaning(one) == meaning(other)
+    Meaning::of(one) == Meaning::of(other)
 }
 
 /// Where the items of a text stand.
@@ -70,24 +62,32 @@ fn top_level_items(text: &str) -> Vec<Range<usize>> {
     top_level(&layout::lay_out(text))
 }
 
-/// What the parser makes of a text, without the places.
-fn meaning(module: &Module, diagnostics: &[Diagnostic]) -> String {
-    let mut said: Vec<String> = diagnostics
-        .iter()
-        .map(|diagnostic| format!("{}{}", diagnostic.code.name(), diagnostic.message))
-        .collect();
-    said.sort();
-    let tree = format!("{module:?}");
-    let mut parts = tree.split("Span {");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts
-        .fold(first + &said.concat(), |text, part| text + part.split_once('}').map_or(part, |(_, rest)| rest))
+/// What the parser makes of a text, without the places: its tree, and what is wrong with it.
+#[derive(PartialEq)]
+struct Meaning {
+    tree: Module,
+    diagnostics: Vec<(Code, String)>,
+}
+
+impl Meaning {
+    fn of(text: &str) -> Meaning {
+        let (module, diagnostics) = parse(FileId(0), text);
+        Meaning::new(module, &diagnostics)
+    }
+
+    fn new(mut tree: Module, diagnostics: &[Diagnostic]) -> Meaning {
+        tree.items.shift(Shift::Erase);
+        let mut diagnostics: Vec<(Code, String)> =
+            diagnostics.iter().map(|diagnostic| (diagnostic.code, diagnostic.message.clone())).collect();
+        diagnostics.sort();
+        Meaning { tree, diagnostics }
+    }
 }
 
 /// The text anew. `whole_items`: an item with a fault in it is left as it stands.
 fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     let laid_out = layout::lay_out(text);
-    let tokens = lex::lex(text);
+    let tokens = tokens_of(text);
     let faults: Vec<usize> = faults.iter().map(|at| blamed(&tokens, *at)).collect();
     let is_left =
         |item: Range<usize>| whole_items && faults.iter().any(|at| item.start <= *at && *at <= item.end);
@@ -96,17 +96,35 @@ fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     print::file(text, &tree::build(&source, &tokens))
 }
 
+/// The tokens of a text as a layout sees them: comments are alike, and so is all that is no part of the
+/// language and is left as it is.
+fn tokens_of(text: &str) -> Vec<Token> {
+    let seen = |token: Token| match token.kind {
+        TokenKind::Doc => Token { kind: TokenKind::Comment, ..token },
+        TokenKind::OpenText => {
+            let end = token.start + token.text(text).trim_end().len();
+            Token { kind: TokenKind::Foreign, end, ..token }
+        }
+        TokenKind::Unknown => Token { kind: TokenKind::Foreign, ..token },
+        _ => token,
+    };
+    tokens::lex(text).into_iter().map(seen).collect()
+}
+
 /// A fault is often found where something is missing, at a separator or a closing bracket: what stands before
 /// it is at fault.
 fn blamed(tokens: &[Token], fault: usize) -> usize {
     let next = tokens.partition_point(|token| token.end <= fault);
-    let blameless =
-        |token: &Token| matches!(token.kind, Kind::Newline | Kind::Comment | Kind::Comma | Kind::Close);
+    let blameless = |token: &Token| {
+        matches!(token.kind, TokenKind::Newline | TokenKind::Comment | TokenKind::Comma | TokenKind::Close)
+    };
     if tokens.get(next).is_some_and(|token| token.start <= fault && !blameless(token)) {
         return fault;
     }
-    let before =
-        tokens[..next].iter().rev().find(|token| !matches!(token.kind, Kind::Newline | Kind::Comment));
+    let before = tokens[..next]
+        .iter()
+        .rev()
+        .find(|token| !matches!(token.kind, TokenKind::Newline | TokenKind::Comment));
     before.map_or(fault, |token| token.end)
 }
 
@@ -124,7 +142,7 @@ fn joined(
     let mut at = 0;
     while at < tokens.len() {
         let token = tokens[at];
-        if matches!(token.kind, Kind::Newline | Kind::Comment) {
+        if matches!(token.kind, TokenKind::Newline | TokenKind::Comment) {
             joined.push(token);
             at += 1;
             continue;
@@ -133,13 +151,13 @@ fn joined(
         let item = items.peek().filter(|item| item.start <= token.start);
         let mut end =
             item.map_or(at + 1, |item| at + tokens[at..].partition_point(|token| token.start < item.end));
-        while matches!(tokens[end - 1].kind, Kind::Newline | Kind::Comment) {
+        while matches!(tokens[end - 1].kind, TokenKind::Newline | TokenKind::Comment) {
             end -= 1;
         }
         // Something behind an item, on its line, that the grammar did not see stays where it is.
         let mut whole = item.is_some();
         while let Some(next) = tokens.get(end)
-            && !matches!(next.kind, Kind::Newline | Kind::Comment)
+            && !matches!(next.kind, TokenKind::Newline | TokenKind::Comment)
         {
             whole = false;
             end += 1;
@@ -150,7 +168,7 @@ fn joined(
         if whole && balanced(text, part) && !is_left(span.clone()) {
             joined.extend_from_slice(part);
         } else {
-            joined.push(Token { kind: Kind::Foreign, start: span.start, end: span.end });
+            joined.push(Token { kind: TokenKind::Foreign, start: span.start, end: span.end });
         }
         at = end;
     }
@@ -160,11 +178,11 @@ fn joined(
 fn balanced(text: &str, tokens: &[Token]) -> bool {
     let mut open = Vec::new();
     tokens.iter().all(|token| match (token.kind, &text[token.start..token.end]) {
-        (Kind::Open, bracket) => {
+        (TokenKind::Open, bracket) => {
             open.push(bracket);
             open.len() <= layout::MAX_DEPTH
         }
-        (Kind::Close, bracket) => {
+        (TokenKind::Close, bracket) => {
             matches!((open.pop(), bracket), (Some("("), ")") | (Some("["), "]") | (Some("{"), "}"))
         }
         _ => true,

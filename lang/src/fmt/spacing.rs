@@ -1,7 +1,7 @@
 //! Where a blank stands between two tokens of one line.
 
-use super::lex::Kind;
 use super::tree::{Node, Piece, is_token, is_value};
+use crate::syntax::tokens::TokenKind;
 
 /// Whether a blank stands before piece `at`, which is not the first.
 pub fn blank_before(pieces: &[Piece], at: usize) -> bool {
@@ -12,7 +12,7 @@ pub fn blank_before(pieces: &[Piece], at: usize) -> bool {
     }
     if either("..") || either("..=") {
         // `1.. .5`: three dots would read differently.
-        return matches!(right, Node::Token(Kind::Number, number) if number.starts_with('.'));
+        return matches!(right, Node::Token(TokenKind::Number, number) if number.starts_with('.'));
     }
     if either(".") || either("^") || either("**") || is_ratio(pieces, at) || is_ratio(pieces, at - 1) {
         return false;
@@ -33,7 +33,7 @@ pub fn is_prefix(pieces: &[Piece], at: usize) -> bool {
 /// equal operator beside it would make that reading wrong.
 fn is_ratio(pieces: &[Piece], at: usize) -> bool {
     let node = |at: usize| pieces.get(at).map(|piece| &piece.node);
-    let number = |at: usize| matches!(node(at), Some(Node::Token(Kind::Number, _)));
+    let number = |at: usize| matches!(node(at), Some(Node::Token(TokenKind::Number, _)));
     let one_of = |at: usize, tokens: &[&str]| {
         node(at).is_some_and(|node| tokens.iter().any(|token| is_token(node, token)))
     };
@@ -48,14 +48,14 @@ fn is_ratio(pieces: &[Piece], at: usize) -> bool {
 /// An operator with two sides, after which a line may go on.
 pub fn is_infix(pieces: &[Piece], at: usize) -> bool {
     match &pieces[at].node {
-        Node::Token(Kind::Operator, ":") => ends_for_head(pieces, at),
-        Node::Token(Kind::Operator, operator) => {
+        Node::Token(TokenKind::Sign, ":") => ends_for_head(pieces, at),
+        Node::Token(TokenKind::Sign, operator) => {
             !matches!(*operator, "." | "@" | "!" | ".." | "|>") && !is_prefix(pieces, at)
         }
-        Node::Token(Kind::Word, "and" | "or" | "then") => at > 0 && !is_token(&pieces[at - 1].node, "."),
+        Node::Token(TokenKind::Word, "and" | "or" | "then") => at > 0 && !is_token(&pieces[at - 1].node, "."),
         // Between the bindings of a `where`; elsewhere a comma ends the entry or stands in the head of a
         // `for`.
-        Node::Token(Kind::Comma, _) => {
+        Node::Token(TokenKind::Comma, _) => {
             let mut before = (0..at).rev();
             before
                 .find(|at| is_token(&pieces[*at].node, "for") || begins_bindings(pieces, *at))
@@ -72,7 +72,7 @@ pub fn begins_tail(pieces: &[Piece], at: usize) -> bool {
 
 /// The word `where` before bindings; before a parenthesis it is the function.
 pub fn begins_bindings(pieces: &[Piece], at: usize) -> bool {
-    let word = |node: &Node| matches!(node, Node::Token(Kind::Word, _));
+    let word = |node: &Node| matches!(node, Node::Token(TokenKind::Word, _));
     is_token(&pieces[at].node, "where")
         && at > 0
         && is_value(pieces, at - 1)

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::lex::{Kind, Token};
+use crate::syntax::tokens::{Token, TokenKind};
 
 /// Words that an operand follows: brackets after them are no call and no index.
 const OPERATOR_WORDS: [&str; 8] = ["and", "or", "not", "then", "live", "for", "in", "else"];
@@ -30,7 +30,7 @@ pub struct Piece<'a> {
 }
 
 pub enum Node<'a> {
-    Token(Kind, &'a str),
+    Token(TokenKind, &'a str),
     Group(Group<'a>),
 }
 
@@ -133,7 +133,7 @@ impl<'a> TreeBuilder<'a> {
                 draft.finish();
             }
             match token.kind {
-                Kind::Newline => {
+                TokenKind::Newline => {
                     lines = true;
                     draft.newlines += 1;
                     draft.fresh = false;
@@ -141,19 +141,19 @@ impl<'a> TreeBuilder<'a> {
                         draft.finish();
                     }
                 }
-                Kind::Comment if draft.fresh && draft.is_empty() && inside != Inside::File => {
+                TokenKind::Comment if draft.fresh && draft.is_empty() && inside != Inside::File => {
                     opening = Some(text)
                 }
-                Kind::Comment => draft.comment(text),
-                Kind::Comma if inside != Inside::File && !draft.in_for_head() => {
+                TokenKind::Comment => draft.comment(text),
+                TokenKind::Comma if inside != Inside::File && !draft.in_for_head() => {
                     draft.finish();
                     (draft.newlines, draft.fresh) = (0, true);
                 }
-                Kind::Close if inside != Inside::File => {
+                TokenKind::Close if inside != Inside::File => {
                     let body = draft.close();
                     return Closed { body, opening, close: text, end: token.end, lines };
                 }
-                Kind::Open => {
+                TokenKind::Open => {
                     let role = draft.role(text);
                     let gap = draft.gap(token);
                     let braces = text == "{";
@@ -246,7 +246,7 @@ impl<'a> Draft<'a> {
             entry.trailing = Some(self.comments.remove(0).text);
         }
         let wrong = |piece: &Piece| match &piece.node {
-            Node::Token(kind, _) => *kind == Kind::Foreign,
+            Node::Token(kind, _) => *kind == TokenKind::Foreign,
             Node::Group(group) => {
                 group.role != GroupRole::Block && group.body.entries.iter().any(|entry| entry.verbatim)
             }
@@ -268,8 +268,10 @@ impl<'a> Draft<'a> {
         let Some(entry) = &self.entry else { return false };
         let pieces = entry.pieces.iter().enumerate().rev();
         let mut decisive = pieces.filter_map(|(at, piece)| match piece.node {
-            Node::Token(Kind::Operator, ":") => Some(false),
-            Node::Token(Kind::Word, "for") => Some(at == 0 || !is_token(&entry.pieces[at - 1].node, ".")),
+            Node::Token(TokenKind::Sign, ":") => Some(false),
+            Node::Token(TokenKind::Word, "for") => {
+                Some(at == 0 || !is_token(&entry.pieces[at - 1].node, "."))
+            }
             _ => None,
         });
         decisive.next().unwrap_or(false)
@@ -309,9 +311,9 @@ pub fn is_token(node: &Node, text: &str) -> bool {
 pub fn is_value(pieces: &[Piece], at: usize) -> bool {
     match &pieces[at].node {
         Node::Group(_) => true,
-        Node::Token(Kind::Word, word) => {
+        Node::Token(TokenKind::Word, word) => {
             !OPERATOR_WORDS.contains(word) || at > 0 && is_token(&pieces[at - 1].node, ".")
         }
-        Node::Token(kind, _) => matches!(kind, Kind::Number | Kind::Text | Kind::Foreign),
+        Node::Token(kind, _) => matches!(kind, TokenKind::Number | TokenKind::Text | TokenKind::Foreign),
     }
 }

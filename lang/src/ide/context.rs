@@ -4,8 +4,8 @@
 //! The text may be half typed. A line that begins an item ends everything that is still open before it, as in
 //! the parser.
 
-use super::lexer::{Token, TokenKind, lex};
 use crate::check::vocabulary::{self, Takes};
+use crate::syntax::tokens::{Token, TokenKind, lex};
 use crate::syntax::words::{self, LineHead};
 
 /// What can be written at the cursor.
@@ -68,8 +68,12 @@ impl<'a> CompletionContext<'a> {
             let token = tokens[index];
             match token.kind {
                 TokenKind::Word => (cut, word_start) = (index, token.start),
-                TokenKind::Comment | TokenKind::Doc | TokenKind::Number => inert = true,
-                TokenKind::Text => inert = offset < token.end || !closed(token.text(source)),
+                TokenKind::Comment
+                | TokenKind::Doc
+                | TokenKind::Number
+                | TokenKind::OpenText
+                | TokenKind::Foreign => inert = true,
+                TokenKind::Text => inert = offset < token.end,
                 _ => {}
             }
         }
@@ -175,7 +179,9 @@ impl<'a> CompletionContext<'a> {
         let inside = self.open.last().is_some_and(|open| self.text(*open) != "{");
         let value = self.before(index).is_some_and(|last| match self.kind(last) {
             TokenKind::Word => !words::RESERVED.contains(&self.text(last)),
-            kind => matches!(kind, TokenKind::Number | TokenKind::Text | TokenKind::Close),
+            kind => {
+                matches!(kind, TokenKind::Number | TokenKind::Text | TokenKind::OpenText | TokenKind::Close)
+            }
         });
         inside && value && !words::RESERVED.contains(&self.text(index))
     }
@@ -224,7 +230,7 @@ impl<'a> CompletionContext<'a> {
                 TokenKind::Newline if depth == 0 && in_block && self.ends_statement(index) => {
                     start = index + 1
                 }
-                TokenKind::Sign if depth == 0 && self.text(index) == "," => start = index + 1,
+                TokenKind::Comma if depth == 0 => start = index + 1,
                 // What lies open inside was never closed: the parser takes a new setting for a new statement.
                 TokenKind::Word if self.settings.contains(&(index, open)) => (depth, start) = (0, index),
                 _ => {}
@@ -240,7 +246,7 @@ impl<'a> CompletionContext<'a> {
         match self.before(newline) {
             None => true,
             Some(last) => match self.kind(last) {
-                TokenKind::Sign => self.text(last) == ",",
+                TokenKind::Sign | TokenKind::Unknown => false,
                 TokenKind::Word => {
                     !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where")
                 }
@@ -331,7 +337,7 @@ impl<'a> CompletionContext<'a> {
 
     fn ends_statement_after(&self, last: usize) -> bool {
         match self.kind(last) {
-            TokenKind::Sign => false,
+            TokenKind::Sign | TokenKind::Comma | TokenKind::Unknown => false,
             TokenKind::Word => {
                 !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where")
             }
@@ -539,7 +545,7 @@ impl<'a> CompletionContext<'a> {
             match self.kind(index) {
                 TokenKind::Open => depth += 1,
                 TokenKind::Close => depth -= 1,
-                TokenKind::Sign if depth == 0 && self.text(index) == "," => commas += 1,
+                TokenKind::Comma if depth == 0 => commas += 1,
                 _ => {}
             }
         }
@@ -602,8 +608,4 @@ impl<'a> CompletionContext<'a> {
 
 fn value(takes: Takes) -> CompletionPlace {
     CompletionPlace::Value { takes, callee: None, given: Vec::new() }
-}
-
-fn closed(text: &str) -> bool {
-    text.len() > 1 && text.ends_with('"')
 }

@@ -2,10 +2,10 @@
 //! text has them too.
 
 use super::ENTRY;
-use super::lexer::{TokenKind, lex};
 use crate::check::Analysis;
 use crate::check::index::Target;
 use crate::source::FileId;
+use crate::syntax::tokens::{TokenKind, lex};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -34,7 +34,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
         let text = token.text(source);
         match token.kind {
             TokenKind::Comment | TokenKind::Doc => found.extend(papers(token.start, text)),
-            TokenKind::Text => {
+            TokenKind::Text | TokenKind::OpenText => {
                 found.extend(papers(token.start, text));
                 let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
                     continue;

@@ -9,7 +9,6 @@ mod context;
 mod describe;
 mod hover;
 mod inlay;
-mod lexer;
 mod links;
 mod references;
 mod regions;

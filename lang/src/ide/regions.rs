@@ -1,6 +1,6 @@
 //! What can be folded away, and how a selection grows. Both read tokens: they work in any text.
 
-use super::lexer::{Token, TokenKind, lex};
+use crate::syntax::tokens::{Token, TokenKind, lex};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoldKind {

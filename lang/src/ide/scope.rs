@@ -2,8 +2,8 @@
 //! the file does not parse.
 
 use super::context::CompletionContext;
-use super::lexer::TokenKind;
 use crate::check::index::SymbolKind;
+use crate::syntax::tokens::TokenKind;
 use crate::syntax::words;
 
 pub struct LocalName<'a> {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::ENTRY;
-use super::lexer::{TokenKind, lex};
 use crate::check::Analysis;
 use crate::check::index::{SymbolKind, Target, Use};
 use crate::check::vocabulary;
+use crate::syntax::tokens::{TokenKind, lex};
 use crate::syntax::words;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +55,9 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
         let plain = |meaning| Some((meaning, false, false));
         let meaning = match token.kind {
             TokenKind::Comment | TokenKind::Doc => plain(Meaning::Comment),
-            TokenKind::Text => plain(Meaning::Text),
+            TokenKind::Text | TokenKind::OpenText => plain(Meaning::Text),
             TokenKind::Number => plain(Meaning::Number),
-            TokenKind::Sign if !matches!(token.text(source), "." | "," | ":") => plain(Meaning::Operator),
+            TokenKind::Sign if !matches!(token.text(source), "." | ":") => plain(Meaning::Operator),
             TokenKind::Word => match uses.get(&(token.start as u32)) {
                 Some(a_use) => Some(of_use(a_use, analysis)),
                 None => of_word(

@@ -12,7 +12,7 @@ pub struct Name {
 }
 
 /// One parsed file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Module {
     /// The `//!` comment at the head of the file.
     pub doc: String,
@@ -20,7 +20,7 @@ pub struct Module {
     pub items: Vec<Rc<Item>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     /// The `///` comment above the item.
     pub doc: String,
@@ -29,7 +29,7 @@ pub struct Item {
     pub kind: ItemKind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ItemKind {
     Use(Use),
     /// `experiment "name" { ... }`
@@ -133,7 +133,7 @@ pub struct Text {
 }
 
 /// `use std.opd.mopd` (one name) or `use std.baselines.{mix_rl, cascade_rl}`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Use {
     /// The module: `std.opd`.
     pub module: Vec<Name>,
@@ -142,7 +142,7 @@ pub struct Use {
 }
 
 /// `name: type = default`; type and default may be missing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     pub name: Name,
     pub annotation: Option<Name>,
@@ -150,20 +150,20 @@ pub struct Parameter {
 }
 
 /// `d in domains`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Index {
     pub name: Name,
     pub over: Expr,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
     pub name: Name,
     pub index: Option<Index>,
     pub value: Expr,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Block {
     pub span: Span,
     pub statements: Vec<Statement>,
@@ -172,7 +172,7 @@ pub struct Block {
     pub broken: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
     /// `key = value @mark`
     Entry(Entry),
@@ -188,7 +188,7 @@ pub enum Statement {
     Route(Route),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub key: Name,
     pub value: Expr,
@@ -196,20 +196,20 @@ pub struct Entry {
 }
 
 /// `@unpublished` or `@source("...")`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
     pub name: Name,
     pub argument: Option<Text>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub span: Span,
     pub arms: Vec<Arm>,
 }
 
 /// `condition -> teacher`, or `for d in domains: condition -> teacher`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
     pub span: Span,
     pub index: Option<Index>,
@@ -217,20 +217,20 @@ pub struct Arm {
     pub target: Expr,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     When(Expr),
     /// `else -> ...`
     Else,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Expr {
     pub span: Span,
     pub kind: ExprKind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ExprKind {
     /// `1_000`, `3e-6`, `35%` (0.35), `5 steps`
     Number {
@@ -322,7 +322,7 @@ pub enum ExprKind {
 }
 
 /// `condition -> value @mark`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MatchArm {
     pub span: Span,
     pub condition: Condition,
@@ -331,13 +331,13 @@ pub struct MatchArm {
 }
 
 /// `previous = start`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Carried {
     pub name: Name,
     pub start: Expr,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Argument {
     /// `name: value`
     pub name: Option<Name>,

@@ -9,16 +9,18 @@ use super::ast::*;
 use crate::diag::{Diagnostic, Fix, Label};
 use crate::source::{FileId, Span};
 
-/// To which file, and by how many bytes (modulo 2^32: also backwards).
+/// What becomes of the places in a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shift {
-    file: FileId,
-    by: u32,
+pub enum Shift {
+    /// To which file, and by how many bytes (modulo 2^32: also backwards).
+    Move { file: FileId, by: u32 },
+    /// All places are the same: two trees that differ in places alone are equal.
+    Erase,
 }
 
 impl Shift {
     pub fn new(file: FileId, from: usize, to: usize) -> Shift {
-        Shift { file, by: (to as u32).wrapping_sub(from as u32) }
+        Shift::Move { file, by: (to as u32).wrapping_sub(from as u32) }
     }
 }
 
@@ -29,7 +31,10 @@ pub trait Shifted {
 impl Shifted for Span {
     fn shift(&mut self, shift: Shift) {
         let Span { file, start, end } = self;
-        (*file, *start, *end) = (shift.file, start.wrapping_add(shift.by), end.wrapping_add(shift.by));
+        (*file, *start, *end) = match shift {
+            Shift::Move { file, by } => (file, start.wrapping_add(by), end.wrapping_add(by)),
+            Shift::Erase => (FileId(0), 0, 0),
+        };
     }
 }
 

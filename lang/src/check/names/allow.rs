@@ -5,8 +5,8 @@
 //! nothing is a warning itself: it would hide the next mistake.
 
 use crate::diag::{Code, Diagnostic, Fix, Severity, nearest};
-use crate::fmt::lex::{Kind, lex};
 use crate::source::{FileId, SourceFile, Sources, Span};
+use crate::syntax::tokens::lex;
 
 /// One such comment.
 struct Allow {
@@ -140,7 +140,7 @@ fn allows(id: FileId, file: &SourceFile) -> Vec<Allow> {
 
 fn allow(id: FileId, text: &str, line_start: usize, line: &str) -> Option<Allow> {
     let tokens = lex(line);
-    let token = tokens.iter().find(|token| token.kind == Kind::Comment)?;
+    let token = tokens.iter().find(|token| token.is_comment())?;
     let comment = &line[token.start..token.end];
     let inside = comment.strip_prefix("//")?.trim_start().strip_prefix("allow(")?;
     let (code, rest) = inside.split_once(')')?;

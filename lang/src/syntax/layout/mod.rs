@@ -513,22 +513,9 @@ impl<'a> Scanner<'a> {
     }
 
     fn number(&mut self) {
-        let mut end = self.at;
-        while end < self.bytes.len() {
-            let byte = self.bytes[end];
-            let next_is_digit = self.bytes.get(end + 1).is_some_and(u8::is_ascii_digit);
-            let sign =
-                matches!(byte, b'+' | b'-') && matches!(self.bytes[end - 1], b'e' | b'E') && next_is_digit;
-            if !(words::is_word_byte(byte) || byte == b'.' && next_is_digit || sign) {
-                break;
-            }
-            end += 1;
-        }
+        let end = self.at + words::number_length(&self.bytes[self.at..]);
         if matches!(self.bytes[end - 1], b'e' | b'E') && self.exponent(self.at, end) {
             return;
-        }
-        if self.bytes.get(end) == Some(&b'%') {
-            end += 1;
         }
         let start = self.at;
         self.last = Last::Value;

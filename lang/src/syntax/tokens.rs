@@ -1,0 +1,142 @@
+//! Tokens of any text as it stands, however broken, comments and newlines included: what the formatter, the
+//! features of editors and `// allow(...)` comments read. [`super::layout`] is the other pass over a text: it
+//! repairs habits from other languages for the grammar, and shares with this one where words, numbers, texts
+//! and signs end.
+
+use super::layout::string_end;
+use super::words;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    Newline,
+    /// To the end of its line, without the blanks there.
+    Comment,
+    /// `///` or `//!`
+    Doc,
+    Word,
+    Number,
+    /// In quotes.
+    Text,
+    /// A quote whose partner is missing, and the rest of the line.
+    OpenText,
+    Open,
+    Close,
+    Comma,
+    /// `=`, `->`, `.`, ...
+    Sign,
+    /// A comment or a text in the way of another language: `# ...`, `/* ... */`, `'...'`, `"""..."""`.
+    Foreign,
+    /// A character that no token begins with.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub kind: TokenKind,
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Token {
+    pub fn text(self, source: &str) -> &str {
+        &source[self.start..self.end]
+    }
+
+    pub fn is_comment(self) -> bool {
+        matches!(self.kind, TokenKind::Comment | TokenKind::Doc)
+    }
+}
+
+/// Every token of a text, in order; blanks stand between them.
+pub fn lex(text: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    // A byte order mark is no part of the text.
+    let mut at = text.len() - text.strip_prefix('\u{feff}').unwrap_or(text).len();
+    while at < text.len() {
+        if matches!(text.as_bytes()[at], b' ' | b'\t' | b'\r' | b'\x0c') {
+            at += 1;
+            continue;
+        }
+        let (kind, length) = token(text, at);
+        tokens.push(Token { kind, start: at, end: at + length });
+        at += length;
+    }
+    tokens
+}
+
+/// The token that begins at an offset, and its length.
+fn token(text: &str, at: usize) -> (TokenKind, usize) {
+    let (bytes, rest) = (text.as_bytes(), &text[at..]);
+    match bytes[at] {
+        b'\n' => (TokenKind::Newline, 1),
+        b'/' if rest.starts_with("//") => {
+            let doc = rest.starts_with("//!") || (rest.starts_with("///") && !rest.starts_with("////"));
+            (if doc { TokenKind::Doc } else { TokenKind::Comment }, line(rest))
+        }
+        b'/' if rest.starts_with("/*") => {
+            (TokenKind::Foreign, rest.find("*/").map_or(rest.trim_end().len(), |end| end + 2))
+        }
+        b'#' => (TokenKind::Foreign, line(rest)),
+        b'"' if rest.starts_with("\"\"\"") => {
+            (TokenKind::Foreign, rest[3..].find("\"\"\"").map_or_else(|| line(rest), |length| length + 6))
+        }
+        b'"' => match string_end(bytes, at) {
+            Some(end) => (TokenKind::Text, end + 1 - at),
+            None => (TokenKind::OpenText, rest.find('\n').unwrap_or(rest.len())),
+        },
+        b'\'' => {
+            let closed = rest[1..line(rest)].find('\'');
+            (TokenKind::Foreign, closed.map_or_else(|| line(rest), |length| length + 2))
+        }
+        b'(' | b'[' | b'{' => (TokenKind::Open, 1),
+        b')' | b']' | b'}' => (TokenKind::Close, 1),
+        b',' => (TokenKind::Comma, 1),
+        byte if byte.is_ascii_digit()
+            || byte == b'.' && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) =>
+        {
+            (TokenKind::Number, words::number_length(&bytes[at..]))
+        }
+        byte if words::is_word_byte(byte) => (TokenKind::Word, words::word_length(&bytes[at..])),
+        byte if byte.is_ascii_punctuation() && !matches!(byte, b';' | b'`' | b'\\' | b'?' | b'~' | b'$') => {
+            let known = words::SIGNS.iter().find(|sign| rest.starts_with(**sign));
+            (TokenKind::Sign, known.map_or(1, |sign| sign.len()))
+        }
+        _ => (TokenKind::Unknown, rest.chars().next().map_or(1, char::len_utf8)),
+    }
+}
+
+/// Length of what is left of the line, without the blanks at its end.
+fn line(rest: &str) -> usize {
+    rest.split('\n').next().unwrap_or(rest).trim_end().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_but_blanks_is_in_a_token() {
+        let source = "/// é\nlet x = 3e-6 + \"a\\\"b\" // c\n\"open\nlr = 35%->𝒜";
+        let shown: Vec<&str> = lex(source).into_iter().map(|token| token.text(source)).collect();
+        let expected = [
+            "/// é",
+            "\n",
+            "let",
+            "x",
+            "=",
+            "3e-6",
+            "+",
+            "\"a\\\"b\"",
+            "// c",
+            "\n",
+            "\"open",
+            "\n",
+            "lr",
+            "=",
+            "35%",
+            "->",
+            "𝒜",
+        ];
+        assert_eq!(shown, expected);
+    }
+}
