@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, Auditor, GoOn, AnalysisCache, analyse, analyse_audited, analyse_while};
+use mopd_lang::check::{Analysis, AnalysisCache, Auditor, GoOn, analyse, analyse_audited, analyse_while};
 use mopd_lang::diag::Severity;
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};

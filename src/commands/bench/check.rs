@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use mopd_lang::analyse;
+use mopd_lang::source::SourceFile;
 use serde_json::{Value, json};
 
 use super::editor::{Editor, Keystroke};
@@ -11,7 +13,7 @@ use super::folder::TempFolder;
 use super::generate;
 use crate::args::BenchCheckArgs;
 use crate::figures;
-use crate::host::reason;
+use crate::host::{self, reason};
 use crate::output;
 use crate::problem::{Problem, Status};
 
@@ -19,6 +21,8 @@ const SHORT: usize = 500;
 const LONG: usize = 5_000;
 /// Not counted: they bring files and programs into the system's caches.
 const WARM_UP: u32 = 3;
+/// Checks from scratch of each text.
+const COLD_RUNS: u32 = 30;
 
 /// Lines and bytes of a text.
 struct TextSize {
@@ -45,6 +49,8 @@ struct CheckFigures {
     least_peak: Option<u64>,
     /// From each keystroke in the long file to its diagnostics, sorted.
     keystrokes: Vec<Duration>,
+    /// Of each check from scratch of the sound experiments of `SHORT` and `LONG` lines: the checker alone, sorted.
+    cold: [Vec<Duration>; 2],
     edits: u32,
     /// Of the server, before and after the edits.
     memory: (Option<u64>, Option<u64>),
@@ -87,7 +93,9 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     press(&mut editor, &long, arguments.edits)?;
     let memory = (before, editor.memory());
 
+    let cold = [generate::experiment(SHORT), long.clone()].map(|text| from_scratch(&text));
     let figures = CheckFigures {
+        cold,
         short: TextSize::of(&short),
         long: TextSize::of(&long),
         checks,
@@ -99,6 +107,20 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     };
     output::result(&if arguments.json { figures.json() } else { figures.table() });
     Ok(Status::Good)
+}
+
+/// How long the checker takes for a text that it has never seen.
+fn from_scratch(text: &str) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..COLD_RUNS {
+        let entry = SourceFile { path: "cold.mopd".to_owned(), text: text.to_owned() };
+        let start = Instant::now();
+        let analysis = analyse(entry, &host::standard);
+        times.push(start.elapsed());
+        drop(analysis);
+    }
+    times.sort();
+    times
 }
 
 /// Types a character and takes it away again, at places spread over the whole text; so many keystrokes in
@@ -223,6 +245,15 @@ impl CheckFigures {
             format!("{checks}: peak memory"),
             format!("{bound}{}", memory(self.peak_memory)),
         ]);
+        for (lines, times) in [SHORT, LONG].into_iter().zip(&self.cold) {
+            for (share, name) in [(0.5, "median"), (0.95, "p95")] {
+                table.add_row([
+                    format!("{} lines, sound", figures::count(lines as u64)),
+                    format!("the checker alone, from scratch, {COLD_RUNS} runs: {name}"),
+                    time(times, share),
+                ]);
+            }
+        }
         let keystrokes =
             format!("keystroke to diagnostics in `mopd lsp`, {} keystrokes", self.keystrokes.len());
         for (share, name) in [(0.5, "median"), (0.95, "p95"), (0.99, "p99"), (1.0, "slowest")] {
@@ -250,6 +281,7 @@ impl CheckFigures {
         };
         let figures = json!({
             "check": { "file": size(&self.short), "errors": 5, "milliseconds": times(&self.checks), "peak_memory": self.peak_memory, "peak_memory_of_parent": self.least_peak },
+            "from_scratch": { "500": times(&self.cold[0]), "5000": times(&self.cold[1]) },
             "keystroke": { "file": size(&self.long), "milliseconds": times(&self.keystrokes) },
             "memory": { "file": size(&self.long), "before": self.memory.0, "edits": self.edits, "after": self.memory.1 },
         });

@@ -227,7 +227,7 @@ impl Group {
             }
             Kind::Reduce(_) | Kind::Quantile => Group::Reductions,
             Kind::Statistic(_) => Group::Statistics,
-            Kind::Scan(_) | Kind::AnalysisCache(_) => Group::Scans,
+            Kind::Scan(_) | Kind::Memory(_) => Group::Scans,
             Kind::Divergence(_) | Kind::Blend | Kind::Detached => Group::Divergences,
             Kind::Support(_) => Group::Supports,
             Kind::Measure(_) => Group::Measures,

@@ -48,7 +48,7 @@ fn ask(expressions: &[String]) -> Vec<Option<(Unit, Axis)>> {
     let analysis = mopd_tests::check("asked.mopd", &program);
     let symbols = analysis.index.symbols.iter().filter(|symbol| symbol.kind == SymbolKind::LocalLet);
     let known: HashMap<&str, (Unit, Axis)> =
-        symbols.filter_map(|symbol| Some((symbol.name.as_str(), symbol.worth.as_ref()?.number?))).collect();
+        symbols.filter_map(|symbol| Some((symbol.name.as_str(), symbol.info.as_ref()?.number?))).collect();
     let results: Vec<_> =
         (0..expressions.len()).map(|index| known.get(format!("x{index}").as_str()).copied()).collect();
     let refused = results.iter().filter(|result| result.is_none()).count();

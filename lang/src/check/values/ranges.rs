@@ -9,8 +9,8 @@ use mopd_ops::interval::{self, Interval};
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
-    DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
-    Mass, PreferenceKind, Scan, Signal,
+    DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
+    Live, Mass, PreferenceKind, Scan, Signal,
 };
 
 use crate::check::Checker;

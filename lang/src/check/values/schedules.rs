@@ -131,7 +131,7 @@ impl Checker {
             };
             let (span, text) = (
                 self.span(formula.0.origin),
-                format!("{what} must check_range between {low} and {high} on every rung"),
+                format!("{what} must stay between {low} and {high} on every rung"),
             );
             self.report(
                 Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")),
@@ -151,7 +151,7 @@ impl Checker {
                 let diagnostic = Diagnostic::error(
                     Code::ScheduleRange,
                     span,
-                    format!("{what} must check_range between {low} and {high}"),
+                    format!("{what} must stay between {low} and {high}"),
                 );
                 self.report(diagnostic.label(format!("goes to {outside}")));
                 return false;
