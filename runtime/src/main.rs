@@ -14,7 +14,7 @@ use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
 use mopd_runtime::machine::memory::{give_back, keep_what_is_freed, peak_memory};
-use mopd_runtime::prepare::warm::Warm;
+use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::schedule::sample;
@@ -147,12 +147,12 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
     let stopping = current.clone();
     std::thread::spawn(move || listen(Some(sender), &stopping));
     let cuda = device::open_cuda();
-    let warm = Warm::default();
+    let cache = DataCache::default();
     let mut handled = Some(handled);
     for job in requests {
         finish(current, |control, progress| {
             handled.take().unwrap_or(Ok(()))?;
-            work(&job?, &cuda, Some(&warm), control, progress)
+            work(&job?, &cuda, Some(&cache), control, progress)
         });
         give_back();
     }
@@ -217,7 +217,7 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Resul
 fn work(
     job: &Job,
     cuda: &Cuda,
-    warm: Option<&Warm>,
+    cache: Option<&DataCache>,
     control: &Control,
     progress: &mut Progress,
 ) -> Result<bool> {
@@ -246,7 +246,7 @@ fn work(
         Job::Predict(job) => schedule::predict(job, device, control)?,
         Job::Bench(job) => bench::divergence::bench(job, device, control)?,
         Job::Floor(job) => bench::floor::floor(job, device, control)?,
-        Job::Run(job) => schedule::run(job, &versions, device, warm, control, progress)?,
+        Job::Run(job) => schedule::run(job, &versions, device, cache, control, progress)?,
     }
     Ok(true)
 }

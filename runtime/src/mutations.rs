@@ -9,7 +9,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{DataSource, PromptFormat};
 use tempfile::TempDir;
 
-use crate::data::{Dataset, Field, Kind, Request};
+use crate::data::{Dataset, Field, FieldKind, Request};
 use crate::failure::Error;
 use crate::formats::{gguf, huggingface, safetensors};
 use crate::tokenizer::{Pretrained, Tokenizer};
@@ -132,7 +132,7 @@ fn dataset(name: &str, bytes: &[u8], folder: &Path, format: &PromptFormat) -> Op
     let path = folder.join(name);
     fs::write(&path, bytes).unwrap();
     let source = DataSource::file(path.to_str().unwrap());
-    let fields = [Field { name: "answer", kind: Kind::Text }];
+    let fields = [Field { name: "answer", kind: FieldKind::Text }];
     let request = Request { source: &source, format, fields: &fields, whole: true, routes: &[], notes: None };
     match Dataset::read(Path::new("."), request) {
         Ok(data) => {

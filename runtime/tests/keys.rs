@@ -39,7 +39,7 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     write_data(folder.path());
     let tasks = tasks(plan);
-    let places = Places { base: folder.path(), notes: folder.path(), warm: None, store: None };
+    let places = Places { base: folder.path(), notes: folder.path(), cache: None, store: None };
     let forms = forms(plan, places).unwrap();
     let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places).unwrap();
     let arithmetic = Arithmetic {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_store::{Folder, Item, Kind, Policy, Pruned, Verdict, age};
+use mopd_store::{Folder, Item, ItemKind, Policy, Pruned, Verdict, age};
 use serde_json::json;
 
 use super::run::STORE;
@@ -104,10 +104,10 @@ fn grid(items: &[Item], now: SystemTime) -> Grid {
 fn described(item: &Item) -> String {
     let about = if item.about.is_empty() { "a result".to_owned() } else { printable(&item.about) };
     match item.kind {
-        Kind::Result | Kind::Scores => about,
-        Kind::Checkpoint => format!("{about}: checkpoints"),
-        Kind::LastGood => format!("{about}: weights before a number that was not finite"),
-        Kind::Leftover => "cut off while it was written".to_owned(),
+        ItemKind::Result | ItemKind::Scores => about,
+        ItemKind::Checkpoint => format!("{about}: checkpoints"),
+        ItemKind::LastGood => format!("{about}: weights before a number that was not finite"),
+        ItemKind::Leftover => "cut off while it was written".to_owned(),
     }
 }
 

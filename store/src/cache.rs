@@ -14,7 +14,7 @@ use crate::{CHECKSUMS, Folder, Lock, Runs, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ItemKind {
     /// A finished stage, or the rewards of an evaluation.
     Result,
     /// Checkpoints of a stage that is not finished.
@@ -33,7 +33,7 @@ pub struct Item {
     /// Of the folder.
     pub name: String,
     pub key: String,
-    pub kind: Kind,
+    pub kind: ItemKind,
     /// In words, where it is known.
     pub about: String,
     pub bytes: u64,
@@ -86,13 +86,13 @@ pub fn age(used: SystemTime, now: SystemTime) -> Duration {
 const KEY: usize = 64;
 
 /// The key and the kind of a folder's name. What is not ours has none.
-fn parse(name: &str) -> Option<(&str, Kind)> {
+fn parse(name: &str) -> Option<(&str, ItemKind)> {
     let (key, rest) = name.split_at_checked(KEY)?;
     let kind = match rest {
-        "" => Kind::Result,
-        ".unfinished" => Kind::Checkpoint,
-        ".scores" => Kind::Scores,
-        ".last-good" => Kind::LastGood,
+        "" => ItemKind::Result,
+        ".unfinished" => ItemKind::Checkpoint,
+        ".scores" => ItemKind::Scores,
+        ".last-good" => ItemKind::LastGood,
         _ => return None,
     };
     key.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some((key, kind))
@@ -151,7 +151,8 @@ impl Folder {
             let written = |name: &str| {
                 fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok()
             };
-            let kind = if kind == Kind::Result && written(name).is_none() { Kind::Leftover } else { kind };
+            let kind =
+                if kind == ItemKind::Result && written(name).is_none() { ItemKind::Leftover } else { kind };
             let needed = needs.get(key).map(Vec::as_slice).unwrap_or_default();
             let sums = self.checksums(name).or_else(|_| match self.parts(name).next() {
                 Some(part) => self.checksums(&part),
@@ -170,8 +171,8 @@ impl Folder {
                 used: written(name).or(size.newest).unwrap_or(SystemTime::UNIX_EPOCH),
                 // Whoever needs a result is not helped by half of one, nor by the way to one that is there.
                 needed_by: match kind {
-                    Kind::Leftover => Vec::new(),
-                    Kind::Checkpoint if self.has(key) => Vec::new(),
+                    ItemKind::Leftover => Vec::new(),
+                    ItemKind::Checkpoint if self.has(key) => Vec::new(),
                     _ => needed.iter().map(|(out, _)| (*out).clone()).collect(),
                 },
             });
@@ -185,7 +186,7 @@ impl Folder {
         let folders = fs::read_dir(&self.path).into_iter().flatten().flatten();
         folders
             .filter_map(|folder| folder.file_name().into_string().ok())
-            .any(|name| matches!(parse(&name), Some((_, Kind::Result))) && self.has(&name))
+            .any(|name| matches!(parse(&name), Some((_, ItemKind::Result))) && self.has(&name))
     }
 
     /// The entries in a folder of several.
@@ -198,9 +199,9 @@ impl Folder {
     /// Whether the entries of an item are what was written; none where it has no checksums.
     pub fn verdict(&self, item: &Item) -> Option<Verdict> {
         let entries: Vec<String> = match item.kind {
-            Kind::Result => vec![item.name.clone()],
-            Kind::Checkpoint | Kind::Scores => self.parts(&item.name).collect(),
-            Kind::LastGood | Kind::Leftover => return None,
+            ItemKind::Result => vec![item.name.clone()],
+            ItemKind::Checkpoint | ItemKind::Scores => self.parts(&item.name).collect(),
+            ItemKind::LastGood | ItemKind::Leftover => return None,
         };
         let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
             return Some(Verdict::Whole);
@@ -224,7 +225,7 @@ impl Folder {
         let (mut removed, mut in_use, mut spared) = (Vec::new(), Vec::new(), Vec::new());
         // What was of use longest ago first; before all else scores, which are made again in passing.
         let (scores, others): (Vec<Item>, Vec<Item>) =
-            items.into_iter().rev().partition(|item| item.kind == Kind::Scores);
+            items.into_iter().rev().partition(|item| item.kind == ItemKind::Scores);
         for item in scores.into_iter().chain(others).filter(|item| item.needed_by.is_empty()) {
             let old = policy.older_than.is_some_and(|limit| age(item.used, now) > limit);
             let much = policy.keep_under.is_some_and(|limit| left > limit);
@@ -232,9 +233,9 @@ impl Folder {
                 continue;
             }
             let may_be_needed = match item.kind {
-                Kind::Result | Kind::LastGood => true,
-                Kind::Checkpoint => !self.has(&item.key),
-                Kind::Scores | Kind::Leftover => false,
+                ItemKind::Result | ItemKind::LastGood => true,
+                ItemKind::Checkpoint => !self.has(&item.key),
+                ItemKind::Scores | ItemKind::Leftover => false,
             };
             if may_be_needed && !unreadable.is_empty() {
                 spared.push(item);

@@ -30,7 +30,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use cache::{Item, Kind, Policy, Pruned, Verdict, age};
+pub use cache::{Item, ItemKind, Policy, Pruned, Verdict, age};
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
 pub use runs::{Run, Runs};
@@ -46,7 +46,7 @@ pub struct Folder {
 /// What looking for a result found.
 #[derive(Debug)]
 pub enum Lookup<T> {
-    Kept(T),
+    Found(T),
     Absent,
     /// Some file of the entry is not what was written; the reason, for a warning.
     Damaged(String),
@@ -95,7 +95,7 @@ impl Folder {
         match self.verify(name).and_then(|()| read(&folder)) {
             Ok(found) => {
                 self.touch(name);
-                Lookup::Kept(found)
+                Lookup::Found(found)
             }
             Err(reason) => Lookup::Damaged(format!("{}: {reason}", folder.display())),
         }

@@ -39,7 +39,7 @@ fn an_entry_is_whole_or_does_not_count() {
     let (_place, folder) = folder();
     assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Absent));
     put(&folder, "a", 100, 0);
-    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Kept(())));
+    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Found(())));
     assert_eq!(folder.checksums("a").unwrap().about, "a stage");
     let file = folder.path("a").join("file");
     let mut bytes = fs::read(&file).unwrap();
@@ -134,7 +134,7 @@ fn what_was_of_use_longest_ago_goes_first_until_the_rest_fits() {
         put(&folder, &key(digit), 10_000, ago);
     }
     // Looked up, it is of use.
-    assert!(matches!(folder.read(&key('a'), |_| Ok(())), Lookup::Kept(())));
+    assert!(matches!(folder.read(&key('a'), |_| Ok(())), Lookup::Found(())));
     let policy = Policy { keep_under: Some(25_000), ..Policy::default() };
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert_eq!(names(&pruned.removed), ['c']);
@@ -149,7 +149,7 @@ fn scores_go_first() {
         put(&folder, &format!("{}.scores/{batch}", key('b')), 10_000, ago);
     }
     let items = folder.items().unwrap();
-    assert_eq!((names(&items), items[0].kind), (vec!['b', 'a'], Kind::Scores));
+    assert_eq!((names(&items), items[0].kind), (vec!['b', 'a'], ItemKind::Scores));
     assert!(items[0].bytes > 20_000 && items[0].needed_by.is_empty());
     assert_eq!(folder.verdict(&items[0]), Some(Verdict::Whole));
     let policy = Policy { keep_under: Some(15_000), ..Policy::default() };
@@ -236,9 +236,13 @@ fn checkpoints_of_a_finished_stage_are_needed_by_nobody() {
     put(&folder, &format!("{}.unfinished/0000000001", key('b')), 10, 100);
     assert!(folder.register(&run(place.path(), &['a', 'b'])).unwrap());
     let items = folder.items().unwrap();
-    let needed: Vec<(Kind, bool)> =
+    let needed: Vec<(ItemKind, bool)> =
         items.iter().map(|item| (item.kind, !item.needed_by.is_empty())).collect();
-    assert_eq!(needed.iter().filter(|found| **found == (Kind::Checkpoint, false)).count(), 1, "{items:?}");
+    assert_eq!(
+        needed.iter().filter(|found| **found == (ItemKind::Checkpoint, false)).count(),
+        1,
+        "{items:?}"
+    );
     let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
     assert_eq!(folder.prune(&policy, SystemTime::now()).unwrap().unwrap().removed.len(), 1);
     assert!(folder.has(&key('a')) && folder.has(&format!("{}.unfinished/0000000001", key('b'))));

@@ -3,7 +3,7 @@
     python tests/reference/text.py
 
 Needs transformers and tokenizers. Trains small tokenizers of each published kind, writes chat templates that use the constructs
-of published ones, and stores what `transformers` answers; the tests of `runtime/src/data` expect the same. Writes to
+of published ones, and stores what `transformers` answers; the tests of `runtime/src/tokenizer` expect the same. Writes to
 `tests/reference/text/`. The unigram model is trained a little differently every time; the rest comes out the same.
 """
 

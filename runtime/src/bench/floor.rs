@@ -234,7 +234,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     let base = Path::new(&job.run.base);
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
     let tasks = schedule::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), warm: None, store: None };
+    let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), cache: None, store: None };
     let forms = forms(plan, places)?;
     let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

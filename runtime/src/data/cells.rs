@@ -9,7 +9,7 @@ use std::path::Path;
 use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 use mopd_store::regular;
 
-use super::error::{DataError, Place, Problem};
+use super::error::{DataError, Problem, RowPlace};
 use super::lines::BYTE_ORDER_MARK;
 use super::rows::{Take, Wanted, line};
 use crate::tokenizer::json::{Json, Object};
@@ -25,7 +25,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
     let (mut record, mut lines, mut done) = (Vec::new(), 0u32, false);
     loop {
         record.clear();
-        let place = Place::Line(lines.saturating_add(1));
+        let place = RowPlace::Line(lines.saturating_add(1));
         let failed = |problem| DataError::new(path, place, problem);
         // A record goes on over the next line while a quote is open.
         let mut open = false;

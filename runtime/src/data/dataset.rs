@@ -8,11 +8,11 @@ use mopd_compiler::plan::{Column, DataFormula, DataNode, DataSource, PromptForma
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::error::{DataError, Place, Problem};
+use super::error::{DataError, Problem, RowPlace};
 use super::lists::{Builder, Lists};
 use super::numbers::{number, text};
-use super::rows::{self, Row, Wanted};
-use super::{Field, Kind, files};
+use super::rows::{self, DataRow, Wanted};
+use super::{Field, FieldKind, files};
 use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object, describe};
 
@@ -48,7 +48,7 @@ const VERSION: u32 = 1;
 
 /// Rows that are not a whole file.
 #[derive(Serialize)]
-struct Content<'a> {
+struct DataContent<'a> {
     /// Blake3 of each.
     files: &'a [String],
     columns: &'a [Column],
@@ -68,7 +68,7 @@ pub struct Dataset {
     files: Vec<PathBuf>,
     /// The number of each file's first row, counted through.
     first: Vec<usize>,
-    places: Vec<Place>,
+    places: Vec<RowPlace>,
     prompts: Lists<u8>,
     /// Conversations as JSON, `{"messages": ..., "tools": ...}`; empty text where a row is a prompt alone.
     conversations: Option<Lists<u8>>,
@@ -107,7 +107,7 @@ impl Dataset {
             [hash] if plain => hash.clone(),
             hashes => {
                 let DataSource { path: _, split: _, columns, filter, limit } = source;
-                let content = Content { files: hashes, columns, filter, limit };
+                let content = DataContent { files: hashes, columns, filter, limit };
                 keys::hash("mopd data", VERSION, &content).to_hex().to_string()
             }
         };
@@ -222,7 +222,7 @@ impl Dataset {
     }
 
     /// The file of a row, and where it stands there.
-    pub fn place(&self, row: usize) -> (&Path, Place) {
+    pub fn place(&self, row: usize) -> (&Path, RowPlace) {
         let file = self.first.partition_point(|first| *first <= row) - 1;
         (&self.files[file], self.places[row])
     }
@@ -249,7 +249,7 @@ struct Reading<'a> {
     /// The columns to read, those of needed fields first.
     columns: Vec<String>,
     left_out: u64,
-    places: Vec<Place>,
+    places: Vec<RowPlace>,
     prompts: Builder<u8>,
     conversations: Builder<u8>,
     fields: Vec<Builder<u8>>,
@@ -320,12 +320,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Whether the row has a field that is not null.
-    fn value<'r>(&self, row: &'r Row, field: &str) -> Option<&'r Json> {
+    fn value<'r>(&self, row: &'r DataRow, field: &str) -> Option<&'r Json> {
         let column = self.request.source.column(field);
         row.values[self.columns.iter().position(|known| known == column)?].as_ref()
     }
 
-    fn take(&mut self, mut row: Row) -> Result<ControlFlow<()>, Problem> {
+    fn take(&mut self, mut row: DataRow) -> Result<ControlFlow<()>, Problem> {
         let source = self.request.source;
         if source.limit.is_some_and(|limit| self.places.len() >= limit as usize) {
             return Ok(ControlFlow::Break(()));
@@ -349,7 +349,7 @@ impl<'a> Reading<'a> {
                 found: describe(value),
             };
             let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
-            if field.kind == Kind::Number && number(&text).is_none() {
+            if field.kind == FieldKind::Number && number(&text).is_none() {
                 return Err(wrong("a number"));
             }
             keep(&mut self.fields[index], &text)?;
@@ -368,12 +368,12 @@ impl<'a> Reading<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn missing(&self, field: &str, row: &Row) -> Problem {
+    fn missing(&self, field: &str, row: &DataRow) -> Problem {
         Problem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
     }
 
     /// The first arm that holds. What only later ones read may be missing.
-    fn arm(&self, conditions: &[DataFormula], row: &Row) -> Result<u32, Problem> {
+    fn arm(&self, conditions: &[DataFormula], row: &DataRow) -> Result<u32, Problem> {
         for (arm, condition) in conditions.iter().enumerate() {
             if self.holds(condition, row, Null::Fault)? {
                 return Ok(arm as u32);
@@ -383,7 +383,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Whether the row is one of those that the author means.
-    fn holds(&self, formula: &DataFormula, row: &Row, null: Null) -> Result<bool, Problem> {
+    fn holds(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<bool, Problem> {
         for node in &formula.nodes {
             let (field, wanted): (_, &'static str) = match node {
                 DataNode::Field { field } => (field, "a number or a bool"),
@@ -411,7 +411,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The prompt as text, and as a conversation where there is more to it.
-    fn prompt(&self, row: &Row) -> Result<(String, String), Problem> {
+    fn prompt(&self, row: &DataRow) -> Result<(String, String), Problem> {
         let (field, value) = [PROMPT, MESSAGES]
             .into_iter()
             .find_map(|field| Some((field, self.value(row, field)?)))

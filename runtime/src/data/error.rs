@@ -17,13 +17,13 @@ use crate::tokenizer::chat::ChatError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataError {
     pub file: PathBuf,
-    pub place: Place,
+    pub place: RowPlace,
     pub problem: Box<Problem>,
 }
 
 /// Where in a file. Displays as what follows the file's name: `:12`, or `, row 12`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RowPlace {
     /// All of it.
     File,
     /// Of text, from 1.
@@ -32,23 +32,23 @@ pub enum Place {
     Row(u32),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RowPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::File => Ok(()),
-            Place::Line(line) => write!(f, ":{line}"),
-            Place::Row(row) => write!(f, ", row {row}"),
+            RowPlace::File => Ok(()),
+            RowPlace::Line(line) => write!(f, ":{line}"),
+            RowPlace::Row(row) => write!(f, ", row {row}"),
         }
     }
 }
 
-impl Place {
+impl RowPlace {
     /// Within a sentence.
     pub fn words(self) -> String {
         match self {
-            Place::File => "the file".to_owned(),
-            Place::Line(line) => format!("line {line}"),
-            Place::Row(row) => format!("row {row}"),
+            RowPlace::File => "the file".to_owned(),
+            RowPlace::Line(line) => format!("line {line}"),
+            RowPlace::Row(row) => format!("row {row}"),
         }
     }
 }
@@ -211,12 +211,12 @@ impl From<DataError> for Error {
 }
 
 impl DataError {
-    pub fn new(file: &Path, place: Place, problem: Problem) -> DataError {
+    pub fn new(file: &Path, place: RowPlace, problem: Problem) -> DataError {
         DataError { file: file.to_owned(), place, problem: Box::new(problem) }
     }
 
     pub(super) fn of_file(file: &Path, problem: Problem) -> DataError {
-        DataError::new(file, Place::File, problem)
+        DataError::new(file, RowPlace::File, problem)
     }
 
     /// The way out.

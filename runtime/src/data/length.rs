@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use mopd_compiler::plan::events::FailureKind;
 
-use super::{Dataset, Place};
+use super::{Dataset, RowPlace};
 use crate::failure::Error;
 
 /// The longest sequence of a dataset, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Longest {
     pub file: PathBuf,
-    pub place: Place,
+    pub place: RowPlace,
     /// The field trained on, where it counts too.
     pub target: Option<String>,
     pub tokens: u32,
@@ -76,8 +76,8 @@ impl ContextError {
         let needed = self.sequence.tokens.saturating_add(self.completion);
         let room = self.context.saturating_sub(self.sequence.tokens);
         let shorten = match self.sequence.place {
-            Place::Row(_) => "shorten the row",
-            Place::File | Place::Line(_) => "shorten the line",
+            RowPlace::Row(_) => "shorten the row",
+            RowPlace::File | RowPlace::Line(_) => "shorten the line",
         };
         if self.completion > 0 && room > 0 {
             format!("set `context = {needed}` or more, or `max_tokens = {room}` or less, or {shorten}")

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use mopd_store::regular;
 
-use super::error::{DataError, Place, Problem};
-use super::rows::{Row, Take, Wanted, line};
+use super::error::{DataError, Problem, RowPlace};
+use super::rows::{DataRow, Take, Wanted, line};
 use crate::tokenizer::json::{Json, describe};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -20,7 +20,7 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, Data
     let (mut text, mut number, mut done) = (Vec::new(), 0u32, false);
     loop {
         text.clear();
-        let place = Place::Line(number.saturating_add(1));
+        let place = RowPlace::Line(number.saturating_add(1));
         if line(&mut file, &mut text)
             .map_err(unreadable)?
             .map_err(|problem| DataError::new(path, place, problem))?
@@ -39,7 +39,7 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, Data
     }
 }
 
-fn row(line: &[u8], place: Place, wanted: Wanted) -> Result<Row, Problem> {
+fn row(line: &[u8], place: RowPlace, wanted: Wanted) -> Result<DataRow, Problem> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = std::str::from_utf8(line).map_err(|error| Problem::not_utf8(line, &error))?;

@@ -13,7 +13,7 @@ use crate::random::{Uniforms, permutation};
 /// sources. Within a source, prompts come in epochs: each prompt once, in random order, then anew.
 #[derive(Clone, Debug)]
 pub struct Mixture {
-    sources: Vec<Source>,
+    sources: Vec<Domain>,
     /// Prompts drawn so far, all sources together.
     drawn: u64,
     /// So many are drawn in all, where the stage trains in epochs.
@@ -21,7 +21,7 @@ pub struct Mixture {
 }
 
 #[derive(Clone, Debug)]
-struct Source {
+struct Domain {
     /// Of the whole, normalised.
     share: f64,
     size: usize,
@@ -34,7 +34,7 @@ struct Source {
 
 /// How far a mixture is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub struct MixturePosition {
     drawn: u64,
     /// Of each source: prompts drawn, and prompts drawn in place of others.
     sources: Vec<(u64, u64)>,
@@ -56,7 +56,7 @@ impl Mixture {
         let whole: f64 = sources.iter().map(|(share, _)| share).sum();
         let source = |&(share, size): &(f64, usize)| {
             assert!(size > 0, "a dataset has at least one record");
-            Source { share: share / whole, size, drawn: 0, replaced: 0, order: Vec::new() }
+            Domain { share: share / whole, size, drawn: 0, replaced: 0, order: Vec::new() }
         };
         Mixture { sources: sources.iter().map(source).collect(), drawn: 0, end: None }
     }
@@ -102,8 +102,8 @@ impl Mixture {
         self.sources.iter().map(|source| source.size).collect()
     }
 
-    pub fn position(&self) -> Position {
-        Position {
+    pub fn position(&self) -> MixturePosition {
+        MixturePosition {
             drawn: self.drawn,
             sources: self.sources.iter().map(|source| (source.drawn, source.replaced)).collect(),
         }
@@ -112,7 +112,7 @@ impl Mixture {
     /// Goes to where another one stood, whose sources were as many. What it would draw next is drawn next.
     pub fn restore(
         &mut self,
-        position: &Position,
+        position: &MixturePosition,
         uniforms: impl Fn(usize, u64) -> Uniforms,
     ) -> Result<(), String> {
         let (ours, theirs) = (self.sources.len(), position.sources.len());

@@ -15,7 +15,7 @@ mod parquet;
 mod rows;
 
 pub use dataset::{Dataset, Request};
-pub use error::{DataError, Place, Problem};
+pub use error::{DataError, Problem, RowPlace};
 pub use length::{ContextError, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
@@ -36,11 +36,11 @@ pub fn files(base: &Path, source: &DataSource) -> Result<Vec<PathBuf>, DataError
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {
     pub name: &'a str,
-    pub kind: Kind,
+    pub kind: FieldKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FieldKind {
     /// A string, or a number, which is read as its text.
     Text,
     /// A number, or a string that [`number`] can read.
@@ -49,11 +49,11 @@ pub enum Kind {
 
 impl<'a> Field<'a> {
     pub fn text(name: &'a str) -> Field<'a> {
-        Field { name, kind: Kind::Text }
+        Field { name, kind: FieldKind::Text }
     }
 
     pub fn number(name: &'a str) -> Field<'a> {
-        Field { name, kind: Kind::Number }
+        Field { name, kind: FieldKind::Number }
     }
 }
 

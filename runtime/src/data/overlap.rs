@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Dataset, Place};
+use super::{Dataset, RowPlace};
 
 /// Test prompts that are also trained on. Not an error: the author may mean it, but no score should be read
 /// without knowing.
@@ -13,9 +13,9 @@ pub struct Overlap {
     /// Test rows whose prompt is in the training data.
     pub prompts: u32,
     /// The first of them.
-    pub tests: (PathBuf, Place),
+    pub tests: (PathBuf, RowPlace),
     /// Where it stands in the training data.
-    pub train: (PathBuf, Place),
+    pub train: (PathBuf, RowPlace),
 }
 
 impl fmt::Display for Overlap {

@@ -9,8 +9,8 @@ use mopd_store::regular;
 use polars::prelude::{AnyValue, ArrowDataType, Column, DataFrame, ParquetReader, PolarsError, SerReader};
 use serde_json::Number;
 
-use super::error::{DataError, Place, Problem};
-use super::rows::{Row, Take, Wanted};
+use super::error::{DataError, Problem, RowPlace};
+use super::rows::{DataRow, Take, Wanted};
 use crate::content;
 use crate::tokenizer::json::{Json, Object};
 
@@ -58,7 +58,7 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
                 guarded(|| slice.with_columns(Some(read.clone())).finish()).map_err(refused)?
             };
             for index in 0..count {
-                let place = Place::Row(u32::try_from(first + start + index + 1).unwrap_or(u32::MAX));
+                let place = RowPlace::Row(u32::try_from(first + start + index + 1).unwrap_or(u32::MAX));
                 let failed = |problem| DataError::new(path, place, problem);
                 let row = row(&frame, index, place, wanted, &present).map_err(failed)?;
                 if take(row).map_err(failed)? == ControlFlow::Break(()) {
@@ -84,10 +84,10 @@ fn first_line(text: &str) -> String {
 fn row(
     frame: &DataFrame,
     index: usize,
-    place: Place,
+    place: RowPlace,
     wanted: Wanted,
     present: &[String],
-) -> Result<Row, Problem> {
+) -> Result<DataRow, Problem> {
     let member = |column: &Column| {
         let value = column
             .get(index)
@@ -96,7 +96,7 @@ fn row(
     };
     let object = frame.columns().iter().map(member).collect::<Result<Object, Problem>>()?;
     let row = wanted.of_object(place, object);
-    Ok(Row { present: present.to_vec(), ..row })
+    Ok(DataRow { present: present.to_vec(), ..row })
 }
 
 /// A value as JSON. Structs lose members that are null: a column of structs has the members of all its rows,

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::error::{DataError, Place, Problem};
+use super::error::{DataError, Problem, RowPlace};
 use super::files::{DataFile, Layout};
 use super::{cells, lines, parquet};
 use crate::tokenizer::json::{Json, Object};
@@ -20,8 +20,8 @@ pub struct Wanted<'a> {
 
 /// One row.
 #[derive(Clone, Debug)]
-pub struct Row {
-    pub place: Place,
+pub struct DataRow {
+    pub place: RowPlace,
     /// One per wanted column; none where the row has no such column.
     pub values: Vec<Option<Json>>,
     pub whole: Option<Object>,
@@ -30,7 +30,7 @@ pub struct Row {
 }
 
 /// Takes rows until it has enough.
-pub type Take<'a> = dyn FnMut(Row) -> Result<ControlFlow<()>, Problem> + 'a;
+pub type Take<'a> = dyn FnMut(DataRow) -> Result<ControlFlow<()>, Problem> + 'a;
 
 /// Reads a file row by row, holding a part of it at a time. Answers its hash in hexadecimal; all of the file
 /// enters, even if rows were enough. `notes` is as in [`super::Request`]; files that are read as a whole in
@@ -62,13 +62,13 @@ pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<
 
 impl Wanted<'_> {
     /// The row that is a JSON object.
-    pub fn of_object(self, place: Place, mut object: Object) -> Row {
+    pub fn of_object(self, place: RowPlace, mut object: Object) -> DataRow {
         let complete = self.columns.iter().all(|column| object.get(column).is_some());
         let present = if complete { Vec::new() } else { object.keys().cloned().collect() };
         let mut value = |column: &String| {
             if self.whole { object.get(column).cloned() } else { object.shift_remove(column) }
         };
         let values = self.columns.iter().map(&mut value).collect();
-        Row { place, values, whole: self.whole.then_some(object), present }
+        DataRow { place, values, whole: self.whole.then_some(object), present }
     }
 }

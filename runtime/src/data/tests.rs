@@ -49,7 +49,7 @@ fn complaint(path: &Path, needed: &[Field]) -> (String, String) {
     (rest.to_owned(), error.help())
 }
 
-const ANSWER: &[Field] = &[Field { name: "answer", kind: Kind::Text }];
+const ANSWER: &[Field] = &[Field { name: "answer", kind: FieldKind::Text }];
 
 #[test]
 fn lines_keep_their_numbers_and_fields() {
@@ -58,7 +58,7 @@ fn lines_keep_their_numbers_and_fields() {
          \"5+7\"}\n",
     );
     assert_eq!(data.len(), 2);
-    assert_eq!((data.place(0).1, data.place(1).1), (Place::Line(1), Place::Line(3)));
+    assert_eq!((data.place(0).1, data.place(1).1), (RowPlace::Line(1), RowPlace::Line(3)));
     assert_eq!(data.prompt(1), "5+7");
     assert_eq!(data.text(1, "answer").unwrap(), "12");
     assert_eq!(data.text(0, "hard"), None);
@@ -72,7 +72,7 @@ fn windows_files_and_a_missing_last_line_end_are_read() {
     let data =
         load("\u{FEFF}{\"prompt\": \"a\", \"answer\": \"b\"}\r\n \r\n{\"prompt\": \"c\", \"answer\": \"d\"}");
     assert_eq!(data.text(0, "answer").unwrap(), "b");
-    assert_eq!((data.place(1).1, data.prompt(1)), (Place::Line(3), "c"));
+    assert_eq!((data.place(1).1, data.prompt(1)), (RowPlace::Line(3), "c"));
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_sequence_beyond_the_context_is_named() {
     // Begin, then a token a byte; the first of equals.
     let prompts = (0..3).map(|row| Tokenizer::Bytes.prompt(data.prompt(row)).unwrap().len());
     let longest = Longest::of(&data, None, prompts.clone());
-    assert_eq!((longest.place, longest.tokens), (Place::Line(2), 7));
+    assert_eq!((longest.place, longest.tokens), (RowPlace::Line(2), 7));
     assert_eq!(longest.fits(9, 16), Ok(()));
     let error = longest.fits(10, 16).unwrap_err();
     let path = data.path.display();
@@ -252,7 +252,7 @@ fn a_sequence_beyond_the_context_is_named() {
     });
     let longest =
         Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
-    assert_eq!((longest.place, longest.tokens), (Place::Line(1), 4 + 15 + 1));
+    assert_eq!((longest.place, longest.tokens), (RowPlace::Line(1), 4 + 15 + 1));
     let error = longest.fits(0, 16).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -269,7 +269,10 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
     );
     let tests = load("{\"prompt\": \"c\", \"answer\": 1}\n\n{\"prompt\": \"b\", \"answer\": 2}\n");
     let warning = overlap(&train, &tests).unwrap();
-    assert_eq!((warning.prompts, warning.tests.1, warning.train.1), (1, Place::Line(3), Place::Line(2)));
+    assert_eq!(
+        (warning.prompts, warning.tests.1, warning.train.1),
+        (1, RowPlace::Line(3), RowPlace::Line(2))
+    );
     let (test, train_path) = (tests.path.display(), train.path.display());
     assert_eq!(
         warning.to_string(),

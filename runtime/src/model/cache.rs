@@ -196,14 +196,14 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
 
     /// What is drawn from is in single precision, at the first token as at all others, in bf16 too: a logit
     /// of 8 that is rounded once more is off by up to 0.03. At the first token it is what the trainer
     /// has; later ones differ by the rounding of activations.
     #[test]
     fn logits_are_in_single_precision_from_the_first_token_on() {
-        let weights = lively(&tiny(), 8);
+        let weights = random_model(&tiny(), 8);
         let prompts: Vec<Vec<Token>> =
             (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
         let of_prompts: Vec<&[Token]> = prompts.iter().map(Vec::as_slice).collect();

@@ -256,7 +256,7 @@ impl Decoder {
 
     /// The same for a model that comes and goes: each layer takes what room is free, where a whole model
     /// would need it in one place.
-    pub fn passing(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+    pub fn streamed(weights: &Weights, device: Device, kind: Kind) -> Decoder {
         Decoder::new(
             weights,
             Vector::by_layer(weights, &layout(&weights.config), kind, device),
@@ -310,7 +310,7 @@ impl Decoder {
     /// The parameters as one vector; writing to it changes the model.
     ///
     /// # Panics
-    /// Where the model is one that comes and goes: [`Decoder::passing`].
+    /// Where the model is one that comes and goes: [`Decoder::streamed`].
     pub fn flat(&self) -> &Tensor {
         self.numbers.only().expect("a model that stays is one vector")
     }

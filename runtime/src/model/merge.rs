@@ -123,7 +123,7 @@ fn dare(base: &[f32], models: &[&[f32]], scale: f64, drop: f64, seed: u64, strea
 mod tests {
     use super::*;
     use crate::model::Config;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
 
     #[track_caller]
     fn close(merged: Vec<f32>, expected: &[f32]) {
@@ -181,8 +181,8 @@ mod tests {
 
     #[test]
     fn models_that_do_not_fit_are_refused() {
-        let a = lively(&tiny(), 1);
-        let b = lively(&Config { layers: 1, attention: tiny().attention[..1].to_vec(), ..tiny() }, 1);
+        let a = random_model(&tiny(), 1);
+        let b = random_model(&Config { layers: 1, attention: tiny().attention[..1].to_vec(), ..tiny() }, 1);
         let error = merge(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap_err();
         assert_eq!(error.to_string(), "models of different architectures cannot be merged");
         let error = merge(&MergeMethod::Ties { scale: 1.0, density: 0.2 }, None, &[&a], 0, 0).unwrap_err();

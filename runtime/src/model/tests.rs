@@ -34,7 +34,7 @@ pub fn of_family(family: plan::Family) -> Config {
 }
 
 /// Weights large enough that attention and the gates are far from linear, and scales other than 1.
-pub fn lively(config: &Config, seed: u64) -> Weights {
+pub fn random_model(config: &Config, seed: u64) -> Weights {
     let weights = Weights::initialise(Arc::new(config.clone()), Arc::new(Tokenizer::Bytes), seed, 0);
     let values = weights.values().into_owned().into_iter().enumerate();
     weights.with_values(
@@ -144,7 +144,7 @@ fn batch(sequences: &[(Vec<Token>, Vec<Token>)]) -> PackedBatch {
 #[test]
 fn forward_equals_the_reference() {
     for (tied, key_value_heads) in [(true, 2), (false, 4), (false, 1)] {
-        let weights = lively(&Config { tied, key_value_heads, ..tiny() }, 3);
+        let weights = random_model(&Config { tied, key_value_heads, ..tiny() }, 3);
         let sequences = sequences();
         let logits = to_vec(&Decoder::frozen(&weights, Device::Cpu, Kind::Float).logits(&batch(&sequences)));
         let mut rows = logits.chunks(259);
@@ -217,7 +217,7 @@ pub fn generators<'a>(decoder: &'a Decoder, prompts: &[&[Token]], most: usize) -
 #[test]
 fn generation_equals_the_forward_pass() {
     for (key_value_heads, way) in [1, 2, 4].into_iter().flat_map(|heads| [(heads, 0), (heads, 1)]) {
-        let weights = lively(&Config { key_value_heads, ..tiny() }, 4);
+        let weights = random_model(&Config { key_value_heads, ..tiny() }, 4);
         let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let sequences = sequences();
         let prompts: Vec<&[Token]> = sequences.iter().map(|(prompt, _)| prompt.as_slice()).collect();
@@ -246,7 +246,7 @@ fn generation_equals_the_forward_pass() {
 #[test]
 fn gradient_equals_finite_differences() {
     for tied in [true, false] {
-        let weights = lively(&Config { tied, ..tiny() }, 5);
+        let weights = random_model(&Config { tied, ..tiny() }, 5);
         let sequences = sequences();
         let batch = batch(&sequences);
         let loss = |logits: &Tensor| {
@@ -290,7 +290,7 @@ fn gradient_equals_finite_differences() {
 
 #[test]
 fn weights_survive_the_device() {
-    let weights = lively(&tiny(), 6);
+    let weights = random_model(&tiny(), 6);
     assert_eq!(to_vec(Decoder::trainable(&weights, Device::Cpu, Kind::Float).flat()), *weights.values());
     let _guard = no_grad_guard();
     let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);

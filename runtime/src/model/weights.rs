@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::numbers::{Numbers, Parts};
+use super::parameter_data::{ParameterData, Parts};
 use super::{Config, Entry, EntryKind, layout};
 use crate::mapped::Stored;
 use crate::random::{Key, Purpose};
@@ -18,19 +18,19 @@ use crate::tokenizer::Tokenizer;
 pub struct Weights {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
-    numbers: Numbers,
+    numbers: ParameterData,
 }
 
 impl Weights {
     /// `values` are in the order of [`layout`], as many as it has.
     pub fn new(config: Arc<Config>, tokenizer: Arc<Tokenizer>, values: Vec<f32>) -> Weights {
         assert_eq!(values.len(), Weights::parameters(&config), "weights of another configuration");
-        Weights { config, tokenizer, numbers: Numbers::Owned(Arc::new(values)) }
+        Weights { config, tokenizer, numbers: ParameterData::Owned(Arc::new(values)) }
     }
 
     /// Weights that stay in their files; `parts` are in the order of [`layout`], one per entry.
     pub fn stored(config: Arc<Config>, tokenizer: Arc<Tokenizer>, parts: Vec<Stored>) -> Weights {
-        let numbers = Numbers::Stored(Arc::new(Parts::new(parts)));
+        let numbers = ParameterData::Stored(Arc::new(Parts::new(parts)));
         assert_eq!(numbers.len(), Weights::parameters(&config), "weights of another configuration");
         Weights { config, tokenizer, numbers }
     }

@@ -115,7 +115,7 @@ impl Trial<'_> {
     pub fn needed(&self) -> f64 {
         let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
         let beside = self.beside().into_iter().map(parameters);
-        let beside = if self.models_stay() { beside.sum() } else { beside.fold(0.0, f64::max) };
+        let beside = if self.models_fit() { beside.sum() } else { beside.fold(0.0, f64::max) };
         let own = match self.train.trainable {
             Trainable::Adapter(_) => 4.0,
             Trainable::Weights { .. } => 20.0,
@@ -271,13 +271,13 @@ impl Trial<'_> {
     }
 
     /// As it will be, however small the models are here.
-    fn models_stay(&self) -> bool {
+    fn models_fit(&self) -> bool {
         // Whatever a stage starts from is one of its models.
         let mut models = self.beside();
         models.insert(self.train.start);
         let parameters =
             models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
-        train::stay(parameters)
+        train::fits_in_memory(parameters)
     }
 
     /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried
@@ -335,7 +335,7 @@ impl Trial<'_> {
             sources: sources.to_vec(),
             start,
             models: teachers,
-            models_stay: Some(self.models_stay()),
+            models_fit: Some(self.models_fit()),
             budget: self.budget,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),

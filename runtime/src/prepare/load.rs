@@ -42,7 +42,7 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
             Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
         })
     };
-    let content = Content {
+    let content = ModelContent {
         config: &weights.config,
         tokenizer: weights.tokenizer.hash(),
         weights: files.iter().map(hash).collect::<Result<Vec<String>>>()?,
@@ -53,7 +53,7 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
 
 /// What a model is.
 #[derive(Serialize)]
-struct Content<'a> {
+struct ModelContent<'a> {
     config: &'a Config,
     tokenizer: String,
     /// Blake3 of its files.
@@ -91,7 +91,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
     use crate::store::{Provenance, Store};
 
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
@@ -113,8 +113,8 @@ mod tests {
     fn the_key_is_of_the_content_wherever_it_lies() {
         let folder = tempfile::tempdir().unwrap();
         let notes = folder.path().join("notes");
-        let first = saved(&lively(&tiny(), 1), folder.path(), "first");
-        let other = saved(&lively(&tiny(), 2), folder.path(), "other");
+        let first = saved(&random_model(&tiny(), 1), folder.path(), "first");
+        let other = saved(&random_model(&tiny(), 2), folder.path(), "other");
         let copy = folder.path().join("copy");
         fs::create_dir(&copy).unwrap();
         for entry in fs::read_dir(folder.path().join(&first)).unwrap() {
@@ -132,7 +132,7 @@ mod tests {
         );
         assert_eq!(
             load(&Pretrained::Checkpoint { folder: first }, folder.path(), &notes).unwrap().weights.values(),
-            lively(&tiny(), 1).values()
+            random_model(&tiny(), 1).values()
         );
     }
 
@@ -163,7 +163,7 @@ mod tests {
                 .contains("names no repository")
         );
         // An embedding for fewer ids than the tokenizer has.
-        let path = saved(&lively(&tiny(), 1), folder.path(), "student");
+        let path = saved(&random_model(&tiny(), 1), folder.path(), "student");
         let config = folder.path().join(&path).join("config.json");
         let text = fs::read_to_string(&config).unwrap().replace("\"vocab_size\": 259", "\"vocab_size\": 200");
         fs::remove_file(&config).unwrap();

@@ -1,9 +1,9 @@
 //! Models and data, found and read before anything runs, and everything that can be wrong with them: files,
 //! fields, lengths, rewards.
 
+pub mod cache;
 pub mod load;
 pub mod prompts;
-pub mod warm;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use mopd_compiler::plan::{
 };
 use mopd_store::programs::Program;
 
+use self::cache::DataCache;
 use self::load::Loaded;
 use self::prompts::{MESSAGES, Prompts};
-use self::warm::Warm;
 use crate::data::{self, Dataset, Field, Request, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
@@ -33,7 +33,7 @@ pub struct Places<'a> {
     /// Folder to remember hashes in; see [`crate::content::hash`].
     pub notes: &'a Path,
     /// What jobs before this one have read.
-    pub warm: Option<&'a Warm>,
+    pub cache: Option<&'a DataCache>,
     /// Where tokens outlast a run.
     pub store: Option<&'a Store>,
 }
@@ -125,8 +125,8 @@ pub fn prepare(
         }
         domains.push(loaded);
     }
-    if let Some(warm) = places.warm {
-        warm.forget_unused();
+    if let Some(cache) = places.cache {
+        cache.forget_unused();
     }
     for id in stages {
         let model = plan.experiment.model(*id);
@@ -217,7 +217,7 @@ fn rows(
     routes: &[Vec<DataFormula>],
     whole: bool,
 ) -> Result<Arc<Prompts>> {
-    let Places { base, notes, warm, store } = places;
+    let Places { base, notes, cache, store } = places;
     let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
     let request =
         Request { source, format: &domain.format, fields: &fields, whole, routes, notes: Some(notes) };
@@ -228,11 +228,11 @@ fn rows(
             None => prompts,
         })
     };
-    match warm {
+    match cache {
         None => read().map(Arc::new),
-        Some(warm) => {
+        Some(cache) => {
             let files = || data::files(base, source).unwrap_or_default();
-            warm.prompts(&format!("{} {request:?}", base.display()), files, read)
+            cache.prompts(&format!("{} {request:?}", base.display()), files, read)
         }
     }
 }

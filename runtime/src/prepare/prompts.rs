@@ -33,7 +33,7 @@ pub const MESSAGES: &str = "messages";
 /// Data, and its rows as tokens, as the models that read them tokenise.
 pub struct Prompts {
     pub dataset: Dataset,
-    kept: Option<Kept>,
+    cache: Option<TokenCache>,
     /// By key.
     made: Mutex<Vec<(String, Arc<Lists<Token>>)>>,
     /// What was wrong with the store, for whoever asks.
@@ -41,7 +41,7 @@ pub struct Prompts {
 }
 
 /// Where tokens outlast a run.
-struct Kept {
+struct TokenCache {
     store: Store,
     /// How rows become prompts.
     format: PromptFormat,
@@ -79,12 +79,12 @@ struct TokensKey<'a> {
 
 impl Prompts {
     pub fn new(dataset: Dataset) -> Prompts {
-        Prompts { dataset, kept: None, made: Mutex::default(), warnings: Mutex::default() }
+        Prompts { dataset, cache: None, made: Mutex::default(), warnings: Mutex::default() }
     }
 
     /// The same, with a store in which tokens outlast the run; `format` is that of the rows.
     pub fn kept_in(self, store: Store, format: PromptFormat) -> Prompts {
-        Prompts { kept: Some(Kept { store, format, worth: worth_keeping }), ..self }
+        Prompts { cache: Some(TokenCache { store, format, worth: worth_keeping }), ..self }
     }
 
     /// What a model is asked, row by row.
@@ -138,9 +138,9 @@ impl Prompts {
             return Ok(lists.clone());
         }
         let make = || self.dataset.lists(&make);
-        let lists = Arc::new(match &self.kept {
+        let lists = Arc::new(match &self.cache {
             None => make()?,
-            Some(kept) => self.found_or_made(kept, &key, what, make)?,
+            Some(cache) => self.found_or_made(cache, &key, what, make)?,
         });
         made.push((key, lists.clone()));
         Ok(lists)
@@ -148,7 +148,7 @@ impl Prompts {
 
     fn found_or_made(
         &self,
-        Kept { store, worth, .. }: &Kept,
+        TokenCache { store, worth, .. }: &TokenCache,
         key: &str,
         what: &str,
         make: impl FnOnce() -> Result<Lists<Token>>,
@@ -156,7 +156,7 @@ impl Prompts {
         // Whoever can't have the lock, on a disk that can only be read for example, is no worse off than
         // without a store.
         let lock = loop {
-            if let Lookup::Kept(lists) = store.tokens(key) {
+            if let Lookup::Found(lists) = store.tokens(key) {
                 return Ok(lists);
             }
             match store.try_lock(key) {
@@ -167,7 +167,7 @@ impl Prompts {
         };
         // What looked damaged may have been about to be replaced; nobody does that now.
         match store.tokens(key) {
-            Lookup::Kept(lists) => return Ok(lists),
+            Lookup::Found(lists) => return Ok(lists),
             Lookup::Damaged(reason) => {
                 self.warn(format!("stored tokens are damaged and will be made again: {reason}"))
             }
@@ -189,7 +189,7 @@ impl Prompts {
             mopd: env!("CARGO_PKG_VERSION"),
             what,
             data: &self.dataset.hash,
-            format: self.kept.as_ref().map(|kept| &kept.format),
+            format: self.cache.as_ref().map(|cache| &cache.format),
             tokenizer: tokenizer.hash(),
             day: self.day(tokenizer),
         };

@@ -24,7 +24,7 @@ fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
 
 /// Time and memory of a run, as [`Results`] has them.
 #[derive(Default)]
-pub struct Took {
+pub struct RunCost {
     pub stages: Vec<StageRecord>,
     pub seconds: f64,
     pub before_stages: f64,
@@ -37,7 +37,7 @@ pub struct Took {
 pub fn assemble(
     plan: &Plan,
     scores: &[Scores],
-    took: Took,
+    took: RunCost,
     versions: Versions,
 ) -> Result<(Results, Vec<String>), StatisticsError> {
     let experiment = &plan.experiment;

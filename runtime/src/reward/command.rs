@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::worker::{Received, Worker};
-use super::{Answer, RewardError};
+use super::{RewardError, RewardInput};
 use crate::control::Control;
 
 /// How often whoever waits for an answer looks whether the job is to stop.
@@ -28,10 +28,10 @@ pub(super) struct Pool {
 
 /// One line to the command.
 #[derive(Serialize)]
-struct Request<'a> {
+struct CommandRequest<'a> {
     id: u64,
     #[serde(flatten)]
-    answer: Answer<'a>,
+    answer: RewardInput<'a>,
 }
 
 /// Why a batch came back without all its rewards.
@@ -66,7 +66,7 @@ impl Pool {
         })
     }
 
-    pub fn judge(&self, answers: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<f64>, RewardError> {
         let mut rewards = Vec::with_capacity(answers.len());
         // A process that failed is dropped on the way out of here, which ends it.
         let mut worker = locked(&self.idle).pop();
@@ -85,7 +85,7 @@ impl Pool {
     fn judge_batch(
         &self,
         slot: &mut Option<Worker>,
-        batch: &[Answer],
+        batch: &[RewardInput],
         control: &Control,
     ) -> Result<Vec<f64>, RewardError> {
         let mut restarted = false;
@@ -143,7 +143,7 @@ impl Pool {
     fn exchange(
         &self,
         worker: &mut Worker,
-        batch: &[Answer],
+        batch: &[RewardInput],
         rewards: &mut [Option<f64>],
         control: &Control,
     ) -> Result<(), Trouble> {
@@ -152,7 +152,7 @@ impl Pool {
         let first = worker.reserve(batch.len() as u64);
         let mut lines = Vec::new();
         for (id, answer) in (first..).zip(batch) {
-            serde_json::to_writer(&mut lines, &Request { id, answer: *answer })
+            serde_json::to_writer(&mut lines, &CommandRequest { id, answer: *answer })
                 .expect("text and JSON values are JSON");
             lines.push(b'\n');
         }

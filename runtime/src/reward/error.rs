@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mopd_compiler::plan::events::FailureKind;
 
-use crate::data::Kind;
+use crate::data::FieldKind;
 use crate::failure::Error;
 use crate::quote::quote;
 
@@ -15,7 +15,7 @@ pub enum RewardError {
     #[error("the pattern {} is not a regular expression", quote(pattern))]
     Pattern { pattern: String, cause: String },
     #[error("the data has no {} `{field}` for the prompt {}", kind_name(*kind), quote(prompt))]
-    Field { field: String, kind: Kind, prompt: String },
+    Field { field: String, kind: FieldKind, prompt: String },
     #[error("the reward command `{command}` cannot work with {setting}")]
     Setting { command: String, setting: String },
     #[error("the reward command `{command}` could not be started in {folder}: {cause}")]
@@ -40,10 +40,10 @@ pub enum RewardError {
     Nonsense { command: String, why: String, line: String },
 }
 
-fn kind_name(kind: Kind) -> &'static str {
+fn kind_name(kind: FieldKind) -> &'static str {
     match kind {
-        Kind::Text => "text",
-        Kind::Number => "number",
+        FieldKind::Text => "text",
+        FieldKind::Number => "number",
     }
 }
 

@@ -15,11 +15,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::control::Control;
-use crate::data::{self, Field, Kind};
+use crate::data::{self, Field, FieldKind};
 
 /// One completion to judge.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Answer<'a> {
+pub struct RewardInput<'a> {
     pub prompt: &'a str,
     pub completion: &'a str,
     /// The data line that the prompt came from: [`crate::data::Dataset::object`].
@@ -92,7 +92,7 @@ impl Verifier {
     /// One reward per answer, in order, each in [0, 1]. The records must have the field that
     /// [`Verifier::needed`] names. Blocks until all are judged, or until the job is to stop; a command
     /// takes at most twice its time limit per batch of its own size.
-    pub fn judge(&self, answers: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<f64>, RewardError> {
         match &self.judge {
             Judge::Rule(rule) => {
                 answers.iter().map(|answer| Ok(f64::from(u8::from(rule.accepts(answer)?)))).collect()
@@ -112,13 +112,14 @@ impl Verifier {
 }
 
 impl Rule {
-    fn accepts(&self, answer: &Answer) -> Result<bool, RewardError> {
+    fn accepts(&self, answer: &RewardInput) -> Result<bool, RewardError> {
         let completion = answer.completion;
         Ok(match self {
             Rule::ExactMatch { field } => completion == text(answer, field)?,
             Rule::Numeric { field, tolerance } => {
                 let target = text(answer, field)?;
-                let target = data::number(&target).ok_or_else(|| missing(answer, field, Kind::Number))?;
+                let target =
+                    data::number(&target).ok_or_else(|| missing(answer, field, FieldKind::Number))?;
                 data::number(completion).is_some_and(|number| (number - target).abs() <= *tolerance)
             }
             Rule::Regex { pattern, field } if has_group(pattern) => {
@@ -135,15 +136,15 @@ fn has_group(pattern: &Regex) -> bool {
     pattern.capture_names().flatten().any(|name| name == GROUP)
 }
 
-fn text<'a>(answer: &Answer<'a>, field: &str) -> Result<std::borrow::Cow<'a, str>, RewardError> {
+fn text<'a>(answer: &RewardInput<'a>, field: &str) -> Result<std::borrow::Cow<'a, str>, RewardError> {
     match answer.record.get(field) {
         Some(Value::String(text)) => Ok(text.into()),
         Some(Value::Number(number)) => Ok(number.to_string().into()),
-        _ => Err(missing(answer, field, Kind::Text)),
+        _ => Err(missing(answer, field, FieldKind::Text)),
     }
 }
 
-fn missing(answer: &Answer, field: &str, kind: Kind) -> RewardError {
+fn missing(answer: &RewardInput, field: &str, kind: FieldKind) -> RewardError {
     RewardError::Field { field: field.to_owned(), kind, prompt: answer.prompt.to_owned() }
 }
 

@@ -20,7 +20,7 @@ fn record(value: Value) -> Map<String, Value> {
 
 fn judge_one(verifier: &Verifier, completion: &str, fields: Value) -> f64 {
     let record = record(fields);
-    verifier.judge(&[Answer { prompt: "p", completion, record: &record }], &undisturbed()).unwrap()[0]
+    verifier.judge(&[RewardInput { prompt: "p", completion, record: &record }], &undisturbed()).unwrap()[0]
 }
 
 fn built_in(reward: plan::Reward) -> Verifier {
@@ -102,7 +102,7 @@ fn a_record_without_the_field_is_an_error() {
     let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
     let fields = record(json!({ "answer": "many" }));
     let error = verifier
-        .judge(&[Answer { prompt: "2+2=", completion: "4", record: &fields }], &undisturbed())
+        .judge(&[RewardInput { prompt: "2+2=", completion: "4", record: &fields }], &undisturbed())
         .unwrap_err();
     assert_eq!(error.to_string(), "the data has no number `answer` for the prompt \"2+2=\"");
 }
@@ -143,8 +143,10 @@ impl Program {
     fn judge_until(&self, count: usize, control: &Control) -> Result<Vec<f64>, RewardError> {
         let texts: Vec<_> = (0..count).map(|index| (format!("p{index}"), format!("c{index}"))).collect();
         let record = record(json!({ "prompt": "p", "answer": 3 }));
-        let answers: Vec<_> =
-            texts.iter().map(|(prompt, completion)| Answer { prompt, completion, record: &record }).collect();
+        let answers: Vec<_> = texts
+            .iter()
+            .map(|(prompt, completion)| RewardInput { prompt, completion, record: &record })
+            .collect();
         self.verifier.judge(&answers, control)
     }
 
@@ -298,7 +300,7 @@ fn an_unknown_program_is_named() {
     let command = "no-such-judge --fast".to_owned();
     let reward = plan::Reward::Command { command, time_limit_seconds: 60.0, batch: 1, depends: Vec::new() };
     let fields = record(json!({}));
-    let answers = [Answer { prompt: "p0", completion: "c0", record: &fields }];
+    let answers = [RewardInput { prompt: "p0", completion: "c0", record: &fields }];
     let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers, &undisturbed()).unwrap_err();
     assert!(error.to_string().contains("`no-such-judge --fast` ended (exit status 127)"), "{error}");
     assert!(error.help().contains("no-such-judge"), "{}", error.help());

@@ -20,7 +20,7 @@ use mopd_kernels::attend::PAGE;
 
 /// What a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Took {
+pub struct FlightStats {
     /// Bytes of pages.
     pub pages: usize,
     /// Rows in flight, at most.
@@ -72,7 +72,7 @@ pub struct Flight<'a> {
     ended: (usize, usize),
     /// A row gave its pages back, and none has ended since.
     full: bool,
-    took: Took,
+    took: FlightStats,
 }
 
 impl<'a> Flight<'a> {
@@ -102,12 +102,12 @@ impl<'a> Flight<'a> {
             flying: Vec::new(),
             ended: (0, 0),
             full: false,
-            took: Took::default(),
+            took: FlightStats::default(),
         })
     }
 
     /// The completions, those of a prompt adjacent. Asked to stop, it does so at the next token.
-    pub fn run(mut self, control: &Control) -> Result<(Vec<Completion>, Took)> {
+    pub fn run(mut self, control: &Control) -> Result<(Vec<Completion>, FlightStats)> {
         let (order, units) = units(self.prompts.iter().map(|prompt| prompt.tokens.len()), self.n);
         let mut units = units.into_iter();
         loop {

@@ -11,7 +11,7 @@ use crate::tokenizer::Token;
 
 /// Which rows of an output matrix are tokens: some are padding, and some ids may be no token's.
 #[derive(Clone, Copy)]
-pub(super) struct Tokens<'a> {
+pub(super) struct VocabularyMask<'a> {
     /// Of the matrix.
     pub(super) rows: usize,
     /// The first so many rows are the tokenizer's.
@@ -20,14 +20,14 @@ pub(super) struct Tokens<'a> {
     pub(super) absent: &'a [Token],
 }
 
-impl Tokens<'_> {
-    pub(super) fn of(decoder: &Decoder) -> Tokens<'_> {
+impl VocabularyMask<'_> {
+    pub(super) fn of(decoder: &Decoder) -> VocabularyMask<'_> {
         let (rows, tokenizer) = (decoder.config.vocabulary, &*decoder.tokenizer);
         assert!(
             tokenizer.vocabulary() <= rows,
             "a model has a row for every token: that is looked at where it is read"
         );
-        Tokens { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
+        VocabularyMask { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
     }
 
     /// `[.., rows]`
@@ -44,7 +44,7 @@ impl Tokens<'_> {
 pub(super) struct Drawer<'a> {
     pub(super) decoder: &'a Decoder,
     temperature: f64,
-    pub(super) tokens: Tokens<'a>,
+    pub(super) tokens: VocabularyMask<'a>,
     pub(super) stop: Stop<'a>,
     /// A buffer for each thread.
     scratch: Vec<Vec<f32>>,
@@ -55,7 +55,7 @@ impl<'a> Drawer<'a> {
         Drawer {
             decoder,
             temperature: sampling.temperature,
-            tokens: Tokens::of(decoder),
+            tokens: VocabularyMask::of(decoder),
             stop: Stop::new(&sampling.stop, &decoder.tokenizer),
             scratch: vec![Vec::new(); threads()],
         }

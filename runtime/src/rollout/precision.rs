@@ -4,7 +4,7 @@ use mopd_compiler::plan::Sampling;
 use tch::{Device, Kind};
 
 use super::*;
-use crate::model::tests::{lively, tiny};
+use crate::model::tests::{random_model, tiny};
 use crate::model::{PackedBatch, logits, to_vec};
 use crate::random::Purpose;
 
@@ -13,7 +13,7 @@ use crate::random::Purpose;
 /// the same.
 #[test]
 fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
-    let decoder = Decoder::frozen(&lively(&tiny(), 8), Device::Cpu, Kind::BFloat16);
+    let decoder = Decoder::frozen(&random_model(&tiny(), 8), Device::Cpu, Kind::BFloat16);
     let prompts: Vec<Vec<Token>> =
         (0..60).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
     let request = |(id, tokens)| Prompt { tokens, id: id as u32, limit: None };

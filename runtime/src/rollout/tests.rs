@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tch::Device;
 
-use super::continuous::{Flight, Took};
+use super::continuous::{Flight, FlightStats};
 use super::*;
-use crate::model::tests::{lively, tiny};
+use crate::model::tests::{random_model, tiny};
 use crate::model::{PackedBatch, Weights, to_vec};
 use crate::random::Purpose;
 use crate::tokenizer::{END, Pretrained, Tokenizer};
@@ -37,7 +37,7 @@ fn decoder() -> Decoder {
 
 /// So many times as much as other tokens.
 fn decoder_weights(liking: f32) -> Weights {
-    let weights = lively(&tiny(), 8);
+    let weights = random_model(&tiny(), 8);
     let width = weights.config.width;
     let mut values = weights.values().into_owned();
     for value in &mut values[END as usize * width..][..width] {
@@ -204,7 +204,7 @@ fn what_is_no_token_is_never_drawn() {
     assert_eq!((tokenizer.vocabulary(), tokenizer.absent()), (6, [2, 3].as_slice()));
 
     let config = Config { vocabulary: 8, ..tiny() };
-    let weights = lively(&config, 8);
+    let weights = random_model(&config, 8);
     let mut values = weights.values().into_owned();
     for row in [2, 3, 6, 7] {
         values[row * config.width..][..config.width].iter_mut().for_each(|value| *value *= 20.0);
@@ -239,7 +239,7 @@ fn fly(
     prompts: &[Vec<Token>],
     sampling: &Sampling,
     budget: Budget,
-) -> (Vec<Completion>, Took) {
+) -> (Vec<Completion>, FlightStats) {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
 }

@@ -8,7 +8,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, Form, tested};
 use crate::random::{Key, Purpose, stream_of};
-use crate::reward::Answer;
+use crate::reward::RewardInput;
 use crate::rollout::{self, Budget, Prompt, rollout};
 
 /// Samples a prompt: greedy completions are all alike, so one is enough.
@@ -73,12 +73,12 @@ pub fn evaluate(
         let texts = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let records: Vec<_> = chunk.iter().map(|prompt| tests.dataset.object(prompt.id as usize)).collect();
-        let answers: Vec<Answer> = texts
+        let answers: Vec<RewardInput> = texts
             .iter()
             .enumerate()
             .map(|(index, completion)| {
                 let prompt = tests.dataset.prompt(chunk[index / n].id as usize);
-                Answer { prompt, completion, record: &records[index / n] }
+                RewardInput { prompt, completion, record: &records[index / n] }
             })
             .collect();
         rewards.extend(

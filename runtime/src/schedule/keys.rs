@@ -38,7 +38,7 @@ const SCORES: u32 = 1;
 
 /// How something is computed.
 #[derive(Clone, Copy, Serialize)]
-struct Computed<'a> {
+struct ComputeKey<'a> {
     numeric: &'a Numeric<'a>,
     seed: u64,
     /// Several round otherwise than one.
@@ -47,7 +47,7 @@ struct Computed<'a> {
 
 #[derive(Serialize)]
 struct StageKey<'a> {
-    computed: Computed<'a>,
+    computed: ComputeKey<'a>,
     /// What goes on from elsewhere is not what the plan says.
     fork: Option<ForkKey<'a>>,
     /// The plan's settings, without files.
@@ -88,7 +88,7 @@ impl<'a> DataKey<'a> {
 /// Rollouts that frozen models write before the first step.
 #[derive(Serialize)]
 struct RolloutsKey<'a> {
-    computed: Computed<'a>,
+    computed: ComputeKey<'a>,
     /// Of random numbers.
     stream: u64,
     sequences: u32,
@@ -119,7 +119,7 @@ struct WriterKey<'a> {
 #[derive(Serialize)]
 struct ScoresKey<'a> {
     version: u32,
-    computed: Computed<'a>,
+    computed: ComputeKey<'a>,
     stream: u64,
     prefixes: &'a Prefixes,
     model: &'a str,
@@ -129,7 +129,7 @@ struct ScoresKey<'a> {
 
 #[derive(Serialize)]
 struct EvaluationKey<'a> {
-    computed: Computed<'a>,
+    computed: ComputeKey<'a>,
     samples: u32,
     temperature: f64,
     max_tokens: u32,
@@ -197,7 +197,7 @@ impl Keys {
 impl<'a> Maker<'a> {
     /// `before` are the keys of the tasks before it, among which its inputs are.
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
-        let computed = Computed { numeric: self.numeric, seed: task.seed, cores };
+        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores };
         match &task.work {
             Work::Stage(model) => match &self.forms[model.0 as usize].loaded {
                 // Neither its name nor the seed changes what it is.
@@ -219,7 +219,7 @@ impl<'a> Maker<'a> {
         &self.forms[model.0 as usize]
     }
 
-    fn stage(&self, task: &Task, model: ModelId, computed: Computed<'a>, before: &[TaskKeys]) -> TaskKeys {
+    fn stage(&self, task: &Task, model: ModelId, computed: ComputeKey<'a>, before: &[TaskKeys]) -> TaskKeys {
         let (stage, form) = (&self.plan.experiment.model(model).stage, self.form(model));
         let mut key = StageKey {
             computed,
@@ -277,7 +277,7 @@ impl<'a> Maker<'a> {
         &'k self,
         train: &'k Train<Objective>,
         form: &Form,
-        (computed, stream): (Computed<'k>, u64),
+        (computed, stream): (ComputeKey<'k>, u64),
         data: &'k [DataKey<'k>],
         result_of: &impl Fn(ModelId) -> &'k str,
     ) -> Option<RolloutsKey<'k>> {
@@ -317,7 +317,7 @@ impl<'a> Maker<'a> {
         task: &Task,
         (model, domain): (ModelId, DomainId),
         comparisons: &[usize],
-        computed: Computed<'k>,
+        computed: ComputeKey<'k>,
         before: &'k [TaskKeys],
     ) -> EvaluationKey<'k> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);

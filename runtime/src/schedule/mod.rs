@@ -1,9 +1,9 @@
 //! What has to be done for a plan, and in which order: stages per seed, then evaluations.
 
-mod alone;
-mod claim;
 pub mod evaluate;
+mod exclusive;
 mod keys;
+mod locking;
 mod predicted;
 mod resume;
 mod room;
@@ -33,7 +33,7 @@ pub struct Task {
     /// Indices of the tasks whose weights this one reads; all smaller than its own.
     pub needs: Vec<usize>,
     /// Predicted operations from the start of this task to the end of the longest chain that waits for it.
-    pub urgency: f64,
+    pub critical_path: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -99,7 +99,7 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
                 .iter()
                 .map(|input| place[&(*input, seed)])
                 .collect();
-            tasks.push(Task { seed, work: Work::Stage(model), needs, urgency: 0.0 });
+            tasks.push(Task { seed, work: Work::Stage(model), needs, critical_path: 0.0 });
         }
     }
     for (index, comparison) in comparisons.iter().enumerate() {
@@ -117,19 +117,19 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
                     continue;
                 }
                 let work = Work::Evaluate { model, domain, comparisons: vec![index] };
-                tasks.push(Task { seed, work, needs: vec![place[&(model, seed)]], urgency: 0.0 });
+                tasks.push(Task { seed, work, needs: vec![place[&(model, seed)]], critical_path: 0.0 });
             }
         }
     }
     for index in (0..tasks.len()).rev() {
         // Short tasks that nothing waits for go last.
         if let Work::Stage(model) = tasks[index].work {
-            tasks[index].urgency += plan.stages[model.0 as usize].cost.flops.unwrap_or(0.0) + 1.0;
+            tasks[index].critical_path += plan.stages[model.0 as usize].cost.flops.unwrap_or(0.0) + 1.0;
         }
-        let urgency = tasks[index].urgency;
+        let critical_path = tasks[index].critical_path;
         for need in tasks[index].needs.clone() {
-            let after = &mut tasks[need].urgency;
-            *after = after.max(urgency);
+            let after = &mut tasks[need].critical_path;
+            *after = after.max(critical_path);
         }
     }
     tasks
@@ -151,16 +151,16 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
 
 /// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from
 /// them.
-pub fn again(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
-    let mut again: Vec<bool> = Vec::with_capacity(tasks.len());
+pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
+    let mut forced: Vec<bool> = Vec::with_capacity(tasks.len());
     for task in tasks {
         let named = match task.work {
             Work::Stage(model) => from.contains(&plan.experiment.model(model).name),
             Work::Evaluate { .. } => false,
         };
-        again.push(named || task.needs.iter().any(|need| again[*need]));
+        forced.push(named || task.needs.iter().any(|need| forced[*need]));
     }
-    again
+    forced
 }
 
 /// Parameters from which on a model's products keep several cores busy.

@@ -123,8 +123,10 @@ mod tests {
         };
         let evaluation = Work::Evaluate { model: ModelId(0), domain: DomainId(0), comparisons: vec![0] };
         let works = [Work::Stage(ModelId(0)), Work::Stage(ModelId(1)), Work::Stage(ModelId(2)), evaluation];
-        let tasks: Vec<Task> =
-            works.into_iter().map(|work| Task { work, seed: 1, needs: Vec::new(), urgency: 0.0 }).collect();
+        let tasks: Vec<Task> = works
+            .into_iter()
+            .map(|work| Task { work, seed: 1, needs: Vec::new(), critical_path: 0.0 })
+            .collect();
         let predicted = Predicted {
             stages: [(ModelId(0), stage(150, 100)), (ModelId(1), stage(180, 110))].into(),
             evaluations: [(3, 30)].into(),

@@ -4,20 +4,20 @@ use mopd_compiler::plan::events::{Event, FailureKind};
 
 use mopd_store::Lock;
 
-use super::claim::rollouts_of;
 use super::fork_of;
-use super::run::{Shared, lock};
+use super::locking::rollouts_of;
+use super::run::{Scheduler, lock};
 use crate::failure::{Error, Result};
-use crate::store::state::State;
+use crate::store::state::TrainState;
 use crate::store::{Forked, Lookup};
 use crate::train::Written;
-use crate::train::state::Taking;
+use crate::train::state::RestoreMode;
 
-impl Shared<'_> {
+impl Scheduler<'_> {
     /// The state that a stage that trains begins with, where it is not its first.
-    pub(super) fn from(&self, index: usize, name: &str) -> Result<Option<(State, Taking)>> {
+    pub(super) fn from(&self, index: usize, name: &str) -> Result<Option<(TrainState, RestoreMode)>> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
-        if self.again[index] {
+        if self.forced[index] {
             self.store.drop_states(key)?;
         }
         let (own, damaged) = self.store.last_state(key);
@@ -25,8 +25,8 @@ impl Shared<'_> {
             self.control.warn(format!("a checkpoint of `{name}` is damaged and is not used: {reason}"));
         }
         let found = match own {
-            Some(own) => Some((own, Taking::Own)),
-            None => self.fork(index)?.map(|other| (other, Taking::Forked)),
+            Some(own) => Some((own, RestoreMode::Resume)),
+            None => self.fork(index)?.map(|other| (other, RestoreMode::Fork)),
         };
         if let Some((state, _)) = &found {
             self.control.emit(&Event::StageResumed {
@@ -36,14 +36,14 @@ impl Shared<'_> {
             });
         }
         // Whoever made it may have called the stage another name.
-        Ok(found.map(|(state, taking)| (State { record: state.record.of_stage(name), ..state }, taking)))
+        Ok(found.map(|(state, mode)| (TrainState { record: state.record.of_stage(name), ..state }, mode)))
     }
 
     /// The state of another stage that this one is to go on from.
-    fn fork(&self, index: usize) -> Result<Option<State>> {
+    fn fork(&self, index: usize) -> Result<Option<TrainState>> {
         let Some(fork) = fork_of(self.forks, self.plan, &self.tasks[index]) else { return Ok(None) };
         let why = match self.store.state(&fork.key, fork.step) {
-            Lookup::Kept(state) => return Ok(Some(state)),
+            Lookup::Found(state) => return Ok(Some(state)),
             Lookup::Absent => "it is not in the store".to_owned(),
             Lookup::Damaged(reason) => format!("it is damaged: {reason}"),
         };
@@ -57,24 +57,24 @@ impl Shared<'_> {
 
     /// What frozen models wrote for a stage before, for it or for another that asks the same of them; written
     /// by one run at a time.
-    pub(super) fn rollouts(&self, index: usize, right: &mut Option<Lock>) -> Result<Option<Written>> {
+    pub(super) fn rollouts(&self, index: usize, guard: &mut Option<Lock>) -> Result<Option<Written>> {
         let Some(key) = self.keys.of_rollouts(index) else { return Ok(None) };
         let about = || rollouts_of(&self.about(index));
-        let again = self.again[index] && !lock(&self.made).contains(key);
+        let forced = self.forced[index] && !lock(&self.made).contains(key);
         for _ in 0..2 {
             match self.store.find_value(key) {
-                Lookup::Kept(written) if !again => {
-                    right.take();
+                Lookup::Found(written) if !forced => {
+                    guard.take();
                     return Ok(Some(written));
                 }
-                Lookup::Damaged(reason) if right.is_some() => {
+                Lookup::Damaged(reason) if guard.is_some() => {
                     self.control
                         .warn(format!("stored rollouts are damaged and will be written again: {reason}"));
                 }
                 _ => {}
             }
-            if right.is_none() {
-                *right = Some(self.wait_for(key, about)?);
+            if guard.is_none() {
+                *guard = Some(self.wait_for(key, about)?);
             }
         }
         Ok(None)
@@ -125,7 +125,7 @@ impl Shared<'_> {
     }
 
     /// Makes the state of a stage durable.
-    pub(super) fn keep(&self, index: usize, name: &str, state: &State) -> Result<()> {
+    pub(super) fn keep(&self, index: usize, name: &str, state: &TrainState) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
         self.store.keep_state(key, &self.about(index), state)?;
         self.control.emit(&Event::Checkpoint {

@@ -30,11 +30,11 @@ impl Room {
     }
 
     /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for
-    /// weights, activations and what other programs will want. `alone`: nothing runs beside the task. No
+    /// weights, activations and what other programs will want. `exclusive`: nothing runs beside the task. No
     /// result depends on it.
-    pub fn generation(&self, alone: bool) -> Budget {
+    pub fn generation(&self, exclusive: bool) -> Budget {
         let Some(bytes) = self.bytes else { return Budget(UNKNOWN) };
-        let tasks = if alone { 1 } else { self.workers };
+        let tasks = if exclusive { 1 } else { self.workers };
         Budget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
     }
 

@@ -14,9 +14,9 @@ use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
 use mopd_store::Lock;
 use tch::{Device, Kind};
 
-use super::alone::Tasks;
-use super::claim::{self, Claim, Said};
 use super::evaluate::{evaluate, samples};
+use super::exclusive::Tasks;
+use super::locking::{self, Access, Said};
 use super::predicted::Predicted;
 use super::room::Room;
 use super::{Keys, Task, Work};
@@ -25,10 +25,10 @@ use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::kind;
 use crate::model::Weights;
-use crate::prepare::warm::Warm;
+use crate::prepare::cache::DataCache;
 use crate::prepare::{DomainData, Form, Places, forms, prepare};
 use crate::report::Record;
-use crate::report::results::{Took, assemble, write_results};
+use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
 use crate::store::Store;
@@ -43,7 +43,7 @@ pub struct Progress {
 }
 
 /// Everything that the threads share and nobody changes.
-pub(super) struct Shared<'a> {
+pub(super) struct Scheduler<'a> {
     pub(super) plan: &'a Plan,
     pub(super) tasks: &'a [Task],
     /// Cores of each task.
@@ -54,7 +54,7 @@ pub(super) struct Shared<'a> {
     pub(super) store: Store,
     pub(super) out: PathBuf,
     /// Tasks that are computed whatever the store has.
-    pub(super) again: Vec<bool>,
+    pub(super) forced: Vec<bool>,
     pub(super) forks: &'a [Fork],
     pub(super) pace: Pace,
     pub(super) predicted: Predicted,
@@ -70,7 +70,7 @@ pub(super) struct Shared<'a> {
 }
 
 /// What changes, behind one lock.
-struct State {
+struct RunState {
     /// Tasks that wait for others.
     waiting: Vec<usize>,
     done: Vec<bool>,
@@ -90,23 +90,23 @@ struct State {
 }
 
 /// A task, the weights that it needs, and the right to compute it where its result is not there.
-type Taken = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
+type ReadyTask = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 
 /// What a task leaves behind.
-pub(super) enum Outcome {
+pub(super) enum TaskOutput {
     Weights(Arc<Weights>, Record),
     Rewards(Vec<f64>),
 }
 
 /// A task that ended early, with what its steps left to look at.
-pub(super) struct Unfinished {
+pub(super) struct Stopped {
     pub(super) error: Error,
     pub(super) record: Record,
 }
 
-impl From<Error> for Unfinished {
-    fn from(error: Error) -> Unfinished {
-        Unfinished { error, record: Record::default() }
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Stopped {
+        Stopped { error, record: Record::default() }
     }
 }
 
@@ -119,7 +119,12 @@ pub(super) struct Prepared {
     pub(super) domains: Vec<DomainData>,
 }
 
-fn prepared(job: &RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &Control) -> Result<Prepared> {
+fn prepared(
+    job: &RunJob,
+    cache: Option<&DataCache>,
+    store: Option<&Store>,
+    control: &Control,
+) -> Result<Prepared> {
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
@@ -129,7 +134,7 @@ fn prepared(job: &RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &
     chat::look_at_the_clock();
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm, store };
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
     let forms = forms(plan, places)?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
     for warning in warnings {
@@ -164,7 +169,7 @@ pub fn run(
     job: &RunJob,
     versions: &Versions,
     device: Device,
-    warm: Option<&Warm>,
+    cache: Option<&DataCache>,
     control: &Control,
     progress: &mut Progress,
 ) -> Result<()> {
@@ -173,7 +178,7 @@ pub fn run(
     let out = PathBuf::from(&job.out);
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
-    let prepared = prepared(job, warm, Some(&store), control)?;
+    let prepared = prepared(job, cache, Some(&store), control)?;
     let Prepared { tasks, forms, widths, domains } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let numeric = Numeric {
@@ -182,26 +187,26 @@ pub fn run(
         device: arithmetic::device_of_key(device),
     };
     let keys = Keys::new(plan, tasks, forms, domains, &numeric, widths, &job.forks);
-    let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
+    let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
-    let waiting = |index: usize| again[index] || !store.has(keys.of(index));
+    let waiting = |index: usize| forced[index] || !store.has(keys.of(index));
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
-    claim::register(plan, tasks, &keys, &out, &store, control)?;
+    locking::register(plan, tasks, &keys, &out, &store, control)?;
     if let Some(warning) = store.note_arithmetic(&arithmetic)? {
         control.warn(warning);
     }
     let workers = workers(job, tasks);
     let room = Room::here(workers, device);
     // Whoever waits for the first step after an edit does not wait for trials.
-    let trials = warm.is_none();
+    let trials = cache.is_none();
     let predicted =
         Predicted::of(plan, &prepared, Path::new(&job.store), (device, &room), trials, control, waiting)?;
     let before_stages = started.elapsed().as_secs_f64();
 
-    let shared = Shared {
+    let shared = Scheduler {
         predicted,
         room,
         running: Tasks::default(),
@@ -214,7 +219,7 @@ pub fn run(
         domains,
         store,
         out,
-        again,
+        forced,
         forks: &job.forks,
         pace: match job.checkpoint_every {
             // Negative numbers and what is none are as often as possible.
@@ -251,7 +256,7 @@ pub fn run(
     };
     write_rewards(plan, &scores, tests, &shared.out)?;
     let records = std::mem::take(&mut *lock(&shared.records));
-    let took = Took {
+    let took = RunCost {
         stages: records,
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
@@ -267,13 +272,13 @@ pub fn run(
     Ok(())
 }
 
-impl Shared<'_> {
-    fn initial_state(&self) -> State {
+impl Scheduler<'_> {
+    fn initial_state(&self) -> RunState {
         let mut users = vec![0; self.tasks.len()];
         for need in self.tasks.iter().flat_map(|task| &task.needs) {
             users[*need] += 1;
         }
-        State {
+        RunState {
             waiting: (0..self.tasks.len()).collect(),
             done: vec![false; self.tasks.len()],
             running: Vec::new(),
@@ -287,10 +292,10 @@ impl Shared<'_> {
         }
     }
 
-    /// One thread: takes the most urgent task that is ready, until none is left or the job is over.
-    fn work(&self, state: &Mutex<State>, changed: &Condvar) {
+    /// One thread: takes the task with the longest critical path that is ready, until none is left or the job is over.
+    fn work(&self, state: &Mutex<RunState>, changed: &Condvar) {
         loop {
-            let (task, inputs, right) = {
+            let (task, inputs, guard) = {
                 let mut state = lock(state);
                 loop {
                     if state.waiting.is_empty() || self.control.check().is_err() {
@@ -317,25 +322,27 @@ impl Shared<'_> {
             };
             // Both libtorch's own pool and the ones it calls keep this setting per thread.
             tch::set_num_threads(self.widths[task] as i32);
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs, right)))
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs, guard)))
                 .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref()).into()));
             self.finish(&mut lock(state), task, outcome);
             changed.notify_all();
         }
     }
 
-    /// The most urgent task whose inputs are done, the earliest among equals, with the right to compute it
+    /// Of the tasks whose inputs are done the one with the longest critical path, the earliest among equals, with its lock
     /// where that is needed. Of tasks with the same key, one is run at a time, here and in other runs:
     /// the others find its result in the store. A task that wants several cores waits until it is alone,
     /// and one that has to be computed until there is memory for it.
-    fn take(&self, state: &mut State) -> Result<Option<Taken>> {
+    fn take(&self, state: &mut RunState) -> Result<Option<ReadyTask>> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {
             self.tasks[task].needs.iter().all(|need| state.done[*need])
                 && !state.running.iter().any(|&running| same_key(running, task))
         };
         let mut candidates: Vec<usize> = state.waiting.iter().copied().filter(ready).collect();
-        candidates.sort_by(|a, b| self.tasks[*b].urgency.total_cmp(&self.tasks[*a].urgency).then(a.cmp(b)));
+        candidates.sort_by(|a, b| {
+            self.tasks[*b].critical_path.total_cmp(&self.tasks[*a].critical_path).then(a.cmp(b))
+        });
         let wide = |task: usize| self.widths[task] > 1;
         for task in candidates {
             if state.running.iter().any(|&running| wide(running) || wide(task)) {
@@ -343,24 +350,24 @@ impl Shared<'_> {
             }
             let together: Vec<usize> = state.running.iter().copied().chain([task]).collect();
             let predicted = self.predicted.memory(self.tasks, &together);
-            let right = match self.claim(task)? {
-                Claim::Read => None,
+            let guard = match self.access(task)? {
+                Access::Read => None,
                 // Another may take less.
-                Claim::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
-                Claim::Compute(held) => Some(held),
-                Claim::Elsewhere => continue,
+                Access::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
+                Access::Compute(held) => Some(held),
+                Access::Elsewhere => continue,
             };
             state.waiting.retain(|&waiting| waiting != task);
             state.running.push(task);
             state.predicted_memory = state.predicted_memory.max(predicted);
             let inputs =
                 self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
-            return Ok(Some((task, inputs, right)));
+            return Ok(Some((task, inputs, guard)));
         }
         Ok(None)
     }
 
-    fn finish(&self, state: &mut State, index: usize, outcome: Result<Outcome, Unfinished>) {
+    fn finish(&self, state: &mut RunState, index: usize, outcome: Result<TaskOutput, Stopped>) {
         state.running.retain(|&task| task != index);
         let task = &self.tasks[index];
         match outcome {
@@ -373,19 +380,19 @@ impl Shared<'_> {
                     }
                 }
                 match outcome {
-                    Outcome::Weights(weights, record) => {
+                    TaskOutput::Weights(weights, record) => {
                         state.finished_stages += 1;
                         state.records[index] = record;
                         if state.users[index] > 0 {
                             state.weights.insert(index, weights);
                         }
                     }
-                    Outcome::Rewards(rewards) => {
+                    TaskOutput::Rewards(rewards) => {
                         state.rewards.insert(index, rewards);
                     }
                 }
             }
-            Err(Unfinished { error, record }) => {
+            Err(Stopped { error, record }) => {
                 state.records[index] = record;
                 self.control.stop();
                 // After a failure, the other threads leave their work; that is no failure of theirs.
@@ -409,20 +416,20 @@ impl Shared<'_> {
         &self,
         index: usize,
         inputs: &HashMap<usize, Arc<Weights>>,
-        mut right: Option<Lock>,
-    ) -> Result<Outcome, Unfinished> {
+        mut guard: Option<Lock>,
+    ) -> Result<TaskOutput, Stopped> {
         let task = &self.tasks[index];
-        let under = self.running.begin();
+        let running = self.running.begin();
         match &task.work {
             Work::Stage(model) => {
                 let origin = self.plan.experiment.model(*model).origin;
-                self.stage(index, *model, inputs, &under, &mut right)
-                    .map_err(|unfinished| Unfinished { error: unfinished.error.at(origin), ..unfinished })
+                self.stage(index, *model, inputs, &running, &mut guard)
+                    .map_err(|unfinished| Stopped { error: unfinished.error.at(origin), ..unfinished })
             }
             Work::Evaluate { model, domain, comparisons } => {
                 let data = &self.domains[domain.0 as usize];
                 let key = self.keys.of(index);
-                let kept = self.kept(index, &mut right, || self.store.find_value(key))?;
+                let kept = self.kept(index, &mut guard, || self.store.find_value(key))?;
                 let rewards = match kept {
                     Some(rewards) => rewards,
                     None => {
@@ -442,7 +449,7 @@ impl Shared<'_> {
                     domain: data.name.clone(),
                     score: rewards.iter().sum::<f64>() / rewards.len().max(1) as f64,
                 });
-                Ok(Outcome::Rewards(rewards))
+                Ok(TaskOutput::Rewards(rewards))
             }
         }
     }

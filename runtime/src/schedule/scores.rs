@@ -9,68 +9,68 @@ use std::time::Duration;
 use mopd_compiler::plan::ModelId;
 use mopd_store::Lock;
 
-use super::claim::scores_of;
-use super::run::{Shared, lock};
+use super::locking::scores_of;
+use super::run::{Scheduler, lock};
 use crate::failure::{Error, Result};
-use crate::store::{Lookup, Place};
-use crate::train::Scored;
+use crate::store::{Lookup, ScoreEntry};
+use crate::train::ScoredBatch;
 
 /// How often it is asked whether another run has written a batch.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What a stage at work knows of its scores.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct ScoreLocks {
     /// To make what was asked for last.
-    right: RefCell<Option<Lock>>,
+    guard: RefCell<Option<Lock>>,
     /// Names of entries that were compared with their checksums.
     trusted: RefCell<HashSet<String>>,
     /// A disk that stays full is said once.
     said: Cell<bool>,
 }
 
-impl Shared<'_> {
+impl Scheduler<'_> {
     /// None where they are to be made here, with the right to it where that can be had.
     pub(super) fn find_scores(
         &self,
         index: usize,
-        known: &Known,
-        scored: Scored,
+        known: &ScoreLocks,
+        scored: ScoredBatch,
         ranges: &[Range<u64>],
     ) -> Option<Vec<u8>> {
         let place = self.place(index, scored)?;
         let name = place.name();
-        let again = self.again[index] && !lock(&self.made).contains(&name);
+        let forced = self.forced[index] && !lock(&self.made).contains(&name);
         let trusted = known.trusted.borrow().contains(&name);
-        known.right.take();
+        known.guard.take();
         for _ in 0..2 {
             match self.store.scores(place, ranges, trusted) {
-                Lookup::Kept(found) if !again => {
-                    known.right.take();
+                Lookup::Found(found) if !forced => {
+                    known.guard.take();
                     known.trusted.borrow_mut().insert(name);
                     return Some(found);
                 }
-                Lookup::Damaged(reason) if known.right.borrow().is_some() => {
+                Lookup::Damaged(reason) if known.guard.borrow().is_some() => {
                     self.control
                         .warn(format!("stored scores are damaged and will be computed again: {reason}"));
                 }
                 _ => {}
             }
-            if known.right.borrow().is_none() {
+            if known.guard.borrow().is_none() {
                 let about = || self.about_scores(index, scored.model);
                 // Asked to stop, or on a disk without room for a lock, the step is done without.
                 let lock = format!("{}.{}", place.key, place.batch);
-                known.right.replace(self.wait_among(&lock, place.key, about).ok());
+                known.guard.replace(self.wait_among(&lock, place.key, about).ok());
             }
         }
         None
     }
 
-    pub(super) fn keep_scores(&self, index: usize, known: &Known, scored: Scored, bytes: &[u8]) {
+    pub(super) fn keep_scores(&self, index: usize, known: &ScoreLocks, scored: ScoredBatch, bytes: &[u8]) {
         let Some(place) = self.place(index, scored) else { return };
         let about = || self.about_scores(index, scored.model);
         let keep = || -> Result<()> {
-            let _writing = self.right_to_write(place.key)?;
+            let _writing = self.lock_to_write(place.key)?;
             self.store.insert_scores(place, &about(), bytes)
         };
         let kept = keep();
@@ -90,21 +90,21 @@ impl Shared<'_> {
             }
         }
         // Others may read them now.
-        known.right.take();
+        known.guard.take();
     }
 
     /// Lets go of what models say of a stage's data. False where this makes no room.
     pub(super) fn drop_scores(&self, index: usize) -> Result<bool> {
         let mut dropped = false;
         for key in self.keys.all_scores(index) {
-            let _writing = self.right_to_write(key)?;
+            let _writing = self.lock_to_write(key)?;
             dropped |= self.store.drop_scores(key)?;
         }
         Ok(dropped)
     }
 
     /// Whoever lets go of a folder of scores has it too.
-    fn right_to_write(&self, key: &str) -> Result<Lock> {
+    fn lock_to_write(&self, key: &str) -> Result<Lock> {
         loop {
             if let Some(held) = self.store.try_lock(key)? {
                 return Ok(held);
@@ -114,8 +114,12 @@ impl Shared<'_> {
         }
     }
 
-    fn place<'s>(&'s self, index: usize, Scored { model, batch, bytes }: Scored<'s>) -> Option<Place<'s>> {
-        Some(Place { key: self.keys.of_scores(index, model)?, batch, bytes })
+    fn place<'s>(
+        &'s self,
+        index: usize,
+        ScoredBatch { model, batch, bytes }: ScoredBatch<'s>,
+    ) -> Option<ScoreEntry<'s>> {
+        Some(ScoreEntry { key: self.keys.of_scores(index, model)?, batch, bytes })
     }
 
     fn about_scores(&self, index: usize, model: ModelId) -> String {

@@ -10,20 +10,20 @@ use mopd_compiler::plan::results::{ScoresFound, StageRecord};
 use mopd_compiler::plan::{ModelId, Objective, Stage, Train};
 use mopd_store::Lock;
 
-use super::alone::Under;
-use super::run::{Outcome, Shared, Unfinished, lock};
+use super::exclusive::Running;
+use super::run::{Scheduler, Stopped, TaskOutput, lock};
 use super::{Work, scores};
 use crate::failure::Result;
 use crate::model::Weights;
 use crate::model::merge::merge;
 use crate::prepare::{Form, trained};
 use crate::report::Record;
-use crate::store::state::State;
+use crate::store::state::TrainState;
 use crate::store::{Ancestor, Provenance, adapter};
-use crate::train::{self, Checkpoints, Route, ScoreShelf, Shelf, Source, Written};
+use crate::train::{self, Checkpoints, RolloutCache, Route, ScoreCache, Source, Written};
 
 /// A stage at work.
-struct Job<'a> {
+struct StageJob<'a> {
     index: usize,
     id: ModelId,
     name: &'a str,
@@ -33,7 +33,7 @@ struct Job<'a> {
 }
 
 /// What a stage computed.
-struct Computed {
+struct StageOutput {
     weights: Weights,
     record: Record,
     adapter: adapter::Files,
@@ -43,10 +43,10 @@ struct Computed {
     seconds_before: f64,
 }
 
-impl Computed {
+impl StageOutput {
     /// By nothing that leaves anything beside weights.
-    fn new(weights: Weights) -> Computed {
-        Computed {
+    fn new(weights: Weights) -> StageOutput {
+        StageOutput {
             weights,
             record: Record::default(),
             adapter: adapter::Files::new(),
@@ -56,18 +56,18 @@ impl Computed {
     }
 }
 
-impl Shared<'_> {
+impl Scheduler<'_> {
     pub(super) fn stage(
         &self,
         index: usize,
         id: ModelId,
         inputs: &HashMap<usize, Arc<Weights>>,
-        under: &Under,
-        right: &mut Option<Lock>,
-    ) -> Result<Outcome, Unfinished> {
+        running: &Running,
+        guard: &mut Option<Lock>,
+    ) -> Result<TaskOutput, Stopped> {
         let (name, seed) = (self.plan.experiment.model(id).name.as_str(), self.tasks[index].seed);
-        let job = Job { index, id, name, seed, key: self.keys.of(index), inputs };
-        if let Some(found) = self.find(&job, right)? {
+        let job = StageJob { index, id, name, seed, key: self.keys.of(index), inputs };
+        if let Some(found) = self.find(&job, guard)? {
             return Ok(found);
         }
         let started = Instant::now();
@@ -78,35 +78,35 @@ impl Shared<'_> {
         }
         let computed = self.compute(&job, steps)?;
         self.store_result(&job, &computed)?;
-        Ok(self.publish(&job, computed, started, under)?)
+        Ok(self.publish(&job, computed, started, running)?)
     }
 
     /// A stage whose result is in the store, published.
-    fn find(&self, job: &Job, right: &mut Option<Lock>) -> Result<Option<Outcome>> {
-        let Job { key, name, seed, .. } = *job;
-        let Some(entry) = self.kept(job.index, right, || self.store.find(key))? else { return Ok(None) };
-        self.drop_leftovers(key, right.is_some());
+    fn find(&self, job: &StageJob, guard: &mut Option<Lock>) -> Result<Option<TaskOutput>> {
+        let StageJob { key, name, seed, .. } = *job;
+        let Some(entry) = self.kept(job.index, guard, || self.store.find(key))? else { return Ok(None) };
+        self.drop_leftovers(key, guard.is_some());
         self.control.emit(&Event::StageKept { stage: name.to_owned(), seed });
         self.store.publish(key, &self.out, name, seed)?;
         // Another experiment may have made it under another name.
-        Ok(Some(Outcome::Weights(Arc::new(entry.weights), entry.record.of_stage(name))))
+        Ok(Some(TaskOutput::Weights(Arc::new(entry.weights), entry.record.of_stage(name))))
     }
 
     /// A model that is read from files. Nothing is computed, so that there is nothing to keep or to publish:
     /// it would be a copy.
-    fn loaded(&self, job: &Job) -> Option<Outcome> {
+    fn loaded(&self, job: &StageJob) -> Option<TaskOutput> {
         let loaded = self.forms[job.id.0 as usize].loaded.as_ref()?;
         let (stage, seed) = (job.name.to_owned(), job.seed);
         self.control.emit(&Event::StageFinished { stage, seed, seconds: 0.0, peak_memory: None });
-        Some(Outcome::Weights(Arc::new(loaded.weights.clone()), Record::default()))
+        Some(TaskOutput::Weights(Arc::new(loaded.weights.clone()), Record::default()))
     }
 
-    fn compute(&self, job: &Job, steps: u32) -> Result<Computed, Unfinished> {
+    fn compute(&self, job: &StageJob, steps: u32) -> Result<StageOutput, Stopped> {
         let stream = self.plan.stages[job.id.0 as usize].stream;
         match &self.plan.experiment.model(job.id).stage {
             Stage::Initialise(_) => {
                 let Form { config, tokenizer, .. } = self.forms[job.id.0 as usize].clone();
-                Ok(Computed::new(Weights::initialise(config, tokenizer, job.seed, stream)))
+                Ok(StageOutput::new(Weights::initialise(config, tokenizer, job.seed, stream)))
             }
             Stage::Load(_) => unreachable!("what is read is opened before anything runs"),
             Stage::Merge(settings) => {
@@ -114,14 +114,14 @@ impl Shared<'_> {
                 let models: Vec<Arc<Weights>> =
                     settings.models.iter().map(|id| self.input(job, *id)).collect();
                 let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
-                Ok(Computed::new(merge(&settings.method, base.as_deref(), &models, job.seed, stream)?))
+                Ok(StageOutput::new(merge(&settings.method, base.as_deref(), &models, job.seed, stream)?))
             }
             Stage::Train(settings) => self.train(job, settings, steps),
         }
     }
 
     /// The weights of a stage's input.
-    fn input(&self, job: &Job, wanted: ModelId) -> Arc<Weights> {
+    fn input(&self, job: &StageJob, wanted: ModelId) -> Arc<Weights> {
         let needs = &self.tasks[job.index].needs;
         let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
         let found = found.expect("a stage's inputs are among its needs");
@@ -131,7 +131,7 @@ impl Shared<'_> {
     }
 
     /// The domains that a stage trains on.
-    fn sources(&self, job: &Job, settings: &Train<Objective>) -> Result<Vec<Source<'_>>> {
+    fn sources(&self, job: &StageJob, settings: &Train<Objective>) -> Result<Vec<Source<'_>>> {
         let mut sources = Vec::new();
         for share in &settings.mixture {
             let data = &self.domains[share.domain.0 as usize];
@@ -151,8 +151,8 @@ impl Shared<'_> {
         Ok(sources)
     }
 
-    fn train(&self, job: &Job, settings: &Train<Objective>, steps: u32) -> Result<Computed, Unfinished> {
-        let Job { index, id, name, seed, .. } = *job;
+    fn train(&self, job: &StageJob, settings: &Train<Objective>, steps: u32) -> Result<StageOutput, Stopped> {
+        let StageJob { index, id, name, seed, .. } = *job;
         let inputs = self.plan.experiment.model(id).stage.inputs().into_iter();
         let stage = train::Stage {
             name,
@@ -163,7 +163,7 @@ impl Shared<'_> {
             sources: self.sources(job, settings)?,
             start: self.input(job, settings.start),
             models: inputs.map(|id| (id, self.input(job, id))).collect(),
-            models_stay: None,
+            models_fit: None,
             budget: self.room.generation(self.widths[index] > 1),
             micro_batch: settings.execution.micro_batch,
             recomputed: settings.execution.checkpointing.layers(),
@@ -172,10 +172,10 @@ impl Shared<'_> {
             control: self.control,
         };
         let began = Instant::now();
-        let keep = |state: &State| self.keep(index, name, state);
+        let keep = |state: &TrainState| self.keep(index, name, state);
         let writing = RefCell::new(None);
         let find = || self.rollouts(index, &mut writing.borrow_mut());
-        let shelve = |written: &Written| {
+        let keep_written = |written: &Written| {
             if let Err(error) = self.keep_rollouts(index, written) {
                 self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
             }
@@ -183,8 +183,8 @@ impl Shared<'_> {
             writing.take();
             Ok(())
         };
-        let known = scores::Known::default();
-        let scores = ScoreShelf {
+        let known = scores::ScoreLocks::default();
+        let scores = ScoreCache {
             keeps: &|model| self.keys.of_scores(index, model).is_some(),
             at_most: train::AT_MOST,
             find: &|scored, ranges| self.find_scores(index, &known, scored, ranges),
@@ -192,13 +192,13 @@ impl Shared<'_> {
         };
         let checkpoints = Checkpoints {
             from: self.from(index, name)?,
-            shelf: Some(Shelf { find: &find, keep: &shelve }),
+            rollouts: Some(RolloutCache { find: &find, keep: &keep_written }),
             scores: Some(scores),
             pace: self.pace,
             keep: &keep,
         };
         match train::train(&stage, Some(checkpoints)) {
-            Ok(finished) => Ok(Computed {
+            Ok(finished) => Ok(StageOutput {
                 weights: finished.weights,
                 record: finished.record,
                 adapter: finished.adapter,
@@ -209,7 +209,7 @@ impl Shared<'_> {
         }
     }
 
-    fn provenance(&self, job: &Job, weights: &Weights) -> Provenance {
+    fn provenance(&self, job: &StageJob, weights: &Weights) -> Provenance {
         let ancestor = |need: &usize| Ancestor {
             name: self.name(&self.tasks[*need]),
             key: self.keys.of(*need).to_owned(),
@@ -218,8 +218,8 @@ impl Shared<'_> {
         Provenance::new(weights, job.name, job.seed, job.key, lineage).forked_from(self.forked(job.index))
     }
 
-    fn store_result(&self, job: &Job, computed: &Computed) -> Result<()> {
-        let Computed { weights, record, adapter, .. } = computed;
+    fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
+        let StageOutput { weights, record, adapter, .. } = computed;
         let provenance = self.provenance(job, weights);
         self.keep_finished(job.index, || self.store.insert(job.key, &provenance, weights, record, adapter))?;
         lock(&self.made).insert(job.key.to_owned());
@@ -227,14 +227,20 @@ impl Shared<'_> {
     }
 
     /// Makes a stored result appear among those of the run, and says that it is there.
-    fn publish(&self, job: &Job, computed: Computed, started: Instant, under: &Under) -> Result<Outcome> {
+    fn publish(
+        &self,
+        job: &StageJob,
+        computed: StageOutput,
+        started: Instant,
+        running: &Running,
+    ) -> Result<TaskOutput> {
         let (stage, seed) = (job.name.to_owned(), job.seed);
-        let Computed { record, scores_found, seconds_before, .. } = computed;
+        let StageOutput { record, scores_found, seconds_before, .. } = computed;
         self.store.publish(job.key, &self.out, job.name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
-        let peak_memory = under.peak_memory();
+        let peak_memory = running.peak_memory();
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
         }
@@ -248,7 +254,7 @@ impl Shared<'_> {
             scores_found,
         });
         self.control.emit(&Event::StageFinished { stage, seed, seconds, peak_memory });
-        Ok(Outcome::Weights(Arc::new(weights), record))
+        Ok(TaskOutput::Weights(Arc::new(weights), record))
     }
 
     /// Somebody may have deleted models while others were trained.
@@ -267,7 +273,7 @@ impl Shared<'_> {
     }
 
     /// Training that ended early: keeps the weights before the step that failed.
-    fn stopped(&self, job: &Job, stopped: train::Stopped) -> Unfinished {
+    fn stopped(&self, job: &StageJob, stopped: train::Stopped) -> Stopped {
         let train::Stopped { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
             error = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
@@ -281,6 +287,6 @@ impl Shared<'_> {
                 }
             };
         }
-        Unfinished { error, record }
+        Stopped { error, record }
     }
 }

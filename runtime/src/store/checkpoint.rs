@@ -233,11 +233,11 @@ impl Write for Hashing<'_> {
 mod tests {
     use super::*;
     use crate::model::Config;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
 
     fn saved(config: &Config, largest: usize) -> (tempfile::TempDir, Weights, BTreeMap<String, String>) {
         let folder = tempfile::tempdir().unwrap();
-        let weights = lively(config, 1);
+        let weights = random_model(config, 1);
         let provenance = Provenance::new(&weights, "m", 1, "k", Vec::new());
         let sums = save_in_files_of(largest, folder.path(), &provenance, &weights).unwrap();
         (folder, weights, sums)

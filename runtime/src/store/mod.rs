@@ -4,10 +4,10 @@
 
 pub mod adapter;
 mod checkpoint;
+mod checkpoints;
 mod scores;
 pub mod state;
 mod tokens;
-mod unfinished;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::report::tokens::Tokens;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 pub use mopd_store::Lookup;
-pub use scores::Place;
+pub use scores::ScoreEntry;
 
 /// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the
 /// run.
@@ -43,7 +43,7 @@ pub struct Store {
 
 /// A finished stage.
 #[derive(Debug)]
-pub struct Entry {
+pub struct StoredStage {
     pub weights: Weights,
     pub record: Record,
 }
@@ -104,7 +104,7 @@ impl Store {
         }))
     }
 
-    pub fn find(&self, key: &str) -> Lookup<Entry> {
+    pub fn find(&self, key: &str) -> Lookup<StoredStage> {
         self.folder.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
             let rows = read_json(&folder.join(METRICS))?;
@@ -114,7 +114,7 @@ impl Store {
             } else {
                 Tokens::default()
             };
-            Ok(Entry { weights: checkpoint.weights, record: Record { rows, tokens } })
+            Ok(StoredStage { weights: checkpoint.weights, record: Record { rows, tokens } })
         })
     }
 
@@ -220,13 +220,13 @@ fn is_of_model(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
 
     const CHECKSUMS: &str = "checksums.json";
 
     fn provenance() -> Provenance {
         Provenance::new(
-            &lively(&tiny(), 1),
+            &random_model(&tiny(), 1),
             "expert[sort]",
             3,
             "key",
@@ -237,7 +237,7 @@ mod tests {
     fn filled() -> (tempfile::TempDir, Store, Weights) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
-        let weights = lively(&tiny(), 1);
+        let weights = random_model(&tiny(), 1);
         store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         (folder, store, weights)
     }
@@ -245,11 +245,11 @@ mod tests {
     #[test]
     fn what_was_inserted_is_found_and_nothing_else() {
         let (_folder, store, weights) = filled();
-        let Lookup::Kept(entry) = store.find("key") else { panic!("not found") };
+        let Lookup::Found(entry) = store.find("key") else { panic!("not found") };
         assert_eq!(entry.weights.values(), weights.values());
         assert!(matches!(store.find("other"), Lookup::Absent));
         store.insert_value("value", "a value", &vec![1.5, 0.1]).unwrap();
-        assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Kept(value) if value == [1.5, 0.1]));
+        assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Found(value) if value == [1.5, 0.1]));
     }
 
     #[test]
@@ -267,14 +267,14 @@ mod tests {
             fs::write(&path, &good[..good.len() / 2]).unwrap();
             assert!(matches!(store.find("key"), Lookup::Damaged(_)), "{name} cut off");
             fs::write(&path, &good).unwrap();
-            assert!(matches!(store.find("key"), Lookup::Kept(_)));
+            assert!(matches!(store.find("key"), Lookup::Found(_)));
         }
         fs::remove_file(store.path("key").join("model.safetensors")).unwrap();
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
         store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
-        assert!(matches!(store.find("key"), Lookup::Kept(_)));
+        assert!(matches!(store.find("key"), Lookup::Found(_)));
     }
 
     #[test]

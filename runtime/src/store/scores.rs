@@ -17,7 +17,7 @@ const HIDDEN: &str = "hidden.bin";
 
 /// An entry.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct ScoreEntry<'a> {
     /// Of the folder.
     pub key: &'a str,
     /// A hash of what was read.
@@ -26,7 +26,7 @@ pub struct Place<'a> {
     pub bytes: u64,
 }
 
-impl Place<'_> {
+impl ScoreEntry<'_> {
     /// It names the entry in the store.
     pub fn name(&self) -> String {
         format!("{}/{}", folder(self.key), self.batch)
@@ -40,20 +40,20 @@ fn folder(key: &str) -> String {
 impl Store {
     /// Some ranges of bytes, one after the other. An entry that is `trusted` is not compared with its
     /// checksums once more.
-    pub fn scores(&self, place: Place, ranges: &[Range<u64>], trusted: bool) -> Lookup<Vec<u8>> {
+    pub fn scores(&self, place: ScoreEntry, ranges: &[Range<u64>], trusted: bool) -> Lookup<Vec<u8>> {
         let name = place.name();
         let read = |folder: &Path| {
             read(&folder.join(HIDDEN), place.bytes, ranges).map_err(|error| format!("{HIDDEN}: {error}"))
         };
         // What has gone since, or is shorter, is looked at as if for the first time.
         match trusted.then(|| read(&self.path(&name))) {
-            Some(Ok(found)) => Lookup::Kept(found),
+            Some(Ok(found)) => Lookup::Found(found),
             _ => self.folder.read(&name, read),
         }
     }
 
     /// `about` says what it is, in words.
-    pub fn insert_scores(&self, place: Place, about: &str, bytes: &[u8]) -> Result<()> {
+    pub fn insert_scores(&self, place: ScoreEntry, about: &str, bytes: &[u8]) -> Result<()> {
         self.folder.write(&place.name(), about, |folder| {
             let sum = write_whole(&folder.join(HIDDEN), bytes)?;
             Ok([(HIDDEN.to_owned(), sum)].into())
@@ -96,7 +96,7 @@ mod tests {
     fn ranges_come_back_and_damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let place = Place { key: "key", batch: "batch", bytes: 100 };
+        let place = ScoreEntry { key: "key", batch: "batch", bytes: 100 };
         let whole: Vec<u8> = (0..100).collect();
         assert!(matches!(store.scores(place, &one(0..100), false), Lookup::Absent));
         assert!(
@@ -105,12 +105,12 @@ mod tests {
         );
         store.insert_scores(place, "some", &whole).unwrap();
         for trusted in [false, true] {
-            let Lookup::Kept(found) = store.scores(place, &[4..8, 90..100, 0..1], trusted) else {
+            let Lookup::Found(found) = store.scores(place, &[4..8, 90..100, 0..1], trusted) else {
                 panic!("not found")
             };
             assert_eq!(found, [&whole[4..8], &whole[90..100], &whole[0..1]].concat());
         }
-        let longer = Place { bytes: 104, ..place };
+        let longer = ScoreEntry { bytes: 104, ..place };
         assert!(
             matches!(store.scores(longer, &one(100..104), true), Lookup::Damaged(reason) if reason.contains("104"))
         );

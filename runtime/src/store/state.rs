@@ -12,9 +12,9 @@ use crate::rollout::Sequence;
 
 /// Tensors by name.
 #[derive(Debug, Default)]
-pub struct Tensors(pub BTreeMap<String, Tensor>);
+pub struct StateTensors(pub BTreeMap<String, Tensor>);
 
-impl Tensors {
+impl StateTensors {
     /// Not copied: it must be written down before the next step changes it.
     pub fn put(&mut self, name: impl Into<String>, tensor: &Tensor) {
         self.0.insert(name.into(), tensor.detach());
@@ -39,23 +39,23 @@ impl Tensors {
 
 /// A checkpoint of a stage.
 #[derive(Debug)]
-pub struct State {
-    pub position: Position,
-    pub tensors: Tensors,
+pub struct TrainState {
+    pub position: TrainPosition,
+    pub tensors: StateTensors,
     /// What the steps so far left to look at.
     pub record: Record,
 }
 
 /// What is no tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Position {
+pub struct TrainPosition {
     /// Steps done.
     pub step: u32,
     /// That they took.
     pub seconds: f64,
     /// Updates that the optimiser made.
     pub updates: i32,
-    pub data: mixture::Position,
+    pub data: mixture::MixturePosition,
     /// The numbers that the objective carries over, by their bits: JSON has no infinity.
     pub carried: Vec<(NodeId, u64)>,
     /// What later passes train on.

@@ -110,7 +110,7 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         assert!(matches!(store.tokens("key"), Lookup::Absent));
         store.insert_tokens("key", "some", &lists()).unwrap();
-        let Lookup::Kept(found) = store.tokens("key") else { panic!("not found") };
+        let Lookup::Found(found) = store.tokens("key") else { panic!("not found") };
         assert_eq!(found.len(), 3);
         assert!((0..3).all(|list| found.get(list) == lists().get(list)));
         let path = folder.path().join("key").join(TOKENS);

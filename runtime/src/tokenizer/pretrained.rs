@@ -37,7 +37,7 @@ struct Inner {
 
 /// What a tokenizer does.
 #[derive(Serialize)]
-struct Content<'a> {
+struct TokenizerContent<'a> {
     /// As the library writes it.
     canonical: String,
     before: &'a [Token],
@@ -177,7 +177,8 @@ impl Pretrained {
         });
         let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
-        let content = Content { canonical, before: &before, ends: &ends, templates: &settings.templates };
+        let content =
+            TokenizerContent { canonical, before: &before, ends: &ends, templates: &settings.templates };
         let hash = keys::hash("mopd tokenizer", keys::VERSION, &content).to_hex().to_string();
         let inner = Inner {
             tokenizer,

@@ -7,7 +7,7 @@ use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::model::{Weights, to_vec};
-use crate::store::state::Tensors;
+use crate::store::state::StateTensors;
 use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
 use mopd_kernels::elements::{slice, slice_mut};
 
@@ -66,14 +66,14 @@ impl Master {
     }
 
     /// What it keeps, under names that begin with `name`. Not copied.
-    pub fn state(&self, name: &str, tensors: &mut Tensors) {
+    pub fn state(&self, name: &str, tensors: &mut StateTensors) {
         tensors.put(name, &self.values);
         if let Some(low) = &self.low {
             tensors.put(format!("{name}.low"), low);
         }
     }
 
-    pub fn restore(&self, name: &str, tensors: &Tensors) -> Result<(), String> {
+    pub fn restore(&self, name: &str, tensors: &StateTensors) -> Result<(), String> {
         tensors.restore(name, &self.values)?;
         self.low.as_ref().map_or(Ok(()), |low| tensors.restore(&format!("{name}.low"), low))
     }
@@ -135,11 +135,11 @@ mod tests {
 
     use super::*;
     use crate::model::Decoder;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
 
     /// Numbers of which some lie in the middle between two halves.
     fn awkward() -> Weights {
-        let weights = lively(&tiny(), 1);
+        let weights = random_model(&tiny(), 1);
         let mut values = weights.values().into_owned();
         for (index, value) in values.iter_mut().enumerate() {
             let bits = value.to_bits() & 0xffff_0000;

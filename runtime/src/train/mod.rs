@@ -7,9 +7,9 @@
 //! libtorch from there into the weights.
 
 mod batches;
+mod cached_scores;
 mod diagnostics;
 mod first_epoch;
-mod kept;
 mod master;
 mod models;
 mod noise;
@@ -41,19 +41,19 @@ use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Tr
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::Batches;
-pub use self::batches::{Shelf, Written};
+pub use self::batches::{RolloutCache, Written};
+use self::cached_scores::CachedScores;
+pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 use self::diagnostics::{Step, diagnose};
-use self::kept::KeptScores;
-pub use self::kept::{AT_MOST, ScoreShelf, Scored};
 use self::models::Models;
-pub use self::models::stay;
+pub use self::models::fits_in_memory;
 use self::non_finite::Classified;
 use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
 pub use self::route::{Route, RoutedTeacher};
 use self::scores::score;
 use self::sequences::Sequences;
-use self::state::Taking;
+use self::state::RestoreMode;
 use self::trained::Trained;
 use self::vocabulary::Logits;
 use crate::control::Control;
@@ -68,7 +68,7 @@ use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
 use crate::store::adapter;
-use crate::store::state::State;
+use crate::store::state::TrainState;
 use crate::tokenizer::Token;
 
 /// A stage that trains, with everything it reads.
@@ -85,7 +85,7 @@ pub struct Stage<'a> {
     /// Teachers, references, and models that write rollouts.
     pub models: HashMap<ModelId, Arc<Weights>>,
     /// Whether these stay in memory together; decided by their size where absent.
-    pub models_stay: Option<bool>,
+    pub models_fit: Option<bool>,
     /// Sequences that go through a model together; all of a step where absent.
     pub micro_batch: Option<u32>,
     /// What generation may take.
@@ -138,12 +138,12 @@ pub struct Finished {
 
 /// What a stage goes on from, and where its state goes between steps.
 pub struct Checkpoints<'a> {
-    pub from: Option<(State, Taking)>,
-    pub shelf: Option<Shelf<'a>>,
-    pub scores: Option<ScoreShelf<'a>>,
+    pub from: Option<(TrainState, RestoreMode)>,
+    pub rollouts: Option<RolloutCache<'a>>,
+    pub scores: Option<ScoreCache<'a>>,
     pub pace: Pace,
     /// Makes a state durable. Where that fails, training goes on.
-    pub keep: &'a dyn Fn(&State) -> Result<()>,
+    pub keep: &'a dyn Fn(&TrainState) -> Result<()>,
 }
 
 /// When a state is written down.
@@ -170,17 +170,17 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     let started = Instant::now();
     let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
     let mut checkpoints = checkpoints;
-    let (shelf, scores) =
-        checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.shelf, checkpoints.scores));
-    let new = || Trainer::with(stage, shelf, scores);
+    let (cache, scores) =
+        checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
+    let new = || Trainer::with(stage, cache, scores);
     let mut trainer = new().map_err(stopped)?;
     let (mut first, mut before, mut record) = (0, 0.0, Record::default());
-    if let Some((state, taking)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
-        match (trainer.restore(&state, taking), taking) {
+    if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
+        match (trainer.restore(&state, mode), mode) {
             (Ok(()), _) => {
                 (first, before, record) = (state.position.step, state.position.seconds, state.record)
             }
-            (Err(problem), Taking::Own) => {
+            (Err(problem), RestoreMode::Resume) => {
                 let step = state.position.step;
                 stage.control.warn(format!(
                     "the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}",
@@ -188,7 +188,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
                 ));
                 trainer = new().map_err(stopped)?;
             }
-            (Err(problem), Taking::Forked) => return Err(stopped(no_fork(&state, &problem))),
+            (Err(problem), RestoreMode::Fork) => return Err(stopped(no_fork(&state, &problem))),
         }
     }
     let seconds = || before + started.elapsed().as_secs_f64();
@@ -269,7 +269,7 @@ fn answer(model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) ->
     }
 }
 
-fn no_fork(state: &State, problem: &str) -> Error {
+fn no_fork(state: &TrainState, problem: &str) -> Error {
     let message = format!("cannot fork from the checkpoint of step {}: {problem}", state.position.step);
     Error::new(FailureKind::Runtime, message).help("run it without the fork: it begins with its first step")
 }
@@ -286,7 +286,7 @@ struct Trainer<'a> {
     program: Program<'a>,
     optimizer: Optimizer,
     batches: Batches,
-    kept: Option<KeptScores<'a>>,
+    kept: Option<CachedScores<'a>>,
     /// What the passes of now train on.
     rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the step before.
@@ -320,8 +320,8 @@ impl<'a> Trainer<'a> {
 
     fn with(
         stage: &'a Stage<'a>,
-        shelf: Option<Shelf>,
-        scores: Option<ScoreShelf<'a>>,
+        cache: Option<RolloutCache>,
+        scores: Option<ScoreCache<'a>>,
     ) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
@@ -342,8 +342,8 @@ impl<'a> Trainer<'a> {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
         };
-        let batches = Batches::new(stage, &models, shelf.as_ref())?;
-        let kept = KeptScores::new(stage, scores, &models, &batches, &roles);
+        let batches = Batches::new(stage, &models, cache.as_ref())?;
+        let kept = CachedScores::new(stage, scores, &models, &batches, &roles);
         let (rollouts, carried) = (None, HashMap::new());
         Ok(Trainer {
             stage,

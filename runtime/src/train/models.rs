@@ -16,11 +16,11 @@ use super::Stage;
 use super::route::Section;
 use super::vocabulary::{Fetched, Matrix};
 use crate::model::{Config, Decoder, Weights};
-use crate::store::state::Tensors;
+use crate::store::state::StateTensors;
 
 /// Whose weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Whose {
+pub enum ModelRef {
     /// An index into the frozen models.
     Frozen(usize),
     /// The student as it is now.
@@ -34,7 +34,7 @@ const SMALL: usize = 1 << 26;
 
 /// Whether models of so many parameters in all stay in memory together. Others are read anew for every step,
 /// which takes far less time than a step of theirs.
-pub fn stay(parameters: usize) -> bool {
+pub fn fits_in_memory(parameters: usize) -> bool {
     parameters <= SMALL
 }
 
@@ -53,8 +53,8 @@ pub struct Models {
     entries: i64,
     copies: Vec<Copy>,
     /// By section.
-    teachers: Vec<Option<Whose>>,
-    references: Vec<Option<Whose>>,
+    teachers: Vec<Option<ModelRef>>,
+    references: Vec<Option<ModelRef>>,
 }
 
 /// The student as it was, or as it was on average.
@@ -86,11 +86,11 @@ impl Models {
         }
         let mut copies: Vec<Copy> = Vec::new();
         let mut teacher = |teacher: &Teacher| match teacher {
-            Teacher::Model(id) => Whose::Frozen(of_model[id]),
-            Teacher::Student(StudentCopy::Current) => Whose::Student,
+            Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
+            Teacher::Student(StudentCopy::Current) => ModelRef::Student,
             Teacher::Student(kind) => {
                 let known = copies.iter().position(|copy| copy.of == *kind);
-                Whose::Copy(known.unwrap_or_else(|| {
+                ModelRef::Copy(known.unwrap_or_else(|| {
                     let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind));
                     let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
                     let average = apart.then(|| stage.start.flat(Kind::Float, stage.device));
@@ -103,7 +103,7 @@ impl Models {
         let teachers =
             sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
         let reference = |section: &Section| {
-            stage.sources[section.source].reference.map(|id| Whose::Frozen(of_model[&id]))
+            stage.sources[section.source].reference.map(|id| ModelRef::Frozen(of_model[&id]))
         };
         let references = sections.iter().map(reference).collect();
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
@@ -111,7 +111,7 @@ impl Models {
         let whole = |weights: &Arc<Weights>| weights.config.vocabulary >= entries;
         let all_whole = frozen.iter().chain([&stage.start]).all(whole);
         assert!(all_whole, "a model has a row for every token: that is looked at where it is read");
-        let keeps_all = stage.models_stay.unwrap_or_else(|| stay(parameters));
+        let keeps_all = stage.models_fit.unwrap_or_else(|| fits_in_memory(parameters));
         Models {
             device: stage.device,
             kind: stage.kind,
@@ -140,7 +140,7 @@ impl Models {
     }
 
     /// Who has a role for the prompts of each section.
-    pub fn of_role(&self, role: Role) -> &[Option<Whose>] {
+    pub fn of_role(&self, role: Role) -> &[Option<ModelRef>] {
         match role {
             Role::Teacher => &self.teachers,
             Role::Reference => &self.references,
@@ -150,23 +150,23 @@ impl Models {
         }
     }
 
-    pub fn of_model(&self, id: ModelId) -> Whose {
-        Whose::Frozen(self.of_model[&id])
+    pub fn of_model(&self, id: ModelId) -> ModelRef {
+        ModelRef::Frozen(self.of_model[&id])
     }
 
     /// None for the student itself.
-    pub fn decoder(&self, whose: Whose) -> Option<Rc<Decoder>> {
-        match whose {
-            Whose::Student => None,
-            Whose::Copy(index) => Some(self.copies[index].decoder.clone()),
-            Whose::Frozen(index) => {
+    pub fn decoder(&self, model_ref: ModelRef) -> Option<Rc<Decoder>> {
+        match model_ref {
+            ModelRef::Student => None,
+            ModelRef::Copy(index) => Some(self.copies[index].decoder.clone()),
+            ModelRef::Frozen(index) => {
                 let mut resident = self.resident.borrow_mut();
                 if !self.keeps_all && !resident.contains_key(&index) {
                     // Before the next one is loaded, or two would be in memory at once.
                     resident.clear();
                 }
                 self.matrices.borrow_mut().remove(&index);
-                let make = if self.keeps_all { Decoder::frozen } else { Decoder::passing };
+                let make = if self.keeps_all { Decoder::frozen } else { Decoder::streamed };
                 let decoder = resident.entry(index);
                 Some(
                     decoder
@@ -185,8 +185,8 @@ impl Models {
     }
 
     /// One that does not change while the student learns, and its form.
-    pub fn frozen(&self, whose: Whose) -> Option<(ModelId, &Config)> {
-        let Whose::Frozen(index) = whose else { return None };
+    pub fn frozen(&self, model_ref: ModelRef) -> Option<(ModelId, &Config)> {
+        let ModelRef::Frozen(index) = model_ref else { return None };
         // Models of one content are one, by whatever name: the first.
         let id = self.of_model.iter().filter(|(_, known)| **known == index).map(|(id, _)| *id).min()?;
         Some((id, &self.frozen[index].config))
@@ -195,8 +195,8 @@ impl Models {
     /// The part of a model's output matrix that is compared with others', where its layers are in memory
     /// (`decoder`) or where they are not needed. Of a model that may not stay it is fetched when it is
     /// needed; `only` where nothing else is loaded before that: then what is there is taken.
-    pub fn matrix(&self, whose: Whose, decoder: Option<&Decoder>, only: bool) -> Matrix {
-        let Whose::Frozen(index) = whose else {
+    pub fn matrix(&self, model_ref: ModelRef, decoder: Option<&Decoder>, only: bool) -> Matrix {
+        let ModelRef::Frozen(index) = model_ref else {
             return Matrix::Held(self.compared(decoder.expect("the student and its copies are in memory")));
         };
         let (weights, kind, device, entries) =
@@ -242,7 +242,7 @@ impl Models {
     }
 
     /// The copies of the student, under names. Whoever is frozen does not change.
-    pub fn state(&self, tensors: &mut Tensors) {
+    pub fn state(&self, tensors: &mut StateTensors) {
         for (index, copy) in self.copies.iter().enumerate() {
             tensors.put(format!("copy.{index}"), copy.decoder.flat());
             if let Some(average) = &copy.average {
@@ -251,7 +251,7 @@ impl Models {
         }
     }
 
-    pub fn restore(&self, tensors: &Tensors) -> Result<(), String> {
+    pub fn restore(&self, tensors: &StateTensors) -> Result<(), String> {
         let mut copies = self.copies.iter().enumerate();
         copies.try_for_each(|(index, copy)| {
             tensors.restore(&format!("copy.{index}"), copy.decoder.flat())?;
@@ -263,6 +263,6 @@ impl Models {
 
     /// Whether what a role says of a completion changes while the student learns.
     pub fn moves(&self, role: Role) -> bool {
-        self.of_role(role).iter().flatten().any(|whose| !matches!(whose, Whose::Frozen(_)))
+        self.of_role(role).iter().flatten().any(|model_ref| !matches!(model_ref, ModelRef::Frozen(_)))
     }
 }

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::master::{Master, gradient_here};
 use crate::model::Gradient;
-use crate::store::state::Tensors;
+use crate::store::state::StateTensors;
 use mopd_kernels::adamw::{self, Update};
 use mopd_kernels::crew::threads;
 use mopd_kernels::elements::slice_mut;
@@ -30,13 +30,13 @@ impl Optimizer {
     }
 
     /// What it keeps, under names; answers the updates so far.
-    pub fn state(&self, tensors: &mut Tensors) -> i32 {
+    pub fn state(&self, tensors: &mut StateTensors) -> i32 {
         tensors.put("optimizer.mean", &self.mean);
         tensors.put("optimizer.square", &self.square);
         self.steps
     }
 
-    pub fn restore(&mut self, tensors: &Tensors, updates: i32) -> Result<(), String> {
+    pub fn restore(&mut self, tensors: &StateTensors, updates: i32) -> Result<(), String> {
         tensors.restore("optimizer.mean", &self.mean)?;
         tensors.restore("optimizer.square", &self.square)?;
         self.steps = updates;
@@ -132,7 +132,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::model::tests::{lively, tiny};
+    use crate::model::tests::{random_model, tiny};
     use crate::model::{Decoder, EntryKind, layout, to_vec};
 
     /// Algorithm 2 with clipping, one number at a time.
@@ -176,7 +176,7 @@ mod tests {
             (Kind::BFloat16, 0.5, 0.01),
         ] {
             let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
-            let weights = lively(&tiny(), 1);
+            let weights = random_model(&tiny(), 1);
             let model = Decoder::trainable(&weights, Device::Cpu, kind);
             let mut master = Master::of_model(model.flat(), &weights);
             let mut optimizer = Optimizer::new(&settings, &master, model.decayed());
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn tensors_step_as_the_loop_does() {
         let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: 0.5 };
-        let weights = lively(&tiny(), 1);
+        let weights = random_model(&tiny(), 1);
         for kind in [Kind::Float, Kind::BFloat16] {
             let of = || Master::of_model(&weights.flat(kind, Device::Cpu), &weights);
             let (mut here, mut elsewhere) = (of(), of());

@@ -16,8 +16,8 @@ use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
-use super::kept::Scorer;
-use super::models::Whose;
+use super::cached_scores::Scorer;
+use super::models::ModelRef;
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
@@ -27,7 +27,7 @@ use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
-pub struct Forward {
+pub struct ScoringPass {
     /// The student's last hidden states, `[tokens, width]`, without gradient.
     hidden: Tensor,
     /// Where they were made from, if there is one micro-batch.
@@ -44,7 +44,7 @@ pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::Teacher };
 pub const STUDENT_ENTROPY: Signal = Signal::Entropy { role: Role::Student };
 
 /// Everything that the objective's graph and the diagnostics read at this step.
-pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch, Forward)> {
+pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch, ScoringPass)> {
     let objective = &trainer.stage.train.objective;
     let sequences = &rollouts.sequences;
     // The others first: then their weights can leave before the student's activations come.
@@ -60,7 +60,7 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     }
     trainer.models.let_go();
 
-    let forward = Forward::new(trainer, rollouts, others)?;
+    let forward = ScoringPass::new(trainer, rollouts, others)?;
     let layout = sequences.layout.clone();
     let mut batch = Batch { layout, step, steps: trainer.stage.steps, ..Batch::default() };
     let mut wanted = objective.graph.signals(&objective.outputs());
@@ -92,16 +92,17 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
     for pass in &passes {
-        let whose = runs[pass[0]].whose;
+        let model_ref = runs[pass[0]].model_ref;
         let softcap = models
-            .frozen(whose)
+            .frozen(model_ref)
             .map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
         let loaded = OnceCell::new();
-        let decoder = || loaded.get_or_init(|| models.decoder(whose)).as_deref().unwrap_or(&trainer.model);
+        let decoder =
+            || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(&trainer.model);
         let kept = match (&trainer.kept, pass.as_slice()) {
             (Some(kept), [run]) => {
-                let Run { sources, members, .. } = &runs[*run];
-                let scorer = Scorer { role, whose, sources: sources.clone(), decoder };
+                let ScoringRun { sources, members, .. } = &runs[*run];
+                let scorer = Scorer { role, model_ref, sources: sources.clone(), decoder };
                 kept.hidden(trainer, &scorer, sequences, members.clone())
             }
             _ => None,
@@ -114,7 +115,7 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
         // The output matrix of the only model stays while its layers go. Of several, others would be needed
         // before the last one's.
         let only = last && passes.len() == 1;
-        let matrix = models.matrix(whose, loaded.get().is_some().then(decoder), only);
+        let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
         let logits = Logits::Projected { hidden, matrix, softcap };
         let mut first = 0;
         for run in pass {
@@ -131,8 +132,8 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
 }
 
 /// Sequences that follow each other and have one model for a role.
-struct Run {
-    whose: Whose,
+struct ScoringRun {
+    model_ref: ModelRef,
     sources: Range<usize>,
     members: Range<usize>,
 }
@@ -140,7 +141,7 @@ struct Run {
 /// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that
 /// follow each other with one model are one run: it is less work, and a model equal to the student then sees
 /// the student's own batch and answers with the same bits.
-fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Run>> {
+fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
     let Trainer { stage, models, .. } = trainer;
     let all = stage.sections();
     let mut runs = Vec::new();
@@ -152,24 +153,24 @@ fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Run>
         let Some(sequence) = sequences.list[members.clone()].first() else { continue };
         let source = &stage.sources[sequence.source];
         let sources = all[sections.start].source..all[sections.end - 1].source + 1;
-        let whose = run[0].ok_or_else(|| match role {
+        let model_ref = run[0].ok_or_else(|| match role {
             Role::Teacher => no_teacher(source),
             _ => Error::new(
                 FailureKind::Runtime,
                 format!("the domain `{}` has no {}", source.name, role.name()),
             ),
         })?;
-        runs.push(Run { whose, sources, members });
+        runs.push(ScoringRun { model_ref, sources, members });
     }
     Ok(runs)
 }
 
 /// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
 /// domain has the same few teachers: each is asked once.
-fn passes(runs: &[Run], by_data: bool) -> Vec<Vec<usize>> {
+fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<Vec<usize>> {
     let mut passes: Vec<Vec<usize>> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        match passes.iter_mut().find(|pass| by_data && runs[pass[0]].whose == run.whose) {
+        match passes.iter_mut().find(|pass| by_data && runs[pass[0]].model_ref == run.model_ref) {
             Some(pass) => pass.push(index),
             None => passes.push(vec![index]),
         }
@@ -217,8 +218,12 @@ pub fn in_order(
     Tensor::cat(parts, 0).index_select(0, &Tensor::from_slice(&order).to_device(device))
 }
 
-impl Forward {
-    fn new(trainer: &Trainer, rollouts: &Rollouts, mut others: Vec<(Role, Vec<Logits>)>) -> Result<Forward> {
+impl ScoringPass {
+    fn new(
+        trainer: &Trainer,
+        rollouts: &Rollouts,
+        mut others: Vec<(Role, Vec<Logits>)>,
+    ) -> Result<ScoringPass> {
         let Trainer { stage, model, .. } = trainer;
         let sequences = &rollouts.sequences;
         let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
@@ -258,7 +263,7 @@ impl Forward {
             Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
                 .without(model.tokenizer.absent())
                 .at(stage.train.objective.temperature);
-        Ok(Forward { hidden, trace, micro_batches, vocabulary, tokens: model.tokenizer.tokens() })
+        Ok(ScoringPass { hidden, trace, micro_batches, vocabulary, tokens: model.tokenizer.tokens() })
     }
 
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
@@ -315,7 +320,7 @@ impl Forward {
         batch: &Batch,
         adjoints: &[&[f32]],
     ) -> Result<Gradient> {
-        let Forward { hidden, trace, micro_batches, vocabulary, .. } = self;
+        let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
         let Trainer { stage, model, .. } = trainer;
         let objective = &stage.train.objective;
         let device = hidden.device();

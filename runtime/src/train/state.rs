@@ -14,22 +14,22 @@ use super::vocabulary::{Logits, Matrix};
 use super::{Rollouts, Trainer};
 use crate::report::Record;
 use crate::rollout::Sequence;
-use crate::store::state::{Position, State, StoredRollouts, Tensors};
+use crate::store::state::{StateTensors, StoredRollouts, TrainPosition, TrainState};
 
-/// How a stage takes a state.
+/// How a stage goes on from a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taking {
+pub enum RestoreMode {
     /// It is its own.
-    Own,
+    Resume,
     /// It is that of a stage with another objective, schedule or coefficient: what belongs to those is left
     /// out.
-    Forked,
+    Fork,
 }
 
 impl Trainer<'_> {
     /// After `step` steps. Tensors are the trainer's own, not copies.
-    pub(super) fn state(&self, step: u32, seconds: f64, record: Record) -> State {
-        let mut tensors = Tensors::default();
+    pub(super) fn state(&self, step: u32, seconds: f64, record: Record) -> TrainState {
+        let mut tensors = StateTensors::default();
         self.trained.state(&self.model, &mut tensors);
         let updates = self.optimizer.state(&mut tensors);
         if let Some((_, average)) = &self.average {
@@ -53,13 +53,14 @@ impl Trainer<'_> {
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
-        let position = Position { step, seconds, updates, data: self.batches.position(), carried, rollouts };
-        State { position, tensors, record }
+        let position =
+            TrainPosition { step, seconds, updates, data: self.batches.position(), carried, rollouts };
+        TrainState { position, tensors, record }
     }
 
     /// Goes to where the state was. An error says in what they differ; what trains is spoilt by then.
-    pub(super) fn restore(&mut self, state: &State, taking: Taking) -> Result<(), String> {
-        let State { position, tensors, .. } = state;
+    pub(super) fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
+        let TrainState { position, tensors, .. } = state;
         if position.step > self.stage.steps {
             return Err(format!("it is of step {}, beyond the stage's {}", position.step, self.stage.steps));
         }
@@ -70,7 +71,7 @@ impl Trainer<'_> {
         }
         self.models.restore(tensors)?;
         self.batches.restore(&position.data, self.stage)?;
-        if taking == Taking::Forked {
+        if mode == RestoreMode::Fork {
             return Ok(());
         }
         self.carried = position
@@ -88,7 +89,7 @@ impl Trainer<'_> {
     fn kept(
         &self,
         StoredRollouts { sequences, of_group, draws }: &StoredRollouts,
-        tensors: &Tensors,
+        tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
         let known = |sequence: &Sequence| {

@@ -16,29 +16,29 @@ use super::master::Master;
 use super::objective::objectives::{direct, grpo, mopd};
 use super::*;
 use crate::data::{Dataset, Field, Request};
-use crate::model::tests::{lively, tiny};
+use crate::model::tests::{random_model, tiny};
 use crate::model::{layout, to_vec};
 use crate::tokenizer::Tokenizer;
 use crate::zip::zip_equal;
 
+mod cached_scores;
 mod conversations;
 mod half;
-mod kept;
 mod padded;
 mod reference;
 mod resume;
 mod routes;
 
 /// Two domains of ragged answers.
-struct World {
+struct Fixture {
     folder: tempfile::TempDir,
     prompts: Vec<Prompts>,
     verifier: Verifier,
     control: Control,
 }
 
-impl World {
-    fn new() -> World {
+impl Fixture {
+    fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let mut prompts = Vec::new();
         for name in ["copy", "flip"] {
@@ -54,7 +54,7 @@ impl World {
             prompts.push(load(&path));
         }
         let verifier = Verifier::new(&Reward::ExactMatch { field: "answer".into() }, Path::new(".")).unwrap();
-        World { folder, prompts, verifier, control: Control::new(Vec::new()) }
+        Fixture { folder, prompts, verifier, control: Control::new(Vec::new()) }
     }
 
     /// Models: 0 is where the student starts, 1 and 2 are teachers.
@@ -89,7 +89,7 @@ impl World {
                 .enumerate()
                 .map(|(id, weights)| (ModelId(id as u32), weights.clone()))
                 .collect(),
-            models_stay: None,
+            models_fit: None,
             budget: Budget(usize::MAX),
             micro_batch: None,
             recomputed: 0,
@@ -136,7 +136,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
 
 fn models(tied: bool) -> Vec<Arc<Weights>> {
     let config = crate::model::Config { tied, ..tiny() };
-    (0..3).map(|seed| Arc::new(lively(&config, seed))).collect()
+    (0..3).map(|seed| Arc::new(random_model(&config, seed))).collect()
 }
 
 /// A model in double precision, its parameters as leaves in the order of the layout.
@@ -295,13 +295,13 @@ fn apart(got: &[f32], expected: &[f64]) -> f64 {
 /// Sequences of 2 to 8 tokens behind prompts of 6 to 14; tied and untied; every division into micro-batches.
 #[test]
 fn loss_and_gradient_equal_the_reference_however_the_batch_is_divided() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for tied in [true, false] {
         let models = models(tied);
         for (objective, terms) in objectives() {
             let name = objective.name.clone();
             let train = train(objective, 1);
-            let mut stage = world.stage(&train, ROUTED, &models);
+            let mut stage = fixture.stage(&train, ROUTED, &models);
             let (_, _, rollouts) = first_step(&stage);
             let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
             let lengths: Vec<usize> =
@@ -340,15 +340,15 @@ fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<Row>) {
 /// the same, to the bit.
 #[test]
 fn one_teacher_is_the_same_however_it_is_reached() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let one = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))];
     let train = train(direct(Support::Full, Mass::Raw), 1);
-    let stage = world.stage(&train, one, &models[..2]);
+    let stage = fixture.stage(&train, one, &models[..2]);
     let (expected, _) = trained_to_the_end(&stage);
     // Under two names.
     let shared = [models[0].clone(), models[1].clone(), models[1].clone()];
-    let two_names = world.stage(&train, ROUTED, &shared);
+    let two_names = fixture.stage(&train, ROUTED, &shared);
     assert_eq!(trained_to_the_end(&two_names).0, expected);
     // Let go after every use.
     let mut trainer = Trainer::new(&stage).unwrap();
@@ -358,7 +358,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     }
     assert_eq!(to_vec(trainer.model.flat()), expected);
     // Two teachers, one at a time, against both in memory.
-    let both = world.stage(&train, ROUTED, &models);
+    let both = fixture.stage(&train, ROUTED, &models);
     let (expected, _) = trained_to_the_end(&both);
     let mut trainer = Trainer::new(&both).unwrap();
     trainer.models = Models::one_at_a_time(&both);
@@ -372,12 +372,12 @@ fn one_teacher_is_the_same_however_it_is_reached() {
 /// token.
 #[test]
 fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
     for (micro_batch, bound) in [(None, 0.0), (Some(2), 1e-6)] {
-        let mut stage = world.stage(&train, own, &models);
+        let mut stage = fixture.stage(&train, own, &models);
         stage.micro_batch = micro_batch;
         let (loss, gradient, _) = first_step(&stage);
         assert!(loss.abs() <= bound, "{micro_batch:?}: {loss}");
@@ -389,10 +389,10 @@ fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
 /// Copies of the student as its teacher move as they say.
 #[test]
 fn copies_of_the_student_follow_it() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let train = train(direct(Support::Full, Mass::Raw), 1);
-    let mut stage = world.stage(&train, [averages(0), averages(1)], &models);
+    let mut stage = fixture.stage(&train, [averages(0), averages(1)], &models);
     // Beside the copies, something that moves the student.
     let pull = self::train(mopd(1.0), 1);
     stage.train = &pull;
@@ -415,8 +415,8 @@ fn copies_of_the_student_follow_it() {
             copied = student;
         }
         let of = |source: usize| {
-            let whose = trainer.models.of_role(Role::Teacher)[source].unwrap();
-            to_vec(trainer.models.decoder(whose).unwrap().flat())
+            let model_ref = trainer.models.of_role(Role::Teacher)[source].unwrap();
+            to_vec(trainer.models.decoder(model_ref).unwrap().flat())
         };
         assert_eq!(of(1), copied);
         let apart = of(0).iter().zip(&average).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -427,13 +427,13 @@ fn copies_of_the_student_follow_it() {
 /// The average that a stage answers, against its definition.
 #[test]
 fn a_stage_may_answer_the_average_of_its_weights() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let plain = train(mopd(1.0), 1);
     let mut averaged = train(mopd(1.0), 1);
     averaged.ema = Some(0.5);
     let mut expected = models[0].values().into_owned();
-    let stage = world.stage(&plain, ROUTED, &models);
+    let stage = fixture.stage(&plain, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..stage.steps {
         trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
@@ -441,7 +441,7 @@ fn a_stage_may_answer_the_average_of_its_weights() {
             *average = 0.5 * *average + 0.5 * now;
         }
     }
-    let (got, _) = trained_to_the_end(&world.stage(&averaged, ROUTED, &models));
+    let (got, _) = trained_to_the_end(&fixture.stage(&averaged, ROUTED, &models));
     let apart = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(apart < 1e-6, "{apart}");
 }
@@ -450,7 +450,7 @@ fn a_stage_may_answer_the_average_of_its_weights() {
 /// not clipped.
 #[test]
 fn frozen_weights_stay() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(false);
     let groups =
         [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
@@ -460,7 +460,7 @@ fn frozen_weights_stay() {
         let only = vec![WeightFilter::Group(group)];
         train.trainable =
             Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
-        let (end, _) = trained_to_the_end(&world.stage(&train, ROUTED, &models));
+        let (end, _) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
         for entry in layout(&models[0].config) {
             let of_group = match group {
                 WeightGroup::Norm => entry.name.contains("norm"),
@@ -476,7 +476,7 @@ fn frozen_weights_stay() {
     let mut nothing = train(mopd(1.0), 1);
     nothing.trainable =
         Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
-    let Err(stopped) = super::train(&world.stage(&nothing, ROUTED, &models), None) else {
+    let Err(stopped) = super::train(&fixture.stage(&nothing, ROUTED, &models), None) else {
         panic!("something trained")
     };
     assert!(stopped.error.to_string().contains("no weight is left to train"), "{}", stopped.error);
@@ -493,12 +493,12 @@ fn adapter(kind: AdapterKind) -> Adapter {
 /// Beforehand some steps, so that B is not 0.
 #[test]
 fn adapters_have_the_references_gradient() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     for kind in [AdapterKind::Lora, AdapterKind::Dora] {
         let mut train = train(direct(Support::Full, Mass::Raw), 1);
         train.trainable = Trainable::Adapter(adapter(kind));
-        let mut stage = world.stage(&train, ROUTED, &models);
+        let mut stage = fixture.stage(&train, ROUTED, &models);
         for micro_batch in [None, Some(3)] {
             stage.micro_batch = micro_batch;
             let mut trainer = Trainer::new(&stage).unwrap();
@@ -574,11 +574,11 @@ fn adapters_have_the_references_gradient() {
 /// An adapter changes its targets alone, starts from the model as it is, and is saved as PEFT names it.
 #[test]
 fn an_adapter_changes_its_targets_alone() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
     train.trainable = Trainable::Adapter(Adapter { layers: Some((0, 0)), ..adapter(AdapterKind::Dora) });
-    let stage = world.stage(&train, ROUTED, &models);
+    let stage = fixture.stage(&train, ROUTED, &models);
     let trainer = Trainer::new(&stage).unwrap();
     trainer.trained.apply(&trainer.model);
     let (merged, start) = (to_vec(trainer.model.flat()), models[0].values().into_owned());
@@ -612,13 +612,13 @@ fn an_adapter_changes_its_targets_alone() {
 /// batch starts anew.
 #[test]
 fn later_passes_have_a_ratio() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let sampling = Sampling::new(4, 1.0, 8);
     let mut train = train(grpo(), 2);
     train.prefixes = Prefixes::Student { prompts: 4, sampling };
     // Rewards that differ, or nothing would move.
-    let mut stage = world.stage(&train, ROUTED, &models);
+    let mut stage = fixture.stage(&train, ROUTED, &models);
     stage.steps = 4;
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut lists = Vec::new();
@@ -647,13 +647,13 @@ fn later_passes_have_a_ratio() {
 /// sampled at.
 #[test]
 fn the_ratio_starts_at_1_at_any_temperature() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     for temperature in [0.6, 1.0, 1.7] {
         let mut train = train(grpo(), 1);
         train.prefixes = Prefixes::Student { prompts: 4, sampling: Sampling::new(4, temperature, 8) };
         train.objective.temperature = temperature;
-        let stage = world.stage(&train, ROUTED, &models);
+        let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let mut rollouts = trainer.rollouts_of(0).unwrap();
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
@@ -705,7 +705,7 @@ fn the_ratio_starts_at_1_at_any_temperature() {
 fn vocab_size_is_that_of_the_student_s_tokenizer() {
     use mopd_compiler::plan::{Function, Live};
 
-    let world = World::new();
+    let fixture = Fixture::new();
     // Counted in the files: `model.vocab` and the added tokens that are not in it.
     for (name, tokens) in [("llama3", 567.0f64), ("unigram", 556.0)] {
         let tokenizer = crate::tokenizer::tests::pretrained(name);
@@ -722,7 +722,7 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         });
         let train = train(objective, 1);
         let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
-        let stage = world.stage(&train, own, &models);
+        let stage = fixture.stage(&train, own, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
         let rollouts = trainer.rollouts_of(0).unwrap();
         let Evaluated { batch, outputs, .. } =
@@ -741,10 +741,10 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
 /// apart, and not trained on.
 #[test]
 fn limits_bound_completions_of_the_data() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let train = train(super::objective::objectives::nll(), 1);
-    let mut stage = world.stage(&train, ROUTED, &models);
+    let mut stage = fixture.stage(&train, ROUTED, &models);
     let lengths = |stage: &Stage| {
         let mut trainer = Trainer::new(stage).unwrap();
         let sequences =
@@ -767,11 +767,11 @@ fn limits_bound_completions_of_the_data() {
 /// batch is what is left.
 #[test]
 fn epochs_visit_each_prompt_of_each_domain_as_often_as_they_say() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(super::objective::objectives::nll(), 1);
     train.length = Length::Epochs(3);
-    let mut stage = world.stage(&train, ROUTED, &models);
+    let mut stage = fixture.stage(&train, ROUTED, &models);
     stage.sources[0].share = 0.9;
     stage.sources[1].share = 0.1;
     // 3 times 16 prompts, 7 a step.

@@ -17,7 +17,7 @@ use super::master::Master;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Entry, EntryKind, Gradient, Weights, layout, to_vec};
 use crate::random::Key;
-use crate::store::state::Tensors;
+use crate::store::state::StateTensors;
 
 /// Everything but the numbers themselves is as the stage began.
 pub struct Trained {
@@ -42,7 +42,7 @@ enum What {
 pub struct Adapted {
     base: Arc<Weights>,
     settings: Adapter,
-    matrices: Vec<Matrix>,
+    matrices: Vec<AdaptedMatrix>,
     /// Of each matrix A, then B, one matrix after the other; then, for DoRA, the magnitudes: in single
     /// precision.
     parameters: Tensor,
@@ -50,7 +50,7 @@ pub struct Adapted {
 }
 
 /// One matrix with an adapter; offsets are into the adapter's parameters.
-struct Matrix {
+struct AdaptedMatrix {
     entry: Entry,
     /// `[rank, inputs]`
     a: usize,
@@ -167,11 +167,11 @@ impl Trained {
 
     /// What is updated, under names. What does not train is as it was, and merged matrices are made from
     /// their adapter.
-    pub fn state(&self, model: &Decoder, tensors: &mut Tensors) {
+    pub fn state(&self, model: &Decoder, tensors: &mut StateTensors) {
         self.parameters(model).0.state("trained", tensors);
     }
 
-    pub fn restore(&self, model: &Decoder, tensors: &Tensors) -> Result<(), String> {
+    pub fn restore(&self, model: &Decoder, tensors: &StateTensors) -> Result<(), String> {
         self.parameters(model).0.restore("trained", tensors)?;
         self.apply(model);
         Ok(())
@@ -246,7 +246,7 @@ impl Adapted {
             values.extend((0..rank * inputs).map(|_| ((2.0 * uniforms.uniform() - 1.0) * bound) as f32));
             let b = values.len();
             values.resize(b + outputs * rank, 0.0);
-            matrices.push(Matrix { entry, a, b, magnitude: None });
+            matrices.push(AdaptedMatrix { entry, a, b, magnitude: None });
         }
         let decayed = values.len();
         if settings.kind == AdapterKind::Dora {
@@ -270,7 +270,7 @@ impl Adapted {
     pub fn parts(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let rank = self.settings.rank as usize;
         let mut parts = Vec::new();
-        for Matrix { entry, a, b, magnitude } in &self.matrices {
+        for AdaptedMatrix { entry, a, b, magnitude } in &self.matrices {
             let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
             let mut add = |part: &str, offset: usize, shape: Vec<usize>| {
                 let count: usize = shape.iter().product();
@@ -295,14 +295,14 @@ impl Adapted {
     }
 
     /// A and B.
-    fn factors(&self, of: &Tensor, matrix: &Matrix) -> [Tensor; 2] {
+    fn factors(&self, of: &Tensor, matrix: &AdaptedMatrix) -> [Tensor; 2] {
         let (rank, outputs, inputs) =
             (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
         [self.view(of, matrix.a, &[rank, inputs]), self.view(of, matrix.b, &[outputs, rank])]
     }
 
     /// W + scale * B A, `[outputs, inputs]`.
-    fn direction(&self, matrix: &Matrix) -> Tensor {
+    fn direction(&self, matrix: &AdaptedMatrix) -> Tensor {
         let [a, b] = self.factors(&self.parameters, matrix);
         let base = self.base.tensor(&matrix.entry, Kind::Float, self.parameters.device());
         base + b.matmul(&a) * self.scale()

@@ -65,8 +65,8 @@ fn a_published_folder_is_read_by_split_and_column() {
     );
     let (file, place) = data.place(6);
     assert!(file.ends_with("data/train-00001-of-00002.parquet"));
-    assert_eq!(place, Place::Row(2));
-    assert_eq!(data.place(4).1, Place::Row(5));
+    assert_eq!(place, RowPlace::Row(2));
+    assert_eq!(data.place(4).1, RowPlace::Row(5));
 
     let more = [Field::text("answer"), Field::text("levle")];
     let error = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, &more)).unwrap_err();
@@ -93,12 +93,12 @@ fn filters_and_limits_choose_rows() {
     let answers: Vec<&str> = (0..data.len()).map(|row| data.text(row, "answer").unwrap()).collect();
     assert_eq!(answers, ["1", "4", "16"]);
     // The third stands in the fifth row of its file.
-    assert_eq!(data.place(2).1, Place::Row(5));
+    assert_eq!(data.place(2).1, RowPlace::Row(5));
 
     let late = DataSource { filter: Some(greater("answer", 20.0)), ..published_source() };
     let data = Dataset::read(folder.path(), request(&late, &PromptFormat::Text, ANSWER)).unwrap();
     assert_eq!((data.len(), data.text(0, "answer")), (2, Some("25")));
-    assert_eq!(data.place(0).1, Place::Row(1));
+    assert_eq!(data.place(0).1, RowPlace::Row(1));
 
     let none = DataSource { filter: Some(greater("answer", 99.0)), ..published_source() };
     let error = Dataset::read(folder.path(), request(&none, &PromptFormat::Text, ANSWER)).unwrap_err();
@@ -219,7 +219,7 @@ fn cells_are_text_with_lines() {
         .unwrap();
     let data = read(&path, ANSWER).unwrap();
     assert_eq!((data.prompt(0), data.text(0, "answer")), ("two,\nlines", Some("007")));
-    assert_eq!((data.place(0).1, data.place(1).1), (Place::Line(2), Place::Line(5)));
+    assert_eq!((data.place(0).1, data.place(1).1), (RowPlace::Line(2), RowPlace::Line(5)));
     assert_eq!(data.object(1)["note"], "");
     assert_eq!(data.hash, blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string());
     let cases = [

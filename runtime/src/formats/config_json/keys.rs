@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 
 #[derive(Clone, Copy)]
-pub(super) struct Keys<'a>(&'a Map<String, Value>);
+pub(super) struct ConfigKeys<'a>(&'a Map<String, Value>);
 
-impl<'a> Keys<'a> {
-    pub fn of(json: &'a Value) -> Result<Keys<'a>, String> {
-        json.as_object().map(Keys).ok_or_else(|| "not a JSON object".to_owned())
+impl<'a> ConfigKeys<'a> {
+    pub fn of(json: &'a Value) -> Result<ConfigKeys<'a>, String> {
+        json.as_object().map(ConfigKeys).ok_or_else(|| "not a JSON object".to_owned())
     }
 
     /// The value unless it is absent or null.
@@ -67,9 +67,9 @@ impl<'a> Keys<'a> {
         }
     }
 
-    pub fn nested(&self, key: &str) -> Result<Keys<'a>, String> {
+    pub fn nested(&self, key: &str) -> Result<ConfigKeys<'a>, String> {
         let nested = self.typed(key, "an object", Value::as_object)?;
-        nested.map(Keys).ok_or_else(|| format!("`{key}` is missing"))
+        nested.map(ConfigKeys).ok_or_else(|| format!("`{key}` is missing"))
     }
 }
 

@@ -14,7 +14,7 @@ mod write;
 use serde_json::Value;
 
 use self::families::Defaults;
-use self::keys::Keys;
+use self::keys::ConfigKeys;
 use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm};
 
 pub use self::write::{TokenIds, write};
@@ -22,7 +22,7 @@ pub use self::write::{TokenIds, write};
 /// Reads the object of a `config.json`. An error says what is wrong with it in one line, without the file's
 /// name.
 pub fn read(json: &Value) -> Result<Config, String> {
-    let keys = Keys::of(json)?;
+    let keys = ConfigKeys::of(json)?;
     let family = family(&keys)?;
     refuse_what_changes_the_model(&keys)?;
     let defaults = Defaults::of(family);
@@ -96,7 +96,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     Ok(config)
 }
 
-fn family(keys: &Keys) -> Result<Family, String> {
+fn family(keys: &ConfigKeys) -> Result<Family, String> {
     let Some(name) = keys.text("model_type")? else {
         return Err(format!("`model_type` is missing; it is one of {}", families::names()));
     };
@@ -111,7 +111,7 @@ fn family(keys: &Keys) -> Result<Family, String> {
 }
 
 /// Settings of the reference that no family here has, each with the value under which it does nothing.
-fn refuse_what_changes_the_model(keys: &Keys) -> Result<(), String> {
+fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
     if keys.present("quantization_config").is_some() {
         let method = keys.nested("quantization_config")?.text("quant_method")?.map(str::to_owned);
         let method = method.map_or(String::new(), |method| format!(" (`{method}`)"));
@@ -140,7 +140,7 @@ fn refuse_what_changes_the_model(keys: &Keys) -> Result<(), String> {
     Ok(())
 }
 
-fn biases(keys: &Keys, family: Family) -> Result<Biases, String> {
+fn biases(keys: &ConfigKeys, family: Family) -> Result<Biases, String> {
     let flag = |key: &str| Ok::<bool, String>(keys.flag(key)?.unwrap_or(false));
     Ok(match family {
         // Qwen2 has no key for it: queries, keys and values have biases, the output projection has none.
@@ -154,7 +154,7 @@ fn biases(keys: &Keys, family: Family) -> Result<Biases, String> {
     })
 }
 
-fn activation(keys: &Keys, family: Family) -> Result<Activation, String> {
+fn activation(keys: &ConfigKeys, family: Family) -> Result<Activation, String> {
     let (key, default) = match family {
         // Published Gemma checkpoints say `gelu` in the older key and mean the approximation.
         Family::Gemma if keys.present("hidden_activation").is_none() => ("hidden_act", "gelu_pytorch_tanh"),
@@ -169,7 +169,7 @@ fn activation(keys: &Keys, family: Family) -> Result<Activation, String> {
     }
 }
 
-fn attention_scale(keys: &Keys, family: Family, head_width: usize) -> Result<f64, String> {
+fn attention_scale(keys: &ConfigKeys, family: Family, head_width: usize) -> Result<f64, String> {
     let scalar = match family {
         Family::Gemma2 | Family::Gemma3 => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
         _ => head_width as f64,
@@ -181,7 +181,7 @@ fn attention_scale(keys: &Keys, family: Family, head_width: usize) -> Result<f64
 }
 
 /// Null is none, absence the family's default.
-fn softcap(keys: &Keys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
+fn softcap(keys: &ConfigKeys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
     let cap = if keys.absent(key) { default } else { keys.number(key)? };
     match cap {
         Some(cap) if cap <= 0.0 => Err(format!("`{key}` is {cap}, it must be above 0")),
@@ -190,7 +190,7 @@ fn softcap(keys: &Keys, key: &str, default: Option<f64>) -> Result<Option<f64>, 
 }
 
 /// Windows and rotation of each layer.
-fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
+fn attention(keys: &ConfigKeys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
     let full = LayerAttention { window: None, rotary: true };
     let window = |default: Option<usize>| -> Result<Option<usize>, String> {
         let window = if keys.absent("sliding_window") { default } else { keys.size("sliding_window")? };
@@ -239,7 +239,7 @@ fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAtte
 
 /// `layer_types` where it is given; otherwise what the family's rule says.
 fn by_type(
-    keys: &Keys,
+    keys: &ConfigKeys,
     layers: usize,
     window: Option<usize>,
     rule: impl Fn(usize) -> bool,
@@ -265,7 +265,7 @@ fn by_type(
 }
 
 /// Of SmolLM3: which layers rotate, 1 or 0 each in `no_rope_layers`, where 1 means that they do.
-fn rotary_layers(keys: &Keys, layers: usize) -> Result<Vec<bool>, String> {
+fn rotary_layers(keys: &ConfigKeys, layers: usize) -> Result<Vec<bool>, String> {
     if let Some(list) = keys.list("no_rope_layers", layers)? {
         let rotary = |value: &Value| match value.as_u64() {
             Some(0) => Ok(false),
@@ -283,7 +283,7 @@ fn rotary_layers(keys: &Keys, layers: usize) -> Result<Vec<bool>, String> {
     Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect())
 }
 
-fn experts(keys: &Keys, layers: usize) -> Result<Experts, String> {
+fn experts(keys: &ConfigKeys, layers: usize) -> Result<Experts, String> {
     let count = match keys.size("num_experts")? {
         Some(count) => count,
         // The name since version 5 of the reference.

@@ -1,7 +1,7 @@
 //! Rotary positions in a `config.json`: flat keys (`rope_theta`, `rope_scaling`) up to version 4 of the
 //! reference, one object (`rope_parameters`) since version 5.
 
-use super::keys::Keys;
+use super::keys::ConfigKeys;
 use crate::model::{Family, Rope, RopeScaling};
 
 /// Base of Gemma 3's layers with a window.
@@ -9,7 +9,7 @@ const LOCAL_THETA: f64 = 10_000.0;
 
 /// Of all layers, and of those with a window where they differ (Gemma 3).
 pub(super) fn read(
-    keys: &Keys,
+    keys: &ConfigKeys,
     family: Family,
     default_theta: f64,
     context: usize,
@@ -56,7 +56,12 @@ pub(super) fn read(
 }
 
 /// `parameters` is what stands in `rope_scaling` or `rope_parameters`; its own `rope_theta` wins.
-fn rope(keys: &Keys, parameters: Option<Keys>, theta: f64, context: usize) -> Result<Rope, String> {
+fn rope(
+    keys: &ConfigKeys,
+    parameters: Option<ConfigKeys>,
+    theta: f64,
+    context: usize,
+) -> Result<Rope, String> {
     let theta = match &parameters {
         Some(parameters) => parameters.number("rope_theta")?.unwrap_or(theta),
         None => theta,
@@ -71,7 +76,7 @@ fn rope(keys: &Keys, parameters: Option<Keys>, theta: f64, context: usize) -> Re
     Ok(Rope { theta, scaling })
 }
 
-fn scaling(keys: &Keys, parameters: &Keys, context: usize) -> Result<RopeScaling, String> {
+fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result<RopeScaling, String> {
     if let Some(factor) = parameters.number("partial_rotary_factor")?
         && factor != 1.0
     {
@@ -138,7 +143,7 @@ fn scaling(keys: &Keys, parameters: &Keys, context: usize) -> Result<RopeScaling
 }
 
 /// The factor of cosines and sines: arXiv:2309.00071, equation 22, unless the file gives its own.
-fn yarn_attention(parameters: &Keys, factor: f64) -> Result<f64, String> {
+fn yarn_attention(parameters: &ConfigKeys, factor: f64) -> Result<f64, String> {
     if let Some(given) = parameters.number("attention_factor")? {
         return Ok(given);
     }

@@ -6,15 +6,15 @@
 use super::parse::{Contents, Metadata, Value};
 use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
 
-pub(super) struct Keys<'a> {
+pub(super) struct MetadataKeys<'a> {
     metadata: &'a Metadata,
     architecture: &'a str,
 }
 
-impl<'a> Keys<'a> {
-    pub fn of(metadata: &'a Metadata) -> Result<Keys<'a>, String> {
+impl<'a> MetadataKeys<'a> {
+    pub fn of(metadata: &'a Metadata) -> Result<MetadataKeys<'a>, String> {
         match metadata.get("general.architecture") {
-            Some(Value::Text(architecture)) => Ok(Keys { metadata, architecture }),
+            Some(Value::Text(architecture)) => Ok(MetadataKeys { metadata, architecture }),
             _ => Err("`general.architecture` is missing".to_owned()),
         }
     }
@@ -90,7 +90,7 @@ const FAMILIES: [(&str, Family); 8] = [
 
 /// `frequencies` are the factors of the file's `rope_freqs`, if it has them.
 pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result<Config, String> {
-    let keys = Keys::of(&contents.metadata)?;
+    let keys = MetadataKeys::of(&contents.metadata)?;
     let Some((_, family)) = FAMILIES.into_iter().find(|(name, _)| *name == keys.architecture) else {
         let names = FAMILIES.map(|(name, _)| format!("`{name}`")).join(", ");
         return Err(format!(
@@ -205,13 +205,13 @@ fn attention_scalar(family: Family, layers: usize, width: usize, heads: usize, h
     if by_width { width as f64 / heads.max(1) as f64 } else { head_width as f64 }
 }
 
-fn softcap(keys: &Keys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
+fn softcap(keys: &MetadataKeys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
     // 0 means none.
     Ok(keys.number(key)?.or(default).filter(|cap| *cap > 0.0))
 }
 
 /// Which layers have a window, and which rotate, is known by the family.
-fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
+fn attention(keys: &MetadataKeys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
     let window = keys.size("attention.sliding_window")?.filter(|window| *window > 0);
     let layer = |layer: usize| match family {
         Family::Gemma2 => LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rotary: true },
@@ -225,7 +225,7 @@ fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAtte
 }
 
 fn scaling(
-    keys: &Keys,
+    keys: &MetadataKeys,
     head_width: usize,
     theta: f64,
     context: usize,

@@ -25,7 +25,7 @@ const LINES: &str = r#"{"prompt": "1+1=", "answer": "2", "other": "two"}
 fn keeping(folder: &Path, lines: &str) -> Prompts {
     let store = Store::open(&folder.join("store")).unwrap();
     let mut prompts = prompts(folder, lines).kept_in(store, PromptFormat::Text);
-    prompts.kept.as_mut().unwrap().worth = |_, _| true;
+    prompts.cache.as_mut().unwrap().worth = |_, _| true;
     prompts
 }
 
@@ -103,7 +103,7 @@ fn other_data_another_field_and_another_format_are_other_tokens() {
     let key = |prompts: &Prompts, what: &str| prompts.key(what, &bytes);
     let first = keeping(folder.path(), LINES);
     let mut chat = keeping(folder.path(), LINES);
-    chat.kept.as_mut().unwrap().format = PromptFormat::Chat { system: None };
+    chat.cache.as_mut().unwrap().format = PromptFormat::Chat { system: None };
     let edited = keeping(folder.path(), &LINES.replace("2+2", "3+1"));
     let keys =
         [key(&first, "prompts"), key(&first, "examples"), key(&chat, "prompts"), key(&edited, "prompts")];

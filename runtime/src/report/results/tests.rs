@@ -31,7 +31,7 @@ fn results() -> Results {
     greedy.insert(ModelId(0), DomainId(0), 7, &[0.0, 0.0], 1);
     greedy.insert(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
-    let took = Took { seconds: 1.5, ..Took::default() };
+    let took = RunCost { seconds: 1.5, ..RunCost::default() };
     let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions).unwrap();
     // Two prompts are few.
     assert!(warnings.len() == 1 && warnings[0].ends_with("by 0.750, which may be chance"), "{warnings:?}");

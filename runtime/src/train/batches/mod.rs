@@ -10,16 +10,16 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Length, Prefixes, Sampling};
 
 use self::data::{all_examples, reads_reward};
-use self::pairs::{Side, pair, side, written};
+use self::pairs::{PairSide, pair, side, written};
 use self::sample::{judge, numbered, sample};
 use self::teacher::teacher_rollouts;
-pub use self::teacher::{Shelf, Written, no_teacher};
+pub use self::teacher::{RolloutCache, Written, no_teacher};
 use super::first_epoch::FirstEpoch;
 use super::models::Models;
 use super::sequences::Sequences;
 use super::{Source, Stage};
 use crate::data::Mixture;
-use crate::data::mixture::{Draw, Position};
+use crate::data::mixture::{Draw, MixturePosition};
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, Uniforms};
@@ -30,20 +30,20 @@ use crate::zip::zip_equal;
 pub struct Batches {
     mixture: Mixture,
     size: u32,
-    kind: Kind,
+    kind: Producer,
 }
 
-enum Kind {
+enum Producer {
     /// Ready-made sequences, by source.
     Fixed(Vec<Vec<Sequence>>),
     Student(Sampling),
-    Pairs([Side; 2]),
+    Pairs([PairSide; 2]),
 }
 
 impl Batches {
-    /// Teachers whose rollouts are imitated write them here, before the first step, unless they are on the
-    /// shelf.
-    pub fn new(stage: &Stage, models: &Models, shelf: Option<&Shelf>) -> Result<Batches> {
+    /// Teachers whose rollouts are imitated write them here, before the first step, unless they are in the
+    /// cache.
+    pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
         let sizes: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
         let by_share = || {
             Mixture::new(
@@ -60,27 +60,29 @@ impl Batches {
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
-                (whole(), *batch, Kind::Fixed(all_examples(stage, field, judged)?))
+                (whole(), *batch, Producer::Fixed(all_examples(stage, field, judged)?))
             }
             Prefixes::Pairs { chosen, rejected, batch } => {
                 let sides = [side(stage, models, chosen)?, side(stage, models, rejected)?];
-                (whole(), *batch, Kind::Pairs(sides))
+                (whole(), *batch, Producer::Pairs(sides))
             }
-            Prefixes::Student { prompts, sampling } => (whole(), *prompts, Kind::Student(sampling.clone())),
+            Prefixes::Student { prompts, sampling } => {
+                (whole(), *prompts, Producer::Student(sampling.clone()))
+            }
             Prefixes::Teacher { sequences, keep, batch, sampling } => {
-                let kept = match shelf.map_or(Ok(None), |shelf| (shelf.find)())? {
+                let kept = match cache.map_or(Ok(None), |cache| (cache.find)())? {
                     Some(kept) => kept,
                     None => {
                         let written =
                             teacher_rollouts(stage, models, by_share(), *sequences, *keep, sampling)?;
-                        shelf.map_or(Ok(()), |shelf| (shelf.keep)(&written))?;
+                        cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
                         written
                     }
                 };
                 let sizes: Vec<_> = zip_equal(&stage.sources, &kept)
                     .map(|(source, kept)| (source.share, kept.len()))
                     .collect();
-                (Mixture::new(&sizes), *batch, Kind::Fixed(kept))
+                (Mixture::new(&sizes), *batch, Producer::Fixed(kept))
             }
         };
         if size == 0 {
@@ -89,12 +91,12 @@ impl Batches {
         Ok(Batches { mixture, size, kind })
     }
 
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> MixturePosition {
         self.mixture.position()
     }
 
     /// Goes to where the batches of the same stage, or of one with as many sources, stood.
-    pub fn restore(&mut self, position: &Position, stage: &Stage) -> Result<(), String> {
+    pub fn restore(&mut self, position: &MixturePosition, stage: &Stage) -> Result<(), String> {
         self.mixture.restore(position, shuffle(stage, Purpose::Shuffle))
     }
 
@@ -106,7 +108,7 @@ impl Batches {
         models: &Models,
         step: u32,
     ) -> Result<Sequences> {
-        let Drawn { mut list, of_group, draws } = self.drawn(stage, student, models, step)?;
+        let BatchDraw { mut list, of_group, draws } = self.drawn(stage, student, models, step)?;
         if stage.routes_by_data() {
             // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's
             // random numbers.
@@ -116,7 +118,7 @@ impl Batches {
         Ok(Sequences::new(list, of_group, stage.sources.len()).drawn(draws))
     }
 
-    fn drawn(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Drawn> {
+    fn drawn(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<BatchDraw> {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
         if draws.is_empty() {
             // A fork may begin behind the end of its own epochs.
@@ -127,26 +129,26 @@ impl Batches {
         }
         let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
         match &self.kind {
-            Kind::Fixed(sequences) => {
+            Producer::Fixed(sequences) => {
                 let list = draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect();
-                Ok(Drawn { list, of_group: 1, draws })
+                Ok(BatchDraw { list, of_group: 1, draws })
             }
-            Kind::Student(sampling) => {
+            Producer::Student(sampling) => {
                 let (sampling, key) = (sampling.clone(), key(Purpose::Rollout));
                 let mut list = sample(stage, student, &numbered(stage, &draws, 0), &sampling, key)?;
                 judge(stage, &mut list)?;
                 if let Some(filter) = &stage.train.filter {
                     list = self.filtered(stage, student, list, filter, &sampling, key, step)?;
                 }
-                Ok(Drawn { list, of_group: sampling.n.max(1) as usize, draws: Vec::new() })
+                Ok(BatchDraw { list, of_group: sampling.n.max(1) as usize, draws: Vec::new() })
             }
-            Kind::Pairs(sides) => {
-                let completions = |side: &Side, purpose| match side {
-                    Side::Data(examples) => Ok(draws
+            Producer::Pairs(sides) => {
+                let completions = |side: &PairSide, purpose| match side {
+                    PairSide::Data(examples) => Ok(draws
                         .iter()
                         .map(|draw| examples[draw.source][draw.record].clone())
                         .collect::<Vec<_>>()),
-                    Side::Rollouts(writer, sampling) => {
+                    PairSide::Rollouts(writer, sampling) => {
                         written(stage, student, models, &draws, *writer, sampling, key(purpose))
                     }
                 };
@@ -157,7 +159,7 @@ impl Batches {
                 if reads_reward(&stage.train.objective) {
                     judge(stage, &mut list)?;
                 }
-                Ok(Drawn { list, of_group: 2, draws })
+                Ok(BatchDraw { list, of_group: 2, draws })
             }
         }
     }
@@ -165,31 +167,32 @@ impl Batches {
     /// The sequences of a draw, where they are the same whenever it comes.
     pub fn fixed(&self, draw: Draw) -> Option<Vec<Sequence>> {
         match &self.kind {
-            Kind::Fixed(sequences) => Some(vec![sequences[draw.source][draw.record].clone()]),
-            Kind::Pairs([Side::Data(chosen), Side::Data(rejected)]) => {
+            Producer::Fixed(sequences) => Some(vec![sequences[draw.source][draw.record].clone()]),
+            Producer::Pairs([PairSide::Data(chosen), PairSide::Data(rejected)]) => {
                 let [chosen, rejected] =
                     [chosen, rejected].map(|side| side[draw.source][draw.record].clone());
                 Some(pair((chosen, rejected)).to_vec())
             }
-            Kind::Student(_) | Kind::Pairs(_) => None,
+            Producer::Student(_) | Producer::Pairs(_) => None,
         }
     }
 
     /// How many tokens of a draw are trained on, where these are the same whenever it comes.
     pub fn trained(&self, draw: Draw) -> usize {
         match &self.kind {
-            Kind::Fixed(sequences) => sequences[draw.source][draw.record].trained(),
-            Kind::Pairs([Side::Data(chosen), Side::Data(rejected)]) => {
+            Producer::Fixed(sequences) => sequences[draw.source][draw.record].trained(),
+            Producer::Pairs([PairSide::Data(chosen), PairSide::Data(rejected)]) => {
                 [chosen, rejected].into_iter().map(|side| side[draw.source][draw.record].trained()).sum()
             }
-            Kind::Student(_) | Kind::Pairs(_) => 0,
+            Producer::Student(_) | Producer::Pairs(_) => 0,
         }
     }
 
     /// When each sequence of the stage comes for the first time; none where they are new in every step.
     /// Nothing was drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
-        let fixed = matches!(self.kind, Kind::Fixed(_) | Kind::Pairs([Side::Data(_), Side::Data(_)]));
+        let fixed =
+            matches!(self.kind, Producer::Fixed(_) | Producer::Pairs([PairSide::Data(_), PairSide::Data(_)]));
         fixed.then(|| {
             let batches = stage.steps.div_ceil(stage.train.passes.max(1));
             let mut mixture = self.mixture.clone();
@@ -202,7 +205,7 @@ impl Batches {
 }
 
 /// What a step trains on, that of a source together.
-struct Drawn {
+struct BatchDraw {
     list: Vec<Sequence>,
     /// Sequences of a group.
     of_group: usize,

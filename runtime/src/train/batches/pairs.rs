@@ -11,11 +11,11 @@ use crate::model::Decoder;
 use crate::random::Key;
 use crate::rollout::Sequence;
 use crate::train::Stage;
-use crate::train::models::{Models, Whose};
+use crate::train::models::{ModelRef, Models};
 use crate::zip::zip_equal;
 
 /// The preferred completions of pairs, or the others.
-pub(super) enum Side {
+pub(super) enum PairSide {
     /// By source, one for each record.
     Data(Vec<Vec<Sequence>>),
     Rollouts(Writer, Sampling),
@@ -26,7 +26,7 @@ pub(super) enum Side {
 pub(super) enum Writer {
     /// Whoever judges the prompt.
     Teacher,
-    One(Whose),
+    One(ModelRef),
 }
 
 pub(super) fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
@@ -34,13 +34,15 @@ pub(super) fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
 }
 
 /// One side of the pairs.
-pub(super) fn side(stage: &Stage, models: &Models, completions: &Completions) -> Result<Side> {
+pub(super) fn side(stage: &Stage, models: &Models, completions: &Completions) -> Result<PairSide> {
     Ok(match completions {
-        Completions::Data { field } => Side::Data(all_examples(stage, field, false)?),
-        Completions::Student { sampling } => Side::Rollouts(Writer::One(Whose::Student), sampling.clone()),
-        Completions::Teacher { sampling } => Side::Rollouts(Writer::Teacher, sampling.clone()),
+        Completions::Data { field } => PairSide::Data(all_examples(stage, field, false)?),
+        Completions::Student { sampling } => {
+            PairSide::Rollouts(Writer::One(ModelRef::Student), sampling.clone())
+        }
+        Completions::Teacher { sampling } => PairSide::Rollouts(Writer::Teacher, sampling.clone()),
         Completions::Model { model, sampling } => {
-            Side::Rollouts(Writer::One(models.of_model(*model)), sampling.clone())
+            PairSide::Rollouts(Writer::One(models.of_model(*model)), sampling.clone())
         }
     })
 }
@@ -56,12 +58,12 @@ pub(super) fn written(
     key: Key,
 ) -> Result<Vec<Sequence>> {
     let mut list = Vec::with_capacity(draws.len());
-    let whose = |draw: Draw| match writer {
-        Writer::One(whose) => Ok(whose),
+    let writer_of = |draw: Draw| match writer {
+        Writer::One(model_ref) => Ok(model_ref),
         Writer::Teacher => teacher_of(stage, models, draw),
     };
     for draws in by_section(stage, draws).chunk_by(|one, next| one.section == next.section) {
-        let decoder = models.decoder(whose(draws[0].draw)?);
+        let decoder = models.decoder(writer_of(draws[0].draw)?);
         let sequences = sample(stage, decoder.as_deref().unwrap_or(student), draws, sampling, key)?;
         list.extend(zip_equal(draws, sequences).map(|(draw, sequence)| (draw.number, sequence)));
     }

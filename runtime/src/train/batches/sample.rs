@@ -6,7 +6,7 @@ use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::Key;
-use crate::reward::Answer;
+use crate::reward::RewardInput;
 use crate::rollout::{Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
@@ -83,8 +83,8 @@ pub(super) fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
         let dataset = &source.prompts.dataset;
         let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
         let own: Vec<&Sequence> = of_source().collect();
-        let answers: Vec<Answer> = zip_equal(own, zip_equal(&texts, &records))
-            .map(|(sequence, (completion, record))| Answer {
+        let answers: Vec<RewardInput> = zip_equal(own, zip_equal(&texts, &records))
+            .map(|(sequence, (completion, record))| RewardInput {
                 prompt: dataset.prompt(sequence.record),
                 completion,
                 record,

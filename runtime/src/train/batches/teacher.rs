@@ -11,7 +11,7 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
-use crate::train::models::{Models, Whose};
+use crate::train::models::{ModelRef, Models};
 use crate::train::route::Section;
 use crate::train::{Source, Stage};
 use crate::zip::zip_equal;
@@ -22,13 +22,13 @@ pub type Written = Vec<Vec<Sequence>>;
 /// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them
 /// changes none of them.
 #[derive(Clone, Copy)]
-pub struct Shelf<'a> {
+pub struct RolloutCache<'a> {
     pub find: &'a dyn Fn() -> Result<Option<Written>>,
     pub keep: &'a dyn Fn(&Written) -> Result<()>,
 }
 
 /// Who judges a prompt.
-pub(super) fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<Whose> {
+pub(super) fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<ModelRef> {
     let section = stage.section(draw.source, draw.record);
     models.of_role(Role::Teacher)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
@@ -57,9 +57,9 @@ pub(super) fn teacher_rollouts(
     for chunk in draws.chunk_by(|a, b| a.section == b.section).flat_map(|chunk| chunk.chunks(256)) {
         stage.control.check()?;
         let Numbered { draw, section, .. } = chunk[0];
-        let whose = teacher_of(stage, models, draw)?;
+        let model_ref = teacher_of(stage, models, draw)?;
         // Before the first step, the student is what it starts from.
-        let teacher = match models.decoder(whose) {
+        let teacher = match models.decoder(model_ref) {
             Some(teacher) => teacher,
             None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };

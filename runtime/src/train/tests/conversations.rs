@@ -11,8 +11,8 @@ use crate::rollout::Sequence;
 use crate::tokenizer::tests::pretrained;
 
 /// Conversations of one to three turns in two domains, as a chat template writes them down.
-fn conversations() -> (World, Vec<Arc<Weights>>) {
-    let mut world = World::new();
+fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
+    let mut fixture = Fixture::new();
     for (index, name) in ["copy", "flip"].into_iter().enumerate() {
         let mut text = String::new();
         for row in 0..8usize {
@@ -31,21 +31,21 @@ fn conversations() -> (World, Vec<Arc<Weights>>) {
                 .collect();
             text += &format!("{}\n", serde_json::json!({ "messages": messages }));
         }
-        let path = world.folder.path().join(format!("{name}.chat.jsonl"));
+        let path = fixture.folder.path().join(format!("{name}.chat.jsonl"));
         std::fs::write(&path, text).unwrap();
         let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
         let format = PromptFormat::Chat { system: None };
         let request =
             Request { source: &source, format: &format, fields: &[], whole: false, routes: &[], notes: None };
-        world.prompts[index] = Prompts::new(Dataset::read(Path::new("."), request).unwrap());
+        fixture.prompts[index] = Prompts::new(Dataset::read(Path::new("."), request).unwrap());
     }
     let config = Config { vocabulary: 563, context: 256, ..tiny() };
     let tokenizer = Arc::new(pretrained("smollm"));
     let model = |seed| {
-        let weights = lively(&config, seed);
+        let weights = random_model(&config, seed);
         Arc::new(Weights::new(weights.config.clone(), tokenizer.clone(), weights.values().into_owned()))
     };
-    (world, (0..3).map(model).collect())
+    (fixture, (0..3).map(model).collect())
 }
 
 fn on_conversations(objective: Objective) -> Train<Objective> {
@@ -59,13 +59,13 @@ fn several_turns(sequences: &Sequences) -> bool {
 /// Fine-tuning, a sampled objective and exact ones.
 #[test]
 fn loss_and_gradient_of_conversations_equal_the_reference() {
-    let (world, models) = conversations();
+    let (fixture, models) = conversations();
     let fine_tuning: (Objective, Terms) =
         (nll(), |student, _, taken| -student.gather(1, taken, false).squeeze_dim(1));
     for (objective, terms) in objectives().into_iter().chain([fine_tuning]) {
         let name = objective.name.clone();
         let train = on_conversations(objective);
-        let mut stage = world.stage(&train, ROUTED, &models);
+        let mut stage = fixture.stage(&train, ROUTED, &models);
         let (_, _, rollouts) = first_step(&stage);
         assert!(several_turns(&rollouts.sequences));
         let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
@@ -86,9 +86,9 @@ fn loss_and_gradient_of_conversations_equal_the_reference() {
 /// assistant wrote.
 #[test]
 fn diagnostics_of_conversations_are_of_their_own_tokens() {
-    let (world, models) = conversations();
+    let (fixture, models) = conversations();
     let train = on_conversations(direct(Support::Full, Mass::Raw));
-    let stage = world.stage(&train, ROUTED, &models);
+    let stage = fixture.stage(&train, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap();
     let list = rollouts.sequences.list.clone();
@@ -128,7 +128,7 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
 /// A mean over turns is not one over sequences where sequences have several.
 #[test]
 fn turns_are_those_of_the_assistant() {
-    let (world, models) = conversations();
+    let (fixture, models) = conversations();
     let mut objective = nll();
     let value = objective.terms[0].value;
     let by_turn = objective.graph.reduce(Reduction::Mean, value, Axis::Turn, None);
@@ -138,7 +138,7 @@ fn turns_are_those_of_the_assistant() {
     objective.live[0].adjoint =
         adjoints(&mut objective.graph, objective.loss, &[mopd_compiler::expr::graph::LiveId(0)]).unwrap()[0];
     let train = on_conversations(objective);
-    let stage = world.stage(&train, ROUTED, &models);
+    let stage = fixture.stage(&train, ROUTED, &models);
     let (loss, _, rollouts) = first_step(&stage);
     assert!(several_turns(&rollouts.sequences));
     let student = Reference::new(&models[0]);
@@ -165,9 +165,9 @@ fn turns_are_those_of_the_assistant() {
 #[test]
 #[should_panic(expected = "have one length")]
 fn recorded_log_probabilities_of_other_tokens_are_refused() {
-    let (world, models) = conversations();
+    let (fixture, models) = conversations();
     let train = on_conversations(nll());
-    let stage = world.stage(&train, ROUTED, &models);
+    let stage = fixture.stage(&train, ROUTED, &models);
     let (_, _, rollouts) = first_step(&stage);
     let short = |sequence: &Sequence| Sequence {
         logps: Some(vec![0.0; sequence.completion.len() - 1]),

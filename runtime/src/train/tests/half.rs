@@ -16,13 +16,13 @@ fn norm(of: &[f64]) -> f64 {
 /// states is in single precision.
 #[test]
 fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for tied in [false, true] {
         let models: Vec<Arc<Weights>> = models(tied).iter().map(rounded).collect();
         for (objective, terms) in objectives() {
             let name = objective.name.clone();
             let train = train(objective, 1);
-            let mut stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, ROUTED, &models) };
+            let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };
             let (_, _, rollouts) = first_step(&stage);
             let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
             for micro_batch in [None, Some(1), Some(3), Some(100)] {
@@ -45,13 +45,13 @@ fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
 /// Equal weights say the same in half precision too: to the bit where they see the same batch.
 #[test]
 fn a_student_that_is_its_teacher_does_not_diverge() {
-    let world = World::new();
+    let fixture = Fixture::new();
     // Weights that must be rounded, and both models must round alike.
     let models = models(true);
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
     for (micro_batch, bound) in [(None, 0.0), (Some(2), 1e-4)] {
-        let mut stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, own, &models) };
+        let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, own, &models) };
         stage.micro_batch = micro_batch;
         let (loss, gradient, _) = first_step(&stage);
         assert!(loss.abs() <= bound, "{micro_batch:?}: {loss}");
@@ -62,16 +62,16 @@ fn a_student_that_is_its_teacher_does_not_diverge() {
 
 #[test]
 fn one_teacher_is_the_same_however_it_is_reached() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let train = train(direct(Support::Full, Mass::Raw), 1);
-    let half = |teachers, models| Stage { kind: Kind::BFloat16, ..world.stage(&train, teachers, models) };
+    let half = |teachers, models| Stage { kind: Kind::BFloat16, ..fixture.stage(&train, teachers, models) };
     let single = half([Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))], &models[..2]);
     let (expected, _) = trained_to_the_end(&single);
     let shared = [models[0].clone(), models[1].clone(), models[1].clone()];
     assert_eq!(trained_to_the_end(&half(ROUTED, &shared)).0, expected);
     let mut fetched = half(ROUTED, &shared);
-    fetched.models_stay = Some(false);
+    fetched.models_fit = Some(false);
     assert_eq!(trained_to_the_end(&fetched).0, expected);
 }
 
@@ -79,13 +79,13 @@ fn one_teacher_is_the_same_however_it_is_reached() {
 /// precision.
 #[test]
 fn small_updates_add_up() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
     let mut train = train(mopd(1.0), 1);
     train.learning_rate = Schedule::Constant { value: 1e-6 };
     let start = models[0].values().into_owned();
     let moved = |kind| {
-        let mut stage = Stage { kind, ..world.stage(&train, ROUTED, &models) };
+        let mut stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
         stage.steps = 30;
         let (end, _) = trained_to_the_end(&stage);
         end.iter().zip(&start).map(|(end, start)| f64::from(end - start)).collect::<Vec<f64>>()
@@ -99,12 +99,12 @@ fn small_updates_add_up() {
 /// Averages are kept in single precision, whether a stage answers them or a teacher is made from them.
 #[test]
 fn averages_are_in_single_precision() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
     train.ema = Some(0.9);
     train.learning_rate = Schedule::Constant { value: 1e-5 };
-    let stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, [averages(0), averages(1)], &models) };
+    let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, [averages(0), averages(1)], &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut expected =
         [to_vec(&trainer.trained.single(&trainer.model)), to_vec(&trainer.trained.single(&trainer.model))];
@@ -138,7 +138,7 @@ fn averages_are_in_single_precision() {
 /// What is not trained is answered as it came, not as the model rounded it.
 #[test]
 fn what_stays_keeps_its_digits() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(false);
     let start = models[0].values().into_owned();
     let adapter = Adapter { targets: vec![Projection::Query], ..super::adapter(AdapterKind::Lora) };
@@ -147,7 +147,7 @@ fn what_stays_keeps_its_digits() {
         let mut train = train(mopd(1.0), 1);
         let adapted = matches!(trainable, Trainable::Adapter(_));
         train.trainable = trainable;
-        let stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, ROUTED, &models) };
+        let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, ROUTED, &models) };
         let (end, _) = trained_to_the_end(&stage);
         for entry in layout(&models[0].config) {
             let range = entry.offset..entry.offset + entry.len();

@@ -9,7 +9,7 @@ const TOKENS: usize = 259;
 /// With rows behind the tokens' that would take most of every distribution.
 fn padded(tied: bool, rows: [usize; 3]) -> Vec<Arc<Weights>> {
     let model = |(seed, rows): (usize, usize)| {
-        let weights = lively(&crate::model::Config { tied, vocabulary: rows, ..tiny() }, seed as u64);
+        let weights = random_model(&crate::model::Config { tied, vocabulary: rows, ..tiny() }, seed as u64);
         let mut values = weights.values().into_owned();
         for entry in
             layout(&weights.config).iter().filter(|entry| entry.shape == [rows, weights.config.width])
@@ -27,13 +27,13 @@ const ROWS: [[usize; 3]; 3] = [[272, TOKENS, TOKENS], [TOKENS, 320, 272], [264, 
 
 #[test]
 fn loss_and_gradient_equal_the_reference_over_the_tokens_that_exist() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for (tied, rows) in [true, false].into_iter().flat_map(|tied| ROWS.map(|rows| (tied, rows))) {
         let models = padded(tied, rows);
         for (objective, terms) in objectives() {
             let name = objective.name.clone();
             let train = train(objective, 1);
-            let stage = world.stage(&train, ROUTED, &models);
+            let stage = fixture.stage(&train, ROUTED, &models);
             let (got_loss, got, rollouts) = first_step(&stage);
             let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
             assert!(
@@ -50,7 +50,7 @@ fn loss_and_gradient_equal_the_reference_over_the_tokens_that_exist() {
 /// as they would with it.
 #[test]
 fn a_padded_student_trains_as_one_without_padding() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let padded = padded(false, [272, TOKENS, TOKENS]);
     let config = Arc::new(crate::model::Config { vocabulary: TOKENS, ..(*padded[0].config).clone() });
     let mut values = Vec::new();
@@ -79,7 +79,7 @@ fn a_padded_student_trains_as_one_without_padding() {
         (train.trainable, train.prefixes) = (trainable.clone(), prefixes.clone());
         let first = |student: &Arc<Weights>| {
             let models = [student.clone(), padded[1].clone(), padded[2].clone()];
-            let stage = world.stage(&train, ROUTED, &models);
+            let stage = fixture.stage(&train, ROUTED, &models);
             trained_to_the_end(&stage).1
         };
         let (with, without) = (first(&padded[0]), first(&plain));
@@ -99,7 +99,7 @@ fn a_padded_student_trains_as_one_without_padding() {
 
 #[test]
 fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for (rows, kind, near) in
         ROWS.iter().flat_map(|rows| [(rows, Kind::Float, 2e-4), (rows, Kind::BFloat16, 0.5)])
     {
@@ -108,7 +108,7 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
             let sampled = sampling.temperature == 1.0;
             let mut train = train(direct(Support::Full, Mass::Raw), 1);
             train.prefixes = Prefixes::Student { prompts: 8, sampling };
-            let stage = Stage { kind, ..world.stage(&train, ROUTED, &models) };
+            let stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
             let (loss, _, rollouts) = first_step(&stage);
             assert!(loss.is_finite() && loss > 0.0, "{rows:?}: {loss}");
             let student = Reference::new(&models[0]);

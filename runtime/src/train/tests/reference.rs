@@ -147,7 +147,7 @@ const HALF: Bounds = Bounds { kind: Kind::BFloat16, loss: 3e-2, gradient: 8e-2, 
 #[test]
 fn steps_equal_the_reference() {
     let fixtures = Fixtures::new();
-    let world = World::new();
+    let fixture = Fixture::new();
     let mut cases: Vec<&str> =
         fixtures.reference.keys().filter_map(|key| key.strip_suffix(".loss")).collect();
     cases.sort_unstable();
@@ -162,7 +162,7 @@ fn steps_equal_the_reference() {
             (*chosen, *rejected) = (answer(), answer());
         }
         let train = &train;
-        let mut stage = world.stage(train, ROUTED, &fixtures.models);
+        let mut stage = fixture.stage(train, ROUTED, &fixtures.models);
         for choice in &train.teachers {
             assert_eq!(choice.teacher, ROUTED[choice.domain.0 as usize], "{case}");
         }

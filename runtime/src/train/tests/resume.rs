@@ -3,10 +3,10 @@
 use mopd_compiler::plan::{Axis, Function, Live, Memory, Reduction};
 
 use super::super::objective::objectives::objective;
-use super::super::state::Taking;
+use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::*;
-use crate::store::state::State;
+use crate::store::state::TrainState;
 use crate::store::{Lookup, Store};
 
 /// Asks for everything that outlives a step: the policy that sampled, and a number that is carried over.
@@ -48,12 +48,12 @@ fn store() -> (tempfile::TempDir, Store) {
 
 /// Trains with a checkpoint after every step, each under its number as the key.
 fn with_states(stage: &Stage, store: &Store) -> Finished {
-    let keep = |state: &State| store.keep_state(&state.position.step.to_string(), "a stage", state);
+    let keep = |state: &TrainState| store.keep_state(&state.position.step.to_string(), "a stage", state);
     finished(
         stage,
         Some(Checkpoints {
             from: None,
-            shelf: None,
+            rollouts: None,
             scores: None,
             pace: Pace::Every(Duration::ZERO),
             keep: &keep,
@@ -61,20 +61,20 @@ fn with_states(stage: &Stage, store: &Store) -> Finished {
     )
 }
 
-fn state(store: &Store, step: u32) -> State {
+fn state(store: &Store, step: u32) -> TrainState {
     match store.state(&step.to_string(), step) {
-        Lookup::Kept(state) => state,
+        Lookup::Found(state) => state,
         other => panic!("step {step}: {other:?}"),
     }
 }
 
-fn resumed(stage: &Stage, store: &Store, step: u32, taking: Taking) -> Finished {
-    let keep = |_: &State| Ok(());
+fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> Finished {
+    let keep = |_: &TrainState| Ok(());
     finished(
         stage,
         Some(Checkpoints {
-            from: Some((state(store, step), taking)),
-            shelf: None,
+            from: Some((state(store, step), mode)),
+            rollouts: None,
             scores: None,
             pace: Pace::Sparing,
             keep: &keep,
@@ -84,7 +84,7 @@ fn resumed(stage: &Stage, store: &Store, step: u32, taking: Taking) -> Finished 
 
 #[test]
 fn a_stage_ends_the_same_wherever_it_was_cut() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(false);
     let sampled = |n| Prefixes::Student { prompts: 5, sampling: Sampling::new(n, 1.0, 6) };
     let mut cases: Vec<(&str, Train<Objective>, [Teacher; 2])> = Vec::new();
@@ -111,7 +111,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     }
     let kinds = [Kind::Float, Kind::BFloat16];
     for ((name, train, teachers), kind) in cases.iter().flat_map(|case| kinds.map(|kind| (case, kind))) {
-        let mut stage = Stage { kind, ..world.stage(train, *teachers, &models) };
+        let mut stage = Stage { kind, ..fixture.stage(train, *teachers, &models) };
         stage.steps = 5;
         let through = finished(&stage, None);
         let (_folder, store) = store();
@@ -119,7 +119,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         assert!(watched.weights.values() == through.weights.values(), "{name}: looking at it changes it");
         assert!(through.weights.values() != models[0].values(), "{name}: nothing moved");
         for step in 1..5 {
-            let again = resumed(&stage, &store, step, Taking::Own);
+            let again = resumed(&stage, &store, step, RestoreMode::Resume);
             assert!(
                 again.weights.values() == through.weights.values(),
                 "{name}: weights after a cut at step {step}"
@@ -137,10 +137,10 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
 /// Asked to stop, a stage leaves a state of exactly the steps that it did.
 #[test]
 fn a_stop_leaves_a_checkpoint_of_the_next_step() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let train = train(mopd(1.0), 1);
-    let through = finished(&world.stage(&train, ROUTED, &models), None);
+    let through = finished(&fixture.stage(&train, ROUTED, &models), None);
     let (_folder, store) = store();
     // Whoever listens leaves at the second step: that is a stop.
     struct Leaves(u32);
@@ -154,17 +154,18 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
         }
     }
     let control = Control::new(Leaves(0));
-    let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
-    let keep = |state: &State| store.keep_state("key", "a stage", state);
-    let checkpoints = Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep };
+    let stage = Stage { control: &control, ..fixture.stage(&train, ROUTED, &models) };
+    let keep = |state: &TrainState| store.keep_state("key", "a stage", state);
+    let checkpoints =
+        Checkpoints { from: None, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep };
     let Err(stopped) = super::super::train(&stage, Some(checkpoints)) else { panic!("it went on") };
     assert!(matches!(stopped.error, Error::Interrupted));
     assert_eq!((store.steps("key"), stopped.record.rows.len()), (vec![2], 4));
-    let keep = |_: &State| Ok(());
-    let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
+    let keep = |_: &TrainState| Ok(());
+    let from = Some((store.last_state("key").0.unwrap(), RestoreMode::Resume));
     let again = finished(
-        &world.stage(&train, ROUTED, &models),
-        Some(Checkpoints { from, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep }),
+        &fixture.stage(&train, ROUTED, &models),
+        Some(Checkpoints { from, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep }),
     );
     assert!(again.weights.values() == through.weights.values());
 }
@@ -172,11 +173,11 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
 /// Long rollouts are not waited for: the step begins anew, with the same prompts and the same draws.
 #[test]
 fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
     train.prefixes = Prefixes::Student { prompts: 5, sampling: Sampling::new(8, 1.0, 100) };
-    let through = finished(&world.stage(&train, ROUTED, &models), None);
+    let through = finished(&fixture.stage(&train, ROUTED, &models), None);
     let (_folder, store) = store();
     // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of
     // another one.
@@ -195,8 +196,8 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     }
     let (heard, second) = std::sync::mpsc::channel();
     let control = Control::new(Listens(0, heard));
-    let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
-    let keep = |state: &State| store.keep_state("key", "a stage", state);
+    let stage = Stage { control: &control, ..fixture.stage(&train, ROUTED, &models) };
+    let keep = |state: &TrainState| store.keep_state("key", "a stage", state);
     let stopped = std::thread::scope(|scope| {
         let control = &control;
         scope.spawn(move || {
@@ -205,18 +206,18 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
             control.interrupt();
         });
         let checkpoints =
-            Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep };
+            Checkpoints { from: None, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep };
         super::super::train(&stage, Some(checkpoints)).err().expect("it is stopped before its last step")
     });
     assert!(matches!(stopped.error, Error::Interrupted));
     let kept = store.steps("key");
     assert!(kept.len() == 1 && kept[0] >= 2, "{kept:?}");
     assert_eq!(stopped.record.rows.len(), 2 * kept[0] as usize);
-    let keep = |_: &State| Ok(());
-    let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
+    let keep = |_: &TrainState| Ok(());
+    let from = Some((store.last_state("key").0.unwrap(), RestoreMode::Resume));
     let again = finished(
-        &world.stage(&train, ROUTED, &models),
-        Some(Checkpoints { from, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep }),
+        &fixture.stage(&train, ROUTED, &models),
+        Some(Checkpoints { from, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep }),
     );
     assert!(again.weights.values() == through.weights.values());
 }
@@ -225,16 +226,16 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
 /// is refused.
 #[test]
 fn a_fork_goes_on_from_anothers_state() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let (one, mut other) = (train(mopd(5.0), 1), train(mopd(5.0), 1));
     other.objective = direct(Support::Full, Mass::Raw);
     other.learning_rate = Schedule::Constant { value: 1e-3 };
     let (_folder, store) = store();
-    let stage = world.stage(&one, ROUTED, &models);
+    let stage = fixture.stage(&one, ROUTED, &models);
     with_states(&stage, &store);
-    let edited = world.stage(&other, ROUTED, &models);
-    let forked = resumed(&edited, &store, 2, Taking::Forked);
+    let edited = fixture.stage(&other, ROUTED, &models);
+    let forked = resumed(&edited, &store, 2, RestoreMode::Fork);
     // By hand: two steps of the one, two of the other.
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..2 {
@@ -252,24 +253,24 @@ fn a_fork_goes_on_from_anothers_state() {
     let mut frozen = one.clone();
     frozen.trainable =
         Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
-    let keep = |_: &State| Ok(());
-    let from = |taking| {
+    let keep = |_: &TrainState| Ok(());
+    let from = |mode| {
         Some(Checkpoints {
-            from: Some((state(&store, 2), taking)),
-            shelf: None,
+            from: Some((state(&store, 2), mode)),
+            rollouts: None,
             scores: None,
             pace: Pace::Sparing,
             keep: &keep,
         })
     };
-    let narrow = world.stage(&frozen, ROUTED, &models);
-    let Err(stopped) = super::super::train(&narrow, from(Taking::Forked)) else { panic!("shapes differ") };
+    let narrow = fixture.stage(&frozen, ROUTED, &models);
+    let Err(stopped) = super::super::train(&narrow, from(RestoreMode::Fork)) else { panic!("shapes differ") };
     assert!(
         stopped.error.to_string().contains("cannot fork from the checkpoint of step 2: `trained` is"),
         "{}",
         stopped.error
     );
     // A stage's own that does not fit, of another version for example, is passed over.
-    let anew = finished(&narrow, from(Taking::Own));
+    let anew = finished(&narrow, from(RestoreMode::Resume));
     assert!(anew.weights.values() == finished(&narrow, None).weights.values());
 }

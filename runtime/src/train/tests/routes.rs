@@ -5,7 +5,7 @@ use mopd_compiler::plan::{DataFormula, DataNode, DomainId, TeacherChoice};
 
 use super::*;
 use crate::rollout::Sequence;
-use crate::train::models::Whose;
+use crate::train::models::ModelRef;
 
 /// One row of each of these kinds, of ragged length.
 fn rows(folder: &Path, name: &str, kinds: &[&str]) -> Prompts {
@@ -46,7 +46,7 @@ fn by_kind(domain: u32) -> [TeacherChoice; 2] {
     [choice(Some(hard()), 2), choice(None, 1)]
 }
 
-fn source<'a>(world: &'a World, name: &'a str, prompts: &'a Prompts, route: Route) -> Source<'a> {
+fn source<'a>(fixture: &'a Fixture, name: &'a str, prompts: &'a Prompts, route: Route) -> Source<'a> {
     Source {
         name,
         origin: Origin(0),
@@ -56,7 +56,7 @@ fn source<'a>(world: &'a World, name: &'a str, prompts: &'a Prompts, route: Rout
         prompts,
         tokens: prompts.tokens(&Tokenizer::Bytes).unwrap(),
         limit: None,
-        verifier: &world.verifier,
+        verifier: &fixture.verifier,
     }
 }
 
@@ -74,8 +74,8 @@ fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
 /// each: as long as no reduction asks for domains they are one step, to the bit.
 #[test]
 fn a_routed_domain_is_two_domains_with_a_teacher_each() {
-    let world = World::new();
-    let folder = world.folder.path();
+    let fixture = Fixture::new();
+    let folder = fixture.folder.path();
     let models = models(true);
     let [easy, hard] = [["easy"; 5], ["hard"; 5]];
     let both = rows(folder, "both", &[hard, easy].concat());
@@ -86,12 +86,14 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         train.teachers = by_kind(0).into();
         let route = Route::new(&train, DomainId(0), &both.dataset).unwrap();
         assert_eq!(route.shares(10), [0.5, 0.5]);
-        let plain = world.stage(&train, ROUTED, &models);
-        let one = Stage { sources: vec![source(&world, "both", &both, route)], ..plain };
+        let plain = fixture.stage(&train, ROUTED, &models);
+        let one = Stage { sources: vec![source(&fixture, "both", &both, route)], ..plain };
         let alone = |model: u32| Route::all(format!("teacher{model}"), Teacher::Model(ModelId(model)));
-        let plain = world.stage(&train, ROUTED, &models);
-        let sources =
-            vec![source(&world, "hard", &apart[0], alone(2)), source(&world, "easy", &apart[1], alone(1))];
+        let plain = fixture.stage(&train, ROUTED, &models);
+        let sources = vec![
+            source(&fixture, "hard", &apart[0], alone(2)),
+            source(&fixture, "easy", &apart[1], alone(1)),
+        ];
         let two = Stage { sources, ..plain };
         let examples = |stage: &Stage| -> Vec<Sequence> {
             let mut list =
@@ -121,32 +123,32 @@ fn both_from(folder: &Path, both: &Prompts, first: usize) -> Prompts {
 
 /// Two domains of which every other row is for another teacher, so that each teacher has parts of both.
 struct Mixed {
-    world: World,
+    fixture: Fixture,
     prompts: [Prompts; 2],
     train: Train<Objective>,
 }
 
 impl Mixed {
     fn new(train: Train<Objective>) -> Mixed {
-        let world = World::new();
+        let fixture = Fixture::new();
         let kinds = |hard: fn(usize) -> bool| {
             (0..8).map(|row| if hard(row) { "hard" } else { "easy" }).collect::<Vec<_>>()
         };
         let prompts = [
-            rows(world.folder.path(), "one", &kinds(|row| row % 2 == 1)),
-            rows(world.folder.path(), "two", &kinds(|row| row % 3 == 0)),
+            rows(fixture.folder.path(), "one", &kinds(|row| row % 2 == 1)),
+            rows(fixture.folder.path(), "two", &kinds(|row| row % 3 == 0)),
         ];
         let teachers = by_kind(0).into_iter().chain(by_kind(1)).collect();
-        Mixed { world, prompts, train: Train { teachers, ..train } }
+        Mixed { fixture, prompts, train: Train { teachers, ..train } }
     }
 
     fn stage(&self, models: &[Arc<Weights>]) -> Stage<'_> {
         let source = |index: usize| {
             let route =
                 Route::new(&self.train, DomainId(index as u32), &self.prompts[index].dataset).unwrap();
-            source(&self.world, ["one", "two"][index], &self.prompts[index], route)
+            source(&self.fixture, ["one", "two"][index], &self.prompts[index], route)
         };
-        Stage { sources: vec![source(0), source(1)], ..self.world.stage(&self.train, ROUTED, models) }
+        Stage { sources: vec![source(0), source(1)], ..self.fixture.stage(&self.train, ROUTED, models) }
     }
 }
 
@@ -212,7 +214,7 @@ fn a_routed_stage_is_the_same_however_teachers_are_reached() {
             // Between two passes over one batch.
             let state = trainer.state(step, 0.0, Record::default());
             trainer = Trainer::new(&stage).unwrap();
-            trainer.restore(&state, Taking::Own).unwrap();
+            trainer.restore(&state, RestoreMode::Resume).unwrap();
         }
         trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     }
@@ -272,8 +274,8 @@ fn routed_teachers_write_what_they_write_alone() {
             found.replace(written.concat());
             Ok(())
         };
-        let shelf = Shelf { find: &|| Ok(None), keep: &keep };
-        Batches::new(stage, &Models::new(stage), Some(&shelf)).unwrap();
+        let cache = RolloutCache { find: &|| Ok(None), keep: &keep };
+        Batches::new(stage, &Models::new(stage), Some(&cache)).unwrap();
         found.into_inner()
     };
     let routed = mixed.stage(&models);
@@ -327,9 +329,9 @@ fn pairs_stay_together_under_a_route() {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
         assert_eq!((pair[0].chosen, pair[1].chosen), (Some(true), Some(false)));
         // The teacher's own words are the teacher's to the digit.
-        let whose = trainer.models.of_role(Role::Teacher)[stage.section_of(&pair[0])].unwrap();
+        let model_ref = trainer.models.of_role(Role::Teacher)[stage.section_of(&pair[0])].unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");
-        assert_eq!(whose, Whose::Frozen(if hard { 2 } else { 1 }));
+        assert_eq!(model_ref, ModelRef::Frozen(if hard { 2 } else { 1 }));
         let wrote = Reference::new(&models[if hard { 2 } else { 1 }]);
         let taken = Tensor::from_slice(&pair[0].completion).unsqueeze(1);
         let logps =

@@ -19,7 +19,7 @@ use tch::{Device, Tensor};
 
 use super::batches::Batches;
 use super::first_epoch::FirstEpoch;
-use super::models::{Models, Whose};
+use super::models::{ModelRef, Models};
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
 use super::{Stage, Trainer};
@@ -31,15 +31,15 @@ pub const AT_MOST: u64 = 4 << 30;
 
 /// Where scores are kept from one stage, or one run, to the next.
 #[derive(Clone, Copy)]
-pub struct ScoreShelf<'a> {
+pub struct ScoreCache<'a> {
     /// Whether those of a model are. It depends on the plan alone.
     pub keeps: &'a dyn Fn(ModelId) -> bool,
     /// Bytes of a role's scores at most.
     pub at_most: u64,
     /// Some bytes, one range after the other; none where they are to be made.
-    pub find: &'a dyn Fn(Scored, &Ranges) -> Option<Vec<u8>>,
+    pub find: &'a dyn Fn(ScoredBatch, &Ranges) -> Option<Vec<u8>>,
     /// Takes what was made because it was not found.
-    pub keep: &'a dyn Fn(Scored, &[u8]),
+    pub keep: &'a dyn Fn(ScoredBatch, &[u8]),
 }
 
 /// Of bytes.
@@ -47,7 +47,7 @@ pub type Ranges = [Range<u64>];
 
 /// What a model says of the sequences that are computed together.
 #[derive(Clone, Copy, Debug)]
-pub struct Scored<'a> {
+pub struct ScoredBatch<'a> {
     pub model: ModelId,
     /// A hash of all that the model reads.
     pub batch: &'a str,
@@ -55,8 +55,8 @@ pub struct Scored<'a> {
     pub bytes: u64,
 }
 
-pub struct KeptScores<'a> {
-    shelf: ScoreShelf<'a>,
+pub struct CachedScores<'a> {
+    cache: ScoreCache<'a>,
     first: FirstEpoch,
     /// By role: the first batch of the first epoch that is not kept any more.
     ends: Vec<(Role, u32)>,
@@ -75,26 +75,26 @@ struct Batch {
 /// The model of a role for adjacent sources.
 pub struct Scorer<'d, F: Fn() -> &'d Decoder> {
     pub role: Role,
-    pub whose: Whose,
+    pub model_ref: ModelRef,
     pub sources: Range<usize>,
     /// Loads it.
     pub decoder: F,
 }
 
-impl<'a> KeptScores<'a> {
+impl<'a> CachedScores<'a> {
     /// None where nothing is kept: completions are new in every step, the data routes within a source, or no
     /// model that the objective reads is worth it. `batches` are at their beginning.
     pub fn new(
         stage: &Stage,
-        shelf: Option<ScoreShelf<'a>>,
+        cache: Option<ScoreCache<'a>>,
         models: &Models,
         batches: &Batches,
         roles: &[Role],
-    ) -> Option<KeptScores<'a>> {
-        let shelf = shelf.filter(|_| !stage.routes_by_data())?;
+    ) -> Option<CachedScores<'a>> {
+        let cache = cache.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
             let (model, config) = models.frozen(models.of_role(role)[source]?)?;
-            (shelf.keeps)(model).then_some(config.width as u64)
+            (cache.keeps)(model).then_some(config.width as u64)
         };
         let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());
         if !roles.iter().any(kept) {
@@ -108,13 +108,13 @@ impl<'a> KeptScores<'a> {
                 let of =
                     |draw| batches.trained(draw) as u64 * width(role, draw.source).unwrap_or(0) * of_number;
                 bytes += new.iter().copied().map(of).sum::<u64>();
-                bytes <= shelf.at_most
+                bytes <= cache.at_most
             };
             (0..first.batches()).take_while(|batch| fits(first.new_in(*batch))).count() as u32
         };
         let ends = roles.iter().map(|role| (*role, end(*role))).collect();
         let (batches, found) = (RefCell::default(), Cell::new(ScoresFound { found: 0, of: 0 }));
-        Some(KeptScores { shelf, first, ends, batches, found })
+        Some(CachedScores { cache, first, ends, batches, found })
     }
 
     pub fn found(&self) -> ScoresFound {
@@ -135,8 +135,8 @@ impl<'a> KeptScores<'a> {
         sequences: &Sequences,
         members: Range<usize>,
     ) -> Option<Tensor> {
-        let (model, config) = trainer.models.frozen(scorer.whose)?;
-        if !(self.shelf.keeps)(model) {
+        let (model, config) = trainer.models.frozen(scorer.model_ref)?;
+        if !(self.cache.keeps)(model) {
             return None;
         }
         let stage = trainer.stage;
@@ -164,10 +164,10 @@ impl<'a> KeptScores<'a> {
             let tokens: Vec<Range<u64>> =
                 wanted.iter().map(|(_, index)| batch.starts[*index]..batch.starts[index + 1]).collect();
             let bytes = batch.starts.last().expect("it ends somewhere") * row;
-            let scored = Scored { model, batch: &batch.hash, bytes };
+            let scored = ScoredBatch { model, batch: &batch.hash, bytes };
             let ranges: Vec<Range<u64>> =
                 tokens.iter().map(|tokens| tokens.start * row..tokens.end * row).collect();
-            parts.push(match (self.shelf.find)(scored, &ranges) {
+            parts.push(match (self.cache.find)(scored, &ranges) {
                 Some(found) => {
                     self.count(wanted.len(), 0);
                     let size = [(found.len() as u64 / row) as i64, config.width as i64];
@@ -178,7 +178,7 @@ impl<'a> KeptScores<'a> {
                     let micro_batches =
                         sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
                     let whole = hidden(trainer, (scorer.decoder)(), &sequences, &micro_batches);
-                    (self.shelf.keep)(scored, &to_bytes(&whole));
+                    (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Mostly all of them, as they are.
                     let all = rows.len() as i64 == whole.size()[0] && rows.is_sorted();

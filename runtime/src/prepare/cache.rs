@@ -10,23 +10,23 @@ use crate::failure::Result;
 use crate::prepare::prompts::Prompts;
 
 #[derive(Default)]
-pub struct Warm {
-    data: Mutex<Vec<Kept>>,
+pub struct DataCache {
+    data: Mutex<Vec<CachedData>>,
 }
 
-struct Kept {
+struct CachedData {
     /// What was asked for, in writing.
     request: String,
-    files: Vec<(PathBuf, Identity)>,
+    files: Vec<(PathBuf, FileIdentity)>,
     prompts: Arc<Prompts>,
     /// Since the last time that what is not used was dropped.
     used: bool,
 }
 
 /// Device, inode, length, and when its content and its properties changed last, in seconds and nanoseconds.
-type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
+type FileIdentity = (u64, u64, u64, (i64, i64), (i64, i64));
 
-impl Warm {
+impl DataCache {
     /// What was read on an equal `request` from files that are as they were, else what `read` answers.
     /// `files` is asked before and says what would be read now.
     pub fn prompts(
@@ -47,7 +47,12 @@ impl Warm {
         let prompts = Arc::new(read()?);
         data.retain(|kept| kept.request != request);
         if let Some(files) = files {
-            data.push(Kept { request: request.to_owned(), files, prompts: Arc::clone(&prompts), used: true });
+            data.push(CachedData {
+                request: request.to_owned(),
+                files,
+                prompts: Arc::clone(&prompts),
+                used: true,
+            });
         }
         Ok(prompts)
     }
@@ -60,7 +65,7 @@ impl Warm {
 }
 
 /// None where one can't be looked at: whoever reads it says why.
-fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, Identity)>> {
+fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, FileIdentity)>> {
     let identity = |path: PathBuf| {
         let found = fs::metadata(&path).ok()?;
         let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
@@ -85,7 +90,7 @@ mod tests {
         let path = folder.path().join("a.jsonl");
         let line = |prompt: &str| format!("{{\"prompt\": \"{prompt}\"}}\n");
         fs::write(&path, line("one")).unwrap();
-        let (warm, reads) = (Warm::default(), Cell::new(0));
+        let (cache, reads) = (DataCache::default(), Cell::new(0));
         let first = |request: &str| {
             let read = || {
                 reads.set(reads.get() + 1);
@@ -100,7 +105,7 @@ mod tests {
                 };
                 Ok(Prompts::new(Dataset::read(Path::new(folder.path()), request)?))
             };
-            warm.prompts(request, || vec![path.clone()], read).unwrap().dataset.prompt(0).to_owned()
+            cache.prompts(request, || vec![path.clone()], read).unwrap().dataset.prompt(0).to_owned()
         };
         assert_eq!([first("a"), first("a")], ["one", "one"]);
         assert_eq!(reads.get(), 1);
@@ -109,9 +114,9 @@ mod tests {
         fs::write(folder.path().join("new"), line("two")).unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!((first("a"), reads.get()), ("two".to_owned(), 3));
-        warm.forget_unused();
+        cache.forget_unused();
         first("a");
-        warm.forget_unused();
+        cache.forget_unused();
         assert_eq!(reads.get(), 3);
         first("b");
         assert_eq!(reads.get(), 4, "nobody asked for it between two runs");

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{Completions, Keep};
 
-use super::super::state::Taking;
-use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreShelf, Scored};
+use super::super::state::RestoreMode;
+use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreCache, ScoredBatch};
 use super::*;
-use crate::store::state::State;
-use crate::store::{Lookup, Place, Store};
+use crate::store::state::TrainState;
+use crate::store::{Lookup, ScoreEntry, Store};
 
 /// A store, and how often a model was asked because of it.
 struct Kept {
@@ -28,28 +28,38 @@ impl Kept {
         Kept { folder, store, at_most, made: Cell::new(0) }
     }
 
-    fn train(&self, stage: &Stage, from: Option<State>, keep: &dyn Fn(&State) -> Result<()>) -> Finished {
-        let key = |scored: Scored| format!("model-{}", scored.model.0);
-        let shelf = ScoreShelf {
+    fn train(
+        &self,
+        stage: &Stage,
+        from: Option<TrainState>,
+        keep: &dyn Fn(&TrainState) -> Result<()>,
+    ) -> Finished {
+        let key = |scored: ScoredBatch| format!("model-{}", scored.model.0);
+        let cache = ScoreCache {
             keeps: &|_| true,
             at_most: self.at_most,
             find: &|scored, ranges| {
-                let place = Place { key: &key(scored), batch: scored.batch, bytes: scored.bytes };
+                let place = ScoreEntry { key: &key(scored), batch: scored.batch, bytes: scored.bytes };
                 match self.store.scores(place, ranges, false) {
-                    Lookup::Kept(found) => Some(found),
+                    Lookup::Found(found) => Some(found),
                     _ => None,
                 }
             },
             keep: &|scored, bytes| {
                 assert_eq!(bytes.len() as u64, scored.bytes);
                 self.made.set(self.made.get() + 1);
-                let place = Place { key: &key(scored), batch: scored.batch, bytes: scored.bytes };
+                let place = ScoreEntry { key: &key(scored), batch: scored.batch, bytes: scored.bytes };
                 self.store.insert_scores(place, "scores", bytes).unwrap();
             },
         };
-        let from = from.map(|state| (state, Taking::Own));
-        let checkpoints =
-            Checkpoints { from, shelf: None, scores: Some(shelf), pace: Pace::Every(Duration::ZERO), keep };
+        let from = from.map(|state| (state, RestoreMode::Resume));
+        let checkpoints = Checkpoints {
+            from,
+            rollouts: None,
+            scores: Some(cache),
+            pace: Pace::Every(Duration::ZERO),
+            keep,
+        };
         super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap()
     }
 
@@ -75,9 +85,9 @@ impl Kept {
 
 /// As where the store has nothing and takes nothing.
 fn without_a_store(stage: &Stage, at_most: u64) -> Vec<f32> {
-    let shelf = ScoreShelf { keeps: &|_| true, at_most, find: &|_, _| None, keep: &|_, _| {} };
-    let (keep, scores) = (|_: &State| Ok(()), Some(shelf));
-    let checkpoints = Checkpoints { from: None, shelf: None, scores, pace: Pace::Sparing, keep: &keep };
+    let cache = ScoreCache { keeps: &|_| true, at_most, find: &|_, _| None, keep: &|_, _| {} };
+    let (keep, scores) = (|_: &TrainState| Ok(()), Some(cache));
+    let checkpoints = Checkpoints { from: None, rollouts: None, scores, pace: Pace::Sparing, keep: &keep };
     let finished = super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap();
     finished.weights.values().into_owned()
 }
@@ -87,7 +97,7 @@ fn trained(stage: &Stage) -> Vec<f32> {
 }
 
 /// Stages on data that stays the same from epoch to epoch: 16 records, 7 a step, more than two epochs.
-fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
+fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
     let data = |field: &str| Completions::Data { field: field.into() };
     let pairs = Prefixes::Pairs { chosen: data("answer"), rejected: data("answer"), batch: 7 };
     let rollouts =
@@ -104,7 +114,7 @@ fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stag
         for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
             let train =
                 Train { prefixes: prefixes.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
-            let mut stage = world.stage(&train, teachers, models);
+            let mut stage = fixture.stage(&train, teachers, models);
             (stage.micro_batch, stage.steps) = (micro_batch, 6 * passes);
             stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
             check(&format!("{name}, {teachers:?}"), &mut stage);
@@ -116,9 +126,9 @@ fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stag
 /// computed together.
 #[test]
 fn in_the_first_epoch_nothing_is_computed_otherwise() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
-    stages(&world, &models, |name, stage| {
+    stages(&fixture, &models, |name, stage| {
         stage.steps = 2 * stage.train.passes;
         if name.starts_with("rollouts") {
             stage.steps = 1;
@@ -133,9 +143,9 @@ fn in_the_first_epoch_nothing_is_computed_otherwise() {
 
 #[test]
 fn what_the_store_has_changes_no_bit() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
-    stages(&world, &models, |name, stage| {
+    stages(&fixture, &models, |name, stage| {
         let expected = without_a_store(stage, AT_MOST);
         let kept = Kept::new(AT_MOST);
         let (first, weights) = kept.run(stage);
@@ -169,9 +179,9 @@ fn what_the_store_has_changes_no_bit() {
 /// the store.
 #[test]
 fn beyond_the_limit_scores_are_computed_anew() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
-    stages(&world, &models, |name, stage| {
+    stages(&fixture, &models, |name, stage| {
         let whole = Kept::new(AT_MOST);
         whole.run(stage);
         let size =
@@ -200,51 +210,54 @@ fn beyond_the_limit_scores_are_computed_anew() {
 /// another seed find nothing.
 #[test]
 fn an_edit_of_the_objective_finds_the_scores() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let kept = Kept::new(AT_MOST);
     let one = train(direct(Support::Full, Mass::Raw), 1);
-    let all = kept.run(&world.stage(&one, ROUTED, &models)).0.of;
+    let all = kept.run(&fixture.stage(&one, ROUTED, &models)).0.of;
     let other = Train {
         learning_rate: Schedule::Constant { value: 1e-3 },
         ..train(direct(Support::TopK { role: Role::Teacher, k: 4 }, Mass::Generalized), 1)
     };
-    let edited = world.stage(&other, ROUTED, &models);
+    let edited = fixture.stage(&other, ROUTED, &models);
     let (found, weights) = kept.run(&edited);
     assert_eq!(found, ScoresFound { found: all, of: all });
     assert!(weights == without_a_store(&edited, AT_MOST));
     // Of one batch: in a later one there may be so little that is new that it is divided alike.
     let nothing = ScoresFound { found: 0, of: 7 };
-    let first = || Stage { steps: 1, ..world.stage(&one, ROUTED, &models) };
+    let first = || Stage { steps: 1, ..fixture.stage(&one, ROUTED, &models) };
     assert_eq!(kept.run(&first()).0, ScoresFound { found: 7, of: 7 });
     assert_eq!(kept.run(&Stage { micro_batch: Some(2), ..first() }).0, nothing);
     assert_eq!(kept.run(&Stage { seed: 2, ..first() }).0, nothing);
-    let path = world.folder.path().join("copy.jsonl");
+    let path = fixture.folder.path().join("copy.jsonl");
     std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("copy", "cope")).unwrap();
     let prompts = vec![load(&path), load(&path)];
-    let renamed = World { prompts, ..World::new() };
+    let renamed = Fixture { prompts, ..Fixture::new() };
     assert_eq!(kept.run(&Stage { steps: 1, ..renamed.stage(&one, ROUTED, &models) }).0, nothing);
 }
 
 /// Where all is found, nothing but a teacher's output matrix is loaded.
 #[test]
 fn a_teacher_whose_scores_are_found_is_not_loaded() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for (tied, stay) in [(true, true), (false, true), (true, false)] {
         let models = models(tied);
         let train = train(direct(Support::Full, Mass::Raw), 1);
-        let stage = Stage { models_stay: Some(stay), ..world.stage(&train, ROUTED, &models) };
+        let stage = Stage { models_fit: Some(stay), ..fixture.stage(&train, ROUTED, &models) };
         let kept = Kept::new(AT_MOST);
         let (_, expected) = kept.run(&stage);
-        let find = |scored: Scored, ranges: &[std::ops::Range<u64>]| {
-            let place =
-                Place { key: &format!("model-{}", scored.model.0), batch: scored.batch, bytes: scored.bytes };
-            let Lookup::Kept(found) = kept.store.scores(place, ranges, true) else { panic!("it is there") };
+        let find = |scored: ScoredBatch, ranges: &[std::ops::Range<u64>]| {
+            let place = ScoreEntry {
+                key: &format!("model-{}", scored.model.0),
+                batch: scored.batch,
+                bytes: scored.bytes,
+            };
+            let Lookup::Found(found) = kept.store.scores(place, ranges, true) else { panic!("it is there") };
             Some(found)
         };
-        let keep = |_: Scored, _: &[u8]| panic!("nothing is made");
-        let shelf = ScoreShelf { keeps: &|_| true, at_most: AT_MOST, find: &find, keep: &keep };
-        let mut trainer = Trainer::with(&stage, None, Some(shelf)).unwrap();
+        let keep = |_: ScoredBatch, _: &[u8]| panic!("nothing is made");
+        let cache = ScoreCache { keeps: &|_| true, at_most: AT_MOST, find: &find, keep: &keep };
+        let mut trainer = Trainer::with(&stage, None, Some(cache)).unwrap();
         for step in 0..stage.steps {
             trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             assert_eq!(trainer.models.loaded(), 0, "step {step}");
@@ -256,17 +269,17 @@ fn a_teacher_whose_scores_are_found_is_not_loaded() {
 /// Cut off after any step, in any epoch, with the store as it was or empty.
 #[test]
 fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
-    stages(&world, &models, |name, stage| {
+    stages(&fixture, &models, |name, stage| {
         let states = tempfile::tempdir().unwrap();
         let states = Store::open(states.path()).unwrap();
         let kept = Kept::new(AT_MOST);
-        let keep = |state: &State| states.keep_state(&state.position.step.to_string(), "a stage", state);
+        let keep = |state: &TrainState| states.keep_state(&state.position.step.to_string(), "a stage", state);
         let expected = kept.train(stage, None, &keep).weights.values().into_owned();
         for step in 1..stage.steps {
             for kept in [&kept, &Kept::new(AT_MOST)] {
-                let Lookup::Kept(state) = states.state(&step.to_string(), step) else {
+                let Lookup::Found(state) = states.state(&step.to_string(), step) else {
                     panic!("step {step}")
                 };
                 let again = kept.train(stage, Some(state), &|_| Ok(()));
@@ -279,7 +292,7 @@ fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
 /// Completions that are new in every step have no scores to keep, nor does the student, nor its copies.
 #[test]
 fn what_is_new_in_every_step_is_not_kept() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let models = models(true);
     let kept = Kept::new(AT_MOST);
     let objective = || direct(Support::Full, Mass::Raw);
@@ -292,14 +305,14 @@ fn what_is_new_in_every_step_is_not_kept() {
     };
     for prefixes in [own, half] {
         let train = Train { prefixes, ..train(objective(), 1) };
-        let finished = kept.train(&world.stage(&train, ROUTED, &models), None, &|_| Ok(()));
+        let finished = kept.train(&fixture.stage(&train, ROUTED, &models), None, &|_| Ok(()));
         assert_eq!(finished.found, None);
     }
     let train = train(objective(), 1);
-    let finished = kept.train(&world.stage(&train, [averages(0), averages(2)], &models), None, &|_| Ok(()));
+    let finished = kept.train(&fixture.stage(&train, [averages(0), averages(2)], &models), None, &|_| Ok(()));
     assert_eq!((finished.found, kept.files().len()), (None, 0));
     // Beside a copy of the student, a frozen teacher's are.
-    let stage = world.stage(&train, [averages(0), Teacher::Model(ModelId(1))], &models);
+    let stage = fixture.stage(&train, [averages(0), Teacher::Model(ModelId(1))], &models);
     let (found, weights) = kept.run(&stage);
     assert!(found.of > 0 && found.of < 28 && weights == without_a_store(&stage, AT_MOST), "{found:?}");
     assert_eq!(kept.run(&stage).0.found, found.of);

@@ -12,7 +12,7 @@ use mopd_compiler::plan::events::Event;
 use mopd_compiler::plan::{Plan, Stage};
 use mopd_store::{Lock, Run};
 
-use super::run::{Shared, lock};
+use super::run::{Scheduler, lock};
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -22,7 +22,7 @@ use crate::store::{Lookup, Store};
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a task may do.
-pub(super) enum Claim {
+pub(super) enum Access {
     /// Its result is there, or nothing is computed.
     Read,
     Compute(Lock),
@@ -37,7 +37,7 @@ pub(super) struct Said {
     no_locks: Mutex<bool>,
 }
 
-impl Shared<'_> {
+impl Scheduler<'_> {
     /// The result of a task, in words.
     pub(super) fn about(&self, task: usize) -> String {
         about(self.plan, &self.tasks[task])
@@ -45,50 +45,50 @@ impl Shared<'_> {
 
     /// Whether a result is computed whatever the store has.
     fn anew(&self, task: usize) -> bool {
-        self.again[task] && !lock(&self.made).contains(self.keys.of(task))
+        self.forced[task] && !lock(&self.made).contains(self.keys.of(task))
     }
 
-    pub(super) fn claim(&self, task: usize) -> Result<Claim> {
+    pub(super) fn access(&self, task: usize) -> Result<Access> {
         let loads = |work: &Work| matches!(work, Work::Stage(id) if is_load(self.plan, *id));
         if loads(&self.tasks[task].work) || (self.store.has(self.keys.of(task)) && !self.anew(task)) {
-            return Ok(Claim::Read);
+            return Ok(Access::Read);
         }
         let Some(held) = self.store.try_lock(self.keys.of(task))? else {
             if lock(&self.said.waiting).insert(self.keys.of(task).to_owned()) {
                 self.control.emit(&Event::Waiting { what: self.about(task) });
             }
-            return Ok(Claim::Elsewhere);
+            return Ok(Access::Elsewhere);
         };
         if !held.exclusive() && !std::mem::replace(&mut *lock(&self.said.no_locks), true) {
             self.control.warn(
                 "the store is on a file system without locks: two runs at once may compute the same twice",
             );
         }
-        Ok(Claim::Compute(held))
+        Ok(Access::Compute(held))
     }
 
-    /// A stored result, unless it is not wanted. Where there is none that is whole, `right` is the right to
+    /// A stored result, unless it is not wanted. Where there is none that is whole, `guard` is the right to
     /// compute it from here on.
     pub(super) fn kept<T>(
         &self,
         task: usize,
-        right: &mut Option<Lock>,
+        guard: &mut Option<Lock>,
         find: impl Fn() -> Lookup<T>,
     ) -> Result<Option<T>> {
         if self.anew(task) {
             return Ok(None);
         }
-        match (find(), &right) {
-            (Lookup::Kept(value), _) => return Ok(Some(value)),
+        match (find(), &guard) {
+            (Lookup::Found(value), _) => return Ok(Some(value)),
             (Lookup::Absent, Some(_)) => return Ok(None),
             _ => {}
         }
         // What looks damaged may be about to be replaced; nobody does that now.
-        if right.is_none() {
-            *right = Some(self.wait_for(self.keys.of(task), || self.about(task))?);
+        if guard.is_none() {
+            *guard = Some(self.wait_for(self.keys.of(task), || self.about(task))?);
         }
         Ok(match find() {
-            Lookup::Kept(value) => Some(value),
+            Lookup::Found(value) => Some(value),
             Lookup::Absent => None,
             Lookup::Damaged(reason) => {
                 self.control.warn(format!("a stored result is damaged and will be computed again: {reason}"));

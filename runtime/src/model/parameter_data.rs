@@ -16,7 +16,7 @@ use mopd_kernels::round;
 
 /// All numbers of a model in the order of its layout.
 #[derive(Clone, Debug)]
-pub(super) enum Numbers {
+pub(super) enum ParameterData {
     Owned(Arc<Vec<f32>>),
     Stored(Arc<Parts>),
 }
@@ -54,19 +54,19 @@ impl Parts {
     }
 }
 
-impl Numbers {
+impl ParameterData {
     pub fn len(&self) -> usize {
         match self {
-            Numbers::Owned(values) => values.len(),
-            Numbers::Stored(parts) => parts.len(),
+            ParameterData::Owned(values) => values.len(),
+            ParameterData::Stored(parts) => parts.len(),
         }
     }
 
     /// All of them.
     pub fn values(&self) -> Cow<'_, [f32]> {
         match self {
-            Numbers::Owned(values) => Cow::Borrowed(values),
-            Numbers::Stored(all) => {
+            ParameterData::Owned(values) => Cow::Borrowed(values),
+            ParameterData::Stored(all) => {
                 let mut values = vec![0.0; all.len()];
                 let mut rest = values.as_mut_slice();
                 for part in &all.parts {
@@ -83,8 +83,8 @@ impl Numbers {
     /// Those of one entry; without a copy where they are f32.
     pub fn of(&self, entry: &Entry) -> Cow<'_, [f32]> {
         match self {
-            Numbers::Owned(values) => Cow::Borrowed(&values[entry.offset..entry.offset + entry.len()]),
-            Numbers::Stored(parts) => {
+            ParameterData::Owned(values) => Cow::Borrowed(&values[entry.offset..entry.offset + entry.len()]),
+            ParameterData::Stored(parts) => {
                 let part = parts.of(entry);
                 match part.as_f32() {
                     Some(numbers) => Cow::Borrowed(numbers),
@@ -101,8 +101,8 @@ impl Numbers {
     /// Some of them, whole parts, as one vector on a device, written there once.
     pub fn vector(&self, range: Range<usize>, kind: Kind, device: Device) -> Tensor {
         match self {
-            Numbers::Owned(values) => converted(&values[range], kind, device),
-            Numbers::Stored(all) => {
+            ParameterData::Owned(values) => converted(&values[range], kind, device),
+            ParameterData::Stored(all) => {
                 let vector = Tensor::empty([range.len() as i64], (kind, device));
                 for (part, offset) in
                     all.parts.iter().zip(&all.offsets).filter(|(_, offset)| range.contains(offset))
@@ -117,8 +117,8 @@ impl Numbers {
     /// All of them, part by part.
     pub fn for_each_part(&self, mut look: impl FnMut(&[f32])) {
         match self {
-            Numbers::Owned(values) => look(values),
-            Numbers::Stored(all) => {
+            ParameterData::Owned(values) => look(values),
+            ParameterData::Stored(all) => {
                 for part in &all.parts {
                     part.for_each_block(&mut look);
                     part.release();
@@ -129,7 +129,7 @@ impl Numbers {
 
     /// Lets go of the memory that looking at mapped files took.
     pub fn release(&self) {
-        if let Numbers::Stored(all) = self {
+        if let ParameterData::Stored(all) = self {
             all.parts.iter().for_each(Stored::release);
         }
     }

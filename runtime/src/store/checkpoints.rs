@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::checkpoint::Hashing;
-use super::state::{Position, State, Tensors};
+use super::state::{StateTensors, TrainPosition, TrainState};
 use super::{METRICS, Store, TOKENS};
 use crate::failure::{Error, Result};
 use crate::files::write_atomically;
@@ -19,13 +19,13 @@ const POSITION: &str = "position.json";
 
 impl Store {
     /// Where the checkpoints of a stage are.
-    fn unfinished(&self, key: &str) -> PathBuf {
-        self.path(&unfinished(key))
+    fn checkpoints(&self, key: &str) -> PathBuf {
+        self.path(&checkpoints(key))
     }
 
     /// The steps that there are checkpoints of, the last one first; one may turn out to be damaged.
     pub fn steps(&self, key: &str) -> Vec<u32> {
-        let folders = fs::read_dir(self.unfinished(key)).into_iter().flatten().flatten();
+        let folders = fs::read_dir(self.checkpoints(key)).into_iter().flatten().flatten();
         let mut steps: Vec<u32> =
             folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok()).collect();
         steps.retain(|step| self.has(&of_step(key, *step)));
@@ -39,7 +39,7 @@ impl Store {
         &self,
         key: &str,
         about: &str,
-        State { position, tensors, record }: &State,
+        TrainState { position, tensors, record }: &TrainState,
     ) -> Result<()> {
         let before = self.steps(key);
         // Room for this one: with the last one there are two at any time.
@@ -69,23 +69,23 @@ impl Store {
     }
 
     /// The state of a stage after so many steps.
-    pub fn state(&self, key: &str, step: u32) -> Lookup<State> {
+    pub fn state(&self, key: &str, step: u32) -> Lookup<TrainState> {
         self.folder.read(&of_step(key, step), |folder| {
-            let position: Position = read_json(&folder.join(POSITION))?;
+            let position: TrainPosition = read_json(&folder.join(POSITION))?;
             let record =
                 Record { rows: read_json(&folder.join(METRICS))?, tokens: read_json(&folder.join(TOKENS))? };
             let tensors = safetensors::read_tensors(&folder.join(TENSORS))
                 .map_err(|problem| format!("{TENSORS}: {problem}"))?;
-            Ok(State { position, tensors: Tensors(tensors), record })
+            Ok(TrainState { position, tensors: StateTensors(tensors), record })
         })
     }
 
     /// The last state of a stage that is whole, and why later ones are not.
-    pub fn last_state(&self, key: &str) -> (Option<State>, Vec<String>) {
+    pub fn last_state(&self, key: &str) -> (Option<TrainState>, Vec<String>) {
         let mut damaged = Vec::new();
         for step in self.steps(key) {
             match self.state(key, step) {
-                Lookup::Kept(state) => return (Some(state), damaged),
+                Lookup::Found(state) => return (Some(state), damaged),
                 Lookup::Absent => {}
                 Lookup::Damaged(reason) => damaged.push(reason),
             }
@@ -113,7 +113,7 @@ impl Store {
 
     /// Whether there is anything left of a stage's way, whole or not.
     pub fn has_states(&self, key: &str) -> bool {
-        self.unfinished(key).exists()
+        self.checkpoints(key).exists()
     }
 
     /// Lets go of all checkpoints of a stage.
@@ -121,16 +121,16 @@ impl Store {
         for step in self.steps(key) {
             self.drop_state(key, step)?;
         }
-        Ok(self.folder.remove(&unfinished(key))?)
+        Ok(self.folder.remove(&checkpoints(key))?)
     }
 }
 
-fn unfinished(key: &str) -> String {
+fn checkpoints(key: &str) -> String {
     format!("{key}.unfinished")
 }
 
 fn of_step(key: &str, step: u32) -> String {
-    format!("{}/{step:010}", unfinished(key))
+    format!("{}/{step:010}", checkpoints(key))
 }
 
 #[cfg(test)]

@@ -12,31 +12,31 @@ pub struct Tasks {
 }
 
 /// A task under way.
-pub struct Under<'a> {
+pub struct Running<'a> {
     tasks: &'a Tasks,
     /// Which task it is, where no other ran when it began.
-    alone: Option<usize>,
+    exclusive: Option<usize>,
 }
 
 impl Tasks {
-    pub fn begin(&self) -> Under<'_> {
+    pub fn begin(&self) -> Running<'_> {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
-        let alone = (others == 0 && reset_peak_memory().is_some()).then_some(number);
-        Under { tasks: self, alone }
+        let exclusive = (others == 0 && reset_peak_memory().is_some()).then_some(number);
+        Running { tasks: self, exclusive }
     }
 }
 
-impl Under<'_> {
+impl Running<'_> {
     /// Most resident memory of this process since the task began, in bytes; none where another ran meanwhile,
     /// or where the system does not tell.
     pub fn peak_memory(&self) -> Option<u64> {
         let last = self.tasks.begun.load(Ordering::SeqCst).checked_sub(1);
-        if self.alone.is_some() && self.alone == last { peak_since_reset() } else { None }
+        if self.exclusive.is_some() && self.exclusive == last { peak_since_reset() } else { None }
     }
 }
 
-impl Drop for Under<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.tasks.running.fetch_sub(1, Ordering::SeqCst);
     }
@@ -50,13 +50,13 @@ mod tests {
     fn memory_is_told_of_what_ran_alone() {
         let tasks = Tasks::default();
         let first = tasks.begin();
-        let alone = first.peak_memory().is_some();
+        let exclusive = first.peak_memory().is_some();
         let second = tasks.begin();
         assert_eq!((first.peak_memory(), second.peak_memory()), (None, None));
         drop(second);
         assert_eq!(first.peak_memory(), None, "the other has been there");
         drop(first);
         // Where the system tells at all.
-        assert_eq!(tasks.begin().peak_memory().is_some(), alone);
+        assert_eq!(tasks.begin().peak_memory().is_some(), exclusive);
     }
 }

@@ -8,8 +8,8 @@ fn store() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-fn tensors() -> Tensors {
-    let mut tensors = Tensors::default();
+fn tensors() -> StateTensors {
+    let mut tensors = StateTensors::default();
     tensors.put("single", &Tensor::from_slice(&[1.0f32, f32::NAN, f32::NEG_INFINITY, 1e-45]));
     tensors.put("half", &Tensor::from_slice(&[0.1f32, -3.0]).to_kind(Kind::BFloat16).view([2, 1]));
     tensors.put("low", &Tensor::from_slice(&[i16::MIN, 7]));
@@ -18,7 +18,7 @@ fn tensors() -> Tensors {
     tensors
 }
 
-fn position(step: u32) -> Position {
+fn position(step: u32) -> TrainPosition {
     let text = format!(
         r#"{{"step": {step}, "seconds": 1.5, "updates": 3, "data": {{"drawn": 8, "sources": [[8, 0]]}},
         "carried": [[4, 9218868437227405312]], "rollouts": null}}"#
@@ -26,8 +26,8 @@ fn position(step: u32) -> Position {
     serde_json::from_str(&text).unwrap()
 }
 
-fn state(step: u32) -> State {
-    State { position: position(step), tensors: tensors(), record: Record::default() }
+fn state(step: u32) -> TrainState {
+    TrainState { position: position(step), tensors: tensors(), record: Record::default() }
 }
 
 fn keep(store: &Store, step: u32) {
@@ -38,7 +38,7 @@ fn keep(store: &Store, step: u32) {
 fn a_state_comes_back_bit_for_bit() {
     let (_folder, store) = store();
     keep(&store, 3);
-    let (Some(State { position: found, tensors: back, .. }), damaged) = store.last_state("key") else {
+    let (Some(TrainState { position: found, tensors: back, .. }), damaged) = store.last_state("key") else {
         panic!("none")
     };
     assert_eq!((found, damaged.len()), (position(3), 0));
@@ -75,7 +75,7 @@ fn the_last_two_are_kept_and_a_damaged_one_is_passed_over() {
     assert!(none.is_none() && damaged.len() == 2, "{damaged:?}");
     // A stage that is finished, or begins anew, leaves nothing.
     store.drop_states("key").unwrap();
-    assert!(!store.unfinished("key").exists() && store.steps("key").is_empty());
+    assert!(!store.checkpoints("key").exists() && store.steps("key").is_empty());
 }
 
 /// Whatever was cut off at any file: the one before counts.
