@@ -79,8 +79,8 @@ fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
 fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> Status {
     let mut sources = Sources::default();
     sources.add(SourceFile { path: path.to_owned(), text });
-    output::error(&render::short::diagnostics(&formatted.findings, &sources));
-    if unformatted || !formatted.findings.is_empty() { Status::Wrong } else { Status::Good }
+    output::error(&render::short::diagnostics(&formatted.diagnostics, &sources));
+    if unformatted || !formatted.diagnostics.is_empty() { Status::Wrong } else { Status::Good }
 }
 
 /// The file itself, or every .mopd file below a folder, in order of their names. Hidden folders, such as a

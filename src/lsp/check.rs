@@ -73,7 +73,7 @@ pub fn empty(path: &str) -> Analysis {
 mod tests {
     use std::rc::Rc;
 
-    use mopd_lang::check::{GoOn, Memory, analyse_while};
+    use mopd_lang::check::{AnalysisCache, GoOn, analyse_while};
 
     use super::*;
 
@@ -105,7 +105,7 @@ mod tests {
     fn a_check_that_is_given_up_has_names_and_no_diagnostics() {
         let text = long() + "let wrong = nowhere\n";
         let stop: GoOn = Rc::new(|| false);
-        let check = || analyse_while(source(&text), &|_| None, &mut Memory::default(), Some(stop));
+        let check = || analyse_while(source(&text), &|_| None, &mut AnalysisCache::default(), Some(stop));
         let found = checked(source(&text), &|_| None, check);
         assert_eq!(found.failure, Some(CheckFailure::Slow));
         assert!(found.analysis.diagnostics.is_empty());

@@ -4,7 +4,7 @@
 use lsp_types::{
     DocumentFormattingParams, DocumentOnTypeFormattingParams, DocumentRangeFormattingParams, TextEdit,
 };
-use mopd_lang::fmt::{self, Edit};
+use mopd_lang::fmt;
 
 use super::super::convert::LineIndex;
 use super::super::dispatch::RequestError;
@@ -41,8 +41,10 @@ pub fn on_type(
     Ok(converted(&lines, edits))
 }
 
-fn converted(lines: &LineIndex, edits: Vec<Edit>) -> Vec<TextEdit> {
-    let convert =
-        |edit: Edit| TextEdit { range: lines.range(edit.range.start, edit.range.end), new_text: edit.text };
+fn converted(lines: &LineIndex, edits: Vec<fmt::TextEdit>) -> Vec<TextEdit> {
+    let convert = |edit: fmt::TextEdit| TextEdit {
+        range: lines.range(edit.range.start, edit.range.end),
+        new_text: edit.text,
+    };
     edits.into_iter().map(convert).collect()
 }
