@@ -59,7 +59,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         for item in &items {
             let seconds = age(item.used, now).as_secs();
             let text = json!({ "key": item.key, "kind": item.kind, "about": item.about, "bytes": item.bytes,
-                "freed_bytes": item.alone, "unused_seconds": seconds, "needed_by": item.needed_by });
+                "freed_bytes": item.exclusive, "unused_seconds": seconds, "needed_by": item.needed_by });
             output::result(&format!("{text}\n"));
         }
         return Ok(Status::Good);
@@ -170,7 +170,7 @@ fn say(pruned: &Pruned, policy: &Policy) {
         ));
     }
     let (all, freed): (u64, u64) =
-        pruned.removed.iter().fold((0, 0), |(all, freed), item| (all + item.bytes, freed + item.alone));
+        pruned.removed.iter().fold((0, 0), |(all, freed), item| (all + item.bytes, freed + item.exclusive));
     let (would, leaves) = if policy.dry_run { ("would free", "would leave") } else { ("freed", "left") };
     let linked = match all - freed {
         0 => String::new(),

@@ -85,8 +85,8 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
 
 /// Starts the worker and asks what it has: libtorch's version, the device, threads.
 fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
-    let answer = ask();
-    let problem = match answer {
+    let response = ask();
+    let problem = match response {
         Ok((mopd, libtorch, device, threads)) if mopd == env!("CARGO_PKG_VERSION") => {
             return Some((libtorch, device, threads));
         }
@@ -102,14 +102,14 @@ fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
 }
 
 fn ask() -> Result<(String, String, String, u32), Problem> {
-    let mut answer = None;
+    let mut response = None;
     let failed = |failure: &Failure| Problem::run("worker-failed", failure.message.clone());
     let status = worker::ask(&Job::Probe, failed, |event| {
         if let Event::Ready { versions, device, threads } = event {
-            answer = Some((versions.mopd, versions.libtorch, device, threads));
+            response = Some((versions.mopd, versions.libtorch, device, threads));
         }
     })?;
-    answer.ok_or_else(|| worker::death(status))
+    response.ok_or_else(|| worker::death(status))
 }
 
 fn as_missing(problem: &Problem) -> Missing {

@@ -336,7 +336,7 @@ mod tests {
             SweepRun { values: vec![("clip_at".to_owned(), 5.0), ("lr".to_owned(), 3e-4)], compiled: None };
         assert_eq!(member.name(), "clip_at=5,lr=0.0003");
         assert_eq!(member.out(Path::new("runs/a")), Path::new("runs/a/clip_at=5,lr=0.0003"));
-        let alone = SweepRun { values: Vec::new(), compiled: None };
-        assert_eq!(alone.out(Path::new("runs/a")), Path::new("runs/a"));
+        let single = SweepRun { values: Vec::new(), compiled: None };
+        assert_eq!(single.out(Path::new("runs/a")), Path::new("runs/a"));
     }
 }

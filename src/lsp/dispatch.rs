@@ -28,31 +28,31 @@ impl RequestError {
     }
 }
 
-pub fn answer(session: &Session, request: Request) -> Response {
+pub fn respond(session: &Session, request: Request) -> Response {
     let Request { id, method, params } = request;
     let result = guarded(&method, || match method.as_str() {
-        "textDocument/codeAction" => call(session, params, requests::code_actions::answer),
-        "textDocument/completion" => call(session, params, requests::completion::answer),
-        "textDocument/definition" => call(session, params, requests::definition::answer),
-        "textDocument/documentHighlight" => call(session, params, requests::highlight::answer),
-        "textDocument/documentLink" => call(session, params, requests::links::answer),
-        "textDocument/documentSymbol" => call(session, params, requests::document_symbols::answer),
-        "textDocument/foldingRange" => call(session, params, requests::folding::answer),
-        "textDocument/formatting" => call(session, params, requests::formatting::answer),
+        "textDocument/codeAction" => call(session, params, requests::code_actions::handle),
+        "textDocument/completion" => call(session, params, requests::completion::handle),
+        "textDocument/definition" => call(session, params, requests::definition::handle),
+        "textDocument/documentHighlight" => call(session, params, requests::highlight::handle),
+        "textDocument/documentLink" => call(session, params, requests::links::handle),
+        "textDocument/documentSymbol" => call(session, params, requests::document_symbols::handle),
+        "textDocument/foldingRange" => call(session, params, requests::folding::handle),
+        "textDocument/formatting" => call(session, params, requests::formatting::handle),
         "textDocument/onTypeFormatting" => call(session, params, requests::formatting::on_type),
         "textDocument/rangeFormatting" => call(session, params, requests::formatting::range),
-        "textDocument/hover" => call(session, params, requests::hover::answer),
-        "textDocument/inlayHint" => call(session, params, requests::inlay_hints::answer),
+        "textDocument/hover" => call(session, params, requests::hover::handle),
+        "textDocument/inlayHint" => call(session, params, requests::inlay_hints::handle),
         "textDocument/prepareRename" => call(session, params, requests::rename::prepare),
-        "textDocument/references" => call(session, params, requests::references::answer),
-        "textDocument/rename" => call(session, params, requests::rename::answer),
-        "textDocument/selectionRange" => call(session, params, requests::selection::answer),
-        "textDocument/semanticTokens/full" => call(session, params, requests::semantic_tokens::answer),
-        "textDocument/signatureHelp" => call(session, params, requests::signature::answer),
-        "workspace/symbol" => call(session, params, requests::workspace_symbols::answer),
+        "textDocument/references" => call(session, params, requests::references::handle),
+        "textDocument/rename" => call(session, params, requests::rename::handle),
+        "textDocument/selectionRange" => call(session, params, requests::selection::handle),
+        "textDocument/semanticTokens/full" => call(session, params, requests::semantic_tokens::handle),
+        "textDocument/signatureHelp" => call(session, params, requests::signature::handle),
+        "workspace/symbol" => call(session, params, requests::workspace_symbols::handle),
         _ => Err(RequestError {
             code: ErrorCode::MethodNotFound,
-            message: format!("mopd does not answer `{method}`"),
+            message: format!("mopd does not support `{method}`"),
         }),
     });
     match result {
@@ -64,11 +64,11 @@ pub fn answer(session: &Session, request: Request) -> Response {
 fn call<P: DeserializeOwned, R: Serialize>(
     session: &Session,
     params: Value,
-    answer: fn(&Session, P) -> Result<R, RequestError>,
+    handle: fn(&Session, P) -> Result<R, RequestError>,
 ) -> Result<Value, RequestError> {
     let params = serde_json::from_value(params)
         .map_err(|error| RequestError { code: ErrorCode::InvalidParams, message: error.to_string() })?;
-    let result = answer(session, params)?;
+    let result = handle(session, params)?;
     serde_json::to_value(result)
         .map_err(|error| RequestError { code: ErrorCode::InternalError, message: error.to_string() })
 }
@@ -77,9 +77,9 @@ fn call<P: DeserializeOwned, R: Serialize>(
 /// is left half done.
 fn guarded(
     method: &str,
-    answer: impl FnOnce() -> Result<Value, RequestError>,
+    handle: impl FnOnce() -> Result<Value, RequestError>,
 ) -> Result<Value, RequestError> {
-    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|_| {
         let message = format!("a bug in mopd: answering `{method}` failed; the log of the server says more");
         Err(RequestError { code: ErrorCode::InternalError, message })
     })

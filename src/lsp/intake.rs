@@ -31,7 +31,7 @@ impl Intake {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message in. The answer to what it cancels, if that waits.
+    /// Takes a message in. The response to what it cancels, if that waits.
     pub fn put(&self, message: Message) -> Option<Response> {
         let mut waiting = self.waiting();
         if let Some(id) = cancelled(&message) {
@@ -131,12 +131,12 @@ mod tests {
     fn a_request_that_waits_is_cancelled_and_no_other() {
         let intake = Intake::default();
         let messages = [cancel("d"), ask("a"), ask("b"), cancel("b"), cancel("c"), ask("d")];
-        let answers: Vec<String> = messages
+        let responses: Vec<String> = messages
             .into_iter()
             .filter_map(|message| intake.put(message))
-            .map(|answer| answer.id.to_string())
+            .map(|response| response.id.to_string())
             .collect();
-        assert_eq!(answers, ["\"b\""]);
+        assert_eq!(responses, ["\"b\""]);
         intake.close();
         let left: Vec<String> = std::iter::from_fn(|| intake.next())
             .filter_map(|message| match message {

@@ -74,8 +74,8 @@ pub fn talk(connection: &Connection) -> Status {
         (connection.receiver.clone(), connection.sender.clone(), Arc::clone(&intake));
     std::thread::spawn(move || {
         for message in receiver {
-            if let Some(answer) = takes.put(message) {
-                let _ = sender.send(answer.into());
+            if let Some(response) = takes.put(message) {
+                let _ = sender.send(response.into());
             }
         }
         takes.close();
@@ -154,7 +154,7 @@ impl Server<'_> {
             let text = "the text has changed since".to_owned();
             return self.send(Response::new_err(id, ErrorCode::ContentModified as i32, text));
         }
-        let response = dispatch::answer(&self.session, request);
+        let response = dispatch::respond(&self.session, request);
         self.send(if self.intake.is_cancelled() { intake::refusal(id) } else { response });
     }
 

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_with_a_cause_in_another_file() {
+    fn a_diagnostic_with_a_cause_in_another_file() {
         let sources = sources(&[
             ("a.mopd", "// été\nlet x = kl - reward\n"),
             ("std:opd.mopd", "//! Distillation.\n\npub let kl: nats = 1\n"),

@@ -158,8 +158,8 @@ impl Worker {
         loop {
             // Asked again and again rather than waited for, so that a second Ctrl-C can take the lock and
             // kill it.
-            let answer = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
-            match answer {
+            let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+            match status {
                 Ok(Some(status)) => {
                     // Either way the wait is over: nothing is ever sent.
                     let _ = self.heard.recv_timeout(LAST_WORDS);

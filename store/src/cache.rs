@@ -38,7 +38,7 @@ pub struct Item {
     pub about: String,
     pub bytes: u64,
     /// Of them, what would be free without it: models of kept runs are links to the same bytes.
-    pub alone: u64,
+    pub exclusive: u64,
     /// When it was written or of use last.
     pub used: SystemTime,
     /// Folders of results of the kept runs that need it.
@@ -101,7 +101,7 @@ fn parse(name: &str) -> Option<(&str, ItemKind)> {
 #[derive(Default)]
 struct Size {
     bytes: u64,
-    alone: u64,
+    exclusive: u64,
     newest: Option<SystemTime>,
 }
 
@@ -114,7 +114,7 @@ impl Size {
                 Size::of(&entry.path(), size);
             } else {
                 size.bytes += metadata.len();
-                size.alone += if metadata.nlink() <= 1 { metadata.len() } else { 0 };
+                size.exclusive += if metadata.nlink() <= 1 { metadata.len() } else { 0 };
                 size.newest = size.newest.max(metadata.modified().ok());
             }
         }
@@ -167,7 +167,7 @@ impl Folder {
                 kind,
                 about,
                 bytes: size.bytes,
-                alone: size.alone,
+                exclusive: size.exclusive,
                 used: written(name).or(size.newest).unwrap_or(SystemTime::UNIX_EPOCH),
                 // Whoever needs a result is not helped by half of one, nor by the way to one that is there.
                 needed_by: match kind {

@@ -39,7 +39,13 @@ fn measure(arguments: &BenchDivergenceArgs, vocabulary: u32) -> Result<Divergenc
             BenchDivergenceName::Jsd => Of::Jsd,
             BenchDivergenceName::TopK => Of::TopK,
         };
-        answer(BenchJob { vocabulary, tokens: arguments.tokens, width: arguments.width, divergence, measure })
+        run_worker(BenchJob {
+            vocabulary,
+            tokens: arguments.tokens,
+            width: arguments.width,
+            divergence,
+            measure,
+        })
     };
     let memory = |plain| match ask(Measure::Memory { plain })? {
         Event::MeasuredMemory { bytes } => Ok(bytes),
@@ -63,7 +69,7 @@ fn measure(arguments: &BenchDivergenceArgs, vocabulary: u32) -> Result<Divergenc
 }
 
 /// What one worker measured.
-fn answer(job: BenchJob) -> Result<Event, Problem> {
+fn run_worker(job: BenchJob) -> Result<Event, Problem> {
     let mut measured = None;
     let failed = |failure: &Failure| Problem::run("bench-failed", failure.message.clone());
     let status = worker::ask(&Job::Bench(job), failed, |event| {

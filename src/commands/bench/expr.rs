@@ -115,7 +115,7 @@ fn measured(
     runs: usize,
 ) -> Result<ExprFigures, EvaluationError> {
     let batch = batch(weight, tokens);
-    let (mut alone, mut together) = (Workspace::with_threads(1), Workspace::default());
+    let (mut single, mut parallel) = (Workspace::with_threads(1), Workspace::default());
     let mut sums = vec![0.0f32; tokens as usize];
     let mut times = [const { Vec::new() }; 4];
     for run in 0..WARM_UP + runs {
@@ -133,8 +133,8 @@ fn measured(
             plain_pass(&batch, &mut sums);
             Ok(())
         })?;
-        timed(1, &mut || program.run_in(&batch, &mut alone))?;
-        timed(2, &mut || program.run_in(&batch, &mut together))?;
+        timed(1, &mut || program.run_in(&batch, &mut single))?;
+        timed(2, &mut || program.run_in(&batch, &mut parallel))?;
         if (WARM_UP..WARM_UP + INTERPRETATIONS).contains(&run) {
             timed(3, &mut || interpret(&weight.graph, &[weight.node], &batch).map(drop))?;
         }

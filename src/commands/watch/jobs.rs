@@ -208,10 +208,10 @@ impl WatchSession<'_> {
         let out = member.out(&job.folder);
         match run::results(&out) {
             Ok(results) => {
-                let alone = !job.started.sweep.is_swept();
+                let single = !job.started.sweep.is_swept();
                 self.ui.note(&Note::Finished {
                     compiled,
-                    alone,
+                    single,
                     out: &out,
                     results: &results,
                     seconds,

@@ -162,7 +162,7 @@ fn diagnostics(analysis: &Analysis, style: Style) -> String {
 /// The tables that a note brings: those of a run, or of all runs of a sweep; empty for any other.
 pub fn table(note: &Note, style: Style) -> String {
     match note {
-        Note::Finished { compiled, alone: true, results, .. } => table::show(results, &compiled.plan, style),
+        Note::Finished { compiled, single: true, results, .. } => table::show(results, &compiled.plan, style),
         Note::SweepEnded { sweep, together, .. } => {
             together.results.as_ref().map(|results| sweep.table(results, style)).unwrap_or_default()
         }

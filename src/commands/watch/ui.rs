@@ -50,10 +50,10 @@ pub enum Note<'a> {
         member: usize,
     },
     Event(&'a Event),
-    /// `alone` is whether it is no run of a sweep, which has a table of its own.
+    /// `single` is whether it is no run of a sweep, which has a table of its own.
     Finished {
         compiled: &'a Compiled,
-        alone: bool,
+        single: bool,
         out: &'a Path,
         results: &'a Results,
         seconds: f64,

@@ -11,7 +11,7 @@ use super::super::session::{ENTRY, Session};
 
 // See `rename`.
 #[allow(clippy::mutable_key_type)]
-pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeActionOrCommand>, RequestError> {
+pub fn handle(session: &Session, params: CodeActionParams) -> Result<Vec<CodeActionOrCommand>, RequestError> {
     let wanted = params.context.only.as_ref();
     if wanted.is_some_and(|kinds| !kinds.iter().any(|kind| ["", "quickfix"].contains(&kind.as_str()))) {
         return Ok(Vec::new());

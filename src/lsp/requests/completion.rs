@@ -10,7 +10,7 @@ use mopd_lang::ide::{self, CandidateKind};
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: CompletionParams) -> Result<CompletionList, RequestError> {
+pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionList, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position)?;
     let completion =
         ide::complete(&document.text, offset, &document.analysis, &|| session.libraries(document));

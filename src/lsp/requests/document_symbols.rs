@@ -7,7 +7,7 @@ use super::super::convert::LineIndex;
 use super::super::dispatch::RequestError;
 use super::super::session::{ENTRY, Session};
 
-pub fn answer(
+pub fn handle(
     session: &Session,
     params: DocumentSymbolParams,
 ) -> Result<DocumentSymbolResponse, RequestError> {

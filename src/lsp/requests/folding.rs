@@ -6,7 +6,7 @@ use mopd_lang::ide::{self, FoldKind};
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: FoldingRangeParams) -> Result<Vec<FoldingRange>, RequestError> {
+pub fn handle(session: &Session, params: FoldingRangeParams) -> Result<Vec<FoldingRange>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let folds = ide::folds(&document.text).into_iter().map(|fold| {

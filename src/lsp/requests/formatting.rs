@@ -10,7 +10,7 @@ use super::super::convert::LineIndex;
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: DocumentFormattingParams) -> Result<Vec<TextEdit>, RequestError> {
+pub fn handle(session: &Session, params: DocumentFormattingParams) -> Result<Vec<TextEdit>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     Ok(converted(&session.lines(document), fmt::edits(&document.text)))
 }

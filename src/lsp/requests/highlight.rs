@@ -6,7 +6,7 @@ use mopd_lang::ide;
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(
+pub fn handle(
     session: &Session,
     params: DocumentHighlightParams,
 ) -> Result<Vec<DocumentHighlight>, RequestError> {

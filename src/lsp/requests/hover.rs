@@ -10,7 +10,7 @@ use mopd_lang::ide;
 use super::super::dispatch::RequestError;
 use super::super::session::{Document, ENTRY, Session};
 
-pub fn answer(session: &Session, params: HoverParams) -> Result<Option<Hover>, RequestError> {
+pub fn handle(session: &Session, params: HoverParams) -> Result<Option<Hover>, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position_params)?;
     let found = ide::hover(&document.analysis, offset);
     Ok(found.map(|found| {

@@ -6,7 +6,7 @@ use mopd_lang::ide;
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHint>, RequestError> {
+pub fn handle(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHint>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);

@@ -8,7 +8,7 @@ use super::super::session::Session;
 use super::super::uri;
 use crate::host;
 
-pub fn answer(session: &Session, params: DocumentLinkParams) -> Result<Vec<DocumentLink>, RequestError> {
+pub fn handle(session: &Session, params: DocumentLinkParams) -> Result<Vec<DocumentLink>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let folder = uri::to_path(&document.uri).map(|path| host::folder_of(&path));
     let lines = session.lines(document);

@@ -9,7 +9,7 @@ use mopd_lang::ide;
 use super::super::dispatch::RequestError;
 use super::super::session::{Document, ENTRY, Session};
 
-pub fn answer(session: &Session, params: ReferenceParams) -> Result<Option<Vec<Location>>, RequestError> {
+pub fn handle(session: &Session, params: ReferenceParams) -> Result<Option<Vec<Location>>, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
     let Some(id) = ide::declared_target(&document.analysis, ENTRY, offset) else { return Ok(None) };
     Ok(Some(everywhere(session, document, id, params.context.include_declaration)))

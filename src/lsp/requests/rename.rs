@@ -25,7 +25,7 @@ pub fn prepare(
 
 // The protocol's type for edits is keyed by addresses, whose hash does not depend on what can change in them.
 #[allow(clippy::mutable_key_type)]
-pub fn answer(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, RequestError> {
+pub fn handle(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
     let (id, _) =
         ide::renameable(&document.analysis, offset).map_err(|problem| RequestError::refused(problem.0))?;

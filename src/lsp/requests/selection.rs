@@ -6,7 +6,7 @@ use mopd_lang::ide;
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: SelectionRangeParams) -> Result<Vec<SelectionRange>, RequestError> {
+pub fn handle(session: &Session, params: SelectionRangeParams) -> Result<Vec<SelectionRange>, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let grown = params.positions.iter().map(|position| {

@@ -40,7 +40,7 @@ pub fn modifiers() -> Vec<SemanticTokenModifier> {
     ]
 }
 
-pub fn answer(session: &Session, params: SemanticTokensParams) -> Result<SemanticTokensResult, RequestError> {
+pub fn handle(session: &Session, params: SemanticTokensParams) -> Result<SemanticTokensResult, RequestError> {
     let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
     let mut data = Vec::new();

@@ -9,7 +9,7 @@ use mopd_lang::ide;
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
 
-pub fn answer(session: &Session, params: SignatureHelpParams) -> Result<Option<SignatureHelp>, RequestError> {
+pub fn handle(session: &Session, params: SignatureHelpParams) -> Result<Option<SignatureHelp>, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position_params)?;
     let Some(found) = ide::signature_help(&document.text, offset, &document.analysis) else {
         return Ok(None);

@@ -11,7 +11,7 @@ use super::super::dispatch::RequestError;
 use super::super::session::Session;
 use super::document_symbols::information;
 
-pub fn answer(
+pub fn handle(
     session: &Session,
     params: WorkspaceSymbolParams,
 ) -> Result<Vec<SymbolInformation>, RequestError> {
