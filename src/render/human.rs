@@ -309,7 +309,7 @@ error[unit-mismatch]: nats minus real
         mixed.push(Diagnostic::warning(Code::UnusedTeacher, at, "m"));
         assert_eq!(
             summary(&mixed, Style::PLAIN),
-            "run `mopd explain syntax` for the reason behind it; likewise `unused-teacher`\n1 error, 1 \
+            "run `mopd explain syntax` for an explanation; likewise `unused-teacher`\n1 error, 1 \
              warning\n"
         );
     }
