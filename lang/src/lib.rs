@@ -4,11 +4,13 @@ pub mod check;
 pub mod diag;
 pub mod experiment;
 pub mod fmt;
-pub mod formula;
 pub mod ide;
 pub mod source;
 pub mod stack;
 pub mod syntax;
+
+/// Formulas hold rollouts and rollouts hold formulas: they are one room.
+pub use experiment::formula;
 
 pub use check::{
     Analysis, AnalysisCache, Auditor, analyse, analyse_again, analyse_audited, analyse_while, analyse_with,

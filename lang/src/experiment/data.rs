@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use crate::formula::Formula;
+use crate::experiment::formula::Formula;
 
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq)]

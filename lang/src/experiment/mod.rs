@@ -5,6 +5,7 @@
 //! execute, and the compiler says what does not fit.
 
 mod data;
+pub mod formula;
 mod objectives;
 mod rollouts;
 mod schedules;

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use super::stages::named;
 use super::{Origin, Rollout, TeacherId};
-use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
+use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 
-/// What a checked objective is, before it becomes a graph. See [`crate::formula`].
+/// What a checked objective is, before it becomes a graph. See [`crate::experiment::formula`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     pub name: String,

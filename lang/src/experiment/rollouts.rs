@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stages::named;
 use super::{ModelId, Origin, TeacherId, Template};
-use crate::formula::{Formula, Role};
+use crate::experiment::formula::{Formula, Role};
 
 /// Where the tokens that an objective judges come from.
 #[derive(Clone, Debug, PartialEq)]

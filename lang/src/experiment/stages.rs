@@ -8,7 +8,7 @@ use super::{
     BenchmarkId, DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights,
     Template,
 };
-use crate::formula::{Formula, Role};
+use crate::experiment::formula::{Formula, Role};
 
 /// Weights: the value of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{ModelId, Origin, PanelId, Rollout, Secret, TeacherId};
-use crate::formula::{Formula, Role};
+use crate::experiment::formula::{Formula, Role};
 
 /// A prompt with slots: what a teacher sees in place of the plain prompt, what a rollout is rewritten to.
 #[derive(Clone, Debug, PartialEq)]

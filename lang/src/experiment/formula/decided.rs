@@ -81,7 +81,7 @@ fn with(formula: &Formula, operands: &[Formula], parts: &[&Formula]) -> Formula 
 mod tests {
     use super::*;
     use crate::experiment::Origin;
-    use crate::formula::{Axis, Signal, Unit, text};
+    use crate::experiment::formula::{Axis, Signal, Unit, text};
 
     fn truth(kind: FormulaKind) -> Formula {
         Formula::new(kind, Unit::Bool, Axis::Sequence, false, Origin(0))

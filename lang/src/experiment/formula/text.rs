@@ -3,11 +3,11 @@
 //! What the checker spelled out is folded back where the language has a word for it (`ratio`). Going from a
 //! coarse axis to a fine one is silent, as in the language.
 
-use crate::experiment::{Over, Schedule};
-use crate::formula::{
+use crate::experiment::formula::{
     Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
     Mass, Memory, Part, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Support,
 };
+use crate::experiment::{Over, Schedule};
 
 /// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
 const INNER: usize = 60;
@@ -437,7 +437,7 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::experiment::Origin;
-    use crate::formula::{Axis, Unit};
+    use crate::experiment::formula::{Axis, Unit};
 
     fn part(kind: FormulaKind, axis: Axis) -> Formula {
         Formula::new(kind, Unit::Number, axis, false, Origin(0))
