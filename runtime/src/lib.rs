@@ -1,4 +1,18 @@
 //! Executes a plan with libtorch.
+//!
+//! Rooms, from the bottom to the top; each imports only those before it, which a test holds
+//! (`tests/tests/rooms.rs`):
+//!
+//! - `zip`, `quote`, [`failure`], [`control`], [`random`]: small things that many need; [`machine`]: devices,
+//!   memory, arithmetic;
+//! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: tensors in files; [`model`]: decoders and
+//!   their weights; [`formats`]: models of others;
+//! - [`data`]: rows of a domain; [`reward`]: what judges completions; [`rollout`]: completions sampled from a
+//!   model;
+//! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; [`prepare`]: models and
+//!   data of a plan, read and checked;
+//! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a plan;
+//!   [`bench`]: measurements.
 
 pub mod bench;
 pub mod control;

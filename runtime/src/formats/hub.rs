@@ -238,7 +238,7 @@ impl Hub {
 fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: Trouble) -> Error {
     let text = match &trouble {
         Trouble::Status(status) => format!("it answers {status}"),
-        Trouble::Connection(text) | Trouble::Nonsense(text) => text.clone(),
+        Trouble::Connection(text) | Trouble::InvalidReply(text) => text.clone(),
         Trouble::Disk(error) => {
             format!("it cannot be stored in the cache: {}", mopd_store::files::reason(error))
         }
@@ -254,7 +254,7 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: Trouble) -> 
             "check the spelling of the name and of the revision".to_owned()
         }
         Trouble::Disk(_) => "the cache is `hub` in HF_HOME; HF_HUB_CACHE sets another folder".to_owned(),
-        Trouble::Status(_) | Trouble::Connection(_) | Trouble::Nonsense(_) => format!(
+        Trouble::Status(_) | Trouble::Connection(_) | Trouble::InvalidReply(_) => format!(
             "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: \
              `hf(\"path/to/folder\")`; a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
         ),

@@ -42,7 +42,7 @@ enum Trouble {
     Ended,
     TimedOut,
     /// Its answer cannot be right, and would not be after a restart.
-    Nonsense {
+    InvalidOutput {
         why: String,
         line: String,
     },
@@ -114,7 +114,9 @@ impl Pool {
                     worker.kill();
                     return Err(RewardError::Stopped);
                 }
-                Trouble::Nonsense { why, line } => return Err(RewardError::Nonsense { command, why, line }),
+                Trouble::InvalidOutput { why, line } => {
+                    return Err(RewardError::InvalidOutput { command, why, line });
+                }
                 Trouble::Ended => {
                     let (how, stderr) = worker.post_mortem();
                     let warning = format!("the reward command `{command}` ended ({how}) and was restarted");
@@ -171,21 +173,21 @@ impl Pool {
                 Received::TimedOut if deadline.is_none_or(|deadline| Instant::now() < deadline) => continue,
                 Received::TimedOut => return Err(Trouble::TimedOut),
             };
-            let nonsense =
-                |why: &str| Trouble::Nonsense { why: why.to_owned(), line: line.trim_end().to_owned() };
-            let reply: Value = serde_json::from_str(&line).map_err(|_| nonsense("not JSON"))?;
+            let invalid =
+                |why: &str| Trouble::InvalidOutput { why: why.to_owned(), line: line.trim_end().to_owned() };
+            let reply: Value = serde_json::from_str(&line).map_err(|_| invalid("not JSON"))?;
             let id = reply
                 .get("id")
                 .and_then(Value::as_u64)
-                .ok_or_else(|| nonsense("no `id` that is a whole number"))?;
+                .ok_or_else(|| invalid("no `id` that is a whole number"))?;
             let place = id.checked_sub(first).and_then(|place| rewards.get_mut(usize::try_from(place).ok()?));
-            let place = place.ok_or_else(|| nonsense("an `id` that was not asked"))?;
+            let place = place.ok_or_else(|| invalid("an `id` that was not asked"))?;
             if place.is_some() {
-                return Err(nonsense("a second reward for one `id`"));
+                return Err(invalid("a second reward for one `id`"));
             }
-            let reward = reply.get("reward").ok_or_else(|| nonsense("no `reward`"))?;
+            let reward = reply.get("reward").ok_or_else(|| invalid("no `reward`"))?;
             let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
-            *place = Some(reward.ok_or_else(|| nonsense("a `reward` that is not a number from 0 to 1"))?);
+            *place = Some(reward.ok_or_else(|| invalid("a `reward` that is not a number from 0 to 1"))?);
         }
         Ok(())
     }

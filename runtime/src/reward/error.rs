@@ -36,8 +36,8 @@ pub enum RewardError {
     /// The job is to stop.
     #[error("interrupted")]
     Stopped,
-    #[error("the reward command `{command}` answered nonsense: {why} in {}", quote(line))]
-    Nonsense { command: String, why: String, line: String },
+    #[error("the reward command `{command}` returned invalid output: {why} in {}", quote(line))]
+    InvalidOutput { command: String, why: String, line: String },
 }
 
 fn kind_name(kind: FieldKind) -> &'static str {
@@ -79,11 +79,13 @@ impl RewardError {
                     last_words(stderr)
                 )
             }
-            RewardError::Nonsense { .. } => "for every line {\"id\": 0, \"prompt\": ..., \"completion\": \
+            RewardError::InvalidOutput { .. } => {
+                "for every line {\"id\": 0, \"prompt\": ..., \"completion\": \
                                              ..., \"record\": {...}} it must write one line {\"id\": 0, \
                                              \"reward\": 0.5} with a reward from 0 to 1, and nothing else; \
                                              messages belong on standard error"
-                .to_owned(),
+                    .to_owned()
+            }
         }
     }
 }

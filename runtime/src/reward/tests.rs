@@ -399,7 +399,7 @@ fn a_command_that_never_reads_is_a_hang() {
 }
 
 #[test]
-fn nonsense_is_quoted() {
+fn invalid_output_is_quoted() {
     let cases = [
         ("print('Loading the model')", "not JSON", "Loading the model"),
         ("print('[1, 2]')", "no `id` that is a whole number", "[1, 2]"),
@@ -437,10 +437,11 @@ fn nonsense_is_quoted() {
         let program =
             Program::new(&format!("for r in requests():\n    {statement}; sys.stdout.flush()\n"), 60.0, 2);
         let error = program.judge(2).unwrap_err();
-        let wanted = format!("the reward command `python3 judge.py` answered nonsense: {why} in \"{line}\"");
+        let wanted =
+            format!("the reward command `python3 judge.py` returned invalid output: {why} in \"{line}\"");
         assert_eq!(error.to_string(), wanted, "{statement}");
         assert!(error.help().contains("messages belong on standard error"), "{}", error.help());
-        assert_eq!(program.starts(), 1, "nonsense is not worth a restart");
+        assert_eq!(program.starts(), 1, "invalid output is not worth a restart");
     }
 }
 
@@ -459,12 +460,12 @@ fn an_answer_to_an_earlier_batch_is_not_taken_for_this_one() {
 }
 
 #[test]
-fn endless_output_without_a_line_end_is_nonsense() {
+fn endless_output_without_a_line_end_is_invalid() {
     let text = "for r in requests():
     while True: sys.stdout.write('z' * 65536)
 ";
     let message = Program::new(text, 60.0, 1).judge(1).unwrap_err().to_string();
-    assert!(message.contains("answered nonsense: not JSON in \"zzz"), "{message}");
+    assert!(message.contains("returned invalid output: not JSON in \"zzz"), "{message}");
     assert!(message.len() < 300, "{}", message.len());
     // Nor is more of it read than that.
     let text = "for r in requests():

@@ -183,7 +183,8 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
             (Err(problem), RestoreMode::Resume) => {
                 let step = state.position.step;
                 stage.control.warn(format!(
-                    "the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}",
+                    "the checkpoint of `{}` at step {step} can't be restored, so the stage starts again from \
+                     its first step: {problem}",
                     stage.name
                 ));
                 trainer = new().map_err(stopped)?;

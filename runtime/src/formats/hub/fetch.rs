@@ -47,7 +47,7 @@ pub(super) enum Trouble {
     /// No connection, or one that broke.
     Connection(String),
     /// An answer that can't be right.
-    Nonsense(String),
+    InvalidReply(String),
     /// Here, not there.
     Disk(io::Error),
 }
@@ -92,7 +92,7 @@ impl<'h> Client<'h> {
             .read_to_vec()
             .map_err(|error| lost(&error))?;
         serde_json::from_slice(&text)
-            .map_err(|error| Trouble::Nonsense(format!("what it says of the repository: {error}")))
+            .map_err(|error| Trouble::InvalidReply(format!("what it says of the repository: {error}")))
     }
 
     /// One file of a commit, to `destination`: whole, or not at all. What was cut off is gone on with.
@@ -131,7 +131,7 @@ impl<'h> Client<'h> {
                 Trouble::Status(status) => {
                     status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
                 }
-                Trouble::Nonsense(_) | Trouble::Disk(_) => false,
+                Trouble::InvalidReply(_) | Trouble::Disk(_) => false,
             };
             if !passes || attempt == RETRIES {
                 return Err(trouble);
@@ -151,7 +151,7 @@ impl<'h> Client<'h> {
             StatusCode::PARTIAL_CONTENT => match sent(&response) {
                 Some((start, total)) if start == have => (start, Some(total)),
                 _ => {
-                    return Err(Trouble::Nonsense(
+                    return Err(Trouble::InvalidReply(
                         "it sent another part of the file than asked for".to_owned(),
                     ));
                 }
@@ -169,17 +169,17 @@ impl<'h> Client<'h> {
         if response.headers().contains_key(header::CONTENT_ENCODING)
             && !named(header::CONTENT_ENCODING, "identity")
         {
-            return Err(Trouble::Nonsense(
+            return Err(Trouble::InvalidReply(
                 "it sent the file compressed, which it was not asked to".to_owned(),
             ));
         }
         // Without either, a file that was cut off looks like one that is whole.
         if total.is_none() && (limit == UNLIMITED || !named(header::TRANSFER_ENCODING, "chunked")) {
-            return Err(Trouble::Nonsense("it does not say how long the file is".to_owned()));
+            return Err(Trouble::InvalidReply("it does not say how long the file is".to_owned()));
         }
         let most = total.unwrap_or(limit);
         if most > limit {
-            return Err(Trouble::Nonsense(format!(
+            return Err(Trouble::InvalidReply(format!(
                 "the file has {} MiB, which no file of its kind has",
                 most >> 20
             )));
@@ -203,7 +203,7 @@ impl<'h> Client<'h> {
         }
         if length > most {
             part.set_len(0).map_err(Trouble::Disk)?;
-            return Err(Trouble::Nonsense(
+            return Err(Trouble::InvalidReply(
                 "it sent more than such a file can have, or more than it said".to_owned(),
             ));
         }
@@ -241,11 +241,11 @@ impl<'h> Client<'h> {
                 return Ok(response);
             };
             let location = location.to_str().map_err(|_| {
-                Trouble::Nonsense("it redirects to something that is not an address".to_owned())
+                Trouble::InvalidReply("it redirects to something that is not an address".to_owned())
             })?;
             place = followed(&place, location)?;
         }
-        Err(Trouble::Nonsense(format!("it redirects more than {REDIRECTS} times")))
+        Err(Trouble::InvalidReply(format!("it redirects more than {REDIRECTS} times")))
     }
 }
 
@@ -260,7 +260,7 @@ fn origin(place: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
 }
 
 pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
-    let nowhere = || Trouble::Nonsense("it redirects to something that is not an address".to_owned());
+    let nowhere = || Trouble::InvalidReply("it redirects to something that is not an address".to_owned());
     let next = if location.starts_with('/') && !location.starts_with("//") {
         let mut parts = from.clone().into_parts();
         parts.path_and_query = Some(location.parse().map_err(|_| nowhere())?);
@@ -269,7 +269,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
         address(location).map_err(|_| nowhere())?
     };
     if from.scheme() == Some(&uri::Scheme::HTTPS) && next.scheme() != Some(&uri::Scheme::HTTPS) {
-        return Err(Trouble::Nonsense(
+        return Err(Trouble::InvalidReply(
             "it redirects from https to a connection that anyone can read".to_owned(),
         ));
     }
@@ -285,7 +285,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
 
 /// An address of a server.
 pub(super) fn address(text: &str) -> Result<Uri, Trouble> {
-    let nowhere = || Trouble::Nonsense("that is not an address".to_owned());
+    let nowhere = || Trouble::InvalidReply("that is not an address".to_owned());
     let place: Uri = text.parse().map_err(|_| nowhere())?;
     let served = matches!(place.scheme_str(), Some("http" | "https"))
         && place.host().is_some_and(|host| !host.is_empty());
@@ -309,10 +309,10 @@ fn lost(error: &ureq::Error) -> Trouble {
     match error {
         // Its text repeats the address, which may hold a password.
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            Trouble::Nonsense("that is not an address".to_owned())
+            Trouble::InvalidReply("that is not an address".to_owned())
         }
         ureq::Error::BodyExceedsLimit(limit) => {
-            Trouble::Nonsense(format!("it answers with more than {} MiB", limit >> 20))
+            Trouble::InvalidReply(format!("it answers with more than {} MiB", limit >> 20))
         }
         ureq::Error::Protocol(error) => Trouble::Connection(format!("it does not speak HTTP: {error}")),
         other => Trouble::Connection(other.to_string()),
