@@ -17,6 +17,7 @@ pub const MODULES: &[(&str, &str)] = &[
     ("deepseek", include_str!("deepseek.mopd")),
     ("dgrpo", include_str!("dgrpo.mopd")),
     ("distillm", include_str!("distillm.mopd")),
+    ("divergences", include_str!("divergences.mopd")),
     ("dn_mopd", include_str!("dn_mopd.mopd")),
     ("dopd", include_str!("dopd.mopd")),
     ("dp_opd", include_str!("dp_opd.mopd")),

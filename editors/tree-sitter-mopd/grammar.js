@@ -150,7 +150,13 @@ module.exports = grammar({
     stage_item: ($) => seq("stage", $._function_binding),
     template_item: ($) => seq("template", $._function_binding),
     rollout_item: ($) => seq("rollout", $._function_binding),
-    divergence_item: ($) => seq("divergence", field("name", $.identifier), field("parameters", $.parameters), $._value),
+    divergence_item: ($) =>
+      seq(
+        "divergence",
+        field("name", $.identifier),
+        field("parameters", choice($.parameters, alias($.sided_parameters, $.parameters))),
+        $._value,
+      ),
     teacher_item: ($) =>
       seq("teacher", field("name", $.identifier), optional(choice($.family, field("parameters", $.parameters))), $._value),
     route_item: ($) => seq("route", field("body", $.arms)),
@@ -173,6 +179,9 @@ module.exports = grammar({
 
     family: ($) => bracketed($, seq(field("name", $.identifier), "in", field("over", $.expression))),
     parameters: ($) => parenthesised($, listed($.parameter)),
+    // `(p || q, a: fraction)`: the sides of a divergence whose order matters.
+    sided_parameters: ($) =>
+      parenthesised($, seq($.parameter, runsOn($, "||"), $.parameter, repeat(seq(",", $.parameter)), optional(","))),
     parameter: ($) =>
       seq(
         field("name", $.identifier),

@@ -176,6 +176,7 @@ impl<'a> Bounds<'a> {
             FormulaKind::Schedule(schedule) => scheduled(schedule),
             FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => Range::of(values),
             FormulaKind::Adaptive(Adaptive::Learned { .. }) => SHARE,
+            FormulaKind::Entry(_) => SHARE,
             FormulaKind::Variable(_) => match formula.unit() {
                 Unit::Fraction | Unit::Prob | Unit::Bool => SHARE,
                 Unit::Count | Unit::Ratio => POSITIVE,
@@ -546,28 +547,25 @@ fn of_divergence(divergence: &Divergence, facts: &Facts, given: &[Range]) -> Ran
     match &divergence.kind {
         DivergenceKind::Gaussian { .. } => POSITIVE,
         _ if divergence.clip_each.is_some() => ALL,
-        DivergenceKind::TotalVariation | DivergenceKind::SortedL1 => SHARE,
-        DivergenceKind::Hellinger | DivergenceKind::ChiSquared => POSITIVE,
-        _ if whole => POSITIVE,
+        DivergenceKind::SortedL1 => SHARE,
+        DivergenceKind::Entrywise(own) if own.facts.divergence && (whole || own.facts.never_negative) => {
+            Range { high: own.facts.most, ..POSITIVE }
+        }
+        DivergenceKind::Entrywise(own) if own.facts.never_negative => POSITIVE,
+        DivergenceKind::Kl if whole => POSITIVE,
         _ => ALL,
     }
 }
 
 /// A parameter or its sides make a divergence 0 everywhere.
 fn is_of_itself(divergence: &Divergence, facts: &Facts, given: &[Range]) -> bool {
-    let parameter = matches!(
-        divergence.kind,
-        DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. }
-    );
-    let fixed = |range: Option<&Range>| range.filter(|range| range.low == range.high).map(|range| range.low);
-    let own = if parameter { fixed(given.first()) } else { None };
-    match (&divergence.kind, own) {
-        (DivergenceKind::Skew { .. }, Some(1.0)) => return true,
-        (DivergenceKind::Jsd { normalized: false, .. }, Some(0.0 | 1.0)) => return true,
-        (DivergenceKind::Gaussian { .. }, _) => return false,
-        _ => {}
-    }
-    let mut shares = given.iter().skip(usize::from(parameter));
+    let parameters = match &divergence.kind {
+        DivergenceKind::Entrywise(own) if own.facts.zero => return true,
+        DivergenceKind::Entrywise(own) => own.parameters.len(),
+        DivergenceKind::Gaussian { .. } => return false,
+        DivergenceKind::Kl | DivergenceKind::SortedL1 => 0,
+    };
+    let mut shares = given.iter().skip(parameters);
     let (left, right) =
         (side(&divergence.left, facts, &mut shares), side(&divergence.right, facts, &mut shares));
     left.is_some() && left == right

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Generator, Mass, Role,
-    Support,
+    Distribution, Divergence, DivergenceKind, Entry, Formula, FormulaKind, FormulaNode, Mass, Role, Side,
+    Summand, Support,
 };
 
 use super::dual::{self, Dual, sum};
@@ -167,27 +167,21 @@ impl Place<'_> {
     /// derivative is by the logits after this prefix alone, and only where the divergence is live.
     pub fn divergence(&self, of: &Divergence, parameters: &[f64], live: bool) -> Result<Dual, Refusal> {
         let mut parameters = parameters.iter().copied();
-        let parameter = match &of.kind {
-            DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. } => {
-                parameters.next()
+        let own: Vec<f64> = match &of.kind {
+            DivergenceKind::Entrywise(summand) => {
+                parameters.by_ref().take(summand.parameters.len()).collect()
             }
             DivergenceKind::Gaussian { .. } => {
                 return Err("`gaussian_kl` is between continuous actions, which can't be enumerated".into());
             }
-            _ => None,
+            DivergenceKind::Kl | DivergenceKind::SortedL1 => Vec::new(),
         };
         // What is compared with the sampler is the policy that is trained.
         let with_sampler = [&of.left, &of.right].iter().any(|side| side.roles().contains(&Role::Sampler));
         let temperature = if with_sampler { of.temperature * self.world.temperature } else { of.temperature };
-        let mut left = self.side(&of.left, temperature, live, &mut parameters)?;
-        let mut right = self.side(&of.right, temperature, live, &mut parameters)?;
-        let mut kind = &of.kind;
-        if let Some(reversed) = limit(kind, parameter) {
-            kind = &DivergenceKind::Kl;
-            if reversed {
-                std::mem::swap(&mut left, &mut right);
-            }
-        }
+        let left = self.side(&of.left, temperature, live, &mut parameters)?;
+        let right = self.side(&of.right, temperature, live, &mut parameters)?;
+        let kind = &of.kind;
         let members = self.members(&of.support)?;
         let full = members.iter().all(|member| *member);
         let inside = |p: &[Dual]| -> Vec<Dual> {
@@ -217,38 +211,23 @@ impl Place<'_> {
             }
         }
         let bound = of.clip_each.filter(|_| self.bounds).map(Dual::plain);
+        let agreed = if generalized { slopes_where_equal(kind, &own)? } else { [0.0; 3] };
         let mut total = Dual::plain(0.0);
         for (l, r) in l.iter().zip(&r) {
-            let mut summand = summand(kind, parameter, l, r)?;
+            let mut summand = summand(kind, &own, l, r)?;
             if generalized {
                 // r * (f(u) - f'(1) (u - 1)) in place of r * f(u), u = l / r: arXiv:2606.30406, eq. 5, for
-                // any generator.
-                summand = summand.subtract(&l.subtract(r).scale(slope_at_one(kind, parameter)?));
+                // any summand.
+                let [value, by_l, by_r] = agreed;
+                let linear = l.scale(by_l).add(&r.scale(by_r));
+                summand = summand.subtract(&Dual { value: value * (l.value - r.value), ..linear });
             }
             if let Some(bound) = &bound {
                 summand = summand.minimum(bound);
             }
             total = total.add(&summand);
         }
-        Ok(match (kind, parameter) {
-            (DivergenceKind::Jsd { normalized: true, .. }, Some(beta)) => {
-                total.scale(1.0 / (beta * (1.0 - beta)))
-            }
-            _ => total,
-        })
-    }
-}
-
-/// The members of a family at its ends, where its formula is 0 / 0: KL in one direction or the other. True
-/// where the sides change places.
-fn limit(kind: &DivergenceKind, parameter: Option<f64>) -> Option<bool> {
-    let near = |end: f64| parameter.is_some_and(|parameter| (parameter - end).abs() < 1e-6);
-    match kind {
-        DivergenceKind::Jsd { normalized: true, .. } if near(0.0) => Some(false),
-        DivergenceKind::Jsd { normalized: true, .. } if near(1.0) => Some(true),
-        DivergenceKind::Alpha { .. } if near(1.0) => Some(false),
-        DivergenceKind::Alpha { .. } if near(0.0) => Some(true),
-        _ => None,
+        Ok(total)
     }
 }
 
@@ -256,71 +235,74 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
     (0..entries).map(|entry| which.contains(&entry)).collect()
 }
 
-/// What one entry adds: `right * f(left / right)`.
-fn summand(kind: &DivergenceKind, parameter: Option<f64>, l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
-    let parameter = parameter.unwrap_or(f64::NAN);
+/// What one entry adds. `own` are the numbers of the summand's parameters.
+fn summand(kind: &DivergenceKind, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
     Ok(match kind {
         DivergenceKind::Kl => l.times_log_ratio(r),
-        DivergenceKind::Jsd { .. } => {
-            let middle = l.scale(parameter).add(&r.scale(1.0 - parameter));
-            l.times_log_ratio(&middle)
-                .scale(parameter)
-                .add(&r.times_log_ratio(&middle).scale(1.0 - parameter))
-        }
-        DivergenceKind::Skew { .. } => l.times_log_ratio(&l.scale(parameter).add(&r.scale(1.0 - parameter))),
-        DivergenceKind::TotalVariation | DivergenceKind::SortedL1 => l.subtract(r).abs().scale(0.5),
-        DivergenceKind::ChiSquared => l.subtract(r).power(&Dual::plain(2.0)).divide(r),
-        DivergenceKind::Hellinger => l.add(r).scale(0.5).subtract(&l.multiply(r).sqrt()),
-        DivergenceKind::Alpha { .. } => {
-            let product = l.power(&Dual::plain(parameter)).multiply(&r.power(&Dual::plain(1.0 - parameter)));
-            product.subtract(r).scale(1.0 / (parameter * (parameter - 1.0)))
-        }
-        DivergenceKind::Custom(generator) => r.multiply(&generated(generator, &l.divide(r))?),
+        DivergenceKind::SortedL1 => l.subtract(r).abs().scale(0.5),
+        DivergenceKind::Entrywise(summand) => entrywise(summand, own, l, r)?,
         DivergenceKind::Gaussian { .. } => return Err("`gaussian_kl` has no vocabulary".into()),
     })
 }
 
-/// The derivative of the generator where both sides agree.
-fn slope_at_one(kind: &DivergenceKind, parameter: Option<f64>) -> Result<f64, Refusal> {
-    let parameter = parameter.unwrap_or(f64::NAN);
-    Ok(match kind {
-        DivergenceKind::Kl => 1.0,
-        DivergenceKind::Skew { .. } => 1.0 - parameter,
-        DivergenceKind::Alpha { .. } => 1.0 / (parameter - 1.0),
-        DivergenceKind::Custom(generator) => {
-            let at_one = generated(generator, &Dual { value: 1.0, gradient: vec![1.0] })?;
-            at_one.gradient.first().copied().unwrap_or(0.0)
-        }
-        _ => 0.0,
+/// Where both sides agree: the derivative by the left one, as a number, and the gradient's factors by both.
+fn slopes_where_equal(kind: &DivergenceKind, own: &[f64]) -> Result<[f64; 3], Refusal> {
+    let DivergenceKind::Entrywise(summand) = kind else {
+        return Ok(if matches!(kind, DivergenceKind::Kl) { [1.0, 1.0, -1.0] } else { [0.0; 3] });
+    };
+    let by = |l: Vec<f64>, r: Vec<f64>, detached: f64| -> Result<f64, Refusal> {
+        let side = |gradient| Dual { value: 0.5, gradient };
+        let (l, r) = (side(l), side(r));
+        let found = with_entries(summand, own, |entry| match (entry.side, entry.detached) {
+            (Side::Left, false) => l.clone(),
+            (Side::Right, false) => r.clone(),
+            (Side::Left, true) => Dual { value: 0.5, gradient: vec![detached] },
+            (Side::Right, true) => Dual::plain(0.5),
+        })?;
+        Ok(found.gradient.first().copied().unwrap_or(0.0))
+    };
+    let one = || vec![1.0];
+    Ok([by(one(), vec![], 1.0)?, by(one(), vec![], 0.0)?, by(vec![], one(), 0.0)?])
+}
+
+fn entrywise(summand: &Summand, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
+    // A probability of nothing at all has no logarithm; the runtime has the same floor.
+    let some = |side: &Dual| if side.value == 0.0 { Dual::plain(1e-300) } else { side.clone() };
+    let (l, r) = (some(l), some(r));
+    with_entries(summand, own, |entry| {
+        let side = if entry.side == Side::Left { &l } else { &r };
+        if entry.detached { Dual::plain(side.value) } else { side.clone() }
     })
 }
 
-/// A generator at `u`.
-fn generated(generator: &Generator, u: &Dual) -> Result<Dual, Refusal> {
+fn with_entries(summand: &Summand, own: &[f64], at: impl Fn(Entry) -> Dual) -> Result<Dual, Refusal> {
+    type Known = HashMap<*const FormulaNode, Dual>;
     fn walk(
         formula: &Formula,
-        u: &Dual,
+        at: &dyn Fn(Entry) -> Dual,
         depth: usize,
-        known: &mut HashMap<*const FormulaNode, Dual>,
+        known: &mut Known,
     ) -> Result<Dual, Refusal> {
         // A function of a function uses its argument more than once.
         if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
             return Ok(known.clone());
         }
         let value: Result<Dual, Refusal> = match &formula.0.kind {
-            _ if depth > 200 => Err("the generator is nested too deep".into()),
+            _ if depth > 200 => Err("the divergence is nested too deep".into()),
             FormulaKind::Number(value) => Ok(Dual::plain(*value)),
-            FormulaKind::Variable(_) => Ok(u.clone()),
+            FormulaKind::Entry(entry) => Ok(at(*entry)),
             FormulaKind::Apply { function, operands } => {
                 let operands: Vec<Dual> =
-                    operands.iter().map(|part| walk(part, u, depth + 1, known)).collect::<Result<_, _>>()?;
+                    operands.iter().map(|part| walk(part, at, depth + 1, known)).collect::<Result<_, _>>()?;
                 Ok(dual::apply(*function, &operands.iter().collect::<Vec<&Dual>>()))
             }
-            _ => Err("the generator holds more than arithmetic".into()),
+            _ => Err("the divergence holds more than arithmetic and its parameters".into()),
         };
         let value = value?;
         known.insert(Rc::as_ptr(&formula.0), value.clone());
         Ok(value)
     }
-    walk(&generator.value, u, 0, &mut HashMap::new())
+    let given = summand.parameters.iter().zip(own);
+    let mut known = given.map(|(given, worth)| (Rc::as_ptr(&given.value.0), Dual::plain(*worth))).collect();
+    walk(&summand.value, &at, 0, &mut known)
 }

@@ -62,16 +62,8 @@ impl Dual {
         apply(Function::Log, &[self])
     }
 
-    pub fn sqrt(&self) -> Dual {
-        apply(Function::Sqrt, &[self])
-    }
-
     pub fn abs(&self) -> Dual {
         apply(Function::Abs, &[self])
-    }
-
-    pub fn power(&self, exponent: &Dual) -> Dual {
-        apply(Function::Power, &[self, exponent])
     }
 
     pub fn minimum(&self, other: &Dual) -> Dual {

@@ -113,6 +113,7 @@ impl<'a> Scene<'a> {
             FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
                 return Err("`learned(...)` is found by the run".into());
             }
+            FormulaKind::Entry(_) => return Err("a side of a divergence has no value of its own".into()),
             FormulaKind::Variable(name) => one(self.world.values.get(name, formula.unit())),
             FormulaKind::Signal(Signal::Selected) => {
                 // Where the selection is left out of account, all count.

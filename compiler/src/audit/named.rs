@@ -1,8 +1,12 @@
 //! The gradients that have a name: what a term's own is compared with.
 
+use std::rc::Rc;
+
+use mopd_lang::analyse;
 use mopd_lang::formula::{
     Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, Mass, Role, Signal, Support, text,
 };
+use mopd_lang::source::SourceFile;
 
 use super::divergence::{Place, Refusal};
 use super::drawn::Drawn;
@@ -136,27 +140,12 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
         }
     }
     for role in &others {
-        let constants = [
-            (DivergenceKind::TotalVariation, "TV", ", "),
-            (DivergenceKind::Hellinger, "squared Hellinger", ", "),
-        ];
-        for (kind, name, between) in constants {
-            give(
-                named(name, role, &student, between),
-                Source::Divergence(plain(kind, role, &student), vec![]),
-                true,
-            );
+        for (name, between, reversed, kind) in standard().iter().filter(|(name, ..)| name != "JSD") {
+            let (left, right) = if *reversed { (&student, role) } else { (role, &student) };
+            let divergence = plain(kind.clone(), left, right);
+            let numbers = parameters(&divergence, recipe).unwrap_or_default();
+            give(named(name, left, right, between), Source::Divergence(divergence, numbers), true);
         }
-        give(
-            named("chi2", role, &student, " || "),
-            Source::Divergence(plain(DivergenceKind::ChiSquared, role, &student), vec![]),
-            true,
-        );
-        give(
-            named("chi2", &student, role, " || "),
-            Source::Divergence(plain(DivergenceKind::ChiSquared, &student, role), vec![]),
-            true,
-        );
     }
     let own = view.divergences();
     for divergence in &own {
@@ -189,13 +178,11 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
         }
     }
     for role in &others {
-        let half = half();
-        let jsd = DivergenceKind::Jsd { beta: half, normalized: false };
-        give(
-            format!("JSD({}, student)", role.name()),
-            Source::Divergence(plain(jsd, role, &student), vec![0.5]),
-            true,
-        );
+        for (name, between, _, kind) in standard().iter().filter(|(name, ..)| name == "JSD") {
+            let divergence = plain(kind.clone(), role, &student);
+            let numbers = parameters(&divergence, recipe).unwrap_or_default();
+            give(named(name, role, &student, between), Source::Divergence(divergence, numbers), true);
+        }
         give(
             format!("the log-loss of {}'s most probable token", role.name()),
             Source::Likelihood(role.clone()),
@@ -205,10 +192,29 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
     found
 }
 
-fn half() -> Formula {
-    use mopd_lang::experiment::Origin;
-    use mopd_lang::formula::{Axis, Unit};
-    Formula::new(FormulaKind::Number(0.5), Unit::Number, Axis::Run, false, Origin(0))
+type Standard = (String, &'static str, bool, DivergenceKind);
+
+/// Divergences of the standard library that any gradient is compared with: what they are called, what stands
+/// between their sides, and whether the student is on the left.
+fn standard() -> Rc<Vec<Standard>> {
+    const KNOWN: [(&str, &str, bool, &str); 5] = [
+        ("TV", ", ", false, "tv(teacher, student)"),
+        ("squared Hellinger", ", ", false, "hellinger(teacher, student)"),
+        ("chi2", " || ", false, "chi2(teacher || student)"),
+        ("chi2", " || ", true, "chi2(student || teacher)"),
+        ("JSD", ", ", false, "jsd(teacher, student, beta: 0.5)"),
+    ];
+    thread_local! {
+        static STANDARD: Rc<Vec<Standard>> = Rc::new(KNOWN.iter().map(|(name, between, reversed, call)| {
+            let text = format!("objective o {{\n  term all = live {call}\n  reduce = mean(token, over: batch)\n}}\n");
+            let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
+            let FormulaKind::Live(Live::Divergence(divergence)) = &found[0].objective.terms[0].value.0.kind else {
+                unreachable!("the term is a divergence")
+            };
+            ((*name).to_owned(), *between, *reversed, divergence.kind.clone())
+        }).collect());
+    }
+    STANDARD.with(Rc::clone)
 }
 
 /// The numbers of a divergence's formulas, where they are the same at every token.
@@ -245,7 +251,7 @@ impl Outcome {
 impl Named {
     /// It is of a divergence that the author declares.
     pub fn is_declared(&self) -> bool {
-        matches!(&self.source, Source::Divergence(divergence, _) if matches!(divergence.kind, DivergenceKind::Custom(_)))
+        matches!(&self.source, Source::Divergence(divergence, _) if matches!(&divergence.kind, DivergenceKind::Entrywise(own) if !own.standard))
     }
 
     /// Its gradient by all logits of a world, per token that follows a prefix.

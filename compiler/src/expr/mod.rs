@@ -7,6 +7,7 @@ pub mod derivative;
 pub mod graph;
 pub mod interpret;
 pub mod jit;
+pub mod summand;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod values;

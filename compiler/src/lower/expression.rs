@@ -10,7 +10,7 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
-    Preference, PreferenceKind, Scan, Signal, text,
+    Preference, PreferenceKind, Scan, Signal, Unit, text,
 };
 
 /// A part that is read more than once gets a name if its own text is longer than this.
@@ -188,7 +188,8 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, 
         FormulaKind::Schedule(_)
         | FormulaKind::Signal(_)
         | FormulaKind::Number(_)
-        | FormulaKind::Variable(_) => call(text::formula(formula, usize::MAX)),
+        | FormulaKind::Variable(_)
+        | FormulaKind::Entry(_) => call(text::formula(formula, usize::MAX)),
         _ => {
             let kind = with_operands(formula, operands);
             let own = Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin);
@@ -270,23 +271,30 @@ fn divergence(of: &Divergence, operands: &[&Text], generators: &mut Vec<(String,
     let mut named = of.formulas().into_iter().zip(operands).map(|(like, text)| variable(&text.text, like));
     let mut next = || named.next().expect("one text for each operand");
     let mut own = of.clone();
-    match &mut own.kind {
-        DivergenceKind::Jsd { beta: parameter, .. }
-        | DivergenceKind::Skew { lambda: parameter }
-        | DivergenceKind::Alpha { alpha: parameter } => *parameter = next(),
-        _ => {}
+    if let DivergenceKind::Entrywise(summand) = &mut own.kind {
+        let summand = Rc::make_mut(summand);
+        for given in &mut summand.parameters {
+            let named = next();
+            // `normalized: true`
+            if given.value.unit() != Unit::Bool {
+                given.value = named;
+            }
+        }
     }
     rename(&mut own.left, &mut next);
     rename(&mut own.right, &mut next);
     let text = text::divergence(&own);
-    let DivergenceKind::Custom(generator) = &of.kind else { return text };
-    let known = generators.iter().position(|(_, value)| exact(value) == exact(&generator.value));
+    let DivergenceKind::Entrywise(summand) = &of.kind else { return text };
+    if summand.standard {
+        return text;
+    }
+    let known = generators.iter().position(|(_, value)| exact(value) == exact(&summand.value));
     let place = known.unwrap_or_else(|| {
-        generators.push((generator.name.clone(), generator.value.clone()));
+        generators.push((summand.name.clone(), summand.value.clone()));
         generators.len() - 1
     });
     let name = &generators[place].0;
-    text.replacen(&generator.name, &format!("{name}{}", number_of(place)), 1)
+    text.replacen(&summand.name, &format!("{name}{}", number_of(place)), 1)
 }
 
 fn rename(side: &mut Distribution, next: &mut dyn FnMut() -> Formula) {

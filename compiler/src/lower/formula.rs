@@ -373,7 +373,8 @@ fn operands(formula: &FormulaNode) -> Vec<&Formula> {
         | FormulaKind::Adaptive(_)
         | FormulaKind::Signal(_)
         | FormulaKind::Live(_)
-        | FormulaKind::Variable(_) => Vec::new(),
+        | FormulaKind::Variable(_)
+        | FormulaKind::Entry(_) => Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sam
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part,
-    PreferenceKind, Reduction, Role, Signal, Support,
+    PreferenceKind, Reduction, Role, Signal, Support, Unit,
 };
 
 use super::expression::{self, exact};
@@ -118,26 +118,21 @@ fn at_temperature(temperature: f64) -> String {
 fn divergence(divergence: &Divergence, scored_at: f64) -> String {
     let name = match &divergence.kind {
         DivergenceKind::Kl => "KL",
-        DivergenceKind::Jsd { .. } => "JSD",
-        DivergenceKind::TotalVariation => "TV",
-        DivergenceKind::Skew { .. } => "skew KL",
-        DivergenceKind::ChiSquared => "chi-squared",
-        DivergenceKind::Hellinger => "squared Hellinger",
-        DivergenceKind::Alpha { .. } => "alpha divergence",
         DivergenceKind::SortedL1 => "sorted L1",
         DivergenceKind::Gaussian { .. } => "Gaussian KL",
-        DivergenceKind::Custom(generator) => &generator.name,
+        DivergenceKind::Entrywise(summand) => &summand.name,
     };
     let mut slot = format!("{name}({})", text::sides(divergence));
-    match &divergence.kind {
-        DivergenceKind::Jsd { beta, normalized } => {
-            slot += &format!(", beta {}", exact(beta));
-            slot += if *normalized { ", divided by beta * (1 - beta)" } else { "" };
+    if let DivergenceKind::Entrywise(summand) = &divergence.kind {
+        for given in summand.parameters.iter().filter(|given| !given.default) {
+            slot += &match (given.value.unit(), given.value.constant()) {
+                (Unit::Bool, Some(truth)) => format!(", {} {}", given.name, truth != 0.0),
+                _ => format!(", {} {}", given.name, exact(&given.value)),
+            };
         }
-        DivergenceKind::Skew { lambda } => slot += &format!(", lambda {}", exact(lambda)),
-        DivergenceKind::Alpha { alpha } => slot += &format!(", alpha {}", exact(alpha)),
-        DivergenceKind::Custom(generator) => slot += &format!(", f(u) = {}", exact(&generator.value)),
-        _ => {}
+        if !summand.standard {
+            slot += &format!(", at each entry {}", exact(&summand.value));
+        }
     }
     let with_sampler =
         [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
@@ -297,7 +292,8 @@ impl<'a> Parts<'a> {
             | FormulaKind::Adaptive(_)
             | FormulaKind::Signal(_)
             | FormulaKind::Live(_)
-            | FormulaKind::Variable(_) => Vec::new(),
+            | FormulaKind::Variable(_)
+            | FormulaKind::Entry(_) => Vec::new(),
         };
         found.into_iter().filter(|(operand, _)| operand.live()).collect()
     }

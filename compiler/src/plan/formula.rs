@@ -221,20 +221,9 @@ impl Divergence {
         roles
     }
 
-    /// The signals that its parameters are computed from.
+    /// The signals that the weights of its sides are computed from.
     pub fn signals(&self) -> Vec<Signal> {
-        let of_kind = match &self.kind {
-            DivergenceKind::Jsd { beta, .. } => Some(beta),
-            DivergenceKind::Skew { lambda } => Some(lambda),
-            DivergenceKind::Alpha { alpha } => Some(alpha),
-            DivergenceKind::Kl
-            | DivergenceKind::TotalVariation
-            | DivergenceKind::ChiSquared
-            | DivergenceKind::Hellinger
-            | DivergenceKind::SortedL1
-            | DivergenceKind::Custom(_) => None,
-        };
-        let parameters = of_kind.into_iter().chain(self.left.parameters()).chain(self.right.parameters());
+        let parameters = self.left.parameters().into_iter().chain(self.right.parameters());
         let mut signals: Vec<Signal> = Vec::new();
         for signal in parameters.flat_map(Parameter::signals) {
             if !signals.contains(&signal) {
@@ -250,36 +239,19 @@ impl Divergence {
 pub enum DivergenceKind {
     /// sum of left * log(left / right)
     Kl,
-    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized`
-    /// divides by beta * (1 - beta); its values at 0 and 1 are the limits, the two directions of KL.
-    Jsd { beta: Parameter, normalized: bool },
-    /// KL(left || lambda * left + (1 - lambda) * right) (arXiv:2402.03898)
-    Skew { lambda: Parameter },
-    /// half the sum of |left - right|
-    TotalVariation,
-    /// sum of (left - right)^2 / right
-    ChiSquared,
-    /// half the sum of (sqrt(left) - sqrt(right))^2: 1 - sum of sqrt(left * right) where both sides are
-    /// complete
-    Hellinger,
-    /// (sum of left^alpha * right^(1 - alpha) - right) / (alpha * (alpha - 1)); at 0 and 1 the limits, the
-    /// two directions of KL.
-    Alpha { alpha: Parameter },
     /// half the L1 distance of the sorted probabilities (arXiv:2402.12030)
     SortedL1,
-    /// sum of right * f(left / right)
-    Custom(Box<Generator>),
+    /// A sum of one number per entry.
+    Entrywise(Box<Summand>),
 }
 
-/// The generator f of an f-divergence: convex, 0 at 1. Its variable is live primitive 0 of the graph, on the
-/// token axis, as are both nodes; beside it they read the step and nothing else.
+/// What an entry adds to a divergence. Live primitives 0 and 1 of the graph are the left side's probability of
+/// the entry and the right side's, 2 and 3 the same as constants; beside them it reads the step and nothing
+/// else. See [`Summand::at`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Generator {
+pub struct Summand {
     pub graph: Graph,
-    /// f(u)
     pub value: NodeId,
-    /// f'(u)
-    pub derivative: NodeId,
 }
 
 /// Which vocabulary entries take part.

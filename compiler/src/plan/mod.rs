@@ -10,8 +10,8 @@ mod settings;
 
 pub use data::{DataFormula, DataNode, DataSource};
 pub use formula::{
-    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass,
-    Memory, Parameter, Reduction, Role, Scan, Signal, Statistic, Support,
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
+    Parameter, Reduction, Role, Scan, Signal, Statistic, Summand, Support,
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{

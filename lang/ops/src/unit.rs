@@ -190,6 +190,6 @@ pub(crate) fn quotient(left: Unit, right: Unit) -> Option<Unit> {
 }
 
 pub(crate) fn power(left: Unit, right: Unit) -> Option<Unit> {
-    ((plain(left) || left == Unit::Nats || left == Unit::Real) && plain(right))
+    ((plain(left) || matches!(left, Unit::Nats | Unit::Real | Unit::Prob)) && plain(right))
         .then_some(if left == Unit::Ratio { Unit::Ratio } else { Unit::Number })
 }

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use super::context::{CompletionContext, CompletionPlace};
 use super::scope::{self, LocalName};
 use super::{ENTRY, Library, describe, hover};
-use crate::check::Analysis;
 use crate::check::builtins::{self, Builtin, Kind, SupportName};
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
+use crate::check::{Analysis, DIVERGENCE_SETTINGS, is_standard_divergence};
 use crate::source::Span;
 use crate::syntax::words;
 
@@ -94,7 +94,7 @@ struct List<'a> {
     candidates: Vec<Candidate>,
 }
 
-/// The file's own items and those that it imports.
+/// The file's own items, those that it imports, and the standard library's divergences, which need no import.
 pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
     let uses = analysis.index.uses_in(ENTRY).iter();
     let items = uses.filter_map(|a_use| match a_use.target {
@@ -103,7 +103,23 @@ pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
         }
         _ => None,
     });
-    items.collect()
+    let mut named: HashMap<String, SymbolId> = items.collect();
+    for id in standard_divergences(analysis) {
+        named.entry(analysis.index.symbol(id).name.clone()).or_insert(id);
+    }
+    named
+}
+
+/// Those that are known everywhere.
+fn standard_divergences(analysis: &Analysis) -> impl Iterator<Item = SymbolId> {
+    analysis.index.ids().filter(|id| {
+        let symbol = analysis.index.symbol(*id);
+        let path = || &analysis.sources.file(symbol.span.file).path;
+        symbol.kind == SymbolKind::Divergence
+            && symbol.public
+            && is_standard_divergence(&symbol.name)
+            && path().starts_with("std:")
+    })
 }
 
 impl List<'_> {
@@ -168,7 +184,8 @@ impl List<'_> {
         let own = declared.iter().map(|LocalName { name, kind, local }| ((*name).to_owned(), *kind, *local));
         let imported = self.names.iter().filter_map(|(name, id)| {
             let symbol = self.analysis.index.symbol(*id);
-            (symbol.span.file != ENTRY).then(|| (name.clone(), symbol.kind, false))
+            let imported = symbol.span.file != ENTRY && !is_standard_divergence(name);
+            imported.then(|| (name.clone(), symbol.kind, false))
         });
         let hidden =
             |name: &str, local: bool| !local && context.sees_signals() && vocabulary::signal(name).is_some();
@@ -322,7 +339,16 @@ fn arguments(list: &mut List, callee: &str, given: &[String]) {
         (Some(builtin), _) => {
             builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect()
         }
-        (None, Some(id)) => describe::written_parameters(list.analysis, *id),
+        (None, Some(id)) => {
+            let mut written = describe::written_parameters(list.analysis, *id);
+            if list.analysis.index.symbol(*id).kind == SymbolKind::Divergence {
+                // Sides have no names in a call.
+                written.retain(|(name, written)| name != written);
+                let usage = DIVERGENCE_SETTINGS.map(|name| (name.to_owned(), format!("{name}: ...")));
+                written.extend(usage);
+            }
+            written
+        }
         (None, None) => Vec::new(),
     };
     for (name, detail) in written.iter().filter(|(name, _)| !given.contains(name)) {
@@ -376,6 +402,10 @@ fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
     let signals = context.sees_signals();
     if matches!(takes, Takes::Formula | Takes::Condition) {
         list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
+        for id in standard_divergences(list.analysis).collect::<Vec<SymbolId>>() {
+            let name = list.analysis.index.symbol(id).name.clone();
+            list.symbol(&name, SymbolKind::Divergence, 2);
+        }
     }
     if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
         list.signals(vocabulary::SIGNALS, 1);

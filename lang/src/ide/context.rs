@@ -527,13 +527,23 @@ impl<'a> CompletionContext<'a> {
     }
 
     fn positional(&self, callee: &str, position: usize) -> Takes {
+        if position == 0 && crate::check::is_standard_divergence(callee) {
+            return Takes::Role;
+        }
         let builtin = crate::check::builtins::find(callee);
         let parameter = builtin.and_then(|builtin| Some((builtin, *builtin.parameters.get(position)?)));
         parameter.map_or(Takes::Formula, |(builtin, parameter)| vocabulary::takes(builtin, parameter))
     }
 
     fn labelled(&self, callee: &str, label: &str) -> Takes {
-        let builtin = crate::check::builtins::find(callee);
+        // What every divergence takes, a declared one too.
+        let of_divergence = || {
+            crate::check::DIVERGENCE_SETTINGS
+                .contains(&label)
+                .then(|| crate::check::builtins::find("kl"))
+                .flatten()
+        };
+        let builtin = crate::check::builtins::find(callee).or_else(of_divergence);
         builtin.map_or(Takes::Formula, |builtin| vocabulary::takes(builtin, label))
     }
 

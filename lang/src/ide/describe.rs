@@ -26,7 +26,10 @@ pub fn head(item: &Item, source: &str) -> String {
         ItemKind::Objective { name, parameters, .. } => callable("objective", &name.text, parameters),
         ItemKind::Template { name, parameters, .. } => callable("template", &name.text, parameters),
         ItemKind::Rollout { name, parameters, .. } => callable("rollout", &name.text, parameters),
-        ItemKind::Divergence { name, parameters, .. } => callable("divergence", &name.text, parameters),
+        ItemKind::Divergence { name, directed, parameters, .. } => {
+            let head = callable("divergence", &name.text, parameters);
+            if *directed { head.replacen(", ", " || ", 1) } else { head }
+        }
         ItemKind::Teacher { binding, parameters } if !parameters.is_empty() => {
             callable("teacher", &binding.name.text, parameters)
         }

@@ -78,9 +78,12 @@ pub enum ItemKind {
         parameters: Vec<Parameter>,
         text: Expr,
     },
-    /// `divergence name(u, parameters) = generator`
+    /// `divergence name(p || q, parameters) = summand`, `name(p, q, ...)` where the order of the sides means
+    /// nothing, or `name(u, ...) = generator`.
     Divergence {
         name: Name,
+        /// `||` stands between the sides.
+        directed: bool,
         parameters: Vec<Parameter>,
         body: Expr,
     },

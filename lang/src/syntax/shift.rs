@@ -143,7 +143,7 @@ enums! {
         Model(binding),
         Teacher { binding, parameters },
         Template { name, parameters, text },
-        Divergence { name, parameters, body },
+        Divergence { name, directed, parameters, body },
         Rollout { name, parameters, body },
         Panel { name, value },
         Sweep { span, axes },

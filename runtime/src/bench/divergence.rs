@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::plan::events::{BenchDivergence, BenchJob, Event, FailureKind, Measure};
-use mopd_compiler::plan::{Divergence, DivergenceKind, Mass, Parameter, Role, Support};
+use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Function, Mass, Role, Summand, Support};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
@@ -142,8 +143,7 @@ impl Inputs<'_> {
         let divergence = match self.job.divergence {
             BenchDivergence::Kl => between(DivergenceKind::Kl, Support::Full, Mass::Raw),
             BenchDivergence::Jsd => {
-                let kind = DivergenceKind::Jsd { beta: Parameter::Number(BETA), normalized: false };
-                between(kind, Support::Full, Mass::Raw)
+                between(DivergenceKind::Entrywise(Box::new(jensen_shannon())), Support::Full, Mass::Raw)
             }
             BenchDivergence::TopK => {
                 let support = Support::TopK { role: Role::Teacher, k: K };
@@ -184,6 +184,23 @@ impl Inputs<'_> {
         };
         Outcome { values, gradients }
     }
+}
+
+/// `jsd(left, right, beta: BETA)`, as the compiler makes it of the standard library's text.
+fn jensen_shannon() -> Summand {
+    use Function::{Add, Divide, Log, Multiply};
+    let mut graph = Graph::default();
+    let shares = [BETA, 1.0 - BETA].map(|share| graph.constant(Axis::Run, share));
+    let sides = [0, 1].map(|side| graph.live(LiveId(side)));
+    let scaled = [0, 1].map(|side| graph.apply(Multiply, &[shares[side], sides[side]]));
+    let mixture = graph.apply(Add, &scaled);
+    let parts = [0, 1].map(|side| {
+        let ratio = graph.apply(Divide, &[sides[side], mixture]);
+        let log = graph.apply(Log, &[ratio]);
+        graph.apply(Multiply, &[scaled[side], log])
+    });
+    let value = graph.apply(Add, &parts);
+    Summand { graph, value }
 }
 
 /// The largest difference, as a share of the largest that is expected.

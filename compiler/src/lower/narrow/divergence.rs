@@ -10,12 +10,10 @@ use mopd_lang::source::Span;
 
 use super::formula::{Kind, role};
 use super::{Narrowed, refused};
-use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
 use crate::plan::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Parameter, Reduction,
-    Signal, Support,
+    Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Parameter, Signal, Summand, Support,
 };
 
 pub fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<Divergence> {
@@ -47,19 +45,11 @@ fn distribution(distribution: &wide::Distribution, at: Span) -> Narrowed<Distrib
 fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<DivergenceKind> {
     Ok(match kind {
         wide::DivergenceKind::Kl => DivergenceKind::Kl,
-        wide::DivergenceKind::Jsd { beta, normalized } => {
-            DivergenceKind::Jsd { beta: parameter(beta, at)?, normalized: *normalized }
-        }
-        wide::DivergenceKind::Skew { lambda } => DivergenceKind::Skew { lambda: parameter(lambda, at)? },
-        wide::DivergenceKind::TotalVariation => DivergenceKind::TotalVariation,
-        wide::DivergenceKind::ChiSquared => DivergenceKind::ChiSquared,
-        wide::DivergenceKind::Hellinger => DivergenceKind::Hellinger,
-        wide::DivergenceKind::Alpha { alpha } => DivergenceKind::Alpha { alpha: parameter(alpha, at)? },
         wide::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
         wide::DivergenceKind::Gaussian { .. } => {
             return Err(refused(at, format!("the divergence `{}`", kind.name())));
         }
-        wide::DivergenceKind::Custom(own) => DivergenceKind::Custom(Box::new(generator(own, at)?)),
+        wide::DivergenceKind::Entrywise(own) => DivergenceKind::Entrywise(Box::new(summand(own, at)?)),
     })
 }
 
@@ -88,30 +78,29 @@ fn parameter(formula: &wide::Formula, at: Span) -> Narrowed<Parameter> {
     })
 }
 
-fn generator(generator: &wide::Generator, at: Span) -> Narrowed<Generator> {
+fn summand(summand: &wide::Summand, at: Span) -> Narrowed<Summand> {
     let mut graph = Graph::default();
-    let variable = graph.live(LiveId(0));
-    let value = elementwise(&mut graph, &generator.value, Some(variable), at)?;
+    let entries = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
+    let value = elementwise(&mut graph, &summand.value, Some(entries), at)?;
     let value = graph.broadcast(value, Axis::Token);
-    // Elementwise, the derivative of the sum by each u is f'(u).
-    let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
-    let derivative = adjoints(&mut graph, sum, &[LiveId(0)])
-        .map_err(|error| refused(at, format!("the divergence `{}`: {error}; so it", generator.name)))?[0];
-    let signals = graph.signals(&[value, derivative]);
+    let signals = graph.signals(&[value]);
     if signals.iter().any(|signal| !matches!(signal, Signal::Step | Signal::Progress)) {
         return Err(refused(
             at,
-            format!("a parameter of the divergence `{}` that varies within a step", generator.name),
+            format!("a parameter of the divergence `{}` that varies within a step", summand.name),
         ));
     }
-    Ok(Generator { graph, value, derivative })
+    let own = Summand { graph, value };
+    own.at(0, 1)
+        .map_err(|error| refused(at, format!("the divergence `{}`: {error}; so it", summand.name)))?;
+    Ok(own)
 }
 
 /// The node of a formula that is computed without looking at other tokens.
 fn elementwise(
     graph: &mut Graph,
     formula: &wide::Formula,
-    variable: Option<NodeId>,
+    entries: Option<[NodeId; 4]>,
     at: Span,
 ) -> Narrowed<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
@@ -132,13 +121,16 @@ fn elementwise(
         if pending.len() > before {
             continue;
         }
-        let node = match (&formula.0.kind, variable) {
+        let node = match (&formula.0.kind, entries) {
             (FormulaKind::Apply { function, .. }, _) => {
                 let operands: Vec<NodeId> =
                     operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
                 graph.apply(*function, &operands)
             }
-            (FormulaKind::Variable(_), Some(variable)) => variable,
+            (FormulaKind::Entry(entry), Some(entries)) => {
+                let place = wide::Entry::ALL.iter().position(|known| known == entry);
+                entries[place.expect("all are listed")]
+            }
             _ => leaf(graph, &formula.0, at)?,
         };
         known.insert(address, node);

@@ -127,6 +127,7 @@ fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
             wide::PreferenceKind::BradleyTerry => return Err(refused(at, "`live bradley_terry`")),
         },
         FormulaKind::Live(of) => live(of, at)?,
+        FormulaKind::Entry(_) => return Err(refused(at, "a side of a divergence outside of it")),
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => {

@@ -4,9 +4,11 @@
 use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::formula::{Entry, Facts, Side, Summand, detached};
 
 use super::objectives::{assert_values, dpo, lowered, per_token};
 use super::*;
+use crate::expr::summand::Kernel;
 
 /// The refusals of the experiment after a change, as messages.
 fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
@@ -134,10 +136,10 @@ fn divergences_and_losses() {
         Live::Divergence(inner),
         "a divergence inside a divergence, with formulas of its own,",
     );
-    let u = formula(FormulaKind::Variable("u".into()), Axis::Run, false);
-    let own = Generator { name: "my".into(), value: apply(Function::Multiply, [&u, &entropy()]) };
+    let [p, _] = entries();
+    let own = summand(apply(Function::Multiply, [&p, &entropy()]));
     let varies = "a parameter of the divergence `my` that varies within a step";
-    assert_live_refused(of(DivergenceKind::Custom(Rc::new(own)), Support::Full), varies);
+    assert_live_refused(of(own, Support::Full), varies);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
     assert_live_refused(Live::Part(Part::Value), "`live student.value`");
     assert_live_refused(
@@ -585,14 +587,22 @@ fn parameters_of_divergences() {
         plan::Live::Divergence(divergence) => divergence.kind,
         other => panic!("{other:?}"),
     };
-    let half = apply(Function::Divide, [&number(1.0), &number(2.0)]);
-    let constant = plan::DivergenceKind::Jsd { beta: plan::Parameter::Number(0.5), normalized: true };
-    assert_eq!(kind(DivergenceKind::Jsd { beta: half, normalized: true }), constant);
-    let moving = apply(Function::Multiply, [&signal(Signal::Progress), &number(0.5)]);
-    let plan::DivergenceKind::Skew { lambda } = kind(DivergenceKind::Skew { lambda: moving }) else {
-        panic!("a skew")
+    let [p, q] = entries();
+    // p * log(p / (w * p + (1 - w) * q))
+    let skewed = |w: &Formula| {
+        let rest = apply(Function::Subtract, [&number(1.0), w]);
+        let parts = [(w, &p), (&rest, &q)].map(|(share, side)| apply(Function::Multiply, [share, side]));
+        let ratio = apply(Function::Divide, [&p, &apply(Function::Add, [&parts[0], &parts[1]])]);
+        summand(apply(Function::Multiply, [&p, &apply(Function::Log, [&ratio])]))
     };
-    assert_eq!(lambda.signals(), [plan::Signal::Progress]);
+    let at = |kind: &plan::DivergenceKind, step| match kind {
+        plan::DivergenceKind::Entrywise(summand) => summand.at(step, 4).unwrap().recognized().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let half = kind(skewed(&apply(Function::Divide, [&number(1.0), &number(2.0)])));
+    assert_eq!(at(&half, 1).kernel, Kernel::Skew { lambda: 0.5 });
+    let moving = kind(skewed(&apply(Function::Multiply, [&signal(Signal::Progress), &number(0.5)])));
+    assert_eq!(at(&moving, 2).kernel, Kernel::Skew { lambda: 0.25 });
 
     let share = apply(Function::Exp, [&apply(Function::Negate, [&entropy()])]);
     let rest = apply(Function::Subtract, [&number(1.0), &share]);
@@ -607,27 +617,51 @@ fn parameters_of_divergences() {
     assert!(matches!(blended.right, plan::Distribution::Detached(_)));
 }
 
-/// f(u) = u log u, and its derivative at e.
+fn entries() -> [Formula; 2] {
+    [Side::Left, Side::Right]
+        .map(|side| formula(FormulaKind::Entry(Entry { side, detached: false }), Axis::Run, false))
+}
+
+fn summand(value: Formula) -> DivergenceKind {
+    let (name, parameters) = ("my".into(), Vec::new());
+    let facts = Facts::UNKNOWN;
+    DivergenceKind::Entrywise(Rc::new(Summand {
+        name,
+        directed: true,
+        standard: false,
+        parameters,
+        value,
+        facts,
+    }))
+}
+
+/// q * u log u, u = p / q: its value, and its derivatives by both, at p = e / 4, q = 1 / 4. What is detached
+/// has the value and no derivative.
 #[test]
-fn a_generator_has_a_derivative() {
+fn a_summand_has_derivatives() {
     use crate::expr::batch::{Batch, Layout};
 
-    let u = formula(FormulaKind::Variable("u".into()), Axis::Run, false);
-    let value = apply(Function::Multiply, [&u, &apply(Function::Log, [&u])]);
-    let own = DivergenceKind::Custom(Rc::new(Generator { name: "my".into(), value }));
-    let plan::Live::Divergence(own) = primitive(Live::Divergence(divergence(own, Support::Sampled))) else {
-        panic!("a divergence")
-    };
-    let plan::DivergenceKind::Custom(generator) = own.kind else { panic!("a generator") };
-    let layout =
-        Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
-    let batch = Batch { layout, live: vec![vec![1.0, std::f32::consts::E]], ..Batch::default() };
-    let outputs = [generator.value, generator.derivative];
-    let values = crate::expr::interpret::interpret(&generator.graph, &outputs, &batch)
-        .expect("it reads its variable alone");
-    for (node, expected) in outputs.into_iter().zip([[0.0, std::f64::consts::E], [1.0, 2.0]]) {
-        for (got, expected) in values.get(node).iter().zip(expected) {
-            assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+    let [p, q] = entries();
+    let u = apply(Function::Divide, [&p, &q]);
+    let value =
+        apply(Function::Multiply, [&q, &apply(Function::Multiply, [&u, &apply(Function::Log, [&u])])]);
+    for (of, expected) in [
+        (value.clone(), [std::f64::consts::E / 4.0, 2.0, -std::f64::consts::E]),
+        (detached(&value), [std::f64::consts::E / 4.0, 0.0, 0.0]),
+    ] {
+        let own = Live::Divergence(divergence(summand(of), Support::Sampled));
+        let plan::Live::Divergence(own) = primitive(own) else { panic!("a divergence") };
+        let plan::DivergenceKind::Entrywise(summand) = own.kind else { panic!("a summand") };
+        let made = summand.at(0, 1).unwrap();
+        let layout =
+            Layout { sequence_of_token: vec![0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+        let (p, q) = (vec![std::f32::consts::E / 4.0], vec![0.25]);
+        let batch = Batch { layout, live: vec![p.clone(), q.clone(), p, q], ..Batch::default() };
+        let outputs = [made.value, made.slopes[0], made.slopes[1]];
+        let values = crate::expr::interpret::interpret(&made.graph, &outputs, &batch)
+            .expect("it reads its sides alone");
+        for (node, expected) in outputs.into_iter().zip(expected) {
+            assert!((values.get(node)[0] - expected).abs() < 1e-6, "{} {expected}", values.get(node)[0]);
         }
     }
 }

@@ -125,12 +125,6 @@ pub enum MemoryName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DivergenceName {
     Kl,
-    Jsd,
-    Skew,
-    TotalVariation,
-    ChiSquared,
-    Hellinger,
-    Alpha,
     SortedL1,
     Gaussian,
 }
@@ -303,12 +297,6 @@ static OTHERS: &[Builtin] = &[
     function("previous", &["x"], 1, "previous(loss)", "The value of the previous step; at the first step the current value.", Kind::Memory(MemoryName::Previous)),
     // Divergences, supports, signals with arguments
     divergence!("kl", ["pair"], [], 1, "kl(student || teacher, support: full)", "KL divergence: the sum of left * log(left / right).", Kl),
-    divergence!("jsd", ["left", "right"], ["beta", "normalized"], 3, "jsd(student, teacher, beta: 0.5)", "Generalised Jensen-Shannon divergence; `beta` is the left side's share of the mixture; 0 at both ends of `beta` unless `normalized`.", Jsd),
-    divergence!("skew", ["pair"], ["lambda"], 2, "skew(teacher || student, lambda: 0.1)", "KL from the left side to a mixture of both; `lambda` is the left side's share.", Skew),
-    divergence!("tv", ["left", "right"], [], 2, "tv(student, teacher)", "Total variation: half the sum of |left - right|.", TotalVariation),
-    divergence!("chi2", ["pair"], [], 1, "chi2(student || teacher)", "The sum of (left - right)^2 / right.", ChiSquared),
-    divergence!("hellinger", ["left", "right"], [], 2, "hellinger(student, teacher)", "Squared Hellinger distance: 1 - sum of sqrt(left * right).", Hellinger),
-    divergence!("alpha", ["pair"], ["alpha"], 2, "alpha(student || teacher, alpha: 0.5)", "The alpha divergence: (sum of left^alpha * right^(1 - alpha) - 1) / (alpha * (alpha - 1)); where a schedule reaches 0 or 1, its limit, a `kl`.", Alpha),
     divergence!("sorted_l1", ["left", "right"], [], 2, "sorted_l1(student, teacher)", "Half the L1 distance of the sorted probabilities: vocabularies may differ.", SortedL1),
     divergence!("gaussian_kl", ["pair"], ["dimensions"], 1, "gaussian_kl(teacher || student)", "KL between normal distributions, summed over the components or over `dimensions`: continuous actions, denoising steps.", Gaussian),
     function("blend", &[], 0, "blend(teacher: 0.1, student: 0.9)", "A weighted sum of distributions, by role; the weights may be numbers per token.", Kind::Blend),

@@ -243,7 +243,6 @@ fn divergence(name: DivergenceName, parameter: &str) -> Takes {
         (_, "pair" | "left" | "right") => Takes::Role,
         (_, "support") => Takes::Support,
         (_, "mass") => Takes::Words(MASSES),
-        (DivergenceName::Jsd, "normalized") => Takes::Truth,
         (DivergenceName::Gaussian, "dimensions") => Takes::Numbers,
         (_, "temperature" | "clip_each") => Takes::Number,
         // Its own parameter: it may move over training time.

@@ -1,27 +1,17 @@
-//! Divergences: their sides, parameters, supports and masses, and the ones that an author declares.
-
-use std::rc::Rc;
+//! Divergences: their sides, supports and masses. Those that are declared have a file of their own.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Generator, Mass, Role, Signal,
-    Support, Unit,
-};
+use crate::formula::{Distribution, Divergence, DivergenceKind, Formula, Mass, Role, Signal, Support, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Expr, ExprKind, Name, Parameter};
+use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::{Builtin, DivergenceName, SupportName};
-use crate::check::values::calls::Slots;
 use crate::check::values::evaluate::{Context, Env};
-use crate::check::values::ranges::{Bindings, Tape};
 use crate::check::values::value::Value;
 
 /// What every divergence takes after its sides and its own parameter.
-const COMMON: [&str; 4] = ["support", "mass", "temperature", "clip_each"];
-
-/// Where a generator is looked at: likelihood ratios from very small to very large.
-const PROBES: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
+pub const COMMON: [&str; 4] = ["support", "mass", "temperature", "clip_each"];
 
 impl Checker {
     pub(in crate::check) fn divergence_call(
@@ -32,12 +22,18 @@ impl Checker {
         span: Span,
         env: &Env,
     ) -> Value {
-        if self.outside_objective(span, env) {
-            return Value::Error;
-        }
         let slot = |parameter: &str| {
             builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at])
         };
+        if env.context == Context::Entry {
+            return match (name, slot("pair")) {
+                (DivergenceName::Kl, Some(pair)) => self.kl_of_entry(pair, span, env),
+                _ => self.beyond_entry(builtin.name, span),
+            };
+        }
+        if self.outside_objective(span, env) {
+            return Value::Error;
+        }
         let sides = match slot("pair") {
             Some(pair) => self.sides(pair, slot("support"), builtin.name, env),
             None => {
@@ -46,13 +42,8 @@ impl Checker {
                 left.zip(right)
             }
         };
-        let parameter =
-            |checker: &mut Checker, name: &str| checker.parameter_of_divergence(slot(name)?, name, env);
         let kind = match name {
             DivergenceName::Kl => Some(DivergenceKind::Kl),
-            DivergenceName::TotalVariation => Some(DivergenceKind::TotalVariation),
-            DivergenceName::ChiSquared => Some(DivergenceKind::ChiSquared),
-            DivergenceName::Hellinger => Some(DivergenceKind::Hellinger),
             DivergenceName::SortedL1 => Some(DivergenceKind::SortedL1),
             DivergenceName::Gaussian => match slot("dimensions") {
                 None => Some(DivergenceKind::Gaussian { dimensions: None }),
@@ -61,37 +52,14 @@ impl Checker {
                     dimensions.map(|dimensions| DivergenceKind::Gaussian { dimensions: Some(dimensions) })
                 }
             },
-            DivergenceName::Skew => parameter(self, "lambda").map(|lambda| DivergenceKind::Skew { lambda }),
-            DivergenceName::Alpha => parameter(self, "alpha").map(|alpha| DivergenceKind::Alpha { alpha }),
-            DivergenceName::Jsd => {
-                let normalized = match slot("normalized") {
-                    None => Some(false),
-                    Some(expr) => match expr.kind {
-                        ExprKind::Bool(normalized) => Some(normalized),
-                        _ => {
-                            self.report(Diagnostic::error(
-                                Code::TypeMismatch,
-                                expr.span,
-                                "`normalized` is `true` or `false`",
-                            ));
-                            None
-                        }
-                    },
-                };
-                let beta = parameter(self, "beta");
-                normalized.zip(beta).map(|(normalized, beta)| DivergenceKind::Jsd { beta, normalized })
-            }
         };
         let common = COMMON.map(slot);
         let (Some((left, right)), Some(kind)) = (sides, kind) else { return Value::Error };
-        if self.degenerate(&kind, slot("beta").or(slot("alpha")), span) {
-            return Value::Error;
-        }
         self.finish_divergence(kind, left, right, common, span, env)
     }
 
-    fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
-        let outside = matches!(env.context, Context::Constant | Context::Schedule);
+    pub(in crate::check) fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
+        let outside = matches!(env.context, Context::Constant | Context::Schedule | Context::Entry);
         if outside {
             let text = "a divergence is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
@@ -100,7 +68,7 @@ impl Checker {
     }
 
     /// `teacher || student`
-    fn sides(
+    pub(in crate::check) fn sides(
         &mut self,
         pair: &Expr,
         second: Option<&Expr>,
@@ -154,81 +122,7 @@ impl Checker {
         }
     }
 
-    /// A number of the run: known now, scheduled, or computed from `step` and `progress`. Its range is
-    /// checked over the run of every stage that uses it.
-    fn parameter_of_divergence(&mut self, expr: &Expr, name: &str, env: &Env) -> Option<Formula> {
-        let value = self.evaluate(expr, env);
-        let formula = self.formula(value, expr.span)?;
-        if formula.live() || formula.axis() > Axis::Run {
-            let text = format!(
-                "`{name}` is one number for the whole step, and this is one per {}",
-                formula.axis().name()
-            );
-            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help(
-                "for a coefficient per token mix the distributions themselves: `blend(teacher: a, student: \
-                 1 - a)`",
-            ));
-            return None;
-        }
-        if matches!(formula.unit(), Unit::Bool | Unit::Logp) {
-            let message = format!("`{name}` is a plain number");
-            self.unit_mismatch(expr.span, &message, &[(expr.span, &formula)], None);
-            return None;
-        }
-        let bounds = match name {
-            "alpha" => None,
-            _ => Some((0.0, 1.0)),
-        };
-        if let (Some((low, high)), Some(value)) = (bounds, formula.constant())
-            && !(low..=high).contains(&value)
-        {
-            let finding =
-                Diagnostic::error(Code::OutOfRange, expr.span, format!("`{name}` must lie between 0 and 1"));
-            self.report(finding.label(format!("this is {value}")));
-            return None;
-        }
-        Some(formula)
-    }
-
-    /// Parameters at which a divergence teaches nothing or does not exist.
-    fn degenerate(&mut self, kind: &DivergenceKind, parameter: Option<&Expr>, span: Span) -> bool {
-        let place = parameter.map_or(span, |expr| expr.span);
-        match kind {
-            DivergenceKind::Jsd { beta, normalized: false } if matches!(beta.constant(), Some(0.0 | 1.0)) => {
-                let beta = beta.constant().expect("just matched");
-                self.report(
-                    Diagnostic::error(
-                        Code::OutOfRange,
-                        place,
-                        format!("`jsd` with beta = {beta} is 0 everywhere"),
-                    )
-                    .label("teaches nothing")
-                    .help(
-                        "its limits, divided by beta * (1 - beta), are the two directions of `kl`: write \
-                         the one you mean, or `normalized: true` where beta moves",
-                    ),
-                );
-                true
-            }
-            DivergenceKind::Jsd { beta, normalized: true } if matches!(beta.constant(), Some(0.0 | 1.0)) => {
-                let finding =
-                    Diagnostic::error(Code::OutOfRange, place, "this end of the normalised `jsd` is a `kl`");
-                self.report(finding.help("write `kl(...)` in the direction you mean"));
-                true
-            }
-            DivergenceKind::Alpha { alpha } if matches!(alpha.constant(), Some(0.0 | 1.0)) => {
-                let finding =
-                    Diagnostic::error(Code::OutOfRange, place, "this end of the alpha divergence is a `kl`");
-                self.report(
-                    finding.help("write what it is: `kl(left || right)` at 1, `kl(right || left)` at 0"),
-                );
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn finish_divergence(
+    pub(in crate::check) fn finish_divergence(
         &mut self,
         kind: DivergenceKind,
         left: Distribution,
@@ -255,6 +149,18 @@ impl Checker {
             let what = left.role().map_or("a blend", Role::name);
             let text = format!("`{what}` is compared with itself: the divergence is 0");
             self.report(Diagnostic::error(Code::OutOfRange, span, text));
+            return Value::Error;
+        }
+        if let DivergenceKind::Entrywise(summand) = &kind
+            && !summand.facts.divergence
+            && mass == Mass::Generalized
+        {
+            let text = format!("`mass: generalized` is for divergences, and `{}` is none", summand.name);
+            self.report(
+                Diagnostic::error(Code::NotADivergence, span, text)
+                    .label("nothing makes it stationary where the sides agree")
+                    .help("write `mass: tail`, `renormalized` or `raw`"),
+            );
             return Value::Error;
         }
         let single = matches!(support, Support::Sampled | Support::TopK { k: 1, .. });
@@ -459,6 +365,9 @@ impl Checker {
 
     /// `detached(blend(...))`
     pub(in crate::check) fn detached_side(&mut self, side: &Expr, span: Span, env: &Env) -> Value {
+        if env.context == Context::Entry {
+            return self.detached_of_entry(side, env);
+        }
         if self.outside_objective(span, env) {
             return Value::Error;
         }
@@ -504,113 +413,6 @@ impl Checker {
         };
         let Value::Formula(one) = self.number(1.0, Unit::Number, span) else { return Value::Error };
         Value::Logits(vec![(one, role)])
-    }
-
-    /// A call of a divergence that the author declared: `squeezed(teacher || student, support: ...)`.
-    #[allow(clippy::too_many_arguments)]
-    pub(in crate::check) fn call_divergence(
-        &mut self,
-        name: &Name,
-        parameters: &[Parameter],
-        body: &Expr,
-        arguments: &[Argument],
-        span: Span,
-        env: &Env,
-        mut inner: Env,
-    ) -> Value {
-        if self.outside_objective(span, env) {
-            return Value::Error;
-        }
-        let own = parameters.iter().skip(1).map(|parameter| parameter.name.text.as_str());
-        let names: Vec<&str> = std::iter::once("pair").chain(own).chain(COMMON).collect();
-        let Slots { given, misplaced } = self.slots(&name.text, &names, arguments, Some(name.span));
-        if !misplaced.is_empty() {
-            return Value::Error;
-        }
-        let Some(pair) = given[0] else {
-            let finding = Diagnostic::error(
-                Code::MissingArgument,
-                span,
-                format!("`{}` needs its two sides", name.text),
-            );
-            self.report(finding.help(format!("write `{}(teacher || student)`", name.text)));
-            return Value::Error;
-        };
-        let sides = self.sides(pair, None, &name.text, env);
-        let own: Vec<Argument> = parameters
-            .iter()
-            .skip(1)
-            .zip(&given[1..])
-            .filter_map(|(parameter, value)| {
-                Some(Argument { name: Some(parameter.name.clone()), value: (*value)?.clone() })
-            })
-            .collect();
-        self.bind_parameters(name, parameters.get(1..).unwrap_or_default(), &own, span, env, &mut inner);
-        let Some(generator) = self.generator(name, parameters, body, &inner) else { return Value::Error };
-        let Some((left, right)) = sides else { return Value::Error };
-        let common = std::array::from_fn(|at| given[names.len() - COMMON.len() + at]);
-        self.finish_divergence(DivergenceKind::Custom(Rc::new(generator)), left, right, common, span, env)
-    }
-
-    /// The generator of an f-divergence: convex where it is looked at, 0 at 1.
-    pub(in crate::check) fn generator(
-        &mut self,
-        name: &Name,
-        parameters: &[Parameter],
-        body: &Expr,
-        env: &Env,
-    ) -> Option<Generator> {
-        let Some(variable) = parameters.first() else {
-            let text = format!("`{}` needs a variable: the ratio of the two sides", name.text);
-            let finding = Diagnostic::error(Code::NotADivergence, name.span, text);
-            self.report(finding.help(format!("write `divergence {}(u) = u * log(u)`", name.text)));
-            return None;
-        };
-        let origin = self.origin(variable.name.span);
-        let symbol: Rc<str> = variable.name.text.as_str().into();
-        let mut inner = env.with_context(Context::Constant);
-        let u = Formula::new(FormulaKind::Variable(symbol.clone()), Unit::Ratio, Axis::Run, false, origin);
-        inner.bind(&variable.name.text, Value::Formula(u));
-        let value = self.evaluate(body, &inner);
-        let value = self.formula(value, body.span)?;
-        let tape = Tape::of(&value);
-        let at = |u: f64| tape.at(&Bindings { step: 0, steps: 1, variable: Some((&symbol, u)) });
-        if let Some(one) = at(1.0)
-            && (one.is_nan() || one.abs() >= 1e-9)
-        {
-            self.report(
-                Diagnostic::error(
-                    Code::NotADivergence,
-                    body.span,
-                    format!("`{}` is {one} where both sides agree", name.text),
-                )
-                .label(format!("at {} = 1", variable.name.text))
-                .help("a generator is 0 at 1: subtract its value there"),
-            );
-            return None;
-        }
-        let values: Option<Vec<f64>> = PROBES.iter().map(|u| at(*u)).collect();
-        // A parameter without a value: convexity shows where the divergence is used.
-        let Some(values) = values else { return Some(Generator { name: name.text.clone(), value }) };
-        let bend = (1..PROBES.len() - 1).find(|&at| {
-            let (a, b, c) = (PROBES[at - 1], PROBES[at], PROBES[at + 1]);
-            let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
-            let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
-            let above = values[at] - chord - 1e-9 * scale;
-            above.is_nan() || above > 0.0
-        });
-        if let Some(bend) = bend {
-            let text =
-                format!("`{}` is not convex near {} = {}", name.text, variable.name.text, PROBES[bend]);
-            self.report(
-                Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
-                    "without convexity the value can be negative, and its smallest value is not where the \
-                     sides agree",
-                ),
-            );
-            return None;
-        }
-        Some(Generator { name: name.text.clone(), value })
     }
 }
 

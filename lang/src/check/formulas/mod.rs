@@ -2,6 +2,7 @@
 //! axes.
 
 pub mod arithmetic;
+pub mod declared;
 pub mod divergences;
 pub mod functions;
 pub mod reduce;

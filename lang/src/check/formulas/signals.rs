@@ -28,6 +28,14 @@ impl Checker {
         if env.context == Context::Constant {
             return None;
         }
+        if env.context == Context::Entry {
+            vocabulary::signal(name)?;
+            let text =
+                format!("a divergence is a function of its sides and parameters: it can't read `{name}`");
+            let finding = Diagnostic::error(Code::NotADivergence, span, text).label("a signal of the run");
+            self.report(finding.help("give it a parameter, and the number where it is called"));
+            return Some(Value::Error);
+        }
         let run = match name {
             "progress" => Some(Signal::Progress),
             "step" => Some(Signal::Step),
@@ -85,7 +93,8 @@ impl Checker {
             };
             if let Some(signal) = known {
                 let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
-                if matches!(env.context, Context::Constant | Context::Schedule) && !known_for_run {
+                let before = matches!(env.context, Context::Constant | Context::Schedule | Context::Entry);
+                if before && !known_for_run {
                     let text = format!(
                         "`{name}.{}` differs from prompt to prompt: it can be read in an objective only",
                         field.text
@@ -104,7 +113,7 @@ impl Checker {
             Value::Student(SelfCopy::Current) => return self.student_copy(field, &[], span, env),
             Value::Model(model) => return self.joint_member(model, field),
             value @ (Value::Role(_) | Value::Teacher(_)) => {
-                if env.context == Context::Constant || env.context == Context::Schedule {
+                if matches!(env.context, Context::Constant | Context::Schedule | Context::Entry) {
                     let text = "what a teacher says of a token is known inside an objective only";
                     self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                     return Value::Error;
@@ -258,7 +267,7 @@ impl Checker {
         span: Span,
         env: &Env,
     ) -> Value {
-        if matches!(env.context, Context::Constant | Context::Schedule) {
+        if matches!(env.context, Context::Constant | Context::Schedule | Context::Entry) {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
             return Value::Error;

@@ -180,11 +180,14 @@ impl Checker {
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
                 let (name, parameters) = signature(&item.kind).expect("what can be called has a signature");
-                let env = self.abstract_arguments(
-                    module,
-                    parameters,
-                    matches!(item.kind, ItemKind::Divergence { .. }),
-                );
+                let sides = match item.kind {
+                    ItemKind::Divergence { .. } => crate::check::formulas::declared::sides(parameters),
+                    _ => 0,
+                };
+                let env = self.abstract_arguments(module, &parameters[sides..]);
+                if let ItemKind::Divergence { .. } = item.kind {
+                    self.divergence_item(id, &env);
+                }
                 self.check_body(item, name, parameters, env.named(&name.text));
             }
             (ItemKind::Sweep { span, axes }, _) => self.sweep_item(module, *span, axes),
@@ -204,12 +207,9 @@ impl Checker {
 
     /// What can be known of a body's parameters before it is used: their defaults, or any value of their
     /// type.
-    fn abstract_arguments(&mut self, module: ModuleId, parameters: &[Parameter], generator: bool) -> Env {
+    fn abstract_arguments(&mut self, module: ModuleId, parameters: &[Parameter]) -> Env {
         let mut env = Env::constant(module);
-        for (position, parameter) in parameters.iter().enumerate() {
-            if generator && position == 0 {
-                continue;
-            }
+        for parameter in parameters {
             let value = match (&parameter.default, &parameter.annotation) {
                 (Some(default), Some(annotation)) => {
                     let value = self.evaluate_constant(module, default);
@@ -318,9 +318,6 @@ impl Checker {
             }
             ItemKind::Template { text, .. } => {
                 self.template_item(name, text, &env);
-            }
-            ItemKind::Divergence { body, .. } => {
-                self.generator(name, parameters, body, &env);
             }
             ItemKind::Rollout { body, .. } => {
                 self.rollout_value(body, &env);

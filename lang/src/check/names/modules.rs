@@ -22,6 +22,10 @@ use crate::check::values::value::Value;
 /// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a
 /// name in it.
 pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
+/// The module whose divergences are known everywhere.
+pub const DIVERGENCES: &str = "divergences";
+/// They are the language's own: known whatever the host offers. Names are looked up in it often.
+const DIVERGENCES_TEXT: &str = include_str!("../../../../stdlib/divergences.mopd");
 pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,9 +175,29 @@ impl Modules {
         Some(self.lookup(module, name)?.item)
     }
 
+    /// Whether a module is of the standard library.
+    pub fn is_standard(&self, id: ModuleId) -> bool {
+        self.loaded[id.0 as usize].path.starts_with("std:")
+    }
+
+    /// The divergences that are known without an import.
+    pub fn standard_divergences(&self) -> impl Iterator<Item = &'static str> {
+        standard_divergences()
+    }
+
     pub fn set_value(&self, id: ModuleId, name: &str) -> Option<Expr> {
         self.loaded[id.0 as usize].set.get(name).cloned()
     }
+}
+
+/// The divergences that are known without an import.
+fn standard_divergences() -> impl Iterator<Item = &'static str> {
+    let lines = DIVERGENCES_TEXT.lines().filter_map(|line| line.strip_prefix("pub divergence "));
+    lines.filter_map(|line| line.split_once('(')).map(|(name, _)| name)
+}
+
+pub fn is_standard_divergence(name: &str) -> bool {
+    standard_divergences().any(|known| known == name)
 }
 
 /// The name that an item declares for others to use.
@@ -244,7 +268,10 @@ impl Checker {
 
     fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
         let tree = self.modules.tree(item.module);
-        let called = callable(&tree.items[item.index].kind).is_some() && builtins::find(&name.text).is_some();
+        let standard = item.module != module || self.modules.is_standard(module);
+        let taken = builtins::find(&name.text).is_some()
+            || !standard && self.modules.standard_divergences().any(|known| known == name.text);
+        let called = callable(&tree.items[item.index].kind).is_some() && taken;
         if called || signals::is_reserved(&name.text) {
             self.report(
                 Diagnostic::error(
@@ -373,7 +400,7 @@ impl Checker {
 
     /// The modules that built-in stages take their objectives from.
     pub(in crate::check) fn load_defaults(&mut self, load: Loader) {
-        for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE] {
+        for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE, (DIVERGENCES, "")] {
             self.find_file(&["std", module], load);
         }
     }
@@ -383,7 +410,11 @@ impl Checker {
         if let Some(&known) = self.modules.by_path.get(&key) {
             return Some(known);
         }
-        let source = load(path)?;
+        let source = load(path).or_else(|| {
+            let own = path == ["std", DIVERGENCES];
+            let file = || (format!("std:{DIVERGENCES}.mopd"), DIVERGENCES_TEXT.to_owned());
+            own.then(file).map(|(path, text)| SourceFile { path, text })
+        })?;
         // Known before its own imports are read, so that two modules may import each other.
         let id = ModuleId(self.modules.loaded.len() as u32);
         self.modules.by_path.insert(key, id);

@@ -78,9 +78,12 @@ impl Checker {
                 .filter(|b| wanted == Wanted::Callable || stands_alone(b))
                 .map(|b| b.name.to_owned()),
         );
+        if wanted == Wanted::Callable {
+            found.extend(self.modules.standard_divergences().map(str::to_owned));
+        }
         if wanted == Wanted::Value {
             found.extend(["domains", "self"].map(str::to_owned));
-            if env.context != Context::Constant {
+            if !matches!(env.context, Context::Constant | Context::Entry) {
                 found.extend(vocabulary::SIGNALS.iter().map(|signal| signal.name.to_owned()));
             }
         }

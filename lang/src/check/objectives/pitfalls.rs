@@ -159,14 +159,11 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
 fn can_be_negative(divergence: &Divergence) -> bool {
     divergence.mass == Mass::Raw
         && divergence.support != Support::Full
-        && matches!(
-            divergence.kind,
-            DivergenceKind::Kl
-                | DivergenceKind::Jsd { .. }
-                | DivergenceKind::Skew { .. }
-                | DivergenceKind::Alpha { .. }
-                | DivergenceKind::Custom(_)
-        )
+        && match &divergence.kind {
+            DivergenceKind::Kl => true,
+            DivergenceKind::Entrywise(summand) => !summand.facts.never_negative,
+            DivergenceKind::SortedL1 | DivergenceKind::Gaussian { .. } => false,
+        }
 }
 
 /// The value that a node holds down, where it lets nothing below 0 through.

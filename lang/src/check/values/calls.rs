@@ -127,7 +127,9 @@ impl Checker {
         if let Some(local) = env.local(name).filter(|local| callable(local)) {
             return local.clone();
         }
-        let builtin = builtins::find(name).map(Value::Builtin);
+        let builtin = builtins::find(name)
+            .map(Value::Builtin)
+            .or_else(|| self.standard_divergence(name).map(|item| self.item_value(item, callee.span)));
         if env.local(name).is_some()
             && let Some(builtin) = builtin
         {
@@ -167,6 +169,11 @@ impl Checker {
             );
         }
         let span = whole.span;
+        if env.context == Context::Entry
+            && let Some(what) = Self::not_at_entry(builtin, arguments)
+        {
+            return self.beyond_entry(what, span);
+        }
         match builtin.kind {
             Kind::Blend => return self.blend(arguments, span, env),
             Kind::Columns => return self.columns_call(arguments, span),
@@ -260,8 +267,8 @@ impl Checker {
         if inner.model_name.is_empty() {
             inner.model_name = name.text.clone();
         }
-        if let ItemKind::Divergence { body, .. } = item {
-            return self.call_divergence(name, parameters, body, arguments, span, env, inner);
+        if let ItemKind::Divergence { .. } = item {
+            return self.call_divergence(id, arguments, span, env, inner);
         }
         self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();

@@ -32,6 +32,8 @@ pub enum Context {
     Constant,
     /// A number over training time: `step`, `progress` and what else the run as a whole has.
     Schedule,
+    /// In the summand of a divergence: its sides and parameters, nothing of the run.
+    Entry,
     /// In an objective, outside its terms: signals, nothing live.
     Objective,
     /// In a term: signals, and `live`.
@@ -202,6 +204,9 @@ impl Checker {
         }
         if let Some(builtin) = builtins::find(name) {
             return Value::Builtin(builtin);
+        }
+        if let Some(item) = self.standard_divergence(name) {
+            return self.item_value(item, span);
         }
         self.unknown_name(name, span, env);
         Value::Error

@@ -10,17 +10,18 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
     DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
-    Live, Mass, PreferenceKind, Scan, Signal,
+    Given, Live, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
 };
 
 use crate::check::Checker;
+use crate::check::formulas::declared::is_zero;
 
 /// What the names in a number of the run stand for.
-pub struct Bindings<'a> {
+pub struct Bindings {
     pub step: u32,
     pub steps: u32,
-    /// The variable of a generator.
-    pub variable: Option<(&'a str, f64)>,
+    /// Both sides' probabilities of a vocabulary entry.
+    pub entry: Option<[f64; 2]>,
 }
 
 /// A number of the run, part by part: each once, operands first. A formula that uses one part twice, and that
@@ -89,9 +90,10 @@ impl<'f> Tape<'f> {
             FormulaKind::Signal(Signal::Progress) => {
                 Some(f64::from(bindings.step) / f64::from(bindings.steps.max(1)))
             }
-            FormulaKind::Variable(name) => {
-                bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value))
-            }
+            FormulaKind::Entry(entry) => bindings.entry.map(|[p, q]| match entry.side {
+                Side::Left => p,
+                Side::Right => q,
+            }),
             _ => None,
         };
         self.run(leaf, Function::value)
@@ -174,7 +176,7 @@ pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> 
             continue;
         }
         for step in first..=last {
-            match tape.at(&Bindings { step, steps, variable: None }) {
+            match tape.at(&Bindings { step, steps, entry: None }) {
                 Some(value) if outside(value) => return RangeCheck::Leaves { step, value },
                 _ => {}
             }
@@ -245,52 +247,34 @@ impl Checker {
         false
     }
 
-    /// Without its factor beta * (1 - beta) taken out, `jsd` goes to 0 at both ends, and its gradient with
-    /// it.
-    fn leaves_ends(&mut self, beta: &Formula, length: Length) -> bool {
-        // Whether it stays within 0 and 1 has been checked.
-        let (RangeCheck::Leaves { step, value }, steps) =
-            check_range(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length)
-        else {
-            return true;
-        };
-        let span = self.span(beta.0.origin);
-        self.report(
-            Diagnostic::error(
-                Code::ScheduleRange,
-                span,
-                format!("`jsd` with beta = {value} is 0 everywhere"),
-            )
-            .label(format!("is {value} at step {step} of {steps}"))
-            .help(
-                "`normalized: true` divides by beta * (1 - beta): its ends are the two directions of `kl`, \
-                 and it changes smoothly between them",
-            ),
-        );
-        false
-    }
-
-    /// A bare partial sum of the alpha divergence has no limit at 0 and 1: what is left of both sides does
-    /// not cancel.
-    fn leaves_poles(&mut self, alpha: &Formula, steps: u32) -> bool {
-        let tape = Tape::of(alpha);
-        let value = |step| tape.at(&Bindings { step, steps, variable: None });
-        let at_pole =
-            |step: &u32| value(*step).is_some_and(|alpha| alpha.abs() < 1e-9 || (alpha - 1.0).abs() < 1e-9);
-        let Some(step) = looked_at(std::slice::from_ref(&tape), steps).into_iter().find(at_pole) else {
-            return true;
-        };
-        let end = value(step).unwrap_or_default().round();
-        self.report(
-            Diagnostic::error(
-                Code::ScheduleRange,
-                self.span(alpha.0.origin),
-                format!("with `mass: raw` the alpha divergence divides by 0 at alpha = {end}"),
-            )
-            .label(format!("is {end} at step {step} of {steps}"))
-            .help("with `mass: generalized`, `tail` or `renormalized` its limit is taken there, a `kl`"),
-        );
-        false
+    /// Where a share reaches an end at which a family is 0 everywhere, as both ends of `jsd` are, its gradient
+    /// is 0 too.
+    fn leaves_dead_ends(&mut self, summand: &Summand, length: Length) -> bool {
+        let moving =
+            |given: &&Given| given.value.unit() == Unit::Fraction && given.value.constant().is_none();
+        for Given { name, value, .. } in summand.parameters.iter().filter(moving) {
+            let dead = |end: f64| is_zero(&with_number(&summand.value, value, end), (1, 3));
+            let low = if dead(0.0) { f64::MIN_POSITIVE } else { 0.0 };
+            let high = if dead(1.0) { 1.0f64.next_down() } else { 1.0 };
+            // Whether it stays within 0 and 1 is looked at where all such numbers are.
+            let (RangeCheck::Leaves { step, value: at }, steps) = check_range(value, (low, high), length)
+            else {
+                continue;
+            };
+            if check_range(value, (0.0, 1.0), length).0 != RangeCheck::Within {
+                continue;
+            }
+            let span = self.span(value.0.origin);
+            let text = format!("`{}` with {name} = {at} is 0 everywhere", summand.name);
+            let finding = Diagnostic::error(Code::ScheduleRange, span, text)
+                .label(format!("is {at} at step {step} of {steps}"));
+            self.report(finding.help(
+                "keep it away from there, or take a member of the family that has a limit: `jsd(...)` with \
+                 `normalized: true` ends in the two directions of `kl`",
+            ));
+            return false;
+        }
+        true
     }
 
     /// The parameters of an objective's divergences, over the whole run of the stage that uses it.
@@ -314,19 +298,9 @@ impl Checker {
                 | FormulaKind::Live(Live::Divergence(divergence)) => divergence,
                 _ => continue,
             };
-            good &= match &divergence.kind {
-                DivergenceKind::Jsd { beta, normalized } => {
-                    self.stays_within(beta, "`beta`", (0.0, 1.0), length)
-                        && (*normalized || self.leaves_ends(beta, length))
-                }
-                DivergenceKind::Alpha { alpha } if divergence.mass == Mass::Raw => match length {
-                    Length::Steps(steps) => self.leaves_poles(alpha, steps),
-                    // Which steps there are decides whether one is at a pole.
-                    Length::Epochs(_) => true,
-                },
-                DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), length),
-                _ => true,
-            };
+            if let DivergenceKind::Entrywise(summand) = &divergence.kind {
+                good &= self.leaves_dead_ends(summand, length);
+            }
             good &= self.shares_add_up(divergence, length);
         }
         good
@@ -349,7 +323,7 @@ impl Checker {
             let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::of(share)).collect();
             let off = |steps: u32| {
                 let total = |step| -> Option<f64> {
-                    shares.iter().map(|share| share.at(&Bindings { step, steps, variable: None })).sum()
+                    shares.iter().map(|share| share.at(&Bindings { step, steps, entry: None })).sum()
                 };
                 let found =
                     |step| Some((step, steps, total(step)?)).filter(|(.., total)| (total - 1.0).abs() > 1e-9);
@@ -438,7 +412,7 @@ mod tests {
             for steps in [1, 40, 257] {
                 for (low, high) in bounds {
                     let expected = (0..steps).find_map(|step| {
-                        let value = Tape::of(&formula).at(&Bindings { step, steps, variable: None })?;
+                        let value = Tape::of(&formula).at(&Bindings { step, steps, entry: None })?;
                         (!value.is_finite() || !(low..=high).contains(&value)).then_some(step)
                     });
                     match (first_outside(&formula, (low, high), steps), expected) {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Axis, Formula, NamedSpan, Part, Role, Unit};
+use super::{Axis, Formula, NamedSpan, Part, Role, Summand, Unit};
 use crate::experiment::Rollout;
 
 /// One side of a divergence.
@@ -80,22 +80,19 @@ impl Divergence {
     /// What its value measures: logarithms make nats. A total variation is a probability, powers of ratios
     /// are numbers.
     pub fn unit(&self) -> Unit {
-        match self.kind {
-            DivergenceKind::TotalVariation
-            | DivergenceKind::SortedL1
-            | DivergenceKind::Hellinger
-            | DivergenceKind::ChiSquared
-            | DivergenceKind::Alpha { .. } => Unit::Number,
+        match &self.kind {
+            DivergenceKind::SortedL1 => Unit::Number,
+            DivergenceKind::Entrywise(summand) if !summand.in_nats() => Unit::Number,
             _ => Unit::Nats,
         }
     }
 
-    /// The formulas in it: the kind's parameter and the coefficients of blends.
+    /// The formulas in it: the kind's parameters and the coefficients of blends.
     pub fn formulas(&self) -> Vec<&Formula> {
-        let mut formulas = match &self.kind {
-            DivergenceKind::Jsd { beta, .. } => vec![beta],
-            DivergenceKind::Skew { lambda } => vec![lambda],
-            DivergenceKind::Alpha { alpha } => vec![alpha],
+        let mut formulas: Vec<&Formula> = match &self.kind {
+            DivergenceKind::Entrywise(summand) => {
+                summand.parameters.iter().map(|given| &given.value).collect()
+            }
             _ => Vec::new(),
         };
         formulas.extend(self.left.formulas());
@@ -114,26 +111,13 @@ fn add(roles: &mut Vec<Role>, role: Role) {
 pub enum DivergenceKind {
     /// sum of left * log(left / right)
     Kl,
-    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized`
-    /// divides by beta * (1 - beta), whose limits are the two directions of KL.
-    Jsd { beta: Formula, normalized: bool },
-    /// KL(left || lambda * left + (1 - lambda) * right) (arXiv:2402.03898)
-    Skew { lambda: Formula },
-    /// half the sum of |left - right|
-    TotalVariation,
-    /// sum of (left - right)^2 / right
-    ChiSquared,
-    /// 1 - sum of sqrt(left * right)
-    Hellinger,
-    /// (sum of left^alpha * right^(1 - alpha) - 1) / (alpha * (alpha - 1))
-    Alpha { alpha: Formula },
     /// half the L1 distance of the sorted probabilities: vocabularies need not agree (arXiv:2402.12030)
     SortedL1,
     /// KL between two normal distributions, summed over components: continuous actions, denoising steps. All
     /// of them, or the ones listed.
     Gaussian { dimensions: Option<Vec<u32>> },
-    /// sum of right * f(left / right), f declared by the author.
-    Custom(Rc<Generator>),
+    /// A sum of what is declared for one entry.
+    Entrywise(Rc<Summand>),
 }
 
 impl DivergenceKind {
@@ -141,15 +125,9 @@ impl DivergenceKind {
     pub fn name(&self) -> &str {
         match self {
             DivergenceKind::Kl => "kl",
-            DivergenceKind::Jsd { .. } => "jsd",
-            DivergenceKind::Skew { .. } => "skew",
-            DivergenceKind::TotalVariation => "tv",
-            DivergenceKind::ChiSquared => "chi2",
-            DivergenceKind::Hellinger => "hellinger",
-            DivergenceKind::Alpha { .. } => "alpha",
             DivergenceKind::SortedL1 => "sorted_l1",
             DivergenceKind::Gaussian { .. } => "gaussian_kl",
-            DivergenceKind::Custom(generator) => &generator.name,
+            DivergenceKind::Entrywise(summand) => &summand.name,
         }
     }
 
@@ -160,21 +138,12 @@ impl DivergenceKind {
 
     /// Swapping the sides changes the value.
     pub fn directed(&self) -> bool {
-        !matches!(
-            self,
-            DivergenceKind::Jsd { .. }
-                | DivergenceKind::TotalVariation
-                | DivergenceKind::Hellinger
-                | DivergenceKind::SortedL1
-        )
+        match self {
+            DivergenceKind::Kl | DivergenceKind::Gaussian { .. } => true,
+            DivergenceKind::SortedL1 => false,
+            DivergenceKind::Entrywise(summand) => summand.directed,
+        }
     }
-}
-
-/// The generator of an f-divergence: convex, 0 at 1. Its only variable is [`FormulaKind::Variable`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generator {
-    pub name: String,
-    pub value: Formula,
 }
 
 /// Which vocabulary entries take part.

@@ -7,6 +7,7 @@ mod decided;
 mod divergences;
 mod operators;
 mod signals;
+mod summand;
 pub mod text;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ pub use divergences::*;
 pub use mopd_ops::{Function, Unit};
 pub use operators::*;
 pub use signals::*;
+pub use summand::*;
 
 use crate::experiment::{Origin, Rollout, Schedule};
 
@@ -120,8 +122,10 @@ pub enum FormulaKind {
     Adaptive(Adaptive),
     Signal(Signal),
     Live(Live),
-    /// The variable of a generator, or a parameter that has no value yet.
+    /// A parameter that has no value yet.
     Variable(Rc<str>),
+    /// In the summand of a divergence: a side's probability of the entry.
+    Entry(Entry),
     Apply {
         function: Function,
         operands: Vec<Formula>,
@@ -196,7 +200,8 @@ fn parts_of(kind: &FormulaKind) -> Vec<&Formula> {
         | FormulaKind::Schedule(_)
         | FormulaKind::Signal(_)
         | FormulaKind::Live(_)
-        | FormulaKind::Variable(_) => Vec::new(),
+        | FormulaKind::Variable(_)
+        | FormulaKind::Entry(_) => Vec::new(),
     }
 }
 
@@ -260,7 +265,10 @@ impl fmt::Debug for Formula {
 impl Formula {
     pub fn new(kind: FormulaKind, unit: Unit, axis: Axis, live: bool, origin: Origin) -> Formula {
         let depth = match &kind {
-            FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Variable(_) => 0,
+            FormulaKind::Number(_)
+            | FormulaKind::Schedule(_)
+            | FormulaKind::Variable(_)
+            | FormulaKind::Entry(_) => 0,
             FormulaKind::Apply { operands, .. } => {
                 operands.iter().map(Formula::depth).max().unwrap_or_default()
             }

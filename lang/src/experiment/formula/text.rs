@@ -5,7 +5,8 @@
 
 use crate::experiment::formula::{
     Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
-    Mass, Memory, Part, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Support,
+    Mass, Memory, Part, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Summand,
+    Support, Unit,
 };
 use crate::experiment::{Over, Schedule};
 
@@ -111,12 +112,7 @@ pub fn live(live: &Live) -> String {
 pub fn divergence(divergence: &Divergence) -> String {
     let mut text = format!("{}({}", divergence.kind.name(), sides(divergence));
     match &divergence.kind {
-        DivergenceKind::Jsd { beta, normalized } => {
-            text += &format!(", beta: {}", inner(beta));
-            text += if *normalized { ", normalized: true" } else { "" };
-        }
-        DivergenceKind::Skew { lambda } => text += &format!(", lambda: {}", inner(lambda)),
-        DivergenceKind::Alpha { alpha } => text += &format!(", alpha: {}", inner(alpha)),
+        DivergenceKind::Entrywise(summand) => text += &given(summand, ": "),
         DivergenceKind::Gaussian { dimensions: of } => text += &dimensions(of),
         _ => {}
     }
@@ -133,6 +129,16 @@ pub fn divergence(divergence: &Divergence) -> String {
         text += &format!(", clip_each: {}", number(bound));
     }
     text + ")"
+}
+
+/// `, beta: 0.5`, of what is not left at its default; `between` a name and its value.
+pub fn given(summand: &Summand, between: &str) -> String {
+    let worth = |value: &Formula| match (value.unit(), value.constant()) {
+        (Unit::Bool, Some(truth)) => (truth != 0.0).to_string(),
+        _ => inner(value),
+    };
+    let shown = summand.parameters.iter().filter(|given| !given.default);
+    shown.map(|given| format!(", {}{between}{}", given.name, worth(&given.value))).collect()
 }
 
 /// `student || teacher`; `student, teacher` where their order means nothing.
@@ -346,6 +352,7 @@ impl Writer {
             FormulaKind::Live(live) => self.push(&self::live(live)),
             FormulaKind::Adaptive(adaptive) => self.push(&self::adaptive(adaptive)),
             FormulaKind::Variable(name) => self.push(name),
+            FormulaKind::Entry(entry) => self.push(entry.name()),
             FormulaKind::Reduce { reduction, operand, among, on } => {
                 let rest = format!("{}, over: {}", reduction_arguments(*reduction), formula.axis().name());
                 let on = on

@@ -159,6 +159,10 @@ impl<'a> AstBuilder<'a> {
                 Rule::arms => parts.arms = Some(self.arms(part)),
                 Rule::family => parts.family = self.family(part),
                 Rule::parameters => parts.parameters = self.parameters(part),
+                Rule::sided_parameters => {
+                    parts.directed = true;
+                    parts.parameters = self.parameters(part);
+                }
                 Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
                 Rule::assign => self.assign(part, false),
                 Rule::value => parts.value = self.value(part),
@@ -188,7 +192,8 @@ impl<'a> AstBuilder<'a> {
             }
             Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
             Rule::divergence_item => {
-                ItemKind::Divergence { name: parts.name?, parameters, body: parts.value? }
+                let directed = parts.directed;
+                ItemKind::Divergence { name: parts.name?, directed, parameters, body: parts.value? }
             }
             Rule::rollout_item => ItemKind::Rollout { name: parts.name?, parameters, body: parts.value? },
             Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },
@@ -456,7 +461,7 @@ impl<'a> AstBuilder<'a> {
         for part in pairs.flat_map(Pair::into_inner).flat_map(Pair::into_inner) {
             match part.as_rule() {
                 Rule::family => index = self.family(part),
-                Rule::parameters => parameters = self.parameters(part),
+                Rule::parameters | Rule::sided_parameters => parameters = self.parameters(part),
                 _ => {}
             }
         }
@@ -483,6 +488,8 @@ struct ItemParts {
     block: Option<Block>,
     arms: Option<Route>,
     family: Option<Index>,
+    /// `||` stands between the first two.
+    directed: bool,
     parameters: Vec<Parameter>,
     axes: Option<(Span, Vec<Index>)>,
     value: Option<Expr>,

@@ -15,7 +15,7 @@ fn word(rule: Rule) -> Option<&'static str> {
         Rule::match_arm => "an arm such as `correct -> 1`",
         Rule::block | Rule::arms | Rule::match_arms | Rule::axes | Rule::open_brace => "`{`",
         Rule::use_list => "`{`",
-        Rule::call | Rule::parameters | Rule::open_paren => "`(`",
+        Rule::call | Rule::parameters | Rule::sided_parameters | Rule::open_paren => "`(`",
         Rule::family | Rule::index | Rule::open_bracket => "`[`",
         Rule::name | Rule::key => "a name",
         Rule::word => "a word",

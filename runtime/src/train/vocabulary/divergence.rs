@@ -14,7 +14,7 @@ use mopd_kernels::entries::{Slope, Sum};
 
 /// A divergence with all parameters as they are at this step.
 pub struct Divergence<'a> {
-    pub pairing: Pairing<'a>,
+    pub pairing: Pairing,
     pub left: Side,
     pub right: Side,
     pub support: &'a Support,
@@ -25,9 +25,9 @@ pub struct Divergence<'a> {
 }
 
 /// Which entry of the right side an entry of the left is compared with.
-pub enum Pairing<'a> {
+pub enum Pairing {
     /// That of the same token.
-    Entrywise(Summand<'a>),
+    Entrywise(Summand),
     /// The most probable with the most probable, and so on: half of the absolute difference.
     Sorted,
 }

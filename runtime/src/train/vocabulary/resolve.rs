@@ -2,13 +2,14 @@
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::interpret::interpret;
+use mopd_compiler::expr::summand::{Kernel, Recognized};
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::{self, Axis, DivergenceKind, Live, Parameter, Signal};
 use tch::{Device, Tensor};
 
 use super::divergence::{Divergence, Pairing, Side, Weight};
 use super::quantities::{Primitive, Quantity};
-use super::summands::Summand;
+use super::summands::{Compiled, Summand};
 
 /// What formulas inside divergences are computed from.
 pub struct Parameters<'a> {
@@ -62,30 +63,40 @@ impl Parameters<'_> {
         &self,
         divergence: &'p plan::Divergence,
     ) -> Result<Divergence<'p>, EvaluationError> {
-        let entrywise = match &divergence.kind {
-            DivergenceKind::Kl => Some(Summand::Kl),
-            DivergenceKind::Jsd { beta, normalized } => {
-                Some(Summand::Jsd { beta: self.number(beta)?, normalized: *normalized })
-            }
-            DivergenceKind::Skew { lambda } => Some(Summand::Skew { lambda: self.number(lambda)? }),
-            DivergenceKind::TotalVariation => Some(Summand::TotalVariation),
-            DivergenceKind::ChiSquared => Some(Summand::ChiSquared),
-            DivergenceKind::Hellinger => Some(Summand::Hellinger),
-            DivergenceKind::Alpha { alpha } => Some(Summand::Alpha { alpha: self.number(alpha)? }),
-            DivergenceKind::SortedL1 => None,
-            DivergenceKind::Custom(generator) => {
-                Some(Summand::Custom { generator, step: self.batch.step, steps: self.batch.steps })
+        let (pairing, reversed) = match &divergence.kind {
+            DivergenceKind::Kl => (Pairing::Entrywise(Summand::Kl), false),
+            DivergenceKind::SortedL1 => (Pairing::Sorted, false),
+            DivergenceKind::Entrywise(summand) => {
+                let (summand, reversed) = self.summand(summand);
+                (Pairing::Entrywise(summand), reversed)
             }
         };
+        let sides = (self.side(&divergence.left)?, self.side(&divergence.right)?);
+        let (left, right) = if reversed { (sides.1, sides.0) } else { sides };
         Ok(Divergence {
-            pairing: entrywise.map_or(Pairing::Sorted, Pairing::Entrywise),
-            left: self.side(&divergence.left)?,
-            right: self.side(&divergence.right)?,
+            pairing,
+            left,
+            right,
             support: &divergence.support,
             mass: divergence.mass,
             temperature: divergence.temperature,
             clip_each: divergence.clip_each,
         })
+    }
+
+    /// As it is at this step: by a kernel, if there is one for what it is, maybe with the sides the other way
+    /// round.
+    fn summand(&self, summand: &plan::Summand) -> (Summand, bool) {
+        let own = summand.at(self.batch.step, self.batch.steps).expect("the compiler has looked");
+        let Some(Recognized { kernel, reversed }) = own.recognized() else {
+            return (Summand::Compiled(Compiled::new(own)), false);
+        };
+        let summand = match kernel {
+            Kernel::Kl => Summand::Kl,
+            Kernel::Skew { lambda } => Summand::Skew { lambda },
+            Kernel::Jsd { beta, normalized } => Summand::Jsd { beta, normalized },
+        };
+        (summand, reversed)
     }
 
     fn side(&self, distribution: &plan::Distribution) -> Result<Side, EvaluationError> {

@@ -8,96 +8,57 @@
 //! *Closed* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary
 //! entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1)
 //! (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
+//!
+//! What is hot has a form of its own in single precision; every other divergence is the compiler's graph of one
+//! entry and of its derivatives, in double precision.
 
-use mopd_compiler::plan::Generator;
+use mopd_compiler::expr::graph::NodeId;
+use mopd_compiler::expr::summand::AtStep;
 use tch::{Kind, Tensor};
 
 use crate::train::tensor_graph;
 
 /// A divergence with its parameters as they are at this step.
-pub enum Summand<'a> {
+pub enum Summand {
     Kl,
-    Jsd {
-        beta: f64,
-        normalized: bool,
-    },
-    Skew {
-        lambda: f64,
-    },
-    TotalVariation,
-    ChiSquared,
-    Hellinger,
-    Alpha {
-        alpha: f64,
-    },
-    Custom {
-        generator: &'a Generator,
-        /// For parameters of the generator that move.
-        step: u32,
-        steps: u32,
-    },
+    Jsd { beta: f64, normalized: bool },
+    Skew { lambda: f64 },
+    Compiled(Compiled),
 }
 
-/// Closer to 0 or 1 than this, the alpha divergence is its limit: its terms cancel there, and what is left in
-/// single precision is noise.
-const ALPHA_MARGIN: f64 = 1e-3;
-/// Closer to 0 or 1 than this, the normalised Jensen-Shannon divergence is its limit.
-const BETA_MARGIN: f64 = 1e-7;
 /// Beyond this difference of log-probabilities a mixture is one of its sides, in single precision, and `exp`
 /// is about to overflow.
 const FAR: f64 = 80.0;
 /// A side with a smaller share of the mixture than this can vanish in `1 + x`.
 const SMALL_SHARE: f64 = 0.05;
 
-impl Summand<'_> {
+impl Summand {
     pub fn values(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
-        match self.limit(closed) {
-            Some(Direction::LeftToRight) => return Summand::Kl.values(l, r, true),
-            Some(Direction::RightToLeft) => return Summand::Kl.values(r, l, true),
-            None => {}
-        }
-        match *self {
+        match self {
             Summand::Kl => {
                 let p = l.exp();
                 let value = &p * (l - r);
                 if closed { value - p + r.exp() } else { value }
             }
             Summand::Jsd { beta, normalized } => {
-                let scale = if normalized { 1.0 / (beta * (1.0 - beta)) } else { 1.0 };
+                let beta = *beta;
+                let scale = if *normalized { 1.0 / (beta * (1.0 - beta)) } else { 1.0 };
                 let left = above_mixture(l, r, beta) * l.exp() * (beta * scale);
                 left + above_mixture(r, l, 1.0 - beta) * r.exp() * ((1.0 - beta) * scale)
             }
             Summand::Skew { lambda } => {
+                let lambda = *lambda;
                 let (p, above) = (l.exp(), above_mixture(l, r, lambda));
                 let value = &p * above;
                 if closed { value + (r.exp() - p) * (1.0 - lambda) } else { value }
             }
-            Summand::TotalVariation => (l.exp() - r.exp()).abs_() * 0.5,
-            // (p - q)^2 / q, written so that q alone is never divided by.
-            Summand::ChiSquared => (l * 2.0 - r).exp_() - l.exp() * 2.0 + r.exp(),
-            Summand::Hellinger => (l.exp() + r.exp()) * 0.5 - ((l + r) * 0.5).exp_(),
-            Summand::Alpha { alpha } => {
-                let q = r.exp();
-                let value = (geometric(l, r, alpha) - &q) / (alpha * (alpha - 1.0));
-                if closed { value - (l.exp() - q) / (alpha - 1.0) } else { value }
-            }
-            Summand::Custom { generator, step, steps } => {
-                let own = Own::new(l, r, generator, (step, steps));
-                let value = &own.q * own.value();
-                let value = if closed { value - (&own.p - &own.q) * own.slope_at_1() } else { value };
-                value.to_kind(Kind::Float)
-            }
+            Summand::Compiled(own) => own.values(l, r, closed),
         }
     }
 
     /// With respect to `l`. The tensor is nobody else's.
     pub fn left_slopes(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
-        match self.limit(closed) {
-            Some(Direction::LeftToRight) => return Summand::Kl.left_slopes(l, r, true),
-            Some(Direction::RightToLeft) => return Summand::Kl.right_slopes(r, l, true),
-            None => {}
-        }
-        match *self {
+        match self {
             Summand::Kl => {
                 let mut slopes = l - r;
                 if !closed {
@@ -107,85 +68,40 @@ impl Summand<'_> {
                 slopes
             }
             Summand::Jsd { beta, normalized } => {
-                let scale = if normalized { 1.0 / (1.0 - beta) } else { beta };
+                let beta = *beta;
+                let scale = if *normalized { 1.0 / (1.0 - beta) } else { beta };
                 above_mixture(l, r, beta) * l.exp() * scale
             }
             Summand::Skew { lambda } => {
+                let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
                 let slope = &above - above.expm1() * lambda;
                 l.exp() * if closed { slope } else { slope + (1.0 - lambda) }
             }
-            Summand::TotalVariation => sign_of_difference(l, r) * l.exp() * 0.5,
-            Summand::ChiSquared => ((l * 2.0 - r).exp_() - l.exp()) * 2.0,
-            Summand::Hellinger => (l.exp() - ((l + r) * 0.5).exp_()) * 0.5,
-            Summand::Alpha { alpha } => {
-                let mean = geometric(l, r, alpha);
-                (if closed { mean - l.exp() } else { mean }) / (alpha - 1.0)
-            }
-            Summand::Custom { generator, step, steps } => {
-                let own = Own::new(l, r, generator, (step, steps));
-                let constant = if closed { own.slope_at_1() } else { 0.0 };
-                ((own.derivative() - constant) * &own.p).to_kind(Kind::Float)
-            }
+            Summand::Compiled(own) => own.slopes(0, l, r, closed),
         }
     }
 
     /// With respect to `r`. The tensor is nobody else's.
     pub fn right_slopes(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
-        match self.limit(closed) {
-            Some(Direction::LeftToRight) => return Summand::Kl.right_slopes(l, r, true),
-            Some(Direction::RightToLeft) => return Summand::Kl.left_slopes(r, l, true),
-            None => {}
-        }
-        match *self {
+        match self {
             Summand::Kl => {
                 let p = l.exp();
                 if closed { r.exp() - p } else { p.neg() }
             }
             Summand::Jsd { beta, normalized } => {
-                let scale = if normalized { 1.0 / beta } else { 1.0 - beta };
+                let beta = *beta;
+                let scale = if *normalized { 1.0 / beta } else { 1.0 - beta };
                 above_mixture(r, l, 1.0 - beta) * r.exp() * scale
             }
             Summand::Skew { lambda } => {
+                let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
                 (if closed { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
             }
-            Summand::TotalVariation => sign_of_difference(l, r) * r.exp() * -0.5,
-            Summand::ChiSquared => r.exp() - (l * 2.0 - r).exp_(),
-            Summand::Hellinger => (r.exp() - ((l + r) * 0.5).exp_()) * 0.5,
-            Summand::Alpha { alpha } => {
-                let (mean, q) = (geometric(l, r, alpha), r.exp());
-                if closed { (q - mean) / alpha } else { (mean * (1.0 - alpha) - q) / (alpha * (alpha - 1.0)) }
-            }
-            Summand::Custom { generator, step, steps } => {
-                let own = Own::new(l, r, generator, (step, steps));
-                let constant = if closed { own.slope_at_1() } else { 0.0 };
-                ((own.value() + constant) * &own.q - own.derivative() * &own.p).to_kind(Kind::Float)
-            }
+            Summand::Compiled(own) => own.slopes(1, l, r, closed),
         }
     }
-
-    /// The KL divergence that it becomes at the ends of its parameter, closed. The bare alpha divergence has
-    /// a limit at 0 alone; the bare limit there is KL without its linear terms, which is close to what
-    /// the formula gives.
-    fn limit(&self, closed: bool) -> Option<Direction> {
-        match *self {
-            Summand::Alpha { alpha } if closed && (alpha - 1.0).abs() < ALPHA_MARGIN => {
-                Some(Direction::LeftToRight)
-            }
-            Summand::Alpha { alpha } if closed && alpha.abs() < ALPHA_MARGIN => Some(Direction::RightToLeft),
-            Summand::Jsd { beta, normalized: true } if beta < BETA_MARGIN => Some(Direction::LeftToRight),
-            Summand::Jsd { beta, normalized: true } if 1.0 - beta < BETA_MARGIN => {
-                Some(Direction::RightToLeft)
-            }
-            _ => None,
-        }
-    }
-}
-
-enum Direction {
-    LeftToRight,
-    RightToLeft,
 }
 
 /// `l - log(share * exp(l) + (1 - share) * exp(r))`, exactly 0 where `l = r`.
@@ -202,48 +118,73 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
     apart.where_self(&difference.lt(-1.0), &near).neg()
 }
 
-/// `exp(alpha * l + (1 - alpha) * r)`, exactly `exp(r)` where `l = r`.
-fn geometric(l: &Tensor, r: &Tensor, alpha: f64) -> Tensor {
-    ((l - r) * alpha + r).exp_()
+/// A summand as the compiler has it, in double precision: the ratio of two probabilities has no room in single.
+pub struct Compiled {
+    own: AtStep,
+    /// Where both sides agree: the derivative by the left one, and the slopes by both. None where they differ
+    /// from entry to entry: it is no divergence, and no linear function makes it stationary there.
+    agreed: Option<[f64; 3]>,
 }
 
-/// The sign of `exp(l) - exp(r)`, 0 where they agree.
-fn sign_of_difference(l: &Tensor, r: &Tensor) -> Tensor {
-    (l.exp() - r.exp()).sign_()
-}
+impl Compiled {
+    /// A smaller log-probability is this one: `exp` of it and quotients of two have room.
+    const LOWEST: f64 = -690.0;
 
-/// The author's generator at some entries, in double precision: `exp(l - r)` has no room in single.
-struct Own<'a> {
-    generator: &'a Generator,
-    /// The step and the number of steps.
-    time: (u32, u32),
-    /// exp(l), exp(r), and their ratio.
-    p: Tensor,
-    q: Tensor,
-    u: Tensor,
-}
-
-impl<'a> Own<'a> {
-    /// Larger differences of log-probabilities overflow even here.
-    const FARTHEST: f64 = 700.0;
-
-    fn new(l: &Tensor, r: &Tensor, generator: &'a Generator, time: (u32, u32)) -> Own<'a> {
-        let (l, r) = (l.to_kind(Kind::Double), r.to_kind(Kind::Double));
-        let u = (&l - &r).clamp_(-Self::FARTHEST, Self::FARTHEST).exp_();
-        Own { generator, time, p: l.exp(), q: r.exp(), u }
+    pub fn new(own: AtStep) -> Compiled {
+        let mut made = Compiled { own, agreed: None };
+        made.agreed = made.where_equal();
+        made
     }
 
-    fn value(&self) -> Tensor {
-        tensor_graph::elementwise(&self.generator.graph, self.generator.value, &[&self.u], self.time)
+    fn where_equal(&self) -> Option<[f64; 3]> {
+        let sides = Tensor::from_slice(&[1e-6, 0.02, 0.3, 0.7]);
+        let at = |node: NodeId| -> Vec<f64> {
+            let values = self.at(node, &sides, &sides);
+            (0..4).map(|place| values.double_value(&[place])).collect()
+        };
+        let same = |values: &[f64]| {
+            let near = |value: &&f64| (**value - values[0]).abs() <= 1e-9 * values[0].abs().max(1.0);
+            values.iter().filter(near).count() == values.len()
+        };
+        let [p, q, constant, _] = self.own.slopes.map(at);
+        let whole: Vec<f64> = p.iter().zip(&constant).map(|(live, constant)| live + constant).collect();
+        let none = at(self.own.value).iter().all(|value| value.abs() <= 1e-9);
+        let slopes = [whole, p, q];
+        (none && slopes.iter().all(|slope| same(slope))).then(|| slopes.map(|slope| slope[0]))
     }
 
-    fn derivative(&self) -> Tensor {
-        tensor_graph::elementwise(&self.generator.graph, self.generator.derivative, &[&self.u], self.time)
+    /// A node of the graph at some entries.
+    fn at(&self, node: NodeId, p: &Tensor, q: &Tensor) -> Tensor {
+        tensor_graph::elementwise(&self.own.graph, node, &[p, q, p, q], (0, 1)).expand_as(p)
     }
 
-    fn slope_at_1(&self) -> f64 {
-        let one = Tensor::ones([1], (Kind::Double, self.u.device()));
-        tensor_graph::elementwise(&self.generator.graph, self.generator.derivative, &[&one], self.time)
-            .double_value(&[0])
+    fn sides(l: &Tensor, r: &Tensor) -> [Tensor; 2] {
+        [l, r].map(|side| side.to_kind(Kind::Double).clamp_min_(Self::LOWEST).exp_())
+    }
+
+    /// Exactly 0 where both sides agree: the difference of two roundings is not.
+    fn settled(values: Tensor, l: &Tensor, r: &Tensor) -> Tensor {
+        values.masked_fill(&l.eq_tensor(r), 0.0)
+    }
+
+    fn values(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+        let [p, q] = Self::sides(l, r);
+        let values = self.at(self.own.value, &p, &q);
+        match self.agreed.filter(|_| closed) {
+            Some([slope, ..]) => Self::settled(values - (p - q) * slope, l, r),
+            None => values,
+        }
+        .to_kind(Kind::Float)
+    }
+
+    /// By the left side, 0, or the right, 1.
+    fn slopes(&self, side: usize, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+        let sides = Self::sides(l, r);
+        let slopes = self.at(self.own.slopes[side], &sides[0], &sides[1]);
+        match self.agreed.filter(|_| closed) {
+            Some(agreed) => Self::settled((slopes - agreed[1 + side]) * &sides[side], l, r),
+            None => slopes * &sides[side],
+        }
+        .to_kind(Kind::Float)
     }
 }

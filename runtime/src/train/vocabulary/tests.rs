@@ -2,15 +2,18 @@
 //! differences instead of slopes; chunks against the whole; the pass against a plain implementation that
 //! libtorch differentiates.
 
+use std::sync::LazyLock;
+
 use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::derivative::adjoints;
-use mopd_compiler::expr::graph::{Graph, LiveId};
+use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::{
-    self, Axis, DivergenceKind, Formula, Function, Generator, Live, Mass, Over, Parameter, Reduction, Role,
-    Schedule, Signal, Support,
+    self, DivergenceKind, Formula, Live, Mass, Over, Parameter, Role, Schedule, Signal, Support,
 };
+use mopd_lang::source::SourceFile;
 use tch::Kind;
 
+use super::divergence::Pairing;
+use super::summands::Summand;
 use super::*;
 use crate::model::to_vec;
 use crate::tokenizer::END;
@@ -30,46 +33,99 @@ fn kl(left: Role, right: Role, support: Support, mass: Mass) -> plan::Divergence
     plan::Divergence::between(DivergenceKind::Kl, left, right, support, mass)
 }
 
-fn generator(
-    build: impl Fn(&mut Graph, mopd_compiler::expr::graph::NodeId) -> mopd_compiler::expr::graph::NodeId,
-) -> DivergenceKind {
-    let mut graph = Graph::default();
-    let u = graph.live(LiveId(0));
-    let value = build(&mut graph, u);
-    let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
-    let derivative = adjoints(&mut graph, sum, &[LiveId(0)]).unwrap()[0];
-    DivergenceKind::Custom(Box::new(Generator { graph, value, derivative }))
+/// What `call`, in the language, is compiled to.
+fn called(call: &str) -> DivergenceKind {
+    kinds_of(&[call]).swap_remove(0)
 }
 
-/// f(u) = u^2 - u
-fn own() -> DivergenceKind {
-    generator(|graph, u| {
-        let square = graph.apply(Function::Multiply, &[u, u]);
-        graph.apply(Function::Subtract, &[square, u])
-    })
+/// By language and compiler, with the standard library's text and some declarations.
+fn kinds_of(calls: &[&str]) -> Vec<DivergenceKind> {
+    let terms: String =
+        calls.iter().enumerate().map(|(at, call)| format!("  term t{at} = live {call}\n")).collect();
+    let text = format!(
+        "experiment \"t\" {{ seed = 1 }}\n\
+         domain d {{ prompts = \"d.jsonl\", reward = exact_match }}\n\
+         model base = llama {{ layers = 1, width = 16, heads = 2, context = 32, tokenizer = bytes }}\n\
+         model other = sft(base, on: d) {{ target = answer, steps = 2, batch = 2, lr = 1e-3 }}\n\
+         teacher one = other\n\
+         route {{ else -> one }}\n\
+         divergence generated(u) = u ^ 2 - u\n\
+         divergence itakura_saito(p || q) = p / q - log(p / q) - 1\n\
+         divergence written(u) = u * log(u)\n\
+         divergence backwards(p || q) = q * (log(q) - log(p))\n\
+         divergence weighed(p || q) = detached(log(p / q)) * p\n\
+         divergence cross_entropy(p || q) = -q * log(p)\n\
+         objective o {{\n{terms}  reduce = mean(token, over: batch)\n}}\n\
+         model student = distill(base) {{ objective = o, rollout = sample(n: 1, temperature: 1, max_tokens: 8), \
+         prompts = 2, steps = 10, lr = 1e-3 }}\n"
+    );
+    let entry = SourceFile { path: "t.mopd".into(), text };
+    let standard = |module: &[&str]| mopd_std::source(module).map(|(path, text)| SourceFile { path, text });
+    let analysis = mopd_lang::analyse(entry, &standard);
+    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
+    let experiment = analysis.experiment.as_ref().unwrap();
+    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap();
+    let student = plan.experiment.models.iter().find(|model| model.name == "student").unwrap();
+    let plan::Stage::Train(train) = &student.stage else { panic!("the student is trained") };
+    let live = train.objective.live.iter().map(|live| match &live.primitive {
+        Live::Divergence(divergence) => divergence.kind.clone(),
+        other => panic!("{other:?}"),
+    });
+    let kinds: Vec<DivergenceKind> = live.collect();
+    assert_eq!(kinds.len(), calls.len(), "each is another one");
+    kinds
 }
+
+/// An entry's summand, and what is added to it with `generalized`, in double precision.
+type Reference = Box<dyn Fn(f64, f64) -> [f64; 2] + Send + Sync>;
+
+/// Every divergence with its definition.
+static KINDS: LazyLock<Vec<(DivergenceKind, Reference)>> = LazyLock::new(|| {
+    let kl = |a: f64, b: f64| a * (a / b).ln();
+    let jsd = move |beta: f64, scale: f64| -> Reference {
+        Box::new(move |p, q| {
+            let m = beta * p + (1.0 - beta) * q;
+            [(beta * kl(p, m) + (1.0 - beta) * kl(q, m)) * scale, 0.0]
+        })
+    };
+    let skew = move |lambda: f64| -> Reference {
+        Box::new(move |p, q| {
+            let m = lambda * p + (1.0 - lambda) * q;
+            [kl(p, m), m - p]
+        })
+    };
+    let alpha = |a: f64| -> Reference {
+        Box::new(move |p, q| [(p.powf(a) * q.powf(1.0 - a) - a * p - (1.0 - a) * q) / (a * (a - 1.0)), 0.0])
+    };
+    let of = |reference: fn(f64, f64) -> [f64; 2]| -> Reference { Box::new(reference) };
+    let cases: Vec<(&str, Reference)> = vec![
+        ("kl(student || teacher)", of(|p, q| [p * (p / q).ln(), q - p])),
+        ("jsd(student, teacher, beta: 0.5)", jsd(0.5, 1.0)),
+        ("jsd(student, teacher, beta: 0.1)", jsd(0.1, 1.0)),
+        ("jsd(student, teacher, beta: 0.01, normalized: true)", jsd(0.01, 1.0 / (0.01 * 0.99))),
+        ("jsd(student, teacher, beta: 0.8, normalized: true)", jsd(0.8, 1.0 / (0.8 * (1.0 - 0.8)))),
+        ("skew(student || teacher, lambda: 0.1)", skew(0.1)),
+        ("skew(student || teacher, lambda: 0.02)", skew(0.02)),
+        ("skew(student || teacher, lambda: 0.7)", skew(0.7)),
+        ("tv(student, teacher)", of(|p, q| [(p - q).abs() / 2.0, 0.0])),
+        ("chi2(student || teacher)", of(|p, q| [(p - q).powi(2) / q, 0.0])),
+        ("hellinger(student, teacher)", of(|p, q| [(p.sqrt() - q.sqrt()).powi(2) / 2.0, 0.0])),
+        ("alpha(student || teacher, alpha: 0.5)", alpha(0.5)),
+        ("alpha(student || teacher, alpha: -1)", alpha(-1.0)),
+        ("alpha(student || teacher, alpha: 2)", alpha(2.0)),
+        ("alpha(student || teacher, alpha: 1)", of(|p, q| [p * (p / q).ln() - p + q, 0.0])),
+        ("sorted_l1(student, teacher)", of(|p, q| [(p - q).abs() / 2.0, 0.0])),
+        // u^2 - u, whose derivative is 1 at 1.
+        ("generated(student || teacher)", of(|p, q| [q * ((p / q).powi(2) - p / q), q - p])),
+        ("itakura_saito(student || teacher)", of(|p, q| [p / q - (p / q).ln() - 1.0, 0.0])),
+        ("backwards(student || teacher)", of(|p, q| [q * (q / p).ln(), p - q])),
+    ];
+    let kinds = kinds_of(&cases.iter().map(|(call, _)| *call).collect::<Vec<&str>>());
+    zip_equal(kinds, cases).map(|(kind, (_, reference))| (kind, reference)).collect()
+});
 
 fn kinds() -> Vec<DivergenceKind> {
-    let number = Parameter::Number;
-    let jsd = |beta, normalized| DivergenceKind::Jsd { beta: number(beta), normalized };
-    vec![
-        DivergenceKind::Kl,
-        jsd(0.5, false),
-        jsd(0.1, false),
-        jsd(0.01, true),
-        jsd(0.8, true),
-        DivergenceKind::Skew { lambda: number(0.1) },
-        DivergenceKind::Skew { lambda: number(0.02) },
-        DivergenceKind::Skew { lambda: number(0.7) },
-        DivergenceKind::TotalVariation,
-        DivergenceKind::ChiSquared,
-        DivergenceKind::Hellinger,
-        DivergenceKind::Alpha { alpha: number(0.5) },
-        DivergenceKind::Alpha { alpha: number(-1.0) },
-        DivergenceKind::Alpha { alpha: number(2.0) },
-        DivergenceKind::SortedL1,
-        own(),
-    ]
+    KINDS.iter().map(|(kind, _)| kind.clone()).collect()
 }
 
 fn supports() -> Vec<Support> {
@@ -187,29 +243,8 @@ mod reference {
     }
 
     fn summand(kind: &DivergenceKind, p: f64, q: f64, generalized: bool) -> f64 {
-        let kl = |a: f64, b: f64| a * (a / b).ln();
-        let (value, linear) = match kind {
-            DivergenceKind::Kl => (kl(p, q), q - p),
-            DivergenceKind::Jsd { beta, normalized } => {
-                let beta = number(beta);
-                let m = beta * p + (1.0 - beta) * q;
-                let value = beta * kl(p, m) + (1.0 - beta) * kl(q, m);
-                (if *normalized { value / (beta * (1.0 - beta)) } else { value }, 0.0)
-            }
-            DivergenceKind::Skew { lambda } => {
-                let m = number(lambda) * p + (1.0 - number(lambda)) * q;
-                (kl(p, m), m - p)
-            }
-            DivergenceKind::TotalVariation | DivergenceKind::SortedL1 => ((p - q).abs() / 2.0, 0.0),
-            DivergenceKind::ChiSquared => ((p - q).powi(2) / q, 0.0),
-            DivergenceKind::Hellinger => ((p.sqrt() - q.sqrt()).powi(2) / 2.0, 0.0),
-            DivergenceKind::Alpha { alpha } => {
-                let a = number(alpha);
-                ((p.powf(a) * q.powf(1.0 - a) - q) / (a * (a - 1.0)), (q - p) / (a - 1.0))
-            }
-            // f(u) = u^2 - u, f'(1) = 1
-            DivergenceKind::Custom(_) => (q * ((p / q).powi(2) - p / q), q - p),
-        };
+        let (_, reference) = KINDS.iter().find(|(known, _)| known == kind).expect("it has a reference");
+        let [value, linear] = reference(p, q);
         value + if generalized { linear } else { 0.0 }
     }
 
@@ -318,10 +353,11 @@ fn published_numbers() {
     close(&gradient, &[-0.20, 0.05, 0.05, 0.08, 0.02], 1e-6);
     close(&[on(kl(Student, Teacher, TOP_2, Mass::Generalized)).0], &[0.051449], 1e-6);
     let of = |kind, left, right| plan::Divergence::between(kind, left, right, Support::Full, Mass::Raw);
-    let (_, gradient) = on(of(DivergenceKind::TotalVariation, Student, Teacher));
+    let (_, gradient) = on(of(called("tv(student, teacher)"), Student, Teacher));
     close(&gradient.iter().map(|g| 2.0 * g).collect::<Vec<_>>(), &[-0.42, 0.18, 0.12, 0.09, 0.03], 1e-6);
     let jsd = |beta, normalized| {
-        on(of(DivergenceKind::Jsd { beta: Parameter::Number(beta), normalized }, Teacher, Student)).0
+        let call = format!("jsd(student, teacher, beta: {beta}, normalized: {normalized})");
+        on(of(called(&call), Teacher, Student)).0
     };
     close(&[jsd(0.5, false), jsd(0.001, false), jsd(0.01, false)], &[0.024269, 0.000098, 0.00097], 1e-6);
     // Continuous up to both ends, where the other one is 0.
@@ -456,10 +492,7 @@ fn no_gradient_flows_through_a_detached_side() {
 
 #[test]
 fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
-    let own = generator(|graph, u| {
-        let log = graph.apply(Function::Log, &[u]);
-        graph.apply(Function::Multiply, &[u, log])
-    });
+    let own = called("written(student || teacher)");
     // Far beyond what the ratio of two probabilities has room for in single precision.
     let far = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
     for student in [DISTINCT, far] {
@@ -477,6 +510,87 @@ fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
                 close(&got.1, &expected.1, 1e-5);
             }
         }
+    }
+}
+
+/// What is detached has the value and no gradient: `detached(log(p / q)) * p` is the KL divergence, and its
+/// gradient that of the log-ratio as an advantage, which is the KL divergence's own over whole distributions;
+/// on a part of them it lacks the linear term.
+#[test]
+fn no_gradient_flows_through_what_is_detached_in_a_summand() {
+    let weighed = called("weighed(student || teacher)");
+    for (support, mass) in [(Support::Full, Mass::Raw), (TOP_2, Mass::Tail), (TOP_2, Mass::Generalized)] {
+        let of = |kind| {
+            let spec = plan::Divergence::between(kind, Student, Teacher, support.clone(), mass);
+            of_divergence(&spec, &DISTINCT, &TEACHER)
+        };
+        let (got, expected) = (of(weighed.clone()), of(DivergenceKind::Kl));
+        close(&[got.0], &[expected.0], 1e-6);
+        close(&got.1, &expected.1, 2e-6);
+    }
+    let raw = plan::Divergence::between(weighed.clone(), Student, Teacher, TOP_2, Mass::Raw);
+    let (value, gradient) = of_divergence(&raw, &DISTINCT, &TEACHER);
+    let ratio = |entry: usize| (DISTINCT[entry] / TEACHER[entry]).ln();
+    let sum: f64 = (0..2).map(|entry| DISTINCT[entry] * ratio(entry)).sum();
+    let expected: Vec<f64> =
+        (0..5).map(|entry| DISTINCT[entry] * (if entry < 2 { ratio(entry) } else { 0.0 } - sum)).collect();
+    close(&[value], &[sum], 1e-6);
+    close(&gradient, &expected, 2e-6);
+    // The student's side is the right one: all of the left is a constant.
+    let spec = plan::Divergence::between(weighed, Teacher, Student, Support::Full, Mass::Raw);
+    let (_, gradient) = of_divergence(&spec, &DISTINCT, &TEACHER);
+    assert!(gradient.iter().all(|slope| slope.abs() < 1e-7), "{gradient:?}");
+}
+
+/// What is no divergence is what it says: nothing is added to it, nothing is made 0.
+#[test]
+fn a_score_that_is_no_divergence_is_computed_as_it_is_written() {
+    let cross_entropy = called("cross_entropy(student || teacher)");
+    let of = |student: &[f64; 5]| {
+        let spec =
+            plan::Divergence::between(cross_entropy.clone(), Student, Teacher, Support::Full, Mass::Raw);
+        of_divergence(&spec, student, &TEACHER)
+    };
+    for student in [DISTINCT, TEACHER] {
+        let (value, gradient) = of(&student);
+        let expected: f64 = -(0..5).map(|entry| TEACHER[entry] * student[entry].ln()).sum::<f64>();
+        close(&[value], &[expected], 1e-6);
+        let expected: Vec<f64> = (0..5).map(|entry| student[entry] - TEACHER[entry]).collect();
+        close(&gradient, &expected, 1e-6);
+    }
+}
+
+/// By what they are, not by what they are called.
+#[test]
+fn known_divergences_have_kernels() {
+    let batch = batch(1);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let of = |call: &str| {
+        let spec = plan::Divergence::between(called(call), Student, Teacher, Support::Full, Mass::Raw);
+        let divergence = parameters.divergence(&spec).unwrap();
+        let is_reversed = divergence.left.parts[0].1 == Teacher;
+        match divergence.pairing {
+            Pairing::Entrywise(Summand::Kl) => format!("kl {is_reversed}"),
+            Pairing::Entrywise(Summand::Skew { lambda }) => format!("skew {lambda} {is_reversed}"),
+            Pairing::Entrywise(Summand::Jsd { beta, normalized }) => format!("jsd {beta} {normalized}"),
+            Pairing::Entrywise(Summand::Compiled(_)) => "compiled".to_owned(),
+            Pairing::Sorted => "sorted".to_owned(),
+        }
+    };
+    for (call, expected) in [
+        ("kl(student || teacher)", "kl false"),
+        ("written(student || teacher)", "kl false"),
+        ("backwards(student || teacher)", "kl true"),
+        ("skew(student || teacher, lambda: 0.1)", "skew 0.1 false"),
+        ("jsd(student, teacher, beta: 0.1)", "jsd 0.1 false"),
+        ("jsd(student, teacher, beta: 0.1, normalized: true)", "jsd 0.1 true"),
+        ("jsd(student, teacher, beta: 0, normalized: true)", "kl false"),
+        ("jsd(student, teacher, beta: linear(0 -> 1), normalized: true)", "jsd 0.3333333333333333 true"),
+        ("weighed(student || teacher)", "compiled"),
+        ("hellinger(student, teacher)", "compiled"),
+        ("sorted_l1(student, teacher)", "sorted"),
+    ] {
+        assert_eq!(of(call), expected, "{call}");
     }
 }
 
@@ -574,23 +688,19 @@ fn signals() {
 
 #[test]
 fn parameters_move_with_the_run_and_with_the_token() {
-    let moving = || {
-        let mut graph = Graph::default();
-        let value = graph.schedule(Schedule::Linear { from: 0.1, to: 1.0, over: Over::Run });
-        Parameter::Formula(Box::new(Formula { graph, value }))
-    };
-    let at_this_step = Schedule::Linear { from: 0.1, to: 1.0, over: Over::Run }.at(3, 10);
-    let of = |kind| {
+    let at_this_step = Schedule::Linear { from: 0.1, to: 0.9, over: Over::Run }.at(3, 10);
+    let of = |call: &str| {
+        let kind = called(call);
         of_divergence(
             &plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Raw),
             &DISTINCT,
             &TEACHER,
         )
     };
-    assert_eq!(
-        of(DivergenceKind::Skew { lambda: moving() }),
-        of(DivergenceKind::Skew { lambda: Parameter::Number(at_this_step) })
-    );
+    for call in ["skew(student || teacher, lambda: SHARE)", "alpha(student || teacher, alpha: SHARE)"] {
+        let moving = of(&call.replace("SHARE", "linear(0.1 -> 0.9)"));
+        assert_eq!(moving, of(&call.replace("SHARE", &at_this_step.to_string())));
+    }
 
     // The share of each token is the reward of its sequence.
     let mut graph = Graph::default();
@@ -641,8 +751,8 @@ fn plain(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &
     let (p, q) = (student.log_softmax(-1, Kind::Float), teacher.log_softmax(-1, Kind::Float));
     let (l, r) = if spec.left == plan::Distribution::Role(Student) { (p, q) } else { (q, p) };
     let summands = match &spec.kind {
-        DivergenceKind::Jsd { beta, .. } => {
-            let beta = reference::number(beta);
+        DivergenceKind::Entrywise(_) => {
+            let beta: f64 = 0.3;
             let m = (&l + beta.ln()).logaddexp(&(&r + (1.0 - beta).ln()));
             l.exp() * (&l - &m) * beta + r.exp() * (&r - &m) * (1.0 - beta)
         }
@@ -683,8 +793,7 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
     let (tokens, vocabulary) = (37, 1003);
     let (student, teacher) = (logits(tokens, vocabulary, 1.0), logits(tokens, vocabulary, 2.0));
     let adjoint = Tensor::linspace(-1.0, 2.0, tokens, (Kind::Float, Device::Cpu));
-    for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.3), normalized: false }]
-    {
+    for kind in [DivergenceKind::Kl, called("jsd(student, teacher, beta: 0.3)")] {
         for (left, right) in [(Student, Teacher), (Teacher, Student)] {
             let spec = plan::Divergence::between(kind.clone(), left, right, Support::Full, Mass::Raw);
             let whole = chunked(&spec, &student, &teacher, &adjoint, None);
@@ -754,8 +863,13 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
 #[test]
 fn what_is_kept_between_the_passes_changes_no_gradient() {
     let (tokens, width, vocabulary) = (13, 8, 57);
-    let divergence =
-        plan::Divergence::between(DivergenceKind::ChiSquared, Student, Teacher, Support::Full, Mass::Raw);
+    let divergence = plan::Divergence::between(
+        called("chi2(student || teacher)"),
+        Student,
+        Teacher,
+        Support::Full,
+        Mass::Raw,
+    );
     let batch = batch(tokens as usize);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let adjoints = [[0.0, 1.5, -0.5], [2.0, 0.0, 0.25]].map(|three: [f32; 3]| {
@@ -801,9 +915,7 @@ fn logits_in_half_precision_are_computed_with_in_single() {
         (logits(6, 301, 1.0).to_kind(Kind::BFloat16), logits(6, 301, 1.01).to_kind(Kind::BFloat16));
     let adjoint = Tensor::ones([6], (Kind::Float, Device::Cpu));
     for temperature in [1.0, 3.0] {
-        for kind in
-            [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.5), normalized: false }]
-        {
+        for kind in [DivergenceKind::Kl, called("jsd(student, teacher, beta: 0.5)")] {
             let spec = plan::Divergence {
                 temperature,
                 ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw)

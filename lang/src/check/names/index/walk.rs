@@ -11,6 +11,7 @@ use crate::syntax::ast::{
 use super::{Facts, NameIndex, Symbol, SymbolId, SymbolKind, Target, Use, ValueInfo};
 use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, Key, Takes, Word};
+use crate::check::formulas::divergences::COMMON;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
 
@@ -475,7 +476,11 @@ impl Walk<'_> {
         if name == "domains" {
             return Some(Target::Domains);
         }
-        builtins::find(name).map(Target::Builtin)
+        if let Some(builtin) = builtins::find(name) {
+            return Some(Target::Builtin(builtin));
+        }
+        let standard = self.modules.standard_item(crate::check::names::modules::DIVERGENCES, name)?;
+        self.items.get(&standard).map(|known| Target::Symbol(known.symbol))
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {
@@ -499,7 +504,13 @@ impl Walk<'_> {
                 }
                 Some(Target::Symbol(symbol)) => {
                     self.label(symbol, argument);
-                    Takes::Formula
+                    // What every divergence takes, a declared one too.
+                    let divergence = self.index.symbols[symbol.0 as usize].kind == SymbolKind::Divergence;
+                    let name = argument.name.as_ref().map(|name| name.text.as_str());
+                    match (name.filter(|name| divergence && COMMON.contains(name)), builtins::find("kl")) {
+                        (Some(name), Some(kl)) => vocabulary::takes(kl, name),
+                        _ => Takes::Formula,
+                    }
                 }
                 _ => Takes::Formula,
             };

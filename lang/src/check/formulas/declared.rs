@@ -1,0 +1,560 @@
+//! Divergences that are declared, in the standard library or by the author: what they are given, what their
+//! summand is, and whether it makes a divergence. [`crate::formula::Summand`] says what they mean.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic};
+use crate::formula::{
+    Axis, DeclaredType, DivergenceKind, Entry, Facts, Formula, FormulaKind, Function, Given, Side, Summand,
+    Unit, detached,
+};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
+
+use crate::check::Checker;
+use crate::check::builtins::{Builtin, Kind};
+use crate::check::formulas::divergences::COMMON;
+use crate::check::names::modules::{DIVERGENCES, ItemId};
+use crate::check::values::calls::Slots;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::ranges::{Bindings, Tape};
+use crate::check::values::value::Value;
+
+/// Where a generator is looked at: likelihood ratios from very small to very large.
+const RATIOS: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
+
+/// How far a sum may be from 0, beside the size of its summands: rounding.
+const ROUNDING: f64 = 1e-9;
+
+/// A probability that is as good as none.
+const NOTHING: f64 = 1e-300;
+
+/// What a divergence is tried on: distributions drawn with a fixed seed, some of them sharp.
+fn tried() -> Vec<[Vec<f64>; 2]> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut distribution = |entries: usize, sharpness: f64| -> Vec<f64> {
+        let weights: Vec<f64> = (0..entries).map(|_| (sharpness * (uniform() - 0.5)).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / total).collect()
+    };
+    let cases = [(2, 2.0), (2, 8.0), (3, 1.0), (3, 6.0), (4, 3.0), (5, 2.0), (5, 10.0), (8, 4.0), (16, 6.0)];
+    cases
+        .iter()
+        .flat_map(|&(entries, sharpness)| {
+            let pair = [distribution(entries, sharpness), distribution(entries, sharpness)];
+            let near = pair[0].iter().zip(&pair[1]).map(|(p, q)| 0.9 * p + 0.1 * q).collect();
+            [[pair[0].clone(), near], pair]
+        })
+        .collect()
+}
+
+/// A summand that can be asked for numbers.
+struct Trial<'f>(Tape<'f>, Bindings);
+
+impl Trial<'_> {
+    fn at(&self, p: f64, q: f64) -> Option<f64> {
+        self.0.at(&Bindings { entry: Some([p, q]), ..self.1 })
+    }
+
+    fn sum(&self, left: &[f64], right: &[f64]) -> Option<f64> {
+        left.iter().zip(right).map(|(p, q)| self.at(*p, *q)).sum()
+    }
+
+    /// The size of the summands.
+    fn scale(&self, left: &[f64], right: &[f64]) -> f64 {
+        left.iter().zip(right).filter_map(|(p, q)| self.at(*p, *q)).map(f64::abs).sum::<f64>().max(1.0)
+    }
+}
+
+/// What is wrong with a summand, in words.
+enum Flaw {
+    /// It has no number where both probabilities are between 0 and 1.
+    NotFinite {
+        p: f64,
+        q: f64,
+        value: f64,
+    },
+    /// It is not 0 where the sides agree; whether it is smallest there all the same.
+    NotZero {
+        value: f64,
+        smallest: bool,
+    },
+    Negative {
+        value: f64,
+        left: Vec<f64>,
+        right: Vec<f64>,
+    },
+}
+
+/// Whether `value` is 0 on everything that it is tried on; false where it has no numbers yet.
+pub(in crate::check) fn is_zero(value: &Formula, step: (u32, u32)) -> bool {
+    let trial = Trial(Tape::of(value), Bindings { step: step.0, steps: step.1, entry: None });
+    tried().iter().all(|[p, q]| trial.sum(p, q).is_some_and(|sum| sum.abs() <= ROUNDING))
+}
+
+/// What holds of a summand at one step; none where it has no numbers yet.
+fn facts(value: &Formula, (step, steps): (u32, u32)) -> Option<(Facts, Option<Flaw>)> {
+    let trial = Trial(Tape::of(value), Bindings { step, steps, entry: None });
+    trial.at(0.5, 0.5)?;
+    let mut facts = Facts { divergence: true, never_negative: true, most: f64::INFINITY, zero: true };
+    let mut flaw = None;
+    let tried = tried();
+    for [left, right] in &tried {
+        for (p, q) in left.iter().zip(right) {
+            let value = trial.at(*p, *q)?;
+            if !value.is_finite() {
+                let facts = Facts { divergence: false, zero: false, never_negative: false, ..facts };
+                return Some((facts, Some(Flaw::NotFinite { p: *p, q: *q, value })));
+            }
+            facts.never_negative &= value >= -1e-12;
+        }
+        let (agreed, apart) = (trial.sum(right, right)?, trial.sum(left, right)?);
+        if agreed.is_nan() || agreed.abs() > ROUNDING * trial.scale(right, right) {
+            let above = |[left, right]: &[Vec<f64>; 2], own: &[f64]| {
+                let [apart, agreed] = [trial.sum(left, right), trial.sum(own, own)];
+                apart.zip(agreed).is_some_and(|(apart, agreed)| apart >= agreed - ROUNDING)
+            };
+            let smallest = tried.iter().all(|pair| above(pair, &pair[1]))
+                || tried.iter().all(|pair| above(pair, &pair[0]));
+            flaw.get_or_insert(Flaw::NotZero { value: agreed, smallest });
+        } else if apart < -ROUNDING * trial.scale(left, right) && flaw.is_none() {
+            flaw = Some(Flaw::Negative { value: apart, left: left.clone(), right: right.clone() });
+        }
+        facts.zero &= apart.abs() <= ROUNDING;
+    }
+    facts.divergence = flaw.is_none();
+    // Of an f-divergence, which is proportional to its two numbers, the largest value is that of two sides
+    // that have nothing in common.
+    let proportional = [(0.3, 0.1), (0.05, 0.4), (0.6, 0.5)].iter().all(|(p, q)| {
+        let both = trial.at(*p, *q).zip(trial.at(p / 4.0, q / 4.0));
+        both.is_some_and(|(whole, part)| (whole - 4.0 * part).abs() < 1e-9 * whole.abs().max(1.0))
+    });
+    let most = trial.at(1.0, NOTHING)? + trial.at(NOTHING, 1.0)?;
+    if proportional && facts.divergence && most < 100.0 {
+        facts.most = most;
+    }
+    Some((facts, flaw))
+}
+
+/// How many parameters are sides: those at the front that are a name and nothing else, two at most.
+pub(in crate::check) fn sides(parameters: &[Parameter]) -> usize {
+    let bare = |parameter: &&Parameter| parameter.annotation.is_none() && parameter.default.is_none();
+    parameters.iter().take(2).take_while(bare).count()
+}
+
+impl Checker {
+    /// A divergence of the standard library, which is known without an import.
+    pub(in crate::check) fn standard_divergence(&self, name: &str) -> Option<ItemId> {
+        self.modules.standard_item(DIVERGENCES, name)
+    }
+
+    /// The sides that a call gives, by the declaration: a pair, or two.
+    fn side_names(directed: bool) -> &'static [&'static str] {
+        if directed { &["pair"] } else { &["left", "right"] }
+    }
+
+    /// The parameters of a call beside its sides, bound in `inner`.
+    #[allow(clippy::too_many_arguments)]
+    fn own_parameters(
+        &mut self,
+        name: &Name,
+        own: &[Parameter],
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+        inner: &mut Env,
+    ) -> Option<Vec<Given>> {
+        let arguments = own.iter().zip(given).filter_map(|(parameter, value)| {
+            Some(Argument { name: Some(parameter.name.clone()), value: (*value)?.clone() })
+        });
+        let arguments: Vec<Argument> = arguments.collect();
+        self.bind_parameters(name, own, &arguments, span, env, inner);
+        let mut bound = Vec::new();
+        for (parameter, expr) in own.iter().zip(given) {
+            let place = expr.map_or(span, |expr| expr.span);
+            let value = inner.local(&parameter.name.text)?.clone();
+            let mut value = self.formula(value, place)?;
+            let name = &parameter.name.text;
+            if value.0.declared.is_some() && value.unit() == Unit::Fraction {
+                let parameter = format!("`{name}`").into();
+                value = value.declared(DeclaredType { parameter, low: 0.0, high: 1.0 });
+                inner.bind(name, Value::Formula(value.clone()));
+            }
+            if value.live() || value.axis() > Axis::Run {
+                let axis = value.axis().name();
+                let text = format!("`{name}` is one number for the whole step, and this is one per {axis}");
+                self.report(Diagnostic::error(Code::AxisMismatch, place, text).help(
+                    "for a coefficient per token mix the distributions themselves: `blend(teacher: a, \
+                     student: 1 - a)`",
+                ));
+                return None;
+            }
+            let usual =
+                parameter.default.as_ref().map(|default| self.evaluate_constant(inner.module, default));
+            let usual = usual.and_then(|usual| usual.constant());
+            let default = expr.is_none() || usual.is_some() && usual == value.constant();
+            bound.push(Given { name: name.clone(), value, default });
+        }
+        Some(bound)
+    }
+
+    /// A call of a divergence that is declared: `squeezed(teacher || student, support: ...)`.
+    pub(in crate::check) fn call_divergence(
+        &mut self,
+        id: ItemId,
+        arguments: &[Argument],
+        span: Span,
+        env: &Env,
+        mut inner: Env,
+    ) -> Value {
+        let tree = self.modules.tree(id.module);
+        let ItemKind::Divergence { name, directed, parameters, body } = &tree.items[id.index].kind else {
+            unreachable!("the caller has looked")
+        };
+        let in_entry = env.context == Context::Entry;
+        if !in_entry && self.outside_objective(span, env) {
+            return Value::Error;
+        }
+        let (sides, own) = parameters.split_at(sides(parameters));
+        let directed = *directed || sides.len() < 2;
+        let side_names = Self::side_names(directed);
+        let common: &[&str] = if in_entry { &[] } else { &COMMON };
+        let own_names = own.iter().map(|parameter| parameter.name.text.as_str());
+        let names: Vec<&str> =
+            side_names.iter().copied().chain(own_names).chain(common.iter().copied()).collect();
+        let Slots { given, misplaced } = self.slots(&name.text, &names, arguments, Some(name.span));
+        if !misplaced.is_empty() {
+            return Value::Error;
+        }
+        if let Some(missing) = side_names.iter().zip(&given).find(|(_, given)| given.is_none()) {
+            let usage = format!("{}(teacher{}student)", name.text, if directed { " || " } else { ", " });
+            let text = match missing.0 {
+                &"pair" => format!("`{}` needs its two sides", name.text),
+                side => format!("`{}` needs `{side}`", name.text),
+            };
+            let finding = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
+            self.report(finding.help(format!("write `{usage}`")));
+            return Value::Error;
+        }
+        let own_given = &given[side_names.len()..side_names.len() + own.len()];
+        if in_entry {
+            let pair = match (directed, &given[0].expect("looked at").kind) {
+                (true, ExprKind::Versus { left, right }) => [&**left, &**right],
+                (false, _) => [given[0], given[1]].map(|side| side.expect("looked at")),
+                (true, _) => {
+                    let text = format!("`{}` needs both numbers and their order: `{0}(p || q)`", name.text);
+                    self.report(Diagnostic::error(Code::TypeMismatch, span, text));
+                    return Value::Error;
+                }
+            };
+            let Some(pair) = self.numbers_of_entry(pair, env) else { return Value::Error };
+            let bound = self.own_parameters(name, own, own_given, span, env, &mut inner);
+            if bound.is_none() {
+                return Value::Error;
+            }
+            let value = self.at_entry(sides, pair, body, &inner);
+            return value.map_or(Value::Error, Value::Formula);
+        }
+        let pair = if directed {
+            self.sides(given[0].expect("looked at"), None, &name.text, env)
+        } else {
+            let [left, right] =
+                [given[0], given[1]].map(|side| self.distribution(side.expect("looked at"), env));
+            left.zip(right)
+        };
+        let bound = self.own_parameters(name, own, own_given, span, env, &mut inner);
+        let (Some((left, right)), Some(bound)) = (pair, bound) else { return Value::Error };
+        let Some(summand) = self.summand(id, bound, &inner) else { return Value::Error };
+        if summand.facts.zero && summand.facts.divergence {
+            let number = |given: &Given| Some(format!("{} = {}", given.name, given.value.constant()?));
+            let with: Vec<String> =
+                summand.parameters.iter().filter(|given| !given.default).filter_map(number).collect();
+            let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(", ")) };
+            let place = own_given.iter().flatten().next().map_or(span, |expr| expr.span);
+            let text = format!("`{}`{with} is 0 everywhere", summand.name);
+            self.report(Diagnostic::error(Code::OutOfRange, place, text).label("teaches nothing").help(
+                "choose another value: the one that was meant may be a `kl`, in one of its directions",
+            ));
+            return Value::Error;
+        }
+        let common = std::array::from_fn(|at| given[names.len() - COMMON.len() + at]);
+        self.finish_divergence(DivergenceKind::Entrywise(Rc::new(summand)), left, right, common, span, env)
+    }
+
+    fn numbers_of_entry(&mut self, sides: [&Expr; 2], env: &Env) -> Option<[Formula; 2]> {
+        let [left, right] = sides.map(|side| {
+            let value = self.evaluate(side, env);
+            self.formula(value, side.span)
+        });
+        Some([left?, right?])
+    }
+
+    /// `kl(p || q)` inside a summand: what it adds at this entry.
+    pub(in crate::check) fn kl_of_entry(&mut self, pair: &Expr, span: Span, env: &Env) -> Value {
+        let ExprKind::Versus { left, right } = &pair.kind else {
+            let text = "`kl` needs both numbers and their order: `kl(p || q)`";
+            self.report(Diagnostic::error(Code::TypeMismatch, pair.span, text));
+            return Value::Error;
+        };
+        let Some([left, right]) = self.numbers_of_entry([left, right], env) else { return Value::Error };
+        let origin = self.origin(span);
+        let apply = |function, operands, unit| {
+            Formula::new(FormulaKind::Apply { function, operands }, unit, Axis::Run, false, origin)
+        };
+        let ratio = apply(Function::Divide, vec![left.clone(), right], Unit::Ratio);
+        let log = apply(Function::Log, vec![ratio], Unit::Nats);
+        Value::Formula(apply(Function::Multiply, vec![left, log], Unit::Number))
+    }
+
+    /// `detached(log(p / q))` inside a summand.
+    pub(in crate::check) fn detached_of_entry(&mut self, inner: &Expr, env: &Env) -> Value {
+        let value = self.evaluate(inner, env);
+        let value = self.formula(value, inner.span);
+        value.map_or(Value::Error, |value| Value::Formula(detached(&value)))
+    }
+
+    /// Says that something looks beyond the entry that a divergence is at.
+    pub(in crate::check) fn beyond_entry(&mut self, what: &str, span: Span) -> Value {
+        let text =
+            format!("a divergence is a sum of one number per vocabulary entry, and `{what}` looks beyond it");
+        self.report(
+            Diagnostic::error(Code::NotADivergence, span, text).label("not a function of one entry").help(
+                "`p` and `q` are both sides' probabilities of an entry; the sum over the entries is implied",
+            ),
+        );
+        Value::Error
+    }
+
+    /// What builtins can't be read at a vocabulary entry, by name; none where this one can.
+    pub(in crate::check) fn not_at_entry(builtin: &Builtin, given: &[Argument]) -> Option<&'static str> {
+        let along =
+            given.iter().any(|argument| argument.name.as_ref().is_some_and(|name| name.text == "over"));
+        let beyond = match builtin.kind {
+            Kind::Reduce(_) | Kind::Quantile | Kind::Statistic(_) | Kind::Scan(_) | Kind::Memory(_) => true,
+            Kind::Extreme(..) => along,
+            _ => false,
+        };
+        beyond.then_some(builtin.name)
+    }
+
+    /// The body with numbers in place of its sides.
+    fn at_entry(
+        &mut self,
+        sides: &[Parameter],
+        pair: [Formula; 2],
+        body: &Expr,
+        env: &Env,
+    ) -> Option<Formula> {
+        let mut inner = env.with_context(Context::Entry);
+        let [p, q] = pair;
+        let origin = self.origin(body.span);
+        let apply = |function, operands, unit| {
+            Formula::new(FormulaKind::Apply { function, operands }, unit, Axis::Run, false, origin)
+        };
+        match sides {
+            [left, right] => {
+                inner.bind(&left.name.text, Value::Formula(p));
+                inner.bind(&right.name.text, Value::Formula(q));
+            }
+            [u] => {
+                let ratio = apply(Function::Divide, vec![p, q.clone()], Unit::Ratio);
+                inner.bind(&u.name.text, Value::Formula(ratio));
+                let value = self.evaluate(body, &inner);
+                let value = self.formula(value, body.span)?;
+                return Some(apply(Function::Multiply, vec![q, value], Unit::Number));
+            }
+            _ => return None,
+        }
+        let value = self.evaluate(body, &inner);
+        let value = self.formula(value, body.span)?;
+        if value.unit() == Unit::Bool {
+            let text = "a divergence adds a number at every vocabulary entry";
+            self.unit_mismatch(
+                body.span,
+                text,
+                &[(body.span, &value)],
+                Some("use `where(condition, then, else)`"),
+            );
+            return None;
+        }
+        Some(value)
+    }
+
+    /// The summand of a declaration, and what holds of it: what makes it no divergence is reported.
+    pub(in crate::check) fn summand(&mut self, id: ItemId, given: Vec<Given>, env: &Env) -> Option<Summand> {
+        let tree = self.modules.tree(id.module);
+        let ItemKind::Divergence { name, directed, parameters, body } = &tree.items[id.index].kind else {
+            unreachable!("the caller has looked")
+        };
+        let sides = &parameters[..sides(parameters)];
+        if sides.is_empty() || *directed && sides.len() < 2 {
+            let text = format!("`{}` needs its sides: two names, or one for their ratio", name.text);
+            let place = parameters.first().map_or(name.span, |first| first.name.span);
+            let finding = Diagnostic::error(Code::NotADivergence, place, text);
+            self.report(finding.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)));
+            return None;
+        }
+        let [left, right] = [Side::Left, Side::Right].map(|side| {
+            let origin = self.origin(name.span);
+            let entry = FormulaKind::Entry(Entry { side, detached: false });
+            Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
+        });
+        let value = self.at_entry(sides, [left, right], body, env)?;
+        // What is bound is looked at where it is used: only a live number has a way to be in here.
+        if value.any(|node| matches!(node.kind, FormulaKind::Live(_))) {
+            return None;
+        }
+        let is_generator = sides.len() == 1;
+        if is_generator && !self.is_generator(name, &sides[0], &value, body) {
+            return None;
+        }
+        let directed = *directed || is_generator;
+        let mut found = Facts { divergence: true, never_negative: true, most: 0.0, zero: true };
+        for step in [(0, 3), (1, 3), (2, 3)] {
+            let Some((here, flaw)) = facts(&value, step) else {
+                found = Facts::UNKNOWN;
+                break;
+            };
+            found = Facts {
+                divergence: found.divergence && here.divergence,
+                never_negative: found.never_negative && here.never_negative,
+                most: found.most.max(here.most),
+                zero: found.zero && here.zero,
+            };
+            // A generator has been looked at.
+            if let Some(flaw) = flaw.filter(|_| !is_generator) {
+                let fatal = matches!(flaw, Flaw::NotFinite { .. });
+                self.report_flaw(name, sides, body, flaw);
+                if fatal {
+                    return None;
+                }
+            }
+        }
+        let standard = self.modules.is_standard(id.module);
+        Some(Summand { name: name.text.clone(), directed, standard, parameters: given, value, facts: found })
+    }
+
+    fn is_symmetric(&self, value: &Formula) -> bool {
+        let trial = Trial(Tape::of(value), Bindings { step: 0, steps: 3, entry: None });
+        tried().iter().all(|[p, q]| match (trial.sum(p, q), trial.sum(q, p)) {
+            (Some(one), Some(other)) => (one - other).abs() <= 1e-9 * one.abs().max(1.0),
+            _ => true,
+        })
+    }
+
+    /// What a two-sided function is that is not a divergence.
+    fn report_flaw(&mut self, name: &Name, sides: &[Parameter], body: &Expr, flaw: Flaw) {
+        let name = &name.text;
+        let [p, q] = [&sides[0].name.text, &sides[1].name.text];
+        let listed = |of: &[f64]| {
+            let numbers: Vec<String> = of.iter().map(|p| format!("{p:.2}")).collect();
+            format!("({})", numbers.join(", "))
+        };
+        let finding = match flaw {
+            Flaw::NotFinite { p: at_p, q: at_q, value } => {
+                let what = if value.is_nan() { "not a number" } else { "infinite" };
+                let text = format!("`{name}` is {what} at {p} = {at_p:.3}, {q} = {at_q:.3}");
+                Diagnostic::error(Code::NotADivergence, body.span, text).help(
+                    "a logarithm or a power of something that is 0 or negative there, or a division by 0: \
+                     hold it with `where(...)` or `max(...)`",
+                )
+            }
+            Flaw::NotZero { value, smallest: true } => {
+                let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
+                Diagnostic::warning(Code::NotADivergence, body.span, text).label("a divergence and a constant").help(
+                    "it is smallest where the sides agree, as a cross-entropy is: its gradient is that of a \
+                     divergence, its value is not 0 at the end of training",
+                )
+            }
+            Flaw::NotZero { value, smallest: false } => {
+                let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
+                Diagnostic::warning(Code::NotADivergence, body.span, text)
+                    .label("a score of two distributions")
+                    .help("it is smaller somewhere else: minimising it leads away from the teacher")
+            }
+            Flaw::Negative { value, left, right } => {
+                let text = format!("`{name}` is no divergence: it can be negative");
+                Diagnostic::warning(Code::NotADivergence, body.span, text)
+                    .label(format!("sums to {value:.4} at {p} = {}, {q} = {}", listed(&left), listed(&right)))
+                    .help(
+                        "it is 0 where the sides agree and less elsewhere: minimising it leads away from the \
+                         teacher",
+                    )
+            }
+        };
+        self.report(finding);
+    }
+
+    /// Whether `value`, which is `q * f(p / q)`, is made by a generator: convex where it is looked at, 0 at 1.
+    fn is_generator(&mut self, name: &Name, variable: &Parameter, value: &Formula, body: &Expr) -> bool {
+        let trial = Trial(Tape::of(value), Bindings { step: 0, steps: 1, entry: None });
+        let variable = &variable.name.text;
+        if let Some(one) = trial.at(1.0, 1.0)
+            && (one.is_nan() || one.abs() >= 1e-9)
+        {
+            let text = format!("`{}` is {one} where both sides agree", name.text);
+            self.report(
+                Diagnostic::error(Code::NotADivergence, body.span, text)
+                    .label(format!("at {variable} = 1"))
+                    .help("a generator is 0 at 1: subtract its value there"),
+            );
+            return false;
+        }
+        let values: Option<Vec<f64>> = RATIOS.iter().map(|u| trial.at(*u, 1.0)).collect();
+        // A parameter without a value: convexity shows where the divergence is used.
+        let Some(values) = values else { return true };
+        let bend = (1..RATIOS.len() - 1).find(|&at| {
+            let (a, b, c) = (RATIOS[at - 1], RATIOS[at], RATIOS[at + 1]);
+            let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
+            let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
+            let above = values[at] - chord - 1e-9 * scale;
+            above.is_nan() || above > 0.0
+        });
+        if let Some(bend) = bend {
+            let text = format!("`{}` is not convex near {variable} = {}", name.text, RATIOS[bend]);
+            self.report(
+                Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
+                    "without convexity the value can be negative, and its smallest value is not where the \
+                     sides agree",
+                ),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// A declaration for its own sake. A fraction is tried at one half, where a family like `jsd` is symmetric.
+    pub(in crate::check) fn divergence_item(&mut self, id: ItemId, env: &Env) {
+        let tree = self.modules.tree(id.module);
+        let ItemKind::Divergence { name, parameters, .. } = &tree.items[id.index].kind else {
+            unreachable!("the caller has looked")
+        };
+        let mut inner = env.clone();
+        for parameter in &parameters[sides(parameters)..] {
+            if parameter.annotation.as_ref().is_some_and(|annotation| annotation.text == "fraction") {
+                let half = self.number(0.5, Unit::Fraction, parameter.name.span);
+                inner.bind(&parameter.name.text, half);
+            }
+        }
+        let Some(summand) = self.summand(id, Vec::new(), &inner) else { return };
+        if summand.directed || self.is_symmetric(&summand.value) {
+            return;
+        }
+        let text = format!("the order of the sides of `{}` makes a difference", name.text);
+        let [p, q] = [&parameters[0].name, &parameters[1].name];
+        let place = p.span.to(q.span);
+        let ours = format!("{} || {}", p.text, q.text);
+        self.report(
+            Diagnostic::error(Code::NotADivergence, place, text)
+                .label("says that it makes none")
+                .help(format!("write `{0}({ours})`, and call it `{0}(teacher || student)`", name.text))
+                .fix(format!("write `{ours}`"), place, ours),
+        );
+    }
+}

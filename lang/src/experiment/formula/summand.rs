@@ -1,0 +1,154 @@
+//! What one vocabulary entry adds to a divergence.
+//!
+//! `divergence f(p || q, a: fraction) = <expression>` declares a function of two numbers: `p` is the probability
+//! that the left side of a call gives to an entry, `q` that of the right side. The divergence is its sum over
+//! the entries that the call's `support` and `mass` leave, after the call's `temperature`; the expression sees
+//! one entry at a time and nothing else of the run, its parameters aside. `f(p || q)` is called
+//! `f(student || teacher)`; `f(p, q)` promises that the order means nothing (for a family: that swapping the
+//! sides reflects its parameter, as `beta` of `jsd`), and is called `f(student, teacher)`. `f(u)`, of one
+//! variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
+//!
+//! Which side is the student's is the call's to say. Gradient reaches the student through its side, or both,
+//! but not through what stands in `detached(...)`: that has the same value and is a constant.
+//!
+//! With `mass: tail` there is one more entry, the rest of both sides; with `renormalized` both sides are divided
+//! by what they hold; `raw` is the bare sum. With `generalized`, and wherever both sides are complete, the
+//! linear term `- c * (p - q)` is added, `c` the derivative by `p` where both sides agree: it sums to nothing
+//! over complete sides and makes agreement stationary entry by entry. It exists because `c` is the same at
+//! every `p` for whatever is smallest exactly where the sides agree; where it is not the same, nothing is
+//! added, and `generalized` is refused.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Formula, FormulaKind, FormulaNode, Function};
+
+/// A number of the vocabulary entry that a divergence is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    pub side: Side,
+    /// No gradient flows through it.
+    pub detached: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// `p`
+    Left,
+    /// `q`
+    Right,
+}
+
+impl Entry {
+    pub const ALL: [Entry; 4] = [
+        Entry { side: Side::Left, detached: false },
+        Entry { side: Side::Right, detached: false },
+        Entry { side: Side::Left, detached: true },
+        Entry { side: Side::Right, detached: true },
+    ];
+
+    pub fn name(self) -> &'static str {
+        match (self.side, self.detached) {
+            (Side::Left, false) => "p",
+            (Side::Right, false) => "q",
+            (Side::Left, true) => "detached(p)",
+            (Side::Right, true) => "detached(q)",
+        }
+    }
+}
+
+/// The summand of a divergence that is declared: in the standard library, or by the author.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summand {
+    pub name: String,
+    /// Declared with `||` between its sides.
+    pub directed: bool,
+    /// Of the standard library.
+    pub standard: bool,
+    pub parameters: Vec<Given>,
+    /// Of [`FormulaKind::Entry`], numbers of the run, and nothing else.
+    pub value: Formula,
+    pub facts: Facts,
+}
+
+/// A parameter and what it is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    pub name: String,
+    pub value: Formula,
+    /// It is what it would be if nothing were given.
+    pub default: bool,
+}
+
+/// What holds of a summand on the distributions that it was tried on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Facts {
+    /// The sum over complete distributions is 0 where they agree and never negative.
+    pub divergence: bool,
+    /// No entry's summand is negative, whatever else the sides hold.
+    pub never_negative: bool,
+    /// The largest sum over complete distributions; infinity where there is none.
+    pub most: f64,
+    /// It is 0 everywhere.
+    pub zero: bool,
+}
+
+impl Facts {
+    /// Of a summand with a parameter that has no value yet.
+    pub const UNKNOWN: Facts =
+        Facts { divergence: true, never_negative: false, most: f64::INFINITY, zero: false };
+}
+
+impl Summand {
+    /// It measures information: a logarithm is in it.
+    pub fn in_nats(&self) -> bool {
+        self.value.any(|node| {
+            matches!(node.kind, FormulaKind::Apply { function: Function::Log | Function::Log1p, .. })
+        })
+    }
+}
+
+/// The same number, through which no gradient flows to the sides.
+pub fn detached(formula: &Formula) -> Formula {
+    rebuilt(formula, &|part| match &part.0.kind {
+        FormulaKind::Entry(entry) => Some(FormulaKind::Entry(Entry { detached: true, ..*entry })),
+        _ => None,
+    })
+}
+
+/// The same formula with a number in the place of one of its parts.
+pub fn with_number(formula: &Formula, part: &Formula, number: f64) -> Formula {
+    rebuilt(formula, &|other| Rc::ptr_eq(&other.0, &part.0).then_some(FormulaKind::Number(number)))
+}
+
+/// An elementwise formula with other parts, where `other` says so. Shared parts stay shared.
+fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<FormulaKind>) -> Formula {
+    type Known = HashMap<*const FormulaNode, Formula>;
+    fn walk(
+        formula: &Formula,
+        other: &dyn Fn(&Formula) -> Option<FormulaKind>,
+        known: &mut Known,
+    ) -> Formula {
+        if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
+            return known.clone();
+        }
+        let node = &*formula.0;
+        let kind = other(formula).or_else(|| match &node.kind {
+            FormulaKind::Apply { function, operands } => {
+                let operands = operands.iter().map(|operand| walk(operand, other, known)).collect();
+                Some(FormulaKind::Apply { function: *function, operands })
+            }
+            _ => None,
+        });
+        let built = match kind {
+            Some(kind) => Formula::new(kind, node.unit, node.axis, node.live, node.origin),
+            None => formula.clone(),
+        };
+        known.insert(Rc::as_ptr(&formula.0), built.clone());
+        built
+    }
+    crate::stack::with_room(|| walk(formula, other, &mut HashMap::new()))
+}
