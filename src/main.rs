@@ -2,6 +2,8 @@
 //! 0 for success, 1 if the experiment is wrong or the run failed, 2 if the command was used wrongly or a
 //! file can't be read, 130 if a run was interrupted.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod commands;
 mod crash;

@@ -1,6 +1,8 @@
 //! The standard library of mopd: many small `.mopd` files under virtual `std:` paths, so that spans and
 //! go-to-definition work in them as in any other file.
 
+#![forbid(unsafe_code)]
+
 /// Module name and text of every file, in alphabetical order.
 pub const MODULES: &[(&str, &str)] = &[
     ("aligndistil", include_str!("aligndistil.mopd")),

@@ -1,5 +1,7 @@
 //! From a checked experiment to a plan.
 
+#![deny(unsafe_code)]
+
 pub use lower::{Expressions, TermExpressions, compile, expressions, normal_form};
 pub use mopd_lang::diag::nearest;
 

@@ -2,12 +2,14 @@
 
 use half::bf16;
 
-use crate::crew::{Parts, together};
-use crate::{Stored, with_instructions};
+use crate::Cpu;
+use crate::lanes::LANES;
+use crate::thread_pool::DisjointSlices;
+use crate::{Scalar, with_cpu_features};
 
 /// The parameters to be moved.
 pub enum Parameters<'a> {
-    Single(&'a mut [f32]),
+    F32(&'a mut [f32]),
     /// A single-precision number in two halves: `high` is it, rounded to the nearest half-precision number,
     /// and what the model computes with; `low` is the rest. Together they take the place of one number
     /// and not of one and a half.
@@ -20,17 +22,17 @@ pub enum Parameters<'a> {
 /// d loss / d parameters.
 #[derive(Clone, Copy)]
 pub enum Gradient<'a> {
-    Single(&'a [f32]),
-    Half(&'a [bf16]),
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
 }
 
 impl<'a> Parameters<'a> {
     /// The first so many, and the others.
     pub fn split_at(self, middle: usize) -> [Parameters<'a>; 2] {
         match self {
-            Parameters::Single(values) => {
+            Parameters::F32(values) => {
                 let (first, others) = values.split_at_mut(middle);
-                [Parameters::Single(first), Parameters::Single(others)]
+                [Parameters::F32(first), Parameters::F32(others)]
             }
             Parameters::Split { high, low } => {
                 let ((high, other_high), (low, other_low)) =
@@ -44,10 +46,8 @@ impl<'a> Parameters<'a> {
 impl Gradient<'_> {
     pub fn split_at(&self, middle: usize) -> [Self; 2] {
         match self {
-            Gradient::Single(values) => {
-                [Gradient::Single(&values[..middle]), Gradient::Single(&values[middle..])]
-            }
-            Gradient::Half(values) => [Gradient::Half(&values[..middle]), Gradient::Half(&values[middle..])],
+            Gradient::F32(values) => [Gradient::F32(&values[..middle]), Gradient::F32(&values[middle..])],
+            Gradient::Bf16(values) => [Gradient::Bf16(&values[..middle]), Gradient::Bf16(&values[middle..])],
         }
     }
 }
@@ -73,7 +73,7 @@ const PIECE: usize = 1 << 14;
 
 /// One step. All slices have the same length.
 pub fn step(
-    threads: usize,
+    cpu: Cpu,
     parameters: Parameters,
     mean: &mut [f32],
     square: &mut [f32],
@@ -81,13 +81,13 @@ pub fn step(
     update: Update,
 ) {
     match gradient {
-        Gradient::Single(gradient) => step_by(threads, parameters, mean, square, gradient, update),
-        Gradient::Half(gradient) => step_by(threads, parameters, mean, square, gradient, update),
+        Gradient::F32(gradient) => step_by(cpu, parameters, mean, square, gradient, update),
+        Gradient::Bf16(gradient) => step_by(cpu, parameters, mean, square, gradient, update),
     }
 }
 
-fn step_by<G: Stored + Sync>(
-    threads: usize,
+fn step_by<G: Scalar + Sync>(
+    cpu: Cpu,
     parameters: Parameters,
     mean: &mut [f32],
     square: &mut [f32],
@@ -96,23 +96,27 @@ fn step_by<G: Stored + Sync>(
 ) {
     let length = mean.len();
     assert!(square.len() == length && gradient.len() == length);
-    let (mean, square) = (Parts::new(mean), Parts::new(square));
+    let (mean, square) = (DisjointSlices::new(mean), DisjointSlices::new(square));
     match parameters {
-        Parameters::Single(parameters) => {
+        Parameters::F32(parameters) => {
             assert!(parameters.len() == length);
-            let parameters = Parts::new(parameters);
-            together(threads, |member| {
-                for range in pieces(member.part(length, PIECE)) {
-                    // SAFETY: members have parts of their own.
+            let parameters = DisjointSlices::new(parameters);
+            cpu.parallel(|worker| {
+                for range in pieces(worker.range(length, PIECE)) {
+                    // SAFETY: workers have parts of their own.
                     let (parameters, mean, square) = unsafe {
-                        (parameters.part(range.clone()), mean.part(range.clone()), square.part(range.clone()))
+                        (
+                            parameters.slice_mut(range.clone()),
+                            mean.slice_mut(range.clone()),
+                            square.slice_mut(range.clone()),
+                        )
                     };
                     let (gradient, moments) = (&gradient[range], mean.iter_mut().zip(square));
-                    with_instructions(|| {
+                    with_cpu_features(|| {
                         for ((parameter, gradient), (mean, square)) in
                             parameters.iter_mut().zip(gradient).zip(moments)
                         {
-                            *parameter = moved(*parameter, gradient.single(), mean, square, update);
+                            *parameter = moved(*parameter, gradient.as_f32(), mean, square, update);
                         }
                     });
                 }
@@ -120,24 +124,24 @@ fn step_by<G: Stored + Sync>(
         }
         Parameters::Split { high, low } => {
             assert!(high.len() == length && low.len() == length);
-            let (high, low) = (Parts::new(high), Parts::new(low));
-            together(threads, |member| {
-                for range in pieces(member.part(length, PIECE)) {
-                    // SAFETY: members have parts of their own.
+            let (high, low) = (DisjointSlices::new(high), DisjointSlices::new(low));
+            cpu.parallel(|worker| {
+                for range in pieces(worker.range(length, PIECE)) {
+                    // SAFETY: workers have parts of their own.
                     let (high, low, mean, square) = unsafe {
                         (
-                            high.part(range.clone()),
-                            low.part(range.clone()),
-                            mean.part(range.clone()),
-                            square.part(range.clone()),
+                            high.slice_mut(range.clone()),
+                            low.slice_mut(range.clone()),
+                            mean.slice_mut(range.clone()),
+                            square.slice_mut(range.clone()),
                         )
                     };
                     let (gradient, moments) = (&gradient[range], mean.iter_mut().zip(square));
-                    with_instructions(|| {
+                    with_cpu_features(|| {
                         let halves = high.iter_mut().zip(low).zip(gradient);
                         for (((high, low), gradient), (mean, square)) in halves.zip(moments) {
                             let parameter = joined(*high, *low);
-                            (*high, *low) = split(moved(parameter, gradient.single(), mean, square, update));
+                            (*high, *low) = split(moved(parameter, gradient.as_f32(), mean, square, update));
                         }
                     });
                 }
@@ -147,33 +151,33 @@ fn step_by<G: Stored + Sync>(
 }
 
 /// The sum of squares, in f64. Not finite where some number is not.
-pub fn sum_of_squares(threads: usize, gradient: Gradient) -> f64 {
+pub fn sum_of_squares(cpu: Cpu, gradient: Gradient) -> f64 {
     match gradient {
-        Gradient::Single(gradient) => sum_of(threads, gradient),
-        Gradient::Half(gradient) => sum_of(threads, gradient),
+        Gradient::F32(gradient) => sum_of(cpu, gradient),
+        Gradient::Bf16(gradient) => sum_of(cpu, gradient),
     }
 }
 
-fn sum_of<G: Stored + Sync>(threads: usize, gradient: &[G]) -> f64 {
+fn sum_of<G: Scalar + Sync>(cpu: Cpu, gradient: &[G]) -> f64 {
     let mut sums = vec![0.0f64; gradient.len().div_ceil(PIECE)];
-    let parts = Parts::new(&mut sums);
-    together(threads, |member| {
-        for range in pieces(member.part(gradient.len(), PIECE)) {
+    let parts = DisjointSlices::new(&mut sums);
+    cpu.parallel(|worker| {
+        for range in pieces(worker.range(gradient.len(), PIECE)) {
             let piece = range.start / PIECE;
-            let mut lanes = [0.0f64; 16];
-            with_instructions(|| {
-                let values = gradient[range].chunks_exact(16);
+            let mut lanes = [0.0f64; LANES];
+            with_cpu_features(|| {
+                let values = gradient[range].chunks_exact(LANES);
                 for (lane, value) in lanes.iter_mut().zip(values.remainder()) {
-                    *lane += f64::from(value.single()) * f64::from(value.single());
+                    *lane += f64::from(value.as_f32()) * f64::from(value.as_f32());
                 }
                 for values in values {
                     for (lane, value) in lanes.iter_mut().zip(values) {
-                        *lane += f64::from(value.single()) * f64::from(value.single());
+                        *lane += f64::from(value.as_f32()) * f64::from(value.as_f32());
                     }
                 }
             });
             // SAFETY: every piece has a number of its own.
-            unsafe { parts.part(piece..piece + 1)[0] = lanes.iter().sum() };
+            unsafe { parts.slice_mut(piece..piece + 1)[0] = lanes.iter().sum() };
         }
     });
     // By pieces, so that the sum does not depend on who summed what.
@@ -257,8 +261,8 @@ mod tests {
             rate: 0.01,
             correction: 2.0,
         };
-        for threads in [1, 3] {
-            for half in [false, true] {
+        for cpu in [1, 3].map(Cpu::new) {
+            for is_bf16 in [false, true] {
                 let start: Vec<f32> = (0..length).map(|at| number(at, 1)).collect();
                 let gradient: Vec<f32> =
                     (0..length).map(|at| bf16::from_f32(number(at, 2)).to_f32()).collect();
@@ -267,17 +271,17 @@ mod tests {
                 let mut whole = start.clone();
                 let (mut high, mut low): (Vec<bf16>, Vec<i16>) =
                     start.iter().map(|&value| split(value)).unzip();
-                if half {
+                if is_bf16 {
                     let parameters = Parameters::Split { high: &mut high, low: &mut low };
-                    step(threads, parameters, &mut mean, &mut square, Gradient::Half(&halves), update);
+                    step(cpu, parameters, &mut mean, &mut square, Gradient::Bf16(&halves), update);
                     whole = high.iter().zip(&low).map(|(&high, &low)| joined(high, low)).collect();
                 } else {
                     step(
-                        threads,
-                        Parameters::Single(&mut whole),
+                        cpu,
+                        Parameters::F32(&mut whole),
                         &mut mean,
                         &mut square,
-                        Gradient::Single(&gradient),
+                        Gradient::F32(&gradient),
                         update,
                     );
                 }
@@ -293,12 +297,12 @@ mod tests {
                     );
                 }
                 let expected: f64 = gradient.iter().map(|&value| f64::from(value).powi(2)).sum();
-                for gradient in [Gradient::Single(&gradient), Gradient::Half(&halves)] {
-                    assert!((sum_of_squares(threads, gradient) / expected - 1.0).abs() < 1e-12);
+                for gradient in [Gradient::F32(&gradient), Gradient::Bf16(&halves)] {
+                    assert!((sum_of_squares(cpu, gradient) / expected - 1.0).abs() < 1e-12);
                 }
             }
         }
-        assert!(!sum_of_squares(2, Gradient::Single(&[1.0, f32::NAN])).is_finite());
-        assert!(!sum_of_squares(2, Gradient::Single(&[1.0, f32::NEG_INFINITY])).is_finite());
+        assert!(!sum_of_squares(Cpu::new(2), Gradient::F32(&[1.0, f32::NAN])).is_finite());
+        assert!(!sum_of_squares(Cpu::new(2), Gradient::F32(&[1.0, f32::NEG_INFINITY])).is_finite());
     }
 }

@@ -1,12 +1,13 @@
-//! Sums over the entries of next-token distributions, and slopes by entry, from log-probabilities: each is
+//! Sums over the entries of next-token distributions, and gradients by entry, from log-probabilities: each is
 //! read once.
 
 use std::ops::Range;
 
-use crate::crew::{Parts, together};
-use crate::exp::exp;
+use crate::Cpu;
+use crate::functions::exp;
 use crate::lanes::summed;
-use crate::{Loop, with_instructions};
+use crate::thread_pool::DisjointSlices;
+use crate::{Loop, with_cpu_features};
 
 /// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
 #[derive(Clone, Copy)]
@@ -20,7 +21,7 @@ pub enum Sum {
 
 /// d closed KL divergence / d log-probability.
 #[derive(Clone, Copy)]
-pub enum Slope {
+pub enum Gradient {
     /// Of the left side: `p (l - r)`.
     KlByLeft,
     /// Of the right side: `q - p`.
@@ -32,17 +33,17 @@ pub enum Slope {
 const PIECE: usize = 1 << 11;
 
 /// A sum of each row of `width` entries.
-pub fn sums(threads: usize, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f32]) {
+pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f32]) {
     assert!(l.len() == r.len() && l.len() == to.len() * width);
     let pieces = width.div_ceil(PIECE);
     let mut parts = vec![0.0f32; to.len() * pieces];
-    let (rows, places) = (to.len(), Parts::new(&mut parts));
-    together(threads, |member| {
-        for index in member.part(rows * pieces, 1) {
+    let (rows, places) = (to.len(), DisjointSlices::new(&mut parts));
+    cpu.parallel(|worker| {
+        for index in worker.range(rows * pieces, 1) {
             let range = piece(index, pieces, width);
             // SAFETY: every piece has a number of its own.
-            let to = unsafe { &mut places.part(index..index + 1)[0] };
-            with_instructions(Summed { sum, l: &l[range.clone()], r: &r[range], to });
+            let to = unsafe { &mut places.slice_mut(index..index + 1)[0] };
+            with_cpu_features(Summed { sum, l: &l[range.clone()], r: &r[range], to });
         }
     });
     for (to, parts) in to.iter_mut().zip(parts.chunks(pieces)) {
@@ -50,10 +51,10 @@ pub fn sums(threads: usize, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &m
     }
 }
 
-/// Slopes of every entry, times a factor of its row; 0 where that is, also of an infinite slope.
-pub fn slopes(
-    threads: usize,
-    slope: Slope,
+/// Gradients of every entry, times a factor of its row; 0 where that is, also of an infinite gradient.
+pub fn gradients(
+    cpu: Cpu,
+    gradient: Gradient,
     width: usize,
     l: &[f32],
     r: &[f32],
@@ -62,14 +63,14 @@ pub fn slopes(
 ) {
     assert!(l.len() == r.len() && l.len() == to.len() && l.len() == factors.len() * width);
     let pieces = width.div_ceil(PIECE);
-    let to = Parts::new(to);
-    together(threads, |member| {
-        for index in member.part(factors.len() * pieces, 1) {
+    let to = DisjointSlices::new(to);
+    cpu.parallel(|worker| {
+        for index in worker.range(factors.len() * pieces, 1) {
             let range = piece(index, pieces, width);
             // SAFETY: pieces are apart.
-            let to = unsafe { to.part(range.clone()) };
-            with_instructions(Sloped {
-                slope,
+            let to = unsafe { to.slice_mut(range.clone()) };
+            with_cpu_features(Graded {
+                gradient,
                 l: &l[range.clone()],
                 r: &r[range],
                 factor: factors[index / pieces],
@@ -106,25 +107,25 @@ impl Loop for Summed<'_> {
     }
 }
 
-struct Sloped<'a> {
-    slope: Slope,
+struct Graded<'a> {
+    gradient: Gradient,
     l: &'a [f32],
     r: &'a [f32],
     factor: f32,
     to: &'a mut [f32],
 }
 
-impl Loop for Sloped<'_> {
+impl Loop for Graded<'_> {
     #[inline(always)]
     fn run(self) {
-        let Sloped { slope, l, r, factor, to } = self;
+        let Graded { gradient, l, r, factor, to } = self;
         if factor == 0.0 {
             return to.fill(0.0);
         }
         let entries = to.iter_mut().zip(l.iter().zip(r));
-        match slope {
-            Slope::KlByLeft => entries.for_each(|(to, (l, r))| *to = exp(*l) * (l - r) * factor),
-            Slope::KlByRight => entries.for_each(|(to, (l, r))| *to = (exp(*r) - exp(*l)) * factor),
+        match gradient {
+            Gradient::KlByLeft => entries.for_each(|(to, (l, r))| *to = exp(*l) * (l - r) * factor),
+            Gradient::KlByRight => entries.for_each(|(to, (l, r))| *to = (exp(*r) - exp(*l)) * factor),
         }
     }
 }
@@ -135,7 +136,7 @@ mod tests {
 
     /// Against double precision, whatever the threads; of equal sides exactly 0.
     #[test]
-    fn sums_and_slopes_are_those_of_the_definition() {
+    fn sums_and_gradients_are_those_of_the_definition() {
         for (rows, width) in [(1, 7), (3, PIECE + 21), (2, 3 * PIECE)] {
             let logs = |seed: usize| -> Vec<f32> {
                 let logits = |row: usize| {
@@ -155,15 +156,15 @@ mod tests {
                     assert!((f64::from(got) - exact).abs() < bound, "{rows} {width}: {got} {exact}");
                 },
             );
-            for threads in [1, 3] {
+            for cpu in [1, 3].map(Cpu::new) {
                 let (mut kl, mut entropy, mut none) = (vec![0.0; rows], vec![0.0; rows], vec![0.0; rows]);
-                sums(threads, Sum::Kl, width, &l, &r, &mut kl);
-                sums(threads, Sum::Entropy, width, &l, &l, &mut entropy);
-                sums(threads, Sum::Kl, width, &r, &r, &mut none);
+                sums(cpu, Sum::Kl, width, &l, &r, &mut kl);
+                sums(cpu, Sum::Entropy, width, &l, &l, &mut entropy);
+                sums(cpu, Sum::Kl, width, &r, &r, &mut none);
                 assert!(none.iter().all(|none| *none == 0.0));
-                let (mut by_left, mut by_right) = (vec![9.0; l.len()], vec![9.0; l.len()]);
-                slopes(threads, Slope::KlByLeft, width, &l, &r, &factors, &mut by_left);
-                slopes(threads, Slope::KlByRight, width, &l, &r, &factors, &mut by_right);
+                let (mut grad_left, mut grad_right) = (vec![9.0; l.len()], vec![9.0; l.len()]);
+                gradients(cpu, Gradient::KlByLeft, width, &l, &r, &factors, &mut grad_left);
+                gradients(cpu, Gradient::KlByRight, width, &l, &r, &factors, &mut grad_right);
                 for row in 0..rows {
                     let entries = || (row * width..(row + 1) * width).map(of);
                     near(kl[row], entries().map(|(l, r)| l.exp() * (l - r) - l.exp() + r.exp()).sum(), 5e-6);
@@ -171,8 +172,8 @@ mod tests {
                 }
                 for at in 0..l.len() {
                     let ((l, r), factor) = (of(at), f64::from(factors[at / width]));
-                    near(by_left[at], l.exp() * (l - r) * factor, 1e-6);
-                    near(by_right[at], (r.exp() - l.exp()) * factor, 1e-6);
+                    near(grad_left[at], l.exp() * (l - r) * factor, 1e-6);
+                    near(grad_right[at], (r.exp() - l.exp()) * factor, 1e-6);
                 }
             }
         }

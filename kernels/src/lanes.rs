@@ -1,8 +1,8 @@
 //! Many numbers as one, in sixteen lanes, so that the compiler can keep them in registers: one after the
-//! other, each would wait for the one before. To be called within [`super::with_instructions`].
+//! other, each would wait for the one before. To be called within [`super::with_cpu_features`].
 
-/// How many lanes there are.
-const LANES: usize = 16;
+/// How many lanes there are: the f32 numbers of the widest registers.
+pub const LANES: usize = 16;
 
 /// All numbers as one, from `start` on.
 #[inline(always)]

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use crate::Stored;
+use crate::Scalar;
 
 /// Bytes that the caches of two cores can't both write.
 pub const LINE: usize = 64;
@@ -30,7 +30,7 @@ impl<T> Default for Lines<T> {
     }
 }
 
-impl<T: Stored> Lines<T> {
+impl<T: Scalar> Lines<T> {
     /// So many; new ones are 0.
     pub fn resize(&mut self, length: usize) {
         self.lines.resize((length * size_of::<T>()).div_ceil(LINE), Line { _bytes: [0; LINE] });
@@ -38,7 +38,7 @@ impl<T: Stored> Lines<T> {
     }
 }
 
-impl<T: Stored> Deref for Lines<T> {
+impl<T: Scalar> Deref for Lines<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -47,7 +47,7 @@ impl<T: Stored> Deref for Lines<T> {
     }
 }
 
-impl<T: Stored> DerefMut for Lines<T> {
+impl<T: Scalar> DerefMut for Lines<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.length) }

@@ -1,5 +1,7 @@
 //! The mopd language, from text to a checked experiment. No input or output: the host hands texts over.
 
+#![forbid(unsafe_code)]
+
 pub mod check;
 pub mod diag;
 pub mod experiment;

@@ -14,6 +14,8 @@
 //! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a plan;
 //!   [`bench`]: measurements.
 
+#![forbid(unsafe_code)]
+
 pub mod bench;
 pub mod control;
 pub mod data;
@@ -36,9 +38,5 @@ pub mod store;
 pub mod tokenizer;
 pub mod train;
 pub mod zip;
-
-/// Chat templates are bounded by it.
-#[global_allocator]
-static ALLOCATOR: machine::bounded::Counting = machine::bounded::Counting;
 
 pub use mopd_store::{content, files};

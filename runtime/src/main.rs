@@ -2,6 +2,8 @@
 //! serve` stays, with libtorch and what it has read in memory: one request a line, one job after the other.
 //! Either ends when standard input does.
 
+#![forbid(unsafe_code)]
+
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
@@ -9,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versions};
+use mopd_kernels::os::{disable_trim, trim_heap};
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
-use mopd_runtime::machine::memory::{give_back, keep_what_is_freed, peak_memory};
+use mopd_runtime::machine::memory::peak_memory;
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
@@ -27,7 +30,7 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     // A panic is reported as a failure of the job; its trace would only hide that message.
     std::panic::set_hook(Box::new(|_| {}));
-    keep_what_is_freed();
+    disable_trim();
     let current = Current::default();
     let on_signal = current.clone();
     let handled = on_termination(move || on_signal.signal());
@@ -154,7 +157,7 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
             handled.take().unwrap_or(Ok(()))?;
             work(&job?, &cuda, Some(&cache), control, progress)
         });
-        give_back();
+        trim_heap();
     }
     ExitCode::SUCCESS
 }

@@ -12,6 +12,8 @@
 //! arithmetic/             by what arithmetic results were made
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod cache;
 pub mod content;
 pub mod files;

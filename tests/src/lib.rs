@@ -1,5 +1,7 @@
 //! Shared by the test programs.
 
+#![forbid(unsafe_code)]
+
 use std::path::{Path, PathBuf};
 
 use mopd_lang::source::SourceFile;

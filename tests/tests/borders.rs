@@ -1,6 +1,8 @@
 //! The borders between crates, kept by a tool: what each may not depend on, directly or through others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The names of every package that `package` is built with.
@@ -42,7 +44,8 @@ fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
             "mopd-store",
             &["tch", "torch-sys", "polars", "miette", "mopd-lang", "mopd-compiler", "mopd-runtime"],
         ),
-        ("mopd", &["tch", "torch-sys", "polars", "mopd-runtime"]),
+        ("mopd-kernels", &["tch", "torch-sys", "mopd-lang", "mopd-compiler", "mopd-store", "mopd-runtime"]),
+        ("mopd", &["tch", "torch-sys", "polars", "mopd-runtime", "mopd-kernels"]),
         ("mopd-runtime", &["miette", "clap", "mopd-std"]),
     ];
     for (package, forbidden) in never {
@@ -107,4 +110,71 @@ fn rooms_of_a_crate_import_each_other_without_a_loop() {
             "in {source}, these rooms import each other in a loop, or one of it: {rooms:?}"
         );
     }
+}
+
+/// Every file of Rust of the repository.
+fn sources() -> Vec<PathBuf> {
+    let root = mopd_tests::root();
+    packages().iter().flat_map(|(folder, _)| {
+        let own = if *folder == root { folder.join("src") } else { folder.clone() };
+        mopd_tests::files(&own, ".rs")
+    }).collect()
+}
+
+/// The folders of the workspace's packages, and the files that their programs and libraries begin with.
+fn packages() -> Vec<(PathBuf, Vec<PathBuf>)> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"])
+        .current_dir(mopd_tests::root())
+        .output()
+        .expect("cargo starts");
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let path = |value: &serde_json::Value| PathBuf::from(value.as_str().expect("a path"));
+    let packages = all["packages"].as_array().expect("packages").iter().map(|package| {
+        let folder = path(&package["manifest_path"]).parent().expect("a folder").to_owned();
+        let roots = package["targets"].as_array().expect("targets").iter();
+        let roots = roots.filter(|target| target["kind"][0] == "lib" || target["kind"][0] == "bin");
+        (folder, roots.map(|target| path(&target["src_path"])).collect())
+    });
+    packages.collect()
+}
+
+/// In the CPU engine, and where the compiler calls machine code that it made; all other crates forbid it.
+#[test]
+fn two_crates_have_unsafe_code() {
+    const WORD: &str = concat!("un", "safe");
+    let root = mopd_tests::root();
+    let kernels = root.join("kernels");
+    let machine_code = root.join("compiler/src/expr/jit");
+    let mut seen = 0;
+    for (folder, roots) in packages() {
+        let free = folder != kernels && folder != root.join("compiler");
+        for file in roots {
+            let text = fs::read_to_string(&file).expect("a target's first file");
+            let forbids = text.contains(&format!("#![forbid({WORD}_code)]"));
+            assert_eq!(forbids, free, "{} and `#![forbid({WORD}_code)]`", file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 9, "{seen} programs and libraries");
+    let files = sources();
+    let within = |file: &Path| file.starts_with(&kernels) || file.starts_with(&machine_code);
+    let uses = |file: &PathBuf| {
+        let text = fs::read_to_string(file).expect("UTF-8");
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_')).any(|word| word == WORD)
+    };
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        files.iter().filter(|file| uses(file)).partition(|file| within(file));
+    assert!(!inside.is_empty());
+    assert_eq!(outside, Vec::<&PathBuf>::new());
+}
+
+/// Loops of the CPU engine want a token, which one function of the runtime hands out.
+#[test]
+fn one_place_lends_the_processor() {
+    let files = mopd_tests::files(&mopd_tests::root().join("runtime/src"), ".rs");
+    let made = files.iter().filter(|file| fs::read_to_string(file).expect("UTF-8").contains("Cpu::new("));
+    let made: Vec<_> = made.map(|file| file.file_name().expect("a name")).collect();
+    assert_eq!(made, ["device.rs"]);
 }

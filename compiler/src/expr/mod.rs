@@ -6,6 +6,7 @@ pub mod build;
 pub mod derivative;
 pub mod graph;
 pub mod interpret;
+#[allow(unsafe_code, reason = "machine code is called")]
 pub mod jit;
 pub mod summand;
 #[cfg(any(test, feature = "testing"))]

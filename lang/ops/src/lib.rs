@@ -20,6 +20,8 @@
 //! Three ways to compute an [`Expr`] are one: whoever can make a constant and apply a function to operands
 //! implements [`Backend`] (numbers, graph nodes, f32 programs, tensors).
 
+#![forbid(unsafe_code)]
+
 pub mod expr;
 pub mod f32_ops;
 mod function;

@@ -178,8 +178,8 @@ impl Inputs<'_> {
                 vec![hidden]
             }
             Some(matrix) => {
-                let (by_hidden, by_matrix) = vocabulary.projected_gradient(&live, &hidden, matrix);
-                vec![by_hidden, by_matrix.rows(0..matrix.size()[0])]
+                let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, matrix);
+                vec![grad_hidden, grad_lm_head.rows(0..matrix.size()[0])]
             }
         };
         Outcome { values, gradients }

@@ -10,9 +10,9 @@
 //! - `N`, the numbers in all matrices of the layers; of experts, those of the ones that a token uses. A token
 //!   that goes through the layers takes `2 N` operations.
 //! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
-//! - The output matrix, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
+//! - The LM head, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
 //! - The way back of a layer is two products for each on the way there, one for its input and one for its
-//!   matrix; with an adapter, one for its input, and two for each of the adapter's. The output matrix
+//!   matrix; with an adapter, one for its input, and two for each of the adapter's. The LM head
 //!   likewise.
 //! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has
 //!   read it again.
@@ -317,7 +317,7 @@ mod tests {
 
     /// 4 wide, two heads of 2 that share their keys and values, 6 wide inside, 10 entries, 2 layers, tied. A
     /// layer has 16 + 8 + 8 + 16 numbers in attention and 3 x 24 behind it: 120. All layers have 240, the
-    /// output matrix 40, and five normalisations 20.
+    /// LM head 40, and five normalisations 20.
     fn small() -> Config {
         let (width, heads, key_value_heads, head_width, hidden, vocabulary) = (4, 2, 1, 2, 6, 10);
         Config { width, heads, key_value_heads, head_width, hidden, vocabulary, ..tiny() }

@@ -7,8 +7,8 @@ use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::Result;
-use mopd_kernels::crew::{Parts, together};
-use mopd_kernels::with_instructions;
+use crate::machine::device;
+use mopd_kernels::{Cpu, with_cpu_features};
 
 /// `[rows, inputs]` times `[inputs, outputs]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,9 @@ pub fn rates(product: Product, threads: usize, device: Device, control: &Control
     control.check()?;
     let bfloat16 = products(product, Kind::BFloat16, device);
     control.check()?;
-    let memory = match device {
-        Device::Cpu => reading(threads),
-        _ => reading_there(device),
+    let memory = match device::cpu(device) {
+        Some(cpu) => reading(cpu.with_threads(threads)),
+        None => reading_there(device),
     };
     Ok(Rates { float32, bfloat16, memory })
 }
@@ -75,25 +75,21 @@ fn settle(device: Device) {
 }
 
 /// Bytes a second that the cores read together.
-fn reading(threads: usize) -> f64 {
+fn reading(cpu: Cpu) -> f64 {
     let numbers = vec![1.0f32; NUMBERS];
-    let mut sums = vec![0.0f32; threads.max(1)];
+    let part = NUMBERS / cpu.threads();
+    let (mut sums, mut scratch) = (vec![0.0f32; cpu.threads()], vec![(); cpu.threads()]);
     let mut best = f64::INFINITY;
     for _ in 0..PASSES {
-        let parts = Parts::new(&mut sums);
         let started = Instant::now();
-        together(threads, |member| {
-            let part = &numbers[member.part(NUMBERS, 1 << 12)];
-            let mut total = 0.0;
-            with_instructions(|| total = sum(part));
-            // SAFETY: each member has a number of its own.
-            let own = unsafe { parts.part(member.index..member.index + 1) };
-            own[0] = total;
+        cpu.for_each(&mut sums, &mut scratch, |index, total, ()| {
+            let part = &numbers[index * part..(index + 1) * part];
+            with_cpu_features(|| *total = sum(part));
         });
         best = best.min(started.elapsed().as_secs_f64());
     }
     std::hint::black_box(&sums);
-    (NUMBERS * size_of::<f32>()) as f64 / best
+    (part * cpu.threads() * size_of::<f32>()) as f64 / best
 }
 
 /// Sums that do not wait for each other.

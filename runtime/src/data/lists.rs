@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use memmap2::Mmap;
+use bytemuck::Pod;
+use mopd_kernels::os::Mapping;
 
 /// Lists of numbers, by index.
 #[derive(Debug)]
@@ -19,13 +20,8 @@ enum Items<T> {
     Memory(Vec<T>),
     /// A file that has no name any more, so nobody else can change it. The system keeps what it has room for
     /// in memory.
-    File(Mmap),
+    File(Mapping),
 }
-
-/// What may be written to a file and read back from it as it lies in memory: integers without gaps.
-pub trait Plain: Copy + 'static {}
-impl Plain for u8 {}
-impl Plain for i64 {}
 
 /// Bytes that are kept in memory before a file is begun.
 const MEMORY: usize = 256 << 20;
@@ -42,13 +38,13 @@ pub struct Builder<T> {
     memory: usize,
 }
 
-impl<T: Plain> Default for Builder<T> {
+impl<T: Pod> Default for Builder<T> {
     fn default() -> Builder<T> {
         Builder::with_memory(MEMORY)
     }
 }
 
-impl<T: Plain> Builder<T> {
+impl<T: Pod> Builder<T> {
     fn with_memory(memory: usize) -> Builder<T> {
         Builder { items: Vec::new(), ends: Vec::new(), file: None, written: 0, memory }
     }
@@ -65,11 +61,7 @@ impl<T: Plain> Builder<T> {
             Some(file) => file,
             none => none.insert(tempfile::tempfile()?),
         };
-        // SAFETY: the items are integers without gaps, so their memory is initialised bytes.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(self.items.as_ptr().cast::<u8>(), size_of_val(self.items.as_slice()))
-        };
-        file.write_all(bytes)?;
+        file.write_all(bytemuck::cast_slice(&self.items))?;
         self.written += self.items.len() as u64;
         self.items.clear();
         Ok(())
@@ -83,14 +75,12 @@ impl<T: Plain> Builder<T> {
         }
         self.write()?;
         let file = self.file.take().expect("the last write left a file");
-        // SAFETY: the file was made without a name and is held here alone, so it does not change while it is
-        // mapped.
-        let mapped = unsafe { Mmap::map(&file)? };
+        let mapped = Mapping::new(&file)?;
         Ok(Lists { items: Items::File(mapped), ends: self.ends })
     }
 }
 
-impl<T: Plain> Lists<T> {
+impl<T: Pod> Lists<T> {
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -116,11 +106,8 @@ impl<T: Plain> Lists<T> {
     fn items(&self) -> &[T] {
         match &self.items {
             Items::Memory(items) => items,
-            // SAFETY: a mapping starts at a page, so it is aligned; whole items were written, which are
-            // integers without gaps.
-            Items::File(mapped) => unsafe {
-                std::slice::from_raw_parts(mapped.as_ptr().cast::<T>(), mapped.len() / size_of::<T>())
-            },
+            // A mapping starts at a page, so it is aligned.
+            Items::File(mapped) => bytemuck::cast_slice(mapped),
         }
     }
 }

@@ -190,7 +190,7 @@ impl Expert<'_> {
     }
 }
 
-/// A file may have the output matrix although it is the embedding; then it must be the same.
+/// A file may have the LM head although it is the embedding; then it must be the same.
 fn check_tied(config: &Config, tensors: &Tensors) -> Result<(), String> {
     if !config.tied {
         return Ok(());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::machine::device;
-use mopd_kernels::Instructions;
+use mopd_kernels::{CpuFeatures, symbols};
 
 /// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
 /// of a sum, another rounding, another use of random numbers, another meaning of a setting.
@@ -80,7 +80,8 @@ const INSTRUCTIONS: [&str; 27] = [
 ];
 
 /// libtorch, MKL, oneDNN, cuBLAS, and the C library, whose functions have variants too.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 14] = [
+    symbols::SWITCH,
     "ATEN_CPU_CAPABILITY",
     "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
@@ -107,7 +108,7 @@ impl Arithmetic {
             keys: keys::VERSION,
             architecture: std::env::consts::ARCH.to_owned(),
             instructions: instructions(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
-            kernels: Instructions::found().name().to_owned(),
+            kernels: CpuFeatures::detect().name().to_owned(),
             fused: jit::fuses(),
             libtorch: Library { version: libtorch.to_owned(), bytes: loaded("libtorch_cpu.so") },
             variables: VARIABLES.iter().filter_map(variable).collect(),

@@ -1,10 +1,11 @@
 //! Where tensors live. The worker links only the CPU half of libtorch; the CUDA half is opened while running,
 //! so that one program serves machines with and without a GPU.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::CStr;
 
 use mopd_compiler::plan;
 use mopd_compiler::plan::events::FailureKind;
+use mopd_kernels::{Cpu, os};
 use tch::{Device, Kind};
 
 use crate::failure::{Error, Result};
@@ -21,32 +22,12 @@ pub enum Cuda {
     Ready,
 }
 
-unsafe extern "C" {
-    fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
-    fn dlerror() -> *const c_char;
-}
-
-const RTLD_NOW: c_int = 0x002;
-const RTLD_GLOBAL: c_int = 0x100;
 const LIBRARY: &CStr = c"libtorch_cuda.so";
 
 /// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its
 /// kernels as it loads.
 pub fn open_cuda() -> Cuda {
-    // SAFETY: the name is a C string; loading runs the initialisers of libtorch's own library, which expect
-    // nothing of us.
-    let handle = unsafe { dlopen(LIBRARY.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
-    if handle.is_null() {
-        // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the
-        // next such call.
-        let reason = unsafe {
-            let text = dlerror();
-            if text.is_null() {
-                "unknown reason".to_owned()
-            } else {
-                CStr::from_ptr(text).to_string_lossy().into_owned()
-            }
-        };
+    if let Err(reason) = os::load_library(LIBRARY) {
         return failed(&reason);
     }
     if tch::Cuda::is_available() && tch::Cuda::device_count() > 0 { Cuda::Ready } else { Cuda::NoDevice }
@@ -101,6 +82,17 @@ impl Cuda {
             }
         }
     }
+}
+
+/// Leave to run loops of the CPU engine on tensors of a device, with as many threads as libtorch's operators have;
+/// none where they are elsewhere. Nobody else hands it out.
+pub fn cpu(device: Device) -> Option<Cpu> {
+    (device == Device::Cpu).then(host)
+}
+
+/// The same for numbers that are the program's own, whatever device tensors are on.
+pub fn host() -> Cpu {
+    Cpu::new(tch::get_num_threads() as usize)
 }
 
 /// What models compute in.

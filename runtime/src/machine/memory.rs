@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mopd_kernels::os::{disable_trim, return_blocks_above, trim_heap};
+
 /// Most memory that was held before the count began anew, in bytes.
 static BEFORE: AtomicU64 = AtomicU64::new(0);
 
@@ -90,23 +92,10 @@ mod group {
 /// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system
 /// can't.
 pub fn reset_peak_memory() -> Option<u64> {
-    allocator::give_back();
+    trim_heap();
     BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
     std::fs::write("/proc/self/clear_refs", "5").ok()?;
     peak_since_reset()
-}
-
-/// Tells the allocator to keep what is freed for what comes next, in one place for all threads; before there
-/// are any. A step of training frees as much as it takes, and asks for it again: memory that went back to the
-/// system in between would have to be cleared page by page, which takes a sixth of a step. It goes back where
-/// a stage begins ([`reset_peak_memory`]), and where nothing begins.
-pub fn keep_what_is_freed() {
-    allocator::keep();
-}
-
-/// Hands what is free back to the system: another program may want it while this one waits.
-pub fn give_back() {
-    allocator::give_back();
 }
 
 /// Does something while every block of some size goes back to the system as soon as it is free. So what is
@@ -116,10 +105,10 @@ pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
     struct Usual;
     impl Drop for Usual {
         fn drop(&mut self) {
-            allocator::keep();
+            disable_trim();
         }
     }
-    allocator::keep_none_above(64 << 10);
+    return_blocks_above(64 << 10);
     let _usual = Usual;
     f()
 }
@@ -128,60 +117,6 @@ pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod allocator {
-    use std::ffi::c_int;
-
-    unsafe extern "C" {
-        fn malloc_trim(keep: usize) -> c_int;
-        fn mallopt(option: c_int, value: c_int) -> c_int;
-    }
-
-    const M_TRIM_THRESHOLD: c_int = -1;
-    const M_TOP_PAD: c_int = -2;
-    const M_MMAP_THRESHOLD: c_int = -3;
-    const M_MMAP_MAX: c_int = -4;
-    const M_ARENA_MAX: c_int = -8;
-
-    /// Hands memory that is free in this process back to the system. The allocator keeps what was freed for
-    /// later: after a large stage that would be gigabytes that the next one does not need and another
-    /// program can't have.
-    pub fn give_back() {
-        // SAFETY: the function takes any number, and locks what it looks at.
-        unsafe { malloc_trim(0) };
-    }
-
-    /// Blocks of all sizes come from one heap, and stay in it.
-    pub fn keep() {
-        for (option, value) in [
-            (M_ARENA_MAX, 1),
-            (M_MMAP_MAX, 0),
-            (M_TRIM_THRESHOLD, -1),
-            (M_TOP_PAD, 1 << 20),
-            (M_MMAP_THRESHOLD, 32 << 20),
-        ] {
-            // SAFETY: the option exists, and a value that the allocator does not like it refuses.
-            unsafe { mallopt(option, value) };
-        }
-    }
-
-    /// Larger blocks are asked of the system one by one, and go back as soon as they are free.
-    pub fn keep_none_above(bytes: c_int) {
-        for (option, value) in [(M_MMAP_MAX, c_int::MAX), (M_MMAP_THRESHOLD, bytes)] {
-            // SAFETY: as above.
-            unsafe { mallopt(option, value) };
-        }
-    }
-}
-
-/// Other allocators look after themselves.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-mod allocator {
-    pub fn give_back() {}
-    pub fn keep() {}
-    pub fn keep_none_above(_bytes: i32) {}
 }
 
 #[cfg(test)]

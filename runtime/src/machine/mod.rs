@@ -1,6 +1,5 @@
 //! What the machine is: its devices, its memory, and how it computes.
 
 pub mod arithmetic;
-pub mod bounded;
 pub mod device;
 pub mod memory;

@@ -1,9 +1,5 @@
 //! Files that are looked at where they are: the system reads a page when it is looked at, and may forget it
 //! again.
-//!
-//! A file that shrinks while it is mapped ends the process, as with every program that maps files.
-//! Checkpoints are replaced by renaming, here and by the tools around, so that the old file lives on until
-//! the last one lets go of it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -14,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
-use memmap2::{Mmap, UncheckedAdvice};
+use mopd_kernels::os::Mapping;
 
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
     file: File,
-    map: Mmap,
+    map: Mapping,
 }
 
 /// What tells whether two paths are the same file with the same content.
@@ -60,9 +56,7 @@ impl MappedFile {
         if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {
             return Ok(shared);
         }
-        // SAFETY: the mapping is private to this type, which hands out shared slices only; see the module's
-        // text for files that others change.
-        let map = unsafe { Mmap::map(&file)? };
+        let map = Mapping::new(&file)?;
         let shared = Arc::new(MappedFile { path: path.to_owned(), file, map });
         mapped.retain(|_, known| known.strong_count() > 0);
         mapped.insert(identity, Arc::downgrade(&shared));
@@ -88,30 +82,13 @@ impl MappedFile {
 
     /// Brings these bytes into memory.
     pub fn expect(&self, range: Range<usize>) {
-        let end = range.end.min(self.map.len());
-        let start = range.start.min(end);
-        if start < end {
-            // Where the system can't, they come when they are looked at.
-            #[cfg(target_os = "linux")]
-            drop(self.map.advise_range(memmap2::Advice::PopulateRead, start, end - start));
-        }
+        self.map.expect(range);
     }
 
     /// Lets go of the memory of these bytes; whoever looks at them again waits for the disk, or for the
     /// system's cache.
     pub fn release(&self, range: Range<usize>) {
-        // A part that goes beyond is cut off; pages that are in the range in part are let go of whole, which
-        // is no harm.
-        let end = range.end.min(self.map.len());
-        let start = range.start.min(end);
-        if start < end {
-            // SAFETY: the mapping is of a file and never written to, so that what is let go of is read again
-            // as it was.
-            let outcome =
-                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
-            // Memory that is not let go of is no reason to stop.
-            drop(outcome);
-        }
+        self.map.release(range);
     }
 }
 

@@ -125,9 +125,7 @@ impl Stored {
         if self.encoding != Encoding::F32 || !self.is_plain() || cfg!(target_endian = "big") {
             return None;
         }
-        // SAFETY: every pattern of bits is an f32.
-        let (before, numbers, _) = unsafe { self.bytes().align_to::<f32>() };
-        (before.is_empty() && numbers.len() == self.len()).then_some(numbers)
+        bytemuck::try_cast_slice(self.bytes()).ok().filter(|numbers: &&[f32]| numbers.len() == self.len())
     }
 
     /// Writes all numbers, row by row; `into` has as many places.

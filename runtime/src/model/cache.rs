@@ -215,7 +215,7 @@ mod tests {
                 Device::Cpu,
             );
             let hidden = decoder.hidden(&batch).to_kind(Kind::Double);
-            let exact = hidden.matmul(&decoder.matrix().to_kind(Kind::Double).tr());
+            let exact = hidden.matmul(&decoder.lm_head().to_kind(Kind::Double).tr());
             let apart = Tensor::from_slice(generator.logits()).view(exact.size().as_slice()) - exact;
             let apart = apart.abs().max().double_value(&[]);
             assert!(apart < 1e-4, "{kind:?}: {apart:.1e}");

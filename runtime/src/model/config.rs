@@ -6,7 +6,7 @@
 use mopd_compiler::plan;
 use serde::{Deserialize, Serialize};
 
-pub use mopd_kernels::gated::Activation;
+pub use mopd_kernels::functions::Activation;
 
 /// A decoder without its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::attention::{Masks, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
-use super::gated::{Kept, Unit};
+use super::gated::{SavedForBackward, Unit};
 use super::linear::Linear;
 use super::packed_attention::{self, PackedAttention, Places};
 use super::parameters::{Leaf, Parameters, Vector};
@@ -21,7 +21,7 @@ use super::rope::Rotary;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, layout};
 use crate::tokenizer::{Token, Tokenizer};
-use mopd_kernels::product;
+use mopd_kernels::tensor::multiply;
 
 /// Parameters of one layer.
 ///
@@ -56,7 +56,7 @@ pub struct Decoder {
     pub(super) embedding: Tensor,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Tensor,
-    pub(super) matrix: Tensor,
+    pub(super) lm_head: Tensor,
     /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no
     /// experts.
     load: RefCell<Vec<Option<Tensor>>>,
@@ -170,27 +170,27 @@ pub(super) struct Context {
 }
 
 /// What the attention of a layer read.
-pub(super) enum Attended {
+pub(super) enum AttentionRead {
     /// In our own loops, with all that they kept for the backward pass.
-    Own(packed_attention::Kept),
+    Own(packed_attention::SavedForBackward),
     /// `[sequences, longest, groups, head width]`, padded as the batch is.
     Padded { keys: Tensor, values: Tensor },
 }
 
-impl Attended {
+impl AttentionRead {
     /// What our own loops kept.
-    pub fn kept(self) -> Option<packed_attention::Kept> {
+    pub fn kept(self) -> Option<packed_attention::SavedForBackward> {
         match self {
-            Attended::Own(kept) => Some(kept),
-            Attended::Padded { .. } => None,
+            AttentionRead::Own(kept) => Some(kept),
+            AttentionRead::Padded { .. } => None,
         }
     }
 
     /// Keys and values of the batch's tokens, `[tokens, groups, head width]` each.
     pub fn keys_values(&self, config: &Config, batch: &PackedBatch) -> [Tensor; 2] {
         match self {
-            Attended::Own(kept) => kept.keys_values(config),
-            Attended::Padded { keys, values } => {
+            AttentionRead::Own(kept) => kept.keys_values(config),
+            AttentionRead::Padded { keys, values } => {
                 [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
             }
         }
@@ -277,7 +277,7 @@ impl Decoder {
         let mut parameters = Parameters::new(&entries, &numbers, trainable);
         let embedding = parameters.outside("model.embed_tokens.weight");
         let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
-        let matrix =
+        let lm_head =
             if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
         let norm = parameters.outside("model.norm.weight");
         let leaves = parameters.leaves();
@@ -296,7 +296,7 @@ impl Decoder {
             embedding,
             layers,
             norm,
-            matrix,
+            lm_head,
         }
     }
 
@@ -327,8 +327,8 @@ impl Decoder {
     }
 
     /// `[vocabulary, width]`
-    pub fn matrix(&self) -> &Tensor {
-        &self.matrix
+    pub fn lm_head(&self) -> &Tensor {
+        &self.lm_head
     }
 
     /// How the experts were used in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since this was
@@ -349,7 +349,7 @@ impl Decoder {
         self.capped_logits(&self.hidden(batch))
     }
 
-    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens,
+    /// What the LM head makes logits of, at the batch's completion positions: `[completion tokens,
     /// width]`. Without a gradient: for one there is [`Decoder::trace`], which says the same to the bit.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
         let _guard = no_grad_guard();
@@ -358,12 +358,12 @@ impl Decoder {
 
     /// The stream behind the last layer, where the next token is predicted: `[completion tokens, width]`.
     /// `each` gets what every layer's attention read, from the first layer on.
-    pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(Attended)) -> Tensor {
+    pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(AttentionRead)) -> Tensor {
         let context = self.context(batch);
         (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
-            let (middle, read) = self.attended(layer, &stream, &context);
+            let (middle, read) = self.attention_block(layer, &stream, &context);
             each(read);
-            self.fed_forward(layer, &middle).0
+            self.mlp_block(layer, &middle).0
         })
     }
 
@@ -381,7 +381,12 @@ impl Decoder {
     /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention
     /// read. The last layer answers only the places whose predictions matter: after the last attention a
     /// position only matters if its prediction does.
-    pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Attended) {
+    pub(super) fn attention_block(
+        &self,
+        index: usize,
+        stream: &Tensor,
+        context: &Context,
+    ) -> (Tensor, AttentionRead) {
         let (layer, batch) = (&self.layers[index], &context.batch);
         let normed = self.normalise(stream, &layer.norm_attention);
         let last = index + 1 == self.layers.len();
@@ -389,14 +394,14 @@ impl Decoder {
             let (answer, kept) = attention.forward(&normed, &self.places(index, context));
             let carried =
                 if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
-            return ((answer + carried).to_kind(stream.kind()), Attended::Own(kept));
+            return ((answer + carried).to_kind(stream.kind()), AttentionRead::Own(kept));
         }
         let (attended, keys, values) = self.attention(layer, &normed, context);
         let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
         let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
         // Never in place: the backward pass reads what the normalisations read.
         let answer = if last { gather(stream, &batch.predictors) + attended } else { stream + attended };
-        (answer, Attended::Padded { keys, values })
+        (answer, AttentionRead::Padded { keys, values })
     }
 
     /// A layer's attention, where our own loops can run it.
@@ -421,7 +426,7 @@ impl Decoder {
 
     /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its
     /// backward pass.
-    pub(super) fn fed_forward(&self, index: usize, stream: &Tensor) -> (Tensor, Option<Kept>) {
+    pub(super) fn mlp_block(&self, index: usize, stream: &Tensor) -> (Tensor, Option<SavedForBackward>) {
         let layer = &self.layers[index];
         let normed = self.normalise(stream, &layer.norm_feed_forward);
         if let Some(unit) = self.unit(index) {
@@ -515,7 +520,7 @@ impl Decoder {
     }
 
     fn capped_logits(&self, hidden: &Tensor) -> Tensor {
-        logits(hidden, &self.matrix, self.config.logit_softcap)
+        logits(hidden, &self.lm_head, self.config.logit_softcap)
     }
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {
@@ -561,12 +566,12 @@ impl Decoder {
     }
 }
 
-/// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the output matrix,
+/// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the LM head,
 /// `[vocabulary, width]`. In single precision where these are in half: rounded to half, logits would differ
 /// by more than many a divergence, and what samples would differ from what trains.
 pub fn logits(hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor {
     let logits = match hidden.kind() {
-        Kind::BFloat16 => product::multiply(hidden, &matrix.tr()),
+        Kind::BFloat16 => multiply(hidden, &matrix.tr()),
         _ => hidden.linear::<&Tensor>(matrix, None),
     };
     cap(logits, softcap)

@@ -3,21 +3,21 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use mopd_kernels::Stored;
-use mopd_kernels::crew::threads;
-use mopd_kernels::elements::{Element, slice, slice_mut};
-use mopd_kernels::gated::normalisation_backward;
+use mopd_kernels::gated_unit::normalisation_backward;
+use mopd_kernels::tensor::{Element, View, ViewMut, view, view_mut};
+use mopd_kernels::{Cpu, Scalar};
 
-pub(super) fn numbers<T: Element>(tensor: &Tensor) -> &[T] {
-    slice(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
+pub(super) fn numbers<T: Element>(tensor: &Tensor) -> View<'_, T> {
+    view(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
 }
 
-pub(super) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
-    slice_mut(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
+pub(super) fn numbers_mut<T: Element>(tensor: &mut Tensor) -> ViewMut<'_, T> {
+    view_mut(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
 }
 
 /// The normalisation before a part of a layer, as its backward pass needs it.
 pub(super) struct Normalised<'a> {
+    pub cpu: Cpu,
     /// What was normalised, `[tokens, width]`.
     pub stream: &'a Tensor,
     /// What it became.
@@ -28,27 +28,26 @@ pub(super) struct Normalised<'a> {
 }
 
 impl Normalised<'_> {
-    /// Adds to `by_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss / d
+    /// Adds to `grad_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss / d
     /// scale. Both are in single precision.
-    pub fn backward(&self, mut by_normed: Tensor, by_stream: &mut Tensor) -> Tensor {
+    pub fn backward(&self, mut grad_normed: Tensor, grad_stream: &mut Tensor) -> Tensor {
         let run = match self.stream.kind() {
             Kind::BFloat16 => Normalised::run::<bf16>,
             _ => Normalised::run::<f32>,
         };
-        run(self, &mut by_normed, by_stream);
-        by_normed.sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
+        run(self, &mut grad_normed, grad_stream);
+        grad_normed.sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
     }
 
-    fn run<T: Stored + Element + Sync>(&self, by_normed: &mut Tensor, by_stream: &mut Tensor) {
+    fn run<T: Scalar + Element + Sync>(&self, grad_normed: &mut Tensor, grad_stream: &mut Tensor) {
         let (stream, scale) = (self.stream.contiguous(), self.scale.to_kind(Kind::Float).contiguous());
-        let (by_normed, by_stream) = (numbers_mut(by_normed), numbers_mut(by_stream));
         normalisation_backward(
-            threads(),
+            self.cpu,
             self.epsilon as f32,
-            numbers::<T>(&stream),
-            numbers(&scale),
-            by_normed,
-            by_stream,
+            &numbers::<T>(&stream),
+            &numbers(&scale),
+            &mut numbers_mut(grad_normed),
+            &mut numbers_mut(grad_stream),
         );
     }
 }

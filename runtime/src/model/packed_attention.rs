@@ -1,7 +1,7 @@
 //! A layer's attention over packed sequences with the normalisation before it, forward and backward, on the
 //! processor.
 //!
-//! Kept for the backward pass are queries, keys and values in their positions, and what the heads saw; what
+//! SavedForBackward for the backward pass are queries, keys and values in their positions, and what the heads saw; what
 //! lies between is made again. See [`super::gated`] for the other half of a layer, and for what products are
 //! made in.
 
@@ -15,14 +15,16 @@ use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
 use super::rope::Rotary;
 use super::{Config, to_vec};
-use mopd_kernels::causal::{self, Heads};
-use mopd_kernels::crew::threads;
-use mopd_kernels::elements::Element;
-use mopd_kernels::product::{Factor, multiply};
-use mopd_kernels::rotate::{self, Between, HeadNorm, Positions};
+use crate::machine::device;
+use mopd_kernels::Cpu;
+use mopd_kernels::causal_attention::{self, Heads};
+use mopd_kernels::gemm::Factor;
+use mopd_kernels::rope::{self, HeadNorm, Positions, QkvEpilogue};
+use mopd_kernels::tensor::{Element, multiply};
 
 /// The attention of one layer.
 pub(super) struct PackedAttention<'a> {
+    pub cpu: Cpu,
     query_key_value: &'a Linear,
     output: &'a Linear,
     heads: Heads,
@@ -41,7 +43,7 @@ pub(super) struct Places<'a> {
 }
 
 /// What the backward pass reads.
-pub(super) struct Kept {
+pub(super) struct SavedForBackward {
     /// `[tokens, heads + 2 * groups, head width]`: what queries and keys were before they were normalised,
     /// where they are.
     read: Option<Tensor>,
@@ -51,7 +53,7 @@ pub(super) struct Kept {
     attended: Tensor,
 }
 
-impl Kept {
+impl SavedForBackward {
     /// Keys in their positions and values, `[tokens, groups, head width]` each.
     pub fn keys_values(&self, config: &Config) -> [Tensor; 2] {
         let [heads, groups, width] =
@@ -84,8 +86,10 @@ impl<'a> PackedAttention<'a> {
     /// layer's, as it is multiplied with.
     pub fn of(config: &Config, layer: &'a Layer, head_norm: Option<Tensor>) -> Option<PackedAttention<'a>> {
         let weight = &layer.query_key_value.weight;
-        let here = weight.device() == Device::Cpu && matches!(weight.kind(), Kind::Float | Kind::BFloat16);
-        let written = here && config.attention_softcap.is_none() && config.head_width.is_multiple_of(2);
+        let cpu = device::cpu(weight.device())?;
+        let written = matches!(weight.kind(), Kind::Float | Kind::BFloat16)
+            && config.attention_softcap.is_none()
+            && config.head_width.is_multiple_of(2);
         let heads = Heads {
             heads: config.heads,
             groups: config.key_value_heads,
@@ -94,6 +98,7 @@ impl<'a> PackedAttention<'a> {
             window: layer.attention.window.unwrap_or(usize::MAX),
         };
         written.then(|| PackedAttention {
+            cpu,
             query_key_value: &layer.query_key_value,
             output: &layer.output,
             heads,
@@ -102,133 +107,138 @@ impl<'a> PackedAttention<'a> {
         })
     }
 
-    fn with_between<R>(&self, rotary: Option<&Rotary>, run: impl FnOnce(&Between) -> R) -> R {
+    fn with_between<R>(&self, rotary: Option<&Rotary>, run: impl FnOnce(&QkvEpilogue) -> R) -> R {
         let bias = self.query_key_value.bias.as_ref().map(to_vec);
-        run(&Between {
+        let norm = self.head_norm.as_ref().map(|(scales, epsilon)| (numbers(scales), *epsilon as f32));
+        let angles = rotary.map(|Rotary { cosine, sine }| (numbers(cosine), numbers(sine)));
+        run(&QkvEpilogue {
             heads: self.heads,
             bias: bias.as_deref(),
-            norm: self
-                .head_norm
-                .as_ref()
-                .map(|(scales, epsilon)| HeadNorm { scales: numbers(scales), epsilon: *epsilon as f32 }),
-            positions: rotary
-                .map(|Rotary { cosine, sine }| Positions { cosine: numbers(cosine), sine: numbers(sine) }),
+            norm: norm.as_ref().map(|(scales, epsilon)| HeadNorm { scales, epsilon: *epsilon }),
+            positions: angles.as_ref().map(|(cosine, sine)| Positions { cosine, sine }),
         })
     }
 
     /// `normed` is `[tokens, width]`; so is the answer, with as many rows as are asked for, in single
     /// precision.
-    pub fn forward(&self, normed: &Tensor, places: &Places) -> (Tensor, Kept) {
+    pub fn forward(&self, normed: &Tensor, places: &Places) -> (Tensor, SavedForBackward) {
         let _guard = no_grad_guard();
-        let kept = match normed.kind() {
+        let saved = match normed.kind() {
             Kind::BFloat16 => self.run_forward::<bf16>(normed, places),
             _ => self.run_forward::<f32>(normed, places),
         };
-        let mut answer = multiply(&Self::answered(&kept.attended, places), &self.output.weight.tr());
+        let mut answer = multiply(&Self::answered(&saved.attended, places), &self.output.weight.tr());
         if let Some(bias) = &self.output.bias {
             answer += bias;
         }
-        (answer, kept)
+        (answer, saved)
     }
 
     fn answered(rows: &Tensor, places: &Places) -> Tensor {
         places.answered.map_or_else(|| rows.shallow_clone(), |answered| rows.index_select(0, answered))
     }
 
-    fn run_forward<T: Factor + Element + Send + Sync>(&self, normed: &Tensor, places: &Places) -> Kept {
+    fn run_forward<T: Factor + Element + Send + Sync>(
+        &self,
+        normed: &Tensor,
+        places: &Places,
+    ) -> SavedForBackward {
         let (tokens, options) = (normed.size()[0], (normed.kind(), Device::Cpu));
         let product = multiply(normed, &self.query_key_value.weight.tr());
         let mut projected = Tensor::empty(product.size(), options);
         let mut read = self.head_norm.as_ref().map(|_| Tensor::empty(product.size(), options));
-        self.with_between(places.rotary, |between| {
-            let read = read.as_mut().map(numbers_mut::<T>);
-            rotate::forward(threads(), between, numbers(&product), read, numbers_mut::<T>(&mut projected));
+        self.with_between(places.rotary, |epilogue| {
+            let mut read = read.as_mut().map(numbers_mut::<T>);
+            let mut projected = numbers_mut::<T>(&mut projected);
+            rope::forward(self.cpu, epilogue, &numbers(&product), read.as_deref_mut(), &mut projected);
         });
         drop(product);
         let mut attended = Tensor::empty([tokens, (self.heads.heads * self.heads.width) as i64], options);
-        causal::forward(
-            threads(),
+        causal_attention::forward(
+            self.cpu,
             &self.heads,
             places.sequences,
-            numbers::<T>(&projected),
-            numbers_mut(&mut attended),
+            &numbers::<T>(&projected),
+            &mut numbers_mut(&mut attended),
         );
-        Kept { read, projected, attended }
+        SavedForBackward { read, projected, attended }
     }
 
     /// From d loss / d (stream + answer), `[answered tokens, width]`.
     pub fn backward(
         &self,
-        kept: Kept,
+        saved: SavedForBackward,
         places: &Places,
         before: &Normalised,
-        by_answer: &Tensor,
+        grad_answer: &Tensor,
     ) -> Gradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
-        let by_narrow = by_answer.to_kind(kind);
+        let grad_narrow = grad_answer.to_kind(kind);
         let output = Gradient {
-            weight: multiply(&by_narrow.tr(), &Self::answered(&kept.attended, places)),
-            bias: self.output.bias.as_ref().map(|_| column_sums(by_answer)),
+            weight: multiply(&grad_narrow.tr(), &Self::answered(&saved.attended, places)),
+            bias: self.output.bias.as_ref().map(|_| column_sums(grad_answer)),
         };
-        let by_answered = multiply(&by_narrow, &self.output.weight);
+        let grad_answered = multiply(&grad_narrow, &self.output.weight);
         // What the stream carries past attention is the beginning of what it is told.
-        let by_answer = by_answer.to_kind(Kind::Float);
-        let (by_attended, mut by_stream) = match places.answered {
-            None => (by_answered, by_answer.copy()),
+        let grad_answer = grad_answer.to_kind(Kind::Float);
+        let (grad_attended, mut grad_stream) = match places.answered {
+            None => (grad_answered, grad_answer.copy()),
             Some(answered) => {
                 let all = |rows: &Tensor| {
                     let tokens = before.normed.size()[0];
                     Tensor::zeros([tokens, rows.size()[1]], (Kind::Float, Device::Cpu))
                         .index_copy(0, answered, rows)
                 };
-                (all(&by_answered), all(&by_answer))
+                (all(&grad_answered), all(&grad_answer))
             }
         };
         let run = match kind {
             Kind::BFloat16 => Self::run_backward::<bf16>,
             _ => Self::run_backward::<f32>,
         };
-        let (by_single, by_projected, head_norm) = run(self, kept, places, &by_attended);
+        let (grad_single, grad_projected, head_norm) = run(self, saved, places, &grad_attended);
         let query_key_value = Gradient {
-            weight: multiply(&by_projected.tr(), before.normed),
-            bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&by_single)),
+            weight: multiply(&grad_projected.tr(), before.normed),
+            bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single)),
         };
-        drop(by_single);
-        let norm = before.backward(multiply(&by_projected, &self.query_key_value.weight), &mut by_stream);
-        Gradients { stream: by_stream, norm, query_key_value, head_norm, output }
+        drop(grad_single);
+        let norm = before.backward(multiply(&grad_projected, &self.query_key_value.weight), &mut grad_stream);
+        Gradients { stream: grad_stream, norm, query_key_value, head_norm, output }
     }
 
     /// d loss / d what the projections answer, in single precision and as products read it, and of the heads'
     /// scales.
     fn run_backward<T: Factor + Element + Send + Sync>(
         &self,
-        Kept { read, projected, attended }: Kept,
+        SavedForBackward { read, projected, attended }: SavedForBackward,
         places: &Places,
-        by_attended: &Tensor,
+        grad_attended: &Tensor,
     ) -> (Tensor, Tensor, Option<Tensor>) {
-        let mut by_single = Tensor::empty(projected.size(), (Kind::Float, Device::Cpu));
-        let (threads, of_heads) = (threads(), (numbers::<T>(&projected), numbers::<T>(&attended)));
-        let by = numbers_mut::<f32>(&mut by_single);
-        causal::backward(
-            threads,
+        let mut grad_single = Tensor::empty(projected.size(), (Kind::Float, Device::Cpu));
+        causal_attention::backward(
+            self.cpu,
             &self.heads,
             places.sequences,
-            of_heads.0,
-            of_heads.1,
-            numbers(by_attended),
-            by,
+            &numbers::<T>(&projected),
+            &numbers::<T>(&attended),
+            &numbers(grad_attended),
+            &mut numbers_mut(&mut grad_single),
         );
-        let mut by_projected = projected.empty_like();
-        let mut by_scales = self.head_norm.as_ref().map(|_| {
+        let mut grad_projected = projected.empty_like();
+        let mut grad_scales = self.head_norm.as_ref().map(|_| {
             Tensor::empty([projected.size()[0], 2, self.heads.width as i64], (Kind::Float, Device::Cpu))
         });
-        self.with_between(places.rotary, |between| {
-            let norm = read.as_ref().map(numbers::<T>).zip(by_scales.as_mut().map(numbers_mut::<f32>));
-            rotate::backward(threads, between, by, norm, numbers_mut::<T>(&mut by_projected));
+        self.with_between(places.rotary, |epilogue| {
+            let read = read.as_ref().map(numbers::<T>);
+            let mut grad_scales = grad_scales.as_mut().map(numbers_mut::<f32>);
+            let norm = read.as_deref().zip(grad_scales.as_deref_mut());
+            let (mut grad_single, mut grad_projected) =
+                (numbers_mut(&mut grad_single), numbers_mut(&mut grad_projected));
+            rope::backward::<T>(self.cpu, epilogue, &mut grad_single, norm, &mut grad_projected);
         });
-        let by_scales = by_scales.map(|sums| sums.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
-        (by_single, by_projected, by_scales)
+        let grad_scales = grad_scales.map(|sums| sums.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
+        (grad_single, grad_projected, grad_scales)
     }
 }
 

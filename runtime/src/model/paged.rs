@@ -1,47 +1,41 @@
 //! Generation on the processor, with keys and values in pages: rows come, go on and leave one by one.
 
 use half::bf16;
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
+use super::Config;
 use super::decoder::{Decoder, PackedBatch, Rotaries, to_vec};
-use super::pages::{PageLayout, Pages, Sequence};
-use super::step::{State, Stepper};
+use crate::machine::device;
 use crate::tokenizer::Token;
-use mopd_kernels::crew::threads;
-use mopd_kernels::elements::slice;
+use mopd_kernels::decode;
+use mopd_kernels::pages::{PageLayout, Pages, Sequence};
+use mopd_kernels::tensor::view;
+
+/// How keys and values of a model lie in a page.
+pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {
+    PageLayout::new(config.layers, config.key_value_heads, config.head_width, kind.elt_size_in_bytes())
+}
 
 /// What a row's next token is does not depend on the rows beside it, to the bit: see
-/// [`mopd_kernels::thin`]. It does depend on the prompts that were read together with its own, in the last
+/// [`mopd_kernels::gemv`]. It does depend on the prompts that were read together with its own, in the last
 /// bits.
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,
     pages: Pages,
-    stepper: Stepper,
+    stepper: decode::Decoder,
     logits: Vec<f32>,
-    /// Of the rows of a step: where their pages begin, and which of them are each row's.
-    starts: Vec<*mut u8>,
-    rows: Vec<(std::ops::Range<usize>, usize)>,
 }
 
 impl<'a> PagedGenerator<'a> {
     /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps
     /// are not written for.
     pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
-        if decoder.device != Device::Cpu {
-            return None;
-        }
+        let cpu = device::cpu(decoder.device)?;
         let _guard = no_grad_guard();
         let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device);
-        let stepper = Stepper::new(decoder, &rotary, threads())?;
-        let pages = Pages::new(PageLayout::new(&decoder.config, decoder.kind()));
-        Some(PagedGenerator {
-            decoder,
-            pages,
-            stepper,
-            logits: Vec::new(),
-            starts: Vec::new(),
-            rows: Vec::new(),
-        })
+        let stepper = super::step::stepper(decoder, &rotary, cpu)?;
+        let pages = Pages::new(page_layout(&decoder.config, decoder.kind()));
+        Some(PagedGenerator { decoder, pages, stepper, logits: Vec::new() })
     }
 
     /// Its memory.
@@ -79,28 +73,21 @@ impl<'a> PagedGenerator<'a> {
         const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
         match keys.kind() {
             Kind::BFloat16 => {
-                let numbers = [slice::<bf16>(keys).expect(WHOLE), slice::<bf16>(values).expect(WHOLE)];
-                self.pages.write(sequence, layer, numbers);
+                let numbers = [view::<bf16>(keys).expect(WHOLE), view::<bf16>(values).expect(WHOLE)];
+                self.pages.write(sequence, layer, numbers.each_ref().map(|numbers| &**numbers));
             }
             _ => {
-                let numbers = [slice::<f32>(keys).expect(WHOLE), slice::<f32>(values).expect(WHOLE)];
-                self.pages.write(sequence, layer, numbers);
+                let numbers = [view::<f32>(keys).expect(WHOLE), view::<f32>(values).expect(WHOLE)];
+                self.pages.write(sequence, layer, numbers.each_ref().map(|numbers| &**numbers));
             }
         }
     }
 
     /// Appends a token to each of these rows; then [`PagedGenerator::logits`] are of what follows.
     pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut Sequence>, tokens: &[Token]) {
-        self.starts.clear();
-        self.rows.clear();
-        for sequence in rows {
-            self.pages.grow(sequence);
-            let first = self.starts.len();
-            self.pages.starts(sequence, &mut self.starts);
-            self.rows.push((first..self.starts.len(), sequence.length() - 1));
-        }
-        let state = State { pages: &self.starts, rows: &self.rows, layout: self.pages.layout() };
-        self.stepper.step(tokens, state, &mut self.logits);
+        let mut rows: Vec<&mut Sequence> = rows.collect();
+        rows.iter_mut().for_each(|row| self.pages.grow(row));
+        self.stepper.step(tokens, &mut self.pages, &rows, &mut self.logits);
     }
 
     /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be

@@ -9,10 +9,10 @@ use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
 use super::Entry;
+use crate::machine::device;
 use crate::mapped::{Encoding, Stored};
-use mopd_kernels::crew::{self, together};
-use mopd_kernels::elements::slice_mut;
-use mopd_kernels::round;
+use mopd_kernels::round_to_bf16;
+use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 
 /// All numbers of a model in the order of its layout.
 #[derive(Clone, Debug)]
@@ -142,10 +142,12 @@ fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
     }
     let mut tensor = Tensor::empty([numbers.len() as i64], (kind, device));
     let from = |first: usize, count: usize| &numbers[first..first + count];
-    if let Some(halves) = slice_mut::<bf16>(&mut tensor) {
-        side_by_side(halves, |first, into| round(from(first, into.len()), into));
-    } else if let Some(singles) = slice_mut::<f32>(&mut tensor) {
-        side_by_side(singles, |first, into| into.copy_from_slice(from(first, into.len())));
+    if kind == Kind::BFloat16 {
+        let mut here = here::<bf16>(&mut tensor);
+        side_by_side(&mut here, |first, into| round_to_bf16(from(first, into.len()), into));
+    } else {
+        let mut here = here::<f32>(&mut tensor);
+        side_by_side(&mut here, |first, into| into.copy_from_slice(from(first, into.len())));
     }
     tensor
 }
@@ -155,64 +157,66 @@ fn place(part: &Stored, tensor: &Tensor) {
     let mut first = 0;
     for piece in part.pieces() {
         let (count, here) = (piece.len() as i64, tensor.device() == Device::Cpu);
-        let to = tensor.narrow(0, first, count);
+        let mut to = tensor.narrow(0, first, count);
         if here {
-            write(&piece, &to);
+            write(&piece, &mut to);
         } else {
-            let staged = Tensor::empty([count], (tensor.kind(), Device::Cpu));
-            write(&piece, &staged);
-            to.shallow_clone().copy_(&staged);
+            let mut staged = Tensor::empty([count], (tensor.kind(), Device::Cpu));
+            write(&piece, &mut staged);
+            to.copy_(&staged);
         }
         piece.release();
         first += count;
     }
 }
 
+/// The numbers of a new tensor on the CPU, or of a part of one, of the kind that it was made of.
+fn here<T: Element>(tensor: &mut Tensor) -> ViewMut<'_, T> {
+    view_mut(tensor).expect("a contiguous tensor on the CPU")
+}
+
 /// The same on the CPU.
-fn write(part: &Stored, tensor: &Tensor) {
-    let bytes = |size: usize| {
-        // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks
-        // at this part of it.
-        unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), part.len() * size) }
-    };
+fn write(part: &Stored, tensor: &mut Tensor) {
     let plain = part.plain_bytes().is_some() && cfg!(target_endian = "little");
     match (tensor.kind(), part.encoding()) {
-        (Kind::BFloat16, Encoding::Bf16) | (Kind::Half, Encoding::F16) if plain => {
-            return side_by_side(bytes(2), |first, into| part.copy_plain(first, into));
-        }
-        (Kind::Float, Encoding::F32) if plain => {
-            return side_by_side(bytes(4), |first, into| part.copy_plain(first, into));
-        }
+        (Kind::BFloat16, Encoding::Bf16) if plain => copy::<bf16>(part, tensor),
+        (Kind::Half, Encoding::F16) if plain => copy::<f16>(part, tensor),
+        (Kind::Float, Encoding::F32) if plain => copy::<f32>(part, tensor),
         (Kind::BFloat16, Encoding::F32) if plain => {
-            return side_by_side(elements::<bf16>(bytes(2)), |first, into| {
+            side_by_side(&mut here::<bf16>(tensor), |mut first, into| {
                 // What is read stays in a core's cache until it is rounded.
                 let mut numbers = [0.0f32; 1 << 13];
-                let mut first = first;
                 for into in into.chunks_mut(numbers.len()) {
                     let numbers = &mut numbers[..into.len()];
-                    // SAFETY: any bytes are numbers.
-                    let (_, as_bytes, _) = unsafe { numbers.align_to_mut::<u8>() };
-                    part.copy_plain(4 * first, as_bytes);
-                    round(numbers, into);
+                    part.copy_plain(4 * first, bytemuck::cast_slice_mut(numbers));
+                    round_to_bf16(numbers, into);
                     first += into.len();
                 }
             });
         }
-        _ => part.expect(),
-    }
-    match tensor.kind() {
-        Kind::Float => part.read(elements(bytes(4))),
-        Kind::Double => convert(part, elements::<f64>(bytes(8)), |numbers, into| {
-            into.iter_mut().zip(numbers).for_each(|(into, number)| *into = f64::from(*number));
-        }),
-        Kind::BFloat16 => {
-            convert(part, elements::<bf16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers))
+        (kind, _) => {
+            part.expect();
+            match kind {
+                Kind::Float => part.read(&mut here(tensor)),
+                Kind::Double => convert(part, &mut here::<f64>(tensor), |numbers, into| {
+                    into.iter_mut().zip(numbers).for_each(|(into, number)| *into = f64::from(*number));
+                }),
+                Kind::BFloat16 => convert(part, &mut here::<bf16>(tensor), |numbers, into| {
+                    into.convert_from_f32_slice(numbers);
+                }),
+                Kind::Half => convert(part, &mut here::<f16>(tensor), |numbers, into| {
+                    into.convert_from_f32_slice(numbers);
+                }),
+                other => panic!("weights are floating-point numbers, not {other:?}"),
+            }
         }
-        Kind::Half => {
-            convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers))
-        }
-        other => panic!("weights are floating-point numbers, not {other:?}"),
     }
+}
+
+/// Numbers that are stored as the tensor has them.
+fn copy<T: Element + bytemuck::Pod>(part: &Stored, tensor: &mut Tensor) {
+    let mut numbers = here::<T>(tensor);
+    side_by_side(bytemuck::cast_slice_mut::<T, u8>(&mut numbers), |first, into| part.copy_plain(first, into));
 }
 
 /// Fills parts by all threads at once, each told where its part begins: large models are read again for every
@@ -220,23 +224,7 @@ fn write(part: &Stored, tensor: &Tensor) {
 fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) {
     /// Below it, threads would take longer to begin than to read.
     const FEW: usize = 1 << 16;
-    let length = into.len();
-    let threads = if length < FEW { 1 } else { crew::threads() };
-    let places = crew::Parts::new(into);
-    together(threads, |member| {
-        let range = member.part(length, 1 << 12);
-        // SAFETY: members have parts of their own.
-        fill(range.start, unsafe { places.part(range) });
-    });
-}
-
-/// The memory of a tensor as its elements: libtorch aligns it to more than any of them needs, and a part's
-/// offset is a whole number of elements.
-fn elements<T: Copy>(bytes: &mut [u8]) -> &mut [T] {
-    // SAFETY: only called with floating-point types, of which every pattern of bits is one.
-    let (before, elements, after) = unsafe { bytes.align_to_mut::<T>() };
-    assert!(before.is_empty() && after.is_empty(), "a tensor is aligned to its elements");
-    elements
+    if into.len() < FEW { fill(0, into) } else { device::host().fill(into, 1 << 12, fill) }
 }
 
 fn convert<T>(part: &Stored, into: &mut [T], convert: impl Fn(&[f32], &mut [T])) {

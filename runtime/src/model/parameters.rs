@@ -13,14 +13,14 @@ use super::{Config, Entry, EntryKind, Weights};
 /// A tensor that gradients are taken for.
 pub(super) struct Leaf {
     pub tensor: Tensor,
-    pub reader: Reader,
+    pub reader: Block,
     /// Where it begins among all numbers.
     pub offset: usize,
 }
 
 /// What reads a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(super) enum Block {
     /// What stands before or behind all layers.
     Outside,
     /// The first half of a layer.
@@ -97,12 +97,12 @@ impl<'a> Parameters<'a> {
     /// A parameter outside the layers, as the layout has it.
     pub fn outside(&mut self, name: &str) -> Tensor {
         let shape: Vec<i64> = self.entries[name].shape.iter().map(|size| *size as i64).collect();
-        self.leaf(Reader::Outside, &[name.to_owned()], &shape)
+        self.leaf(Block::Outside, &[name.to_owned()], &shape)
     }
 
     /// Those of one layer.
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
-        let mut of = OfLayer { index, reader: Reader::Attention(index), parameters: self };
+        let mut of = OfLayer { index, reader: Block::Attention(index), parameters: self };
         let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let biases = &config.biases;
         let names = NormNames::of(config);
@@ -113,7 +113,7 @@ impl<'a> Parameters<'a> {
         let query_key_norm =
             config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1]));
         let output = of.linear(&["self_attn.o_proj"], biases.output);
-        of.reader = Reader::FeedForward(index);
+        of.reader = Block::FeedForward(index);
         Layer {
             attention: config.attention[index],
             norm_attention,
@@ -139,7 +139,7 @@ impl<'a> Parameters<'a> {
         (offset, self.vector.part(offset, elements).view(shape))
     }
 
-    fn leaf(&mut self, reader: Reader, names: &[String], shape: &[i64]) -> Tensor {
+    fn leaf(&mut self, reader: Block, names: &[String], shape: &[i64]) -> Tensor {
         let (offset, view) = self.view(names, shape);
         let tensor = view.detach().set_requires_grad(self.trainable);
         self.leaves.push(Leaf { tensor: tensor.shallow_clone(), reader, offset });
@@ -150,7 +150,7 @@ impl<'a> Parameters<'a> {
 struct OfLayer<'p, 'a> {
     index: usize,
     /// Of what is cut next.
-    reader: Reader,
+    reader: Block,
     parameters: &'p mut Parameters<'a>,
 }
 

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
+use mopd_kernels::pages::Sequence;
 
 pub mod parity;
 mod steps;
@@ -258,12 +259,12 @@ fn gradient_equals_finite_differences() {
         let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
         let trace = decoder.trace(&batch, 0);
         let hidden = trace.hidden.shallow_clone();
-        let logits = hidden.linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
-        let [by_logits] =
+        let logits = hidden.linear::<&Tensor>(&decoder.lm_head().detach(), None).set_requires_grad(true);
+        let [grad_logits] =
             Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
-        let (by_hidden, by_matrix) =
-            (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
-        let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
+        let (grad_hidden, grad_lm_head) =
+            (grad_logits.mm(decoder.lm_head()).detach(), grad_logits.tr().mm(&hidden).detach());
+        let gradient = decoder.gradient_of(trace, &grad_hidden, Some(LmHeadGrad::whole(grad_lm_head)));
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
         assert_eq!(gradient.len(), weights.values().len());
         for entry in layout(&weights.config) {

@@ -107,11 +107,11 @@ impl Weights {
         self.vector(entry.offset..entry.offset + entry.len(), kind, device).view(shape.as_slice())
     }
 
-    /// The output matrix alone, `[vocabulary, width]`, in a floating-point `kind`.
+    /// The LM head alone, `[vocabulary, width]`, in a floating-point `kind`.
     pub fn output_matrix(&self, kind: Kind, device: Device) -> Tensor {
         let entries = layout(&self.config);
         let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an output matrix");
+        let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an LM head");
         self.tensor(own, kind, device)
     }
 

@@ -60,7 +60,7 @@ impl Mark {
             if left.is_empty() {
                 return;
             }
-            left.into_iter().for_each(super::worker::kill);
+            left.into_iter().for_each(mopd_kernels::os::kill);
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -160,24 +160,12 @@ impl Worker {
         if let Ok(group) = i32::try_from(self.child.id()) {
             // The group that `process_group(0)` made: the child has not been collected, or was a moment ago,
             // and the system hands out numbers in turn.
-            kill(-group);
+            mopd_kernels::os::kill(-group);
         }
         self.mark.kill();
         // Collects the child: no zombie. It fails only if that was done before.
         let _ = self.child.wait();
     }
-}
-
-/// Kills a process, or a group of them where the number is negative. One that is gone already is no error.
-pub(super) fn kill(process: i32) {
-    const SIGKILL: i32 = 9;
-    // From the C library that the standard library links on every Unix; `std` itself can kill a child, but
-    // nothing else.
-    unsafe extern "C" {
-        fn kill(process: i32, signal: i32) -> i32;
-    }
-    // SAFETY: a system call that touches no memory.
-    unsafe { kill(process, SIGKILL) };
 }
 
 impl Drop for Worker {

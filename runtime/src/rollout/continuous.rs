@@ -12,11 +12,11 @@ use std::ops::Range;
 use super::{Budget, Completion, Drawer, Prompt, ROWS, append, units};
 use crate::control::Control;
 use crate::failure::Result;
-use crate::model::{Decoder, PagedGenerator, Sequence, pages_of};
+use crate::model::{Decoder, PagedGenerator};
 use crate::random::{Key, Uniforms};
 use crate::zip::zip_equal;
 use mopd_compiler::plan::Sampling;
-use mopd_kernels::attend::PAGE;
+use mopd_kernels::pages::{PAGE, Sequence, pages_of};
 
 /// What a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! The next token of every row of logits.
 
 use mopd_compiler::plan::Sampling;
-use mopd_kernels::crew::{Parts, threads, together};
+use mopd_kernels::Cpu;
 
 use super::sampler::{Draw, draw};
 use super::stop::Stop;
+use crate::machine::device;
 use crate::model::{ABSENT, Decoder};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 
-/// Which rows of an output matrix are tokens: some are padding, and some ids may be no token's.
+/// Which rows of an LM head are tokens: some are padding, and some ids may be no token's.
 #[derive(Clone, Copy)]
 pub(super) struct VocabularyMask<'a> {
     /// Of the matrix.
@@ -46,18 +47,22 @@ pub(super) struct Drawer<'a> {
     temperature: f64,
     pub(super) tokens: VocabularyMask<'a>,
     pub(super) stop: Stop<'a>,
+    /// Tokens are drawn on the processor wherever the model is.
+    cpu: Cpu,
     /// A buffer for each thread.
     scratch: Vec<Vec<f32>>,
 }
 
 impl<'a> Drawer<'a> {
     pub(super) fn new(decoder: &'a Decoder, sampling: &'a Sampling) -> Drawer<'a> {
+        let cpu = device::host();
         Drawer {
+            cpu,
             decoder,
             temperature: sampling.temperature,
             tokens: VocabularyMask::of(decoder),
             stop: Stop::new(&sampling.stop, &decoder.tokenizer),
-            scratch: vec![Vec::new(); threads()],
+            scratch: vec![Vec::new(); cpu.threads()],
         }
     }
 
@@ -74,21 +79,14 @@ impl<'a> Drawer<'a> {
         logits: &mut [f32],
     ) -> Vec<Option<Draw>> {
         assert_eq!(uniforms.len(), places.len(), "each row has a place");
-        let Drawer { temperature, tokens, ref mut scratch, .. } = *self;
+        let Drawer { temperature, tokens, cpu, ref mut scratch, .. } = *self;
         tokens.mask(logits);
         let mut draws = vec![None; places.len()];
-        let (threads, all_scratch) = (scratch.len(), Parts::new(scratch));
-        let (all_rows, all_draws, logits) = (Parts::new(uniforms), Parts::new(&mut draws), &*logits);
-        together(threads, |member| {
-            // SAFETY: each member has a buffer of its own.
-            let scratch = unsafe { &mut all_scratch.part(member.index..member.index + 1)[0] };
-            for index in member.part(places.len(), 1) {
-                // SAFETY: every row has an index of its own.
-                let (row, drawn) =
-                    unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
-                let logits = &logits[places[index] * tokens.rows..][..tokens.count];
-                drawn[0] = draw(logits, temperature, row[0], scratch);
-            }
+        let mut rows: Vec<_> = uniforms.iter_mut().zip(&mut draws).collect();
+        let logits = &*logits;
+        cpu.for_each(&mut rows, scratch, |index, (uniforms, drawn), scratch| {
+            let logits = &logits[places[index] * tokens.rows..][..tokens.count];
+            **drawn = draw(logits, temperature, uniforms, scratch);
         });
         draws
     }

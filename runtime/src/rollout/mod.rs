@@ -17,10 +17,10 @@ use tch::Kind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::{Config, Decoder, PageLayout, pages_of};
+use crate::model::{Config, Decoder, page_layout};
 use crate::random::Key;
 use crate::tokenizer::Token;
-use mopd_kernels::attend::PAGE;
+use mopd_kernels::pages::{PAGE, pages_of};
 
 pub use sequence::Sequence;
 
@@ -69,7 +69,7 @@ pub fn memory(
     sampling: &Sampling,
     budget: Budget,
 ) -> usize {
-    let (layout, n) = (PageLayout::new(config, kind), sampling.n.max(1) as usize);
+    let (layout, n) = (page_layout(config, kind), sampling.n.max(1) as usize);
     let mut lengths: Vec<usize> = lengths.collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let Some(&longest) = lengths.first() else { return 0 };

@@ -33,7 +33,7 @@ fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
         pairs.map(|(prompt, completion)| (prompt.as_slice(), completion.tokens.as_slice())),
         Device::Cpu,
     );
-    let trained = logits(&decoder.hidden(&batch), decoder.matrix(), None).log_softmax(-1, Kind::Float);
+    let trained = logits(&decoder.hidden(&batch), decoder.lm_head(), None).log_softmax(-1, Kind::Float);
     let trained = to_vec(&trained.gather(1, &batch.targets.unsqueeze(1), false));
     let mut trained = trained.iter();
     let (mut first, mut later) = (0.0f32, Vec::new());

@@ -2,8 +2,8 @@
 
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
-use mopd_kernels::exp::exp;
-use mopd_kernels::with_instructions;
+use mopd_kernels::functions::exp;
+use mopd_kernels::with_cpu_features;
 
 /// A token and its log-probability under the distribution it was drawn from: the softmax of logits /
 /// temperature over all that are given. Greedy choice is certain, so its log-probability is 0.
@@ -28,7 +28,7 @@ pub fn draw(
 ) -> Option<Draw> {
     let uniform = uniforms.uniform();
     let (mut largest, mut finite) = (f32::NEG_INFINITY, true);
-    with_instructions(|| {
+    with_cpu_features(|| {
         for &logit in logits {
             finite &= logit.is_finite();
             largest = if logit > largest { logit } else { largest };
@@ -43,7 +43,7 @@ pub fn draw(
     }
     let scale = (1.0 / temperature) as f32;
     scratch.resize(logits.len(), 0.0);
-    with_instructions(|| {
+    with_cpu_features(|| {
         for (weight, logit) in scratch.iter_mut().zip(logits) {
             *weight = exp((logit - largest) * scale);
         }
@@ -59,7 +59,7 @@ pub fn draw(
     };
     let mut ends = Vec::with_capacity(logits.len().div_ceil(PIECE));
     let mut total = 0.0;
-    with_instructions(|| {
+    with_cpu_features(|| {
         for piece in scratch.chunks(PIECE) {
             total += sum(piece);
             ends.push(total);

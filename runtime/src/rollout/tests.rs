@@ -260,7 +260,7 @@ fn completions_do_not_depend_on_the_budget() {
         let lengths: std::collections::HashSet<usize> =
             expected.iter().map(|completion| completion.tokens.len()).collect();
         assert!(lengths.len() > 20 && all.rows > 60 && all.preempted == 0, "{lengths:?} {all:?}");
-        let (page, row) = (PageLayout::new(&decoder.config, kind).bytes(), 4 * decoder.config.vocabulary);
+        let (page, row) = (page_layout(&decoder.config, kind).bytes(), 4 * decoder.config.vocabulary);
         let mut preempted = 0;
         for pages in [0, 8, 30, 70, 100, 150, 250] {
             let budget = Budget(pages * page + 30 * row);
@@ -285,7 +285,7 @@ fn memory_follows_the_tokens_that_exist() {
     let (completions, took) = fly(&decoder, &prompts, &sampling, ENOUGH);
     let written: Vec<usize> = completions.iter().map(|completion| completion.tokens.len()).collect();
     assert!(written.iter().max() < Some(&200), "{written:?}");
-    let page = PageLayout::new(&decoder.config, Kind::Float).bytes();
+    let page = page_layout(&decoder.config, Kind::Float).bytes();
     let each = prompts.iter().zip(&written).map(|(prompt, written)| pages_of(prompt.len() + written - 1));
     assert!(took.pages <= each.sum::<usize>() * page, "{took:?}");
     assert!(took.pages * 20 < 64 * pages_of(900 + 1500) * page, "room for all that may come: {took:?}");
@@ -296,7 +296,7 @@ fn memory_follows_the_tokens_that_exist() {
 fn what_is_predicted_is_what_is_taken() {
     let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
     let config = &*decoder.config;
-    let (page, row) = (PageLayout::new(config, Kind::Float).bytes(), 4 * config.vocabulary);
+    let (page, row) = (page_layout(config, Kind::Float).bytes(), 4 * config.vocabulary);
     for (count, n) in [(1, 1), (20, 1), (20, 5), (3, 64)] {
         let prompts: Vec<Vec<Token>> = (0..count).map(|i| made_up(1 + i * 7 % 50, i)).collect();
         let sampling = Sampling::new(n, 0.0, 60);

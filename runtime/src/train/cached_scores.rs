@@ -1,5 +1,5 @@
 //! What frozen models say of data, made once: their last hidden states at the completion tokens. Every
-//! divergence, support and signal is made from these and the output matrix, so that a stage with another
+//! divergence, support and signal is made from these and the LM head, so that a stage with another
 //! objective, clip or learning rate finds them in the store, and the epochs after the first find those of the
 //! first.
 //!

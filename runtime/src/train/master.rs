@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::model::{Weights, to_vec};
 use crate::store::state::StateTensors;
 use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
-use mopd_kernels::elements::{slice, slice_mut};
+use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
 /// One vector of them.
 pub struct Master {
@@ -31,9 +31,10 @@ impl Master {
             return Master::whole(flat);
         }
         let high = flat.to_device(Device::Cpu);
-        let high = slice::<bf16>(&high).expect("a model's numbers are one contiguous vector");
+        let high = view::<bf16>(&high).expect("a model's numbers are one contiguous vector");
         let mut low = Tensor::empty([high.len() as i64], (Kind::Int16, Device::Cpu));
-        let mut rest = slice_mut::<i16>(&mut low).expect("it was made here");
+        let mut lows = view_mut::<i16>(&mut low).expect("it was made here");
+        let mut rest = &mut *lows;
         let mut done = 0;
         weights.for_each_part(|numbers| {
             let (these, others) = std::mem::take(&mut rest).split_at_mut(numbers.len());
@@ -44,6 +45,7 @@ impl Master {
             done += numbers.len();
             rest = others;
         });
+        drop(lows);
         Master { values: flat.shallow_clone(), low: Some(low.to_device(flat.device())) }
     }
 
@@ -92,10 +94,9 @@ impl Master {
 
     /// The same as plain numbers, without a tensor of them in between where they are here.
     pub fn numbers(&self) -> Vec<f32> {
-        let halves =
-            self.low.as_ref().and_then(|low| Some((slice::<bf16>(&self.values)?, slice::<i16>(low)?)));
+        let halves = self.low.as_ref().and_then(|low| Some((view::<bf16>(&self.values)?, view::<i16>(low)?)));
         match halves {
-            Some((high, low)) => high.iter().zip(low).map(|(high, low)| joined(*high, *low)).collect(),
+            Some((high, low)) => high.iter().zip(&*low).map(|(high, low)| joined(*high, *low)).collect(),
             None => to_vec(&self.single()),
         }
     }
@@ -116,17 +117,47 @@ impl Master {
     }
 
     /// For the processor's own loops; none where they are elsewhere.
-    pub fn here(&mut self) -> Option<Parameters<'_>> {
+    pub fn here(&mut self) -> Option<ParametersHere<'_>> {
         match &mut self.low {
-            None => Some(Parameters::Single(slice_mut(&mut self.values)?)),
-            Some(low) => Some(Parameters::Split { high: slice_mut(&mut self.values)?, low: slice_mut(low)? }),
+            None => Some(ParametersHere::F32(view_mut(&mut self.values)?)),
+            Some(low) => Some(ParametersHere::Split(view_mut(&mut self.values)?, view_mut(low)?)),
+        }
+    }
+}
+
+/// Parameters in the processor's memory.
+pub enum ParametersHere<'a> {
+    F32(ViewMut<'a, f32>),
+    Split(ViewMut<'a, bf16>, ViewMut<'a, i16>),
+}
+
+impl ParametersHere<'_> {
+    pub fn parameters(&mut self) -> Parameters<'_> {
+        match self {
+            ParametersHere::F32(values) => Parameters::F32(values),
+            ParametersHere::Split(high, low) => Parameters::Split { high, low },
+        }
+    }
+}
+
+/// A gradient in the processor's memory.
+pub enum GradientHere<'a> {
+    F32(View<'a, f32>),
+    Bf16(View<'a, bf16>),
+}
+
+impl GradientHere<'_> {
+    pub fn gradient(&self) -> Gradient<'_> {
+        match self {
+            GradientHere::F32(values) => Gradient::F32(values),
+            GradientHere::Bf16(values) => Gradient::Bf16(values),
         }
     }
 }
 
 /// A gradient's numbers, where they are in the processor's memory and in order.
-pub fn gradient_here(gradient: &Tensor) -> Option<Gradient<'_>> {
-    slice(gradient).map(Gradient::Single).or_else(|| slice(gradient).map(Gradient::Half))
+pub fn gradient_here(gradient: &Tensor) -> Option<GradientHere<'_>> {
+    view(gradient).map(GradientHere::F32).or_else(|| view(gradient).map(GradientHere::Bf16))
 }
 
 #[cfg(test)]

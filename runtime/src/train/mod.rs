@@ -3,7 +3,7 @@
 //!
 //! A step computes signals and live primitives at the completion tokens, without gradient. The objective's
 //! program turns them into the loss and into d loss / d primitive, per token; a second pass over the
-//! vocabulary carries that on into the student's last hidden states and output matrix ([`vocabulary`]), and
+//! vocabulary carries that on into the student's last hidden states and LM head ([`vocabulary`]), and
 //! libtorch from there into the weights.
 
 mod batches;
@@ -59,7 +59,6 @@ use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::data::Lists;
 use crate::failure::{Error, Result};
-use crate::machine::memory::give_back;
 use crate::model::{Decoder, Gradient, Weights, to_vec};
 use crate::prepare::prompts::Prompts;
 use crate::random::{Key, Purpose};
@@ -70,6 +69,7 @@ use crate::rollout::Budget;
 use crate::store::adapter;
 use crate::store::state::TrainState;
 use crate::tokenizer::Token;
+use mopd_kernels::os::trim_heap;
 
 /// A stage that trains, with everything it reads.
 pub struct Stage<'a> {
@@ -248,7 +248,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     if trained.adapter().is_some() {
         // The answer is one block, and larger than any that adapters left: it would come on top of all of
         // them.
-        give_back();
+        trim_heap();
     }
     let weights = stage.start.with_values(answer(&model, &trained, average));
     drop(model);

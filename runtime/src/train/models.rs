@@ -192,7 +192,7 @@ impl Models {
         Some((id, &self.frozen[index].config))
     }
 
-    /// The part of a model's output matrix that is compared with others', where its layers are in memory
+    /// The part of a model's LM head that is compared with others', where its layers are in memory
     /// (`decoder`) or where they are not needed. Of a model that may not stay it is fetched when it is
     /// needed; `only` where nothing else is loaded before that: then what is there is taken.
     pub fn matrix(&self, model_ref: ModelRef, decoder: Option<&Decoder>, only: bool) -> Matrix {
@@ -214,9 +214,9 @@ impl Models {
         }
     }
 
-    /// The part of a model's output matrix that is compared with others'.
+    /// The part of a model's LM head that is compared with others'.
     pub fn compared(&self, decoder: &Decoder) -> Tensor {
-        decoder.matrix().detach().narrow(0, 0, self.entries)
+        decoder.lm_head().detach().narrow(0, 0, self.entries)
     }
 
     /// Follows the student after an update; `done` is the number of updates so far, `single` answers the

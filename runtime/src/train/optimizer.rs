@@ -6,11 +6,11 @@ use mopd_compiler::plan::AdamW;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::master::{Master, gradient_here};
+use crate::machine::device;
 use crate::model::Gradient;
 use crate::store::state::StateTensors;
 use mopd_kernels::adamw::{self, Update};
-use mopd_kernels::crew::threads;
-use mopd_kernels::elements::slice_mut;
+use mopd_kernels::tensor::view_mut;
 
 pub struct Optimizer {
     settings: AdamW,
@@ -82,7 +82,9 @@ impl Optimizer {
         let correction2 = 1.0 - beta2.powi(self.steps);
         let [mut mean, mut square] =
             [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
-        let (Some(gradient_here), Some(parameters_here)) = (gradient_here(gradient), parameters.here())
+        let cpu = device::cpu(gradient.device());
+        let (Some(cpu), Some(gradient_here), Some(mut parameters_here)) =
+            (cpu, gradient_here(gradient), parameters.here())
         else {
             let gradient = gradient.to_kind(Kind::Float) * scale;
             let _ = mean.lerp_(&gradient, 1.0 - beta1);
@@ -104,9 +106,16 @@ impl Optimizer {
             rate: (learning_rate / correction1) as f32,
             correction: (1.0 / correction2) as f32,
         };
-        let [mean, square] =
-            [&mut mean, &mut square].map(|moment| slice_mut(moment).expect("where the gradient is"));
-        adamw::step(threads(), parameters_here, mean, square, gradient_here, update);
+        let [mut mean, mut square] =
+            [&mut mean, &mut square].map(|moment| view_mut(moment).expect("where the gradient is"));
+        adamw::step(
+            cpu,
+            parameters_here.parameters(),
+            &mut mean,
+            &mut square,
+            gradient_here.gradient(),
+            update,
+        );
     }
 }
 
@@ -120,8 +129,8 @@ struct Factors {
 
 /// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
 pub fn gradient_norm(gradient: &Gradient) -> f64 {
-    let sums = gradient.written().map(|piece| match gradient_here(piece) {
-        Some(piece) => adamw::sum_of_squares(threads(), piece),
+    let sums = gradient.written().map(|piece| match device::cpu(piece.device()).zip(gradient_here(piece)) {
+        Some((cpu, piece)) => adamw::sum_of_squares(cpu, piece.gradient()),
         None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
     });
     sums.sum::<f64>().sqrt()

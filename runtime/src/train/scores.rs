@@ -22,7 +22,7 @@ use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Gradient, Trace, to_vec};
+use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
@@ -31,7 +31,7 @@ pub struct ScoringPass {
     /// The student's last hidden states, `[tokens, width]`, without gradient.
     hidden: Tensor,
     /// Where they were made from, if there is one micro-batch.
-    trace: Option<Trace>,
+    trace: Option<SavedActivations>,
     micro_batches: Vec<Vec<usize>>,
     vocabulary: Vocabulary,
     /// Of the student's tokenizer.
@@ -112,7 +112,7 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
             let micro_batches = sequences.micro_batches(stage, members, stage.micro_batch);
             hidden(trainer, decoder(), sequences, &micro_batches)
         });
-        // The output matrix of the only model stays while its layers go. Of several, others would be needed
+        // The LM head of the only model stays while its layers go. Of several, others would be needed
         // before the last one's.
         let only = last && passes.len() == 1;
         let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
@@ -332,12 +332,12 @@ impl ScoringPass {
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
         let compared = trainer.models.compared(model);
-        let (by_hidden, by_matrix) = vocabulary.projected_gradient(&live, &hidden, &compared);
+        let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
         if let Some(trace) = trace {
-            return Ok(model.gradient_of(trace, &by_hidden, Some(by_matrix)));
+            return Ok(model.gradient_of(trace, &grad_hidden, Some(grad_lm_head)));
         }
         drop(hidden);
-        let mut by_matrix = Some(by_matrix);
+        let mut grad_lm_head = Some(grad_lm_head);
         let mut sum = Gradient::sum(model.flat().numel(), model.kind(), device);
         for members in &micro_batches {
             let tokens: Vec<i64> = members
@@ -345,10 +345,10 @@ impl ScoringPass {
                 .flat_map(|member| rollouts.sequences.tokens(*member))
                 .map(|token| token as i64)
                 .collect();
-            let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
+            let grad_hidden = grad_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
-            // The output matrix has its share of all tokens already.
-            model.write_gradient(trace, &by_hidden, by_matrix.take(), &mut sum);
+            // The LM head has its share of all tokens already.
+            model.write_gradient(trace, &grad_hidden, grad_lm_head.take(), &mut sum);
         }
         Ok(sum)
     }

@@ -7,8 +7,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_lang::analyse;
 use mopd_lang::source::SourceFile;
 use serde_json::{Value, json};
+use wait4::Wait4;
 
-use super::editor::{Editor, Keystroke};
+use super::editor::{Editor, Keystroke, in_status};
 use super::folder::TempFolder;
 use super::generate;
 use crate::args::BenchCheckArgs;
@@ -141,7 +142,6 @@ fn press(editor: &mut Editor, text: &str, count: u32) -> Result<Vec<Duration>, P
 }
 
 /// `mopd check`, from start to end: its time, and the most memory that it had in use.
-#[cfg(unix)]
 fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>), Problem> {
     use std::process::{Command, Stdio};
 
@@ -156,53 +156,23 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
     let child = command.spawn().map_err(|error| {
         Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error)))
     })?;
-    let mut status = 0;
-    // SAFETY: `rusage` is plain numbers, for which zeros are a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the process is a child of ours that nobody else waits for, and both pointers are to values that
-    // live on.
-    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+    let ended = child.wait4();
     let time = started.elapsed();
-    // Five errors: status 1.
-    if waited < 0 || !libc::WIFEXITED(status) || libc::WEXITSTATUS(status) != 1 {
-        return Err(Problem::run(
+    match ended {
+        // Five errors: status 1.
+        Ok(ended) if ended.status.code() == Some(1) => {
+            Ok((time, Some(ended.rusage.maxrss).filter(|peak| *peak > 0)))
+        }
+        _ => Err(Problem::run(
             "bench-failed",
             format!("`mopd check {}` did not end as it should", file.display()),
-        ));
+        )),
     }
-    Ok((time, peak_of(&usage)))
-}
-
-/// In bytes; systems differ in what they count in.
-#[cfg(unix)]
-fn peak_of(usage: &libc::rusage) -> Option<u64> {
-    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
-    u64::try_from(usage.ru_maxrss).ok().map(|peak| peak * unit)
 }
 
 /// The most memory that this process had in use.
-#[cfg(unix)]
 fn own_peak() -> Option<u64> {
-    // SAFETY: `rusage` is plain numbers, for which zeros are a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a value that lives on.
-    let told = unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
-    peak_of(&usage).filter(|_| told == 0)
-}
-
-#[cfg(not(unix))]
-fn own_peak() -> Option<u64> {
-    None
-}
-
-#[cfg(not(unix))]
-fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>), Problem> {
-    let started = Instant::now();
-    let output = std::process::Command::new(program).args(["check", "--format", "short"]).arg(file).output();
-    output.map_err(|error| {
-        Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error)))
-    })?;
-    Ok((started.elapsed(), None))
+    in_status("self", "VmHWM")
 }
 
 /// The smallest of sorted times that a share of them does not exceed.

@@ -78,9 +78,7 @@ impl Editor {
 
     /// The memory that the server has in use, in bytes; none where the system does not tell.
     pub fn memory(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+        in_status(&self.server.id().to_string(), "VmRSS")
     }
 
     /// The diagnostics that are about the text as it is now.
@@ -120,4 +118,11 @@ impl Drop for Editor {
 
 fn failed(why: &str) -> Problem {
     Problem::run("bench-failed", format!("the language server can't be measured: {why}"))
+}
+
+/// What the system tells of a process's memory, in bytes; none where it does not.
+pub fn in_status(process: &str, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }

@@ -301,11 +301,11 @@ pub fn loss_and_gradient(
 ) -> (f64, Tensor) {
     let trace = decoder.trace(batch, recomputed);
     let hidden = trace.hidden.detach().set_requires_grad(true);
-    let matrix = decoder.matrix().detach().set_requires_grad(true);
+    let matrix = decoder.lm_head().detach().set_requires_grad(true);
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
-    let [by_hidden, by_matrix] =
+    let [grad_hidden, grad_lm_head] =
         Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
-    let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
+    let gradient = decoder.gradient_of(trace, &grad_hidden, Some(LmHeadGrad::whole(grad_lm_head)));
     (loss.double_value(&[]), gradient.part(0..gradient.parameters()))
 }
 

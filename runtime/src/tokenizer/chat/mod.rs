@@ -13,7 +13,7 @@ use mopd_compiler::nearest;
 
 use super::TokenizerError;
 use super::json::{Json, Object, describe};
-use crate::machine::bounded::Exceeded;
+use mopd_kernels::os::bounded::Exceeded;
 
 pub use response::{Example, example, prompt};
 pub use template::{Template, look_at_the_clock, today};

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use chrono::format::StrftimeItems;
 use chrono::{Datelike, NaiveDate};
@@ -12,8 +13,8 @@ use regex::Regex;
 
 use super::python::{self, Json};
 use super::{ChatError, Conversation};
-use crate::machine::bounded;
 use crate::tokenizer::Span;
+use mopd_kernels::os::bounded;
 
 /// A compiled chat template of a model.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ const OPEN: &str = "\u{F8FF}mopd-answer-7d1f\u{F8FE}";
 const CLOSE: &str = "\u{F8FE}mopd-answer-7d1f\u{F8FF}";
 /// Instructions that one rendering may take; no published template comes near it.
 const FUEL: u64 = 50_000_000;
+/// No template of a published model takes a thousandth of it.
+pub(super) const TIME: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 20 });
 
 impl Template {
     pub fn new(
@@ -52,7 +55,7 @@ impl Template {
             format!("{{%{before} {tag} {after}%}}")
         });
         let rewritten = rewritten.into_owned();
-        let environment = bounded::run(move || -> Result<Arc<Environment<'static>>, ChatError> {
+        let environment = bounded::run(TIME, move || -> Result<Arc<Environment<'static>>, ChatError> {
             let mut environment = environment();
             environment
                 .add_template_owned("chat", rewritten)
@@ -103,7 +106,7 @@ impl Template {
             .chain(conversation.context(count))
             .chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
         let (environment, context) = (self.environment.clone(), Value::from_pairs(context));
-        let marked = bounded::run(move || {
+        let marked = bounded::run(TIME, move || {
             let template =
                 environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
             template.render(context).map_err(|error| ChatError::Render(describe(&error)))

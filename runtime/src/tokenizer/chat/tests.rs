@@ -231,7 +231,7 @@ fn hostile_templates_are_errors() {
         // On a machine that is busy, the time ends before the instructions do.
         let late = ChatError::Bounds {
             template: "default".to_owned(),
-            exceeded: crate::machine::bounded::Exceeded::Time,
+            exceeded: Exceeded::Time(super::template::TIME.as_secs()),
         };
         assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
@@ -310,7 +310,7 @@ fn a_template_that_takes_too_long_is_stopped() {
         error,
         ChatError::Bounds {
             template: "default".to_owned(),
-            exceeded: crate::machine::bounded::Exceeded::Time
+            exceeded: Exceeded::Time(super::template::TIME.as_secs())
         }
     );
 }

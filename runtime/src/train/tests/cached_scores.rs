@@ -236,7 +236,7 @@ fn an_edit_of_the_objective_finds_the_scores() {
     assert_eq!(kept.run(&Stage { steps: 1, ..renamed.stage(&one, ROUTED, &models) }).0, nothing);
 }
 
-/// Where all is found, nothing but a teacher's output matrix is loaded.
+/// Where all is found, nothing but a teacher's LM head is loaded.
 #[test]
 fn a_teacher_whose_scores_are_found_is_not_loaded() {
     let fixture = Fixture::new();

@@ -10,7 +10,7 @@ use super::rows::{Rows, Slopes};
 use super::summands::Summand;
 use super::support::{Entries, entries};
 use crate::zip::zip_equal;
-use mopd_kernels::entries::{Slope, Sum};
+use mopd_kernels::entries::{Gradient, Sum};
 
 /// A divergence with all parameters as they are at this step.
 pub struct Divergence<'a> {
@@ -82,9 +82,9 @@ impl Divergence<'_> {
             }
             let is_left = std::ptr::eq(own, &compared.left);
             if self.is_plain(&compared) {
-                let slope = if is_left { Slope::KlByLeft } else { Slope::KlByRight };
+                let slope = if is_left { Gradient::KlByLeft } else { Gradient::KlByRight };
                 if let Some(on_side) =
-                    loops::slopes(slope, &compared.left.logps, &compared.right.logps, adjoint)
+                    loops::gradients(slope, &compared.left.logps, &compared.right.logps, adjoint)
                 {
                     self.through_mass(rows, &compared, own, on_side, slopes);
                     continue;

@@ -4,25 +4,27 @@
 
 use tch::{Kind, Tensor};
 
-use mopd_kernels::crew::threads;
-use mopd_kernels::elements::{slice, slice_mut};
-use mopd_kernels::entries::{self, Slope, Sum};
+use crate::machine::device;
+use mopd_kernels::entries::{self, Gradient, Sum};
+use mopd_kernels::tensor::{view, view_mut};
 
 /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read
 /// them.
 pub fn sums(sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
-    let (left, right) = (slice::<f32>(l)?, slice::<f32>(r)?);
+    let (cpu, left, right) = (device::cpu(l.device())?, view(l)?, view(r)?);
     let [rows, width] = l.size()[..] else { return None };
     let mut to = Tensor::empty([rows], (Kind::Float, l.device()));
-    entries::sums(threads(), sum, width as usize, left, right, slice_mut(&mut to)?);
+    entries::sums(cpu, sum, width as usize, &left, &right, &mut view_mut(&mut to)?);
     Some(to)
 }
 
-/// Slopes, `[rows, entries]`, times factors, `[rows, 1]`.
-pub fn slopes(slope: Slope, l: &Tensor, r: &Tensor, factors: &Tensor) -> Option<Tensor> {
-    let (left, right) = (slice::<f32>(l)?, slice::<f32>(r)?);
+/// Gradients, `[rows, entries]`, times factors, `[rows, 1]`.
+pub fn gradients(gradient: Gradient, l: &Tensor, r: &Tensor, factors: &Tensor) -> Option<Tensor> {
+    let (cpu, left, right) = (device::cpu(l.device())?, view(l)?, view(r)?);
     let mut to = l.empty_like();
     let width = l.size()[1] as usize;
-    entries::slopes(threads(), slope, width, left, right, slice(&factors.contiguous())?, slice_mut(&mut to)?);
+    let (factors, mut written) = (factors.contiguous(), view_mut(&mut to)?);
+    entries::gradients(cpu, gradient, width, &left, &right, &view(&factors)?, &mut written);
+    drop(written);
     Some(to)
 }

@@ -33,21 +33,21 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
-use crate::model::{ABSENT, ByMatrix, logits};
+use crate::model::{ABSENT, LmHeadGrad, logits};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
-use mopd_kernels::product;
+use mopd_kernels::tensor;
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {
     /// `[tokens, vocabulary]`. [`Vocabulary::gradient`] writes the student's over.
     Given(Tensor),
-    /// The product of the last hidden states, `[tokens, width]`, and the output matrix, `[vocabulary,
+    /// The product of the last hidden states, `[tokens, width]`, and the LM head, `[vocabulary,
     /// width]`; with a `softcap` c, c * tanh(product / c).
     Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
 }
 
-/// An output matrix, `[vocabulary, width]`.
+/// An LM head, `[vocabulary, width]`.
 pub enum Matrix {
     Held(Tensor),
     /// Made when the tokens that it is for have their turn, and let go when others have.
@@ -277,7 +277,7 @@ impl Vocabulary {
                     if let Some(slopes) = &slopes {
                         let one = Tensor::ones([rows.len(), 1], (Kind::Float, self.targets.device()));
                         let mut slopes = slopes[index].narrow(0, rows.first - first, rows.len());
-                        self.by_logits(&rows, [(primitive, one)].into_iter(), &mut slopes);
+                        self.grad_logits(&rows, [(primitive, one)].into_iter(), &mut slopes);
                     }
                 }
             }
@@ -290,7 +290,7 @@ impl Vocabulary {
     /// that are given need not be made again: no slopes are kept beside them.
     fn room_for_slopes(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
         let Logits::Projected { hidden, .. } = &self.student else { return None };
-        // As the products with the output matrix want them.
+        // As the products with the LM head want them.
         let kind = hidden.kind();
         let bytes = primitives * block.student.numel() * kind.elt_size_in_bytes();
         *room = room.checked_sub(bytes).filter(|_| bytes > 0)?;
@@ -319,7 +319,7 @@ impl Vocabulary {
                 let mut logits = block.student.narrow(0, rows.first - first, rows.len());
                 let live = live.iter().map(|(primitive, adjoint)| (primitive, rows.column(adjoint)));
                 // Written over: nobody reads the logits of these rows after it.
-                self.by_logits(&rows, live, &mut logits);
+                self.grad_logits(&rows, live, &mut logits);
             }
             give(ByLogits { first, slopes: block.student, scale: None });
         }
@@ -327,7 +327,7 @@ impl Vocabulary {
 
     /// d loss / d logits of some rows into `out`, `[rows, vocabulary]`, which may be the logits themselves;
     /// for d loss / d primitive, `[rows, 1]`. 0 where there is no token.
-    fn by_logits<'p>(
+    fn grad_logits<'p>(
         &self,
         rows: &Rows,
         live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>,
@@ -336,7 +336,7 @@ impl Vocabulary {
         if out.kind() == Kind::BFloat16 {
             // Rounded once, at the end.
             let mut single = Tensor::empty(out.size(), (Kind::Float, out.device()));
-            self.by_logits(rows, live, &mut single);
+            self.grad_logits(rows, live, &mut single);
             return out.copy_(&single);
         }
         let mut slopes = Slopes::default();
@@ -358,34 +358,34 @@ impl Vocabulary {
     }
 
     /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, in single precision where
-    /// they are in half, and to the output matrix, `[vocabulary, width]`.
+    /// they are in half, and to the LM head, `[vocabulary, width]`.
     pub fn projected_gradient(
         self,
         live: &[(Primitive, Tensor)],
         hidden: &Tensor,
         matrix: &Tensor,
-    ) -> (Tensor, ByMatrix) {
+    ) -> (Tensor, LmHeadGrad) {
         let _guard = no_grad_guard();
-        let mut by_hidden = Vec::new();
-        let mut by_matrix = ByMatrix::zero(matrix);
+        let mut grad_hidden = Vec::new();
+        let mut grad_lm_head = LmHeadGrad::zero(matrix);
         let half = hidden.kind() == Kind::BFloat16;
         self.gradient(live, |ByLogits { first, slopes, scale }| {
             let rows = hidden.narrow(0, first, slopes.size()[0]);
             let slopes = if half { slopes.to_kind(Kind::BFloat16) } else { slopes };
-            let product = if half { product::multiply(&slopes, matrix) } else { slopes.mm(matrix) };
+            let product = if half { tensor::multiply(&slopes, matrix) } else { slopes.mm(matrix) };
             match scale {
                 // A row of the slopes is scaled where it is smaller: in the product.
                 Some(scale) => {
-                    by_hidden.push(product * &scale);
-                    by_matrix.keep(slopes, (rows * scale).to_kind(hidden.kind()));
+                    grad_hidden.push(product * &scale);
+                    grad_lm_head.keep(slopes, (rows * scale).to_kind(hidden.kind()));
                 }
                 None => {
-                    by_hidden.push(product);
-                    by_matrix.add(&slopes, &rows);
+                    grad_hidden.push(product);
+                    grad_lm_head.add(&slopes, &rows);
                 }
             }
         });
-        (Tensor::cat(&by_hidden, 0), by_matrix)
+        (Tensor::cat(&grad_hidden, 0), grad_lm_head)
     }
 
     fn blocks(&self) -> impl Iterator<Item = (i64, i64)> + use<> {

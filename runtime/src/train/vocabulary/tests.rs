@@ -818,7 +818,7 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
     }
 }
 
-/// From hidden states, with two teachers: gradients of hidden states and of the output matrix.
+/// From hidden states, with two teachers: gradients of hidden states and of the LM head.
 #[test]
 fn projected_logits_give_the_gradients_of_the_plain_version() {
     let (tokens, width, vocabulary) = (23, 8, 57);
@@ -851,10 +851,10 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
         let got = got.swap_remove(0);
         assert!(largest_difference(&got, &values) < 5e-6, "{block}: {}", largest_difference(&got, &values));
         let live = [(primitive(), adjoint.shallow_clone())];
-        let (by_hidden, by_matrix) = pass.projected_gradient(&live, &hidden, &matrix);
-        let by_matrix = by_matrix.rows(0..vocabulary);
-        assert!(largest_difference(&by_hidden, &expected[0]) < 5e-6);
-        assert!(largest_difference(&by_matrix, &expected[1]) < 2e-5);
+        let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, &matrix);
+        let grad_lm_head = grad_lm_head.rows(0..vocabulary);
+        assert!(largest_difference(&grad_hidden, &expected[0]) < 5e-6);
+        assert!(largest_difference(&grad_lm_head, &expected[1]) < 2e-5);
     }
 }
 
@@ -898,8 +898,8 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
                 assert_eq!(pass.kept.borrow().len(), if kept == 0 { 0 } else { 4 });
                 let live: Vec<_> =
                     live().into_iter().zip(adjoints.iter().map(Tensor::shallow_clone)).collect();
-                let (by_hidden, by_matrix) = pass.projected_gradient(&live, &hidden, &matrix);
-                [by_hidden, by_matrix.rows(0..vocabulary)].map(|gradient| gradient.to_kind(Kind::Double))
+                let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, &matrix);
+                [grad_hidden, grad_lm_head.rows(0..vocabulary)].map(|gradient| gradient.to_kind(Kind::Double))
             };
             for (kept, again) in gradients(1 << 20).iter().zip(&gradients(0)) {
                 let relative = ((kept - again).norm() / again.norm()).double_value(&[]);
@@ -1077,13 +1077,13 @@ fn ids_without_a_token_have_no_probability() {
             let [signals, values] =
                 pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Teacher)], &live());
             let live: Vec<_> = live().into_iter().map(|live| (live, adjoint.shallow_clone())).collect();
-            let (by_hidden, by_matrix) = pass.projected_gradient(&live, &hidden, matrix);
-            let by_matrix = by_matrix.rows(0..matrix.size()[0]);
-            (signals.into_iter().chain(values).chain([by_hidden]).collect::<Vec<Tensor>>(), by_matrix)
+            let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, matrix);
+            let grad_lm_head = grad_lm_head.rows(0..matrix.size()[0]);
+            (signals.into_iter().chain(values).chain([grad_hidden]).collect::<Vec<Tensor>>(), grad_lm_head)
         };
-        let (got, by_matrix) = read(&matrix, &absent, there[5]);
+        let (got, grad_lm_head) = read(&matrix, &absent, there[5]);
         let (expected, of_tokens) = read(&compact(&matrix), &[], 5);
-        for (got, expected) in got.iter().zip(&expected).chain([(&compact(&by_matrix), &of_tokens)]) {
+        for (got, expected) in got.iter().zip(&expected).chain([(&compact(&grad_lm_head), &of_tokens)]) {
             let size = expected.abs().max().double_value(&[]).max(1.0);
             assert!(
                 largest_difference(got, expected) < 1e-4 * size,
@@ -1093,7 +1093,7 @@ fn ids_without_a_token_have_no_probability() {
             );
         }
         assert_eq!(
-            by_matrix.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]),
+            grad_lm_head.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]),
             0.0
         );
     }

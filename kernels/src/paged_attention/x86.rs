@@ -6,10 +6,9 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{PAGE, Seen, Stored, pages_of, softmax};
+use crate::lanes::LANES;
 
-/// Numbers in a register.
-pub const LANES: usize = 16;
+use super::{PAGE, Scalar, Seen, pages_of, softmax};
 
 /// Scores of a page are made in one register.
 const _: () = assert!(PAGE <= LANES);
@@ -21,13 +20,13 @@ pub const QUERIES: usize = 4;
 const SPAN: usize = 4;
 
 /// Numbers that fill a register in single precision.
-pub trait Wide: Stored {
+pub trait Widen: Scalar {
     /// # Safety
     /// There are [`LANES`] numbers from `place` on, and the processor has the instructions.
     unsafe fn wide(place: *const Self) -> __m512;
 }
 
-impl Wide for f32 {
+impl Widen for f32 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn wide(place: *const f32) -> __m512 {
@@ -36,7 +35,7 @@ impl Wide for f32 {
     }
 }
 
-impl Wide for bf16 {
+impl Widen for bf16 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn wide(place: *const bf16) -> __m512 {
@@ -48,7 +47,7 @@ impl Wide for bf16 {
 
 /// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn attend<const Q: usize, T: Wide>(
+pub fn attend<const Q: usize, T: Widen>(
     queries: &[f32],
     seen: Seen<T>,
     scratch: &mut Vec<f32>,
@@ -117,7 +116,7 @@ pub fn attend<const Q: usize, T: Wide>(
 /// `weights` is `[Q, room]` with at least as much room as there are places, `attended` is `[Q, width]`, and
 /// `at + R * LANES <= width`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn means<const Q: usize, const R: usize, T: Wide>(
+unsafe fn means<const Q: usize, const R: usize, T: Widen>(
     weights: &[f32],
     room: usize,
     totals: &[f32; Q],

@@ -6,18 +6,18 @@ mod x86;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::exp::exp;
-use crate::lanes::{folded, summed};
-use crate::{Instructions, Loop, Stored, with_instructions};
+use crate::functions::exp;
+use crate::lanes::{LANES, folded, summed};
+use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
 #[cfg(target_arch = "x86_64")]
-pub use x86::Wide;
+pub use x86::Widen;
 
 /// Elsewhere all numbers are read one by one.
 #[cfg(not(target_arch = "x86_64"))]
-pub use Stored as Wide;
+pub use Scalar as Widen;
 
 /// Tokens of a page. Scores are made of as many keys at a time as a register has numbers: those of a page.
-pub const PAGE: usize = 16;
+pub const PAGE: usize = LANES;
 
 /// Keys and values of one row and one key-value head: in pages, `[PAGE, head width]` each for the keys and
 /// for the values.
@@ -91,7 +91,7 @@ pub struct Scores {
 ///
 /// # Safety
 /// As for [`Cached::slots`], but others may read what is read here.
-pub unsafe fn attend<T: Wide>(
+pub unsafe fn attend<T: Widen>(
     queries: &[f32],
     cached: Cached<T>,
     places: Range<usize>,
@@ -116,11 +116,11 @@ struct Seen<'a, T: Copy> {
     scores: Scores,
 }
 
-impl<T: Wide> Seen<'_, T> {
+impl<T: Widen> Seen<'_, T> {
     fn by(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
         let width = self.width;
         #[cfg(target_arch = "x86_64")]
-        if matches!(Instructions::found(), Instructions::Avx512 { .. }) && width.is_multiple_of(x86::LANES) {
+        if matches!(CpuFeatures::detect(), CpuFeatures::Avx512 { .. }) && width.is_multiple_of(LANES) {
             let together = x86::QUERIES * width;
             for (queries, attended) in queries.chunks(together).zip(attended.chunks_mut(together)) {
                 // SAFETY: the processor has the instructions.
@@ -136,7 +136,7 @@ impl<T: Wide> Seen<'_, T> {
             return;
         }
         for (query, attended) in queries.chunks_exact(width).zip(attended.chunks_exact_mut(width)) {
-            with_instructions(Plain { query, seen: self, scratch: &mut *scratch, attended });
+            with_cpu_features(Plain { query, seen: self, scratch: &mut *scratch, attended });
         }
     }
 }
@@ -149,7 +149,7 @@ struct Plain<'a, T: Copy> {
     attended: &'a mut [f32],
 }
 
-impl<T: Stored> Loop for Plain<'_, T> {
+impl<T: Scalar> Loop for Plain<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Plain { query, seen: Seen { width, cached, places: [first, end], scores }, scratch, attended } =
@@ -163,7 +163,7 @@ impl<T: Stored> Loop for Plain<'_, T> {
             // SAFETY: `attend` was promised that they can be read.
             let keys = unsafe { cached.piece(0, page, &places) };
             for (score, key) in scratch[done..].iter_mut().zip(keys.chunks_exact(width)) {
-                *score = summed(query, key, |query, key| query * key.single()) * scores.scale as f32;
+                *score = summed(query, key, |query, key| query * key.as_f32()) * scores.scale as f32;
             }
             done += keys.len() / width;
         }
@@ -175,7 +175,7 @@ impl<T: Stored> Loop for Plain<'_, T> {
             let values = unsafe { cached.piece(1, page, &places) };
             for (weight, value) in scratch[done..].iter().zip(values.chunks_exact(width)) {
                 for (attended, value) in attended.iter_mut().zip(value) {
-                    *attended += *weight * value.single();
+                    *attended += *weight * value.as_f32();
                 }
             }
             done += values.len() / width;
@@ -186,7 +186,7 @@ impl<T: Stored> Loop for Plain<'_, T> {
     }
 }
 
-/// The softmax of scores before it is divided by the total, which this answers.
+/// The softmax of scores before it is divided by the total, which this outputs.
 #[inline(always)]
 fn softmax(scores: &mut [f32], softcap: Option<f64>) -> f32 {
     if let Some(cap) = softcap {
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    fn compare<T: Wide>(
+    fn compare<T: Widen>(
         queries: &[f32],
         [keys, values]: [&[f32]; 2],
         width: usize,
@@ -248,20 +248,23 @@ mod tests {
         let block = PAGE * width;
         // Something stands before, between and behind.
         let begin = [3, 3 + block + 5];
-        let mut pages: Vec<Vec<T>> = vec![vec![T::of(f32::NAN); 2 * block + 10]; places.end.div_ceil(PAGE)];
+        let mut pages: Vec<Vec<T>> =
+            vec![vec![T::from_f32(f32::NAN); 2 * block + 10]; places.end.div_ceil(PAGE)];
         let starts: Vec<*mut u8> = pages.iter_mut().map(|page| page.as_mut_ptr().cast()).collect();
         let mut cached = Cached::<T>::new(&starts, begin, width);
         for place in 0..places.end {
             // SAFETY: the pages have these blocks.
             let slots = unsafe { cached.slots(place) };
             for (slot, numbers) in slots.into_iter().zip([keys, values]) {
-                slot.iter_mut().zip(&numbers[place * width..]).for_each(|(to, from)| *to = T::of(*from));
+                slot.iter_mut()
+                    .zip(&numbers[place * width..])
+                    .for_each(|(to, from)| *to = T::from_f32(*from));
             }
         }
         let mut attended = vec![f32::NAN; queries.len()];
         // SAFETY: as above.
         unsafe { attend(queries, cached, places.clone(), scores, &mut vec![7.0; 3], &mut attended) };
-        let stored = |numbers: &[f32], at: usize| f64::from(T::of(numbers[at]).single());
+        let stored = |numbers: &[f32], at: usize| f64::from(T::from_f32(numbers[at]).as_f32());
         for (query, attended) in queries.chunks(width).zip(attended.chunks(width)) {
             let weight = |place: usize| {
                 let products = (0..width).map(|i| f64::from(query[i]) * stored(keys, place * width + i));

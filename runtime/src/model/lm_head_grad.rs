@@ -1,14 +1,14 @@
-//! d loss / d output matrix. It has a row for every entry of the vocabulary, so it is made some rows at a
+//! d loss / d LM head. It has a row for every entry of the vocabulary, so it is made some rows at a
 //! time.
 
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use mopd_kernels::product::{add_product, multiply};
+use mopd_kernels::tensor::{add_product, multiply};
 
 /// The sum over tokens of d loss / d logits times the last hidden state.
-pub struct ByMatrix {
+pub struct LmHeadGrad {
     /// Entries that logits were made for. The matrix may have more: they have no gradient.
     entries: i64,
     width: i64,
@@ -22,28 +22,28 @@ pub struct ByMatrix {
     sum: Option<Tensor>,
 }
 
-impl ByMatrix {
+impl LmHeadGrad {
     /// Of no token; for a matrix `[entries, width]`.
-    pub fn zero(matrix: &Tensor) -> ByMatrix {
+    pub fn zero(matrix: &Tensor) -> LmHeadGrad {
         let [entries, width] = matrix.size()[..] else { unreachable!("a matrix has rows and columns") };
         let wide = if matrix.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        ByMatrix { entries, width, wide, device: matrix.device(), kept: Vec::new(), sum: None }
+        LmHeadGrad { entries, width, wide, device: matrix.device(), kept: Vec::new(), sum: None }
     }
 
     /// `[entries, width]`, as it is.
     #[cfg(test)]
-    pub fn whole(sum: Tensor) -> ByMatrix {
-        ByMatrix { sum: Some(sum.shallow_clone()), ..ByMatrix::zero(&sum) }
+    pub fn whole(sum: Tensor) -> LmHeadGrad {
+        LmHeadGrad { sum: Some(sum.shallow_clone()), ..LmHeadGrad::zero(&sum) }
     }
 
     /// Adds tokens; holds on to both tensors.
-    pub fn keep(&mut self, by_logits: Tensor, hidden: Tensor) {
-        self.kept.push([by_logits, hidden]);
+    pub fn keep(&mut self, grad_logits: Tensor, hidden: Tensor) {
+        self.kept.push([grad_logits, hidden]);
     }
 
     /// Adds tokens at once.
-    pub fn add(&mut self, by_logits: &Tensor, hidden: &Tensor) {
-        add(&mut self.sum, by_logits, hidden);
+    pub fn add(&mut self, grad_logits: &Tensor, hidden: &Tensor) {
+        add(&mut self.sum, grad_logits, hidden);
     }
 
     /// Some rows of it, in single precision or in double. Rows beyond the entries are 0.
@@ -52,8 +52,8 @@ impl ByMatrix {
         let mut rows =
             self.sum.as_ref().filter(|_| count > 0).map(|sum| sum.narrow(0, range.start, count).copy());
         if count > 0 {
-            for [by_logits, hidden] in &self.kept {
-                add(&mut rows, &by_logits.narrow(1, range.start, count), hidden);
+            for [grad_logits, hidden] in &self.kept {
+                add(&mut rows, &grad_logits.narrow(1, range.start, count), hidden);
             }
         }
         let missing = range.end - range.start - if rows.is_some() { count } else { 0 };
@@ -67,13 +67,13 @@ impl ByMatrix {
 }
 
 /// Half-precision products are summed in single precision.
-fn add(sum: &mut Option<Tensor>, by_logits: &Tensor, hidden: &Tensor) {
-    let half = by_logits.kind() == Kind::BFloat16;
+fn add(sum: &mut Option<Tensor>, grad_logits: &Tensor, hidden: &Tensor) {
+    let half = grad_logits.kind() == Kind::BFloat16;
     match sum {
-        Some(sum) if half => add_product(sum, &by_logits.tr(), hidden),
-        Some(sum) => drop(sum.addmm_(&by_logits.tr(), hidden)),
-        None if half => *sum = Some(multiply(&by_logits.tr(), hidden)),
-        None => *sum = Some(by_logits.tr().mm(hidden)),
+        Some(sum) if half => add_product(sum, &grad_logits.tr(), hidden),
+        Some(sum) => drop(sum.addmm_(&grad_logits.tr(), hidden)),
+        None if half => *sum = Some(multiply(&grad_logits.tr(), hidden)),
+        None => *sum = Some(grad_logits.tr().mm(hidden)),
     }
 }
 
@@ -100,8 +100,8 @@ mod tests {
                     ]
                 })
                 .into();
-            let exact = tokens.iter().map(|[by_logits, hidden]| {
-                by_logits.to_kind(Kind::Double).tr().mm(&hidden.to_kind(Kind::Double))
+            let exact = tokens.iter().map(|[grad_logits, hidden]| {
+                grad_logits.to_kind(Kind::Double).tr().mm(&hidden.to_kind(Kind::Double))
             });
             let exact = Tensor::cat(
                 &[
@@ -111,23 +111,23 @@ mod tests {
                 0,
             );
             for added in 0..=3 {
-                let mut by_matrix = ByMatrix::zero(&matrix);
-                for (index, [by_logits, hidden]) in tokens.iter().enumerate() {
+                let mut grad_lm_head = LmHeadGrad::zero(&matrix);
+                for (index, [grad_logits, hidden]) in tokens.iter().enumerate() {
                     if index < added {
-                        by_matrix.add(by_logits, hidden);
+                        grad_lm_head.add(grad_logits, hidden);
                     } else {
-                        by_matrix.keep(by_logits.shallow_clone(), hidden.shallow_clone());
+                        grad_lm_head.keep(grad_logits.shallow_clone(), hidden.shallow_clone());
                     }
                 }
                 for bounds in [vec![0, 13], vec![0, 4, 9, 13], vec![0, 11, 12, 13]] {
                     let rows: Vec<Tensor> =
-                        bounds.windows(2).map(|pair| by_matrix.rows(pair[0]..pair[1])).collect();
+                        bounds.windows(2).map(|pair| grad_lm_head.rows(pair[0]..pair[1])).collect();
                     let apart =
                         (Tensor::cat(&rows, 0).to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
                     assert!(apart < near, "{kind:?} {added} {bounds:?}: {apart:e}");
                 }
             }
-            assert_eq!(ByMatrix::zero(&matrix).rows(2..5).abs().sum(Kind::Double).double_value(&[]), 0.0);
+            assert_eq!(LmHeadGrad::zero(&matrix).rows(2..5).abs().sum(Kind::Double).double_value(&[]), 0.0);
         }
     }
 }

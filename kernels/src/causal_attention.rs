@@ -7,10 +7,12 @@
 
 use std::ops::Range;
 
-use crate::crew::{Parts, together};
-use crate::exp::exp;
-use crate::product::{Factor, Grid, multiply_small};
-use crate::{Loop, Stored, with_instructions};
+use crate::Cpu;
+use crate::functions::exp;
+use crate::gemm::{Factor, Grid, multiply_small};
+use crate::lanes::LANES;
+use crate::thread_pool::DisjointSlices;
+use crate::{Loop, Scalar, with_cpu_features};
 
 /// Of a layer's attention.
 #[derive(Clone, Copy)]
@@ -83,7 +85,7 @@ fn part<'a, T>(
 /// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes
 /// `[tokens, heads * width]`. `sequences` are ranges of tokens, none of them empty.
 pub fn forward<T: Factor + Send + Sync>(
-    threads: usize,
+    cpu: Cpu,
     heads: &Heads,
     sequences: &[Range<usize>],
     projected: &[T],
@@ -91,10 +93,10 @@ pub fn forward<T: Factor + Send + Sync>(
 ) {
     let (stride, width) = (heads.projected(), heads.width);
     assert!(attended.len() * stride == projected.len() * heads.heads * width, "tokens of different batches");
-    let attended = Parts::new(attended);
-    together(threads, |member| {
-        let (mut scores, mut weights, mut answer) = (Vec::new(), Vec::new(), vec![0.0f32; BLOCK * width]);
-        for item in member.part(sequences.len() * heads.heads, 1) {
+    let attended = DisjointSlices::new(attended);
+    cpu.parallel(|worker| {
+        let (mut scores, mut weights, mut output) = (Vec::new(), Vec::new(), vec![0.0f32; BLOCK * width]);
+        for item in worker.range(sequences.len() * heads.heads, 1) {
             let (sequence, head) = (&sequences[item / heads.heads], item % heads.heads);
             let group = head * heads.groups / heads.heads;
             for block in blocks(heads, sequence) {
@@ -103,14 +105,14 @@ pub fn forward<T: Factor + Send + Sync>(
                 let queries = part(projected, &block.queries, head * width, width, stride);
                 weigh(heads, &block, queries, keys, &mut scores, &mut weights);
                 let weights = Grid::new(&weights, block.queries.len(), block.keys.len(), block.keys.len());
-                // SAFETY: the answer has a row of `width` for every query of the block.
-                unsafe { multiply_small(weights, values, 0.0, answer.as_mut_ptr(), width) };
-                for (query, answer) in block.queries.clone().zip(answer.chunks_exact(width)) {
+                // SAFETY: the output has a row of `width` for every query of the block.
+                unsafe { multiply_small(weights, values, 0.0, output.as_mut_ptr(), width) };
+                for (query, output) in block.queries.clone().zip(output.chunks_exact(width)) {
                     let place = (query * heads.heads + head) * width;
-                    // SAFETY: members have sequences and heads of their own.
-                    let attended = unsafe { attended.part(place..place + width) };
-                    for (to, from) in attended.iter_mut().zip(answer) {
-                        *to = T::of(*from);
+                    // SAFETY: workers have sequences and heads of their own.
+                    let attended = unsafe { attended.slice_mut(place..place + width) };
+                    for (to, from) in attended.iter_mut().zip(output) {
+                        *to = T::from_f32(*from);
                     }
                 }
             }
@@ -130,17 +132,17 @@ fn weigh<T: Factor>(
 ) {
     let (rows, columns) = (block.queries.len(), block.keys.len());
     scores.resize(rows * columns, 0.0);
-    weights.resize(rows * columns, T::of(0.0));
+    weights.resize(rows * columns, T::from_f32(0.0));
     // SAFETY: the scores were made that long.
-    unsafe { multiply_small(queries, keys.turned(), 0.0, scores.as_mut_ptr(), columns) };
+    unsafe { multiply_small(queries, keys.transposed(), 0.0, scores.as_mut_ptr(), columns) };
     let rows = scores.chunks_exact_mut(columns).zip(weights.chunks_exact_mut(columns));
     for (query, (scores, weights)) in rows.enumerate() {
         let seen = block.seen(query, heads.window);
         for hidden in [0..seen.start, seen.end..columns] {
             scores[hidden.clone()].fill(0.0);
-            weights[hidden].fill(T::of(0.0));
+            weights[hidden].fill(T::from_f32(0.0));
         }
-        with_instructions(Softmax {
+        with_cpu_features(Softmax {
             scale: heads.scale,
             scores: &mut scores[seen.clone()],
             weights: &mut weights[seen],
@@ -155,10 +157,7 @@ struct Softmax<'a, T> {
     weights: &'a mut [T],
 }
 
-/// Sums are made in so many lanes, so that many numbers are added at once.
-const LANES: usize = 16;
-
-impl<T: Stored> Loop for Softmax<'_, T> {
+impl<T: Scalar> Loop for Softmax<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Softmax { scale, scores, weights } = self;
@@ -180,41 +179,41 @@ impl<T: Stored> Loop for Softmax<'_, T> {
         let share = 1.0 / total.iter().sum::<f32>();
         for (score, weight) in scores.iter_mut().zip(weights) {
             *score *= share;
-            *weight = T::of(*score);
+            *weight = T::from_f32(*score);
         }
     }
 }
 
 /// From d loss / d attended: d loss / d projected. `projected` and `attended` are what [`forward`] read and
-/// answered.
+/// returned.
 pub fn backward<T: Factor + Send + Sync>(
-    threads: usize,
+    cpu: Cpu,
     heads: &Heads,
     sequences: &[Range<usize>],
     projected: &[T],
     attended: &[T],
-    by_attended: &[f32],
-    by_projected: &mut [f32],
+    grad_attended: &[f32],
+    grad_projected: &mut [f32],
 ) {
     let (stride, width) = (heads.projected(), heads.width);
     assert!(
         attended.len() * stride == projected.len() * heads.heads * width
-            && by_attended.len() == attended.len()
+            && grad_attended.len() == attended.len()
     );
-    assert!(by_projected.len() == projected.len());
-    by_projected.fill(0.0);
-    let by_projected = Parts::new(by_projected);
+    assert!(grad_projected.len() == projected.len());
+    grad_projected.fill(0.0);
+    let grad_projected = DisjointSlices::new(grad_projected);
     let per_group = heads.heads / heads.groups;
-    together(threads, |member| {
+    cpu.parallel(|worker| {
         let mut scratch = Scratch::default();
-        for item in member.part(sequences.len() * heads.groups, 1) {
+        for item in worker.range(sequences.len() * heads.groups, 1) {
             let (sequence, group) = (&sequences[item / heads.groups], item % heads.groups);
             for head in group * per_group..(group + 1) * per_group {
                 for block in blocks(heads, sequence) {
-                    let given = Given { projected, attended, by_attended, head, group, block };
-                    // SAFETY: members have sequences and groups of their own, and with them the places of
+                    let given = Given { projected, attended, grad_attended, head, group, block };
+                    // SAFETY: workers have sequences and groups of their own, and with them the places of
                     // their queries, keys and values.
-                    unsafe { given.backward(heads, &mut scratch, &by_projected) };
+                    unsafe { given.backward(heads, &mut scratch, &grad_projected) };
                 }
             }
         }
@@ -225,105 +224,119 @@ pub fn backward<T: Factor + Send + Sync>(
 struct Given<'a, T> {
     projected: &'a [T],
     attended: &'a [T],
-    by_attended: &'a [f32],
+    grad_attended: &'a [f32],
     head: usize,
     group: usize,
     block: Block,
 }
 
-/// What a member needs for a block.
+/// What a worker needs for a block.
 struct Scratch<T> {
     /// `[queries, keys]`: the softmax, in single precision and as products read it.
     scores: Vec<f32>,
     weights: Vec<T>,
     /// d loss / d weights, and d loss / d scores.
-    by_weights: Vec<f32>,
-    by_scores: Vec<T>,
-    /// `[queries, width]`: d loss / d answer.
-    by_answer: Vec<T>,
+    grad_weights: Vec<f32>,
+    grad_scores: Vec<T>,
+    /// `[queries, width]`: d loss / d output.
+    grad_output: Vec<T>,
 }
 
 impl<T> Default for Scratch<T> {
     fn default() -> Scratch<T> {
-        let (weights, by_scores, by_answer) = (Vec::new(), Vec::new(), Vec::new());
-        Scratch { scores: Vec::new(), weights, by_weights: Vec::new(), by_scores, by_answer }
+        let (weights, grad_scores, grad_output) = (Vec::new(), Vec::new(), Vec::new());
+        Scratch { scores: Vec::new(), weights, grad_weights: Vec::new(), grad_scores, grad_output }
     }
 }
 
 impl<T: Factor> Given<'_, T> {
-    /// With weights P, values V, answers O = P V and scores S: dV = P' dO, dP = dO V', dS = P (dP - sum(dO
+    /// With weights P, values V, outputs O = P V and scores S: dV = P' dO, dP = dO V', dS = P (dP - sum(dO
     /// O)), dQ = dS K, dK = dS' Q (arXiv:2205.14135, appendix B.4).
     ///
     /// # Safety
     /// Nobody else reads or writes the places of this sequence's head and group.
-    unsafe fn backward(&self, heads: &Heads, scratch: &mut Scratch<T>, by_projected: &Parts<f32>) {
-        let Given { projected, attended, by_attended, head, group, block } = self;
+    unsafe fn backward(&self, heads: &Heads, scratch: &mut Scratch<T>, grad_projected: &DisjointSlices<f32>) {
+        let Given { projected, attended, grad_attended, head, group, block } = self;
         let (stride, width) = (heads.projected(), heads.width);
         let (rows, columns) = (block.queries.len(), block.keys.len());
         let keys = part(projected, &block.keys, heads.key(*group), width, stride);
         let values = part(projected, &block.keys, heads.value(*group), width, stride);
         let queries = part(projected, &block.queries, head * width, width, stride);
-        let Scratch { scores, weights, by_weights, by_scores, by_answer } = scratch;
+        let Scratch { scores, weights, grad_weights, grad_scores, grad_output } = scratch;
         weigh(heads, block, queries, keys, scores, weights);
-        by_weights.resize(rows * columns, 0.0);
-        by_scores.resize(rows * columns, T::of(0.0));
-        by_answer.resize(rows * width, T::of(0.0));
+        grad_weights.resize(rows * columns, 0.0);
+        grad_scores.resize(rows * columns, T::from_f32(0.0));
+        grad_output.resize(rows * width, T::from_f32(0.0));
         let place = |query: usize| (query * heads.heads + head) * width;
-        for (query, to) in block.queries.clone().zip(by_answer.chunks_exact_mut(width)) {
-            for (to, from) in to.iter_mut().zip(&by_attended[place(query)..]) {
-                *to = T::of(*from);
+        for (query, to) in block.queries.clone().zip(grad_output.chunks_exact_mut(width)) {
+            for (to, from) in to.iter_mut().zip(&grad_attended[place(query)..]) {
+                *to = T::from_f32(*from);
             }
         }
-        let answers = Grid::new(by_answer, rows, width, width);
+        let grad_rows = Grid::new(grad_output, rows, width, width);
         // SAFETY: made that long.
-        unsafe { multiply_small(answers, values.turned(), 0.0, by_weights.as_mut_ptr(), columns) };
+        unsafe { multiply_small(grad_rows, values.transposed(), 0.0, grad_weights.as_mut_ptr(), columns) };
         for (row, query) in block.queries.clone().enumerate() {
-            let (range, answer) = (row * columns..(row + 1) * columns, place(query)..place(query) + width);
-            with_instructions(ByScores {
+            let (range, output) = (row * columns..(row + 1) * columns, place(query)..place(query) + width);
+            with_cpu_features(GradScores {
                 scale: heads.scale,
-                answer: &attended[answer.clone()],
-                by_answer: &by_attended[answer],
+                output: &attended[output.clone()],
+                grad_output: &grad_attended[output],
                 weights: &scores[range.clone()],
-                by_weights: &by_weights[range.clone()],
-                by_scores: &mut by_scores[range],
+                grad_weights: &grad_weights[range.clone()],
+                grad_scores: &mut grad_scores[range],
             });
         }
-        let (weights, by_scores) =
-            (Grid::new(weights, rows, columns, columns), Grid::new(by_scores, rows, columns, columns));
+        let (weights, grad_scores) =
+            (Grid::new(weights, rows, columns, columns), Grid::new(grad_scores, rows, columns, columns));
         // SAFETY: rows of the block's tokens, `stride` apart, within the whole; the places are the caller's
         // alone.
         unsafe {
-            let to = |tokens: &Range<usize>, first: usize| by_projected.place(tokens.start * stride + first);
-            multiply_small(weights.turned(), answers, 1.0, to(&block.keys, heads.value(*group)), stride);
-            multiply_small(by_scores.turned(), queries, 1.0, to(&block.keys, heads.key(*group)), stride);
-            multiply_small(by_scores, keys, 0.0, to(&block.queries, head * width), stride);
+            let to = |tokens: &Range<usize>, first: usize| {
+                grad_projected.pointer_at(tokens.start * stride + first)
+            };
+            multiply_small(
+                weights.transposed(),
+                grad_rows,
+                1.0,
+                to(&block.keys, heads.value(*group)),
+                stride,
+            );
+            multiply_small(
+                grad_scores.transposed(),
+                queries,
+                1.0,
+                to(&block.keys, heads.key(*group)),
+                stride,
+            );
+            multiply_small(grad_scores, keys, 0.0, to(&block.queries, head * width), stride);
         }
     }
 }
 
 /// d loss / d scores of one query, the scale included.
-struct ByScores<'a, T> {
+struct GradScores<'a, T> {
     scale: f32,
-    answer: &'a [T],
-    by_answer: &'a [f32],
+    output: &'a [T],
+    grad_output: &'a [f32],
     weights: &'a [f32],
-    by_weights: &'a [f32],
-    by_scores: &'a mut [T],
+    grad_weights: &'a [f32],
+    grad_scores: &'a mut [T],
 }
 
-impl<T: Stored> Loop for ByScores<'_, T> {
+impl<T: Scalar> Loop for GradScores<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let ByScores { scale, answer, by_answer, weights, by_weights, by_scores } = self;
+        let GradScores { scale, output, grad_output, weights, grad_weights, grad_scores } = self;
         let mut sums = [0.0f32; LANES];
-        for (answer, by_answer) in answer.chunks(LANES).zip(by_answer.chunks(LANES)) {
-            for ((answer, by_answer), sum) in answer.iter().zip(by_answer).zip(&mut sums) {
-                *sum += answer.single() * by_answer;
+        for (output, grad_output) in output.chunks(LANES).zip(grad_output.chunks(LANES)) {
+            for ((output, grad_output), sum) in output.iter().zip(grad_output).zip(&mut sums) {
+                *sum += output.as_f32() * grad_output;
             }
         }
         let mean = sums.iter().sum::<f32>();
-        for ((weight, by_weight), by_score) in weights.iter().zip(by_weights).zip(by_scores) {
-            *by_score = T::of(weight * (by_weight - mean) * scale);
+        for ((weight, grad_weight), grad_score) in weights.iter().zip(grad_weights).zip(grad_scores) {
+            *grad_score = T::from_f32(weight * (grad_weight - mean) * scale);
         }
     }
 }
@@ -354,7 +367,7 @@ mod tests {
                 .collect::<Vec<f64>>(),
         )
         .view([tokens, tokens]);
-        let answers: Vec<Tensor> = (0..heads.heads)
+        let outputs: Vec<Tensor> = (0..heads.heads)
             .map(|head| {
                 let group = head * heads.groups / heads.heads;
                 let of = |first: usize| projected.narrow(1, first as i64, width);
@@ -363,7 +376,7 @@ mod tests {
                 scores.softmax(-1, Kind::Double).mm(&of(heads.value(group)))
             })
             .collect();
-        Tensor::cat(&answers, 1)
+        Tensor::cat(&outputs, 1)
     }
 
     fn double(values: &[f32], columns: usize) -> Tensor {
@@ -383,31 +396,31 @@ mod tests {
         // Lengths of one token, of less than a block, of just one, and of several.
         let sequences = [0..1, 1..38, 38..38 + BLOCK, 38 + BLOCK..38 + BLOCK + 150];
         let tokens = sequences[3].end;
-        let stored = |values: Vec<f32>| values.into_iter().map(T::of).collect::<Vec<T>>();
-        let single = |values: &[T]| values.iter().map(|value| value.single()).collect::<Vec<f32>>();
+        let stored = |values: Vec<f32>| values.into_iter().map(T::from_f32).collect::<Vec<T>>();
+        let single = |values: &[T]| values.iter().map(|value| value.as_f32()).collect::<Vec<f32>>();
         let projected = stored(wave(tokens * heads.projected(), 0.3));
-        let by_attended = wave(tokens * heads.heads * heads.width, 0.8);
+        let grad_attended = wave(tokens * heads.heads * heads.width, 0.8);
         let leaf = double(&single(&projected), heads.projected()).set_requires_grad(true);
         let parts: Vec<Tensor> = sequences
             .iter()
             .map(|range| definition(heads, &leaf.narrow(0, range.start as i64, range.len() as i64)))
             .collect();
         let expected = Tensor::cat(&parts, 0);
-        let loss = (&expected * double(&by_attended, heads.heads * heads.width)).sum(None::<Kind>);
-        let by_leaf = Tensor::run_backward(&[loss], &[&leaf], false, false).remove(0);
+        let loss = (&expected * double(&grad_attended, heads.heads * heads.width)).sum(None::<Kind>);
+        let grad_leaf = Tensor::run_backward(&[loss], &[&leaf], false, false).remove(0);
         let mut first: Option<(Vec<f32>, Vec<f32>)> = None;
-        for threads in [1, 3] {
-            let mut attended = stored(vec![7.0; by_attended.len()]);
-            forward(threads, heads, &sequences, &projected, &mut attended);
+        for cpu in [1, 3].map(Cpu::new) {
+            let mut attended = stored(vec![7.0; grad_attended.len()]);
+            forward(cpu, heads, &sequences, &projected, &mut attended);
             assert!(
                 far(&single(&attended), &expected.detach()) < bound,
                 "{}",
                 far(&single(&attended), &expected.detach())
             );
-            let mut by_projected = vec![7.0; projected.len()];
-            backward(threads, heads, &sequences, &projected, &attended, &by_attended, &mut by_projected);
-            assert!(far(&by_projected, &by_leaf) < bound * 8.0, "{}", far(&by_projected, &by_leaf));
-            let both = (single(&attended), by_projected);
+            let mut grad_projected = vec![7.0; projected.len()];
+            backward(cpu, heads, &sequences, &projected, &attended, &grad_attended, &mut grad_projected);
+            assert!(far(&grad_projected, &grad_leaf) < bound * 8.0, "{}", far(&grad_projected, &grad_leaf));
+            let both = (single(&attended), grad_projected);
             assert!(
                 *first.get_or_insert_with(|| both.clone()) == both,
                 "the number of threads changed a number"

@@ -9,17 +9,18 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::by_matrix::ByMatrix;
 use super::decoder::{Context, Decoder, PackedBatch};
 use super::gradient::Gradient;
+use super::lm_head_grad::LmHeadGrad;
 use super::loops::Normalised;
-use super::parameters::{Leaf, Reader};
+use super::parameters::{Block, Leaf};
 use super::{gated, packed_attention};
+use mopd_kernels::Cpu;
 
 /// Numbers of a large matrix whose gradient is made at one time.
 const ROWS: i64 = 1 << 21;
 
-pub struct Trace {
+pub struct SavedActivations {
     /// What [`Decoder::hidden`] answers, without gradient.
     pub hidden: Tensor,
     context: Context,
@@ -31,39 +32,39 @@ pub struct Trace {
 enum Layer {
     Kept(Whole),
     /// What it read.
-    Again(Tensor),
+    Recomputed(Tensor),
 }
 
 /// What one layer kept.
 struct Whole {
     stream: Tensor,
-    attention: Half<packed_attention::Kept>,
+    attention: Tape<packed_attention::SavedForBackward>,
     /// Between the halves.
     middle: Tensor,
-    feed_forward: Half<gated::Kept>,
+    feed_forward: Tape<gated::SavedForBackward>,
 }
 
-/// Half of a layer: in loops of our own, which kept something; or in libtorch's operators.
-enum Half<Kept> {
-    Own(Kept),
+/// Tape of a layer: in loops of our own, which kept something; or in libtorch's operators.
+enum Tape<Saved> {
+    Own(Saved),
     Graph(Graph),
 }
 
-impl<Kept> Half<Kept> {
+impl<Saved> Tape<Saved> {
     /// With its answer. `run` keeps something if it is `own`.
     fn new(
         own: bool,
         input: &Tensor,
-        run: impl FnOnce(&Tensor) -> (Tensor, Option<Kept>),
-    ) -> (Half<Kept>, Tensor) {
+        run: impl FnOnce(&Tensor) -> (Tensor, Option<Saved>),
+    ) -> (Tape<Saved>, Tensor) {
         if own {
             let _guard = no_grad_guard();
             let (answer, kept) = run(input);
-            return (Half::Own(kept.expect("our own loops keep something")), answer);
+            return (Tape::Own(kept.expect("our own loops keep something")), answer);
         }
         let graph = Graph::new(input, |input| run(input).0);
         let answer = graph.output.detach();
-        (Half::Graph(graph), answer)
+        (Tape::Graph(graph), answer)
     }
 }
 
@@ -83,14 +84,14 @@ impl Graph {
 }
 
 /// d loss / d parameters as far as it is known.
-struct Known<'a> {
+struct WrittenGradient<'a> {
     decoder: &'a Decoder,
     gradient: &'a mut Gradient,
     /// By leaf.
     written: Vec<bool>,
 }
 
-impl Known<'_> {
+impl WrittenGradient<'_> {
     fn leaf_of(&self, parameter: &Tensor) -> usize {
         let found =
             self.decoder.leaves.iter().position(|leaf| leaf.tensor.data_ptr() == parameter.data_ptr());
@@ -116,13 +117,13 @@ impl Known<'_> {
 
     /// From d loss / d the graph's output: d loss / d its input, and of the leaves that `of` names and that
     /// have none yet.
-    fn through(&mut self, graph: &Graph, by_output: &Tensor, of: impl Fn(usize) -> bool) -> Tensor {
+    fn through(&mut self, graph: &Graph, grad_output: &Tensor, of: impl Fn(usize) -> bool) -> Tensor {
         let leaves: Vec<usize> =
             (0..self.written.len()).filter(|leaf| of(*leaf) && !self.written[*leaf]).collect();
         let wanted: Vec<&Tensor> =
             leaves.iter().map(|leaf| &self.decoder.leaves[*leaf].tensor).chain([&graph.input]).collect();
         // The bindings start a backward pass from a number: this one has the gradient that is asked for.
-        let number = (&graph.output * by_output).sum(None::<Kind>);
+        let number = (&graph.output * grad_output).sum(None::<Kind>);
         let mut found = Tensor::run_backward(&[number], &wanted, false, false);
         let by_input = found.pop().expect("the input is the last that is asked for");
         for (leaf, gradient) in leaves.into_iter().zip(found) {
@@ -134,7 +135,7 @@ impl Known<'_> {
 
 impl Decoder {
     /// Runs forward; the first `recomputed` layers are run again for the gradient.
-    pub fn trace(&self, batch: &PackedBatch, recomputed: usize) -> Trace {
+    pub fn trace(&self, batch: &PackedBatch, recomputed: usize) -> SavedActivations {
         let context = self.context(batch);
         let mut layers = Vec::with_capacity(self.layers.len());
         let mut stream = {
@@ -144,8 +145,8 @@ impl Decoder {
         for index in 0..self.layers.len() {
             let (layer, answer) = if index < recomputed {
                 let _guard = no_grad_guard();
-                let middle = self.attended(index, &stream, &context).0;
-                (Layer::Again(stream), self.fed_forward(index, &middle).0)
+                let middle = self.attention_block(index, &stream, &context).0;
+                (Layer::Recomputed(stream), self.mlp_block(index, &middle).0)
             } else {
                 let (whole, answer) = self.whole(index, &stream, &context);
                 (Layer::Kept(whole), answer)
@@ -154,66 +155,72 @@ impl Decoder {
             stream = answer;
         }
         let last = Graph::new(&stream, |stream| self.normalise(stream, &self.norm));
-        Trace { hidden: last.output.detach(), context, layers, last }
+        SavedActivations { hidden: last.output.detach(), context, layers, last }
     }
 
     /// One layer with what its gradient needs, and its answer.
     fn whole(&self, index: usize, stream: &Tensor, context: &Context) -> (Whole, Tensor) {
         let run = |stream: &Tensor| {
-            let (answer, read) = self.attended(index, stream, context);
+            let (answer, read) = self.attention_block(index, stream, context);
             (answer, read.kept())
         };
-        let (attention, middle) = Half::new(self.packed_attention(index).is_some(), stream, run);
-        let run = |middle: &Tensor| self.fed_forward(index, middle);
-        let (feed_forward, answer) = Half::new(self.unit(index).is_some(), &middle, run);
+        let (attention, middle) = Tape::new(self.packed_attention(index).is_some(), stream, run);
+        let run = |middle: &Tensor| self.mlp_block(index, middle);
+        let (feed_forward, answer) = Tape::new(self.unit(index).is_some(), &middle, run);
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
-    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `by_hidden` is d
-    /// loss / d hidden; `by_matrix` d loss / d output matrix beside what hidden states say of it, nothing
+    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `grad_hidden` is d
+    /// loss / d hidden; `grad_lm_head` d loss / d LM head beside what hidden states say of it, nothing
     /// where absent.
-    pub fn gradient_of(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<ByMatrix>) -> Gradient {
+    pub fn gradient_of(
+        &self,
+        trace: SavedActivations,
+        grad_hidden: &Tensor,
+        grad_lm_head: Option<LmHeadGrad>,
+    ) -> Gradient {
         let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.device);
-        self.write_gradient(trace, by_hidden, by_matrix, &mut gradient);
+        self.write_gradient(trace, grad_hidden, grad_lm_head, &mut gradient);
         gradient
     }
 
     /// The same written to a vector of as many numbers, or added to a sum.
     pub fn write_gradient(
         &self,
-        trace: Trace,
-        by_hidden: &Tensor,
-        by_matrix: Option<ByMatrix>,
+        trace: SavedActivations,
+        grad_hidden: &Tensor,
+        grad_lm_head: Option<LmHeadGrad>,
         gradient: &mut Gradient,
     ) {
-        let Trace { hidden, context, layers, last } = trace;
+        let SavedActivations { hidden, context, layers, last } = trace;
         drop(hidden);
         let mut gradient =
-            Known { decoder: self, gradient, written: self.leaves.iter().map(|_| false).collect() };
+            WrittenGradient { decoder: self, gradient, written: self.leaves.iter().map(|_| false).collect() };
         let norm = gradient.leaf_of(&self.norm);
-        let mut by_stream = gradient.through(&last, by_hidden, |leaf| leaf == norm);
+        let mut grad_stream = gradient.through(&last, grad_hidden, |leaf| leaf == norm);
         drop(last);
         for (index, layer) in layers.into_iter().enumerate().rev() {
             let Whole { stream, attention, middle, feed_forward } = match layer {
                 Layer::Kept(whole) => whole,
-                Layer::Again(stream) => self.again(index, &stream, &context),
+                Layer::Recomputed(stream) => self.again(index, &stream, &context),
             };
-            by_stream = match feed_forward {
-                Half::Own(kept) => self.through_unit(index, kept, &middle, &by_stream, &mut gradient),
-                Half::Graph(graph) => gradient.through(&graph, &by_stream, |leaf| {
-                    self.leaves[leaf].reader == Reader::FeedForward(index)
+            grad_stream = match feed_forward {
+                Tape::Own(kept) => self.through_unit(index, kept, &middle, &grad_stream, &mut gradient),
+                Tape::Graph(graph) => gradient.through(&graph, &grad_stream, |leaf| {
+                    self.leaves[leaf].reader == Block::FeedForward(index)
                 }),
             };
             drop(middle);
-            by_stream = match attention {
-                Half::Own(kept) => {
-                    self.through_attention(index, kept, &stream, &context, &by_stream, &mut gradient)
+            grad_stream = match attention {
+                Tape::Own(kept) => {
+                    self.through_attention(index, kept, &stream, &context, &grad_stream, &mut gradient)
                 }
-                Half::Graph(graph) => gradient
-                    .through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::Attention(index)),
+                Tape::Graph(graph) => gradient.through(&graph, &grad_stream, |leaf| {
+                    self.leaves[leaf].reader == Block::Attention(index)
+                }),
             };
         }
-        self.read_and_projected(&context.batch.tokens, &by_stream, by_matrix, &mut gradient);
+        self.read_and_projected(&context.batch.tokens, &grad_stream, grad_lm_head, &mut gradient);
         assert!(
             gradient.written.iter().all(|written| *written),
             "every parameter is read by a layer or by the loss"
@@ -228,34 +235,35 @@ impl Decoder {
     fn through_attention(
         &self,
         index: usize,
-        kept: packed_attention::Kept,
+        kept: packed_attention::SavedForBackward,
         stream: &Tensor,
         context: &Context,
-        by_answer: &Tensor,
-        gradient: &mut Known,
+        grad_answer: &Tensor,
+        gradient: &mut WrittenGradient,
     ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let attention = self.packed_attention(index).expect("it kept something");
-        let by = self.normalised(stream, &layer.norm_attention, |before| {
-            attention.backward(kept, &self.places(index, context), before, by_answer)
+        let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
+            attention.backward(kept, &self.places(index, context), before, grad_answer)
         });
         let (query_key, value) = (&layer.query_key, &layer.value);
-        let turned = query_key.weight.size()[0];
-        let parts =
-            |whole: &Tensor| [whole.narrow(0, 0, turned), whole.narrow(0, turned, whole.size()[0] - turned)];
+        let rotated = query_key.weight.size()[0];
+        let parts = |whole: &Tensor| {
+            [whole.narrow(0, 0, rotated), whole.narrow(0, rotated, whole.size()[0] - rotated)]
+        };
         let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
-        let [by_query_key, by_value] = parts(&by.query_key_value.weight);
-        write(&query_key.weight, &by_query_key);
-        write(&value.weight, &by_value);
+        let [grad_query_key, grad_value] = parts(&by.query_key_value.weight);
+        write(&query_key.weight, &grad_query_key);
+        write(&value.weight, &grad_value);
         write(&layer.output.weight, &by.output.weight);
         write(&layer.norm_attention, &by.norm);
         if let (Some(query_key), Some(value), Some(by)) =
             (&query_key.bias, &value.bias, &by.query_key_value.bias)
         {
-            let [by_query_key, by_value] = parts(by);
-            write(query_key, &by_query_key);
-            write(value, &by_value);
+            let [grad_query_key, grad_value] = parts(by);
+            write(query_key, &grad_query_key);
+            write(value, &grad_value);
         }
         if let (Some(output), Some(by)) = (&layer.output.bias, &by.output.bias) {
             write(output, by);
@@ -269,16 +277,17 @@ impl Decoder {
     fn through_unit(
         &self,
         index: usize,
-        kept: gated::Kept,
+        kept: gated::SavedForBackward,
         middle: &Tensor,
-        by_answer: &Tensor,
-        gradient: &mut Known,
+        grad_answer: &Tensor,
+        gradient: &mut WrittenGradient,
     ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
-        let by = self
-            .normalised(middle, &layer.norm_feed_forward, |before| unit.backward(kept, before, by_answer));
+        let by = self.normalised(unit.cpu, middle, &layer.norm_feed_forward, |before| {
+            unit.backward(kept, before, grad_answer)
+        });
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
         let inner = gate.size()[0];
         let parts = [by.gate_up.narrow(0, 0, inner), by.gate_up.narrow(0, inner, inner), by.down, by.norm];
@@ -289,9 +298,16 @@ impl Decoder {
     }
 
     /// The normalisation before half a layer, once more.
-    fn normalised<R>(&self, stream: &Tensor, scale: &Tensor, run: impl FnOnce(&Normalised) -> R) -> R {
+    fn normalised<R>(
+        &self,
+        cpu: Cpu,
+        stream: &Tensor,
+        scale: &Tensor,
+        run: impl FnOnce(&Normalised) -> R,
+    ) -> R {
         let normed = self.normalise(stream, scale);
         run(&Normalised {
+            cpu,
             stream,
             normed: &normed,
             scale: &self.scale(scale),
@@ -299,34 +315,34 @@ impl Decoder {
         })
     }
 
-    /// The embedding is read before the first layer, the output matrix by the loss; one parameter may be
+    /// The embedding is read before the first layer, the LM head by the loss; one parameter may be
     /// both.
     fn read_and_projected(
         &self,
         tokens: &Tensor,
-        by_stream: &Tensor,
-        by_matrix: Option<ByMatrix>,
-        gradient: &mut Known,
+        grad_stream: &Tensor,
+        grad_lm_head: Option<LmHeadGrad>,
+        gradient: &mut WrittenGradient,
     ) {
         let _guard = no_grad_guard();
-        let wide = if by_stream.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        let by_tokens = by_stream.to_kind(wide) * self.embedding_scale();
-        let nothing = ByMatrix::zero(&self.matrix);
-        let by_matrix = by_matrix.as_ref().unwrap_or(&nothing);
+        let wide = if grad_stream.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let grad_tokens = grad_stream.to_kind(wide) * self.embedding_scale();
+        let nothing = LmHeadGrad::zero(&self.lm_head);
+        let grad_lm_head = grad_lm_head.as_ref().unwrap_or(&nothing);
         // d loss / d embedding, added to rows of it.
         let read = |range: Range<i64>, mut rows: Tensor| {
             let here = tokens.ge(range.start).logical_and(&tokens.lt(range.end)).nonzero().squeeze_dim(1);
             rows.index_add_(
                 0,
                 &(tokens.index_select(0, &here) - range.start),
-                &by_tokens.index_select(0, &here),
+                &grad_tokens.index_select(0, &here),
             )
         };
-        let (embedding, matrix) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.matrix));
+        let (embedding, matrix) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.lm_head));
         if embedding == matrix {
-            return gradient.write_rows(matrix, |range| read(range.clone(), by_matrix.rows(range)));
+            return gradient.write_rows(matrix, |range| read(range.clone(), grad_lm_head.rows(range)));
         }
-        gradient.write_rows(matrix, |range| by_matrix.rows(range));
+        gradient.write_rows(matrix, |range| grad_lm_head.rows(range));
         gradient.write_rows(embedding, |range| read(range.clone(), nothing.rows(range)));
     }
 }

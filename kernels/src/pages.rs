@@ -4,11 +4,13 @@
 //! exist, not those that may come. Samples of one prompt share its pages; whoever writes behind it has a page
 //! of its own first.
 
-use tch::Kind;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Config;
-use mopd_kernels::attend::{Cached, PAGE};
-use mopd_kernels::lines::Lines;
+use crate::lines::Lines;
+use crate::paged_attention::Cached;
+pub use crate::paged_attention::PAGE;
 
 /// How keys and values lie in a page: `[layers, 2, key-value heads, PAGE, head width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +22,9 @@ pub struct PageLayout {
 }
 
 impl PageLayout {
-    pub fn new(config: &Config, kind: Kind) -> PageLayout {
-        let element = kind.elt_size_in_bytes();
-        PageLayout {
-            layers: config.layers,
-            groups: config.key_value_heads,
-            width: config.head_width,
-            element,
-        }
+    /// `width` is that of a head, `element` the bytes of a number.
+    pub fn new(layers: usize, groups: usize, width: usize, element: usize) -> PageLayout {
+        PageLayout { layers, groups, width, element }
     }
 
     pub fn bytes(&self) -> usize {
@@ -47,8 +44,10 @@ pub fn pages_of(tokens: usize) -> usize {
 }
 
 /// The tokens of a row that have keys and values. Made and ended by its [`Pages`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sequence {
+    /// Which [`Pages`] it is of.
+    owner: u64,
     pages: Vec<usize>,
     length: usize,
 }
@@ -66,6 +65,7 @@ impl Sequence {
 
 /// All pages of a generation. Those that are free are used again before new ones are made.
 pub struct Pages {
+    id: u64,
     layout: PageLayout,
     pages: Vec<Lines<f32>>,
     /// How many sequences have each.
@@ -75,7 +75,9 @@ pub struct Pages {
 
 impl Pages {
     pub fn new(layout: PageLayout) -> Pages {
-        Pages { layout, pages: Vec::new(), users: Vec::new(), free: Vec::new() }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let id = MADE.fetch_add(1, Ordering::Relaxed);
+        Pages { id, layout, pages: Vec::new(), users: Vec::new(), free: Vec::new() }
     }
 
     pub fn layout(&self) -> PageLayout {
@@ -113,13 +115,13 @@ impl Pages {
 
     /// With room for so many tokens, to be written by [`Pages::write`].
     pub fn sequence(&mut self, length: usize) -> Sequence {
-        Sequence { pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
+        Sequence { owner: self.id, pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
     }
 
     /// One more that goes on from the same tokens.
     pub fn share(&mut self, sequence: &Sequence) -> Sequence {
         sequence.pages.iter().for_each(|&page| self.users[page] += 1);
-        Sequence { pages: sequence.pages.clone(), length: sequence.length }
+        Sequence { owner: self.id, pages: sequence.pages.clone(), length: sequence.length }
     }
 
     pub fn end(&mut self, sequence: Sequence) {
@@ -162,8 +164,21 @@ impl Pages {
     }
 
     /// Where the pages of a sequence begin, in their order, added to `starts`.
-    pub fn starts(&mut self, sequence: &Sequence, starts: &mut Vec<*mut u8>) {
+    fn starts(&mut self, sequence: &Sequence, starts: &mut Vec<*mut u8>) {
+        assert_eq!(sequence.owner, self.id, "a sequence of other pages");
         starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
+    }
+
+    /// What a step reads of the rows, and writes to their pages: the places of their last tokens.
+    pub(crate) fn rows(&mut self, sequences: &[&mut Sequence]) -> RowPages<'_> {
+        let (mut starts, mut rows) = (Vec::new(), Vec::with_capacity(sequences.len()));
+        for sequence in sequences {
+            let (first, last) = (starts.len(), sequence.length.checked_sub(1).expect("a row has a token"));
+            self.starts(sequence, &mut starts);
+            assert_eq!(self.users[sequence.pages[last / PAGE]], 1, "a row writes to a page of its own");
+            rows.push((first..starts.len(), last));
+        }
+        RowPages { starts, rows, layout: self.layout, _pages: PhantomData }
     }
 
     /// Keys and values of a layer for all tokens of a sequence, `[tokens, groups, head width]` each.
@@ -191,13 +206,25 @@ impl Pages {
     }
 }
 
+/// The pages of some rows, and where each writes.
+pub(crate) struct RowPages<'a> {
+    /// Where the pages of all rows begin.
+    pub starts: Vec<*mut u8>,
+    /// What each row has of them, and the place of its new token, in a page that no other row has.
+    pub rows: Vec<(Range<usize>, usize)>,
+    pub layout: PageLayout,
+    _pages: PhantomData<&'a mut Pages>,
+}
+
+// SAFETY: workers write to the places of different rows, or of different heads, and nobody else reads there.
+unsafe impl Sync for RowPages<'_> {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::tests::tiny;
 
     fn pages() -> Pages {
-        Pages::new(PageLayout::new(&tiny(), Kind::Float))
+        Pages::new(PageLayout::new(2, 2, 4, size_of::<f32>()))
     }
 
     #[test]

@@ -24,8 +24,6 @@ const MEMORY: isize = 256 << 20;
 const STACK: usize = 64 << 20;
 /// Of these, what is left to the allocator.
 const RESERVE: usize = 512 << 10;
-/// No template of a published model takes a thousandth of it.
-const TIME: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 20 });
 /// How often whoever waits looks whether the thread was stopped.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -34,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub enum Exceeded {
     Memory,
     Depth,
-    Time,
+    /// More than so many seconds.
+    Time(u64),
     /// The engine itself failed, in these words.
     Panic(String),
 }
@@ -44,7 +43,7 @@ impl fmt::Display for Exceeded {
         match self {
             Exceeded::Memory => write!(f, "takes more than {} MiB of memory", MEMORY >> 20),
             Exceeded::Depth => write!(f, "nests deeper than {} MiB of stack hold", STACK >> 20),
-            Exceeded::Time => write!(f, "takes longer than {} s", TIME.as_secs()),
+            Exceeded::Time(seconds) => write!(f, "takes longer than {seconds} s"),
             Exceeded::Panic(words) => write!(f, "makes the template engine fail: {words}"),
         }
     }
@@ -73,9 +72,12 @@ struct Companion {
     state: &'static AtomicU8,
 }
 
-/// Does something within the bounds. What it is done with must not be borrowed: a thread that was stopped has
+/// Does something within the bounds, and in so much `time`. What it is done with must not be borrowed: a thread that was stopped has
 /// it for ever.
-pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
+pub fn run<T: Send + 'static>(
+    time: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Exceeded> {
     let failed = |words: &dyn fmt::Display| Exceeded::Panic(words.to_string());
     let companion = match COMPANION.take() {
         Some(companion) => companion,
@@ -103,10 +105,10 @@ pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Resu
             Err(RecvTimeoutError::Timeout) => match state.load(Ordering::SeqCst) {
                 STOPPED_FOR_MEMORY => return Err(Exceeded::Memory),
                 STOPPED_FOR_DEPTH => return Err(Exceeded::Depth),
-                _ if began.elapsed() > TIME => {
+                _ if began.elapsed() > time => {
                     // If it is stopped by itself at this moment, it stays stopped.
                     let _ = state.compare_exchange(RUNS, TO_BE_STOPPED, Ordering::SeqCst, Ordering::SeqCst);
-                    return Err(Exceeded::Time);
+                    return Err(Exceeded::Time(time.as_secs()));
                 }
                 _ => {}
             },
@@ -132,8 +134,12 @@ fn start() -> std::io::Result<Companion> {
     Ok(Companion { jobs, state })
 }
 
+/// Of every program that has this crate.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 /// The system's allocator, which counts for threads that are bounded.
-pub struct Counting;
+struct Counting;
 
 // SAFETY: everything is the system's allocator's.
 unsafe impl GlobalAlloc for Counting {
@@ -321,6 +327,8 @@ mod fault {
 mod tests {
     use super::*;
 
+    const TIME: Duration = Duration::from_secs(20);
+
     #[inline(never)]
     fn deep(level: u64) -> u64 {
         let numbers = std::hint::black_box([level; 16]);
@@ -336,21 +344,24 @@ mod tests {
     /// Each ends with an error, and what comes after works.
     #[test]
     fn too_much_is_stopped_and_the_process_goes_on() {
-        assert_eq!(run(|| 6 * 7), Ok(42));
-        assert_eq!(run(|| vec![1u8; 10 << 30].len()), Err(Exceeded::Memory));
-        assert_eq!(run(|| deep(0)), Err(Exceeded::Depth));
-        assert_eq!(run(|| deep_with_memory(0)), Err(Exceeded::Depth));
+        assert_eq!(run(TIME, || 6 * 7), Ok(42));
+        assert_eq!(run(TIME, || vec![1u8; 10 << 30].len()), Err(Exceeded::Memory));
+        assert_eq!(run(TIME, || deep(0)), Err(Exceeded::Depth));
+        assert_eq!(run(TIME, || deep_with_memory(0)), Err(Exceeded::Depth));
         let growing = || {
             let mut kept = Vec::new();
             loop {
                 kept.push(vec![0u8; 1000]);
             }
         };
-        assert_eq!(run::<()>(growing), Err(Exceeded::Memory));
+        assert_eq!(run::<()>(TIME, growing), Err(Exceeded::Memory));
         let taken_and_freed = || (0..10_000).map(|_| vec![0u8; 1 << 20].len()).sum::<usize>();
-        assert_eq!(run(taken_and_freed), Ok(10_000 << 20), "what was given back does not count");
-        assert_eq!(run(|| -> u8 { panic!("on purpose") }), Err(Exceeded::Panic("on purpose".to_owned())));
-        assert_eq!(run(|| 6 * 7), Ok(42));
+        assert_eq!(run(TIME, taken_and_freed), Ok(10_000 << 20), "what was given back does not count");
+        assert_eq!(
+            run(TIME, || -> u8 { panic!("on purpose") }),
+            Err(Exceeded::Panic("on purpose".to_owned()))
+        );
+        assert_eq!(run(TIME, || 6 * 7), Ok(42));
         // Other threads use the allocator as before, also for more.
         assert_eq!(std::thread::spawn(|| vec![0u8; 300 << 20].len()).join().unwrap(), 300 << 20);
     }

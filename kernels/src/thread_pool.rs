@@ -3,13 +3,67 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Threads that libtorch's operators have, and a crew may have.
-pub fn threads() -> usize {
-    tch::get_num_threads() as usize
+/// Leave to run loops on this machine's processor, on so many threads. The runtime makes one where it knows that
+/// its tensors are on the CPU, in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    threads: usize,
+}
+
+impl Cpu {
+    pub const fn new(threads: usize) -> Cpu {
+        Cpu { threads: if threads == 0 { 1 } else { threads } }
+    }
+
+    pub fn threads(self) -> usize {
+        self.threads
+    }
+
+    /// The same on other than so many threads.
+    pub fn with_threads(self, threads: usize) -> Cpu {
+        Cpu::new(threads)
+    }
+
+    /// Runs `work` on every thread, the calling one among them.
+    ///
+    /// # Panics
+    /// If one of them does: the others leave at their next [`Worker::barrier`].
+    pub fn parallel(self, work: impl Fn(Worker) + Sync) {
+        parallel(self.threads, work);
+    }
+
+    /// Fills a buffer in parts of whole `unit`s, a part for each thread. `fill` is told where its part begins.
+    pub fn fill<T: Send>(self, into: &mut [T], unit: usize, fill: impl Fn(usize, &mut [T]) + Sync) {
+        let (length, parts) = (into.len(), DisjointSlices::new(into));
+        self.parallel(|worker| {
+            let range = worker.range(length, unit);
+            // SAFETY: workers have ranges of their own.
+            fill(range.start, unsafe { parts.slice_mut(range) });
+        });
+    }
+
+    /// Does something with every item, on some thread. Each thread has a scratch of its own.
+    pub fn for_each<T: Send, S: Send>(
+        self,
+        items: &mut [T],
+        scratch: &mut [S],
+        work: impl Fn(usize, &mut T, &mut S) + Sync,
+    ) {
+        assert!(scratch.len() >= self.threads, "every thread has a scratch");
+        let (count, items, scratch) = (items.len(), DisjointSlices::new(items), DisjointSlices::new(scratch));
+        self.parallel(|worker| {
+            // SAFETY: workers have a scratch, and items, of their own.
+            let scratch = unsafe { &mut scratch.slice_mut(worker.index..worker.index + 1)[0] };
+            for index in worker.range(count, 1) {
+                // SAFETY: as above.
+                work(index, unsafe { &mut items.slice_mut(index..index + 1)[0] }, scratch);
+            }
+        });
+    }
 }
 
 /// One of the threads.
-pub struct Member<'a> {
+pub struct Worker<'a> {
     pub index: usize,
     pub count: usize,
     shared: &'a Shared,
@@ -19,81 +73,41 @@ struct Shared {
     count: usize,
     arrived: AtomicUsize,
     phase: AtomicUsize,
-    /// Pieces that were taken in this phase beside each member's first; see [`Member::pieces`].
+    /// Chunks that were taken in this phase beside each worker's first; see [`Worker::chunks`].
     taken: AtomicUsize,
     broken: AtomicBool,
 }
 
-/// Runs `work` on `count` threads, the calling one among them.
-///
-/// # Panics
-/// If one of them does: the others leave at their next [`Member::wait`].
-pub fn together(count: usize, work: impl Fn(Member) + Sync) {
-    let count = count.max(1);
+fn parallel(count: usize, work: impl Fn(Worker) + Sync) {
     let zero = || AtomicUsize::new(0);
     let shared =
         Shared { count, arrived: zero(), phase: zero(), taken: zero(), broken: AtomicBool::new(false) };
-    let member = |index| work(Member { index, count, shared: &shared });
+    let worker = |index| work(Worker { index, count, shared: &shared });
     if count == 1 {
-        return member(0);
+        return worker(0);
     }
-    if pool::together(count, &member) {
+    if openmp::parallel(count, &worker) {
         return;
     }
     std::thread::scope(|scope| {
-        let member = &member;
+        let worker = &worker;
         for index in 1..count {
-            scope.spawn(move || member(index));
+            scope.spawn(move || worker(index));
         }
-        member(0);
+        worker(0);
     });
 }
 
 /// The threads of libtorch's own operators. Between two of these they look for work for a while and keep
 /// their cores: threads beside them would wait for that.
-mod pool {
+mod openmp {
     use std::any::Any;
-    use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+    use std::ffi::{c_uint, c_void};
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Mutex, OnceLock};
 
-    unsafe extern "C" {
-        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
-    }
-
-    /// Of the OpenMP library that libtorch brings along.
-    struct OpenMp {
-        /// Runs a function on so many threads, the calling one among them.
-        parallel: unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint),
-        thread: unsafe extern "C" fn() -> c_int,
-        threads: unsafe extern "C" fn() -> c_int,
-    }
-
-    fn open_mp() -> Option<&'static OpenMp> {
-        static FOUND: OnceLock<Option<OpenMp>> = OnceLock::new();
-        let find = |name: &CStr| {
-            // SAFETY: the name is a C string; a null handle asks for what is loaded already.
-            let address = unsafe { dlsym(std::ptr::null_mut(), name.as_ptr()) };
-            (!address.is_null()).then_some(address)
-        };
-        let found = FOUND.get_or_init(|| {
-            let [parallel, thread, threads] =
-                [find(c"GOMP_parallel")?, find(c"omp_get_thread_num")?, find(c"omp_get_num_threads")?];
-            // SAFETY: functions of these names have these signatures, in every OpenMP library that has them.
-            unsafe {
-                Some(OpenMp {
-                    parallel: std::mem::transmute::<
-                        *mut c_void,
-                        unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint),
-                    >(parallel),
-                    thread: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(thread),
-                    threads: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(threads),
-                })
-            }
-        });
-        found.as_ref()
-    }
+    use crate::symbols::{OpenMp, open_mp};
 
     struct Job<'a> {
         open_mp: &'a OpenMp,
@@ -105,7 +119,7 @@ mod pool {
     }
 
     extern "C" fn run(job: *mut c_void) {
-        // SAFETY: `together` waits for all threads with the job on its stack.
+        // SAFETY: `parallel` waits for all threads with the job on its stack.
         let job = unsafe { &*job.cast::<Job>().cast_const() };
         // SAFETY: these functions only tell.
         let (thread, threads) = unsafe { ((job.open_mp.thread)(), (job.open_mp.threads)()) };
@@ -120,7 +134,7 @@ mod pool {
     }
 
     /// Whether there were that many threads, and have done the work.
-    pub fn together(count: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
+    pub fn parallel(count: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
         let Some(open_mp) = open_mp() else { return false };
         let job = Job { open_mp, count, work, refused: AtomicBool::new(false), panic: Mutex::new(None) };
         // SAFETY: the function and its argument live until all threads are back, which is when this returns.
@@ -132,9 +146,9 @@ mod pool {
     }
 }
 
-impl Member<'_> {
-    /// Goes on when every member has come here: what they wrote before can be read after.
-    pub fn wait(&self) {
+impl Worker<'_> {
+    /// Goes on when every worker has come here: what they wrote before can be read after.
+    pub fn barrier(&self) {
         let Shared { count, arrived, phase, taken, broken } = self.shared;
         if *count == 1 {
             taken.store(0, Ordering::Relaxed);
@@ -149,7 +163,7 @@ impl Member<'_> {
         }
         let mut turns = 0u32;
         while phase.load(Ordering::Acquire) == before {
-            assert!(!broken.load(Ordering::Relaxed), "another thread of the crew failed");
+            assert!(!broken.load(Ordering::Relaxed), "another thread of the pool failed");
             // A phase lasts microseconds: sleeping would take longer than it. Where there are more threads
             // than cores, the one that is waited for needs this one's core.
             turns += 1;
@@ -161,11 +175,11 @@ impl Member<'_> {
         }
     }
 
-    /// `0..items` in pieces of `unit`, each for the member that comes for it first: where one is slowed down,
+    /// `0..items` in chunks of `unit`, each for the worker that comes for it first: where one is slowed down,
     /// by memory or by another program, the others need not wait for its part. Each with the one that the
-    /// member does next. A member's first piece is always that of its own index. Once between two
-    /// [`Member::wait`]s, and with the same numbers by all members.
-    pub fn pieces(
+    /// worker does next. A worker's first piece is always that of its own index. Once between two
+    /// [`Worker::barrier`]s, and with the same numbers by all workers.
+    pub fn chunks(
         &self,
         items: usize,
         unit: usize,
@@ -180,15 +194,15 @@ impl Member<'_> {
         })
     }
 
-    /// This member's part of `0..items`, in pieces of `unit`.
-    pub fn part(&self, items: usize, unit: usize) -> Range<usize> {
+    /// This worker's part of `0..items`, in pieces of `unit`.
+    pub fn range(&self, items: usize, unit: usize) -> Range<usize> {
         let units = items.div_ceil(unit);
         let bound = |index: usize| (units * index / self.count * unit).min(items);
         bound(self.index)..bound(self.index + 1)
     }
 }
 
-impl Drop for Member<'_> {
+impl Drop for Worker<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.broken.store(true, Ordering::Relaxed);
@@ -196,33 +210,37 @@ impl Drop for Member<'_> {
     }
 }
 
-/// A buffer that members of a crew write different parts of between two [`Member::wait`]s.
-pub struct Parts<'a, T> {
+/// A buffer that workers write different parts of between two [`Worker::barrier`]s.
+pub struct DisjointSlices<'a, T> {
     start: *mut T,
     length: usize,
     _borrowed: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a slice whose parts are handed out under the condition that [`Parts::part`] states.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
+// SAFETY: it is a slice whose parts are handed out under the condition that [`DisjointSlices::slice_mut`] states.
+unsafe impl<T: Send> Sync for DisjointSlices<'_, T> {}
 
-impl<'a, T> Parts<'a, T> {
-    pub fn new(buffer: &'a mut [T]) -> Parts<'a, T> {
-        Parts { start: buffer.as_mut_ptr(), length: buffer.len(), _borrowed: std::marker::PhantomData }
+impl<'a, T> DisjointSlices<'a, T> {
+    pub fn new(buffer: &'a mut [T]) -> DisjointSlices<'a, T> {
+        DisjointSlices {
+            start: buffer.as_mut_ptr(),
+            length: buffer.len(),
+            _borrowed: std::marker::PhantomData,
+        }
     }
 
     /// # Safety
-    /// Between two waits, no element is in parts of two members unless all of them only read it.
+    /// Between two waits, no element is in parts of two workers unless all of them only read it.
     #[allow(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
-    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+    pub unsafe fn slice_mut(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.length);
         // SAFETY: in bounds, and exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
-    /// From where on a member writes, for what is no range: a part of every row of a matrix. What is written
+    /// From where on a worker writes, for what is no range: a part of every row of a matrix. What is written
     /// there, it alone may read or write until the next wait, and within the buffer.
-    pub fn place(&self, index: usize) -> *mut T {
+    pub fn pointer_at(&self, index: usize) -> *mut T {
         assert!(index < self.length);
         // SAFETY: in bounds.
         unsafe { self.start.add(index) }
@@ -230,7 +248,7 @@ impl<'a, T> Parts<'a, T> {
 
     /// # Safety
     /// Until the next wait nobody writes.
-    pub unsafe fn all(&self) -> &[T] {
+    pub unsafe fn as_slice(&self) -> &[T] {
         // SAFETY: in bounds, and shared by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
@@ -244,23 +262,23 @@ mod tests {
     fn phases_see_what_the_phase_before_wrote() {
         for count in [1, 2, 5] {
             let (mut first, mut second) = (vec![0u64; 37], vec![0u64; 37]);
-            let (a, b) = (Parts::new(&mut first), Parts::new(&mut second));
-            together(count, |member| {
+            let (a, b) = (DisjointSlices::new(&mut first), DisjointSlices::new(&mut second));
+            parallel(count, |worker| {
                 for round in 0..50u64 {
-                    let part = member.part(37, 4);
+                    let part = worker.range(37, 4);
                     // SAFETY: parts are apart; a wait stands between writing and reading.
-                    for (offset, value) in unsafe { a.part(part.clone()) }.iter_mut().enumerate() {
+                    for (offset, value) in unsafe { a.slice_mut(part.clone()) }.iter_mut().enumerate() {
                         *value = round + (part.start + offset) as u64;
                     }
-                    member.wait();
+                    worker.barrier();
                     // SAFETY: nobody writes `a` before the next wait.
-                    let sum = unsafe { a.all() }.iter().sum::<u64>();
+                    let sum = unsafe { a.as_slice() }.iter().sum::<u64>();
                     // SAFETY: parts are apart.
-                    unsafe { b.part(part) }.fill(sum);
-                    member.wait();
+                    unsafe { b.slice_mut(part) }.fill(sum);
+                    worker.barrier();
                     // SAFETY: nobody writes `b` before the next wait.
-                    assert!(unsafe { b.all() }.iter().all(|&value| value == 37 * round + 36 * 37 / 2));
-                    member.wait();
+                    assert!(unsafe { b.as_slice() }.iter().all(|&value| value == 37 * round + 36 * 37 / 2));
+                    worker.barrier();
                 }
             });
         }
@@ -270,10 +288,10 @@ mod tests {
     fn every_piece_is_taken_once_in_every_phase() {
         for count in [1, 3] {
             let taken: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
-            together(count, |member| {
+            parallel(count, |worker| {
                 for _ in 0..20 {
-                    let mut announced = Some(member.index * 7..member.index * 7 + 7);
-                    for (piece, next) in member.pieces(50, 7) {
+                    let mut announced = Some(worker.index * 7..worker.index * 7 + 7);
+                    for (piece, next) in worker.chunks(50, 7) {
                         assert_eq!(Some(&piece), announced.as_ref());
                         announced = next;
                         for item in piece {
@@ -281,7 +299,7 @@ mod tests {
                         }
                     }
                     assert_eq!(announced, None);
-                    member.wait();
+                    worker.barrier();
                 }
             });
             assert!(taken.iter().all(|taken| taken.load(Ordering::Relaxed) == 20));
@@ -291,9 +309,9 @@ mod tests {
     #[test]
     fn a_failure_ends_all() {
         let failed = std::panic::catch_unwind(|| {
-            together(3, |member| {
-                assert!(member.index != 1, "on purpose");
-                member.wait();
+            parallel(3, |worker| {
+                assert!(worker.index != 1, "on purpose");
+                worker.barrier();
             });
         });
         assert!(failed.is_err());

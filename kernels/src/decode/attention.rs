@@ -1,0 +1,116 @@
+//! A step's attention: projections, positions, and what each head sees of the pages.
+
+use super::pass::Pass;
+use super::{Layer, PIECE, Tables};
+use crate::gemv::{Prefetch, Rows, Target, multiply};
+use crate::paged_attention::{Cached, Scores, Widen, attend};
+use crate::thread_pool::Worker;
+use crate::{round_to_bf16, with_cpu_features};
+
+impl Pass<'_> {
+    /// Queries, keys and values, as one row of outputs. `then` is what the worker reads after its last piece,
+    /// here and below.
+    pub fn project(&self, worker: &Worker, layer: &Layer, normed: Rows, then: Option<Prefetch>) {
+        let parts = [&layer.query, &layer.key, &layer.value];
+        let stride: usize = parts.iter().map(|part| part.outputs).sum();
+        for (mine, next) in worker.chunks(stride, PIECE) {
+            let next = next.and_then(|next| {
+                let mut at = next.start;
+                parts.iter().find_map(|part| {
+                    part.prefetch(at).or_else(|| {
+                        at -= part.outputs;
+                        None
+                    })
+                })
+            });
+            let mut first = 0;
+            for part in parts {
+                let within = |place: usize| place.clamp(first, first + part.outputs) - first;
+                let target = Target { buffer: &self.projected, first, stride, add: false };
+                // SAFETY: workers have outputs of their own.
+                unsafe {
+                    multiply(
+                        normed,
+                        part.weight.matrix(),
+                        part.bias.as_deref(),
+                        within(mine.start)..within(mine.end),
+                        next.or(then),
+                        &target,
+                    )
+                };
+                first += part.outputs;
+            }
+        }
+    }
+
+    /// A row and a key-value head belong to one worker, which writes their keys and values and reads them.
+    pub fn attention<T: Widen>(&self, worker: &Worker, index: usize, layer: &Layer) {
+        let shape = &self.decoder.shape;
+        let width = shape.head_width;
+        let shared_by = shape.heads / shape.key_value_heads;
+        let stride = (shape.heads + 2 * shape.key_value_heads) * width;
+        let scores = Scores { scale: shape.attention_scale, softcap: shape.attention_softcap };
+        // SAFETY: between these waits projected rows are only read.
+        let projected = unsafe { self.projected.as_slice() };
+        let (mut rotated, mut scratch) = (vec![0.0; shared_by * width], Vec::new());
+        for item in worker.range(self.rows * shape.key_value_heads, 1) {
+            let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
+            let own = &projected[row * stride..][..stride];
+            let (pages, position) = self.pages.rows[row].clone();
+            let first = (position + 1).saturating_sub(layer.window);
+            let mut cached =
+                Cached::<T>::new(&self.pages.starts[pages], self.pages.layout.places(index, group), width);
+            // SAFETY: the pages are of this layout, no other row has the one that is written to, and no other
+            // worker the head.
+            let [own_key, own_value] = unsafe { cached.slots(position) };
+            let key = &own[(shape.heads + group) * width..][..width];
+            let value = &own[(shape.heads + shape.key_value_heads + group) * width..][..width];
+            self.apply_rope(key, layer.key_norm.as_deref(), layer.tables, position, &mut rotated[..width]);
+            with_cpu_features(|| {
+                own_key.iter_mut().zip(&rotated[..width]).for_each(|(to, from)| *to = T::from_f32(*from));
+                own_value.iter_mut().zip(value).for_each(|(to, from)| *to = T::from_f32(*from));
+            });
+            let queries = own[group * shared_by * width..].chunks_exact(width);
+            for (query, rotated) in queries.zip(rotated.chunks_exact_mut(width)) {
+                self.apply_rope(query, layer.query_norm.as_deref(), layer.tables, position, rotated);
+            }
+            let place = (row * shape.heads + group * shared_by) * width;
+            let range = place..place + shared_by * width;
+            // SAFETY: no other worker has this row and group.
+            let attended = unsafe { self.attended.slice_mut(range.clone()) };
+            // SAFETY: as above; what came before is written to by nobody.
+            unsafe { attend(&rotated, cached, first..position + 1, scores, &mut scratch, attended) };
+            if self.is_bf16 {
+                // SAFETY: as above.
+                let rounded = unsafe { self.attended_bf16.slice_mut(range) };
+                round_to_bf16(attended, rounded);
+            }
+        }
+    }
+
+    /// A query or key, normalised where the model does that, and rotated to its position.
+    fn apply_rope(
+        &self,
+        head: &[f32],
+        norm: Option<&[f32]>,
+        tables: Option<usize>,
+        position: usize,
+        rotated: &mut [f32],
+    ) {
+        rotated.copy_from_slice(head);
+        if let Some(scale) = norm {
+            let factor = self.norm_factor(head);
+            rotated.iter_mut().zip(scale).for_each(|(value, scale)| *value *= factor * scale);
+        }
+        let Some(tables) = tables else { return };
+        let (width, half) = (head.len(), head.len() / 2);
+        let Tables { cosine, sine } = &self.decoder.weights.tables[tables];
+        let (cosine, sine) = (&cosine[position * width..][..width], &sine[position * width..][..width]);
+        for low in 0..half {
+            let high = low + half;
+            let (a, b) = (rotated[low], rotated[high]);
+            rotated[low] = a * cosine[low] + b * sine[low];
+            rotated[high] = b * cosine[high] + a * sine[high];
+        }
+    }
+}

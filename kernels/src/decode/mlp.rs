@@ -1,0 +1,160 @@
+//! A step's feed-forward block: a gated unit, or experts.
+
+use std::ops::Range;
+
+use super::pass::{Normed, Pass};
+use super::{Gated, Linear, PIECE};
+use crate::functions::{Activation, exp, gelu};
+use crate::gemv::{Prefetch, Rows, Target, multiply};
+use crate::thread_pool::{DisjointSlices, Worker};
+use crate::{round_to_bf16, with_cpu_features};
+
+impl Pass<'_> {
+    pub fn mlp(
+        &self,
+        worker: &Worker,
+        gated: &Gated,
+        normed: &Normed,
+        after: Option<&[f32]>,
+        then: Option<Prefetch>,
+    ) {
+        let hidden = gated.gate.outputs;
+        let x = normed.rows(self.decoder.shape.width);
+        for (outputs, next) in worker.chunks(hidden, PIECE) {
+            let next = next
+                .map_or_else(|| gated.down.first_of(worker, PIECE), |next| gated.gate.prefetch(next.start));
+            self.gate(outputs, gated, x, 0..self.rows, self.inner, next);
+        }
+        worker.barrier();
+        // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are
+        // `hidden` wide.
+        let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
+        if self.inner == hidden && f32.len() == self.rows * hidden {
+            return self.residual(worker, &gated.down, Rows { inputs: hidden, f32, bf16 }, after, then);
+        }
+        let compact = Normed {
+            f32: f32.chunks(self.inner).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
+            bf16: bf16
+                .chunks(self.inner.max(1))
+                .take(self.rows)
+                .flat_map(|row| &row[..hidden])
+                .copied()
+                .collect(),
+        };
+        self.residual(worker, &gated.down, compact.rows(hidden), after, then);
+    }
+
+    /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride`
+    /// apart.
+    fn gate(
+        &self,
+        part: Range<usize>,
+        gated: &Gated,
+        x: Rows,
+        to: Range<usize>,
+        stride: usize,
+        then: Option<Prefetch>,
+    ) {
+        let up = gated.up.prefetch(part.start);
+        for (linear, buffer, next) in [(&gated.gate, &self.gate, up), (&gated.up, &self.up, then)] {
+            let target = Target { buffer, first: to.start * stride, stride, add: false };
+            // SAFETY: workers have outputs of their own.
+            unsafe {
+                multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), next, &target)
+            };
+        }
+        for place in to {
+            let range = place * stride + part.start..place * stride + part.end;
+            // SAFETY: as above.
+            let (gate, up) =
+                unsafe { (self.gate.slice_mut(range.clone()), self.up.slice_mut(range.clone())) };
+            match self.decoder.shape.activation {
+                Activation::Silu => with_cpu_features(|| {
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + exp(-*gate)) * *up);
+                }),
+                Activation::Gelu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = gelu(*gate) * *up),
+            }
+            if self.is_bf16 {
+                // SAFETY: as above.
+                let rounded = unsafe { self.gate_bf16.slice_mut(range) };
+                round_to_bf16(gate, rounded);
+            }
+        }
+    }
+
+    /// The experts of every row and their weights, each worker for itself.
+    pub fn route(
+        &self,
+        router: &Linear,
+        x: Rows,
+        per_token: usize,
+        normalised: bool,
+    ) -> Vec<Vec<(usize, f32)>> {
+        let count = router.outputs;
+        let mut scores = vec![0.0; self.rows * count];
+        let buffer = DisjointSlices::new(&mut scores);
+        let target = Target { buffer: &buffer, first: 0, stride: count, add: false };
+        // SAFETY: the buffer is this worker's own.
+        unsafe { multiply(x, router.weight.matrix(), router.bias.as_deref(), 0..count, None, &target) };
+        let choose = |scores: &[f32]| {
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f32 = scores.iter().map(|score| (score - largest).exp()).sum();
+            let mut order: Vec<usize> = (0..count).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            let mut chosen: Vec<(usize, f32)> = order[..per_token]
+                .iter()
+                .map(|&expert| (expert, (scores[expert] - largest).exp() / total))
+                .collect();
+            if normalised {
+                let sum: f32 = chosen.iter().map(|(_, weight)| weight).sum();
+                chosen.iter_mut().for_each(|(_, weight)| *weight /= sum);
+            }
+            chosen
+        };
+        scores.chunks(count).map(choose).collect()
+    }
+
+    pub fn experts(&self, worker: &Worker, experts: &[Gated], chosen: &[Vec<(usize, f32)>], normed: &Normed) {
+        let width = self.decoder.shape.width;
+        let slots = chosen.first().map_or(0, Vec::len);
+        let row_of = |row: usize| Rows {
+            inputs: width,
+            f32: &normed.f32[row * width..][..width],
+            bf16: normed.bf16.get(row * width..(row + 1) * width).unwrap_or(&[]),
+        };
+        for (row, chosen) in chosen.iter().enumerate() {
+            for (slot, (expert, _)) in chosen.iter().enumerate() {
+                let place = row * slots + slot;
+                self.gate(
+                    worker.range(experts[*expert].gate.outputs, 16),
+                    &experts[*expert],
+                    row_of(row),
+                    place..place + 1,
+                    self.inner,
+                    None,
+                );
+            }
+        }
+        worker.barrier();
+        // SAFETY: between these waits the inner rows are only read.
+        let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
+        let part = worker.range(width, 8);
+        for (row, chosen) in chosen.iter().enumerate() {
+            for (slot, (expert, weight)) in chosen.iter().enumerate() {
+                let (place, down) = (row * slots + slot, &experts[*expert].down);
+                let hidden = experts[*expert].gate.outputs;
+                let inner = place * self.inner..place * self.inner + hidden;
+                let x =
+                    Rows { inputs: hidden, f32: &f32[inner.clone()], bf16: bf16.get(inner).unwrap_or(&[]) };
+                let target = Target { buffer: &self.branch, first: place * width, stride: width, add: false };
+                // SAFETY: workers have outputs of their own, also in the stream.
+                unsafe {
+                    multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), None, &target);
+                    let branch = self.branch.slice_mut(place * width + part.start..place * width + part.end);
+                    let stream = self.stream.slice_mut(row * width + part.start..row * width + part.end);
+                    stream.iter_mut().zip(branch).for_each(|(stream, branch)| *stream += *weight * *branch);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One more token for every row: a whole decoder as loops.
+//!
+//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands in
+//! between. An operator of libtorch costs more than many of these products, so the whole step is one pass of all
+//! threads ([`pass`]). Numbers between products are in f32, also where weights are not.
+//!
+//! Training and reading prompts have another definition of the same decoder, in libtorch's operators and loops that
+//! can be differentiated; `book/src/decisions/two-decoders.md` says why there are two and which tests hold them
+//! together.
+
+mod attention;
+mod mlp;
+mod pass;
+mod weights;
+
+use half::bf16;
+
+use self::pass::Pass;
+pub use self::weights::{Gated, Layer, Linear, Mlp, Tables, Weight};
+use crate::Cpu;
+use crate::functions::Activation;
+use crate::gemv::Matrix;
+use crate::lines::Lines;
+use crate::pages::{PageLayout, Pages, Sequence};
+use crate::thread_pool::DisjointSlices;
+
+/// Outputs of a matrix that a thread takes at one time: enough to be read at the memory's full rate.
+const PIECE: usize = 96;
+/// The same of the largest matrix.
+const WIDE_PIECE: usize = 8 * PIECE;
+
+/// Sizes and constants of a decoder.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub layers: usize,
+    pub width: usize,
+    /// Of the plain feed-forward blocks.
+    pub hidden: usize,
+    pub vocabulary: usize,
+    pub heads: usize,
+    pub key_value_heads: usize,
+    pub head_width: usize,
+    /// Where some layer has experts.
+    pub experts: Option<Experts>,
+    pub activation: Activation,
+    pub attention_scale: f64,
+    pub attention_softcap: Option<f64>,
+    pub logit_softcap: Option<f64>,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: f64,
+    /// Of RMSNorm.
+    pub epsilon: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    pub hidden: usize,
+    pub per_token: usize,
+}
+
+impl Shape {
+    /// Of pages with numbers of so many bytes.
+    pub fn page_layout(&self, element: usize) -> PageLayout {
+        PageLayout::new(self.layers, self.key_value_heads, self.head_width, element)
+    }
+}
+
+/// The weights of a decoder, as a step reads them.
+pub struct Weights {
+    pub embedding: Weight,
+    pub lm_head: Linear,
+    /// Behind the layers.
+    pub norm: Vec<f32>,
+    pub layers: Vec<Layer>,
+    /// `[positions, head width]` each.
+    pub tables: Vec<Tables>,
+}
+
+/// A decoder that takes one step at a time.
+pub struct Decoder {
+    cpu: Cpu,
+    shape: Shape,
+    weights: Weights,
+    buffers: Buffers,
+}
+
+impl Decoder {
+    pub fn new(cpu: Cpu, shape: Shape, weights: Weights) -> Decoder {
+        assert_eq!(weights.layers.len(), shape.layers, "weights of another decoder");
+        Decoder { cpu, shape, weights, buffers: Buffers::default() }
+    }
+
+    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`, into `logits`.
+    pub fn step(
+        &mut self,
+        tokens: &[i64],
+        pages: &mut Pages,
+        sequences: &[&mut Sequence],
+        logits: &mut Vec<f32>,
+    ) {
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let shape = &self.shape;
+        let rows = tokens.len();
+        assert_eq!(sequences.len(), rows, "every row has pages");
+        let is_bf16 = matches!(self.weights.embedding, Weight::Bf16(_));
+        let element = if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
+        assert!(pages.layout() == shape.page_layout(element), "pages of another decoder");
+        let inner = match &shape.experts {
+            Some(experts) => experts.hidden.max(shape.hidden),
+            None => shape.hidden,
+        };
+        buffers.fit(shape, rows, inner, is_bf16);
+        logits.resize(rows * shape.vocabulary, 0.0);
+        let scale = if is_bf16 {
+            bf16::from_f64(shape.embedding_scale).to_f32()
+        } else {
+            shape.embedding_scale as f32
+        };
+        for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(shape.width)) {
+            self.embed(*token as usize, scale, row);
+        }
+        let pass = Pass {
+            decoder: self,
+            rows,
+            pages: pages.rows(sequences),
+            is_bf16,
+            inner,
+            stream: DisjointSlices::new(&mut buffers.stream),
+            projected: DisjointSlices::new(&mut buffers.projected),
+            attended: DisjointSlices::new(&mut buffers.attended),
+            attended_bf16: DisjointSlices::new(&mut buffers.attended_bf16),
+            gate: DisjointSlices::new(&mut buffers.gate),
+            gate_bf16: DisjointSlices::new(&mut buffers.gate_bf16),
+            up: DisjointSlices::new(&mut buffers.up),
+            branch: DisjointSlices::new(&mut buffers.branch),
+            logits: DisjointSlices::new(logits),
+        };
+        self.cpu.parallel(|worker| pass.work(&worker));
+        if let Some(cap) = shape.logit_softcap {
+            for logit in logits {
+                *logit = (f64::from(*logit) / cap).tanh() as f32 * cap as f32;
+            }
+        }
+        self.buffers = buffers;
+    }
+
+    fn embed(&self, token: usize, scale: f32, to: &mut [f32]) {
+        let range = token * to.len()..(token + 1) * to.len();
+        match self.weights.embedding.matrix() {
+            Matrix::F32(values) => to.copy_from_slice(&values[range]),
+            Matrix::Bf16(values) => {
+                to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to = value.to_f32())
+            }
+        }
+        if scale != 1.0 {
+            to.iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+}
+
+/// What is between the products of a step, `[rows, ...]`. Kept from step to step: new memory has to be
+/// cleared first.
+#[derive(Default)]
+struct Buffers {
+    stream: Lines<f32>,
+    projected: Lines<f32>,
+    attended: Lines<f32>,
+    attended_bf16: Lines<bf16>,
+    gate: Lines<f32>,
+    gate_bf16: Lines<bf16>,
+    up: Lines<f32>,
+    branch: Lines<f32>,
+}
+
+impl Buffers {
+    fn fit(&mut self, shape: &Shape, rows: usize, inner: usize, is_bf16: bool) {
+        let heads = shape.heads * shape.head_width;
+        let slots = shape.experts.as_ref().map_or(1, |experts| experts.per_token);
+        let f32 = |buffer: &mut Lines<f32>, width: usize| buffer.resize(rows * width);
+        let bf16 =
+            |buffer: &mut Lines<bf16>, width: usize| buffer.resize(if is_bf16 { rows * width } else { 0 });
+        f32(&mut self.stream, shape.width);
+        f32(&mut self.projected, heads + 2 * shape.key_value_heads * shape.head_width);
+        f32(&mut self.attended, heads);
+        bf16(&mut self.attended_bf16, heads);
+        f32(&mut self.gate, slots * inner);
+        bf16(&mut self.gate_bf16, slots * inner);
+        f32(&mut self.up, slots * inner);
+        f32(&mut self.branch, slots * shape.width);
+    }
+}

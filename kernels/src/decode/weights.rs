@@ -1,0 +1,91 @@
+//! What a step reads of a model: its matrices where the model has them, the rest as numbers of its own.
+
+use half::bf16;
+
+use crate::gemv::{Matrix, Prefetch};
+use crate::thread_pool::Worker;
+
+/// Cosines and sines of rotary positions: x becomes x * cosine + (x with its halves swapped) * sine.
+pub struct Tables {
+    pub cosine: Vec<f32>,
+    pub sine: Vec<f32>,
+}
+
+pub struct Layer {
+    pub norm_attention: Vec<f32>,
+    pub query: Linear,
+    pub key: Linear,
+    pub value: Linear,
+    pub query_norm: Option<Vec<f32>>,
+    pub key_norm: Option<Vec<f32>>,
+    pub output: Linear,
+    pub after_attention: Option<Vec<f32>>,
+    pub norm_mlp: Vec<f32>,
+    pub mlp: Mlp,
+    pub after_mlp: Option<Vec<f32>>,
+    pub window: usize,
+    /// Which rotary tables; none where the layer has no positions.
+    pub tables: Option<usize>,
+}
+
+pub enum Mlp {
+    Plain(Gated),
+    /// `router` has one output per expert.
+    Experts {
+        router: Linear,
+        experts: Vec<Gated>,
+        per_token: usize,
+        normalised: bool,
+    },
+}
+
+pub struct Gated {
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+pub struct Linear {
+    pub weight: Weight,
+    pub bias: Option<Vec<f32>>,
+    pub outputs: usize,
+}
+
+impl Linear {
+    /// Where the weights of an output begin, if there is such a one.
+    pub(crate) fn prefetch(&self, output: usize) -> Option<Prefetch> {
+        let inputs = self.weight.len() / self.outputs.max(1);
+        (output < self.outputs).then(|| self.weight.matrix().prefetch(output, inputs))
+    }
+
+    /// What a worker reads of it first.
+    pub(crate) fn first_of(&self, worker: &Worker, piece: usize) -> Option<Prefetch> {
+        self.prefetch(worker.index * piece)
+    }
+}
+
+/// A matrix where the model has it, in the hands of whoever keeps it there.
+pub enum Weight {
+    F32(Box<dyn AsRef<[f32]> + Send + Sync>),
+    Bf16(Box<dyn AsRef<[bf16]> + Send + Sync>),
+}
+
+impl Weight {
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
+        match self {
+            Weight::F32(numbers) => Matrix::F32((**numbers).as_ref()),
+            Weight::Bf16(numbers) => Matrix::Bf16((**numbers).as_ref()),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self.matrix() {
+            Matrix::F32(numbers) => numbers.len(),
+            Matrix::Bf16(numbers) => numbers.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

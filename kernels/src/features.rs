@@ -1,0 +1,81 @@
+//! What the processor can do, and loops that are compiled for each kind of registers.
+
+/// What the processor can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum CpuFeatures {
+    #[cfg(target_arch = "x86_64")]
+    Avx512 {
+        bf16: bool,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Any,
+}
+
+impl CpuFeatures {
+    pub fn detect() -> CpuFeatures {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let widest = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            // Every processor with the two has these too.
+            if widest && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
+                return CpuFeatures::Avx512 { bf16: is_x86_feature_detected!("avx512bf16") };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return CpuFeatures::Avx2;
+            }
+        }
+        CpuFeatures::Any
+    }
+
+    /// Results of different ones may differ in their last bits.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            CpuFeatures::Avx512 { bf16: true } => "avx512 bf16",
+            #[cfg(target_arch = "x86_64")]
+            CpuFeatures::Avx512 { bf16: false } => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            CpuFeatures::Avx2 => "avx2",
+            CpuFeatures::Any => "portable",
+        }
+    }
+}
+
+/// A loop that is compiled for each kind of registers.
+pub trait Loop {
+    /// To be inlined in any case: a function that is called would be compiled for the smallest registers.
+    fn run(self);
+}
+
+/// A closure is inlined where it is short.
+impl<F: FnOnce()> Loop for F {
+    #[inline(always)]
+    fn run(self) {
+        self();
+    }
+}
+
+/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is
+/// fused or reordered.
+pub fn with_cpu_features(work: impl Loop) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        fn widest(work: impl Loop) {
+            work.run();
+        }
+        #[target_feature(enable = "avx2")]
+        fn wide(work: impl Loop) {
+            work.run();
+        }
+        match CpuFeatures::detect() {
+            // SAFETY: the processor has them.
+            CpuFeatures::Avx512 { .. } => return unsafe { widest(work) },
+            // SAFETY: the processor has them.
+            CpuFeatures::Avx2 => return unsafe { wide(work) },
+            CpuFeatures::Any => {}
+        }
+    }
+    work.run();
+}

@@ -1,0 +1,202 @@
+//! Products of small matrices, summed and returned in f32 whatever the matrices are in.
+
+use std::ffi::c_int;
+
+use half::bf16;
+
+use crate::Scalar;
+use crate::symbols::{bf16_gemm, f32_gemm};
+
+const ROWS_FIRST: c_int = 101;
+const AS_IT_IS: c_int = 111;
+const TRANSPOSED: c_int = 112;
+
+/// A matrix as its numbers stand, row by row.
+#[derive(Clone, Copy)]
+pub struct Grid<'a, T> {
+    numbers: &'a [T],
+    rows: usize,
+    columns: usize,
+    /// From one row to the next.
+    stride: usize,
+    /// Read as its transpose.
+    transposed: bool,
+}
+
+impl<'a, T> Grid<'a, T> {
+    /// `numbers` begin with the first of the first row.
+    pub fn new(numbers: &'a [T], rows: usize, columns: usize, stride: usize) -> Grid<'a, T> {
+        assert!(
+            columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= numbers.len()),
+            "a matrix beyond its numbers"
+        );
+        Grid { numbers, rows, columns, stride, transposed: false }
+    }
+
+    /// Its transpose.
+    pub fn transposed(self) -> Grid<'a, T> {
+        Grid { transposed: !self.transposed, ..self }
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        if self.transposed { [self.columns, self.rows] } else { [self.rows, self.columns] }
+    }
+}
+
+impl<T: Scalar> Grid<'_, T> {
+    fn at(&self, row: usize, column: usize) -> f32 {
+        let (row, column) = if self.transposed { (column, row) } else { (row, column) };
+        self.numbers[row * self.stride + column].as_f32()
+    }
+}
+
+/// What small matrices may be of.
+pub trait Factor: Scalar {
+    /// By the matrix library; false where there is none.
+    ///
+    /// # Safety
+    /// As for [`multiply_small`].
+    unsafe fn by_library(a: Grid<Self>, b: Grid<Self>, beta: f32, to: *mut f32, stride: usize) -> bool
+    where
+        Self: Sized;
+}
+
+impl Factor for bf16 {
+    unsafe fn by_library(a: Grid<bf16>, b: Grid<bf16>, beta: f32, to: *mut f32, stride: usize) -> bool {
+        let Some(gemm) = bf16_gemm() else { return false };
+        let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
+        let layout = |grid: &Grid<bf16>| if grid.transposed { TRANSPOSED } else { AS_IT_IS };
+        let [rows, columns, inner, stride_a, stride_b, stride] =
+            [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
+        let (from_a, from_b) = (a.numbers.as_ptr().cast(), b.numbers.as_ptr().cast());
+        // SAFETY: grids are within their numbers; the rest is the caller's promise.
+        unsafe {
+            gemm(
+                ROWS_FIRST,
+                layout(&a),
+                layout(&b),
+                rows,
+                columns,
+                inner,
+                1.0,
+                from_a,
+                stride_a,
+                from_b,
+                stride_b,
+                beta,
+                to,
+                stride,
+            );
+        }
+        true
+    }
+}
+
+impl Factor for f32 {
+    unsafe fn by_library(a: Grid<f32>, b: Grid<f32>, beta: f32, to: *mut f32, stride: usize) -> bool {
+        let Some(gemm) = f32_gemm() else { return false };
+        let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
+        let layout = |grid: &Grid<f32>| if grid.transposed { c"T" } else { c"N" };
+        let [rows, columns, inner, stride_a, stride_b, stride] =
+            [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
+        // Column by column, what stands row by row is its transpose; and (a b)' = b' a'.
+        // SAFETY: as above.
+        unsafe {
+            gemm(
+                layout(&b).as_ptr(),
+                layout(&a).as_ptr(),
+                &columns,
+                &rows,
+                &inner,
+                &1.0,
+                b.numbers.as_ptr(),
+                &stride_b,
+                a.numbers.as_ptr(),
+                &stride_a,
+                &beta,
+                to,
+                &stride,
+            );
+        }
+        true
+    }
+}
+
+/// `a b + beta c` into c, which stands row by row at `to`, `stride` from row to row. For matrices of which a
+/// thread multiplies many: within a crew ([`crate::thread_pool`]), each worker its own.
+///
+/// # Safety
+/// The product's rows at `to` are numbers that can be written, and nobody else reads or writes them
+/// meanwhile.
+pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *mut f32, stride: usize) {
+    let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
+    assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
+    // SAFETY: the caller's promise.
+    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_library(a, b, beta, to, stride) }) {
+        return;
+    }
+    for row in 0..rows {
+        for column in 0..columns {
+            let sum: f32 = (0..inner).map(|at| a.at(row, at) * b.at(at, column)).sum();
+            // SAFETY: within the product.
+            unsafe {
+                let place = to.add(row * stride + column);
+                *place = if beta == 0.0 { sum } else { beta * *place + sum };
+            }
+        }
+    }
+}
+
+/// The same into a slice of whole rows, one behind the other.
+pub fn multiply_into<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: &mut [f32]) {
+    let ([rows, _], [_, columns]) = (a.shape(), b.shape());
+    assert!(to.len() == rows * columns, "a product of another shape");
+    // SAFETY: the product's rows are those of the slice.
+    unsafe { multiply_small(a, b, beta, to.as_mut_ptr(), columns) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In both precisions, transposed or not, a part of a wider matrix, added to what is there or not.
+    #[test]
+    fn small_products_are_those_of_the_definition() {
+        fn grid<T>(numbers: &[T], rows: usize, columns: usize, transposed: bool) -> Grid<'_, T> {
+            if transposed {
+                Grid::new(numbers, columns, rows, 11).transposed()
+            } else {
+                Grid::new(numbers, rows, columns, 11)
+            }
+        }
+        fn look<T: Factor>(numbers: impl Fn(usize, usize) -> Vec<T>) {
+            let (rows, columns, inner) = (7, 5, 9);
+            for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+                let (a, b) = (numbers(11 * 11, 1), numbers(11 * 11, 2));
+                let (a, b) = (grid(&a, rows, inner, transposed[0]), grid(&b, inner, columns, transposed[1]));
+                for beta in [0.0, 1.0] {
+                    let mut sum = vec![2.0f32; rows * 6];
+                    // SAFETY: seven rows of five numbers.
+                    unsafe { multiply_small(a, b, beta, sum.as_mut_ptr(), 6) };
+                    for row in 0..rows {
+                        for column in 0..columns {
+                            let exact: f64 = (0..inner)
+                                .map(|at| f64::from(a.at(row, at)) * f64::from(b.at(at, column)))
+                                .sum();
+                            let got = f64::from(sum[row * 6 + column]);
+                            assert!(
+                                (got - exact - 2.0 * f64::from(beta)).abs() < 1e-5,
+                                "{transposed:?} {beta}: {got} {exact}"
+                            );
+                        }
+                        assert_eq!(sum[row * 6 + 5], 2.0, "written beside the product");
+                    }
+                }
+            }
+        }
+        let wave =
+            |count: usize, seed: usize| (0..count).map(move |at| ((at + seed * 7) as f32 * 0.37).sin());
+        look::<f32>(|count, seed| wave(count, seed).collect());
+        look::<bf16>(|count, seed| wave(count, seed).map(bf16::from_f32).collect());
+    }
+}

@@ -1,0 +1,13 @@
+//! What the operating system and the C library are asked for, where the standard library has no function: each
+//! behind a safe one.
+
+mod allocator;
+pub mod bounded;
+mod library;
+mod mapping;
+mod process;
+
+pub use allocator::{disable_trim, return_blocks_above, trim_heap};
+pub use library::load_library;
+pub use mapping::Mapping;
+pub use process::kill;

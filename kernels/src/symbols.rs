@@ -1,0 +1,136 @@
+//! Functions of libraries that this process has loaded, found by their names, and one that libtorch's matrix
+//! library looks up in us.
+//!
+//! libtorch brings a matrix library (oneMKL on x86-64) and an OpenMP library along, and hides neither. What its
+//! operators can't do with them is done here:
+//!
+//! | symbol | what for | without it |
+//! |---|---|---|
+//! | `cblas_gemm_bf16bf16f32` | bf16 products summed and returned in f32: libtorch rounds them to bf16 | f32 products of converted matrices |
+//! | `sgemm_` | small f32 products inside of one thread | plain loops |
+//! | `GOMP_parallel`, `omp_get_thread_num`, `omp_get_num_threads` | libtorch's own threads, which keep their cores | threads of our own |
+//! | `mkl_serv_intel_cpu_true` (ours) | lets oneMKL use AVX-512 on processors of other makers | half the rate of f32 products there |
+//!
+//! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are right, in other last bits, and slower. Results
+//! name the variable, because bits follow from it.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::OnceLock;
+
+/// The environment variable that turns this module off.
+pub const SWITCH: &str = "MOPD_LIBRARY_SYMBOLS";
+
+fn on() -> bool {
+    static ON: OnceLock<bool> = OnceLock::new();
+    *ON.get_or_init(|| std::env::var_os(SWITCH).is_none_or(|value| value != "off"))
+}
+
+/// oneMKL asks this before it uses the widest instructions, and by itself says yes on one maker's processors only.
+/// What it then uses still follows from what the processor reports that it can do.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[unsafe(no_mangle)]
+pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
+    c_int::from(on() || by_the_library())
+}
+
+/// What oneMKL would answer itself.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn by_the_library() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+}
+
+#[cfg(unix)]
+fn find(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: the name is a C string; the handle asks for what is loaded already.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (on() && !address.is_null()).then_some(address)
+}
+
+#[cfg(not(unix))]
+fn find(_name: &CStr) -> Option<*mut c_void> {
+    None
+}
+
+/// `C = alpha op(A) op(B) + beta C` with A and B of bf16.
+pub(crate) type Bf16Gemm = unsafe extern "C" fn(
+    order: c_int,
+    transposed_a: c_int,
+    transposed_b: c_int,
+    rows: c_int,
+    columns: c_int,
+    inner: c_int,
+    alpha: f32,
+    a: *const c_void,
+    stride_a: c_int,
+    b: *const c_void,
+    stride_b: c_int,
+    beta: f32,
+    c: *mut f32,
+    stride_c: c_int,
+);
+
+pub(crate) fn bf16_gemm() -> Option<Bf16Gemm> {
+    static FOUND: OnceLock<Option<Bf16Gemm>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let address = find(c"cblas_gemm_bf16bf16f32")?;
+        // SAFETY: the library's function of that name has this signature (integers of 32 bits: libtorch links the
+        // LP64 interface).
+        Some(unsafe { std::mem::transmute::<*mut c_void, Bf16Gemm>(address) })
+    })
+}
+
+/// `C = alpha op(A) op(B) + beta C` of f32 matrices that stand column by column.
+pub(crate) type F32Gemm = unsafe extern "C" fn(
+    transposed_a: *const c_char,
+    transposed_b: *const c_char,
+    rows: *const c_int,
+    columns: *const c_int,
+    inner: *const c_int,
+    alpha: *const f32,
+    a: *const f32,
+    stride_a: *const c_int,
+    b: *const f32,
+    stride_b: *const c_int,
+    beta: *const f32,
+    c: *mut f32,
+    stride_c: *const c_int,
+);
+
+pub(crate) fn f32_gemm() -> Option<F32Gemm> {
+    static FOUND: OnceLock<Option<F32Gemm>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let address = find(c"sgemm_")?;
+        // SAFETY: the function of that name has this signature in every such library with integers of 32 bits;
+        // libtorch needs one.
+        Some(unsafe { std::mem::transmute::<*mut c_void, F32Gemm>(address) })
+    })
+}
+
+/// Runs a function with an argument on so many threads, the calling one among them.
+pub(crate) type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
+/// Which thread this is, or how many there are.
+pub(crate) type Count = unsafe extern "C" fn() -> c_int;
+
+pub(crate) struct OpenMp {
+    pub parallel: Parallel,
+    pub thread: Count,
+    pub threads: Count,
+}
+
+pub(crate) fn open_mp() -> Option<&'static OpenMp> {
+    static FOUND: OnceLock<Option<OpenMp>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let [parallel, thread, threads] =
+            [find(c"GOMP_parallel")?, find(c"omp_get_thread_num")?, find(c"omp_get_num_threads")?];
+        // SAFETY: functions of these names have these signatures, in every OpenMP library that has them.
+        unsafe {
+            Some(OpenMp {
+                parallel: std::mem::transmute::<*mut c_void, Parallel>(parallel),
+                thread: std::mem::transmute::<*mut c_void, Count>(thread),
+                threads: std::mem::transmute::<*mut c_void, Count>(threads),
+            })
+        }
+    });
+    found.as_ref()
+}

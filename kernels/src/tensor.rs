@@ -1,0 +1,313 @@
+//! The memory of libtorch's tensors, lent as slices, and products of bf16 tensors that stay in f32.
+//!
+//! Several tensors may share memory (a parameter is a view of its model's vector), so that `&mut Tensor` does not
+//! say that nobody else has the numbers. So what is lent is noted, as [`std::cell::RefCell`] does it: whoever asks
+//! for memory to write that is lent, or to read that is lent for writing, is told by a panic. What libtorch's own
+//! operators do meanwhile is not seen; nobody calls one on memory that is lent for writing.
+
+use std::ffi::c_int;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Mutex, PoisonError};
+
+use half::{bf16, f16};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use crate::gemm::{Grid, multiply_into};
+use crate::symbols::bf16_gemm;
+
+/// A number that a tensor may be made of.
+pub trait Element: Copy + sealed::Sealed + 'static {
+    const KIND: Kind;
+}
+
+mod sealed {
+    /// Of the types of this module only: [`super::Element::KIND`] says how memory is read.
+    pub trait Sealed {}
+}
+
+macro_rules! elements {
+    ($($element:ty => $kind:ident),*) => {
+        $(
+            impl sealed::Sealed for $element {}
+            impl Element for $element {
+                const KIND: Kind = Kind::$kind;
+            }
+        )*
+    };
+}
+
+elements!(f32 => Float, f64 => Double, bf16 => BFloat16, f16 => Half, i16 => Int16);
+
+/// A part of memory that is lent: where it is, and whether it may be written.
+struct Loan {
+    range: Range<usize>,
+    exclusive: bool,
+}
+
+/// All loans. A few at a time: more than a list would be slower.
+static LENT: Mutex<Vec<(Range<usize>, bool)>> = Mutex::new(Vec::new());
+
+impl Loan {
+    fn new(start: usize, bytes: usize, exclusive: bool) -> Loan {
+        let range = start..start + bytes;
+        let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = lent.iter().any(|(other, writes)| {
+            (exclusive || *writes) && range.start < other.end && other.start < range.end
+        });
+        if taken {
+            drop(lent);
+            panic!("a tensor's memory is lent already");
+        }
+        lent.push((range.clone(), exclusive));
+        Loan { range, exclusive }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = lent.iter().rposition(|(range, writes)| *range == self.range && *writes == self.exclusive);
+        if let Some(own) = own {
+            lent.swap_remove(own);
+        }
+    }
+}
+
+/// A tensor's numbers, to be read.
+pub struct View<'a, T> {
+    numbers: &'a [T],
+    _loan: Loan,
+}
+
+/// A tensor's numbers, to be written.
+pub struct ViewMut<'a, T> {
+    numbers: &'a mut [T],
+    _loan: Loan,
+}
+
+impl<T> Deref for View<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.numbers
+    }
+}
+
+impl<T> Deref for ViewMut<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.numbers
+    }
+}
+
+impl<T> DerefMut for ViewMut<'_, T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.numbers
+    }
+}
+
+fn is_here<T: Element>(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == T::KIND && tensor.is_contiguous()
+}
+
+/// A tensor's numbers, where they are of that kind, in order, and in the processor's memory.
+///
+/// # Panics
+/// Where they are lent for writing.
+pub fn view<T: Element>(tensor: &Tensor) -> Option<View<'_, T>> {
+    is_here::<T>(tensor).then(|| {
+        let (start, length) = (tensor.data_ptr(), tensor.numel());
+        let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
+        // SAFETY: `numel` numbers of that kind, as long as the tensor lives, and nobody writes them while they are
+        // lent.
+        View { numbers: unsafe { slice(start.cast(), length) }, _loan }
+    })
+}
+
+/// The same to be written.
+///
+/// # Panics
+/// Where some of them are lent.
+pub fn view_mut<T: Element>(tensor: &mut Tensor) -> Option<ViewMut<'_, T>> {
+    is_here::<T>(tensor).then(|| {
+        let (start, length) = (tensor.data_ptr(), tensor.numel());
+        let _loan = Loan::new(start.addr(), length * size_of::<T>(), true);
+        // SAFETY: as above, and nobody reads them while they are lent.
+        let numbers = unsafe {
+            if length == 0 { &mut [][..] } else { std::slice::from_raw_parts_mut(start.cast::<T>(), length) }
+        };
+        ViewMut { numbers, _loan }
+    })
+}
+
+/// # Safety
+/// As for [`std::slice::from_raw_parts`], but of nothing the pointer may be anything.
+unsafe fn slice<'a, T>(start: *const T, length: usize) -> &'a [T] {
+    // SAFETY: by the caller's promise.
+    if length == 0 { &[] } else { unsafe { std::slice::from_raw_parts(start, length) } }
+}
+
+/// A tensor that is held together with the loan of its numbers, so that whoever has it can read them from any
+/// thread for as long as he wants.
+pub struct Held<T> {
+    start: *const T,
+    length: usize,
+    _loan: Loan,
+    _tensor: Mutex<Tensor>,
+}
+
+// SAFETY: the tensor is only kept alive; its numbers are read, and nobody writes them while they are lent.
+unsafe impl<T: Sync> Sync for Held<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Send for Held<T> {}
+
+impl<T: Element> Held<T> {
+    /// None where [`view`] has none.
+    pub fn new(tensor: Tensor) -> Option<Held<T>> {
+        let (start, length) = (view::<T>(&tensor)?.as_ptr(), tensor.numel());
+        let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
+        Some(Held { start, length, _loan, _tensor: Mutex::new(tensor) })
+    }
+}
+
+impl<T> AsRef<[T]> for Held<T> {
+    fn as_ref(&self) -> &[T] {
+        // SAFETY: the tensor lives as long as `self`, and is not written while its numbers are lent.
+        unsafe { slice(self.start, self.length) }
+    }
+}
+
+/// A matrix in bf16, transposed or not, with rows that may be apart.
+struct Lent<'a> {
+    grid: Grid<'a, bf16>,
+    _loan: Loan,
+}
+
+/// None where the library's product can't read it.
+fn lend(matrix: &Tensor) -> Option<Lent<'_>> {
+    let ([rows, columns], [down, across]) = (pair(matrix.size())?, pair(matrix.stride())?);
+    let fits = matrix.device() == Device::Cpu
+        && matrix.kind() == Kind::BFloat16
+        && [rows, columns].iter().all(|size| (1..i64::from(c_int::MAX)).contains(size));
+    let stride = |stride: i64, least: i64| {
+        usize::try_from(stride).ok().filter(|_| (least..=i64::from(c_int::MAX)).contains(&stride))
+    };
+    let (lines, width, stride, transposed) = match (down, across) {
+        _ if !fits => return None,
+        (_, 1) => (rows as usize, columns as usize, stride(down, columns)?, false),
+        (1, _) => (columns as usize, rows as usize, stride(across, rows)?, true),
+        _ => return None,
+    };
+    let length = (lines - 1) * stride + width;
+    let start = matrix.data_ptr().cast_const().cast::<bf16>();
+    let _loan = Loan::new(start.addr(), length * size_of::<bf16>(), false);
+    // SAFETY: from its first number to its last, as long as the tensor lives, and nobody writes them while they are
+    // lent.
+    let grid = Grid::new(unsafe { slice(start, length) }, lines, width, stride);
+    Some(Lent { grid: if transposed { grid.transposed() } else { grid }, _loan })
+}
+
+fn pair(of: Vec<i64>) -> Option<[i64; 2]> {
+    of.try_into().ok()
+}
+
+/// Both, where the library can multiply them.
+fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[Lent<'a>; 2]> {
+    bf16_gemm()?;
+    Some([lend(a)?, lend(b)?])
+}
+
+/// `a b`, `[rows, inner]` times `[inner, columns]`, in f32, whatever precision both are in. Either may be a
+/// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16: of logits, two or three
+/// digits would be left.
+pub fn multiply(a: &Tensor, b: &Tensor) -> Tensor {
+    let _guard = no_grad_guard();
+    let Some([left, right]) = factors(a, b) else {
+        return a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
+    };
+    let mut product = Tensor::empty([a.size()[0], b.size()[1]], (Kind::Float, Device::Cpu));
+    multiply_into(left.grid, right.grid, 0.0, &mut view_mut(&mut product).expect("it was made here"));
+    product
+}
+
+/// Adds `a b` to `sum`, which is in f32 and contiguous.
+pub fn add_product(sum: &mut Tensor, a: &Tensor, b: &Tensor) {
+    let _guard = no_grad_guard();
+    match factors(a, b) {
+        Some([left, right]) => {
+            assert!(sum.size() == [a.size()[0], b.size()[1]], "a sum of another shape");
+            multiply_into(left.grid, right.grid, 1.0, &mut view_mut(sum).expect("a sum in f32, in order"));
+        }
+        None => drop(sum.addmm_(&a.to_kind(Kind::Float), &b.to_kind(Kind::Float))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_lent_is_not_lent_for_writing() {
+        let whole = Tensor::zeros([6], (Kind::Float, Device::Cpu));
+        let [mut first, mut again, mut other] =
+            [(0, 3), (2, 2), (3, 3)].map(|(start, length)| whole.narrow(0, start, length));
+        let refused =
+            |lend: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(lend)).is_err();
+        {
+            let _first = view_mut::<f32>(&mut first).unwrap();
+            // Parts that are apart, of one vector.
+            view_mut::<f32>(&mut other).unwrap().fill(7.0);
+            assert!(refused(&mut || drop(view_mut::<f32>(&mut again))));
+            assert!(refused(&mut || drop(view::<f32>(&whole))));
+        }
+        {
+            let _read = (view::<f32>(&whole).unwrap(), view::<f32>(&other).unwrap());
+            assert!(refused(&mut || drop(view_mut::<f32>(&mut again))));
+        }
+        let held = Held::<f32>::new(whole.shallow_clone()).unwrap();
+        assert!(refused(&mut || drop(view_mut::<f32>(&mut again))));
+        assert_eq!(held.as_ref(), [0.0, 0.0, 0.0, 7.0, 7.0, 7.0]);
+        drop(held);
+        view_mut::<f32>(&mut again).unwrap().fill(1.0);
+        assert_eq!(&*view::<f32>(&whole).unwrap(), [0.0, 0.0, 1.0, 1.0, 7.0, 7.0]);
+        // Another kind, and numbers that are not in order.
+        assert!(view::<bf16>(&whole).is_none());
+        assert!(view::<f32>(&whole.view([2, 3]).tr()).is_none());
+        assert!(view_mut::<f32>(&mut Tensor::zeros([0], (Kind::Float, Device::Cpu))).unwrap().is_empty());
+    }
+
+    /// Of two numbers in bf16 every product is exact in single precision, so all that may differ is the order of the
+    /// sum.
+    #[test]
+    fn products_are_those_in_single_precision() {
+        let matrix = |rows: i64, columns: i64, seed: i64| {
+            let numbers = Tensor::arange_start(seed, seed + rows * columns, (Kind::Double, Device::Cpu));
+            (numbers * 0.37).sin().view([rows, columns]).to_kind(Kind::BFloat16)
+        };
+        let (rows, columns, inner) = (5, 70, 33);
+        let a = [
+            matrix(rows, inner, 1),
+            matrix(inner, rows, 1).tr(),
+            matrix(rows, 2 * inner, 1).narrow(1, 3, inner),
+        ];
+        let b = [matrix(inner, columns, 2), matrix(columns, inner, 2).tr()];
+        for a in &a {
+            for b in &b {
+                assert!(lend(a).is_some() && lend(b).is_some());
+                let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
+                let product = multiply(a, b);
+                assert_eq!(product.kind(), Kind::Float);
+                let far = |sum: &Tensor, exact: &Tensor| (sum - exact).abs().max().double_value(&[]);
+                assert!(far(&product, &exact) < 1e-5, "{}", far(&product, &exact));
+                let mut sum = product;
+                add_product(&mut sum, a, b);
+                assert!(far(&sum, &(exact * 2.0)) < 2e-5);
+            }
+        }
+        // Nothing to read, and other kinds.
+        assert_eq!(multiply(&a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
+        let single = a[0].to_kind(Kind::Float);
+        assert!(multiply(&single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
+    }
+}
