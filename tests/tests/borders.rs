@@ -115,10 +115,13 @@ fn rooms_of_a_crate_import_each_other_without_a_loop() {
 /// Every file of Rust of the repository.
 fn sources() -> Vec<PathBuf> {
     let root = mopd_tests::root();
-    packages().iter().flat_map(|(folder, _)| {
-        let own = if *folder == root { folder.join("src") } else { folder.clone() };
-        mopd_tests::files(&own, ".rs")
-    }).collect()
+    packages()
+        .iter()
+        .flat_map(|(folder, _)| {
+            let own = if *folder == root { folder.join("src") } else { folder.clone() };
+            mopd_tests::files(&own, ".rs")
+        })
+        .collect()
 }
 
 /// The folders of the workspace's packages, and the files that their programs and libraries begin with.
