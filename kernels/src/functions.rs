@@ -31,13 +31,15 @@ const GELU_CUBE: f32 = 0.044_715;
 
 /// What GELU takes the hyperbolic tangent of.
 #[inline(always)]
-fn gelu_inner(x: f32) -> f32 {
-    GELU_SCALE * (x + GELU_CUBE * x * x * x)
+fn gelu_inner(x: f32, scale: f32) -> f32 {
+    scale * (x + GELU_CUBE * x * x * x)
 }
 
 /// GELU with the C library's tangent, which has all of its digits: for decoding, where nothing waits for it.
 pub(crate) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + gelu_inner(x).tanh())
+    // One digit in the last place beside `GELU_SCALE`: with that, the bits of decoded results would move.
+    let scale = std::f32::consts::FRAC_2_PI.sqrt();
+    0.5 * x * (1.0 + gelu_inner(x, scale).tanh())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +60,7 @@ impl Activation {
                 (x * share, share * (1.0 + x * (1.0 - share)))
             }
             Activation::Gelu => {
-                let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * gelu_inner(x)));
+                let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * gelu_inner(x, GELU_SCALE)));
                 let slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
                 (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
             }
@@ -68,11 +70,19 @@ impl Activation {
 
 #[cfg(test)]
 mod tests {
-    use super::{GELU_SCALE, exp};
+    use super::{Activation, exp, gelu};
 
     #[test]
-    fn the_scale_of_gelu_is_the_root() {
-        assert_eq!(GELU_SCALE, std::f32::consts::FRAC_2_PI.sqrt());
+    fn both_forms_of_gelu_are_the_definition() {
+        for step in -800..800 {
+            let x = step as f32 / 100.0 + 0.003;
+            let exact = f64::from(x);
+            let inner = std::f64::consts::FRAC_2_PI.sqrt() * (exact + 0.044_715 * exact.powi(3));
+            let exact = 0.5 * exact * (1.0 + inner.tanh());
+            for got in [gelu(x), Activation::Gelu.at(x).0] {
+                assert!((f64::from(got) - exact).abs() < 4e-6, "{x}: {got} {exact}");
+            }
+        }
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Factor for f32 {
 }
 
 /// `a b + beta c` into c, which stands row by row at `to`, `stride` from row to row. For matrices of which a
-/// thread multiplies many: within a crew ([`crate::thread_pool`]), each worker its own.
+/// thread multiplies many: within [`crate::Cpu::parallel`], each worker its own.
 ///
 /// # Safety
 /// The product's rows at `to` are numbers that can be written, and nobody else reads or writes them
