@@ -149,6 +149,18 @@ functions! {
         range: Range::Increasing,
         accuracy: Accuracy { ulp: 3.0, how: "the larger of x and 0, and `log1p` of `exp` of the negative size" },
     },
+    LogSigmoid = Definition {
+        name: "log_sigmoid",
+        form: call(&["x"], "log(sigmoid(x)), also where sigmoid(x) is too small for a number."),
+        units: Units::One(unit::plain_number),
+        value: Value::Body(Apply(
+            Subtract,
+            &[Apply(Where, &[AT_LEAST_0, ZERO, X]), Apply(Log1p, &[Apply(Exp, &[MINUS_SIZE])])],
+        )),
+        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Sigmoid, &[Apply(Negate, &[X])])]))],
+        range: Range::Increasing,
+        accuracy: Accuracy { ulp: 3.0, how: "the smaller of x and 0, less `log1p` of `exp` of the negative size" },
+    },
     Relu = Definition {
         name: "relu",
         form: call(&["x"], "`x` where it is positive, else 0."),
