@@ -65,8 +65,8 @@
 ((call function: (identifier) @function.builtin)
   (#any-of? @function.builtin
     ; elementwise
-    "abs" "exp" "log" "log1p" "sqrt" "tanh" "sigmoid" "softplus" "relu" "cos" "floor" "min" "max" "clip"
-    "where" "bucket"
+    "abs" "exp" "log" "log1p" "sqrt" "tanh" "sigmoid" "softplus" "log_sigmoid" "relu" "cos" "floor" "min" "max"
+    "clip" "where" "bucket"
     ; statistics and scans
     "mean" "sum" "first" "last" "any" "all" "count" "quantile" "zscore" "center" "rank" "leave_one_out" "minmax" "winsor"
     "top_fraction" "top_count" "softmax" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "next" "reward_to_go" "ema" "previous"
