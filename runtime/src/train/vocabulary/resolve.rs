@@ -89,7 +89,7 @@ impl Parameters<'_> {
     fn summand(&self, summand: &plan::Summand) -> (Summand, bool) {
         let own = summand.at(self.batch.step, self.batch.steps).expect("the compiler has looked");
         let Some(Recognized { kernel, reversed }) = own.recognized() else {
-            return (Summand::Compiled(Compiled::new(own)), false);
+            return (Summand::Compiled(Box::new(Compiled::new(own))), false);
         };
         let summand = match kernel {
             Kernel::Kl => Summand::Kl,

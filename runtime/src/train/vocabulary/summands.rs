@@ -23,7 +23,7 @@ pub enum Summand {
     Kl,
     Jsd { beta: f64, normalized: bool },
     Skew { lambda: f64 },
-    Compiled(Compiled),
+    Compiled(Box<Compiled>),
 }
 
 /// Beyond this difference of log-probabilities a mixture is one of its sides, in single precision, and `exp`
