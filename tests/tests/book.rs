@@ -4,10 +4,34 @@ use std::fs;
 
 use mopd_tests::{Fence, fences, files};
 
+/// Pages at the root.
+const PAGES: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+
+#[test]
+fn what_the_pages_at_the_root_point_at_is_there() {
+    let root = mopd_tests::root();
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for page in PAGES {
+        let text = fs::read_to_string(root.join(page)).expect("a page");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            let path = link.split('#').next().unwrap_or_default();
+            if !path.is_empty() && !path.starts_with("https://") {
+                count += 1;
+                if !root.join(path).exists() {
+                    missing.push(format!("{page}: {path}"));
+                }
+            }
+        }
+    }
+    assert!(count > 40, "the links were not found");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn every_program_of_the_book_and_the_readme_is_accepted() {
     let root = mopd_tests::root();
-    let pages = std::iter::once(root.join("README.md")).chain(files(&root.join("book/src"), ".md"));
+    let pages = PAGES.map(|page| root.join(page)).into_iter().chain(files(&root.join("book/src"), ".md"));
     let mut faults = String::new();
     let mut count = 0;
     for page in pages {
