@@ -56,7 +56,7 @@ impl Range {
         self == NEVER
     }
 
-    /// Of a truth value.
+    /// Of a bool.
     pub fn is_true(self) -> bool {
         self.low > 0.0 || self.high < 0.0
     }

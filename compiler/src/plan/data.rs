@@ -51,7 +51,7 @@ pub enum DataNode {
     Number {
         value: f64,
     },
-    /// A field that holds a number, or a truth value.
+    /// A field that holds a number, or a bool.
     Field {
         field: String,
     },
@@ -80,7 +80,7 @@ impl DataFormula {
         fields
     }
 
-    /// Its value in a row that answers `number` for a field with a number or a truth value, and `is` for a
+    /// Its value in a row that answers `number` for a field with a number or a bool, and `is` for a
     /// field and a text.
     pub fn value(&self, number: impl Fn(&str) -> f64, is: impl Fn(&str, &str) -> bool) -> f64 {
         let mut values: Vec<f64> = Vec::with_capacity(self.nodes.len());

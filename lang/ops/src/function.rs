@@ -37,7 +37,7 @@ pub enum Units {
     One(fn(Unit) -> Result<Unit, Mismatch>),
     /// None where the two don't go together.
     Two(fn(Unit, Unit) -> Option<Unit>),
-    /// All operands, but a truth value before them, share one, which is the result's.
+    /// All operands, but a bool before them, share one, which is the result's.
     Shared,
 }
 
@@ -57,7 +57,7 @@ pub enum Range {
     Increasing,
     /// Of operands of which something is known.
     Of(fn(&[Interval]) -> Interval),
-    /// Of a truth value: whether it is decided, and how.
+    /// Of a bool: whether it is decided, and how.
     Truth(fn(&[Interval]) -> Option<bool>),
 }
 

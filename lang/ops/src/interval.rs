@@ -10,7 +10,7 @@ pub type Interval = (f64, f64);
 
 /// Any number, or none: what can be said of a logarithm where its argument may be negative.
 pub const ANYTHING: Interval = (f64::NEG_INFINITY, f64::INFINITY);
-/// Of a truth value.
+/// Of a bool.
 const EITHER: Interval = (0.0, 1.0);
 
 /// What came of operations without a result, such as the difference of two infinities, may be anything.
@@ -22,7 +22,7 @@ pub(crate) fn truth(decided: Option<bool>) -> Interval {
     decided.map_or(EITHER, |holds| if holds { (1.0, 1.0) } else { (0.0, 0.0) })
 }
 
-/// Whether a truth value is known.
+/// Whether a bool is known.
 fn known((low, high): Interval) -> Option<bool> {
     match () {
         () if low == 0.0 && high == 0.0 => Some(false),

@@ -108,7 +108,7 @@ pub(crate) fn negation(of: Unit) -> Result<Unit, Mismatch> {
 pub(crate) fn truth(of: Unit) -> Result<Unit, Mismatch> {
     match of {
         Unit::Bool => Ok(Unit::Bool),
-        _ => Err(Mismatch { message: "`not` needs a truth value", help: None }),
+        _ => Err(Mismatch { message: "`not` needs a bool", help: None }),
     }
 }
 

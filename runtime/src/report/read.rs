@@ -102,7 +102,7 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
     Ok(rows)
 }
 
-/// The columns of a file that hold whole numbers, numbers, truth values or text; others are left out.
+/// The columns of a file that hold whole numbers, numbers, bools or text; others are left out.
 pub fn columns(path: &Path) -> Result<Vec<Column>> {
     let failed = |error: String| {
         Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()))

@@ -134,7 +134,7 @@ impl<'de> Deserialize<'de> for Json {
 pub fn describe(value: &Json) -> String {
     match value {
         Json::Null => "null".to_owned(),
-        Json::Bool(value) => format!("the truth value {value}"),
+        Json::Bool(value) => format!("the bool {value}"),
         Json::Number(number) => format!("the number {number}"),
         Json::String(text) => format!("the string {}", quote(text)),
         Json::Array(items) => format!("a list of {}", items.len()),

@@ -26,7 +26,7 @@ pub trait FloatOps {
     type Number: Copy;
     /// As many i32.
     type Integer: Copy;
-    /// As many truth values.
+    /// As many bools.
     type Truth: Copy;
 
     fn number(&mut self, value: f32) -> Self::Number;
