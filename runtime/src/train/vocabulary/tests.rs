@@ -110,6 +110,7 @@ static KINDS: LazyLock<Vec<(DivergenceKind, Reference)>> = LazyLock::new(|| {
         ("tv(student, teacher)", of(|p, q| [(p - q).abs() / 2.0, 0.0])),
         ("chi2(student || teacher)", of(|p, q| [(p - q).powi(2) / q, 0.0])),
         ("hellinger(student, teacher)", of(|p, q| [(p.sqrt() - q.sqrt()).powi(2) / 2.0, 0.0])),
+        ("triangular(student, teacher)", of(|p, q| [(p - q).powi(2) / (p + q), 0.0])),
         ("alpha(student || teacher, alpha: 0.5)", alpha(0.5)),
         ("alpha(student || teacher, alpha: -1)", alpha(-1.0)),
         ("alpha(student || teacher, alpha: 2)", alpha(2.0)),
