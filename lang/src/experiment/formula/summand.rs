@@ -103,11 +103,25 @@ impl Facts {
 }
 
 impl Summand {
-    /// It measures information: a logarithm is in it.
+    /// It measures information: a logarithm is in it, in both parts of every choice. (The alpha divergence is a
+    /// number that has KL divergences as limits.)
     pub fn in_nats(&self) -> bool {
-        self.value.any(|node| {
-            matches!(node.kind, FormulaKind::Apply { function: Function::Log | Function::Log1p, .. })
-        })
+        fn walk(formula: &Formula, known: &mut HashMap<*const FormulaNode, bool>) -> bool {
+            if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
+                return *known;
+            }
+            let found = match &formula.0.kind {
+                FormulaKind::Apply { function: Function::Log | Function::Log1p, .. } => true,
+                FormulaKind::Apply { function: Function::Where, operands } => {
+                    operands[1..].iter().all(|chosen| walk(chosen, known))
+                }
+                FormulaKind::Apply { operands, .. } => operands.iter().any(|operand| walk(operand, known)),
+                _ => false,
+            };
+            known.insert(Rc::as_ptr(&formula.0), found);
+            found
+        }
+        crate::stack::with_room(|| walk(&self.value, &mut HashMap::new()))
     }
 }
 
