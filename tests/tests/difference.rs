@@ -110,7 +110,7 @@ fn an_early_stage_takes_those_behind_it_along() {
     let found = edited(&[("steps  = 700", "steps  = 600")]);
     assert_eq!(
         found.items.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["`start`: steps 500 -> 400"]
+        ["`start`: steps 700 -> 600"]
     );
     assert_eq!(found.reruns.len(), found.stages - 1, "all but the initial weights: {:?}", found.reruns);
 }

@@ -72,6 +72,8 @@ pub struct Modules {
 struct Loaded {
     file: FileId,
     path: Rc<str>,
+    /// It is a module of the standard library, whatever the host calls its file.
+    standard: bool,
     tree: Rc<Module>,
     names: HashMap<String, Declared>,
     /// Values from `--set`, by the name of the `param`.
@@ -177,7 +179,7 @@ impl Modules {
 
     /// Whether a module is of the standard library.
     pub fn is_standard(&self, id: ModuleId) -> bool {
-        self.loaded[id.0 as usize].path.starts_with("std:")
+        self.loaded[id.0 as usize].standard
     }
 
     /// The divergences that are known without an import.
@@ -236,6 +238,7 @@ impl Checker {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
         let path: Rc<str> = Rc::from(source.path.as_str());
+        let standard = path.starts_with("std:") || source.text == DIVERGENCES_TEXT;
         let (tree, diagnostics) = self.cache.parse(&path, file, &source.text);
         for diagnostic in diagnostics {
             self.report(diagnostic);
@@ -246,6 +249,7 @@ impl Checker {
         self.modules.loaded.push(Loaded {
             file,
             path,
+            standard,
             tree: tree.clone(),
             names: HashMap::new(),
             set: HashMap::new(),

@@ -127,8 +127,9 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// A smaller log-probability is this one: `exp` of it and quotients of two have room.
-    const LOWEST: f64 = -690.0;
+    /// A smaller log-probability is this one: third powers of its `exp`, and quotients of two, have room.
+    /// Derivatives divide by squares: where these vanish, they would be 0 / 0.
+    const LOWEST: f64 = -230.0;
 
     pub fn new(own: AtStep) -> Compiled {
         let mut made = Compiled { own, agreed: None };
