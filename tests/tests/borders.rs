@@ -1,6 +1,5 @@
 //! The borders between crates, kept by a tool: what each may not depend on, directly or through others.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,60 +54,6 @@ fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
             let found = tree.lines().find(|line| line.starts_with(name));
             assert_eq!(found, None, "{package} must not depend on {name}");
         }
-    }
-}
-
-/// The top-level modules of a crate that its file `path` imports; tests may look at anything.
-fn imports(text: &str) -> BTreeSet<String> {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-    let name = |text: &str| -> String {
-        text.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect()
-    };
-    let after = code.split("crate::").skip(1);
-    let groups = after.flat_map(|rest| match rest.strip_prefix('{') {
-        Some(group) => {
-            let group = group.split("};").next().unwrap_or_default();
-            let mut depth = 0;
-            let parts = group.split(|c: char| {
-                depth += i32::from(c == '{') - i32::from(c == '}');
-                c == ',' && depth == 0
-            });
-            parts.map(name).collect::<Vec<_>>()
-        }
-        None => vec![name(rest)],
-    });
-    groups.filter(|name| !name.is_empty()).collect()
-}
-
-/// Top-level modules ("rooms") of a crate import each other in one direction: each can be read, tested and moved
-/// without those that come after it.
-#[test]
-fn rooms_of_a_crate_import_each_other_without_a_loop() {
-    let root = mopd_tests::root();
-    for source in ["src", "store/src", "kernels/src"] {
-        let folder = root.join(source);
-        let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for path in mopd_tests::files(&folder, ".rs") {
-            let inside = path.strip_prefix(&folder).expect("a file of the folder");
-            let room = inside.iter().next().expect("a name").to_string_lossy();
-            let room = room.trim_end_matches(".rs").to_owned();
-            if room == "main" || room == "lib" || inside.ends_with("tests.rs") {
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).expect("a source file");
-            rooms.entry(room).or_default().extend(imports(&text));
-        }
-        assert!(rooms.len() > 2, "the rooms of {source} were not found");
-        // What imports only rooms that are gone goes, until none is left but those of a loop.
-        for _ in 0..rooms.len() {
-            let left: BTreeSet<String> = rooms.keys().cloned().collect();
-            rooms.retain(|room, imports| imports.iter().any(|other| other != room && left.contains(other)));
-        }
-        assert!(
-            rooms.is_empty(),
-            "in {source}, these rooms import each other in a loop, or one of it: {rooms:?}"
-        );
     }
 }
 
