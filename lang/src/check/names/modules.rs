@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{FileId, SourceFile, Span};
@@ -184,7 +185,7 @@ impl Modules {
 
     /// The divergences that are known without an import.
     pub fn standard_divergences(&self) -> impl Iterator<Item = &'static str> {
-        standard_divergences()
+        STANDARD_DIVERGENCES.iter().copied()
     }
 
     pub fn set_value(&self, id: ModuleId, name: &str) -> Option<Expr> {
@@ -193,13 +194,13 @@ impl Modules {
 }
 
 /// The divergences that are known without an import.
-fn standard_divergences() -> impl Iterator<Item = &'static str> {
+static STANDARD_DIVERGENCES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let lines = DIVERGENCES_TEXT.lines().filter_map(|line| line.strip_prefix("pub divergence "));
-    lines.filter_map(|line| line.split_once('(')).map(|(name, _)| name)
-}
+    lines.filter_map(|line| line.split_once('(')).map(|(name, _)| name).collect()
+});
 
 pub fn is_standard_divergence(name: &str) -> bool {
-    standard_divergences().any(|known| known == name)
+    STANDARD_DIVERGENCES.contains(&name)
 }
 
 /// The name that an item declares for others to use.
@@ -273,8 +274,7 @@ impl Checker {
     fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
         let tree = self.modules.tree(item.module);
         let standard = item.module != module || self.modules.is_standard(module);
-        let taken = builtins::find(&name.text).is_some()
-            || !standard && self.modules.standard_divergences().any(|known| known == name.text);
+        let taken = builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text);
         let called = callable(&tree.items[item.index].kind).is_some() && taken;
         if called || signals::is_reserved(&name.text) {
             self.report(
