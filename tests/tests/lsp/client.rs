@@ -83,17 +83,22 @@ impl Client {
         self.response(id)
     }
 
-    /// The response to a request that was begun.
+    /// The response to a request that was begun. Responses may come in any order.
     pub fn response(&mut self, id: i64) -> Result<Value, Value> {
-        loop {
-            let message = self.receive().expect("the server responds");
-            if message["id"] == json!(id) && message.get("method").is_none() {
-                return match message.get("error") {
-                    Some(error) => Err(error.clone()),
-                    None => Ok(message["result"].clone()),
-                };
-            }
-            self.note(message);
+        let responds = |message: &Value| message["id"] == json!(id) && message.get("method").is_none();
+        let message = match self.unasked.iter().position(responds) {
+            Some(at) => self.unasked.remove(at),
+            None => loop {
+                let message = self.receive().expect("the server responds");
+                if responds(&message) {
+                    break message;
+                }
+                self.note(message);
+            },
+        };
+        match message.get("error") {
+            Some(error) => Err(error.clone()),
+            None => Ok(message["result"].clone()),
         }
     }
 
