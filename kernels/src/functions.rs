@@ -61,8 +61,8 @@ impl Activation {
             }
             Activation::Gelu => {
                 let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * gelu_inner(x, GELU_SCALE)));
-                let slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
-                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
+                let inner = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x);
+                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner)
             }
         }
     }

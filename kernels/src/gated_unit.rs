@@ -124,9 +124,9 @@ impl<T: Scalar> Backward<'_, T> {
         let given = self.gate.iter().zip(self.up).zip(self.grad_product);
         let outputs = self.product.iter_mut().zip(self.grad_gate.iter_mut().zip(self.grad_up));
         for (((gate, up), grad_product), (product, (grad_gate, grad_up))) in given.zip(outputs) {
-            let ((active, slope), up) = (activation.at(gate.as_f32()), up.as_f32());
+            let ((active, derivative), up) = (activation.at(gate.as_f32()), up.as_f32());
             *product = T::from_f32(active * up);
-            *grad_gate = T::from_f32(grad_product * up * slope);
+            *grad_gate = T::from_f32(grad_product * up * derivative);
             *grad_up = T::from_f32(grad_product * active);
         }
     }
@@ -233,9 +233,10 @@ mod tests {
                     (both.narrow(1, 0, inner as i64), both.narrow(1, inner as i64, inner as i64));
                 let active = if activation == Activation::Silu { gate.silu() } else { gate.gelu("tanh") };
                 let expected = active * up;
-                let slope = double(&by, [rows as i64, inner as i64]);
+                let derivative = double(&by, [rows as i64, inner as i64]);
                 let grad_both =
-                    Tensor::run_backward(&[(&expected * slope).sum(None)], &[&both], false, false).remove(0);
+                    Tensor::run_backward(&[(&expected * derivative).sum(None)], &[&both], false, false)
+                        .remove(0);
 
                 let (mut kept, mut product) = (vec![0.0f32; gate_up.len()], vec![0.0f32; by.len()]);
                 forward(cpu, activation, inner, &gate_up, &mut kept, &mut product);

@@ -10,6 +10,7 @@ use mopd_lang::formula::{
 
 use super::dual::{self, Dual, sum};
 use super::world::World;
+use crate::expr::summand::LEAST_PROBABILITY;
 
 /// Where in a world a divergence is taken.
 #[derive(Clone, Copy)]
@@ -46,19 +47,19 @@ impl Place<'_> {
         if !live || *role != Role::Student {
             return Ok(p.into_iter().map(Dual::plain).collect());
         }
-        let slope = |i: usize, j: usize| p[i] * (if i == j { 1.0 - p[j] } else { -p[j] }) / temperature;
+        let derivative = |i: usize, j: usize| p[i] * (if i == j { 1.0 - p[j] } else { -p[j] }) / temperature;
         Ok((0..p.len())
-            .map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| slope(i, j)).collect() })
+            .map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| derivative(i, j)).collect() })
             .collect())
     }
 
     /// The student's log-probability of an entry, at the temperature of the policy that is trained.
     pub fn log_probability(&self, entry: usize) -> Result<Dual, Refusal> {
         let logp = self.world.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
-        let slope = |(other, logp): (usize, &f64)| {
+        let derivative = |(other, logp): (usize, &f64)| {
             (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.world.temperature
         };
-        Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(slope).collect() })
+        Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(derivative).collect() })
     }
 
     fn side(
@@ -211,7 +212,7 @@ impl Place<'_> {
             }
         }
         let bound = of.clip_each.filter(|_| self.bounds).map(Dual::plain);
-        let agreed = if generalized { slopes_where_equal(kind, &own)? } else { [0.0; 3] };
+        let agreed = if generalized { gradients_where_equal(kind, &own)? } else { [0.0; 3] };
         let mut total = Dual::plain(0.0);
         for (l, r) in l.iter().zip(&r) {
             let mut summand = summand(kind, &own, l, r)?;
@@ -246,7 +247,7 @@ fn summand(kind: &DivergenceKind, own: &[f64], l: &Dual, r: &Dual) -> Result<Dua
 }
 
 /// Where both sides agree: the derivative by the left one, as a number, and the gradient's factors by both.
-fn slopes_where_equal(kind: &DivergenceKind, own: &[f64]) -> Result<[f64; 3], Refusal> {
+fn gradients_where_equal(kind: &DivergenceKind, own: &[f64]) -> Result<[f64; 3], Refusal> {
     let DivergenceKind::Entrywise(summand) = kind else {
         return Ok(if matches!(kind, DivergenceKind::Kl) { [1.0, 1.0, -1.0] } else { [0.0; 3] });
     };
@@ -266,8 +267,10 @@ fn slopes_where_equal(kind: &DivergenceKind, own: &[f64]) -> Result<[f64; 3], Re
 }
 
 fn entrywise(summand: &Summand, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
-    // A probability of nothing at all has no logarithm; the runtime has the same floor.
-    let some = |side: &Dual| if side.value == 0.0 { Dual::plain(1e-300) } else { side.clone() };
+    let some = |side: &Dual| match side.value < LEAST_PROBABILITY {
+        true => Dual::plain(LEAST_PROBABILITY),
+        false => side.clone(),
+    };
     let (l, r) = (some(l), some(r));
     with_entries(summand, own, |entry| {
         let side = if entry.side == Side::Left { &l } else { &r };

@@ -35,7 +35,7 @@ impl Dual {
     }
 
     pub fn is_finite(&self) -> bool {
-        self.value.is_finite() && self.gradient.iter().all(|slope| slope.is_finite())
+        self.value.is_finite() && self.gradient.iter().all(|partial| partial.is_finite())
     }
 
     pub fn add(&self, other: &Dual) -> Dual {

@@ -91,14 +91,14 @@ impl<'a> Compiled<'a> {
                 return Err("its numbers are not finite here".into());
             }
             value += probability * total.value;
-            for (sum, slope) in gradient.iter_mut().zip(&total.gradient) {
-                *sum += probability * slope;
-                largest = largest.max(slope.abs());
+            for (sum, partial) in gradient.iter_mut().zip(&total.gradient) {
+                *sum += probability * partial;
+                largest = largest.max(partial.abs());
             }
         }
         for (prefix, visits) in visits.into_iter().enumerate() {
             let own = &mut gradient[prefix * size.vocabulary..(prefix + 1) * size.vocabulary];
-            own.iter_mut().for_each(|slope| *slope = if visits > 0.0 { *slope / visits } else { 0.0 });
+            own.iter_mut().for_each(|partial| *partial = if visits > 0.0 { *partial / visits } else { 0.0 });
         }
         Ok(Expectation { gradient, value: value / count(size, self.value.1) as f64, largest })
     }

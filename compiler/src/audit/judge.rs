@@ -316,7 +316,7 @@ impl<'a> Inquiry<'a> {
         for (named, own) in known.named.iter().zip(&known.gradients).filter(|(named, _)| named.teaches) {
             let theirs = gradients(named, &others)?;
             let Some(times) = coefficients(&change, &[&difference(own, &theirs)]) else { continue };
-            let scaled: Vec<f64> = own.iter().map(|slope| slope * times[0]).collect();
+            let scaled: Vec<f64> = own.iter().map(|partial| partial * times[0]).collect();
             let rest = difference(gradient, &scaled);
             let parts = vec![Part { of: named.name.clone(), times: times[0] }];
             return Ok(Some(Verdict::WithTask { parts, task: task(&rest) }));

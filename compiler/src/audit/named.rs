@@ -324,9 +324,9 @@ impl Named {
                             unreachable!("of whole completions")
                         }
                     };
-                    let slopes =
+                    let partials =
                         if local.gradient.is_empty() { vec![0.0; size.vocabulary] } else { local.gradient };
-                    gradient.extend(slopes);
+                    gradient.extend(partials);
                 }
                 Ok(gradient)
             }
@@ -389,9 +389,9 @@ fn completions(
             }
         }
     }
-    for (index, slope) in gradient.iter_mut().enumerate() {
+    for (index, partial) in gradient.iter_mut().enumerate() {
         let visits = visits[index / size.vocabulary];
-        *slope = if visits > 0.0 { *slope / visits } else { 0.0 };
+        *partial = if visits > 0.0 { *partial / visits } else { 0.0 };
     }
     Ok(gradient)
 }

@@ -12,13 +12,17 @@ use super::derivative::{NotDifferentiable, adjoints};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Reduction, Summand};
 
+/// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares: where
+/// these vanish they would be 0 / 0. Third powers of it, and quotients of two, have room in double precision.
+pub const LEAST_PROBABILITY: f64 = 1e-100;
+
 /// A summand with numbers for its parameters.
 #[derive(Clone, Debug)]
 pub struct AtStep {
     pub graph: Graph,
     pub value: NodeId,
     /// Its derivatives by `p` and `q`, and by both where they are detached.
-    pub slopes: [NodeId; 4],
+    pub gradients: [NodeId; 4],
 }
 
 /// What the runtime has loops, or arithmetic in single precision, of its own for.
@@ -75,8 +79,8 @@ impl Summand {
         let value = graph.broadcast(value, Axis::Token);
         // Elementwise, the derivative of the sum by each number is that of its own summand.
         let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
-        let slopes = adjoints(&mut graph, sum, &[0, 1, 2, 3].map(LiveId))?;
-        Ok(AtStep { graph, value, slopes: [slopes[0], slopes[1], slopes[2], slopes[3]] })
+        let gradients = adjoints(&mut graph, sum, &[0, 1, 2, 3].map(LiveId))?;
+        Ok(AtStep { graph, value, gradients: [gradients[0], gradients[1], gradients[2], gradients[3]] })
     }
 }
 

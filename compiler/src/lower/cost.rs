@@ -110,7 +110,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
 }
 
 /// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU
-/// `3 W H`, two norms `2 W`; a last norm `W`; an output matrix `V W` of its own where not tied. What a family
+/// `3 W H`, two norms `2 W`; a last norm `W`; an LM head `V W` of its own where not tied. What a family
 /// has besides, biases and norms of heads, is less than a thousandth of it and left out. None where the
 /// vocabulary is in a file.
 pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {

@@ -401,7 +401,7 @@ pub struct Extrapolation {
 pub enum WeightGroup {
     Attention,
     FeedForward,
-    /// The output matrix too.
+    /// The LM head too.
     Embedding,
     Norm,
 }

@@ -37,7 +37,7 @@ pub fn record(
         weight: objective.weight.map(|node| outputs.get(node)),
         selected: objective.selected.map(|node| outputs.get(node)),
         // With one log-probability, what the loss falls by is the advantage.
-        slope: match objective.live.as_slice() {
+        grad: match objective.live.as_slice() {
             [live] if matches!(live.primitive, Live::Logp | Live::EndLogp) => Some(outputs.get(live.adjoint)),
             _ => None,
         },
@@ -132,7 +132,7 @@ struct Seen<'a> {
     weight: Option<&'a [f32]>,
     selected: Option<&'a [f32]>,
     /// d loss / d log-probability
-    slope: Option<&'a [f32]>,
+    grad: Option<&'a [f32]>,
     logp: Option<&'a [f32]>,
     teacher_logp: Option<&'a [f32]>,
     entropy: Option<&'a [f32]>,
@@ -142,7 +142,7 @@ impl Seen<'_> {
     fn token(&self, token: usize, text: String) -> TokenSeen {
         let at = |values: Option<&[f32]>| values.map(|values| values[token]);
         let signal = self.signal[token];
-        let sign = |slope: f32| if slope == 0.0 { 0.0 } else { -slope.signum() };
+        let sign = |grad: f32| if grad == 0.0 { 0.0 } else { -grad.signum() };
         TokenSeen {
             text,
             logp: at(self.logp),
@@ -150,7 +150,7 @@ impl Seen<'_> {
             entropy: at(self.entropy),
             weight: at(self.weight),
             signal,
-            advantage: at(self.slope).map(|slope| sign(slope) * signal),
+            advantage: at(self.grad).map(|grad| sign(grad) * signal),
             selected: at(self.selected).map(|selected| selected != 0.0),
         }
     }

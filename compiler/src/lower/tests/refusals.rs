@@ -657,7 +657,7 @@ fn a_summand_has_derivatives() {
             Layout { sequence_of_token: vec![0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
         let (p, q) = (vec![std::f32::consts::E / 4.0], vec![0.25]);
         let batch = Batch { layout, live: vec![p.clone(), q.clone(), p, q], ..Batch::default() };
-        let outputs = [made.value, made.slopes[0], made.slopes[1]];
+        let outputs = [made.value, made.gradients[0], made.gradients[1]];
         let values = crate::expr::interpret::interpret(&made.graph, &outputs, &batch)
             .expect("it reads its sides alone");
         for (node, expected) in outputs.into_iter().zip(expected) {

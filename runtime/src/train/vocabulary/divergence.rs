@@ -1,12 +1,12 @@
-//! A divergence over some rows: its value per token, and its slopes with respect to the student's
-//! log-probabilities. The slopes are written down rather than left to libtorch: nothing of the forward
+//! A divergence over some rows: its value per token, and its gradients with respect to the student's
+//! log-probabilities. The gradients are written down rather than left to libtorch: nothing of the forward
 //! computation has to be kept for them.
 
 use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
 
 use super::loops;
-use super::rows::{Rows, Slopes};
+use super::rows::{LogpGrad, Rows};
 use super::summands::Summand;
 use super::support::{Entries, entries};
 use crate::zip::zip_equal;
@@ -73,7 +73,7 @@ impl Divergence<'_> {
 
     /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of
     /// the vocabulary.
-    pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
+    pub fn accumulate_grad(&self, rows: &Rows, adjoint: &Tensor, grad: &mut LogpGrad) {
         let compared = self.compared(rows);
         let clipped = self.clip_each.map(|bound| self.summands(&compared).gt(bound));
         for (own, other) in [(&compared.left, &compared.right), (&compared.right, &compared.left)] {
@@ -82,22 +82,20 @@ impl Divergence<'_> {
             }
             let is_left = std::ptr::eq(own, &compared.left);
             if self.is_plain(&compared) {
-                let slope = if is_left { Gradient::KlByLeft } else { Gradient::KlByRight };
+                let side = if is_left { Gradient::KlByLeft } else { Gradient::KlByRight };
                 if let Some(on_side) =
-                    loops::gradients(slope, &compared.left.logps, &compared.right.logps, adjoint)
+                    loops::gradients(side, &compared.left.logps, &compared.right.logps, adjoint)
                 {
-                    self.through_mass(rows, &compared, own, on_side, slopes);
+                    self.through_mass(rows, &compared, own, on_side, grad);
                     continue;
                 }
             }
             let mut on_side = match &self.pairing {
                 Pairing::Entrywise(summand) if is_left => {
-                    summand.left_slopes(&own.logps, &other.logps, compared.closed)
+                    summand.grad_left(&own.logps, &other.logps, compared.closed)
                 }
-                Pairing::Entrywise(summand) => {
-                    summand.right_slopes(&other.logps, &own.logps, compared.closed)
-                }
-                Pairing::Sorted => sorted_slopes(&own.logps, &other.logps, compared.tail),
+                Pairing::Entrywise(summand) => summand.grad_right(&other.logps, &own.logps, compared.closed),
+                Pairing::Sorted => grad_sorted(&own.logps, &other.logps, compared.tail),
             };
             if let Some(clipped) = &clipped {
                 let clipped = if matches!(self.pairing, Pairing::Sorted) {
@@ -109,9 +107,9 @@ impl Divergence<'_> {
             }
             compared.blank(&mut on_side);
             on_side *= adjoint;
-            // Of a token that is not selected an infinite slope is nothing.
+            // Of a token that is not selected an infinite gradient is nothing.
             let _ = on_side.masked_fill_(&adjoint.eq(0.0), 0.0);
-            self.through_mass(rows, &compared, own, on_side, slopes);
+            self.through_mass(rows, &compared, own, on_side, grad);
         }
     }
 
@@ -136,28 +134,28 @@ impl Divergence<'_> {
             && self.clip_each.is_none()
     }
 
-    /// From slopes by what is compared to slopes by the student's log-probabilities.
+    /// From gradients by what is compared to gradients by the student's log-probabilities.
     fn through_mass(
         &self,
         rows: &Rows,
         compared: &Compared,
         own: &OnSupport,
-        mut slopes: Tensor,
-        sum: &mut Slopes,
+        mut grad: Tensor,
+        sum: &mut LogpGrad,
     ) {
         if compared.renormalized {
-            slopes -= own.logps.exp() * slopes.sum_dim_intlist([-1].as_slice(), true, Kind::Float);
-            compared.blank(&mut slopes);
+            grad -= own.logps.exp() * grad.sum_dim_intlist([-1].as_slice(), true, Kind::Float);
+            compared.blank(&mut grad);
         }
-        let count = slopes.size()[1] - i64::from(compared.tail);
+        let count = grad.size()[1] - i64::from(compared.tail);
         let temperature = self.temperature_of(Role::Student, rows);
         for (index, (weight, role)) in own.side.parts.iter().enumerate() {
             if *role != Role::Student {
                 continue;
             }
             let part = match &own.blended {
-                Some(blended) => &slopes * (weighted(&own.parts[index], weight, rows) - blended).exp_(),
-                None => slopes.shallow_clone(),
+                Some(blended) => &grad * (weighted(&own.parts[index], weight, rows) - blended).exp_(),
+                None => grad.shallow_clone(),
             };
             // What a tail loses or gains, its entries do in proportion.
             let spread = compared.tail.then(|| {
@@ -344,10 +342,10 @@ fn sorted(logps: &Tensor, tail: bool) -> (Tensor, Tensor) {
     (Tensor::cat(&[values, logps.narrow(1, count, 1)], -1).exp(), places)
 }
 
-fn sorted_slopes(own: &Tensor, other: &Tensor, tail: bool) -> Tensor {
+fn grad_sorted(own: &Tensor, other: &Tensor, tail: bool) -> Tensor {
     let ((own, places), (other, _)) = (sorted(own, tail), sorted(other, tail));
-    let slopes = (&own - other).sign_() * own * 0.5;
-    slopes.zeros_like().scatter_(-1, &places, &slopes)
+    let grad = (&own - other).sign_() * own * 0.5;
+    grad.zeros_like().scatter_(-1, &places, &grad)
 }
 
 /// What is said of ranks, said of entries.

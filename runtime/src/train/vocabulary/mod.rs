@@ -32,7 +32,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
-use self::rows::{Rows, Slopes};
+use self::rows::{LogpGrad, Rows};
 use crate::model::{ABSENT, LmHeadGrad, logits};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -167,7 +167,7 @@ struct Sizes {
     chunk: i64,
     /// Of a block: the logits that are made with one product of matrices.
     block: i64,
-    /// Of all blocks whose slopes are kept between the passes, in bytes.
+    /// Of all blocks whose gradients are kept between the passes, in bytes.
     kept: usize,
 }
 
@@ -266,7 +266,7 @@ impl Vocabulary {
         let mut room = self.sizes.kept;
         for (first, count) in self.blocks() {
             let block = self.block(first, count);
-            let slopes = self.room_for_slopes(&block, live.len(), &mut room);
+            let grad = self.room_for_grad(&block, live.len(), &mut room);
             for rows in self.chunks(&block) {
                 let place = |values: &Tensor| values.narrow(0, rows.first, rows.len());
                 for (quantity, values) in zip_equal(quantities, &values[0]) {
@@ -274,21 +274,21 @@ impl Vocabulary {
                 }
                 for (index, (primitive, values)) in zip_equal(live, &values[1]).enumerate() {
                     place(values).copy_(&primitive.values(&rows));
-                    if let Some(slopes) = &slopes {
+                    if let Some(grad) = &grad {
                         let one = Tensor::ones([rows.len(), 1], (Kind::Float, self.targets.device()));
-                        let mut slopes = slopes[index].narrow(0, rows.first - first, rows.len());
-                        self.grad_logits(&rows, [(primitive, one)].into_iter(), &mut slopes);
+                        let mut grad = grad[index].narrow(0, rows.first - first, rows.len());
+                        self.grad_logits(&rows, [(primitive, one)].into_iter(), &mut grad);
                     }
                 }
             }
-            kept.extend(slopes.map(|slopes| (first, slopes)));
+            kept.extend(grad.map(|grad| (first, grad)));
         }
         values
     }
 
-    /// Tensors for the slopes of a block by each primitive, if they fit into the room that is left. Logits
-    /// that are given need not be made again: no slopes are kept beside them.
-    fn room_for_slopes(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
+    /// Tensors for the gradients of a block by each primitive, if they fit into the room that is left. Logits
+    /// that are given need not be made again: no gradients are kept beside them.
+    fn room_for_grad(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
         let Logits::Projected { hidden, .. } = &self.student else { return None };
         // As the products with the LM head want them.
         let kind = hidden.kind();
@@ -305,11 +305,11 @@ impl Vocabulary {
             assert_eq!(adjoint.numel() as i64, self.tokens(), "d loss / d primitive of every token");
         }
         for (first, count) in self.blocks() {
-            if let Some(slopes) = self.kept.borrow_mut().remove(&first) {
-                assert_eq!(slopes.len(), live.len(), "the primitives of the first pass");
-                give(kept_slopes(
+            if let Some(grad) = self.kept.borrow_mut().remove(&first) {
+                assert_eq!(grad.len(), live.len(), "the primitives of the first pass");
+                give(scaled_grad(
                     first,
-                    slopes,
+                    grad,
                     live.iter().map(|(_, adjoint)| adjoint.narrow(0, first, count)),
                 ));
                 continue;
@@ -321,7 +321,7 @@ impl Vocabulary {
                 // Written over: nobody reads the logits of these rows after it.
                 self.grad_logits(&rows, live, &mut logits);
             }
-            give(ByLogits { first, slopes: block.student, scale: None });
+            give(ByLogits { first, grad: block.student, scale: None });
         }
     }
 
@@ -339,16 +339,16 @@ impl Vocabulary {
             self.grad_logits(rows, live, &mut single);
             return out.copy_(&single);
         }
-        let mut slopes = Slopes::default();
+        let mut grad = LogpGrad::default();
         for (primitive, adjoint) in live {
-            // Where a token is not selected nothing is computed; nor can an infinite slope there become NaN.
+            // Where a token is not selected nothing is computed; nor can an infinite gradient there become NaN.
             if adjoint.count_nonzero(None).int64_value(&[]) > 0 {
-                primitive.add_slopes(rows, &adjoint, &mut slopes);
+                primitive.accumulate_grad(rows, &adjoint, &mut grad);
             }
         }
         // d cap(x) / d x = 1 - (cap(x) / c)^2, before the logits are written over.
         let bent = self.student.softcap().map(|cap| -(rows.logits() / cap).square_() + 1.0);
-        slopes.into_logits(rows, out);
+        grad.into_logits(rows, out);
         if let Some(bent) = bent {
             *out *= bent;
         }
@@ -369,19 +369,19 @@ impl Vocabulary {
         let mut grad_hidden = Vec::new();
         let mut grad_lm_head = LmHeadGrad::zero(matrix);
         let half = hidden.kind() == Kind::BFloat16;
-        self.gradient(live, |ByLogits { first, slopes, scale }| {
-            let rows = hidden.narrow(0, first, slopes.size()[0]);
-            let slopes = if half { slopes.to_kind(Kind::BFloat16) } else { slopes };
-            let product = if half { tensor::multiply(&slopes, matrix) } else { slopes.mm(matrix) };
+        self.gradient(live, |ByLogits { first, grad, scale }| {
+            let rows = hidden.narrow(0, first, grad.size()[0]);
+            let grad = if half { grad.to_kind(Kind::BFloat16) } else { grad };
+            let product = if half { tensor::multiply(&grad, matrix) } else { grad.mm(matrix) };
             match scale {
-                // A row of the slopes is scaled where it is smaller: in the product.
+                // A row of the gradients is scaled where it is smaller: in the product.
                 Some(scale) => {
                     grad_hidden.push(product * &scale);
-                    grad_lm_head.keep(slopes, (rows * scale).to_kind(hidden.kind()));
+                    grad_lm_head.keep(grad, (rows * scale).to_kind(hidden.kind()));
                 }
                 None => {
                     grad_hidden.push(product);
-                    grad_lm_head.add(&slopes, &rows);
+                    grad_lm_head.add(&grad, &rows);
                 }
             }
         });
@@ -436,7 +436,7 @@ pub struct ByLogits {
     /// Its first token.
     first: i64,
     /// `[block, vocabulary]`
-    slopes: Tensor,
+    grad: Tensor,
     /// `[block, 1]`: to multiply the rows with; nothing where they are whole.
     scale: Option<Tensor>,
 }
@@ -444,25 +444,25 @@ pub struct ByLogits {
 impl ByLogits {
     /// The first token, and `[block, vocabulary]`.
     pub fn whole(self) -> (i64, Tensor) {
-        let ByLogits { first, slopes, scale } = self;
-        let kind = slopes.kind();
-        (first, if let Some(scale) = scale { (slopes * scale).to_kind(kind) } else { slopes })
+        let ByLogits { first, grad, scale } = self;
+        let kind = grad.kind();
+        (first, if let Some(scale) = scale { (grad * scale).to_kind(kind) } else { grad })
     }
 }
 
 /// From d primitive / d logits and d loss / d primitive, `[block]`, of each live primitive.
-fn kept_slopes(first: i64, slopes: Vec<Tensor>, adjoints: impl Iterator<Item = Tensor>) -> ByLogits {
-    let mut parts = slopes.into_iter().zip(adjoints).map(|(mut slopes, adjoint)| {
+fn scaled_grad(first: i64, grad: Vec<Tensor>, adjoints: impl Iterator<Item = Tensor>) -> ByLogits {
+    let mut parts = grad.into_iter().zip(adjoints).map(|(mut grad, adjoint)| {
         let adjoint = adjoint.unsqueeze(1);
-        // An infinite slope of a token that is not selected is nothing.
-        let _ = slopes.masked_fill_(&adjoint.eq(0.0), 0.0);
-        (slopes, adjoint)
+        // An infinite gradient of a token that is not selected is nothing.
+        let _ = grad.masked_fill_(&adjoint.eq(0.0), 0.0);
+        (grad, adjoint)
     });
-    let one = parts.next().expect("slopes are kept of live primitives");
+    let one = parts.next().expect("gradients are kept of live primitives");
     // Of several the sum is whole: there is nothing left to multiply it with.
-    let (slopes, scale) = parts
-        .fold(one, |(sum, scale), (slopes, adjoint)| (sum * scale + slopes * &adjoint, adjoint.ones_like()));
-    ByLogits { first, slopes, scale: Some(scale) }
+    let (grad, scale) =
+        parts.fold(one, |(sum, scale), (grad, adjoint)| (sum * scale + grad * &adjoint, adjoint.ones_like()));
+    ByLogits { first, grad, scale: Some(scale) }
 }
 
 /// `count` tokens from `first` of what stands one after the other.

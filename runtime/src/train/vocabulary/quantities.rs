@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::divergence::Divergence;
 use super::loops;
-use super::rows::{Rows, Slopes};
+use super::rows::{LogpGrad, Rows};
 use super::support::{Entries, entries, in_nucleus, mask, top};
 use mopd_kernels::entries::Sum;
 
@@ -97,21 +97,21 @@ impl Primitive<'_> {
 
     /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of
     /// the vocabulary.
-    pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
+    pub fn accumulate_grad(&self, rows: &Rows, adjoint: &Tensor, grad: &mut LogpGrad) {
         match self {
-            Primitive::Logp => slopes.add_at(rows, rows.temperature(), &rows.targets, adjoint),
+            Primitive::Logp => grad.add_at(rows, rows.temperature(), &rows.targets, adjoint),
             Primitive::EndLogp => {
-                slopes.add_at(rows, rows.temperature(), &rows.targets.full_like(rows.end), adjoint)
+                grad.add_at(rows, rows.temperature(), &rows.targets.full_like(rows.end), adjoint)
             }
-            Primitive::Divergence(divergence) => divergence.add_slopes(rows, adjoint, slopes),
+            Primitive::Divergence(divergence) => divergence.accumulate_grad(rows, adjoint, grad),
             Primitive::Likelihood { of } => {
-                slopes.add_at(rows, 1.0, &rows.logps(*of, 1.0).argmax(-1, true), &adjoint.neg());
+                grad.add_at(rows, 1.0, &rows.logps(*of, 1.0).argmax(-1, true), &adjoint.neg());
             }
             Primitive::Ranking { role, k } => {
                 let (logps, order, remaining) = ranking(rows, *role, *k);
                 // The i-th entry is a candidate in the first i choices.
                 let candidate = (logps + remaining.neg().logcumsumexp(-1)).exp_();
-                slopes.add_at(rows, 1.0, &order, &((candidate - 1.0) * adjoint));
+                grad.add_at(rows, 1.0, &order, &((candidate - 1.0) * adjoint));
             }
         }
     }

@@ -104,27 +104,27 @@ impl<'a> Rows<'a> {
 
 /// d loss / d log-probability of the student, `[rows, vocabulary]`, by temperature.
 #[derive(Default)]
-pub struct Slopes {
+pub struct LogpGrad {
     by_temperature: Vec<(f64, Tensor)>,
 }
 
-impl Slopes {
+impl LogpGrad {
     /// Adds to all entries; takes the tensor, which must be nobody else's.
-    pub fn add(&mut self, temperature: f64, slopes: Tensor) {
+    pub fn add(&mut self, temperature: f64, grad: Tensor) {
         match self.find(temperature) {
-            Some(sum) => *sum += slopes,
-            None => self.by_temperature.push((temperature, slopes)),
+            Some(sum) => *sum += grad,
+            None => self.by_temperature.push((temperature, grad)),
         }
     }
 
     /// Adds to the entries that `indices`, `[rows, any]`, name.
-    pub fn add_at(&mut self, rows: &Rows, temperature: f64, indices: &Tensor, slopes: &Tensor) {
+    pub fn add_at(&mut self, rows: &Rows, temperature: f64, indices: &Tensor, grad: &Tensor) {
         if self.find(temperature).is_none() {
-            let zeros = Tensor::zeros([rows.len(), rows.vocabulary()], (Kind::Float, slopes.device()));
+            let zeros = Tensor::zeros([rows.len(), rows.vocabulary()], (Kind::Float, grad.device()));
             self.by_temperature.push((temperature, zeros));
         }
         let sum = self.find(temperature).expect("it was just added");
-        let _ = sum.scatter_add_(-1, indices, slopes);
+        let _ = sum.scatter_add_(-1, indices, grad);
     }
 
     fn find(&mut self, temperature: f64) -> Option<&mut Tensor> {
@@ -141,12 +141,12 @@ impl Slopes {
             .map(|(temperature, _)| rows.logps(Role::Student, *temperature))
             .collect();
         let mut first = true;
-        for ((temperature, slopes), logps) in self.by_temperature.into_iter().zip(logps) {
+        for ((temperature, grad), logps) in self.by_temperature.into_iter().zip(logps) {
             if first && temperature == 1.0 && out.kind() == Kind::Float {
-                let _ = Tensor::internal_log_softmax_backward_data_out(out, &slopes, &logps, -1, Kind::Float);
+                let _ = Tensor::internal_log_softmax_backward_data_out(out, &grad, &logps, -1, Kind::Float);
             } else {
-                let part = Tensor::internal_log_softmax_backward_data(&slopes, &logps, -1, Kind::Float)
-                    / temperature;
+                let part =
+                    Tensor::internal_log_softmax_backward_data(&grad, &logps, -1, Kind::Float) / temperature;
                 if first {
                     out.copy_(&part);
                 } else {

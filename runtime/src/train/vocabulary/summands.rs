@@ -1,9 +1,9 @@
-//! The summand of every divergence at a vocabulary entry, and its slopes.
+//! The summand of every divergence at a vocabulary entry, and its gradients.
 //!
 //! Everything is a function of two log-probabilities, `l` of the left side and `r` of the right side, as
-//! tensors of one shape; slopes are with respect to these. Each form is written so that it and its slopes are
-//! exactly 0 where `l = r`, if it is closed: rounding noise there would be blown up to full steps by an
-//! optimiser that normalises gradients.
+//! tensors of one shape; gradients are with respect to these. Each form is written so that it and its
+//! gradients are exactly 0 where `l = r`, if it is closed: an optimiser that normalises gradients would
+//! scale rounding noise there to full steps.
 //!
 //! *Closed* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary
 //! entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1)
@@ -13,7 +13,7 @@
 //! entry and of its derivatives, in double precision.
 
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::expr::summand::AtStep;
+use mopd_compiler::expr::summand::{AtStep, LEAST_PROBABILITY};
 use tch::{Kind, Tensor};
 
 use crate::train::tensor_graph;
@@ -57,15 +57,15 @@ impl Summand {
     }
 
     /// With respect to `l`. The tensor is nobody else's.
-    pub fn left_slopes(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn grad_left(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
         match self {
             Summand::Kl => {
-                let mut slopes = l - r;
+                let mut grad = l - r;
                 if !closed {
-                    slopes += 1.0;
+                    grad += 1.0;
                 }
-                slopes *= l.exp();
-                slopes
+                grad *= l.exp();
+                grad
             }
             Summand::Jsd { beta, normalized } => {
                 let beta = *beta;
@@ -75,15 +75,15 @@ impl Summand {
             Summand::Skew { lambda } => {
                 let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
-                let slope = &above - above.expm1() * lambda;
-                l.exp() * if closed { slope } else { slope + (1.0 - lambda) }
+                let grad = &above - above.expm1() * lambda;
+                l.exp() * if closed { grad } else { grad + (1.0 - lambda) }
             }
-            Summand::Compiled(own) => own.slopes(0, l, r, closed),
+            Summand::Compiled(own) => own.grad(0, l, r, closed),
         }
     }
 
     /// With respect to `r`. The tensor is nobody else's.
-    pub fn right_slopes(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn grad_right(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
         match self {
             Summand::Kl => {
                 let p = l.exp();
@@ -99,7 +99,7 @@ impl Summand {
                 let above = above_mixture(l, r, lambda);
                 (if closed { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
             }
-            Summand::Compiled(own) => own.slopes(1, l, r, closed),
+            Summand::Compiled(own) => own.grad(1, l, r, closed),
         }
     }
 }
@@ -121,16 +121,12 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
 /// A summand as the compiler has it, in double precision: the ratio of two probabilities has no room in single.
 pub struct Compiled {
     own: AtStep,
-    /// Where both sides agree: the derivative by the left one, and the slopes by both. None where they differ
+    /// Where both sides agree: the derivative by the left one, and the gradients by both. None where they differ
     /// from entry to entry: it is no divergence, and no linear function makes it stationary there.
     agreed: Option<[f64; 3]>,
 }
 
 impl Compiled {
-    /// A smaller log-probability is this one: third powers of its `exp`, and quotients of two, have room.
-    /// Derivatives divide by squares: where these vanish, they would be 0 / 0.
-    const LOWEST: f64 = -230.0;
-
     pub fn new(own: AtStep) -> Compiled {
         let mut made = Compiled { own, agreed: None };
         made.agreed = made.where_equal();
@@ -147,11 +143,11 @@ impl Compiled {
             let near = |value: &&f64| (**value - values[0]).abs() <= 1e-9 * values[0].abs().max(1.0);
             values.iter().filter(near).count() == values.len()
         };
-        let [p, q, constant, _] = self.own.slopes.map(at);
+        let [p, q, constant, _] = self.own.gradients.map(at);
         let whole: Vec<f64> = p.iter().zip(&constant).map(|(live, constant)| live + constant).collect();
         let none = at(self.own.value).iter().all(|value| value.abs() <= 1e-9);
-        let slopes = [whole, p, q];
-        (none && slopes.iter().all(|slope| same(slope))).then(|| slopes.map(|slope| slope[0]))
+        let grad = [whole, p, q];
+        (none && grad.iter().all(|grad| same(grad))).then(|| grad.map(|grad| grad[0]))
     }
 
     /// A node of the graph at some entries.
@@ -160,7 +156,7 @@ impl Compiled {
     }
 
     fn sides(l: &Tensor, r: &Tensor) -> [Tensor; 2] {
-        [l, r].map(|side| side.to_kind(Kind::Double).clamp_min_(Self::LOWEST).exp_())
+        [l, r].map(|side| side.to_kind(Kind::Double).exp_().clamp_min_(LEAST_PROBABILITY))
     }
 
     /// Exactly 0 where both sides agree: the difference of two roundings is not.
@@ -172,19 +168,19 @@ impl Compiled {
         let [p, q] = Self::sides(l, r);
         let values = self.at(self.own.value, &p, &q);
         match self.agreed.filter(|_| closed) {
-            Some([slope, ..]) => Self::settled(values - (p - q) * slope, l, r),
+            Some([grad, ..]) => Self::settled(values - (p - q) * grad, l, r),
             None => values,
         }
         .to_kind(Kind::Float)
     }
 
     /// By the left side, 0, or the right, 1.
-    fn slopes(&self, side: usize, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
         let sides = Self::sides(l, r);
-        let slopes = self.at(self.own.slopes[side], &sides[0], &sides[1]);
+        let grad = self.at(self.own.gradients[side], &sides[0], &sides[1]);
         match self.agreed.filter(|_| closed) {
-            Some(agreed) => Self::settled((slopes - agreed[1 + side]) * &sides[side], l, r),
-            None => slopes * &sides[side],
+            Some(agreed) => Self::settled((grad - agreed[1 + side]) * &sides[side], l, r),
+            None => grad * &sides[side],
         }
         .to_kind(Kind::Float)
     }

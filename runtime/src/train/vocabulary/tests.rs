@@ -1,5 +1,5 @@
 //! Every divergence against its definition in double precision, with probabilities instead of logs and finite
-//! differences instead of slopes; chunks against the whole; the pass against a plain implementation that
+//! differences instead of derivatives; chunks against the whole; the pass against a plain implementation that
 //! libtorch differentiates.
 
 use std::sync::LazyLock;
@@ -540,7 +540,7 @@ fn no_gradient_flows_through_what_is_detached_in_a_summand() {
     // The student's side is the right one: all of the left is a constant.
     let spec = plan::Divergence::between(weighed, Teacher, Student, Support::Full, Mass::Raw);
     let (_, gradient) = of_divergence(&spec, &DISTINCT, &TEACHER);
-    assert!(gradient.iter().all(|slope| slope.abs() < 1e-7), "{gradient:?}");
+    assert!(gradient.iter().all(|grad| grad.abs() < 1e-7), "{gradient:?}");
 }
 
 /// What is no divergence is what it says: nothing is added to it, nothing is made 0.
@@ -859,8 +859,8 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     }
 }
 
-/// Slopes that were kept and slopes that are made again: of one primitive and of two, where some tokens have
-/// no share, one of them with a slope that is infinite.
+/// Gradients that were kept and gradients that are made again: of one primitive and of two, where some tokens
+/// have no share, one of them with a gradient that is infinite.
 #[test]
 fn what_is_kept_between_the_passes_changes_no_gradient() {
     let (tokens, width, vocabulary) = (13, 8, 57);
