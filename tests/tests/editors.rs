@@ -228,10 +228,9 @@ fn losses() -> impl Iterator<Item = &'static str> {
 fn fixed_words() -> BTreeSet<&'static str> {
     let owners = ITEMS.iter().copied().chain(builtins::names());
     let settings = owners.filter_map(vocabulary::keys).flatten().map(|key| key.takes);
-    let arguments = builtins::all().iter().flat_map(|function| {
-        let takes = |parameter: &&'static str| vocabulary::takes(function, parameter);
-        function.parameters.iter().map(takes)
-    });
+    let arguments = builtins::all()
+        .iter()
+        .flat_map(|function| function.parameters.iter().map(|parameter| parameter.takes));
     let lists = settings.chain(arguments).filter_map(|takes| match takes {
         Takes::Words(words) => Some(words),
         _ => None,

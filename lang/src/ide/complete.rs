@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::context::{CompletionContext, CompletionPlace};
 use super::scope::{self, LocalName};
 use super::{ENTRY, Library, describe, hover};
-use crate::check::builtins::{self, Builtin, Kind, SupportName};
+use crate::check::builtins::{
+    self, Builtin, DataName, Kind, Parameter, SupportName, TeacherName, WeightsName,
+};
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
 use crate::check::{Analysis, DIVERGENCE_SETTINGS, is_standard_divergence};
@@ -337,7 +339,8 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
     let written: Vec<(String, String)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => {
-            builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect()
+            let each = |parameter: &Parameter| (parameter.name.to_owned(), builtin.usage.to_owned());
+            builtin.parameters.iter().map(each).collect()
         }
         (None, Some(id)) => {
             let mut written = describe::written_parameters(list.analysis, *id);
@@ -365,18 +368,25 @@ fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
         }
         // Only the data knows its fields; a text is the author's.
         Takes::Field | Takes::Text | Takes::Texts | Takes::Range => return,
-        Takes::Dataset => return list.builtins(|builtin| builtin.kind == Kind::Dataset, 0),
-        Takes::Columns => return list.builtins(|builtin| builtin.kind == Kind::Columns, 0),
-        Takes::Adapter => return list.builtins(|builtin| matches!(builtin.kind, Kind::Adapter(_)), 0),
+        Takes::Dataset => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Dataset), 0),
+        Takes::Columns => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Columns), 0),
+        Takes::Adapter => {
+            return list.builtins(
+                |builtin| matches!(builtin.kind, Kind::Weights(WeightsName::Lora | WeightsName::Dora)),
+                0,
+            );
+        }
         Takes::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
         Takes::Weights => {
             list.words(vocabulary::WEIGHTS, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Layers, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Weights(WeightsName::Layers), 0);
         }
-        Takes::Secret => return list.builtins(|builtin| builtin.kind == Kind::Environment, 0),
+        Takes::Secret => {
+            return list.builtins(|builtin| builtin.kind == Kind::Teacher(TeacherName::Environment), 0);
+        }
         Takes::Metrics => {
             list.words(vocabulary::METRICS, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::PassAt, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::PassAt), 0);
         }
         Takes::Capability => {
             list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
@@ -390,7 +400,7 @@ fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
         }
         Takes::Rollout => return list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 0),
         Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
-        Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Normalized, 0),
+        Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Normalized), 0),
         Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
         Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
         Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),

@@ -531,8 +531,8 @@ impl<'a> CompletionContext<'a> {
             return Takes::Role;
         }
         let builtin = crate::check::builtins::find(callee);
-        let parameter = builtin.and_then(|builtin| Some((builtin, *builtin.parameters.get(position)?)));
-        parameter.map_or(Takes::Formula, |(builtin, parameter)| vocabulary::takes(builtin, parameter))
+        let parameter = builtin.and_then(|builtin| builtin.parameters.get(position));
+        parameter.map_or(Takes::Formula, |parameter| parameter.takes)
     }
 
     fn labelled(&self, callee: &str, label: &str) -> Takes {
@@ -544,7 +544,8 @@ impl<'a> CompletionContext<'a> {
                 .flatten()
         };
         let builtin = crate::check::builtins::find(callee).or_else(of_divergence);
-        builtin.map_or(Takes::Formula, |builtin| vocabulary::takes(builtin, label))
+        let parameter = builtin.and_then(|builtin| builtin.parameter(label));
+        parameter.map_or(Takes::Formula, |parameter| parameter.takes)
     }
 
     /// The commas of a bracket before `end`, at its own depth.

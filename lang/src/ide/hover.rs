@@ -78,7 +78,12 @@ fn builtin_text(builtin: &Builtin) -> String {
     if !other.is_empty() {
         text += &format!("\n\nOr `{other}`.");
     }
-    let optional = &builtin.parameters[builtin.required..];
+    let optional: Vec<&str> = builtin
+        .parameters
+        .iter()
+        .filter(|parameter| !parameter.required)
+        .map(|parameter| parameter.name)
+        .collect();
     if !optional.is_empty() {
         text += &format!("\n\nMay be left out: `{}`.", optional.join("`, `"));
     }

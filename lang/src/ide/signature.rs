@@ -23,14 +23,10 @@ pub fn signature_help(source: &str, offset: u32, analysis: &Analysis) -> Option<
     let name = context.text(callee);
     let (listed, doc): (Vec<(String, String)>, String) = match builtins::find(name) {
         Some(builtin) => {
-            let required = |at: usize, name: &str| {
-                if at < builtin.required { name.to_owned() } else { format!("{name}?") }
-            };
-            let listed = builtin
-                .parameters
-                .iter()
-                .enumerate()
-                .map(|(at, name)| ((*name).to_owned(), required(at, name)));
+            let listed = builtin.parameters.iter().map(|parameter| {
+                let optional = if parameter.required { "" } else { "?" };
+                (parameter.name.to_owned(), format!("{}{optional}", parameter.name))
+            });
             (listed.collect(), builtin.usage.to_owned())
         }
         None => {

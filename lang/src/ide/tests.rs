@@ -276,6 +276,8 @@ fn the_checker_knows_exactly_the_words_that_are_proposed() {
 fn every_builtin_is_described() {
     for builtin in crate::check::builtins::all().iter().chain(crate::check::builtins::losses()) {
         assert!(builtin.doc.ends_with('.') && builtin.usage.contains(builtin.name), "{}", builtin.name);
+        let optional = builtin.parameters.iter().skip_while(|parameter| parameter.required);
+        assert!(optional.count() + builtin.required() == builtin.parameters.len(), "{}", builtin.name);
     }
 }
 

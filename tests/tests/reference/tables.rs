@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use mopd_lang::check::bounds;
-use mopd_lang::check::builtins::{self, Builtin, Kind};
+use mopd_lang::check::builtins::{self, Builtin, DataName, Kind, Parameter, TeacherName};
 use mopd_lang::check::vocabulary::{self, Key, SignalName, Takes, Word};
 use mopd_lang::formula::Function;
 use mopd_ops::Accuracy;
@@ -228,20 +228,18 @@ impl Group {
             Kind::Reduce(_) | Kind::Quantile => Group::Reductions,
             Kind::Statistic(_) => Group::Statistics,
             Kind::Scan(_) | Kind::Memory(_) => Group::Scans,
-            Kind::Divergence(_) | Kind::Blend | Kind::Detached => Group::Divergences,
+            Kind::Divergence(_) => Group::Divergences,
             Kind::Support(_) => Group::Supports,
             Kind::Measure(_) => Group::Measures,
             Kind::Schedule(_) => Group::Schedules,
-            Kind::Dataset | Kind::Columns => Group::Data,
+            Kind::Data(DataName::Dataset | DataName::Columns) => Group::Data,
             Kind::Reward(_) => Group::Rewards,
             Kind::Rollout(_) => Group::Rollouts,
             Kind::Edit(_) => Group::Edits,
-            Kind::Constructor(_) | Kind::Environment => Group::Models,
-            Kind::Served | Kind::Logits | Kind::Pooled(_) | Kind::Debate | Kind::Integer => Group::Teachers,
-            Kind::Optimizer(_) | Kind::Adapter(_) | Kind::Layers | Kind::Extrapolate | Kind::PowersOf => {
-                Group::Optimizers
-            }
-            Kind::Normalized | Kind::PassAt => Group::Tables,
+            Kind::Constructor(_) | Kind::Teacher(TeacherName::Environment) => Group::Models,
+            Kind::Teacher(_) => Group::Teachers,
+            Kind::Optimizer(_) | Kind::Weights(_) => Group::Optimizers,
+            Kind::Data(DataName::Normalized | DataName::PassAt) => Group::Tables,
             Kind::Loss(_) => unreachable!("losses have a table of their own"),
         }
     }
@@ -255,16 +253,22 @@ fn functions(group: Group) -> String {
 /// One function: how it is written, what it says, its arguments.
 fn entry(builtin: &Builtin) -> String {
     let mut text = format!("**`{}`** · `{}`  \n{}\n", builtin.name, builtin.usage, builtin.doc);
-    let listed = |names: &[&str]| {
-        let one = |name: &&str| format!("`{name}` ({})", takes(vocabulary::takes(builtin, name)));
-        names.iter().map(one).collect::<Vec<_>>().join(", ")
+    let listed = |parameters: &[&Parameter]| {
+        let one = |parameter: &&Parameter| match parameter.default {
+            Some(default) => {
+                let default = default.trim_matches('"').trim_end_matches(".0");
+                format!("`{}` ({}, `{default}` by default)", parameter.name, takes(parameter.takes))
+            }
+            None => format!("`{}` ({})", parameter.name, takes(parameter.takes)),
+        };
+        parameters.iter().map(one).collect::<Vec<_>>().join(", ")
     };
-    let (must, may) = builtin.parameters.split_at(builtin.required);
+    let (must, may): (Vec<_>, Vec<_>) = builtin.parameters.iter().partition(|parameter| parameter.required);
     if !must.is_empty() {
-        let _ = write!(text, "Takes {}. ", listed(must));
+        let _ = write!(text, "Takes {}. ", listed(&must));
     }
     if !may.is_empty() {
-        let _ = write!(text, "May be left out: {}.", listed(may));
+        let _ = write!(text, "May be left out: {}.", listed(&may));
     }
     let mut text = text.trim_end().to_owned();
     text.push('\n');

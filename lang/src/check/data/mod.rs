@@ -9,14 +9,17 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Column, DataSource, DomainId, ModelId, Pretrained, PromptFormat, Stage};
 use crate::formula::{Formula, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Expr, ExprKind};
+use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins;
+use crate::check::builtins::data::{DataCall, Dataset};
+use crate::check::builtins::declare::Call;
 use crate::check::stages::settings::{Settings, open};
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::Value;
+use crate::experiment::Metric;
 
 impl Checker {
     /// `prompts = "math.jsonl"`, `prompts = dataset("data/gsm8k", split: "train")`
@@ -64,26 +67,32 @@ impl Checker {
         Some(path)
     }
 
-    pub(in crate::check) fn dataset_call(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        let place = given[0].expect("required");
-        let path = self.text(place, "path", env).and_then(|path| self.path(path, place.span));
-        let split = match given[1] {
-            Some(expr) => self.text(expr, "split", env).map(Some),
+    /// Rows of data, and scores of tables.
+    pub(in crate::check) fn data_call(&mut self, call: DataCall, env: &Env) -> Option<Value> {
+        match call {
+            DataCall::Dataset(given) => {
+                self.dataset(given, env).map(|source| Value::Dataset(Rc::new(source)))
+            }
+            DataCall::Columns(given) => self.columns_call(given.call),
+            DataCall::PassAt(given) => self.read(given.k, env).map(|k| Value::Metric(Metric::PassAt(k))),
+            DataCall::Normalized(given) => {
+                let text = "`normalized` belongs in `score = ...` of a `compare`";
+                self.report(Diagnostic::error(Code::TypeMismatch, given.call.span, text));
+                None
+            }
+        }
+    }
+
+    fn dataset(&mut self, given: Dataset, env: &Env) -> Option<DataSource> {
+        let path = self.read(given.path, env).and_then(|path| self.path(path, given.path.expr.span));
+        let split = self.read(given.split, env);
+        let filter = match given.filter {
+            Some(filter) => self.row_filter(filter.expr, env).map(Some),
             None => Some(None),
         };
-        let filter = match given[2] {
-            Some(expr) => self.row_filter(expr, env).map(Some),
-            None => Some(None),
-        };
-        let limit = match given[3] {
-            Some(expr) => self.count(expr, "limit", env, 1).map(Some),
-            None => Some(None),
-        };
-        let (Some(path), Some(split), Some(filter), Some(limit)) = (path, split, filter, limit) else {
-            return Value::Error;
-        };
-        let origin = self.origin(span);
-        Value::Dataset(Rc::new(DataSource { path, split, filter, limit, origin }))
+        let limit = self.read(given.limit, env);
+        let (path, split, filter, limit) = (path?, split?, filter?, limit?);
+        Some(DataSource { path, split, filter, limit, origin: self.origin(given.call.span) })
     }
 
     /// `data.level >= 3`
@@ -138,8 +147,8 @@ impl Checker {
     }
 
     /// `columns(prompt: question, answer: "final answer")`
-    pub(in crate::check) fn columns_call(&mut self, arguments: &[Argument], span: Span) -> Value {
-        let usage = builtins::find("columns").expect("built in").usage;
+    fn columns_call(&mut self, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
+        let usage = builtin.usage;
         let mut columns: Vec<Column> = Vec::new();
         let mut good = true;
         for argument in arguments {
@@ -184,9 +193,9 @@ impl Checker {
             self.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
         }
         if columns.is_empty() || !good {
-            return Value::Error;
+            return None;
         }
-        Value::Columns(Rc::new(columns))
+        Some(Value::Columns(Rc::new(columns)))
     }
 
     /// `fields` of a domain.

@@ -3,7 +3,6 @@
 
 use crate::diag::{Code, Diagnostic, Severity, nearest};
 use crate::experiment::{Benchmark, BenchmarkId, Evaluation, Metric};
-use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
 use crate::check::Checker;
@@ -164,11 +163,6 @@ impl Checker {
                 None
             }
         }
-    }
-
-    pub(in crate::check) fn pass_at(&mut self, given: &[Option<&Expr>], _span: Span, env: &Env) -> Value {
-        let k = self.count(given[0].expect("required"), "k", env, 1);
-        k.map_or(Value::Error, |k| Value::Metric(Metric::PassAt(k)))
     }
 
     /// That every `eval` is judged on by some table or stage.

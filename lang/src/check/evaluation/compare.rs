@@ -5,6 +5,9 @@ use crate::experiment::{BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, M
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
 
 use crate::check::Checker;
+use crate::check::builtins::DataName;
+use crate::check::builtins::data::Normalized as NormalizedArguments;
+use crate::check::builtins::declare::Call;
 use crate::check::builtins::vocabulary;
 use crate::check::builtins::{self, Kind};
 use crate::check::names::modules::ModuleId;
@@ -299,15 +302,17 @@ impl Checker {
             self.report(Diagnostic::error(Code::TypeMismatch, expr.span, usage));
             return None;
         };
-        if builtin.kind != Kind::Normalized {
+        if builtin.kind != Kind::Data(DataName::Normalized) {
             self.report(
                 Diagnostic::error(Code::TypeMismatch, expr.span, usage)
                     .help(builtins::find("normalized").expect("built in").usage),
             );
             return None;
         }
-        let given = self.builtin_arguments(builtin, arguments, expr.span)?;
-        let (zero, one) = (given[0].expect("required"), given[1].expect("required"));
+        let call = Call { builtin, arguments, block: None, span: expr.span };
+        let given = self.builtin_arguments(call)?;
+        let NormalizedArguments { zero, one, .. } = NormalizedArguments::of(call, &given)?;
+        let (zero, one) = (zero.expr, one.expr);
         let (zero_value, one_value) = (self.evaluate(zero, env), self.evaluate(one, env));
         let (zero_models, one_models) =
             (self.columns(zero_value, zero, columns)?, self.columns(one_value, one, columns)?);

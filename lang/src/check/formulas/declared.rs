@@ -13,7 +13,7 @@ use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
 
 use crate::check::Checker;
 use crate::check::builtins::{Builtin, Kind};
-use crate::check::formulas::divergences::COMMON;
+use crate::check::formulas::divergences::{COMMON, Common};
 use crate::check::names::modules::{DIVERGENCES, ItemId};
 use crate::check::values::calls::Slots;
 use crate::check::values::evaluate::{Context, Env};
@@ -283,8 +283,11 @@ impl Checker {
             ));
             return Value::Error;
         }
-        let common = std::array::from_fn(|at| given[names.len() - COMMON.len() + at]);
-        self.finish_divergence(DivergenceKind::Entrywise(Rc::new(summand)), left, right, common, span, env)
+        let [support, mass, temperature, clip_each] =
+            std::array::from_fn(|at| given[names.len() - COMMON.len() + at]);
+        let common = Common { support, mass, temperature, clip_each };
+        let kind = DivergenceKind::Entrywise(Rc::new(summand));
+        self.finish_divergence(kind, (left, right), common, span, env)
     }
 
     fn numbers_of_entry(&mut self, sides: [&Expr; 2], env: &Env) -> Option<[Formula; 2]> {

@@ -6,56 +6,88 @@ use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::builtins::{Builtin, DivergenceName, SupportName};
+use crate::check::builtins::declare::{Arg, Call};
+use crate::check::builtins::divergences::DivergenceCall;
+use crate::check::builtins::supports::{SupportCall, TopK, Union};
+use crate::check::builtins::types;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::Value;
 
 /// What every divergence takes after its sides and its own parameter.
 pub const COMMON: [&str; 4] = ["support", "mass", "temperature", "clip_each"];
 
+/// The values of [`COMMON`].
+pub(in crate::check) struct Common<'e> {
+    pub support: Option<&'e Expr>,
+    pub mass: Option<&'e Expr>,
+    pub temperature: Option<&'e Expr>,
+    pub clip_each: Option<&'e Expr>,
+}
+
+/// The same of a built-in one.
+macro_rules! common {
+    ($given:ident) => {
+        Common {
+            support: $given.support.map(Arg::expr),
+            mass: $given.mass.map(Arg::expr),
+            temperature: $given.temperature.map(Arg::expr),
+            clip_each: $given.clip_each.map(Arg::expr),
+        }
+    };
+}
+
 impl Checker {
-    pub(in crate::check) fn divergence_call(
-        &mut self,
-        name: DivergenceName,
-        builtin: &'static Builtin,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Value {
-        let slot = |parameter: &str| {
-            builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at])
-        };
-        if env.context == Context::Entry {
-            return match (name, slot("pair")) {
-                (DivergenceName::Kl, Some(pair)) => self.kl_of_entry(pair, span, env),
-                _ => self.beyond_entry(builtin.name, span),
-            };
-        }
-        if self.outside_objective(span, env) {
-            return Value::Error;
-        }
-        let sides = match slot("pair") {
-            Some(pair) => self.sides(pair, slot("support"), builtin.name, env),
-            None => {
-                let left = self.distribution(slot("left").expect("required"), env);
-                let right = self.distribution(slot("right").expect("required"), env);
-                left.zip(right)
+    pub(in crate::check) fn divergence_call(&mut self, call: DivergenceCall, env: &Env) -> Option<Value> {
+        match call {
+            DivergenceCall::Kl(given) if env.context == Context::Entry => {
+                Some(self.kl_of_entry(given.pair.expr, given.call.span, env))
             }
-        };
-        let kind = match name {
-            DivergenceName::Kl => Some(DivergenceKind::Kl),
-            DivergenceName::SortedL1 => Some(DivergenceKind::SortedL1),
-            DivergenceName::Gaussian => match slot("dimensions") {
-                None => Some(DivergenceKind::Gaussian { dimensions: None }),
-                Some(expr) => {
-                    let dimensions = self.counts(expr, "dimensions", env);
-                    dimensions.map(|dimensions| DivergenceKind::Gaussian { dimensions: Some(dimensions) })
-                }
-            },
-        };
-        let common = COMMON.map(slot);
-        let (Some((left, right)), Some(kind)) = (sides, kind) else { return Value::Error };
-        self.finish_divergence(kind, left, right, common, span, env)
+            DivergenceCall::Kl(given) => {
+                let support = given.support.map(Arg::expr);
+                let sides = self.sides_of(given.call, given.pair, support, env)?;
+                let common = common!(given);
+                Some(self.finish_divergence(DivergenceKind::Kl, sides?, common, given.call.span, env))
+            }
+            DivergenceCall::SortedL1(given) => {
+                self.beyond_one_entry(given.call, env)?;
+                let left = self.distribution(given.left.expr, env);
+                let right = self.distribution(given.right.expr, env);
+                let (sides, common) = ((left?, right?), common!(given));
+                Some(self.finish_divergence(DivergenceKind::SortedL1, sides, common, given.call.span, env))
+            }
+            DivergenceCall::Gaussian(given) => {
+                self.beyond_one_entry(given.call, env)?;
+                let support = given.support.map(Arg::expr);
+                let sides = self.sides_of(given.call, given.pair, support, env)?;
+                let kind = DivergenceKind::Gaussian { dimensions: self.read(given.dimensions, env)? };
+                Some(self.finish_divergence(kind, sides?, common!(given), given.call.span, env))
+            }
+            DivergenceCall::Blend(given) => Some(self.blend(given.call.arguments, given.call.span, env)),
+            DivergenceCall::Detached(given) => {
+                Some(self.detached_side(given.side.expr, given.call.span, env))
+            }
+        }
+    }
+
+    /// None where a divergence stands inside a summand, or outside an objective, which is reported.
+    fn beyond_one_entry(&mut self, call: Call, env: &Env) -> Option<()> {
+        if env.context == Context::Entry {
+            self.beyond_entry(call.builtin.name, call.span);
+            return None;
+        }
+        (!self.outside_objective(call.span, env)).then_some(())
+    }
+
+    /// Both sides of a pair, none where they are faulty; none at all outside an objective.
+    fn sides_of(
+        &mut self,
+        call: Call,
+        pair: Arg<types::Role>,
+        support: Option<&Expr>,
+        env: &Env,
+    ) -> Option<Option<(Distribution, Distribution)>> {
+        self.beyond_one_entry(call, env)?;
+        Some(self.sides(pair.expr, support, call.builtin.name, env))
     }
 
     pub(in crate::check) fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
@@ -125,9 +157,8 @@ impl Checker {
     pub(in crate::check) fn finish_divergence(
         &mut self,
         kind: DivergenceKind,
-        left: Distribution,
-        right: Distribution,
-        [support, mass, temperature, clip_each]: [Option<&Expr>; 4],
+        (left, right): (Distribution, Distribution),
+        Common { support, mass, temperature, clip_each }: Common,
         span: Span,
         env: &Env,
     ) -> Value {
@@ -267,50 +298,39 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn support_call(
-        &mut self,
-        name: SupportName,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Value {
-        if let SupportName::Union | SupportName::Intersection = name {
-            let mut parts = Vec::new();
-            for expr in given.iter().flatten() {
-                let Some(part) = self.support(expr, env) else { return Value::Error };
-                parts.push(part);
+    pub(in crate::check) fn support_call(&mut self, call: SupportCall, env: &Env) -> Option<Value> {
+        let support = match call {
+            // `answers = top_k(20)`: how many entries a teacher answers with, nobody's in particular.
+            SupportCall::TopK(TopK { role, k: None, .. }) => {
+                return self.count(role.expr, "k", env, 1).map(|_| Value::Capability);
             }
-            return Value::Support(if name == SupportName::Union {
-                Support::Union(parts)
-            } else {
-                Support::Intersection(parts)
-            });
-        }
-        let first = given[0].expect("required");
-        // `answers = top_k(20)`: how many entries a teacher answers with, nobody's in particular.
-        if let (SupportName::TopK, None) = (name, given[1]) {
-            let k = self.count(first, "k", env, 1);
-            return k.map_or(Value::Error, |_| Value::Capability);
-        }
-        let value = self.evaluate(first, env);
-        let usage = if name == SupportName::TopK { "top_k(teacher, 64)" } else { "nucleus(teacher, 0.95)" };
-        let role =
-            self.role_of(value, first.span, &format!("a support needs the role that chooses: `{usage}`"));
-        let Some(second) = given[1] else {
-            return self.wrong_kind(span, "the size of the support is missing", &Value::List(Vec::new()));
+            SupportCall::TopK(TopK { role, k: Some(k), .. }) => {
+                let role = self.chooser(role, "top_k(teacher, 64)", env);
+                let number = self.evaluate(k.expr, env);
+                let k = self.whole(&number, k.expr.span, "the size of the support", 1);
+                Support::TopK { role: role?, k: k? as u32 }
+            }
+            SupportCall::Nucleus(given) => {
+                let role = self.chooser(given.role, "nucleus(teacher, 0.95)", env);
+                let p = self.read(given.p, env);
+                Support::Nucleus { role: role?, p: p? }
+            }
+            SupportCall::Union(given) => Support::Union(self.joined(given, env)?),
+            SupportCall::Intersection(given) => Support::Intersection(self.joined(given, env)?),
         };
-        let number = self.evaluate(second, env);
-        let support = match name {
-            SupportName::TopK => {
-                let k = self.whole(&number, second.span, "the size of the support", 1);
-                role.zip(k).map(|(role, k)| Support::TopK { role, k: k as u32 })
-            }
-            _ => {
-                let p = self.fraction(&number, second.span, "`p`");
-                role.zip(p).map(|(role, p)| Support::Nucleus { role, p })
-            }
-        };
-        support.map_or(Value::Error, Value::Support)
+        Some(Value::Support(support))
+    }
+
+    /// The role whose probabilities choose a support.
+    fn chooser(&mut self, role: Arg<types::Role>, usage: &str, env: &Env) -> Option<Role> {
+        let value = self.evaluate(role.expr, env);
+        let wanted = format!("a support needs the role that chooses: `{usage}`");
+        self.role_of(value, role.expr.span, &wanted)
+    }
+
+    fn joined(&mut self, given: Union, env: &Env) -> Option<Vec<Support>> {
+        let Union { first, second, third, .. } = given;
+        [Some(first), Some(second), third].into_iter().flatten().map(|part| self.read(part, env)).collect()
     }
 
     /// `blend(teacher: 0.1, student: 0.9)`

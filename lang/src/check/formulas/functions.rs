@@ -18,6 +18,7 @@ use crate::check::names::foreign;
 use crate::check::names::unknown;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
+use crate::experiment::Pool;
 
 impl Checker {
     pub(in crate::check) fn formula_call(
@@ -55,7 +56,7 @@ impl Checker {
             Kind::Reduce(reduction) => {
                 // `sum([a, b], weights: [0.7, 0.3])`: teachers, not numbers.
                 if let (Reduction::Sum, Some(weights)) = (reduction, given.get(4).copied().flatten()) {
-                    return self.pooled(crate::experiment::Pool::Sum, &[given[0], Some(weights)], span, env);
+                    return self.pooled(Pool::Sum, given[0].expect("required"), Some(weights), span, env);
                 }
                 let Some(over) = given[1] else {
                     self.report(
@@ -420,7 +421,7 @@ impl Checker {
         env: &Env,
     ) -> Value {
         let slot = |parameter: &str| {
-            builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at])
+            builtin.parameters.iter().position(|known| known.name == parameter).and_then(|at| given[at])
         };
         let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
         let Some(statistic) = self.statistic_of(name, &slot, env) else { return Value::Error };

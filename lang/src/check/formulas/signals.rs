@@ -2,14 +2,12 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{SelfCopy, TeacherWeights};
-use crate::formula::{
-    Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Similarity, Unit,
-};
+use crate::formula::{Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
 
 use crate::check::Checker;
-use crate::check::builtins::Measure;
+use crate::check::builtins::measures::MeasureCall;
 use crate::check::builtins::vocabulary;
 use crate::check::names::foreign;
 use crate::check::values::evaluate::{Context, Env};
@@ -260,58 +258,54 @@ impl Checker {
     }
 
     /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
-    pub(in crate::check) fn measure_call(
-        &mut self,
-        measure: Measure,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Value {
+    pub(in crate::check) fn measure_call(&mut self, call: MeasureCall, env: &Env) -> Option<Value> {
+        let (call, signal) = match call {
+            MeasureCall::Overlap(given) => {
+                self.in_objective(given.call.span, env)?;
+                let (left, right) = (self.read(given.left, env), self.read(given.right, env));
+                let k = self.read(given.k, env);
+                (given.call, Signal::Overlap { left: left?, right: right?, k: k? })
+            }
+            MeasureCall::Mass(given) => {
+                self.in_objective(given.call.span, env)?;
+                let (role, support) = (self.read(given.role, env), self.read(given.support, env));
+                (given.call, Signal::Mass { role: role?, support: support? })
+            }
+            MeasureCall::InNucleus(given) => {
+                self.in_objective(given.call.span, env)?;
+                let (role, p) = (self.read(given.role, env), self.read(given.p, env));
+                (given.call, Signal::InNucleus { role: role?, p: p? })
+            }
+            MeasureCall::Agreement(given) => {
+                self.in_objective(given.call.span, env)?;
+                let (role, samples) = (self.read(given.role, env), self.read(given.samples, env));
+                let by = self.read(given.by, env);
+                (given.call, Signal::Agreement { role: role?, samples: samples?, by: by? })
+            }
+            MeasureCall::Score(given) => {
+                self.in_objective(given.call.span, env)?;
+                let (role, span) = (self.read(given.role, env), self.read(given.on, env));
+                (given.call, Signal::SpanScore { role: role?, span: span? })
+            }
+            MeasureCall::Size(given) => {
+                self.in_objective(given.call.span, env)?;
+                (given.call, Signal::SupportSize { support: self.read(given.support, env)? })
+            }
+            MeasureCall::Available(given) => {
+                self.in_objective(given.call.span, env)?;
+                (given.call, Signal::Available { role: self.read(given.role, env)? })
+            }
+        };
+        Some(self.signal(signal, call.span))
+    }
+
+    /// None where a signal is read outside an objective, which is reported.
+    fn in_objective(&mut self, span: Span, env: &Env) -> Option<()> {
         if matches!(env.context, Context::Constant | Context::Schedule | Context::Entry) {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
-            return Value::Error;
+            return None;
         }
-        let role = |checker: &mut Checker, slot: usize| {
-            let expr = given[slot].expect("required");
-            let value = checker.evaluate(expr, env);
-            checker.role_of(value, expr.span, "expected a role, such as `teacher`")
-        };
-        if measure == Measure::Size {
-            let support = self.support(given[0].expect("required"), env);
-            return support
-                .map_or(Value::Error, |support| self.signal(Signal::SupportSize { support }, span));
-        }
-        let first = role(self, 0);
-        let signal = match measure {
-            Measure::Overlap => {
-                let right = role(self, 1);
-                let k = self.count(given[2].expect("required"), "k", env, 1);
-                (|| Some(Signal::Overlap { left: first?, right: right?, k: k? }))()
-            }
-            Measure::Mass => {
-                let support = self.support(given[1].expect("required"), env);
-                first.zip(support).map(|(role, support)| Signal::Mass { role, support })
-            }
-            Measure::InNucleus => {
-                let expr = given[1].expect("required");
-                let value = self.evaluate(expr, env);
-                let p = self.fraction(&value, expr.span, "`p`");
-                first.zip(p).map(|(role, p)| Signal::InNucleus { role, p })
-            }
-            Measure::Agreement => {
-                let samples = self.count(given[1].expect("required"), "samples", env, 1);
-                let words = [("edit", Similarity::Edit), ("rouge", Similarity::Rouge)];
-                let by = self.word(given[2].expect("required"), "a similarity of texts", &words);
-                (|| Some(Signal::Agreement { role: first?, samples: samples?, by: by? }))()
-            }
-            Measure::Available => first.map(|role| Signal::Available { role }),
-            Measure::Score => {
-                let span = self.span_value(given[1].expect("required"), env);
-                first.zip(span).map(|(role, span)| Signal::SpanScore { role, span })
-            }
-            Measure::Size => unreachable!("handled above: it has no role"),
-        };
-        signal.map_or(Value::Error, |signal| self.signal(signal, span))
+        Some(())
     }
 }

@@ -263,7 +263,7 @@ impl Checker {
             "clamp" | "clip" => diagnostic.help(format!("write `clip({written}, low, high)`")),
             "mean" | "sum" | "min" | "max" if arguments.is_empty() => diagnostic
                 .help(format!("write `{}({written}, over: sequence)`, or over another axis", field.text)),
-            name if builtins::find(name).is_some_and(|builtin| builtin.required == 1)
+            name if builtins::find(name).is_some_and(|builtin| builtin.required() == 1)
                 && arguments.is_empty() =>
             {
                 let ours = format!("{name}({written})");

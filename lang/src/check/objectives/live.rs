@@ -5,12 +5,17 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Rollout, RolloutSource};
-use crate::formula::{Axis, Formula, FormulaKind, Live, Part, Preference, PreferenceKind, Role, Signal};
+use crate::formula::{
+    Axis, Formula, FormulaKind, Live, NamedSpan, Part, Preference, PreferenceKind, Role, Signal,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::builtins::{self, Builtin, Kind, LossName};
+use crate::check::builtins::declare::{Arg, Call};
+use crate::check::builtins::losses::LossCall;
+use crate::check::builtins::types;
+use crate::check::builtins::{self, Builtin, Kind};
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::Value;
 
@@ -130,62 +135,74 @@ impl Checker {
     }
 
     fn loss(&mut self, builtin: &'static Builtin, arguments: &[Argument], span: Span, env: &Env) -> Value {
-        let Some(given) = self.builtin_arguments(builtin, arguments, span) else { return Value::Error };
         let Kind::Loss(name) = builtin.kind else { unreachable!("the table of losses holds nothing else") };
-        let first = given[0].expect("required");
-        let live = match name {
-            LossName::Likelihood => {
-                let value = self.evaluate(first, env);
-                let role = self.role_of(
-                    value,
-                    first.span,
-                    "`nll` needs the role whose most probable token is the target",
-                );
+        let call = Call { builtin, arguments, block: None, span };
+        let call = self.builtin_arguments(call).and_then(|given| name.call(call, &given));
+        let live = call.and_then(|call| match call {
+            LossCall::Likelihood(given) => {
+                let value = self.evaluate(given.of.expr, env);
+                let wanted = "`nll` needs the role whose most probable token is the target";
                 // The student's own choice is a target too: it makes the student surer of it.
-                role.map(|of| Live::Likelihood { of })
+                self.role_of(value, given.of.expr.span, wanted).map(|of| Live::Likelihood { of })
             }
-            LossName::Ranking => self.support(first, env).map(|order| Live::Ranking { order }),
-            LossName::Dpo | LossName::BradleyTerry => self.preference(name, &given, env),
-            LossName::SquaredError | LossName::BinaryCrossEntropy => self.error_against(name, &given, env),
-        };
+            LossCall::Ranking(given) => self.read(given.order, env).map(|order| Live::Ranking { order }),
+            LossCall::Dpo(given) => {
+                let outside = env.with_context(Context::Objective);
+                let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
+                let beta = self.preference_beta(given.beta.expr, &outside)?;
+                self.preference(PreferenceKind::Dpo { beta }, completions, None, given.rejected.expr.span)
+            }
+            LossCall::BradleyTerry(given) => {
+                let outside = env.with_context(Context::Objective);
+                let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
+                let on = self.read(given.on, &outside)?;
+                self.preference(PreferenceKind::BradleyTerry, completions, on, given.rejected.expr.span)
+            }
+            LossCall::SquaredError(given) => {
+                let compared = |part: &Part| matches!(part, Part::Mean | Part::Score | Part::Value);
+                let wanted =
+                    "`mse` compares `student.mean`, `student.score` or `student.value` with a target";
+                let (part, target) = self.error_against(given.x, given.target, compared, wanted, env)?;
+                let dimensions = self.read(given.dimensions, env)?;
+                Some(Live::SquaredError { part, target, dimensions })
+            }
+            LossCall::BinaryCrossEntropy(given) => {
+                let compared = |part: &Part| matches!(part, Part::Confidence);
+                let wanted = "`bce` compares `student.confidence` with a target";
+                let (part, target) = self.error_against(given.x, given.target, compared, wanted, env)?;
+                Some(Live::BinaryCrossEntropy { part, target })
+            }
+        });
         live.map_or(Value::Error, |live| self.primitive(live, span))
     }
 
+    fn preference_beta(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
+        let value = self.evaluate(expr, env);
+        let beta = self.formula(value, expr.span)?;
+        if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
+            let text = "`beta` is one positive number for the whole step";
+            self.report(
+                Diagnostic::error(Code::OutOfRange, expr.span, text)
+                    .help("it says how far the student may leave the reference; 0.1 is usual"),
+            );
+            return None;
+        }
+        Some(beta)
+    }
+
     /// Two completions of one prompt, one better than the other.
-    fn preference(&mut self, name: LossName, given: &[Option<&Expr>], env: &Env) -> Option<Live> {
-        let outside = env.with_context(Context::Objective);
-        let chosen = self.rollout_value(given[0].expect("required"), &outside);
-        let rejected = self.rollout_value(given[1].expect("required"), &outside);
-        let kind = match name {
-            LossName::Dpo => {
-                let expr = given[2].expect("required");
-                let value = self.evaluate(expr, &outside);
-                let beta = self.formula(value, expr.span)?;
-                if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
-                    let diagnostic = Diagnostic::error(
-                        Code::OutOfRange,
-                        expr.span,
-                        "`beta` is one positive number for the whole step",
-                    );
-                    self.report(
-                        diagnostic.help("it says how far the student may leave the reference; 0.1 is usual"),
-                    );
-                    return None;
-                }
-                PreferenceKind::Dpo { beta }
-            }
-            _ => PreferenceKind::BradleyTerry,
-        };
-        let on = match given[2].filter(|_| name == LossName::BradleyTerry) {
-            None => None,
-            Some(expr) => Some(self.span_value(expr, &outside)?),
-        };
+    fn preference(
+        &mut self,
+        kind: PreferenceKind,
+        (chosen, rejected): (Option<Rc<Rollout>>, Option<Rc<Rollout>>),
+        on: Option<NamedSpan>,
+        place: Span,
+    ) -> Option<Live> {
         let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
         let own = |rollout: &Rollout| {
             matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty()
         };
         if own(&chosen) && own(&rejected) {
-            let place = given[1].expect("required").span;
             let text = "chosen and rejected completions come from the same source: nothing tells them apart";
             self.report(Diagnostic::error(Code::OutOfRange, place, text));
             return None;
@@ -193,29 +210,23 @@ impl Checker {
         Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))
     }
 
-    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`
-    fn error_against(&mut self, name: LossName, given: &[Option<&Expr>], env: &Env) -> Option<Live> {
+    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`: what is compared, and its target.
+    fn error_against(
+        &mut self,
+        x: Arg<types::Formula>,
+        target: Arg<types::Formula>,
+        compared: impl Fn(&Part) -> bool,
+        wanted: &str,
+        env: &Env,
+    ) -> Option<(Part, Formula)> {
         let outside = env.with_context(Context::Objective);
-        let (x, target) = (given[0].expect("required"), given[1].expect("required"));
+        let (x, target) = (x.expr, target.expr);
         let (x_value, target_value) = (self.evaluate(x, &outside), self.evaluate(target, &outside));
         let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);
-        let squared = name == LossName::SquaredError;
         let part = match &own.0.kind {
-            FormulaKind::Signal(Signal::Of {
-                role: Role::Student,
-                part: part @ (Part::Mean | Part::Score | Part::Value),
-            }) if squared => part.clone(),
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ Part::Confidence })
-                if !squared =>
-            {
-                part.clone()
-            }
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) if compared(part) => part.clone(),
             _ => {
-                let text = match squared {
-                    true => "`mse` compares `student.mean`, `student.score` or `student.value` with a target",
-                    false => "`bce` compares `student.confidence` with a target",
-                };
-                self.report(Diagnostic::error(Code::TypeMismatch, x.span, text));
+                self.report(Diagnostic::error(Code::TypeMismatch, x.span, wanted));
                 return None;
             }
         };
@@ -227,13 +238,6 @@ impl Checker {
             self.report(Diagnostic::error(Code::AxisMismatch, target.span, text));
             return None;
         }
-        let dimensions = match given.get(2).copied().flatten() {
-            Some(expr) => Some(self.counts(expr, "dimensions", env)?),
-            None => None,
-        };
-        Some(match squared {
-            true => Live::SquaredError { part, target: formula, dimensions },
-            false => Live::BinaryCrossEntropy { part, target: formula },
-        })
+        Some((part, formula))
     }
 }

@@ -5,13 +5,16 @@ pub mod rewards;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Edit, ExpertTurns, Heads, Keeps, Rollout, RolloutSource, Sampling};
+use crate::experiment::{self, Edit, Heads, Keeps, Rollout, RolloutSource, Sampling};
 use crate::formula::{Axis, Formula, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::builtins::{EditName, Kind, RolloutName};
+use crate::check::builtins::Kind;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::edits::{EditCall, ExpertTurns};
+use crate::check::builtins::rollouts::{FirstOf, From, Replay, RolloutCall, Sample};
 use crate::check::stages::settings::open;
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Context, Env};
@@ -40,81 +43,70 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn rollout_call(
-        &mut self,
-        name: RolloutName,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Option<Rollout> {
-        let first = given[0].expect("required");
-        let inside = |slot: usize| given[slot].expect("required");
-        let source = match name {
-            RolloutName::Sample => RolloutSource::Sample(self.sample(given, env)?),
-            RolloutName::From => self.written_by(given, span, env)?,
-            RolloutName::Data => RolloutSource::Data { field: self.data_field(first)? },
-            RolloutName::Mix => {
-                let share = self.share(first, "the share", env);
-                let (a, b) = (self.rollout_value(inside(1), env), self.rollout_value(inside(2), env));
-                RolloutSource::Mix { share: share?, first: a?, second: b? }
+    pub(in crate::check) fn rollout_call(&mut self, call: RolloutCall, env: &Env) -> Option<RolloutSource> {
+        Some(match call {
+            RolloutCall::Sample(given) => RolloutSource::Sample(self.sample(given, env)?),
+            RolloutCall::From(given) => self.written_by(given, env)?,
+            RolloutCall::Data(given) => RolloutSource::Data { field: self.read(given.field, env)? },
+            RolloutCall::Mix(given) => {
+                let share = self.share(given.share.expr, "the share", env);
+                let (first, second) = (self.read(given.first, env), self.read(given.second, env));
+                RolloutSource::Mix { share: share?, first: first?, second: second? }
             }
-            RolloutName::TokenMix => {
-                let alpha = self.share(first, "`alpha`", env);
-                RolloutSource::TokenMix { of: self.drawn(inside(1), "token_mix", env)?, alpha: alpha? }
+            RolloutCall::TokenMix(given) => {
+                let alpha = self.read(given.alpha, env);
+                RolloutSource::TokenMix { of: self.read(given.of, env)?, alpha: alpha? }
             }
-            RolloutName::Interleave => {
-                let top_k = self.count(first, "top_k", env, 1);
-                RolloutSource::Interleave { of: self.drawn(inside(1), "interleave", env)?, top_k: top_k? }
+            RolloutCall::Interleave(given) => {
+                let top_k = self.read(given.top_k, env);
+                RolloutSource::Interleave { of: self.read(given.of, env)?, top_k: top_k? }
             }
-            RolloutName::Refine => {
-                let by = self.speaker(first, env);
-                let of = self.drawn(inside(1), "refine", env);
-                let sees = self.optional_template(given[2], env)?;
+            RolloutCall::Refine(given) => {
+                let (by, of) = (self.read(given.by, env), self.read(given.of, env));
+                let sees = self.read(given.sees, env)?;
                 RolloutSource::Refine { by: by?, sees, of: of? }
             }
-            RolloutName::Snapshot => {
-                // A teacher is weights and what they are shown; here its weights alone are needed.
-                let model = self.weights_of(first, env);
-                RolloutSource::Snapshot { of: self.drawn(inside(1), "snapshot", env)?, model: model? }
+            RolloutCall::Snapshot(given) => {
+                let model = self.read(given.model, env);
+                RolloutSource::Snapshot { of: self.read(given.of, env)?, model: model? }
             }
-            RolloutName::Replay => self.replay(given, env)?,
-            RolloutName::FirstOf => {
-                let choices: Vec<Option<Rc<Rollout>>> =
-                    given.iter().flatten().map(|expr| self.rollout_value(expr, env)).collect();
+            RolloutCall::Replay(given) => self.replay(given, env)?,
+            RolloutCall::FirstOf(given) => {
+                let FirstOf { first, second, third, fourth, .. } = given;
+                let choices: Vec<Option<Rc<Rollout>>> = [Some(first), Some(second), third, fourth]
+                    .into_iter()
+                    .flatten()
+                    .map(|choice| self.read(choice, env))
+                    .collect();
                 RolloutSource::FirstOf { choices: choices.into_iter().collect::<Option<_>>()? }
             }
-            RolloutName::EachTurn => {
-                let history = self.rollout_value(first, env);
-                let of = self.drawn(inside(1), "each_turn", env);
+            RolloutCall::EachTurn(given) => {
+                let (history, of) = (self.read(given.history, env), self.read(given.of, env));
                 RolloutSource::EachTurn { history: history?, of: of? }
             }
-            RolloutName::Speculative => {
-                let block = self.count(first, "block", env, 1);
-                RolloutSource::Speculative { of: self.drawn(inside(1), "speculative", env)?, block: block? }
+            RolloutCall::Speculative(given) => {
+                let block = self.read(given.block, env);
+                RolloutSource::Speculative { of: self.read(given.of, env)?, block: block? }
             }
-            RolloutName::Turns => {
-                let environment = self.program(first, "environment", env);
-                let at_most = self.tokens_or_turns(inside(1), "at_most", env);
-                let of = self.drawn(inside(2), "turns", env);
+            RolloutCall::Turns(given) => {
+                let environment = self.read(given.environment, env);
+                let (at_most, of) = (self.read(given.at_most, env), self.read(given.of, env));
                 RolloutSource::Turns { environment: environment?, at_most: at_most?, of: of? }
             }
-            RolloutName::Denoise => {
-                let steps = self.count(first, "steps", env, 1);
-                let block = self.count(inside(1), "block", env, 1);
-                let of = self.drawn(inside(2), "denoise", env);
+            RolloutCall::Denoise(given) => {
+                let (steps, block) = (self.read(given.steps, env), self.read(given.block, env));
+                let of = self.read(given.of, env);
                 RolloutSource::Denoise { steps: steps?, block: block?, of: of? }
             }
-            RolloutName::Derived => {
-                let template = self.template_value(first, env);
-                let of = self.drawn(inside(1), "derived", env);
+            RolloutCall::Derived(given) => {
+                let (template, of) = (self.read(given.template, env), self.read(given.from, env));
                 RolloutSource::Derived { template: template?, of: of? }
             }
-        };
-        Some(Rollout { source, edits: Vec::new(), origin: self.origin(span) })
+        })
     }
 
     /// A rollout inside another that needs completions drawn, not read.
-    fn drawn(&mut self, expr: &Expr, by: &str, env: &Env) -> Option<Rc<Rollout>> {
+    pub(in crate::check) fn drawn(&mut self, expr: &Expr, by: &str, env: &Env) -> Option<Rc<Rollout>> {
         let rollout = self.rollout_value(expr, env)?;
         if rollout.sampling().is_none() {
             self.report(
@@ -132,30 +124,21 @@ impl Checker {
     }
 
     /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`
-    fn replay(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<RolloutSource> {
-        let place = |slot: usize| given[slot].expect("required");
-        let of = self.rollout_value(place(0), env);
-        let capacity = self.count(place(1), "capacity", env, 1);
-        let share = self.share(place(2), "`share`", env);
-        let keeps = match given[3] {
-            Some(expr) => {
-                let words = [("rollouts", Keeps::Rollouts), ("prompts", Keeps::Prompts)];
-                self.word(expr, "what a buffer keeps", &words)
-            }
-            None => Some(Keeps::Rollouts),
-        };
-        let condition = match given[4] {
-            Some(expr) => self.judged_by(expr, env, true, Axis::Group).map(Some),
+    fn replay(&mut self, given: Replay, env: &Env) -> Option<RolloutSource> {
+        let (of, capacity) = (self.read(given.of, env), self.read(given.capacity, env));
+        let (share, keeps) = (self.read(given.share, env), self.read(given.keeps, env));
+        let condition = match given.condition {
+            Some(condition) => self.judged_by(condition.expr, env, true, Axis::Group).map(Some),
             None => Some(None),
         };
-        let order = match given[5] {
-            Some(expr) => self.judged_by(expr, env, false, Axis::Group).map(Some),
+        let order = match given.order {
+            Some(order) => self.judged_by(order.expr, env, false, Axis::Group).map(Some),
             None => Some(None),
         };
         Some(RolloutSource::Replay {
             capacity: capacity?,
             share: share?,
-            keeps: keeps?,
+            keeps: keeps?.unwrap_or(Keeps::Rollouts),
             condition: condition?,
             order: order?,
             of: of?,
@@ -163,46 +146,37 @@ impl Checker {
     }
 
     /// `heads: 2, accept: 0.95`: one says nothing without the other. `None` where faulty.
-    fn heads(&mut self, heads: Option<&Expr>, accept: Option<&Expr>, env: &Env) -> Option<Option<Heads>> {
-        match (heads, accept) {
-            (None, None) => Some(None),
+    fn heads(&mut self, given: &Sample, env: &Env) -> Option<Option<Heads>> {
+        let alone = match (given.heads, given.accept) {
+            (None, None) => return Some(None),
             (Some(heads), Some(accept)) => {
-                let count = self.count(heads, "heads", env, 2);
-                let value = self.evaluate(accept, env);
-                let accept = self.fraction(&value, accept.span, "`accept`");
-                Some(Some(Heads { heads: count?, accept: accept? }))
+                let (heads, accept) = (self.read(heads, env), self.read(accept, env));
+                return Some(Some(Heads { heads: heads?, accept: accept? }));
             }
-            (Some(given), None) | (None, Some(given)) => {
-                self.report(
-                    Diagnostic::error(
-                        Code::MissingArgument,
-                        given.span,
-                        "several heads need to know when a later one is kept",
-                    )
-                    .help("write both: `heads: 2, accept: 0.95`"),
-                );
-                None
-            }
-        }
+            (Some(heads), None) => heads.expr,
+            (None, Some(accept)) => accept.expr,
+        };
+        let text = "several heads need to know when a later one is kept";
+        self.report(
+            Diagnostic::error(Code::MissingArgument, alone.span, text)
+                .help("write both: `heads: 2, accept: 0.95`"),
+        );
+        None
     }
 
-    fn sample(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Sampling> {
-        let n = self.count(given[0].expect("required"), "n", env, 1);
-        let temperature_place = given[1].expect("required");
-        let temperature = self.at_least(temperature_place, "temperature", env, 0.0);
-        let max_tokens = self.tokens_or_turns(given[2].expect("required"), "max_tokens", env);
-        let (top_p, top_k) = self.truncation(given[3], given[4], env)?;
-        let repetition_penalty = match given[5] {
-            Some(expr) => Some(self.at_least(expr, "repetition_penalty", env, f64::MIN_POSITIVE)?),
-            None => None,
-        };
-        let heads = self.heads(given[6], given[7], env)?;
-        let stop = self.stop_texts(given[8], env)?;
+    fn sample(&mut self, given: Sample, env: &Env) -> Option<Sampling> {
+        let n = self.read(given.n, env);
+        let temperature = self.read(given.temperature, env);
+        let max_tokens = self.read(given.max_tokens, env);
+        let (top_p, top_k) = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env)?;
+        let repetition_penalty = self.read(given.repetition_penalty, env)?;
+        let heads = self.heads(&given, env)?;
+        let stop = self.read(given.stop, env)?.unwrap_or_default();
         if temperature == Some(0.0) {
             self.report(
                 Diagnostic::error(
                     Code::OutOfRange,
-                    temperature_place.span,
+                    given.temperature.expr.span,
                     "a greedy rollout has no distribution to learn from",
                 )
                 .help("write a temperature above 0; 1.0 samples from the model itself"),
@@ -222,56 +196,46 @@ impl Checker {
     }
 
     /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
-    fn written_by(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<RolloutSource> {
-        let teacher = self.speaker(given[0].expect("required"), env);
-        let mut missing = false;
-        for (slot, name) in [(2, "temperature"), (3, "max_tokens")] {
-            if given[slot].is_none() {
-                self.report(
-                    Diagnostic::error(Code::MissingArgument, span, format!("`from` needs `{name}`"))
-                        .label("not given here")
-                        .help("write `from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)`"),
-                );
-                missing = true;
-            }
+    fn written_by(&mut self, given: From, env: &Env) -> Option<RolloutSource> {
+        let teacher = self.read(given.teacher, env);
+        let lacks =
+            [(given.temperature.is_none(), "temperature"), (given.max_tokens.is_none(), "max_tokens")];
+        for (_, name) in lacks.iter().filter(|(lacks, _)| *lacks) {
+            let text = format!("`from` needs `{name}`");
+            self.report(
+                Diagnostic::error(Code::MissingArgument, given.call.span, text)
+                    .label("not given here")
+                    .help("write `from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)`"),
+            );
         }
-        if let (Some(sequences), Some(n)) = (given[1], given[4]) {
+        if let (Some(sequences), Some(n)) = (given.sequences, given.n) {
             self.report(
                 Diagnostic::error(
                     Code::UnknownArgument,
-                    n.span,
+                    n.expr.span,
                     "`n` and `sequences` are two different experiments",
                 )
-                .note(sequences.span, "made once, so many in all")
+                .note(sequences.expr.span, "made once, so many in all")
                 .help("write `n` for fresh completions of every prompt, `sequences` for a fixed set"),
             );
             return None;
         }
-        if missing {
-            return None;
-        }
-        let sequences = match given[1] {
-            Some(expr) => Some(self.count(expr, "sequences", env, 1)?),
-            None => None,
-        };
-        let n = match given[4] {
-            Some(expr) => self.count(expr, "n", env, 1),
-            None => Some(1),
-        };
-        let temperature = self.at_least(given[2].expect("checked above"), "temperature", env, 0.0);
-        let max_tokens = self.tokens_or_turns(given[3].expect("checked above"), "max_tokens", env);
-        let (top_p, top_k) = self.truncation(given[5], given[6], env)?;
-        let sees = self.optional_template(given[7], env)?;
-        let stop = self.stop_texts(given[8], env)?;
-        let (repetition_penalty, heads) = (None, None);
+        let (temperature, max_tokens) = (given.temperature?, given.max_tokens?);
+        let sequences = self.read(given.sequences, env)?;
+        let n = self.read(given.n, env);
+        let temperature = self.read(temperature, env);
+        let max_tokens = self.read(max_tokens, env);
+        let (top_p, top_k) = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env)?;
+        let sees = self.read(given.sees, env)?;
+        let stop = self.read(given.stop, env)?.unwrap_or_default();
         let sampling = Sampling {
-            n: n?,
+            n: n?.unwrap_or(1),
             temperature: temperature?,
             max_tokens: max_tokens?,
             top_p,
             top_k,
-            repetition_penalty,
-            heads,
+            repetition_penalty: None,
+            heads: None,
             stop,
         };
         Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling })
@@ -337,11 +301,8 @@ impl Checker {
                 let value = self.evaluate(expr, env);
                 let p = self.fraction(&value, expr.span, "`top_p`")?;
                 if p == 0.0 {
-                    self.report(Diagnostic::error(
-                        Code::OutOfRange,
-                        expr.span,
-                        "with `top_p` = 0 no token could be drawn",
-                    ));
+                    let text = "with `top_p` = 0 no token could be drawn";
+                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
                     return None;
                 }
                 Some(p)
@@ -356,7 +317,7 @@ impl Checker {
     }
 
     /// Who writes: the routed `teacher`, a declared one, or a model.
-    fn speaker(&mut self, expr: &Expr, env: &Env) -> Option<Role> {
+    pub(in crate::check) fn speaker(&mut self, expr: &Expr, env: &Env) -> Option<Role> {
         let routed = matches!(&expr.kind, ExprKind::Name(name) if name == "teacher");
         // Outside an objective the routed teacher has no name of its own.
         let value = if routed {
@@ -386,7 +347,7 @@ impl Checker {
     }
 
     /// The command of a program that the run starts.
-    fn program(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<String> {
+    pub(in crate::check) fn program(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<String> {
         let command = self.text(expr, key, env)?;
         if command.trim().is_empty() {
             self.report(Diagnostic::error(Code::OutOfRange, expr.span, "this command is empty"));
@@ -434,52 +395,42 @@ impl Checker {
         Value::Rollout(Rc::new(edited))
     }
 
-    pub(in crate::check) fn edit_call(
-        &mut self,
-        name: EditName,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Option<Edit> {
-        if name == EditName::ExpertTurns {
-            return self.expert_turns(given, span, env).map(|turns| Edit::ExpertTurns { turns });
-        }
-        let first = given[0].expect("required");
-        Some(match name {
-            EditName::Rewrite => {
-                let (from, to) = self.rewrite(first, env)?;
+    pub(in crate::check) fn edit_call(&mut self, call: EditCall, env: &Env) -> Option<Edit> {
+        Some(match call {
+            EditCall::Rewrite(given) => {
+                let (from, to) = self.rewrite(given.change.expr, env)?;
                 Edit::Rewrite { from, to }
             }
-            EditName::Keep => Edit::Keep { condition: self.of_completions(first, env, true)? },
-            EditName::Retry => {
-                let until = self.of_completions(first, env, true);
-                let at_most = self.count(given[1].expect("required"), "at_most", env, 1)?;
+            EditCall::Keep(given) => {
+                Edit::Keep { condition: self.of_completions(given.condition.expr, env, true)? }
+            }
+            EditCall::Retry(given) => {
+                let until = self.of_completions(given.until.expr, env, true);
+                let at_most = self.read(given.at_most, env)?;
                 Edit::Retry { until: until?, at_most }
             }
-            EditName::Best => {
-                let by = self.of_completions(first, env, false);
-                let of = self.count(given[1].expect("required"), "of", env, 1)?;
+            EditCall::Best(given) => {
+                let by = self.of_completions(given.x.expr, env, false);
+                let of = self.read(given.of, env)?;
                 Edit::Best { by: by?, of }
             }
-            EditName::FirstTurns | EditName::ExpertTurns => {
-                Edit::FirstTurns { turns: self.tokens_or_turns(first, "turns", env)? }
-            }
-            EditName::Through => Edit::Through { command: self.program(first, "command", env)? },
+            EditCall::FirstTurns(given) => Edit::FirstTurns { turns: self.read(given.turns, env)? },
+            EditCall::ExpertTurns(given) => Edit::ExpertTurns { turns: self.expert_turns(given, env)? },
+            EditCall::Through(given) => Edit::Through { command: self.read(given.command, env)? },
         })
     }
 
     /// `expert_turns(3)`, `expert_turns(all_but: 2)`
-    fn expert_turns(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<ExpertTurns> {
-        match (given[0], given[1]) {
-            (Some(first), None) => self.tokens_or_turns(first, "turns", env).map(ExpertTurns::First),
-            (None, Some(last)) => self.tokens_or_turns(last, "all_but", env).map(ExpertTurns::AllBut),
+    fn expert_turns(&mut self, given: ExpertTurns, env: &Env) -> Option<experiment::ExpertTurns> {
+        match (given.turns, given.all_but) {
+            (Some(first), None) => self.read(first, env).map(experiment::ExpertTurns::First),
+            (None, Some(last)) => self.read(last, env).map(experiment::ExpertTurns::AllBut),
             _ => {
-                self.report(
-                    Diagnostic::error(Code::MissingArgument, span, "how many turns are the expert's?").help(
-                        "write `expert_turns(3)`, or `expert_turns(all_but: 2)` for all that were recorded \
-                         but the last two",
-                    ),
-                );
+                let text = "how many turns are the expert's?";
+                self.report(Diagnostic::error(Code::MissingArgument, given.call.span, text).help(
+                    "write `expert_turns(3)`, or `expert_turns(all_but: 2)` for all that were recorded but \
+                     the last two",
+                ));
                 None
             }
         }

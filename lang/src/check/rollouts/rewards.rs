@@ -3,18 +3,16 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Reward, RewardPart, Secret};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Expr};
+use crate::syntax::ast::Expr;
 
 use crate::check::Checker;
-use crate::check::builtins::{self, Kind, RewardName};
+use crate::check::builtins::declare::Call;
+use crate::check::builtins::rewards::{Parts, RewardCall};
+use crate::check::builtins::teachers::Environment;
+use crate::check::builtins::{Builtin, Kind};
 use crate::check::data::domains::rounded;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
-
-/// Seconds that a verifier may take for one batch, where nothing is said.
-const TIME_LIMIT: f64 = 30.0;
-/// Completions handed to a verifier at once, where nothing is said.
-const BATCH: u32 = 256;
 
 impl Checker {
     /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared
@@ -25,8 +23,9 @@ impl Checker {
             // A bare name stands for a call without arguments.
             Value::Builtin(builtin) if matches!(builtin.kind, Kind::Reward(_)) => {
                 let Kind::Reward(name) = builtin.kind else { return None };
-                let given = self.builtin_arguments(builtin, &[], expr.span)?;
-                self.reward_call(name, &[], &given, expr.span, env)
+                let call = Call { builtin, arguments: &[], block: None, span: expr.span };
+                let given = self.builtin_arguments(call)?;
+                self.reward_call(name.call(call, &given)?, env)
             }
             other => {
                 self.wrong_kind(
@@ -39,30 +38,15 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn reward_call(
-        &mut self,
-        name: RewardName,
-        arguments: &[Argument],
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Option<Reward> {
-        let field = |checker: &mut Checker, expr: Option<&Expr>| match expr {
-            None => Some("answer".to_owned()),
-            Some(expr) => checker.data_field(expr),
-        };
-        Some(match name {
-            RewardName::ExactMatch => Reward::ExactMatch { field: field(self, given[0])? },
-            RewardName::Numeric => {
-                let tolerance = match given[1] {
-                    Some(expr) => self.at_least(expr, "tolerance", env, 0.0)?,
-                    None => 0.0,
-                };
-                Reward::Numeric { field: field(self, given[0])?, tolerance }
+    pub(in crate::check) fn reward_call(&mut self, call: RewardCall, env: &Env) -> Option<Reward> {
+        Some(match call {
+            RewardCall::ExactMatch(given) => Reward::ExactMatch { field: self.read(given.field, env)? },
+            RewardCall::Numeric(given) => {
+                let tolerance = self.read(given.tolerance, env)?;
+                Reward::Numeric { field: self.read(given.field, env)?, tolerance }
             }
-            RewardName::Regex => {
-                let place = given[0].expect("required");
-                let pattern = self.text(place, "pattern", env)?;
+            RewardCall::Regex(given) => {
+                let pattern = self.read(given.pattern, env)?;
                 if let Err(error) = regex_syntax::parse(&pattern) {
                     let said = match &error {
                         regex_syntax::Error::Parse(error) => error.kind().to_string(),
@@ -71,7 +55,7 @@ impl Checker {
                     };
                     let diagnostic = Diagnostic::error(
                         Code::OutOfRange,
-                        place.span,
+                        given.pattern.expr.span,
                         "this pattern is not a regular expression",
                     );
                     let help = "a character that stands for itself is written with `\\\\` before it; \
@@ -79,59 +63,37 @@ impl Checker {
                     self.report(diagnostic.label(said).help(help));
                     return None;
                 }
-                Reward::Regex { pattern, field: field(self, given[1])? }
+                Reward::Regex { pattern, field: self.read(given.field, env)? }
             }
-            RewardName::Command => {
-                let command = self.text(given[0].expect("required"), "command", env)?;
+            RewardCall::Command(given) => {
+                let command = self.read(given.command, env)?;
                 if command.trim().is_empty() {
-                    self.report(Diagnostic::error(
-                        Code::OutOfRange,
-                        span,
-                        "the command of a reward is empty",
-                    ));
+                    let text = "the command of a reward is empty";
+                    self.report(Diagnostic::error(Code::OutOfRange, given.call.span, text));
                     return None;
                 }
-                let (time_limit_seconds, batch) =
-                    (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
-                const WANTED: &str = "`depends` is a file or folder that the program reads, or a list of \
-                                      them: `[\"rules.json\", \"lib\"]`";
-                let depends = self.texts(given[3], WANTED, "an empty text names no file", env)?;
+                let time_limit_seconds = self.read(given.time_limit, env)?;
+                let batch = self.read(given.batch, env)?;
+                let depends = self.read(given.depends, env)?.unwrap_or_default();
                 Reward::Command { command, time_limit_seconds, batch, depends }
             }
-            RewardName::JsonSchema => {
-                Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? }
+            RewardCall::JsonSchema(given) => Reward::JsonSchema { schema: self.read(given.schema, env)? },
+            RewardCall::UnitTests(given) => {
+                let field = self.read(given.field, env)?;
+                Reward::UnitTests { field, time_limit_seconds: self.read(given.time_limit, env)? }
             }
-            RewardName::UnitTests => {
-                let field = self.data_field(given[0].expect("required"))?;
-                Reward::UnitTests { field, time_limit_seconds: self.time_limit(given[1], env)? }
+            RewardCall::Http(given) => {
+                let url = self.read(given.url, env)?;
+                let time_limit_seconds = self.read(given.time_limit, env)?;
+                Reward::Http { url, time_limit_seconds, batch: self.read(given.batch, env)? }
             }
-            RewardName::Http => {
-                let url = self.secret(given[0].expect("required"), "url", env)?;
-                let (time_limit_seconds, batch) =
-                    (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
-                Reward::Http { url, time_limit_seconds, batch }
-            }
-            RewardName::Parts => return self.reward_parts(arguments, span, env),
+            RewardCall::Parts(given) => return self.reward_parts(given, env),
         })
     }
 
-    fn time_limit(&mut self, expr: Option<&Expr>, env: &Env) -> Option<f64> {
-        match expr {
-            Some(expr) => self.at_least(expr, "time_limit", env, 0.001),
-            None => Some(TIME_LIMIT),
-        }
-    }
-
-    fn judged_at_once(&mut self, expr: Option<&Expr>, env: &Env) -> Option<u32> {
-        match expr {
-            Some(expr) => self.count(expr, "batch", env, 1),
-            None => Some(BATCH),
-        }
-    }
-
     /// `parts(accuracy: numeric, format: regex("..."), weights: [0.8, 0.2])`
-    fn reward_parts(&mut self, arguments: &[Argument], span: Span, env: &Env) -> Option<Reward> {
-        let usage = builtins::find("parts").expect("built in").usage;
+    fn reward_parts(&mut self, given: Parts, env: &Env) -> Option<Reward> {
+        let Call { builtin: &Builtin { usage, .. }, arguments, span, .. } = given.call;
         let mut parts: Vec<(String, Span, Option<Reward>)> = Vec::new();
         let mut weights = None;
         let mut good = true;
@@ -234,20 +196,20 @@ impl Checker {
     }
 
     /// `env("TEACHER_URL")`
-    pub(in crate::check) fn env_call(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        let Some(name) = self.text(given[0].expect("required"), "name", env) else { return Value::Error };
+    pub(in crate::check) fn env_call(&mut self, given: Environment, env: &Env) -> Option<Value> {
+        let name = self.read(given.name, env)?;
         let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(sound) {
             self.report(
                 Diagnostic::error(
                     Code::OutOfRange,
-                    span,
+                    given.call.span,
                     format!("`{name}` can't be the name of an environment variable"),
                 )
                 .help("letters, digits and `_`, such as `env(\"TEACHER_URL\")`"),
             );
-            return Value::Error;
+            return None;
         }
-        Value::Secret(Secret::Environment(name))
+        Some(Value::Secret(Secret::Environment(name)))
     }
 }

@@ -6,44 +6,53 @@ use crate::experiment::{
 };
 use crate::formula::Unit;
 use crate::source::Span;
-use crate::syntax::ast::{Block, Expr, ExprKind};
+use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
+use crate::check::builtins::constructors::{ConstructorCall, Llama, Merge as MergeArguments};
+use crate::check::builtins::declare::{Arg, Call};
+use crate::check::builtins::types::Text;
 use crate::check::builtins::vocabulary;
-use crate::check::builtins::{Builtin, Constructor};
 use crate::check::stages::settings::undecided;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 impl Checker {
-    pub(in crate::check) fn construct(
-        &mut self,
-        builtin: &'static Builtin,
-        constructor: Constructor,
-        span: Span,
-        given: &[Option<&Expr>],
-        block: Option<&Block>,
-        env: &Env,
-    ) -> Value {
-        let train = |checker: &mut Checker, recipe: Recipe| {
-            checker.training(recipe, span, given, block, env).map(|train| Stage::Train(Box::new(train)))
-        };
-        let stage = match constructor {
-            Constructor::Decoder(family) => self.decoder(family, span, block, env).map(Stage::Initialise),
-            Constructor::HuggingFace | Constructor::Gguf | Constructor::Checkpoint => {
-                self.pretrained(constructor, builtin, given, block, env).map(Stage::Load)
+    pub(in crate::check) fn construct(&mut self, call: ConstructorCall, env: &Env) -> Option<ModelId> {
+        let (call, stage) = match call {
+            ConstructorCall::Llama(given) => (given.call, self.decoder(Family::Llama, given, env)),
+            ConstructorCall::Qwen2(given) => (given.call, self.decoder(Family::Qwen2, given, env)),
+            ConstructorCall::Qwen3(given) => (given.call, self.decoder(Family::Qwen3, given, env)),
+            ConstructorCall::Gemma(given) => (given.call, self.decoder(Family::Gemma, given, env)),
+            ConstructorCall::HuggingFace(given) => {
+                let name = self.stored(given.call, given.name, env)?;
+                let revision = self.read(given.revision, env)?;
+                (given.call, Some(Stage::Load(Pretrained::HuggingFace { name, revision })))
             }
-            Constructor::Merge => self.merge(span, given, block, env).map(Stage::Merge),
-            Constructor::Sft => train(self, Recipe::Sft),
-            Constructor::Grpo => train(self, Recipe::Grpo),
-            Constructor::Distill => train(self, Recipe::Distill),
-            Constructor::Dpo => train(self, Recipe::Dpo),
-            Constructor::Train => return self.joint(span, block, env),
+            ConstructorCall::Gguf(given) => {
+                let file = self.stored(given.call, given.file, env)?;
+                (given.call, Some(Stage::Load(Pretrained::Gguf { file })))
+            }
+            ConstructorCall::Checkpoint(given) => {
+                let folder = self.stored(given.call, given.folder, env)?;
+                (given.call, Some(Stage::Load(Pretrained::Checkpoint { folder })))
+            }
+            ConstructorCall::Merge(given) => (given.call, self.merge(given, env).map(Stage::Merge)),
+            ConstructorCall::Sft(given) => {
+                (given.call, self.training(Recipe::Sft, given.call, given.start, Some(given.on.expr), env))
+            }
+            ConstructorCall::Grpo(given) => {
+                (given.call, self.training(Recipe::Grpo, given.call, given.start, Some(given.on.expr), env))
+            }
+            ConstructorCall::Dpo(given) => {
+                (given.call, self.training(Recipe::Dpo, given.call, given.start, Some(given.on.expr), env))
+            }
+            ConstructorCall::Distill(given) => {
+                (given.call, self.training(Recipe::Distill, given.call, given.start, None, env))
+            }
+            ConstructorCall::Train(given) => return self.joint(given.call.span, given.call.block, env),
         };
-        match stage {
-            Some(stage) => Value::Model(self.declare_stage(builtin.name, stage, span, env)),
-            None => Value::Error,
-        }
+        Some(self.declare_stage(call.builtin.name, stage?, call.span, env))
     }
 
     /// A model named as the author's binding, or as the stage where there is none.
@@ -80,37 +89,19 @@ impl Checker {
         }
     }
 
-    /// `hf("Qwen/Qwen3-0.6B", revision: "...")`, `gguf("file.gguf")`, `checkpoint("runs/first/student")`
-    fn pretrained(
-        &mut self,
-        constructor: Constructor,
-        builtin: &'static Builtin,
-        given: &[Option<&Expr>],
-        block: Option<&Block>,
-        env: &Env,
-    ) -> Option<Pretrained> {
-        if let Some(block) = block {
-            let text = format!("`{}` takes no settings in braces", builtin.name);
-            self.report(Diagnostic::error(Code::TypeMismatch, block.span, text).help(builtin.usage));
+    /// Where a model is kept: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`, `checkpoint("runs/first/student")`.
+    fn stored(&mut self, call: Call, given: Arg<Text>, env: &Env) -> Option<String> {
+        if let Some(block) = call.block {
+            let text = format!("`{}` takes no settings in braces", call.builtin.name);
+            self.report(Diagnostic::error(Code::TypeMismatch, block.span, text).help(call.builtin.usage));
             return None;
         }
-        let place = given[0].expect("required");
-        let what = self.text(place, builtin.parameters[0], env)?;
-        if what.trim().is_empty() {
-            self.report(Diagnostic::error(Code::OutOfRange, place.span, "this name is empty"));
+        let stored = self.read(given, env)?;
+        if stored.trim().is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, given.expr.span, "this name is empty"));
             return None;
         }
-        Some(match constructor {
-            Constructor::HuggingFace => {
-                let revision = match given[1] {
-                    Some(expr) => Some(self.text(expr, "revision", env)?),
-                    None => None,
-                };
-                Pretrained::HuggingFace { name: what, revision }
-            }
-            Constructor::Gguf => Pretrained::Gguf { file: what },
-            _ => Pretrained::Checkpoint { folder: what },
-        })
+        Some(stored)
     }
 
     fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<Tokenizer> {
@@ -121,13 +112,8 @@ impl Checker {
     }
 
     /// `llama { ... }` and its kin.
-    fn decoder(
-        &mut self,
-        family: Family,
-        span: Span,
-        block: Option<&Block>,
-        env: &Env,
-    ) -> Option<Architecture> {
+    fn decoder(&mut self, family: Family, given: Llama, env: &Env) -> Option<Stage> {
+        let Call { block, span, .. } = given.call;
         let settings = self.settings(block, family.name(), span, vocabulary::DECODER, false);
         self.keep_marks(&settings, &env.model_name);
         let layers = self.required_count(&settings, "layers", env, 1);
@@ -174,7 +160,7 @@ impl Checker {
             );
             return None;
         }
-        Some(Architecture {
+        Some(Stage::Initialise(Architecture {
             family,
             layers: layers?,
             width,
@@ -188,7 +174,7 @@ impl Checker {
             rope_theta: rope_theta?,
             norm_epsilon: norm_epsilon?,
             initial_deviation: initial_deviation?,
-        })
+        }))
     }
 
     pub(in crate::check) fn truth_setting(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<bool> {
@@ -204,20 +190,12 @@ impl Checker {
         }
     }
 
-    fn merge(
-        &mut self,
-        span: Span,
-        given: &[Option<&Expr>],
-        block: Option<&Block>,
-        env: &Env,
-    ) -> Option<Merge> {
+    fn merge(&mut self, given: MergeArguments, env: &Env) -> Option<Merge> {
+        let Call { block, span, .. } = given.call;
         let settings = self.settings(block, "merge", span, vocabulary::MERGE, false);
         self.keep_marks(&settings, &env.model_name);
-        let models = self.models_of(given[0].expect("required"), env);
-        let base = match given[1] {
-            Some(expr) => Some(self.model_value(expr, env)?),
-            None => None,
-        };
+        let models = self.read(given.models, env);
+        let base = self.read(given.base, env)?;
         let methods = [
             ("average", "average"),
             ("task_arithmetic", "task_arithmetic"),
@@ -311,7 +289,7 @@ impl Checker {
     }
 
     /// A family or a list of models.
-    fn models_of(&mut self, expr: &Expr, env: &Env) -> Option<Vec<ModelId>> {
+    pub(in crate::check) fn models_of(&mut self, expr: &Expr, env: &Env) -> Option<Vec<ModelId>> {
         let values = match self.evaluate(expr, env) {
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
             Value::List(values) => values,

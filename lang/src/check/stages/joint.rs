@@ -1,7 +1,7 @@
 //! `train`: several models trained together, in turns.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Joint, JointStep, Member, Recipe, Stage, Teacher, TeacherWeights};
+use crate::experiment::{Joint, JointStep, Member, ModelId, Recipe, Stage, Teacher, TeacherWeights};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
 
@@ -9,7 +9,6 @@ use crate::check::Checker;
 use crate::check::builtins::vocabulary;
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
-use crate::check::values::value::Value;
 
 /// One `trains` of a `train`; without its model where that is faulty.
 struct Trained {
@@ -20,7 +19,12 @@ struct Trained {
 
 impl Checker {
     /// `train { trains student = start, step follow { updates = student, ... } }`
-    pub(in crate::check) fn joint(&mut self, span: Span, block: Option<&Block>, env: &Env) -> Value {
+    pub(in crate::check) fn joint(
+        &mut self,
+        span: Span,
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<ModelId> {
         let settings = self.settings(block, "train", span, vocabulary::TRAIN, true);
         self.keep_marks(&settings, &env.model_name);
         let statements = block.map_or(&[][..], |block| &block.statements);
@@ -80,7 +84,7 @@ impl Checker {
             }
         }
         if !good {
-            return Value::Error;
+            return None;
         }
         for (index, Trained { name, place, .. }) in members.iter().enumerate() {
             if !read.iter().any(|step| step.updates == index) {
@@ -91,7 +95,7 @@ impl Checker {
                          roles",
                     ),
                 );
-                return Value::Error;
+                return None;
             }
         }
         self.declare_joint(
@@ -103,14 +107,20 @@ impl Checker {
     }
 
     /// The stage's own value is its first model; the others are models beside it.
-    fn declare_joint(&mut self, members: Vec<Member>, steps: Vec<JointStep>, span: Span, env: &Env) -> Value {
+    fn declare_joint(
+        &mut self,
+        members: Vec<Member>,
+        steps: Vec<JointStep>,
+        span: Span,
+        env: &Env,
+    ) -> Option<ModelId> {
         let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
         let joint = self.declare_stage("train", Stage::Joint(Box::new(Joint { members, steps })), span, env);
         let own = self.model(joint).name.clone();
         for (member, name) in names.iter().enumerate().skip(1) {
             self.declare_model(&format!("{own}.{name}"), Stage::Member { joint, member }, span);
         }
-        Value::Model(joint)
+        Some(joint)
     }
 
     /// `trains guide = start { sees = feedback_shown }`

@@ -1,5 +1,7 @@
 //! Which weights a stage changes, and how its steps are computed.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     Adapter, AdapterKind, BatchSize, Checkpointing, Execution, Projection, Train, Trainable, WeightFilter,
@@ -10,6 +12,8 @@ use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::weights::{Lora, WeightsCall};
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -71,34 +75,33 @@ impl Checker {
         }
     }
 
-    /// `lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`
-    pub(in crate::check) fn adapter_call(
-        &mut self,
-        kind: AdapterKind,
-        given: &[Option<&Expr>],
-        env: &Env,
-    ) -> Option<Adapter> {
-        let place = |slot: usize| given[slot].expect("required");
-        let rank = self.count(place(0), "rank", env, 1);
-        let alpha = self.at_least(place(1), "alpha", env, f64::MIN_POSITIVE);
-        let targets = self.adapted(place(2), env);
-        let dropout = match given[3] {
-            Some(expr) => {
-                let value = self.evaluate(expr, env);
-                let dropout = self.fraction(&value, expr.span, "`dropout`");
-                if dropout == Some(1.0) {
-                    let text = "with `dropout` = 1 nothing would reach the adapter";
-                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
-                    return None;
-                }
-                dropout
+    /// What of a model's weights is trained, and how.
+    pub(in crate::check) fn weights_call(&mut self, call: WeightsCall, env: &Env) -> Option<Value> {
+        match call {
+            WeightsCall::Lora(given) => self.adapter_call(AdapterKind::Lora, given, env).map(Value::Adapter),
+            WeightsCall::Dora(given) => self.adapter_call(AdapterKind::Dora, given, env).map(Value::Adapter),
+            WeightsCall::Layers(given) => {
+                self.read(given.range, env).map(|(first, last)| Value::Layers { first, last })
             }
-            None => Some(0.0),
-        };
-        let layers = match given[4] {
-            Some(expr) => self.layer_range(expr, env).map(Some),
-            None => Some(None),
-        };
+            WeightsCall::Extrapolate(given) => {
+                self.extrapolation(given, env).map(|found| Value::Extrapolation(Rc::new(found)))
+            }
+            WeightsCall::PowersOf(given) => self.read(given.base, env).map(Value::PowersOf),
+        }
+    }
+
+    /// `lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`
+    fn adapter_call(&mut self, kind: AdapterKind, given: Lora, env: &Env) -> Option<Adapter> {
+        let (rank, alpha) = (self.read(given.rank, env), self.read(given.alpha, env));
+        let targets = self.read(given.targets, env);
+        let place = given.dropout.given.map(Arg::expr);
+        let dropout = self.read(given.dropout, env);
+        if let (Some(1.0), Some(expr)) = (dropout, place) {
+            let text = "with `dropout` = 1 nothing would reach the adapter";
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text));
+            return None;
+        }
+        let layers = self.read(given.layers, env);
         Some(Adapter {
             kind,
             rank: rank?,
@@ -110,7 +113,7 @@ impl Checker {
     }
 
     /// `targets: [query, value]`, `targets: [attention, feed_forward]`
-    fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
+    pub(in crate::check) fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
         const WANTED: &str =
             "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
         let items = self.list(expr, WANTED, env)?;
@@ -164,7 +167,7 @@ impl Checker {
     }
 
     /// `8..=23`
-    fn layer_range(&mut self, expr: &Expr, env: &Env) -> Option<(u32, u32)> {
+    pub(in crate::check) fn layer_range(&mut self, expr: &Expr, env: &Env) -> Option<(u32, u32)> {
         match self.evaluate(expr, env) {
             Value::Range { low, high }
                 if low.fract() == 0.0 && high.fract() == 0.0 && low >= 0.0 && high <= 4096.0 =>
@@ -184,12 +187,6 @@ impl Checker {
                 None
             }
         }
-    }
-
-    /// `layers(0..=11)`
-    pub(in crate::check) fn layers_call(&mut self, given: &[Option<&Expr>], env: &Env) -> Value {
-        let range = self.layer_range(given[0].expect("required"), env);
-        range.map_or(Value::Error, |(first, last)| Value::Layers { first, last })
     }
 
     /// `[attention, layers(0..=11)]`

@@ -6,13 +6,15 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     BatchSize, DomainId, Edit, Execution, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce,
-    ReduceStep, Rollout, RolloutSource, Sampling, Share, Template, Term, Train, Trainable,
+    ReduceStep, Rollout, RolloutSource, Sampling, Share, Stage, Template, Term, Train, Trainable,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Expr};
+use crate::syntax::ast::Expr;
 
 use crate::check::Checker;
+use crate::check::builtins::declare::{Arg, Call};
+use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
 use crate::check::stages::settings::Settings;
@@ -52,11 +54,11 @@ impl Checker {
     pub(in crate::check) fn training(
         &mut self,
         recipe: Recipe,
-        span: Span,
-        given: &[Option<&Expr>],
-        block: Option<&Block>,
+        Call { block, span, .. }: Call,
+        start: Arg<Model>,
+        on: Option<&Expr>,
         env: &Env,
-    ) -> Option<Train> {
+    ) -> Option<Stage> {
         let keys = match recipe {
             Recipe::Sft => vocabulary::SFT,
             Recipe::Grpo => vocabulary::GRPO,
@@ -67,17 +69,15 @@ impl Checker {
         let settings = self.settings(block, recipe.name(), span, keys, true);
         self.keep_marks(&settings, &env.model_name);
         // Every setting is read before the first missing one ends the stage: all mistakes at once.
-        let start =
-            self.model_value(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
-        let on = if recipe == Recipe::Distill { settings.get("domains") } else { given[1] };
-        let mixture = self.mixture(on, env);
+        let start = self.read(start, &env.named(format!("{}.start", env.model_name)));
+        let mixture = self.mixture(on.or_else(|| settings.get("domains")), env);
         let parts = match recipe {
             Recipe::Sft => self.sft(&settings, start, mixture, env),
             Recipe::Grpo => self.grpo(&settings, start, mixture, env),
             Recipe::Dpo => self.dpo(&settings, start, mixture, env),
             Recipe::Distill | Recipe::Step => self.distill(recipe, &settings, start, mixture, env),
         };
-        self.finish_training(parts, &settings, env)
+        self.finish_training(parts, &settings, env).map(|train| Stage::Train(Box::new(train)))
     }
 
     /// Reads what all recipes have in common, checks the stage as a whole and puts it together.
@@ -144,7 +144,7 @@ impl Checker {
     fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> Common {
         let length = self.length(settings, env);
         let learning_rate = self.learning_rate(settings, env, length);
-        let optimizer = self.optimizer(settings.get("optimizer"), env);
+        let optimizer = self.optimizer(settings, env);
         let reference = match settings.get("reference") {
             Some(expr) => self.references(expr, domains, env),
             None => Some(Vec::new()),

@@ -15,6 +15,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
 
 use crate::check::Checker;
+use crate::check::builtins::teachers::{Served, TeacherCall};
 use crate::check::builtins::vocabulary;
 use crate::check::builtins::{self, Kind};
 use crate::check::values::evaluate::{Context, Env};
@@ -329,11 +330,11 @@ impl Checker {
     pub(in crate::check) fn pooled(
         &mut self,
         pool: Pool,
-        given: &[Option<&Expr>],
+        place: &Expr,
+        weights: Option<&Expr>,
         span: Span,
         env: &Env,
     ) -> Value {
-        let place = given[0].expect("required");
         let values = match self.evaluate(place, env) {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
@@ -348,7 +349,7 @@ impl Checker {
             .into_iter()
             .map(|value| self.teacher_role(value, place.span, env, "every element must be a teacher"))
             .collect();
-        let Some(weights) = given.get(1).copied().flatten() else {
+        let Some(weights) = weights else {
             let text = format!("`{}` needs `weights`", pool.name());
             self.report(
                 Diagnostic::error(Code::MissingArgument, span, text)
@@ -391,36 +392,51 @@ impl Checker {
         self.declare_once(teacher)
     }
 
+    /// Teachers that are not simply a model.
+    pub(in crate::check) fn teacher_call(&mut self, call: TeacherCall, env: &Env) -> Option<Value> {
+        match call {
+            TeacherCall::Served(given) => self.served(given, env),
+            TeacherCall::Logits(given) => Some(self.logits_call(given.of.expr, given.call.span, env)),
+            TeacherCall::Mixture(given) => {
+                let (teachers, weights) = (given.teachers.expr, given.weights.expr);
+                Some(self.pooled(Pool::Mixture, teachers, Some(weights), given.call.span, env))
+            }
+            TeacherCall::Geometric(given) => {
+                let (teachers, weights) = (given.teachers.expr, given.weights.expr);
+                Some(self.pooled(Pool::Geometric, teachers, Some(weights), given.call.span, env))
+            }
+            TeacherCall::Debate(given) => Some(self.debate_call(given, env)),
+            TeacherCall::Integer(given) => Some(self.integer_call(given.range.expr, env)),
+            TeacherCall::Environment(given) => self.env_call(given, env),
+        }
+    }
+
     /// `served("vllm", url: env("TEACHER_URL"), model: "Qwen/Qwen3-32B", answers: top_k(20))`
-    pub(in crate::check) fn served_call(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    fn served(&mut self, given: Served, env: &Env) -> Option<Value> {
         const ENGINES: &[&str] = &["vllm", "sglang"];
-        let place = |slot: usize| given[slot].expect("required");
-        let engine = self.text(place(0), "engine", env);
-        let url = self.secret(place(1), "url", env);
-        let model = self.text(place(2), "model", env);
-        let answers = self.capability(place(3), env);
-        let (Some(engine), Some(url), Some(model), Some(answers)) = (engine, url, model, answers) else {
-            return Value::Error;
-        };
+        let (engine, url) = (self.read(given.engine, env), self.read(given.url, env));
+        let (model, answers) = (self.read(given.model, env), self.read(given.answers, env));
+        let (engine, url, model, answers) = (engine?, url?, model?, answers?);
         if !ENGINES.contains(&engine.as_str()) {
-            let diagnostic =
-                Diagnostic::error(Code::UnknownValue, place(0).span, format!("unknown engine `{engine}`"));
+            let text = format!("unknown engine `{engine}`");
+            let diagnostic = Diagnostic::error(Code::UnknownValue, given.engine.expr.span, text);
             self.report(match nearest(&engine, ENGINES.iter().copied()) {
                 Some(near) => diagnostic
                     .help(format!("did you mean `{near}`?"))
                     .replace_with(format!("change to `{near}`"), format!("\"{near}\"")),
                 None => diagnostic.help(format!("engines: {}", ENGINES.join(", "))),
             });
-            return Value::Error;
+            return None;
         }
         let name = if env.model_name.is_empty() { "served" } else { &env.model_name };
-        let mut teacher = self.plain_teacher(name, TeacherWeights::Served { engine, url, model }, span);
+        let weights = TeacherWeights::Served { engine, url, model };
+        let mut teacher = self.plain_teacher(name, weights, given.call.span);
         teacher.answers = answers;
-        self.declare_once(teacher)
+        Some(self.declare_once(teacher))
     }
 
     /// `dist`, `top_k(20)`, `sampled`, `text`
-    fn capability(&mut self, expr: &Expr, env: &Env) -> Option<Capability> {
+    pub(in crate::check) fn capability(&mut self, expr: &Expr, env: &Env) -> Option<Capability> {
         if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
             && matches!(&callee.kind, ExprKind::Name(name) if name == "top_k")
             && let [argument] = arguments.as_slice()

@@ -3,10 +3,11 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};
 use crate::formula::Role;
-use crate::source::Span;
-use crate::syntax::ast::{Block, Expr, Name};
+use crate::syntax::ast::{Expr, Name};
 
 use crate::check::Checker;
+use crate::check::builtins::declare::Call;
+use crate::check::builtins::teachers::Debate;
 use crate::check::builtins::vocabulary;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -20,17 +21,12 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn debate_call(
-        &mut self,
-        given: &[Option<&Expr>],
-        block: Option<&Block>,
-        span: Span,
-        env: &Env,
-    ) -> Value {
+    pub(in crate::check) fn debate_call(&mut self, given: Debate, env: &Env) -> Value {
+        let Call { block, span, .. } = given.call;
         let settings = self.settings(block, "debate", span, vocabulary::DEBATE, false);
         let name = if env.model_name.is_empty() { "debate".to_owned() } else { env.model_name.clone() };
         self.keep_marks(&settings, &format!("panel {name}"));
-        let place = given[0].expect("required");
+        let place = given.members.expr;
         let values = match self.evaluate(place, env) {
             Value::List(values) => values,
             Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
@@ -101,13 +97,7 @@ impl Checker {
     }
 
     /// `integer(0..=100)`
-    pub(in crate::check) fn integer_call(
-        &mut self,
-        given: &[Option<&Expr>],
-        _span: Span,
-        env: &Env,
-    ) -> Value {
-        let place = given[0].expect("required");
+    pub(in crate::check) fn integer_call(&mut self, place: &Expr, env: &Env) -> Value {
         match self.evaluate(place, env) {
             Value::Range { low, high }
                 if low.fract() == 0.0 && high.fract() == 0.0 && low.abs().max(high.abs()) < 1e15 =>

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
+use crate::experiment::Rollout;
 use crate::formula::Unit;
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
+use crate::syntax::ast::{self, Argument, Block, Expr, ExprKind, Item, ItemKind, Name};
 
 use crate::check::Checker;
-use crate::check::builtins::{self, Builtin, Kind};
+use crate::check::builtins::declare::Call;
+use crate::check::builtins::{self, Builtin, Kind, Parameter, TeacherName};
 use crate::check::names::foreign;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, declared_name};
@@ -156,9 +158,9 @@ impl Checker {
         block: Option<&Block>,
         env: &Env,
     ) -> Value {
-        if let Some(block) = block
-            && !matches!(builtin.kind, Kind::Constructor(_) | Kind::Debate)
-        {
+        let takes_settings =
+            matches!(builtin.kind, Kind::Constructor(_) | Kind::Teacher(TeacherName::Debate));
+        if let Some(block) = block.filter(|_| !takes_settings) {
             self.report(
                 Diagnostic::error(
                     Code::TypeMismatch,
@@ -174,52 +176,30 @@ impl Checker {
         {
             return self.beyond_entry(what, span);
         }
-        match builtin.kind {
-            Kind::Blend => return self.blend(arguments, span, env),
-            Kind::Columns => return self.columns_call(arguments, span),
-            Kind::Reward(builtins::RewardName::Parts) => {
-                return self
-                    .reward_call(builtins::RewardName::Parts, arguments, &[], span, env)
-                    .map_or(Value::Error, Value::Reward);
+        let call = Call { builtin, arguments, block, span };
+        self.called_builtin(call, env).unwrap_or(Value::Error)
+    }
+
+    fn called_builtin(&mut self, call: Call, env: &Env) -> Option<Value> {
+        let given = self.builtin_arguments(call)?;
+        match call.builtin.kind {
+            Kind::Constructor(name) => self.construct(name.call(call, &given)?, env).map(Value::Model),
+            Kind::Schedule(name) => self.schedule_call(name.call(call, &given)?, env).map(Value::Formula),
+            Kind::Reward(name) => self.reward_call(name.call(call, &given)?, env).map(Value::Reward),
+            Kind::Rollout(name) => {
+                let source = self.rollout_call(name.call(call, &given)?, env)?;
+                let rollout = Rollout { source, edits: Vec::new(), origin: self.origin(call.span) };
+                Some(Value::Rollout(Rc::new(rollout)))
             }
-            _ => {}
-        }
-        let Some(given) = self.builtin_arguments(builtin, arguments, span) else { return Value::Error };
-        match builtin.kind {
-            Kind::Constructor(constructor) => self.construct(builtin, constructor, span, &given, block, env),
-            Kind::Schedule(name) => self.schedule_call(name, &given, span, env),
-            Kind::Reward(name) => {
-                self.reward_call(name, arguments, &given, span, env).map_or(Value::Error, Value::Reward)
-            }
-            Kind::Rollout(name) => self
-                .rollout_call(name, &given, span, env)
-                .map_or(Value::Error, |rollout| Value::Rollout(Rc::new(rollout))),
-            Kind::Edit(name) => self.edit_call(name, &given, span, env).map_or(Value::Error, Value::Edit),
-            Kind::Optimizer(name) => {
-                self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer)
-            }
-            Kind::Adapter(kind) => self.adapter_call(kind, &given, env).map_or(Value::Error, Value::Adapter),
-            Kind::Layers => self.layers_call(&given, env),
-            Kind::Dataset => self.dataset_call(&given, span, env),
-            Kind::Detached => self.detached_side(given[0].expect("required"), span, env),
-            Kind::Support(name) => self.support_call(name, &given, span, env),
-            Kind::Divergence(name) => self.divergence_call(name, builtin, &given, span, env),
-            Kind::Measure(measure) => self.measure_call(measure, &given, span, env),
-            Kind::Served => self.served_call(&given, span, env),
-            Kind::Logits => self.logits_call(given[0].expect("required"), span, env),
-            Kind::Pooled(pool) => self.pooled(pool, &given, span, env),
-            Kind::Debate => self.debate_call(&given, block, span, env),
-            Kind::Integer => self.integer_call(&given, span, env),
-            Kind::Environment => self.env_call(&given, span, env),
-            Kind::PassAt => self.pass_at(&given, span, env),
-            Kind::Extrapolate => self.extrapolate_call(&given, span, env),
-            Kind::PowersOf => self.powers_of(&given, span, env),
-            Kind::Normalized => {
-                let text = format!("`{}` belongs in `score = ...` of a `compare`", builtin.name);
-                self.report(Diagnostic::error(Code::TypeMismatch, span, text));
-                Value::Error
-            }
-            _ => self.formula_call(builtin, &given, span, env),
+            Kind::Edit(name) => self.edit_call(name.call(call, &given)?, env).map(Value::Edit),
+            Kind::Optimizer(name) => self.optimizer_call(name.call(call, &given)?, env).map(Value::Optimizer),
+            Kind::Weights(name) => self.weights_call(name.call(call, &given)?, env),
+            Kind::Data(name) => self.data_call(name.call(call, &given)?, env),
+            Kind::Support(name) => self.support_call(name.call(call, &given)?, env),
+            Kind::Divergence(name) => self.divergence_call(name.call(call, &given)?, env),
+            Kind::Measure(measure) => self.measure_call(measure.call(call, &given)?, env),
+            Kind::Teacher(name) => self.teacher_call(name.call(call, &given)?, env),
+            _ => Some(self.formula_call(call.builtin, &given, call.span, env)),
         }
     }
 
@@ -342,7 +322,7 @@ impl Checker {
     pub(in crate::check) fn bind_parameters(
         &mut self,
         callee: &Name,
-        parameters: &[Parameter],
+        parameters: &[ast::Parameter],
         arguments: &[Argument],
         span: Span,
         env: &Env,
@@ -436,37 +416,39 @@ impl Checker {
         slots
     }
 
-    /// Binds the arguments of a built-in to its parameter names, in order; diagnostics for what does not fit.
+    /// Binds the arguments of a built-in to its parameters, in order; diagnostics for what does not fit.
     pub(in crate::check) fn builtin_arguments<'e>(
         &mut self,
-        builtin: &'static Builtin,
-        arguments: &'e [Argument],
-        span: Span,
+        call: Call<'e>,
     ) -> Option<Vec<Option<&'e Expr>>> {
-        let known = |argument: &&Argument| {
-            argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()))
+        let Call { builtin, arguments, span, .. } = call;
+        if builtin.any_names {
+            return Some(Vec::new());
+        }
+        let unknown = |argument: &&Argument| {
+            argument.name.as_ref().is_some_and(|name| builtin.parameter(&name.text).is_none())
         };
-        if let Some(setting) = arguments.iter().find(known)
+        if let Some(setting) = arguments.iter().find(unknown)
             && self.setting_as_argument(builtin, setting)
         {
             return None;
         }
-        let Slots { given, misplaced } = self.slots(builtin.name, builtin.parameters, arguments, None);
-        let mut good = misplaced.is_empty();
-        for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {
-            if given[slot].is_none() && good {
-                self.report(
-                    Diagnostic::error(
-                        Code::MissingArgument,
-                        span,
-                        format!("`{}` needs `{parameter}`", builtin.name),
-                    )
+        let names: Vec<&str> = builtin.parameters.iter().map(|parameter| parameter.name).collect();
+        let Slots { given, misplaced } = self.slots(builtin.name, &names, arguments, None);
+        if !misplaced.is_empty() {
+            return None;
+        }
+        let missing =
+            |(parameter, given): &(&Parameter, &Option<&Expr>)| parameter.required && given.is_none();
+        if let Some((parameter, _)) = builtin.parameters.iter().zip(&given).find(missing) {
+            let text = format!("`{}` needs `{}`", builtin.name, parameter.name);
+            self.report(
+                Diagnostic::error(Code::MissingArgument, span, text)
                     .label("not given here")
                     .help(builtin.usage),
-                );
-                good = false;
-            }
+            );
+            return None;
         }
-        good.then_some(given)
+        Some(given)
     }
 }

@@ -8,8 +8,9 @@ use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::builtins::ScheduleName;
 use crate::check::builtins::bounds;
+use crate::check::builtins::declare::Arg;
+use crate::check::builtins::schedules::{Ladder, Learned, Linear, ScheduleCall, Warmup};
 use crate::check::stages::settings::{Settings, open, undecided};
 use crate::check::values::calls::DEEPEST_CALL;
 use crate::check::values::evaluate::{Context, Env};
@@ -162,78 +163,72 @@ impl Checker {
     }
 
     /// `linear(0 -> 1, over: 100 steps)` and its kin.
-    pub(in crate::check) fn schedule_call(
-        &mut self,
-        name: ScheduleName,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Value {
-        let kind = match name {
-            ScheduleName::Ladder => self.ladder(given, env).map(FormulaKind::Adaptive),
-            ScheduleName::Learned => self.learned(given, env).map(FormulaKind::Adaptive),
-            _ => self.schedule(name, given, env).map(FormulaKind::Schedule),
+    pub(in crate::check) fn schedule_call(&mut self, call: ScheduleCall, env: &Env) -> Option<Formula> {
+        let mut unit = Unit::Number;
+        let (span, kind) = match call {
+            ScheduleCall::Constant(given) => {
+                let value = self.read(given.value, env);
+                (given.call.span, value.map(|value| Schedule::Constant { value }).map(FormulaKind::Schedule))
+            }
+            ScheduleCall::Linear(given) | ScheduleCall::Cosine(given) | ScheduleCall::Exponential(given) => {
+                (given.call.span, self.crossing(given, env).map(FormulaKind::Schedule))
+            }
+            ScheduleCall::Piecewise(given) => {
+                (given.call.span, self.piecewise(given.pieces.expr, env).map(FormulaKind::Schedule))
+            }
+            ScheduleCall::Alternate(given) => {
+                let (values, every) = (self.read(given.values, env), self.read(given.every, env));
+                let schedule = values.zip(every).map(|(values, every)| Schedule::Alternate { values, every });
+                (given.call.span, schedule.map(FormulaKind::Schedule))
+            }
+            ScheduleCall::Warmup(given) => {
+                (given.call.span, self.warmup(given, env).map(FormulaKind::Schedule))
+            }
+            ScheduleCall::Ladder(given) => {
+                (given.call.span, self.ladder(given, env).map(FormulaKind::Adaptive))
+            }
+            ScheduleCall::Learned(given) => {
+                unit = Unit::Fraction;
+                (given.call.span, self.learned(given, env).map(FormulaKind::Adaptive))
+            }
         };
-        let unit = if name == ScheduleName::Learned { Unit::Fraction } else { Unit::Number };
         let origin = self.origin(span);
-        kind.map_or(Value::Error, |kind| Value::Formula(Formula::new(kind, unit, Axis::Run, false, origin)))
+        kind.map(|kind| Formula::new(kind, unit, Axis::Run, false, origin))
     }
 
-    fn schedule(&mut self, name: ScheduleName, given: &[Option<&Expr>], env: &Env) -> Option<Schedule> {
-        let first = given[0].expect("required");
-        Some(match name {
-            ScheduleName::Constant => Schedule::Constant { value: self.real(first, "value", env)? },
-            ScheduleName::Warmup => {
-                let steps = self.count(first, "steps", env, 1);
-                let then = given[1].expect("required");
-                let formula = self.schedule_setting(then, env)?;
-                let then = match &formula.0.kind {
-                    FormulaKind::Number(value) => Schedule::Constant { value: *value },
-                    FormulaKind::Schedule(schedule) => schedule.clone(),
-                    _ if open(&formula) => return None,
-                    _ => {
-                        self.wrong_kind(
-                            then.span,
-                            "a warmup leads to a number or a schedule",
-                            &Value::Formula(formula),
-                        );
-                        return None;
-                    }
-                };
-                if then.warmups() >= DEEPEST_CALL {
-                    let text = format!("warmups are nested more than {DEEPEST_CALL} deep");
-                    self.report(
-                        Diagnostic::error(Code::NestingTooDeep, first.span, text)
-                            .help("one of them is enough"),
-                    );
-                    return None;
-                }
-                Schedule::Warmup { steps: steps?, then: Box::new(then) }
+    fn warmup(&mut self, given: Warmup, env: &Env) -> Option<Schedule> {
+        let steps = self.read(given.steps, env);
+        let formula = self.read(given.then, env)?;
+        let then = match &formula.0.kind {
+            FormulaKind::Number(value) => Schedule::Constant { value: *value },
+            FormulaKind::Schedule(schedule) => schedule.clone(),
+            _ if open(&formula) => return None,
+            _ => {
+                let wanted = "a warmup leads to a number or a schedule";
+                self.wrong_kind(given.then.expr.span, wanted, &Value::Formula(formula));
+                return None;
             }
-            ScheduleName::Piecewise => self.piecewise(first, env)?,
-            ScheduleName::Alternate => {
-                let values = self.numbers(first, env);
-                let every = self.count(given[1].expect("required"), "every", env, 1);
-                Schedule::Alternate { values: values?, every: every? }
-            }
-            _ => return self.crossing(name, given, env),
-        })
+        };
+        if then.warmups() >= DEEPEST_CALL {
+            let text = format!("warmups are nested more than {DEEPEST_CALL} deep");
+            self.report(
+                Diagnostic::error(Code::NestingTooDeep, given.steps.expr.span, text)
+                    .help("one of them is enough"),
+            );
+            return None;
+        }
+        Some(Schedule::Warmup { steps: steps?, then: Box::new(then) })
     }
 
     /// From one number to another.
-    fn crossing(&mut self, name: ScheduleName, given: &[Option<&Expr>], env: &Env) -> Option<Schedule> {
-        let range = given[0].expect("required");
-        let written = match name {
-            ScheduleName::Linear => "linear",
-            ScheduleName::Cosine => "cosine",
-            _ => "exponential",
-        };
+    fn crossing(&mut self, given: Linear, env: &Env) -> Option<Schedule> {
+        let (range, written) = (given.range.expr, given.call.builtin.name);
         let (from, to) = match self.evaluate(range, env) {
             Value::Arrow { from, to } => (from, to),
             other => {
                 let wanted = format!("`{written}` needs a range, such as `{written}(1e-3 -> 1e-4)`");
                 // `cosine(1e-3, 1e-4)`
-                let second = given[1].filter(|second| {
+                let second = given.over.map(Arg::expr).filter(|second| {
                     self.key_before(second.span).is_none()
                         && matches!(second.kind, ExprKind::Number { suffix: None, .. })
                 });
@@ -260,13 +255,13 @@ impl Checker {
                 return None;
             }
         };
-        let over = match given[1] {
+        let over = match given.over {
             None => Over::Run,
-            Some(over) => self.over(over, env)?,
+            Some(over) => self.over(over.expr, env)?,
         };
-        Some(match name {
-            ScheduleName::Linear => Schedule::Linear { from, to, over },
-            ScheduleName::Cosine => Schedule::Cosine { from, to, over },
+        Some(match written {
+            "linear" => Schedule::Linear { from, to, over },
+            "cosine" => Schedule::Cosine { from, to, over },
             _ => {
                 if from <= 0.0 || to <= 0.0 {
                     let text =
@@ -380,27 +375,15 @@ impl Checker {
         Some(numbers)
     }
 
-    fn ladder(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Adaptive> {
-        let values = self.numbers(given[0].expect("required"), env);
-        let condition = given[1].expect("required");
-        let every = match given[2] {
-            Some(expr) => self.count(expr, "every", env, 1),
-            None => Some(1),
-        };
-        let advance_if = self.after_a_step(condition, env, true)?;
+    fn ladder(&mut self, given: Ladder, env: &Env) -> Option<Adaptive> {
+        let (values, every) = (self.read(given.values, env), self.read(given.every, env));
+        let advance_if = self.after_a_step(given.advance_if.expr, env, true)?;
         Some(Adaptive::Ladder { values: values?, advance_if, every: every? })
     }
 
-    fn learned(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Adaptive> {
-        let gain = self.after_a_step(given[0].expect("required"), env, false);
-        let hold = self.count(given[1].expect("required"), "hold", env, 1);
-        let discount = match given[2] {
-            Some(expr) => {
-                let value = self.evaluate(expr, env);
-                self.fraction(&value, expr.span, "`discount`")
-            }
-            None => Some(1.0),
-        };
+    fn learned(&mut self, given: Learned, env: &Env) -> Option<Adaptive> {
+        let gain = self.after_a_step(given.gain.expr, env, false);
+        let (hold, discount) = (self.read(given.hold, env), self.read(given.discount, env));
         Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount? })
     }
 

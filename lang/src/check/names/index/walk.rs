@@ -497,20 +497,19 @@ impl Walk<'_> {
             let takes = match target {
                 Some(Target::Builtin(builtin)) => {
                     let parameter = match &argument.name {
-                        Some(name) => Some(name.text.as_str()),
-                        None => builtin.parameters.get(position - 1).copied(),
+                        Some(name) => builtin.parameter(&name.text),
+                        None => builtin.parameters.get(position - 1),
                     };
-                    parameter.map_or(Takes::Formula, |parameter| vocabulary::takes(builtin, parameter))
+                    parameter.map_or(Takes::Formula, |parameter| parameter.takes)
                 }
                 Some(Target::Symbol(symbol)) => {
                     self.label(symbol, argument);
                     // What every divergence takes, a declared one too.
                     let divergence = self.index.symbols[symbol.0 as usize].kind == SymbolKind::Divergence;
                     let name = argument.name.as_ref().map(|name| name.text.as_str());
-                    match (name.filter(|name| divergence && COMMON.contains(name)), builtins::find("kl")) {
-                        (Some(name), Some(kl)) => vocabulary::takes(kl, name),
-                        _ => Takes::Formula,
-                    }
+                    let common = name.filter(|name| divergence && COMMON.contains(name));
+                    let parameter = common.and_then(|name| builtins::find("kl")?.parameter(name));
+                    parameter.map_or(Takes::Formula, |parameter| parameter.takes)
                 }
                 _ => Takes::Formula,
             };

@@ -1,0 +1,58 @@
+//! What makes a model: random weights, files, stages.
+
+use super::declare::builtins;
+use super::types::{Domains, Model, Models, Text};
+
+builtins! { Constructor: Constructor, ConstructorCall {
+    /// A Llama decoder with random weights.
+    #[usage = "llama { layers, width, heads, context, tokenizer }"]
+    llama => Llama {},
+
+    /// A Qwen2 decoder with random weights.
+    #[usage = "qwen2 { layers, width, heads, context, tokenizer }"]
+    qwen2 => Qwen2 as Llama,
+
+    /// A Qwen3 decoder with random weights.
+    #[usage = "qwen3 { layers, width, heads, context, tokenizer }"]
+    qwen3 => Qwen3 as Llama,
+
+    /// A Gemma decoder with random weights.
+    #[usage = "gemma { layers, width, heads, context, tokenizer }"]
+    gemma => Gemma as Llama,
+
+    /// A model in the Hugging Face layout, from a folder or the hub; `revision` pins the version on the hub.
+    #[usage = "hf(\"Qwen/Qwen3-0.6B\", revision: \"...\")"]
+    hf => HuggingFace { name: Text, revision: Option<Text> },
+
+    /// A model from a GGUF file.
+    #[usage = "gguf(\"model.gguf\")"]
+    gguf => Gguf { file: Text },
+
+    /// A model that an earlier run left in its folder.
+    #[usage = "checkpoint(\"runs/first/student\")"]
+    checkpoint => Checkpoint { folder: Text },
+
+    /// Supervised fine-tuning: imitation of a field of the data, or of a rollout.
+    #[usage = "sft(base, on: domains) { target, steps, batch, lr }"]
+    sft => Sft { start: Model, on: Domains },
+
+    /// Reinforcement learning with verifiable rewards.
+    #[usage = "grpo(start, on: d) { steps, prompts, samples, max_tokens, lr }"]
+    grpo => Grpo as Sft,
+
+    /// Training with any objective on any rollout, with the routed teachers.
+    #[usage = "distill(start) { objective, rollout, prompts, steps, lr }"]
+    distill => Distill { start: Model },
+
+    /// Training on pairs of completions.
+    #[usage = "dpo(start, on: domains) { chosen, rejected, beta, reference, batch, steps, lr }"]
+    dpo => Dpo as Sft,
+
+    /// Several models trained in turns, one kind of update after the other.
+    #[usage = "train { trains student = start, step follow { updates, objective, rollout } }"]
+    train => Train {},
+
+    /// A model whose weights are computed from those of others.
+    #[usage = "merge(experts, base: start) { method, scale }"]
+    merge => Merge { models: Models, base: Option<Model> },
+}}

@@ -1,0 +1,23 @@
+//! Rows of data, and scores of tables.
+
+use super::declare::builtins;
+use super::types::{Condition, Count, Model, Text};
+
+builtins! { Data: DataName, DataCall {
+    /// Rows of data: a JSON lines, CSV or parquet file, a pattern of files, or a folder in the layout of
+    /// Hugging Face datasets. Reads the first `limit` rows for which `filter` holds.
+    #[usage = "dataset(\"data/gsm8k\", split: \"train\")"]
+    dataset => Dataset { path: Text, split: Option<Text>, filter: Option<Condition>, limit: Option<Count> },
+
+    /// Fields in columns with other names.
+    #[usage = "columns(prompt: question, answer: \"final answer\")"]
+    columns => Columns { .. },
+
+    /// Scores on a scale where one model is 0 and another is 1, per domain.
+    #[usage = "normalized(zero: start, one: expert)"]
+    normalized => Normalized { zero: Model, one: Model },
+
+    /// The probability that at least one of `k` samples is right, estimated without bias from all samples.
+    #[usage = "pass_at(16)"]
+    pass_at => PassAt { k: Count },
+}}

@@ -1,0 +1,320 @@
+//! How a built-in is declared: once, with what each argument takes. From the declaration come the binding of
+//! arguments, what editors and the book say, and a struct whose fields are the arguments.
+//!
+//! ```text
+//! builtins! { Rollout: RolloutName, RolloutCall {
+//!     /// The student's own completions.
+//!     #[usage = "sample(n: 1)"]
+//!     sample => Sample { n: Count, top_k: Option<Count>, temperature: Positive = 1.0 },
+//! }}
+//! ```
+//!
+//! This makes an entry of the table of built-ins, `RolloutName::Sample` to know it by, and `Sample { n, top_k,
+//! temperature }`, which `RolloutCall::Sample` holds: [`crate::check::Checker::read`] gives an argument's
+//! value, of the type that [`super::types`] says. `Dora as Lora` takes the same arguments as another;
+//! `{ .. }` takes any by name, and finds them in its [`Call`].
+
+use std::marker::PhantomData;
+
+use crate::check::Checker;
+use crate::check::builtins::Builtin;
+use crate::check::builtins::types::{ArgumentType, Reads};
+use crate::check::builtins::vocabulary::Takes;
+use crate::check::values::evaluate::Env;
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Block, Expr};
+
+/// A parameter of a built-in.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter {
+    pub name: &'static str,
+    pub takes: Takes,
+    /// Must be given. Those that must come first.
+    pub required: bool,
+    /// What stands for it where it is not given, if that is a value.
+    pub default: Option<&'static str>,
+}
+
+/// A call of a built-in, as it is written.
+#[derive(Clone, Copy)]
+pub(in crate::check) struct Call<'e> {
+    pub builtin: &'static Builtin,
+    pub arguments: &'e [Argument],
+    pub block: Option<&'e Block>,
+    pub span: Span,
+}
+
+/// An argument that was given.
+pub(in crate::check) struct Arg<'e, T> {
+    /// Of the built-in.
+    pub owner: &'static str,
+    pub name: &'static str,
+    pub expr: &'e Expr,
+    takes: PhantomData<T>,
+}
+
+impl<T> Clone for Arg<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Arg<'_, T> {}
+
+impl<'e, T> Arg<'e, T> {
+    pub fn expr(self) -> &'e Expr {
+        self.expr
+    }
+}
+
+/// An argument with a default.
+pub(in crate::check) struct ArgOr<'e, T: Reads> {
+    pub given: Option<Arg<'e, T>>,
+    pub default: T::Value,
+}
+
+/// What a declaration writes as a default, as the value that it stands for.
+pub(in crate::check) trait Usual<Value> {
+    fn usual(self) -> Value;
+}
+
+impl Usual<f64> for f64 {
+    fn usual(self) -> f64 {
+        self
+    }
+}
+
+impl Usual<u32> for u32 {
+    fn usual(self) -> u32 {
+        self
+    }
+}
+
+impl Usual<String> for &str {
+    fn usual(self) -> String {
+        self.to_owned()
+    }
+}
+
+/// How a parameter is declared: `Count` must be given, `Option<Count>` may be.
+pub(in crate::check) trait Declared {
+    const TAKES: Takes;
+    const REQUIRED: bool;
+    type Field<'e>;
+
+    /// None where it must be given and is not.
+    fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Self::Field<'e>>;
+}
+
+impl<T: ArgumentType> Declared for T {
+    const TAKES: Takes = T::TAKES;
+    const REQUIRED: bool = true;
+    type Field<'e> = Arg<'e, T>;
+
+    fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Arg<'e, T>> {
+        Some(Arg { owner: call.builtin.name, name, expr: given?, takes: PhantomData })
+    }
+}
+
+impl<T: ArgumentType> Declared for Option<T> {
+    const TAKES: Takes = T::TAKES;
+    const REQUIRED: bool = false;
+    type Field<'e> = Option<Arg<'e, T>>;
+
+    fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Self::Field<'e>> {
+        Some(T::field(call, name, given))
+    }
+}
+
+/// An argument that may be left out, or not.
+pub(in crate::check) trait Readable {
+    type Value;
+
+    fn read(self, checker: &mut Checker, env: &Env) -> Option<Self::Value>;
+}
+
+impl<T: Reads> Readable for Arg<'_, T> {
+    type Value = T::Value;
+
+    fn read(self, checker: &mut Checker, env: &Env) -> Option<T::Value> {
+        T::read(checker, self, env)
+    }
+}
+
+impl<T: Reads> Readable for Option<Arg<'_, T>> {
+    type Value = Option<T::Value>;
+
+    fn read(self, checker: &mut Checker, env: &Env) -> Option<Option<T::Value>> {
+        match self {
+            Some(given) => given.read(checker, env).map(Some),
+            None => Some(None),
+        }
+    }
+}
+
+impl<T: Reads> Readable for ArgOr<'_, T> {
+    type Value = T::Value;
+
+    fn read(self, checker: &mut Checker, env: &Env) -> Option<T::Value> {
+        match self.given {
+            Some(given) => given.read(checker, env),
+            None => Some(self.default),
+        }
+    }
+}
+
+impl Checker {
+    /// The value of an argument; none where it is faulty, which has been reported.
+    pub(in crate::check) fn read<A: Readable>(&mut self, argument: A, env: &Env) -> Option<A::Value> {
+        argument.read(self, env)
+    }
+}
+
+/// The struct of a built-in's arguments.
+macro_rules! arguments {
+    ($name:ident { .. }) => {
+        $crate::check::builtins::declare::arguments! { @ $name, None, }
+    };
+    ($name:ident { $($parameter:ident $($written:literal)?: $takes:ty $(= $default:expr)?),* $(,)? }) => {
+        $crate::check::builtins::declare::arguments! {
+            @ $name,
+            Some(&[$($crate::check::builtins::declare::Parameter {
+                name: $crate::check::builtins::declare::written!($parameter $($written)?),
+                takes: <$takes as $crate::check::builtins::declare::Declared>::TAKES,
+                required: $crate::check::builtins::declare::required!($takes $(, $default)?),
+                default: $crate::check::builtins::declare::default!($($default)?),
+            }),*]),
+            $($parameter, $takes $(, $default)?;)*
+        }
+    };
+    (@ $name:ident, $parameters:expr, $($parameter:ident, $takes:ty $(, $default:expr)?;)*) => {
+        #[allow(dead_code)]
+        pub(in crate::check) struct $name<'e> {
+            pub call: $crate::check::builtins::declare::Call<'e>,
+            $(pub $parameter: $crate::check::builtins::declare::field!('e $takes $(, $default)?),)*
+        }
+
+        impl<'e> $name<'e> {
+            /// None where any argument is taken by its name.
+            pub(in crate::check) const PARAMETERS: Option<&'static [$crate::check::builtins::Parameter]> =
+                $parameters;
+
+            #[allow(unused_mut, unused_variables, dead_code)]
+            pub(in crate::check) fn of(
+                call: $crate::check::builtins::declare::Call<'e>,
+                given: &[Option<&'e $crate::syntax::ast::Expr>],
+            ) -> Option<$name<'e>> {
+                let names = Self::PARAMETERS.unwrap_or_default().iter().map(|parameter| parameter.name);
+                let mut given = names.zip(given.iter().copied());
+                Some($name {
+                    $($parameter: {
+                        let (name, given) = given.next()?;
+                        $crate::check::builtins::declare::read_field!(call, name, given, $takes $(, $default)?)
+                    },)*
+                    call,
+                })
+            }
+        }
+    };
+}
+
+macro_rules! written {
+    ($parameter:ident) => {
+        stringify!($parameter)
+    };
+    ($parameter:ident $written:literal) => {
+        $written
+    };
+}
+
+macro_rules! required {
+    ($takes:ty) => {
+        <$takes as $crate::check::builtins::declare::Declared>::REQUIRED
+    };
+    ($takes:ty, $default:expr) => {
+        false
+    };
+}
+
+macro_rules! default {
+    () => {
+        None
+    };
+    ($default:expr) => {
+        Some(stringify!($default))
+    };
+}
+
+macro_rules! field {
+    ($e:lifetime $takes:ty) => { <$takes as $crate::check::builtins::declare::Declared>::Field<$e> };
+    ($e:lifetime $takes:ty, $default:expr) => { $crate::check::builtins::declare::ArgOr<$e, $takes> };
+}
+
+macro_rules! read_field {
+    ($call:ident, $name:ident, $given:ident, $takes:ty) => {
+        <$takes as $crate::check::builtins::declare::Declared>::field(&$call, $name, $given)?
+    };
+    ($call:ident, $name:ident, $given:ident, $takes:ty, $default:expr) => {{
+        type Taken = Option<$takes>;
+        let given = <Taken as $crate::check::builtins::declare::Declared>::field(&$call, $name, $given)?;
+        $crate::check::builtins::declare::ArgOr {
+            given,
+            default: $crate::check::builtins::declare::Usual::usual($default),
+        }
+    }};
+}
+
+/// The built-ins of a family: see the head of this file.
+macro_rules! builtins {
+    ($kind:ident: $names:ident, $calls:ident {
+        $(
+            $(#[doc = $doc:literal])+
+            #[usage = $usage:literal]
+            $name:ident => $variant:ident $({ $($parameter:tt)* })? $(as $shared:ident)?
+        ),* $(,)?
+    }) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $names {
+            $($variant),*
+        }
+
+        /// A call, with its arguments by name.
+        pub(in crate::check) enum $calls<'e> {
+            $($variant($variant<'e>)),*
+        }
+
+        $(
+            $($crate::check::builtins::declare::arguments! { $variant { $($parameter)* } })?
+            $(pub(in crate::check) type $variant<'e> = $shared<'e>;)?
+        )*
+
+        pub(super) static BUILTINS: &[$crate::check::builtins::Builtin] = &[
+            $($crate::check::builtins::Builtin {
+                name: stringify!($name),
+                parameters: match $variant::PARAMETERS {
+                    Some(parameters) => parameters,
+                    None => &[],
+                },
+                any_names: $variant::PARAMETERS.is_none(),
+                usage: $usage,
+                doc: concat!($($doc),+).trim_ascii(),
+                kind: $crate::check::builtins::Kind::$kind($names::$variant),
+            }),*
+        ];
+
+        impl $names {
+            /// The arguments of a call; none where one that must be given was not, which has been reported.
+            pub(in crate::check) fn call<'e>(
+                self,
+                call: $crate::check::builtins::declare::Call<'e>,
+                given: &[Option<&'e $crate::syntax::ast::Expr>],
+            ) -> Option<$calls<'e>> {
+                Some(match self {
+                    $($names::$variant => $calls::$variant($variant::of(call, given)?)),*
+                })
+            }
+        }
+    };
+}
+
+pub(in crate::check) use {arguments, builtins, default, field, read_field, required, written};

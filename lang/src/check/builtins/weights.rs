@@ -1,0 +1,42 @@
+//! What is trained of a model, and when its weights are extrapolated.
+
+use super::declare::builtins;
+use super::types::{
+    Benchmark, Count, Fraction, LayerRange, Positive, Powers, Projections, Real, WeightGroups,
+};
+
+builtins! { Weights: WeightsName, WeightsCall {
+    /// Low-rank matrices trained beside frozen ones: W + alpha / rank * B A. `layers` chooses the layers,
+    /// `dropout` is the fraction of their inputs that is zeroed in training.
+    #[usage = "lora(rank: 16, alpha: 32, targets: [attention, feed_forward])"]
+    lora => Lora {
+        rank: Count,
+        alpha: Positive,
+        targets: Projections,
+        dropout: Fraction = 0.0,
+        layers: Option<LayerRange>,
+    },
+
+    /// As `lora`, with the norm of every row of the adapted matrix trained separately from its direction.
+    #[usage = "dora(rank: 16, alpha: 32, targets: [attention, feed_forward])"]
+    dora => Dora as Lora,
+
+    /// A range of layers, counted from 0, both ends included.
+    #[usage = "layers(0..=11)"]
+    layers => Layers { range: LayerRange },
+
+    /// At certain steps the weights are extrapolated along their change so far, by `factor`, up to `rounds`
+    /// times, as long as a benchmark improves; `weights` lists which of them.
+    #[usage = "extrapolate(factor: 2, rounds: 5, at: powers_of(2), judged_by: probe)"]
+    extrapolate => Extrapolate {
+        factor: Real,
+        rounds: Count,
+        at: Powers,
+        judged_by: Benchmark,
+        weights: Option<WeightGroups>,
+    },
+
+    /// Steps 1, 2, 4, 8, ...
+    #[usage = "powers_of(2)"]
+    powers_of => PowersOf { base: Count<2> },
+}}
