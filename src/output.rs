@@ -91,7 +91,16 @@ pub fn hanging(first: &str, rest: &str, text: &str) -> String {
 /// Whether a terminal acts on a character rather than showing it: controls, and what turns the direction of
 /// text or hides in it.
 fn steers(c: char) -> bool {
-    let hidden = matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let hidden = matches!(
+        c,
+        '\u{61c}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    );
     hidden || (c.is_control() && c != '\n' && c != '\t')
 }
 

@@ -117,7 +117,8 @@ pub struct BenchWatchArgs {
     /// Number of saves for the latency of diagnostics
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub saves: u32,
-    /// Number of saves for the latency of the first step, after a run of the experiment that `mopd new` writes
+    /// Number of saves for the latency of the first step, after a run of the experiment that `mopd new`
+    /// writes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub edits: u32,
     /// Write JSON: times in milliseconds
@@ -130,7 +131,13 @@ pub struct BenchWatchArgs {
 #[derive(Debug, Args)]
 pub struct BenchDivergenceArgs {
     /// Sizes of the vocabulary, measured one after the other
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [49_152, 151_936], value_parser = clap::value_parser!(u32).range(65..))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_values_t = [49_152, 151_936],
+        value_parser = clap::value_parser!(u32).range(65..)
+    )]
     pub vocabulary: Vec<u32>,
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub tokens: u32,

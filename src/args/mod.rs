@@ -20,8 +20,8 @@ Examples:
   mopd run pilot/pilot.mopd             run it; finished stages are kept
   mopd explain unit-mismatch            what a diagnostic code means
 
-Exit status: 0 success; 1 the experiment is wrong or the run failed; 2 the command was used wrongly or a file can't be \
-                        read;
+Exit status: 0 success; 1 the experiment is wrong or the run failed; 2 the command was used wrongly \
+or a file can't be read;
 130 interrupted.";
 
 /// A declarative language and compiler for multi-teacher on-policy distillation of language models.

@@ -42,7 +42,8 @@ pub struct RunArgs {
     /// [default: every minute, or less often if that would cost more than 2% of the time]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub checkpoint_every: Option<f64>,
-    /// Largest number of stages that run in parallel, one core each [default: as many as the machine has room for]
+    /// Largest number of stages that run in parallel, one core each [default: as many as the machine has room
+    /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
     /// Also write event files for TensorBoard, to tensorboard/ in the folder for results
@@ -62,10 +63,11 @@ Examples:
   mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
 
 A save that does not change the meaning changes nothing. One that does stops the active run at its next step \
-                        and continues
-with the new text; finished stages are kept. The runs of a `sweep` execute one after the other. On an error in \
-                        the file
-the last valid run continues. Modules, data files, tokenizers and reward programs are watched like the file itself.")]
+and continues
+with the new text; finished stages are kept. The runs of a `sweep` execute one after the other. On an error \
+in the file
+the last valid run continues. Modules, data files, tokenizers and reward programs are watched like the file \
+itself.")]
 pub struct WatchArgs {
     /// The experiment, a .mopd file
     pub file: PathBuf,
@@ -84,7 +86,8 @@ pub struct WatchArgs {
     /// Interval of checkpoints, as in `mopd run`
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub checkpoint_every: Option<f64>,
-    /// Largest number of stages that run in parallel, one core each [default: as many as the machine has room for]
+    /// Largest number of stages that run in parallel, one core each [default: as many as the machine has room
+    /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
     /// Print lines instead of the terminal view
@@ -125,7 +128,9 @@ pub enum CacheAction {
     /// Read everything and name damaged entries; exit status 1 if there are any
     Verify,
     /// Remove results and checkpoints that no kept run needs
-    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under"])))]
+    #[command(group(
+        clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under"])
+    ))]
     Prune {
         /// Remove what was not used for this long: `12h`, `30d`
         #[arg(long, value_name = "TIME", value_parser = seconds)]

@@ -95,8 +95,8 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
 }
 
 /// The plan of a file that declares an experiment, with its own values or those from outside, whatever it
-/// sweeps over. What forbids it joins the diagnostics: faults that the checker can't see, and what this version
-/// can't execute.
+/// sweeps over. What forbids it joins the diagnostics: faults that the checker can't see, and what this
+/// version can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
     match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()) {

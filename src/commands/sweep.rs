@@ -187,7 +187,10 @@ impl Sweep {
     /// A folder that can't be written to.
     pub fn together(&self, folder: &Path, results: &[Option<Results>]) -> Result<SweepResults, Problem> {
         let ended = || self.members.iter().zip(results);
-        let entry = |(member, results): (&SweepRun, &Option<Results>)| json!({ "values": values(member), "out": member.out(folder), "good": results.is_some() });
+        let entry = |(member, results): (&SweepRun, &Option<Results>)| {
+            let good = results.is_some();
+            json!({ "values": values(member), "out": member.out(folder), "good": good })
+        };
         let list: Vec<Value> = ended().map(entry).collect();
         write(&folder.join("sweep.json"), &json!({ "schema": 1, "members": list }))?;
         let good: Vec<(&SweepRun, &Plan, &Results)> = ended()

@@ -73,7 +73,10 @@ impl Intake {
                 } else {
                     waiting.current = None;
                 }
-                let change = |message: &Message| matches!(message, Message::Notification(note) if note.method == "textDocument/didChange");
+                let change = |message: &Message| match message {
+                    Message::Notification(note) => note.method == "textDocument/didChange",
+                    _ => false,
+                };
                 self.changed.store(waiting.messages.iter().any(change), Ordering::Relaxed);
                 return Some(message);
             }

@@ -76,7 +76,10 @@ fn replacement(fix: &Fix, sources: &Sources) -> Value {
         "description": { "text": fix.title },
         "artifactChanges": [{
             "artifactLocation": artifact(fix.span, sources),
-            "replacements": [{ "deletedRegion": region(fix.span, sources), "insertedContent": { "text": fix.replacement } }],
+            "replacements": [{
+                "deletedRegion": region(fix.span, sources),
+                "insertedContent": { "text": fix.replacement },
+            }],
         }],
     })
 }
@@ -110,5 +113,10 @@ fn uri(path: &str) -> String {
 fn region(span: Span, sources: &Sources) -> Value {
     let (line, column) = sources.position(span.file, span.start);
     let (end_line, end_column) = sources.position(span.file, span.end);
-    json!({ "startLine": line + 1, "startColumn": column + 1, "endLine": end_line + 1, "endColumn": end_column + 1 })
+    json!({
+        "startLine": line + 1,
+        "startColumn": column + 1,
+        "endLine": end_line + 1,
+        "endColumn": end_column + 1,
+    })
 }

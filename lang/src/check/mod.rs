@@ -4,8 +4,8 @@
 //! one mistake is reported once. The steps, in order, as [`Checker::analyse`] takes them:
 //!
 //! 1. **Files** ([`names::modules`]). The entry file and what it imports are parsed into
-//!    [`crate::syntax::ast`]; [`names::items`] knows who declares which name. In an editor, trees of unchanged
-//!    items come from [`incremental::cache`].
+//!    [`crate::syntax::ast`]; [`names::items`] knows who declares which name. In an editor, trees of
+//!    unchanged items come from [`incremental::cache`].
 //! 2. **Domains** ([`data`]) come first: every route and objective is checked against the list of all of
 //!    them.
 //! 3. **Items**, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
@@ -51,7 +51,7 @@ pub use builtins::{bounds, vocabulary};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
 pub use incremental::cache::AnalysisCache;
 use incremental::recording;
-use incremental::recording::Tracked;
+use incremental::tracked::{ModelNames, Tracked};
 use names::items::callable;
 pub(crate) use names::modules::declared_name;
 pub use names::modules::is_standard_divergence;
@@ -177,7 +177,7 @@ struct Checker {
     known_origins: HashMap<Span, Origin>,
     domains: Tracked<Vec<Domain>>,
     models: Tracked<Vec<Model>>,
-    model_names: recording::ModelNames,
+    model_names: ModelNames,
     /// By what was checked in outline alone.
     uses: recording::Uses,
     teachers: Tracked<Vec<Teacher>>,
@@ -247,7 +247,7 @@ impl Checker {
             known_origins: HashMap::new(),
             domains: Tracked::default(),
             models: Tracked::default(),
-            model_names: recording::ModelNames::default(),
+            model_names: ModelNames::default(),
             uses: recording::Uses::default(),
             teachers: Tracked::default(),
             used_teachers: Tracked::default(),

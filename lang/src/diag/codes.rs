@@ -92,7 +92,8 @@ codes! {
     NoReference = "no-reference", "the role `reference` is read without a model for it";
     UnusedSetting = "unused-setting", "a setting that nothing reads";
     OffPolicyRatio = "off-policy-ratio", "the sampling probability is read where none was recorded";
-    TruncatedSampling = "truncated-sampling", "completions sampled from a truncated distribution and scored with the full one";
+    TruncatedSampling = "truncated-sampling",
+        "completions sampled from a truncated distribution and scored with the full one";
     PrivateStatistics = "private-statistics", "a statistic across examples in a private stage";
     UntrainedMember = "untrained-member", "a model of `train` that no step updates";
     UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";
@@ -100,11 +101,13 @@ codes! {
     TemplateSlot = "template-slot", "a slot that a template can't fill";
     ClampedDivergence = "clamped-divergence", "a lower bound of 0 on a partial sum that can be negative";
     StaleSignal = "stale-signal", "later passes over a batch use a signal of the first";
-    InconsistentTeacher = "inconsistent-teacher", "fixed rollouts scored by another teacher than the student was fine-tuned on";
+    InconsistentTeacher = "inconsistent-teacher",
+        "fixed rollouts scored by another teacher than the student was fine-tuned on";
     UnusedName = "unused-name", "a parameter, `let`, import or family variable that nothing reads";
     UnfinishedSchedule = "unfinished-schedule", "a schedule that is longer than its stage";
     DataLeakage = "data-leakage", "a model is evaluated on prompts that it is trained on";
-    MisroutedDomain = "misrouted-domain", "a domain routed to a teacher that was not trained on it, while another was";
+    MisroutedDomain = "misrouted-domain",
+        "a domain routed to a teacher that was not trained on it, while another was";
     MissingFile = "missing-file", "a path that does not exist";
     UnusedAllow = "unused-allow", "a comment for silencing a warning that silences none";
 }

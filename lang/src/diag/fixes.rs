@@ -7,8 +7,8 @@ use crate::source::FileId;
 const MOST_ROUNDS: usize = 32;
 
 /// `text`, the file `file`, with those fixes applied that `wanted` lets through; none where there is nothing
-/// to apply. Of two that overlap, the first in the text is applied: the other diagnostic is there again at the
-/// next check, if it still holds. With the number of fixes.
+/// to apply. Of two that overlap, the first in the text is applied: the other diagnostic is there again at
+/// the next check, if it still holds. With the number of fixes.
 pub fn apply_once(
     text: &str,
     file: FileId,

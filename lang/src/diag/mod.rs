@@ -23,7 +23,8 @@ impl Severity {
     }
 }
 
-/// One diagnostic. `message` stands alone; the first label says what is there, the others why it was expected.
+/// One diagnostic. `message` stands alone; the first label says what is there, the others why it was
+/// expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub code: Code,

@@ -7,6 +7,7 @@
 mod data;
 pub mod formula;
 mod objectives;
+mod optimizers;
 mod rollouts;
 mod schedules;
 mod stages;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::*;
 pub use objectives::*;
+pub use optimizers::*;
 pub use rollouts::*;
 pub use schedules::*;
 pub use stages::*;

@@ -2,13 +2,12 @@
 
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
+use super::optimizers::{Extrapolation, Optimizer, WeightGroup};
 use super::{
-    BenchmarkId, DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights,
-    Template,
+    DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights, Template,
 };
 use crate::experiment::formula::{Formula, Role};
+use serde::{Deserialize, Serialize};
 
 /// Weights: the value of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq)]
@@ -382,41 +381,6 @@ pub enum BatchSize {
     Sequences(u32),
 }
 
-/// Longer steps between optimiser steps, kept while a benchmark improves (arXiv:2605.11739).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Extrapolation {
-    pub factor: f64,
-    pub rounds: u32,
-    /// At steps that are powers of this.
-    pub powers_of: u32,
-    pub judged_by: BenchmarkId,
-    /// Only these weights; all where empty.
-    pub weights: Vec<WeightGroup>,
-    pub origin: Origin,
-}
-
-/// A part of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightGroup {
-    Attention,
-    FeedForward,
-    /// The LM head too.
-    Embedding,
-    Norm,
-}
-
-impl WeightGroup {
-    pub fn name(self) -> &'static str {
-        match self {
-            WeightGroup::Attention => "attention",
-            WeightGroup::FeedForward => "feed_forward",
-            WeightGroup::Embedding => "embedding",
-            WeightGroup::Norm => "norm",
-        }
-    }
-}
-
 /// The constructor's name, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
@@ -455,33 +419,6 @@ pub struct TeacherChoice {
     pub teacher: TeacherId,
     /// The arm's target.
     pub origin: Origin,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Optimizer {
-    AdamW(AdamW),
-    Sgd {
-        momentum: f64,
-        clip_norm: f64,
-        origin: Origin,
-    },
-    /// Gradients clipped per example and noised (arXiv:1607.00133), until the budget is spent.
-    Private {
-        clip: f64,
-        epsilon: f64,
-        delta: f64,
-        origin: Origin,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdamW {
-    pub beta1: f64,
-    pub beta2: f64,
-    pub epsilon: f64,
-    pub weight_decay: f64,
-    /// Largest global gradient norm.
-    pub clip_norm: f64,
 }
 
 /// Weights computed from weights.

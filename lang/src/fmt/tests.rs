@@ -100,7 +100,8 @@ fn columns_are_of_lines_that_follow_each_other_directly() {
     );
     becomes(
         "objective o {\nlet a = 1\nterm bc = 2\nreduce = 3\nd = [\n1]\nlong_one = 4\ne = 5\n}",
-        "objective o {\n  let a   = 1\n  term bc = 2\n  reduce  = 3\n  d = [\n    1,\n  ]\n  long_one = 4\n  e        = 5\n}\n",
+        "objective o {\n  let a   = 1\n  term bc = 2\n  reduce  = 3\n  d = [\n    1,\n  ]\n  long_one = 4\n  \
+         e        = 5\n}\n",
     );
     stays("model base  = f\nmodel other = f\nmodel expert[d in ds] = g(d)\n");
     becomes("let a = \"é\" // 1\nlet b = \"xyz\" // 2", "let a = \"é\"   // 1\nlet b = \"xyz\" // 2\n");

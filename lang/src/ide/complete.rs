@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::context::{CompletionContext, CompletionPlace};
+use super::context::CompletionContext;
+use super::place::CompletionPlace;
 use super::scope::{self, LocalName};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::builtins::{

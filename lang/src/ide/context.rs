@@ -4,40 +4,8 @@
 //! The text may be half typed. A line that begins an item ends everything that is still open before it, as in
 //! the parser.
 
-use crate::check::vocabulary::{self, Takes};
 use crate::syntax::tokens::{Token, TokenKind, lex};
 use crate::syntax::words::{self, LineHead};
-
-/// What can be written at the cursor.
-#[derive(Clone, Debug)]
-pub enum CompletionPlace {
-    /// A comment, a text, a number, a name being invented.
-    Nothing,
-    Item,
-    /// After `use`, with the path so far.
-    Import {
-        path: Vec<String>,
-    },
-    /// A setting of a block: `grpo`, `domain`, `objective`; with those that are there.
-    Key {
-        owner: String,
-        present: Vec<String>,
-    },
-    Type,
-    /// A `param` of the file.
-    Parameter,
-    /// After a role and a dot.
-    Part,
-    /// The condition of an arm of a route.
-    Arm,
-    /// Where an arm leads.
-    Teacher,
-    Value {
-        takes: Takes,
-        callee: Option<String>,
-        given: Vec<String>,
-    },
-}
 
 pub struct CompletionContext<'a> {
     pub source: &'a str,
@@ -49,11 +17,11 @@ pub struct CompletionContext<'a> {
     /// The first token of the item around the cursor.
     pub item: usize,
     /// The brackets open at the cursor: indices of their tokens.
-    open: Vec<usize>,
+    pub(super) open: Vec<usize>,
     /// Words before the cursor that begin a setting on a line of their own, with the `{` of their block.
     settings: Vec<(usize, usize)>,
     /// In a comment, text or number.
-    inert: bool,
+    pub(super) inert: bool,
 }
 
 impl<'a> CompletionContext<'a> {
@@ -95,16 +63,16 @@ impl<'a> CompletionContext<'a> {
         self.tokens[index].text(self.source)
     }
 
-    fn is(&self, index: usize, text: &str) -> bool {
+    pub(super) fn is(&self, index: usize, text: &str) -> bool {
         index < self.cut && self.text(index) == text
     }
 
     /// Whether the next token is `text`, before or after the cursor.
-    fn is_followed_by(&self, index: usize, text: &str) -> bool {
+    pub(super) fn is_followed_by(&self, index: usize, text: &str) -> bool {
         self.tokens.get(index + 1).is_some_and(|next| next.text(self.source) == text)
     }
 
-    fn kind(&self, index: usize) -> TokenKind {
+    pub(super) fn kind(&self, index: usize) -> TokenKind {
         self.tokens[index].kind
     }
 
@@ -216,7 +184,7 @@ impl<'a> CompletionContext<'a> {
 
     /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's
     /// own depth.
-    fn segment(&self, open: usize, end: usize) -> usize {
+    pub(super) fn segment(&self, open: usize, end: usize) -> usize {
         if self.settings.contains(&(end, open)) {
             return end;
         }
@@ -252,96 +220,6 @@ impl<'a> CompletionContext<'a> {
                 }
                 _ => true,
             },
-        }
-    }
-
-    /// What can be written at the cursor.
-    pub fn place(&self) -> CompletionPlace {
-        if self.inert { CompletionPlace::Nothing } else { self.place_of(self.open.len(), self.cut) }
-    }
-
-    /// The place right before token `end`, within the first `depth` open brackets.
-    fn place_of(&self, depth: usize, end: usize) -> CompletionPlace {
-        if let Some(last) = self.before(end) {
-            if self.is(last, ".") && self.item_keyword() != "use" {
-                let base = self.before(last).map_or("", |base| self.text(base));
-                return if matches!(base, "student" | "teacher" | "sampler" | "reference")
-                    && self.sees_signals()
-                {
-                    CompletionPlace::Part
-                } else {
-                    CompletionPlace::Nothing
-                };
-            }
-            if matches!(self.text(last), "@" | "for") {
-                return CompletionPlace::Nothing;
-            }
-        }
-        if self.item_keyword() == "use" && !self.on_new_line(end) {
-            return self.import(end);
-        }
-        match depth.checked_sub(1).map(|inner| self.open[inner]) {
-            None => self.top_level(end),
-            Some(open) => match self.text(open) {
-                "{" => self.in_block(open, end),
-                "(" => self.in_parentheses(open, depth, end),
-                _ => self.in_brackets(open, depth, end),
-            },
-        }
-    }
-
-    /// At depth 0, with nothing before it on its line.
-    fn on_new_line(&self, end: usize) -> bool {
-        self.open.is_empty() && (end == 0 || self.kind(end - 1) == TokenKind::Newline)
-    }
-
-    fn import(&self, end: usize) -> CompletionPlace {
-        let words =
-            (self.item + 1..end).filter(|at| self.kind(*at) == TokenKind::Word && !self.is(*at, "use"));
-        let brace = self.open.iter().find(|open| self.text(**open) == "{");
-        let path = words
-            .take_while(|at| brace.is_none_or(|brace| at < brace))
-            .map(|at| self.text(at).to_owned())
-            .collect();
-        match self.before(end).map(|last| self.text(last)) {
-            Some("use" | "." | "{" | ",") => CompletionPlace::Import { path },
-            _ => CompletionPlace::Nothing,
-        }
-    }
-
-    fn top_level(&self, end: usize) -> CompletionPlace {
-        let last = self.before(end);
-        let waits = last.is_some_and(|last| !self.ends_statement_after(last));
-        let alone =
-            (0..end).rev().take_while(|at| self.kind(*at) != TokenKind::Newline).all(|at| self.is(at, "pub"));
-        if alone && !waits {
-            return CompletionPlace::Item;
-        }
-        let assigned = (self.item..end).find(|at| self.is(*at, "="));
-        let value = |takes| match last {
-            Some(last) if Some(last) == assigned => {
-                CompletionPlace::Value { takes, callee: None, given: Vec::new() }
-            }
-            _ => value(Takes::Formula),
-        };
-        match (self.item_keyword(), assigned) {
-            ("param", None) if last.is_some_and(|last| self.is(last, ":")) => CompletionPlace::Type,
-            (_, None) => CompletionPlace::Nothing,
-            ("model" | "stage" | "teacher", _) => value(Takes::Model),
-            ("rollout", _) => value(Takes::Rollout),
-            ("schedule", _) => value(Takes::Schedule),
-            ("reward", _) => value(Takes::Reward),
-            _ => value(Takes::Formula),
-        }
-    }
-
-    fn ends_statement_after(&self, last: usize) -> bool {
-        match self.kind(last) {
-            TokenKind::Sign | TokenKind::Comma | TokenKind::Unknown => false,
-            TokenKind::Word => {
-                !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where")
-            }
-            _ => true,
         }
     }
 
@@ -388,166 +266,6 @@ impl<'a> CompletionContext<'a> {
         }
     }
 
-    /// Whether a token is the word that begins an item with parameters, not a name or a role.
-    fn begins_item(&self, at: usize) -> bool {
-        words::PARAMETRIC.contains(&self.text(at))
-            && (at == 0 || self.is(at - 1, "pub") || self.kind(at - 1) == TokenKind::Newline)
-    }
-
-    fn in_block(&self, open: usize, end: usize) -> CompletionPlace {
-        let owner = self.owner(open);
-        let start = self.segment(open, end);
-        match owner {
-            "route" => return self.in_route(start, end),
-            // A condition or a value: both are expressions.
-            "match" => return value(Takes::Formula),
-            "sweep" => return self.in_sweep(start, end),
-            _ => {}
-        }
-        if start == end {
-            return CompletionPlace::Key { owner: owner.to_owned(), present: self.present(open) };
-        }
-        if self.is(start, "route") {
-            return CompletionPlace::Nothing;
-        }
-        let let_or_term = matches!(self.text(start), "let" | "term" | "trains");
-        let Some(assigned) = (start..end).find(|at| self.is(*at, "=")) else {
-            return CompletionPlace::Nothing;
-        };
-        if let_or_term {
-            return value(Takes::Formula);
-        }
-        let keys = vocabulary::keys(owner).unwrap_or_default();
-        let takes =
-            keys.iter().find(|key| key.name == self.text(start)).map_or(Takes::Formula, |key| key.takes);
-        match (takes, self.before(end)) {
-            (Takes::Reduce, Some(last)) if last == assigned || self.is(last, "then") => value(takes),
-            (_, Some(last)) if last == assigned => value(takes),
-            _ => value(Takes::Formula),
-        }
-    }
-
-    /// An axis is a `param` of the file; after `in` stands what it takes in turn.
-    fn in_sweep(&self, start: usize, end: usize) -> CompletionPlace {
-        if start == end {
-            return CompletionPlace::Parameter;
-        }
-        if (start..end).any(|at| self.is(at, "in")) {
-            value(Takes::Formula)
-        } else {
-            CompletionPlace::Nothing
-        }
-    }
-
-    fn in_route(&self, start: usize, end: usize) -> CompletionPlace {
-        let Some(last) = self.before(end).filter(|last| *last >= start) else { return CompletionPlace::Arm };
-        if self.is(last, "in") {
-            return value(Takes::Domains);
-        }
-        if (start..end).any(|at| self.is(at, "->")) {
-            return CompletionPlace::Teacher;
-        }
-        if matches!(self.text(last), "==" | "!=") { value(Takes::Domains) } else { CompletionPlace::Arm }
-    }
-
-    /// The settings that a block has already, at its own depth.
-    fn present(&self, open: usize) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut inner: Vec<&str> = Vec::new();
-        for index in open + 1..self.tokens.len() {
-            let token = self.tokens[index];
-            let text = token.text(self.source);
-            match token.kind {
-                TokenKind::Open => inner.push(text),
-                TokenKind::Close if text != "}" => {
-                    inner.pop_if(|open| *open != "{");
-                }
-                TokenKind::Close => match inner.iter().rposition(|open| *open == "{") {
-                    Some(at) => inner.truncate(at),
-                    None => break,
-                },
-                TokenKind::Word if index != self.cut => {
-                    if self.kind(index - 1) == TokenKind::Newline {
-                        match words::line_head(self.source, token.start).1 {
-                            LineHead::Item if index > self.cut => break,
-                            // A setting on a line of its own ends what is still open within the block.
-                            LineHead::Entry => inner
-                                .truncate(inner.iter().rposition(|open| *open == "{").map_or(0, |at| at + 1)),
-                            _ => {}
-                        }
-                    }
-                    if inner.is_empty() && self.is_followed_by(index, "=") {
-                        found.push(text.to_owned());
-                    }
-                }
-                _ => {}
-            }
-        }
-        found
-    }
-
-    fn in_parentheses(&self, open: usize, depth: usize, end: usize) -> CompletionPlace {
-        let start = self.segment(open, end);
-        let callee = self.before(open).filter(|callee| self.kind(*callee) == TokenKind::Word);
-        let Some(callee) = callee else { return value(Takes::Formula) };
-        let declares = self.before(callee).is_some_and(|keyword| self.begins_item(keyword));
-        let last = self.before(end);
-        if declares {
-            return match last.map(|last| self.text(last)) {
-                Some(":") => CompletionPlace::Type,
-                Some("=") => value(Takes::Formula),
-                _ => CompletionPlace::Nothing,
-            };
-        }
-        let name = self.text(callee);
-        if self.in_reduction(open, depth) {
-            let given = self.labels(open);
-            return CompletionPlace::Value {
-                takes: Takes::Words(vocabulary::AXES),
-                callee: Some(name.to_owned()),
-                given,
-            };
-        }
-        if start == end {
-            let takes = self.positional(name, self.commas(open, end));
-            return CompletionPlace::Value { takes, callee: Some(name.to_owned()), given: self.labels(open) };
-        }
-        let labelled = start + 2 == end && matches!(self.text(start + 1), ":" | "=");
-        if labelled { value(self.labelled(name, self.text(start))) } else { value(Takes::Formula) }
-    }
-
-    /// Whether this call is a step of a `reduce`.
-    fn in_reduction(&self, open: usize, depth: usize) -> bool {
-        let Some(block) = self.open[..depth].iter().rposition(|open| self.text(*open) == "{") else {
-            return false;
-        };
-        block + 2 == depth
-            && self.is(self.segment(self.open[block], open), "reduce")
-            && self.owner(self.open[block]) == "objective"
-    }
-
-    fn positional(&self, callee: &str, position: usize) -> Takes {
-        if position == 0 && crate::check::is_standard_divergence(callee) {
-            return Takes::Role;
-        }
-        let builtin = crate::check::builtins::find(callee);
-        let parameter = builtin.and_then(|builtin| builtin.parameters.get(position));
-        parameter.map_or(Takes::Formula, |parameter| parameter.takes)
-    }
-
-    fn labelled(&self, callee: &str, label: &str) -> Takes {
-        // What every divergence takes, a declared one too.
-        let of_divergence = || {
-            crate::check::DIVERGENCE_SETTINGS
-                .contains(&label)
-                .then(|| crate::check::builtins::find("kl"))
-                .flatten()
-        };
-        let builtin = crate::check::builtins::find(callee).or_else(of_divergence);
-        let parameter = builtin.and_then(|builtin| builtin.parameter(label));
-        parameter.map_or(Takes::Formula, |parameter| parameter.takes)
-    }
-
     /// The commas of a bracket before `end`, at its own depth.
     pub fn commas(&self, open: usize, end: usize) -> usize {
         let mut depth = 0;
@@ -561,44 +279,6 @@ impl<'a> CompletionContext<'a> {
             }
         }
         commas
-    }
-
-    /// The arguments that are given by name in the call at `open`.
-    fn labels(&self, open: usize) -> Vec<String> {
-        let mut depth = 0;
-        let mut labels = Vec::new();
-        for index in open + 1..self.tokens.len() {
-            match self.kind(index) {
-                TokenKind::Open => depth += 1,
-                TokenKind::Close if depth == 0 => break,
-                TokenKind::Close => depth -= 1,
-                TokenKind::Word if depth == 0 && index != self.cut && self.is_followed_by(index, ":") => {
-                    labels.push(self.text(index).to_owned());
-                }
-                _ => {}
-            }
-        }
-        labels
-    }
-
-    fn in_brackets(&self, open: usize, depth: usize, end: usize) -> CompletionPlace {
-        let last = self.before(end);
-        if last.is_some_and(|last| self.is(last, "in")) {
-            return value(Takes::Domains);
-        }
-        let touches = open > 0
-            && self.kind(open - 1) == TokenKind::Word
-            && self.tokens[open - 1].end == self.tokens[open].start;
-        if touches {
-            // `expert[math]`; in `model expert[d in domains]` the name is the author's to invent.
-            let declares = open >= 2 && matches!(self.text(open - 2), "model" | "teacher" | "let" | "term");
-            return if declares { CompletionPlace::Nothing } else { value(Takes::Domains) };
-        }
-        // A list: its elements are of the kind that the list is.
-        match self.place_of(depth - 1, open) {
-            CompletionPlace::Value { takes, .. } if self.segment(open, end) == end => value(takes),
-            _ => value(Takes::Formula),
-        }
     }
 
     /// The innermost call around the cursor: the token of its callee, and that of its bracket.
@@ -615,8 +295,4 @@ impl<'a> CompletionContext<'a> {
         let start = self.segment(open, self.cut);
         (start + 1 < self.cut && self.is(start + 1, ":")).then(|| self.text(start))
     }
-}
-
-fn value(takes: Takes) -> CompletionPlace {
-    CompletionPlace::Value { takes, callee: None, given: Vec::new() }
 }

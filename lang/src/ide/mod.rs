@@ -10,6 +10,7 @@ mod describe;
 mod hover;
 mod inlay;
 mod links;
+mod place;
 mod references;
 mod regions;
 mod rename;

@@ -40,7 +40,9 @@ domain sort { prompts = "sort.jsonl", tests = "sort.jsonl", reward = exact_match
 
 model base   = llama { layers = 1, width = 16, heads = 2, context = 32, tokenizer = bytes }
 model start  = sft(base, on: domains) { target = demonstration, steps = 2, batch = 2, lr = 1e-3 }
-model expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = 8, lr = 1e-3 }
+model expert[d in domains] = grpo(start, on: d) {
+  steps = 2, prompts = 2, samples = 2, max_tokens = 8, lr = 1e-3
+}
 
 teacher one[d in domains] = expert[d]
 

@@ -1,6 +1,7 @@
 //! What editors are told, at a `<CURSOR>`.
 
-use super::context::{CompletionContext, CompletionPlace};
+use super::context::CompletionContext;
+use super::place::CompletionPlace;
 use super::testing::{GOOD, MODULES, check, cursor};
 use super::*;
 use crate::check::vocabulary;

@@ -105,7 +105,10 @@ macro_rules! enums {
     };
 }
 
-fixed! { String, bool, f64, UnaryOperator, BinaryOperator, crate::diag::Code, crate::diag::Severity, crate::diag::Applicability }
+fixed! {
+    String, bool, f64, UnaryOperator, BinaryOperator, crate::diag::Code, crate::diag::Severity,
+    crate::diag::Applicability
+}
 
 structs! {
     Name { text, span }

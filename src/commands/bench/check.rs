@@ -50,7 +50,8 @@ struct CheckFigures {
     least_peak: Option<u64>,
     /// From each keystroke in the long file to its diagnostics, sorted.
     keystrokes: Vec<Duration>,
-    /// Of each check from scratch of the sound experiments of `SHORT` and `LONG` lines: the checker alone, sorted.
+    /// Of each check from scratch of the sound experiments of `SHORT` and `LONG` lines: the checker alone,
+    /// sorted.
     cold: [Vec<Duration>; 2],
     edits: u32,
     /// Of the server, before and after the edits.
@@ -247,13 +248,30 @@ impl CheckFigures {
         let size = |size: &TextSize| json!({ "lines": size.lines, "bytes": size.bytes });
         let times = |sorted: &[Duration]| -> Value {
             let at = |share| milliseconds(quantile(sorted, share));
-            json!({ "count": sorted.len(), "median": at(0.5), "p95": at(0.95), "p99": at(0.99), "slowest": at(1.0) })
+            json!({
+                "count": sorted.len(),
+                "median": at(0.5),
+                "p95": at(0.95),
+                "p99": at(0.99),
+                "slowest": at(1.0),
+            })
         };
         let figures = json!({
-            "check": { "file": size(&self.short), "errors": 5, "milliseconds": times(&self.checks), "peak_memory": self.peak_memory, "peak_memory_of_parent": self.least_peak },
+            "check": {
+                "file": size(&self.short),
+                "errors": 5,
+                "milliseconds": times(&self.checks),
+                "peak_memory": self.peak_memory,
+                "peak_memory_of_parent": self.least_peak,
+            },
             "from_scratch": { "500": times(&self.cold[0]), "5000": times(&self.cold[1]) },
             "keystroke": { "file": size(&self.long), "milliseconds": times(&self.keystrokes) },
-            "memory": { "file": size(&self.long), "before": self.memory.0, "edits": self.edits, "after": self.memory.1 },
+            "memory": {
+                "file": size(&self.long),
+                "before": self.memory.0,
+                "edits": self.edits,
+                "after": self.memory.1,
+            },
         });
         format!("{figures:#}\n")
     }

@@ -391,7 +391,8 @@ fn tables(run: &RunFolder) -> Vec<Value> {
         let mut prompts: BTreeMap<&str, u32> = BTreeMap::new();
         let rows: Vec<Value> = (table.rows.iter())
             .map(|row| {
-                let models = comparison.and_then(|comparison| comparison.rows.iter().find(|known| known.label == row.model));
+                let models = comparison
+                    .and_then(|comparison| comparison.rows.iter().find(|known| known.label == row.model));
                 let of_column = |column: usize| {
                     let model = models.and_then(|known| known.models.get(column));
                     model.map_or_else(|| "provenance".to_owned(), |model| anchor(*model))
@@ -399,10 +400,16 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                 let cell = |interval: Interval, anchor: String, n: Option<u32>, by_seed: &[f64]| {
                     let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
                     let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");
-                    let prompts = n.map(|n| format!(", {}", counted(n as usize, "prompt"))).unwrap_or_default();
+                    let prompts = n.map(|n| format!(", {}", counted(n as usize, "prompt")));
+                    let prompts = prompts.unwrap_or_default();
+                    let Interval { mean, low, high } = interval;
                     context! {
-                        mean => format!("{:.2}", interval.mean), low => format!("{:.2}", interval.low), high => format!("{:.2}", interval.high), seeds,
-                        anchor, title => format!("{:.4}, 95% interval {:.4} to {:.4}{prompts}", interval.mean, interval.low, interval.high),
+                        mean => format!("{mean:.2}"),
+                        low => format!("{low:.2}"),
+                        high => format!("{high:.2}"),
+                        seeds,
+                        anchor,
+                        title => format!("{mean:.4}, 95% interval {low:.4} to {high:.4}{prompts}"),
                     }
                 };
                 let mut cells: Vec<Option<Value>> = Vec::new();
@@ -414,7 +421,11 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                     }));
                 }
                 if normalized {
-                    cells.push(row.normalized.clone().map(|interval| cell(interval, of_column(0), None, &row.normalized_by_seed)));
+                    let normalized = row.normalized.clone();
+                    cells.push(
+                        normalized
+                            .map(|interval| cell(interval, of_column(0), None, &row.normalized_by_seed)),
+                    );
                 }
                 context! {
                     model => printable(&row.model), anchor => of_column(0), cells,

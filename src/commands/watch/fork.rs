@@ -123,7 +123,8 @@ model start = sft(base, on: domains) { target = answer, steps = 20, batch = 16, 
 teacher one = start
 route { else -> one }
 model student = distill(base) {
-  objective = closer, rollout = sample(n: 1, temperature: 1.0, max_tokens: 6), prompts = 8, steps = 6, lr = 1e-3
+  objective = closer
+  rollout = sample(n: 1, temperature: 1.0, max_tokens: 6), prompts = 8, steps = 6, lr = 1e-3
 }
 "#;
 

@@ -419,8 +419,8 @@ fn totals(plan: &Plan, seeds: u64) -> String {
         );
     };
     format!(
-        "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of weights, \
-         gradients and optimizer state\n",
+        "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of \
+         weights, gradients and optimizer state\n",
         count(sequences),
         count(tokens),
         flops(work),

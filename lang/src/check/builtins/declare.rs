@@ -9,10 +9,10 @@
 //! }}
 //! ```
 //!
-//! This makes an entry of the table of built-ins, `RolloutName::Sample` to know it by, and `Sample { n, top_k,
-//! temperature }`, which `RolloutCall::Sample` holds: [`crate::check::Checker::read`] gives an argument's
-//! value, of the type that [`super::types`] says. `Dora as Lora` takes the same arguments as another;
-//! `{ .. }` takes any by name, and finds them in its [`Call`].
+//! This makes an entry of the table of built-ins, `RolloutName::Sample` to know it by, and `Sample { n,
+//! top_k, temperature }`, which `RolloutCall::Sample` holds: [`crate::check::Checker::read`] gives an
+//! argument's value, of the type that [`super::types`] says. `Dora as Lora` takes the same arguments as
+//! another; `{ .. }` takes any by name, and finds them in its [`Call`].
 
 use std::marker::PhantomData;
 
@@ -209,7 +209,8 @@ macro_rules! arguments {
                 Some($name {
                     $($parameter: {
                         let (name, given) = given.next()?;
-                        $crate::check::builtins::declare::read_field!(call, name, given, $takes $(, $default)?)
+                        use $crate::check::builtins::declare::read_field;
+                        read_field!(call, name, given, $takes $(, $default)?)
                     },)*
                     call,
                 })

@@ -123,7 +123,9 @@ types! {
 
     // Texts and words.
     Text: Takes::Text, |checker, given, env| -> String { checker.text(given.expr, given.name, env) };
-    Secret: Takes::Secret, |checker, given, env| -> SecretText { checker.secret(given.expr, given.name, env) };
+    Secret: Takes::Secret, |checker, given, env| -> SecretText {
+        checker.secret(given.expr, given.name, env)
+    };
     /// A command.
     Program: Takes::Text, |checker, given, env| -> String { checker.program(given.expr, given.name, env) };
     Stop: Takes::Texts, |checker, given, env| -> Vec<String> { checker.stop_texts(Some(given.expr), env) };

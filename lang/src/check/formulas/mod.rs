@@ -5,5 +5,6 @@ pub mod arithmetic;
 pub mod declared;
 pub mod divergences;
 pub mod functions;
+pub mod properties;
 pub mod reduce;
 pub mod signals;

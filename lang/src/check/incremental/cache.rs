@@ -1,10 +1,11 @@
 //! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what
 //! checking them came to.
 //!
-//! Where the check of an item had nothing to report, it is repeated in outline ([`crate::check::incremental::recording`]) while
-//! neither the item nor anything that it looked up has changed. A change of an item concerns every check that
-//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on, with the
-//! names of those. That is more than needed, and needs no knowledge of how names are resolved.
+//! Where the check of an item had nothing to report, it is repeated in outline
+//! ([`crate::check::incremental::recording`]) while neither the item nor anything that it looked up has
+//! changed. A change of an item concerns every check that looked up its name; where no check is kept, every
+//! item that mentions it in any sense; and so on, with the names of those. That is more than needed, and
+//! needs no knowledge of how names are resolved.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;

@@ -11,8 +11,7 @@
 //! there. Only the table of models has gaps, and who holds the number of a model has asked for it.
 //! [`Checker::touched`] names every part of the checker's state and says which of these it is.
 
-use std::cell::Cell;
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::experiment::{DomainId, ModelId, Stage, Train};
@@ -23,7 +22,7 @@ use crate::check::Checker;
 use crate::check::names::index::ValueInfo;
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
-use crate::check::stages::stage_checks::all_rollouts;
+use crate::check::stages::streams::all_rollouts;
 use crate::check::teachers::route::{ENTRY, RouteState};
 use crate::check::values::calls::Work;
 use crate::check::values::value::Value;
@@ -90,73 +89,6 @@ pub struct Recording {
     uncacheable: bool,
     /// How many cycles had been found before it.
     cycles: usize,
-}
-
-/// A part of the checker's state that notes whether a check had to do with it. What is noted is said where it
-/// happens: [`Tracked::read`] and [`Tracked::write`] note, [`Tracked::known`] does not.
-#[derive(Default)]
-pub struct Tracked<T> {
-    value: T,
-    touched: Cell<bool>,
-}
-
-impl<T> Tracked<T> {
-    /// Whether it was read or written since the last time.
-    fn touched(&self) -> bool {
-        self.touched.replace(false)
-    }
-
-    /// The whole of it: the check that reads it depends on all that is in it.
-    pub fn read(&self) -> &T {
-        self.touched.set(true);
-        &self.value
-    }
-
-    /// The check that changes it must be done again each time.
-    pub fn write(&mut self) -> &mut T {
-        self.touched.set(true);
-        &mut self.value
-    }
-
-    /// For a look at what one holds the number of, which says nothing about what else there is.
-    pub fn known(&self) -> &T {
-        &self.value
-    }
-
-    pub fn take(&mut self) -> T
-    where
-        T: Default,
-    {
-        std::mem::take(self.write())
-    }
-}
-
-impl<T> Tracked<Vec<T>> {
-    /// Adds what the recording notes by other means.
-    fn declare(&mut self, one: T) -> usize {
-        self.value.push(one);
-        self.value.len() - 1
-    }
-}
-
-/// The names of models.
-#[derive(Default)]
-pub struct ModelNames {
-    taken: HashSet<String>,
-    /// While the value of an item whose check was repeated is worked out: what its models were called then.
-    given: Option<VecDeque<String>>,
-}
-
-impl ModelNames {
-    fn give(&mut self, wanted: &str) -> String {
-        let mut name = wanted.to_owned();
-        let mut number = 2;
-        while !self.taken.insert(name.clone()) {
-            name = format!("{wanted}.{number}");
-            number += 1;
-        }
-        name
-    }
 }
 
 impl Checker {
@@ -342,8 +274,8 @@ impl Checker {
         Some(uses)
     }
 
-    /// Does again what the check of an item did besides diagnostic nothing, and returns the names of its models.
-    /// None where that can't be done; then nothing has been done.
+    /// Does again what the check of an item did besides diagnostic nothing, and returns the names of its
+    /// models. None where that can't be done; then nothing has been done.
     fn repeat(&mut self, check: &Check, item: &Item) -> Option<VecDeque<String>> {
         let ids = check.asked.iter().map(|asked| {
             let module = self.modules.at_file(&asked.path)?;

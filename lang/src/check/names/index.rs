@@ -6,6 +6,7 @@
 //! rules for names (locals, then signals inside objectives, then the file's items, then built-ins), and only
 //! what a name is worth comes from the evaluator.
 
+mod declare;
 mod walk;
 
 use std::cell::LazyCell;

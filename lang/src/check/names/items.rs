@@ -15,8 +15,8 @@ use crate::check::Checker;
 use crate::check::DEEPEST_CHAIN;
 use crate::check::NamedObjective;
 use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
-use crate::check::stages::settings::unit_of_type;
 use crate::check::values::calls::Work;
+use crate::check::values::declared_type::unit_of_type;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::{Callable, FamilyMembers, Value};
 

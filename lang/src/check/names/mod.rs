@@ -5,6 +5,7 @@ pub mod allow;
 pub mod foreign;
 pub mod index;
 pub mod items;
+mod load;
 pub mod modules;
 pub mod unknown;
 pub mod unused;

@@ -9,7 +9,7 @@ use crate::source::Span;
 
 use crate::check::Checker;
 use crate::check::stages::settings::Settings;
-use crate::check::stages::stage_checks::all_rollouts;
+use crate::check::stages::streams::all_rollouts;
 
 impl Checker {
     /// Capability, lineage and vocabulary of every teacher that the stage asks.

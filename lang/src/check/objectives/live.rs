@@ -210,7 +210,8 @@ impl Checker {
         Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))
     }
 
-    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`: what is compared, and its target.
+    /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`: what is compared, and its
+    /// target.
     fn error_against(
         &mut self,
         x: Arg<types::Formula>,

@@ -15,7 +15,7 @@ use crate::formula::{
 
 use crate::check::Checker;
 use crate::check::stages::settings::Settings;
-use crate::check::stages::stage_checks::{is_score_function, reads_sampler, streams, term_reads};
+use crate::check::stages::streams::{is_score_function, reads_sampler, streams, term_reads};
 
 /// What multiplies the gradient of the token's own log-probability.
 #[derive(Clone, Copy, PartialEq, Eq)]

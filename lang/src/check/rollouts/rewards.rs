@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Reward, RewardPart, Secret};
 use crate::source::Span;
-use crate::syntax::ast::Expr;
+use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
@@ -164,7 +164,9 @@ impl Checker {
         of: &str,
         env: &Env,
     ) -> Option<Vec<f64>> {
-        if matches!(&expr.kind, crate::syntax::ast::ExprKind::Name(name) if name == "equal" && env.local(name).is_none())
+        if let ExprKind::Name(name) = &expr.kind
+            && name == "equal"
+            && env.local(name).is_none()
         {
             return Some(vec![1.0 / count as f64; count]);
         }

@@ -89,7 +89,8 @@ impl Checker {
         }
     }
 
-    /// Where a model is kept: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`, `checkpoint("runs/first/student")`.
+    /// Where a model is kept: `hf("Qwen/Qwen3-0.6B")`, `gguf("file.gguf")`,
+    /// `checkpoint("runs/first/student")`.
     fn stored(&mut self, call: Call, given: Arg<Text>, env: &Env) -> Option<String> {
         if let Some(block) = call.block {
             let text = format!("`{}` takes no settings in braces", call.builtin.name);

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Alignment, DomainId, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights, Tokenizer,
-    Train,
+    Alignment, DomainId, Model, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights,
+    Tokenizer, Train,
 };
 use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
 use crate::source::Span;
@@ -42,7 +42,10 @@ impl Checker {
                 Stage::Initialise(_) | Stage::Parameter => add(found, model),
                 // The same file or name twice is one checkpoint.
                 Stage::Load(pretrained) => {
-                    let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
+                    let same = |other: &Model| match &other.stage {
+                        Stage::Load(known) => known == pretrained,
+                        _ => false,
+                    };
                     let first = self
                         .models
                         .known()
@@ -89,7 +92,10 @@ impl Checker {
                 TeacherWeights::Served { model, .. } => {
                     let mut ours = Vec::new();
                     self.roots(start, &mut ours);
-                    let named = |root: &ModelId| matches!(&self.model(*root).stage, Stage::Load(Pretrained::HuggingFace { name, .. }) if name == model);
+                    let named = |root: &ModelId| match &self.model(*root).stage {
+                        Stage::Load(Pretrained::HuggingFace { name, .. }) => name == model,
+                        _ => false,
+                    };
                     let open = ours.iter().any(|root| self.model(*root).stage == Stage::Parameter);
                     if open || ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
                 }
@@ -140,7 +146,8 @@ impl Checker {
         match (descent, said) {
             (Descent::Shared, Some((SaidOrigin::Foreign, place))) => {
                 let text = format!(
-                    "the teacher `{name}` is marked `origin = foreign`, but descends from {ours}, as the student does"
+                    "the teacher `{name}` is marked `origin = foreign`, but descends from {ours}, as the \
+                     student does"
                 );
                 self.report(
                     Diagnostic::error(Code::ForeignTeacher, place, text)

@@ -1,11 +1,13 @@
-//! The stages that make models: constructors, their settings, what they train and how, and what only a stage as
-//! a whole can get wrong.
+//! The stages that make models: constructors, their settings, what they train and how, and what only a stage
+//! as a whole can get wrong.
 
 pub mod constructors;
 pub mod joint;
 pub mod lineage;
 pub mod optimizers;
+pub mod recipes;
 pub mod settings;
 pub mod stage_checks;
+pub mod streams;
 pub mod trainable;
 pub mod training;

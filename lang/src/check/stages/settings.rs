@@ -1,17 +1,16 @@
 //! Reading the settings of a block: every key known, every needed one there, every value of its kind.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
-use crate::formula::{Axis, DeclaredType, Formula, FormulaKind, Role, Unit};
+use crate::experiment::{MarkedSetting, SettingMark};
+use crate::formula::{Formula, FormulaKind};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Route, Statement};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;
-use crate::check::builtins::vocabulary::{self, Key};
-use crate::check::names::foreign;
+use crate::check::builtins::vocabulary::Key;
 use crate::check::values::evaluate::Env;
-use crate::check::values::value::{Callable, Value};
+use crate::check::values::value::Value;
 
 /// The settings of one block, checked against the keys it may have.
 pub struct Settings<'a> {
@@ -356,145 +355,6 @@ impl Checker {
         }
         Some(number)
     }
-
-    /// A value given for a parameter with a type.
-    pub(in crate::check) fn coerce(&mut self, value: Value, annotation: &Name, span: Span) -> Value {
-        let wanted = annotation.text.as_str();
-        let types = || vocabulary::TYPES.iter().map(|word| word.name);
-        if !types().any(|known| known == wanted) {
-            let diagnostic = Diagnostic::error(
-                Code::UnknownValue,
-                annotation.span,
-                format!("there is no type `{wanted}`"),
-            );
-            self.report(match foreign::type_name(wanted).or_else(|| nearest(wanted, types())) {
-                Some(near) if foreign::type_name(wanted).is_some() => diagnostic
-                    .help(format!("here it is called `{near}`"))
-                    .replace_with(format!("change to `{near}`"), near),
-                Some(near) => diagnostic.did_you_mean(wanted, near),
-                None => diagnostic.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
-            });
-            return value;
-        }
-        let fits = match (&value, wanted) {
-            (Value::Error, _) => true,
-            (Value::Model(_), "model")
-            | (Value::Text(_), "text")
-            | (Value::Reward(_), "reward")
-            | (Value::Domain(_), "domain")
-            | (Value::Panel(_), "panel")
-            | (Value::Teacher(_), "teacher")
-            | (Value::Rollout(_), "rollout")
-            | (Value::Template(_), "template") => true,
-            (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
-            // A model that is being trained beside this one is known by its role.
-            (Value::Teacher(id), "model")
-                if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) =>
-            {
-                true
-            }
-            // How long a stage trains may be given in epochs; everything else that counts asks for a number.
-            (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
-            (Value::List(values), "counts") => {
-                let counts: Vec<_> =
-                    values.iter().map(|value| self.whole(value, span, "every element", 0)).collect();
-                if counts.iter().any(Option::is_none) {
-                    return Value::Error;
-                }
-                true
-            }
-            // An item whose parameters all have defaults.
-            (Value::Item { kind: Callable::Teacher, .. }, "teacher")
-            | (Value::Item { kind: Callable::Rollout, .. }, "rollout")
-            | (Value::Item { kind: Callable::Template, .. }, "template") => true,
-            (Value::Family(_) | Value::List(_), "models") | (Value::List(_), "domains") => true,
-            (Value::Objective(_) | Value::Item { kind: Callable::Objective, .. }, "objective") => true,
-            (Value::Student(copy), "teacher") => {
-                let name = self.sources.text(span).to_owned();
-                return self.student_as_teacher(&name, *copy, span);
-            }
-            (Value::Model(_), "teacher") => {
-                self.report(
-                    Diagnostic::error(Code::TypeMismatch, span, "expected a teacher")
-                        .label("this is a model")
-                        .note(annotation.span, "declared here")
-                        .help("declare the role first: `teacher name = model`"),
-                );
-                return Value::Error;
-            }
-            (Value::Formula(formula), _) => return self.coerce_number(formula.clone(), annotation, span),
-            _ => false,
-        };
-        if fits {
-            return value;
-        }
-        // `clip_at: "5"`
-        if let (Value::Text(text), Some(_)) = (&value, unit_of_type(wanted)) {
-            let number =
-                |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
-            let bare = self.unquoted(span, text, number);
-            let diagnostic = Diagnostic::error(
-                Code::TypeMismatch,
-                span,
-                format!("expected a number of the type `{wanted}`"),
-            );
-            let diagnostic = diagnostic.label("this is a text").note(annotation.span, "declared here");
-            self.report(crate::check::names::unknown::without_quotes(diagnostic, bare));
-            return Value::Error;
-        }
-        self.mistyped(span, annotation, &value.describe())
-    }
-
-    fn coerce_number(&mut self, formula: Formula, annotation: &Name, span: Span) -> Value {
-        let Some(unit) = unit_of_type(&annotation.text) else {
-            return self.mistyped(span, annotation, &Value::Formula(formula).describe());
-        };
-        let found = formula.unit();
-        let convertible = found == unit
-            || (found == Unit::Number && unit != Unit::Bool)
-            || (unit == Unit::Number && found != Unit::Bool)
-            || (matches!(unit, Unit::Fraction | Unit::Ratio)
-                && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
-        if !convertible {
-            return self.mistyped(span, annotation, &format!("a number of {}", found.name()));
-        }
-        let worth = Value::Formula(formula.clone());
-        if unit == Unit::Count && worth.constant().is_some() {
-            let Some(_) = self.whole(&worth, span, "a count", 0) else { return Value::Error };
-        }
-        if unit == Unit::Fraction && worth.constant().is_some() {
-            let Some(_) = self.fraction(&worth, span, "a fraction") else { return Value::Error };
-        }
-        if unit == Unit::Prob && worth.constant().is_some() {
-            let Some(_) = self.fraction(&worth, span, "a probability") else { return Value::Error };
-        }
-        let node = &formula.0;
-        let mut given = Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin);
-        if let Some(before) = &node.declared {
-            given = given.declared(before.clone());
-        }
-        // A number that moves is looked at once the length of the run is known.
-        let bounds = match unit {
-            Unit::Fraction | Unit::Prob => Some((0.0, 1.0)),
-            Unit::Count => Some((0.0, f64::from(u32::MAX))),
-            _ => None,
-        };
-        if let Some((low, high)) = bounds.filter(|_| given.constant().is_none() && given.axis() == Axis::Run)
-        {
-            let parameter = format!("a number given for a `{}`", annotation.text).into();
-            given = given.declared(DeclaredType { parameter, low, high });
-        }
-        Value::Formula(given)
-    }
-
-    fn mistyped(&mut self, span: Span, annotation: &Name, found: &str) -> Value {
-        self.report(
-            Diagnostic::error(Code::TypeMismatch, span, format!("expected a {}", annotation.text))
-                .label(format!("this is {found}"))
-                .note(annotation.span, "declared here"),
-        );
-        Value::Error
-    }
 }
 
 /// A number that depends on a parameter without a value: an item is being checked for its own sake, and
@@ -505,19 +365,4 @@ pub fn undecided(value: &Value) -> bool {
 
 pub fn open(formula: &Formula) -> bool {
     formula.any(|node| matches!(node.kind, FormulaKind::Variable(_)))
-}
-
-/// What a number of a declared type measures; none for types of other things.
-pub(in crate::check) fn unit_of_type(annotation: &str) -> Option<Unit> {
-    Some(match annotation {
-        "count" => Unit::Count,
-        "fraction" => Unit::Fraction,
-        "real" | "number" | "schedule" => Unit::Number,
-        "nats" => Unit::Nats,
-        "ratio" => Unit::Ratio,
-        "logp" => Unit::Logp,
-        "prob" => Unit::Prob,
-        "bool" => Unit::Bool,
-        _ => return None,
-    })
 }

@@ -236,10 +236,12 @@ impl Checker {
             None => Some(None),
         };
         let checkpointing = match settings.get("checkpointing") {
-            Some(expr) if matches!(&expr.kind, ExprKind::Name(name) if env.local(name).is_none() && name == "all") => {
-                Some(Checkpointing::All)
-            }
-            Some(expr) => self.count(expr, "checkpointing", env, 1).map(Checkpointing::Layers),
+            Some(expr) => match &expr.kind {
+                ExprKind::Name(name) if name == "all" && env.local(name).is_none() => {
+                    Some(Checkpointing::All)
+                }
+                _ => self.count(expr, "checkpointing", env, 1).map(Checkpointing::Layers),
+            },
             None => Some(Checkpointing::None),
         };
         Some(Execution { micro_batch: micro_batch?, checkpointing: checkpointing? })

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, DomainId, Edit, Execution, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce,
-    ReduceStep, Rollout, RolloutSource, Sampling, Share, Stage, Template, Term, Train, Trainable,
+    BatchSize, DomainId, Execution, Length, ModelId, Objective, Optimizer, Recipe, Share, Stage, Template,
+    Train, Trainable,
 };
-use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
+use crate::formula::{Axis, Formula};
 use crate::source::Span;
 use crate::syntax::ast::Expr;
 
@@ -16,21 +16,10 @@ use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
-use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
+use crate::check::stages::recipes::RecipeParts;
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
-
-/// What differs from recipe to recipe, read before the stage is put together.
-pub(in crate::check) struct RecipeParts {
-    pub recipe: Recipe,
-    pub start: Option<ModelId>,
-    pub mixture: Option<Vec<Share>>,
-    pub rollout: Option<Rollout>,
-    pub size: Option<BatchSize>,
-    pub keep: Keep,
-    pub objective: Option<Rc<Objective>>,
-}
 
 /// What every recipe has.
 struct Common {
@@ -320,188 +309,7 @@ impl Checker {
         )
     }
 
-    fn sft(
-        &mut self,
-        settings: &Settings,
-        start: Option<ModelId>,
-        mixture: Option<Vec<Share>>,
-        env: &Env,
-    ) -> RecipeParts {
-        let size = self.size(settings, "batch", env);
-        let objective = self.objective_setting(settings.get("objective"), SFT_OBJECTIVE, settings.span, env);
-        let mut keep = Keep::All;
-        let rollout = match (settings.get("target"), settings.get("rollout")) {
-            (Some(target), None) => {
-                if let Some(place) = settings.key_span("keep") {
-                    self.report(Diagnostic::error(
-                        Code::UnknownKey,
-                        place,
-                        "`keep` filters rollouts, and the target comes from the data",
-                    ));
-                }
-                let origin = self.origin(target.span);
-                let field = self.data_field(target);
-                field.map(|field| Rollout {
-                    source: RolloutSource::Data { field },
-                    edits: Vec::new(),
-                    origin,
-                })
-            }
-            (None, Some(expr)) => {
-                let rollout = self.rollout_value(expr, env).map(Rc::unwrap_or_clone);
-                let filtered =
-                    |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
-                let read = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
-                let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || read(rollout));
-                let words = [("all", Keep::All), ("correct", Keep::Correct)];
-                let place = if said { settings.get("keep") } else { self.required(settings, "keep") };
-                match place {
-                    Some(place) => self.word(place, "a rule for what to keep", &words).and_then(|word| {
-                        keep = word;
-                        rollout
-                    }),
-                    None if said => rollout,
-                    None => None,
-                }
-            }
-            (None, None) if settings.broken => None,
-            (Some(_), Some(_)) => {
-                let (target, rollout) = (settings.place(&["target"]), settings.place(&["rollout"]));
-                let diagnostic = Diagnostic::error(
-                    Code::UnusedSetting,
-                    rollout,
-                    "`sft` needs one source of targets, and has both",
-                );
-                self.report(
-                    diagnostic.note(target, "a field of the data is imitated").help("keep one of them"),
-                );
-                None
-            }
-            _ => {
-                self.report(
-                    Diagnostic::error(Code::MissingKey, settings.span, "`sft` needs one source of targets")
-                        .help("either `target = field` of the data, or `rollout = from(teacher, ...)`"),
-                );
-                None
-            }
-        };
-        RecipeParts { recipe: Recipe::Sft, start, mixture, rollout, size, keep, objective }
-    }
-
-    fn grpo(
-        &mut self,
-        settings: &Settings,
-        start: Option<ModelId>,
-        mixture: Option<Vec<Share>>,
-        env: &Env,
-    ) -> RecipeParts {
-        let size = self.size(settings, "prompts", env);
-        let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
-        let rollout = match settings.get("rollout") {
-            Some(expr) => {
-                for key in ["samples", "max_tokens", "temperature", "top_p", "top_k", "stop"] {
-                    if let Some(place) = settings.key_span(key) {
-                        self.report(
-                            Diagnostic::error(
-                                Code::UnusedSetting,
-                                place,
-                                format!("`{key}` is said by the rollout already"),
-                            )
-                            .note(expr.span, "this rollout")
-                            .help(format!("remove `{key}`, or write `sample(...)` with it")),
-                        );
-                    }
-                }
-                self.rollout_value(expr, env).map(Rc::unwrap_or_clone)
-            }
-            None => self.group_sampling(settings, env),
-        };
-        RecipeParts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
-    }
-
-    /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
-    fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
-        let n = self.required_count(settings, "samples", env, 1);
-        let max_tokens = self
-            .required(settings, "max_tokens")
-            .and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
-        let temperature = match settings.get("temperature") {
-            Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
-            None => Some(1.0),
-        };
-        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
-        let stop = self.stop_texts(settings.get("stop"), env);
-        let ((top_p, top_k), stop) = (truncation?, stop);
-        let sampling = Sampling {
-            n: n?,
-            temperature: temperature?,
-            max_tokens: max_tokens?,
-            top_p,
-            top_k,
-            repetition_penalty: None,
-            heads: None,
-            stop: stop?,
-        };
-        let origin = self.origin(settings.place(&["samples"]));
-        Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })
-    }
-
-    /// `distill`, and one step of a `train`.
-    pub(in crate::check) fn distill(
-        &mut self,
-        recipe: Recipe,
-        settings: &Settings,
-        start: Option<ModelId>,
-        mixture: Option<Vec<Share>>,
-        env: &Env,
-    ) -> RecipeParts {
-        let size = self.size(settings, "prompts", env);
-        let objective = match self.required(settings, "objective") {
-            Some(expr) => self.objective_value(expr, env),
-            None => None,
-        };
-        // Terms with completions of their own, pairs for one, need no others.
-        let own = objective.as_ref().and_then(|objective| own_completions(objective));
-        let rollout = match (settings.get("rollout"), own) {
-            (Some(expr), _) => self.rollout_value(expr, env).map(Rc::unwrap_or_clone),
-            (None, Some(own)) => Some(own),
-            // A faulty objective may have brought its own.
-            (None, None) if objective.is_none() && recipe == Recipe::Step => None,
-            (None, None) => {
-                self.required(settings, "rollout");
-                None
-            }
-        };
-        RecipeParts { recipe, start, mixture, rollout, size, keep: Keep::All, objective }
-    }
-
-    fn dpo(
-        &mut self,
-        settings: &Settings,
-        start: Option<ModelId>,
-        mixture: Option<Vec<Share>>,
-        env: &Env,
-    ) -> RecipeParts {
-        let size = self.size(settings, "batch", env);
-        let side = |checker: &mut Checker, key: &str| {
-            let expr = checker.required(settings, key)?;
-            checker.rollout_value(expr, env).map(Rc::unwrap_or_clone)
-        };
-        let (chosen, rejected) = (side(self, "chosen"), side(self, "rejected"));
-        let beta_place = self.required(settings, "beta");
-        let beta = beta_place.and_then(|expr| self.schedule_setting(expr, env));
-        self.required(settings, "reference");
-        let objective = match (&chosen, rejected, beta) {
-            (Some(chosen), Some(rejected), Some(beta)) => {
-                let origin = self.origin(settings.span);
-                Some(Rc::new(preference(chosen.clone(), rejected, beta, origin)))
-            }
-            _ => None,
-        };
-        RecipeParts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
-    }
-
-    fn objective_setting(
+    pub(in crate::check) fn objective_setting(
         &mut self,
         expr: Option<&Expr>,
         default: (&str, &str),
@@ -544,48 +352,5 @@ impl Checker {
                 None
             }
         }
-    }
-}
-
-/// Completions that every term brings along: then the stage draws none itself.
-fn own_completions(objective: &Objective) -> Option<Rollout> {
-    let of_term = |term: &Term| {
-        let pair = term.value.parts().into_iter().find_map(|part| match &part.0.kind {
-            FormulaKind::Live(Live::Preference(preference)) => Some(preference.chosen.clone()),
-            _ => None,
-        });
-        term.data.as_ref().map(|data| Rollout::clone(data)).or(pair)
-    };
-    let own: Option<Vec<Rollout>> = objective.terms.iter().map(of_term).collect();
-    own?.into_iter().next()
-}
-
-/// What `dpo` trains on: one pair of completions a prompt.
-fn preference(
-    chosen: Rollout,
-    rejected: Rollout,
-    beta: Formula,
-    origin: crate::experiment::Origin,
-) -> Objective {
-    let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected, on: None };
-    let live = FormulaKind::Live(Live::Preference(Rc::new(preference)));
-    let value = Formula::new(live, Unit::Nats, Axis::Group, true, origin);
-    let term =
-        Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
-    let step = ReduceStep {
-        operation: Reduction::Mean,
-        elements: Axis::Group,
-        over: Axis::Batch,
-        among_when: false,
-    };
-    let reduce = Reduce { steps: vec![step], denominator: None, balance: None, origin };
-    Objective {
-        name: "dpo".into(),
-        terms: vec![term],
-        select: None,
-        weight: None,
-        temperature: None,
-        reduce: Some(reduce),
-        origin,
     }
 }

@@ -10,7 +10,7 @@ use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Ro
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::open;
-use crate::check::stages::stage_checks::all_rollouts;
+use crate::check::stages::streams::all_rollouts;
 use crate::check::values::calls::Work;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::{Callable, Value};

@@ -14,7 +14,7 @@ use crate::check::builtins::{self, Builtin, Kind, Parameter, TeacherName};
 use crate::check::names::foreign;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, declared_name};
-use crate::check::stages::settings::unit_of_type;
+use crate::check::values::declared_type::unit_of_type;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::Value;
 

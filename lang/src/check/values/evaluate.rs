@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{DomainId, SelfCopy, Stage, TeacherWeights};
-use crate::formula::{Axis, Distribution, Formula, FormulaKind, Function, Role, Signal, Unit};
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{DomainId, SelfCopy};
+use crate::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Index, UnaryOperator};
 
@@ -177,7 +177,7 @@ impl Checker {
         self.number(f64::from(u8::from(value)), Unit::Bool, span)
     }
 
-    fn misplaced(&mut self, span: Span, message: &str, help: &str) -> Value {
+    pub(in crate::check) fn misplaced(&mut self, span: Span, message: &str, help: &str) -> Value {
         self.report(Diagnostic::error(Code::TypeMismatch, span, message).help(help));
         Value::Error
     }
@@ -439,199 +439,5 @@ impl Checker {
             return Value::Error;
         };
         self.binary(operator, operator_span, (a, left.span), (b, right.span), span)
-    }
-
-    /// Linear combinations of logits: `logits(a) + w * (logits(a) - logits(b))`.
-    fn logits_arithmetic(
-        &mut self,
-        operator: BinaryOperator,
-        (left, left_span): (Value, Span),
-        (right, right_span): (Value, Span),
-        span: Span,
-    ) -> Value {
-        match (operator, left, right) {
-            (_, Value::Error, _) | (_, _, Value::Error) => Value::Error,
-            (BinaryOperator::Add, Value::Logits(mut a), Value::Logits(b)) => {
-                a.extend(b);
-                Value::Logits(a)
-            }
-            (BinaryOperator::Subtract, Value::Logits(mut a), Value::Logits(b)) => {
-                match self.scaled_logits(b, None, -1.0, span) {
-                    Value::Logits(b) => {
-                        a.extend(b);
-                        Value::Logits(a)
-                    }
-                    _ => Value::Error,
-                }
-            }
-            (BinaryOperator::Multiply, Value::Logits(parts), other) => {
-                match self.formula(other, right_span) {
-                    Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
-                    None => Value::Error,
-                }
-            }
-            (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left_span) {
-                Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
-                None => Value::Error,
-            },
-            _ => self.misplaced(
-                span,
-                "logits are added up, each with a factor, and nothing else",
-                "for example `logits(a) + 0.5 * (logits(a) - logits(b))`",
-            ),
-        }
-    }
-
-    fn scaled_logits(
-        &mut self,
-        parts: Vec<(Formula, Role)>,
-        factor: Option<Formula>,
-        sign: f64,
-        span: Span,
-    ) -> Value {
-        let mut scaled = Vec::new();
-        for (coefficient, role) in parts {
-            let Value::Formula(sign) = self.number(sign, Unit::Number, span) else { return Value::Error };
-            let factor = factor.clone().unwrap_or(sign);
-            let product =
-                self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
-            let Value::Formula(product) = product else { return Value::Error };
-            scaled.push((product, role));
-        }
-        Value::Logits(scaled)
-    }
-
-    /// The number in a value, or a diagnostic.
-    pub(in crate::check) fn formula(&mut self, value: Value, span: Span) -> Option<Formula> {
-        match value {
-            Value::Formula(formula) => Some(formula),
-            Value::Error => None,
-            Value::Role(role) => {
-                self.report(
-                    Diagnostic::error(
-                        Code::TypeMismatch,
-                        span,
-                        format!("`{}` is a role, not a number", role.name()),
-                    )
-                    .label("a whole distribution")
-                    .help(format!(
-                        "name a part of it, such as `{}.logp` or `{}.entropy`",
-                        role.name(),
-                        role.name()
-                    )),
-                );
-                None
-            }
-            other => {
-                self.wrong_kind(span, "expected a number", &other);
-                None
-            }
-        }
-    }
-
-    /// The role that a value stands for: a role itself, or a declared teacher, which counts as used.
-    pub(in crate::check) fn role_of(&mut self, value: Value, span: Span, wanted: &str) -> Option<Role> {
-        match value {
-            Value::Role(role) => {
-                if let Role::Named { teacher, .. } = &role {
-                    self.used_teachers.write()[teacher.0 as usize] = true;
-                }
-                Some(role)
-            }
-            Value::Teacher(teacher) => {
-                self.used_teachers.write()[teacher.0 as usize] = true;
-                Some(Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() })
-            }
-            other => {
-                self.wrong_kind(span, wanted, &other);
-                None
-            }
-        }
-    }
-
-    /// One side of a divergence.
-    pub(in crate::check) fn distribution(&mut self, expr: &Expr, env: &Env) -> Option<Distribution> {
-        match self.evaluate(expr, env) {
-            Value::Distribution(distribution) => Some(distribution),
-            value => {
-                let wanted = "a divergence compares two roles, such as `teacher || student`";
-                self.teacher_role(value, expr.span, env, wanted).map(Distribution::Role)
-            }
-        }
-    }
-
-    /// `pair.guide`: another model of a joint stage.
-    pub(in crate::check) fn joint_member(
-        &mut self,
-        model: crate::experiment::ModelId,
-        field: &crate::syntax::ast::Name,
-    ) -> Value {
-        let Stage::Joint(joint) = &self.model(model).stage else {
-            let text = format!("there is no `{}` in a model", field.text);
-            self.report(
-                Diagnostic::error(Code::UnknownField, field.span, text)
-                    .label("only models trained together have parts"),
-            );
-            return Value::Error;
-        };
-        let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();
-        let Some(member) = names.iter().position(|name| *name == field.text) else {
-            let near = nearest(&field.text, names.iter().map(String::as_str)).map(str::to_owned);
-            let text = format!("no model called `{}` is trained here", field.text);
-            let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
-            self.report(match near {
-                Some(near) => diagnostic.did_you_mean(&field.text, &near),
-                None => diagnostic.help(format!("trained here: {}", names.join(", "))),
-            });
-            return Value::Error;
-        };
-        let wanted = Stage::Member { joint: model, member };
-        let found = self.models.known().iter().position(|model| model.stage == wanted);
-        // The first member is the stage's own value.
-        Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
-    }
-
-    /// What a composed teacher's `where` calls `name`.
-    pub(in crate::check) fn binding_of(&self, role: &Role, name: &str) -> Option<Formula> {
-        let Role::Named { teacher, .. } = role else { return None };
-        match &self.teacher(*teacher).weights {
-            TeacherWeights::Composed { bindings, .. } => {
-                bindings.iter().find(|(known, _)| known == name).map(|(_, formula)| formula.clone())
-            }
-            _ => None,
-        }
-    }
-
-    pub(in crate::check) fn wrong_kind(&mut self, span: Span, wanted: &str, found: &Value) -> Value {
-        if found.is_error() {
-            return Value::Error;
-        }
-        let diagnostic = Diagnostic::error(Code::TypeMismatch, span, wanted)
-            .label(format!("this is {}", found.describe()));
-        let diagnostic = match found {
-            Value::Text(text) => {
-                let declared = |name: &str| self.is_declared(span.file, name);
-                let number = |name: &str| {
-                    name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit())
-                };
-                crate::check::names::unknown::without_quotes(
-                    diagnostic,
-                    self.unquoted(span, text, |text| number(text) || declared(text)),
-                )
-            }
-            Value::Epochs(_) => self.epochs_misplaced(span, diagnostic),
-            Value::Family(family) => match family.members.first() {
-                Some((key, _)) => {
-                    let member = format!("{}[{}]", family.name, self.key_text(*key));
-                    diagnostic.help(format!(
-                        "a family has one member for each domain or number: `{member}` is one of them"
-                    ))
-                }
-                None => diagnostic,
-            },
-            _ => diagnostic,
-        };
-        self.report(diagnostic);
-        Value::Error
     }
 }

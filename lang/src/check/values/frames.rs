@@ -52,8 +52,8 @@ impl Checker {
         diagnostic
     }
 
-    /// Whether a diagnostic, reported in its own right now, had been told at a call: then the body is at fault
-    /// after all.
+    /// Whether a diagnostic, reported in its own right now, had been told at a call: then the body is at
+    /// fault after all.
     pub(in crate::check) fn forget_at_calls(&mut self, diagnostic: &Diagnostic) {
         let same = |known: &Diagnostic| {
             known.code == diagnostic.code

@@ -1,7 +1,9 @@
 //! Expressions to values: the evaluator, calls, and numbers over training time.
 
 pub mod calls;
+pub mod declared_type;
 pub mod evaluate;
+mod expected;
 pub mod frames;
 pub mod matches;
 pub mod ranges;

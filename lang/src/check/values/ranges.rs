@@ -4,17 +4,16 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_ops::interval::{self, Interval};
-
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
     DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
     Given, Live, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
 };
+use mopd_ops::interval::{self, Interval};
 
 use crate::check::Checker;
-use crate::check::formulas::declared::is_zero;
+use crate::check::formulas::properties::is_zero;
 
 /// What the names in a number of the run stand for.
 pub struct Bindings {
@@ -247,8 +246,8 @@ impl Checker {
         false
     }
 
-    /// Where a share reaches an end at which a family is 0 everywhere, as both ends of `jsd` are, its gradient
-    /// is 0 too.
+    /// Where a share reaches an end at which a family is 0 everywhere, as both ends of `jsd` are, its
+    /// gradient is 0 too.
     fn leaves_dead_ends(&mut self, summand: &Summand, length: Length) -> bool {
         let moving =
             |given: &&Given| given.value.unit() == Unit::Fraction && given.value.constant().is_none();

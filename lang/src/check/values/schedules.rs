@@ -114,8 +114,8 @@ impl Checker {
         );
     }
 
-    /// Whether a number over training time keeps to its bounds at every step of a stage; a diagnostic where it
-    /// does not.
+    /// Whether a number over training time keeps to its bounds at every step of a stage; a diagnostic where
+    /// it does not.
     pub(in crate::check) fn within(
         &mut self,
         formula: &Formula,

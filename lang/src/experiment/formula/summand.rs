@@ -1,22 +1,22 @@
 //! What one vocabulary entry adds to a divergence.
 //!
-//! `divergence f(p || q, a: fraction) = <expression>` declares a function of two numbers: `p` is the probability
-//! that the left side of a call gives to an entry, `q` that of the right side. The divergence is its sum over
-//! the entries that the call's `support` and `mass` leave, after the call's `temperature`; the expression sees
-//! one entry at a time and nothing else of the run, its parameters aside. `f(p || q)` is called
-//! `f(student || teacher)`; `f(p, q)` promises that the order means nothing (for a family: that swapping the
-//! sides reflects its parameter, as `beta` of `jsd`), and is called `f(student, teacher)`. `f(u)`, of one
-//! variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
+//! `divergence f(p || q, a: fraction) = <expression>` declares a function of two numbers: `p` is the
+//! probability that the left side of a call gives to an entry, `q` that of the right side. The divergence is
+//! its sum over the entries that the call's `support` and `mass` leave, after the call's `temperature`; the
+//! expression sees one entry at a time and nothing else of the run, its parameters aside. `f(p || q)` is
+//! called `f(student || teacher)`; `f(p, q)` promises that the order means nothing (for a family: that
+//! swapping the sides reflects its parameter, as `beta` of `jsd`), and is called `f(student, teacher)`.
+//! `f(u)`, of one variable, is the generator of an f-divergence: short for `f(p || q) = q * f(p / q)`.
 //!
 //! Which side is the student's is the call's to say. Gradient reaches the student through its side, or both,
 //! but not through what stands in `detached(...)`: that has the same value and is a constant.
 //!
-//! With `mass: tail` there is one more entry, the rest of both sides; with `renormalized` both sides are divided
-//! by what they hold; `raw` is the bare sum. With `generalized`, and wherever both sides are complete, the
-//! linear term `- c * (p - q)` is added, `c` the derivative by `p` where both sides agree: it sums to nothing
-//! over complete sides and makes agreement stationary entry by entry. It exists because `c` is the same at
-//! every `p` for whatever is smallest exactly where the sides agree; where it is not the same, nothing is
-//! added, and `generalized` is refused.
+//! With `mass: tail` there is one more entry, the rest of both sides; with `renormalized` both sides are
+//! divided by what they hold; `raw` is the bare sum. With `generalized`, and wherever both sides are
+//! complete, the linear term `- c * (p - q)` is added, `c` the derivative by `p` where both sides agree: it
+//! sums to nothing over complete sides and makes agreement stationary entry by entry. It exists because `c`
+//! is the same at every `p` for whatever is smallest exactly where the sides agree; where it is not the same,
+//! nothing is added, and `generalized` is refused.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -103,8 +103,8 @@ impl Facts {
 }
 
 impl Summand {
-    /// It measures information: a logarithm is in it, in both parts of every choice. (The alpha divergence is a
-    /// number that has KL divergences as limits.)
+    /// It measures information: a logarithm is in it, in both parts of every choice. (The alpha divergence is
+    /// a number that has KL divergences as limits.)
     pub fn in_nats(&self) -> bool {
         fn walk(formula: &Formula, known: &mut HashMap<*const FormulaNode, bool>) -> bool {
             if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {

@@ -201,7 +201,7 @@ impl Scanner<'_> {
         let digits = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
         let divisor =
             digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);
-        let closes = rest.contains(super::partner(open.bracket) as char);
+        let closes = rest.contains(super::brackets::partner(open.bracket) as char);
         if !on_line || !divisor || !closes || self.last != Last::Value {
             return false;
         }

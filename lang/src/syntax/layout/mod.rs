@@ -5,6 +5,7 @@
 //! separates depends on the brackets around it and on the token before it, which a context-free grammar can't
 //! see; and a bracket without a partner is best told where it stands, not where the grammar gives up.
 
+mod brackets;
 mod habits;
 mod texts;
 
@@ -13,6 +14,7 @@ pub(crate) use texts::string_end;
 use super::words::{self, LineHead};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
+use brackets::partner;
 
 /// Stands for the newline before an item that begins while a block is still open.
 const BOUNDARY: u8 = 1;
@@ -324,166 +326,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Gives up on parentheses and square brackets up to the innermost block; reports the outermost of them.
-    fn pop_parens(&mut self, next: Option<usize>) {
-        let mut outermost = None;
-        while let Some(open) = self.open.last()
-            && matches!(open.bracket, b'(' | b'[')
-        {
-            outermost = Some((open.bracket, open.at));
-            self.depth -= 1 + open.operators;
-            self.open.pop();
-        }
-        if let Some((bracket, at)) = outermost {
-            self.report_unclosed(bracket, at, next);
-        }
-    }
-
-    fn report_unclosed(&mut self, bracket: u8, at: usize, next: Option<usize>) {
-        let within = |diagnostic: &Diagnostic| {
-            diagnostic.code == Code::NestingTooDeep && diagnostic.primary.span.start as usize >= at
-        };
-        if self.diagnostics.iter().any(within) {
-            return; // Its partner may be in what was passed over.
-        }
-        let span = self.span(at, at + 1);
-        let message = format!("this `{}` is never closed", bracket as char);
-        let mut diagnostic = Diagnostic::error(Code::Syntax, span, message)
-            .label(format!("`{}` is missing", partner(bracket) as char));
-        if let Some(next) = next {
-            let end = next + self.text[next..].find([' ', '\n', '{', '(']).unwrap_or(1).max(1);
-            diagnostic = diagnostic.note(self.span(next, end), "it should be closed before this");
-        }
-        let diagnostic = self.close(diagnostic, bracket, at, next);
-        self.report(diagnostic);
-    }
-
-    /// The fix of a bracket that is never closed: its partner behind the last thing that can belong to it.
-    fn close(&self, diagnostic: Diagnostic, bracket: u8, at: usize, next: Option<usize>) -> Diagnostic {
-        let mut before = &self.text[..next.unwrap_or(self.text.len())];
-        // Comments in front of what comes next belong to that.
-        loop {
-            before = before.trim_end();
-            let line = before.rfind('\n').map_or(0, |newline| newline + 1);
-            match before[line..].trim_start().starts_with("//") && line > at {
-                true => before = &before[..line],
-                false => break,
-            }
-        }
-        let end = before.len();
-        if end <= at {
-            return diagnostic;
-        }
-        let partner = partner(bracket) as char;
-        let one_line = !before[at..].contains('\n');
-        if before[before.rfind('\n').map_or(0, |newline| newline + 1)..].contains("//") {
-            return diagnostic; // Behind a comment it would be part of the comment.
-        }
-        let text = match (bracket, one_line) {
-            (b'{', true) => format!(" {partner}"),
-            (b'{', false) => format!("\n{partner}"),
-            _ => partner.to_string(),
-        };
-        let sure = bracket == b'{' || one_line;
-        let diagnostic = diagnostic.fix(format!("write `{partner}`"), self.span(end, end), text);
-        if sure { diagnostic } else { diagnostic.possibly() }
-    }
-
     // ---- Brackets ----
-
-    fn opening(&mut self, bracket: u8) {
-        let at = self.at;
-        if self.depth >= MAX_DEPTH {
-            return self.too_deep();
-        }
-        let before = self.text[..at].trim_end();
-        let owner = ["match", "route"].into_iter().find_map(|word| before.strip_suffix(word));
-        let arms = bracket == b'{' && owner.is_some_and(|before| !before.ends_with(words::is_word));
-        self.open.push(Open { bracket, at, operators: 0, arms, led: false });
-        self.depth += 1;
-        self.last = Last::OpenBracket;
-        self.at += 1;
-    }
-
-    fn closing(&mut self, bracket: u8) {
-        let here = self.at;
-        let open_paren = |open: &Open| matches!(open.bracket, b'(' | b'[');
-        if bracket == b'}'
-            && self.open.iter().any(|open| open.bracket == b'{')
-            && self.open.last().is_some_and(open_paren)
-        {
-            self.pop_parens(Some(here));
-        }
-        let top = self.open.last().map_or(0, |open| open.bracket);
-        let fits = partner(top) == bracket;
-        if !fits && (top == 0 || top == b'{') {
-            let message = format!("`{}` closes nothing", bracket as char);
-            let diagnostic = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
-            self.report(diagnostic.label("no bracket is open here").replace_with("remove it", ""));
-            self.blank(here, here + 1);
-            return;
-        }
-        if !fits {
-            let open_at = self.open.last().map_or(0, |open| open.at);
-            let message = format!("`{}` is closed by `{}`", top as char, bracket as char);
-            let diagnostic = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message)
-                .label(format!("expected `{}`", partner(top) as char))
-                .note(self.span(open_at, open_at + 1), "opened here")
-                .replace_with(
-                    format!("write `{}`", partner(top) as char),
-                    (partner(top) as char).to_string(),
-                );
-            self.report(diagnostic);
-            self.replace(here, here + 1).fill(partner(top));
-        }
-        if let Some(open) = self.open.pop() {
-            self.depth -= 1 + open.operators;
-        }
-        self.last = Last::Value;
-        self.at += 1;
-        // What is closed is one more level for what is applied to it: `f(a)(b)(c)`.
-        self.count();
-    }
-
-    /// One more operator in the innermost bracket.
-    fn count(&mut self) {
-        if let Some(open) = self.open.last_mut() {
-            open.operators += 1;
-            self.depth += 1;
-        }
-    }
-
-    /// Blanks what lies deeper than any tree may be, up to the next separator or closing bracket of this
-    /// level.
-    fn too_deep(&mut self) {
-        let start = self.at;
-        let message = format!("nested more than {MAX_DEPTH} levels deep");
-        let diagnostic = Diagnostic::error(Code::NestingTooDeep, self.span(start, start + 1), message)
-            .label("brackets and operators are counted together, from the beginning of the entry")
-            .help("name the parts with `let`, or remove brackets");
-        self.report(diagnostic);
-        let mut level = 0usize;
-        let mut end = start;
-        while end < self.bytes.len() {
-            match self.bytes[end] {
-                b'(' | b'[' | b'{' => level += 1,
-                b')' | b']' | b'}' if level == 0 => break,
-                b')' | b']' | b'}' => level -= 1,
-                b',' if level == 0 => break,
-                b'\n' if level == 0 => break,
-                b'\n' => match words::line_head(self.text, end + 1) {
-                    (_, LineHead::Item) => break,
-                    (next, LineHead::ItemOrStatement) if self.bytes[next - 1] == b'\n' => break,
-                    _ => {}
-                },
-                b'"' => end = texts::string_end(self.bytes, end).unwrap_or(end),
-                _ => {}
-            }
-            end += 1;
-        }
-        self.blank(start, end);
-        self.last = Last::Value;
-    }
 
     // ---- Words, numbers, operators ----
 
@@ -598,14 +441,5 @@ impl<'a> Scanner<'a> {
         if !repeated {
             self.diagnostics.push(diagnostic);
         }
-    }
-}
-
-fn partner(bracket: u8) -> u8 {
-    match bracket {
-        b'(' => b')',
-        b'[' => b']',
-        b'{' => b'}',
-        _ => 0,
     }
 }

@@ -1,14 +1,14 @@
 //! From the pairs of the grammar to the syntax tree: items, blocks, statements.
 
-use pest::Parser;
-use pest::error::Error;
-use pest::iterators::{Pair, Pairs};
-
+use super::items::ItemParts;
 use super::{Grammar, Rule, explain};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::*;
 use crate::syntax::layout::Layout;
+use pest::Parser;
+use pest::error::Error;
+use pest::iterators::{Pair, Pairs};
 
 /// Which catch-all took a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl<'a> AstBuilder<'a> {
     }
 
     /// The documentation lines between the last item and this one.
-    fn doc(&mut self, start: usize) -> String {
+    pub(super) fn doc(&mut self, start: usize) -> String {
         let mut lines = std::mem::take(&mut self.earlier_docs);
         while let Some((_, line)) = self.docs.next_if(|(at, _)| *at < start) {
             lines.push(line.clone());
@@ -130,150 +130,8 @@ impl<'a> AstBuilder<'a> {
         while self.docs.next_if(|(at, _)| *at < end).is_some() {}
     }
 
-    fn item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
-        let span = self.span(&pair);
-        let doc = self.doc(span.start as usize);
-        self.skip_docs(span.end as usize);
-        let mut public = false;
-        let mut kind = None;
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::public => public = true,
-                _ => kind = self.item_kind(part),
-            }
-        }
-        Some(Item { doc, public, span, kind: kind? })
-    }
-
-    fn item_kind(&mut self, pair: Pair<'a, Rule>) -> Option<ItemKind> {
-        let rule = pair.as_rule();
-        if rule == Rule::use_item {
-            return self.use_item(pair).map(ItemKind::Use);
-        }
-        let mut parts = ItemParts::default();
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::name => parts.name = Some(self.name(&part)),
-                Rule::string => parts.text = Some(self.text_literal(&part)),
-                Rule::block => parts.block = Some(self.block(part)),
-                Rule::arms => parts.arms = Some(self.arms(part)),
-                Rule::family => parts.family = self.family(part),
-                Rule::parameters => parts.parameters = self.parameters(part),
-                Rule::sided_parameters => {
-                    parts.directed = true;
-                    parts.parameters = self.parameters(part);
-                }
-                Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
-                Rule::assign => self.assign(part, false),
-                Rule::value => parts.value = self.value(part),
-                Rule::axes => parts.axes = Some((self.span(&part), self.axes(part))),
-                _ => {}
-            }
-        }
-        if let Some(index) = parts.family.as_ref().filter(|_| rule == Rule::let_item) {
-            self.unsupported(index.name.span, "a `let` with an index");
-            parts.value = parts.value.map(lost);
-        }
-        let parameters = parts.parameters;
-        Some(match rule {
-            Rule::experiment_item => ItemKind::Experiment { name: parts.text?, block: parts.block? },
-            Rule::compare_item => ItemKind::Compare { name: parts.text?, block: parts.block? },
-            Rule::let_item => ItemKind::Let { name: parts.name?, value: parts.value? },
-            Rule::fn_item => ItemKind::Fn { name: parts.name?, parameters, body: parts.value? },
-            Rule::domain_item => ItemKind::Domain { name: parts.name?, block: parts.block? },
-            Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
-            Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
-            Rule::model_item => {
-                ItemKind::Model(Binding { name: parts.name?, index: parts.family, value: parts.value? })
-            }
-            Rule::teacher_item => {
-                let binding = Binding { name: parts.name?, index: parts.family, value: parts.value? };
-                ItemKind::Teacher { binding, parameters }
-            }
-            Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
-            Rule::divergence_item => {
-                let directed = parts.directed;
-                ItemKind::Divergence { name: parts.name?, directed, parameters, body: parts.value? }
-            }
-            Rule::rollout_item => ItemKind::Rollout { name: parts.name?, parameters, body: parts.value? },
-            Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },
-            Rule::eval_item => ItemKind::Eval { name: parts.name?, block: parts.block? },
-            Rule::sweep_item => {
-                let (span, axes) = parts.axes?;
-                ItemKind::Sweep { span, axes }
-            }
-            Rule::stage_item => ItemKind::Stage { name: parts.name?, parameters, body: parts.value? },
-            Rule::route_item => ItemKind::Route(parts.arms?),
-            Rule::objective_item => ItemKind::Objective { name: parts.name?, parameters, body: parts.block? },
-            _ => return None,
-        })
-    }
-
-    fn use_item(&mut self, pair: Pair<'a, Rule>) -> Option<Use> {
-        let span = self.span(&pair);
-        let mut module = Vec::new();
-        let mut names = None;
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::word => module.push(self.name(&part)),
-                Rule::use_list => {
-                    let words = part.into_inner().filter(|part| part.as_rule() == Rule::word);
-                    names = Some(words.map(|word| self.name(&word)).collect());
-                }
-                _ => {}
-            }
-        }
-        let names = match names {
-            Some(names) => names,
-            None if module.len() > 1 => vec![module.pop()?],
-            None => {
-                let diagnostic = Diagnostic::error(
-                    Code::Syntax,
-                    span,
-                    "an import names a module and what it takes from it",
-                )
-                .label("the name is missing")
-                .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
-                self.report(diagnostic);
-                return None;
-            }
-        };
-        Some(Use { module, names })
-    }
-
-    fn family(&mut self, pair: Pair<'a, Rule>) -> Option<Index> {
-        let mut name = None;
-        let mut over = None;
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::name => name = Some(self.name(&part)),
-                Rule::expression => over = Some(self.expression(part)),
-                _ => {}
-            }
-        }
-        Some(Index { name: name?, over: over? })
-    }
-
-    fn parameters(&mut self, pair: Pair<'a, Rule>) -> Vec<Parameter> {
-        let parameters = pair.into_inner().filter(|part| part.as_rule() == Rule::parameter);
-        parameters.filter_map(|parameter| self.parameter(parameter)).collect()
-    }
-
-    fn parameter(&mut self, pair: Pair<'a, Rule>) -> Option<Parameter> {
-        let (mut name, mut annotation, mut default) = (None, None, None);
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::name => name = Some(self.name(&part)),
-                Rule::type_name => annotation = Some(self.name(&part)),
-                Rule::expression => default = Some(self.expression(part)),
-                _ => {}
-            }
-        }
-        Some(Parameter { name: name?, annotation, default })
-    }
-
     /// Reports the signs that other languages use where a value is given.
-    fn assign(&mut self, pair: Pair<Rule>, in_block: bool) {
+    pub(super) fn assign(&mut self, pair: Pair<Rule>, in_block: bool) {
         let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_assign) else {
             return;
         };
@@ -454,45 +312,11 @@ impl<'a> AstBuilder<'a> {
         self.base = outer;
         Some(built)
     }
-
-    /// Family and parameters of a `lone_head`.
-    pub fn head_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Option<Index>, Vec<Parameter>) {
-        let (mut index, mut parameters) = (None, Vec::new());
-        for part in pairs.flat_map(Pair::into_inner).flat_map(Pair::into_inner) {
-            match part.as_rule() {
-                Rule::family => index = self.family(part),
-                Rule::parameters | Rule::sided_parameters => parameters = self.parameters(part),
-                _ => {}
-            }
-        }
-        (index, parameters)
-    }
-
-    pub fn item_doc(&mut self, start: usize, end: usize) -> String {
-        let doc = self.doc(start);
-        self.skip_docs(end);
-        doc
-    }
 }
 
 /// An expression whose parts would only make further diagnostics: they use what this version does not have.
-fn lost(expr: Expr) -> Expr {
+pub(super) fn lost(expr: Expr) -> Expr {
     Expr { kind: ExprKind::Error, ..expr }
-}
-
-/// What items and statements are made of.
-#[derive(Default)]
-struct ItemParts {
-    name: Option<Name>,
-    text: Option<Text>,
-    block: Option<Block>,
-    arms: Option<Route>,
-    family: Option<Index>,
-    /// `||` stands between the first two.
-    directed: bool,
-    parameters: Vec<Parameter>,
-    axes: Option<(Span, Vec<Index>)>,
-    value: Option<Expr>,
 }
 
 /// The block after a term's value belongs to the term: takes it off the last call of the value, which ends at

@@ -60,13 +60,17 @@ const NOTATION: &str = r#"
 template hinted = "{prompt}\n\nHint: {hint}"
 template worked(exposure: fraction = 1) = "{prompt}\n{first(solution, exposure)}"
 divergence squeezed(u) = u * log(u) - (1 + u) * log((1 + u) / 2)
-rollout calibrated = sample(n: 8, temperature: 1, max_tokens: 512) |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")
+rollout calibrated = sample(n: 8, temperature: 1, max_tokens: 512)
+  |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")
 rollout drafts(n: count = 8) = sample(n: n, temperature: 1, max_tokens: 512)
-rollout edits = turns("python3 env.py", at_most: 30, sample(n: 1)) |> keep(correct and reward > 0.5) |> retry(until: correct, at_most: 8) |> best(reward, of: 1)
-rollout mixed = mix(0.5, refine(by: teacher, of: sample(n: 1), sees: worked), replay(sample(n: 1), capacity: 10_000, share: 0.25))
+rollout edits = turns("python3 env.py", at_most: 30, sample(n: 1)) |> keep(correct and reward > 0.5)
+  |> retry(until: correct, at_most: 8) |> best(reward, of: 1)
+rollout mixed = mix(0.5, refine(by: teacher, of: sample(n: 1), sees: worked),
+  replay(sample(n: 1), capacity: 10_000, share: 0.25))
 panel duo = debate([big, mid]) { rounds = 2, sees = asked, confidence = integer(0..=100) }
 sweep { beta in [0.1, 0.5, 0.9], k in [16, 64] }
-eval math500 { prompts = "data/math500.jsonl", reward = numeric, samples = 16, metrics = [pass_at(1), pass_at(16), distinct] }
+eval math500 { prompts = "data/math500.jsonl", reward = numeric, samples = 16,
+  metrics = [pass_at(1), pass_at(16), distinct] }
 teacher insider = self.ema(0.99) { sees = worked }
 teacher insider2(exposure: fraction) = self { sees = worked(exposure) }
 teacher late = self.every(100 steps)
@@ -79,7 +83,8 @@ model pair = train {
   steps = 1000, prompts = 64, domains = domains, lr = 1e-6
   trains student = start
   trains guide   = start { sees = feedback_template }
-  step follow { updates = student, objective = follow(guide), rollout = sample(n: 1, temperature: 1, max_tokens: 512) }
+  step follow { updates = student, objective = follow(guide),
+    rollout = sample(n: 1, temperature: 1, max_tokens: 512) }
   step refine { updates = guide, objective = preference(beta: 0.1), rollout = sample(n: 8), every = 5 }
 }
 objective o(guide: teacher, duo: panel, stream: rollout, hint: template, k: count = 64) {
@@ -89,10 +94,13 @@ objective o(guide: teacher, duo: panel, stream: rollout, hint: template, k: coun
     data.kind == "proof"          -> 0.5 @unpublished
     else                          -> 0
   }
-  term all[t in duo] = -each[t] * live student.logp { when = correct, weight = w, reduce = mean(token), data = stream }
+  term all[t in duo] = -each[t] * live student.logp { when = correct, weight = w,
+    reduce = mean(token), data = stream }
   term far = match { position > 10 -> live jsd(guide, student, beta: 0.5, normalized: true), else -> 0 }
-  term blended = live kl(blend(teacher: a, student: 1 - a) || student, support: union(top_k(guide, k), nucleus(student, 0.9)), mass: tail)
-  reduce = mean(token, over: batch) by domain { target = 1/3, follow_gap = 1, clamp = 0.05..=20, observe = true }
+  term blended = live kl(blend(teacher: a, student: 1 - a) || student,
+    support: union(top_k(guide, k), nucleus(student, 0.9)), mass: tail)
+  reduce = mean(token, over: batch) by domain {
+    target = 1/3, follow_gap = 1, clamp = 0.05..=20, observe = true }
 }
 objective p {
   term x = live nll(teacher)
@@ -105,7 +113,8 @@ route {
   domain == math and data.level >= 3 -> insider2(0.5)
   else -> mixture([a, b], weights: equal)
 }
-model d = distill(start) { objective = dopd(guide: big, insider: self), lr = match { step < 10 -> 0, else -> 1e-6 }, steps = 2 epochs }
+model d = distill(start) { objective = dopd(guide: big, insider: self), 
+  lr = match { step < 10 -> 0, else -> 1e-6 }, steps = 2 epochs }
 "#;
 
 #[test]

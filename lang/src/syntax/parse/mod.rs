@@ -6,8 +6,10 @@ mod build;
 mod expected;
 mod explain;
 mod expression;
+mod habits;
 #[cfg(test)]
 mod hostile;
+mod items;
 mod known;
 mod literal;
 #[cfg(test)]
@@ -32,9 +34,9 @@ pub use known::KnownFile;
 #[grammar = "grammar.pest"]
 struct Grammar;
 
-/// Reads one file. Diagnostics are sorted by place; a broken item keeps its name in the tree where it has one,
-/// with [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported because
-/// of it.
+/// Reads one file. Diagnostics are sorted by place; a broken item keeps its name in the tree where it has
+/// one, with [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported
+/// because of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
     KnownFile::default().parse(file, text)
 }

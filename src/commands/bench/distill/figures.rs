@@ -153,7 +153,8 @@ impl<'a> DistillReport<'a> {
             "student": student,
             "teachers": teachers,
             "dtype": self.dtype(),
-            "objective": clap::ValueEnum::to_possible_value(&self.arguments.objective).map(|value| value.get_name().to_owned()),
+            "objective": clap::ValueEnum::to_possible_value(&self.arguments.objective)
+                .map(|value| value.get_name().to_owned()),
             "batch": batch,
             "new": new,
             "chat": chat,

@@ -58,7 +58,8 @@ pub static COMPARE: &[Key] = &[
     may(
         "top_p",
         Takes::Number,
-        "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by default.",
+        "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by \
+         default.",
     ),
     may("top_k", Takes::Count, "Top-k sampling: draws from this many entries; off by default."),
     may("stop", Takes::Texts, "A completion ends after the first of these texts."),
@@ -81,7 +82,8 @@ pub static EVAL: &[Key] = &[
     may(
         "top_p",
         Takes::Number,
-        "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by default.",
+        "Nucleus (top-p) sampling: draws from the most probable entries with at least this mass; off by \
+         default.",
     ),
     may("top_k", Takes::Count, "Top-k sampling: draws from this many entries; off by default."),
     may("stop", Takes::Texts, "A completion ends after the first of these texts."),
@@ -178,20 +180,63 @@ macro_rules! stage {
             $($own,)*
             must("steps", Takes::Count, "Optimizer steps, or `2 epochs`: passes over the prompts."),
             must("lr", Takes::Schedule, "The learning rate: a number or a schedule."),
-            may("optimizer", Takes::Optimizer, "`adamw(...)`, `sgd(...)` or `private_adamw(...)`; `adamw` with its defaults by default."),
-            may("reference", Takes::Model, "The frozen model of the role `reference`; a family has one per domain."),
+            may(
+                "optimizer",
+                Takes::Optimizer,
+                "`adamw(...)`, `sgd(...)` or `private_adamw(...)`; `adamw` with its defaults by default."
+            ),
+            may(
+                "reference",
+                Takes::Model,
+                "The frozen model of the role `reference`; a family has one per domain."
+            ),
             may("sees", Takes::Template, "What the student is shown in place of the plain prompt."),
             may("passes", Takes::Count, "Updates from each batch of rollouts; 1 by default."),
-            may("filter", Takes::Condition, "Trains only on prompts for which this holds, one boolean per prompt."),
+            may(
+                "filter",
+                Takes::Condition,
+                "Trains only on prompts for which this holds, one boolean per prompt."
+            ),
             may("priority", Takes::Formula, "Prompts with larger numbers come first, one number per prompt."),
-            may("refresh", Takes::Count, "Steps after which filter and priority are recomputed; never by default."),
-            may("adapter", Takes::Adapter, "Trains small matrices beside frozen weights: `lora(...)` or `dora(...)`."),
-            may("train_only", Takes::Weights, "The parts of the model that are trained, `[attention, layers(8..=11)]`; all by default."),
+            may(
+                "refresh",
+                Takes::Count,
+                "Steps after which filter and priority are recomputed; never by default."
+            ),
+            may(
+                "adapter",
+                Takes::Adapter,
+                "Trains small matrices beside frozen weights: `lora(...)` or `dora(...)`."
+            ),
+            may(
+                "train_only",
+                Takes::Weights,
+                "The parts of the model that are trained, `[attention, layers(8..=11)]`; all by default."
+            ),
             may("freeze", Takes::Weights, "Parts of the model that are not trained."),
-            may("micro_batch", Takes::Count, "Sequences per forward and backward pass; all of a step by default. Less memory, the same result."),
-            may("checkpointing", Takes::Layers, "Number of layers, or `all`, that recompute their activations in the backward pass; none by default. Less memory, more work, the same result."),
-            may("ema", Takes::Number, "Makes the exponential moving average of the weights, with this decay, the output of the stage."),
-            may("extrapolate", Takes::Formula, "Extrapolates the weights beyond the updates so far: `extrapolate(factor: 2, ...)`."),
+            may(
+                "micro_batch",
+                Takes::Count,
+                "Sequences per forward and backward pass; all of a step by default. Less memory, the same \
+                 result."
+            ),
+            may(
+                "checkpointing",
+                Takes::Layers,
+                "Number of layers, or `all`, that recompute their activations in the backward pass; none by \
+                 default. Less memory, more work, the same result."
+            ),
+            may(
+                "ema",
+                Takes::Number,
+                "Makes the exponential moving average of the weights, with this decay, the output of the \
+                 stage."
+            ),
+            may(
+                "extrapolate",
+                Takes::Formula,
+                "Extrapolates the weights beyond the updates so far: `extrapolate(factor: 2, ...)`."
+            ),
         ]
     };
 }
@@ -218,7 +263,8 @@ pub static GRPO: &[Key] = stage![
     may(
         "top_p",
         Takes::Number,
-        "Nucleus (top-p) sampling of the rollouts: draws from the most probable entries with at least this mass; off by default."
+        "Nucleus (top-p) sampling of the rollouts: draws from the most probable entries with at least this \
+         mass; off by default."
     ),
     may(
         "top_k",
@@ -283,7 +329,8 @@ pub static OBJECTIVE: &[Key] = &[
     may(
         "temperature",
         Takes::Number,
-        "Divides the logits of every `logp`. By default that of the rollout if the student samples the completions, otherwise 1.",
+        "Divides the logits of every `logp`. By default that of the rollout if the student samples the \
+         completions, otherwise 1.",
     ),
     must("reduce", Takes::Reduce, "How tokens and sequences are reduced to one number."),
 ];

@@ -170,7 +170,8 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "selected",
         "bool[token]",
-        "Whether the objective's `select` holds: `mean(x, over: batch, among: selected)` is over these tokens only.",
+        "Whether the objective's `select` holds: `mean(x, over: batch, among: selected)` is over these \
+         tokens only.",
     ),
     seen("position", "count[token]", "Index of the token in its completion, from 0."),
     seen("remaining", "count[token]", "Number of tokens after this one in the completion, 0 for the last."),
@@ -187,7 +188,8 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "loss",
         "number[run]",
-        "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term, `loss.held_out` that on the held-out prompts.",
+        "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term, \
+         `loss.held_out` that on the held-out prompts.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];

@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use crate::source::{FileId, Span};
+use super::declare::ItemSymbols;
+use super::{Facts, NameIndex, SymbolId, SymbolKind, Target, Use};
+use crate::source::Span;
 use crate::syntax::ast::{
     Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
-    Module, Name, Parameter, Route, Statement, Use as Import,
+    Name, Parameter, Route, Statement, Use as Import,
 };
 
-use super::{Facts, NameIndex, Symbol, SymbolId, SymbolKind, Target, Use, ValueInfo};
 use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, Key, Takes, Word};
 use crate::check::formulas::divergences::COMMON;
-use crate::check::names::items::signature;
-use crate::check::names::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
+use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
 
 /// Names, their uses and the trees of all files, in no order.
 pub(super) fn walk(modules: &Modules, facts: Facts) -> NameIndex {
@@ -41,116 +41,26 @@ pub(super) fn walk(modules: &Modules, facts: Facts) -> NameIndex {
     walk.index
 }
 
-/// An item's symbol and those of its parameters.
-struct ItemSymbols {
-    symbol: SymbolId,
-    parameters: Vec<SymbolId>,
-}
-
 /// Which names an expression sees, besides the locals.
 #[derive(Clone, Copy)]
-struct Scope {
+pub(in crate::check) struct Scope {
     module: ModuleId,
     /// Inside an objective or a function, where signals come before the file's items.
     signals: bool,
 }
 
-struct Walk<'a> {
-    modules: &'a Modules,
-    facts: Facts,
-    index: NameIndex,
-    items: HashMap<ItemId, ItemSymbols>,
+pub(in crate::check) struct Walk<'a> {
+    pub(in crate::check) modules: &'a Modules,
+    pub(in crate::check) facts: Facts,
+    pub(in crate::check) index: NameIndex,
+    pub(in crate::check) items: HashMap<ItemId, ItemSymbols>,
     /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
-    parts: HashMap<Span, SymbolId>,
-    locals: Vec<(String, Target)>,
-    owner: Option<SymbolId>,
+    pub(in crate::check) parts: HashMap<Span, SymbolId>,
+    pub(in crate::check) locals: Vec<(String, Target)>,
+    pub(in crate::check) owner: Option<SymbolId>,
 }
 
 impl Walk<'_> {
-    fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
-        for (index, item) in tree.items.iter().enumerate() {
-            let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else {
-                continue;
-            };
-            let Some(kind) = SymbolKind::of(&item.kind) else { continue };
-            let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
-            let id = ItemId { module, index };
-            let info = match self.modules.progress.get(&id) {
-                Some(Progress::Done(value)) if !kind.is_callable() => ValueInfo::of(value),
-                Some(Progress::Repeated { info, .. }) => info.clone(),
-                _ => None,
-            };
-            self.owner = None;
-            let symbol = self.declare(name, kind, item.span);
-            let declared = &mut self.index.symbols[symbol.0 as usize];
-            (declared.doc, declared.public, declared.info) = (item.doc.clone(), item.public, info);
-            self.owner = Some(symbol);
-            let parameters = parameters.iter().map(|parameter| {
-                let extent = parameter
-                    .default
-                    .as_ref()
-                    .map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
-                self.declare(&parameter.name, SymbolKind::Parameter, extent)
-            });
-            let parameters = parameters.collect();
-            if let ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } = &item.kind {
-                self.declare_parts(&binding.value);
-            }
-            self.items.insert(id, ItemSymbols { symbol, parameters });
-        }
-    }
-
-    /// The bindings of a teacher's `where`, the models and steps of a `train` stage.
-    fn declare_parts(&mut self, value: &Expr) {
-        match &value.kind {
-            ExprKind::Where { bindings, .. } => {
-                for (name, value) in bindings {
-                    let symbol = self.declare(name, SymbolKind::Where, name.span.to(value.span));
-                    self.parts.insert(name.span, symbol);
-                }
-            }
-            ExprKind::For { body, .. } => self.declare_parts(body),
-            ExprKind::Call { block: Some(block), .. } => {
-                for statement in &block.statements {
-                    if let Statement::Trains { name, value } = statement {
-                        let symbol = self.declare(name, SymbolKind::Trained, name.span.to(value.span));
-                        self.parts.insert(name.span, symbol);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A name that [`Self::declare_parts`] knows already, or else a new one, seen from here on.
-    fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
-        match self.parts.get(&name.span) {
-            Some(known) => self.locals.push((name.text.clone(), Target::Symbol(*known))),
-            None => self.bind(name, kind, extent),
-        }
-    }
-
-    fn declare(&mut self, name: &Name, kind: SymbolKind, extent: Span) -> SymbolId {
-        let id = SymbolId(self.index.symbols.len() as u32);
-        self.index.symbols.push(Symbol {
-            name: name.text.clone(),
-            kind,
-            span: name.span,
-            extent,
-            doc: String::new(),
-            public: false,
-            owner: self.owner,
-            info: self.facts.values.remove(&name.span),
-        });
-        self.index.uses.push(Use { span: name.span, target: Target::Symbol(id), declares: true });
-        id
-    }
-
-    fn bind(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
-        let id = self.declare(name, kind, extent);
-        self.locals.push((name.text.clone(), Target::Symbol(id)));
-    }
-
     fn record(&mut self, span: Span, target: Target) {
         self.index.uses.push(Use { span, target, declares: false });
     }

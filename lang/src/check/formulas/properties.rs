@@ -1,0 +1,236 @@
+//! Whether what is declared is a divergence, found by trying distributions.
+
+use crate::diag::{Code, Diagnostic};
+use crate::formula::{Facts, Formula};
+use crate::syntax::ast::{Expr, Name, Parameter};
+
+use crate::check::Checker;
+use crate::check::values::ranges::{Bindings, Tape};
+
+/// Where a generator is looked at: likelihood ratios from very small to very large.
+const RATIOS: [f64; 13] = [1e-3, 1e-2, 0.05, 0.1, 0.3, 0.6, 0.9, 1.0, 1.2, 2.0, 5.0, 30.0, 1e3];
+
+/// How far a sum may be from 0, beside the size of its summands: rounding.
+const ROUNDING: f64 = 1e-9;
+
+/// A probability that is as good as none.
+const NOTHING: f64 = 1e-300;
+
+/// What a divergence is tried on: distributions drawn with a fixed seed, some of them sharp.
+pub(in crate::check) fn tried() -> Vec<[Vec<f64>; 2]> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut distribution = |entries: usize, sharpness: f64| -> Vec<f64> {
+        let weights: Vec<f64> = (0..entries).map(|_| (sharpness * (uniform() - 0.5)).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / total).collect()
+    };
+    let cases = [(2, 2.0), (2, 8.0), (3, 1.0), (3, 6.0), (4, 3.0), (5, 2.0), (5, 10.0), (8, 4.0), (16, 6.0)];
+    cases
+        .iter()
+        .flat_map(|&(entries, sharpness)| {
+            let pair = [distribution(entries, sharpness), distribution(entries, sharpness)];
+            let near = pair[0].iter().zip(&pair[1]).map(|(p, q)| 0.9 * p + 0.1 * q).collect();
+            [[pair[0].clone(), near], pair]
+        })
+        .collect()
+}
+
+/// A summand that can be asked for numbers.
+struct Trial<'f>(Tape<'f>, Bindings);
+
+impl Trial<'_> {
+    pub(in crate::check) fn at(&self, p: f64, q: f64) -> Option<f64> {
+        self.0.at(&Bindings { entry: Some([p, q]), ..self.1 })
+    }
+
+    pub(in crate::check) fn sum(&self, left: &[f64], right: &[f64]) -> Option<f64> {
+        left.iter().zip(right).map(|(p, q)| self.at(*p, *q)).sum()
+    }
+
+    /// The size of the summands.
+    pub(in crate::check) fn scale(&self, left: &[f64], right: &[f64]) -> f64 {
+        left.iter().zip(right).filter_map(|(p, q)| self.at(*p, *q)).map(f64::abs).sum::<f64>().max(1.0)
+    }
+}
+
+/// What is wrong with a summand, in words.
+pub(in crate::check) enum Flaw {
+    /// It has no number where both probabilities are between 0 and 1.
+    NotFinite {
+        p: f64,
+        q: f64,
+        value: f64,
+    },
+    /// It is not 0 where the sides agree; whether it is smallest there all the same.
+    NotZero {
+        value: f64,
+        smallest: bool,
+    },
+    Negative {
+        value: f64,
+        left: Vec<f64>,
+        right: Vec<f64>,
+    },
+}
+
+/// Whether `value` is 0 on everything that it is tried on; false where it has no numbers yet.
+pub(in crate::check) fn is_zero(value: &Formula, step: (u32, u32)) -> bool {
+    let trial = Trial(Tape::of(value), Bindings { step: step.0, steps: step.1, entry: None });
+    tried().iter().all(|[p, q]| trial.sum(p, q).is_some_and(|sum| sum.abs() <= ROUNDING))
+}
+
+/// What holds of a summand at one step; none where it has no numbers yet.
+pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Option<(Facts, Option<Flaw>)> {
+    let trial = Trial(Tape::of(value), Bindings { step, steps, entry: None });
+    trial.at(0.5, 0.5)?;
+    let mut facts = Facts { divergence: true, never_negative: true, most: f64::INFINITY, zero: true };
+    let mut flaw = None;
+    let tried = tried();
+    for [left, right] in &tried {
+        for (p, q) in left.iter().zip(right) {
+            let value = trial.at(*p, *q)?;
+            if !value.is_finite() {
+                let facts = Facts { divergence: false, zero: false, never_negative: false, ..facts };
+                return Some((facts, Some(Flaw::NotFinite { p: *p, q: *q, value })));
+            }
+            facts.never_negative &= value >= -1e-12;
+        }
+        let (agreed, apart) = (trial.sum(right, right)?, trial.sum(left, right)?);
+        if agreed.is_nan() || agreed.abs() > ROUNDING * trial.scale(right, right) {
+            let above = |[left, right]: &[Vec<f64>; 2], own: &[f64]| {
+                let [apart, agreed] = [trial.sum(left, right), trial.sum(own, own)];
+                apart.zip(agreed).is_some_and(|(apart, agreed)| apart >= agreed - ROUNDING)
+            };
+            let smallest = tried.iter().all(|pair| above(pair, &pair[1]))
+                || tried.iter().all(|pair| above(pair, &pair[0]));
+            flaw.get_or_insert(Flaw::NotZero { value: agreed, smallest });
+        } else if apart < -ROUNDING * trial.scale(left, right) && flaw.is_none() {
+            flaw = Some(Flaw::Negative { value: apart, left: left.clone(), right: right.clone() });
+        }
+        facts.zero &= apart.abs() <= ROUNDING;
+    }
+    facts.divergence = flaw.is_none();
+    // Of an f-divergence, which is proportional to its two numbers, the largest value is that of two sides
+    // that have nothing in common.
+    let proportional = [(0.3, 0.1), (0.05, 0.4), (0.6, 0.5)].iter().all(|(p, q)| {
+        let both = trial.at(*p, *q).zip(trial.at(p / 4.0, q / 4.0));
+        both.is_some_and(|(whole, part)| (whole - 4.0 * part).abs() < 1e-9 * whole.abs().max(1.0))
+    });
+    let most = trial.at(1.0, NOTHING)? + trial.at(NOTHING, 1.0)?;
+    if proportional && facts.divergence && most < 100.0 {
+        facts.most = most;
+    }
+    Some((facts, flaw))
+}
+
+impl Checker {
+    pub(in crate::check) fn is_symmetric(&self, value: &Formula) -> bool {
+        let trial = Trial(Tape::of(value), Bindings { step: 0, steps: 3, entry: None });
+        tried().iter().all(|[p, q]| match (trial.sum(p, q), trial.sum(q, p)) {
+            (Some(one), Some(other)) => (one - other).abs() <= 1e-9 * one.abs().max(1.0),
+            _ => true,
+        })
+    }
+
+    /// What a two-sided function is that is not a divergence.
+    pub(in crate::check) fn report_flaw(
+        &mut self,
+        name: &Name,
+        sides: &[Parameter],
+        body: &Expr,
+        flaw: Flaw,
+    ) {
+        let name = &name.text;
+        let [p, q] = [&sides[0].name.text, &sides[1].name.text];
+        let listed = |of: &[f64]| {
+            let numbers: Vec<String> = of.iter().map(|p| format!("{p:.2}")).collect();
+            format!("({})", numbers.join(", "))
+        };
+        let finding = match flaw {
+            Flaw::NotFinite { p: at_p, q: at_q, value } => {
+                let what = if value.is_nan() { "not a number" } else { "infinite" };
+                let text = format!("`{name}` is {what} at {p} = {at_p:.3}, {q} = {at_q:.3}");
+                Diagnostic::error(Code::NotADivergence, body.span, text).help(
+                    "a logarithm or a power of something that is 0 or negative there, or a division by 0: \
+                     hold it with `where(...)` or `max(...)`",
+                )
+            }
+            Flaw::NotZero { value, smallest: true } => {
+                let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
+                Diagnostic::warning(Code::NotADivergence, body.span, text)
+                    .label("a divergence and a constant")
+                    .help(
+                    "it is smallest where the sides agree, as a cross-entropy is: its gradient is that of a \
+                     divergence, its value is not 0 at the end of training",
+                )
+            }
+            Flaw::NotZero { value, smallest: false } => {
+                let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
+                Diagnostic::warning(Code::NotADivergence, body.span, text)
+                    .label("a score of two distributions")
+                    .help("it is smaller somewhere else: minimising it leads away from the teacher")
+            }
+            Flaw::Negative { value, left, right } => {
+                let text = format!("`{name}` is no divergence: it can be negative");
+                Diagnostic::warning(Code::NotADivergence, body.span, text)
+                    .label(format!("sums to {value:.4} at {p} = {}, {q} = {}", listed(&left), listed(&right)))
+                    .help(
+                        "it is 0 where the sides agree and less elsewhere: minimising it leads away from the \
+                         teacher",
+                    )
+            }
+        };
+        self.report(finding);
+    }
+
+    /// Whether `value`, which is `q * f(p / q)`, is made by a generator: convex where it is looked at, 0 at
+    /// 1.
+    pub(in crate::check) fn is_generator(
+        &mut self,
+        name: &Name,
+        variable: &Parameter,
+        value: &Formula,
+        body: &Expr,
+    ) -> bool {
+        let trial = Trial(Tape::of(value), Bindings { step: 0, steps: 1, entry: None });
+        let variable = &variable.name.text;
+        if let Some(one) = trial.at(1.0, 1.0)
+            && (one.is_nan() || one.abs() >= 1e-9)
+        {
+            let text = format!("`{}` is {one} where both sides agree", name.text);
+            self.report(
+                Diagnostic::error(Code::NotADivergence, body.span, text)
+                    .label(format!("at {variable} = 1"))
+                    .help("a generator is 0 at 1: subtract its value there"),
+            );
+            return false;
+        }
+        let values: Option<Vec<f64>> = RATIOS.iter().map(|u| trial.at(*u, 1.0)).collect();
+        // A parameter without a value: convexity shows where the divergence is used.
+        let Some(values) = values else { return true };
+        let bend = (1..RATIOS.len() - 1).find(|&at| {
+            let (a, b, c) = (RATIOS[at - 1], RATIOS[at], RATIOS[at + 1]);
+            let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
+            let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
+            let above = values[at] - chord - 1e-9 * scale;
+            above.is_nan() || above > 0.0
+        });
+        if let Some(bend) = bend {
+            let text = format!("`{}` is not convex near {variable} = {}", name.text, RATIOS[bend]);
+            self.report(
+                Diagnostic::error(Code::NotADivergence, body.span, text).label("bends downwards there").help(
+                    "without convexity the value can be negative, and its smallest value is not where the \
+                     sides agree",
+                ),
+            );
+            return false;
+        }
+        true
+    }
+}

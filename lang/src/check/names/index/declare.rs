@@ -1,0 +1,101 @@
+//! What declares a name: items, their parameters, names inside bodies.
+
+use super::walk::Walk;
+use super::{Symbol, SymbolId, SymbolKind, Target, Use, ValueInfo};
+use crate::source::{FileId, Span};
+use crate::syntax::ast::{Expr, ExprKind, ItemKind, Module, Name, Statement};
+
+use crate::check::names::items::signature;
+use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
+
+/// An item's symbol and those of its parameters.
+pub(super) struct ItemSymbols {
+    pub(in crate::check) symbol: SymbolId,
+    pub(in crate::check) parameters: Vec<SymbolId>,
+}
+
+impl Walk<'_> {
+    pub(super) fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
+        for (index, item) in tree.items.iter().enumerate() {
+            let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else {
+                continue;
+            };
+            let Some(kind) = SymbolKind::of(&item.kind) else { continue };
+            let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
+            let id = ItemId { module, index };
+            let info = match self.modules.progress.get(&id) {
+                Some(Progress::Done(value)) if !kind.is_callable() => ValueInfo::of(value),
+                Some(Progress::Repeated { info, .. }) => info.clone(),
+                _ => None,
+            };
+            self.owner = None;
+            let symbol = self.declare(name, kind, item.span);
+            let declared = &mut self.index.symbols[symbol.0 as usize];
+            (declared.doc, declared.public, declared.info) = (item.doc.clone(), item.public, info);
+            self.owner = Some(symbol);
+            let parameters = parameters.iter().map(|parameter| {
+                let extent = parameter
+                    .default
+                    .as_ref()
+                    .map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
+                self.declare(&parameter.name, SymbolKind::Parameter, extent)
+            });
+            let parameters = parameters.collect();
+            if let ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } = &item.kind {
+                self.declare_parts(&binding.value);
+            }
+            self.items.insert(id, ItemSymbols { symbol, parameters });
+        }
+    }
+
+    /// The bindings of a teacher's `where`, the models and steps of a `train` stage.
+    fn declare_parts(&mut self, value: &Expr) {
+        match &value.kind {
+            ExprKind::Where { bindings, .. } => {
+                for (name, value) in bindings {
+                    let symbol = self.declare(name, SymbolKind::Where, name.span.to(value.span));
+                    self.parts.insert(name.span, symbol);
+                }
+            }
+            ExprKind::For { body, .. } => self.declare_parts(body),
+            ExprKind::Call { block: Some(block), .. } => {
+                for statement in &block.statements {
+                    if let Statement::Trains { name, value } = statement {
+                        let symbol = self.declare(name, SymbolKind::Trained, name.span.to(value.span));
+                        self.parts.insert(name.span, symbol);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A name that [`Self::declare_parts`] knows already, or else a new one, seen from here on.
+    pub(super) fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
+        match self.parts.get(&name.span) {
+            Some(known) => self.locals.push((name.text.clone(), Target::Symbol(*known))),
+            None => self.bind(name, kind, extent),
+        }
+    }
+
+    pub(super) fn declare(&mut self, name: &Name, kind: SymbolKind, extent: Span) -> SymbolId {
+        let id = SymbolId(self.index.symbols.len() as u32);
+        self.index.symbols.push(Symbol {
+            name: name.text.clone(),
+            kind,
+            span: name.span,
+            extent,
+            doc: String::new(),
+            public: false,
+            owner: self.owner,
+            info: self.facts.values.remove(&name.span),
+        });
+        self.index.uses.push(Use { span: name.span, target: Target::Symbol(id), declares: true });
+        id
+    }
+
+    pub(super) fn bind(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
+        let id = self.declare(name, kind, extent);
+        self.locals.push((name.text.clone(), Target::Symbol(id)));
+    }
+}

@@ -1,0 +1,340 @@
+//! Loading: a file, what it declares, what it imports.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::source::SourceFile;
+use crate::syntax::ast::{ItemKind, Name, Parameter};
+use crate::syntax::parse;
+
+use crate::check::Checker;
+use crate::check::Loader;
+use crate::check::builtins;
+use crate::check::builtins::vocabulary;
+use crate::check::formulas::signals;
+use crate::check::names::items::{callable, signature};
+use crate::check::names::modules::{
+    DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, Loaded, ModuleId, SFT_OBJECTIVE,
+    declared_name, is_standard_divergence,
+};
+
+fn dotted(path: &[Name]) -> String {
+    path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
+}
+
+impl Checker {
+    /// What the standard library offers, for suggestions; nothing where the host has none.
+    pub(in crate::check) fn list_library(&mut self, load: Loader) {
+        self.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
+    }
+
+    /// Parses a file and, through its imports, everything it needs.
+    pub(in crate::check) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
+        let file = self.sources.add(source);
+        let source = self.sources.file(file);
+        let path: Rc<str> = Rc::from(source.path.as_str());
+        let standard = path.starts_with("std:") || source.text == DIVERGENCES_TEXT;
+        let (tree, diagnostics) = self.cache.parse(&path, file, &source.text);
+        for diagnostic in diagnostics {
+            self.report(diagnostic);
+        }
+        let id = ModuleId(self.modules.loaded.len() as u32);
+        let tree = Rc::new(tree);
+        self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
+        self.modules.loaded.push(Loaded {
+            file,
+            path,
+            standard,
+            tree: tree.clone(),
+            names: HashMap::new(),
+            set: HashMap::new(),
+        });
+        for (index, item) in tree.items.iter().enumerate() {
+            if let Some(name) = declared_name(&item.kind) {
+                self.declare(id, name, ItemId { module: id, index });
+            }
+            if let Some((_, parameters)) = signature(&item.kind) {
+                self.check_parameters(parameters);
+            }
+        }
+        for item in &tree.items {
+            if let ItemKind::Use(import) = &item.kind {
+                self.import(id, &import.module, &import.names, load);
+            }
+        }
+        id
+    }
+
+    pub(in crate::check) fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
+        let tree = self.modules.tree(item.module);
+        let standard = item.module != module || self.modules.is_standard(module);
+        let taken = builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text);
+        let called = callable(&tree.items[item.index].kind).is_some() && taken;
+        if called || signals::is_reserved(&name.text) {
+            self.report(
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` has a meaning of its own in mopd", name.text),
+                )
+                .label("can't be declared again")
+                .help("choose another name"),
+            );
+            return;
+        }
+        let names = &mut self.modules.loaded[module.0 as usize].names;
+        match names.get(&name.text).copied() {
+            // A duplicate keeps its first meaning.
+            Some(first) => self.report(
+                Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` is declared twice", name.text),
+                )
+                .label("declared again here")
+                .note(first.span, "first declared here")
+                .help("give one of them another name"),
+            ),
+            None => {
+                names.insert(name.text.clone(), Declared { item, span: name.span });
+            }
+        }
+    }
+
+    /// Every parameter has a name of its own, and none of what every objective reads: whoever reads the body
+    /// must know which is meant.
+    fn check_parameters(&mut self, parameters: &[Parameter]) {
+        for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
+            // A role may be a parameter: `teacher: teacher`.
+            let part = matches!(name.text.as_str(), "head" | "block" | "turn");
+            let role =
+                annotation.as_ref().is_none_or(|kind| matches!(kind.text.as_str(), "teacher" | "model"));
+            if let Some(first) = parameters[..at].iter().find(|first| first.name.text == name.text) {
+                let text = format!("the parameter `{}` is declared twice", name.text);
+                let diagnostic =
+                    Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
+                self.report(
+                    diagnostic
+                        .note(first.name.span, "first declared here")
+                        .help("give one of them another name"),
+                );
+            } else if part {
+                // What a number is of, as well as the number itself.
+                continue;
+            } else if signals::is_reserved(&name.text) || (vocabulary::signal(&name.text).is_some() && !role)
+            {
+                let text = format!("`{}` is what every objective reads under this name", name.text);
+                let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
+                self.report(diagnostic.label("can't be a parameter").help("choose another name"));
+            }
+        }
+    }
+
+    pub(in crate::check) fn import(&mut self, into: ModuleId, path: &[Name], names: &[Name], load: Loader) {
+        let Some(module) = self.find_module(path, names, load) else {
+            self.lose(into, names);
+            return;
+        };
+        let tree = self.modules.tree(module);
+        for name in names {
+            let found = tree
+                .items
+                .iter()
+                .position(|item| declared_name(&item.kind).is_some_and(|n| n.text == name.text));
+            let Some(index) = found else {
+                let public =
+                    tree.items.iter().filter(|item| item.public).filter_map(|item| declared_name(&item.kind));
+                let near = nearest(&name.text, public.map(|name| name.text.as_str())).map(str::to_owned);
+                let diagnostic = Diagnostic::error(
+                    Code::UnknownName,
+                    name.span,
+                    format!("`{}` has no `{}`", dotted(path), name.text),
+                )
+                .label("not declared there");
+                let meant = near.clone();
+                let elsewhere = self.modules.of_library(&name.text).map(str::to_owned);
+                self.report(match (near, elsewhere, names) {
+                    (Some(near), None, _) => diagnostic.did_you_mean(&name.text, &near),
+                    (_, Some(module), [_]) => {
+                        let ours = format!("std.{module}.{}", name.text);
+                        let whole = path.first().map_or(name.span, |first| first.span.to(name.span));
+                        diagnostic.help(format!("it is `{ours}`")).fix(
+                            format!("import `{ours}`"),
+                            whole,
+                            ours,
+                        )
+                    }
+                    (_, Some(module), _) => diagnostic.help(format!("it is `std.{module}.{}`", name.text)),
+                    _ => diagnostic,
+                });
+                self.lose(into, std::slice::from_ref(name));
+                self.modules.lost.extend(meant.map(|meant| (into, meant)));
+                continue;
+            };
+            if !tree.items[index].public {
+                let declared = declared_name(&tree.items[index].kind).expect("found by its name");
+                self.report(
+                    Diagnostic::error(
+                        Code::NotPublic,
+                        name.span,
+                        format!("`{}` is private to `{}`", name.text, dotted(path)),
+                    )
+                    .label("not for import")
+                    .note(declared.span, "declared without `pub`")
+                    .help(format!("write `pub` before it in `{}`", dotted(path))),
+                );
+            }
+            self.declare(into, name, ItemId { module, index });
+        }
+    }
+
+    /// Nothing more is said of names that could not be imported.
+    pub(in crate::check) fn lose(&mut self, into: ModuleId, names: &[Name]) {
+        if names.is_empty() {
+            self.modules.lacking.insert(into);
+        }
+        self.modules.lost.extend(names.iter().map(|name| (into, name.text.clone())));
+    }
+
+    /// The modules that built-in stages take their objectives from.
+    pub(in crate::check) fn load_defaults(&mut self, load: Loader) {
+        for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE, (DIVERGENCES, "")] {
+            self.find_file(&["std", module], load);
+        }
+    }
+
+    fn find_file(&mut self, path: &[&str], load: Loader) -> Option<ModuleId> {
+        let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
+        if let Some(&known) = self.modules.by_path.get(&key) {
+            return Some(known);
+        }
+        let source = load(path).or_else(|| {
+            let own = path == ["std", DIVERGENCES];
+            let file = || (format!("std:{DIVERGENCES}.mopd"), DIVERGENCES_TEXT.to_owned());
+            own.then(file).map(|(path, text)| SourceFile { path, text })
+        })?;
+        // Known before its own imports are read, so that two modules may import each other.
+        let id = ModuleId(self.modules.loaded.len() as u32);
+        self.modules.by_path.insert(key, id);
+        Some(self.load(source, load))
+    }
+
+    /// The module that a `use` names. An import that could not be read has no path; that has been reported.
+    fn find_module(&mut self, path: &[Name], names: &[Name], load: Loader) -> Option<ModuleId> {
+        let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
+        let span = path.first()?.span.to(path.last()?.span);
+        // Under `std` itself the host lists what the library has: that is no module.
+        let found = if segments == ["std"] { None } else { self.find_file(&segments, load) };
+        if found.is_some() {
+            return found;
+        }
+        let standard = segments[0] == "std";
+        let where_from = match (standard, names) {
+            (true, [name])
+                if segments.len() == 1
+                    && self.modules.library_modules().any(|module| module == name.text) =>
+            {
+                "a module, and not what is taken from it".to_owned()
+            }
+            (true, _) => "the standard library has no such module".to_owned(),
+            _ => format!("there is no `{}.mopd` next to this file", segments.join("/")),
+        };
+        let text = match (segments.as_slice(), names) {
+            (["std"], [name]) => format!("`std.{}` names no module and what is taken from it", name.text),
+            _ => format!("there is no module `{}`", dotted(path)),
+        };
+        let diagnostic = Diagnostic::error(Code::UnknownModule, span, text);
+        let diagnostic = diagnostic.label(where_from);
+        let whole = names.last().filter(|_| names.len() == 1).map(|name| span.to(name.span));
+        let all_in = |module: &str| names.iter().all(|name| self.library_has(module, &name.text));
+        let diagnostic = match (segments.as_slice(), names) {
+            // `use opd.mopd`
+            ([module], _) if !standard && !names.is_empty() && all_in(module) => {
+                let ours = format!("std.{module}");
+                diagnostic
+                    .help(format!("the standard library has `{ours}`"))
+                    .replace_with(format!("write `{ours}`"), ours)
+            }
+            // `use std.mopd`: the module between them is left out.
+            (["std"], [name])
+                if let (Some(module), Some(whole)) = (self.modules.of_library(&name.text), whole)
+                    && !self.modules.library_modules().any(|known| known == name.text) =>
+            {
+                let ours = format!("std.{module}.{}", name.text);
+                diagnostic.help(format!("it is `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
+            }
+            // `use std.opd`: what is taken from it is left out.
+            (["std"], [module]) if self.modules.library_modules().any(|known| known == module.text) => {
+                let offered: Vec<&str> = self.modules.offered(&module.text).take(4).collect();
+                diagnostic.help(format!(
+                    "say what is taken from it: `use std.{}.{{{}}}`",
+                    module.text,
+                    offered.join(", ")
+                ))
+            }
+            (["std", module], _) => {
+                let near = nearest(module, self.modules.library_modules()).map(str::to_owned);
+                match near {
+                    Some(near) => {
+                        let diagnostic = diagnostic.help(format!("did you mean `std.{near}`?"));
+                        let span = path[1].span;
+                        diagnostic.fix(format!("write `std.{near}`"), span, near).possibly()
+                    }
+                    None => diagnostic.help("the book's page on the standard library lists its modules"),
+                }
+            }
+            _ => diagnostic,
+        };
+        self.report(diagnostic);
+        None
+    }
+
+    fn library_has(&self, module: &str, name: &str) -> bool {
+        self.modules.offered(module).any(|offered| offered == name)
+    }
+
+    /// `--set name=value`: each value is parsed as an expression in a file of its own, so that mistakes in it
+    /// have a place.
+    pub(in crate::check) fn apply_overrides(&mut self, entry: ModuleId, overrides: &[(String, String)]) {
+        for (name, value) in overrides {
+            let text = format!("let {name} = {value}\n");
+            let file = self.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
+            let (tree, diagnostics) = parse(file, &text);
+            let bad = !diagnostics.is_empty();
+            for diagnostic in diagnostics {
+                self.report(diagnostic);
+            }
+            let [item] = tree.items.as_slice() else { continue };
+            let ItemKind::Let { name: place, value } = &item.kind else { continue };
+            if bad {
+                continue;
+            }
+            if name == "seed" {
+                let value = self.evaluate_constant(entry, value);
+                self.seed = self.whole(&value, item.span, "the seed", 0);
+                continue;
+            }
+            let tree = self.modules.tree(entry);
+            let parameters = tree.items.iter().filter_map(|item| match &item.kind {
+                ItemKind::Param(parameter) => Some(parameter.name.text.as_str()),
+                _ => None,
+            });
+            let parameters: Vec<&str> = parameters.chain(["seed"]).collect();
+            if parameters.contains(&name.as_str()) {
+                self.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
+            } else {
+                let mut diagnostic = Diagnostic::error(
+                    Code::UnknownName,
+                    place.span,
+                    format!("the experiment has no `param {name}` that could be set"),
+                )
+                .label(format!("can be set: {}", parameters.join(", ")));
+                if let Some(near) = nearest(name, parameters) {
+                    diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+                }
+                self.report(diagnostic);
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Several teachers as one: sums of logits with coefficients, and pools of distributions.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Capability, Pool, TeacherWeights};
+use crate::formula::{Axis, Formula, Role, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{BinaryOperator, Expr, Name};
+
+use crate::check::Checker;
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// `logits(a) + w * (logits(a) - logits(b)) where w = 15 * tv(a, b)`
+    pub(in crate::check) fn composed(
+        &mut self,
+        value: &Expr,
+        bindings: &[(Name, Expr)],
+        env: &Env,
+    ) -> Option<TeacherWeights> {
+        let mut inner = env.with_context(Context::Objective);
+        let mut known: Vec<(String, Formula)> = Vec::new();
+        let mut good = true;
+        for (name, expr) in bindings {
+            if known.iter().any(|(other, _)| *other == name.text) {
+                self.report(Diagnostic::error(
+                    Code::DuplicateName,
+                    name.span,
+                    format!("`{}` is said twice", name.text),
+                ));
+                good = false;
+                continue;
+            }
+            let value = self.evaluate(expr, &inner);
+            self.record(name.span, &value);
+            inner.bind(&name.text, value.clone());
+            match self.formula(value, expr.span) {
+                Some(formula) => known.push((name.text.clone(), formula)),
+                None => good = false,
+            }
+        }
+        let parts = match self.evaluate(value, &inner) {
+            Value::Logits(parts) => parts,
+            other => {
+                let wanted = "`where` after a value belongs to a teacher composed of logits";
+                self.wrong_kind(value.span, wanted, &other);
+                return None;
+            }
+        };
+        if !good {
+            return None;
+        }
+        self.composed_of(parts, known, value.span)
+    }
+
+    pub(in crate::check) fn composed_of(
+        &mut self,
+        logits: Vec<(Formula, Role)>,
+        bindings: Vec<(String, Formula)>,
+        span: Span,
+    ) -> Option<TeacherWeights> {
+        for (factor, role) in &logits {
+            if factor.unit() == Unit::Bool || factor.axis() > Axis::Token {
+                self.unit_mismatch(
+                    span,
+                    "logits are added up with numbers as factors",
+                    &[(span, factor)],
+                    None,
+                );
+                return None;
+            }
+            if let Some(short) = self.short_of_distribution(role) {
+                let text = format!("`{}` answers {short}: it has no logits to add up", role.name());
+                let mut diagnostic = Diagnostic::error(Code::TeacherCapability, span, text)
+                    .help("logits are composed over the whole vocabulary: use a teacher that answers `dist`");
+                if let Role::Named { teacher, .. } = role {
+                    diagnostic = diagnostic.note(self.span(self.teacher(*teacher).origin), "declared here");
+                }
+                self.report(diagnostic);
+                return None;
+            }
+        }
+        Some(TeacherWeights::Composed { logits, bindings })
+    }
+
+    fn short_of_distribution(&self, role: &Role) -> Option<Capability> {
+        let Role::Named { teacher, .. } = role else { return None };
+        Some(self.teacher(*teacher).answers).filter(|answers| *answers < Capability::Distribution)
+    }
+
+    /// `mixture([a, b], weights: [0.7, 0.3])`
+    pub(in crate::check) fn pooled(
+        &mut self,
+        pool: Pool,
+        place: &Expr,
+        weights: Option<&Expr>,
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let values = match self.evaluate(place, env) {
+            Value::List(values) => values,
+            Value::Family(family) => family.members.iter().map(|(_, value)| value.clone()).collect(),
+            Value::Panel(panel) => {
+                self.panels.read()[panel.0 as usize].members.iter().map(|id| Value::Teacher(*id)).collect()
+            }
+            other => {
+                return self.wrong_kind(place.span, "expected several teachers: a list or a family", &other);
+            }
+        };
+        let roles: Vec<Option<Role>> = values
+            .into_iter()
+            .map(|value| self.teacher_role(value, place.span, env, "every element must be a teacher"))
+            .collect();
+        let Some(weights) = weights else {
+            let text = format!("`{}` needs `weights`", pool.name());
+            self.report(
+                Diagnostic::error(Code::MissingArgument, span, text)
+                    .label("not given here")
+                    .help("say how much each teacher counts: `weights: [0.7, 0.3]`, or `weights: equal`"),
+            );
+            return Value::Error;
+        };
+        let parsed = self.weights(weights, roles.len(), "teachers", env);
+        let (Some(roles), Some(parsed)) = (roles.into_iter().collect::<Option<Vec<Role>>>(), parsed) else {
+            return Value::Error;
+        };
+        if roles.len() < 2 {
+            let text = format!("`{}` combines several teachers", pool.name());
+            self.report(
+                Diagnostic::error(Code::OutOfRange, place.span, text)
+                    .label(format!("{} in here", roles.len())),
+            );
+            return Value::Error;
+        }
+        let total: f64 = parsed.iter().sum();
+        let shares = matches!(pool, Pool::Mixture | Pool::Geometric);
+        if parsed.iter().any(|weight| *weight < 0.0) || total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6)
+        {
+            let text = format!(
+                "the weights of `{}` are {}",
+                pool.name(),
+                if shares { "shares: they add up to 1" } else { "not negative" }
+            );
+            let together = crate::check::data::domains::rounded(total);
+            self.report(
+                Diagnostic::error(Code::OutOfRange, weights.span, text).label(format!("together {together}")),
+            );
+            return Value::Error;
+        }
+        let names: Vec<&str> = roles.iter().map(Role::name).collect();
+        let name = format!("{}({})", pool.name(), names.join(", "));
+        let weights = TeacherWeights::Pooled { pool, members: parsed.into_iter().zip(roles).collect() };
+        let teacher = self.plain_teacher(&name, weights, span);
+        self.declare_once(teacher)
+    }
+
+    /// Linear combinations of logits: `logits(a) + w * (logits(a) - logits(b))`.
+    pub(in crate::check) fn logits_arithmetic(
+        &mut self,
+        operator: BinaryOperator,
+        (left, left_span): (Value, Span),
+        (right, right_span): (Value, Span),
+        span: Span,
+    ) -> Value {
+        match (operator, left, right) {
+            (_, Value::Error, _) | (_, _, Value::Error) => Value::Error,
+            (BinaryOperator::Add, Value::Logits(mut a), Value::Logits(b)) => {
+                a.extend(b);
+                Value::Logits(a)
+            }
+            (BinaryOperator::Subtract, Value::Logits(mut a), Value::Logits(b)) => {
+                match self.scaled_logits(b, None, -1.0, span) {
+                    Value::Logits(b) => {
+                        a.extend(b);
+                        Value::Logits(a)
+                    }
+                    _ => Value::Error,
+                }
+            }
+            (BinaryOperator::Multiply, Value::Logits(parts), other) => {
+                match self.formula(other, right_span) {
+                    Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                    None => Value::Error,
+                }
+            }
+            (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left_span) {
+                Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                None => Value::Error,
+            },
+            _ => self.misplaced(
+                span,
+                "logits are added up, each with a factor, and nothing else",
+                "for example `logits(a) + 0.5 * (logits(a) - logits(b))`",
+            ),
+        }
+    }
+
+    pub(in crate::check) fn scaled_logits(
+        &mut self,
+        parts: Vec<(Formula, Role)>,
+        factor: Option<Formula>,
+        sign: f64,
+        span: Span,
+    ) -> Value {
+        let mut scaled = Vec::new();
+        for (coefficient, role) in parts {
+            let Value::Formula(sign) = self.number(sign, Unit::Number, span) else { return Value::Error };
+            let factor = factor.clone().unwrap_or(sign);
+            let product =
+                self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
+            let Value::Formula(product) = product else { return Value::Error };
+            scaled.push((product, role));
+        }
+        Value::Logits(scaled)
+    }
+}

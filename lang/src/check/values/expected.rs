@@ -1,0 +1,147 @@
+//! A value where something of one kind is expected: a formula, a role, a distribution.
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{Stage, TeacherWeights};
+use crate::formula::{Distribution, Formula, Role};
+use crate::source::Span;
+use crate::syntax::ast::Expr;
+
+use crate::check::Checker;
+use crate::check::values::evaluate::Env;
+use crate::check::values::value::Value;
+
+impl Checker {
+    /// The number in a value, or a diagnostic.
+    pub(in crate::check) fn formula(&mut self, value: Value, span: Span) -> Option<Formula> {
+        match value {
+            Value::Formula(formula) => Some(formula),
+            Value::Error => None,
+            Value::Role(role) => {
+                self.report(
+                    Diagnostic::error(
+                        Code::TypeMismatch,
+                        span,
+                        format!("`{}` is a role, not a number", role.name()),
+                    )
+                    .label("a whole distribution")
+                    .help(format!(
+                        "name a part of it, such as `{}.logp` or `{}.entropy`",
+                        role.name(),
+                        role.name()
+                    )),
+                );
+                None
+            }
+            other => {
+                self.wrong_kind(span, "expected a number", &other);
+                None
+            }
+        }
+    }
+
+    /// The role that a value stands for: a role itself, or a declared teacher, which counts as used.
+    pub(in crate::check) fn role_of(&mut self, value: Value, span: Span, wanted: &str) -> Option<Role> {
+        match value {
+            Value::Role(role) => {
+                if let Role::Named { teacher, .. } = &role {
+                    self.used_teachers.write()[teacher.0 as usize] = true;
+                }
+                Some(role)
+            }
+            Value::Teacher(teacher) => {
+                self.used_teachers.write()[teacher.0 as usize] = true;
+                Some(Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() })
+            }
+            other => {
+                self.wrong_kind(span, wanted, &other);
+                None
+            }
+        }
+    }
+
+    /// One side of a divergence.
+    pub(in crate::check) fn distribution(&mut self, expr: &Expr, env: &Env) -> Option<Distribution> {
+        match self.evaluate(expr, env) {
+            Value::Distribution(distribution) => Some(distribution),
+            value => {
+                let wanted = "a divergence compares two roles, such as `teacher || student`";
+                self.teacher_role(value, expr.span, env, wanted).map(Distribution::Role)
+            }
+        }
+    }
+
+    /// `pair.guide`: another model of a joint stage.
+    pub(in crate::check) fn joint_member(
+        &mut self,
+        model: crate::experiment::ModelId,
+        field: &crate::syntax::ast::Name,
+    ) -> Value {
+        let Stage::Joint(joint) = &self.model(model).stage else {
+            let text = format!("there is no `{}` in a model", field.text);
+            self.report(
+                Diagnostic::error(Code::UnknownField, field.span, text)
+                    .label("only models trained together have parts"),
+            );
+            return Value::Error;
+        };
+        let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();
+        let Some(member) = names.iter().position(|name| *name == field.text) else {
+            let near = nearest(&field.text, names.iter().map(String::as_str)).map(str::to_owned);
+            let text = format!("no model called `{}` is trained here", field.text);
+            let diagnostic = Diagnostic::error(Code::UnknownField, field.span, text);
+            self.report(match near {
+                Some(near) => diagnostic.did_you_mean(&field.text, &near),
+                None => diagnostic.help(format!("trained here: {}", names.join(", "))),
+            });
+            return Value::Error;
+        };
+        let wanted = Stage::Member { joint: model, member };
+        let found = self.models.known().iter().position(|model| model.stage == wanted);
+        // The first member is the stage's own value.
+        Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
+    }
+
+    /// What a composed teacher's `where` calls `name`.
+    pub(in crate::check) fn binding_of(&self, role: &Role, name: &str) -> Option<Formula> {
+        let Role::Named { teacher, .. } = role else { return None };
+        match &self.teacher(*teacher).weights {
+            TeacherWeights::Composed { bindings, .. } => {
+                bindings.iter().find(|(known, _)| known == name).map(|(_, formula)| formula.clone())
+            }
+            _ => None,
+        }
+    }
+
+    pub(in crate::check) fn wrong_kind(&mut self, span: Span, wanted: &str, found: &Value) -> Value {
+        if found.is_error() {
+            return Value::Error;
+        }
+        let diagnostic = Diagnostic::error(Code::TypeMismatch, span, wanted)
+            .label(format!("this is {}", found.describe()));
+        let diagnostic = match found {
+            Value::Text(text) => {
+                let declared = |name: &str| self.is_declared(span.file, name);
+                let number = |name: &str| {
+                    name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit())
+                };
+                crate::check::names::unknown::without_quotes(
+                    diagnostic,
+                    self.unquoted(span, text, |text| number(text) || declared(text)),
+                )
+            }
+            Value::Epochs(_) => self.epochs_misplaced(span, diagnostic),
+            Value::Family(family) => match family.members.first() {
+                Some((key, _)) => {
+                    let member = format!("{}[{}]", family.name, self.key_text(*key));
+                    diagnostic.help(format!(
+                        "a family has one member for each domain or number: `{member}` is one of them"
+                    ))
+                }
+                None => diagnostic,
+            },
+            _ => diagnostic,
+        };
+        self.report(diagnostic);
+        Value::Error
+    }
+}

@@ -1,0 +1,66 @@
+//! How weights are changed: optimizers, extrapolation.
+
+use super::{BenchmarkId, Origin};
+use serde::{Deserialize, Serialize};
+
+/// Longer steps between optimiser steps, kept while a benchmark improves (arXiv:2605.11739).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extrapolation {
+    pub factor: f64,
+    pub rounds: u32,
+    /// At steps that are powers of this.
+    pub powers_of: u32,
+    pub judged_by: BenchmarkId,
+    /// Only these weights; all where empty.
+    pub weights: Vec<WeightGroup>,
+    pub origin: Origin,
+}
+
+/// A part of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightGroup {
+    Attention,
+    FeedForward,
+    /// The LM head too.
+    Embedding,
+    Norm,
+}
+
+impl WeightGroup {
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightGroup::Attention => "attention",
+            WeightGroup::FeedForward => "feed_forward",
+            WeightGroup::Embedding => "embedding",
+            WeightGroup::Norm => "norm",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Optimizer {
+    AdamW(AdamW),
+    Sgd {
+        momentum: f64,
+        clip_norm: f64,
+        origin: Origin,
+    },
+    /// Gradients clipped per example and noised (arXiv:1607.00133), until the budget is spent.
+    Private {
+        clip: f64,
+        epsilon: f64,
+        delta: f64,
+        origin: Origin,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamW {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+    /// Largest global gradient norm.
+    pub clip_norm: f64,
+}
