@@ -1,8 +1,7 @@
 //! What a term is worth, with its derivative, for one thing that may be drawn.
 
 use mopd_lang::formula::{
-    Adaptive, Axis, Deviation, Formula, FormulaKind, Live, Memory, Part, Reduction, Role, Scan, Signal,
-    Statistic,
+    Adaptive, Axis, Formula, FormulaKind, Live, Memory, Part, Reduction, Role, Scan, Signal, Statistic,
 };
 
 use super::divergence::{Place, Refusal};
@@ -490,84 +489,32 @@ pub(super) fn bounded(formula: &Formula) -> Option<usize> {
     }
 }
 
+/// Value and gradient as the operators' table has them; sums cancel as those of two numbers do.
 fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
-    let truths = || members.iter().filter(|member| member.truth()).count();
-    let all = || members.iter().copied();
     match reduction {
-        _ if members.is_empty() => Dual::plain(reduction.of_none()),
-        Reduction::Sum => sum(all()),
-        Reduction::Mean => sum(all()).scale(1.0 / members.len() as f64),
-        Reduction::Minimum => all().skip(1).fold(members[0].clone(), |least, member| least.minimum(member)),
-        Reduction::Maximum => all().skip(1).fold(members[0].clone(), |most, member| most.maximum(member)),
-        Reduction::First => members[0].clone(),
-        Reduction::Last => members[members.len() - 1].clone(),
-        Reduction::Any => Dual::plain(if truths() > 0 { 1.0 } else { 0.0 }),
-        Reduction::All => Dual::plain(if truths() == members.len() { 1.0 } else { 0.0 }),
-        Reduction::Count => Dual::plain(truths() as f64),
-        Reduction::Quantile { q } => {
-            Dual::plain(quantile(&all().map(|member| member.value).collect::<Vec<f64>>(), q))
+        Reduction::Sum | Reduction::Mean if !members.is_empty() => {
+            let sum = sum(members.iter().copied());
+            if reduction == Reduction::Sum { sum } else { sum.scale(1.0 / members.len() as f64) }
+        }
+        _ => {
+            let values: Vec<f64> = members.iter().map(|member| member.value).collect();
+            let shares = reduction.gradient(&values).unwrap_or_default();
+            let live = members.iter().zip(shares).filter(|(_, share)| *share != 0.0);
+            let gradient =
+                sum(live.map(|(member, share)| member.scale(share)).collect::<Vec<_>>().iter()).gradient;
+            Dual { value: reduction.value(&values), gradient }
         }
     }
-}
-
-/// Interpolated linearly between the two order statistics around it.
-fn quantile(values: &[f64], fraction: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let position = fraction.clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
-    let (below, above) = (sorted[position.floor() as usize], sorted[position.ceil() as usize]);
-    below + (position - position.floor()) * (above - below)
 }
 
 /// Each of some peers compared with all of them. The small number that a z-score adds to the deviation is
 /// left out.
 fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, Refusal> {
-    let count = values.len() as f64;
-    let total: f64 = values.iter().sum();
-    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let each = |of: &dyn Fn(f64) -> f64| Ok(values.iter().map(|value| of(*value)).collect());
     match statistic {
-        Statistic::Zscore { .. } | Statistic::Minmax if values.len() < 2 || lowest == highest => {
-            each(&|_| 0.0)
-        }
-        Statistic::Zscore { deviation } => {
-            let squares: f64 = values.iter().map(|value| (value - total / count).powi(2)).sum();
-            let freedom = if deviation == Deviation::Sample { count - 1.0 } else { count };
-            each(&|value| (value - total / count) / (squares / freedom).sqrt())
-        }
-        Statistic::Center => each(&|value| value - total / count),
-        Statistic::LeaveOneOut => each(&|value| (total - value) / (count - 1.0).max(1.0)),
-        Statistic::Minmax => each(&|value| (value - lowest) / (highest - lowest)),
-        Statistic::Rank => each(&|value| {
-            let smaller = values.iter().filter(|other| **other < value).count() as f64;
-            let equal = values.iter().filter(|other| **other == value).count() as f64 - 1.0;
-            (smaller + equal / 2.0) / (count - 1.0).max(1.0)
-        }),
-        Statistic::Winsor { upper } => {
-            let bound = if values.is_empty() { 0.0 } else { quantile(values, upper) };
-            each(&|value| value.min(bound))
-        }
-        Statistic::TopFraction { keep } => {
-            Ok(largest(values, (keep * count - 1e-9).ceil().max(0.0) as usize))
-        }
-        Statistic::TopCount { count } => Ok(largest(values, count as usize)),
-        Statistic::Softmax => {
-            let sum: f64 = values.iter().map(|value| (value - highest).exp()).sum();
-            each(&|value| (value - highest).exp() / sum)
-        }
-        Statistic::SampleWithoutReplacement { .. } | Statistic::Balance | Statistic::Chunks { .. } => {
-            Err(format!("`{}` can't be enumerated", statistic.name()))
-        }
+        _ if values.is_empty() => Ok(Vec::new()),
+        Statistic::Chunks { .. } => Err(format!("`{}` can't be enumerated", statistic.name())),
+        _ => statistic.exact(values).ok_or_else(|| format!("`{}` can't be enumerated", statistic.name())),
     }
-}
-
-fn largest(values: &[f64], kept: usize) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
-    let mut results = vec![0.0; values.len()];
-    order.into_iter().take(kept).for_each(|index| results[index] = 1.0);
-    results
 }
 
 #[cfg(test)]

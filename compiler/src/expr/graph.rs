@@ -294,11 +294,10 @@ impl Graph {
                     if !all(*axis) {
                         return problem("compares across axes");
                     }
-                    if statistic_fraction(*statistic).is_some_and(|fraction| !(0.0..=1.0).contains(&fraction))
-                    {
+                    if statistic.fraction().is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
                         return problem("has a fraction outside [0, 1]");
                     }
-                    if noise.is_some() != chooses_at_random(*statistic) {
+                    if noise.is_some() != statistic.chooses_at_random() {
                         return problem("chooses at random without random numbers, or has them for nothing");
                     }
                 }
@@ -357,27 +356,4 @@ impl Graph {
     pub fn has(&self, ids: &[NodeId]) -> bool {
         ids.iter().all(|id| (id.0 as usize) < self.nodes.len())
     }
-}
-
-/// The share of elements that a statistic is about.
-pub fn statistic_fraction(statistic: Statistic) -> Option<f64> {
-    match statistic {
-        Statistic::Winsor { upper: fraction }
-        | Statistic::TopFraction { keep: fraction }
-        | Statistic::SampleWithoutReplacement { keep: fraction } => Some(fraction),
-        Statistic::Zscore { .. }
-        | Statistic::Center
-        | Statistic::Rank
-        | Statistic::LeaveOneOut
-        | Statistic::Minmax
-        | Statistic::TopCount { .. }
-        | Statistic::Softmax
-        | Statistic::Balance
-        | Statistic::Chunks { .. } => None,
-    }
-}
-
-/// Whether a statistic reads random numbers.
-pub fn chooses_at_random(statistic: Statistic) -> bool {
-    matches!(statistic, Statistic::SampleWithoutReplacement { .. } | Statistic::Balance)
 }

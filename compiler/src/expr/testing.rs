@@ -5,7 +5,7 @@ use crate::plan::{
 };
 
 use super::batch::{Batch, Domains, Layout, Runs};
-use super::graph::{Graph, LiveId, NodeId, Operation, chooses_at_random};
+use super::graph::{Graph, LiveId, NodeId, Operation};
 
 /// All that have a derivative, and those that are flat.
 pub const REDUCTIONS: [Reduction; 9] = [
@@ -219,7 +219,7 @@ impl Random {
                         }
                         _ => {
                             let statistic = self.statistic();
-                            if chooses_at_random(statistic) {
+                            if statistic.chooses_at_random() {
                                 let draw = self.below(DRAWS as usize) as u32;
                                 let noise = graph.signal(Signal::Uniform { draw, axis });
                                 graph.random_choice(statistic, operand, over, mask, noise)

@@ -13,7 +13,7 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
 use super::narrow::formula::{self as narrow, Kind};
-use crate::expr::graph::{Graph, LiveId, NodeId, chooses_at_random, statistic_fraction};
+use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
 
 /// A live primitive and the first place that reads it.
@@ -190,12 +190,12 @@ impl<'a> Lowering<'a> {
             Kind::Statistic { statistic, over } => {
                 let (operand, among) = self.peers(formula, over, statistic.name())?;
                 if let Some(fraction) =
-                    statistic_fraction(statistic).filter(|fraction| !(0.0..=1.0).contains(fraction))
+                    statistic.fraction().filter(|fraction| !(0.0..=1.0).contains(fraction))
                 {
                     let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
                     return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
                 }
-                if chooses_at_random(statistic) {
+                if statistic.chooses_at_random() {
                     let axis = self.graph.axis(operand);
                     let draws = self.draws.len() as u32;
                     let draw = *self.draws.entry(std::ptr::from_ref(formula)).or_insert(draws);

@@ -4,7 +4,7 @@
 //!
 //! | field | what derives from it |
 //! |---|---|
-//! | `name`, `form` | the checker's list of names and arities, completion, hover, the book, the editors' grammars, formulas as text |
+//! | `name`, `form` | names and arities, completion, hover, the book, the editors' grammars, formulas as text |
 //! | `units` | which units it takes and gives |
 //! | `value` | constant folding, the interpreter, the audit's dual numbers |
 //! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers |
@@ -17,19 +17,31 @@
 //! One that needs a program of its own in single precision gets that in [`f32_ops`], and a line where the
 //! runtime names libtorch's kernels.
 //!
-//! Three ways to compute an [`Expr`] are one: whoever can make a constant and apply a function to operands
+//! What goes along an axis has one entry each too ([`Entry`]): [`Reduction`]s, [`Statistic`]s, [`Scan`]s and
+//! [`Memory`], with the name, arguments and documentation that the checker, editors and the book read, and
+//! the value that the interpreter, compiled programs and the audit compute.
+//!
+//! All ways to compute an [`Expr`] are one: whoever can make a constant and apply a function to operands
 //! implements [`Backend`] (numbers, graph nodes, f32 programs, tensors).
 
 #![forbid(unsafe_code)]
 
+mod entry;
 pub mod expr;
 pub mod f32_ops;
 mod function;
 pub mod interval;
+mod reduction;
+mod scan;
+mod statistic;
 mod table;
 mod unit;
 
+pub use entry::Entry;
 pub use expr::{Backend, Expr};
 pub use function::{Accuracy, Definition, Form, Range, Units, Value, maximum, minimum};
+pub use reduction::Reduction;
+pub use scan::{Memory, Scan};
+pub use statistic::{Deviation, Statistic, quantile};
 pub use table::Function;
 pub use unit::{Mismatch, Unit, common_unit};

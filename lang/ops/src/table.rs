@@ -77,7 +77,10 @@ functions! {
         form: call(&["x"], "The absolute value."),
         units: Units::One(unit::size),
         value: Value::Native(|x| x[0].abs()),
-        gradients: &[Some(Let(&[Apply(Less, &[X, ZERO]), Apply(Greater, &[X, ZERO]), Apply(Negate, &[Gradient])], &Apply(Where, &[Local(0), Local(2), Apply(Where, &[Local(1), Gradient, ZERO])])))],
+        gradients: &[Some(Let(
+            &[Apply(Less, &[X, ZERO]), Apply(Greater, &[X, ZERO]), Apply(Negate, &[Gradient])],
+            &Apply(Where, &[Local(0), Local(2), Apply(Where, &[Local(1), Gradient, ZERO])]),
+        ))],
         range: Range::Of(interval::abs),
         accuracy: EXACT,
     },
@@ -88,7 +91,11 @@ functions! {
         value: Value::Native(|x| libm::exp(x[0])),
         gradients: &[Some(Apply(Multiply, &[Gradient, Output]))],
         range: Range::Increasing,
-        accuracy: Accuracy { ulp: 1.1, how: "multiples of log 2 taken off, a polynomial of degree 6; subnormal results are rounded once more" },
+        accuracy: Accuracy {
+            ulp: 1.1,
+            how: "multiples of log 2 taken off, a polynomial of degree 6; subnormal results are rounded \
+                  once more",
+        },
     },
     Log = Definition {
         name: "log",
@@ -122,7 +129,10 @@ functions! {
         form: call(&["x"], "The hyperbolic tangent."),
         units: Units::One(unit::plain_number),
         value: Value::Native(|x| libm::tanh(x[0])),
-        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Subtract, &[ONE, Apply(Multiply, &[Output, Output])])]))],
+        gradients: &[Some(Apply(
+            Multiply,
+            &[Gradient, Apply(Subtract, &[ONE, Apply(Multiply, &[Output, Output])])],
+        ))],
         range: Range::Increasing,
         accuracy: Accuracy { ulp: 1.6, how: "a polynomial up to 0.6, then by `exp`" },
     },
@@ -131,9 +141,15 @@ functions! {
         form: call(&["x"], "1 / (1 + exp(-x))."),
         units: Units::One(unit::fraction),
         value: Value::Native(|x| 1.0 / (1.0 + libm::exp(-x[0]))),
-        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Output, Apply(Subtract, &[ONE, Output])])]))],
+        gradients: &[Some(Apply(
+            Multiply,
+            &[Gradient, Apply(Multiply, &[Output, Apply(Subtract, &[ONE, Output])])],
+        ))],
         range: Range::Increasing,
-        accuracy: Accuracy { ulp: 2.3, how: "by `exp` of the negative size, so that small results keep their digits" },
+        accuracy: Accuracy {
+            ulp: 2.3,
+            how: "by `exp` of the negative size, so that small results keep their digits",
+        },
     },
     // exp(-|x|) can't overflow. Not by `abs`, nor by `max`: at 0 the derivative must be 1/2, also where
     // automatic differentiation follows the body.
@@ -141,13 +157,16 @@ functions! {
         name: "softplus",
         form: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
         units: Units::One(unit::plain_number),
-        value: Value::Body(Apply(Add, &[
-            Apply(Where, &[AT_LEAST_0, X, ZERO]),
-            Apply(Log1p, &[Apply(Exp, &[MINUS_SIZE])]),
-        ])),
+        value: Value::Body(Apply(
+            Add,
+            &[Apply(Where, &[AT_LEAST_0, X, ZERO]), Apply(Log1p, &[Apply(Exp, &[MINUS_SIZE])])],
+        )),
         gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Sigmoid, &[X])]))],
         range: Range::Increasing,
-        accuracy: Accuracy { ulp: 3.0, how: "the larger of x and 0, and `log1p` of `exp` of the negative size" },
+        accuracy: Accuracy {
+            ulp: 3.0,
+            how: "the larger of x and 0, and `log1p` of `exp` of the negative size",
+        },
     },
     LogSigmoid = Definition {
         name: "log_sigmoid",
@@ -159,7 +178,10 @@ functions! {
         )),
         gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Sigmoid, &[Apply(Negate, &[X])])]))],
         range: Range::Increasing,
-        accuracy: Accuracy { ulp: 3.0, how: "the smaller of x and 0, less `log1p` of `exp` of the negative size" },
+        accuracy: Accuracy {
+            ulp: 3.0,
+            how: "the smaller of x and 0, less `log1p` of `exp` of the negative size",
+        },
     },
     Relu = Definition {
         name: "relu",
@@ -175,9 +197,15 @@ functions! {
         form: call(&["x"], "The cosine of `x`, in radians."),
         units: Units::One(unit::plain_number),
         value: Value::Native(|x| libm::cos(x[0])),
-        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Cos, &[Apply(Add, &[X, Constant(std::f64::consts::FRAC_PI_2)])])]))],
+        gradients: &[Some(Apply(
+            Multiply,
+            &[Gradient, Apply(Cos, &[Apply(Add, &[X, Constant(std::f64::consts::FRAC_PI_2)])])],
+        ))],
         range: Range::Of(interval::cosine),
-        accuracy: Accuracy { ulp: 2.5, how: "multiples of a quarter turn taken off, up to 1024; beyond, in double precision" },
+        accuracy: Accuracy {
+            ulp: 2.5,
+            how: "multiples of a quarter turn taken off, up to 1024; beyond, in double precision",
+        },
     },
     Floor = Definition {
         name: "floor",
@@ -220,7 +248,10 @@ functions! {
         form: Form::Infix { precedence: 6 },
         units: Units::Two(unit::quotient),
         value: Value::Native(|x| x[0] / x[1]),
-        gradients: &[Some(Apply(Divide, &[Gradient, Y])), Some(Apply(Multiply, &[Gradient, Apply(Negate, &[Apply(Divide, &[Output, Y])])]))],
+        gradients: &[
+            Some(Apply(Divide, &[Gradient, Y])),
+            Some(Apply(Multiply, &[Gradient, Apply(Negate, &[Apply(Divide, &[Output, Y])])])),
+        ],
         range: Range::Of(interval::divide),
         accuracy: INSTRUCTION,
     },
@@ -229,16 +260,28 @@ functions! {
         form: Form::Infix { precedence: 8 },
         units: Units::Two(unit::power),
         value: Value::Native(|x| libm::pow(x[0], x[1])),
-        gradients: &[Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Y, Apply(Power, &[X, Apply(Subtract, &[Y, ONE])])])])), Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Output, Apply(Log, &[X])])]))],
+        gradients: &[
+            Some(Apply(
+                Multiply,
+                &[Gradient, Apply(Multiply, &[Y, Apply(Power, &[X, Apply(Subtract, &[Y, ONE])])])],
+            )),
+            Some(Apply(Multiply, &[Gradient, Apply(Multiply, &[Output, Apply(Log, &[X])])])),
+        ],
         range: Range::Of(interval::power),
-        accuracy: Accuracy { ulp: 3.5, how: "by a logarithm in two numbers; special values and signs as in IEEE 754" },
+        accuracy: Accuracy {
+            ulp: 3.5,
+            how: "by a logarithm in two numbers; special values and signs as in IEEE 754",
+        },
     },
     Minimum = Definition {
         name: "min",
         form: call(&["a", "b"], "The smaller of two, or the smallest along an axis."),
         units: Units::Shared,
         value: Value::Select(|x| second_is_minimum(x[0], x[1]).into()),
-        gradients: &[Some(Apply(Where, &[Apply(Less, &[Y, X]), ZERO, Gradient])), Some(Apply(Where, &[Apply(Less, &[Y, X]), Gradient, ZERO]))],
+        gradients: &[
+            Some(Apply(Where, &[Apply(Less, &[Y, X]), ZERO, Gradient])),
+            Some(Apply(Where, &[Apply(Less, &[Y, X]), Gradient, ZERO])),
+        ],
         range: Range::Of(interval::minimum),
         accuracy: EXACT,
     },
@@ -247,7 +290,10 @@ functions! {
         form: call(&["a", "b"], "The larger of two, or the largest along an axis."),
         units: Units::Shared,
         value: Value::Select(|x| second_is_maximum(x[0], x[1]).into()),
-        gradients: &[Some(Apply(Where, &[Apply(Greater, &[Y, X]), ZERO, Gradient])), Some(Apply(Where, &[Apply(Greater, &[Y, X]), Gradient, ZERO]))],
+        gradients: &[
+            Some(Apply(Where, &[Apply(Greater, &[Y, X]), ZERO, Gradient])),
+            Some(Apply(Where, &[Apply(Greater, &[Y, X]), Gradient, ZERO])),
+        ],
         range: Range::Of(interval::maximum),
         accuracy: EXACT,
     },
@@ -333,7 +379,20 @@ functions! {
             let raised = second_is_maximum(x[0], x[1]).into();
             if second_is_minimum(x[raised], x[2]) { 2 } else { raised }
         }),
-        gradients: &[Some(Let(&[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])], &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), ZERO, Gradient])]))), Some(Let(&[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])], &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), Gradient, ZERO])]))), Some(Let(&[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])], &Apply(Where, &[Local(1), Gradient, ZERO])))],
+        gradients: &[
+            Some(Let(
+                &[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])],
+                &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), ZERO, Gradient])]),
+            )),
+            Some(Let(
+                &[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])],
+                &Apply(Where, &[Local(1), ZERO, Apply(Where, &[Local(0), Gradient, ZERO])]),
+            )),
+            Some(Let(
+                &[Apply(Less, &[X, Y]), Apply(Greater, &[X, Z])],
+                &Apply(Where, &[Local(1), Gradient, ZERO]),
+            )),
+        ],
         range: Range::Of(interval::clip),
         accuracy: EXACT,
     },
@@ -346,7 +405,11 @@ functions! {
         ),
         units: Units::Shared,
         value: Value::Select(|x| if x[0] != 0.0 { 1 } else { 2 }),
-        gradients: &[None, Some(Apply(Where, &[X, Gradient, ZERO])), Some(Apply(Where, &[X, ZERO, Gradient]))],
+        gradients: &[
+            None,
+            Some(Apply(Where, &[X, Gradient, ZERO])),
+            Some(Apply(Where, &[X, ZERO, Gradient])),
+        ],
         range: Range::Of(interval::choose),
         accuracy: EXACT,
     },

@@ -437,7 +437,6 @@ fn belongs_in_formula(kind: Kind) -> bool {
             | Clip
             | Where
             | Reduce(_)
-            | Quantile
             | Statistic(_)
             | Scan(_)
             | Memory(_)

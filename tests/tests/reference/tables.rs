@@ -225,7 +225,7 @@ impl Group {
             Kind::Elementwise(_) | Kind::Bucket | Kind::Extreme(..) | Kind::Clip | Kind::Where => {
                 Group::Elementwise
             }
-            Kind::Reduce(_) | Kind::Quantile => Group::Reductions,
+            Kind::Reduce(_) => Group::Reductions,
             Kind::Statistic(_) => Group::Statistics,
             Kind::Scan(_) | Kind::Memory(_) => Group::Scans,
             Kind::Divergence(_) => Group::Divergences,

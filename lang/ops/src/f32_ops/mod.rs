@@ -91,8 +91,8 @@ pub enum Comparison {
     GreaterEqual,
 }
 
-/// What a node of a graph is to [`FloatOps`]. What is true or false stays so until it is used as a number, 1 or
-/// 0.
+/// What a node of a graph is to [`FloatOps`]. What is true or false stays so until it is used as a number, 1
+/// or 0.
 #[derive(Clone, Copy, Debug)]
 pub enum Operand<N, T> {
     Number(N),

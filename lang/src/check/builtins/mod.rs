@@ -21,9 +21,9 @@ pub(in crate::check) mod weights;
 
 use std::sync::LazyLock;
 
-use mopd_ops::Form;
+use mopd_ops::{Entry, Form};
 
-use crate::formula::{Formula, Function, Reduction, Scan};
+use crate::formula::{Function, Memory, Reduction, Scan, Statistic};
 
 pub use constructors::Constructor;
 pub use data::DataName;
@@ -64,11 +64,11 @@ pub enum Kind {
     Extreme(Function, Reduction),
     Clip,
     Where,
+    /// Numbers in it, and in those that follow, are placeholders: arguments give them.
     Reduce(Reduction),
-    Quantile,
-    Statistic(StatisticName),
-    Scan(ScanName),
-    Memory(MemoryName),
+    Statistic(Statistic),
+    Scan(Scan<()>),
+    Memory(Memory),
     Divergence(DivergenceName),
     Support(SupportName),
     Measure(Measure),
@@ -96,52 +96,6 @@ impl Builtin {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatisticName {
-    Zscore,
-    Center,
-    Rank,
-    LeaveOneOut,
-    Minmax,
-    Winsor,
-    TopFraction,
-    TopCount,
-    Softmax,
-    SampleWithoutReplacement,
-    Balance,
-    Chunks,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScanName {
-    Sum,
-    Product,
-    Minimum,
-    Maximum,
-    Next,
-    RewardToGo,
-}
-
-impl ScanName {
-    /// The scans that need nothing but their argument.
-    pub fn plain(self) -> Option<Scan<Formula>> {
-        Some(match self {
-            ScanName::Sum => Scan::Sum,
-            ScanName::Product => Scan::Product,
-            ScanName::Minimum => Scan::Minimum,
-            ScanName::Maximum => Scan::Maximum,
-            ScanName::Next => Scan::Next,
-            ScanName::RewardToGo => return None,
-        })
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemoryName {
-    Ema,
-    Previous,
-}
-
 /// A function of formulas.
 struct Row {
     name: &'static str,
@@ -153,18 +107,11 @@ struct Row {
     kind: Kind,
 }
 
-const fn function(
-    name: &'static str,
-    parameters: &'static [&'static str],
-    required: usize,
-    usage: &'static str,
-    doc: &'static str,
-    kind: Kind,
-) -> Row {
-    Row { name, parameters, required, usage, doc, kind }
-}
-
 impl Row {
+    fn of(Entry { name, parameters, required, usage, doc, .. }: Entry, kind: Kind) -> Row {
+        Row { name, parameters, required, usage, doc, kind }
+    }
+
     /// What its arguments take is known by their names.
     fn builtin(&self) -> Builtin {
         let takes = |(at, name): (usize, &&'static str)| Parameter {
@@ -181,41 +128,27 @@ impl Row {
     }
 }
 
-#[rustfmt::skip]
-static FORMULAS: &[Row] = &[
-    function("bucket", &["x", "n"], 2, "bucket(x, 27)", "The index, from 0, of the one of `n` equal bins of [0, 1] that `x` lies in; values outside go to the nearest bin.", Kind::Bucket),
-    // Reductions
-    function("mean", &["x", "over", "among", "on"], 2, "mean(x, over: sequence)", "The mean along an axis.", Kind::Reduce(Reduction::Mean)),
-    function("sum", &["x", "over", "among", "on", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])", "The sum along an axis; of teachers, the weighted sum of their losses.", Kind::Reduce(Reduction::Sum)),
-    function("first", &["x", "over", "among", "on"], 2, "first(x, over: sequence)", "The first element along an axis.", Kind::Reduce(Reduction::First)),
-    function("last", &["x", "over", "among", "on"], 2, "last(x, over: sequence)", "The last element along an axis.", Kind::Reduce(Reduction::Last)),
-    function("any", &["x", "over", "among", "on"], 2, "any(condition, over: group)", "Whether some element is true.", Kind::Reduce(Reduction::Any)),
-    function("all", &["x", "over", "among", "on"], 2, "all(condition, over: group)", "Whether every element is true.", Kind::Reduce(Reduction::All)),
-    function("count", &["x", "over", "among", "on"], 2, "count(correct, over: group)", "How many elements are true.", Kind::Reduce(Reduction::Count)),
-    function("quantile", &["x", "q", "over", "among", "on"], 3, "quantile(x, 0.9, over: batch)", "The `q` quantile along an axis, interpolated linearly.", Kind::Quantile),
-    // Statistics
-    function("zscore", &["x", "over", "deviation", "among"], 3, "zscore(x, over: group, deviation: sample)", "(x - mean) / deviation; 0 where all are equal.", Kind::Statistic(StatisticName::Zscore)),
-    function("center", &["x", "over", "among"], 2, "center(x, over: group)", "`x` minus the mean along the axis.", Kind::Statistic(StatisticName::Center)),
-    function("rank", &["x", "over", "among"], 2, "rank(x, over: batch)", "Share of the others that are smaller, from 0 to 1; equal values share their mean rank.", Kind::Statistic(StatisticName::Rank)),
-    function("leave_one_out", &["x", "over", "among"], 2, "leave_one_out(reward, over: group)", "The mean of the other elements: a baseline that does not depend on the element itself.", Kind::Statistic(StatisticName::LeaveOneOut)),
-    function("minmax", &["x", "over", "among"], 2, "minmax(x, over: batch)", "Shifted and scaled to [0, 1]; 0 where all are equal.", Kind::Statistic(StatisticName::Minmax)),
-    function("winsor", &["x", "upper", "over", "among"], 3, "winsor(x, upper: 0.98, over: batch)", "Values above the `upper` quantile are set to it.", Kind::Statistic(StatisticName::Winsor)),
-    function("top_fraction", &["x", "keep", "over", "among"], 3, "top_fraction(x, keep: 0.5, over: batch)", "True for the `keep` fraction with the largest values, their number rounded up, ties broken by position.", Kind::Statistic(StatisticName::TopFraction)),
-    function("top_count", &["x", "n", "over", "among"], 3, "top_count(x, n: 2, over: block)", "True for the `n` largest values, ties broken by position.", Kind::Statistic(StatisticName::TopCount)),
-    function("softmax", &["x", "over", "among", "across", "missing"], 1, "softmax(x, over: group), or softmax(x, across: panel, missing: uniform)", "exp(x) / sum of exp(x), along an axis, or across the members of a panel.", Kind::Statistic(StatisticName::Softmax)),
-    function("sample_without_replacement", &["x", "keep", "over", "among"], 3, "sample_without_replacement(weight, keep: 0.5, over: batch)", "True for the `keep` fraction of the elements, their number rounded up, drawn with probabilities proportional to `x`.", Kind::Statistic(StatisticName::SampleWithoutReplacement)),
-    function("balance", &["x", "over", "among"], 2, "balance(correct, over: group)", "True for as many true elements as false ones: the larger side is thinned at random.", Kind::Statistic(StatisticName::Balance)),
-    function("chunks", &["x", "most", "width"], 3, "chunks(student.entropy, most: 4, width: 20)", "True in windows of tokens that begin at the largest values of a sequence.", Kind::Statistic(StatisticName::Chunks)),
-    // Scans and memory
-    function("cumsum", &["x", "over"], 2, "cumsum(x, over: sequence)", "The sum so far, this element included.", Kind::Scan(ScanName::Sum)),
-    function("cumprod", &["x", "over"], 2, "cumprod(x, over: sequence)", "The product so far, this element included.", Kind::Scan(ScanName::Product)),
-    function("cummin", &["x", "over"], 2, "cummin(x, over: sequence)", "The smallest so far, this element included.", Kind::Scan(ScanName::Minimum)),
-    function("cummax", &["x", "over"], 2, "cummax(x, over: sequence)", "The largest so far, this element included.", Kind::Scan(ScanName::Maximum)),
-    function("next", &["x", "over"], 2, "next(student.value, over: sequence)", "The element after this one; 0 after the last.", Kind::Scan(ScanName::Next)),
-    function("reward_to_go", &["x", "discount", "over"], 3, "reward_to_go(x, discount: 1, over: sequence)", "The discounted sum of this element and all later ones.", Kind::Scan(ScanName::RewardToGo)),
-    function("ema", &["x", "rate"], 2, "ema(mean(x, over: batch), rate: 0.9)", "Exponential moving average over the steps of the run: `rate` times the old value plus `1 - rate` times the new one; at the first step the new one.", Kind::Memory(MemoryName::Ema)),
-    function("previous", &["x"], 1, "previous(loss)", "The value of the previous step; at the first step the current value.", Kind::Memory(MemoryName::Previous)),
-];
+const BUCKET: Row = Row {
+    name: "bucket",
+    parameters: &["x", "n"],
+    required: 2,
+    usage: "bucket(x, 27)",
+    doc: "The index, from 0, of the one of `n` equal bins of [0, 1] that `x` lies in; values outside go to the \
+          nearest bin.",
+    kind: Kind::Bucket,
+};
+
+/// What goes along an axis, or from step to step.
+fn along_axes() -> impl Iterator<Item = Row> {
+    // The smallest and the largest are found by what they are of two numbers.
+    let reductions = Reduction::EACH.into_iter().filter(|reduction| !reduction.definition().doc.is_empty());
+    let reductions = reductions.map(|reduction| Row::of(reduction.definition(), Kind::Reduce(reduction)));
+    let statistics =
+        Statistic::EACH.map(|statistic| Row::of(statistic.definition(), Kind::Statistic(statistic)));
+    let scans = Scan::EACH.map(|scan| Row::of(scan.definition(), Kind::Scan(scan)));
+    let memory = Memory::EACH.map(|memory| Row::of(memory.definition(), Kind::Memory(memory)));
+    reductions.chain(statistics).chain(scans).chain(memory)
+}
 
 pub fn find_loss(name: &str) -> Option<&'static Builtin> {
     losses::BUILTINS.iter().find(|builtin| builtin.name == name)
@@ -225,7 +158,7 @@ pub fn losses() -> &'static [Builtin] {
     losses::BUILTINS
 }
 
-/// The functions of the operators' table, then all others.
+/// The operators' tables, then all others.
 static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
     let calls = Function::ALL.iter().copied().filter(|function| function.is_call());
     let families = [
@@ -242,7 +175,8 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
         constructors::BUILTINS,
         teachers::BUILTINS,
     ];
-    let formulas = calls.map(elementwise).chain(FORMULAS.iter().map(Row::builtin));
+    let others = std::iter::once(BUCKET).chain(along_axes());
+    let formulas = calls.map(elementwise).chain(others.map(|row| row.builtin()));
     formulas.chain(families.concat()).collect()
 });
 

@@ -7,7 +7,8 @@ mod words;
 pub use keys::*;
 pub use words::*;
 
-use crate::check::builtins::{Kind, MemoryName, ScanName, StatisticName};
+use crate::check::builtins::Kind;
+use crate::formula::{Memory, Scan, Statistic};
 
 /// One setting of a block.
 #[derive(Debug)]
@@ -109,8 +110,8 @@ pub fn signal(name: &str) -> Option<&'static SignalName> {
 pub(super) fn takes(kind: Kind, parameter: &str) -> Takes {
     match kind {
         Kind::Statistic(name) => statistic(name, parameter),
-        Kind::Scan(ScanName::RewardToGo) if parameter == "discount" => Takes::Schedule,
-        Kind::Memory(MemoryName::Ema) if parameter == "rate" => Takes::Number,
+        Kind::Scan(Scan::RewardToGo { .. }) if parameter == "discount" => Takes::Schedule,
+        Kind::Memory(Memory::Ema { .. }) if parameter == "rate" => Takes::Number,
         _ => measure(parameter),
     }
 }
@@ -128,11 +129,11 @@ fn measure(parameter: &str) -> Takes {
     }
 }
 
-fn statistic(name: StatisticName, parameter: &str) -> Takes {
+fn statistic(name: Statistic, parameter: &str) -> Takes {
     match (name, parameter) {
-        (StatisticName::Zscore, "deviation") => Takes::Words(DEVIATIONS),
-        (StatisticName::Softmax, "missing") => Takes::Words(MISSING),
-        (StatisticName::Balance, "x") => Takes::Condition,
+        (Statistic::Zscore { .. }, "deviation") => Takes::Words(DEVIATIONS),
+        (Statistic::Softmax, "missing") => Takes::Words(MISSING),
+        (Statistic::Balance, "x") => Takes::Condition,
         (_, "upper" | "keep") => Takes::Number,
         (_, "n" | "most" | "width") => Takes::Count,
         _ => measure(parameter),

@@ -217,7 +217,7 @@ impl Checker {
         let along =
             given.iter().any(|argument| argument.name.as_ref().is_some_and(|name| name.text == "over"));
         let beyond = match builtin.kind {
-            Kind::Reduce(_) | Kind::Quantile | Kind::Statistic(_) | Kind::Scan(_) | Kind::Memory(_) => true,
+            Kind::Reduce(_) | Kind::Statistic(_) | Kind::Scan(_) | Kind::Memory(_) => true,
             Kind::Extreme(..) => along,
             _ => false,
         };

@@ -13,7 +13,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::builtins::{Builtin, Kind, MemoryName, ScanName, StatisticName};
+use crate::check::builtins::{Builtin, Kind};
 use crate::check::names::foreign;
 use crate::check::names::unknown;
 use crate::check::values::evaluate::Env;
@@ -53,6 +53,20 @@ impl Checker {
             },
             Kind::Clip => self.clip(given, span, env),
             Kind::Where => self.choose(given, span, env),
+            Kind::Reduce(Reduction::Quantile { .. }) => {
+                let expr = given[1].expect("required");
+                let value = self.evaluate(expr, env);
+                let Some(q) = self.fraction(&value, expr.span, "`q`") else { return Value::Error };
+                let over = given[2].expect("required");
+                self.reduce(
+                    Reduction::Quantile { q },
+                    given[0].expect("required"),
+                    over,
+                    [given[3], given[4]],
+                    span,
+                    env,
+                )
+            }
             Kind::Reduce(reduction) => {
                 // `sum([a, b], weights: [0.7, 0.3])`: teachers, not numbers.
                 if let (Reduction::Sum, Some(weights)) = (reduction, given.get(4).copied().flatten()) {
@@ -72,21 +86,7 @@ impl Checker {
                 };
                 self.reduce(reduction, given[0].expect("required"), over, [given[2], given[3]], span, env)
             }
-            Kind::Quantile => {
-                let expr = given[1].expect("required");
-                let value = self.evaluate(expr, env);
-                let Some(q) = self.fraction(&value, expr.span, "`q`") else { return Value::Error };
-                let over = given[2].expect("required");
-                self.reduce(
-                    Reduction::Quantile { q },
-                    given[0].expect("required"),
-                    over,
-                    [given[3], given[4]],
-                    span,
-                    env,
-                )
-            }
-            Kind::Statistic(StatisticName::Softmax) if given[3].is_some() => self.across(given, span, env),
+            Kind::Statistic(Statistic::Softmax) if given[3].is_some() => self.across(given, span, env),
             Kind::Statistic(name) => self.statistic(name, builtin, given, span, env),
             Kind::Scan(name) => self.scan(name, given, span, env),
             Kind::Memory(name) => self.memory(name, given, span, env),
@@ -315,8 +315,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        let truths = matches!(reduction, Reduction::Any | Reduction::All | Reduction::Count);
-        if truths && formula.unit() != Unit::Bool {
+        if reduction.of_truths() && formula.unit() != Unit::Bool {
             let message = format!("`{}` needs bools", reduction.name());
             self.unit_mismatch(x.span, &message, &[(x.span, &formula)], Some("compare with a bound first"));
             return Value::Error;
@@ -340,16 +339,7 @@ impl Checker {
             },
             None => None,
         };
-        let unit = match (reduction, formula.unit()) {
-            (Reduction::Any | Reduction::All, _) => Unit::Bool,
-            (Reduction::Count, _) => Unit::Count,
-            (Reduction::First | Reduction::Last | Reduction::Minimum | Reduction::Maximum, Unit::Bool) => {
-                Unit::Bool
-            }
-            (Reduction::Sum, Unit::Bool) => Unit::Count,
-            (_, Unit::Bool) => Unit::Fraction,
-            (_, unit) => unit,
-        };
+        let unit = (reduction.definition().unit)(formula.unit());
         let (live, origin) = (formula.live(), self.origin(span));
         let kind = FormulaKind::Reduce { reduction, operand: formula, among, on };
         Value::Formula(Formula::new(kind, unit, over_axis, live, origin))
@@ -414,7 +404,7 @@ impl Checker {
 
     fn statistic(
         &mut self,
-        name: StatisticName,
+        name: Statistic,
         builtin: &'static Builtin,
         given: &[Option<&Expr>],
         span: Span,
@@ -430,7 +420,7 @@ impl Checker {
                 Some(axis) => (axis, expr.span),
                 None => return Value::Error,
             },
-            None if name == StatisticName::Chunks => (Axis::Sequence, span),
+            None if matches!(name, Statistic::Chunks { .. }) => (Axis::Sequence, span),
             None => {
                 self.report(
                     Diagnostic::error(
@@ -444,7 +434,7 @@ impl Checker {
                 return Value::Error;
             }
         };
-        let truths = name == StatisticName::Balance;
+        let truths = name.of_truths();
         if truths != (x.unit() == Unit::Bool) {
             let message = match truths {
                 true => "`balance` needs bools".to_owned(),
@@ -458,20 +448,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        let unit = match statistic {
-            Statistic::Zscore { .. } => Unit::Number,
-            Statistic::Center => match x.unit() {
-                Unit::Logp => Unit::Nats,
-                unit => unit,
-            },
-            Statistic::LeaveOneOut | Statistic::Winsor { .. } => x.unit(),
-            Statistic::Rank | Statistic::Minmax | Statistic::Softmax => Unit::Fraction,
-            Statistic::TopFraction { .. }
-            | Statistic::TopCount { .. }
-            | Statistic::SampleWithoutReplacement { .. }
-            | Statistic::Balance
-            | Statistic::Chunks { .. } => Unit::Bool,
-        };
+        let unit = (statistic.definition().unit)(x.unit());
         if x.live() {
             self.report(
                 Diagnostic::error(
@@ -516,7 +493,7 @@ impl Checker {
     /// The statistic with its own numbers.
     fn statistic_of<'e>(
         &mut self,
-        name: StatisticName,
+        name: Statistic,
         slot: &dyn Fn(&str) -> Option<&'e Expr>,
         env: &Env,
     ) -> Option<Statistic> {
@@ -529,25 +506,25 @@ impl Checker {
             checker.count(slot(parameter).expect("required"), parameter, env, 1)
         };
         Some(match name {
-            StatisticName::Zscore => {
+            Statistic::Zscore { .. } => {
                 let words = [("population", Deviation::Population), ("sample", Deviation::Sample)];
                 let deviation =
                     self.word(slot("deviation").expect("required"), "a kind of deviation", &words)?;
                 Statistic::Zscore { deviation }
             }
-            StatisticName::Center => Statistic::Center,
-            StatisticName::Rank => Statistic::Rank,
-            StatisticName::LeaveOneOut => Statistic::LeaveOneOut,
-            StatisticName::Minmax => Statistic::Minmax,
-            StatisticName::Softmax => Statistic::Softmax,
-            StatisticName::Balance => Statistic::Balance,
-            StatisticName::Winsor => Statistic::Winsor { upper: fraction(self, "upper")? },
-            StatisticName::TopFraction => Statistic::TopFraction { keep: fraction(self, "keep")? },
-            StatisticName::SampleWithoutReplacement => {
+            plain @ (Statistic::Center
+            | Statistic::Rank
+            | Statistic::LeaveOneOut
+            | Statistic::Minmax
+            | Statistic::Softmax
+            | Statistic::Balance) => plain,
+            Statistic::Winsor { .. } => Statistic::Winsor { upper: fraction(self, "upper")? },
+            Statistic::TopFraction { .. } => Statistic::TopFraction { keep: fraction(self, "keep")? },
+            Statistic::SampleWithoutReplacement { .. } => {
                 Statistic::SampleWithoutReplacement { keep: fraction(self, "keep")? }
             }
-            StatisticName::TopCount => Statistic::TopCount { count: count(self, "n")? },
-            StatisticName::Chunks => {
+            Statistic::TopCount { .. } => Statistic::TopCount { count: count(self, "n")? },
+            Statistic::Chunks { .. } => {
                 let most = count(self, "most");
                 let width = slot("width").expect("required");
                 let value = self.evaluate(width, env);
@@ -628,11 +605,15 @@ impl Checker {
         ))
     }
 
-    fn scan(&mut self, name: ScanName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    fn scan(&mut self, name: Scan<()>, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
         let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
-        let (scan, over) = match name.plain() {
-            Some(scan) => (scan, given[1].expect("required")),
-            None => {
+        let (scan, over) = match name {
+            Scan::Sum => (Scan::Sum, given[1]),
+            Scan::Product => (Scan::Product, given[1]),
+            Scan::Minimum => (Scan::Minimum, given[1]),
+            Scan::Maximum => (Scan::Maximum, given[1]),
+            Scan::Next => (Scan::Next, given[1]),
+            Scan::RewardToGo { .. } => {
                 let Some((discount, place)) = self.argument(given, 1, env) else { return Value::Error };
                 if let Some(value) = discount.constant().filter(|value| !(0.0..=1.0).contains(value)) {
                     let finding =
@@ -640,9 +621,10 @@ impl Checker {
                     self.report(finding.label(format!("this is {value}")));
                     return Value::Error;
                 }
-                (Scan::RewardToGo { discount }, given[2].expect("required"))
+                (Scan::RewardToGo { discount }, given[2])
             }
         };
+        let over = over.expect("required");
         let Some(axis) = self.axis(over) else { return Value::Error };
         if x.axis() <= axis {
             let text = format!("this is one number per {}", x.axis().name());
@@ -668,14 +650,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        let unit = match (&scan, x.unit()) {
-            (Scan::Minimum | Scan::Maximum, unit) => unit,
-            (Scan::Product, Unit::Bool) => Unit::Bool,
-            (_, Unit::Bool) => Unit::Count,
-            (Scan::Product, Unit::Prob | Unit::Ratio | Unit::Fraction) => x.unit(),
-            (Scan::Product, _) => Unit::Number,
-            (_, unit) => unit,
-        };
+        let unit = (scan.definition().unit)(x.unit());
         let (x_axis, origin) = (x.axis(), self.origin(span));
         Value::Formula(Formula::new(
             FormulaKind::Scan { scan, operand: x, over: axis },
@@ -687,11 +662,11 @@ impl Checker {
     }
 
     /// What is carried over the steps of a run: `ema(x, rate: 0.9)`, `previous(x)`.
-    fn memory(&mut self, name: MemoryName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    fn memory(&mut self, name: Memory, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
         let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
         let memory = match name {
-            MemoryName::Previous => Memory::Previous,
-            MemoryName::Ema => {
+            Memory::Previous => Memory::Previous,
+            Memory::Ema { .. } => {
                 let expr = given[1].expect("required");
                 let value = self.evaluate(expr, env);
                 let Some(rate) = self.fraction(&value, expr.span, "`rate`") else { return Value::Error };

@@ -5,7 +5,6 @@
 
 mod decided;
 mod divergences;
-mod operators;
 mod signals;
 mod summand;
 pub mod text;
@@ -18,8 +17,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 pub use divergences::*;
-pub use mopd_ops::{Function, Unit};
-pub use operators::*;
+pub use mopd_ops::{Deviation, Function, Memory, Reduction, Scan, Statistic, Unit};
 pub use signals::*;
 pub use summand::*;
 

@@ -1,0 +1,23 @@
+//! What is declared of a function along an axis, however it computes.
+
+use crate::Unit;
+
+/// One entry of the tables of reductions, statistics, scans and memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    /// In the order in which they may be given without a name.
+    pub parameters: &'static [&'static str],
+    /// The first so many must be given.
+    pub required: usize,
+    /// How it is written, for help texts.
+    pub usage: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+    /// The unit of the result, given that of the elements.
+    pub unit: fn(Unit) -> Unit,
+}
+
+pub(crate) fn same(of: Unit) -> Unit {
+    of
+}

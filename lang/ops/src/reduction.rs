@@ -1,0 +1,227 @@
+//! Reductions: many numbers to one. To add one, add a variant, its entry in [`Reduction::definition`] and
+//! what it does with one more number.
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Entry, same};
+use crate::statistic::quantile;
+use crate::{Function, Unit, maximum, minimum};
+
+/// Many numbers to one; [`Reduction::of_none`] where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    Sum,
+    Mean,
+    Minimum,
+    Maximum,
+    First,
+    Last,
+    /// True where some element is.
+    Any,
+    /// True where every element is.
+    All,
+    /// How many elements are true.
+    Count,
+    /// Interpolated linearly between the two elements around `q * (n - 1)`.
+    Quantile {
+        q: f64,
+    },
+}
+
+/// The share of truth values that hold.
+fn averaged(of: Unit) -> Unit {
+    if of == Unit::Bool { Unit::Fraction } else { of }
+}
+
+impl Reduction {
+    /// One of each, for what must hold of all.
+    pub const EACH: [Reduction; 10] = [
+        Reduction::Mean,
+        Reduction::Sum,
+        Reduction::Minimum,
+        Reduction::Maximum,
+        Reduction::First,
+        Reduction::Last,
+        Reduction::Any,
+        Reduction::All,
+        Reduction::Count,
+        Reduction::Quantile { q: 0.5 },
+    ];
+
+    pub fn definition(self) -> Entry {
+        /// Of anything; the result is what the elements are.
+        const USUAL: Entry = Entry {
+            name: "",
+            parameters: &["x", "over", "among", "on"],
+            required: 2,
+            usage: "",
+            doc: "",
+            unit: same,
+        };
+        match self {
+            Reduction::Sum => Entry {
+                name: "sum",
+                parameters: &["x", "over", "among", "on", "weights"],
+                required: 1,
+                usage: "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])",
+                doc: "The sum along an axis; of teachers, the weighted sum of their losses.",
+                unit: |of| if of == Unit::Bool { Unit::Count } else { of },
+            },
+            Reduction::Mean => Entry {
+                name: "mean",
+                usage: "mean(x, over: sequence)",
+                doc: "The mean along an axis.",
+                unit: averaged,
+                ..USUAL
+            },
+            // Documented with the functions of two numbers.
+            Reduction::Minimum => Entry { name: Function::Minimum.name(), ..USUAL },
+            Reduction::Maximum => Entry { name: Function::Maximum.name(), ..USUAL },
+            Reduction::First => Entry {
+                name: "first",
+                usage: "first(x, over: sequence)",
+                doc: "The first element along an axis.",
+                ..USUAL
+            },
+            Reduction::Last => Entry {
+                name: "last",
+                usage: "last(x, over: sequence)",
+                doc: "The last element along an axis.",
+                ..USUAL
+            },
+            Reduction::Any => Entry {
+                name: "any",
+                usage: "any(condition, over: group)",
+                doc: "Whether some element is true.",
+                ..USUAL
+            },
+            Reduction::All => Entry {
+                name: "all",
+                usage: "all(condition, over: group)",
+                doc: "Whether every element is true.",
+                ..USUAL
+            },
+            Reduction::Count => Entry {
+                name: "count",
+                usage: "count(correct, over: group)",
+                doc: "How many elements are true.",
+                unit: |_| Unit::Count,
+                ..USUAL
+            },
+            Reduction::Quantile { .. } => Entry {
+                name: "quantile",
+                parameters: &["x", "q", "over", "among", "on"],
+                required: 3,
+                usage: "quantile(x, 0.9, over: batch)",
+                doc: "The `q` quantile along an axis, interpolated linearly.",
+                unit: averaged,
+            },
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        self.definition().name
+    }
+
+    /// It takes truth values only.
+    pub fn of_truths(self) -> bool {
+        matches!(self, Reduction::Any | Reduction::All | Reduction::Count)
+    }
+
+    /// What it makes of no elements at all, whoever computes it. `all` of none is true, as `any` of none is
+    /// false; what has no value there, such as a mean, is 0, so that a completion without selected tokens
+    /// adds nothing.
+    pub fn of_none(self) -> f64 {
+        if self == Reduction::All { 1.0 } else { 0.0 }
+    }
+
+    /// What `so_far` becomes with one more element, the first or another one: accumulated in the order of the
+    /// elements, from [`Reduction::of_none`]; none for what needs all elements at once.
+    #[inline]
+    pub fn step(self, so_far: f64, first: bool, x: f64) -> Option<f64> {
+        let truth = |holds: bool| f64::from(u8::from(holds));
+        Some(match self {
+            Reduction::Sum | Reduction::Mean => so_far + x,
+            Reduction::Minimum | Reduction::Maximum | Reduction::First if first => x,
+            Reduction::Minimum => minimum(so_far, x),
+            Reduction::Maximum => maximum(so_far, x),
+            Reduction::First => so_far,
+            Reduction::Last => x,
+            // Whatever is not 0 is true, NaN included.
+            Reduction::Count => so_far + truth(x != 0.0),
+            Reduction::Any => truth(so_far != 0.0 || x != 0.0),
+            Reduction::All => truth(so_far != 0.0 && x != 0.0),
+            Reduction::Quantile { .. } => return None,
+        })
+    }
+
+    /// The result, once `so_far` has all elements.
+    pub fn finish(self, so_far: f64, count: u32) -> f64 {
+        if self == Reduction::Mean { so_far / f64::from(count.max(1)) } else { so_far }
+    }
+
+    /// Of all elements.
+    pub fn value(self, values: &[f64]) -> f64 {
+        match self {
+            Reduction::Quantile { q } if !values.is_empty() => quantile(values, q),
+            _ => {
+                let mut so_far = self.of_none();
+                for (index, x) in values.iter().enumerate() {
+                    so_far = self.step(so_far, index == 0, *x).unwrap_or(so_far);
+                }
+                self.finish(so_far, values.len() as u32)
+            }
+        }
+    }
+
+    /// The derivative of the value by each element; none where it is flat almost everywhere, or where there
+    /// is none here. Elements that attain a minimum or maximum share it.
+    pub fn gradient(self, values: &[f64]) -> Option<Vec<f64>> {
+        let shared = |takes: &dyn Fn(usize) -> bool| {
+            let count = (0..values.len()).filter(|index| takes(*index)).count().max(1) as f64;
+            Some((0..values.len()).map(|index| if takes(index) { 1.0 / count } else { 0.0 }).collect())
+        };
+        match self {
+            Reduction::Sum => Some(vec![1.0; values.len()]),
+            Reduction::Mean => shared(&|_| true),
+            Reduction::Minimum | Reduction::Maximum => {
+                let extreme = self.value(values);
+                shared(&|index| values[index] == extreme)
+            }
+            Reduction::First => shared(&|index| index == 0),
+            Reduction::Last => shared(&|index| index + 1 == values.len()),
+            Reduction::Any | Reduction::All | Reduction::Count | Reduction::Quantile { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_slopes_of_central_differences() {
+        const STEP: f64 = 1e-6;
+        let values = [0.5, -1.25, 2.0, 0.75];
+        for reduction in Reduction::EACH {
+            let Some(gradient) = reduction.gradient(&values) else { continue };
+            for (index, partial) in gradient.iter().enumerate() {
+                let moved = |by: f64| {
+                    let mut values = values;
+                    values[index] += by;
+                    reduction.value(&values)
+                };
+                let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                assert!((slope - partial).abs() < 1e-7, "{reduction:?} by {index}: {slope} {partial}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_none_is_the_value_of_nothing() {
+        for reduction in Reduction::EACH {
+            assert_eq!(reduction.value(&[]), reduction.of_none(), "{reduction:?}");
+        }
+    }
+}
