@@ -2,7 +2,7 @@
 //! Accumulated in f64 in the order of the elements, whatever the precision of the rest. The interpreter and
 //! the compiled program share them; so do tensors, for what they can't do where they are.
 
-use crate::plan::{Axis, Reduction, Scan, Statistic};
+use crate::expr::signals::{Axis, Reduction, Scan, Statistic};
 
 use super::batch::{Batch, Layout};
 use super::graph::{Graph, NodeId, Operation};
@@ -151,7 +151,7 @@ fn scan(
 
 #[cfg(test)]
 mod tests {
-    use crate::plan::Memory;
+    use crate::expr::signals::Memory;
 
     use super::*;
 
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn memory_begins_with_the_first_step() {
         let mut graph = Graph::default();
-        let reward = graph.signal(crate::plan::Signal::Reward);
+        let reward = graph.signal(crate::expr::signals::Signal::Reward);
         let mean = graph.reduce(Reduction::Mean, reward, Axis::Batch, None);
         let ema = graph.memory(Memory::Ema { rate: 0.75 }, mean);
         let previous = graph.memory(Memory::Previous, mean);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::plan::{Axis, Signal};
+use crate::expr::signals::{Axis, Signal};
 
 use super::graph::{LiveId, NodeId};
 use super::values::EvaluationError;

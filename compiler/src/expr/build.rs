@@ -1,7 +1,9 @@
 //! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged
 //! is not computed.
 
-use crate::plan::{Axis, Function, Memory, Reduction, Scan, Schedule, Signal, Statistic};
+use mopd_lang::experiment::Schedule;
+
+use crate::expr::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -154,7 +156,7 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use crate::plan::Role;
+    use crate::expr::signals::Role;
 
     use super::*;
 

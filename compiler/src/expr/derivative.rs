@@ -6,7 +6,7 @@
 use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
 
-use crate::plan::{Axis, Function, Reduction, Scan};
+use crate::expr::signals::{Axis, Function, Reduction, Scan};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -216,7 +216,7 @@ impl Backend for Nodes<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::plan::{Role, Signal, Statistic};
+    use crate::expr::signals::{Role, Signal, Statistic};
 
     use super::*;
     use crate::expr::batch::Batch;

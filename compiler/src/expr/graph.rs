@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 
+use mopd_lang::experiment::Schedule;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Axis, Function, Memory, Reduction, Scan, Schedule, Signal, Statistic};
+use super::signals::{Axis, Function, Memory, Reduction, Scan, Signal, Statistic};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(pub u32);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::batch::Batch;
 use super::derivative::{NotDifferentiable, adjoints};
 use super::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Reduction, Summand};
+use crate::expr::signals::{Axis, Function, Reduction, Summand};
 
 /// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares: where
 /// these vanish they would be 0 / 0. Third powers of it, and quotients of two, have room in double precision.

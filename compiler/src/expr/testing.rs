@@ -1,8 +1,8 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
 
-use crate::plan::{
-    Axis, Deviation, Function, Memory, Over, Reduction, Role, Scan, Schedule, Signal, Statistic,
-};
+use mopd_lang::experiment::{Over, Schedule};
+
+use crate::expr::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
 
 use super::batch::{Batch, Domains, Layout, Runs};
 use super::graph::{Graph, LiveId, NodeId, Operation};

@@ -1,10 +1,9 @@
 //! Where prompts come from.
 
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
+use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
 
-use super::formula::Function;
 use super::settings::Column;
 
 /// Longest text of a formula, in characters.

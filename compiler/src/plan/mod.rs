@@ -4,15 +4,10 @@
 mod data;
 pub mod difference;
 pub mod events;
-mod formula;
 pub mod results;
 mod settings;
 
 pub use data::{DataFormula, DataNode, DataSource};
-pub use formula::{
-    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
-    Parameter, Reduction, Role, Scan, Signal, Statistic, Summand, Support,
-};
 use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Completions, Device,
@@ -23,6 +18,10 @@ pub use settings::{
 };
 
 use crate::expr::graph::{Graph, NodeId};
+pub use crate::expr::signals::{
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
+    Parameter, Reduction, Role, Scan, Signal, Statistic, Summand, Support,
+};
 
 /// Raised whenever the meaning of a field changes.
 pub const SCHEMA: u32 = 2;

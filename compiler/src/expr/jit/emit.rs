@@ -4,7 +4,7 @@ use mopd_ops::f32_ops::{self, Operand};
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
-use crate::plan::{Axis, Function};
+use crate::expr::signals::{Axis, Function};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     AbiParam, BlockArg, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::{Axis, Signal};
+use crate::expr::signals::{Axis, Signal};
 
 use crate::expr::graph::{Graph, Node, NodeId, Operation};
 

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
-use crate::plan::Axis;
+use crate::expr::signals::Axis;
 use cranelift_jit::JITModule;
 
 use self::emit::Target;

@@ -1,6 +1,6 @@
 //! The compiled program against the interpreter.
 
-use crate::plan::{Axis, Function, Reduction, Role, Signal};
+use crate::expr::signals::{Axis, Function, Reduction, Role, Signal};
 
 use super::emit::Target;
 use super::{CompileError, Program, Workspace};

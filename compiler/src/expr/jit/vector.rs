@@ -6,7 +6,7 @@ use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{BlockArg, Endianness, FuncRef, InstBuilder, MemFlagsData, Type, Value, types};
 use cranelift_frontend::FunctionBuilder;
 
-use crate::plan::Function;
+use crate::expr::signals::Function;
 use mopd_ops::f32_ops::{Comparison, FloatOps};
 
 /// Elements that are computed together: as many f32 as fit into 128 bits, the widest vector that Cranelift

@@ -3,7 +3,7 @@
 pub use mopd_lang::formula::{Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic};
 use serde::{Deserialize, Serialize};
 
-use crate::expr::graph::{Graph, NodeId};
+use super::graph::{Graph, NodeId};
 
 /// Whose probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
