@@ -70,10 +70,6 @@ impl Dual {
         apply(Function::Minimum, &[self, other])
     }
 
-    pub fn maximum(&self, other: &Dual) -> Dual {
-        apply(Function::Maximum, &[self, other])
-    }
-
     /// `x * log(x / y)`, 0 where `x` is 0.
     pub fn times_log_ratio(&self, other: &Dual) -> Dual {
         if self.value == 0.0 {

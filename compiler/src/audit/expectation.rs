@@ -6,9 +6,11 @@ use mopd_lang::formula::{Axis, Formula};
 
 use super::divergence::Refusal;
 use super::dual::Dual;
-use super::evaluate::{Scene, count, parent, reward};
-use super::program::{Program, View};
+use super::evaluate::Evaluator;
+use super::leaves::{Scene, reward};
+use super::program::View;
 use super::world::World;
+use crate::lower::FormulaGraph;
 
 /// What of a term counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +24,11 @@ pub(super) struct Counting {
 pub(super) const ALL: Counting = Counting { bounds: true, gates: true };
 
 /// A term ready to be evaluated.
-pub(super) struct Compiled<'a> {
-    select: Option<(Program<'a>, usize, Axis)>,
-    main: Program<'a>,
-    value: (usize, Axis),
-    factors: Vec<(usize, Axis)>,
-    when: Option<(usize, Axis)>,
+pub(super) struct Compiled {
+    lowered: FormulaGraph,
     /// The finest axis of value, factors and masks.
     axis: Axis,
+    has_when: bool,
     kept: bool,
 }
 
@@ -44,38 +43,25 @@ pub(super) struct Expectation {
     pub largest: f64,
 }
 
-impl<'a> Compiled<'a> {
-    pub fn of(view: &View<'a>, counting: Counting) -> Compiled<'a> {
+impl Compiled {
+    /// # Errors
+    /// What graphs have no word for.
+    pub fn of(view: &View, counting: Counting) -> Result<Compiled, Refusal> {
         let gates = counting.gates;
-        let select = view.select.filter(|_| gates).map(|select| {
-            let (program, roots) = Program::of(&[select]);
-            (program, roots[0], select.axis())
-        });
-        let factors: Vec<&Formula> =
-            view.weight.into_iter().chain(view.own_weight).filter(|_| gates).collect();
+        let factors = view.weight.into_iter().chain(view.own_weight).filter(|_| gates);
         let when = view.when.filter(|_| gates);
-        let roots: Vec<&Formula> =
-            std::iter::once(view.value).chain(factors.iter().copied()).chain(when).collect();
-        let (main, places) = Program::of(&roots);
-        let placed: Vec<(usize, Axis)> =
-            places.into_iter().zip(roots.iter().map(|root| root.axis())).collect();
-        let axes = placed.iter().map(|(_, axis)| *axis).chain(select.iter().map(|(_, _, axis)| *axis));
-        let axis = axes.max().unwrap_or(Axis::Token);
-        Compiled {
-            select,
-            main,
-            value: placed[0],
-            factors: placed[1..=factors.len()].to_vec(),
-            when: when.and_then(|_| placed.last().copied()),
-            axis,
-            kept: view.kept,
-        }
+        let roots: Vec<&Formula> = std::iter::once(view.value).chain(factors).chain(when).collect();
+        let lowered = FormulaGraph::of(view.select.filter(|_| gates), &roots)?;
+        let all = lowered.roots.iter().chain(&lowered.select);
+        let axis = all.map(|root| lowered.graph.axis(*root)).max().unwrap_or(Axis::Token);
+        Ok(Compiled { lowered, axis, has_when: when.is_some(), kept: view.kept && gates })
     }
 
     /// # Errors
     /// What the world lacks, and numbers that are not finite.
     pub fn expectation(&self, world: &World, counting: Counting) -> Result<Expectation, Refusal> {
         let size = world.size;
+        let evaluator = Evaluator::of(world, &self.lowered, counting.bounds)?;
         let mut gradient = vec![0.0; size.logits()];
         let mut visits = vec![0.0; size.prefixes()];
         let (mut value, mut largest) = (0.0, 0.0f64);
@@ -86,7 +72,7 @@ impl<'a> Compiled<'a> {
                 continue;
             }
             scene.prefixes.iter().for_each(|prefix| visits[*prefix] += probability);
-            let total = self.total(&scene, counting)?;
+            let total = self.total(&evaluator, &scene)?;
             if !total.is_finite() {
                 return Err("its numbers are not finite here".into());
             }
@@ -100,54 +86,45 @@ impl<'a> Compiled<'a> {
             let own = &mut gradient[prefix * size.vocabulary..(prefix + 1) * size.vocabulary];
             own.iter_mut().for_each(|partial| *partial = if visits > 0.0 { *partial / visits } else { 0.0 });
         }
-        Ok(Expectation { gradient, value: value / count(size, self.value.1) as f64, largest })
+        let elements = evaluator.layout().len(self.lowered.graph.axis(self.lowered.roots[0]));
+        Ok(Expectation { gradient, value: value / elements as f64, largest })
     }
 
     /// The sum over the term's own elements of one drawing.
-    fn total(&self, scene: &Scene, counting: Counting) -> Result<Dual, Refusal> {
-        let size = scene.world.size;
-        let selected = match &self.select {
-            None => None,
-            Some((program, root, axis)) => {
-                let values = scene.run(program, None)?;
-                let at =
-                    |token: usize| values[*root].elements[parent(size, Axis::Token, *axis, token)].truth();
-                Some((0..size.tokens()).map(at).collect::<Vec<bool>>())
-            }
+    fn total(&self, evaluator: &Evaluator, scene: &Scene) -> Result<Dual, Refusal> {
+        let FormulaGraph { graph, select, roots, .. } = &self.lowered;
+        let (size, layout, axis) = (scene.world.size, evaluator.layout(), self.axis);
+        let values = evaluator.run(scene)?;
+        let (when, factors) = match roots[1..].split_last() {
+            Some((when, factors)) if self.has_when => (Some(*when), factors),
+            _ => (None, &roots[1..]),
         };
-        let values = scene.run(&self.main, selected.as_deref())?;
+        let selected =
+            |token: usize| select.is_none_or(|select| values.around(select, Axis::Token, token).truth());
         let kept = |index: usize| {
-            if !(self.kept && counting.gates) {
+            if !self.kept {
                 return true;
             }
-            let sequence = parent(size, self.axis.max(Axis::Sequence), Axis::Sequence, index);
-            reward(
-                scene.world,
-                sequence / size.samples,
-                &scene.tokens[sequence * size.length..(sequence + 1) * size.length],
-            ) >= 1.0
-        };
-        let at = |(root, axis): (usize, Axis), index: usize| {
-            &values[root].elements[parent(size, self.axis, axis, index)]
+            let sequence = layout.parent(axis.max(Axis::Sequence), Axis::Sequence, index);
+            let tokens = &scene.tokens[sequence * size.length..(sequence + 1) * size.length];
+            reward(scene.world, sequence / size.samples, tokens) >= 1.0
         };
         // A coarse term that is spread over finer elements counts once.
-        let elements = count(size, self.axis);
-        let share = count(size, self.value.1) as f64 / elements as f64;
+        let elements = layout.len(axis);
+        let share = layout.len(graph.axis(roots[0])) as f64 / elements as f64;
         let mut total = Dual::plain(0.0);
         for index in 0..elements {
-            let chosen = match &selected {
-                Some(selected) if self.axis == Axis::Token => selected[index],
-                Some(selected) => (0..size.tokens())
-                    .any(|token| selected[token] && parent(size, Axis::Token, self.axis, token) == index),
-                None => true,
-            };
-            if !chosen || !kept(index) || self.when.is_some_and(|when| !at(when, index).truth()) {
+            let chosen = select.is_none()
+                || (0..size.tokens())
+                    .any(|token| layout.parent(Axis::Token, axis, token) == index && selected(token));
+            let applies = when.is_none_or(|when| values.around(when, axis, index).truth());
+            if !chosen || !kept(index) || !applies {
                 continue;
             }
-            let weighted = self
-                .factors
+            let value = values.around(roots[0], axis, index).scale(share);
+            let weighted = factors
                 .iter()
-                .fold(at(self.value, index).scale(share), |value, factor| value.multiply(at(*factor, index)));
+                .fold(value, |value, factor| value.multiply(values.around(*factor, axis, index)));
             total = total.add(&weighted);
         }
         Ok(total)

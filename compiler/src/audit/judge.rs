@@ -7,15 +7,17 @@ use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Part as Number, R
 use super::cast::Cast;
 use super::divergence::Refusal;
 use super::drawn::Drawn;
-use super::evaluate::Scene;
+use super::evaluate::Evaluator;
 use super::expectation::{ALL, Compiled, Counting};
 use super::fit::{coefficients, cosine, difference, distance, norm, per_block};
+use super::leaves::Scene;
 use super::named::{Named, candidates};
-use super::program::{Program, View};
+use super::program::View;
 use super::values::Values;
 use super::variants;
 use super::verdict::{Finding, Part, Task, Verdict, When, away};
 use super::world::{Recipe, Variation, World};
+use crate::lower::FormulaGraph;
 
 /// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
 const NOTHING: f64 = 1e-10;
@@ -457,21 +459,7 @@ impl<'a> Inquiry<'a> {
                 conditions.push(&operands[0]);
             }
         }
-        let (program, roots) = Program::of(&conditions);
-        let mut seen = vec![[false; 2]; roots.len()];
-        for world in worlds {
-            for tokens in world.size.outcomes() {
-                let Ok(values) = Scene::of(world, &tokens, true).run(&program, None) else {
-                    return Vec::new();
-                };
-                for (seen, root) in seen.iter_mut().zip(&roots) {
-                    values[*root]
-                        .elements
-                        .iter()
-                        .for_each(|element| seen[usize::from(element.truth())] = true);
-                }
-            }
-        }
+        let Ok(seen) = truths(&conditions, worlds) else { return Vec::new() };
         let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
         same.map(|(condition, seen)| {
             format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })
@@ -517,6 +505,24 @@ impl<'a> Inquiry<'a> {
     }
 }
 
+/// Which of false and true conditions are in these worlds.
+fn truths(conditions: &[&Formula], worlds: &[World]) -> Result<Vec<[bool; 2]>, Refusal> {
+    let lowered = FormulaGraph::of(None, conditions)?;
+    let mut seen = vec![[false; 2]; conditions.len()];
+    for world in worlds {
+        let evaluator = Evaluator::of(world, &lowered, true)?;
+        for tokens in world.size.outcomes() {
+            let values = evaluator.run(&Scene::of(world, &tokens, true))?;
+            for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
+                for element in 0..evaluator.layout().len(lowered.graph.axis(*root)) {
+                    seen[usize::from(values.at(*root, element).truth())] = true;
+                }
+            }
+        }
+    }
+    Ok(seen)
+}
+
 /// Without the noise of binary fractions.
 fn readable(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
@@ -532,7 +538,7 @@ fn bias(gradient: &[f64], plain: &[f64], of: Verdict, by: String) -> Verdict {
 }
 
 pub(super) fn measure(view: &View, counting: Counting, worlds: &[World]) -> Result<Measured, Refusal> {
-    let compiled = Compiled::of(view, counting);
+    let compiled = Compiled::of(view, counting)?;
     let mut measured = Measured { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
     for world in worlds {
         let expectation = compiled.expectation(world, counting)?;

@@ -18,6 +18,7 @@ mod evaluate;
 mod expectation;
 mod fit;
 mod judge;
+mod leaves;
 mod named;
 mod program;
 mod sign;
@@ -208,6 +209,6 @@ pub fn expected(objective: &Objective, term: usize, world: &World) -> Result<Exp
     if let Some(why) = view.refusal() {
         return Err(why);
     }
-    let expectation = Compiled::of(&view, ALL).expectation(world, ALL)?;
+    let expectation = Compiled::of(&view, ALL)?.expectation(world, ALL)?;
     Ok(Expected { value: expectation.value, gradient: expectation.gradient })
 }

@@ -11,7 +11,7 @@ use mopd_lang::source::SourceFile;
 use super::divergence::{Place, Refusal};
 use super::drawn::Drawn;
 use super::dual::{Dual, sum};
-use super::evaluate::{judged, judgement, reward};
+use super::leaves::{judged, judgement, reward};
 use super::program::View;
 use super::world::{Recipe, World};
 

@@ -9,6 +9,7 @@ use super::bounds::is_negative;
 use super::evaluate::bounded;
 use super::judge::quoted;
 use super::program::View;
+use crate::lower::FormulaGraph;
 
 /// More summands than this are not told apart.
 const MOST_SUMMANDS: usize = 12;
@@ -18,7 +19,9 @@ const MOST_VARIANTS: usize = 12;
 
 /// Whether some part is held between numbers known before anything is drawn.
 pub(super) fn has_bounds(view: &View) -> bool {
-    view.formulas().into_iter().flat_map(Formula::parts).any(|part| bounded(part).is_some() || clipped(part))
+    let lowered = FormulaGraph::of(None, &view.formulas());
+    lowered.is_ok_and(|FormulaGraph { graph, .. }| graph.nodes().any(|(id, _)| bounded(&graph, id).is_some()))
+        || view.formulas().into_iter().flat_map(Formula::parts).any(clipped)
 }
 
 /// A divergence whose summands are bounded.

@@ -9,6 +9,7 @@ use mopd_lang::formula::Role;
 use super::cast::{Cast, Source};
 use super::drawn::{Drawn, at};
 use super::values::Values;
+use crate::expr::batch::Layout;
 
 /// How many entries, prompts, samples of a prompt and tokens of a completion a world has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,19 @@ impl Size {
         let (prompts, samples) = (self.prompts.min(2), self.samples.min(2));
         let vocabulary = if prompts * samples * self.length > 2 { 2 } else { 3 };
         Size { vocabulary, prompts, samples, ..self }
+    }
+
+    /// Of one sample: every completion is one turn and one block.
+    pub fn layout(self) -> Layout {
+        let number = |index: usize| index as u32;
+        Layout {
+            sequence_of_token: (0..self.tokens()).map(|token| number(token / self.length)).collect(),
+            group_of_sequence: (0..self.sequences())
+                .map(|sequence| number(sequence / self.samples))
+                .collect(),
+            groups: number(self.prompts),
+            ..Layout::default()
+        }
     }
 
     /// Prefixes that a token can follow, in all prompts.

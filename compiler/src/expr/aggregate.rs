@@ -109,7 +109,11 @@ fn statistic(
 }
 
 /// For each element of `over`, the elements of `axis` in it that `mask` lets pass, in order.
-fn members(layout: &Layout, (axis, over): (Axis, Axis), mask: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+pub(crate) fn members(
+    layout: &Layout,
+    (axis, over): (Axis, Axis),
+    mask: impl Fn(usize) -> bool,
+) -> Vec<Vec<usize>> {
     let mut members = vec![Vec::new(); layout.len(over)];
     for index in (0..layout.len(axis)).filter(|index| mask(*index)) {
         members[layout.parent(axis, over, index)].push(index);

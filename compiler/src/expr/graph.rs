@@ -6,6 +6,7 @@
 //! hash-consed: the same computation is one node.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mopd_lang::experiment::Schedule;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,43 @@ pub enum Operation {
     },
 }
 
+/// Of what tells nearly all nodes apart; [`Node::is`] decides.
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.axis.hash(state);
+        std::mem::discriminant(&self.operation).hash(state);
+        match &self.operation {
+            Operation::Constant { value } => value.to_bits().hash(state),
+            Operation::Schedule { schedule } => std::mem::discriminant(schedule).hash(state),
+            Operation::Signal { signal } => std::mem::discriminant(signal).hash(state),
+            Operation::Live { live } => live.hash(state),
+            Operation::Apply { function, operands } => (function, operands).hash(state),
+            Operation::Broadcast { operand } | Operation::Memory { operand, .. } => operand.hash(state),
+            Operation::Reduce { reduction, operand, mask } => {
+                (std::mem::discriminant(reduction), operand, mask).hash(state)
+            }
+            Operation::Statistic { statistic, operand, over, mask, noise } => {
+                (std::mem::discriminant(statistic), operand, over, mask, noise).hash(state)
+            }
+            Operation::Scan { scan, operand, over, mask } => {
+                (std::mem::discriminant(scan), operand, over, mask).hash(state)
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The same computation: constants are compared by their bits, since 0 and -0 differ and NaN is itself.
+    fn is(&self, other: &Node) -> bool {
+        match (&self.operation, &other.operation) {
+            (Operation::Constant { value }, Operation::Constant { value: other_value }) => {
+                self.axis == other.axis && value.to_bits() == other_value.to_bits()
+            }
+            _ => self == other,
+        }
+    }
+}
+
 /// Equality is equality of nodes, in order, and of arithmetic.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Graph {
@@ -95,10 +133,9 @@ pub struct Graph {
     /// See [`Graph::fused`].
     #[serde(default)]
     fused: bool,
-    /// Finds a node that exists already; keyed by the node's canonical text. Empty in a graph read from
-    /// JSON, which is only evaluated.
+    /// The nodes that exist already, by their hash. Empty in a graph read from JSON, which is only evaluated.
     #[serde(skip)]
-    known: HashMap<String, NodeId>,
+    known: HashMap<u64, Vec<NodeId>>,
 }
 
 impl PartialEq for Graph {
@@ -153,17 +190,15 @@ impl Graph {
     /// Adds a node, or finds the one that computes the same.
     pub fn add(&mut self, axis: Axis, operation: Operation) -> NodeId {
         let node = Node { axis, operation };
-        let text = match &node.operation {
-            // JSON has no infinity and no NaN, and would make them one.
-            Operation::Constant { value } => format!("{} {:x}", axis.name(), value.to_bits()),
-            _ => serde_json::to_string(&node).expect("a node is plain data"),
-        };
-        if let Some(&id) = self.known.get(&text) {
-            return id;
+        let mut hasher = DefaultHasher::new();
+        node.hash(&mut hasher);
+        let known = self.known.entry(hasher.finish()).or_default();
+        if let Some(id) = known.iter().find(|id| self.nodes[id.0 as usize].is(&node)) {
+            return *id;
         }
         let id = NodeId(self.nodes.len() as u32);
+        known.push(id);
         self.nodes.push(node);
-        self.known.insert(text, id);
         id
     }
 

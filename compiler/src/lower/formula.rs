@@ -12,6 +12,7 @@ use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
+use super::leaves::Leaf;
 use super::narrow::formula::{self as narrow, Kind};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
@@ -26,6 +27,8 @@ pub(super) struct Primitive {
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
     pub primitives: Vec<Primitive>,
+    /// With [`Supply::Leaves`], what the graph takes as it is.
+    pub leaves: Vec<Leaf>,
     /// Number of tokens of the student's tokenizer, where it is known before the run.
     vocabulary: Option<u32>,
     /// The mask of the objective's `select`, per token, once it is known.
@@ -50,6 +53,8 @@ pub(super) enum Supply {
     Runtime,
     /// All of the language.
     Anything,
+    /// Whoever evaluates the graph knows what each [`Leaf`] is.
+    Leaves,
 }
 
 impl<'a> Lowering<'a> {
@@ -57,6 +62,7 @@ impl<'a> Lowering<'a> {
         Lowering {
             graph: Graph::default(),
             primitives: Vec::new(),
+            leaves: Vec::new(),
             vocabulary: None,
             selected: None,
             known: HashMap::new(),
@@ -94,12 +100,15 @@ impl<'a> Lowering<'a> {
             }
             let before = pending.len();
             pending.extend(
-                operands(&formula.0)
+                self.parts(&formula.0)
                     .into_iter()
                     .filter(|operand| !self.known.contains_key(&Rc::as_ptr(&operand.0))),
             );
             if pending.len() == before {
-                let node = self.node(&formula.0)?;
+                let node = match self.leaf(formula) {
+                    Some(leaf) => leaf,
+                    None => self.node(&formula.0)?,
+                };
                 self.places.entry(node).or_insert(formula.0.origin);
                 self.known.insert(address, node);
                 pending.pop();
@@ -112,12 +121,52 @@ impl<'a> Lowering<'a> {
         self.known[&Rc::as_ptr(&formula.0)]
     }
 
+    /// What is lowered before a formula.
+    fn parts<'f>(&self, formula: &'f FormulaNode) -> Vec<&'f Formula> {
+        match formula.kind {
+            FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == Supply::Leaves => {
+                formula.operands()
+            }
+            _ => operands(formula),
+        }
+    }
+
+    /// A number that is taken as it is, whose parts are lowered. Equal ones are one.
+    fn leaf(&mut self, formula: &Formula) -> Option<NodeId> {
+        if self.supply != Supply::Leaves {
+            return None;
+        }
+        let axis = formula.axis();
+        match &formula.0.kind {
+            FormulaKind::Signal(wide::Signal::Selected) => {
+                return Some(self.selected.unwrap_or_else(|| self.graph.constant(axis, 1.0)));
+            }
+            FormulaKind::Signal(_)
+            | FormulaKind::Live(_)
+            | FormulaKind::Adaptive(_)
+            | FormulaKind::Variable(_)
+            | FormulaKind::Entry(_) => {}
+            _ => return None,
+        }
+        if let Some(known) = self.leaves.iter().find(|leaf| leaf.formula.0.kind == formula.0.kind) {
+            return Some(known.node);
+        }
+        let number = self.leaves.len() as u32;
+        let node = match formula.0.kind {
+            FormulaKind::Live(_) if axis == Axis::Token => self.graph.live(LiveId(number)),
+            _ => self.graph.signal(Signal::Other { text: number.to_string(), axis }),
+        };
+        let operands = self.parts(&formula.0).into_iter().map(|part| self.lowered(part)).collect();
+        self.leaves.push(Leaf { node, formula: formula.clone(), operands });
+        Some(node)
+    }
+
     /// A formula whose parts are lowered.
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let kind = match self.supply {
             Supply::Runtime => narrow::kind(formula, span)?,
-            Supply::Anything => match narrow::kind_of_anything(formula, span)? {
+            Supply::Anything | Supply::Leaves => match narrow::kind_of_anything(formula, span)? {
                 Kind::Signal(Signal::Other { text, axis }) => {
                     Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
                 }

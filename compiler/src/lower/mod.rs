@@ -5,6 +5,7 @@ mod cost;
 mod expression;
 mod formula;
 mod key;
+mod leaves;
 mod narrow;
 mod normal_form;
 mod numbers;
@@ -14,8 +15,9 @@ mod tests;
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, Origin};
-use mopd_lang::source::{Sources, Span};
+use mopd_lang::source::{FileId, Sources, Span};
 
+pub(crate) use leaves::{FormulaGraph, Leaf};
 pub use normal_form::normal_form;
 
 use key::Files;
@@ -137,7 +139,11 @@ pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<E
 struct Origins<'a>(&'a [Span]);
 
 impl Origins<'_> {
+    /// Where nobody asks for a place, there is no table.
     fn span(self, origin: Origin) -> Span {
+        if self.0.is_empty() {
+            return Span::new(FileId(0), 0, 0);
+        }
         self.0[origin.0 as usize]
     }
 }

@@ -1,0 +1,270 @@
+//! What stands at the leaves of a term's graph: signals, live primitives and parameters, for one sample of a
+//! toy model.
+
+use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, Part, Role, Signal};
+
+use super::divergence::{Place, Refusal};
+use super::dual::Dual;
+use super::world::World;
+use crate::expr::batch::Layout;
+use crate::lower::Leaf;
+
+/// So many tokens of a real completion one token stands for where positions and lengths are counted: a
+/// condition on positions then holds for some tokens and not for others.
+const STRETCH: usize = 100;
+
+/// One drawing of all tokens of a world.
+pub(super) struct Scene<'a> {
+    pub world: &'a World,
+    /// By token, sequence after sequence.
+    pub tokens: &'a [usize],
+    /// What each of them follows.
+    pub prefixes: Vec<usize>,
+    /// `clip`, and `min` and `max` with a bound, act.
+    pub bounds: bool,
+}
+
+impl<'a> Scene<'a> {
+    pub fn of(world: &'a World, tokens: &'a [usize], bounds: bool) -> Scene<'a> {
+        let size = world.size;
+        let prefix = |token: usize| {
+            let first = token / size.length * size.length;
+            size.prefix(token / size.length / size.samples, &tokens[first..token])
+        };
+        Scene { world, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
+    }
+
+    /// How likely it is.
+    pub fn probability(&self) -> f64 {
+        let each =
+            self.tokens.iter().zip(&self.prefixes).map(|(token, prefix)| self.world.drawn(*prefix)[*token]);
+        each.sum::<f64>().exp()
+    }
+
+    fn place(&self, token: usize) -> Place<'_> {
+        Place {
+            world: self.world,
+            prefix: self.prefixes[token],
+            token: Some(self.tokens[token]),
+            bounds: self.bounds,
+        }
+    }
+
+    /// One number per element of the leaf's axis. `parameters` are the numbers inside it, by token.
+    pub fn leaf(
+        &self,
+        leaf: &Leaf,
+        layout: &Layout,
+        parameters: &dyn Fn(usize) -> Vec<f64>,
+    ) -> Result<Vec<Dual>, Refusal> {
+        let axis = leaf.formula.axis();
+        let one = |value: f64| Ok(vec![Dual::plain(value); layout.len(axis)]);
+        match &leaf.formula.0.kind {
+            FormulaKind::Signal(signal) => self.signal(signal, axis, parameters),
+            FormulaKind::Live(live) => self.live(live, parameters),
+            FormulaKind::Variable(name) => one(self.world.values.get(name, leaf.formula.unit())),
+            FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
+                let (step, steps) = self.world.step;
+                let rung = values.len() * step as usize / steps.max(1) as usize;
+                one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
+            }
+            FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
+                Err("`learned(...)` is found by the run".into())
+            }
+            FormulaKind::Entry(_) => Err("a side of a divergence has no value of its own".into()),
+            _ => unreachable!("what is computed from other numbers is no leaf"),
+        }
+    }
+
+    fn live(&self, live: &Live, parameters: &dyn Fn(usize) -> Vec<f64>) -> Result<Vec<Dual>, Refusal> {
+        let student = |place: &Place| place.probabilities(&Role::Student, 1.0, true);
+        (0..self.world.size.tokens())
+            .map(|token| {
+                let place = self.place(token);
+                let local = match live {
+                    Live::Part(Part::Logp) => place.log_probability(self.tokens[token])?,
+                    Live::Part(Part::EndLogp) => place.log_probability(self.world.size.vocabulary - 1)?,
+                    Live::Part(Part::Entropy) => place.entropy()?,
+                    Live::Part(Part::Top1) => {
+                        let best = place.order(&Role::Student)?.0[0];
+                        student(&place)?[best].clone()
+                    }
+                    Live::Divergence(divergence) => place.divergence(divergence, &parameters(token), true)?,
+                    Live::Likelihood { of } => {
+                        let best = place.order(of)?.0[0];
+                        student(&place)?[best].log().scale(-1.0)
+                    }
+                    Live::Ranking { order } => place.ranking(order)?,
+                    _ => return Err("it is no number of a distribution over tokens".into()),
+                };
+                Ok(self.embedded(local, self.prefixes[token]))
+            })
+            .collect()
+    }
+
+    /// A derivative by the logits after one prefix as one by all logits.
+    fn embedded(&self, local: Dual, prefix: usize) -> Dual {
+        let size = self.world.size;
+        if size.prefixes() == 1 || local.gradient.is_empty() {
+            return local;
+        }
+        let mut gradient = vec![0.0; size.logits()];
+        gradient[prefix * size.vocabulary..(prefix + 1) * size.vocabulary].copy_from_slice(&local.gradient);
+        Dual { value: local.value, gradient }
+    }
+
+    fn signal(
+        &self,
+        signal: &Signal,
+        axis: Axis,
+        parameters: &dyn Fn(usize) -> Vec<f64>,
+    ) -> Result<Vec<Dual>, Refusal> {
+        let elements: Result<Vec<f64>, Refusal> = match axis {
+            Axis::Token => {
+                (0..self.world.size.tokens()).map(|token| self.of_token(signal, parameters, token)).collect()
+            }
+            Axis::Sequence | Axis::Turn | Axis::Block => {
+                (0..self.world.size.sequences()).map(|sequence| self.of_sequence(signal, sequence)).collect()
+            }
+            _ => self.of_run(signal).map(|value| vec![value]),
+        };
+        Ok(elements?.into_iter().map(Dual::plain).collect())
+    }
+
+    fn of_token(
+        &self,
+        signal: &Signal,
+        parameters: &dyn Fn(usize) -> Vec<f64>,
+        token: usize,
+    ) -> Result<f64, Refusal> {
+        let place = self.place(token);
+        let (taken, prefix, position) =
+            (self.tokens[token], self.prefixes[token], token % self.world.size.length);
+        let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
+        let chance = |name: &str, of: &[usize]| self.world.chance(name, of);
+        Ok(match signal {
+            Signal::Of { role, part } => match part {
+                Part::Value => chance(&format!("value of {}", role.name()), &[prefix]),
+                Part::Confidence => chance(&format!("confidence of {}", role.name()), &[prefix, taken]),
+                part => {
+                    let logp = self
+                        .world
+                        .logp(role, prefix)
+                        .ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
+                    let scored = || self.world.scored(role, prefix).expect("it is known");
+                    match part {
+                        Part::Logp => scored()[taken],
+                        Part::EndLogp => scored()[logp.len() - 1],
+                        Part::Entropy => -logp
+                            .iter()
+                            .map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp })
+                            .sum::<f64>(),
+                        Part::Top1 => logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp(),
+                        Part::Rank => 1.0 + logp.iter().filter(|other| **other > logp[taken]).count() as f64,
+                        _ => return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name())),
+                    }
+                }
+            },
+            Signal::Divergence(divergence) => place.divergence(divergence, &parameters(token), false)?.value,
+            Signal::Overlap { left, right, k } => {
+                let entries = self.world.entries(*k).min(self.world.size.vocabulary);
+                let (ours, theirs) = (place.order(left)?.0, place.order(right)?.0);
+                ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count() as f64
+                    / entries as f64
+            }
+            Signal::Mass { role, support } => {
+                let members = place.members(support)?;
+                place
+                    .probabilities(role, 1.0, false)?
+                    .iter()
+                    .zip(members)
+                    .filter(|(_, member)| *member)
+                    .map(|(p, _)| p.value)
+                    .sum()
+            }
+            Signal::InNucleus { role, p } => {
+                let support = mopd_lang::formula::Support::Nucleus { role: role.clone(), p: *p };
+                truth(place.members(&support)?[taken])
+            }
+            Signal::SupportSize { support } => {
+                place.members(support)?.into_iter().filter(|member| *member).count() as f64
+            }
+            Signal::Position => (position * STRETCH) as f64,
+            Signal::Remaining => ((self.world.size.length - 1 - position) * STRETCH) as f64,
+            Signal::Offset => position as f64 + 1.0,
+            Signal::Head => position as f64,
+            Signal::Turn | Signal::Block => 0.0,
+            Signal::Accepted => truth(chance("accepted", &[prefix, taken]) > 0.4),
+            Signal::InSpan(span) => truth(chance(span.name(), &[prefix]) > 0.5),
+            _ => return Err("it is no number of a token in a small world".into()),
+        })
+    }
+
+    fn of_sequence(&self, signal: &Signal, sequence: usize) -> Result<f64, Refusal> {
+        let size = self.world.size;
+        let prompt = sequence / size.samples;
+        let tokens = &self.tokens[sequence * size.length..(sequence + 1) * size.length];
+        let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
+        let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
+        let chance = |name: &str, of: &[usize]| self.world.chance(name, of);
+        Ok(match signal {
+            Signal::Reward => reward(self.world, prompt, tokens),
+            Signal::Correct => truth(reward(self.world, prompt, tokens) >= 1.0),
+            Signal::Data { field } => chance(field, &[prompt]),
+            Signal::DataIs { field, text } => truth(chance(&format!("{field} {text}"), &[prompt]) > 0.5),
+            Signal::Available { role } => {
+                truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25)
+            }
+            Signal::Length => (size.length * STRETCH) as f64,
+            Signal::Truncated => truth(chance("truncated", &text) > 0.7),
+            Signal::Of { role, part: Part::Correct } => {
+                truth(chance(&format!("correct {}", role.name()), &text) > 0.5)
+            }
+            Signal::Of { role, part: Part::StatedConfidence } => {
+                chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0
+            }
+            Signal::Agreement { samples, .. } => {
+                judged(self.world, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples)
+            }
+            signal if judgement(signal).is_some() => {
+                judged(self.world, signal, prompt, tokens).unwrap_or_default()
+            }
+            _ => return Err("it is no number of a completion in a small world".into()),
+        })
+    }
+
+    fn of_run(&self, signal: &Signal) -> Result<f64, Refusal> {
+        let (step, steps) = self.world.step;
+        Ok(match signal {
+            Signal::Progress => f64::from(step) / f64::from(steps.max(1)),
+            Signal::Step => f64::from(step),
+            Signal::VocabularySize => self.world.size.vocabulary as f64,
+            Signal::Loss | Signal::HeldOutLoss => 1.0,
+            Signal::TermLoss { term } => 0.5 + self.world.chance(term, &[]),
+            _ => return Err("it is no number of the run in a small world".into()),
+        })
+    }
+}
+
+/// The verdict on a completion: 1, 0.4 or 0, and some of each.
+pub(super) fn reward(world: &World, prompt: usize, tokens: &[usize]) -> f64 {
+    let place: usize = tokens.iter().enumerate().map(|(position, token)| token * (position + 1)).sum();
+    [1.0, 0.0, 0.4][(place + prompt + world.seed as usize) % 3]
+}
+
+/// A number that somebody gives a whole completion, by name.
+pub(super) fn judgement(signal: &Signal) -> Option<String> {
+    match signal {
+        Signal::RewardPart { .. }
+        | Signal::SpanScore { .. }
+        | Signal::Agreement { .. }
+        | Signal::Of { part: Part::Score, .. } => Some(mopd_lang::formula::text::signal(signal)),
+        _ => None,
+    }
+}
+
+/// What it is for a completion, in (0, 1).
+pub(super) fn judged(world: &World, signal: &Signal, prompt: usize, tokens: &[usize]) -> Option<f64> {
+    let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
+    judgement(signal).map(|name| world.chance(&name, &text))
+}
