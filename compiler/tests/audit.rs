@@ -4,7 +4,7 @@
 //! Numbers without a source of their own are of one pair of distributions over five tokens, the teacher's and
 //! the student's below, with gradients by the student's logits.
 
-use mopd_compiler::audit::{Audit, Drawn, Expected, Use, Verdict, World, audit, expected};
+use mopd_compiler::audit::{Audit, Expected, Sampler, ToyModel, Use, Verdict, audit, expected};
 use mopd_lang::experiment::{Objective, TeacherId};
 use mopd_lang::formula::Role;
 use mopd_lang::source::SourceFile;
@@ -32,7 +32,7 @@ fn term(value: &str) -> Objective {
 }
 
 fn at(value: &str, student: &[f64], teacher: &[f64]) -> Expected {
-    expected(&term(value), 0, &World::of(student, teacher)).unwrap_or_else(|why| panic!("{value}: {why}"))
+    expected(&term(value), 0, &ToyModel::of(student, teacher)).unwrap_or_else(|why| panic!("{value}: {why}"))
 }
 
 fn here(value: &str) -> Expected {
@@ -124,8 +124,8 @@ fn every_estimator_is_told_by_its_gradient() {
 #[test]
 fn off_policy_the_estimators_need_their_weight() {
     let sampler = [0.10, 0.20, 0.20, 0.20, 0.30];
-    let world = || World::of(&STUDENT, &TEACHER).with(Role::Sampler, &sampler);
-    let on = |value: &str| expected(&term(value), 0, &world()).expect("it can be enumerated").gradient;
+    let toy = || ToyModel::of(&STUDENT, &TEACHER).with(Role::Sampler, &sampler);
+    let on = |value: &str| expected(&term(value), 0, &toy()).expect("it can be enumerated").gradient;
     let k2 = "(live student.logp - teacher.logp)^2 / 2";
     close(&on(&format!("ratio * ({k2})")), &REVERSE, 1e-5);
     assert!((on(k2)[0] - REVERSE[0]).abs() > 0.01);
@@ -302,8 +302,8 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
         .collect();
     let find =
         |name: &str| named.iter().find(|role| role.name() == name).cloned().unwrap_or_else(|| role(0, name));
-    let world = |student: &[f64], pooled: &[f64]| {
-        World::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second)
+    let toy = |student: &[f64], pooled: &[f64]| {
+        ToyModel::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second)
     };
     let geometric = {
         let product: Vec<f64> = TEACHER.iter().zip(&second).map(|(a, b)| (a * b).sqrt()).collect();
@@ -311,7 +311,7 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
         product.into_iter().map(|p| p / sum).collect::<Vec<f64>>()
     };
     let gradient = |value: &str| {
-        expected(&objective(value), 0, &world(&STUDENT, &geometric))
+        expected(&objective(value), 0, &toy(&STUDENT, &geometric))
             .unwrap_or_else(|why| panic!("{value}: {why}"))
             .gradient
     };
@@ -466,9 +466,9 @@ fn an_audit_reads_the_same_as_json() {
 /// is on policy still.
 #[test]
 fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
-    let drawn = |temperature| Drawn::Student { temperature, top_p: None, top_k: None };
+    let drawn = |temperature| Sampler::Student { temperature, top_p: None, top_k: None };
     let on = |objective: &Objective, temperature| {
-        let usage = Use { drawn: vec![drawn(temperature)], steps: 100, ..Use::unknown() };
+        let usage = Use { samplers: vec![drawn(temperature)], steps: 100, ..Use::unknown() };
         audit(objective, &usage).terms[0].findings[0].verdict.text()
     };
     let mopd = term("-(teacher.logp - student.logp) * live student.logp");

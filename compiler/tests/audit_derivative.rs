@@ -1,7 +1,7 @@
 //! The gradient audit and the compiler differentiate on their own: one by dual numbers over whole formulas,
 //! the other symbolically, node by node of a graph. Where both can, they must agree.
 
-use mopd_compiler::audit::{World, expected};
+use mopd_compiler::audit::{ToyModel, expected};
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::{self, Role, Signal, Stage};
@@ -123,12 +123,11 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
 
 #[test]
 fn dual_numbers_and_symbolic_derivative_agree() {
-    let world = World::of(&STUDENT, &TEACHER).with(formula::Role::Sampler, &SAMPLER);
+    let toy = ToyModel::of(&STUDENT, &TEACHER).with(formula::Role::Sampler, &SAMPLER);
     let mut moved = 0;
     for value in VALUES {
         let both = compiled(value);
-        let audit =
-            expected(&both.checked, 0, &world).unwrap_or_else(|why| panic!("{value}: {why}")).gradient;
+        let audit = expected(&both.checked, 0, &toy).unwrap_or_else(|why| panic!("{value}: {why}")).gradient;
         let graph = by_graph(&both.planned);
         // The graph's numbers come in single precision.
         let agree = audit.iter().zip(&graph).all(|(a, b)| (a - b).abs() < 1e-6);

@@ -1,7 +1,7 @@
 //! Normal forms tell objectives apart: two whose numbers differ are printed differently, and one is printed
 //! in one way, whatever its names and layout are.
 
-use mopd_compiler::audit::{World, expected};
+use mopd_compiler::audit::{ToyModel, expected};
 use mopd_compiler::normal_form;
 use mopd_lang::experiment::Objective;
 use mopd_lang::source::SourceFile;
@@ -207,15 +207,15 @@ impl Chance {
     }
 }
 
-/// Value and gradient in a world where nothing is the same by chance.
+/// Value and gradient in a toy where nothing is the same by chance.
 fn meaning(objective: &Objective) -> Option<Vec<f64>> {
-    let worlds = [
-        World::of(&[0.31, 0.29, 0.19, 0.15, 0.06], &[0.48, 0.24, 0.16, 0.08, 0.04]),
-        World::of(&[0.11, 0.19, 0.23, 0.41, 0.06], &[0.07, 0.43, 0.16, 0.21, 0.13]),
+    let toys = [
+        ToyModel::of(&[0.31, 0.29, 0.19, 0.15, 0.06], &[0.48, 0.24, 0.16, 0.08, 0.04]),
+        ToyModel::of(&[0.11, 0.19, 0.23, 0.41, 0.06], &[0.07, 0.43, 0.16, 0.21, 0.13]),
     ];
     let mut numbers = Vec::new();
-    for world in worlds {
-        let found = expected(objective, 0, &world).ok()?;
+    for toy in toys {
+        let found = expected(objective, 0, &toy).ok()?;
         numbers.push(found.value);
         numbers.extend(found.gradient);
     }

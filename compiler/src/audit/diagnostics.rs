@@ -6,13 +6,15 @@ use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, Term, 
 use mopd_lang::formula::{Formula, FormulaKind, Role, text};
 use mopd_lang::source::Span;
 
-use super::bounds::{self, Bounds, Culprit, Facts, Why};
-use super::cast::Cast;
-use super::drawn::Drawn;
-use super::judge::{Inquiry, Known};
-use super::program::View;
+use super::bounds::{self, Bounds, Culprit, Why};
+use super::judge::Query;
+use super::known::KnownGradients;
+use super::range::{self, RunFacts};
+use super::sampler::Sampler;
 use super::sign::Away;
+use super::teachers::Teachers;
 use super::verdict::When;
+use super::view::View;
 use super::{Use, moments};
 
 /// Diagnostics about the objectives of a sound experiment, as its stages use them. `origins` is what its
@@ -62,8 +64,8 @@ struct Case<'a, 'b> {
     objective: &'a Objective,
     term: &'a Term,
     kept: bool,
-    drawn: &'b Drawn,
-    cast: &'b Cast,
+    sampler: &'b Sampler,
+    teachers: &'b Teachers,
     steps: u32,
     /// Where the tokens are asked for.
     rollout: Origin,
@@ -74,8 +76,8 @@ impl<'a> Case<'a, '_> {
         View::of(self.objective, self.term, self.kept)
     }
 
-    fn inquiry(&self, step: u32) -> Option<Inquiry<'a>> {
-        Inquiry::of(self.view(), self.drawn, self.cast, (step, self.steps)).ok()
+    fn query(&self, step: u32) -> Option<Query<'a>> {
+        Query::of(self.view(), self.sampler, self.teachers, (step, self.steps)).ok()
     }
 
     /// The middle of the run first.
@@ -98,14 +100,18 @@ impl<'a> Looking<'a> {
             usage,
             filter: train.filter.as_ref(),
             verdicts,
-            longest: bounds::longest(train),
+            longest: range::longest(train),
         };
         if self.seen.contains(&seen) {
             return;
         }
         let (steps, longest) = (seen.usage.steps, seen.longest);
-        let facts =
-            |cast| Facts { cast, steps, reward: bounds::verdicts(seen.verdicts.iter().copied()), longest };
+        let facts = |teachers| RunFacts {
+            teachers,
+            steps,
+            reward: range::verdicts(seen.verdicts.iter().copied()),
+            longest,
+        };
         if let Some(filter) = &train.filter {
             let bounds = Bounds::of(&[filter], &facts(&seen.usage.casts[0]));
             if bounds::never(filter, &bounds) {
@@ -121,14 +127,18 @@ impl<'a> Looking<'a> {
             let own = View::of(&train.objective, term, kept);
             let casts = &seen.usage.casts
                 [..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
-            for drawn in Drawn::of(rollout).iter().filter(|drawn| !matches!(drawn, Drawn::Unknown { .. })) {
-                for cast in casts.iter().filter(|cast| bounds::silent(&own, &facts(cast)).is_none()) {
+            for sampler in
+                Sampler::of(rollout).iter().filter(|sampler| !matches!(sampler, Sampler::Unknown { .. }))
+            {
+                for teachers in
+                    casts.iter().filter(|teachers| bounds::silent(&own, &facts(teachers)).is_none())
+                {
                     if !(self.go_on)() {
                         return;
                     }
                     let (objective, steps, rollout) = (&train.objective, seen.usage.steps, rollout.origin);
                     self.case(
-                        &Case { objective, term, kept, drawn, cast, steps, rollout },
+                        &Case { objective, term, kept, sampler, teachers, steps, rollout },
                         train.filter.is_some(),
                     );
                 }
@@ -142,20 +152,23 @@ impl<'a> Looking<'a> {
         &mut self,
         objective: &'a Objective,
         usage: &'f Use,
-        facts: &dyn Fn(&'f Cast) -> Facts<'f>,
+        facts: &dyn Fn(&'f Teachers) -> RunFacts<'f>,
     ) {
-        let silent =
-            |term: &'a Term, cast: &'f Cast| bounds::silent(&View::of(objective, term, false), &facts(cast));
+        let silent = |term: &'a Term, teachers: &'f Teachers| {
+            bounds::silent(&View::of(objective, term, false), &facts(teachers))
+        };
         let culprits: Vec<Vec<Option<Culprit>>> = objective
             .terms
             .iter()
-            .map(|term| usage.casts.iter().map(|cast| silent(term, cast)).collect::<Vec<Option<Culprit>>>())
+            .map(|term| {
+                usage.casts.iter().map(|teachers| silent(term, teachers)).collect::<Vec<Option<Culprit>>>()
+            })
             .collect();
         let nothing = culprits.iter().flatten().all(Option::is_some);
         for (term, culprits) in objective.terms.iter().zip(culprits) {
             let always = culprits.iter().all(Option::is_some);
-            let Some((cast, culprit)) =
-                usage.casts.iter().zip(culprits).find_map(|(cast, found)| Some((cast, found?)))
+            let Some((teachers, culprit)) =
+                usage.casts.iter().zip(culprits).find_map(|(teachers, found)| Some((teachers, found?)))
             else {
                 continue;
             };
@@ -168,7 +181,7 @@ impl<'a> Looking<'a> {
             if literal && !nothing && matches!(culprit.why, Why::Factor | Why::Weight) {
                 continue;
             }
-            let whose = if always { String::new() } else { cast.text() };
+            let whose = if always { String::new() } else { teachers.text() };
             let text = format!("no gradient comes from this term{whose}, whatever is drawn");
             let mut diagnostic = match nothing {
                 true => Diagnostic::error(Code::ZeroGradient, place, text),
@@ -205,7 +218,10 @@ impl<'a> Looking<'a> {
         let own = self.span(part.0.origin);
         let outside = part.operands().into_iter().find_map(|operand| {
             let span = self.span(operand.0.origin);
-            let given = matches!(operand.0.kind, FormulaKind::Number(value) if value == 0.0 || part.operands().len() > 2);
+            let given = match operand.0.kind {
+                FormulaKind::Number(value) => value == 0.0 || part.operands().len() > 2,
+                _ => false,
+            };
             (given && (span.file != own.file || span.start < own.start || span.end > own.end)).then_some(span)
         });
         (outside.unwrap_or(own), outside.is_some() || matches!(part.0.kind, FormulaKind::Number(_)))
@@ -231,15 +247,14 @@ impl<'a> Looking<'a> {
             Some(false) => return self.nothing(case),
             _ => {}
         }
-        if matches!(case.drawn, Drawn::Student { .. }) {
+        if matches!(case.sampler, Sampler::Student { .. }) {
             self.misleading(case);
         }
-        let inquiries: Vec<Inquiry> =
-            case.steps().into_iter().filter_map(|step| case.inquiry(step)).collect();
-        if !inquiries.is_empty() && inquiries.iter().all(|inquiry| inquiry.ignores_teacher() == Ok(true)) {
+        let queries: Vec<Query> = case.steps().into_iter().filter_map(|step| case.query(step)).collect();
+        if !queries.is_empty() && queries.iter().all(|query| query.ignores_teacher() == Ok(true)) {
             self.ignores_teacher(case);
         } else {
-            self.leads_away(case, &inquiries);
+            self.leads_away(case, &queries);
         }
     }
 
@@ -248,13 +263,13 @@ impl<'a> Looking<'a> {
     fn is_zero(&self, case: &Case) -> Option<bool> {
         let (mut moves, mut silent) = (false, false);
         for step in case.steps() {
-            let inquiry = case.inquiry(step)?;
-            match inquiry.vanishes() {
+            let query = case.query(step)?;
+            match query.vanishes() {
                 // A coefficient that is 0 for a while is a coefficient, and no mistake.
                 Ok((true, moved)) => moves |= moved,
                 _ => return None,
             }
-            silent |= inquiry.may_be_silent();
+            silent |= query.may_be_silent();
         }
         // A condition that nothing meets here may hold elsewhere.
         (moves || !silent).then_some(moves)
@@ -270,7 +285,7 @@ impl<'a> Looking<'a> {
         };
         self.add(
             diagnostic
-                .label("0 in every small world, for every outcome")
+                .label("0 in every toy model, for every outcome")
                 .help("compare the student with another model"),
         );
     }
@@ -279,7 +294,7 @@ impl<'a> Looking<'a> {
         let text = "the mean gradient of this term is exactly 0, over everything that can be drawn";
         let diagnostic = Diagnostic::error(Code::ZeroGradient, self.span(case.term.origin), text)
             .label("each token pulls, and together they cancel")
-            .note(self.span(case.rollout), format!("these are {}", case.drawn.text()))
+            .note(self.span(case.rollout), format!("these are {}", case.sampler.text()))
             .help(
                 "multiply by what is known of the token itself, or differentiate a divergence: `live \
                  kl(student || teacher)`",
@@ -290,18 +305,17 @@ impl<'a> Looking<'a> {
     /// The value is an estimate of one divergence and the gradient is another one's, on tokens drawn as they
     /// are scored.
     fn misleading(&mut self, case: &Case) {
-        let scored_at = case.view().scored_at(case.drawn);
-        let drawn_so = case.drawn.is_on_policy(scored_at);
-        let plain = Case { drawn: if drawn_so { case.drawn } else { &Drawn::ON_POLICY }, ..*case };
-        let Some((value, gradient)) = plain.inquiry(case.steps / 2).and_then(|inquiry| inquiry.misleading())
-        else {
+        let scored_at = case.view().scored_at(case.sampler);
+        let drawn_so = case.sampler.is_on_policy(scored_at);
+        let plain = Case { sampler: if drawn_so { case.sampler } else { &Sampler::ON_POLICY }, ..*case };
+        let Some((value, gradient)) = plain.query(case.steps / 2).and_then(|query| query.misleading()) else {
             return;
         };
         let text = format!("the value of this term estimates {value}, its gradient is that of {gradient}");
         let mut diagnostic = Diagnostic::warning(Code::OtherGradient, self.span(case.term.origin), text)
             .label("the value of this loss is not what its gradient minimises");
         if !drawn_so {
-            let text = format!("so it is at temperature 1; these are {}", case.drawn.text());
+            let text = format!("so it is at temperature 1; these are {}", case.sampler.text());
             diagnostic = diagnostic.note(self.span(case.rollout), text);
         }
         self.add(diagnostic.help(format!(
@@ -316,7 +330,7 @@ impl<'a> Looking<'a> {
             .label(
                 "what the teacher says is added to something, and multiplies nothing that carries gradient",
             )
-            .note(self.span(case.rollout), format!("on {}", case.drawn.text()))
+            .note(self.span(case.rollout), format!("on {}", case.sampler.text()))
             .help(
                 "make it a factor, `(student.logp - teacher.logp) * live student.logp`, or differentiate a \
                  divergence",
@@ -325,9 +339,9 @@ impl<'a> Looking<'a> {
     }
 
     /// A minus too many, or too few.
-    fn leads_away(&mut self, case: &Case, inquiries: &[Inquiry]) {
+    fn leads_away(&mut self, case: &Case, queries: &[Query]) {
         let found: Vec<Option<Away>> =
-            inquiries.iter().map(|inquiry| inquiry.leads_away().unwrap_or_default()).collect();
+            queries.iter().map(|query| query.leads_away().unwrap_or_default()).collect();
         let Some(Some(away)) = found.first().cloned() else { return };
         if found.iter().any(|other| other.as_ref() != Some(&away)) {
             return;
@@ -341,11 +355,11 @@ impl<'a> Looking<'a> {
             Away::Data => "makes the text that it is trained on less likely".to_owned(),
             Away::Reward => "lowers the expected reward".to_owned(),
         };
-        let verdict = inquiries[0].finding(When::Throughout).verdict.text();
+        let verdict = queries[0].finding(When::Throughout).verdict.text();
         let diagnostic =
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))
-                .note(self.span(case.rollout), format!("on {}", case.drawn.text()))
+                .note(self.span(case.rollout), format!("on {}", case.sampler.text()))
                 .help("turn its sign; if it is meant, say so: `// allow(wrong-sign): why`");
         self.add(diagnostic);
     }
@@ -365,22 +379,22 @@ impl<'a> Looking<'a> {
     }
 }
 
-impl Inquiry<'_> {
+impl Query<'_> {
     /// The divergence that the mean value is a multiple of, and the other one that the gradient follows.
     pub(super) fn misleading(&self) -> Option<(String, String)> {
         if !self.is_one_token() {
             return None;
         }
-        // The two directions of each, in a few worlds: hardly any term comes as far as being compared with
-        // all the others.
+        // The two directions of each, in a few toy models: hardly any term comes as far as being compared
+        // with all the others.
         let named = self.candidates();
         let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
-        let worlds = self.worlds();
-        let first = &worlds[..worlds.len().min(2)];
+        let toys = self.toys();
+        let first = &toys[..toys.len().min(2)];
         self.estimated(&self.within(first).ok()?, &named[..directions], first)?;
         let usual = self.usual().ok()?;
-        let value = self.estimated(&usual, &named[..directions], &worlds)?;
-        let known = Known::of(&named, &worlds, self.block()).ok()?;
+        let value = self.estimated(&usual, &named[..directions], &toys)?;
+        let known = KnownGradients::of(&named, &toys, self.block()).ok()?;
         let gradient = known.single(&usual.gradient)?;
         (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
     }

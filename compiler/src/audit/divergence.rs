@@ -9,13 +9,13 @@ use mopd_lang::formula::{
 };
 
 use super::dual::{self, Dual, sum};
-use super::world::World;
+use super::toy_model::ToyModel;
 use crate::expr::summand::LEAST_PROBABILITY;
 
-/// Where in a world a divergence is taken.
+/// Where in a toy model a divergence is taken.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub world: &'a World,
+pub(super) struct TokenContext<'a> {
+    pub toy: &'a ToyModel,
     pub prefix: usize,
     /// The token taken, if one is.
     pub token: Option<usize>,
@@ -23,22 +23,22 @@ pub(super) struct Place<'a> {
     pub bounds: bool,
 }
 
-/// Why something can't be told in a small world, in words.
+/// Why something can't be told in a toy model, in words.
 pub(super) type Refusal = String;
 
-impl Place<'_> {
+impl TokenContext<'_> {
     /// The probabilities of a role at a temperature; the student's carry gradient by the logits after this
     /// prefix.
     pub fn probabilities(&self, role: &Role, temperature: f64, live: bool) -> Result<Vec<Dual>, Refusal> {
         let known = self
-            .world
+            .toy
             .logp(role, self.prefix)
             .ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
         let scaled;
         let logp = if temperature == 1.0 {
             known
         } else {
-            scaled = super::world::normalised(
+            scaled = super::toy_model::normalised(
                 &known.iter().map(|logit| logit / temperature).collect::<Vec<f64>>(),
             );
             &scaled
@@ -55,9 +55,9 @@ impl Place<'_> {
 
     /// The student's log-probability of an entry, at the temperature of the policy that is trained.
     pub fn log_probability(&self, entry: usize) -> Result<Dual, Refusal> {
-        let logp = self.world.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
+        let logp = self.toy.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
         let derivative = |(other, logp): (usize, &f64)| {
-            (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.world.temperature
+            (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.toy.temperature
         };
         Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(derivative).collect() })
     }
@@ -71,13 +71,13 @@ impl Place<'_> {
     ) -> Result<Vec<Dual>, Refusal> {
         // The sampler drew at the temperature of the policy that is trained: see `divergence`.
         let of = |role: &Role| {
-            if *role == Role::Sampler { temperature / self.world.temperature } else { temperature }
+            if *role == Role::Sampler { temperature / self.toy.temperature } else { temperature }
         };
         match side {
             Distribution::Role(role) => self.probabilities(role, of(role), live),
             Distribution::Detached(inner) => self.side(inner, temperature, false, parameters),
             Distribution::Blend(parts) => {
-                let mut blend = vec![Dual::plain(0.0); self.world.size.vocabulary];
+                let mut blend = vec![Dual::plain(0.0); self.toy.size.vocabulary];
                 for (_, role) in parts {
                     let share = parameters.next().unwrap_or(f64::NAN);
                     for (sum, p) in blend.iter_mut().zip(self.probabilities(role, of(role), live)?) {
@@ -91,7 +91,7 @@ impl Place<'_> {
 
     /// Which entries a support holds.
     pub fn members(&self, support: &Support) -> Result<Vec<bool>, Refusal> {
-        let entries = self.world.size.vocabulary;
+        let entries = self.toy.size.vocabulary;
         let several = |parts: &[Support], joined: fn(bool, bool) -> bool, empty: bool| {
             parts.iter().try_fold(vec![empty; entries], |so_far, part| {
                 Ok::<_, Refusal>(
@@ -103,7 +103,7 @@ impl Place<'_> {
             Support::Full => Ok(vec![true; entries]),
             Support::TopK { role, k } => {
                 let (order, _) = self.order(role)?;
-                Ok(chosen(entries, &order[..self.world.entries(*k).min(entries)]))
+                Ok(chosen(entries, &order[..self.toy.entries(*k).min(entries)]))
             }
             Support::Nucleus { role, p } => {
                 let (_, probabilities) = self.order(role)?;
@@ -179,7 +179,7 @@ impl Place<'_> {
         };
         // What is compared with the sampler is the policy that is trained.
         let with_sampler = [&of.left, &of.right].iter().any(|side| side.roles().contains(&Role::Sampler));
-        let temperature = if with_sampler { of.temperature * self.world.temperature } else { of.temperature };
+        let temperature = if with_sampler { of.temperature * self.toy.temperature } else { of.temperature };
         let left = self.side(&of.left, temperature, live, &mut parameters)?;
         let right = self.side(&of.right, temperature, live, &mut parameters)?;
         let kind = &of.kind;
@@ -279,12 +279,12 @@ fn entrywise(summand: &Summand, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual,
 }
 
 fn with_entries(summand: &Summand, own: &[f64], at: impl Fn(Entry) -> Dual) -> Result<Dual, Refusal> {
-    type Known = HashMap<*const FormulaNode, Dual>;
+    type Memo = HashMap<*const FormulaNode, Dual>;
     fn walk(
         formula: &Formula,
         at: &dyn Fn(Entry) -> Dual,
         depth: usize,
-        known: &mut Known,
+        known: &mut Memo,
     ) -> Result<Dual, Refusal> {
         // A function of a function uses its argument more than once.
         if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {

@@ -5,17 +5,17 @@ use std::collections::HashMap;
 
 use super::divergence::Refusal;
 use super::dual::{self, Dual, sum};
-use super::leaves::Scene;
-use super::world::World;
+use super::leaves::Sample;
+use super::toy_model::ToyModel;
 use crate::expr::aggregate;
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Statistic};
 use crate::lower::{FormulaGraph, Leaf};
 
-/// A graph in a world.
+/// A graph in a toy model.
 pub(super) struct Evaluator<'a> {
-    world: &'a World,
+    toy: &'a ToyModel,
     graph: &'a Graph,
     /// By node.
     leaves: Vec<Option<&'a Leaf>>,
@@ -27,14 +27,14 @@ pub(super) struct Evaluator<'a> {
 }
 
 /// One number per element of each node that is needed.
-pub(super) struct Values<'a> {
+pub(super) struct NodeValues<'a> {
     graph: &'a Graph,
     layout: &'a Layout,
     /// Of what is the same for all elements, one.
     nodes: Vec<Vec<Dual>>,
 }
 
-impl Values<'_> {
+impl NodeValues<'_> {
     pub fn at(&self, node: NodeId, element: usize) -> &Dual {
         let (node, element) = match self.graph.node(node).operation {
             Operation::Broadcast { operand } => {
@@ -57,11 +57,11 @@ impl Values<'_> {
 impl<'a> Evaluator<'a> {
     /// # Errors
     /// What an earlier step lacks.
-    pub fn of(world: &'a World, lowered: &'a FormulaGraph, bounds: bool) -> Result<Evaluator<'a>, Refusal> {
+    pub fn of(toy: &'a ToyModel, lowered: &'a FormulaGraph, bounds: bool) -> Result<Evaluator<'a>, Refusal> {
         let graph = &lowered.graph;
         let (leaves, needed) = (lowered.leaf_of_node(), lowered.needed());
-        let batch = Batch { layout: world.size.layout(), ..Batch::default() };
-        let mut evaluator = Evaluator { world, graph, leaves, needed, bounds, batch };
+        let batch = Batch { layout: toy.size.layout(), ..Batch::default() };
+        let mut evaluator = Evaluator { toy, graph, leaves, needed, bounds, batch };
         evaluator.batch.carried = evaluator.carried(lowered)?;
         Ok(evaluator)
     }
@@ -81,26 +81,26 @@ impl<'a> Evaluator<'a> {
                 _ => None,
             })
             .collect();
-        let Some(world) = self.world.before.as_ref().filter(|_| !memories.is_empty()) else {
+        let Some(toy) = self.toy.before.as_ref().filter(|_| !memories.is_empty()) else {
             // Nobody needs to know what was carried over into what is carried over.
-            let chance = self.world.chance("memory", &[]);
+            let chance = self.toy.chance("memory", &[]);
             return Ok(memories.into_iter().map(|(id, _)| (id, chance)).collect());
         };
-        let earlier = Evaluator::of(world, lowered, self.bounds)?;
-        let tokens = world.typical();
-        let values = earlier.run(&Scene::of(world, &tokens, self.bounds))?;
+        let earlier = Evaluator::of(toy, lowered, self.bounds)?;
+        let tokens = toy.typical();
+        let values = earlier.run(&Sample::of(toy, &tokens, self.bounds))?;
         Ok(memories.into_iter().map(|(id, operand)| (id, values.at(operand, 0).value)).collect())
     }
 
     /// # Errors
-    /// What the world lacks, in words.
-    pub fn run(&self, scene: &Scene) -> Result<Values<'_>, Refusal> {
+    /// What the toy model lacks, in words.
+    pub fn run(&self, sample: &Sample) -> Result<NodeValues<'_>, Refusal> {
         let layout = self.layout();
         let nodes = Vec::with_capacity(self.graph.len());
-        let mut values = Values { graph: self.graph, layout, nodes };
+        let mut values = NodeValues { graph: self.graph, layout, nodes };
         for (id, _) in self.graph.nodes() {
             let elements = match self.needed[id.0 as usize] {
-                true => self.node(id, scene, &values)?,
+                true => self.node(id, sample, &values)?,
                 false => Vec::new(),
             };
             values.nodes.push(elements);
@@ -108,7 +108,7 @@ impl<'a> Evaluator<'a> {
         Ok(values)
     }
 
-    fn node(&self, id: NodeId, scene: &Scene, values: &Values) -> Result<Vec<Dual>, Refusal> {
+    fn node(&self, id: NodeId, sample: &Sample, values: &NodeValues) -> Result<Vec<Dual>, Refusal> {
         let (graph, layout) = (self.graph, self.layout());
         let axis = graph.axis(id);
         let passes =
@@ -116,7 +116,7 @@ impl<'a> Evaluator<'a> {
         Ok(match &graph.node(id).operation {
             Operation::Constant { value } => vec![Dual::plain(*value)],
             Operation::Schedule { schedule } => {
-                vec![Dual::plain(schedule.at(self.world.step.0, self.world.step.1))]
+                vec![Dual::plain(schedule.at(self.toy.step.0, self.toy.step.1))]
             }
             Operation::Signal { .. } | Operation::Live { .. } => {
                 let Some(leaf) = self.leaves[id.0 as usize] else {
@@ -125,9 +125,9 @@ impl<'a> Evaluator<'a> {
                 let parameters = |token: usize| -> Vec<f64> {
                     leaf.operands.iter().map(|node| values.around(*node, Axis::Token, token).value).collect()
                 };
-                scene.leaf(leaf, layout, &parameters)?
+                sample.leaf(leaf, layout, &parameters)?
             }
-            // Read from its operand: see [`Values::at`].
+            // Read from its operand: see [`NodeValues::at`].
             Operation::Broadcast { .. } => Vec::new(),
             Operation::Apply { function, operands } => {
                 if let Some(unbounded) = bounded(graph, id).filter(|_| !self.bounds) {

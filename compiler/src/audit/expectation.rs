@@ -1,5 +1,5 @@
-//! The exact expected gradient of a term in a world: the mean of its derivative over everything that can be
-//! drawn. How the tokens were drawn is not differentiated: prefixes and samples are constants, as trainers
+//! The exact expected gradient of a term in a toy model: the mean of its derivative over everything that can
+//! be drawn. How the tokens were drawn is not differentiated: prefixes and samples are constants, as trainers
 //! have it.
 
 use mopd_lang::formula::{Axis, Formula};
@@ -7,9 +7,9 @@ use mopd_lang::formula::{Axis, Formula};
 use super::divergence::Refusal;
 use super::dual::Dual;
 use super::evaluate::Evaluator;
-use super::leaves::{Scene, reward};
-use super::program::View;
-use super::world::World;
+use super::leaves::{Sample, reward};
+use super::toy_model::ToyModel;
+use super::view::View;
 use crate::lower::FormulaGraph;
 
 /// What of a term counts.
@@ -58,21 +58,21 @@ impl Compiled {
     }
 
     /// # Errors
-    /// What the world lacks, and numbers that are not finite.
-    pub fn expectation(&self, world: &World, counting: Counting) -> Result<Expectation, Refusal> {
-        let size = world.size;
-        let evaluator = Evaluator::of(world, &self.lowered, counting.bounds)?;
+    /// What the toy model lacks, and numbers that are not finite.
+    pub fn expectation(&self, toy: &ToyModel, counting: Counting) -> Result<Expectation, Refusal> {
+        let size = toy.size;
+        let evaluator = Evaluator::of(toy, &self.lowered, counting.bounds)?;
         let mut gradient = vec![0.0; size.logits()];
         let mut visits = vec![0.0; size.prefixes()];
         let (mut value, mut largest) = (0.0, 0.0f64);
         for tokens in size.outcomes() {
-            let scene = Scene::of(world, &tokens, counting.bounds);
-            let probability = scene.probability();
+            let sample = Sample::of(toy, &tokens, counting.bounds);
+            let probability = sample.probability();
             if probability == 0.0 {
                 continue;
             }
-            scene.prefixes.iter().for_each(|prefix| visits[*prefix] += probability);
-            let total = self.total(&evaluator, &scene)?;
+            sample.prefixes.iter().for_each(|prefix| visits[*prefix] += probability);
+            let total = self.total(&evaluator, &sample)?;
             if !total.is_finite() {
                 return Err("its numbers are not finite here".into());
             }
@@ -91,10 +91,10 @@ impl Compiled {
     }
 
     /// The sum over the term's own elements of one drawing.
-    fn total(&self, evaluator: &Evaluator, scene: &Scene) -> Result<Dual, Refusal> {
+    fn total(&self, evaluator: &Evaluator, sample: &Sample) -> Result<Dual, Refusal> {
         let FormulaGraph { graph, select, roots, .. } = &self.lowered;
-        let (size, layout, axis) = (scene.world.size, evaluator.layout(), self.axis);
-        let values = evaluator.run(scene)?;
+        let (size, layout, axis) = (sample.toy.size, evaluator.layout(), self.axis);
+        let values = evaluator.run(sample)?;
         let (when, factors) = match roots[1..].split_last() {
             Some((when, factors)) if self.has_when => (Some(*when), factors),
             _ => (None, &roots[1..]),
@@ -106,8 +106,8 @@ impl Compiled {
                 return true;
             }
             let sequence = layout.parent(axis.max(Axis::Sequence), Axis::Sequence, index);
-            let tokens = &scene.tokens[sequence * size.length..(sequence + 1) * size.length];
-            reward(scene.world, sequence / size.samples, tokens) >= 1.0
+            let tokens = &sample.tokens[sequence * size.length..(sequence + 1) * size.length];
+            reward(sample.toy, sequence / size.samples, tokens) >= 1.0
         };
         // A coarse term that is spread over finer elements counts once.
         let elements = layout.len(axis);

@@ -2,89 +2,77 @@
 
 use std::rc::Rc;
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Part as Number, Role, Signal, text};
+use mopd_lang::formula::{Formula, FormulaKind, Part as Number, Role, Signal, text};
 
-use super::cast::Cast;
 use super::divergence::Refusal;
-use super::drawn::Drawn;
-use super::evaluate::Evaluator;
-use super::expectation::{ALL, Compiled, Counting};
-use super::fit::{coefficients, cosine, difference, distance, norm, per_block};
-use super::leaves::Scene;
+use super::expectation::{ALL, Counting};
+use super::fit::{coefficients, cosine, difference, distance, norm};
+use super::known::{KnownGradients, LEAST, Measured, gradients, measure};
 use super::named::{Named, candidates};
-use super::program::View;
-use super::values::Values;
+use super::parameter_values::ParameterValues;
+use super::sampler::Sampler;
+use super::teachers::Teachers;
+use super::toy_model::{ToyModel, ToyModelSpec, Variation};
 use super::variants;
-use super::verdict::{Finding, Part, Task, Verdict, When, away};
-use super::world::{Recipe, Variation, World};
-use crate::lower::FormulaGraph;
+use super::verdict::{Finding, Part, Task, Verdict, When};
+use super::view::View;
 
-/// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
-const NOTHING: f64 = 1e-10;
-
-/// What is smaller is no gradient. It may be far below rounding: sums that cancel are exactly 0 already
-/// (`dual::cancelled`), and `exp(-length)` is a small weight, not none.
-const LEAST: f64 = 1e-100;
-
-/// A bias as small as this is a bound that hardly acts.
-const HARDLY: f64 = 1e-6;
-
-/// Teachers that make each other up, of which every one has a distribution in every world.
+/// Teachers that make each other up, of which every one has a distribution in every toy model.
 const MOST_ROLES: usize = 64;
 
-/// A gradient in all worlds of a kind, one after the other, and the mean values.
-pub(super) struct Measured {
-    pub gradient: Vec<f64>,
-    pub values: Vec<f64>,
-    pub largest: f64,
-}
-
-impl Measured {
-    /// Every outcome alone has a gradient, and their mean has none; or there is none to begin with.
-    pub fn is_zero(&self) -> bool {
-        norm(&self.gradient) <= (NOTHING * self.largest).max(LEAST)
-    }
-}
-
 /// A term, the tokens that it is trained on and the step of the run.
-pub(super) struct Inquiry<'a> {
+pub(super) struct Query<'a> {
     pub(super) view: View<'a>,
-    recipe: Recipe,
+    pub(super) spec: ToyModelSpec,
 }
 
-impl<'a> Inquiry<'a> {
+impl<'a> Query<'a> {
     /// # Errors
-    /// What can't be told in a small world, in words.
-    pub fn of(view: View<'a>, drawn: &Drawn, cast: &Cast, step: (u32, u32)) -> Result<Inquiry<'a>, Refusal> {
+    /// What can't be told in a toy model, in words.
+    pub fn of(
+        view: View<'a>,
+        sampler: &Sampler,
+        teachers: &Teachers,
+        step: (u32, u32),
+    ) -> Result<Query<'a>, Refusal> {
         if let Some(why) = view.refusal() {
             return Err(why);
         }
-        let (size, worlds) = view.size()?;
+        let (size, toys) = view.size()?;
         let mut roles = view.others();
-        match drawn {
-            Drawn::By { role, .. }
+        match sampler {
+            Sampler::By { role, .. }
                 if !roles.contains(role) && !matches!(role, Role::Student | Role::Sampler) =>
             {
                 roles.push(role.clone());
             }
-            Drawn::Mixture { .. } if !roles.contains(&Role::Teacher) => roles.push(Role::Teacher),
+            Sampler::Mixture { .. } if !roles.contains(&Role::Teacher) => roles.push(Role::Teacher),
             _ => {}
         }
         let mut supports = view.supports(size.vocabulary);
-        if let Drawn::Student { top_k: Some(k), .. } = drawn
+        if let Sampler::Student { top_k: Some(k), .. } = sampler
             && *k as usize >= size.vocabulary
             && supports.iter().all(|(written, _)| written != k)
         {
             supports.push((*k, size.vocabulary.div_ceil(2)));
         }
-        let (roles, cast) = (cast.closure(roles, step, MOST_ROLES), cast.clone());
+        let (roles, teachers) = (teachers.closure(roles, step, MOST_ROLES), teachers.clone());
         if roles.len() > MOST_ROLES {
             return Err(format!("more than {MOST_ROLES} teachers have to do with it"));
         }
-        let (values, temperature) = (Rc::new(Values::of(&view)), view.scored_at(drawn));
-        let recipe =
-            Recipe { size, worlds, roles, cast, drawn: drawn.clone(), temperature, step, supports, values };
-        Ok(Inquiry { view, recipe })
+        let (values, temperature) = (Rc::new(ParameterValues::of(&view)), view.scored_at(sampler));
+        let spec = ToyModelSpec {
+            size,
+            toys,
+            roles,
+            teachers,
+            sampler: sampler.clone(),
+            temperature,
+            step,
+            supports,
+            values,
+        };
+        Ok(Query { view, spec })
     }
 
     pub fn measure(
@@ -93,17 +81,17 @@ impl<'a> Inquiry<'a> {
         counting: Counting,
         variation: Variation,
     ) -> Result<Measured, Refusal> {
-        measure(view, counting, &self.recipe.worlds(variation))
+        measure(view, counting, &self.spec.toys(variation))
     }
 
-    /// Whether the mean gradient is 0 in all usual worlds, and whether single outcomes have any all the same.
-    /// One world that is smaller still tells in most cases.
+    /// Whether the mean gradient is 0 in all usual toy models, and whether single outcomes have any all the
+    /// same. One toy model that is smaller still tells in most cases.
     pub fn vanishes(&self) -> Result<(bool, bool), Refusal> {
         let mut moved = false;
-        let smallest = Recipe { size: self.recipe.size.smallest(), ..self.recipe.clone() };
-        let usual = (0..self.recipe.worlds).map(|seed| self.recipe.world(seed, Variation::Usual));
-        for world in std::iter::once(smallest.world(1, Variation::Usual)).chain(usual) {
-            let measured = measure(&self.view, ALL, &[world])?;
+        let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
+        let usual = (0..self.spec.toys).map(|seed| self.spec.toy(seed, Variation::Usual));
+        for toy in std::iter::once(smallest.toy(1, Variation::Usual)).chain(usual) {
+            let measured = measure(&self.view, ALL, &[toy])?;
             if !measured.is_zero() {
                 return Ok((false, true));
             }
@@ -112,41 +100,41 @@ impl<'a> Inquiry<'a> {
         Ok((true, moved))
     }
 
-    /// The gradient and the values as written, in the usual worlds.
+    /// The gradient and the values as written, in the usual toy models.
     pub fn usual(&self) -> Result<Measured, Refusal> {
         self.measure(&self.view, ALL, Variation::Usual)
     }
 
-    /// The same in these worlds.
-    pub fn within(&self, worlds: &[World]) -> Result<Measured, Refusal> {
-        measure(&self.view, ALL, worlds)
+    /// The same in these toy models.
+    pub fn within(&self, toys: &[ToyModel]) -> Result<Measured, Refusal> {
+        measure(&self.view, ALL, toys)
     }
 
-    pub fn worlds(&self) -> Vec<World> {
-        self.recipe.worlds(Variation::Usual)
+    pub fn toys(&self) -> Vec<ToyModel> {
+        self.spec.toys(Variation::Usual)
     }
 
-    pub fn other_worlds(&self, variation: Variation) -> Vec<World> {
-        self.recipe.worlds(variation)
+    pub fn other_toys(&self, variation: Variation) -> Vec<ToyModel> {
+        self.spec.toys(variation)
     }
 
-    pub fn drawn(&self) -> &Drawn {
-        &self.recipe.drawn
+    pub fn sampler(&self) -> &Sampler {
+        &self.spec.sampler
     }
 
     /// Nobody but the student has to do with a role's distributions.
     pub fn is_made_of_student(&self, role: &Role) -> bool {
-        self.recipe.cast.is_made_of_student(role, self.recipe.step)
+        self.spec.teachers.is_made_of_student(role, self.spec.step)
     }
 
     /// One token is all there is: the mean value is of one prefix.
     pub fn is_one_token(&self) -> bool {
-        self.recipe.size.tokens() == 1
+        self.spec.size.tokens() == 1
     }
 
     /// Logits after one prefix.
     pub fn block(&self) -> usize {
-        self.recipe.size.vocabulary
+        self.spec.size.vocabulary
     }
 
     /// Whether some condition of the formula may keep all gradient away here, though it would not elsewhere.
@@ -155,24 +143,24 @@ impl<'a> Inquiry<'a> {
     }
 
     /// Named divergences whose values could be what the term's value estimates, with these values.
-    pub fn estimated(&self, measured: &Measured, named: &[Named], worlds: &[World]) -> Option<usize> {
+    pub fn estimated(&self, measured: &Measured, named: &[Named], toys: &[ToyModel]) -> Option<usize> {
         if !self.is_one_token() || measured.values.iter().all(|value| value.abs() < 1e-12) {
             return None;
         }
         named.iter().position(|named| {
-            let values: Option<Vec<f64>> = worlds.iter().map(|world| named.value(world)).collect();
+            let values: Option<Vec<f64>> = toys.iter().map(|toy| named.value(toy)).collect();
             let multiple = values.and_then(|values| coefficients(&measured.values, &[&values]));
             multiple.is_some_and(|multiple| multiple[0] > 0.0)
         })
     }
 
     pub fn candidates(&self) -> Vec<Named> {
-        candidates(&self.view, &self.recipe)
+        candidates(&self.view, &self.spec)
     }
 
     /// The tokens that what is said holds for.
     fn on(&self) -> String {
-        self.recipe.drawn.text() + &self.recipe.cast.text()
+        self.spec.sampler.text() + &self.spec.teachers.text()
     }
 
     pub fn finding(&self, when: When) -> Finding {
@@ -181,21 +169,21 @@ impl<'a> Inquiry<'a> {
 
     fn judged(&self, when: When) -> Result<Finding, Refusal> {
         let usual = self.usual()?;
-        if let Drawn::Unknown { why } = &self.recipe.drawn {
+        if let Sampler::Unknown { why } = &self.spec.sampler {
             let other = self.measure(&self.view, ALL, Variation::OtherSampler)?;
             if norm(&difference(&usual.gradient, &other.gradient)) > 1e-9 * norm(&usual.gradient) {
                 return Err(format!("it depends on the tokens taken, and {why}"));
             }
         }
-        let worlds = self.worlds();
+        let toys = self.toys();
         let named = self.candidates();
-        let known = Known::of(&named, &worlds, self.block())?;
-        let value_estimates = self.estimated(&usual, &named, &worlds).map(|index| named[index].name.clone());
+        let known = KnownGradients::of(&named, &toys, self.block())?;
+        let value_estimates = self.estimated(&usual, &named, &toys).map(|index| named[index].name.clone());
         let verdict = self.verdict(&usual, &known)?;
         let mut notes = self.notes();
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
-        notes.extend(self.untried(&worlds));
+        notes.extend(self.untried(&toys));
         // Where models are very far apart, or all the same, some formulas have no value: then there is
         // nothing to add.
         notes.extend(self.steep(&verdict).unwrap_or_default());
@@ -218,7 +206,7 @@ impl<'a> Inquiry<'a> {
 
     /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the
     /// author declares.
-    fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &Known) -> Option<String> {
+    fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &KnownGradients) -> Option<String> {
         let of = match verdict {
             Verdict::Biased { of, .. } => of.single()?,
             verdict => verdict.single()?,
@@ -226,21 +214,6 @@ impl<'a> Inquiry<'a> {
         known.named.iter().find(|named| named.name == of && named.is_declared())?;
         let (nearest, cosine) = known.nearest_of(gradient, |named| !named.is_declared());
         Some(format!("nearest with a known name: {nearest} (cosine {cosine:.3})"))
-    }
-
-    /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author
-    /// took it for.
-    fn at_temperature_one(&self) -> Option<String> {
-        let Drawn::Student { .. } = self.recipe.drawn else { return None };
-        if self.recipe.drawn.is_on_policy(self.recipe.temperature) {
-            return None;
-        }
-        let recipe = Recipe { drawn: Drawn::ON_POLICY, temperature: 1.0, ..self.recipe.clone() };
-        let (value, gradient) =
-            Inquiry { view: self.view.with_value(self.view.value), recipe }.misleading()?;
-        Some(format!(
-            "on tokens drawn at temperature 1 its value estimates {value}, its gradient is of {gradient}"
-        ))
     }
 
     /// The term is about somebody else's distribution and nothing but that.
@@ -253,7 +226,7 @@ impl<'a> Inquiry<'a> {
         };
         !self.view.others().is_empty()
             && !self.view.any(other)
-            && self.recipe.drawn.is_on_policy(self.recipe.temperature)
+            && self.spec.sampler.is_on_policy(self.spec.temperature)
     }
 
     /// Whether the term reads what a teacher says.
@@ -277,11 +250,11 @@ impl<'a> Inquiry<'a> {
         })
     }
 
-    fn verdict(&self, usual: &Measured, known: &Known) -> Result<Verdict, Refusal> {
+    fn verdict(&self, usual: &Measured, known: &KnownGradients) -> Result<Verdict, Refusal> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
                 return Ok(Verdict::NotAudited {
-                    why: "no gradient passes its conditions in worlds this small".into(),
+                    why: "no gradient passes its conditions in toy models".into(),
                 });
             }
             return Ok(Verdict::Zero);
@@ -304,12 +277,12 @@ impl<'a> Inquiry<'a> {
     }
 
     /// What stays the same whoever teaches is split off: the rest may have a name.
-    fn beside_task(&self, gradient: &[f64], known: &Known) -> Result<Option<Verdict>, Refusal> {
+    fn beside_task(&self, gradient: &[f64], known: &KnownGradients) -> Result<Option<Verdict>, Refusal> {
         let task = |gradient: &[f64]| Task { reads_teacher: self.reads_teacher(), ..known.task(gradient) };
-        if self.recipe.roles.is_empty() {
+        if self.spec.roles.is_empty() {
             return Ok(Some(Verdict::Task(task(gradient))));
         }
-        let others = self.recipe.worlds(Variation::OtherTeachers);
+        let others = self.spec.toys(Variation::OtherTeachers);
         let elsewhere = measure(&self.view, ALL, &others)?.gradient;
         let change = difference(gradient, &elsewhere);
         if norm(&change) <= 1e-9 * norm(gradient) {
@@ -327,7 +300,7 @@ impl<'a> Inquiry<'a> {
     }
 
     /// Each summand by itself, where all of them have names.
-    fn by_summands(&self, known: &Known) -> Option<Verdict> {
+    fn by_summands(&self, known: &KnownGradients) -> Option<Verdict> {
         let summands = variants::summands(self.view.value);
         if summands.len() < 2 {
             return None;
@@ -362,7 +335,7 @@ impl<'a> Inquiry<'a> {
     }
 
     /// Without a bound, a mask, a weight or a summand it may have a name: then that part biases.
-    fn biased(&self, gradient: &[f64], known: &Known) -> Option<Verdict> {
+    fn biased(&self, gradient: &[f64], known: &KnownGradients) -> Option<Verdict> {
         let bounded = variants::has_bounds(&self.view);
         let gates = self.view.gates();
         let mut gated: Vec<&str> = gates.iter().map(|(name, _)| *name).collect();
@@ -424,108 +397,6 @@ impl<'a> Inquiry<'a> {
         }
         best.map(|(_, _, verdict)| verdict)
     }
-
-    /// What bounds do where models differ by many nats, if they do nothing where they differ little.
-    fn steep(&self, verdict: &Verdict) -> Result<Option<String>, Refusal> {
-        let named = matches!(
-            verdict,
-            Verdict::Follows { .. }
-                | Verdict::Weighted { .. }
-                | Verdict::WithTask { .. }
-                | Verdict::Sum { .. }
-        );
-        if !named || !variants::has_bounds(&self.view) || self.recipe.roles.is_empty() {
-            return Ok(None);
-        }
-        let free = self.measure(&self.view, Counting { bounds: false, gates: true }, Variation::Steep)?;
-        let bound = self.measure(&self.view, ALL, Variation::Steep)?.gradient;
-        if free.is_zero() || norm(&difference(&bound, &free.gradient)) <= HARDLY * norm(&free.gradient) {
-            return Ok(None);
-        }
-        let (far, angle) = (distance(&bound, &free.gradient), cosine(&bound, &free.gradient));
-        Ok(Some(format!(
-            "where models differ by many nats its bounds act: {} from that (cosine {angle:.3})",
-            away(far)
-        )))
-    }
-
-    /// Conditions of cases that never differ in these worlds: of what they choose between, only one was
-    /// looked at.
-    fn untried(&self, worlds: &[World]) -> Vec<String> {
-        let mut conditions: Vec<&Formula> = Vec::new();
-        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            let FormulaKind::Apply { function: Function::Where, operands } = &part.0.kind else { continue };
-            if operands[0].axis() > Axis::Run && !conditions.contains(&&operands[0]) {
-                conditions.push(&operands[0]);
-            }
-        }
-        let Ok(seen) = truths(&conditions, worlds) else { return Vec::new() };
-        let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
-        same.map(|(condition, seen)| {
-            format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })
-        })
-        .collect()
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = Vec::new();
-        let mut open: Vec<String> = Vec::new();
-        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            if let FormulaKind::Variable(name) = &part.0.kind {
-                let taken =
-                    format!("{name} = {}", text::number(readable(self.recipe.values.get(name, part.unit()))));
-                if !open.contains(&taken) {
-                    open.push(taken);
-                }
-            }
-        }
-        if !open.is_empty() {
-            notes.push(format!("with {} for want of a value", open.join(", ")));
-        }
-        for axis in [Axis::Turn, Axis::Block, Axis::Domain] {
-            let over = |node: &mopd_lang::formula::FormulaNode| match &node.kind {
-                FormulaKind::Reduce { .. } => node.axis == axis,
-                FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } => *over == axis,
-                _ => false,
-            };
-            if self.view.any(over) {
-                let whole = if axis == Axis::Domain { "batch" } else { "completion" };
-                notes.push(format!("a whole {whole} is one {} here", axis.name()));
-            }
-        }
-        for (written, entries) in &self.recipe.supports {
-            if *written as usize != *entries {
-                notes.push(format!(
-                    "the top {written} are the top {entries} of {} here",
-                    self.recipe.size.vocabulary
-                ));
-            }
-        }
-        notes
-    }
-}
-
-/// Which of false and true conditions are in these worlds.
-fn truths(conditions: &[&Formula], worlds: &[World]) -> Result<Vec<[bool; 2]>, Refusal> {
-    let lowered = FormulaGraph::of(None, conditions)?;
-    let mut seen = vec![[false; 2]; conditions.len()];
-    for world in worlds {
-        let evaluator = Evaluator::of(world, &lowered, true)?;
-        for tokens in world.size.outcomes() {
-            let values = evaluator.run(&Scene::of(world, &tokens, true))?;
-            for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
-                for element in 0..evaluator.layout().len(lowered.graph.axis(*root)) {
-                    seen[usize::from(values.at(*root, element).truth())] = true;
-                }
-            }
-        }
-    }
-    Ok(seen)
-}
-
-/// Without the noise of binary fractions.
-fn readable(number: f64) -> f64 {
-    (number * 1e6).round() / 1e6
 }
 
 fn bias(gradient: &[f64], plain: &[f64], of: Verdict, by: String) -> Verdict {
@@ -534,107 +405,6 @@ fn bias(gradient: &[f64], plain: &[f64], of: Verdict, by: String) -> Verdict {
         by,
         distance: distance(gradient, plain),
         cosine: cosine(gradient, plain),
-    }
-}
-
-pub(super) fn measure(view: &View, counting: Counting, worlds: &[World]) -> Result<Measured, Refusal> {
-    let compiled = Compiled::of(view, counting)?;
-    let mut measured = Measured { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
-    for world in worlds {
-        let expectation = compiled.expectation(world, counting)?;
-        measured.gradient.extend(expectation.gradient);
-        measured.values.push(expectation.value);
-        measured.largest = measured.largest.max(expectation.largest);
-    }
-    Ok(measured)
-}
-
-pub(super) fn gradients(named: &Named, worlds: &[World]) -> Result<Vec<f64>, Refusal> {
-    let mut gradient = Vec::new();
-    for world in worlds {
-        gradient.extend(named.gradient(world)?);
-    }
-    Ok(gradient)
-}
-
-/// The named gradients in the usual worlds.
-pub(super) struct Known<'a> {
-    named: Vec<&'a Named>,
-    gradients: Vec<Vec<f64>>,
-    /// Logits after one prefix.
-    block: usize,
-}
-
-impl<'a> Known<'a> {
-    pub fn of(named: &'a [Named], worlds: &[World], block: usize) -> Result<Known<'a>, Refusal> {
-        let mut known = Known { named: Vec::new(), gradients: Vec::new(), block };
-        for named in named {
-            let own = gradients(named, worlds)?;
-            // What has no gradient is followed by nothing; a teacher that is the student is one.
-            if norm(&own) > LEAST {
-                known.named.push(named);
-                known.gradients.push(own);
-            }
-        }
-        Ok(known)
-    }
-
-    /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one
-    /// is. One before two, the better known before the others.
-    pub fn identify(&self, gradient: &[f64]) -> Option<Verdict> {
-        let count = self.named.len();
-        let follows = |which: &[usize]| -> Option<Verdict> {
-            let parts: Vec<&[f64]> = which.iter().map(|index| self.gradients[*index].as_slice()).collect();
-            let times = coefficients(gradient, &parts)?;
-            let part = |(index, times): (&usize, f64)| Part { of: self.named[*index].name.clone(), times };
-            Some(Verdict::Follows { parts: which.iter().zip(times).map(part).collect() })
-        };
-        let single = (0..count).find_map(|a| follows(&[a]));
-        let pair =
-            || (0..count).flat_map(|a| (a + 1..count).map(move |b| [a, b])).find_map(|which| follows(&which));
-        let weighted = || {
-            self.named.iter().zip(&self.gradients).find_map(|(named, own)| {
-                let (least, most) = per_block(gradient, own, self.block)?;
-                Some(Verdict::Weighted { of: named.name.clone(), least, most })
-            })
-        };
-        let few = count.min(8);
-        let triple = || {
-            (0..few)
-                .flat_map(|a| (a + 1..few).flat_map(move |b| (b + 1..few).map(move |c| [a, b, c])))
-                .find_map(|which| follows(&which))
-        };
-        single.or_else(pair).or_else(weighted).or_else(triple)
-    }
-
-    /// The one named gradient that this is a multiple of.
-    pub fn single(&self, gradient: &[f64]) -> Option<String> {
-        let own = self
-            .named
-            .iter()
-            .zip(&self.gradients)
-            .find(|(_, own)| coefficients(gradient, &[own.as_slice()]).is_some());
-        own.map(|(named, _)| named.name.clone())
-    }
-
-    fn nearest(&self, gradient: &[f64]) -> (String, f64) {
-        self.nearest_of(gradient, |_| true)
-    }
-
-    fn nearest_of(&self, gradient: &[f64], which: impl Fn(&Named) -> bool) -> (String, f64) {
-        let some = self.named.iter().zip(&self.gradients).filter(|(named, _)| which(named));
-        let all = some.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
-        all.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default()
-    }
-
-    /// What a gradient without a teacher is nearest to.
-    fn task(&self, gradient: &[f64]) -> Task {
-        let own = self.named.iter().zip(&self.gradients).filter(|(named, _)| !named.teaches);
-        let near = own.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
-        // Less than this is no resemblance.
-        let near = near.filter(|(_, cosine)| cosine.abs() > 0.5);
-        let (nearest, cosine) = near.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default();
-        Task { reads_teacher: false, nearest, cosine }
     }
 }
 

@@ -3,9 +3,9 @@
 
 use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, Part, Role, Signal};
 
-use super::divergence::{Place, Refusal};
+use super::divergence::{Refusal, TokenContext};
 use super::dual::Dual;
-use super::world::World;
+use super::toy_model::ToyModel;
 use crate::expr::batch::Layout;
 use crate::lower::Leaf;
 
@@ -13,9 +13,9 @@ use crate::lower::Leaf;
 /// condition on positions then holds for some tokens and not for others.
 const STRETCH: usize = 100;
 
-/// One drawing of all tokens of a world.
-pub(super) struct Scene<'a> {
-    pub world: &'a World,
+/// One drawing of all tokens of a toy model.
+pub(super) struct Sample<'a> {
+    pub toy: &'a ToyModel,
     /// By token, sequence after sequence.
     pub tokens: &'a [usize],
     /// What each of them follows.
@@ -24,26 +24,29 @@ pub(super) struct Scene<'a> {
     pub bounds: bool,
 }
 
-impl<'a> Scene<'a> {
-    pub fn of(world: &'a World, tokens: &'a [usize], bounds: bool) -> Scene<'a> {
-        let size = world.size;
+impl<'a> Sample<'a> {
+    pub fn of(toy: &'a ToyModel, tokens: &'a [usize], bounds: bool) -> Sample<'a> {
+        let size = toy.size;
         let prefix = |token: usize| {
             let first = token / size.length * size.length;
             size.prefix(token / size.length / size.samples, &tokens[first..token])
         };
-        Scene { world, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
+        Sample { toy, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
     }
 
     /// How likely it is.
     pub fn probability(&self) -> f64 {
-        let each =
-            self.tokens.iter().zip(&self.prefixes).map(|(token, prefix)| self.world.drawn(*prefix)[*token]);
+        let each = self
+            .tokens
+            .iter()
+            .zip(&self.prefixes)
+            .map(|(token, prefix)| self.toy.sampler_logp(*prefix)[*token]);
         each.sum::<f64>().exp()
     }
 
-    fn place(&self, token: usize) -> Place<'_> {
-        Place {
-            world: self.world,
+    fn context(&self, token: usize) -> TokenContext<'_> {
+        TokenContext {
+            toy: self.toy,
             prefix: self.prefixes[token],
             token: Some(self.tokens[token]),
             bounds: self.bounds,
@@ -62,9 +65,9 @@ impl<'a> Scene<'a> {
         match &leaf.formula.0.kind {
             FormulaKind::Signal(signal) => self.signal(signal, axis, parameters),
             FormulaKind::Live(live) => self.live(live, parameters),
-            FormulaKind::Variable(name) => one(self.world.values.get(name, leaf.formula.unit())),
+            FormulaKind::Variable(name) => one(self.toy.values.get(name, leaf.formula.unit())),
             FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
-                let (step, steps) = self.world.step;
+                let (step, steps) = self.toy.step;
                 let rung = values.len() * step as usize / steps.max(1) as usize;
                 one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
             }
@@ -77,24 +80,26 @@ impl<'a> Scene<'a> {
     }
 
     fn live(&self, live: &Live, parameters: &dyn Fn(usize) -> Vec<f64>) -> Result<Vec<Dual>, Refusal> {
-        let student = |place: &Place| place.probabilities(&Role::Student, 1.0, true);
-        (0..self.world.size.tokens())
+        let student = |context: &TokenContext| context.probabilities(&Role::Student, 1.0, true);
+        (0..self.toy.size.tokens())
             .map(|token| {
-                let place = self.place(token);
+                let context = self.context(token);
                 let local = match live {
-                    Live::Part(Part::Logp) => place.log_probability(self.tokens[token])?,
-                    Live::Part(Part::EndLogp) => place.log_probability(self.world.size.vocabulary - 1)?,
-                    Live::Part(Part::Entropy) => place.entropy()?,
+                    Live::Part(Part::Logp) => context.log_probability(self.tokens[token])?,
+                    Live::Part(Part::EndLogp) => context.log_probability(self.toy.size.vocabulary - 1)?,
+                    Live::Part(Part::Entropy) => context.entropy()?,
                     Live::Part(Part::Top1) => {
-                        let best = place.order(&Role::Student)?.0[0];
-                        student(&place)?[best].clone()
+                        let best = context.order(&Role::Student)?.0[0];
+                        student(&context)?[best].clone()
                     }
-                    Live::Divergence(divergence) => place.divergence(divergence, &parameters(token), true)?,
+                    Live::Divergence(divergence) => {
+                        context.divergence(divergence, &parameters(token), true)?
+                    }
                     Live::Likelihood { of } => {
-                        let best = place.order(of)?.0[0];
-                        student(&place)?[best].log().scale(-1.0)
+                        let best = context.order(of)?.0[0];
+                        student(&context)?[best].log().scale(-1.0)
                     }
-                    Live::Ranking { order } => place.ranking(order)?,
+                    Live::Ranking { order } => context.ranking(order)?,
                     _ => return Err("it is no number of a distribution over tokens".into()),
                 };
                 Ok(self.embedded(local, self.prefixes[token]))
@@ -104,7 +109,7 @@ impl<'a> Scene<'a> {
 
     /// A derivative by the logits after one prefix as one by all logits.
     fn embedded(&self, local: Dual, prefix: usize) -> Dual {
-        let size = self.world.size;
+        let size = self.toy.size;
         if size.prefixes() == 1 || local.gradient.is_empty() {
             return local;
         }
@@ -121,10 +126,10 @@ impl<'a> Scene<'a> {
     ) -> Result<Vec<Dual>, Refusal> {
         let elements: Result<Vec<f64>, Refusal> = match axis {
             Axis::Token => {
-                (0..self.world.size.tokens()).map(|token| self.of_token(signal, parameters, token)).collect()
+                (0..self.toy.size.tokens()).map(|token| self.of_token(signal, parameters, token)).collect()
             }
             Axis::Sequence | Axis::Turn | Axis::Block => {
-                (0..self.world.size.sequences()).map(|sequence| self.of_sequence(signal, sequence)).collect()
+                (0..self.toy.size.sequences()).map(|sequence| self.of_sequence(signal, sequence)).collect()
             }
             _ => self.of_run(signal).map(|value| vec![value]),
         };
@@ -137,21 +142,21 @@ impl<'a> Scene<'a> {
         parameters: &dyn Fn(usize) -> Vec<f64>,
         token: usize,
     ) -> Result<f64, Refusal> {
-        let place = self.place(token);
+        let context = self.context(token);
         let (taken, prefix, position) =
-            (self.tokens[token], self.prefixes[token], token % self.world.size.length);
+            (self.tokens[token], self.prefixes[token], token % self.toy.size.length);
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
-        let chance = |name: &str, of: &[usize]| self.world.chance(name, of);
+        let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
         Ok(match signal {
             Signal::Of { role, part } => match part {
                 Part::Value => chance(&format!("value of {}", role.name()), &[prefix]),
                 Part::Confidence => chance(&format!("confidence of {}", role.name()), &[prefix, taken]),
                 part => {
                     let logp = self
-                        .world
+                        .toy
                         .logp(role, prefix)
                         .ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
-                    let scored = || self.world.scored(role, prefix).expect("it is known");
+                    let scored = || self.toy.scored(role, prefix).expect("it is known");
                     match part {
                         Part::Logp => scored()[taken],
                         Part::EndLogp => scored()[logp.len() - 1],
@@ -165,16 +170,18 @@ impl<'a> Scene<'a> {
                     }
                 }
             },
-            Signal::Divergence(divergence) => place.divergence(divergence, &parameters(token), false)?.value,
+            Signal::Divergence(divergence) => {
+                context.divergence(divergence, &parameters(token), false)?.value
+            }
             Signal::Overlap { left, right, k } => {
-                let entries = self.world.entries(*k).min(self.world.size.vocabulary);
-                let (ours, theirs) = (place.order(left)?.0, place.order(right)?.0);
+                let entries = self.toy.entries(*k).min(self.toy.size.vocabulary);
+                let (ours, theirs) = (context.order(left)?.0, context.order(right)?.0);
                 ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count() as f64
                     / entries as f64
             }
             Signal::Mass { role, support } => {
-                let members = place.members(support)?;
-                place
+                let members = context.members(support)?;
+                context
                     .probabilities(role, 1.0, false)?
                     .iter()
                     .zip(members)
@@ -184,32 +191,32 @@ impl<'a> Scene<'a> {
             }
             Signal::InNucleus { role, p } => {
                 let support = mopd_lang::formula::Support::Nucleus { role: role.clone(), p: *p };
-                truth(place.members(&support)?[taken])
+                truth(context.members(&support)?[taken])
             }
             Signal::SupportSize { support } => {
-                place.members(support)?.into_iter().filter(|member| *member).count() as f64
+                context.members(support)?.into_iter().filter(|member| *member).count() as f64
             }
             Signal::Position => (position * STRETCH) as f64,
-            Signal::Remaining => ((self.world.size.length - 1 - position) * STRETCH) as f64,
+            Signal::Remaining => ((self.toy.size.length - 1 - position) * STRETCH) as f64,
             Signal::Offset => position as f64 + 1.0,
             Signal::Head => position as f64,
             Signal::Turn | Signal::Block => 0.0,
             Signal::Accepted => truth(chance("accepted", &[prefix, taken]) > 0.4),
             Signal::InSpan(span) => truth(chance(span.name(), &[prefix]) > 0.5),
-            _ => return Err("it is no number of a token in a small world".into()),
+            _ => return Err("it is no number of a token in a toy model".into()),
         })
     }
 
     fn of_sequence(&self, signal: &Signal, sequence: usize) -> Result<f64, Refusal> {
-        let size = self.world.size;
+        let size = self.toy.size;
         let prompt = sequence / size.samples;
         let tokens = &self.tokens[sequence * size.length..(sequence + 1) * size.length];
         let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
-        let chance = |name: &str, of: &[usize]| self.world.chance(name, of);
+        let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
         Ok(match signal {
-            Signal::Reward => reward(self.world, prompt, tokens),
-            Signal::Correct => truth(reward(self.world, prompt, tokens) >= 1.0),
+            Signal::Reward => reward(self.toy, prompt, tokens),
+            Signal::Correct => truth(reward(self.toy, prompt, tokens) >= 1.0),
             Signal::Data { field } => chance(field, &[prompt]),
             Signal::DataIs { field, text } => truth(chance(&format!("{field} {text}"), &[prompt]) > 0.5),
             Signal::Available { role } => {
@@ -224,32 +231,32 @@ impl<'a> Scene<'a> {
                 chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0
             }
             Signal::Agreement { samples, .. } => {
-                judged(self.world, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples)
+                judged(self.toy, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples)
             }
             signal if judgement(signal).is_some() => {
-                judged(self.world, signal, prompt, tokens).unwrap_or_default()
+                judged(self.toy, signal, prompt, tokens).unwrap_or_default()
             }
-            _ => return Err("it is no number of a completion in a small world".into()),
+            _ => return Err("it is no number of a completion in a toy model".into()),
         })
     }
 
     fn of_run(&self, signal: &Signal) -> Result<f64, Refusal> {
-        let (step, steps) = self.world.step;
+        let (step, steps) = self.toy.step;
         Ok(match signal {
             Signal::Progress => f64::from(step) / f64::from(steps.max(1)),
             Signal::Step => f64::from(step),
-            Signal::VocabularySize => self.world.size.vocabulary as f64,
+            Signal::VocabularySize => self.toy.size.vocabulary as f64,
             Signal::Loss | Signal::HeldOutLoss => 1.0,
-            Signal::TermLoss { term } => 0.5 + self.world.chance(term, &[]),
-            _ => return Err("it is no number of the run in a small world".into()),
+            Signal::TermLoss { term } => 0.5 + self.toy.chance(term, &[]),
+            _ => return Err("it is no number of the run in a toy model".into()),
         })
     }
 }
 
 /// The verdict on a completion: 1, 0.4 or 0, and some of each.
-pub(super) fn reward(world: &World, prompt: usize, tokens: &[usize]) -> f64 {
-    let place: usize = tokens.iter().enumerate().map(|(position, token)| token * (position + 1)).sum();
-    [1.0, 0.0, 0.4][(place + prompt + world.seed as usize) % 3]
+pub(super) fn reward(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
+    let context: usize = tokens.iter().enumerate().map(|(position, token)| token * (position + 1)).sum();
+    [1.0, 0.0, 0.4][(context + prompt + toy.seed as usize) % 3]
 }
 
 /// A number that somebody gives a whole completion, by name.
@@ -264,7 +271,7 @@ pub(super) fn judgement(signal: &Signal) -> Option<String> {
 }
 
 /// What it is for a completion, in (0, 1).
-pub(super) fn judged(world: &World, signal: &Signal, prompt: usize, tokens: &[usize]) -> Option<f64> {
+pub(super) fn judged(toy: &ToyModel, signal: &Signal, prompt: usize, tokens: &[usize]) -> Option<f64> {
     let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
-    judgement(signal).map(|name| world.chance(&name, &text))
+    judgement(signal).map(|name| toy.chance(&name, &text))
 }

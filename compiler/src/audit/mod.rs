@@ -1,45 +1,48 @@
 //! The gradient audit: what a term's gradient follows, whatever its formula looks like.
 //!
-//! A term is evaluated in worlds of a few tokens, over everything that can be drawn in them, with its exact
-//! derivative by the student's logits. The mean is compared with the gradients of the named divergences in
-//! the same worlds. What agrees in all of them, to the precision of the arithmetic, is what the term follows:
-//! numbers decide, not the form of the text.
+//! A term is evaluated in toy models of a few tokens, over everything that can be drawn in them, with its
+//! exact derivative by the student's logits. The mean is compared with the gradients of the named divergences
+//! in the same toy models. What agrees in all of them, to the precision of the arithmetic, is what the term
+//! follows: numbers decide, not the form of the text.
 //!
 //! Prefixes and samples are constants, as trainers have it: what is said holds given the prefixes. How tokens
 //! and completions are averaged (`reduce`) is not looked at: it weighs prefixes, and the plan shows it.
 
 mod bounds;
-mod cast;
 mod diagnostics;
 mod divergence;
-mod drawn;
 mod dual;
 mod evaluate;
 mod expectation;
 mod fit;
 mod judge;
+mod known;
 mod leaves;
 mod named;
-mod program;
+mod notes;
+mod parameter_values;
+mod range;
+mod sampler;
 mod sign;
-mod values;
+mod teachers;
+mod toy_model;
 mod variants;
 mod verdict;
-mod world;
+mod view;
 
 use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Train};
 use mopd_lang::formula::Role;
 use serde::Serialize;
 
-pub use cast::Cast;
 pub use diagnostics::{diagnostics, diagnostics_while};
-pub use drawn::Drawn;
+pub use sampler::Sampler;
+pub use teachers::Teachers;
+pub use toy_model::ToyModel;
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
-pub use world::World;
 
 use expectation::{ALL, Compiled};
-use judge::Inquiry;
-use program::View;
+use judge::Query;
+use view::View;
 
 /// Steps of a run whose length is not known.
 const USUAL_STEPS: u32 = 1_000;
@@ -48,9 +51,9 @@ const USUAL_STEPS: u32 = 1_000;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Use {
     /// Who draws the tokens of a term without data of its own; not known where empty.
-    pub drawn: Vec<Drawn>,
+    pub samplers: Vec<Sampler>,
     /// Who its teachers are: one for each kind of teacher that the route chooses.
-    pub casts: Vec<Cast>,
+    pub casts: Vec<Teachers>,
     /// Only completions that the verifier accepts are trained on.
     pub kept: bool,
     pub steps: u32,
@@ -60,7 +63,7 @@ impl Use {
     /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data
     /// as well where they would be lost on that.
     pub fn unknown() -> Use {
-        Use { drawn: Vec::new(), casts: vec![Cast::default()], kept: false, steps: USUAL_STEPS }
+        Use { samplers: Vec::new(), casts: vec![Teachers::default()], kept: false, steps: USUAL_STEPS }
     }
 
     pub fn of(experiment: &Experiment, train: &Train) -> Use {
@@ -68,8 +71,8 @@ impl Use {
             Length::Steps(steps) => steps.max(1),
             Length::Epochs(_) => USUAL_STEPS,
         };
-        let casts = Cast::of(experiment, train);
-        Use { drawn: Drawn::of(&train.rollout), casts, kept: train.keep == Keep::Correct, steps }
+        let casts = Teachers::of(experiment, train);
+        Use { samplers: Sampler::of(&train.rollout), casts, kept: train.keep == Keep::Correct, steps }
     }
 }
 
@@ -119,21 +122,21 @@ pub fn audit(objective: &Objective, usage: &Use) -> Audit {
 pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit {
     let own = &objective.terms[term];
     let view = || View::of(objective, own, usage.kept && own.data.is_none());
-    let streams = own.data.as_deref().map_or_else(|| usage.drawn.clone(), Drawn::of);
+    let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::of);
     // Whoever the route chooses makes a difference to those terms only that read it.
-    let mut casts: Vec<&Cast> = usage.casts.iter().collect();
+    let mut casts: Vec<&Teachers> = usage.casts.iter().collect();
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
     }
-    let on = |drawn: &Drawn| -> Vec<Finding> {
-        casts.iter().flat_map(|cast| on(&view, drawn, cast, usage.steps)).collect()
+    let on = |sampler: &Sampler| -> Vec<Finding> {
+        casts.iter().flat_map(|teachers| on(&view, sampler, teachers, usage.steps)).collect()
     };
     if !streams.is_empty() {
         return TermAudit { term: own.name.clone(), findings: streams.iter().flat_map(on).collect() };
     }
-    let mut findings = on(&Drawn::ON_POLICY);
+    let mut findings = on(&Sampler::ON_POLICY);
     if findings.iter().all(|finding| finding.verdict == Verdict::Zero) {
-        findings.extend(on(&Drawn::Elsewhere { name: "data" }));
+        findings.extend(on(&Sampler::Elsewhere { name: "data" }));
     }
     TermAudit { term: own.name.clone(), findings }
 }
@@ -148,11 +151,11 @@ fn moments(view: &View, steps: u32) -> Vec<(When, u32)> {
 }
 
 /// What a term follows on tokens that are drawn in one way.
-fn on<'a>(view: &dyn Fn() -> View<'a>, drawn: &Drawn, cast: &Cast, steps: u32) -> Vec<Finding> {
+fn on<'a>(view: &dyn Fn() -> View<'a>, sampler: &Sampler, teachers: &Teachers, steps: u32) -> Vec<Finding> {
     let moments = moments(&view(), steps);
-    let at = |(when, step): &(When, u32)| match Inquiry::of(view(), drawn, cast, (*step, steps)) {
-        Ok(inquiry) => inquiry.finding(*when),
-        Err(why) => Finding::not_audited(*when, drawn.text() + &cast.text(), why),
+    let at = |(when, step): &(When, u32)| match Query::of(view(), sampler, teachers, (*step, steps)) {
+        Ok(query) => query.finding(*when),
+        Err(why) => Finding::not_audited(*when, sampler.text() + &teachers.text(), why),
     };
     let mut found: Vec<Finding> = moments.iter().map(at).collect();
     let same = found.iter().all(|finding| {
@@ -190,7 +193,7 @@ fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<Part>> {
     Some(sum)
 }
 
-/// A term's exact expected value and gradient in one world.
+/// A term's exact expected value and gradient in one toy model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expected {
     /// Nats, or whatever the term is in: per token where it has one number per token.
@@ -199,16 +202,16 @@ pub struct Expected {
     pub gradient: Vec<f64>,
 }
 
-/// The expected value and gradient of a term, its weights and masks included, over what the world's sampler
-/// draws. Nothing is differentiated but what the term says is `live`.
+/// The expected value and gradient of a term, its weights and masks included, over what the toy model's
+/// sampler draws. Nothing is differentiated but what the term says is `live`.
 ///
 /// # Errors
-/// Where the term reads what the world does not have, or what can't be enumerated, in words.
-pub fn expected(objective: &Objective, term: usize, world: &World) -> Result<Expected, String> {
+/// Where the term reads what the toy model does not have, or what can't be enumerated, in words.
+pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<Expected, String> {
     let view = View::of(objective, &objective.terms[term], false);
     if let Some(why) = view.refusal() {
         return Err(why);
     }
-    let expectation = Compiled::of(&view, ALL)?.expectation(world, ALL)?;
+    let expectation = Compiled::of(&view, ALL)?.expectation(toy, ALL)?;
     Ok(Expected { value: expectation.value, gradient: expectation.gradient })
 }

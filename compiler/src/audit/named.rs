@@ -8,21 +8,21 @@ use mopd_lang::formula::{
 };
 use mopd_lang::source::SourceFile;
 
-use super::divergence::{Place, Refusal};
-use super::drawn::Drawn;
+use super::divergence::{Refusal, TokenContext};
 use super::dual::{Dual, sum};
 use super::leaves::{judged, judgement, reward};
-use super::program::View;
-use super::world::{Recipe, World};
+use super::sampler::Sampler;
+use super::toy_model::{ToyModel, ToyModelSpec};
+use super::view::View;
 
 /// Where a named gradient comes from.
-pub(super) enum Source {
+pub(super) enum GradientSource {
     /// Of a divergence, at every prefix, with the numbers of its formulas.
     Divergence(Divergence, Vec<f64>),
     /// Of the student's entropy.
     Entropy,
     /// Of minus the student's log-likelihood of what was drawn, at every prefix.
-    Drawn,
+    Sampled,
     /// Of the student's mass on a support.
     Mass(Support),
     /// Of minus the log-probability of a role's most probable token.
@@ -49,19 +49,19 @@ pub(super) enum Outcome {
 pub(super) struct Named {
     /// `KL(student || teacher)`
     pub name: String,
-    pub source: Source,
+    pub source: GradientSource,
     /// It says something of somebody else than the student.
     pub teaches: bool,
 }
 
 /// Everything that a term may be told to follow, the best known first.
-pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
-    let (drawn, length) = (&recipe.drawn, recipe.size.length);
+pub(super) fn candidates(view: &View, spec: &ToyModelSpec) -> Vec<Named> {
+    let (sampler, length) = (&spec.sampler, spec.size.length);
     let mut found: Vec<Named> = Vec::new();
     let mut others = view.others();
-    match drawn {
-        Drawn::By { role, .. } if !others.contains(role) => others.push(role.clone()),
-        Drawn::Mixture { .. } if !others.contains(&Role::Teacher) => others.push(Role::Teacher),
+    match sampler {
+        Sampler::By { role, .. } if !others.contains(role) => others.push(role.clone()),
+        Sampler::Mixture { .. } if !others.contains(&Role::Teacher) => others.push(Role::Teacher),
         _ => {}
     }
     let plain = |kind: DivergenceKind, left: &Role, right: &Role| Divergence {
@@ -73,8 +73,8 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
         temperature: 1.0,
         clip_each: None,
     };
-    let scored_at = view.scored_at(drawn);
-    let mut give = |name: String, source: Source, teaches: bool| {
+    let scored_at = view.scored_at(sampler);
+    let mut give = |name: String, source: GradientSource, teaches: bool| {
         if !found.iter().any(|known: &Named| known.name == name) {
             found.push(Named { name, source, teaches });
         }
@@ -86,12 +86,12 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
     for role in &others {
         give(
             named("KL", &student, role, " || "),
-            Source::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]),
+            GradientSource::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]),
             true,
         );
         give(
             named("KL", role, &student, " || "),
-            Source::Divergence(plain(DivergenceKind::Kl, role, &student), vec![]),
+            GradientSource::Divergence(plain(DivergenceKind::Kl, role, &student), vec![]),
             true,
         );
     }
@@ -105,22 +105,22 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
                     text::number(scored_at)
                 );
                 let scaled = Divergence { temperature: scored_at, ..plain(DivergenceKind::Kl, left, right) };
-                give(name, Source::Divergence(scaled, vec![]), true);
+                give(name, GradientSource::Divergence(scaled, vec![]), true);
             }
         }
     }
-    let on_policy = drawn.is_on_policy(scored_at);
+    let on_policy = sampler.is_on_policy(scored_at);
     if !on_policy {
-        let name = match drawn {
-            Drawn::Elsewhere { name } => format!("KL({name} || student)"),
-            Drawn::Student { .. } => "KL(sampler || student)".into(),
-            Drawn::By { role, temperature: 1.0 } => format!("KL({} || student)", role.name()),
+        let name = match sampler {
+            Sampler::Elsewhere { name } => format!("KL({name} || student)"),
+            Sampler::Student { .. } => "KL(sampler || student)".into(),
+            Sampler::By { role, temperature: 1.0 } => format!("KL({} || student)", role.name()),
             _ => "minus the log-likelihood of what was drawn".into(),
         };
-        give(name, Source::Drawn, true);
-        give("minus the log-likelihood of the completions that are kept".into(), Source::Kept, true);
+        give(name, GradientSource::Sampled, true);
+        give("minus the log-likelihood of the completions that are kept".into(), GradientSource::Kept, true);
     }
-    give("the student's entropy".into(), Source::Entropy, false);
+    give("the student's entropy".into(), GradientSource::Entropy, false);
     if on_policy || length == 1 {
         for part in view.formulas().into_iter().flat_map(Formula::parts) {
             let FormulaKind::Signal(signal) = &part.0.kind else { continue };
@@ -130,12 +130,12 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
                 signal if judgement(signal).is_some() => Outcome::Judged(signal.clone()),
                 _ => continue,
             };
-            give(outcome.name(), Source::Policy(outcome), false);
+            give(outcome.name(), GradientSource::Policy(outcome), false);
         }
         if length > 1 {
             for role in &others {
                 let name = format!("KL(student || {}) of whole completions", role.name());
-                give(name, Source::Sequences(role.clone()), true);
+                give(name, GradientSource::Sequences(role.clone()), true);
             }
         }
     }
@@ -143,8 +143,8 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
         for (name, between, reversed, kind) in standard().iter().filter(|(name, ..)| name != "JSD") {
             let (left, right) = if *reversed { (&student, role) } else { (role, &student) };
             let divergence = plain(kind.clone(), left, right);
-            let numbers = parameters(&divergence, recipe).unwrap_or_default();
-            give(named(name, left, right, between), Source::Divergence(divergence, numbers), true);
+            let numbers = parameters(&divergence, spec).unwrap_or_default();
+            give(named(name, left, right, between), GradientSource::Divergence(divergence, numbers), true);
         }
     }
     let own = view.divergences();
@@ -156,36 +156,40 @@ pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
             (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
             (_, mass) => vec![mass],
         };
-        let Some(parameters) = parameters(divergence, recipe) else { continue };
+        let Some(parameters) = parameters(divergence, spec) else { continue };
         for mass in variants {
             let variant = Divergence { mass, ..(*divergence).clone() };
             if variant.reaches_student() {
                 let name = text::divergence(&variant).replace(", support: full", "");
-                give(name, Source::Divergence(variant, parameters.clone()), true);
+                give(name, GradientSource::Divergence(variant, parameters.clone()), true);
             }
         }
         if divergence.support != Support::Full && !reads_token(&divergence.support) {
             give(
                 format!("the student's mass on {}", text::support(&divergence.support)),
-                Source::Mass(divergence.support.clone()),
+                GradientSource::Mass(divergence.support.clone()),
                 false,
             );
         }
     }
     for part in view.value.parts() {
         if let FormulaKind::Live(Live::Ranking { order }) = &part.0.kind {
-            give(format!("ranking(order: {})", text::support(order)), Source::Ranking(order.clone()), true);
+            give(
+                format!("ranking(order: {})", text::support(order)),
+                GradientSource::Ranking(order.clone()),
+                true,
+            );
         }
     }
     for role in &others {
         for (name, between, _, kind) in standard().iter().filter(|(name, ..)| name == "JSD") {
             let divergence = plain(kind.clone(), role, &student);
-            let numbers = parameters(&divergence, recipe).unwrap_or_default();
-            give(named(name, role, &student, between), Source::Divergence(divergence, numbers), true);
+            let numbers = parameters(&divergence, spec).unwrap_or_default();
+            give(named(name, role, &student, between), GradientSource::Divergence(divergence, numbers), true);
         }
         give(
             format!("the log-loss of {}'s most probable token", role.name()),
-            Source::Likelihood(role.clone()),
+            GradientSource::Likelihood(role.clone()),
             true,
         );
     }
@@ -206,9 +210,11 @@ fn standard() -> Rc<Vec<Standard>> {
     ];
     thread_local! {
         static STANDARD: Rc<Vec<Standard>> = Rc::new(KNOWN.iter().map(|(name, between, reversed, call)| {
-            let text = format!("objective o {{\n  term all = live {call}\n  reduce = mean(token, over: batch)\n}}\n");
+            let text =
+                format!("objective o {{\n term all = live {call}\n reduce = mean(token, over: batch)\n}}\n");
             let found = analyse(SourceFile { path: "known.mopd".into(), text }, &|_| None).objectives;
-            let FormulaKind::Live(Live::Divergence(divergence)) = &found[0].objective.terms[0].value.0.kind else {
+            let value = &found[0].objective.terms[0].value;
+            let FormulaKind::Live(Live::Divergence(divergence)) = &value.0.kind else {
                 unreachable!("the term is a divergence")
             };
             ((*name).to_owned(), *between, *reversed, divergence.kind.clone())
@@ -218,11 +224,11 @@ fn standard() -> Rc<Vec<Standard>> {
 }
 
 /// The numbers of a divergence's formulas, where they are the same at every token.
-fn parameters(divergence: &Divergence, recipe: &Recipe) -> Option<Vec<f64>> {
+fn parameters(divergence: &Divergence, spec: &ToyModelSpec) -> Option<Vec<f64>> {
     let worth = |formula: &&Formula| match &formula.0.kind {
         FormulaKind::Number(value) => Some(*value),
-        FormulaKind::Schedule(schedule) => Some(schedule.at(recipe.step.0, recipe.step.1)),
-        FormulaKind::Variable(name) => Some(recipe.values.get(name, formula.unit())),
+        FormulaKind::Schedule(schedule) => Some(schedule.at(spec.step.0, spec.step.1)),
+        FormulaKind::Variable(name) => Some(spec.values.get(name, formula.unit())),
         _ => None,
     };
     divergence.formulas().iter().map(worth).collect()
@@ -237,13 +243,13 @@ impl Outcome {
         }
     }
 
-    fn of(&self, world: &World, prompt: usize, tokens: &[usize]) -> f64 {
-        let reward = reward(world, prompt, tokens);
+    fn of(&self, toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
+        let reward = reward(toy, prompt, tokens);
         match self {
             Outcome::Reward => reward,
             Outcome::Correct if reward >= 1.0 => 1.0,
             Outcome::Correct => 0.0,
-            Outcome::Judged(signal) => judged(world, signal, prompt, tokens).unwrap_or_default(),
+            Outcome::Judged(signal) => judged(toy, signal, prompt, tokens).unwrap_or_default(),
         }
     }
 }
@@ -251,29 +257,34 @@ impl Outcome {
 impl Named {
     /// It is of a divergence that the author declares.
     pub fn is_declared(&self) -> bool {
-        matches!(&self.source, Source::Divergence(divergence, _) if matches!(&divergence.kind, DivergenceKind::Entrywise(own) if !own.standard))
+        match &self.source {
+            GradientSource::Divergence(Divergence { kind: DivergenceKind::Entrywise(own), .. }, _) => {
+                !own.standard
+            }
+            _ => false,
+        }
     }
 
-    /// Its gradient by all logits of a world, per token that follows a prefix.
-    pub fn gradient(&self, world: &World) -> Result<Vec<f64>, Refusal> {
-        let size = world.size;
-        let here = |prefix: usize| Place { world, prefix, token: None, bounds: true };
+    /// Its gradient by all logits of a toy model, per token that follows a prefix.
+    pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, Refusal> {
+        let size = toy.size;
+        let here = |prefix: usize| TokenContext { toy, prefix, token: None, bounds: true };
         let student = |prefix: usize| here(prefix).probabilities(&Role::Student, 1.0, true);
         match &self.source {
-            Source::Policy(outcome) => {
-                completions(world, |prompt, tokens| Ok(-outcome.of(world, prompt, tokens)), true)
+            GradientSource::Policy(outcome) => {
+                completions(toy, |prompt, tokens| Ok(-outcome.of(toy, prompt, tokens)), true)
             }
-            Source::Kept => {
-                completions(world, |prompt, tokens| Ok(-Outcome::Correct.of(world, prompt, tokens)), false)
+            GradientSource::Kept => {
+                completions(toy, |prompt, tokens| Ok(-Outcome::Correct.of(toy, prompt, tokens)), false)
             }
-            Source::Sequences(role) => completions(
-                world,
+            GradientSource::Sequences(role) => completions(
+                toy,
                 |prompt, tokens| {
                     let mut total = 0.0;
                     for (position, token) in tokens.iter().enumerate() {
                         let prefix = size.prefix(prompt, &tokens[..position]);
                         let of = |role: &Role| {
-                            world.scored(role, prefix).map(|logp| logp[*token]).ok_or("a role is missing")
+                            toy.scored(role, prefix).map(|logp| logp[*token]).ok_or("a role is missing")
                         };
                         total += of(&Role::Student)? - of(role)?;
                     }
@@ -284,43 +295,45 @@ impl Named {
             source => {
                 let mut gradient = Vec::with_capacity(size.logits());
                 for prefix in 0..size.prefixes() {
-                    let place = here(prefix);
+                    let context = here(prefix);
                     let local: Dual = match source {
-                        Source::Divergence(divergence, parameters) if reads_token(&divergence.support) => {
+                        GradientSource::Divergence(divergence, parameters)
+                            if reads_token(&divergence.support) =>
+                        {
                             let mut mean = Dual::plain(0.0);
-                            for (token, logp) in world.drawn(prefix).iter().enumerate() {
-                                let taken = Place { token: Some(token), ..place };
+                            for (token, logp) in toy.sampler_logp(prefix).iter().enumerate() {
+                                let taken = TokenContext { token: Some(token), ..context };
                                 mean = mean
                                     .add(&taken.divergence(divergence, parameters, true)?.scale(logp.exp()));
                             }
                             mean
                         }
-                        Source::Divergence(divergence, parameters) => {
-                            place.divergence(divergence, parameters, true)?
+                        GradientSource::Divergence(divergence, parameters) => {
+                            context.divergence(divergence, parameters, true)?
                         }
-                        Source::Entropy => place.entropy()?,
-                        Source::Ranking(support) => place.ranking(support)?,
-                        Source::Drawn => {
+                        GradientSource::Entropy => context.entropy()?,
+                        GradientSource::Ranking(support) => context.ranking(support)?,
+                        GradientSource::Sampled => {
                             let weighted: Vec<Dual> = here(prefix)
-                                .probabilities(&Role::Student, world.temperature, true)?
+                                .probabilities(&Role::Student, toy.temperature, true)?
                                 .iter()
-                                .zip(world.drawn(prefix))
-                                .map(|(p, drawn)| p.log().scale(-drawn.exp()))
+                                .zip(toy.sampler_logp(prefix))
+                                .map(|(p, sampler)| p.log().scale(-sampler.exp()))
                                 .collect();
                             sum(&weighted)
                         }
-                        Source::Mass(support) => {
-                            let members = place.members(support)?;
+                        GradientSource::Mass(support) => {
+                            let members = context.members(support)?;
                             sum(student(prefix)?
                                 .iter()
                                 .zip(members)
                                 .filter(|(_, member)| *member)
                                 .map(|(p, _)| p))
                         }
-                        Source::Likelihood(role) => {
-                            student(prefix)?[place.order(role)?.0[0]].log().scale(-1.0)
+                        GradientSource::Likelihood(role) => {
+                            student(prefix)?[context.order(role)?.0[0]].log().scale(-1.0)
                         }
-                        Source::Policy(_) | Source::Sequences(_) | Source::Kept => {
+                        GradientSource::Policy(_) | GradientSource::Sequences(_) | GradientSource::Kept => {
                             unreachable!("of whole completions")
                         }
                     };
@@ -333,12 +346,12 @@ impl Named {
         }
     }
 
-    /// The value itself, where the world is one prefix.
-    pub fn value(&self, world: &World) -> Option<f64> {
+    /// The value itself, where the toy model is one prefix.
+    pub fn value(&self, toy: &ToyModel) -> Option<f64> {
         match &self.source {
-            Source::Divergence(divergence, parameters) if world.size.prefixes() == 1 => {
-                let place = Place { world, prefix: 0, token: None, bounds: true };
-                place.divergence(divergence, parameters, false).ok().map(|value| value.value)
+            GradientSource::Divergence(divergence, parameters) if toy.size.prefixes() == 1 => {
+                let context = TokenContext { toy, prefix: 0, token: None, bounds: true };
+                context.divergence(divergence, parameters, false).ok().map(|value| value.value)
             }
             _ => None,
         }
@@ -356,11 +369,11 @@ fn reads_token(support: &Support) -> bool {
 /// The sum over all completions of their probability, a number of theirs and the student's score of all their
 /// tokens, per token that follows a prefix. They are the student's own, or those that are drawn.
 fn completions(
-    world: &World,
+    toy: &ToyModel,
     worth: impl Fn(usize, &[usize]) -> Result<f64, Refusal>,
     own: bool,
 ) -> Result<Vec<f64>, Refusal> {
-    let size = world.size;
+    let size = toy.size;
     let mut gradient = vec![0.0; size.logits()];
     let mut visits = vec![0.0; size.prefixes()];
     for prompt in 0..size.prompts {
@@ -368,7 +381,7 @@ fn completions(
             let prefixes: Vec<usize> =
                 (0..tokens.len()).map(|position| size.prefix(prompt, &tokens[..position])).collect();
             let logp = |prefix: usize| {
-                if own { world.scored(&Role::Student, prefix) } else { Some(world.drawn(prefix).into()) }
+                if own { toy.scored(&Role::Student, prefix) } else { Some(toy.sampler_logp(prefix).into()) }
             };
             let each = prefixes
                 .iter()
@@ -381,9 +394,9 @@ fn completions(
             let worth = worth(prompt, &tokens)?;
             for (prefix, token) in prefixes.iter().zip(&tokens) {
                 visits[*prefix] += probability;
-                let student = world.scored(&Role::Student, *prefix).ok_or("there is no student")?;
+                let student = toy.scored(&Role::Student, *prefix).ok_or("there is no student")?;
                 for (entry, logp) in student.iter().enumerate() {
-                    let score = (if entry == *token { 1.0 } else { 0.0 } - logp.exp()) / world.temperature;
+                    let score = (if entry == *token { 1.0 } else { 0.0 } - logp.exp()) / toy.temperature;
                     gradient[prefix * size.vocabulary + entry] += probability * worth * score;
                 }
             }

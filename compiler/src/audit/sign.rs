@@ -6,17 +6,18 @@ use mopd_lang::formula::{
 };
 
 use super::divergence::Refusal;
-use super::drawn::Drawn;
 use super::expectation::ALL;
 use super::fit::{cosine, difference, norm};
-use super::judge::{Inquiry, gradients, measure};
-use super::named::{Named, Outcome, Source};
-use super::world::Variation;
+use super::judge::Query;
+use super::known::{gradients, measure};
+use super::named::{GradientSource, Named, Outcome};
+use super::sampler::Sampler;
+use super::toy_model::Variation;
 
 /// A gradient as far from the opposite one as this is a mixture, and no wrong sign.
 const OPPOSITE: f64 = -0.5;
 
-/// A gradient that leads the wrong way in so many worlds does so in all.
+/// A gradient that leads the wrong way in so many toy models does so in all.
 const ENOUGH: usize = 3;
 
 /// What a term moves the student away from.
@@ -28,27 +29,24 @@ pub(super) enum Away {
     Reward,
 }
 
-impl Inquiry<'_> {
-    /// What the mean gradient leads away from, in every small world. A closeness in both directions of KL
+impl Query<'_> {
+    /// What the mean gradient leads away from, in every toy model. A closeness in both directions of KL
     /// decides: so weights, masks and bounds, and divergences without a name, make no difference.
     pub fn leads_away(&self) -> Result<Option<Away>, Refusal> {
-        let mut worlds = self.worlds();
-        worlds.truncate(ENOUGH);
-        if measure(&self.view, ALL, &worlds[..1])?.is_zero() {
+        let mut toys = self.toys();
+        toys.truncate(ENOUGH);
+        if measure(&self.view, ALL, &toys[..1])?.is_zero() {
             return Ok(None);
         }
-        let own: Vec<Vec<f64>> = worlds
+        let own: Vec<Vec<f64>> = toys
             .iter()
-            .map(|world| {
-                measure(&self.view, ALL, std::slice::from_ref(world)).map(|measured| measured.gradient)
-            })
+            .map(|toy| measure(&self.view, ALL, std::slice::from_ref(toy)).map(|measured| measured.gradient))
             .collect::<Result<_, _>>()?;
-        let cosines = |source: Source| -> Result<Vec<f64>, Refusal> {
+        let cosines = |source: GradientSource| -> Result<Vec<f64>, Refusal> {
             let named = Named { name: String::new(), source, teaches: false };
-            worlds
-                .iter()
+            toys.iter()
                 .zip(&own)
-                .map(|(world, own)| Ok(cosine(own, &gradients(&named, std::slice::from_ref(world))?)))
+                .map(|(toy, own)| Ok(cosine(own, &gradients(&named, std::slice::from_ref(toy))?)))
                 .collect()
         };
         let mut away = None;
@@ -56,7 +54,7 @@ impl Inquiry<'_> {
         for role in &compared {
             let mut most = f64::NEG_INFINITY;
             for (left, right) in [(&Role::Student, role), (role, &Role::Student)] {
-                let along = cosines(Source::Divergence(kl(left, right), Vec::new()))?;
+                let along = cosines(GradientSource::Divergence(kl(left, right), Vec::new()))?;
                 most = along.into_iter().fold(most, f64::max);
             }
             if most > 0.0 {
@@ -71,9 +69,9 @@ impl Inquiry<'_> {
             return Ok(away);
         }
         if self.reads(|signal| matches!(signal, Signal::Reward | Signal::Correct)) {
-            let drawn_by_student = matches!(self.drawn(), Drawn::Student { .. });
+            let drawn_by_student = matches!(self.sampler(), Sampler::Student { .. });
             let opposite = drawn_by_student
-                && cosines(Source::Policy(Outcome::Reward))?.iter().all(|cosine| *cosine < OPPOSITE);
+                && cosines(GradientSource::Policy(Outcome::Reward))?.iter().all(|cosine| *cosine < OPPOSITE);
             return Ok(opposite.then_some(Away::Reward));
         }
         // Who reads a verdict, or a field of the data, may mean to forget.
@@ -90,8 +88,9 @@ impl Inquiry<'_> {
                 Signal::Of { part: Part::Score | Part::Correct | Part::Value | Part::StatedConfidence, .. }
             )
         });
-        let imitates = matches!(self.drawn(), Drawn::Elsewhere { .. } | Drawn::By { .. });
-        let opposite = imitates && !judges && cosines(Source::Drawn)?.iter().all(|cosine| *cosine < OPPOSITE);
+        let imitates = matches!(self.sampler(), Sampler::Elsewhere { .. } | Sampler::By { .. });
+        let opposite =
+            imitates && !judges && cosines(GradientSource::Sampled)?.iter().all(|cosine| *cosine < OPPOSITE);
         Ok(opposite.then_some(Away::Data))
     }
 
@@ -134,8 +133,8 @@ impl Inquiry<'_> {
         if !self.reads_teacher() || self.may_be_silent() || own(self.view.value) {
             return Ok(false);
         }
-        for (world, other) in self.worlds().iter().zip(self.other_worlds(Variation::OtherTeachers)) {
-            let here = measure(&self.view, ALL, std::slice::from_ref(world))?;
+        for (toy, other) in self.toys().iter().zip(self.other_toys(Variation::OtherTeachers)) {
+            let here = measure(&self.view, ALL, std::slice::from_ref(toy))?;
             let there = measure(&self.view, ALL, &[other])?;
             if here.is_zero()
                 || norm(&difference(&here.gradient, &there.gradient)) > 1e-9 * norm(&here.gradient)

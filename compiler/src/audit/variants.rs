@@ -8,7 +8,7 @@ use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
 use super::bounds::is_negative;
 use super::evaluate::bounded;
 use super::judge::quoted;
-use super::program::View;
+use super::view::View;
 use crate::lower::FormulaGraph;
 
 /// More summands than this are not told apart.
@@ -120,7 +120,7 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
             (Function::Multiply | Function::Divide, _)
                 if !inside.contains(&Rc::as_ptr(&part.0)) || Rc::strong_count(&part.0) > 1 =>
             {
-                let product = Product::of(part, &mut inside);
+                let product = Factors::of(part, &mut inside);
                 for place in 0..product.factors.len() {
                     let (dropped, _) = &product.factors[place];
                     if leaves(dropped) {
@@ -154,16 +154,16 @@ pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
 }
 
 /// A product, taken apart.
-struct Product<'a> {
+struct Factors<'a> {
     whole: &'a Formula,
     negative: bool,
     /// In the order in which they are written; true where it divides.
     factors: Vec<(&'a Formula, bool)>,
 }
 
-impl<'a> Product<'a> {
-    fn of(whole: &'a Formula, inside: &mut HashSet<*const FormulaNode>) -> Product<'a> {
-        let mut product = Product { whole, negative: false, factors: Vec::new() };
+impl<'a> Factors<'a> {
+    fn of(whole: &'a Formula, inside: &mut HashSet<*const FormulaNode>) -> Factors<'a> {
+        let mut product = Factors { whole, negative: false, factors: Vec::new() };
         let mut pending = vec![(whole, false)];
         while let Some((formula, divides)) = pending.pop() {
             match &formula.0.kind {

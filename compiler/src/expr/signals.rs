@@ -245,9 +245,9 @@ pub enum DivergenceKind {
     Entrywise(Box<Summand>),
 }
 
-/// What an entry adds to a divergence. Live primitives 0 and 1 of the graph are the left side's probability of
-/// the entry and the right side's, 2 and 3 the same as constants; beside them it reads the step and nothing
-/// else. See [`Summand::at`].
+/// What an entry adds to a divergence. Live primitives 0 and 1 of the graph are the left side's probability
+/// of the entry and the right side's, 2 and 3 the same as constants; beside them it reads the step and
+/// nothing else. See [`Summand::at`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summand {
     pub graph: Graph,

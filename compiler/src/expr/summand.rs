@@ -1,6 +1,6 @@
-//! The summand of a divergence at one step of the run: its parameters are numbers, its derivatives are made, and
-//! where it is one of the few that the runtime has a kernel for, it is recognised by its normal form, whatever
-//! it is called and however it is written.
+//! The summand of a divergence at one step of the run: its parameters are numbers, its derivatives are made,
+//! and where it is one of the few that the runtime has a kernel for, it is recognised by its normal form,
+//! whatever it is called and however it is written.
 //!
 //! The normal form is a sum of products with whole exponents, of both sides' probabilities and of logarithms,
 //! quotients within a logarithm taken apart: `p * log(p / q)` and `p * (log(p) - log(q))` are one.
@@ -12,8 +12,9 @@ use super::derivative::{NotDifferentiable, adjoints};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Summand};
 
-/// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares: where
-/// these vanish they would be 0 / 0. Third powers of it, and quotients of two, have room in double precision.
+/// A smaller probability counts as this one wherever a summand is computed. Derivatives divide by squares:
+/// where these vanish they would be 0 / 0. Third powers of it, and quotients of two, have room in double
+/// precision.
 pub const LEAST_PROBABILITY: f64 = 1e-100;
 
 /// A summand with numbers for its parameters.
@@ -119,7 +120,7 @@ const MOST: usize = 64;
 /// Coefficients are equal if they differ by less.
 const ROUNDING: f64 = 1e-12;
 
-struct NormalForm<'g> {
+struct Expansion<'g> {
     graph: &'g Graph,
     atoms: Vec<Atom>,
 }
@@ -150,7 +151,7 @@ fn joined(left: &Product, right: &Product, times: i32) -> Product {
     product
 }
 
-impl NormalForm<'_> {
+impl Expansion<'_> {
     fn atom(&mut self, atom: Atom) -> usize {
         let equal = |known: &Atom| match (known, &atom) {
             (Atom::Log(known), Atom::Log(sum)) | (Atom::Whole(known), Atom::Whole(sum)) => same(known, sum),
@@ -239,7 +240,7 @@ fn times(left: &Sum, right: &Sum) -> Sum {
 impl AtStep {
     /// The kernel that computes it, if there is one.
     pub fn recognized(&self) -> Option<Recognized> {
-        let mut form = NormalForm { graph: &self.graph, atoms: Vec::new() };
+        let mut form = Expansion { graph: &self.graph, atoms: Vec::new() };
         let sum = form.of(self.value);
         // No kernel has more summands than these.
         if sum.len() > 4 {

@@ -13,6 +13,8 @@ use mopd_lang::formula::{
     Preference, PreferenceKind, Scan, Signal, Unit, text,
 };
 
+use super::order::ordered;
+
 /// A part that is read more than once gets a name if its own text is longer than this.
 const SHORT: usize = 24;
 
@@ -81,7 +83,7 @@ impl Text {
     }
 }
 
-struct Node<'a> {
+struct PartText<'a> {
     formula: &'a Formula,
     operands: Vec<usize>,
     readers: usize,
@@ -90,34 +92,17 @@ struct Node<'a> {
 /// The parts of a formula, operands before users; parts that compute the same are one, whether a `let` shares
 /// them or not.
 struct Parts<'a> {
-    list: Vec<Node<'a>>,
+    list: Vec<PartText<'a>>,
 }
 
 impl<'a> Parts<'a> {
     fn of(root: &'a Formula) -> Parts<'a> {
         let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
         let mut equal: HashMap<String, usize> = HashMap::new();
-        let mut list: Vec<Node> = Vec::new();
-        let mut pending = vec![root];
-        while let Some(formula) = pending.last().copied() {
-            let address = Rc::as_ptr(&formula.0);
-            if known.contains_key(&address) {
-                pending.pop();
-                continue;
-            }
-            let operands = operands(formula);
-            let waiting: Vec<&Formula> = operands
-                .iter()
-                .rev()
-                .copied()
-                .filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0)))
-                .collect();
-            if !waiting.is_empty() {
-                pending.extend(waiting);
-                continue;
-            }
+        let mut list: Vec<PartText> = Vec::new();
+        for formula in ordered([root], operands) {
             let operands: Vec<usize> =
-                operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+                operands(formula).iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
             // Two parts are equal if they are written alike with their operands' numbers in the operands'
             // places.
             let numbers: Vec<Text> =
@@ -127,11 +112,10 @@ impl<'a> Parts<'a> {
             let key = format!("{}{generators:?}", own.text);
             let place = *equal.entry(key).or_insert_with(|| {
                 operands.iter().for_each(|operand| list[*operand].readers += 1);
-                list.push(Node { formula, operands, readers: 0 });
+                list.push(PartText { formula, operands, readers: 0 });
                 list.len() - 1
             });
-            known.insert(address, place);
-            pending.pop();
+            known.insert(Rc::as_ptr(&formula.0), place);
         }
         Parts { list }
     }

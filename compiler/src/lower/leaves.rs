@@ -1,5 +1,5 @@
-//! Formulas as a graph for whoever evaluates it without the runtime: the same nodes that a plan has, except that
-//! what the runtime would supply is a leaf that keeps its formula.
+//! Formulas as a graph for whoever evaluates it without the runtime: the same nodes that a plan has, except
+//! that what the runtime would supply is a leaf that keeps its formula.
 
 use mopd_lang::formula::{Axis, Formula};
 

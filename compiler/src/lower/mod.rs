@@ -10,6 +10,7 @@ mod narrow;
 mod normal_form;
 mod numbers;
 mod objective;
+mod order;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use mopd_lang::source::{FileId, Sources, Span};
 
 pub(crate) use leaves::{FormulaGraph, Leaf};
 pub use normal_form::normal_form;
+pub(crate) use order::ordered;
 
 use key::Files;
 use narrow::settings::Settings;

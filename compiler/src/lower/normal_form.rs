@@ -2,15 +2,16 @@
 //! that this version can't execute has a normal form too. What is not recognised is called a custom
 //! expression. The slots sort; the last one, the terms' formulas in full, tells any two objectives apart.
 
-use std::collections::HashMap;
-use std::rc::Rc;
+mod reading;
 
 use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, Term};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part,
-    PreferenceKind, Reduction, Role, Signal, Support, Unit,
+    PreferenceKind, Role, Signal, Support, Unit,
 };
+
+use reading::{FormulaParts, Reading};
 
 use super::expression::{self, exact};
 use crate::plan::NormalForm;
@@ -18,13 +19,13 @@ use crate::plan::NormalForm;
 /// Describes an objective. `rollout` is where the stage that uses it takes its tokens from, and which of them
 /// it keeps; an objective of a library has no stage yet.
 pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
-    let parts = Parts::of(objective.terms.iter().map(|term| &term.value));
+    let parts = FormulaParts::of(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
     let scored_at = match rollout {
         Some((rollout, _)) => objective.temperature_on(rollout),
         None => objective.temperature.unwrap_or(1.0),
     };
-    let each = |slot: &dyn Fn(&Live, Facts) -> String| {
+    let each = |slot: &dyn Fn(&Live, Reading) -> String| {
         or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "))
     };
     NormalForm {
@@ -57,8 +58,8 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
         }),
         divergence: each(&|live, before| match live {
             Live::Divergence(of) => divergence(of, scored_at),
-            Live::Part(Part::Logp) => before.reading(),
-            Live::Part(part) => format!("student.{} against {}", part.name(), before.reading()),
+            Live::Part(Part::Logp) => before.text(),
+            Live::Part(part) => format!("student.{} against {}", part.name(), before.text()),
             Live::Likelihood { of } => format!("likelihood of {}'s choice", of.name()),
             Live::Ranking { .. } => "likelihood of a ranking (Plackett-Luce)".into(),
             Live::Preference(preference) => match &preference.kind {
@@ -154,201 +155,6 @@ fn evaluation(divergence: &Divergence) -> String {
         (_, Support::Sampled) => "sampled at y_t".into(),
         _ => "exact over the support".into(),
     }
-}
-
-/// What a formula reads, as far as normal forms tell formulas apart.
-#[derive(Clone, Copy, Default)]
-struct Facts {
-    /// The difference of two models' log-probabilities of the token taken, one of them the student's.
-    log_ratio: bool,
-    reward: bool,
-    /// Some signal. The sampler's log-probability alone belongs to the ratio.
-    signal: bool,
-    live: bool,
-    /// `exp(live student.logp - sampler.logp)`
-    ratio: bool,
-    /// The same of a whole sequence's mean.
-    sequence_ratio: bool,
-}
-
-impl Facts {
-    fn add(&mut self, other: Facts) {
-        self.log_ratio |= other.log_ratio;
-        self.reward |= other.reward;
-        self.signal |= other.signal;
-        self.live |= other.live;
-        self.ratio |= other.ratio;
-        self.sequence_ratio |= other.sequence_ratio;
-    }
-
-    /// What stands before the log-probability in the gradient.
-    fn reading(self) -> String {
-        match (self.log_ratio, self.reward) {
-            (true, true) => "sampled log-ratio and reward",
-            (true, false) => "sampled log-ratio",
-            (false, true) => "reward",
-            (false, false) if self.signal => "custom expression",
-            (false, false) => "likelihood",
-        }
-        .into()
-    }
-}
-
-/// The parts of some formulas, each once, operands before users. Formulas share parts, so nothing here walks
-/// the tree that the sharing stands for.
-struct Parts<'a> {
-    roots: Vec<&'a Formula>,
-    ordered: Vec<&'a Formula>,
-    facts: HashMap<*const FormulaNode, Facts>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(roots: impl Iterator<Item = &'a Formula>) -> Parts<'a> {
-        let mut parts = Parts { roots: roots.collect(), ordered: Vec::new(), facts: HashMap::new() };
-        for root in parts.roots.clone() {
-            let mut pending = vec![root];
-            while let Some(formula) = pending.last().copied() {
-                if parts.facts.contains_key(&Rc::as_ptr(&formula.0)) {
-                    pending.pop();
-                    continue;
-                }
-                let before = pending.len();
-                // The first operand on top: parts are met in the order in which they are read.
-                let operands = formula.operands().into_iter().rev();
-                pending.extend(operands.filter(|operand| !parts.facts.contains_key(&Rc::as_ptr(&operand.0))));
-                if pending.len() == before {
-                    let mut facts = own_facts(formula);
-                    formula.operands().into_iter().for_each(|operand| facts.add(parts.facts(operand)));
-                    parts.facts.insert(Rc::as_ptr(&formula.0), facts);
-                    parts.ordered.push(formula);
-                    pending.pop();
-                }
-            }
-        }
-        parts
-    }
-
-    fn facts(&self, formula: &Formula) -> Facts {
-        self.facts[&Rc::as_ptr(&formula.0)]
-    }
-
-    /// Every live part that gradient reaches, each once, in the order in which they are read, with the facts
-    /// of what its derivative is multiplied by.
-    fn live(&self) -> Vec<(&'a Live, Facts)> {
-        let mut before: HashMap<*const FormulaNode, Facts> =
-            self.roots.iter().map(|root| (Rc::as_ptr(&root.0), Facts::default())).collect();
-        for formula in self.ordered.iter().rev() {
-            let Some(outer) = before.get(&Rc::as_ptr(&formula.0)).copied() else { continue };
-            for (operand, inner) in self.derivatives(formula) {
-                let facts = before.entry(Rc::as_ptr(&operand.0)).or_default();
-                facts.add(outer);
-                facts.add(inner);
-            }
-        }
-        let mut found: Vec<(&Live, Facts)> = Vec::new();
-        for formula in &self.ordered {
-            let FormulaKind::Live(live) = &formula.0.kind else { continue };
-            let Some(facts) = before.get(&Rc::as_ptr(&formula.0)).copied() else { continue };
-            match found.iter_mut().find(|(known, _)| *known == live) {
-                Some((_, known)) => known.add(facts),
-                None => found.push((live, facts)),
-            }
-        }
-        found
-    }
-
-    /// The operands that gradient flows on to, each with the facts of the formula's derivative by it.
-    fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, Facts)> {
-        let nothing = Facts::default();
-        let found: Vec<(&Formula, Facts)> = match &formula.0.kind {
-            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => {
-                vec![(operand, nothing)]
-            }
-            FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
-                (Function::Negate | Function::Add | Function::Subtract, operands) => {
-                    operands.iter().map(|operand| (operand, nothing)).collect()
-                }
-                (Function::Multiply, [left, right]) => {
-                    vec![(left, self.facts(right)), (right, self.facts(left))]
-                }
-                (Function::Divide, [left, right]) => {
-                    vec![(left, self.facts(right)), (right, self.facts(formula))]
-                }
-                (Function::Where, [condition, then, otherwise]) => {
-                    vec![(then, self.facts(condition)), (otherwise, self.facts(condition))]
-                }
-                (function, _) if !function.is_differentiable() => Vec::new(),
-                (_, operands) => operands.iter().map(|operand| (operand, self.facts(formula))).collect(),
-            },
-            FormulaKind::Reduce { operand, .. }
-            | FormulaKind::Statistic { operand, .. }
-            | FormulaKind::Scan { operand, .. }
-            | FormulaKind::Memory { operand, .. } => vec![(operand, self.facts(formula))],
-            FormulaKind::Across { members, .. } => {
-                members.iter().map(|member| (member, self.facts(formula))).collect()
-            }
-            FormulaKind::Number(_)
-            | FormulaKind::Schedule(_)
-            | FormulaKind::Adaptive(_)
-            | FormulaKind::Signal(_)
-            | FormulaKind::Live(_)
-            | FormulaKind::Variable(_)
-            | FormulaKind::Entry(_) => Vec::new(),
-        };
-        found.into_iter().filter(|(operand, _)| operand.live()).collect()
-    }
-}
-
-/// What a formula adds to the facts of its operands.
-fn own_facts(formula: &Formula) -> Facts {
-    let nothing = Facts::default();
-    match &formula.0.kind {
-        FormulaKind::Signal(signal) => Facts {
-            reward: matches!(signal, Signal::Reward | Signal::RewardPart { .. } | Signal::Correct),
-            signal: *signal != (Signal::Of { role: Role::Sampler, part: Part::Logp }),
-            ..nothing
-        },
-        FormulaKind::Live(_) => Facts { live: true, ..nothing },
-        FormulaKind::Apply { function: Function::Subtract, operands } => {
-            let log_ratio = match operands.as_slice() {
-                [left, right] => match (logp_of(left), logp_of(right)) {
-                    (Some(left), Some(right)) => is_policy(left) != is_policy(right),
-                    _ => false,
-                },
-                _ => false,
-            };
-            Facts { log_ratio, ..nothing }
-        }
-        FormulaKind::Apply { function: Function::Exp, operands } => {
-            let over_sequence = operands.iter().any(|operand| match &operand.0.kind {
-                FormulaKind::Reduce { reduction: Reduction::Mean, operand, .. } => is_live_log_ratio(operand),
-                _ => false,
-            });
-            Facts { ratio: operands.iter().any(is_live_log_ratio), sequence_ratio: over_sequence, ..nothing }
-        }
-        _ => nothing,
-    }
-}
-
-/// The role whose log-probability of the token taken this is, as a number already computed.
-fn logp_of(formula: &Formula) -> Option<&Role> {
-    match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => Some(role),
-        _ => None,
-    }
-}
-
-/// The student, or the policy that it was when it wrote the tokens.
-fn is_policy(role: &Role) -> bool {
-    matches!(role, Role::Student | Role::Sampler)
-}
-
-/// `live student.logp - sampler.logp`
-fn is_live_log_ratio(formula: &Formula) -> bool {
-    let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
-    let [above, below] = operands.as_slice() else { return false };
-    matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
-        && logp_of(below) == Some(&Role::Sampler)
 }
 
 fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
@@ -526,7 +332,7 @@ fn steps(reduce: &Reduce) -> String {
 }
 
 /// The nonlinear functions, the statistics and the running values in the terms.
-fn shaping(parts: &Parts) -> String {
+fn shaping(parts: &FormulaParts) -> String {
     use Function::*;
     let found = parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
         FormulaKind::Statistic { statistic, over, .. } => {

@@ -4,7 +4,7 @@
 //!
 //! | field | what derives from it |
 //! |---|---|
-//! | `name`, `form` | names and arities, completion, hover, the book, the editors' grammars, formulas as text |
+//! | `name`, `form` | names, arities, completion, hover, the book, the editors' grammars, formulas as text |
 //! | `units` | which units it takes and gives |
 //! | `value` | constant folding, the interpreter, the audit's dual numbers |
 //! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers |

@@ -128,7 +128,10 @@ fn define(
     context.func.name = UserFuncName::user(0, function.as_u32());
     let mut callees = HashMap::new();
     for (callee, name) in CALLED.into_iter().zip(CALLED_NAMES) {
-        let called = |id: &NodeId| matches!(graph.node(*id).operation, Operation::Apply { function, .. } if function == callee);
+        let called = |id: &NodeId| match graph.node(*id).operation {
+            Operation::Apply { function, .. } => function == callee,
+            _ => false,
+        };
         if group.nodes.iter().any(called) {
             let mut signature = module.make_signature();
             signature.params.push(AbiParam::new(types::F32));

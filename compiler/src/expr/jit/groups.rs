@@ -57,7 +57,7 @@ impl Schedule {
 /// in a round and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one
 /// of its own round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Slot {
     /// Number of aggregates on the longest way from the leaves.
     round: u32,
     /// None for an aggregate.
@@ -66,22 +66,20 @@ struct Place {
 
 pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let needed = graph.reachable(outputs);
-    let mut place: Vec<Option<Place>> = vec![None; graph.len()];
-    let mut at: BTreeMap<Place, Vec<NodeId>> = BTreeMap::new();
+    let mut place: Vec<Option<Slot>> = vec![None; graph.len()];
+    let mut at: BTreeMap<Slot, Vec<NodeId>> = BTreeMap::new();
     for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
         let operands = graph.operands(id);
         let round =
             operands.iter().filter_map(|operand| place[operand.0 as usize]).map(|place| place.round).max();
         let here = match node.operation {
             Operation::Apply { .. } | Operation::Broadcast { .. } => {
-                Place { round: round.unwrap_or(0), loop_axis: Some(node.axis) }
+                Slot { round: round.unwrap_or(0), loop_axis: Some(node.axis) }
             }
             Operation::Reduce { .. }
             | Operation::Statistic { .. }
             | Operation::Scan { .. }
-            | Operation::Memory { .. } => {
-                Place { round: round.map_or(0, |round| round + 1), loop_axis: None }
-            }
+            | Operation::Memory { .. } => Slot { round: round.map_or(0, |round| round + 1), loop_axis: None },
             Operation::Constant { .. }
             | Operation::Schedule { .. }
             | Operation::Signal { .. }

@@ -2,8 +2,8 @@
 //!
 //! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's
 //! elements, four at a time, and keeps everything but its results in registers ([`groups`], [`emit`],
-//! [`vector`]). What a function computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans run
-//! in between, in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the
+//! [`vector`]). What a function computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans
+//! run in between, in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the
 //! loop through the array that says which coarse element each element lies in, which the batch has anyway:
 //! gathering it first would cost a pass over memory and a copy per fine element.
 
@@ -213,7 +213,7 @@ impl Program {
         if count < WIDTH {
             self.run_few(group, generated, count, &inputs, parents, &mut results);
         } else {
-            let arguments = Arguments {
+            let arguments = CallArguments {
                 generated,
                 inputs: inputs.iter().map(|input| input.as_ptr()).collect(),
                 parents: parents.map(|parents| parents.as_ptr()),
@@ -284,7 +284,7 @@ impl Program {
             std::array::from_fn(|index| parents.get(index.min(count - 1)).copied().unwrap_or_default())
         });
         let mut computed = vec![[0.0f32; FULL]; results.len()];
-        let arguments = Arguments {
+        let arguments = CallArguments {
             generated,
             inputs: pointers,
             parents: parents.each_ref().map(|parents| parents.as_ptr()),
@@ -339,7 +339,7 @@ impl Parents<'_> {
 const AXES: usize = Axis::ALL.len();
 
 /// What a generated function is called with.
-struct Arguments<'a> {
+struct CallArguments<'a> {
     generated: &'a (Loop, Constants),
     inputs: Vec<*const f32>,
     parents: [*const u32; AXES],
@@ -347,9 +347,9 @@ struct Arguments<'a> {
 }
 
 // SAFETY: plain addresses; only `run` follows them, whose caller answers for what lies there.
-unsafe impl Sync for Arguments<'_> {}
+unsafe impl Sync for CallArguments<'_> {}
 
-impl Arguments<'_> {
+impl CallArguments<'_> {
     /// # Safety
     /// There are at least [`WIDTH`] elements in `start..end`. All that the function reads and writes for them
     /// exists, and nothing else reads or writes the same elements of the outputs meanwhile.

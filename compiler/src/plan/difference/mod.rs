@@ -324,7 +324,13 @@ impl Names {
 
 fn experiment(plan: &Plan) -> Value {
     let experiment = &plan.experiment;
-    json!({ "name": experiment.name, "out": experiment.out, "seed": experiment.seed, "dtype": experiment.dtype, "device": experiment.device })
+    json!({
+        "name": experiment.name,
+        "out": experiment.out,
+        "seed": experiment.seed,
+        "dtype": experiment.dtype,
+        "device": experiment.device,
+    })
 }
 
 fn written(value: &impl Serialize) -> Value {
@@ -420,7 +426,9 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "start": names.model(*start),
         "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
         "teacher": by_domain(teachers.iter().map(|choice| (choice.domain, arms(choice.domain))).collect()),
-        "reference": by_domain(references.iter().map(|choice| (choice.domain, names.model(choice.reference))).collect()),
+        "reference": by_domain(
+            references.iter().map(|choice| (choice.domain, names.model(choice.reference))).collect(),
+        ),
         "rollout": prefixes,
         "passes": passes,
         "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),
@@ -443,7 +451,10 @@ fn comparison(comparison: &Comparison, names: &Names) -> Value {
         fields.extend(sampling);
     }
     json!({
-        "models": rows.iter().map(|row| (row.label.clone(), json!(models(&row.models)))).collect::<Map<String, Value>>(),
+        "models": rows
+            .iter()
+            .map(|row| (row.label.clone(), json!(models(&row.models))))
+            .collect::<Map<String, Value>>(),
         "domains": domains.iter().map(|id| names.domain(*id)).collect::<Vec<_>>(),
         "zero": normalized.as_ref().map(|normalized| models(&normalized.zero)),
         "one": normalized.as_ref().map(|normalized| models(&normalized.one)),

@@ -103,8 +103,16 @@ mod tests {
 
     #[test]
     fn fields_are_named_by_their_path() {
-        let before = json!({ "length": { "steps": 160 }, "reward": { "kind": "numeric", "tolerance": 0.5 }, "ema": null });
-        let after = json!({ "length": { "steps": 200 }, "reward": { "kind": "numeric", "tolerance": 1e-6 }, "ema": 0.99 });
+        let before = json!({
+            "length": { "steps": 160 },
+            "reward": { "kind": "numeric", "tolerance": 0.5 },
+            "ema": null,
+        });
+        let after = json!({
+            "length": { "steps": 200 },
+            "reward": { "kind": "numeric", "tolerance": 1e-6 },
+            "ema": 0.99,
+        });
         assert_eq!(
             said(before.clone(), after),
             ["ema none -> 0.99", "steps 160 -> 200", "reward.tolerance 0.5 -> 1e-6"]

@@ -1,4 +1,4 @@
-//! Small worlds: a few prompts, a handful of tokens, and for every prefix the distribution of every model.
+//! Toy models: a few prompts, a handful of tokens, and for every prefix the distribution of every model.
 //! Everything that could happen in one can be enumerated.
 
 use std::borrow::Cow;
@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use mopd_lang::formula::Role;
 
-use super::cast::{Cast, Source};
-use super::drawn::{Drawn, at};
-use super::values::Values;
+use super::parameter_values::ParameterValues;
+use super::sampler::{Sampler, at};
+use super::teachers::{DistributionSource, Teachers};
 use crate::expr::batch::Layout;
 
-/// How many entries, prompts, samples of a prompt and tokens of a completion a world has.
+/// How many entries, prompts, samples of a prompt and tokens of a completion a toy model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub vocabulary: usize,
@@ -95,14 +95,14 @@ fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
-/// The models of a world, and how its tokens are drawn.
+/// The models of a toy model, and how its tokens are drawn.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct ToyModel {
     pub(super) size: Size,
     /// By role: the log-probability of every entry after every prefix.
     roles: Vec<(Role, Vec<Vec<f64>>)>,
     /// Log-probabilities of the policy that draws.
-    drawn: Vec<Vec<f64>>,
+    sampler: Vec<Vec<f64>>,
     /// Of the policy that is trained: of log-probabilities of tokens taken, the sampler's aside.
     pub(super) temperature: f64,
     /// The tokens are the student's own, drawn as they are scored.
@@ -114,24 +114,24 @@ pub struct World {
     /// `top_k` of so many entries stands for one of so many here.
     pub(super) supports: Vec<(u32, usize)>,
     /// Of parameters that have none.
-    pub(super) values: Rc<Values>,
-    /// The same run a step earlier, for what is carried from step to step; none in a world that is earlier
-    /// itself.
-    pub(super) before: Option<Rc<World>>,
+    pub(super) values: Rc<ParameterValues>,
+    /// The same run a step earlier, for what is carried from step to step; none in a toy model that is
+    /// earlier itself.
+    pub(super) before: Option<Rc<ToyModel>>,
 }
 
-impl World {
+impl ToyModel {
     /// One prefix, one token, drawn by the student. `student` and `teacher` are probabilities of the same
     /// entries.
     ///
     /// # Panics
     /// If they are not of one length.
-    pub fn of(student: &[f64], teacher: &[f64]) -> World {
+    pub fn of(student: &[f64], teacher: &[f64]) -> ToyModel {
         let size = Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1 };
-        let world = World {
+        let toy = ToyModel {
             size,
             roles: Vec::new(),
-            drawn: vec![logs(student)],
+            sampler: vec![logs(student)],
             temperature: 1.0,
             on_policy: true,
             seed: 1,
@@ -140,17 +140,17 @@ impl World {
             values: Rc::default(),
             before: None,
         };
-        world.with(Role::Student, student).with(Role::Teacher, teacher)
+        toy.with(Role::Student, student).with(Role::Teacher, teacher)
     }
 
     /// The same with the probabilities of another role.
     ///
     /// # Panics
     /// If there are not as many as the student has.
-    pub fn with(mut self, role: Role, probabilities: &[f64]) -> World {
+    pub fn with(mut self, role: Role, probabilities: &[f64]) -> ToyModel {
         assert_eq!(probabilities.len(), self.size.vocabulary, "every role has the same entries");
         if role == Role::Sampler {
-            self.drawn = vec![logs(probabilities)];
+            self.sampler = vec![logs(probabilities)];
             self.on_policy = false;
         } else {
             self.set(role, vec![logs(probabilities)]);
@@ -166,7 +166,7 @@ impl World {
     /// Log-probabilities of all entries after a prefix.
     pub(super) fn logp(&self, role: &Role, prefix: usize) -> Option<&[f64]> {
         if *role == Role::Sampler {
-            return Some(&self.drawn[prefix]);
+            return Some(&self.sampler[prefix]);
         }
         self.roles.iter().find(|(known, _)| known == role).map(|(_, known)| known[prefix].as_slice())
     }
@@ -179,11 +179,11 @@ impl World {
     }
 
     /// Log-probabilities of the policy that draws.
-    pub(super) fn drawn(&self, prefix: usize) -> &[f64] {
-        &self.drawn[prefix]
+    pub(super) fn sampler_logp(&self, prefix: usize) -> &[f64] {
+        &self.sampler[prefix]
     }
 
-    /// Tokens that are drawn in this world, one drawing of all.
+    /// Tokens that are drawn in this toy model, one drawing of all.
     pub(super) fn typical(&self) -> Vec<usize> {
         let mut tokens: Vec<usize> = Vec::with_capacity(self.size.tokens());
         for place in 0..self.size.tokens() {
@@ -191,7 +191,7 @@ impl World {
             let prefix =
                 self.size.prefix(place / self.size.length / self.size.samples, &tokens[first..place]);
             let (chance, mut held) = (self.chance("drawn", &[place]), 0.0);
-            let entry = self.drawn[prefix].iter().position(|logp| {
+            let entry = self.sampler[prefix].iter().position(|logp| {
                 held += logp.exp();
                 held >= chance
             });
@@ -205,7 +205,7 @@ impl World {
         self.supports.iter().find(|(written, _)| *written == k).map_or(k as usize, |(_, entries)| *entries)
     }
 
-    /// A number in (0, 1) that depends on its name, this world and `of` alone.
+    /// A number in (0, 1) that depends on its name, this toy model and `of` alone.
     pub(super) fn chance(&self, name: &str, of: &[usize]) -> f64 {
         let mut hash = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xcbf2_9ce4_8422_2325;
         for byte in name.bytes().map(u64::from).chain(of.iter().map(|part| *part as u64 + 257)) {
@@ -221,7 +221,7 @@ fn logs(probabilities: &[f64]) -> Vec<f64> {
     probabilities.iter().map(|p| p.ln()).collect()
 }
 
-/// How worlds of a kind differ from the usual ones.
+/// How toy models of a kind differ from the usual ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variation {
     Usual,
@@ -238,46 +238,46 @@ pub(super) enum Variation {
 /// The pair of distributions that reference numbers for estimators are given for: teacher and student.
 const REFERENCE: [[f64; 5]; 2] = [[0.50, 0.25, 0.15, 0.07, 0.03], [0.30, 0.30, 0.20, 0.15, 0.05]];
 
-/// Seeds of worlds that come before others lie this far from theirs.
+/// Seeds of toy models that come before others lie this far from theirs.
 const EARLIER: u64 = 1 << 32;
 
-/// What a world is made for.
+/// What a toy model is made for.
 #[derive(Clone, Debug)]
-pub(super) struct Recipe {
+pub(super) struct ToyModelSpec {
     pub size: Size,
-    pub worlds: u64,
+    pub toys: u64,
     /// Everybody but student and sampler, and those that they are made of.
     pub roles: Vec<Role>,
-    pub cast: Cast,
-    pub drawn: Drawn,
+    pub teachers: Teachers,
+    pub sampler: Sampler,
     /// Of the policy that is trained.
     pub temperature: f64,
     pub step: (u32, u32),
     pub supports: Vec<(u32, usize)>,
-    pub values: Rc<Values>,
+    pub values: Rc<ParameterValues>,
 }
 
-impl Recipe {
-    pub fn worlds(&self, variation: Variation) -> Vec<World> {
-        (0..self.worlds).map(|seed| self.world(seed, variation)).collect()
+impl ToyModelSpec {
+    pub fn toys(&self, variation: Variation) -> Vec<ToyModel> {
+        (0..self.toys).map(|seed| self.toy(seed, variation)).collect()
     }
 
     /// One of them.
-    pub fn world(&self, seed: u64, variation: Variation) -> World {
-        let mut world = self.moment(seed, variation, self.step);
+    pub fn toy(&self, seed: u64, variation: Variation) -> ToyModel {
+        let mut toy = self.moment(seed, variation, self.step);
         let earlier = (self.step.0.saturating_sub(1), self.step.1);
-        world.before = Some(Rc::new(self.moment(seed + EARLIER, variation, earlier)));
-        world
+        toy.before = Some(Rc::new(self.moment(seed + EARLIER, variation, earlier)));
+        toy
     }
 
-    /// A world without a step before it.
-    fn moment(&self, seed: u64, variation: Variation, step: (u32, u32)) -> World {
-        let mut world = World {
+    /// A toy model without a step before it.
+    fn moment(&self, seed: u64, variation: Variation, step: (u32, u32)) -> ToyModel {
+        let mut toy = ToyModel {
             size: self.size,
             roles: Vec::new(),
-            drawn: Vec::new(),
+            sampler: Vec::new(),
             temperature: self.temperature,
-            on_policy: self.drawn.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
+            on_policy: self.sampler.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
             seed: seed + 1,
             step,
             supports: self.supports.clone(),
@@ -291,10 +291,11 @@ impl Recipe {
         let prefixes = 0..self.size.prefixes();
         let student: Vec<Vec<f64>> = match reference && same {
             true => vec![logs(&REFERENCE[1])],
-            false => prefixes.clone().map(|prefix| self.draw(&world, "student", prefix, 0.9)).collect(),
+            false => prefixes.clone().map(|prefix| self.draw(&toy, "student", prefix, 0.9)).collect(),
         };
-        let own =
-            |role: &&Role| variation == Variation::Agreed || self.cast.source(role, step) == Source::Own;
+        let own = |role: &&Role| {
+            variation == Variation::Agreed || self.teachers.source(role, step) == DistributionSource::Own
+        };
         for (index, role) in self.roles.iter().filter(own).enumerate() {
             let known = match variation {
                 Variation::Agreed => student.clone(),
@@ -305,44 +306,44 @@ impl Recipe {
                         _ => role.name().to_owned(),
                     };
                     let spread = if variation == Variation::Steep { 7.0 } else { 0.9 };
-                    prefixes.clone().map(|prefix| self.draw(&world, &name, prefix, spread)).collect()
+                    prefixes.clone().map(|prefix| self.draw(&toy, &name, prefix, spread)).collect()
                 }
             };
-            world.set(role.clone(), known);
+            toy.set(role.clone(), known);
         }
-        world.set(Role::Student, student);
+        toy.set(Role::Student, student);
         // Whoever is made of others comes after them: each is computed once, however many are made of it.
         let mut waiting: Vec<&Role> = self.roles.iter().filter(|role| !own(role)).collect();
         while !waiting.is_empty() {
-            let made = |part: &Role| !self.roles.contains(part) || world.logp(part, 0).is_some();
+            let made = |part: &Role| !self.roles.contains(part) || toy.logp(part, 0).is_some();
             let (ready, rest): (Vec<&Role>, Vec<&Role>) =
-                waiting.iter().partition(|role| self.cast.parts(role, step).iter().all(made));
+                waiting.iter().partition(|role| self.teachers.parts(role, step).iter().all(made));
             assert!(!ready.is_empty(), "no teacher is made of itself");
             for role in ready {
                 let known =
-                    prefixes.clone().map(|prefix| self.cast.distribution(role, &world, prefix)).collect();
-                world.set(role.clone(), known);
+                    prefixes.clone().map(|prefix| self.teachers.distribution(role, &toy, prefix)).collect();
+                toy.set(role.clone(), known);
             }
             waiting = rest;
         }
-        world.drawn = match variation {
+        toy.sampler = match variation {
             Variation::OtherSampler => {
-                prefixes.map(|prefix| self.draw(&world, "other sampler", prefix, 0.9)).collect()
+                prefixes.map(|prefix| self.draw(&toy, "other sampler", prefix, 0.9)).collect()
             }
-            _ => prefixes.map(|prefix| self.drawn.after(&world, prefix)).collect(),
+            _ => prefixes.map(|prefix| self.sampler.after(&toy, prefix)).collect(),
         };
-        world
+        toy
     }
 
-    fn draw(&self, world: &World, name: &str, prefix: usize, spread: f64) -> Vec<f64> {
-        scores(world, name, prefix, self.size.vocabulary, spread)
+    fn draw(&self, toy: &ToyModel, name: &str, prefix: usize, spread: f64) -> Vec<f64> {
+        scores(toy, name, prefix, self.size.vocabulary, spread)
     }
 }
 
 /// Log-probabilities whose logits are spread so far to either side.
-pub(super) fn scores(world: &World, name: &str, prefix: usize, entries: usize, spread: f64) -> Vec<f64> {
+pub(super) fn scores(toy: &ToyModel, name: &str, prefix: usize, entries: usize, spread: f64) -> Vec<f64> {
     let logits = (0..entries)
-        .map(|entry| (world.chance(name, &[prefix, entry]) * 2.0 - 1.0) * spread)
+        .map(|entry| (toy.chance(name, &[prefix, entry]) * 2.0 - 1.0) * spread)
         .collect::<Vec<f64>>();
     normalised(&logits)
 }

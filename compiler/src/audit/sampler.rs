@@ -4,11 +4,11 @@ use mopd_lang::experiment::{Edit, Rollout, RolloutSource, Sampling};
 use mopd_lang::formula::Role;
 use mopd_lang::formula::text;
 
-use super::world::{World, normalised, scores};
+use super::toy_model::{ToyModel, normalised, scores};
 
 /// One way in which tokens are drawn.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Drawn {
+pub enum Sampler {
     /// By the student of this step.
     Student {
         temperature: f64,
@@ -33,15 +33,15 @@ pub enum Drawn {
     },
 }
 
-impl Drawn {
+impl Sampler {
     /// As a library's objective is usually trained.
-    pub const ON_POLICY: Drawn = Drawn::Student { temperature: 1.0, top_p: None, top_k: None };
+    pub const ON_POLICY: Sampler = Sampler::Student { temperature: 1.0, top_p: None, top_k: None };
 
     /// The tokens are drawn from the student's whole distribution, at the temperature that the objective
     /// scores them at.
     pub fn is_on_policy(&self, scored_at: f64) -> bool {
         match self {
-            Drawn::Student { temperature, top_p, top_k } => {
+            Sampler::Student { temperature, top_p, top_k } => {
                 *temperature == scored_at && top_p.is_none_or(|p| p >= 1.0) && top_k.is_none()
             }
             _ => false,
@@ -52,13 +52,13 @@ impl Drawn {
     /// [`mopd_lang::experiment::Rollout::policy_temperature`].
     pub fn policy_temperature(&self) -> f64 {
         match self {
-            Drawn::Student { temperature, .. } if *temperature > 0.0 => *temperature,
+            Sampler::Student { temperature, .. } if *temperature > 0.0 => *temperature,
             _ => 1.0,
         }
     }
 
     /// Every way in which some tokens of a rollout are drawn.
-    pub fn of(rollout: &Rollout) -> Vec<Drawn> {
+    pub fn of(rollout: &Rollout) -> Vec<Sampler> {
         let mut found = Vec::new();
         collect(rollout, &mut found);
         found
@@ -67,7 +67,7 @@ impl Drawn {
     /// For people: `on tokens that ...`.
     pub fn text(&self) -> String {
         match self {
-            Drawn::Student { temperature, top_p, top_k } => {
+            Sampler::Student { temperature, top_p, top_k } => {
                 let mut text = "tokens that the student drew".to_owned();
                 if *temperature != 1.0 {
                     text += &format!(" at temperature {}", text::number(*temperature));
@@ -80,29 +80,29 @@ impl Drawn {
                 }
                 text
             }
-            Drawn::By { role, temperature: 1.0 } => format!("tokens that {} drew", role.name()),
-            Drawn::By { role, temperature } => {
+            Sampler::By { role, temperature: 1.0 } => format!("tokens that {} drew", role.name()),
+            Sampler::By { role, temperature } => {
                 format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature))
             }
-            Drawn::Mixture { teacher } => {
+            Sampler::Mixture { teacher } => {
                 format!(
                     "tokens drawn from {} of the teacher and the rest of the student",
                     text::number(*teacher)
                 )
             }
-            Drawn::Elsewhere { name } => format!("tokens of {name}"),
-            Drawn::Unknown { why } => format!("tokens of which nothing is known ({why})"),
+            Sampler::Elsewhere { name } => format!("tokens of {name}"),
+            Sampler::Unknown { why } => format!("tokens of which nothing is known ({why})"),
         }
     }
 
     /// Log-probabilities of what is drawn after a prefix.
-    pub(super) fn after(&self, world: &World, prefix: usize) -> Vec<f64> {
-        let own = |role: &Role| world.logp(role, prefix).map(<[f64]>::to_vec);
-        let student = || own(&Role::Student).expect("every world has a student");
-        let elsewhere = |name: &str| scores(world, name, prefix, world.size.vocabulary, 0.9);
+    pub(super) fn after(&self, toy: &ToyModel, prefix: usize) -> Vec<f64> {
+        let own = |role: &Role| toy.logp(role, prefix).map(<[f64]>::to_vec);
+        let student = || own(&Role::Student).expect("every toy model has a student");
+        let elsewhere = |name: &str| scores(toy, name, prefix, toy.size.vocabulary, 0.9);
         match self {
-            Drawn::Student { temperature: 1.0, top_p: None, top_k: None } => student(),
-            Drawn::Student { temperature, top_p, top_k } => {
+            Sampler::Student { temperature: 1.0, top_p: None, top_k: None } => student(),
+            Sampler::Student { temperature, top_p, top_k } => {
                 let mut logits = at(&student(), *temperature);
                 let mut order: Vec<usize> = (0..logits.len()).collect();
                 order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
@@ -110,24 +110,24 @@ impl Drawn {
                 for (place, entry) in order.into_iter().enumerate() {
                     let beyond_p = top_p.is_some_and(|p| held >= p);
                     held += logits[entry].exp();
-                    if beyond_p || top_k.is_some_and(|k| place >= world.entries(k)) {
+                    if beyond_p || top_k.is_some_and(|k| place >= toy.entries(k)) {
                         logits[entry] = f64::NEG_INFINITY;
                     }
                 }
                 normalised(&logits)
             }
-            Drawn::By { role, temperature } => {
+            Sampler::By { role, temperature } => {
                 own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, *temperature))
             }
-            Drawn::Mixture { teacher } => {
+            Sampler::Mixture { teacher } => {
                 let theirs = own(&Role::Teacher).unwrap_or_else(|| elsewhere("teacher"));
                 let mix = |(theirs, ours): (&f64, &f64)| {
                     (teacher * theirs.exp() + (1.0 - teacher) * ours.exp()).ln()
                 };
                 theirs.iter().zip(&student()).map(mix).collect()
             }
-            Drawn::Elsewhere { name } => elsewhere(name),
-            Drawn::Unknown { .. } => elsewhere("sampler"),
+            Sampler::Elsewhere { name } => elsewhere(name),
+            Sampler::Unknown { .. } => elsewhere("sampler"),
         }
     }
 }
@@ -141,13 +141,13 @@ pub(super) fn at(logp: &[f64], temperature: f64) -> Vec<f64> {
     (0..logp.len()).map(|entry| if Some(entry) == best { 0.0 } else { f64::NEG_INFINITY }).collect()
 }
 
-fn collect(rollout: &Rollout, found: &mut Vec<Drawn>) {
-    let unknown = |why: String| Drawn::Unknown { why };
+fn collect(rollout: &Rollout, found: &mut Vec<Sampler>) {
+    let unknown = |why: String| Sampler::Unknown { why };
     let changed =
         rollout.edits.iter().find(|edit| !matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. }));
-    let mut give = |drawn: Drawn| {
-        if !found.contains(&drawn) {
-            found.push(drawn);
+    let mut give = |sampler: Sampler| {
+        if !found.contains(&sampler) {
+            found.push(sampler);
         }
     };
     if let Some(edit) = changed {
@@ -157,17 +157,17 @@ fn collect(rollout: &Rollout, found: &mut Vec<Drawn>) {
     match &rollout.source {
         RolloutSource::Sample(sampling) => give(student(sampling)),
         RolloutSource::From { teacher, sampling, .. } => {
-            give(Drawn::By { role: teacher.clone(), temperature: sampling.temperature });
+            give(Sampler::By { role: teacher.clone(), temperature: sampling.temperature });
         }
-        RolloutSource::Data { .. } => give(Drawn::Elsewhere { name: "data" }),
-        RolloutSource::Parameter { .. } => give(Drawn::Elsewhere { name: "data" }),
-        RolloutSource::Snapshot { .. } => give(Drawn::Elsewhere { name: "an earlier model" }),
+        RolloutSource::Data { .. } => give(Sampler::Elsewhere { name: "data" }),
+        RolloutSource::Parameter { .. } => give(Sampler::Elsewhere { name: "data" }),
+        RolloutSource::Snapshot { .. } => give(Sampler::Elsewhere { name: "an earlier model" }),
         RolloutSource::TokenMix { alpha, .. } => match alpha.constant() {
-            Some(teacher) => give(Drawn::Mixture { teacher }),
+            Some(teacher) => give(Sampler::Mixture { teacher }),
             None => give(unknown("a share that moves is the teacher's".into())),
         },
         RolloutSource::Replay { of, .. } => {
-            give(Drawn::Elsewhere { name: "an earlier student" });
+            give(Sampler::Elsewhere { name: "an earlier student" });
             collect(of, found);
         }
         RolloutSource::Mix { first, second, .. } => {
@@ -189,13 +189,15 @@ fn collect(rollout: &Rollout, found: &mut Vec<Drawn>) {
     }
 }
 
-fn student(sampling: &Sampling) -> Drawn {
+fn student(sampling: &Sampling) -> Sampler {
     if sampling.repetition_penalty.is_some() {
-        return Drawn::Unknown { why: "a repetition penalty depends on all that was written before".into() };
+        return Sampler::Unknown {
+            why: "a repetition penalty depends on all that was written before".into(),
+        };
     }
     if sampling.heads.is_some() {
-        return Drawn::Unknown { why: "several heads write tokens at once".into() };
+        return Sampler::Unknown { why: "several heads write tokens at once".into() };
     }
     let top_p = sampling.top_p.filter(|p| *p < 1.0);
-    Drawn::Student { temperature: sampling.temperature, top_p, top_k: sampling.top_k }
+    Sampler::Student { temperature: sampling.temperature, top_p, top_k: sampling.top_k }
 }

@@ -8,11 +8,11 @@ use mopd_lang::experiment::{Alignment, Experiment, Pool, SelfCopy, Teacher, Teac
 use mopd_lang::formula::{Formula, FormulaKind, Role, Signal};
 
 use super::dual::{self, Dual};
-use super::world::{World, normalised};
+use super::toy_model::{ToyModel, normalised};
 
 /// Where a role's distributions come from.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Source {
+pub(super) enum DistributionSource {
     /// Weights of its own, or another prompt than the student's.
     Own,
     /// The student of this step, on the student's own prompt.
@@ -25,7 +25,7 @@ pub(super) enum Source {
 
 /// A teacher's distributions, before schedules have a value.
 #[derive(Clone, Debug, PartialEq)]
-struct Played {
+struct TeacherModel {
     weights: Weights,
     /// Logits are divided by it.
     temperature: f64,
@@ -42,28 +42,29 @@ enum Weights {
 /// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an
 /// experiment all of them are their own.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cast {
-    named: Rc<Vec<Played>>,
-    routed: Option<Played>,
+pub struct Teachers {
+    named: Rc<Vec<TeacherModel>>,
+    routed: Option<TeacherModel>,
     /// Its name, where other prompts have another kind of teacher.
     routed_name: Option<String>,
 }
 
-impl Cast {
+impl Teachers {
     /// One for each kind of teacher that a stage's route chooses.
-    pub fn of(experiment: &Experiment, train: &Train) -> Vec<Cast> {
-        let named: Rc<Vec<Played>> = Rc::new(experiment.teachers.iter().map(Played::of).collect());
-        let mut casts: Vec<Cast> = Vec::new();
+    pub fn of(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
+        let named: Rc<Vec<TeacherModel>> =
+            Rc::new(experiment.teachers.iter().map(TeacherModel::of).collect());
+        let mut casts: Vec<Teachers> = Vec::new();
         for choice in &train.teachers {
             let routed = named.get(choice.teacher.0 as usize).cloned();
             if !casts.iter().any(|known| known.routed == routed) {
                 let name =
                     experiment.teachers.get(choice.teacher.0 as usize).map(|teacher| teacher.name.clone());
-                casts.push(Cast { named: named.clone(), routed, routed_name: name });
+                casts.push(Teachers { named: named.clone(), routed, routed_name: name });
             }
         }
         match casts.as_mut_slice() {
-            [] => casts.push(Cast { named, routed: None, routed_name: None }),
+            [] => casts.push(Teachers { named, routed: None, routed_name: None }),
             [only] => only.routed_name = None,
             _ => {}
         }
@@ -75,7 +76,7 @@ impl Cast {
         self.routed_name.as_ref().map(|name| format!(", on prompts that go to {name}")).unwrap_or_default()
     }
 
-    fn played(&self, role: &Role) -> Option<&Played> {
+    fn played(&self, role: &Role) -> Option<&TeacherModel> {
         match role {
             Role::Teacher => self.routed.as_ref(),
             Role::Named { teacher, .. } => self.named.get(teacher.0 as usize),
@@ -83,24 +84,24 @@ impl Cast {
         }
     }
 
-    pub(super) fn source(&self, role: &Role, step: (u32, u32)) -> Source {
+    pub(super) fn source(&self, role: &Role, step: (u32, u32)) -> DistributionSource {
         if *role == Role::Student {
-            return Source::Student;
+            return DistributionSource::Student;
         }
-        let Some(played) = self.played(role) else { return Source::Own };
+        let Some(played) = self.played(role) else { return DistributionSource::Own };
         match &played.weights {
             // A sum of losses is no distribution. Those of the student itself are all alike.
             Weights::Pooled(Pool::Sum, members) if members.iter().all(|(_, role)| self.is_current(role)) => {
-                Source::Student
+                DistributionSource::Student
             }
-            Weights::Own | Weights::Pooled(Pool::Sum, _) => Source::Own,
-            Weights::Student => Source::Student,
+            Weights::Own | Weights::Pooled(Pool::Sum, _) => DistributionSource::Own,
+            Weights::Student => DistributionSource::Student,
             Weights::Composed(parts) => {
                 let known = parts.iter().map(|(factor, role)| Some((number(factor, step)?, role.clone())));
-                known.collect::<Option<_>>().map_or(Source::Own, Source::Logits)
+                known.collect::<Option<_>>().map_or(DistributionSource::Own, DistributionSource::Logits)
             }
-            Weights::Pooled(Pool::Geometric, members) => Source::Logits(members.clone()),
-            Weights::Pooled(Pool::Mixture, members) => Source::Mixture(members.clone()),
+            Weights::Pooled(Pool::Geometric, members) => DistributionSource::Logits(members.clone()),
+            Weights::Pooled(Pool::Mixture, members) => DistributionSource::Mixture(members.clone()),
         }
     }
 
@@ -110,7 +111,7 @@ impl Cast {
 
     /// Its distributions are the student's own.
     pub(super) fn is_student(&self, role: &Role, step: (u32, u32)) -> bool {
-        self.source(role, step) == Source::Student && self.temperature(role) == 1.0
+        self.source(role, step) == DistributionSource::Student && self.temperature(role) == 1.0
     }
 
     /// Declared as the student of this step, unchanged.
@@ -124,9 +125,9 @@ impl Cast {
         let (mut seen, mut waiting) = (HashSet::new(), vec![role.clone()]);
         while let Some(role) = waiting.pop() {
             match self.source(&role, step) {
-                Source::Own => return false,
-                Source::Student => {}
-                Source::Logits(parts) | Source::Mixture(parts) => {
+                DistributionSource::Own => return false,
+                DistributionSource::Student => {}
+                DistributionSource::Logits(parts) | DistributionSource::Mixture(parts) => {
                     let parts = parts.into_iter().filter(|(factor, _)| *factor != 0.0).map(|(_, part)| part);
                     waiting.extend(parts.filter(|part| seen.insert(part.clone())));
                 }
@@ -154,28 +155,28 @@ impl Cast {
     /// What a role's distributions are computed from.
     pub(super) fn parts(&self, role: &Role, step: (u32, u32)) -> Vec<Role> {
         match self.source(role, step) {
-            Source::Own | Source::Student => Vec::new(),
-            Source::Logits(parts) | Source::Mixture(parts) => {
+            DistributionSource::Own | DistributionSource::Student => Vec::new(),
+            DistributionSource::Logits(parts) | DistributionSource::Mixture(parts) => {
                 parts.into_iter().map(|(_, part)| part).collect()
             }
         }
     }
 
-    /// Log-probabilities of a role that is made of others, in a world that knows these already.
-    pub(super) fn distribution(&self, role: &Role, world: &World, prefix: usize) -> Vec<f64> {
-        let part = |part: &Role| match world.logp(part, prefix) {
+    /// Log-probabilities of a role that is made of others, in a toy model that knows these already.
+    pub(super) fn distribution(&self, role: &Role, toy: &ToyModel, prefix: usize) -> Vec<f64> {
+        let part = |part: &Role| match toy.logp(part, prefix) {
             Some(known) => known.to_vec(),
-            None => self.distribution(part, world, prefix),
+            None => self.distribution(part, toy, prefix),
         };
-        let entries = 0..world.size.vocabulary;
-        let logits: Vec<f64> = match self.source(role, world.step) {
-            Source::Own | Source::Student => part(&Role::Student),
-            Source::Logits(parts) => {
+        let entries = 0..toy.size.vocabulary;
+        let logits: Vec<f64> = match self.source(role, toy.step) {
+            DistributionSource::Own | DistributionSource::Student => part(&Role::Student),
+            DistributionSource::Logits(parts) => {
                 let parts: Vec<(f64, Vec<f64>)> =
                     parts.iter().map(|(factor, role)| (*factor, part(role))).collect();
                 entries.map(|entry| parts.iter().map(|(factor, logp)| factor * logp[entry]).sum()).collect()
             }
-            Source::Mixture(parts) => {
+            DistributionSource::Mixture(parts) => {
                 let parts: Vec<(f64, Vec<f64>)> =
                     parts.iter().map(|(share, role)| (*share, part(role))).collect();
                 let sum =
@@ -190,8 +191,8 @@ impl Cast {
     }
 }
 
-impl Played {
-    fn of(teacher: &Teacher) -> Played {
+impl TeacherModel {
+    fn of(teacher: &Teacher) -> TeacherModel {
         // Whoever reads something else than the student, or elsewhere, answers something else.
         let elsewhere =
             teacher.sees.is_some() || teacher.reveals.is_some() || teacher.align != Alignment::Positions;
@@ -203,7 +204,7 @@ impl Played {
             TeacherWeights::Pooled { pool, members } => Weights::Pooled(*pool, members.clone()),
             _ => Weights::Own,
         };
-        Played { weights, temperature: teacher.temperature }
+        TeacherModel { weights, temperature: teacher.temperature }
     }
 }
 

@@ -1,7 +1,4 @@
-//! A term as a list of steps, operands before users: formulas share parts, and each part is computed once.
-
-use std::collections::HashMap;
-use std::rc::Rc;
+//! A term with all that multiplies and masks it, and what the audit asks of it before it evaluates anything.
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
@@ -10,57 +7,11 @@ use mopd_lang::formula::{
 };
 
 use super::divergence::Refusal;
-use super::drawn::Drawn;
-use super::world::Size;
+use super::sampler::Sampler;
+use super::toy_model::Size;
 
 /// Formulas with more parts than this are not audited: nobody wrote them by hand.
 const MOST_PARTS: usize = 2_000;
-
-pub(super) struct Step<'a> {
-    pub formula: &'a Formula,
-    /// In the order of [`Formula::operands`], with the axis of each.
-    pub operands: Vec<(usize, Axis)>,
-}
-
-/// Some formulas, flattened.
-pub(super) struct Program<'a> {
-    pub steps: Vec<Step<'a>>,
-}
-
-impl<'a> Program<'a> {
-    /// With the index of each root's step.
-    pub fn of(roots: &[&'a Formula]) -> (Program<'a>, Vec<usize>) {
-        let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
-        let mut steps: Vec<Step> = Vec::new();
-        for root in roots {
-            let mut pending = vec![*root];
-            while let Some(formula) = pending.last().copied() {
-                let address = Rc::as_ptr(&formula.0);
-                if known.contains_key(&address) {
-                    pending.pop();
-                    continue;
-                }
-                let operands = formula.operands();
-                let waiting: Vec<&Formula> = operands
-                    .iter()
-                    .copied()
-                    .filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0)))
-                    .collect();
-                if waiting.is_empty() {
-                    let place = |operand: &&Formula| (known[&Rc::as_ptr(&operand.0)], operand.axis());
-                    let operands = operands.iter().map(place).collect();
-                    known.insert(address, steps.len());
-                    steps.push(Step { formula, operands });
-                    pending.pop();
-                } else {
-                    pending.extend(waiting);
-                }
-            }
-        }
-        let places = roots.iter().map(|root| known[&Rc::as_ptr(&root.0)]).collect();
-        (Program { steps }, places)
-    }
-}
 
 /// A term with all that multiplies and masks it.
 pub(super) struct View<'a> {
@@ -89,8 +40,8 @@ impl<'a> View<'a> {
     }
 
     /// The temperature of the policy that is trained: of every log-probability of a token taken.
-    pub fn scored_at(&self, drawn: &Drawn) -> f64 {
-        self.temperature.unwrap_or_else(|| drawn.policy_temperature())
+    pub fn scored_at(&self, sampler: &Sampler) -> f64 {
+        self.temperature.unwrap_or_else(|| sampler.policy_temperature())
     }
 
     /// Another value under the same weights and masks.
@@ -162,8 +113,8 @@ impl<'a> View<'a> {
         found
     }
 
-    /// How small a world may be for everything in the term to mean something, and how many of them are looked
-    /// at.
+    /// How small a toy model may be for everything in the term to mean something, and how many of them are
+    /// looked at.
     pub fn size(&self) -> Result<(Size, u64), Refusal> {
         let (mut sequence, mut group, mut batch) = (false, false, false);
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
@@ -258,7 +209,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// What can't be told in a small world, by name.
+    /// What can't be told in a toy model, by name.
     pub fn refusal(&self) -> Option<Refusal> {
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
         if parts.len() > MOST_PARTS {

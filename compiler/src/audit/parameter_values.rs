@@ -6,31 +6,31 @@ use std::rc::Rc;
 
 use mopd_lang::formula::{Formula, FormulaKind, Function, Unit};
 
-use super::program::View;
+use super::view::View;
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Values(Vec<(Rc<str>, f64)>);
+pub(super) struct ParameterValues(Vec<(Rc<str>, f64)>);
 
 /// What a formula does with a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum UsedAs {
     Lower,
     Upper,
     Elsewhere,
 }
 
-impl Values {
-    pub fn of(view: &View) -> Values {
+impl ParameterValues {
+    pub fn of(view: &View) -> ParameterValues {
         let parts: Vec<&Formula> = view.formulas().into_iter().flat_map(Formula::parts).collect();
-        let mut bounds: Vec<(Rc<str>, Place)> = Vec::new();
+        let mut bounds: Vec<(Rc<str>, UsedAs)> = Vec::new();
         for part in &parts {
             let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
-            let places: &[(usize, Place)] = match function {
-                Function::Clip => &[(1, Place::Lower), (2, Place::Upper)],
-                Function::Maximum => &[(0, Place::Lower), (1, Place::Lower)],
-                Function::Minimum => &[(0, Place::Upper), (1, Place::Upper)],
-                Function::Greater | Function::GreaterEqual => &[(0, Place::Upper), (1, Place::Lower)],
-                Function::Less | Function::LessEqual => &[(0, Place::Lower), (1, Place::Upper)],
+            let places: &[(usize, UsedAs)] = match function {
+                Function::Clip => &[(1, UsedAs::Lower), (2, UsedAs::Upper)],
+                Function::Maximum => &[(0, UsedAs::Lower), (1, UsedAs::Lower)],
+                Function::Minimum => &[(0, UsedAs::Upper), (1, UsedAs::Upper)],
+                Function::Greater | Function::GreaterEqual => &[(0, UsedAs::Upper), (1, UsedAs::Lower)],
+                Function::Less | Function::LessEqual => &[(0, UsedAs::Lower), (1, UsedAs::Upper)],
                 _ => continue,
             };
             for (operand, place) in places {
@@ -41,14 +41,14 @@ impl Values {
                 }
             }
         }
-        let mut values = Values::default();
+        let mut values = ParameterValues::default();
         for part in parts {
             let FormulaKind::Variable(name) = &part.0.kind else { continue };
             if values.known(name).is_none() {
                 let place = bounds
                     .iter()
                     .find(|(known, _)| known == name)
-                    .map_or(Place::Elsewhere, |(_, place)| *place);
+                    .map_or(UsedAs::Elsewhere, |(_, place)| *place);
                 let usual = usual(part.unit(), place);
                 let value = (0..).map(|again| {
                     usual * STEPS[again % STEPS.len()] * 0.7f64.powi((again / STEPS.len()) as i32)
@@ -68,24 +68,24 @@ impl Values {
     }
 
     pub fn get(&self, name: &str, unit: Unit) -> f64 {
-        self.known(name).unwrap_or_else(|| usual(unit, Place::Elsewhere))
+        self.known(name).unwrap_or_else(|| usual(unit, UsedAs::Elsewhere))
     }
 }
 
 /// Values of one kind differ by these factors, which lead out of no unit's range.
 const STEPS: [f64; 5] = [1.0, 0.9, 1.1, 0.8, 1.2];
 
-fn usual(unit: Unit, place: Place) -> f64 {
+fn usual(unit: Unit, place: UsedAs) -> f64 {
     match (unit, place) {
-        (Unit::Fraction | Unit::Prob, Place::Lower) => 0.2,
+        (Unit::Fraction | Unit::Prob, UsedAs::Lower) => 0.2,
         (Unit::Fraction | Unit::Prob, _) => 0.3,
-        (Unit::Ratio, Place::Lower) => 0.5,
-        (Unit::Ratio, Place::Upper) => 2.0,
-        (Unit::Nats, Place::Upper) => 5.0,
+        (Unit::Ratio, UsedAs::Lower) => 0.5,
+        (Unit::Ratio, UsedAs::Upper) => 2.0,
+        (Unit::Nats, UsedAs::Upper) => 5.0,
         (Unit::Logp, _) => -5.0,
         (Unit::Count, _) => 2.0,
-        (_, Place::Lower) => 0.25,
-        (_, Place::Upper) => 4.0,
-        (_, Place::Elsewhere) => 0.7,
+        (_, UsedAs::Lower) => 0.25,
+        (_, UsedAs::Upper) => 4.0,
+        (_, UsedAs::Elsewhere) => 0.7,
     }
 }

@@ -1,0 +1,131 @@
+//! Measured gradients, and which of those with a name they are.
+
+use super::divergence::Refusal;
+use super::expectation::{Compiled, Counting};
+use super::fit::{coefficients, cosine, norm, per_block};
+use super::named::Named;
+use super::toy_model::ToyModel;
+use super::verdict::{Part, Task, Verdict};
+use super::view::View;
+
+/// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
+const NOTHING: f64 = 1e-10;
+
+/// What is smaller is no gradient. It may be far below rounding: sums that cancel are exactly 0 already
+/// (`dual::cancelled`), and `exp(-length)` is a small weight, not none.
+pub(super) const LEAST: f64 = 1e-100;
+
+/// A gradient in all toy models of a kind, one after the other, and the mean values.
+pub(super) struct Measured {
+    pub gradient: Vec<f64>,
+    pub values: Vec<f64>,
+    pub largest: f64,
+}
+
+impl Measured {
+    /// Every outcome alone has a gradient, and their mean has none; or there is none to begin with.
+    pub fn is_zero(&self) -> bool {
+        norm(&self.gradient) <= (NOTHING * self.largest).max(LEAST)
+    }
+}
+
+pub(super) fn measure(view: &View, counting: Counting, toys: &[ToyModel]) -> Result<Measured, Refusal> {
+    let compiled = Compiled::of(view, counting)?;
+    let mut measured = Measured { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
+    for toy in toys {
+        let expectation = compiled.expectation(toy, counting)?;
+        measured.gradient.extend(expectation.gradient);
+        measured.values.push(expectation.value);
+        measured.largest = measured.largest.max(expectation.largest);
+    }
+    Ok(measured)
+}
+
+pub(super) fn gradients(named: &Named, toys: &[ToyModel]) -> Result<Vec<f64>, Refusal> {
+    let mut gradient = Vec::new();
+    for toy in toys {
+        gradient.extend(named.gradient(toy)?);
+    }
+    Ok(gradient)
+}
+
+/// The named gradients in the usual toy models.
+pub(super) struct KnownGradients<'a> {
+    pub named: Vec<&'a Named>,
+    pub gradients: Vec<Vec<f64>>,
+    /// Logits after one prefix.
+    block: usize,
+}
+
+impl<'a> KnownGradients<'a> {
+    pub fn of(named: &'a [Named], toys: &[ToyModel], block: usize) -> Result<KnownGradients<'a>, Refusal> {
+        let mut known = KnownGradients { named: Vec::new(), gradients: Vec::new(), block };
+        for named in named {
+            let own = gradients(named, toys)?;
+            // What has no gradient is followed by nothing; a teacher that is the student is one.
+            if norm(&own) > LEAST {
+                known.named.push(named);
+                known.gradients.push(own);
+            }
+        }
+        Ok(known)
+    }
+
+    /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one
+    /// is. One before two, the better known before the others.
+    pub fn identify(&self, gradient: &[f64]) -> Option<Verdict> {
+        let count = self.named.len();
+        let follows = |which: &[usize]| -> Option<Verdict> {
+            let parts: Vec<&[f64]> = which.iter().map(|index| self.gradients[*index].as_slice()).collect();
+            let times = coefficients(gradient, &parts)?;
+            let part = |(index, times): (&usize, f64)| Part { of: self.named[*index].name.clone(), times };
+            Some(Verdict::Follows { parts: which.iter().zip(times).map(part).collect() })
+        };
+        let single = (0..count).find_map(|a| follows(&[a]));
+        let pair =
+            || (0..count).flat_map(|a| (a + 1..count).map(move |b| [a, b])).find_map(|which| follows(&which));
+        let weighted = || {
+            self.named.iter().zip(&self.gradients).find_map(|(named, own)| {
+                let (least, most) = per_block(gradient, own, self.block)?;
+                Some(Verdict::Weighted { of: named.name.clone(), least, most })
+            })
+        };
+        let few = count.min(8);
+        let triple = || {
+            (0..few)
+                .flat_map(|a| (a + 1..few).flat_map(move |b| (b + 1..few).map(move |c| [a, b, c])))
+                .find_map(|which| follows(&which))
+        };
+        single.or_else(pair).or_else(weighted).or_else(triple)
+    }
+
+    /// The one named gradient that this is a multiple of.
+    pub fn single(&self, gradient: &[f64]) -> Option<String> {
+        let own = self
+            .named
+            .iter()
+            .zip(&self.gradients)
+            .find(|(_, own)| coefficients(gradient, &[own.as_slice()]).is_some());
+        own.map(|(named, _)| named.name.clone())
+    }
+
+    pub fn nearest(&self, gradient: &[f64]) -> (String, f64) {
+        self.nearest_of(gradient, |_| true)
+    }
+
+    pub fn nearest_of(&self, gradient: &[f64], which: impl Fn(&Named) -> bool) -> (String, f64) {
+        let some = self.named.iter().zip(&self.gradients).filter(|(named, _)| which(named));
+        let all = some.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
+        all.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default()
+    }
+
+    /// What a gradient without a teacher is nearest to.
+    pub fn task(&self, gradient: &[f64]) -> Task {
+        let own = self.named.iter().zip(&self.gradients).filter(|(named, _)| !named.teaches);
+        let near = own.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
+        // Less than this is no resemblance.
+        let near = near.filter(|(_, cosine)| cosine.abs() > 0.5);
+        let (nearest, cosine) = near.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default();
+        Task { reads_teacher: false, nearest, cosine }
+    }
+}

@@ -1,0 +1,136 @@
+//! What a finding says besides its verdict: where it was looked at, and what was not.
+
+use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, text};
+
+use super::divergence::Refusal;
+use super::evaluate::Evaluator;
+use super::expectation::{ALL, Counting};
+use super::fit::{cosine, difference, distance, norm};
+use super::judge::{Query, quoted};
+use super::leaves::Sample;
+use super::sampler::Sampler;
+use super::toy_model::{ToyModel, ToyModelSpec, Variation};
+use super::variants;
+use super::verdict::{Verdict, away};
+use crate::lower::FormulaGraph;
+
+/// A bias as small as this is a bound that hardly acts.
+const HARDLY: f64 = 1e-6;
+
+impl Query<'_> {
+    /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author
+    /// took it for.
+    pub(super) fn at_temperature_one(&self) -> Option<String> {
+        let Sampler::Student { .. } = self.spec.sampler else { return None };
+        if self.spec.sampler.is_on_policy(self.spec.temperature) {
+            return None;
+        }
+        let spec = ToyModelSpec { sampler: Sampler::ON_POLICY, temperature: 1.0, ..self.spec.clone() };
+        let (value, gradient) = Query { view: self.view.with_value(self.view.value), spec }.misleading()?;
+        Some(format!(
+            "on tokens drawn at temperature 1 its value estimates {value}, its gradient is of {gradient}"
+        ))
+    }
+
+    /// What bounds do where models differ by many nats, if they do nothing where they differ little.
+    pub(super) fn steep(&self, verdict: &Verdict) -> Result<Option<String>, Refusal> {
+        let named = matches!(
+            verdict,
+            Verdict::Follows { .. }
+                | Verdict::Weighted { .. }
+                | Verdict::WithTask { .. }
+                | Verdict::Sum { .. }
+        );
+        if !named || !variants::has_bounds(&self.view) || self.spec.roles.is_empty() {
+            return Ok(None);
+        }
+        let free = self.measure(&self.view, Counting { bounds: false, gates: true }, Variation::Steep)?;
+        let bound = self.measure(&self.view, ALL, Variation::Steep)?.gradient;
+        if free.is_zero() || norm(&difference(&bound, &free.gradient)) <= HARDLY * norm(&free.gradient) {
+            return Ok(None);
+        }
+        let (far, angle) = (distance(&bound, &free.gradient), cosine(&bound, &free.gradient));
+        Ok(Some(format!(
+            "where models differ by many nats its bounds act: {} from that (cosine {angle:.3})",
+            away(far)
+        )))
+    }
+
+    /// Conditions of cases that never differ in these toy models: of what they choose between, only one was
+    /// looked at.
+    pub(super) fn untried(&self, toys: &[ToyModel]) -> Vec<String> {
+        let mut conditions: Vec<&Formula> = Vec::new();
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
+            let FormulaKind::Apply { function: Function::Where, operands } = &part.0.kind else { continue };
+            if operands[0].axis() > Axis::Run && !conditions.contains(&&operands[0]) {
+                conditions.push(&operands[0]);
+            }
+        }
+        let Ok(seen) = truths(&conditions, toys) else { return Vec::new() };
+        let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
+        same.map(|(condition, seen)| {
+            format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })
+        })
+        .collect()
+    }
+
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        let mut open: Vec<String> = Vec::new();
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
+            if let FormulaKind::Variable(name) = &part.0.kind {
+                let taken =
+                    format!("{name} = {}", text::number(readable(self.spec.values.get(name, part.unit()))));
+                if !open.contains(&taken) {
+                    open.push(taken);
+                }
+            }
+        }
+        if !open.is_empty() {
+            notes.push(format!("with {} for want of a value", open.join(", ")));
+        }
+        for axis in [Axis::Turn, Axis::Block, Axis::Domain] {
+            let over = |node: &FormulaNode| match &node.kind {
+                FormulaKind::Reduce { .. } => node.axis == axis,
+                FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } => *over == axis,
+                _ => false,
+            };
+            if self.view.any(over) {
+                let whole = if axis == Axis::Domain { "batch" } else { "completion" };
+                notes.push(format!("a whole {whole} is one {} here", axis.name()));
+            }
+        }
+        for (written, entries) in &self.spec.supports {
+            if *written as usize != *entries {
+                notes.push(format!(
+                    "the top {written} are the top {entries} of {} here",
+                    self.spec.size.vocabulary
+                ));
+            }
+        }
+        notes
+    }
+}
+
+/// Which of false and true conditions are in these toy models.
+fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, Refusal> {
+    let lowered = FormulaGraph::of(None, conditions)?;
+    let mut seen = vec![[false; 2]; conditions.len()];
+    for toy in toys {
+        let evaluator = Evaluator::of(toy, &lowered, true)?;
+        for tokens in toy.size.outcomes() {
+            let values = evaluator.run(&Sample::of(toy, &tokens, true))?;
+            for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
+                for element in 0..evaluator.layout().len(lowered.graph.axis(*root)) {
+                    seen[usize::from(values.at(*root, element).truth())] = true;
+                }
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Without the noise of binary fractions.
+fn readable(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}

@@ -1,0 +1,406 @@
+//! Between which values a number lies, whatever is drawn: interval arithmetic over formulas. What it says
+//! holds for every model, prompt and step.
+
+use std::rc::Rc;
+
+use mopd_lang::experiment::{Reward, RolloutSource, Schedule, Train};
+use mopd_lang::formula::{
+    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Memory,
+    Part, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
+};
+
+use super::teachers::Teachers;
+
+/// The values that a number can have, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ValueRange {
+    pub low: f64,
+    pub high: f64,
+}
+
+pub(super) const ALL: ValueRange = ValueRange { low: f64::NEG_INFINITY, high: f64::INFINITY };
+const TRUTH: ValueRange = ValueRange { low: 0.0, high: 1.0 };
+const SHARE: ValueRange = TRUTH;
+const POSITIVE: ValueRange = ValueRange { low: 0.0, high: f64::INFINITY };
+const NEVER: ValueRange = ValueRange { low: 0.0, high: 0.0 };
+const ALWAYS: ValueRange = ValueRange { low: 1.0, high: 1.0 };
+
+impl ValueRange {
+    pub fn at(value: f64) -> ValueRange {
+        ValueRange { low: value, high: value }
+    }
+
+    /// Whatever is between these, in any order; anything where one is no number.
+    fn of(values: &[f64]) -> ValueRange {
+        if values.iter().any(|value| value.is_nan()) {
+            return ALL;
+        }
+        values.iter().fold(ValueRange { low: f64::INFINITY, high: f64::NEG_INFINITY }, |range, value| {
+            ValueRange { low: range.low.min(*value), high: range.high.max(*value) }
+        })
+    }
+
+    fn with(self, other: ValueRange) -> ValueRange {
+        ValueRange { low: self.low.min(other.low), high: self.high.max(other.high) }
+    }
+
+    /// Of a rising function.
+    fn map(self, rising: impl Fn(f64) -> f64) -> ValueRange {
+        ValueRange::of(&[rising(self.low), rising(self.high)])
+    }
+
+    pub fn is_zero(self) -> bool {
+        self == NEVER
+    }
+
+    /// Of a bool.
+    pub fn is_true(self) -> bool {
+        self.low > 0.0 || self.high < 0.0
+    }
+
+    fn sum(self) -> ValueRange {
+        // Of no element it is 0, of very many anything.
+        let end = |value: f64, far: f64| if value == 0.0 { 0.0 } else { far };
+        ValueRange {
+            low: end(self.low.min(0.0), f64::NEG_INFINITY),
+            high: end(self.high.max(0.0), f64::INFINITY),
+        }
+    }
+}
+
+/// What decides the ranges of signals.
+pub(super) struct RunFacts<'a> {
+    pub teachers: &'a Teachers,
+    /// Of the run.
+    pub steps: u32,
+    /// Of the verdicts of all domains that are trained on.
+    pub reward: ValueRange,
+    /// Tokens that a completion has at most; infinite where the file doesn't say.
+    pub longest: f64,
+}
+
+/// The most tokens of a completion, where the student writes it and nothing is done to it afterwards.
+pub(super) fn longest(train: &Train) -> f64 {
+    let own_data = train.objective.terms.iter().any(|term| term.data.is_some());
+    match &train.rollout.source {
+        RolloutSource::Sample(sampling) if train.rollout.edits.is_empty() && !own_data => {
+            sampling.max_tokens.constant().unwrap_or(f64::INFINITY)
+        }
+        _ => f64::INFINITY,
+    }
+}
+
+/// Of what a domain's verifier can say.
+pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRange {
+    fn of(reward: &Reward) -> ValueRange {
+        match reward {
+            Reward::ExactMatch { .. }
+            | Reward::Numeric { .. }
+            | Reward::Regex { .. }
+            | Reward::JsonSchema { .. }
+            | Reward::UnitTests { .. } => SHARE,
+            Reward::Command { .. } | Reward::Http { .. } => ALL,
+            Reward::Parts(parts) => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
+                let own = of(&part.reward);
+                add(sum, product(own, ValueRange::at(part.weight)))
+            }),
+        }
+    }
+    rewards.map(of).reduce(ValueRange::with).unwrap_or(ALL)
+}
+
+/// Of a formula with operands in these ranges.
+pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
+    let none = |range: ValueRange| range.with(ValueRange::at(0.0));
+    let range = match &formula.0.kind {
+        FormulaKind::Number(value) => ValueRange::at(*value),
+        FormulaKind::Schedule(schedule) => scheduled(schedule),
+        FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => ValueRange::of(values),
+        FormulaKind::Adaptive(Adaptive::Learned { .. }) => SHARE,
+        FormulaKind::Entry(_) => SHARE,
+        FormulaKind::Variable(_) => match formula.unit() {
+            Unit::Fraction | Unit::Prob | Unit::Bool => SHARE,
+            Unit::Count | Unit::Ratio => POSITIVE,
+            _ => ALL,
+        },
+        FormulaKind::Signal(signal) => of_signal(signal, facts, given),
+        FormulaKind::Live(live) => match live {
+            Live::Part(part) => of_part(part),
+            Live::Divergence(divergence) => of_divergence(divergence, facts, given),
+            Live::Likelihood { .. }
+            | Live::Ranking { .. }
+            | Live::SquaredError { .. }
+            | Live::BinaryCrossEntropy { .. } => POSITIVE,
+            Live::Preference(_) => POSITIVE,
+        },
+        FormulaKind::Apply { function: Function::Subtract, operands }
+            if is_same(&operands[0], &operands[1], facts) =>
+        {
+            ValueRange::at(0.0)
+        }
+        FormulaKind::Apply { function, operands } => apply(*function, operands, given),
+        FormulaKind::Reduce { reduction, .. } => match reduction {
+            Reduction::Sum => given[0].sum(),
+            Reduction::Any if given[0].is_zero() => NEVER,
+            Reduction::All if given[0].is_true() => ALWAYS,
+            Reduction::Any | Reduction::All => TRUTH,
+            Reduction::Count if given[0].is_zero() => NEVER,
+            Reduction::Count => POSITIVE,
+            _ => none(given[0]),
+        },
+        FormulaKind::Statistic { statistic, .. } => match statistic {
+            Statistic::Zscore { .. } | Statistic::Center if given[0].low == given[0].high => {
+                ValueRange::at(0.0)
+            }
+            Statistic::Zscore { .. } | Statistic::Center => ALL,
+            Statistic::Rank | Statistic::Minmax | Statistic::Softmax => SHARE,
+            Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep }
+                if *keep <= 0.0 =>
+            {
+                NEVER
+            }
+            Statistic::TopCount { count: 0 }
+            | Statistic::Chunks { most: 0, .. }
+            | Statistic::Chunks { width: 0, .. } => NEVER,
+            Statistic::TopFraction { .. }
+            | Statistic::SampleWithoutReplacement { .. }
+            | Statistic::TopCount { .. }
+            | Statistic::Balance
+            | Statistic::Chunks { .. } => TRUTH,
+            Statistic::LeaveOneOut | Statistic::Winsor { .. } => none(given[0]),
+        },
+        FormulaKind::Scan { scan, .. } => match scan {
+            Scan::Minimum | Scan::Maximum => given[0],
+            Scan::Next => none(given[0]),
+            Scan::Sum => given[0].sum(),
+            Scan::RewardToGo { .. } if given[1].low >= 0.0 => given[0].sum(),
+            Scan::Product if given[0].low >= 0.0 && given[0].high <= 1.0 => SHARE,
+            Scan::Product | Scan::RewardToGo { .. } => ALL,
+        },
+        FormulaKind::Memory { memory: Memory::Ema { .. } | Memory::Previous, .. } => none(given[0]),
+        FormulaKind::Across { .. } => SHARE,
+    };
+    let range = if range.low.is_nan() || range.high.is_nan() { ALL } else { range };
+    match &formula.0.declared {
+        Some(declared) => {
+            ValueRange { low: range.low.max(declared.low), high: range.high.min(declared.high) }
+        }
+        None => range,
+    }
+}
+
+/// One part of the formula, or one signal written twice. Larger parts are not compared: shared ones stand for
+/// very many.
+pub(super) fn is_one(left: &Formula, right: &Formula) -> bool {
+    Rc::ptr_eq(&left.0, &right.0)
+        || match (&left.0.kind, &right.0.kind) {
+            (FormulaKind::Signal(left), FormulaKind::Signal(right)) => {
+                !matches!(left, Signal::Divergence(_)) && left == right
+            }
+            _ => false,
+        }
+}
+
+/// Two names of one number: of a teacher that is the student, and of the student.
+fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
+    let read = |formula: &Formula| match &formula.0.kind {
+        FormulaKind::Signal(Signal::Of {
+            role,
+            part: part @ (Part::Logp | Part::Entropy | Part::Top1 | Part::EndLogp | Part::Rank),
+        }) => Some((owner(role, facts), part.clone())),
+        FormulaKind::Live(Live::Part(part @ (Part::Logp | Part::EndLogp))) => {
+            Some((Role::Student, part.clone()))
+        }
+        _ => None,
+    };
+    match (read(left), read(right)) {
+        (Some(left), Some(right)) => left == right,
+        _ => is_one(left, right),
+    }
+}
+
+fn owner(role: &Role, facts: &RunFacts) -> Role {
+    let always = [0, facts.steps / 2, facts.steps.saturating_sub(1)]
+        .iter()
+        .all(|step| facts.teachers.is_student(role, (*step, facts.steps)));
+    if always { Role::Student } else { role.clone() }
+}
+
+fn of_part(part: &Part) -> ValueRange {
+    match part {
+        Part::Logp | Part::EndLogp => ValueRange { high: 0.0, ..ALL },
+        Part::Entropy | Part::Deviation => POSITIVE,
+        Part::Top1 | Part::Confidence | Part::Correct => SHARE,
+        Part::Rank => ValueRange { low: 1.0, ..ALL },
+        Part::Mean | Part::Score | Part::Value | Part::StatedConfidence => ALL,
+    }
+}
+
+fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
+    match signal {
+        Signal::Of { part, .. } => of_part(part),
+        Signal::Divergence(divergence) => of_divergence(divergence, facts, given),
+        Signal::Overlap { .. } | Signal::Mass { .. } | Signal::Progress => SHARE,
+        Signal::Agreement { samples, .. } => ValueRange { low: 0.0, high: f64::from(*samples) },
+        Signal::Step => ValueRange { low: 0.0, high: f64::from(facts.steps.saturating_sub(1)) },
+        Signal::Position | Signal::Remaining => ValueRange { low: 0.0, high: (facts.longest - 1.0).max(0.0) },
+        Signal::Length => ValueRange { low: 0.0, high: facts.longest },
+        Signal::Reward => facts.reward,
+        // Of parts whose weights don't reach 1. Their sum is rounded.
+        Signal::Correct if facts.reward.high < 1.0 - 1e-9 => NEVER,
+        Signal::SpanScore { .. }
+        | Signal::RewardPart { .. }
+        | Signal::Data { .. }
+        | Signal::Loss
+        | Signal::TermLoss { .. }
+        | Signal::HeldOutLoss => ALL,
+        _ => match signal.unit() {
+            Unit::Bool => TRUTH,
+            Unit::Count => POSITIVE,
+            _ => ALL,
+        },
+    }
+}
+
+fn of_divergence(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]) -> ValueRange {
+    if is_of_itself(divergence, facts, given) {
+        return ValueRange::at(0.0);
+    }
+    let whole = divergence.support == Support::Full || divergence.mass != Mass::Raw;
+    match &divergence.kind {
+        DivergenceKind::Gaussian { .. } => POSITIVE,
+        _ if divergence.clip_each.is_some() => ALL,
+        DivergenceKind::SortedL1 => SHARE,
+        DivergenceKind::Entrywise(own) if own.facts.divergence && (whole || own.facts.never_negative) => {
+            ValueRange { high: own.facts.most, ..POSITIVE }
+        }
+        DivergenceKind::Entrywise(own) if own.facts.never_negative => POSITIVE,
+        DivergenceKind::Kl if whole => POSITIVE,
+        _ => ALL,
+    }
+}
+
+/// A parameter or its sides make a divergence 0 everywhere.
+pub(super) fn is_of_itself(divergence: &Divergence, facts: &RunFacts, given: &[ValueRange]) -> bool {
+    let parameters = match &divergence.kind {
+        DivergenceKind::Entrywise(own) if own.facts.zero => return true,
+        DivergenceKind::Entrywise(own) => own.parameters.len(),
+        DivergenceKind::Gaussian { .. } => return false,
+        DivergenceKind::Kl | DivergenceKind::SortedL1 => 0,
+    };
+    let mut shares = given.iter().skip(parameters);
+    let (left, right) =
+        (side(&divergence.left, facts, &mut shares), side(&divergence.right, facts, &mut shares));
+    left.is_some() && left == right
+}
+
+/// Whose distribution a side is, with the shares of a blend that are not 0; none where they are not known.
+fn side<'r>(
+    side_: &Distribution,
+    facts: &RunFacts,
+    shares: &mut impl Iterator<Item = &'r ValueRange>,
+) -> Option<Vec<(Role, f64)>> {
+    let mut parts: Vec<(Role, f64)> = Vec::new();
+    match side_ {
+        Distribution::Role(role) => parts.push((owner(role, facts), 1.0)),
+        Distribution::Detached(inner) => return side(inner, facts, shares),
+        Distribution::Blend(blend) => {
+            // All shares are taken, so that the other side's come next.
+            let given: Vec<Option<&ValueRange>> = blend.iter().map(|_| shares.next()).collect();
+            for ((_, role), share) in blend.iter().zip(given) {
+                let share = share.filter(|share| share.low == share.high)?.low;
+                let role = owner(role, facts);
+                match parts.iter_mut().find(|(known, _)| *known == role) {
+                    Some((_, known)) => *known += share,
+                    None => parts.push((role, share)),
+                }
+            }
+        }
+    }
+    parts.retain(|(_, share)| *share != 0.0);
+    parts.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
+    Some(parts)
+}
+
+fn scheduled(schedule: &Schedule) -> ValueRange {
+    match schedule {
+        Schedule::Constant { value } => ValueRange::at(*value),
+        Schedule::Linear { from, to, .. }
+        | Schedule::Cosine { from, to, .. }
+        | Schedule::Exponential { from, to, .. } => ValueRange::of(&[*from, *to]),
+        Schedule::Piecewise { pieces } => {
+            ValueRange::of(&pieces.iter().map(|(_, value)| *value).collect::<Vec<f64>>())
+        }
+        Schedule::Alternate { values, .. } => ValueRange::of(values),
+        Schedule::Warmup { then, .. } => scheduled(then).with(ValueRange::at(0.0)),
+    }
+}
+
+fn add(a: ValueRange, b: ValueRange) -> ValueRange {
+    ValueRange { low: a.low + b.low, high: a.high + b.high }
+}
+
+fn product(a: ValueRange, b: ValueRange) -> ValueRange {
+    // 0 times what may be anything is 0: no signal is infinite.
+    let times = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
+    ValueRange::of(&[times(a.low, b.low), times(a.low, b.high), times(a.high, b.low), times(a.high, b.high)])
+}
+
+fn apply(function: Function, operands: &[Formula], given: &[ValueRange]) -> ValueRange {
+    use Function::*;
+    use mopd_ops::Range::Increasing;
+    let truth = |always: bool, never: bool| match (always, never) {
+        (true, _) => ALWAYS,
+        (_, true) => NEVER,
+        _ => TRUTH,
+    };
+    let negative = |range: ValueRange| ValueRange { low: -range.high, high: -range.low };
+    match (function, given) {
+        (Negate, [x]) => negative(*x),
+        (Not, [x]) => truth(x.is_zero(), x.is_true()),
+        (Abs, [x]) if x.low >= 0.0 => *x,
+        (Abs, [x]) if x.high <= 0.0 => negative(*x),
+        (Abs, [x]) => ValueRange { low: 0.0, high: x.high.max(-x.low) },
+        (Cos, _) => ValueRange { low: -1.0, high: 1.0 },
+        (Add, [x, y]) => add(*x, *y),
+        (Subtract, [x, y]) => add(*x, negative(*y)),
+        (Multiply, [x, y]) if Rc::ptr_eq(&operands[0].0, &operands[1].0) => {
+            let square = product(*x, *y);
+            ValueRange { low: square.low.max(0.0), ..square }
+        }
+        (Multiply, [x, y]) => product(*x, *y),
+        (Divide, [x, _]) if x.is_zero() => ValueRange::at(0.0),
+        (Divide, [x, y]) if y.low > 0.0 || y.high < 0.0 => {
+            product(*x, ValueRange::of(&[1.0 / y.low, 1.0 / y.high]))
+        }
+        (Divide, [x, y]) if x.low >= 0.0 && y.low >= 0.0 => POSITIVE,
+        (Power, [x, y]) if x.low >= 0.0 && y.low == y.high && y.low > 0.0 => {
+            x.map(|x| Power.value(&[x, y.low]))
+        }
+        (Power, [x, y]) if y.low == y.high && y.low > 0.0 && y.low % 2.0 == 0.0 => {
+            ValueRange { low: 0.0, high: Power.value(&[x.low.abs().max(x.high.abs()), y.low]) }
+        }
+        (Power, [x, _]) if x.low >= 0.0 => POSITIVE,
+        (Minimum, [x, y]) => ValueRange { low: x.low.min(y.low), high: x.high.min(y.high) },
+        (Maximum, [x, y]) => ValueRange { low: x.low.max(y.low), high: x.high.max(y.high) },
+        (Less, [x, y]) => truth(x.high < y.low, x.low >= y.high),
+        (LessEqual, [x, y]) => truth(x.high <= y.low, x.low > y.high),
+        (Greater, [x, y]) => truth(x.low > y.high, x.high <= y.low),
+        (GreaterEqual, [x, y]) => truth(x.low >= y.high, x.high < y.low),
+        (Equal, [x, y]) => truth(x.low == x.high && x == y, x.high < y.low || y.high < x.low),
+        (NotEqual, [x, y]) => truth(x.high < y.low || y.high < x.low, x.low == x.high && x == y),
+        (And, [x, y]) => truth(x.is_true() && y.is_true(), x.is_zero() || y.is_zero()),
+        (Or, [x, y]) => truth(x.is_true() || y.is_true(), x.is_zero() && y.is_zero()),
+        (Clip, [x, low, high]) => {
+            let (least, most) = (x.low.max(low.low).min(high.high), x.high.max(low.low).min(high.high));
+            ValueRange { low: least, high: most.max(least) }
+        }
+        (Where, [condition, _, otherwise]) if condition.is_zero() => *otherwise,
+        (Where, [condition, then, _]) if condition.is_true() => *then,
+        (Where, [_, then, otherwise]) => then.with(*otherwise),
+        (function, [x]) if matches!(function.definition().range, Increasing) => {
+            x.map(|x| function.value(&[x]))
+        }
+        _ => ALL,
+    }
+}

@@ -1,0 +1,193 @@
+//! What formulas read, as far as normal forms tell formulas apart, and which live parts gradient reaches.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role, Signal};
+
+use crate::lower::order::ordered;
+
+/// What a formula reads.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reading {
+    /// The difference of two models' log-probabilities of the token taken, one of them the student's.
+    pub log_ratio: bool,
+    pub reward: bool,
+    /// Some signal. The sampler's log-probability alone belongs to the ratio.
+    pub signal: bool,
+    pub live: bool,
+    /// `exp(live student.logp - sampler.logp)`
+    pub ratio: bool,
+    /// The same of a whole sequence's mean.
+    pub sequence_ratio: bool,
+}
+
+impl Reading {
+    fn add(&mut self, other: Reading) {
+        self.log_ratio |= other.log_ratio;
+        self.reward |= other.reward;
+        self.signal |= other.signal;
+        self.live |= other.live;
+        self.ratio |= other.ratio;
+        self.sequence_ratio |= other.sequence_ratio;
+    }
+
+    /// What stands before the log-probability in the gradient.
+    pub fn text(self) -> String {
+        match (self.log_ratio, self.reward) {
+            (true, true) => "sampled log-ratio and reward",
+            (true, false) => "sampled log-ratio",
+            (false, true) => "reward",
+            (false, false) if self.signal => "custom expression",
+            (false, false) => "likelihood",
+        }
+        .into()
+    }
+}
+
+/// The parts of some formulas, as [`ordered`], with what each reads.
+pub(super) struct FormulaParts<'a> {
+    roots: Vec<&'a Formula>,
+    pub ordered: Vec<&'a Formula>,
+    reading: HashMap<*const FormulaNode, Reading>,
+}
+
+impl<'a> FormulaParts<'a> {
+    pub fn of(roots: impl Iterator<Item = &'a Formula>) -> FormulaParts<'a> {
+        let roots: Vec<&Formula> = roots.collect();
+        let ordered = ordered(roots.iter().copied(), Formula::operands);
+        let mut parts = FormulaParts { roots, ordered, reading: HashMap::new() };
+        for formula in &parts.ordered {
+            let mut reading = own_reading(formula);
+            formula.operands().into_iter().for_each(|operand| reading.add(parts.reading(operand)));
+            parts.reading.insert(Rc::as_ptr(&formula.0), reading);
+        }
+        parts
+    }
+
+    fn reading(&self, formula: &Formula) -> Reading {
+        self.reading[&Rc::as_ptr(&formula.0)]
+    }
+
+    /// Every live part that gradient reaches, each once, in the order in which they are read, with the
+    /// reading of what its derivative is multiplied by.
+    pub fn live(&self) -> Vec<(&'a Live, Reading)> {
+        let mut before: HashMap<*const FormulaNode, Reading> =
+            self.roots.iter().map(|root| (Rc::as_ptr(&root.0), Reading::default())).collect();
+        for formula in self.ordered.iter().rev() {
+            let Some(outer) = before.get(&Rc::as_ptr(&formula.0)).copied() else { continue };
+            for (operand, inner) in self.derivatives(formula) {
+                let reading = before.entry(Rc::as_ptr(&operand.0)).or_default();
+                reading.add(outer);
+                reading.add(inner);
+            }
+        }
+        let mut found: Vec<(&Live, Reading)> = Vec::new();
+        for formula in &self.ordered {
+            let FormulaKind::Live(live) = &formula.0.kind else { continue };
+            let Some(reading) = before.get(&Rc::as_ptr(&formula.0)).copied() else { continue };
+            match found.iter_mut().find(|(known, _)| *known == live) {
+                Some((_, known)) => known.add(reading),
+                None => found.push((live, reading)),
+            }
+        }
+        found
+    }
+
+    /// The operands that gradient flows on to, each with the reading of the formula's derivative by it.
+    fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, Reading)> {
+        let nothing = Reading::default();
+        let found: Vec<(&Formula, Reading)> = match &formula.0.kind {
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => {
+                vec![(operand, nothing)]
+            }
+            FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
+                (Function::Negate | Function::Add | Function::Subtract, operands) => {
+                    operands.iter().map(|operand| (operand, nothing)).collect()
+                }
+                (Function::Multiply, [left, right]) => {
+                    vec![(left, self.reading(right)), (right, self.reading(left))]
+                }
+                (Function::Divide, [left, right]) => {
+                    vec![(left, self.reading(right)), (right, self.reading(formula))]
+                }
+                (Function::Where, [condition, then, otherwise]) => {
+                    vec![(then, self.reading(condition)), (otherwise, self.reading(condition))]
+                }
+                (function, _) if !function.is_differentiable() => Vec::new(),
+                (_, operands) => operands.iter().map(|operand| (operand, self.reading(formula))).collect(),
+            },
+            FormulaKind::Reduce { operand, .. }
+            | FormulaKind::Statistic { operand, .. }
+            | FormulaKind::Scan { operand, .. }
+            | FormulaKind::Memory { operand, .. } => vec![(operand, self.reading(formula))],
+            FormulaKind::Across { members, .. } => {
+                members.iter().map(|member| (member, self.reading(formula))).collect()
+            }
+            FormulaKind::Number(_)
+            | FormulaKind::Schedule(_)
+            | FormulaKind::Adaptive(_)
+            | FormulaKind::Signal(_)
+            | FormulaKind::Live(_)
+            | FormulaKind::Variable(_)
+            | FormulaKind::Entry(_) => Vec::new(),
+        };
+        found.into_iter().filter(|(operand, _)| operand.live()).collect()
+    }
+}
+
+/// What a formula adds to the reading of its operands.
+fn own_reading(formula: &Formula) -> Reading {
+    let nothing = Reading::default();
+    match &formula.0.kind {
+        FormulaKind::Signal(signal) => Reading {
+            reward: matches!(signal, Signal::Reward | Signal::RewardPart { .. } | Signal::Correct),
+            signal: *signal != (Signal::Of { role: Role::Sampler, part: Part::Logp }),
+            ..nothing
+        },
+        FormulaKind::Live(_) => Reading { live: true, ..nothing },
+        FormulaKind::Apply { function: Function::Subtract, operands } => {
+            let log_ratio = match operands.as_slice() {
+                [left, right] => match (logp_of(left), logp_of(right)) {
+                    (Some(left), Some(right)) => is_policy(left) != is_policy(right),
+                    _ => false,
+                },
+                _ => false,
+            };
+            Reading { log_ratio, ..nothing }
+        }
+        FormulaKind::Apply { function: Function::Exp, operands } => {
+            let over_sequence = operands.iter().any(|operand| match &operand.0.kind {
+                FormulaKind::Reduce { reduction: Reduction::Mean, operand, .. } => is_live_log_ratio(operand),
+                _ => false,
+            });
+            Reading {
+                ratio: operands.iter().any(is_live_log_ratio),
+                sequence_ratio: over_sequence,
+                ..nothing
+            }
+        }
+        _ => nothing,
+    }
+}
+
+/// The role whose log-probability of the token taken this is, as a number already computed.
+fn logp_of(formula: &Formula) -> Option<&Role> {
+    match &formula.0.kind {
+        FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => Some(role),
+        _ => None,
+    }
+}
+
+/// The student, or the policy that it was when it wrote the tokens.
+fn is_policy(role: &Role) -> bool {
+    matches!(role, Role::Student | Role::Sampler)
+}
+
+/// `live student.logp - sampler.logp`
+fn is_live_log_ratio(formula: &Formula) -> bool {
+    let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
+    let [above, below] = operands.as_slice() else { return false };
+    matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
+        && logp_of(below) == Some(&Role::Sampler)
+}
