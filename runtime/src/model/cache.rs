@@ -4,7 +4,9 @@
 use tch::{Tensor, no_grad_guard};
 
 use super::attention::{HIDDEN, cap, wide_softmax};
-use super::decoder::{Decoder, Layer, PackedBatch, Rotaries, to_vec};
+use super::decoder::{Decoder, Layer, to_vec};
+use super::packed_batch::PackedBatch;
+use super::rope::Rotaries;
 use crate::tokenizer::Token;
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded

@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -16,11 +15,12 @@ use super::feed_forward::{ExpertLoad, FeedForward};
 use super::gated::{SavedForBackward, Unit};
 use super::linear::Linear;
 use super::packed_attention::{self, PackedAttention, Places};
+use super::packed_batch::PackedBatch;
 use super::parameters::{Leaf, Parameters, Vector};
-use super::rope::Rotary;
+use super::rope::Rotaries;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, layout};
-use crate::tokenizer::{Token, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use mopd_kernels::tensor::multiply;
 
 /// Parameters of one layer.
@@ -62,104 +62,6 @@ pub struct Decoder {
     load: RefCell<Vec<Option<Tensor>>>,
 }
 
-/// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a
-/// causal query never looks at padding, so no mask is needed.
-pub struct PackedBatch {
-    /// `[sequences, longest]`
-    shape: [i64; 2],
-    /// `[tokens]`
-    pub(super) tokens: Tensor,
-    /// `[tokens]`: place within the sequence.
-    positions: Tensor,
-    /// `[sequences * longest]`: the packed token of each padded place; padding repeats the sequence's first
-    /// token.
-    unpack: Tensor,
-    /// `[tokens]`: the padded place of each packed token.
-    pack: Tensor,
-    /// The packed tokens of each sequence.
-    sequences: Vec<Range<usize>>,
-    /// `[completion tokens]`: the packed token that predicts each.
-    predictors: Tensor,
-    /// `[completion tokens]`: their padded places.
-    predictors_padded: Tensor,
-    /// `[completion tokens]`: the tokens taken there.
-    pub targets: Tensor,
-}
-impl PackedBatch {
-    /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted,
-    /// never read.
-    pub fn new<'a>(
-        sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone,
-        device: Device,
-    ) -> PackedBatch {
-        PackedBatch::masked(sequences.map(|(prompt, completion)| (prompt, completion, None)), device)
-    }
-
-    /// Of a completion with a mask, only the tokens where it is true are predicted; the others are read.
-    pub fn masked<'a>(
-        sequences: impl Iterator<Item = (&'a [Token], &'a [Token], Option<&'a [bool]>)> + Clone,
-        device: Device,
-    ) -> PackedBatch {
-        let longest = sequences
-            .clone()
-            .map(|(prompt, completion, _)| prompt.len() + completion.len() - 1)
-            .max()
-            .unwrap_or(1);
-        let [mut tokens, mut positions, mut unpack, mut pack] = [const { Vec::new() }; 4];
-        let [mut predictors, mut predictors_padded, mut targets] = [const { Vec::<i64>::new() }; 3];
-        let (mut count, mut ranges) = (0, Vec::new());
-        for (prompt, completion, mask) in sequences {
-            let (start, padded_start) = (tokens.len() as i64, (count * longest) as i64);
-            ranges.push(tokens.len()..tokens.len() + prompt.len() + completion.len() - 1);
-            let length = (prompt.len() + completion.len() - 1) as i64;
-            tokens.extend(prompt.iter().chain(&completion[..completion.len() - 1]).copied());
-            positions.extend(0..length);
-            pack.extend((0..length).map(|place| padded_start + place));
-            unpack.extend((0..longest as i64).map(|place| start + if place < length { place } else { 0 }));
-            let first = prompt.len() as i64 - 1;
-            assert!(
-                mask.is_none_or(|mask| mask.len() == completion.len()),
-                "a mask says something of every token"
-            );
-            let predicted = (0..completion.len()).filter(|place| mask.is_none_or(|mask| mask[*place]));
-            for place in predicted {
-                predictors.push(start + first + place as i64);
-                predictors_padded.push(padded_start + first + place as i64);
-                targets.push(completion[place]);
-            }
-            count += 1;
-        }
-        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-        PackedBatch {
-            shape: [count as i64, longest as i64],
-            tokens: tensor(&tokens),
-            positions: tensor(&positions),
-            unpack: tensor(&unpack),
-            pack: tensor(&pack),
-            sequences: ranges,
-            predictors: tensor(&predictors),
-            predictors_padded: tensor(&predictors_padded),
-            targets: tensor(&targets),
-        }
-    }
-}
-
-impl PackedBatch {
-    fn shallow_clone(&self) -> PackedBatch {
-        PackedBatch {
-            shape: self.shape,
-            tokens: self.tokens.shallow_clone(),
-            positions: self.positions.shallow_clone(),
-            unpack: self.unpack.shallow_clone(),
-            pack: self.pack.shallow_clone(),
-            sequences: self.sequences.clone(),
-            predictors: self.predictors.shallow_clone(),
-            predictors_padded: self.predictors_padded.shallow_clone(),
-            targets: self.targets.shallow_clone(),
-        }
-    }
-}
-
 /// What the layers of one forward pass have in common.
 pub(super) struct Context {
     pub batch: PackedBatch,
@@ -193,57 +95,6 @@ impl AttentionRead {
             AttentionRead::Padded { keys, values } => {
                 [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
             }
-        }
-    }
-}
-
-/// Rotary tables by layer: those with a window may have their own.
-pub(super) struct Rotaries {
-    global: Rotary,
-    local: Option<Rotary>,
-}
-
-impl Rotaries {
-    /// Of the first `positions` positions.
-    pub fn new(config: &Config, positions: usize, kind: Kind, device: Device) -> Rotaries {
-        let table = |rope| Rotary::new(rope, config.head_width, positions, kind, device);
-        Rotaries { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
-    }
-
-    pub fn at(&self, positions: &Tensor) -> Rotaries {
-        Rotaries {
-            global: self.global.at(positions),
-            local: self.local.as_ref().map(|local| local.at(positions)),
-        }
-    }
-
-    pub fn single(&self) -> Rotaries {
-        let single = |Rotary { cosine, sine }: &Rotary| Rotary {
-            cosine: cosine.to_kind(Kind::Float).contiguous(),
-            sine: sine.to_kind(Kind::Float).contiguous(),
-        };
-        Rotaries { global: single(&self.global), local: self.local.as_ref().map(single) }
-    }
-
-    /// The table of most layers, then that of layers with a window where they have another.
-    pub fn tables(&self) -> impl Iterator<Item = &Rotary> {
-        std::iter::once(&self.global).chain(&self.local)
-    }
-
-    /// The table of a layer; none where it has no positions.
-    pub fn of(&self, layer: &LayerAttention) -> Option<&Rotary> {
-        match (layer.rotary, layer.window, &self.local) {
-            (false, _, _) => None,
-            (true, Some(_), Some(local)) => Some(local),
-            (true, _, _) => Some(&self.global),
-        }
-    }
-
-    /// `x` is `[.., heads, head width]`.
-    pub fn rotate(&self, layer: &LayerAttention, x: Tensor) -> Tensor {
-        match self.of(layer) {
-            None => x,
-            Some(rotary) => rotary.rotate(&x),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A layer's attention over packed sequences with the normalisation before it, forward and backward, on the
 //! processor.
 //!
-//! SavedForBackward for the backward pass are queries, keys and values in their positions, and what the heads saw; what
+//! Saved for the backward pass are queries, keys and values in their positions, and what the heads saw; what
 //! lies between is made again. See [`super::gated`] for the other half of a layer, and for what products are
 //! made in.
 

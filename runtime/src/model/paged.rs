@@ -4,7 +4,9 @@ use half::bf16;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Config;
-use super::decoder::{Decoder, PackedBatch, Rotaries, to_vec};
+use super::decoder::{Decoder, to_vec};
+use super::packed_batch::PackedBatch;
+use super::rope::Rotaries;
 use crate::machine::device;
 use crate::tokenizer::Token;
 use mopd_kernels::decode;

@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Rope, RopeScaling};
+use super::{Config, LayerAttention, Rope, RopeScaling};
 
 /// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout that
 /// [`rotate`] asks for.
@@ -43,6 +43,57 @@ impl Rotary {
     pub fn rotate(&self, x: &Tensor) -> Tensor {
         let half = x.size()[x.dim() - 1] / 2;
         x * &self.cosine + x.roll([half], [-1]) * &self.sine
+    }
+}
+
+/// Rotary tables by layer: those with a window may have their own.
+pub(super) struct Rotaries {
+    global: Rotary,
+    local: Option<Rotary>,
+}
+
+impl Rotaries {
+    /// Of the first `positions` positions.
+    pub fn new(config: &Config, positions: usize, kind: Kind, device: Device) -> Rotaries {
+        let table = |rope| Rotary::new(rope, config.head_width, positions, kind, device);
+        Rotaries { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
+    }
+
+    pub fn at(&self, positions: &Tensor) -> Rotaries {
+        Rotaries {
+            global: self.global.at(positions),
+            local: self.local.as_ref().map(|local| local.at(positions)),
+        }
+    }
+
+    pub fn single(&self) -> Rotaries {
+        let single = |Rotary { cosine, sine }: &Rotary| Rotary {
+            cosine: cosine.to_kind(Kind::Float).contiguous(),
+            sine: sine.to_kind(Kind::Float).contiguous(),
+        };
+        Rotaries { global: single(&self.global), local: self.local.as_ref().map(single) }
+    }
+
+    /// The table of most layers, then that of layers with a window where they have another.
+    pub fn tables(&self) -> impl Iterator<Item = &Rotary> {
+        std::iter::once(&self.global).chain(&self.local)
+    }
+
+    /// The table of a layer; none where it has no positions.
+    pub fn of(&self, layer: &LayerAttention) -> Option<&Rotary> {
+        match (layer.rotary, layer.window, &self.local) {
+            (false, _, _) => None,
+            (true, Some(_), Some(local)) => Some(local),
+            (true, _, _) => Some(&self.global),
+        }
+    }
+
+    /// `x` is `[.., heads, head width]`.
+    pub fn rotate(&self, layer: &LayerAttention, x: Tensor) -> Tensor {
+        match self.of(layer) {
+            None => x,
+            Some(rotary) => rotary.rotate(&x),
+        }
     }
 }
 

@@ -9,10 +9,11 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::decoder::{Context, Decoder, PackedBatch};
+use super::decoder::{Context, Decoder};
 use super::gradient::Gradient;
 use super::lm_head_grad::LmHeadGrad;
 use super::loops::Normalised;
+use super::packed_batch::PackedBatch;
 use super::parameters::{Block, Leaf};
 use super::{gated, packed_attention};
 use mopd_kernels::Cpu;

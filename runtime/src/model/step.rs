@@ -5,7 +5,7 @@ use mopd_kernels::decode::{self, Experts, Gated, Layer, Linear, Mlp, Shape, Tabl
 use mopd_kernels::tensor::Held;
 use tch::Tensor;
 
-use super::decoder::Rotaries;
+use super::rope::Rotaries;
 use super::{Config, Decoder, to_vec};
 
 /// None where a decoder is of a kind of number that steps are not written for.

@@ -1,0 +1,104 @@
+//! Sequences as the layers read them: packed, with what attention needs to see them side by side.
+
+use std::ops::Range;
+
+use tch::{Device, Tensor};
+
+use crate::tokenizer::Token;
+
+/// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a
+/// causal query never looks at padding, so no mask is needed.
+pub struct PackedBatch {
+    /// `[sequences, longest]`
+    pub(super) shape: [i64; 2],
+    /// `[tokens]`
+    pub(super) tokens: Tensor,
+    /// `[tokens]`: place within the sequence.
+    pub(super) positions: Tensor,
+    /// `[sequences * longest]`: the packed token of each padded place; padding repeats the sequence's first
+    /// token.
+    pub(super) unpack: Tensor,
+    /// `[tokens]`: the padded place of each packed token.
+    pub(super) pack: Tensor,
+    /// The packed tokens of each sequence.
+    pub(super) sequences: Vec<Range<usize>>,
+    /// `[completion tokens]`: the packed token that predicts each.
+    pub(super) predictors: Tensor,
+    /// `[completion tokens]`: their padded places.
+    pub(super) predictors_padded: Tensor,
+    /// `[completion tokens]`: the tokens taken there.
+    pub targets: Tensor,
+}
+
+impl PackedBatch {
+    /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted,
+    /// never read.
+    pub fn new<'a>(
+        sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone,
+        device: Device,
+    ) -> PackedBatch {
+        PackedBatch::masked(sequences.map(|(prompt, completion)| (prompt, completion, None)), device)
+    }
+
+    /// Of a completion with a mask, only the tokens where it is true are predicted; the others are read.
+    pub fn masked<'a>(
+        sequences: impl Iterator<Item = (&'a [Token], &'a [Token], Option<&'a [bool]>)> + Clone,
+        device: Device,
+    ) -> PackedBatch {
+        let longest = sequences
+            .clone()
+            .map(|(prompt, completion, _)| prompt.len() + completion.len() - 1)
+            .max()
+            .unwrap_or(1);
+        let [mut tokens, mut positions, mut unpack, mut pack] = [const { Vec::new() }; 4];
+        let [mut predictors, mut predictors_padded, mut targets] = [const { Vec::<i64>::new() }; 3];
+        let (mut count, mut ranges) = (0, Vec::new());
+        for (prompt, completion, mask) in sequences {
+            let (start, padded_start) = (tokens.len() as i64, (count * longest) as i64);
+            ranges.push(tokens.len()..tokens.len() + prompt.len() + completion.len() - 1);
+            let length = (prompt.len() + completion.len() - 1) as i64;
+            tokens.extend(prompt.iter().chain(&completion[..completion.len() - 1]).copied());
+            positions.extend(0..length);
+            pack.extend((0..length).map(|place| padded_start + place));
+            unpack.extend((0..longest as i64).map(|place| start + if place < length { place } else { 0 }));
+            let first = prompt.len() as i64 - 1;
+            assert!(
+                mask.is_none_or(|mask| mask.len() == completion.len()),
+                "a mask says something of every token"
+            );
+            let predicted = (0..completion.len()).filter(|place| mask.is_none_or(|mask| mask[*place]));
+            for place in predicted {
+                predictors.push(start + first + place as i64);
+                predictors_padded.push(padded_start + first + place as i64);
+                targets.push(completion[place]);
+            }
+            count += 1;
+        }
+        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        PackedBatch {
+            shape: [count as i64, longest as i64],
+            tokens: tensor(&tokens),
+            positions: tensor(&positions),
+            unpack: tensor(&unpack),
+            pack: tensor(&pack),
+            sequences: ranges,
+            predictors: tensor(&predictors),
+            predictors_padded: tensor(&predictors_padded),
+            targets: tensor(&targets),
+        }
+    }
+
+    pub(super) fn shallow_clone(&self) -> PackedBatch {
+        PackedBatch {
+            shape: self.shape,
+            tokens: self.tokens.shallow_clone(),
+            positions: self.positions.shallow_clone(),
+            unpack: self.unpack.shallow_clone(),
+            pack: self.pack.shallow_clone(),
+            sequences: self.sequences.clone(),
+            predictors: self.predictors.shallow_clone(),
+            predictors_padded: self.predictors_padded.shallow_clone(),
+            targets: self.targets.shallow_clone(),
+        }
+    }
+}
