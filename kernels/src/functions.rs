@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The exponential. Relative error below 2e-7; 0 below -87, and never infinite: beyond 88 it stays at exp(88).
+/// The exponential. Relative error below 2e-7; 0 below -87, and never infinite: beyond 88 it stays at
+/// exp(88).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// Adding it to a number below 2^22 rounds that to an integer, which then stands in the lowest bits.

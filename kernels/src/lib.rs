@@ -1,10 +1,13 @@
-//! The CPU engine: loops of our own where libtorch's operators leave most of a processor idle, and whatever else
-//! of the runtime needs `unsafe` code. All other crates forbid it, but for the expression compiler's machine code.
+//! The CPU engine: loops of our own where libtorch's operators leave most of a processor idle, and whatever
+//! else of the runtime needs `unsafe` code. All other crates forbid it, but for the expression compiler's
+//! machine code.
 //!
-//! - The loops take slices and write slices. Each takes a [`Cpu`] first, the leave to run here; the runtime gets one
-//!   from the place of its tensors, so that numbers of a GPU can't come here by mistake.
-//! - [`tensor`] (feature `tch`) lends a tensor's memory as slices. Without the feature nothing here knows libtorch.
-//! - [`symbols`] finds functions of libraries that are loaded already: matrix products and threads of libtorch.
+//! - The loops take slices and write slices. Each takes a [`Cpu`] first, the leave to run here; the runtime
+//!   gets one from the place of its tensors, so that numbers of a GPU can't come here by mistake.
+//! - [`tensor`] (feature `tch`) lends a tensor's memory as slices. Without the feature nothing here knows
+//!   libtorch.
+//! - [`symbols`] finds functions of libraries that are loaded already: matrix products and threads of
+//!   libtorch.
 //! - [`os`] asks the operating system for what the standard library has no function for.
 //!
 //! | loops | module |

@@ -1,18 +1,19 @@
 //! Functions of libraries that this process has loaded, found by their names, and one that libtorch's matrix
 //! library looks up in us.
 //!
-//! libtorch brings a matrix library (oneMKL on x86-64) and an OpenMP library along, and hides neither. What its
-//! operators can't do with them is done here:
+//! libtorch brings a matrix library (oneMKL on x86-64) and an OpenMP library along, and hides neither. What
+//! its operators can't do with them is done here:
 //!
-//! | symbol | what for | without it |
-//! |---|---|---|
-//! | `cblas_gemm_bf16bf16f32` | bf16 products summed and returned in f32: libtorch rounds them to bf16 | f32 products of converted matrices |
-//! | `sgemm_` | small f32 products inside of one thread | plain loops |
-//! | `GOMP_parallel`, `omp_get_thread_num`, `omp_get_num_threads` | libtorch's own threads, which keep their cores | threads of our own |
-//! | `mkl_serv_intel_cpu_true` (ours) | lets oneMKL use AVX-512 on processors of other makers | half the rate of f32 products there |
+//! - `cblas_gemm_bf16bf16f32`: bf16 products summed and returned in f32, where libtorch rounds them to bf16.
+//!   Without it: f32 products of converted matrices.
+//! - `sgemm_`: small f32 products inside of one thread. Without it: plain loops.
+//! - `GOMP_parallel`, `omp_get_thread_num`, `omp_get_num_threads`: libtorch's own threads, which keep their
+//!   cores. Without them: threads of our own.
+//! - `mkl_serv_intel_cpu_true` (ours): lets oneMKL use AVX-512 on processors of other makers. Without it: half
+//!   the rate of f32 products there.
 //!
-//! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are right, in other last bits, and slower. Results
-//! name the variable, because bits follow from it.
+//! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are right, in other last bits, and slower.
+//! Results name the variable, because bits follow from it.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -25,8 +26,8 @@ fn on() -> bool {
     *ON.get_or_init(|| std::env::var_os(SWITCH).is_none_or(|value| value != "off"))
 }
 
-/// oneMKL asks this before it uses the widest instructions, and by itself says yes on one maker's processors only.
-/// What it then uses still follows from what the processor reports that it can do.
+/// oneMKL asks this before it uses the widest instructions, and by itself says yes on one maker's processors
+/// only. What it then uses still follows from what the processor reports that it can do.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[unsafe(no_mangle)]
 pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
@@ -74,8 +75,8 @@ pub(crate) fn bf16_gemm() -> Option<Bf16Gemm> {
     static FOUND: OnceLock<Option<Bf16Gemm>> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let address = find(c"cblas_gemm_bf16bf16f32")?;
-        // SAFETY: the library's function of that name has this signature (integers of 32 bits: libtorch links the
-        // LP64 interface).
+        // SAFETY: the library's function of that name has this signature (integers of 32 bits: libtorch links
+        // the LP64 interface).
         Some(unsafe { std::mem::transmute::<*mut c_void, Bf16Gemm>(address) })
     })
 }
@@ -101,8 +102,8 @@ pub(crate) fn f32_gemm() -> Option<F32Gemm> {
     static FOUND: OnceLock<Option<F32Gemm>> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let address = find(c"sgemm_")?;
-        // SAFETY: the function of that name has this signature in every such library with integers of 32 bits;
-        // libtorch needs one.
+        // SAFETY: the function of that name has this signature in every such library with integers of 32
+        // bits; libtorch needs one.
         Some(unsafe { std::mem::transmute::<*mut c_void, F32Gemm>(address) })
     })
 }

@@ -1,9 +1,10 @@
 //! The memory of libtorch's tensors, lent as slices, and products of bf16 tensors that stay in f32.
 //!
-//! Several tensors may share memory (a parameter is a view of its model's vector), so that `&mut Tensor` does not
-//! say that nobody else has the numbers. So what is lent is noted, as [`std::cell::RefCell`] does it: whoever asks
-//! for memory to write that is lent, or to read that is lent for writing, is told by a panic. What libtorch's own
-//! operators do meanwhile is not seen; nobody calls one on memory that is lent for writing.
+//! Several tensors may share memory (a parameter is a view of its model's vector), so that `&mut Tensor` does
+//! not say that nobody else has the numbers. So what is lent is noted, as [`std::cell::RefCell`] does it:
+//! whoever asks for memory to write that is lent, or to read that is lent for writing, is told by a panic.
+//! What libtorch's own operators do meanwhile is not seen; nobody calls one on memory that is lent for
+//! writing.
 
 use std::ffi::c_int;
 use std::ops::{Deref, DerefMut, Range};
@@ -119,8 +120,8 @@ pub fn view<T: Element>(tensor: &Tensor) -> Option<View<'_, T>> {
     is_here::<T>(tensor).then(|| {
         let (start, length) = (tensor.data_ptr(), tensor.numel());
         let _loan = Loan::new(start.addr(), length * size_of::<T>(), false);
-        // SAFETY: `numel` numbers of that kind, as long as the tensor lives, and nobody writes them while they are
-        // lent.
+        // SAFETY: `numel` numbers of that kind, as long as the tensor lives, and nobody writes them while
+        // they are lent.
         View { numbers: unsafe { slice(start.cast(), length) }, _loan }
     })
 }
@@ -202,8 +203,8 @@ fn lend(matrix: &Tensor) -> Option<Lent<'_>> {
     let length = (lines - 1) * stride + width;
     let start = matrix.data_ptr().cast_const().cast::<bf16>();
     let _loan = Loan::new(start.addr(), length * size_of::<bf16>(), false);
-    // SAFETY: from its first number to its last, as long as the tensor lives, and nobody writes them while they are
-    // lent.
+    // SAFETY: from its first number to its last, as long as the tensor lives, and nobody writes them while
+    // they are lent.
     let grid = Grid::new(unsafe { slice(start, length) }, lines, width, stride);
     Some(Lent { grid: if transposed { grid.transposed() } else { grid }, _loan })
 }
@@ -219,8 +220,8 @@ fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[Lent<'a>; 2]> {
 }
 
 /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32, whatever precision both are in. Either may be a
-/// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16: of logits, two or three
-/// digits would be left.
+/// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16: of logits, two or
+/// three digits would be left.
 pub fn multiply(a: &Tensor, b: &Tensor) -> Tensor {
     let _guard = no_grad_guard();
     let Some([left, right]) = factors(a, b) else {
@@ -277,8 +278,8 @@ mod tests {
         assert!(view_mut::<f32>(&mut Tensor::zeros([0], (Kind::Float, Device::Cpu))).unwrap().is_empty());
     }
 
-    /// Of two numbers in bf16 every product is exact in single precision, so all that may differ is the order of the
-    /// sum.
+    /// Of two numbers in bf16 every product is exact in single precision, so all that may differ is the order
+    /// of the sum.
     #[test]
     fn products_are_those_in_single_precision() {
         let matrix = |rows: i64, columns: i64, seed: i64| {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Leave to run loops on this machine's processor, on so many threads. The runtime makes one where it knows that
-/// its tensors are on the CPU, in one place.
+/// Leave to run loops on this machine's processor, on so many threads. The runtime makes one where it knows
+/// that its tensors are on the CPU, in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
     threads: usize,
@@ -32,7 +32,8 @@ impl Cpu {
         parallel(self.threads, work);
     }
 
-    /// Fills a buffer in parts of whole `unit`s, a part for each thread. `fill` is told where its part begins.
+    /// Fills a buffer in parts of whole `unit`s, a part for each thread. `fill` is told where its part
+    /// begins.
     pub fn fill<T: Send>(self, into: &mut [T], unit: usize, fill: impl Fn(usize, &mut [T]) + Sync) {
         let (length, parts) = (into.len(), DisjointSlices::new(into));
         self.parallel(|worker| {
@@ -217,7 +218,8 @@ pub struct DisjointSlices<'a, T> {
     _borrowed: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a slice whose parts are handed out under the condition that [`DisjointSlices::slice_mut`] states.
+// SAFETY: it is a slice whose parts are handed out under the condition that [`DisjointSlices::slice_mut`]
+// states.
 unsafe impl<T: Send> Sync for DisjointSlices<'_, T> {}
 
 impl<'a, T> DisjointSlices<'a, T> {

@@ -11,8 +11,8 @@
 //!   model;
 //! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; [`prepare`]: models and
 //!   data of a plan, read and checked;
-//! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a plan;
-//!   [`bench`]: measurements.
+//! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a
+//!   plan; [`bench`]: measurements.
 
 #![forbid(unsafe_code)]
 

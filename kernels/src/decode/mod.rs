@@ -1,12 +1,12 @@
 //! One more token for every row: a whole decoder as loops.
 //!
-//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands in
-//! between. An operator of libtorch costs more than many of these products, so the whole step is one pass of all
-//! threads ([`pass`]). Numbers between products are in f32, also where weights are not.
+//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands
+//! in between. An operator of libtorch costs more than many of these products, so the whole step is one pass
+//! of all threads ([`pass`]). Numbers between products are in f32, also where weights are not.
 //!
-//! Training and reading prompts have another definition of the same decoder, in libtorch's operators and loops that
-//! can be differentiated; `book/src/decisions/two-decoders.md` says why there are two and which tests hold them
-//! together.
+//! Training and reading prompts have another definition of the same decoder, in libtorch's operators and
+//! loops that can be differentiated; `book/src/decisions/two-decoders.md` says why there are two and which
+//! tests hold them together.
 
 mod attention;
 mod mlp;
@@ -47,7 +47,7 @@ pub struct Shape {
     pub attention_softcap: Option<f64>,
     pub logit_softcap: Option<f64>,
     /// What embeddings are multiplied by.
-    pub embedding_scale: f64,
+    pub embedding_scale: f32,
     /// Of RMSNorm.
     pub epsilon: f64,
 }
@@ -111,13 +111,8 @@ impl Decoder {
         };
         buffers.fit(shape, rows, inner, is_bf16);
         logits.resize(rows * shape.vocabulary, 0.0);
-        let scale = if is_bf16 {
-            bf16::from_f64(shape.embedding_scale).to_f32()
-        } else {
-            shape.embedding_scale as f32
-        };
         for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(shape.width)) {
-            self.embed(*token as usize, scale, row);
+            self.embed(*token as usize, shape.embedding_scale, row);
         }
         let pass = Pass {
             decoder: self,

@@ -1,5 +1,5 @@
-//! One step, as every thread goes through it: each computes its share of every product's outputs, and they meet at
-//! barriers between products.
+//! One step, as every thread goes through it: each computes its share of every product's outputs, and they
+//! meet at barriers between products.
 
 use half::bf16;
 

@@ -1,7 +1,8 @@
 //! The C library's allocator.
 
-/// Hands memory that is free in this process back to the system. The allocator keeps what was freed for later:
-/// after a large stage that would be gigabytes that the next one does not need and another program can't have.
+/// Hands memory that is free in this process back to the system. The allocator keeps what was freed for
+/// later: after a large stage that would be gigabytes that the next one does not need and another program
+/// can't have.
 pub fn trim_heap() {
     // SAFETY: the function takes any number, and locks what it looks at.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -10,9 +11,9 @@ pub fn trim_heap() {
     };
 }
 
-/// Keeps what is freed for what comes next, in one heap for all threads and for blocks of all sizes; before there
-/// are any. A step of training frees as much as it takes, and asks for it again: memory that went back to the system
-/// in between would have to be cleared page by page, which takes a sixth of a step.
+/// Keeps what is freed for what comes next, in one heap for all threads and for blocks of all sizes; before
+/// there are any. A step of training frees as much as it takes, and asks for it again: memory that went back
+/// to the system in between would have to be cleared page by page, which takes a sixth of a step.
 pub fn disable_trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (option, value) in [

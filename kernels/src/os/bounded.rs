@@ -72,8 +72,8 @@ struct Companion {
     state: &'static AtomicU8,
 }
 
-/// Does something within the bounds, and in so much `time`. What it is done with must not be borrowed: a thread that was stopped has
-/// it for ever.
+/// Does something within the bounds, and in so much `time`. What it is done with must not be borrowed: a
+/// thread that was stopped has it for ever.
 pub fn run<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,

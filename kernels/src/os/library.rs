@@ -1,7 +1,7 @@
 use std::ffi::CStr;
 
-/// Loads a shared library into this process for good, with its symbols for all. What its initialisers do is the
-/// library's affair: it is one that this program was built for.
+/// Loads a shared library into this process for good, with its symbols for all. What its initialisers do is
+/// the library's affair: it is one that this program was built for.
 ///
 /// # Errors
 /// With the loader's reason.
@@ -12,8 +12,8 @@ pub fn load_library(name: &CStr) -> Result<(), String> {
     if !handle.is_null() {
         return Ok(());
     }
-    // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the next such
-    // call.
+    // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the next
+    // such call.
     Err(unsafe {
         let text = libc::dlerror();
         if text.is_null() {

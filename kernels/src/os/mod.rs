@@ -1,5 +1,5 @@
-//! What the operating system and the C library are asked for, where the standard library has no function: each
-//! behind a safe one.
+//! What the operating system and the C library are asked for, where the standard library has no function:
+//! each behind a safe one.
 
 mod allocator;
 pub mod bounded;

@@ -12,8 +12,7 @@
 //! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
 //! - The LM head, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
 //! - The way back of a layer is two products for each on the way there, one for its input and one for its
-//!   matrix; with an adapter, one for its input, and two for each of the adapter's. The LM head
-//!   likewise.
+//!   matrix; with an adapter, one for its input, and two for each of the adapter's. The LM head likewise.
 //! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has
 //!   read it again.
 //! - Keys and values of all tokens so far are read for each that is written.

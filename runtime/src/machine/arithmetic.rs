@@ -225,7 +225,11 @@ pub mod tests {
         let numeric = Numeric { arithmetic: &some(), dtype: "float32", device: "cpu".to_owned() };
         assert_eq!(
             serde_json::to_string(&numeric).unwrap(),
-            r#"{"arithmetic":{"version":2,"keys":3,"architecture":"x86_64","instructions":["fma","avx2"],"kernels":"avx2","fused":true,"libtorch":{"version":"2.11.0","bytes":1234},"variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#
+            concat!(
+                r#"{"arithmetic":{"version":2,"keys":3,"architecture":"x86_64","instructions":["fma","avx2"],"#,
+                r#""kernels":"avx2","fused":true,"libtorch":{"version":"2.11.0","bytes":1234},"#,
+                r#""variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#,
+            )
         );
     }
 
@@ -251,7 +255,8 @@ pub mod tests {
         other.variables.clear();
         assert_eq!(
             here.difference(&other),
-            "numeric version 1, here 2; version of keys 2, here 3; instructions none more, here avx2; MKL_CBWR unset, here `COMPATIBLE`"
+            "numeric version 1, here 2; version of keys 2, here 3; instructions none more, here avx2; \
+             MKL_CBWR unset, here `COMPATIBLE`"
         );
     }
 

@@ -84,8 +84,8 @@ impl Cuda {
     }
 }
 
-/// Leave to run loops of the CPU engine on tensors of a device, with as many threads as libtorch's operators have;
-/// none where they are elsewhere. Nobody else hands it out.
+/// Leave to run loops of the CPU engine on tensors of a device, with as many threads as libtorch's operators
+/// have; none where they are elsewhere. Nobody else hands it out.
 pub fn cpu(device: Device) -> Option<Cpu> {
     (device == Device::Cpu).then(host)
 }

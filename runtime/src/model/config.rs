@@ -31,12 +31,16 @@ pub struct Config {
     pub norm: Norm,
     pub activation: Activation,
     /// Embeddings are multiplied by it.
-    pub embedding_scale: f64,
+    pub embedding_scale: EmbeddingScale,
     /// Products of queries and keys are multiplied by it.
     pub attention_scale: f64,
     /// `c * tanh(x / c)` of attention scores, or of logits (Gemma 2, arXiv:2408.00118, section 2).
     pub attention_softcap: Option<f64>,
     pub logit_softcap: Option<f64>,
+    /// Logits are multiplied by it (Granite, arXiv:2408.13359 after the maximal update parametrisation).
+    /// Here the output of the last normalisation is, which is the same for every reader of hidden
+    /// states.
+    pub logit_scale: f64,
     /// One per layer.
     pub attention: Vec<LayerAttention>,
     pub rope: Rope,
@@ -51,6 +55,7 @@ pub struct Config {
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     Llama,
+    Granite,
     Mistral,
     Qwen2,
     Qwen3,
@@ -67,6 +72,28 @@ pub struct Biases {
     /// Of the projection behind attention.
     pub output: bool,
     pub feed_forward: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingScale {
+    Exact(f64),
+    /// The published model holds the scale in the precision that it computes in (Gemma).
+    Rounded(f64),
+}
+
+impl EmbeddingScale {
+    /// Gemma's is the square root of the width; most models have none.
+    pub fn of(gemma: bool, width: usize) -> EmbeddingScale {
+        if gemma { EmbeddingScale::Rounded((width as f64).sqrt()) } else { EmbeddingScale::Exact(1.0) }
+    }
+
+    pub fn value(self, bf16: bool) -> f64 {
+        match self {
+            EmbeddingScale::Rounded(scale) if bf16 => half::bf16::from_f64(scale).to_f64(),
+            EmbeddingScale::Exact(scale) | EmbeddingScale::Rounded(scale) => scale,
+        }
+    }
 }
 
 /// RMSNorm (arXiv:1910.07467).
@@ -172,10 +199,11 @@ impl Config {
                 after: false,
             },
             activation: if gemma { Activation::Gelu } else { Activation::Silu },
-            embedding_scale: if gemma { f64::from(architecture.width).sqrt() } else { 1.0 },
+            embedding_scale: EmbeddingScale::of(gemma, architecture.width as usize),
             attention_scale: 1.0 / (head_width as f64).sqrt(),
             attention_softcap: None,
             logit_softcap: None,
+            logit_scale: 1.0,
             attention: vec![LayerAttention { window: None, rotary: true }; architecture.layers as usize],
             rope: Rope { theta: architecture.rope_theta, scaling: RopeScaling::None },
             local_rope: None,

@@ -204,7 +204,7 @@ impl Decoder {
     /// width]`. Without a gradient: for one there is [`Decoder::trace`], which says the same to the bit.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
         let _guard = no_grad_guard();
-        self.normalise(&self.pass(batch, |_| {}), &self.norm)
+        self.normalise_last(&self.pass(batch, |_| {}))
     }
 
     /// The stream behind the last layer, where the next token is predicted: `[completion tokens, width]`.
@@ -351,9 +351,7 @@ impl Decoder {
 
     /// What embeddings are multiplied by.
     pub(super) fn embedding_scale(&self) -> f64 {
-        let scale = self.config.embedding_scale;
-        // The published models round the scale to their own precision before they multiply.
-        if self.kind == Kind::BFloat16 { half::bf16::from_f64(scale).to_f64() } else { scale }
+        self.config.embedding_scale.value(self.kind == Kind::BFloat16)
     }
 
     /// The stream at the beginning: `[tokens]` to `[tokens, width]`.
@@ -367,7 +365,7 @@ impl Decoder {
 
     /// Logits of the next token from the stream behind the last layer.
     pub(super) fn project_vocabulary(&self, stream: &Tensor) -> Tensor {
-        self.capped_logits(&self.normalise(stream, &self.norm))
+        self.capped_logits(&self.normalise_last(stream))
     }
 
     fn capped_logits(&self, hidden: &Tensor) -> Tensor {
@@ -383,6 +381,15 @@ impl Decoder {
             normed(stream)
         } else {
             normed(&stream.to_kind(scale.kind())).to_kind(stream.kind())
+        }
+    }
+
+    /// Behind the last layer: what the LM head makes logits of.
+    pub(super) fn normalise_last(&self, stream: &Tensor) -> Tensor {
+        let normed = self.normalise(stream, &self.norm);
+        match self.config.logit_scale {
+            1.0 => normed,
+            scale => normed * scale,
         }
     }
 

@@ -28,8 +28,8 @@ pub(super) struct Normalised<'a> {
 }
 
 impl Normalised<'_> {
-    /// Adds to `grad_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss / d
-    /// scale. Both are in single precision.
+    /// Adds to `grad_stream` what d loss / d normed, `[tokens, width]`, says of the stream; answers d loss /
+    /// d scale. Both are in single precision.
     pub fn backward(&self, mut grad_normed: Tensor, grad_stream: &mut Tensor) -> Tensor {
         let run = match self.stream.kind() {
             Kind::BFloat16 => Normalised::run::<bf16>,

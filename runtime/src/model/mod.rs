@@ -23,7 +23,9 @@ mod step;
 mod weights;
 
 pub use cache::Generator;
-pub use config::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
+pub use config::{
+    Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm, Rope, RopeScaling,
+};
 pub use decoder::{Decoder, logits, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;

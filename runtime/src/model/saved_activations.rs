@@ -155,7 +155,7 @@ impl Decoder {
             layers.push(layer);
             stream = answer;
         }
-        let last = Graph::new(&stream, |stream| self.normalise(stream, &self.norm));
+        let last = Graph::new(&stream, |stream| self.normalise_last(stream));
         SavedActivations { hidden: last.output.detach(), context, layers, last }
     }
 
@@ -171,8 +171,8 @@ impl Decoder {
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
-    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `grad_hidden` is d
-    /// loss / d hidden; `grad_lm_head` d loss / d LM head beside what hidden states say of it, nothing
+    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `grad_hidden` is
+    /// d loss / d hidden; `grad_lm_head` d loss / d LM head beside what hidden states say of it, nothing
     /// where absent.
     pub fn gradient_of(
         &self,

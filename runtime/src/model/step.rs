@@ -1,4 +1,5 @@
-//! A decoder's weights as [`mopd_kernels::decode`] reads them: one more token for every row, on the processor.
+//! A decoder's weights as [`mopd_kernels::decode`] reads them: one more token for every row, on the
+//! processor.
 
 use mopd_kernels::Cpu;
 use mopd_kernels::decode::{self, Experts, Gated, Layer, Linear, Mlp, Shape, Tables, Weight, Weights};
@@ -6,7 +7,7 @@ use mopd_kernels::tensor::Held;
 use tch::Tensor;
 
 use super::rope::Rotaries;
-use super::{Config, Decoder, to_vec};
+use super::{Decoder, to_vec};
 
 /// None where a decoder is of a kind of number that steps are not written for.
 pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::Decoder> {
@@ -78,14 +79,14 @@ pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<
     let weights = Weights {
         lm_head: Linear { outputs: lm_head.size()[0] as usize, weight: held(lm_head)?, bias: None },
         embedding: held(embedding)?,
-        norm: norm("model.norm")?,
+        norm: norm("model.norm")?.into_iter().map(|scale| scale * config.logit_scale as f32).collect(),
         layers: layers.collect::<Option<_>>()?,
         tables: rotary
             .tables()
             .map(|table| Tables { cosine: to_vec(&table.cosine), sine: to_vec(&table.sine) })
             .collect(),
     };
-    Some(decode::Decoder::new(cpu, shape(&config), weights))
+    Some(decode::Decoder::new(cpu, shape(decoder), weights))
 }
 
 /// A matrix where the decoder has it; nobody writes to it meanwhile.
@@ -97,7 +98,8 @@ fn held(tensor: Tensor) -> Option<Weight> {
     }
 }
 
-fn shape(config: &Config) -> Shape {
+fn shape(decoder: &Decoder) -> Shape {
+    let config = &*decoder.config;
     Shape {
         layers: config.layers,
         width: config.width,
@@ -114,7 +116,7 @@ fn shape(config: &Config) -> Shape {
         attention_scale: config.attention_scale,
         attention_softcap: config.attention_softcap,
         logit_softcap: config.logit_softcap,
-        embedding_scale: config.embedding_scale,
+        embedding_scale: decoder.embedding_scale() as f32,
         epsilon: config.norm.epsilon,
     }
 }

@@ -209,7 +209,8 @@ pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> 
         }
     }
     let table = table!(rows;
-        seed, stage, step, domain, teacher, sample, prompt, reward, length, position, text, logp, teacher_logp, divergence, entropy,
+        seed, stage, step, domain, teacher, sample, prompt, reward, length, position, text, logp,
+        teacher_logp, divergence, entropy,
         weight, signal, advantage, selected,
     );
     parquet::write(table, path)

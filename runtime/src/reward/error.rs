@@ -79,13 +79,11 @@ impl RewardError {
                     last_words(stderr)
                 )
             }
-            RewardError::InvalidOutput { .. } => {
-                "for every line {\"id\": 0, \"prompt\": ..., \"completion\": \
-                                             ..., \"record\": {...}} it must write one line {\"id\": 0, \
-                                             \"reward\": 0.5} with a reward from 0 to 1, and nothing else; \
-                                             messages belong on standard error"
-                    .to_owned()
-            }
+            RewardError::InvalidOutput { .. } => "for every line {\"id\": 0, \"prompt\": ..., \
+                                                  \"completion\": ..., \"record\": {...}} it must write one \
+                                                  line {\"id\": 0, \"reward\": 0.5} with a reward from 0 to \
+                                                  1, and nothing else; messages belong on standard error"
+                .to_owned(),
         }
     }
 }

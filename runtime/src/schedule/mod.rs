@@ -105,10 +105,12 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
     for (index, comparison) in comparisons.iter().enumerate() {
         for seed in seeds(plan, comparison) {
             for (model, domain) in comparison.evaluations() {
-                let same = |task: &&mut Task| {
-                    task.seed == seed
-                        && matches!(&task.work, Work::Evaluate { model: m, domain: d, comparisons: c }
-                            if (*m, *d) == (model, domain) && comparisons[c[0]].evaluation == comparison.evaluation)
+                let same = |task: &&mut Task| match &task.work {
+                    Work::Evaluate { model: of, domain: on, comparisons: shared } => {
+                        (task.seed, *of, *on) == (seed, model, domain)
+                            && comparisons[shared[0]].evaluation == comparison.evaluation
+                    }
+                    Work::Stage(_) => false,
                 };
                 if let Some(Task { work: Work::Evaluate { comparisons, .. }, .. }) =
                     tasks.iter_mut().find(same)

@@ -292,7 +292,8 @@ impl Scheduler<'_> {
         }
     }
 
-    /// One thread: takes the task with the longest critical path that is ready, until none is left or the job is over.
+    /// One thread: takes the task with the longest critical path that is ready, until none is left or the job
+    /// is over.
     fn work(&self, state: &Mutex<RunState>, changed: &Condvar) {
         loop {
             let (task, inputs, guard) = {
@@ -329,10 +330,10 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Of the tasks whose inputs are done the one with the longest critical path, the earliest among equals, with its lock
-    /// where that is needed. Of tasks with the same key, one is run at a time, here and in other runs:
-    /// the others find its result in the store. A task that wants several cores waits until it is alone,
-    /// and one that has to be computed until there is memory for it.
+    /// Of the tasks whose inputs are done the one with the longest critical path, the earliest among equals,
+    /// with its lock where that is needed. Of tasks with the same key, one is run at a time, here and in
+    /// other runs: the others find its result in the store. A task that wants several cores waits until
+    /// it is alone, and one that has to be computed until there is memory for it.
     fn take(&self, state: &mut RunState) -> Result<Option<ReadyTask>> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {

@@ -111,9 +111,8 @@ mod tests {
             assert_eq!(found, [&whole[4..8], &whole[90..100], &whole[0..1]].concat());
         }
         let longer = ScoreEntry { bytes: 104, ..place };
-        assert!(
-            matches!(store.scores(longer, &one(100..104), true), Lookup::Damaged(reason) if reason.contains("104"))
-        );
+        let found = store.scores(longer, &one(100..104), true);
+        assert!(matches!(found, Lookup::Damaged(reason) if reason.contains("104")));
         let path = folder.path().join(place.name()).join(HIDDEN);
         let mut bad = whole.clone();
         bad[50] ^= 1;

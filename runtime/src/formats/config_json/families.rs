@@ -3,8 +3,9 @@
 use crate::model::Family;
 
 /// Name of a family in `model_type`, and of the reference's class, which other tools look for.
-pub(super) const NAMES: [(Family, &str, &str); 9] = [
+pub(super) const NAMES: [(Family, &str, &str); 10] = [
     (Family::Llama, "llama", "LlamaForCausalLM"),
+    (Family::Granite, "granite", "GraniteForCausalLM"),
     (Family::Mistral, "mistral", "MistralForCausalLM"),
     (Family::Qwen2, "qwen2", "Qwen2ForCausalLM"),
     (Family::Qwen3, "qwen3", "Qwen3ForCausalLM"),
@@ -74,7 +75,7 @@ impl Defaults {
             theta: 10_000.0,
         };
         match family {
-            Family::Llama => llama,
+            Family::Llama | Family::Granite => llama,
             Family::Mistral => {
                 Defaults { hidden: 14_336, key_value_heads: Some(8), context: 131_072, ..llama }
             }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::families::Defaults;
 use self::keys::ConfigKeys;
-use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm};
+use crate::model::{Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm};
 
 pub use self::write::{TokenIds, write};
 
@@ -47,6 +47,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
     let context = size("max_position_embeddings", defaults.context)?;
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     let (rope, local_rope) = rope::read(&keys, family, defaults.theta, context)?;
+    let multipliers = multipliers(&keys, family, head_width)?;
     let config = Config {
         family,
         vocabulary: size("vocab_size", defaults.vocabulary)?,
@@ -61,13 +62,16 @@ pub fn read(json: &Value) -> Result<Config, String> {
         biases: biases(&keys, family)?,
         query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
         norm: Norm {
-            epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
+            epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6) / multipliers.residual.powi(2),
             offset: if gemma { 1.0 } else { 0.0 },
             after: matches!(family, Family::Gemma2 | Family::Gemma3),
         },
         activation: activation(&keys, family)?,
-        embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
-        attention_scale: attention_scale(&keys, family, head_width)?,
+        embedding_scale: match family {
+            Family::Granite => EmbeddingScale::Exact(multipliers.embedding / multipliers.residual),
+            _ => EmbeddingScale::of(gemma, width),
+        },
+        attention_scale: multipliers.attention,
         attention_softcap: softcap(
             &keys,
             "attn_logit_softcapping",
@@ -78,6 +82,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
             "final_logit_softcapping",
             if family == Family::Gemma2 { Some(30.0) } else { None },
         )?,
+        logit_scale: multipliers.logit,
         attention: attention(&keys, family, layers)?,
         rope,
         local_rope,
@@ -148,7 +153,8 @@ fn biases(keys: &ConfigKeys, family: Family) -> Result<Biases, String> {
         Family::Mistral => Biases::default(),
         _ => {
             let attention = flag("attention_bias")?;
-            let feed_forward = matches!(family, Family::Llama | Family::SmolLm3) && flag("mlp_bias")?;
+            let feed_forward =
+                matches!(family, Family::Llama | Family::Granite | Family::SmolLm3) && flag("mlp_bias")?;
             Biases { query_key_value: attention, output: attention, feed_forward }
         }
     })
@@ -167,6 +173,38 @@ fn activation(keys: &ConfigKeys, family: Family) -> Result<Activation, String> {
         "gelu" if family == Family::Gemma => Ok(Activation::Gelu),
         other => Err(format!("`{key}` is `{other}`; supported are `silu` and `gelu_pytorch_tanh`")),
     }
+}
+
+/// What a published model multiplies by, where.
+struct Multipliers {
+    embedding: f64,
+    /// Of what attention and feed-forward part add to the stream.
+    residual: f64,
+    /// Of products of queries and keys.
+    attention: f64,
+    logit: f64,
+}
+
+/// Of Granite they stand in the file (arXiv:2408.13359, section 3).
+///
+/// Its residual multiplier m needs no code of its own: a normalisation does not see how its input is scaled,
+/// so the stream divided by m is that of a decoder without the multiplier, whose embeddings are multiplied by
+/// embedding / m and whose epsilon is epsilon / m^2.
+fn multipliers(keys: &ConfigKeys, family: Family, head_width: usize) -> Result<Multipliers, String> {
+    let none = Multipliers { embedding: 1.0, residual: 1.0, attention: 1.0, logit: 1.0 };
+    if family != Family::Granite {
+        return Ok(Multipliers { attention: attention_scale(keys, family, head_width)?, ..none });
+    }
+    let above_zero = |key: &str| match keys.number(key)?.unwrap_or(1.0) {
+        number if number > 0.0 => Ok(number),
+        number => Err(format!("`{key}` is {number}, it must be above 0")),
+    };
+    Ok(Multipliers {
+        embedding: above_zero("embedding_multiplier")?,
+        residual: above_zero("residual_multiplier")?,
+        attention: above_zero("attention_multiplier")?,
+        logit: 1.0 / above_zero("logits_scaling")?,
+    })
 }
 
 fn attention_scale(keys: &ConfigKeys, family: Family, head_width: usize) -> Result<f64, String> {
@@ -201,7 +239,7 @@ fn attention(keys: &ConfigKeys, family: Family, layers: usize) -> Result<Vec<Lay
     };
     let used = keys.flag("use_sliding_window")?.unwrap_or(false);
     match family {
-        Family::Llama | Family::Gemma => Ok(vec![full; layers]),
+        Family::Llama | Family::Granite | Family::Gemma => Ok(vec![full; layers]),
         Family::Mistral => Ok(vec![LayerAttention { window: window(Some(4096))?, ..full }; layers]),
         // Without `max_window_layers`, unlike its relatives: all layers or none.
         Family::Qwen3Moe => {

@@ -58,6 +58,7 @@ fn absent_keys_have_the_familys_default() {
         )
     };
     assert_eq!(sizes("llama"), (32_000, 4096, 11_008, 32, 32, 32, 128, 2048, false, 1e4));
+    assert_eq!(sizes("granite"), (32_000, 4096, 11_008, 32, 32, 32, 128, 2048, false, 1e4));
     assert_eq!(sizes("mistral"), (32_000, 4096, 14_336, 32, 32, 8, 128, 131_072, false, 1e4));
     assert_eq!(sizes("qwen2"), (151_936, 4096, 22_016, 32, 32, 32, 128, 32_768, false, 1e4));
     assert_eq!(sizes("qwen3"), (151_936, 4096, 22_016, 32, 32, 32, 128, 32_768, false, 1e4));
@@ -80,14 +81,23 @@ fn families_differ_by_features() {
     assert_eq!(llama.biases, Biases { query_key_value: true, output: true, feed_forward: true });
     assert_eq!(
         (llama.activation, llama.query_key_norm, llama.embedding_scale),
-        (Activation::Silu, false, 1.0)
+        (Activation::Silu, false, EmbeddingScale::Exact(1.0))
     );
     let qwen3 = parse(small("qwen3", json!({ "attention_bias": true })));
     assert!(qwen3.query_key_norm && qwen3.biases.output && !qwen3.biases.feed_forward);
     let gemma = parse(small("gemma", json!({ "hidden_act": "gelu" })));
     assert_eq!((gemma.activation, gemma.norm.offset, gemma.norm.after), (Activation::Gelu, 1.0, false));
-    assert_eq!(gemma.embedding_scale, 32.0f64.sqrt());
+    assert_eq!(gemma.embedding_scale, EmbeddingScale::Rounded(32.0f64.sqrt()));
     assert_eq!(gemma.attention_scale, 1.0 / 8.0f64.sqrt());
+    let granite = parse(small(
+        "granite",
+        json!({ "attention_multiplier": 0.25, "logits_scaling": 8.0,
+        "embedding_multiplier": 12.0, "residual_multiplier": 0.5, "rms_norm_eps": 1e-5 }),
+    ));
+    assert_eq!((granite.attention_scale, granite.logit_scale, granite.norm.epsilon), (0.25, 0.125, 4e-5));
+    assert_eq!(granite.embedding_scale, EmbeddingScale::Exact(24.0));
+    let wrong = problem(&small("granite", json!({ "residual_multiplier": 0.0 })));
+    assert_eq!(wrong, "`residual_multiplier` is 0, it must be above 0");
     let gemma2 = parse(small("gemma2", json!({ "query_pre_attn_scalar": 144 })));
     assert_eq!((gemma2.attention_scale, gemma2.norm.after), (1.0 / 12.0, true));
     assert_eq!((gemma2.attention_softcap, gemma2.logit_softcap), (Some(50.0), Some(30.0)));

@@ -61,7 +61,14 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     if !matches!(family, Family::Mistral | Family::Qwen2) {
         put("attention_bias", json!(config.biases.query_key_value));
     }
-    if matches!(family, Family::Llama | Family::SmolLm3) {
+    if family == Family::Granite {
+        // The stream is the published one divided by its multiplier: `multipliers` of the reading side.
+        put("embedding_multiplier", json!(config.embedding_scale.value(false)));
+        put("residual_multiplier", json!(1.0));
+        put("attention_multiplier", json!(config.attention_scale));
+        put("logits_scaling", json!(1.0 / config.logit_scale));
+    }
+    if matches!(family, Family::Llama | Family::Granite | Family::SmolLm3) {
         put("mlp_bias", json!(config.biases.feed_forward));
     }
     if matches!(family, Family::Gemma2 | Family::Gemma3) {
@@ -100,7 +107,7 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
     let types: Vec<&str> = config.attention.iter().map(|layer| kind(layer.window.is_some())).collect();
     let mut keys = Vec::new();
     match config.family {
-        Family::Llama | Family::Gemma => {}
+        Family::Llama | Family::Granite | Family::Gemma => {}
         Family::Mistral => keys.push(("sliding_window", json!(window))),
         Family::Qwen3Moe => {
             keys.extend([("use_sliding_window", json!(window.is_some())), ("sliding_window", json!(window))]);

@@ -4,7 +4,9 @@
 //! family's name; so it does here, and each such place says so.
 
 use super::parse::{Contents, Metadata, Value};
-use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
+use crate::model::{
+    Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm, Rope, RopeScaling,
+};
 
 pub(super) struct MetadataKeys<'a> {
     metadata: &'a Metadata,
@@ -151,7 +153,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             after: matches!(family, Family::Gemma2 | Family::Gemma3),
         },
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
-        embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
+        embedding_scale: EmbeddingScale::of(gemma, width),
         attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_width).sqrt(),
         attention_softcap: softcap(
             &keys,
@@ -163,6 +165,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             "final_logit_softcapping",
             if family == Family::Gemma2 { Some(30.0) } else { None },
         )?,
+        logit_scale: 1.0,
         attention: attention(&keys, family, layers)?,
         rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
         // Gemma 3's second base stands in files since 2026 only, and was never another.

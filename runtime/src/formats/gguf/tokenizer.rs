@@ -21,8 +21,17 @@ enum Splitting {
 }
 
 /// Contractions, letters with one sign before them, up to three digits, signs, line ends, spaces.
-const THREE_DIGITS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const ONE_DIGIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+macro_rules! words_and_digits {
+    ($digits:literal) => {
+        concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|",
+            $digits,
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
+    };
+}
+const THREE_DIGITS: &str = words_and_digits!(r"\p{N}{1,3}");
+const ONE_DIGIT: &str = words_and_digits!(r"\p{N}");
 
 fn splitting(name: &str) -> Option<Splitting> {
     Some(match name {
@@ -76,7 +85,8 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         };
         if kind == CONTROL || kind == USER_DEFINED {
             added.push(json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "id": id, "content": token, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
                 "special": kind == CONTROL,
             }));
         }
@@ -96,7 +106,11 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         }
         pairs.push(json!([left, right]));
     }
-    let byte_level = |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
+    let byte_level = |splits: bool| {
+        json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits,
+        })
+    };
     let sequence =
         |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
     let (pre_tokenizer, normalises, keeps_whole_words) = match splitting {
@@ -105,7 +119,9 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             (sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true)), false, false)
         }
         Splitting::Pattern { pattern, normalises, keeps_whole_words } => {
-            let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+            let split = json!({
+                "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
+            });
             (sequence(split, byte_level(false)), normalises, keeps_whole_words)
         }
     };
@@ -126,15 +142,18 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         );
         let tokens = json!({ token: { "id": token, "ids": [id], "tokens": [token] } });
         let pair = json!([special.clone(), first.clone(), special.clone(), second]);
-        json!({ "type": "TemplateProcessing", "single": [special, first], "pair": pair, "special_tokens": tokens })
+        json!({
+            "type": "TemplateProcessing", "single": [special, first], "pair": pair, "special_tokens": tokens,
+        })
     });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": if normalises { json!({ "type": "NFC" }) } else { Json::Null },
         "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": byte_level(true),
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": pairs,
+            "type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": pairs,
         },
     });
     let mut config = Map::new();

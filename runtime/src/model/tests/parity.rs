@@ -13,13 +13,14 @@ use crate::model::attention::cap;
 use crate::model::*;
 use crate::tokenizer::{Token, Tokenizer};
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 16] = [
     "llama",
     "llama_tied",
     "llama_bias",
     "llama_rope_llama3",
     "llama_rope_linear",
     "llama_rope_yarn",
+    "granite",
     "mistral",
     "qwen2",
     "qwen3",
@@ -208,8 +209,8 @@ fn every_feature_changes_the_logits() {
         config.attention.iter_mut().for_each(|layer| layer.window = layer.window.map(|window| window + 1))
     };
     let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_width as f64).sqrt();
-    let unscaled: Change = |config| config.embedding_scale = 1.0;
-    let cases: [(&str, &str, Change); 23] = [
+    let unscaled: Change = |config| config.embedding_scale = EmbeddingScale::Exact(1.0);
+    let cases: [(&str, &str, Change); 26] = [
         ("llama", "theta", |config| config.rope.theta = 10_000.0),
         ("llama_rope_llama3", "scaling", no_scaling),
         ("llama_rope_linear", "scaling", no_scaling),
@@ -219,6 +220,9 @@ fn every_feature_changes_the_logits() {
                 *attention = 1.0;
             }
         }),
+        ("granite", "embedding scale", unscaled),
+        ("granite", "attention scale", default_scale),
+        ("granite", "logit scale", |config| config.logit_scale = 1.0),
         ("mistral", "window", no_window),
         ("mistral", "window's width", wider),
         ("qwen2", "window", no_window),
