@@ -382,6 +382,15 @@ pub struct Sampling {
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
+    /// Drawn from the fewest most probable entries that together have this probability; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Drawn from this many entries, before `top_p`; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Logits of tokens of prompt and completion so far are divided (positive) or multiplied (negative) by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
     /// A completion ends behind the first of these texts, which it keeps.
     pub stop: Vec<String>,
 }
@@ -389,7 +398,14 @@ pub struct Sampling {
 impl Sampling {
     /// From the whole distribution, ending at end tokens only.
     pub fn new(n: u32, temperature: f64, max_tokens: u32) -> Sampling {
-        Sampling { n, temperature, max_tokens, stop: Vec::new() }
+        let (top_p, top_k, repetition_penalty) = (None, None, None);
+        Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, stop: Vec::new() }
+    }
+
+    /// Whether tokens are drawn from all that the model says, at the temperature: their log-probabilities are
+    /// then the model's own.
+    pub fn is_plain(&self) -> bool {
+        self.top_p.is_none() && self.top_k.is_none() && self.repetition_penalty.is_none()
     }
 
     /// A completion ends here, in a domain with a limit of its own.

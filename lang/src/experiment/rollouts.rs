@@ -292,9 +292,13 @@ pub struct Heads {
 }
 
 impl Sampling {
-    /// Completions are drawn from less than the whole distribution: the model's own log-probability is not
-    /// the sampler's.
-    pub fn truncated(&self) -> bool {
-        self.top_p.is_some_and(|p| p < 1.0) || self.top_k.is_some()
+    /// Completions are drawn from all that the model says: its own log-probability is the sampler's.
+    pub fn is_plain(&self) -> bool {
+        self.whole() && self.repetition_penalty.is_none_or(|penalty| penalty == 1.0)
+    }
+
+    /// No entry is left out.
+    pub fn whole(&self) -> bool {
+        self.top_p.is_none_or(|p| p >= 1.0) && self.top_k.is_none()
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::{Budget, Completion, Drawer, Prompt, ROWS, append, units};
+use super::{Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, PagedGenerator};
@@ -184,9 +184,9 @@ impl<'a> Flight<'a> {
             .iter()
             .map(|&(place, sample)| self.key.row(self.prompts[unit[place]].id, sample as u32))
             .collect();
-        let places: Vec<usize> = rows.iter().map(|(place, _)| *place).collect();
-        let draws =
-            self.drawer.draw(&mut uniforms.iter_mut().collect::<Vec<_>>(), &places, self.generator.logits());
+        let drawn = |((place, _), uniforms)| drawer::Row { uniforms, place, seen: [tokens[place], &[]] };
+        let mut drawn: Vec<drawer::Row> = zip_equal(rows.iter().copied(), &mut uniforms).map(drawn).collect();
+        let draws = self.drawer.draw(&mut drawn, self.generator.logits());
         for (((place, sample), uniforms), draw) in zip_equal(zip_equal(rows, uniforms), draws) {
             let prompt = self.prompts[unit[place]];
             let (index, most) =
@@ -246,16 +246,18 @@ impl<'a> Flight<'a> {
         let tokens: Vec<_> =
             self.flying.iter().map(|row| self.completions[row.index].tokens[row.fed]).collect();
         self.generator.step(self.flying.iter_mut().map(|row| &mut row.sequence), &tokens);
-        let (mut places, mut uniforms) = (Vec::new(), Vec::new());
+        let (mut places, mut rows) = (Vec::new(), Vec::new());
         for (place, row) in self.flying.iter_mut().enumerate() {
             row.fed += 1;
             // Where a row reads again what it had written, nothing is drawn.
-            if row.fed == self.completions[row.index].tokens.len() {
+            let completion = &self.completions[row.index].tokens;
+            if row.fed == completion.len() {
+                let seen = [self.prompts[row.index / self.n].tokens, completion];
                 places.push(place);
-                uniforms.push(&mut row.uniforms);
+                rows.push(drawer::Row { uniforms: &mut row.uniforms, place, seen });
             }
         }
-        let draws = self.drawer.draw(&mut uniforms, &places, self.generator.logits());
+        let draws = self.drawer.draw(&mut rows, self.generator.logits());
         let mut over = vec![false; self.flying.len()];
         for (place, draw) in zip_equal(places, draws) {
             let Row { index, most, .. } = self.flying[place];

@@ -3,12 +3,13 @@
 use mopd_compiler::plan::Sampling;
 use mopd_kernels::Cpu;
 
-use super::sampler::{Draw, draw};
+use super::sampler::{Draw, Scratch, draw};
 use super::stop::Stop;
 use crate::machine::device;
 use crate::model::{ABSENT, Decoder};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
+use crate::zip::zip_equal;
 
 /// Which rows of an LM head are tokens: some are padding, and some ids may be no token's.
 #[derive(Clone, Copy)]
@@ -41,16 +42,25 @@ impl VocabularyMask<'_> {
     }
 }
 
+/// A row that a token is drawn for.
+pub(super) struct Row<'a> {
+    pub(super) uniforms: &'a mut Uniforms,
+    /// Where its logits stand; rows may have the same.
+    pub(super) place: usize,
+    /// Its prompt, and what it has written.
+    pub(super) seen: [&'a [Token]; 2],
+}
+
 /// Draws next tokens, and knows what ends a completion.
 pub(super) struct Drawer<'a> {
     pub(super) decoder: &'a Decoder,
-    temperature: f64,
+    sampling: &'a Sampling,
     pub(super) tokens: VocabularyMask<'a>,
     pub(super) stop: Stop<'a>,
     /// Tokens are drawn on the processor wherever the model is.
     cpu: Cpu,
     /// A buffer for each thread.
-    scratch: Vec<Vec<f32>>,
+    scratch: Vec<Scratch>,
 }
 
 impl<'a> Drawer<'a> {
@@ -59,10 +69,10 @@ impl<'a> Drawer<'a> {
         Drawer {
             cpu,
             decoder,
-            temperature: sampling.temperature,
+            sampling,
             tokens: VocabularyMask::of(decoder),
             stop: Stop::new(&sampling.stop, &decoder.tokenizer),
-            scratch: vec![Vec::new(); cpu.threads()],
+            scratch: vec![Scratch::default(); cpu.threads()],
         }
     }
 
@@ -72,21 +82,15 @@ impl<'a> Drawer<'a> {
     }
 
     /// The next token of every row, whose logits stand at its place; none where they are not finite.
-    pub(super) fn draw(
-        &mut self,
-        uniforms: &mut [&mut Uniforms],
-        places: &[usize],
-        logits: &mut [f32],
-    ) -> Vec<Option<Draw>> {
-        assert_eq!(uniforms.len(), places.len(), "each row has a place");
-        let Drawer { temperature, tokens, cpu, ref mut scratch, .. } = *self;
+    pub(super) fn draw(&mut self, rows: &mut [Row], logits: &mut [f32]) -> Vec<Option<Draw>> {
+        let Drawer { sampling, tokens, cpu, ref mut scratch, .. } = *self;
         tokens.mask(logits);
-        let mut draws = vec![None; places.len()];
-        let mut rows: Vec<_> = uniforms.iter_mut().zip(&mut draws).collect();
+        let mut draws = vec![None; rows.len()];
+        let mut rows: Vec<_> = zip_equal(rows, &mut draws).collect();
         let logits = &*logits;
-        cpu.for_each(&mut rows, scratch, |index, (uniforms, drawn), scratch| {
-            let logits = &logits[places[index] * tokens.rows..][..tokens.count];
-            **drawn = draw(logits, temperature, uniforms, scratch);
+        cpu.for_each(&mut rows, scratch, |_, (row, drawn), scratch| {
+            let logits = &logits[row.place * tokens.rows..][..tokens.count];
+            **drawn = draw(logits, sampling, row.seen, row.uniforms, scratch);
         });
         draws
     }

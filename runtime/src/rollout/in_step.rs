@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Completion, Drawer, Prompt, append, units};
+use super::{Completion, Drawer, Prompt, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
@@ -64,8 +64,12 @@ fn together(
     let mut width = rows.len();
     for step in 0..longest {
         control.check()?;
-        let mut uniforms: Vec<&mut Uniforms> = rows.iter_mut().map(|row| &mut row.uniforms).collect();
-        let draws = drawer.draw(&mut uniforms, &places, generator.logits());
+        let mut drawn = Vec::with_capacity(rows.len());
+        for (Row { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
+            let seen = [prompts[*index / n].tokens, completions[*index].tokens.as_slice()];
+            drawn.push(drawer::Row { uniforms, place, seen });
+        }
+        let draws = drawer.draw(&mut drawn, generator.logits());
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (number, ((row, place), draw)) in zip_equal(zip_equal(rows, places), draws).enumerate() {

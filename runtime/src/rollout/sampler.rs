@@ -1,12 +1,15 @@
 //! One token from one row of logits.
 
+use mopd_compiler::plan::Sampling;
+
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use mopd_kernels::functions::exp;
 use mopd_kernels::with_cpu_features;
 
 /// A token and its log-probability under the distribution it was drawn from: the softmax of logits /
-/// temperature over all that are given. Greedy choice is certain, so its log-probability is 0.
+/// temperature over the entries that `top_k` and `top_p` leave. Greedy choice is certain, so its
+/// log-probability is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
     pub token: Token,
@@ -17,16 +20,36 @@ pub struct Draw {
 /// entry.
 const PIECE: usize = 256;
 
+/// Memory that is used again from draw to draw.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    /// Logits after the repetition penalty.
+    penalised: Vec<f32>,
+    weights: Vec<f32>,
+    /// Entries, by weight.
+    order: Vec<u32>,
+}
+
 /// Draws by inverting the cumulative distribution: probabilities in single precision, their sums in f64.
-/// `None` where the logits are not finite. `scratch` is reused between calls. Exactly one uniform is used,
-/// whatever the temperature.
+/// `seen` are the tokens of prompt and completion so far. `None` where the logits are not finite. Exactly one
+/// uniform is used, whatever the settings.
 pub fn draw(
     logits: &[f32],
-    temperature: f64,
+    sampling: &Sampling,
+    seen: [&[Token]; 2],
     uniforms: &mut Uniforms,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) -> Option<Draw> {
     let uniform = uniforms.uniform();
+    let Scratch { penalised, weights, order } = scratch;
+    let temperature = sampling.temperature;
+    let logits = match sampling.repetition_penalty {
+        None => logits,
+        Some(penalty) => {
+            penalise(logits, penalty, seen, penalised);
+            penalised
+        }
+    };
     let (mut largest, mut finite) = (f32::NEG_INFINITY, true);
     with_cpu_features(|| {
         for &logit in logits {
@@ -42,12 +65,13 @@ pub fn draw(
         return Some(Draw { token: best as Token, logp: 0.0 });
     }
     let scale = (1.0 / temperature) as f32;
-    scratch.resize(logits.len(), 0.0);
+    weights.resize(logits.len(), 0.0);
     with_cpu_features(|| {
-        for (weight, logit) in scratch.iter_mut().zip(logits) {
+        for (weight, logit) in weights.iter_mut().zip(logits) {
             *weight = exp((logit - largest) * scale);
         }
     });
+    truncate(weights, sampling.top_k, sampling.top_p, order);
     let sum = |piece: &[f32]| {
         let mut lanes = [0.0f64; 8];
         for chunk in piece.chunks(8) {
@@ -60,7 +84,7 @@ pub fn draw(
     let mut ends = Vec::with_capacity(logits.len().div_ceil(PIECE));
     let mut total = 0.0;
     with_cpu_features(|| {
-        for piece in scratch.chunks(PIECE) {
+        for piece in weights.chunks(PIECE) {
             total += sum(piece);
             ends.push(total);
         }
@@ -70,7 +94,7 @@ pub fn draw(
     let piece = ends.partition_point(|&end| end <= threshold).min(ends.len() - 1);
     let mut cumulative = if piece == 0 { 0.0 } else { ends[piece - 1] };
     let (mut index, first) = (None, piece * PIECE);
-    for (at, &weight) in scratch[first..].iter().take(PIECE).enumerate().filter(|(_, weight)| **weight > 0.0)
+    for (at, &weight) in weights[first..].iter().take(PIECE).enumerate().filter(|(_, weight)| **weight > 0.0)
     {
         index = Some(first + at);
         cumulative += f64::from(weight);
@@ -83,6 +107,65 @@ pub fn draw(
     Some(Draw { token: index as Token, logp })
 }
 
+/// What `seen` has is less likely: a positive logit is divided by the penalty, a negative one multiplied, once
+/// for each token however often it stands there (arXiv:1909.05858, section 4.1).
+fn penalise(logits: &[f32], penalty: f64, seen: [&[Token]; 2], penalised: &mut Vec<f32>) {
+    penalised.clear();
+    penalised.extend_from_slice(logits);
+    let penalty = penalty as f32;
+    for &token in seen.into_iter().flatten() {
+        // Tokens of a prompt may be no entry of the LM head that is drawn from.
+        if let Some(&logit) = logits.get(token as usize) {
+            penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+        }
+    }
+}
+
+/// Sets weights to 0 but the `top_k` largest (arXiv:1805.04833), and of these but the fewest that together
+/// hold `top_p` of their mass (arXiv:1904.09751). Of equals the lower entry stays; one entry always does.
+fn truncate(weights: &mut [f32], top_k: Option<u32>, top_p: Option<f64>, order: &mut Vec<u32>) {
+    if top_k.is_none() && top_p.is_none() {
+        return;
+    }
+    let weight = |entry: u32| weights[entry as usize];
+    let heavier = |a: &u32, b: &u32| weight(*b).total_cmp(&weight(*a)).then(a.cmp(b));
+    order.clear();
+    order.extend((0..weights.len() as u32).filter(|entry| weight(*entry) > 0.0));
+    if let Some(k) = top_k {
+        let k = (k as usize).clamp(1, order.len());
+        order.select_nth_unstable_by(k - 1, heavier);
+        order.truncate(k);
+        order.sort_unstable_by(heavier);
+    }
+    if let Some(p) = top_p {
+        let enough = p * order.iter().map(|entry| f64::from(weight(*entry))).sum::<f64>();
+        // Few entries hold most of the mass, so only the heaviest are sorted, more of them as needed.
+        let (mut kept, mut mass, mut next) = (0, 0.0, 64);
+        'found: while kept < order.len() {
+            let rest = &mut order[kept..];
+            let sorted = next.min(rest.len());
+            rest.select_nth_unstable_by(sorted - 1, heavier);
+            rest[..sorted].sort_unstable_by(heavier);
+            for &entry in &rest[..sorted] {
+                mass += f64::from(weight(entry));
+                kept += 1;
+                if mass >= enough {
+                    break 'found;
+                }
+            }
+            next *= 4;
+        }
+        order.truncate(kept);
+    }
+    let Some(&last) = order.last() else { return };
+    let least = weight(last);
+    for (entry, weight) in weights.iter_mut().enumerate() {
+        if *weight < least || (*weight == least && entry > last as usize) {
+            *weight = 0.0;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +175,10 @@ mod tests {
         Key::new(1, 0, Purpose::Sample, 0).row(0, 0)
     }
 
+    fn plainly(logits: &[f32], temperature: f64, uniforms: &mut Uniforms) -> Option<Draw> {
+        draw(logits, &Sampling::new(1, temperature, 1), [&[], &[]], uniforms, &mut Scratch::default())
+    }
+
     #[test]
     fn frequencies_and_log_probabilities_follow_the_softmax() {
         let logits = [1.0f32, -0.5, 2.0, -40.0];
@@ -99,10 +186,10 @@ mod tests {
             let weights: Vec<f64> =
                 logits.iter().map(|&logit| (f64::from(logit) / temperature).exp()).collect();
             let total: f64 = weights.iter().sum();
-            let (mut uniforms, mut scratch, n) = (uniforms(), Vec::new(), 40_000);
+            let (mut uniforms, n) = (uniforms(), 40_000);
             let mut counts = [0.0; 4];
             for _ in 0..n {
-                let draw = draw(&logits, temperature, &mut uniforms, &mut scratch).unwrap();
+                let draw = plainly(&logits, temperature, &mut uniforms).unwrap();
                 let expected = (weights[draw.token as usize] / total).ln();
                 // As exact as single precision is.
                 assert!((draw.logp - expected).abs() < 1e-6);
@@ -116,14 +203,88 @@ mod tests {
 
     #[test]
     fn temperature_zero_is_greedy_and_certain() {
-        let draw = draw(&[1.0, 3.0, 3.0], 0.0, &mut uniforms(), &mut Vec::new()).unwrap();
+        let draw = plainly(&[1.0, 3.0, 3.0], 0.0, &mut uniforms()).unwrap();
         assert_eq!(draw, Draw { token: 1, logp: 0.0 });
     }
 
     #[test]
     fn logits_that_are_not_finite_are_refused() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(draw(&[0.0, bad], 1.0, &mut uniforms(), &mut Vec::new()), None);
+            assert_eq!(plainly(&[0.0, bad], 1.0, &mut uniforms()), None);
+        }
+    }
+    /// By definition, in f64: all entries sorted, cut, and divided by what is left.
+    fn by_definition(logits: &[f32], sampling: &Sampling, seen: &[Token]) -> Vec<f64> {
+        let penalty = sampling.repetition_penalty.unwrap_or(1.0);
+        let penalised = |(entry, logit): (usize, &f32)| {
+            let logit = f64::from(*logit);
+            match (seen.contains(&(entry as Token)), logit > 0.0) {
+                (false, _) => logit,
+                (true, true) => logit / penalty,
+                (true, false) => logit * penalty,
+            }
+        };
+        let mut weights: Vec<f64> =
+            logits.iter().enumerate().map(|of| (penalised(of) / sampling.temperature).exp()).collect();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
+        order.truncate(sampling.top_k.map_or(usize::MAX, |k| k as usize));
+        let total: f64 = order.iter().map(|entry| weights[*entry]).sum();
+        let (mut mass, mut kept) = (0.0, Vec::new());
+        for entry in order {
+            if mass < sampling.top_p.unwrap_or(1.0) * total {
+                kept.push(entry);
+                mass += weights[entry];
+            }
+        }
+        for (entry, weight) in weights.iter_mut().enumerate() {
+            *weight = if kept.contains(&entry) { *weight / mass } else { 0.0 };
+        }
+        weights
+    }
+
+    #[test]
+    fn truncation_and_penalty_are_those_of_the_definition() {
+        let logits: Vec<f32> = (0..400u32).map(|entry| (entry * 7919 % 401) as f32 / 50.0 - 4.0).collect();
+        let seen: [&[Token]; 2] = [&[3, 3, 399, 70_000], &[250, 3]];
+        let all: Vec<Token> = seen.concat();
+        let mut uniforms = uniforms();
+        let mut scratch = Scratch::default();
+        for (top_k, top_p, penalty) in [
+            (Some(1), None, None),
+            (Some(5), None, None),
+            (Some(1000), None, None),
+            (None, Some(0.3), None),
+            (None, Some(0.95), None),
+            (None, Some(1e-9), None),
+            (Some(20), Some(0.8), Some(1.2)),
+            (None, None, Some(1.5)),
+        ] {
+            let sampling = Sampling { top_k, top_p, repetition_penalty: penalty, ..Sampling::new(1, 0.7, 1) };
+            let expected = by_definition(&logits, &sampling, &all);
+            let mut counts = vec![0.0; logits.len()];
+            let n = 4000;
+            for _ in 0..n {
+                let draw = draw(&logits, &sampling, seen, &mut uniforms, &mut scratch).unwrap();
+                let probability = expected[draw.token as usize];
+                assert!(probability > 0.0, "{sampling:?}: {} was left out", draw.token);
+                assert!((draw.logp - probability.ln()).abs() < 2e-6, "{sampling:?}: {draw:?}");
+                counts[draw.token as usize] += 1.0 / f64::from(n);
+            }
+            for (count, expected) in counts.iter().zip(&expected) {
+                assert!((count - expected).abs() < 0.04, "{sampling:?}: {count} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_equals_the_lower_entry_stays() {
+        let sampling = Sampling { top_k: Some(2), ..Sampling::new(1, 1.0, 1) };
+        let mut uniforms = uniforms();
+        for _ in 0..100 {
+            let draw =
+                draw(&[0.0, 1.0, 1.0, 1.0], &sampling, [&[], &[]], &mut uniforms, &mut Scratch::default());
+            assert!([1, 2].contains(&draw.unwrap().token));
         }
     }
 }

@@ -133,6 +133,12 @@ struct EvaluationKey<'a> {
     samples: u32,
     temperature: f64,
     max_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition_penalty: Option<f64>,
     stop: &'a [String],
     prompts: Option<u32>,
     reward: Reward,
@@ -323,12 +329,15 @@ impl<'a> Maker<'a> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
         let Evaluation { sampling, prompts } = super::evaluation(self.plan, comparisons);
         let data = &self.domains[domain.0 as usize];
-        let Sampling { n: _, temperature, max_tokens: _, stop } = sampling;
+        let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, repetition_penalty, stop } = sampling;
         EvaluationKey {
             computed,
             samples: samples(sampling),
             temperature: *temperature,
             max_tokens: sampling.max_tokens(*limit),
+            top_p: *top_p,
+            top_k: *top_k,
+            repetition_penalty: *repetition_penalty,
             stop,
             prompts: *prompts,
             reward: reward.without_paths(),

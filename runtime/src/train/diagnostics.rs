@@ -92,10 +92,11 @@ pub fn diagnose(
 }
 
 /// What the student said of its tokens while it sampled them, where its weights are still the same, and it
-/// is scored at the temperature that it sampled at: then whatever it says now differs by rounding alone.
+/// is scored at the temperature that it sampled at, from the same entries: then whatever it says now differs
+/// by rounding alone.
 fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> {
     let Prefixes::Student { sampling, .. } = &stage.train.prefixes else { return None };
-    let whole = sampling.temperature == stage.train.objective.temperature;
+    let whole = sampling.is_plain() && sampling.temperature == stage.train.objective.temperature;
     if !whole || !step.is_multiple_of(stage.train.passes.max(1)) {
         return None;
     }

@@ -150,20 +150,18 @@ fn sampling(sampling: &wide::Sampling, origins: Origins, origin: wide::Origin) -
     let at = origins.span(origin);
     let wide::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
         sampling;
-    if top_p.is_some_and(|p| p < 1.0) {
-        return Err(refused(at, "sampling with `top_p`"));
-    }
-    if top_k.is_some() {
-        return Err(refused(at, "sampling with `top_k`"));
-    }
-    if repetition_penalty.is_some() {
-        return Err(refused(at, "sampling with `repetition_penalty`"));
-    }
     if heads.is_some() {
         return Err(refused(at, "sampling with several output heads"));
     }
     let Some(limit) = max_tokens.constant() else {
         return Err(refused(origins.span(max_tokens.0.origin), "a `max_tokens` that changes during the run"));
     };
-    Ok(Sampling { stop: stop.clone(), ..Sampling::new(*n, *temperature, limit as u32) })
+    Ok(Sampling {
+        // All of the distribution is no restriction: such a run is the same run.
+        top_p: top_p.filter(|p| *p < 1.0),
+        top_k: *top_k,
+        repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),
+        stop: stop.clone(),
+        ..Sampling::new(*n, *temperature, limit as u32)
+    })
 }

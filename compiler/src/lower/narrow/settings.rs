@@ -268,13 +268,12 @@ impl<'a> Settings<'a> {
         }
         let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
         let wide::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
-        if top_p.is_some_and(|p| p < 1.0) {
-            self.refuse::<()>(*origin, "a comparison that samples with `top_p`");
-        }
-        if top_k.is_some() {
-            self.refuse::<()>(*origin, "a comparison that samples with `top_k`");
-        }
-        let sampling = Sampling { stop: stop.clone(), ..Sampling::new(*samples, *temperature, *max_tokens) };
+        let sampling = Sampling {
+            top_p: top_p.filter(|p| *p < 1.0),
+            top_k: *top_k,
+            stop: stop.clone(),
+            ..Sampling::new(*samples, *temperature, *max_tokens)
+        };
         Some(Comparison {
             name: name.clone(),
             rows: rows.iter().map(row).collect(),

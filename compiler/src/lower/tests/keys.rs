@@ -145,8 +145,10 @@ fn the_plan_hash_follows_stages_tables_and_the_seed() {
         change(&mut experiment);
         compiled(&experiment).hash
     };
-    let changes: [Change; 8] = [
+    let changes: [Change; 10] = [
         |_| (),
+        |experiment| experiment.comparisons[0].evaluation.top_p = Some(0.9),
+        |experiment| experiment.comparisons[0].evaluation.top_k = Some(20),
         |experiment| experiment.seed = 2,
         |experiment| trained(experiment, 4).length = Length::Steps(11),
         |experiment| experiment.domains[0].tests = None,
@@ -158,7 +160,7 @@ fn the_plan_hash_follows_stages_tables_and_the_seed() {
     let mut hashes: Vec<String> = changes.into_iter().map(hash).collect();
     hashes.sort();
     hashes.dedup();
-    assert_eq!(hashes.len(), 8);
+    assert_eq!(hashes.len(), 10);
 }
 
 #[test]

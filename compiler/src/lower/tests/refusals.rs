@@ -257,8 +257,6 @@ fn rollouts() {
             change(sampling);
         })
     };
-    assert_eq!(sampled(&|sampling| sampling.top_p = Some(0.9)), supported("sampling with `top_p`"));
-    assert_eq!(sampled(&|sampling| sampling.top_k = Some(20)), supported("sampling with `top_k`"));
     let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: Over::Run });
     assert_eq!(
         sampled(&|sampling| sampling.max_tokens = growing()),
@@ -359,15 +357,6 @@ fn the_run_its_domains_and_its_tables() {
     assert_eq!(
         refusals(|experiment| experiment.comparisons[0].budget = Some(budget)),
         supported("a comparison at equal `budget`")
-    );
-    // Neither is left out in silence.
-    assert_eq!(
-        refusals(|experiment| experiment.comparisons[0].evaluation.top_p = Some(0.9)),
-        supported("a comparison that samples with `top_p`")
-    );
-    assert_eq!(
-        refusals(|experiment| experiment.comparisons[0].evaluation.top_k = Some(20)),
-        supported("a comparison that samples with `top_k`")
     );
 }
 

@@ -146,7 +146,7 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
         && match &rollout.source {
             RolloutSource::Sample(sampling) => {
                 let scored_at = objective.temperature.unwrap_or(sampling.temperature);
-                sampling.temperature > 0.0 && scored_at == sampling.temperature && !sampling.truncated()
+                sampling.temperature > 0.0 && scored_at == sampling.temperature && sampling.is_plain()
             }
             RolloutSource::Turns { of, .. }
             | RolloutSource::Derived { of, .. }

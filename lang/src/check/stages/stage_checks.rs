@@ -14,7 +14,7 @@ use crate::check::builtins::bounds::Bound;
 use crate::check::objectives::reads_group;
 use crate::check::stages::settings::{Settings, open};
 use crate::check::stages::streams::{
-    Stream, all_rollouts, is_score_function, reads_sampler, reads_verdict, streams, term_reads, truncated,
+    Stream, all_rollouts, is_score_function, reads_sampler, reads_verdict, reshaped, streams, term_reads,
 };
 use crate::check::values::ranges::RangeCheck;
 
@@ -77,27 +77,40 @@ impl Checker {
                 return false;
             }
             if (sampler || is_score_function(objective, term))
-                && let Some(sampling) = truncated(rollout)
+                && let Some(sampling) = reshaped(rollout)
             {
                 let span = self.span(rollout.origin);
                 let at = self.span(term.origin);
-                let cut = match (sampling.top_p, sampling.top_k) {
-                    (Some(p), None) => format!("`top_p` = {p}"),
-                    (None, Some(k)) => format!("`top_k` = {k}"),
-                    (p, k) => format!("`top_p` = {} and `top_k` = {}", p.unwrap_or(1.0), k.unwrap_or(0)),
+                let (title, label, without) = match (sampling.whole(), sampling.repetition_penalty) {
+                    (true, Some(penalty)) => (
+                        "completions are drawn with a repetition penalty and scored without it",
+                        format!("`repetition_penalty` = {penalty} makes what is there already less probable"),
+                        "`repetition_penalty`",
+                    ),
+                    _ => {
+                        let cut = match (sampling.top_p, sampling.top_k) {
+                            (Some(p), None) => format!("`top_p` = {p}"),
+                            (None, Some(k)) => format!("`top_k` = {k}"),
+                            (p, k) => {
+                                format!("`top_p` = {} and `top_k` = {}", p.unwrap_or(1.0), k.unwrap_or(0))
+                            }
+                        };
+                        (
+                            "completions are drawn from a truncated distribution and scored under the \
+                             whole one",
+                            format!("{cut} leaves entries out"),
+                            "`top_p` and `top_k`",
+                        )
+                    }
                 };
                 self.report(
-                    Diagnostic::error(
-                        Code::TruncatedSampling,
-                        span,
-                        "completions are drawn from a truncated distribution and scored under the whole one",
-                    )
-                    .label(format!("{cut} leaves entries out"))
-                    .note(at, "this term weighs tokens by the probability that they had")
-                    .help(
-                        "draw without `top_p` and `top_k`, or use a term that is exact at every prefix, \
-                         such as `live kl(...)`",
-                    ),
+                    Diagnostic::error(Code::TruncatedSampling, span, title)
+                        .label(label)
+                        .note(at, "this term weighs tokens by the probability that they had")
+                        .help(format!(
+                            "draw without {without}, or use a term that is exact at every prefix, such as \
+                             `live kl(...)`"
+                        )),
                 );
                 return false;
             }

@@ -57,12 +57,12 @@ pub(in crate::check) fn reads_verdict(node: &FormulaNode) -> bool {
     matches!(&node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
 }
 
-/// How the student's own completions are drawn, where they are not the whole distribution's.
-pub(in crate::check) fn truncated(rollout: &Rollout) -> Option<&Sampling> {
+/// How the student's own completions are drawn, where that is another distribution than its own.
+pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
     match &rollout.source {
-        RolloutSource::Sample(sampling) => Some(sampling).filter(|sampling| sampling.truncated()),
+        RolloutSource::Sample(sampling) => Some(sampling).filter(|sampling| !sampling.is_plain()),
         RolloutSource::From { .. } | RolloutSource::Data { .. } | RolloutSource::Refine { .. } => None,
-        other => other.inner().into_iter().find_map(truncated),
+        other => other.inner().into_iter().find_map(reshaped),
     }
 }
 
