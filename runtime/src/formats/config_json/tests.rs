@@ -1,4 +1,4 @@
-//! Keys and defaults against those of transformers 5.23; `tests/reference/models.py` compares whole models.
+//! Keys and defaults against those of transformers 5.23; `model/tests/parity.rs` compares whole models.
 
 use serde_json::{Value, json};
 
