@@ -1,28 +1,34 @@
 //! From syntax trees to a checked experiment: names, units, axes, `live`, routes, constants.
 //!
 //! Checking never fails: a mistake becomes a diagnostic and the value `Error`, which fits everywhere, so that
-//! one mistake is reported once. The steps, in order, as [`Checker::analyse`] takes them:
+//! one mistake is reported once. Each step makes a value of its own type from that of the step before:
 //!
-//! 1. **Files** ([`names::modules`]). The entry file and what it imports are parsed into
-//!    [`crate::syntax::ast`]; [`names::items`] knows who declares which name. In an editor, trees of
+//! ```text
+//! SourceFile ── parse_all ──▶ Parsed ── Checker::check ──▶ Checked ── audited ──▶ Analysis
+//! ```
+//!
+//! 1. **[`Parsed`]**: files ([`names::load`]). The entry file and what it imports are parsed into
+//!    [`crate::syntax::ast`], and each [`names::modules`] knows who declares which name. In an editor, trees of
 //!    unchanged items come from [`incremental::cache`].
-//! 2. **Domains** ([`data`]) come first: every route and objective is checked against the list of all of
-//!    them.
-//! 3. **Items**, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
-//!    known before the run (numbers, domains, models, objectives) becomes a [`values::value::Value`]; what is
-//!    known only per token becomes a typed [`crate::formula::Formula`], built in [`formulas`]: operators,
-//!    functions, reductions, divergences, signals.
-//!    - A call binds its arguments in [`values::calls`]; what is built in is declared in [`builtins`], the
-//!      words and keys of blocks in [`builtins::vocabulary`].
-//!    - Teachers, panels, templates and routes: [`teachers`]. Rollouts and rewards: [`rollouts`].
-//!    - Objectives and the mistakes one can make in them: [`objectives`].
-//!    - Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`].
-//! 4. **The file's route** ([`teachers::route`]), held against every domain.
-//! 5. **Bodies** of functions, objectives and stages of the entry file, with any arguments.
-//! 6. **The experiment as a whole**: unrouted and unused domains, leakage between training and test data
-//!    ([`data::leakage`]), tables of results ([`evaluation`]), unused names ([`names::unused`]).
-//! 7. **The gradient audit** of the compiler, where nothing so far is an error; then `// allow(...)` comments
-//!    take effect ([`names::allow`]).
+//! 2. **[`Checked`]**: the [`Checker`] takes what was parsed and goes through it in this order
+//!    ([`Checker::check`]). What it finds is in its [`Parts`], what it is about to do in its [`CallStack`].
+//!    - Values from outside ([`names::overrides`]), then domains ([`data`]): every route and objective is
+//!      checked against the list of all of them.
+//!    - Items, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
+//!      known before the run (numbers, domains, models, objectives) becomes a [`values::value::Value`]; what
+//!      is known only per token becomes a typed [`crate::formula::Formula`], built in [`formulas`]:
+//!      operators, functions, reductions, divergences, signals.
+//!      A call binds its arguments in [`values::calls`]; what is built in is declared in [`builtins`], with
+//!      its arguments, the words and keys of blocks in [`builtins::vocabulary`].
+//!      Teachers, panels, templates and routes: [`teachers`]. Rollouts and rewards: [`rollouts`].
+//!      Objectives and the mistakes one can make in them: [`objectives`].
+//!      Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`].
+//!    - The file's route ([`teachers::route`]), held against every domain.
+//!    - Bodies of functions, objectives and stages of the entry file, with any arguments.
+//!    - The experiment as a whole: unrouted and unused domains, leakage between training and test data
+//!      ([`data::leakage`]), tables of results ([`evaluation`]), unused names ([`names::unused`]).
+//! 3. **[`Analysis`]**: the gradient audit of the compiler, where nothing so far is an error; then
+//!    `// allow(...)` comments take effect ([`names::allow`]).
 
 pub mod builtins;
 mod data;
@@ -53,6 +59,7 @@ pub use incremental::cache::AnalysisCache;
 use incremental::recording;
 use incremental::tracked::{ModelNames, Tracked};
 use names::items::callable;
+use names::load::{Parsed, parse_all};
 pub(crate) use names::modules::declared_name;
 pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
@@ -91,7 +98,7 @@ pub struct NamedObjective {
 
 impl Analysis {
     pub fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        has_errors(&self.diagnostics)
     }
 }
 
@@ -106,7 +113,20 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 /// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry
 /// file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    Checker::new(AnalysisCache::default()).analyse(entry, load, overrides, None).0
+    analyse_cold(entry, load, overrides, None)
+}
+
+fn analyse_cold(
+    entry: SourceFile,
+    load: Loader,
+    overrides: &[(String, String)],
+    audit: Option<Auditor>,
+) -> Analysis {
+    stack::with_room(|| {
+        let mut cache = AnalysisCache::default();
+        let parsed = parse_all(entry, load, &mut cache);
+        Checker::new(parsed, cache, Cancellation::default()).check(overrides).0.audited(audit)
+    })
 }
 
 /// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts
@@ -120,7 +140,7 @@ pub fn analyse_audited(
     overrides: &[(String, String)],
     audit: Auditor,
 ) -> Analysis {
-    Checker::new(AnalysisCache::default()).analyse(entry, load, overrides, Some(audit)).0
+    analyse_cold(entry, load, overrides, Some(audit))
 }
 
 /// The same for a file that is being written: what has not changed since the last time is not done again.
@@ -142,20 +162,24 @@ pub fn analyse_while(
     go_on: Option<GoOn>,
 ) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
-    let checker = Checker { go_on, ..Checker::new(std::mem::take(cache)) };
-    let (analysis, kept) = checker.analyse(entry, load, &[], None);
-    if !analysis.stopped {
-        *cache = kept;
+    let mut known = std::mem::take(cache);
+    let (checked, known) = stack::with_room(|| {
+        let parsed = parse_all(entry, load, &mut known);
+        Checker::new(parsed, known, Cancellation { go_on, ..Cancellation::default() }).check(&[])
+    });
+    if !checked.stopped {
+        *cache = known;
     }
+    let analysis = checked.audited(None);
     // What was not checked again has left no trace in it.
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
 
 /// Trees and names alone: what can be known of a text that can't be checked.
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
-    Checker { go_on: Some(Rc::new(|| false)), stopped: true, ..Checker::new(AnalysisCache::default()) }
-        .analyse(entry, load, &[], None)
-        .0
+    let mut cache = AnalysisCache::default();
+    let parsed = stack::with_room(|| parse_all(entry, load, &mut cache));
+    Checked::unchecked(parsed.sources, parsed.modules, index::Facts::default()).audited(None)
 }
 
 /// How many definitions may wait for each other, each needed by the one before, and how many levels a formula
@@ -165,21 +189,12 @@ pub const DEEPEST_CHAIN: usize = 10_000;
 /// So many expressions are evaluated between two looks at whether to go on.
 const BETWEEN_LOOKS: u32 = 512;
 
-/// The state of one analysis.
-struct Checker {
-    cache: AnalysisCache,
-    /// What the check of an item does, where that may be kept.
-    recording: Option<recording::Recording>,
-    sources: Sources,
-    modules: Modules,
-    diagnostics: Vec<Diagnostic>,
-    origins: Vec<Span>,
-    known_origins: HashMap<Span, Origin>,
+/// What the experiment is made of, as far as it is known.
+#[derive(Default)]
+struct Parts {
     domains: Tracked<Vec<Domain>>,
     models: Tracked<Vec<Model>>,
     model_names: ModelNames,
-    /// By what was checked in outline alone.
-    uses: recording::Uses,
     teachers: Tracked<Vec<Teacher>>,
     /// By teacher: some route, objective or rollout asks for it.
     used_teachers: Tracked<Vec<bool>>,
@@ -189,10 +204,12 @@ struct Checker {
     benchmarks: Tracked<Vec<Benchmark>>,
     sweep: Tracked<Vec<SweepAxis>>,
     objectives: Vec<NamedObjective>,
-    /// The entry file's route, evaluated when a stage first asks for it.
-    route: route::RouteState,
     marks: Vec<MarkedSetting>,
-    facts: index::Facts,
+}
+
+/// What is being evaluated, and what it has taken so far.
+#[derive(Default)]
+struct CallStack {
     /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never
     /// ends.
     calling: Vec<Span>,
@@ -204,20 +221,63 @@ struct Checker {
     work: calls::Work,
     /// It has been said that an item takes too many.
     overworked: bool,
+    /// How often a definition was found to need itself.
+    cycles: usize,
+    /// How many definitions are being evaluated, each needed by the one before.
+    chain: usize,
+}
+
+/// Whether to go on.
+struct Cancellation {
+    go_on: Option<GoOn>,
+    /// Expressions until the next look.
+    until_look: u32,
+    stopped: bool,
+}
+
+impl Default for Cancellation {
+    fn default() -> Cancellation {
+        Cancellation { go_on: None, until_look: BETWEEN_LOOKS, stopped: false }
+    }
+}
+
+/// Checks what was parsed.
+struct Checker {
+    cache: AnalysisCache,
+    sources: Sources,
+    modules: Modules,
+    diagnostics: Vec<Diagnostic>,
+    origins: Vec<Span>,
+    known_origins: HashMap<Span, Origin>,
+    parts: Parts,
+    stack: CallStack,
+    cancellation: Cancellation,
+    /// What the check of an item does, where that may be kept.
+    recording: Option<recording::Recording>,
+    /// By what was checked in outline alone.
+    uses: recording::Uses,
+    /// The entry file's route, evaluated when a stage first asks for it.
+    route: route::RouteState,
+    facts: index::Facts,
     /// `--set seed=2`
     seed: Option<u64>,
+    entry: ModuleId,
     /// The entry file is an experiment, not a library.
     has_experiment: bool,
     /// An objective is being checked for its own sake: a number that its parameters leave open has some
     /// value.
     any_numbers: bool,
-    /// How often a definition was found to need itself.
-    cycles: usize,
-    /// How many definitions are being evaluated, each needed by the one before.
-    chain: usize,
-    go_on: Option<GoOn>,
-    /// Expressions until the next look at whether to go on.
-    until_look: u32,
+}
+
+/// What the files come to, with all that can be said of them but the audit.
+struct Checked {
+    sources: Sources,
+    modules: Modules,
+    facts: index::Facts,
+    diagnostics: Vec<Diagnostic>,
+    experiment: Option<Experiment>,
+    objectives: Vec<NamedObjective>,
+    origins: Vec<Span>,
     stopped: bool,
 }
 
@@ -235,63 +295,20 @@ fn same_but_for_members(a: &str, b: &str) -> bool {
     a == b || a.contains('[') && b.contains('[') && plain(a) == plain(b)
 }
 
-impl Checker {
-    fn new(cache: AnalysisCache) -> Checker {
-        Checker {
-            cache,
-            recording: None,
-            sources: Sources::default(),
-            modules: Modules::default(),
-            diagnostics: Vec::new(),
-            origins: Vec::new(),
-            known_origins: HashMap::new(),
-            domains: Tracked::default(),
-            models: Tracked::default(),
-            model_names: ModelNames::default(),
-            uses: recording::Uses::default(),
-            teachers: Tracked::default(),
-            used_teachers: Tracked::default(),
-            said_origins: Tracked::default(),
-            panels: Tracked::default(),
-            benchmarks: Tracked::default(),
-            sweep: Tracked::default(),
-            objectives: Vec::new(),
-            route: route::RouteState::default(),
-            marks: Vec::new(),
-            facts: index::Facts::default(),
-            calling: Vec::new(),
-            frames: Vec::new(),
-            evaluating: Vec::new(),
-            work: calls::Work::default(),
-            overworked: false,
-            seed: None,
-            has_experiment: false,
-            any_numbers: false,
-            cycles: 0,
-            chain: 0,
-            go_on: None,
-            until_look: BETWEEN_LOOKS,
-            stopped: false,
-        }
+/// Adds a diagnostic. The body of a function or objective is checked at every use; a mistake in it is still
+/// one mistake.
+fn report_once(diagnostics: &mut Vec<Diagnostic>, diagnostic: Diagnostic) {
+    let seen = |known: &Diagnostic| {
+        known.code == diagnostic.code
+            && known.primary.span == diagnostic.primary.span
+            && same_but_for_members(&known.message, &diagnostic.message)
+    };
+    if !diagnostics.iter().any(seen) {
+        diagnostics.push(diagnostic);
     }
+}
 
-    fn analyse(
-        mut self,
-        entry: SourceFile,
-        load: Loader,
-        overrides: &[(String, String)],
-        audit: Option<Auditor>,
-    ) -> (Analysis, AnalysisCache) {
-        stack::with_room(|| {
-            self.list_library(load);
-            let entry = self.load(entry, load);
-            self.load_defaults(load);
-            self.apply_overrides(entry, overrides);
-            let experiment = self.experiment(entry);
-            self.finish(experiment, audit)
-        })
-    }
-
+impl Cancellation {
     /// Whether the analysis has been given up.
     fn gives_up(&mut self) -> bool {
         let Some(go_on) = &self.go_on else { return false };
@@ -302,20 +319,39 @@ impl Checker {
         }
         self.stopped
     }
+}
+
+impl Checker {
+    fn new(parsed: Parsed, cache: AnalysisCache, cancellation: Cancellation) -> Checker {
+        let Parsed { sources, modules, entry, diagnostics } = parsed;
+        let items = &modules.tree(entry).items;
+        let has_experiment = items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
+        Checker {
+            cache,
+            sources,
+            modules,
+            diagnostics,
+            origins: Vec::new(),
+            known_origins: HashMap::new(),
+            parts: Parts::default(),
+            stack: CallStack::default(),
+            cancellation,
+            recording: None,
+            uses: recording::Uses::default(),
+            route: route::RouteState::default(),
+            facts: index::Facts::default(),
+            seed: None,
+            entry,
+            has_experiment,
+            any_numbers: false,
+        }
+    }
 
     fn report(&mut self, diagnostic: Diagnostic) {
         self.mark_uncacheable();
         let diagnostic = self.at_the_call(diagnostic);
         self.forget_at_calls(&diagnostic);
-        // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
-        let seen = |known: &Diagnostic| {
-            known.code == diagnostic.code
-                && known.primary.span == diagnostic.primary.span
-                && same_but_for_members(&known.message, &diagnostic.message)
-        };
-        if !self.diagnostics.iter().any(seen) {
-            self.diagnostics.push(diagnostic);
-        }
+        report_once(&mut self.diagnostics, diagnostic);
     }
 
     fn origin(&mut self, span: Span) -> Origin {
@@ -331,40 +367,59 @@ impl Checker {
     }
 
     fn domain(&self, id: DomainId) -> &Domain {
-        &self.domains.read()[id.0 as usize]
+        &self.parts.domains.read()[id.0 as usize]
     }
 
     fn model(&self, id: ModelId) -> &Model {
-        &self.models.known()[id.0 as usize]
+        &self.parts.models.known()[id.0 as usize]
     }
 
     fn teacher(&self, id: TeacherId) -> &Teacher {
-        &self.teachers.known()[id.0 as usize]
+        &self.parts.teachers.known()[id.0 as usize]
     }
 
     fn declare_teacher(&mut self, teacher: Teacher) -> Value {
-        self.teachers.write().push(teacher);
-        self.used_teachers.write().push(false);
-        Value::Teacher(TeacherId(self.teachers.read().len() as u32 - 1))
+        self.parts.teachers.write().push(teacher);
+        self.parts.used_teachers.write().push(false);
+        Value::Teacher(TeacherId(self.parts.teachers.read().len() as u32 - 1))
+    }
+
+    /// Goes through the entry file.
+    fn check(mut self, overrides: &[(String, String)]) -> (Checked, AnalysisCache) {
+        self.apply_overrides(self.entry, overrides);
+        let experiment = self.experiment(self.entry);
+        if self.cancellation.stopped {
+            return (Checked::unchecked(self.sources, self.modules, self.facts), self.cache);
+        }
+        // Where something is wrong, a name may be unread because of it; and a file without an experiment has
+        // only begun.
+        if self.has_experiment && !has_errors(&self.diagnostics) {
+            self.warn_of_unused_names();
+        }
+        let checked = Checked {
+            sources: self.sources,
+            modules: self.modules,
+            facts: self.facts,
+            diagnostics: self.diagnostics,
+            experiment,
+            objectives: self.parts.objectives,
+            origins: self.origins,
+            stopped: false,
+        };
+        (checked, self.cache)
     }
 
     /// Checks every item of the entry file and puts the experiment together.
     fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
-        self.has_experiment = self
-            .modules
-            .tree(entry)
-            .items
-            .iter()
-            .any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
-        self.cache.forget_what_changed(self.domains.read());
+        self.cache.forget_what_changed(self.parts.domains.read());
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
         for (index, item) in module.items.iter().enumerate() {
             let id = ItemId { module: entry, index };
             if let ItemKind::Compare { name, block } = &item.kind {
-                self.work = calls::Work::of(item);
+                self.stack.work = calls::Work::of(item);
                 let comparison =
                     self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
                 comparisons.extend(comparison.flatten());
@@ -376,10 +431,10 @@ impl Checker {
         // Bodies are checked with any arguments, after everything that the experiment is made of: what they
         // declare on the way is no part of it.
         let real = (
-            self.models.read().len(),
-            self.teachers.read().len(),
-            self.panels.read().len(),
-            self.marks.len(),
+            self.parts.models.read().len(),
+            self.parts.teachers.read().len(),
+            self.parts.panels.read().len(),
+            self.parts.marks.len(),
         );
         let uses = self.uses.clone();
         for (index, item) in
@@ -387,12 +442,12 @@ impl Checker {
         {
             self.check_item_once(ItemId { module: entry, index }, item);
         }
-        self.models.write().truncate(real.0);
-        self.teachers.write().truncate(real.1);
-        self.used_teachers.write().truncate(real.1);
-        self.said_origins.write().retain(|teacher, _| (teacher.0 as usize) < real.1);
-        self.panels.write().truncate(real.2);
-        self.marks.truncate(real.3);
+        self.parts.models.write().truncate(real.0);
+        self.parts.teachers.write().truncate(real.1);
+        self.parts.used_teachers.write().truncate(real.1);
+        self.parts.said_origins.write().retain(|teacher, _| (teacher.0 as usize) < real.1);
+        self.parts.panels.write().truncate(real.2);
+        self.parts.marks.truncate(real.3);
         self.uses = uses;
         self.check_routes(entry);
         let judged = module.items.iter().any(|item| matches!(item.kind, ItemKind::Compare { .. }));
@@ -406,31 +461,41 @@ impl Checker {
             out: header.out,
             device: header.device,
             dtype: header.dtype,
-            domains: self.domains.take(),
-            teachers: self.teachers.take(),
-            panels: self.panels.take(),
-            models: self.models.take(),
-            benchmarks: self.benchmarks.take(),
+            domains: self.parts.domains.take(),
+            teachers: self.parts.teachers.take(),
+            panels: self.parts.panels.take(),
+            models: self.parts.models.take(),
+            benchmarks: self.parts.benchmarks.take(),
             comparisons,
-            sweep: self.sweep.take(),
-            marks: std::mem::take(&mut self.marks),
+            sweep: self.parts.sweep.take(),
+            marks: std::mem::take(&mut self.parts.marks),
         })
     }
+}
 
-    fn finish(mut self, experiment: Option<Experiment>, audit: Option<Auditor>) -> (Analysis, AnalysisCache) {
-        let experiment = experiment.filter(|_| !self.stopped);
-        if self.stopped {
-            self.diagnostics.clear();
-            self.objectives.clear();
+fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+}
+
+impl Checked {
+    /// An analysis that was given up: trees and names alone.
+    fn unchecked(sources: Sources, modules: Modules, facts: index::Facts) -> Checked {
+        Checked {
+            sources,
+            modules,
+            facts,
+            diagnostics: Vec::new(),
+            experiment: None,
+            objectives: Vec::new(),
+            origins: Vec::new(),
+            stopped: true,
         }
-        // Where something is wrong, a name may be unread because of it; and a file without an experiment has
-        // only begun.
-        let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
-        if sound && self.has_experiment && !self.stopped {
-            self.warn_of_unused_names();
-        }
-        let audited = match (&experiment, audit) {
-            (Some(experiment), Some(audit)) if sound => {
+    }
+
+    /// With what `audit` finds where nothing is an error, and without what comments allow.
+    fn audited(mut self, audit: Option<Auditor>) -> Analysis {
+        let audited = match (&self.experiment, audit) {
+            (Some(experiment), Some(audit)) if !has_errors(&self.diagnostics) => {
                 self.diagnostics.extend(audit(experiment, &self.origins));
                 true
             }
@@ -440,16 +505,15 @@ impl Checker {
             allow::silence(&self.sources, &mut self.diagnostics, audited);
         }
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
-        let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        let analysis = Analysis {
+        let failed = has_errors(&self.diagnostics);
+        Analysis {
             sources: self.sources,
             diagnostics: self.diagnostics,
-            experiment: experiment.filter(|_| !failed),
+            experiment: self.experiment.filter(|_| !failed),
             objectives: self.objectives,
             origins: self.origins,
             index: index::NameIndex::lazy(self.modules, self.facts),
             stopped: self.stopped,
-        };
-        (analysis, self.cache)
+        }
     }
 }

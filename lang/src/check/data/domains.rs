@@ -143,7 +143,7 @@ impl Checker {
         let origin = self.origin(name.span);
         let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
         // A faulty domain is declared all the same: whatever names it is not wrong because of it.
-        self.domains.write().push(Domain {
+        self.parts.domains.write().push(Domain {
             name: name.text.clone(),
             prompts: prompts.unwrap_or_else(nowhere),
             tests: tests.map(|tests| tests.unwrap_or_else(nowhere)).or_else(|| settings.broken.then(nowhere)),
@@ -154,7 +154,7 @@ impl Checker {
             limit,
             origin,
         });
-        Some(DomainId(self.domains.read().len() as u32 - 1))
+        Some(DomainId(self.parts.domains.read().len() as u32 - 1))
     }
 
     fn check_shares(&mut self, shares: &[(Option<f64>, Span)]) {

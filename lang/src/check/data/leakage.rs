@@ -9,7 +9,7 @@ use crate::check::Checker;
 impl Checker {
     /// Held-out prompts, of domains and of `eval`s, that are prompts of a domain that is trained on.
     pub(in crate::check) fn warn_of_leakage(&mut self) {
-        let trained: Vec<DomainId> = (0..self.domains.read().len() as u32)
+        let trained: Vec<DomainId> = (0..self.parts.domains.read().len() as u32)
             .map(DomainId)
             .filter(|domain| self.is_trained_on(*domain))
             .collect();
@@ -20,9 +20,9 @@ impl Checker {
             limit: None,
             origin,
         };
-        let tests = self.domains.read().iter().filter_map(|domain| domain.tests.clone());
+        let tests = self.parts.domains.read().iter().filter_map(|domain| domain.tests.clone());
         let benchmarks =
-            self.benchmarks.read().iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
+            self.parts.benchmarks.read().iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
         let found = tests.chain(benchmarks).filter_map(|tests| {
             let domain = trained
                 .iter()

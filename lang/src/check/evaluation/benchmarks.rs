@@ -29,7 +29,7 @@ impl Checker {
             return Value::Error;
         };
         let origin = self.origin(name.span);
-        self.benchmarks.write().push(Benchmark {
+        self.parts.benchmarks.write().push(Benchmark {
             name: name.text.clone(),
             prompts,
             reward,
@@ -37,7 +37,7 @@ impl Checker {
             metrics,
             origin,
         });
-        Value::Benchmark(BenchmarkId(self.benchmarks.read().len() as u32 - 1))
+        Value::Benchmark(BenchmarkId(self.parts.benchmarks.read().len() as u32 - 1))
     }
 
     /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
@@ -175,7 +175,7 @@ impl Checker {
         {
             return; // A table may be missing because of another mistake.
         }
-        for index in 0..self.benchmarks.read().len() {
+        for index in 0..self.parts.benchmarks.read().len() {
             let id = BenchmarkId(index as u32);
             let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));
             let guides = |train: &&crate::experiment::Train| {
@@ -184,8 +184,10 @@ impl Checker {
             if compared || self.trains().iter().any(guides) {
                 continue;
             }
-            let (span, name) =
-                (self.span(self.benchmarks.read()[index].origin), self.benchmarks.read()[index].name.clone());
+            let (span, name) = (
+                self.span(self.parts.benchmarks.read()[index].origin),
+                self.parts.benchmarks.read()[index].name.clone(),
+            );
             self.report(
                 Diagnostic::error(Code::UnusedDeclaration, span, format!("nothing is judged on `{name}`"))
                     .help(format!("add `on = [{name}]` to a `compare`, or remove it")),

@@ -59,7 +59,7 @@ impl Checker {
                         );
                     }
                 }
-                Some(self.benchmarks.read()[first.0 as usize].evaluation.clone())
+                Some(self.parts.benchmarks.read()[first.0 as usize].evaluation.clone())
             }
             _ => self.evaluation(&settings, settings.get("prompts"), &env),
         };
@@ -118,7 +118,7 @@ impl Checker {
     /// `on = [math, math500]`; every domain where nothing is said.
     fn columns_of_table(&mut self, settings: &Settings, env: &Env) -> Option<Columns> {
         let Some(expr) = settings.get("on") else {
-            let domains = (0..self.domains.read().len() as u32).map(DomainId).collect();
+            let domains = (0..self.parts.domains.read().len() as u32).map(DomainId).collect();
             return Some(Columns { domains, benchmarks: Vec::new() });
         };
         let values = match self.evaluate(expr, env) {
@@ -246,7 +246,7 @@ impl Checker {
             Value::Model(model) => Some(vec![model; columns.count()]),
             Value::Family(family) => {
                 if let Some(benchmark) = columns.benchmarks.first() {
-                    let name = self.benchmarks.read()[benchmark.0 as usize].name.clone();
+                    let name = self.parts.benchmarks.read()[benchmark.0 as usize].name.clone();
                     let text =
                         format!("`{}` has one member per domain, and `{name}` is not a domain", family.name);
                     self.report(

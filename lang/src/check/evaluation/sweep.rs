@@ -22,6 +22,7 @@ impl Checker {
         for axis in axes {
             let place = axis.name.span;
             let known = self
+                .parts
                 .sweep
                 .read()
                 .iter()
@@ -36,7 +37,11 @@ impl Checker {
             let Some(parameter) = self.swept(module, axis) else { continue };
             if let Some(values) = self.swept_values(module, axis, &parameter) {
                 let origin = self.origin(place);
-                self.sweep.write().push(SweepAxis { parameter: axis.name.text.clone(), values, origin });
+                self.parts.sweep.write().push(SweepAxis {
+                    parameter: axis.name.text.clone(),
+                    values,
+                    origin,
+                });
             }
         }
     }

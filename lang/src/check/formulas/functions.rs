@@ -561,7 +561,7 @@ impl Checker {
                 return Value::Error;
             }
         }
-        let members = self.panels.read()[panel.0 as usize].members.clone();
+        let members = self.parts.panels.read()[panel.0 as usize].members.clone();
         let current = env
             .locals
             .iter()

@@ -18,7 +18,6 @@ use crate::experiment::{DomainId, ModelId, Stage, Train};
 use crate::source::Span;
 use crate::syntax::ast::{Item, ItemKind};
 
-use crate::check::Checker;
 use crate::check::names::index::ValueInfo;
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
@@ -26,6 +25,7 @@ use crate::check::stages::streams::all_rollouts;
 use crate::check::teachers::route::{ENTRY, RouteState};
 use crate::check::values::calls::Work;
 use crate::check::values::value::Value;
+use crate::check::{CallStack, Checker, Parts};
 
 /// A check without diagnostics.
 pub(in crate::check) struct Check {
@@ -150,7 +150,7 @@ impl Checker {
     ) -> Value {
         self.apart(Work::of(item), |checker| {
             if names.is_some() || !matches!(item.kind, ItemKind::Model(_)) {
-                checker.model_names.given = names;
+                checker.parts.model_names.given = names;
                 return checker.evaluate_item(id, item);
             }
             checker.begin_recording();
@@ -163,12 +163,12 @@ impl Checker {
     /// Evaluates what is the same whoever asks for it: nothing of that shows in it.
     pub(in crate::check) fn apart<T>(&mut self, work: Work, evaluate: impl FnOnce(&mut Checker) -> T) -> T {
         let recording = self.pause_recording();
-        let work = std::mem::replace(&mut self.work, work);
-        let calling = std::mem::take(&mut self.calling);
+        let work = std::mem::replace(&mut self.stack.work, work);
+        let calling = std::mem::take(&mut self.stack.calling);
         let any_numbers = std::mem::take(&mut self.any_numbers);
-        let given = self.model_names.given.take();
+        let given = self.parts.model_names.given.take();
         let value = evaluate(self);
-        (self.work, self.calling, self.any_numbers, self.model_names.given) =
+        (self.stack.work, self.stack.calling, self.any_numbers, self.parts.model_names.given) =
             (work, calling, any_numbers, given);
         self.resume_recording(recording);
         value
@@ -186,7 +186,7 @@ impl Checker {
     }
 
     fn begin_recording(&mut self) {
-        let cycles = self.cycles;
+        let cycles = self.stack.cycles;
         self.resume_recording(Some(Recording { cycles, ..Recording::default() }));
     }
 
@@ -203,7 +203,7 @@ impl Checker {
         let Recording { asked: ids, effects, declared, mut consulted, domains, uncacheable, cycles } =
             recording;
         // Where a circle begins decides what is said of it.
-        if uncacheable || self.cycles > cycles {
+        if uncacheable || self.stack.cycles > cycles {
             return None;
         }
         let uses = self.uses_of(&declared)?;
@@ -290,7 +290,7 @@ impl Checker {
                 Effect::Route => {
                     self.file_route(ENTRY);
                 }
-                Effect::Name(wanted) => names.push_back(self.model_names.give(wanted)),
+                Effect::Name(wanted) => names.push_back(self.parts.model_names.give(wanted)),
                 Effect::Learn(place, info) => {
                     let around = match place.asked {
                         None => item.span,
@@ -326,12 +326,30 @@ impl Checker {
             // Their numbers matter to nobody, only that they lead to the same places.
             origins: _,
             known_origins: _,
+            parts,
+            // Of the item that is being evaluated. Whoever takes too much, is in a cycle or comes to the end of
+            // the chain is not kept.
+            stack:
+                CallStack { calling: _, frames: _, evaluating: _, work: _, overworked: _, cycles: _, chain: _ },
+            any_numbers: _,
+            // Nothing is kept of an analysis that was given up.
+            cancellation: _,
+            // Used again.
+            uses: _,
+            // Asked for again.
+            route: _,
+            // Told again.
+            facts: _,
+            // Set before the first check, by items that concern everything.
+            seed: _,
+            entry: _,
+            has_experiment: _,
+        } = self;
+        let Parts {
             domains,
             // New ones are noted.
             models,
             model_names: _,
-            // Used again.
-            uses: _,
             teachers,
             used_teachers,
             said_origins,
@@ -340,32 +358,9 @@ impl Checker {
             sweep,
             // For those who ask for the experiment.
             objectives: _,
-            // Asked for again.
-            route: _,
             // Of the experiment, which is not put together.
             marks: _,
-            // Told again.
-            facts: _,
-            // Set before the first check, by items that concern everything.
-            seed: _,
-            has_experiment: _,
-            // Of the item that is being evaluated.
-            calling: _,
-            frames: _,
-            evaluating: _,
-            work: _,
-            any_numbers: _,
-            // Whoever sets it spoils the recording.
-            overworked: _,
-            // Whoever is in one is not kept.
-            cycles: _,
-            // Whoever comes to its end reports it.
-            chain: _,
-            // Nothing is kept of an analysis that was given up.
-            go_on: _,
-            until_look: _,
-            stopped: _,
-        } = self;
+        } = parts;
         let uncacheable = [
             models.touched(),
             teachers.touched(),
@@ -409,7 +404,7 @@ impl Checker {
 
     /// It has found out what a name is worth.
     pub(in crate::check) fn record(&mut self, declared: Span, value: &Value) {
-        if self.model_names.given.is_some() {
+        if self.parts.model_names.given.is_some() {
             return; // That has been repeated already.
         }
         let Some(info) = ValueInfo::of(value) else { return };
@@ -422,9 +417,9 @@ impl Checker {
     /// It makes a model; `wanted` is the name that it gets unless that is taken.
     pub(in crate::check) fn declare_model(&mut self, wanted: &str, stage: Stage, span: Span) -> ModelId {
         let origin = self.origin(span);
-        let given = self.model_names.given.as_mut().and_then(VecDeque::pop_front);
-        let name = given.unwrap_or_else(|| self.model_names.give(wanted));
-        let id = ModelId(self.models.declare(crate::experiment::Model { name, stage, origin }) as u32);
+        let given = self.parts.model_names.given.as_mut().and_then(VecDeque::pop_front);
+        let name = given.unwrap_or_else(|| self.parts.model_names.give(wanted));
+        let id = ModelId(self.parts.models.declare(crate::experiment::Model { name, stage, origin }) as u32);
         if let Some(recording) = &mut self.recording {
             recording.effects.push(Effect::Name(wanted.to_owned()));
             recording.declared.push(id);

@@ -27,7 +27,7 @@ impl Checker {
         let names = match self.modules.progress.get_mut(&id) {
             Some(Progress::Done(value)) => return value.clone(),
             Some(Progress::Started) => {
-                self.cycles += 1;
+                self.stack.cycles += 1;
                 self.report_cycle(id, asked_at);
                 return Value::Error;
             }
@@ -36,7 +36,7 @@ impl Checker {
         };
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index];
-        if self.chain >= DEEPEST_CHAIN {
+        if self.stack.chain >= DEEPEST_CHAIN {
             let called = declared_name(&item.kind)
                 .map_or_else(|| "this".to_owned(), |name| format!("`{}`", name.text));
             self.too_deep(asked_at, &called);
@@ -44,19 +44,19 @@ impl Checker {
             return Value::Error;
         }
         self.modules.progress.insert(id, Progress::Started);
-        self.chain += 1;
-        self.evaluating.push(id);
+        self.stack.chain += 1;
+        self.stack.evaluating.push(id);
         let value = self.evaluate_once(id, item, names);
-        self.chain -= 1;
-        self.evaluating.pop();
+        self.stack.chain -= 1;
+        self.stack.evaluating.pop();
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
     }
 
     /// All members of a circle, told once, at the first of them in the file.
     fn report_cycle(&mut self, id: ItemId, asked_at: Span) {
-        let first = self.evaluating.iter().position(|member| *member == id).unwrap_or(0);
-        let members = self.evaluating[first..].iter().filter_map(|member| {
+        let first = self.stack.evaluating.iter().position(|member| *member == id).unwrap_or(0);
+        let members = self.stack.evaluating[first..].iter().filter_map(|member| {
             let tree = self.modules.tree(member.module);
             declared_name(&tree.items[member.index].kind).map(|name| (name.span, name.text.clone()))
         });
@@ -175,7 +175,7 @@ impl Checker {
 
     /// Checks an item for its own sake, used or not.
     pub(in crate::check) fn check_item(&mut self, id: ItemId, item: &Item) {
-        self.work = Work::of(item);
+        self.stack.work = Work::of(item);
         let module = id.module;
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
@@ -235,7 +235,7 @@ impl Checker {
         match annotation.text.as_str() {
             "teacher" => self.any_teacher(&name.text, name.span),
             "panel" => {
-                let id = PanelId(self.panels.read().len() as u32);
+                let id = PanelId(self.parts.panels.read().len() as u32);
                 let members = ["first", "second"]
                     .map(|which| self.any_teacher(&format!("{} {which}", name.text), name.span));
                 let members = members.into_iter().filter_map(|member| match member {
@@ -244,7 +244,7 @@ impl Checker {
                 });
                 let members = members.collect();
                 let (rounds, confidence) = (1, Some((0, 100)));
-                self.panels.write().push(Panel {
+                self.parts.panels.write().push(Panel {
                     name: name.text.clone(),
                     members,
                     rounds,
@@ -294,7 +294,7 @@ impl Checker {
         let teacher = self.plain_teacher(name, TeacherWeights::Parameter, span);
         let value = self.declare_teacher(teacher);
         if let Value::Teacher(teacher) = value {
-            self.used_teachers.write()[teacher.0 as usize] = true;
+            self.parts.used_teachers.write()[teacher.0 as usize] = true;
         }
         value
     }
@@ -325,7 +325,7 @@ impl Checker {
             ItemKind::Teacher { binding, .. } => {
                 let value = self.teacher_binding(&name.text, &binding.value, name.span, &env);
                 if let Value::Teacher(teacher) = value {
-                    self.used_teachers.write()[teacher.0 as usize] = true;
+                    self.parts.used_teachers.write()[teacher.0 as usize] = true;
                 }
             }
             _ => {}
@@ -341,7 +341,7 @@ impl Checker {
             self.sources.text(start.to(end)).to_owned()
         });
         let parameters = parameters.collect();
-        self.objectives.push(NamedObjective {
+        self.parts.objectives.push(NamedObjective {
             doc: item.doc.clone(),
             public: item.public,
             parameters,

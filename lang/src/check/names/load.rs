@@ -4,33 +4,68 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::source::SourceFile;
+use crate::source::{SourceFile, Sources};
 use crate::syntax::ast::{ItemKind, Name, Parameter};
-use crate::syntax::parse;
 
-use crate::check::Checker;
-use crate::check::Loader;
 use crate::check::builtins;
 use crate::check::builtins::vocabulary;
 use crate::check::formulas::signals;
+use crate::check::incremental::cache::AnalysisCache;
 use crate::check::names::items::{callable, signature};
 use crate::check::names::modules::{
-    DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, Loaded, ModuleId, SFT_OBJECTIVE,
-    declared_name, is_standard_divergence,
+    DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, Loaded, ModuleId, Modules,
+    SFT_OBJECTIVE, declared_name, is_standard_divergence,
 };
+use crate::check::{Loader, report_once};
 
 fn dotted(path: &[Name]) -> String {
     path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
 }
 
-impl Checker {
-    /// What the standard library offers, for suggestions; nothing where the host has none.
-    pub(in crate::check) fn list_library(&mut self, load: Loader) {
-        self.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
+/// What is written: the entry file and what it imports, each a tree, and who declares which name.
+pub(in crate::check) struct Parsed {
+    pub sources: Sources,
+    pub modules: Modules,
+    pub entry: ModuleId,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads the entry file and, through its imports, everything it needs.
+pub(in crate::check) fn parse_all(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Parsed {
+    let mut files = Files {
+        load,
+        cache,
+        sources: Sources::default(),
+        modules: Modules::default(),
+        diagnostics: Vec::new(),
+    };
+    // What the standard library offers, for suggestions; nothing where the host has none.
+    files.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
+    let entry = files.read(entry);
+    // The modules that built-in stages take their objectives from.
+    for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE, (DIVERGENCES, "")] {
+        files.find_file(&["std", module]);
+    }
+    let Files { sources, modules, diagnostics, .. } = files;
+    Parsed { sources, modules, entry, diagnostics }
+}
+
+/// What has been read so far.
+struct Files<'a> {
+    load: Loader<'a>,
+    cache: &'a mut AnalysisCache,
+    sources: Sources,
+    modules: Modules,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Files<'_> {
+    fn report(&mut self, diagnostic: Diagnostic) {
+        report_once(&mut self.diagnostics, diagnostic);
     }
 
     /// Parses a file and, through its imports, everything it needs.
-    pub(in crate::check) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
+    fn read(&mut self, source: SourceFile) -> ModuleId {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
         let path: Rc<str> = Rc::from(source.path.as_str());
@@ -60,13 +95,13 @@ impl Checker {
         }
         for item in &tree.items {
             if let ItemKind::Use(import) = &item.kind {
-                self.import(id, &import.module, &import.names, load);
+                self.import(id, &import.module, &import.names);
             }
         }
         id
     }
 
-    pub(in crate::check) fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
+    fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
         let tree = self.modules.tree(item.module);
         let standard = item.module != module || self.modules.is_standard(module);
         let taken = builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text);
@@ -131,8 +166,8 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn import(&mut self, into: ModuleId, path: &[Name], names: &[Name], load: Loader) {
-        let Some(module) = self.find_module(path, names, load) else {
+    fn import(&mut self, into: ModuleId, path: &[Name], names: &[Name]) {
+        let Some(module) = self.find_module(path, names) else {
             self.lose(into, names);
             return;
         };
@@ -190,26 +225,19 @@ impl Checker {
     }
 
     /// Nothing more is said of names that could not be imported.
-    pub(in crate::check) fn lose(&mut self, into: ModuleId, names: &[Name]) {
+    fn lose(&mut self, into: ModuleId, names: &[Name]) {
         if names.is_empty() {
             self.modules.lacking.insert(into);
         }
         self.modules.lost.extend(names.iter().map(|name| (into, name.text.clone())));
     }
 
-    /// The modules that built-in stages take their objectives from.
-    pub(in crate::check) fn load_defaults(&mut self, load: Loader) {
-        for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE, (DIVERGENCES, "")] {
-            self.find_file(&["std", module], load);
-        }
-    }
-
-    fn find_file(&mut self, path: &[&str], load: Loader) -> Option<ModuleId> {
+    fn find_file(&mut self, path: &[&str]) -> Option<ModuleId> {
         let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
         if let Some(&known) = self.modules.by_path.get(&key) {
             return Some(known);
         }
-        let source = load(path).or_else(|| {
+        let source = (self.load)(path).or_else(|| {
             let own = path == ["std", DIVERGENCES];
             let file = || (format!("std:{DIVERGENCES}.mopd"), DIVERGENCES_TEXT.to_owned());
             own.then(file).map(|(path, text)| SourceFile { path, text })
@@ -217,15 +245,15 @@ impl Checker {
         // Known before its own imports are read, so that two modules may import each other.
         let id = ModuleId(self.modules.loaded.len() as u32);
         self.modules.by_path.insert(key, id);
-        Some(self.load(source, load))
+        Some(self.read(source))
     }
 
     /// The module that a `use` names. An import that could not be read has no path; that has been reported.
-    fn find_module(&mut self, path: &[Name], names: &[Name], load: Loader) -> Option<ModuleId> {
+    fn find_module(&mut self, path: &[Name], names: &[Name]) -> Option<ModuleId> {
         let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
         let span = path.first()?.span.to(path.last()?.span);
         // Under `std` itself the host lists what the library has: that is no module.
-        let found = if segments == ["std"] { None } else { self.find_file(&segments, load) };
+        let found = if segments == ["std"] { None } else { self.find_file(&segments) };
         if found.is_some() {
             return found;
         }
@@ -292,49 +320,5 @@ impl Checker {
 
     fn library_has(&self, module: &str, name: &str) -> bool {
         self.modules.offered(module).any(|offered| offered == name)
-    }
-
-    /// `--set name=value`: each value is parsed as an expression in a file of its own, so that mistakes in it
-    /// have a place.
-    pub(in crate::check) fn apply_overrides(&mut self, entry: ModuleId, overrides: &[(String, String)]) {
-        for (name, value) in overrides {
-            let text = format!("let {name} = {value}\n");
-            let file = self.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
-            let (tree, diagnostics) = parse(file, &text);
-            let bad = !diagnostics.is_empty();
-            for diagnostic in diagnostics {
-                self.report(diagnostic);
-            }
-            let [item] = tree.items.as_slice() else { continue };
-            let ItemKind::Let { name: place, value } = &item.kind else { continue };
-            if bad {
-                continue;
-            }
-            if name == "seed" {
-                let value = self.evaluate_constant(entry, value);
-                self.seed = self.whole(&value, item.span, "the seed", 0);
-                continue;
-            }
-            let tree = self.modules.tree(entry);
-            let parameters = tree.items.iter().filter_map(|item| match &item.kind {
-                ItemKind::Param(parameter) => Some(parameter.name.text.as_str()),
-                _ => None,
-            });
-            let parameters: Vec<&str> = parameters.chain(["seed"]).collect();
-            if parameters.contains(&name.as_str()) {
-                self.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
-            } else {
-                let mut diagnostic = Diagnostic::error(
-                    Code::UnknownName,
-                    place.span,
-                    format!("the experiment has no `param {name}` that could be set"),
-                )
-                .label(format!("can be set: {}", parameters.join(", ")));
-                if let Some(near) = nearest(name, parameters) {
-                    diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
-                }
-                self.report(diagnostic);
-            }
-        }
     }
 }

@@ -47,6 +47,7 @@ impl Checker {
                         _ => false,
                     };
                     let first = self
+                        .parts
                         .models
                         .known()
                         .iter()
@@ -85,7 +86,7 @@ impl Checker {
     fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
         let mut descent = Descent::Shared;
         for part in self.made_of(teacher, |part| {
-            matches!(self.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))
+            matches!(self.parts.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))
         }) {
             descent = descent.max(match &self.teacher(part).weights {
                 TeacherWeights::Model(model) => self.descent_of_model(*model, start),
@@ -139,7 +140,7 @@ impl Checker {
 
     /// Whether a teacher whose word is learnt from descends from the student's start, or is said not to.
     pub(in crate::check) fn check_lineage(&mut self, teacher: TeacherId, train: &Train, stage: Span) -> bool {
-        let said = self.said_origins.known().get(&teacher).copied();
+        let said = self.parts.said_origins.known().get(&teacher).copied();
         let descent = self.descent(teacher, train.start);
         let (name, declared) = (self.teacher(teacher).name.clone(), self.span(self.teacher(teacher).origin));
         let ours = self.root_name(train.start);

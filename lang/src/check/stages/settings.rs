@@ -194,8 +194,8 @@ impl Checker {
         for mark in marks {
             let marked = MarkedSetting { owner: owner.to_owned(), setting: setting.to_owned(), mark };
             // An objective is evaluated at every use.
-            if !self.marks.contains(&marked) {
-                self.marks.push(marked);
+            if !self.parts.marks.contains(&marked) {
+                self.parts.marks.push(marked);
             }
         }
     }

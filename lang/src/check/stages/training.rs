@@ -261,7 +261,7 @@ impl Checker {
     /// The domains trained on and their shares of the prompts.
     pub(in crate::check) fn mixture(&mut self, on: Option<&Expr>, env: &Env) -> Option<Vec<Share>> {
         let domains: Vec<DomainId> = match on {
-            None => (0..self.domains.read().len() as u32).map(DomainId).collect(),
+            None => (0..self.parts.domains.read().len() as u32).map(DomainId).collect(),
             Some(expr) => match self.evaluate(expr, env) {
                 Value::Domain(domain) => vec![domain],
                 Value::List(values) => {

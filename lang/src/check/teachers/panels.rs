@@ -67,12 +67,12 @@ impl Checker {
             self.report(diagnostic.label(format!("{} in here", speakers.len())));
             return Value::Error;
         }
-        let (id, origin) = (PanelId(self.panels.read().len() as u32), self.origin(span));
+        let (id, origin) = (PanelId(self.parts.panels.read().len() as u32), self.origin(span));
         let mut members: Vec<TeacherId> = Vec::new();
         for speaker in speakers {
             let Role::Named { teacher, .. } = &speaker else { continue };
             let Teacher { answers, foreign, align, reveals, .. } = *self.teacher(*teacher);
-            let said = self.said_origins.read().get(teacher).copied();
+            let said = self.parts.said_origins.read().get(teacher).copied();
             let declared = self.declare_teacher(Teacher {
                 name: format!("{name}[{}]", speaker.name()),
                 weights: TeacherWeights::Panelist { panel: id, speaker },
@@ -87,12 +87,12 @@ impl Checker {
             });
             if let Value::Teacher(member) = declared {
                 if let Some(said) = said {
-                    self.said_origins.write().insert(member, said);
+                    self.parts.said_origins.write().insert(member, said);
                 }
                 members.push(member);
             }
         }
-        self.panels.write().push(Panel { name, members, rounds, sees, confidence, origin });
+        self.parts.panels.write().push(Panel { name, members, rounds, sees, confidence, origin });
         Value::Panel(id)
     }
 

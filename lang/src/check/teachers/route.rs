@@ -95,7 +95,7 @@ impl Checker {
                 None => RouteState::Absent,
                 Some(route) => self.apart(Work::default(), |checker| {
                     let domains: Vec<DomainId> =
-                        (0..checker.domains.read().len() as u32).map(DomainId).collect();
+                        (0..checker.parts.domains.read().len() as u32).map(DomainId).collect();
                     RouteState::Evaluated(checker.evaluate_route(route, &Env::constant(entry), &domains))
                 }),
             };
@@ -140,12 +140,13 @@ impl Checker {
         let routed =
             |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
         let mut unrouted = self
+            .parts
             .teachers
             .read()
             .iter()
             .filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
         let left_over =
-            match (unrouted.next(), unrouted.next(), missing.as_slice(), &self.teachers.read()[..]) {
+            match (unrouted.next(), unrouted.next(), missing.as_slice(), &self.parts.teachers.read()[..]) {
                 (Some(teacher), None, [_], _) | (None, _, _, [teacher]) => Some(teacher.name.clone()),
                 _ => None,
             };
@@ -175,8 +176,12 @@ impl Checker {
                 .note(route.span, because)
                 .help(help);
             // A family has a member for it: the arm that is missing is known.
-            let member =
-                self.teachers.read().iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
+            let member = self
+                .parts
+                .teachers
+                .read()
+                .iter()
+                .find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
             let certain = member.is_some();
             let teacher = member.map(|member| member.name.clone()).or_else(|| left_over.clone());
             if let (false, Some(teacher), Some(last)) = (by_data, teacher, route.arms.last()) {
@@ -329,7 +334,7 @@ impl Checker {
     }
 
     fn check_use_of_teachers(&mut self) {
-        let mut used = self.used_teachers.read().clone();
+        let mut used = self.parts.used_teachers.read().clone();
         for train in self.trains() {
             let written = all_rollouts(&train.objective, &train.rollout)
                 .into_iter()
@@ -368,10 +373,10 @@ impl Checker {
     }
 
     fn check_use_of_panels(&mut self) {
-        for panel in self.panels.read().clone() {
+        for panel in self.parts.panels.read().clone() {
             let real = |id: &TeacherId| self.teacher(*id).weights != TeacherWeights::Parameter;
             let asked = |id: &TeacherId| {
-                self.used_teachers.read()[id.0 as usize]
+                self.parts.used_teachers.read()[id.0 as usize]
                     || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
             };
             if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
@@ -388,7 +393,7 @@ impl Checker {
     /// Every stage that trains, those inside a `train` included.
     pub(in crate::check) fn trains(&self) -> Vec<&Train> {
         let mut found = Vec::new();
-        for model in self.models.read().iter() {
+        for model in self.parts.models.read().iter() {
             match &model.stage {
                 Stage::Train(train) => found.push(train.as_ref()),
                 Stage::Joint(joint) => found.extend(joint.steps.iter().map(|step| &step.train)),
@@ -407,7 +412,7 @@ impl Checker {
     /// `judged`: the file has a table.
     pub(in crate::check) fn check_use_of_domains(&mut self, judged: bool) {
         if self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
-            || (self.models.read().is_empty() && !self.uses.models)
+            || (self.parts.models.read().is_empty() && !self.uses.models)
         {
             return;
         }
@@ -416,7 +421,7 @@ impl Checker {
         if !trains && judged {
             return;
         }
-        for index in 0..self.domains.read().len() as u32 {
+        for index in 0..self.parts.domains.read().len() as u32 {
             let id = DomainId(index);
             if !self.is_trained_on(id) {
                 let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));

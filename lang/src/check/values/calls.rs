@@ -215,9 +215,9 @@ impl Checker {
         let item = &tree.items[id.index].kind;
         let (name, parameters) = signature(item).expect("a callable item has a signature");
         // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
-        if self.calling.contains(&name.span) {
-            let first = self.calling.iter().position(|called| *called == name.span).unwrap_or(0);
-            let names: Vec<String> = self.calling[first..]
+        if self.stack.calling.contains(&name.span) {
+            let first = self.stack.calling.iter().position(|called| *called == name.span).unwrap_or(0);
+            let names: Vec<String> = self.stack.calling[first..]
                 .iter()
                 .map(|called| format!("`{}`", self.sources.text(*called)))
                 .collect();
@@ -232,7 +232,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        if self.calling.len() >= DEEPEST_CALL {
+        if self.stack.calling.len() >= DEEPEST_CALL {
             let text = format!("calls are nested more than {DEEPEST_CALL} deep");
             self.report(
                 Diagnostic::error(Code::NestingTooDeep, span, text)
@@ -264,32 +264,32 @@ impl Checker {
             Some((name, argument.value.span))
         });
         let given = given.collect();
-        self.calling.push(name.span);
-        self.frames.push(crate::check::values::frames::Frame {
+        self.stack.calling.push(name.span);
+        self.stack.frames.push(crate::check::values::frames::Frame {
             name: name.text.clone(),
             body: tree.items[id.index].span,
             given,
         });
         let value = self.called(item, span, &inner);
-        self.frames.pop();
-        self.calling.pop();
+        self.stack.frames.pop();
+        self.stack.calling.pop();
         value
     }
 
     /// Whether so many more calls or turns are within what an item may take; the first item that takes too
     /// many is reported.
     pub(in crate::check) fn spend(&mut self, work: usize, span: Span) -> bool {
-        let most = if self.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
-        self.work.spent = self.work.spent.saturating_add(work);
-        if self.work.spent <= most {
+        let most = if self.stack.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
+        self.stack.work.spent = self.stack.work.spent.saturating_add(work);
+        if self.stack.work.spent <= most {
             return true;
         }
         self.mark_uncacheable();
         // Whatever uses something too large is too large as well: once is enough.
-        if !std::mem::replace(&mut self.overworked, true) {
+        if !std::mem::replace(&mut self.stack.overworked, true) {
             let text = format!("evaluating this takes more than {MOST_WORK} calls and iterations");
             self.report(
-                Diagnostic::error(Code::OutOfRange, self.work.item.unwrap_or(span), text)
+                Diagnostic::error(Code::OutOfRange, self.stack.work.item.unwrap_or(span), text)
                     .help("a function is pasted in wherever it is used: name what is used twice with `let`"),
             );
         }
@@ -350,9 +350,9 @@ impl Checker {
                     (self.evaluate(expr, &env), expr.span)
                 }
                 (None, Some(default)) => {
-                    self.calling.push(callee.span);
+                    self.stack.calling.push(callee.span);
                     let value = self.evaluate(default, &Env::constant(inner.module));
-                    self.calling.pop();
+                    self.stack.calling.pop();
                     (value, default.span)
                 }
                 // What was misplaced may have been meant for it.

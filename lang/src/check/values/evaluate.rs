@@ -68,7 +68,7 @@ impl Checker {
     }
 
     pub(in crate::check) fn evaluate(&mut self, expr: &Expr, env: &Env) -> Value {
-        if self.gives_up() {
+        if self.cancellation.gives_up() {
             return Value::Error;
         }
         let value = self.evaluated(expr, env);
@@ -195,7 +195,9 @@ impl Checker {
         match name {
             "domains" => {
                 return Value::List(
-                    (0..self.domains.read().len() as u32).map(|id| Value::Domain(DomainId(id))).collect(),
+                    (0..self.parts.domains.read().len() as u32)
+                        .map(|id| Value::Domain(DomainId(id)))
+                        .collect(),
                 );
             }
             "self" => return Value::Student(SelfCopy::Current),
@@ -287,7 +289,7 @@ impl Checker {
         let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
             Value::Panel(panel) => {
-                let members = self.panels.read()[panel.0 as usize].members.clone();
+                let members = self.parts.panels.read()[panel.0 as usize].members.clone();
                 members.into_iter().map(Value::Teacher).collect()
             }
             Value::Range { low, high } => {
@@ -390,12 +392,12 @@ impl Checker {
             // `domain == "math"`
             (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
                 let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
-                let known = self.domains.read().iter().any(|domain| domain.name == *text);
+                let known = self.parts.domains.read().iter().any(|domain| domain.name == *text);
                 let diagnostic =
                     Diagnostic::error(Code::TypeMismatch, place, "a domain is compared with a text");
                 let diagnostic = diagnostic.label("a domain is named without quotes");
                 let names: Vec<String> =
-                    self.domains.read().iter().map(|domain| format!("`{}`", domain.name)).collect();
+                    self.parts.domains.read().iter().map(|domain| format!("`{}`", domain.name)).collect();
                 self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
                     Some(bare) => crate::check::names::unknown::without_quotes(diagnostic, Some(bare)),
                     None => diagnostic.help(format!("domains: {}", names.join(", "))),

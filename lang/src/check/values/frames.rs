@@ -30,7 +30,7 @@ impl Checker {
         if !of_a_value(diagnostic.code) {
             return diagnostic;
         }
-        for frame in self.frames.iter().rev() {
+        for frame in self.stack.frames.iter().rev() {
             let place = diagnostic.primary.span;
             let inside = place.file == frame.body.file
                 && frame.body.start <= place.start

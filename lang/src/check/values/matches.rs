@@ -91,7 +91,7 @@ impl Checker {
     /// implies it. What follows from the arguments of one use is no mistake of the arms: `dopd` with one
     /// model as both teachers.
     fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
-        let of_one_use = self.frames.iter().any(|frame| !frame.given.is_empty());
+        let of_one_use = self.stack.frames.iter().any(|frame| !frame.given.is_empty());
         for (later, condition) in conditions.iter().enumerate() {
             let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none())
             else {
