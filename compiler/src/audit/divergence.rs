@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::formula::{
-    Distribution, Divergence, DivergenceKind, Entry, Formula, FormulaKind, FormulaNode, Mass, Role, Side,
-    Summand, Support,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Mass, Role, Side,
+    SideProbability, Summand, Support,
 };
 
 use super::dual::{self, Dual, sum};
@@ -278,11 +278,15 @@ fn entrywise(summand: &Summand, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual,
     })
 }
 
-fn with_entries(summand: &Summand, own: &[f64], at: impl Fn(Entry) -> Dual) -> Result<Dual, Refusal> {
+fn with_entries(
+    summand: &Summand,
+    own: &[f64],
+    at: impl Fn(SideProbability) -> Dual,
+) -> Result<Dual, Refusal> {
     type Memo = HashMap<*const FormulaNode, Dual>;
     fn walk(
         formula: &Formula,
-        at: &dyn Fn(Entry) -> Dual,
+        at: &dyn Fn(SideProbability) -> Dual,
         depth: usize,
         known: &mut Memo,
     ) -> Result<Dual, Refusal> {

@@ -6,10 +6,6 @@ use crate::Unit;
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     pub name: &'static str,
-    /// In the order in which they may be given without a name.
-    pub parameters: &'static [&'static str],
-    /// The first so many must be given.
-    pub required: usize,
     /// How it is written, for help texts.
     pub usage: &'static str,
     /// One sentence.

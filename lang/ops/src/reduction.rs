@@ -51,19 +51,10 @@ impl Reduction {
 
     pub fn definition(self) -> Entry {
         /// Of anything; the result is what the elements are.
-        const USUAL: Entry = Entry {
-            name: "",
-            parameters: &["x", "over", "among", "on"],
-            required: 2,
-            usage: "",
-            doc: "",
-            unit: same,
-        };
+        const USUAL: Entry = Entry { name: "", usage: "", doc: "", unit: same };
         match self {
             Reduction::Sum => Entry {
                 name: "sum",
-                parameters: &["x", "over", "among", "on", "weights"],
-                required: 1,
                 usage: "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])",
                 doc: "The sum along an axis; of teachers, the weighted sum of their losses.",
                 unit: |of| if of == Unit::Bool { Unit::Count } else { of },
@@ -73,7 +64,6 @@ impl Reduction {
                 usage: "mean(x, over: sequence)",
                 doc: "The mean along an axis.",
                 unit: averaged,
-                ..USUAL
             },
             // Documented with the functions of two numbers.
             Reduction::Minimum => Entry { name: Function::Minimum.name(), ..USUAL },
@@ -107,12 +97,9 @@ impl Reduction {
                 usage: "count(correct, over: group)",
                 doc: "How many elements are true.",
                 unit: |_| Unit::Count,
-                ..USUAL
             },
             Reduction::Quantile { .. } => Entry {
                 name: "quantile",
-                parameters: &["x", "q", "over", "among", "on"],
-                required: 3,
                 usage: "quantile(x, 0.9, over: batch)",
                 doc: "The `q` quantile along an axis, interpolated linearly.",
                 unit: averaged,

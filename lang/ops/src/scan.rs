@@ -37,8 +37,6 @@ impl<Discount> Scan<Discount> {
     pub fn definition(&self) -> Entry {
         const USUAL: Entry = Entry {
             name: "",
-            parameters: &["x", "over"],
-            required: 2,
             usage: "",
             doc: "",
             unit: |of| if of == Unit::Bool { Unit::Count } else { of },
@@ -55,21 +53,18 @@ impl<Discount> Scan<Discount> {
                 usage: "cumprod(x, over: sequence)",
                 doc: "The product so far, this element included.",
                 unit: product,
-                ..USUAL
             },
             Scan::Minimum => Entry {
                 name: "cummin",
                 usage: "cummin(x, over: sequence)",
                 doc: "The smallest so far, this element included.",
                 unit: same,
-                ..USUAL
             },
             Scan::Maximum => Entry {
                 name: "cummax",
                 usage: "cummax(x, over: sequence)",
                 doc: "The largest so far, this element included.",
                 unit: same,
-                ..USUAL
             },
             Scan::Next => Entry {
                 name: "next",
@@ -79,8 +74,6 @@ impl<Discount> Scan<Discount> {
             },
             Scan::RewardToGo { .. } => Entry {
                 name: "reward_to_go",
-                parameters: &["x", "discount", "over"],
-                required: 3,
                 usage: "reward_to_go(x, discount: 1, over: sequence)",
                 doc: "The discounted sum of this element and all later ones.",
                 ..USUAL
@@ -156,8 +149,6 @@ impl Memory {
         match self {
             Memory::Ema { .. } => Entry {
                 name: "ema",
-                parameters: &["x", "rate"],
-                required: 2,
                 usage: "ema(mean(x, over: batch), rate: 0.9)",
                 doc: "Exponential moving average over the steps of the run: `rate` times the old value plus \
                       `1 - rate` times the new one; at the first step the new one.",
@@ -165,8 +156,6 @@ impl Memory {
             },
             Memory::Previous => Entry {
                 name: "previous",
-                parameters: &["x"],
-                required: 1,
                 usage: "previous(loss)",
                 doc: "The value of the previous step; at the first step the current value.",
                 unit: same,

@@ -4,14 +4,15 @@
 //! one mistake is reported once. Each step makes a value of its own type from that of the step before:
 //!
 //! ```text
-//! SourceFile ── parse_all ──▶ Parsed ── Checker::check ──▶ Checked ── audited ──▶ Analysis
+//! SourceFile -- parse_all --> Parsed -- Checker::check --> Checked -- audited --> Analysis
 //! ```
 //!
 //! 1. **[`Parsed`]**: files ([`names::load`]). The entry file and what it imports are parsed into
-//!    [`crate::syntax::ast`], and each [`names::modules`] knows who declares which name. In an editor, trees of
+//!    [`crate::syntax::ast`], and [`names::modules`] knows who declares which name. In an editor, trees of
 //!    unchanged items come from [`incremental::cache`].
 //! 2. **[`Checked`]**: the [`Checker`] takes what was parsed and goes through it in this order
-//!    ([`Checker::check`]). What it finds is in its [`Parts`], what it is about to do in its [`CallStack`].
+//!    ([`Checker::check`]). Its context is in [`context`]: the experiment's [`Parts`]
+//!    so far, the [`CallStack`], the [`Cancellation`] of an editor.
 //!    - Values from outside ([`names::overrides`]), then domains ([`data`]): every route and objective is
 //!      checked against the list of all of them.
 //!    - Items, one after the other, each evaluated when first asked for ([`values::evaluate`]). What is
@@ -31,6 +32,7 @@
 //!    `// allow(...)` comments take effect ([`names::allow`]).
 
 pub mod builtins;
+mod context;
 mod data;
 mod evaluation;
 mod formulas;
@@ -47,17 +49,16 @@ use std::rc::Rc;
 
 use crate::diag::{Diagnostic, Severity};
 use crate::experiment::{
-    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel,
-    SweepAxis, Teacher, TeacherId,
+    Domain, DomainId, Experiment, Model, ModelId, Objective, Origin, Teacher, TeacherId,
 };
 use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
 use crate::syntax::ast::ItemKind;
 pub use builtins::{bounds, vocabulary};
+use context::{CallStack, Cancellation, Parts};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
 pub use incremental::cache::AnalysisCache;
 use incremental::recording;
-use incremental::tracked::{ModelNames, Tracked};
 use names::items::callable;
 use names::load::{Parsed, parse_all};
 pub(crate) use names::modules::declared_name;
@@ -65,8 +66,8 @@ pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
 pub use names::{allow, index};
 use teachers::route;
+use values::calls;
 use values::value::Value;
-use values::{calls, frames};
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make
 /// sense of, and a list of diagnostics, sorted by place.
@@ -179,67 +180,12 @@ pub fn analyse_while(
 pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
     let mut cache = AnalysisCache::default();
     let parsed = stack::with_room(|| parse_all(entry, load, &mut cache));
-    Checked::unchecked(parsed.sources, parsed.modules, index::Facts::default()).audited(None)
+    Checked::unchecked(parsed.sources, parsed.modules, index::RecordedValues::default()).audited(None)
 }
 
 /// How many definitions may wait for each other, each needed by the one before, and how many levels a formula
 /// may have. A file of thousands of `let`s, each naming the last one, is far below that.
 pub const DEEPEST_CHAIN: usize = 10_000;
-
-/// So many expressions are evaluated between two looks at whether to go on.
-const BETWEEN_LOOKS: u32 = 512;
-
-/// What the experiment is made of, as far as it is known.
-#[derive(Default)]
-struct Parts {
-    domains: Tracked<Vec<Domain>>,
-    models: Tracked<Vec<Model>>,
-    model_names: ModelNames,
-    teachers: Tracked<Vec<Teacher>>,
-    /// By teacher: some route, objective or rollout asks for it.
-    used_teachers: Tracked<Vec<bool>>,
-    /// What the author wrote about where teachers come from.
-    said_origins: Tracked<teachers::SaidOrigins>,
-    panels: Tracked<Vec<Panel>>,
-    benchmarks: Tracked<Vec<Benchmark>>,
-    sweep: Tracked<Vec<SweepAxis>>,
-    objectives: Vec<NamedObjective>,
-    marks: Vec<MarkedSetting>,
-}
-
-/// What is being evaluated, and what it has taken so far.
-#[derive(Default)]
-struct CallStack {
-    /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never
-    /// ends.
-    calling: Vec<Span>,
-    /// The same calls, with what their callers gave.
-    frames: Vec<frames::Frame>,
-    /// The items whose values are being worked out.
-    evaluating: Vec<ItemId>,
-    /// Of the item that is being evaluated.
-    work: calls::Work,
-    /// It has been said that an item takes too many.
-    overworked: bool,
-    /// How often a definition was found to need itself.
-    cycles: usize,
-    /// How many definitions are being evaluated, each needed by the one before.
-    chain: usize,
-}
-
-/// Whether to go on.
-struct Cancellation {
-    go_on: Option<GoOn>,
-    /// Expressions until the next look.
-    until_look: u32,
-    stopped: bool,
-}
-
-impl Default for Cancellation {
-    fn default() -> Cancellation {
-        Cancellation { go_on: None, until_look: BETWEEN_LOOKS, stopped: false }
-    }
-}
 
 /// Checks what was parsed.
 struct Checker {
@@ -258,7 +204,7 @@ struct Checker {
     uses: recording::Uses,
     /// The entry file's route, evaluated when a stage first asks for it.
     route: route::RouteState,
-    facts: index::Facts,
+    facts: index::RecordedValues,
     /// `--set seed=2`
     seed: Option<u64>,
     entry: ModuleId,
@@ -273,7 +219,7 @@ struct Checker {
 struct Checked {
     sources: Sources,
     modules: Modules,
-    facts: index::Facts,
+    facts: index::RecordedValues,
     diagnostics: Vec<Diagnostic>,
     experiment: Option<Experiment>,
     objectives: Vec<NamedObjective>,
@@ -308,19 +254,6 @@ fn report_once(diagnostics: &mut Vec<Diagnostic>, diagnostic: Diagnostic) {
     }
 }
 
-impl Cancellation {
-    /// Whether the analysis has been given up.
-    fn gives_up(&mut self) -> bool {
-        let Some(go_on) = &self.go_on else { return false };
-        self.until_look -= 1;
-        if self.until_look == 0 {
-            self.until_look = BETWEEN_LOOKS;
-            self.stopped |= !go_on();
-        }
-        self.stopped
-    }
-}
-
 impl Checker {
     fn new(parsed: Parsed, cache: AnalysisCache, cancellation: Cancellation) -> Checker {
         let Parsed { sources, modules, entry, diagnostics } = parsed;
@@ -339,7 +272,7 @@ impl Checker {
             recording: None,
             uses: recording::Uses::default(),
             route: route::RouteState::default(),
-            facts: index::Facts::default(),
+            facts: index::RecordedValues::default(),
             seed: None,
             entry,
             has_experiment,
@@ -479,7 +412,7 @@ fn has_errors(diagnostics: &[Diagnostic]) -> bool {
 
 impl Checked {
     /// An analysis that was given up: trees and names alone.
-    fn unchecked(sources: Sources, modules: Modules, facts: index::Facts) -> Checked {
+    fn unchecked(sources: Sources, modules: Modules, facts: index::RecordedValues) -> Checked {
         Checked {
             sources,
             modules,

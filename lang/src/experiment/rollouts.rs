@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
 use super::stages::named;
 use super::{ModelId, Origin, TeacherId, Template};
 use crate::experiment::formula::{Formula, Role};
+use serde::{Deserialize, Serialize};
 
 /// Where the tokens that an objective judges come from.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use super::place::CompletionPlace;
 use super::scope::{self, LocalName};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::builtins::{
-    self, Builtin, DataName, Kind, Parameter, SupportName, TeacherName, WeightsName,
+    self, Builtin, BuiltinParameter, DataName, Kind, SupportName, TeacherName, WeightsName,
 };
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
@@ -340,7 +340,7 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
     let written: Vec<(String, String)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => {
-            let each = |parameter: &Parameter| (parameter.name.to_owned(), builtin.usage.to_owned());
+            let each = |parameter: &BuiltinParameter| (parameter.name.to_owned(), builtin.usage.to_owned());
             builtin.parameters.iter().map(each).collect()
         }
         (None, Some(id)) => {

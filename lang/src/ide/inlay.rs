@@ -14,7 +14,7 @@ pub struct Inlay {
 /// In order of place.
 pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
     let declared = analysis.index.uses_in(ENTRY).iter().filter(|a_use| a_use.declares);
-    let hint = |a_use: &crate::check::index::Use| {
+    let hint = |a_use: &crate::check::index::NameUse| {
         let crate::check::index::Target::Symbol(id) = a_use.target else { return None };
         let symbol = analysis.index.symbol(id);
         let info = symbol

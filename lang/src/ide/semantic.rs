@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::ENTRY;
 use crate::check::Analysis;
-use crate::check::index::{SymbolKind, Target, Use};
+use crate::check::index::{NameUse, SymbolKind, Target};
 use crate::check::vocabulary;
 use crate::syntax::tokens::{TokenKind, lex};
 use crate::syntax::words;
@@ -46,7 +46,7 @@ pub struct SemanticToken {
 
 /// In order; no token spans a line break.
 pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> {
-    let uses: HashMap<u32, &Use> =
+    let uses: HashMap<u32, &NameUse> =
         analysis.index.uses_in(ENTRY).iter().map(|a_use| (a_use.span.start, a_use)).collect();
     let tokens = lex(source);
     let mut found = Vec::new();
@@ -84,7 +84,7 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
     found
 }
 
-fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
+fn of_use(a_use: &NameUse, analysis: &Analysis) -> (Meaning, bool, bool) {
     match a_use.target {
         Target::Symbol(id) => {
             let symbol = analysis.index.symbol(id);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use mopd_lang::check::bounds;
-use mopd_lang::check::builtins::{self, Builtin, DataName, Kind, Parameter, TeacherName};
+use mopd_lang::check::builtins::{self, Builtin, BuiltinParameter, DataName, Kind, TeacherName};
 use mopd_lang::check::vocabulary::{self, Key, SignalName, Takes, Word};
 use mopd_lang::formula::Function;
 use mopd_ops::Accuracy;
@@ -253,8 +253,8 @@ fn functions(group: Group) -> String {
 /// One function: how it is written, what it says, its arguments.
 fn entry(builtin: &Builtin) -> String {
     let mut text = format!("**`{}`** · `{}`  \n{}\n", builtin.name, builtin.usage, builtin.doc);
-    let listed = |parameters: &[&Parameter]| {
-        let one = |parameter: &&Parameter| match parameter.default {
+    let listed = |parameters: &[&BuiltinParameter]| {
+        let one = |parameter: &&BuiltinParameter| match parameter.default {
             Some(default) => {
                 let default = default.trim_matches('"').trim_end_matches(".0");
                 format!("`{}` ({}, `{default}` by default)", parameter.name, takes(parameter.takes))

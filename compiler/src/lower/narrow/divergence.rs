@@ -128,7 +128,7 @@ fn elementwise(
                 graph.apply(*function, &operands)
             }
             (FormulaKind::Entry(entry), Some(entries)) => {
-                let place = wide::Entry::ALL.iter().position(|known| known == entry);
+                let place = wide::SideProbability::ALL.iter().position(|known| known == entry);
                 entries[place.expect("all are listed")]
             }
             _ => leaf(graph, &formula.0, at)?,

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{Entry, Facts, Side, Summand, detached};
+use mopd_lang::formula::{Facts, Side, SideProbability, Summand, detached};
 
 use super::objectives::{assert_values, dpo, lowered, per_token};
 use super::*;
@@ -608,7 +608,7 @@ fn parameters_of_divergences() {
 
 fn entries() -> [Formula; 2] {
     [Side::Left, Side::Right]
-        .map(|side| formula(FormulaKind::Entry(Entry { side, detached: false }), Axis::Run, false))
+        .map(|side| formula(FormulaKind::Entry(SideProbability { side, detached: false }), Axis::Run, false))
 }
 
 fn summand(value: Formula) -> DivergenceKind {

@@ -26,7 +26,7 @@ use crate::syntax::ast::{Argument, Block, Expr};
 
 /// A parameter of a built-in.
 #[derive(Clone, Copy, Debug)]
-pub struct Parameter {
+pub struct BuiltinParameter {
     pub name: &'static str,
     pub takes: Takes,
     /// Must be given. Those that must come first.
@@ -97,7 +97,7 @@ impl Usual<String> for &str {
 }
 
 /// How a parameter is declared: `Count` must be given, `Option<Count>` may be.
-pub(in crate::check) trait Declared {
+pub(in crate::check) trait ParameterType {
     const TAKES: Takes;
     const REQUIRED: bool;
     type Field<'e>;
@@ -106,7 +106,7 @@ pub(in crate::check) trait Declared {
     fn field<'e>(call: &Call<'e>, name: &'static str, given: Option<&'e Expr>) -> Option<Self::Field<'e>>;
 }
 
-impl<T: ArgumentType> Declared for T {
+impl<T: ArgumentType> ParameterType for T {
     const TAKES: Takes = T::TAKES;
     const REQUIRED: bool = true;
     type Field<'e> = Arg<'e, T>;
@@ -116,7 +116,7 @@ impl<T: ArgumentType> Declared for T {
     }
 }
 
-impl<T: ArgumentType> Declared for Option<T> {
+impl<T: ArgumentType> ParameterType for Option<T> {
     const TAKES: Takes = T::TAKES;
     const REQUIRED: bool = false;
     type Field<'e> = Option<Arg<'e, T>>;
@@ -178,9 +178,9 @@ macro_rules! arguments {
     ($name:ident { $($parameter:ident $($written:literal)?: $takes:ty $(= $default:expr)?),* $(,)? }) => {
         $crate::check::builtins::declare::arguments! {
             @ $name,
-            Some(&[$($crate::check::builtins::declare::Parameter {
+            Some(&[$($crate::check::builtins::declare::BuiltinParameter {
                 name: $crate::check::builtins::declare::written!($parameter $($written)?),
-                takes: <$takes as $crate::check::builtins::declare::Declared>::TAKES,
+                takes: <$takes as $crate::check::builtins::declare::ParameterType>::TAKES,
                 required: $crate::check::builtins::declare::required!($takes $(, $default)?),
                 default: $crate::check::builtins::declare::default!($($default)?),
             }),*]),
@@ -196,7 +196,7 @@ macro_rules! arguments {
 
         impl<'e> $name<'e> {
             /// None where any argument is taken by its name.
-            pub(in crate::check) const PARAMETERS: Option<&'static [$crate::check::builtins::Parameter]> =
+            pub(in crate::check) const PARAMETERS: Option<&'static [$crate::check::builtins::BuiltinParameter]> =
                 $parameters;
 
             #[allow(unused_mut, unused_variables, dead_code)]
@@ -230,7 +230,7 @@ macro_rules! written {
 
 macro_rules! required {
     ($takes:ty) => {
-        <$takes as $crate::check::builtins::declare::Declared>::REQUIRED
+        <$takes as $crate::check::builtins::declare::ParameterType>::REQUIRED
     };
     ($takes:ty, $default:expr) => {
         false
@@ -247,17 +247,17 @@ macro_rules! default {
 }
 
 macro_rules! field {
-    ($e:lifetime $takes:ty) => { <$takes as $crate::check::builtins::declare::Declared>::Field<$e> };
+    ($e:lifetime $takes:ty) => { <$takes as $crate::check::builtins::declare::ParameterType>::Field<$e> };
     ($e:lifetime $takes:ty, $default:expr) => { $crate::check::builtins::declare::ArgOr<$e, $takes> };
 }
 
 macro_rules! read_field {
     ($call:ident, $name:ident, $given:ident, $takes:ty) => {
-        <$takes as $crate::check::builtins::declare::Declared>::field(&$call, $name, $given)?
+        <$takes as $crate::check::builtins::declare::ParameterType>::field(&$call, $name, $given)?
     };
     ($call:ident, $name:ident, $given:ident, $takes:ty, $default:expr) => {{
         type Taken = Option<$takes>;
-        let given = <Taken as $crate::check::builtins::declare::Declared>::field(&$call, $name, $given)?;
+        let given = <Taken as $crate::check::builtins::declare::ParameterType>::field(&$call, $name, $given)?;
         $crate::check::builtins::declare::ArgOr {
             given,
             default: $crate::check::builtins::declare::Usual::usual($default),

@@ -7,6 +7,7 @@ pub(in crate::check) mod data;
 pub(in crate::check) mod declare;
 pub(in crate::check) mod divergences;
 pub(in crate::check) mod edits;
+pub(in crate::check) mod formulas;
 pub(in crate::check) mod losses;
 pub(in crate::check) mod measures;
 pub(in crate::check) mod optimizers;
@@ -27,7 +28,7 @@ use crate::formula::{Function, Memory, Reduction, Scan, Statistic};
 
 pub use constructors::Constructor;
 pub use data::DataName;
-pub use declare::Parameter;
+pub use declare::BuiltinParameter;
 pub use divergences::DivergenceName;
 pub use edits::EditName;
 pub use losses::LossName;
@@ -45,7 +46,7 @@ pub use weights::WeightsName;
 pub struct Builtin {
     pub name: &'static str,
     /// In the order in which they may be given without a name: first those that must be given.
-    pub parameters: &'static [Parameter],
+    pub parameters: &'static [BuiltinParameter],
     /// Takes any named arguments.
     pub any_names: bool,
     /// How it is written, for help texts.
@@ -86,7 +87,7 @@ pub enum Kind {
 }
 
 impl Builtin {
-    pub fn parameter(&self, name: &str) -> Option<&'static Parameter> {
+    pub fn parameter(&self, name: &str) -> Option<&'static BuiltinParameter> {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }
 
@@ -97,57 +98,26 @@ impl Builtin {
 }
 
 /// A function of formulas.
-struct Row {
-    name: &'static str,
-    parameters: &'static [&'static str],
-    /// The first so many must be given.
-    required: usize,
-    usage: &'static str,
-    doc: &'static str,
-    kind: Kind,
+fn of_formulas(name: &'static str, usage: &'static str, doc: &'static str, kind: Kind) -> Builtin {
+    Builtin { name, parameters: formulas::parameters(kind), any_names: false, usage, doc, kind }
 }
 
-impl Row {
-    fn of(Entry { name, parameters, required, usage, doc, .. }: Entry, kind: Kind) -> Row {
-        Row { name, parameters, required, usage, doc, kind }
-    }
-
-    /// What its arguments take is known by their names.
-    fn builtin(&self) -> Builtin {
-        let takes = |(at, name): (usize, &&'static str)| Parameter {
-            name,
-            takes: vocabulary::takes(self.kind, name),
-            required: at < self.required,
-            default: None,
-        };
-        let parameters: Vec<Parameter> = self.parameters.iter().enumerate().map(takes).collect();
-        // Once, for as long as the program runs.
-        let parameters = parameters.leak();
-        let Row { name, usage, doc, kind, .. } = *self;
-        Builtin { name, parameters, any_names: false, usage, doc, kind }
-    }
+fn bucket() -> Builtin {
+    let doc = "The index, from 0, of the one of `n` equal bins of [0, 1] that `x` lies in; values outside go \
+               to the nearest bin.";
+    of_formulas("bucket", "bucket(x, 27)", doc, Kind::Bucket)
 }
-
-const BUCKET: Row = Row {
-    name: "bucket",
-    parameters: &["x", "n"],
-    required: 2,
-    usage: "bucket(x, 27)",
-    doc: "The index, from 0, of the one of `n` equal bins of [0, 1] that `x` lies in; values outside go to the \
-          nearest bin.",
-    kind: Kind::Bucket,
-};
 
 /// What goes along an axis, or from step to step.
-fn along_axes() -> impl Iterator<Item = Row> {
+fn along_axes() -> impl Iterator<Item = Builtin> {
     // The smallest and the largest are found by what they are of two numbers.
     let reductions = Reduction::EACH.into_iter().filter(|reduction| !reduction.definition().doc.is_empty());
-    let reductions = reductions.map(|reduction| Row::of(reduction.definition(), Kind::Reduce(reduction)));
-    let statistics =
-        Statistic::EACH.map(|statistic| Row::of(statistic.definition(), Kind::Statistic(statistic)));
-    let scans = Scan::EACH.map(|scan| Row::of(scan.definition(), Kind::Scan(scan)));
-    let memory = Memory::EACH.map(|memory| Row::of(memory.definition(), Kind::Memory(memory)));
-    reductions.chain(statistics).chain(scans).chain(memory)
+    let reductions = reductions.map(|reduction| (reduction.definition(), Kind::Reduce(reduction)));
+    let statistics = Statistic::EACH.map(|statistic| (statistic.definition(), Kind::Statistic(statistic)));
+    let scans = Scan::EACH.map(|scan| (scan.definition(), Kind::Scan(scan)));
+    let memory = Memory::EACH.map(|memory| (memory.definition(), Kind::Memory(memory)));
+    let each = reductions.chain(statistics).chain(scans).chain(memory);
+    each.map(|(Entry { name, usage, doc, .. }, kind)| of_formulas(name, usage, doc, kind))
 }
 
 pub fn find_loss(name: &str) -> Option<&'static Builtin> {
@@ -175,8 +145,7 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
         constructors::BUILTINS,
         teachers::BUILTINS,
     ];
-    let others = std::iter::once(BUCKET).chain(along_axes());
-    let formulas = calls.map(elementwise).chain(others.map(|row| row.builtin()));
+    let formulas = calls.map(elementwise).chain(std::iter::once(bucket())).chain(along_axes());
     formulas.chain(families.concat()).collect()
 });
 
@@ -189,17 +158,17 @@ fn elementwise(function: Function) -> Builtin {
     // The same words name a reduction.
     let extreme = |reduction| {
         let usage = format!("{usage}, or {name}(x, over: sequence)");
-        (&["a", "b", "over", "among", "on"][..], 1, usage, Kind::Extreme(function, reduction))
+        (usage, Kind::Extreme(function, reduction))
     };
-    let (parameters, required, usage, kind) = match function {
+    let (usage, kind) = match function {
         Function::Minimum => extreme(Reduction::Minimum),
         Function::Maximum => extreme(Reduction::Maximum),
-        Function::Clip => (parameters, 3, usage, Kind::Clip),
-        Function::Where => (parameters, 3, usage, Kind::Where),
-        _ => (parameters, parameters.len(), usage, Kind::Elementwise(function)),
+        Function::Clip => (usage, Kind::Clip),
+        Function::Where => (usage, Kind::Where),
+        _ => (usage, Kind::Elementwise(function)),
     };
     // Once, for as long as the program runs.
-    Row { name, parameters, required, usage: usage.leak(), doc, kind }.builtin()
+    of_formulas(name, usage.leak(), doc, kind)
 }
 
 pub fn find(name: &str) -> Option<&'static Builtin> {

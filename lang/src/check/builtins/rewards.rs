@@ -1,7 +1,7 @@
 //! Rewards: how a completion is judged.
 
 use super::declare::builtins;
-use super::types::{Count, Field, Files, NotNegative, Seconds, Secret, Text};
+use super::types::{Count, Dependencies, Field, NotNegative, Seconds, Secret, Text};
 
 builtins! { Reward: RewardName, RewardCall {
     /// 1 if the completion equals a field of the data exactly; the field is `answer` by default.
@@ -25,7 +25,7 @@ builtins! { Reward: RewardName, RewardCall {
         command: Text,
         time_limit: Seconds = 30.0,
         batch: Count = 256,
-        depends: Option<Files>,
+        depends: Option<Dependencies>,
     },
 
     /// 1 if the completion is JSON that a schema accepts.

@@ -3,12 +3,13 @@
 
 use std::rc::Rc;
 
+use crate::experiment::{self, Keeps, ModelId, Secret as SecretText};
+use crate::formula::{self, Role as RoleOf};
+
 use crate::check::Checker;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::vocabulary::{self, Takes};
 use crate::check::values::evaluate::Env;
-use crate::experiment::{self, Keeps, ModelId, Secret as SecretText};
-use crate::formula::{self, Role as RoleOf};
 
 pub(in crate::check) trait ArgumentType {
     const TAKES: Takes;
@@ -79,6 +80,11 @@ types! {
     };
     /// Of a moving average: from 0, below 1.
     Decay: Takes::Number, |checker, given, env| -> f64 { checker.decay(given, env) };
+    /// Tokens of a window; not the width of a model.
+    Window: Takes::Count, |checker, given, env| -> u32 {
+        let value = checker.evaluate(given.expr, env);
+        checker.whole(&value, given.expr.span, "the width of a window", 1).map(|width| width as u32)
+    };
     Numbers: Takes::Numbers, |checker, given, env| -> Vec<f64> { checker.numbers(given.expr, env) };
     /// Whole numbers, counted from 0.
     Dimensions: Takes::Numbers, |checker, given, env| -> Vec<u32> {
@@ -109,8 +115,16 @@ types! {
     };
 
     // What is known per completion or per token: where it is read says how coarse it is.
-    Condition: Takes::Condition;
-    Formula: Takes::Formula;
+    Condition: Takes::Condition, |checker, given, env| -> formula::Formula {
+        let value = checker.evaluate(given.expr, env);
+        checker.formula(value, given.expr.span)
+    };
+    Formula: Takes::Formula, |checker, given, env| -> formula::Formula {
+        let value = checker.evaluate(given.expr, env);
+        checker.formula(value, given.expr.span)
+    };
+    /// A panel, of which one member's number is taken.
+    Panel: Takes::Formula;
     Role: Takes::Role, |checker, given, env| -> RoleOf {
         let value = checker.evaluate(given.expr, env);
         checker.role_of(value, given.expr.span, "expected a role, such as `teacher`")
@@ -129,7 +143,7 @@ types! {
     /// A command.
     Program: Takes::Text, |checker, given, env| -> String { checker.program(given.expr, given.name, env) };
     Stop: Takes::Texts, |checker, given, env| -> Vec<String> { checker.stop_texts(Some(given.expr), env) };
-    Files: Takes::Texts, |checker, given, env| -> Vec<String> {
+    Dependencies: Takes::Texts, |checker, given, env| -> Vec<String> {
         const WANTED: &str = "`depends` is a file or folder that the program reads, or a list of them: \
                               `[\"rules.json\", \"lib\"]`";
         checker.texts(Some(given.expr), WANTED, "an empty text names no file", env)
@@ -143,6 +157,16 @@ types! {
         checker.word(given.expr, "what a buffer keeps", &words)
     };
     Masses: Takes::Words(vocabulary::MASSES);
+    Axis: Takes::Words(vocabulary::OVER), |checker, given, _| -> formula::Axis { checker.axis(given.expr) };
+    Deviation: Takes::Words(vocabulary::DEVIATIONS), |checker, given, _| -> formula::Deviation {
+        let words =
+            [("population", formula::Deviation::Population), ("sample", formula::Deviation::Sample)];
+        checker.word(given.expr, "a kind of deviation", &words)
+    };
+    /// What holds where a value is missing.
+    Missing: Takes::Words(vocabulary::MISSING), |checker, given, _| -> () {
+        checker.word(given.expr, "what holds where a value is missing", &[("uniform", ())])
+    };
     Similarity: Takes::Words(vocabulary::SIMILARITIES), |checker, given, _| -> formula::Similarity {
         let words = [("edit", formula::Similarity::Edit), ("rouge", formula::Similarity::Rouge)];
         checker.word(given.expr, "a similarity of texts", &words)

@@ -7,9 +7,6 @@ mod words;
 pub use keys::*;
 pub use words::*;
 
-use crate::check::builtins::Kind;
-use crate::formula::{Memory, Scan, Statistic};
-
 /// One setting of a block.
 #[derive(Debug)]
 pub struct Key {
@@ -104,40 +101,6 @@ pub fn names(keys: &[Key]) -> Vec<&'static str> {
 
 pub fn signal(name: &str) -> Option<&'static SignalName> {
     SIGNALS.iter().find(|signal| signal.name == name)
-}
-
-/// What an argument of a function of formulas takes, by its name.
-pub(super) fn takes(kind: Kind, parameter: &str) -> Takes {
-    match kind {
-        Kind::Statistic(name) => statistic(name, parameter),
-        Kind::Scan(Scan::RewardToGo { .. }) if parameter == "discount" => Takes::Schedule,
-        Kind::Memory(Memory::Ema { .. }) if parameter == "rate" => Takes::Number,
-        _ => measure(parameter),
-    }
-}
-
-/// What the parameters take that many functions share.
-fn measure(parameter: &str) -> Takes {
-    match parameter {
-        "over" => Takes::Words(OVER),
-        "on" => Takes::Rollout,
-        "among" => Takes::Condition,
-        "condition" => Takes::Condition,
-        "weights" => Takes::Numbers,
-        "q" | "n" => Takes::Number,
-        _ => Takes::Formula,
-    }
-}
-
-fn statistic(name: Statistic, parameter: &str) -> Takes {
-    match (name, parameter) {
-        (Statistic::Zscore { .. }, "deviation") => Takes::Words(DEVIATIONS),
-        (Statistic::Softmax, "missing") => Takes::Words(MISSING),
-        (Statistic::Balance, "x") => Takes::Condition,
-        (_, "upper" | "keep") => Takes::Number,
-        (_, "n" | "most" | "width") => Takes::Count,
-        _ => measure(parameter),
-    }
 }
 
 /// What a parameter of a declared type takes.

@@ -5,15 +5,15 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{
-    Axis, DeclaredType, DivergenceKind, Entry, Facts, Formula, FormulaKind, Function, Given, Side, Summand,
-    Unit, detached,
+    Axis, DeclaredType, DivergenceKind, Facts, Formula, FormulaKind, Function, Given, Side, SideProbability,
+    Summand, Unit, detached,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
 
 use crate::check::Checker;
 use crate::check::builtins::{Builtin, Kind};
-use crate::check::formulas::divergences::{COMMON, Common};
+use crate::check::formulas::divergences::{COMMON, DivergenceSettings};
 use crate::check::formulas::properties::{Flaw, facts};
 use crate::check::names::modules::{DIVERGENCES, ItemId};
 use crate::check::values::calls::Slots;
@@ -110,7 +110,9 @@ impl Checker {
         if !misplaced.is_empty() {
             return Value::Error;
         }
-        if let Some(missing) = side_names.iter().zip(&given).find(|(_, given)| given.is_none()) {
+        let (sides_given, given) = given.split_at(side_names.len());
+        let (own_given, common_given) = given.split_at(own.len());
+        if let Some(missing) = side_names.iter().zip(sides_given).find(|(_, given)| given.is_none()) {
             let usage = format!("{}(teacher{}student)", name.text, if directed { " || " } else { ", " });
             let text = match missing.0 {
                 &"pair" => format!("`{}` needs its two sides", name.text),
@@ -120,12 +122,12 @@ impl Checker {
             self.report(finding.help(format!("write `{usage}`")));
             return Value::Error;
         }
-        let own_given = &given[side_names.len()..side_names.len() + own.len()];
+        let written: Vec<&Expr> = sides_given.iter().flatten().copied().collect();
         if in_entry {
-            let pair = match (directed, &given[0].expect("looked at").kind) {
-                (true, ExprKind::Versus { left, right }) => [&**left, &**right],
-                (false, _) => [given[0], given[1]].map(|side| side.expect("looked at")),
-                (true, _) => {
+            let pair = match written.as_slice() {
+                [left, right] => [*left, *right],
+                [Expr { kind: ExprKind::Versus { left, right }, .. }] => [&**left, &**right],
+                _ => {
                     let text = format!("`{}` needs both numbers and their order: `{0}(p || q)`", name.text);
                     self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                     return Value::Error;
@@ -139,12 +141,13 @@ impl Checker {
             let value = self.at_entry(sides, pair, body, &inner);
             return value.map_or(Value::Error, Value::Formula);
         }
-        let pair = if directed {
-            self.sides(given[0].expect("looked at"), None, &name.text, env)
-        } else {
-            let [left, right] =
-                [given[0], given[1]].map(|side| self.distribution(side.expect("looked at"), env));
-            left.zip(right)
+        let pair = match written.as_slice() {
+            [left, right] => {
+                let [left, right] = [left, right].map(|side| self.distribution(side, env));
+                left.zip(right)
+            }
+            [pair, ..] => self.sides(pair, None, &name.text, env),
+            [] => unreachable!("a side is there"),
         };
         let bound = self.own_parameters(name, own, own_given, span, env, &mut inner);
         let (Some((left, right)), Some(bound)) = (pair, bound) else { return Value::Error };
@@ -161,9 +164,10 @@ impl Checker {
             ));
             return Value::Error;
         }
-        let [support, mass, temperature, clip_each] =
-            std::array::from_fn(|at| given[names.len() - COMMON.len() + at]);
-        let common = Common { support, mass, temperature, clip_each };
+        let &[support, mass, temperature, clip_each] = common_given else {
+            unreachable!("what every divergence takes comes last")
+        };
+        let common = DivergenceSettings { support, mass, temperature, clip_each };
         let kind = DivergenceKind::Entrywise(Rc::new(summand));
         self.finish_divergence(kind, (left, right), common, span, env)
     }
@@ -283,7 +287,7 @@ impl Checker {
         }
         let [left, right] = [Side::Left, Side::Right].map(|side| {
             let origin = self.origin(name.span);
-            let entry = FormulaKind::Entry(Entry { side, detached: false });
+            let entry = FormulaKind::Entry(SideProbability { side, detached: false });
             Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
         });
         let value = self.at_entry(sides, [left, right], body, env)?;

@@ -17,7 +17,7 @@ use crate::check::values::value::Value;
 pub const COMMON: [&str; 4] = ["support", "mass", "temperature", "clip_each"];
 
 /// The values of [`COMMON`].
-pub(in crate::check) struct Common<'e> {
+pub(in crate::check) struct DivergenceSettings<'e> {
     pub support: Option<&'e Expr>,
     pub mass: Option<&'e Expr>,
     pub temperature: Option<&'e Expr>,
@@ -27,7 +27,7 @@ pub(in crate::check) struct Common<'e> {
 /// The same of a built-in one.
 macro_rules! common {
     ($given:ident) => {
-        Common {
+        DivergenceSettings {
             support: $given.support.map(Arg::expr),
             mass: $given.mass.map(Arg::expr),
             temperature: $given.temperature.map(Arg::expr),
@@ -158,7 +158,7 @@ impl Checker {
         &mut self,
         kind: DivergenceKind,
         (left, right): (Distribution, Distribution),
-        Common { support, mass, temperature, clip_each }: Common,
+        DivergenceSettings { support, mass, temperature, clip_each }: DivergenceSettings,
         span: Span,
         env: &Env,
     ) -> Value {

@@ -1,6 +1,7 @@
 //! What is known only per token: operators, functions, reductions, divergences and signals, with units and
 //! axes.
 
+pub mod along_axis;
 pub mod arithmetic;
 pub mod declared;
 pub mod divergences;

@@ -18,6 +18,8 @@ use crate::experiment::{DomainId, ModelId, Stage, Train};
 use crate::source::Span;
 use crate::syntax::ast::{Item, ItemKind};
 
+use crate::check::Checker;
+use crate::check::context::Parts;
 use crate::check::names::index::ValueInfo;
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
@@ -25,7 +27,6 @@ use crate::check::stages::streams::all_rollouts;
 use crate::check::teachers::route::{ENTRY, RouteState};
 use crate::check::values::calls::Work;
 use crate::check::values::value::Value;
-use crate::check::{CallStack, Checker, Parts};
 
 /// A check without diagnostics.
 pub(in crate::check) struct Check {
@@ -327,10 +328,9 @@ impl Checker {
             origins: _,
             known_origins: _,
             parts,
-            // Of the item that is being evaluated. Whoever takes too much, is in a cycle or comes to the end of
-            // the chain is not kept.
-            stack:
-                CallStack { calling: _, frames: _, evaluating: _, work: _, overworked: _, cycles: _, chain: _ },
+            // Of the item that is being evaluated. Whoever takes too much, is in a cycle or comes to the end
+            // of the chain is not kept.
+            stack: _,
             any_numbers: _,
             // Nothing is kept of an analysis that was given up.
             cancellation: _,

@@ -161,11 +161,11 @@ impl ValueInfo {
 
 /// What the evaluator tells of the names inside objectives.
 #[derive(Default)]
-pub struct Facts {
+pub struct RecordedValues {
     values: HashMap<Span, ValueInfo>,
 }
 
-impl Facts {
+impl RecordedValues {
     /// A body is evaluated once per call; what differs between calls is no constant.
     pub fn record(&mut self, declared: Span, info: &ValueInfo) {
         let mut info = info.clone();
@@ -201,7 +201,7 @@ pub enum Target {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Use {
+pub struct NameUse {
     pub span: Span,
     pub target: Target,
     /// The name is declared here.
@@ -217,7 +217,7 @@ pub type LazyIndex = LazyCell<NameIndex, Box<dyn FnOnce() -> NameIndex>>;
 pub struct NameIndex {
     pub symbols: Vec<Symbol>,
     /// Sorted by place.
-    uses: Vec<Use>,
+    uses: Vec<NameUse>,
     trees: Vec<(FileId, Rc<Module>)>,
 }
 
@@ -235,21 +235,21 @@ impl NameIndex {
     }
 
     /// Every name of a file, in order.
-    pub fn uses_in(&self, file: FileId) -> &[Use] {
+    pub fn uses_in(&self, file: FileId) -> &[NameUse] {
         let start = self.uses.partition_point(|a_use| a_use.span.file < file);
         let end = self.uses.partition_point(|a_use| a_use.span.file <= file);
         &self.uses[start..end]
     }
 
     /// The name at an offset; a cursor right behind a name still means it.
-    pub fn at(&self, file: FileId, offset: u32) -> Option<Use> {
+    pub fn at(&self, file: FileId, offset: u32) -> Option<NameUse> {
         let uses = self.uses_in(file);
         let after = uses.partition_point(|a_use| a_use.span.start <= offset);
         uses[..after].iter().rev().take(2).find(|a_use| offset <= a_use.span.end).copied()
     }
 
     /// Every place that names a symbol, its declaration included, in order.
-    pub fn places(&self, id: SymbolId) -> impl Iterator<Item = Use> {
+    pub fn places(&self, id: SymbolId) -> impl Iterator<Item = NameUse> {
         self.uses
             .iter()
             .copied()
@@ -271,11 +271,11 @@ impl NameIndex {
         (id.0 + 1..).map(SymbolId).take_while(of_it)
     }
 
-    pub(in crate::check) fn lazy(modules: Modules, facts: Facts) -> LazyIndex {
+    pub(in crate::check) fn lazy(modules: Modules, facts: RecordedValues) -> LazyIndex {
         LazyCell::new(Box::new(move || NameIndex::build(&modules, facts)))
     }
 
-    fn build(modules: &Modules, facts: Facts) -> NameIndex {
+    fn build(modules: &Modules, facts: RecordedValues) -> NameIndex {
         let mut index = walk::walk(modules, facts);
         index.uses.sort_by_key(|a_use| a_use.span);
         index

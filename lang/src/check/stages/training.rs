@@ -22,7 +22,7 @@ use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
 
 /// What every recipe has.
-struct Common {
+struct CommonSettings {
     length: Option<Length>,
     learning_rate: Option<Formula>,
     optimizer: Option<Optimizer>,
@@ -130,7 +130,7 @@ impl Checker {
         self.check_stage(&train, settings).then_some(train)
     }
 
-    fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> Common {
+    fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> CommonSettings {
         let length = self.length(settings, env);
         let learning_rate = self.learning_rate(settings, env, length);
         let optimizer = self.optimizer(settings, env);
@@ -165,7 +165,7 @@ impl Checker {
         };
         let trainable = self.trainable(settings, env);
         let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
-        Common {
+        CommonSettings {
             length,
             learning_rate,
             optimizer,

@@ -6,11 +6,11 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::Rollout;
 use crate::formula::Unit;
 use crate::source::Span;
-use crate::syntax::ast::{self, Argument, Block, Expr, ExprKind, Item, ItemKind, Name};
+use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
-use crate::check::builtins::{self, Builtin, Kind, Parameter, TeacherName};
+use crate::check::builtins::{self, Builtin, BuiltinParameter, Kind, TeacherName};
 use crate::check::names::foreign;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, declared_name};
@@ -199,7 +199,7 @@ impl Checker {
             Kind::Divergence(name) => self.divergence_call(name.call(call, &given)?, env),
             Kind::Measure(measure) => self.measure_call(measure.call(call, &given)?, env),
             Kind::Teacher(name) => self.teacher_call(name.call(call, &given)?, env),
-            _ => Some(self.formula_call(call.builtin, &given, call.span, env)),
+            _ => self.formula_call(call, &given, env),
         }
     }
 
@@ -322,7 +322,7 @@ impl Checker {
     pub(in crate::check) fn bind_parameters(
         &mut self,
         callee: &Name,
-        parameters: &[ast::Parameter],
+        parameters: &[Parameter],
         arguments: &[Argument],
         span: Span,
         env: &Env,
@@ -439,7 +439,7 @@ impl Checker {
             return None;
         }
         let missing =
-            |(parameter, given): &(&Parameter, &Option<&Expr>)| parameter.required && given.is_none();
+            |(parameter, given): &(&BuiltinParameter, &Option<&Expr>)| parameter.required && given.is_none();
         if let Some((parameter, _)) = builtin.parameters.iter().zip(&given).find(missing) {
             let text = format!("`{}` needs `{}`", builtin.name, parameter.name);
             self.report(

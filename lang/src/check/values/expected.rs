@@ -1,12 +1,14 @@
-//! A value where something of one kind is expected: a formula, a role, a distribution.
+//! A value where something of one kind is expected: a formula, a role, a distribution, one of a few words.
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Stage, TeacherWeights};
 use crate::formula::{Distribution, Formula, Role};
 use crate::source::Span;
-use crate::syntax::ast::Expr;
+use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
+use crate::check::names::foreign;
+use crate::check::names::unknown;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
@@ -143,5 +145,58 @@ impl Checker {
         };
         self.report(diagnostic);
         Value::Error
+    }
+
+    /// One of a fixed list of words.
+    pub(in crate::check) fn word<T: Clone>(
+        &mut self,
+        expr: &Expr,
+        what: &str,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        let listed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let written = match &expr.kind {
+            ExprKind::Name(name) => name.as_str(),
+            ExprKind::Text(text) => text.as_str(),
+            ExprKind::Error => return None,
+            _ => self.sources.text(expr.span),
+        };
+        let value =
+            |word: &str| words.iter().find(|(known, _)| *known == word).map(|(_, value)| value.clone());
+        if let (ExprKind::Name(_), Some(value)) = (&expr.kind, value(written)) {
+            return Some(value);
+        }
+        let finding = match &expr.kind {
+            ExprKind::Name(name) => {
+                Diagnostic::error(Code::UnknownValue, expr.span, format!("`{name}` is not {what}"))
+            }
+            ExprKind::Text(_) => Diagnostic::error(
+                Code::UnknownValue,
+                expr.span,
+                format!("this must be {what}, and is a text"),
+            ),
+            ExprKind::Field { .. } => {
+                Diagnostic::error(Code::UnknownValue, expr.span, format!("`{written}` is not {what}"))
+            }
+            _ => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}")),
+        };
+        // Read as what was meant: one slip is one finding.
+        let (finding, meant) = match (&expr.kind, foreign::word(written, &known)) {
+            (ExprKind::Text(text), _) if known.contains(&text.as_str()) => {
+                (unknown::without_quotes(finding, Some(text.clone())), value(text))
+            }
+            (_, Some(ours)) => {
+                let finding = finding.help(format!("here it is called `{ours}`"));
+                (finding.replace_with(format!("change to `{ours}`"), ours), value(ours))
+            }
+            (ExprKind::Name(name), None) => match nearest(name, known.iter().copied()) {
+                Some(near) => (finding.did_you_mean(name, near), value(near)),
+                None => (finding.help(format!("one of: {}", listed())), None),
+            },
+            _ => (finding.help(format!("one of: {}", listed())), None),
+        };
+        self.report(finding);
+        meant
     }
 }

@@ -123,7 +123,7 @@ pub enum FormulaKind {
     /// A parameter that has no value yet.
     Variable(Rc<str>),
     /// In the summand of a divergence: a side's probability of the entry.
-    Entry(Entry),
+    Entry(SideProbability),
     Apply {
         function: Function,
         operands: Vec<Formula>,

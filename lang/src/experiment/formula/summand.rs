@@ -27,7 +27,7 @@ use super::{Formula, FormulaKind, FormulaNode, Function};
 
 /// A number of the vocabulary entry that a divergence is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Entry {
+pub struct SideProbability {
     pub side: Side,
     /// No gradient flows through it.
     pub detached: bool,
@@ -42,12 +42,12 @@ pub enum Side {
     Right,
 }
 
-impl Entry {
-    pub const ALL: [Entry; 4] = [
-        Entry { side: Side::Left, detached: false },
-        Entry { side: Side::Right, detached: false },
-        Entry { side: Side::Left, detached: true },
-        Entry { side: Side::Right, detached: true },
+impl SideProbability {
+    pub const ALL: [SideProbability; 4] = [
+        SideProbability { side: Side::Left, detached: false },
+        SideProbability { side: Side::Right, detached: false },
+        SideProbability { side: Side::Left, detached: true },
+        SideProbability { side: Side::Right, detached: true },
     ];
 
     pub fn name(self) -> &'static str {
@@ -128,7 +128,7 @@ impl Summand {
 /// The same number, through which no gradient flows to the sides.
 pub fn detached(formula: &Formula) -> Formula {
     rebuilt(formula, &|part| match &part.0.kind {
-        FormulaKind::Entry(entry) => Some(FormulaKind::Entry(Entry { detached: true, ..*entry })),
+        FormulaKind::Entry(entry) => Some(FormulaKind::Entry(SideProbability { detached: true, ..*entry })),
         _ => None,
     })
 }

@@ -1,7 +1,7 @@
 //! What declares a name: items, their parameters, names inside bodies.
 
 use super::walk::Walk;
-use super::{Symbol, SymbolId, SymbolKind, Target, Use, ValueInfo};
+use super::{NameUse, Symbol, SymbolId, SymbolKind, Target, ValueInfo};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind, Module, Name, Statement};
 
@@ -90,7 +90,7 @@ impl Walk<'_> {
             owner: self.owner,
             info: self.facts.values.remove(&name.span),
         });
-        self.index.uses.push(Use { span: name.span, target: Target::Symbol(id), declares: true });
+        self.index.uses.push(NameUse { span: name.span, target: Target::Symbol(id), declares: true });
         id
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::declare::ItemSymbols;
-use super::{Facts, NameIndex, SymbolId, SymbolKind, Target, Use};
+use super::{NameIndex, NameUse, RecordedValues, SymbolId, SymbolKind, Target};
 use crate::source::Span;
 use crate::syntax::ast::{
     Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
@@ -16,7 +16,7 @@ use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
 
 /// Names, their uses and the trees of all files, in no order.
-pub(super) fn walk(modules: &Modules, facts: Facts) -> NameIndex {
+pub(super) fn walk(modules: &Modules, facts: RecordedValues) -> NameIndex {
     let mut walk = Walk {
         modules,
         facts,
@@ -51,7 +51,7 @@ pub(in crate::check) struct Scope {
 
 pub(in crate::check) struct Walk<'a> {
     pub(in crate::check) modules: &'a Modules,
-    pub(in crate::check) facts: Facts,
+    pub(in crate::check) facts: RecordedValues,
     pub(in crate::check) index: NameIndex,
     pub(in crate::check) items: HashMap<ItemId, ItemSymbols>,
     /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
@@ -62,7 +62,7 @@ pub(in crate::check) struct Walk<'a> {
 
 impl Walk<'_> {
     fn record(&mut self, span: Span, target: Target) {
-        self.index.uses.push(Use { span, target, declares: false });
+        self.index.uses.push(NameUse { span, target, declares: false });
     }
 
     fn item(&mut self, scope: &Scope, id: ItemId, item: &Item) {

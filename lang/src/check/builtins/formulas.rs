@@ -1,0 +1,90 @@
+//! Functions of formulas: what each takes. Their names, how they are written and their documentation are in
+//! the operators' table.
+
+use super::Kind;
+use super::declare::{BuiltinParameter, arguments};
+use super::types::{
+    Axis, Condition, Count, Deviation, Formula, Fraction, Missing, Numbers, Panel, Rollout, Schedule, Window,
+};
+use crate::formula::{Memory, Reduction, Scan, Statistic};
+
+arguments! { Elementwise { x: Formula } }
+arguments! { Bucket { x: Formula, n: Count } }
+arguments! { Clip { x: Formula, low: Formula, high: Formula } }
+arguments! { Where { condition: Condition, then: Formula, otherwise "else": Formula } }
+// `min(a, b)`, or `min(x, over: sequence)`
+arguments! { Extreme {
+    a: Formula,
+    b: Option<Formula>,
+    over: Option<Axis>,
+    among: Option<Condition>,
+    on: Option<Rollout>,
+} }
+arguments! { Reduce { x: Formula, over: Axis, among: Option<Condition>, on: Option<Rollout> } }
+// `sum(x, over: sequence)`, or `sum([a, b], weights: [0.7, 0.3])`
+arguments! { Sum {
+    x: Formula,
+    over: Option<Axis>,
+    among: Option<Condition>,
+    on: Option<Rollout>,
+    weights: Option<Numbers>,
+} }
+arguments! { Quantile {
+    x: Formula,
+    q: Fraction,
+    over: Axis,
+    among: Option<Condition>,
+    on: Option<Rollout>,
+} }
+arguments! { Compared { x: Formula, over: Axis, among: Option<Condition> } }
+arguments! { Balance { x: Condition, over: Axis, among: Option<Condition> } }
+arguments! { Zscore { x: Formula, over: Axis, deviation: Deviation, among: Option<Condition> } }
+arguments! { Winsor { x: Formula, upper: Fraction, over: Axis, among: Option<Condition> } }
+arguments! { TopFraction { x: Formula, keep: Fraction, over: Axis, among: Option<Condition> } }
+arguments! { TopCount { x: Formula, n: Count, over: Axis, among: Option<Condition> } }
+arguments! { Chunks { x: Formula, most: Count, width: Window } }
+// `softmax(x, over: group)`, or `softmax(x, across: panel, missing: uniform)`
+arguments! { Softmax {
+    x: Formula,
+    over: Option<Axis>,
+    among: Option<Condition>,
+    across: Option<Panel>,
+    missing: Option<Missing>,
+} }
+arguments! { Scanned { x: Formula, over: Axis } }
+arguments! { RewardToGo { x: Formula, discount: Schedule, over: Axis } }
+arguments! { Ema { x: Formula, rate: Fraction } }
+arguments! { Previous { x: Formula } }
+
+/// What a function takes.
+pub(super) fn parameters(kind: Kind) -> &'static [BuiltinParameter] {
+    let listed = match kind {
+        Kind::Bucket => Bucket::PARAMETERS,
+        Kind::Clip => Clip::PARAMETERS,
+        Kind::Where => Where::PARAMETERS,
+        Kind::Extreme(..) => Extreme::PARAMETERS,
+        Kind::Reduce(Reduction::Sum) => Sum::PARAMETERS,
+        Kind::Reduce(Reduction::Quantile { .. }) => Quantile::PARAMETERS,
+        Kind::Reduce(_) => Reduce::PARAMETERS,
+        Kind::Statistic(statistic) => match statistic {
+            Statistic::Center | Statistic::Rank | Statistic::LeaveOneOut | Statistic::Minmax => {
+                Compared::PARAMETERS
+            }
+            Statistic::Balance => Balance::PARAMETERS,
+            Statistic::Zscore { .. } => Zscore::PARAMETERS,
+            Statistic::Winsor { .. } => Winsor::PARAMETERS,
+            Statistic::TopFraction { .. } | Statistic::SampleWithoutReplacement { .. } => {
+                TopFraction::PARAMETERS
+            }
+            Statistic::TopCount { .. } => TopCount::PARAMETERS,
+            Statistic::Chunks { .. } => Chunks::PARAMETERS,
+            Statistic::Softmax => Softmax::PARAMETERS,
+        },
+        Kind::Scan(Scan::RewardToGo { .. }) => RewardToGo::PARAMETERS,
+        Kind::Scan(_) => Scanned::PARAMETERS,
+        Kind::Memory(Memory::Ema { .. }) => Ema::PARAMETERS,
+        Kind::Memory(Memory::Previous) => Previous::PARAMETERS,
+        _ => Elementwise::PARAMETERS,
+    };
+    listed.unwrap_or_default()
+}
