@@ -10,3 +10,4 @@ pub mod expr;
 pub mod keys;
 mod lower;
 pub mod plan;
+mod refusal;

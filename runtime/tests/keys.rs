@@ -3,6 +3,7 @@
 #[expect(dead_code, reason = "no worker is started here")]
 mod support;
 
+use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::*;
 use mopd_runtime::machine::arithmetic::{Arithmetic, Library, Numeric};
 use mopd_runtime::prepare::{Places, forms, prepare};
@@ -14,19 +15,19 @@ fn plan() -> Plan {
     let mut builder = Builder::new();
     let domains = [builder.domain("copy", 0.5), builder.domain("flip", 0.5)];
     let start = builder.model("start", Stage::Initialise(tiny()));
-    let prefixes = Prefixes::Teacher { sequences: 8, keep: Keep::Correct, batch: 4, sampling: sampling(2) };
-    let training = |start, prefixes| Training {
+    let rollout = Rollout::new(4, Producer::teacher_once(8, Keep::Correct, sampling(2)));
+    let training = |start, rollout| Training {
         start,
         domains: &domains,
         teachers: &[ModelId(0), ModelId(0)],
-        prefixes,
+        rollout,
         objective: nll(),
         steps: 3,
         learning_rate: 1e-3,
     };
-    let imitator = builder.train("imitator", Recipe::Sft, training(start, prefixes));
-    let prefixes = Prefixes::Student { prompts: 4, sampling: sampling(2) };
-    let student = builder.train("student", Recipe::Distill, training(imitator, prefixes));
+    let imitator = builder.train("imitator", Recipe::Sft, training(start, rollout));
+    let rollout = Rollout::new(4, Producer::student(sampling(2)));
+    let student = builder.train("student", Recipe::Distill, training(imitator, rollout));
     builder.compare(&domains, &[("student", student)], 2, 2);
     for (stage, settings) in builder.plan.stages.iter_mut().zip(["start", "imitator", "student"]) {
         // The compiler's own are pinned beside it.
@@ -86,7 +87,7 @@ fn another_numeric_version_and_another_setting_are_other_keys() {
     let (before, after) = (keys(&plan, 3), keys(&plan, 4));
     assert!(before.iter().zip(&after).all(|(before, after)| before != after));
     let Stage::Train(train) = &mut other.experiment.models[1].stage else { panic!("it is trained") };
-    let Prefixes::Teacher { keep, .. } = &mut train.prefixes else { panic!("a teacher writes") };
+    let Some(Once { keep, .. }) = train.rollout.producer.once_mut() else { panic!("a teacher writes") };
     *keep = Keep::All;
     let after = keys(&other, 3);
     let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();

@@ -27,17 +27,17 @@ fn chain() -> Builder {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
     let base = b.model("base", Stage::Initialise(tiny()));
-    let data = Prefixes::Data { field: "answer".into(), batch: 8 };
-    let training = |start, teachers, prefixes, objective, steps| Training {
+    let data = Rollout::new(8, Producer::data("answer"));
+    let training = |start, teachers, rollout, objective, steps| Training {
         start,
         domains: &domains,
         teachers,
-        prefixes,
+        rollout,
         objective,
         steps,
         learning_rate: 3e-3,
     };
-    let rollouts = |n| Prefixes::Student { prompts: 8, sampling: sampling(n) };
+    let rollouts = |n| Rollout::new(8, Producer::student(sampling(n)));
     let start = b.train("start", Recipe::Sft, training(base, &[], data, nll(), 40));
     let expert = b.train("expert", Recipe::Grpo, training(start, &[], rollouts(4), grpo(), 9));
     if let Stage::Train(train) = &mut b.plan.experiment.models[expert.0 as usize].stage {
@@ -400,12 +400,12 @@ fn imitation(learning_rate: f64) -> Plan {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
     let base = b.model("base", Stage::Initialise(tiny()));
-    let prefixes = Prefixes::Teacher { sequences: 40, keep: Keep::All, batch: 8, sampling: sampling(1) };
+    let rollout = Rollout::new(8, Producer::teacher_once(40, Keep::All, sampling(1)));
     let training = Training {
         start: base,
         domains: &domains,
         teachers: &[base, base],
-        prefixes,
+        rollout,
         objective: nll(),
         steps: 6,
         learning_rate,

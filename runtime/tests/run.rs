@@ -24,7 +24,7 @@ fn everything() -> Builder {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
     let base = b.model("base", Stage::Initialise(tiny()));
-    let data = Prefixes::Data { field: "answer".into(), batch: 16 };
+    let data = Rollout::new(16, Producer::data("answer"));
     let start = b.train(
         "start",
         Recipe::Sft,
@@ -32,13 +32,13 @@ fn everything() -> Builder {
             start: base,
             domains: &domains,
             teachers: &[],
-            prefixes: data,
+            rollout: data,
             objective: nll(),
             steps: 150,
             learning_rate: 1e-2,
         },
     );
-    let rollouts = |n| Prefixes::Student { prompts: 8, sampling: sampling(n) };
+    let rollouts = |n| Rollout::new(8, Producer::student(sampling(n)));
     let expert = |b: &mut Builder, name: &str, domain| {
         b.train(
             name,
@@ -47,7 +47,7 @@ fn everything() -> Builder {
                 start,
                 domains: &[domain],
                 teachers: &[],
-                prefixes: rollouts(4),
+                rollout: rollouts(4),
                 objective: grpo(),
                 steps: 6,
                 learning_rate: 3e-3,
@@ -63,7 +63,7 @@ fn everything() -> Builder {
                 start,
                 domains: &domains,
                 teachers: &experts,
-                prefixes: rollouts(1),
+                rollout: rollouts(1),
                 objective,
                 steps: 6,
                 learning_rate: 3e-3,
@@ -74,8 +74,7 @@ fn everything() -> Builder {
     let full = distill(&mut b, "full", direct(Support::Full, Mass::Raw));
     let top = Support::TopK { role: Role::Teacher, k: 8 };
     let top = distill(&mut b, "top", direct(top, Mass::Generalized));
-    let imitation =
-        Prefixes::Teacher { sequences: 64, keep: Keep::Correct, batch: 16, sampling: sampling(1) };
+    let imitation = Rollout::new(16, Producer::teacher_once(64, Keep::Correct, sampling(1)));
     let imitator = b.train(
         "imitator",
         Recipe::Sft,
@@ -83,7 +82,7 @@ fn everything() -> Builder {
             start,
             domains: &domains,
             teachers: &experts,
-            prefixes: imitation,
+            rollout: imitation,
             objective: nll(),
             steps: 6,
             learning_rate: 3e-3,
@@ -289,7 +288,7 @@ fn fine_tuning(steps: u32, objective: Objective) -> Builder {
     let mut b = Builder::new();
     let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
     let base = b.model("base", Stage::Initialise(tiny()));
-    let data = Prefixes::Data { field: "answer".into(), batch: 8 };
+    let data = Rollout::new(8, Producer::data("answer"));
     b.train(
         "start",
         Recipe::Sft,
@@ -297,7 +296,7 @@ fn fine_tuning(steps: u32, objective: Objective) -> Builder {
             start: base,
             domains: &domains,
             teachers: &[],
-            prefixes: data,
+            rollout: data,
             objective,
             steps,
             learning_rate: 1e-2,
@@ -312,7 +311,7 @@ fn a_student_that_equals_its_teacher_stands_still() {
     let mut b = fine_tuning(20, nll());
     let (start, domains) = (ModelId(1), [DomainId(0), DomainId(1)]);
     for (name, objective) in [("sampled", mopd(5.0)), ("exact", direct(Support::Full, Mass::Raw))] {
-        let prefixes = Prefixes::Student { prompts: 8, sampling: sampling(2) };
+        let rollout = Rollout::new(8, Producer::student(sampling(2)));
         b.train(
             name,
             Recipe::Distill,
@@ -320,7 +319,7 @@ fn a_student_that_equals_its_teacher_stands_still() {
                 start,
                 domains: &domains,
                 teachers: &[start, start],
-                prefixes,
+                rollout,
                 objective,
                 steps: 1,
                 learning_rate: 1e-3,
@@ -414,7 +413,7 @@ fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
             start: base,
             domains: &[domain],
             teachers: &[broken],
-            prefixes: Prefixes::Data { field: "answer".into(), batch: 4 },
+            rollout: Rollout::new(4, Producer::data("answer")),
             objective: forgiving,
             steps: 2,
             learning_rate: 1e-3,
@@ -463,7 +462,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
     let mut b = fine_tuning(20, nll());
     let rollouts = |temperature| {
         let sampling = Sampling::new(2, temperature, 8);
-        Prefixes::Student { prompts: 8, sampling }
+        Rollout::new(8, Producer::student(sampling))
     };
     for (index, (left, right)) in pairs.iter().enumerate() {
         // The weight is a difference that must be exactly 0, so the update must be nothing.
@@ -477,7 +476,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
                 start: ModelId(1),
                 domains: &[DomainId(0)],
                 teachers: &[],
-                prefixes: rollouts(temperature),
+                rollout: rollouts(temperature),
                 objective: idle.clone(),
                 steps: 1,
                 learning_rate: 1e-2,
@@ -496,7 +495,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
     let Stage::Train(train) = &mut b.plan.experiment.models[2].stage else {
         panic!("the third model is trained")
     };
-    train.prefixes = rollouts(0.0);
+    train.rollout = rollouts(0.0);
     b.plan.stages[2].content_key = "greedy".into();
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     assert!(failure(&events, code).message.contains("it is greedy"));
@@ -543,7 +542,7 @@ fn nothing_to_imitate_is_an_error() {
     let mut b = Builder::new();
     let domain = b.domain("copy", 1.0);
     let base = b.model("base", Stage::Initialise(tiny()));
-    let imitation = Prefixes::Teacher { sequences: 8, keep: Keep::Correct, batch: 4, sampling: sampling(1) };
+    let imitation = Rollout::new(4, Producer::teacher_once(8, Keep::Correct, sampling(1)));
     b.train(
         "imitator",
         Recipe::Sft,
@@ -551,7 +550,7 @@ fn nothing_to_imitate_is_an_error() {
             start: base,
             domains: &[domain],
             teachers: &[base],
-            prefixes: imitation,
+            rollout: imitation,
             objective: nll(),
             steps: 3,
             learning_rate: 1e-3,
@@ -570,7 +569,7 @@ fn nothing_to_imitate_is_an_error() {
 fn interruption_keeps_finished_stages() {
     let folder = folder();
     let mut b = fine_tuning(3, nll());
-    let data = Prefixes::Data { field: "answer".into(), batch: 8 };
+    let data = Rollout::new(8, Producer::data("answer"));
     b.train(
         "endless",
         Recipe::Sft,
@@ -578,7 +577,7 @@ fn interruption_keeps_finished_stages() {
             start: ModelId(1),
             domains: &[DomainId(0)],
             teachers: &[],
-            prefixes: data,
+            rollout: data,
             objective: nll(),
             steps: 1_000_000,
             learning_rate: 1e-3,

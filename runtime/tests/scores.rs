@@ -40,7 +40,7 @@ fn plan(objective: Objective) -> Plan {
         start: base,
         domains: &domains,
         teachers: &[teacher, teacher],
-        prefixes: Prefixes::Data { field: "answer".into(), batch: 12 },
+        rollout: Rollout::new(12, Producer::data("answer")),
         objective,
         steps: STEPS,
         learning_rate: 3e-3,
@@ -264,7 +264,7 @@ fn what_is_not_worth_it_is_not_kept() {
     small.experiment.models[0].stage = Stage::Initialise(tiny());
     let mut own = plan(mopd(5.0));
     let Stage::Train(train) = &mut own.experiment.models[2].stage else { panic!("it trains") };
-    train.prefixes = Prefixes::Student { prompts: 12, sampling: sampling(1) };
+    train.rollout = Rollout::new(12, Producer::student(sampling(1)));
     (small.stages[0].key, small.stages[2].key, own.stages[2].key) =
         ("small".into(), "of it".into(), "own".into());
     for (plan, out) in [(&small, "small"), (&own, "own")] {

@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use mopd_compiler::plan::{Objective, Plan, Prefixes, Stage, Train};
+use mopd_compiler::plan::{Objective, Plan, Rollout, Stage, Train};
 
 use crate::problem::Problem;
 
@@ -114,15 +114,9 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
 
 /// What of a stage takes memory, as it was written, and what trades time for it.
 fn settings(train: &Train<Objective>) -> String {
-    let (mut lower, sampling) = match &train.prefixes {
-        Prefixes::Data { batch, .. } => (vec![format!("`batch = {batch}`")], None),
-        Prefixes::Student { prompts, sampling } => (vec![format!("`prompts = {prompts}`")], Some(sampling)),
-        Prefixes::Teacher { batch, sampling, .. } => (vec![format!("`batch = {batch}`")], Some(sampling)),
-        Prefixes::Pairs { chosen, rejected, batch } => {
-            (vec![format!("`batch = {batch}`")], chosen.sampling().or(rejected.sampling()))
-        }
-    };
-    if let Some(sampling) = sampling {
+    let Rollout { producer, groups } = &train.rollout;
+    let mut lower = vec![producer.kind().asked(*groups)];
+    if let Some(sampling) = producer.sampling() {
         if sampling.n > 1 {
             lower.push(format!("the {} samples of a prompt", sampling.n));
         }

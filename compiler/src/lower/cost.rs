@@ -1,9 +1,10 @@
 //! Predicted cost of every stage, an upper bound. What depends on files that are read at run time, the sizes
 //! of a loaded model for one, stays unknown here: the worker, which reads them, predicts that.
 
+use crate::plan::producers::Writer;
 use crate::plan::{
-    Adapter, Architecture, Completions, Cost, Experiment, Length, ModelId, Objective, Prefixes, Projection,
-    Role, Stage, Train, Trainable,
+    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Stage, Train,
+    Trainable,
 };
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
@@ -57,13 +58,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         Length::Steps(steps) => Some(u64::from(steps)),
         Length::Epochs(_) => None,
     };
-    let each_step = match &train.prefixes {
-        Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => u64::from(*batch),
-        Prefixes::Student { prompts, sampling, .. } => {
-            u64::from(*prompts).saturating_mul(u64::from(sampling.n))
-        }
-        Prefixes::Pairs { batch, .. } => u64::from(*batch).saturating_mul(2),
-    };
+    let each_step = u64::from(train.rollout.groups).saturating_mul(u64::from(train.rollout.group()));
     let sequences = steps.map(|steps| steps.saturating_mul(each_step));
     let tokens = sequences.zip(context).map(|(sequences, context)| sequences.saturating_mul(context));
     // The largest model, where several share the work.
@@ -75,31 +70,27 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         largest(&mut train.teachers.iter().map(|choice| choice.teacher.model().map_or(parameters, of)));
     let reference = largest(&mut train.references.iter().map(|choice| of(choice.reference)));
     let flops = || {
-        let (parameters, tokens) = (parameters? as f64, tokens? as f64);
-        let (teacher, reference) = (teacher? as f64, reference? as f64);
-        let side = |side: &Completions| {
-            Some(match side {
-                Completions::Data { .. } => 0.0,
-                Completions::Student { .. } => parameters,
-                Completions::Teacher { .. } => teacher,
-                Completions::Model { model, .. } => of(*model)? as f64,
-            })
+        let (parameters, tokens, teacher) = (parameters?, tokens? as f64, teacher?);
+        let writes = |writer: Writer| match writer {
+            Writer::Student => Some(parameters),
+            Writer::Teacher => Some(teacher),
+            Writer::Model(model) => of(model),
         };
+        let producer = &train.rollout.producer;
         // Rollouts serve as many updates as there are passes.
         let rollouts = FORWARD * tokens / f64::from(train.passes.max(1));
-        let sampling = match &train.prefixes {
-            Prefixes::Data { .. } => 0.0,
-            Prefixes::Student { .. } => rollouts * parameters,
-            Prefixes::Teacher { sequences, .. } => {
-                FORWARD * teacher * f64::from(*sequences) * context? as f64
+        let sampling = match producer.once() {
+            Some(once) => {
+                let writer = producer.drawn().first().and_then(|(writer, _)| writes(*writer))?;
+                FORWARD * writer as f64 * f64::from(once.sequences) * context? as f64
             }
-            Prefixes::Pairs { chosen, rejected, .. } => rollouts * (side(chosen)? + side(rejected)?) / 2.0,
+            None => rollouts * producer.kind().parameters(&writes)?,
         };
-        let scores = [(Role::Teacher, teacher), (Role::Reference, reference)];
+        let scores = [(Role::Teacher, teacher), (Role::Reference, reference?)];
         let scores = scores.into_iter().filter(|(role, _)| train.objective.reads(*role));
-        let scoring: f64 = scores.map(|(_, parameters)| FORWARD * parameters * tokens).sum();
+        let scoring: f64 = scores.map(|(_, parameters)| FORWARD * parameters as f64 * tokens).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
-        let updates = (TRAINING - FORWARD) * parameters + FORWARD * trained? as f64;
+        let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         Some(updates * tokens + sampling + scoring)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {

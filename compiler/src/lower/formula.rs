@@ -11,11 +11,11 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
-use super::Origins;
 use super::leaves::Leaf;
 use super::narrow::formula::{self as narrow, Kind};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
+use crate::refusal::Origins;
 
 /// A live primitive and the first place that reads it.
 pub(super) struct Primitive {

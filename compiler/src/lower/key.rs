@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::keys::{VERSION, hash, text};
+use crate::plan::producers::{Fields, Value};
 use crate::plan::{
-    AdamW, Architecture, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, Evaluation,
-    Experiment, Formula, Length, Live, MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat,
-    Recipe, Reward, Sampling, Schedule, Stage, StudentCopy, Teacher, Tokenizer, Train, Trainable,
+    AdamW, Architecture, Comparison, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
+    Formula, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat, Recipe, Reward,
+    Schedule, Stage, StudentCopy, Teacher, Tokenizer, Train, Trainable,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -83,7 +84,7 @@ struct TrainMeaning<'a> {
     mixture: Vec<(DomainMeaning<'a>, f64)>,
     teachers: Vec<ArmMeaning<'a>>,
     references: Vec<(DomainMeaning<'a>, String)>,
-    prefixes: PrefixesMeaning<'a>,
+    prefixes: Fields,
     passes: u32,
     filter: &'a Option<Formula>,
     objective: ObjectiveMeaning<'a>,
@@ -109,25 +110,6 @@ enum ArmMeaning<'a> {
 enum TeacherMeaning {
     Model(String),
     Student(StudentCopy),
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum PrefixesMeaning<'a> {
-    /// What names no model.
-    Plain(&'a Prefixes),
-    Pairs {
-        chosen: CompletionsMeaning<'a>,
-        rejected: CompletionsMeaning<'a>,
-        batch: u32,
-    },
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum CompletionsMeaning<'a> {
-    Plain(&'a Completions),
-    Model { model: String, sampling: &'a Sampling },
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.
@@ -228,18 +210,7 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
                     .iter()
                     .map(|choice| (domain_of(experiment, train, choice.domain, files), of(&choice.reference)))
                     .collect(),
-                prefixes: match &train.prefixes {
-                    Prefixes::Pairs { chosen, rejected, batch } => {
-                        let [chosen, rejected] = [chosen, rejected].map(|side| match side {
-                            Completions::Model { model, sampling } => {
-                                CompletionsMeaning::Model { model: of(model), sampling }
-                            }
-                            plain => CompletionsMeaning::Plain(plain),
-                        });
-                        PrefixesMeaning::Pairs { chosen, rejected, batch: *batch }
-                    }
-                    plain => PrefixesMeaning::Plain(plain),
-                },
+                prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
                 passes: train.passes,
                 filter: &train.filter,
                 objective: ObjectiveMeaning::of(&train.objective),

@@ -3,9 +3,9 @@
 
 use mopd_lang::formula::{Axis, Formula};
 
-use super::Origins;
 use super::formula::{Lowering, Supply};
 use crate::expr::graph::{Graph, NodeId};
+use crate::refusal::Origins;
 
 /// A number that no other number of the graph is computed into: a signal, a live primitive, a parameter.
 #[derive(Clone, Debug)]

@@ -15,8 +15,8 @@ mod order;
 mod tests;
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, Origin};
-use mopd_lang::source::{FileId, Sources, Span};
+use mopd_lang::experiment as checked;
+use mopd_lang::source::{Sources, Span};
 
 pub(crate) use leaves::{FormulaGraph, Leaf};
 pub use normal_form::normal_form;
@@ -30,6 +30,7 @@ use crate::plan::{
     Comparison, Domain, Experiment, Live, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage, StageFacts,
     Train,
 };
+use crate::refusal::Origins;
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of
 /// its objectives ([`crate::expr::graph::Graph::fused`]), part of the plan's hash:
@@ -136,20 +137,6 @@ pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<E
     objective::expressions(objective, Origins(origins))
 }
 
-/// The table that origins point into.
-#[derive(Clone, Copy)]
-struct Origins<'a>(&'a [Span]);
-
-impl Origins<'_> {
-    /// Where nobody asks for a place, there is no table.
-    fn span(self, origin: Origin) -> Span {
-        if self.0.is_empty() {
-            return Span::new(FileId(0), 0, 0);
-        }
-        self.0[origin.0 as usize]
-    }
-}
-
 struct Findings(Vec<Diagnostic>);
 
 impl Findings {
@@ -207,7 +194,7 @@ fn lowered(
                     origins,
                     fused,
                 )?,
-                prefixes: train.prefixes,
+                rollout: train.rollout,
                 passes: train.passes,
                 filter: train.filter,
                 trainable: train.trainable,

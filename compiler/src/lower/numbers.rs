@@ -3,10 +3,8 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 
-use super::Origins;
-use crate::plan::{
-    Comparison, Completions, Domain, MergeMethod, Model, Prefixes, Reward, Sampling, Schedule, Stage,
-};
+use crate::plan::{Comparison, Domain, MergeMethod, Model, Reward, Sampling, Schedule, Stage};
+use crate::refusal::Origins;
 
 pub(super) fn check<O>(
     domains: &[Domain],
@@ -60,14 +58,9 @@ pub(super) fn check<O>(
                 if !schedule_is_finite(&train.learning_rate) {
                     finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
                 }
-                let samplings: Vec<&Sampling> = match &train.prefixes {
-                    Prefixes::Data { .. } => Vec::new(),
-                    Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => vec![sampling],
-                    Prefixes::Pairs { chosen, rejected, .. } => {
-                        [chosen, rejected].into_iter().filter_map(Completions::sampling).collect()
-                    }
-                };
-                finite(&samplings.into_iter().map(temperature).collect::<Vec<_>>(), &what, model.origin);
+                let samplings = train.rollout.producer.drawn().into_iter();
+                let temperatures: Vec<_> = samplings.map(|(_, sampling)| temperature(sampling)).collect();
+                finite(&temperatures, &what, model.origin);
             }
             Stage::Merge(merge) => {
                 let numbers = match merge.method {

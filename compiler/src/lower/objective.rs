@@ -5,13 +5,13 @@ use mopd_lang::experiment as checked;
 use mopd_lang::formula::Formula;
 use mopd_lang::source::Span;
 
-use super::Origins;
 use super::formula::{Lowering, Primitive, Supply};
 use super::narrow::formula as narrow;
 use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
+use crate::refusal::Origins;
 
 pub(super) fn lower(
     objective: &checked::Objective,

@@ -4,17 +4,19 @@
 mod data;
 pub mod difference;
 pub mod events;
+pub mod producers;
 pub mod results;
 mod settings;
 
 pub use data::{DataFormula, DataNode, DataSource};
+pub use producers::{Producer, Rollout};
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Completions, Device,
-    Domain, DomainId, Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge,
-    MergeMethod, Model, ModelId, Normalized, Origin, Over, Prefixes, Pretrained, Projection, PromptFormat,
-    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage, StudentCopy,
-    Teacher, TeacherChoice, Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,
+    Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model,
+    ModelId, Normalized, Origin, Over, Pretrained, Projection, PromptFormat, Recipe, ReferenceChoice, Reward,
+    Row, Sampling, Schedule, SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer,
+    Train, Trainable, WeightFilter, WeightGroup,
 };
 
 use crate::expr::graph::{Graph, NodeId};

@@ -2,16 +2,16 @@
 //! rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Length,
-    MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat, Schedule,
-    SettingMark, Tokenizer, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Keep,
+    Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat,
+    Schedule, SettingMark, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Formula;
 use super::data::{DataFormula, DataSource};
+use super::{Formula, Rollout};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,7 +132,7 @@ impl<O> Stage<O> {
                 std::iter::once(train.start)
                     .chain(teachers)
                     .chain(references)
-                    .chain(train.prefixes.models())
+                    .chain(train.rollout.producer.models())
                     .collect()
             }
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
@@ -176,7 +176,8 @@ pub struct Train<O> {
     pub teachers: Vec<TeacherChoice>,
     /// The model behind the role `reference`, by domain; empty where there is none.
     pub references: Vec<ReferenceChoice>,
-    pub prefixes: Prefixes,
+    #[serde(rename = "prefixes")]
+    pub rollout: Rollout,
     /// Updates from each batch of rollouts.
     pub passes: u32,
     /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones
@@ -280,98 +281,6 @@ pub enum StudentCopy {
 pub struct ReferenceChoice {
     pub domain: DomainId,
     pub reference: ModelId,
-}
-
-/// Where the tokens that the objective judges come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "from", rename_all = "snake_case")]
-pub enum Prefixes {
-    /// A field of the data; `batch` sequences a step.
-    Data { field: String, batch: u32 },
-    /// The student's own rollouts, fresh every step: `prompts` prompts, `sampling.n` samples each.
-    Student { prompts: u32, sampling: Sampling },
-    /// Rollouts of the routed teachers, made once before the first step: `sequences` in all, then `batch` a
-    /// step.
-    Teacher { sequences: u32, keep: Keep, batch: u32, sampling: Sampling },
-    /// Two completions of each prompt, one preferred to the other; `batch` pairs a step. A pair is a group.
-    Pairs { chosen: Completions, rejected: Completions, batch: u32 },
-}
-
-impl Prefixes {
-    /// The models whose rollouts they are made of, the student and the routed teachers aside.
-    pub fn models(&self) -> Vec<ModelId> {
-        let Prefixes::Pairs { chosen, rejected, .. } = self else { return Vec::new() };
-        let model = |side: &Completions| {
-            if let Completions::Model { model, .. } = side { Some(*model) } else { None }
-        };
-        [chosen, rejected].into_iter().filter_map(model).collect()
-    }
-
-    /// The fields of the data that are completions.
-    pub fn fields(&self) -> Vec<&str> {
-        match self {
-            Prefixes::Data { field, .. } => vec![field],
-            Prefixes::Student { .. } | Prefixes::Teacher { .. } => Vec::new(),
-            Prefixes::Pairs { chosen, rejected, .. } => {
-                let sides = [chosen, rejected].into_iter();
-                sides
-                    .filter_map(|side| {
-                        if let Completions::Data { field } = side { Some(field.as_str()) } else { None }
-                    })
-                    .collect()
-            }
-        }
-    }
-}
-
-/// One side of a pair: one completion a prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "from", rename_all = "snake_case")]
-pub enum Completions {
-    Data {
-        field: String,
-    },
-    /// The student's, fresh every step.
-    Student {
-        sampling: Sampling,
-    },
-    /// The routed teacher's.
-    Teacher {
-        sampling: Sampling,
-    },
-    /// Those of a model that does not change.
-    Model {
-        model: ModelId,
-        sampling: Sampling,
-    },
-}
-
-impl Completions {
-    pub fn sampling_mut(&mut self) -> Option<&mut Sampling> {
-        match self {
-            Completions::Data { .. } => None,
-            Completions::Student { sampling }
-            | Completions::Teacher { sampling }
-            | Completions::Model { sampling, .. } => Some(sampling),
-        }
-    }
-
-    pub fn sampling(&self) -> Option<&Sampling> {
-        match self {
-            Completions::Data { .. } => None,
-            Completions::Student { sampling }
-            | Completions::Teacher { sampling }
-            | Completions::Model { sampling, .. } => Some(sampling),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Keep {
-    All,
-    /// Only rollouts with reward 1.
-    Correct,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

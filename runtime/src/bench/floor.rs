@@ -27,7 +27,8 @@
 use std::path::Path;
 
 use mopd_compiler::plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
-use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Prefixes, Role, Stage, Trainable};
+use mopd_compiler::plan::producers::Student;
+use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Producer, Role, Stage, Trainable};
 use tch::Device;
 
 use super::machine::{self, Product};
@@ -247,7 +248,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     });
     let (id, train, threads) =
         distills.ok_or_else(|| wrong("nothing is trained, so that there is nothing to count"))?;
-    let Prefixes::Student { prompts, sampling } = &train.prefixes else {
+    let Producer::Student(Student { sampling }) = &train.rollout.producer else {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
     let form = &forms[id.0 as usize];
@@ -273,7 +274,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
             }
         }
     }
-    let groups = f64::from(*prompts);
+    let groups = f64::from(train.rollout.groups);
     let tokens = Tokens {
         sequences: groups * f64::from(sampling.n.max(1)),
         groups,

@@ -15,7 +15,8 @@ mod trial;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::Prediction;
-use mopd_compiler::plan::{ModelId, Objective, Plan, Prefixes, Reward, Stage, Train};
+use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::{ModelId, Objective, Plan, Reward, Stage, Train};
 use tch::Device;
 
 use crate::failure::Result;
@@ -107,11 +108,7 @@ pub fn predict(
                 less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0))
             };
             // What teachers write once comes before the first step.
-            let around = if let Prefixes::Teacher { sequences, .. } = train.prefixes {
-                at(sequences).around
-            } else {
-                less.around
-            };
+            let around = train.rollout.producer.once().map_or(less.around, |once| at(once.sequences).around);
             Taken { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
         }
         _ => extrapolated(&trial)?,
@@ -144,8 +141,9 @@ fn whole(trial: &Trial, estimated: f64) -> Result<Taken> {
     // The first step says little about the others: memory that nobody had before is cleared first, page by
     // page.
     let tried = if estimated <= LONG { 3 } else { 2 };
-    let Prefixes::Teacher { sequences: written, batch, .. } = trial.train.prefixes else {
-        return trial.whole(sequences(trial.train), tried, None);
+    let batch = sequences(trial.train);
+    let Some(Once { sequences: written, .. }) = trial.train.rollout.producer.once() else {
+        return trial.whole(batch, tried, None);
     };
     // Teachers write all before the first step, domain by domain, many sequences at once.
     let chunk = TOGETHER.saturating_mul(trial.train.mixture.len() as u32);
@@ -213,34 +211,25 @@ fn memory(train: &Train<Objective>, less: Taken, more: Taken, extrapolated: Take
 impl Taken {
     /// Teachers that write once wrote one batch.
     fn times_written(self, train: &Train<Objective>) -> Taken {
-        let Prefixes::Teacher { sequences, batch, .. } = &train.prefixes else { return self };
-        Taken { around: self.around * f64::from(*sequences) / f64::from((*batch).max(1)), ..self }
+        let Some(Once { sequences, .. }) = train.rollout.producer.once() else { return self };
+        Taken { around: self.around * f64::from(sequences) / f64::from(train.rollout.groups.max(1)), ..self }
     }
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
     let references = train.references.iter().map(|choice| choice.reference);
     let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
-    teachers.chain(references).chain(train.prefixes.models())
+    teachers.chain(references).chain(train.rollout.producer.models())
 }
 
 /// Sequences of one step.
 fn sequences(train: &Train<Objective>) -> u32 {
-    match &train.prefixes {
-        Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => *batch,
-        Prefixes::Student { prompts, sampling } => prompts.saturating_mul(sampling.n.max(1)),
-        Prefixes::Pairs { batch, .. } => batch.saturating_mul(2),
-    }
+    train.rollout.sequences()
 }
 
 /// Sequences that trials don't cut: a step of fewer parts needs no less memory.
 fn part(train: &Train<Objective>) -> u32 {
-    let group = match &train.prefixes {
-        Prefixes::Student { sampling, .. } => sampling.n.max(1),
-        Prefixes::Pairs { .. } => 2,
-        Prefixes::Data { .. } | Prefixes::Teacher { .. } => 1,
-    };
-    train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group)
+    train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(train.rollout.group())
 }
 
 /// How many sequences the trials have: all of a step, or two smaller numbers.
@@ -263,14 +252,7 @@ fn completion(
     shapes: &Shapes,
     model: ModelId,
 ) -> u32 {
-    let most = match &train.prefixes {
-        Prefixes::Data { .. } => return 0,
-        Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => sampling,
-        Prefixes::Pairs { chosen, rejected, .. } => match chosen.sampling().or(rejected.sampling()) {
-            Some(sampling) => sampling,
-            None => return 0,
-        },
-    };
+    let Some(most) = train.rollout.producer.sampling() else { return 0 };
     let tokenizer = &shapes.tokenizers[model.0 as usize];
     let exists = shapes.weights[model.0 as usize].is_some();
     let mut sum = 0.0;

@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::{
-    Completions, Keep, ModelId, Objective, Prefixes, Reward, Sampling, Share, Train, Trainable, WeightFilter,
-};
+use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::{Keep, ModelId, Objective, Reward, Share, Train, Trainable, WeightFilter};
 use tch::{Device, Kind};
 
 use super::machine::Machine;
@@ -105,7 +104,7 @@ impl Trial<'_> {
     pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
-        let reads = f64::from(if self.writes() { self.completion } else { 0 }) + 20.0;
+        let reads = f64::from(if self.train.rollout.producer.writes() { self.completion } else { 0 }) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }
@@ -121,14 +120,6 @@ impl Trial<'_> {
             Trainable::Weights { .. } => 20.0,
         };
         own * parameters(self.model) + 4.0 * beside
-    }
-
-    fn writes(&self) -> bool {
-        match &self.train.prefixes {
-            Prefixes::Student { .. } => true,
-            Prefixes::Pairs { chosen, rejected, .. } => chosen.sampling().or(rejected.sampling()).is_some(),
-            Prefixes::Data { .. } | Prefixes::Teacher { .. } => false,
-        }
     }
 
     /// Tokens of a prompt and its completion, on average.
@@ -199,29 +190,17 @@ impl Trial<'_> {
         // Models that exist end where they end.
         let clipped =
             !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
-        let clip = |sampling: &mut Sampling| {
-            if clipped {
+        let rollout = &mut train.rollout;
+        rollout.groups = (batch / rollout.group()).max(1);
+        if clipped {
+            rollout.producer.each_sampling(&mut |sampling| {
                 sampling.max_tokens = self.completion.min(sampling.max_tokens).max(1);
-            }
-        };
-        match &mut train.prefixes {
-            Prefixes::Data { batch: length, .. } => *length = batch,
-            Prefixes::Student { prompts, sampling } => {
-                *prompts = (batch / sampling.n.max(1)).max(1);
-                clip(sampling);
-            }
-            Prefixes::Teacher { sequences, keep, batch: length, sampling } => {
-                let written =
-                    if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
-                (*length, *sequences) = (batch, written);
-                // Nothing that models of a trial write is right.
-                *keep = Keep::All;
-                clip(sampling);
-            }
-            Prefixes::Pairs { chosen, rejected, batch: pairs } => {
-                *pairs = (batch / 2).max(1);
-                [chosen, rejected].into_iter().filter_map(Completions::sampling_mut).for_each(clip);
-            }
+            });
+        }
+        if let Some(once) = rollout.producer.once_mut() {
+            let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
+            // Nothing that models of a trial write is right.
+            *once = Once { sequences: written, keep: Keep::All };
         }
         // Nor is it unlike.
         train.filter = None;

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{
-    self, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan,
-    Prefixes, Reward, Sampling, Stage, Train,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Reward, Stage, Train,
 };
 use mopd_store::programs::Program;
 
@@ -187,7 +187,7 @@ fn load(
             if !conditions.is_empty() && !routes.contains(&conditions) {
                 routes.push(conditions);
             }
-            for field in train.prefixes.fields() {
+            for field in train.rollout.producer.fields_of_data() {
                 if !fields.iter().any(|known| known.name == field) {
                     fields.push(Field::text(field));
                 }
@@ -247,35 +247,21 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];
         let prompts = trained(data)?;
-        let rollouts = |sampling: &Sampling, context| {
-            prompts
-                .longest_prompt(tokenizer)?
-                .fits(sampling.max_tokens(data.limit), context)
-                .map_err(Error::from)
-        };
         // Of the student and all teachers of the domain, the shortest.
         let teachers = train.arms(share.domain).filter_map(|choice| choice.teacher.model());
         let of_teachers = teachers.map(context).fold(context(model), u32::min);
-        match &train.prefixes {
-            Prefixes::Data { field, .. } => {
-                prompts.longest_example(tokenizer, field)?.fits(0, context(model))?
-            }
-            Prefixes::Student { sampling, .. } => rollouts(sampling, context(model))?,
-            Prefixes::Teacher { sampling, .. } => rollouts(sampling, of_teachers)?,
-            Prefixes::Pairs { chosen, rejected, .. } => {
-                for side in [chosen, rejected] {
-                    match side {
-                        Completions::Data { field } => {
-                            prompts.longest_example(tokenizer, field)?.fits(0, context(model))?
-                        }
-                        Completions::Student { sampling } => rollouts(sampling, context(model))?,
-                        Completions::Teacher { sampling } => rollouts(sampling, of_teachers)?,
-                        Completions::Model { model: writer, sampling } => {
-                            rollouts(sampling, context(model).min(context(*writer)))?;
-                        }
-                    }
-                }
-            }
+        let producer = &train.rollout.producer;
+        for field in producer.fields_of_data() {
+            prompts.longest_example(tokenizer, field)?.fits(0, context(model))?;
+        }
+        for (writer, sampling) in producer.drawn() {
+            let shortest = match writer {
+                Writer::Student => context(model),
+                Writer::Teacher => of_teachers,
+                Writer::Model(writer) => context(model).min(context(writer)),
+            };
+            let longest = prompts.longest_prompt(tokenizer)?;
+            longest.fits(sampling.max_tokens(data.limit), shortest).map_err(Error::from)?;
         }
         // Whoever scores reads the same sequences.
         let teachers = train

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
+use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{
-    Completions, DataFormula, Domain, DomainId, Evaluation, Keep, ModelId, Objective, Plan, Prefixes,
-    PromptFormat, Reward, Sampling, Stage, Teacher, Tokenizer, Train,
+    DataFormula, Domain, DomainId, Evaluation, Keep, ModelId, Objective, Plan, PromptFormat, Reward, Rollout,
+    Sampling, Stage, Teacher, Tokenizer, Train,
 };
 use serde::Serialize;
 
@@ -121,7 +122,7 @@ struct ScoresKey<'a> {
     version: u32,
     computed: ComputeKey<'a>,
     stream: u64,
-    prefixes: &'a Prefixes,
+    prefixes: &'a Rollout,
     model: &'a str,
     rollouts: Option<&'a str>,
     data: Vec<DataKey<'a>>,
@@ -261,7 +262,7 @@ impl<'a> Maker<'a> {
                             version: SCORES,
                             computed,
                             stream,
-                            prefixes: &train.prefixes,
+                            prefixes: &train.rollout,
                             model: result_of(scorer),
                             rollouts: rollouts.as_deref(),
                             // No verdict enters what is said of tokens.
@@ -287,7 +288,10 @@ impl<'a> Maker<'a> {
         data: &'k [DataKey<'k>],
         result_of: &impl Fn(ModelId) -> &'k str,
     ) -> Option<RolloutsKey<'k>> {
-        let Prefixes::Teacher { sequences, keep, batch: _, sampling } = &train.prefixes else { return None };
+        let producer = &train.rollout.producer;
+        let (Some(Once { sequences, keep }), Some(sampling)) = (producer.once(), producer.sampling()) else {
+            return None;
+        };
         let shares = train.mixture.iter().map(|share| {
             let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
             let writers = train.arms(share.domain).map(|arm| {
@@ -309,8 +313,8 @@ impl<'a> Maker<'a> {
         Some(RolloutsKey {
             computed,
             stream,
-            sequences: *sequences,
-            keep: *keep,
+            sequences,
+            keep,
             sampling,
             tokenizer: form.tokenizer.hash(),
             shares: shares.collect(),
@@ -351,16 +355,9 @@ impl<'a> Maker<'a> {
 /// The models beside the student whose view of the stage's completions can be kept: those that do not change,
 /// of completions that are not written anew in every step.
 fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
-    let fixed = match &train.prefixes {
-        Prefixes::Data { .. } | Prefixes::Teacher { .. } => true,
-        Prefixes::Pairs { chosen, rejected, .. } => {
-            [chosen, rejected].iter().all(|side| matches!(side, Completions::Data { .. }))
-        }
-        Prefixes::Student { .. } => false,
-    };
     let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
     let models = teachers.chain(train.references.iter().map(|choice| choice.reference));
-    models.filter(|_| fixed).collect()
+    models.filter(|_| !train.rollout.producer.writes()).collect()
 }
 
 /// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone,

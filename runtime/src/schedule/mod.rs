@@ -14,7 +14,7 @@ mod stage;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
+use mopd_compiler::plan::{DomainId, Evaluation, Length, ModelId, Objective, Plan, Stage, Train};
 
 pub use keys::{Keys, fork_of};
 pub use room::Room;
@@ -206,12 +206,8 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
             train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
         rows.map(|prompts| prompts.dataset.len() as u64).sum()
     };
-    let (all, each) = match &train.prefixes {
-        Prefixes::Data { batch, .. } | Prefixes::Pairs { batch, .. } => (rows(), *batch),
-        Prefixes::Student { prompts, .. } => (rows(), *prompts),
-        Prefixes::Teacher { sequences, batch, .. } => (u64::from(*sequences), *batch),
-    };
-    let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(each.max(1)));
+    let all = train.rollout.producer.once().map_or_else(rows, |once| u64::from(once.sequences));
+    let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(train.rollout.groups.max(1)));
     // Each batch is as many updates as there are passes.
     let steps = batches.saturating_mul(u64::from(train.passes.max(1)));
     u32::try_from(steps).unwrap_or(u32::MAX)

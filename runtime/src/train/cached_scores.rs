@@ -102,11 +102,12 @@ impl<'a> CachedScores<'a> {
         }
         let first = batches.first_epoch(stage)?;
         let of_number = stage.kind.elt_size_in_bytes() as u64;
+        let trained =
+            |draw| batches.fixed(draw).iter().map(|sequence| sequence.trained() as u64).sum::<u64>();
         let end = |role: Role| {
             let mut bytes = 0;
             let mut fits = |new: &[_]| {
-                let of =
-                    |draw| batches.trained(draw) as u64 * width(role, draw.source).unwrap_or(0) * of_number;
+                let of = |draw| trained(draw) * width(role, draw.source).unwrap_or(0) * of_number;
                 bytes += new.iter().copied().map(of).sum::<u64>();
                 bytes <= cache.at_most
             };
@@ -202,7 +203,7 @@ impl<'a> CachedScores<'a> {
     /// What comes for the first time in a batch of the first epoch, of some sources.
     fn sequences(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Sequences {
         let new = &self.first.new_in(number)[self.first.of_sources(number, sources)];
-        let list = new.iter().filter_map(|draw| trainer.batches.fixed(*draw)).flatten().collect();
+        let list = new.iter().flat_map(|draw| trainer.batches.fixed(*draw)).cloned().collect();
         Sequences::new(list, 1, trainer.stage.sources.len())
     }
 

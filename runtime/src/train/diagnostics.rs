@@ -1,8 +1,8 @@
 //! What a step did to every domain: the numbers that show early when one domain drowns another.
 
 use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::Prefixes;
 use mopd_compiler::plan::events::Seconds;
+use mopd_compiler::plan::producers::Writer;
 
 use super::Stage;
 use super::objective::Outputs;
@@ -95,7 +95,9 @@ pub fn diagnose(
 /// is scored at the temperature that it sampled at, from the same entries: then whatever it says now differs
 /// by rounding alone.
 fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> {
-    let Prefixes::Student { sampling, .. } = &stage.train.prefixes else { return None };
+    let Ok((Writer::Student, sampling)) = stage.train.rollout.producer.kind().policy() else {
+        return None;
+    };
     let whole = sampling.is_plain() && sampling.temperature == stage.train.objective.temperature;
     if !whole || !step.is_multiple_of(stage.train.passes.max(1)) {
         return None;

@@ -36,8 +36,9 @@ use std::time::{Duration, Instant};
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
+use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, Role, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::Batches;
@@ -330,7 +331,7 @@ impl<'a> Trainer<'a> {
         let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
-        let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
+        let writes = matches!(stage.train.rollout.producer.kind().policy(), Ok((Writer::Teacher, _)));
         let mut roles = Vec::new();
         if objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler)) {
             roles.push(Role::Teacher);

@@ -12,7 +12,8 @@ use std::ops::Range;
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
+use mopd_compiler::plan::producers::Writer;
+use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
@@ -394,14 +395,15 @@ fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
     if !live && !signals.iter().any(asked) {
         return Ok(None);
     }
-    let (writer, temperature) = match &trainer.stage.train.prefixes {
-        Prefixes::Student { sampling, .. } => (Role::Student, sampling.temperature),
-        Prefixes::Teacher { sampling, .. } => (Role::Teacher, sampling.temperature),
-        Prefixes::Data { .. } => {
-            return Err(missing("the sampler", "the completions come from the data", objective));
+    let (writer, sampling) = match trainer.stage.train.rollout.producer.kind().policy() {
+        Ok((Writer::Student, sampling)) => (Role::Student, sampling),
+        Ok((Writer::Teacher, sampling)) => (Role::Teacher, sampling),
+        Ok((Writer::Model(_), _)) => {
+            return Err(missing("the sampler", "a model of its own wrote the completions", objective));
         }
-        Prefixes::Pairs { .. } => return Err(missing("the sampler", "a pair has two", objective)),
+        Err(why) => return Err(missing("the sampler", why, objective)),
     };
+    let temperature = sampling.temperature;
     if temperature == 0.0 {
         return Err(missing("the sampler's distribution", "it is greedy", objective));
     }

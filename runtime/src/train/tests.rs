@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, Completions, DataSource, Execution, Keep, Length, Mass, ModelId, Objective,
-    Origin, Prefixes, Projection, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Signal,
+    AdamW, Adapter, AdapterKind, DataSource, Execution, Keep, Length, Mass, ModelId, Objective, Origin,
+    Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule, Signal,
     StudentCopy, Support, Teacher, Train, Trainable, WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
@@ -121,7 +121,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         mixture: Vec::new(),
         teachers: Vec::new(),
         references: Vec::new(),
-        prefixes: Prefixes::Data { field: "answer".into(), batch: 7 },
+        rollout: Rollout::new(7, Producer::data("answer")),
         passes,
         filter: None,
         objective,
@@ -616,7 +616,7 @@ fn later_passes_have_a_ratio() {
     let models = models(true);
     let sampling = Sampling::new(4, 1.0, 8);
     let mut train = train(grpo(), 2);
-    train.prefixes = Prefixes::Student { prompts: 4, sampling };
+    train.rollout = Rollout::new(4, Producer::student(sampling));
     // Rewards that differ, or nothing would move.
     let mut stage = fixture.stage(&train, ROUTED, &models);
     stage.steps = 4;
@@ -651,7 +651,7 @@ fn the_ratio_starts_at_1_at_any_temperature() {
     let models = models(true);
     for temperature in [0.6, 1.0, 1.7] {
         let mut train = train(grpo(), 1);
-        train.prefixes = Prefixes::Student { prompts: 4, sampling: Sampling::new(4, temperature, 8) };
+        train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, temperature, 8)));
         train.objective.temperature = temperature;
         let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();

@@ -34,7 +34,7 @@ pub struct Training<'a> {
     pub domains: &'a [DomainId],
     /// One per domain, or none.
     pub teachers: &'a [ModelId],
-    pub prefixes: Prefixes,
+    pub rollout: Rollout,
     pub objective: Objective,
     pub steps: u32,
     pub learning_rate: f64,
@@ -92,7 +92,7 @@ impl Builder {
     }
 
     pub fn train(&mut self, name: &str, recipe: Recipe, training: Training) -> ModelId {
-        let Training { start, domains, teachers, prefixes, objective, steps, learning_rate } = training;
+        let Training { start, domains, teachers, rollout, objective, steps, learning_rate } = training;
         let teachers = domains.iter().zip(teachers);
         let train = Train {
             recipe,
@@ -107,7 +107,7 @@ impl Builder {
                 })
                 .collect(),
             references: vec![],
-            prefixes,
+            rollout,
             passes: 1,
             filter: None,
             objective,

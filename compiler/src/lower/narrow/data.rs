@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
 
-use super::{Code, Diagnostic, Narrowed, refused};
-use crate::lower::Origins;
+use mopd_lang::diag::Code;
+
+use super::{Diagnostic, Narrowed, refused};
 use crate::plan::{DataFormula, DataNode};
+use crate::refusal::Origins;
 
 /// The checker lets only formulas through that the data decides; `other` is what anything else would be.
 pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Narrowed<DataFormula> {

@@ -4,9 +4,9 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
 
 use super::{Narrowed, refused};
-use crate::lower::Origins;
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Signal};
+use crate::refusal::Origins;
 
 /// A bool per group, of what is known before any model scores: rewards, lengths, the step.
 pub fn formula(formula: &formula::Formula, origins: Origins) -> Narrowed<Formula> {

@@ -7,8 +7,8 @@ use mopd_lang::source::Span;
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused};
-use crate::lower::Origins;
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
+use crate::refusal::Origins;
 
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes
 /// of theirs.

@@ -7,21 +7,9 @@ mod data;
 mod divergence;
 mod filter;
 pub(super) mod formula;
-pub(super) mod rollout;
 pub(super) mod settings;
 pub(super) mod teacher;
 
-use std::fmt::Display;
+use mopd_lang::diag::Diagnostic;
 
-use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::source::Span;
-
-/// A conversion; its error is one refusal.
-pub(super) type Narrowed<T> = Result<T, Box<Diagnostic>>;
-
-/// This version can't execute `construct`, a noun phrase.
-fn refused(at: Span, construct: impl Display) -> Box<Diagnostic> {
-    Diagnostic::error(Code::NotSupported, at, format!("{construct} is not supported yet"))
-        .label("part of the language, but this version can't run it")
-        .into()
-}
+use crate::refusal::{Narrowed, refused};

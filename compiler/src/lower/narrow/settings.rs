@@ -6,12 +6,13 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use super::{Diagnostic, data, filter, refused, rollout, teacher};
-use crate::lower::Origins;
+use super::{Diagnostic, data, filter, refused, teacher};
+use crate::plan::producers;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Prefixes,
+    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Producer,
     Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
+use crate::refusal::Origins;
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a
 /// refusal, so that one look shows all of them.
@@ -179,10 +180,10 @@ impl<'a> Settings<'a> {
         if let Some(extrapolation) = extrapolation {
             self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
         }
-        let prefixes = rollout::prefixes(train, self.origins).map_err(|refusals| self.note(refusals)).ok();
-        let filter = match (filter, &prefixes) {
+        let rollout = producers::rollout(train, self.origins).map_err(|refusals| self.note(refusals)).ok();
+        let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
-            (Some(formula), Some(Prefixes::Student { .. })) => {
+            (Some(formula), Some(Producer::Student(_))) => {
                 filter::formula(formula, self.origins).map_err(|refusal| self.note([*refusal])).ok()
             }
             (Some(formula), Some(_)) => self.refuse(
@@ -214,7 +215,7 @@ impl<'a> Settings<'a> {
                 .iter()
                 .map(|&(domain, reference)| ReferenceChoice { domain, reference })
                 .collect(),
-            prefixes: prefixes?,
+            rollout: rollout?,
             passes: *passes,
             filter,
             objective: train,

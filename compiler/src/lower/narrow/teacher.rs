@@ -3,8 +3,8 @@
 use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
 
 use super::{Diagnostic, data, refused};
-use crate::lower::Origins;
 use crate::plan::{self, ModelId, StudentCopy, TeacherChoice};
+use crate::refusal::Origins;
 
 /// One arm of a stage's route.
 pub fn choice(

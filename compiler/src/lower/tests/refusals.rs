@@ -9,6 +9,7 @@ use mopd_lang::formula::{Facts, Side, SideProbability, Summand, detached};
 use super::objectives::{assert_values, dpo, lowered, per_token};
 use super::*;
 use crate::expr::summand::Kernel;
+use crate::plan::producers::Writer;
 
 /// The refusals of the experiment after a change, as messages.
 fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
@@ -406,11 +407,12 @@ fn pairs() {
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
         panic!("the student is trained")
     };
-    let plan::Prefixes::Pairs { chosen, rejected, batch: 64 } = &train.prefixes else {
-        panic!("{:?}", train.prefixes)
+    let plan::Rollout { producer: plan::Producer::Pairs(pairs), groups: 64 } = &train.rollout else {
+        panic!("{:?}", train.rollout)
     };
-    assert!(matches!(chosen, plan::Completions::Teacher { .. }));
-    assert!(matches!(rejected, plan::Completions::Model { model: ModelId(3), .. }));
+    let drawn: Vec<Writer> =
+        plan::Producer::Pairs(pairs.clone()).drawn().iter().map(|drawn| drawn.0).collect();
+    assert_eq!(drawn, [Writer::Teacher, Writer::Model(ModelId(3))]);
     assert_eq!(plan.experiment.models[4].stage.inputs(), [ModelId(1), ModelId(2), ModelId(3)]);
 }
 

@@ -18,8 +18,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Prefixes, Stage, StageFacts,
-    Teacher, TeacherChoice, Train,
+    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Stage, StageFacts, Teacher,
+    TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
 
@@ -378,9 +378,8 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 }
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
-    let Train {
-        recipe, start, mixture, teachers, references, prefixes, passes, filter, objective: _, ..
-    } = train;
+    let Train { recipe, start, mixture, teachers, references, rollout, passes, filter, objective: _, .. } =
+        train;
     let Train { trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
@@ -402,21 +401,10 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             arms => arms.iter().copied().map(arm).collect(),
         }
     };
-    let mut prefixes = match prefixes {
-        Prefixes::Pairs { chosen, rejected, batch } => {
-            let side = |side: &super::Completions| {
-                let mut value = written(side);
-                if let super::Completions::Model { model, .. } = side {
-                    value["model"] = names.model(*model);
-                }
-                value
-            };
-            json!({ "from": "pairs", "chosen": side(chosen), "rejected": side(rejected), "batch": batch })
-        }
-        plain => written(plain),
-    };
+    let name = |id: ModelId| producers::Value::Text(names.models[id.0 as usize].clone());
+    let mut rollout = written(&rollout.fields(&name));
     // `sampling` is where the plan keeps them, not how an author calls them.
-    if let Value::Object(fields) = &mut prefixes
+    if let Value::Object(fields) = &mut rollout
         && let Some(Value::Object(sampling)) = fields.remove("sampling")
     {
         fields.extend(sampling);
@@ -429,7 +417,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "reference": by_domain(
             references.iter().map(|choice| (choice.domain, names.model(choice.reference))).collect(),
         ),
-        "rollout": prefixes,
+        "rollout": rollout,
         "passes": passes,
         "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),
         "trainable": written(trainable),

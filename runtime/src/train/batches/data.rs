@@ -1,12 +1,38 @@
-//! Completions that the data gives.
+//! `data(answer)`: completions that the data gives.
 
+use mopd_compiler::plan::producers::Data;
 use mopd_compiler::plan::{Objective, Signal};
 
-use super::sample::judge;
+use super::sample::{Numbered, judge};
+use super::{Batch, Draws, Making};
+use crate::data::mixture::Draw;
 use crate::failure::Result;
+use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 use crate::train::{Source, Stage};
+
+/// Ready-made sequences, by source and record.
+pub(super) struct Fixed(pub(super) Vec<Vec<Sequence>>);
+
+pub(super) fn make(data: &Data, making: &Making) -> Result<Fixed> {
+    let Making { stage, judged, .. } = making;
+    let mut examples = all_examples(stage, &data.field)?;
+    if *judged && reads_reward(&stage.train.objective) {
+        examples.iter_mut().try_for_each(|examples| judge(stage, examples))?;
+    }
+    Ok(Fixed(examples))
+}
+
+impl Draws for Fixed {
+    fn draw(&self, _: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
+        Ok(draws.iter().map(|Numbered { draw, .. }| self.0[draw.source][draw.record].clone()).collect())
+    }
+
+    fn fixed(&self, draw: Draw) -> Vec<&Sequence> {
+        vec![&self.0[draw.source][draw.record]]
+    }
+}
 
 /// Whether what the data gives as completions must be judged too; rollouts always are.
 pub(super) fn reads_reward(objective: &Objective) -> bool {
@@ -15,18 +41,12 @@ pub(super) fn reads_reward(objective: &Objective) -> bool {
 }
 
 /// What the data gives as completions, by source.
-pub(in crate::train) fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<Vec<Vec<Sequence>>> {
-    let examples = stage.sources.iter().enumerate().map(|(index, source)| {
-        let mut examples = examples(stage, source, index, field)?;
-        if judged {
-            judge(stage, &mut examples)?;
-        }
-        Ok(examples)
-    });
-    examples.collect()
+pub(in crate::train) fn all_examples(stage: &Stage, field: &str) -> Result<Vec<Vec<Sequence>>> {
+    let sources = stage.sources.iter().enumerate();
+    sources.map(|(index, source)| examples(stage, source, index, field)).collect()
 }
 
-pub(super) fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
+fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
     let examples = source.prompts.examples(&stage.start.tokenizer, field)?;
     let mut cut = 0;
     let mut sequence = |record| {
@@ -63,7 +83,7 @@ pub(super) fn examples(stage: &Stage, source: &Source, index: usize, field: &str
 }
 
 /// Where a completion is cut off that has more tokens to be trained on than `limit`.
-pub(super) fn beyond(written: &[bool], limit: u32) -> Option<usize> {
+fn beyond(written: &[bool], limit: u32) -> Option<usize> {
     let mut trained = (0..written.len()).filter(|token| written[*token]);
     let last = trained.nth((limit as usize).saturating_sub(1))?;
     trained.next().map(|_| last + 1)

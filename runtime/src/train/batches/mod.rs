@@ -1,18 +1,18 @@
-//! What a step trains on: sequences from the data, from the student, or from the teachers. A file each.
+//! What a step trains on: what the stage's producer makes of the prompts that are drawn. A kind of producer
+//! has a file of the name that it has in the plan (`compiler/src/plan/producers`), with how it draws.
 
 pub mod data;
+mod filter;
+mod model;
 mod pairs;
 mod sample;
 mod student;
 mod teacher;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Length, Prefixes, Sampling};
+use mopd_compiler::plan::{Length, Producer};
 
-use self::data::{all_examples, reads_reward};
-use self::pairs::{PairSide, pair, side, written};
-use self::sample::{judge, numbered, sample};
-use self::teacher::teacher_rollouts;
+use self::sample::{Numbered, numbered};
 pub use self::teacher::{RolloutCache, Written, no_teacher};
 use super::first_epoch::FirstEpoch;
 use super::models::Models;
@@ -26,69 +26,82 @@ use crate::random::{Key, Purpose, Uniforms};
 use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
+/// How a kind of producer draws.
+trait Draws {
+    /// A group for each draw, in their order.
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>>;
+
+    /// The group of a draw, where it is the same whenever the draw comes.
+    fn fixed(&self, _: Draw) -> Vec<&Sequence> {
+        Vec::new()
+    }
+
+    /// The records of each source that draws are of, where these are not its prompts.
+    fn records(&self) -> Option<Vec<usize>> {
+        None
+    }
+}
+
+/// What a producer is made from.
+#[derive(Clone, Copy)]
+struct Making<'a> {
+    stage: &'a Stage<'a>,
+    models: &'a Models,
+    cache: Option<&'a RolloutCache<'a>>,
+    /// Sequences are handed on with their rewards, where somebody looks at them.
+    judged: bool,
+}
+
+fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
+    Ok(match producer {
+        Producer::Data(kind) => Box::new(data::make(kind, making)?),
+        Producer::Student(kind) => Box::new(student::make(kind, making)),
+        Producer::Teacher(kind) => teacher::make(kind, making)?,
+        Producer::Model(kind) => Box::new(model::make(kind, making)),
+        Producer::Pairs(kind) => Box::new(pairs::make_sides(kind, making)?),
+    })
+}
+
+/// The step that a batch is drawn for.
+struct Batch<'a> {
+    stage: &'a Stage<'a>,
+    /// As it is now.
+    student: &'a Decoder,
+    models: &'a Models,
+    step: u32,
+}
+
+impl Batch<'_> {
+    /// Of the step's random numbers.
+    fn key(&self, purpose: Purpose) -> Key {
+        Key::new(self.stage.seed, self.stage.stream, purpose, u64::from(self.step))
+    }
+}
+
 /// Makes one batch after the other.
 pub struct Batches {
     mixture: Mixture,
-    size: u32,
-    kind: Producer,
-}
-
-enum Producer {
-    /// Ready-made sequences, by source.
-    Fixed(Vec<Vec<Sequence>>),
-    Student(Sampling),
-    Pairs([PairSide; 2]),
+    producer: Box<dyn Draws>,
 }
 
 impl Batches {
     /// Teachers whose rollouts are imitated write them here, before the first step, unless they are in the
     /// cache.
     pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
-        let sizes: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
-        let by_share = || {
-            Mixture::new(
-                &stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>(),
-            )
-        };
-        let whole = || match stage.train.length {
-            Length::Epochs(epochs) => {
-                told_shares(stage, &sizes);
-                Mixture::in_epochs(&sizes, epochs)
-            }
-            Length::Steps(_) => by_share(),
-        };
-        let (mixture, size, kind) = match &stage.train.prefixes {
-            Prefixes::Data { field, batch } => {
-                let judged = reads_reward(&stage.train.objective);
-                (whole(), *batch, Producer::Fixed(all_examples(stage, field, judged)?))
-            }
-            Prefixes::Pairs { chosen, rejected, batch } => {
-                let sides = [side(stage, models, chosen)?, side(stage, models, rejected)?];
-                (whole(), *batch, Producer::Pairs(sides))
-            }
-            Prefixes::Student { prompts, sampling } => {
-                (whole(), *prompts, Producer::Student(sampling.clone()))
-            }
-            Prefixes::Teacher { sequences, keep, batch, sampling } => {
-                let kept = match cache.map_or(Ok(None), |cache| (cache.find)())? {
-                    Some(kept) => kept,
-                    None => {
-                        let written =
-                            teacher_rollouts(stage, models, by_share(), *sequences, *keep, sampling)?;
-                        cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
-                        written
-                    }
-                };
-                let sizes: Vec<_> = zip_equal(&stage.sources, &kept)
-                    .map(|(source, kept)| (source.share, kept.len()))
-                    .collect();
-                (Mixture::new(&sizes), *batch, Producer::Fixed(kept))
-            }
-        };
-        if size == 0 {
+        let producer = make(&stage.train.rollout.producer, &Making { stage, models, cache, judged: true })?;
+        if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
-        Ok(Batches { mixture, size, kind })
+        let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
+        let mixture = match (producer.records(), stage.train.length) {
+            (Some(records), _) => by_share(stage, &records),
+            (None, Length::Epochs(epochs)) => {
+                told_shares(stage, &prompts);
+                Mixture::in_epochs(&prompts, epochs)
+            }
+            (None, Length::Steps(_)) => by_share(stage, &prompts),
+        };
+        Ok(Batches { mixture, producer })
     }
 
     pub fn position(&self) -> MixturePosition {
@@ -108,7 +121,8 @@ impl Batches {
         models: &Models,
         step: u32,
     ) -> Result<Sequences> {
-        let BatchDraw { mut list, of_group, draws } = self.drawn(stage, student, models, step)?;
+        let (mut list, draws) = self.drawn(&Batch { stage, student, models, step })?;
+        let of_group = stage.train.rollout.group() as usize;
         if stage.routes_by_data() {
             // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's
             // random numbers.
@@ -118,8 +132,11 @@ impl Batches {
         Ok(Sequences::new(list, of_group, stage.sources.len()).drawn(draws))
     }
 
-    fn drawn(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<BatchDraw> {
-        let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
+    /// What a step trains on, that of a source together, and what was drawn for each group; nothing where a
+    /// filter has replaced some.
+    fn drawn(&mut self, batch: &Batch) -> Result<(Vec<Sequence>, Vec<Draw>)> {
+        let stage = batch.stage;
+        let draws = draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle);
         if draws.is_empty() {
             // A fork may begin behind the end of its own epochs.
             let message = "every prompt has been visited as often as the stage's epochs say: there is none \
@@ -127,90 +144,37 @@ impl Batches {
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
-        let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
-        match &self.kind {
-            Producer::Fixed(sequences) => {
-                let list = draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect();
-                Ok(BatchDraw { list, of_group: 1, draws })
-            }
-            Producer::Student(sampling) => {
-                let (sampling, key) = (sampling.clone(), key(Purpose::Rollout));
-                let mut list = sample(stage, student, &numbered(stage, &draws, 0), &sampling, key)?;
-                judge(stage, &mut list)?;
-                if let Some(filter) = &stage.train.filter {
-                    list = self.filtered(stage, student, list, filter, &sampling, key, step)?;
-                }
-                Ok(BatchDraw { list, of_group: sampling.n.max(1) as usize, draws: Vec::new() })
-            }
-            Producer::Pairs(sides) => {
-                let completions = |side: &PairSide, purpose| match side {
-                    PairSide::Data(examples) => Ok(draws
-                        .iter()
-                        .map(|draw| examples[draw.source][draw.record].clone())
-                        .collect::<Vec<_>>()),
-                    PairSide::Rollouts(writer, sampling) => {
-                        written(stage, student, models, &draws, *writer, sampling, key(purpose))
-                    }
-                };
-                let [chosen, rejected] = sides;
-                let chosen = completions(chosen, Purpose::Rollout)?;
-                let rejected = completions(rejected, Purpose::TeacherRollout)?;
-                let mut list: Vec<Sequence> = zip_equal(chosen, rejected).flat_map(pair).collect();
-                if reads_reward(&stage.train.objective) {
-                    judge(stage, &mut list)?;
-                }
-                Ok(BatchDraw { list, of_group: 2, draws })
-            }
+        let list = self.producer.draw(batch, &numbered(stage, &draws, 0), Purpose::Rollout)?;
+        match &stage.train.filter {
+            Some(filter) => Ok((self.filtered(batch, list, filter)?, Vec::new())),
+            None => Ok((list, draws)),
         }
     }
 
     /// The sequences of a draw, where they are the same whenever it comes.
-    pub fn fixed(&self, draw: Draw) -> Option<Vec<Sequence>> {
-        match &self.kind {
-            Producer::Fixed(sequences) => Some(vec![sequences[draw.source][draw.record].clone()]),
-            Producer::Pairs([PairSide::Data(chosen), PairSide::Data(rejected)]) => {
-                let [chosen, rejected] =
-                    [chosen, rejected].map(|side| side[draw.source][draw.record].clone());
-                Some(pair((chosen, rejected)).to_vec())
-            }
-            Producer::Student(_) | Producer::Pairs(_) => None,
-        }
-    }
-
-    /// How many tokens of a draw are trained on, where these are the same whenever it comes.
-    pub fn trained(&self, draw: Draw) -> usize {
-        match &self.kind {
-            Producer::Fixed(sequences) => sequences[draw.source][draw.record].trained(),
-            Producer::Pairs([PairSide::Data(chosen), PairSide::Data(rejected)]) => {
-                [chosen, rejected].into_iter().map(|side| side[draw.source][draw.record].trained()).sum()
-            }
-            Producer::Student(_) | Producer::Pairs(_) => 0,
-        }
+    pub fn fixed(&self, draw: Draw) -> Vec<&Sequence> {
+        self.producer.fixed(draw)
     }
 
     /// When each sequence of the stage comes for the first time; none where they are new in every step.
     /// Nothing was drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
-        let fixed =
-            matches!(self.kind, Producer::Fixed(_) | Producer::Pairs([PairSide::Data(_), PairSide::Data(_)]));
-        fixed.then(|| {
+        let rollout = &stage.train.rollout;
+        (!rollout.producer.writes()).then(|| {
             let batches = stage.steps.div_ceil(stage.train.passes.max(1));
             let mut mixture = self.mixture.clone();
             FirstEpoch::new(
                 &mixture.sizes(),
-                (0..batches).map(|_| draw(&mut mixture, self.size, stage, Purpose::Shuffle)),
+                (0..batches).map(|_| draw(&mut mixture, rollout.groups, stage, Purpose::Shuffle)),
             )
         })
     }
 }
 
-/// What a step trains on, that of a source together.
-struct BatchDraw {
-    list: Vec<Sequence>,
-    /// Sequences of a group.
-    of_group: usize,
-    /// What was drawn for each group, where they are of the data.
-    draws: Vec<Draw>,
+/// From so many records of each source, by the domains' shares.
+fn by_share(stage: &Stage, records: &[usize]) -> Mixture {
+    let shares = zip_equal(&stage.sources, records).map(|(source, records)| (source.share, *records));
+    Mixture::new(&shares.collect::<Vec<_>>())
 }
 
 /// An epoch visits every prompt once: where the domains' shares are others than those of their prompts, they

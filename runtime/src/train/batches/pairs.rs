@@ -1,72 +1,43 @@
-//! Pairs of completions: what writes each side.
+//! Pairs of completions: the preferred one of each prompt, and the other.
 
-use mopd_compiler::plan::{Completions, Sampling};
+use mopd_compiler::plan::producers::Pairs;
 
-use super::data::all_examples;
-use super::sample::{by_section, sample};
-use super::teacher::teacher_of;
+use super::data::reads_reward;
+use super::sample::{Numbered, by_section, judge};
+use super::{Batch, Draws, Making, make};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
-use crate::model::Decoder;
-use crate::random::Key;
+use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::Stage;
-use crate::train::models::{ModelRef, Models};
 use crate::zip::zip_equal;
 
-/// The preferred completions of pairs, or the others.
-pub(super) enum PairSide {
-    /// By source, one for each record.
-    Data(Vec<Vec<Sequence>>),
-    Rollouts(Writer, Sampling),
+pub(super) struct Sides {
+    chosen: Box<dyn Draws>,
+    rejected: Box<dyn Draws>,
 }
 
-/// Who writes one side of a pair.
-#[derive(Clone, Copy)]
-pub(super) enum Writer {
-    /// Whoever judges the prompt.
-    Teacher,
-    One(ModelRef),
+pub(super) fn make_sides(pairs: &Pairs, making: &Making) -> Result<Sides> {
+    // Both at once, where they are read.
+    let making = Making { judged: false, ..*making };
+    Ok(Sides { chosen: make(&pairs.chosen, &making)?, rejected: make(&pairs.rejected, &making)? })
 }
 
-pub(super) fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
-    [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
-}
-
-/// One side of the pairs.
-pub(super) fn side(stage: &Stage, models: &Models, completions: &Completions) -> Result<PairSide> {
-    Ok(match completions {
-        Completions::Data { field } => PairSide::Data(all_examples(stage, field, false)?),
-        Completions::Student { sampling } => {
-            PairSide::Rollouts(Writer::One(ModelRef::Student), sampling.clone())
+impl Draws for Sides {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
+        let chosen = by_section(draws, |draws| self.chosen.draw(batch, draws, Purpose::Rollout))?;
+        let rejected = by_section(draws, |draws| self.rejected.draw(batch, draws, Purpose::TeacherRollout))?;
+        let mut list: Vec<Sequence> = zip_equal(chosen, rejected).flat_map(pair).collect();
+        if reads_reward(&batch.stage.train.objective) {
+            judge(batch.stage, &mut list)?;
         }
-        Completions::Teacher { sampling } => PairSide::Rollouts(Writer::Teacher, sampling.clone()),
-        Completions::Model { model, sampling } => {
-            PairSide::Rollouts(Writer::One(models.of_model(*model)), sampling.clone())
-        }
-    })
-}
-
-/// One rollout of each prompt.
-pub(super) fn written(
-    stage: &Stage,
-    student: &Decoder,
-    models: &Models,
-    draws: &[Draw],
-    writer: Writer,
-    sampling: &Sampling,
-    key: Key,
-) -> Result<Vec<Sequence>> {
-    let mut list = Vec::with_capacity(draws.len());
-    let writer_of = |draw: Draw| match writer {
-        Writer::One(model_ref) => Ok(model_ref),
-        Writer::Teacher => teacher_of(stage, models, draw),
-    };
-    for draws in by_section(stage, draws).chunk_by(|one, next| one.section == next.section) {
-        let decoder = models.decoder(writer_of(draws[0].draw)?);
-        let sequences = sample(stage, decoder.as_deref().unwrap_or(student), draws, sampling, key)?;
-        list.extend(zip_equal(draws, sequences).map(|(draw, sequence)| (draw.number, sequence)));
+        Ok(list)
     }
-    list.sort_by_key(|(number, _)| *number);
-    Ok(list.into_iter().map(|(_, sequence)| sequence).collect())
+
+    fn fixed(&self, draw: Draw) -> Vec<&Sequence> {
+        [self.chosen.fixed(draw), self.rejected.fixed(draw)].concat()
+    }
+}
+
+fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
+    [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
 }

@@ -30,11 +30,24 @@ pub(super) fn numbered(stage: &Stage, draws: &[Draw], first: usize) -> Vec<Numbe
     draws.iter().enumerate().map(number).collect()
 }
 
-/// The same, those of a section together.
-pub(super) fn by_section(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
-    let mut draws = numbered(stage, draws, 0);
-    draws.sort_by_key(|draw| draw.section);
-    draws
+/// What `draw` makes of the draws of each section, all of them in the order of the draws again.
+pub(super) fn by_section(
+    draws: &[Numbered],
+    mut draw: impl FnMut(&[Numbered]) -> Result<Vec<Sequence>>,
+) -> Result<Vec<Sequence>> {
+    let mut order: Vec<usize> = (0..draws.len()).collect();
+    order.sort_by_key(|place| draws[*place].section);
+    let mut groups: Vec<(usize, Vec<Sequence>)> = Vec::with_capacity(draws.len());
+    for places in order.chunk_by(|one, next| draws[*one].section == draws[*next].section) {
+        let of_section: Vec<Numbered> = places.iter().map(|place| draws[*place]).collect();
+        let sequences = draw(&of_section)?;
+        let of_group = (sequences.len() / places.len()).max(1);
+        groups.extend(
+            zip_equal(places, sequences.chunks(of_group)).map(|(place, group)| (*place, group.to_vec())),
+        );
+    }
+    groups.sort_by_key(|(place, _)| *place);
+    Ok(groups.into_iter().flat_map(|(_, group)| group).collect())
 }
 
 /// Completions of the drawn prompts.

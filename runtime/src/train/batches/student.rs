@@ -1,95 +1,29 @@
-//! The student's own rollouts, and the `filter` that replaces groups of them.
+//! `sample(...)`: the student's own rollouts, fresh every step.
 
-use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::interpret::interpret;
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Formula, Sampling, Signal};
+use mopd_compiler::plan::Sampling;
+use mopd_compiler::plan::producers::Student;
 
-use super::sample::{judge, numbered, sample};
-use super::{Batches, shuffle};
-use crate::data::mixture::Draw;
-use crate::failure::{Error, Result};
-use crate::model::Decoder;
-use crate::random::{Key, Purpose};
+use super::sample::{Numbered, judge, sample};
+use super::{Batch, Draws, Making};
+use crate::failure::Result;
+use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::Stage;
-use crate::train::sequences::Sequences;
-use crate::zip::zip_equal;
 
-/// How often prompts that a filter leaves out are replaced before a step does with those it has.
-const ROUNDS: usize = 10;
-
-impl Batches {
-    /// The groups that the filter holds for; for each of the others, one of another prompt of its source.
-    #[allow(clippy::too_many_arguments, reason = "what a step of rollouts is made from")]
-    pub(super) fn filtered(
-        &mut self,
-        stage: &Stage,
-        student: &Decoder,
-        first: Vec<Sequence>,
-        filter: &Formula,
-        sampling: &Sampling,
-        key: Key,
-        step: u32,
-    ) -> Result<Vec<Sequence>> {
-        let n = sampling.n.max(1) as usize;
-        let mut kept: Vec<Vec<Sequence>> = Vec::new();
-        let mut fresh = first;
-        let mut drawn = 0;
-        for round in 0..ROUNDS {
-            drawn += fresh.len() / n;
-            let holds = holding(stage, filter, &fresh, n, step)?;
-            let mut missing: Vec<usize> = Vec::new();
-            for (group, holds) in zip_equal(fresh.chunks(n), holds) {
-                if holds {
-                    kept.push(group.to_vec());
-                } else {
-                    missing.push(group[0].source);
-                }
-            }
-            if missing.is_empty() || round + 1 == ROUNDS {
-                break;
-            }
-            let mixture = &mut self.mixture;
-            let uniforms = shuffle(stage, Purpose::Shuffle);
-            let draws: Vec<Draw> =
-                missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
-            fresh = sample(stage, student, &numbered(stage, &draws, drawn), sampling, key)?;
-            judge(stage, &mut fresh)?;
-        }
-        if kept.is_empty() {
-            let message =
-                format!("the `filter` holds for none of {drawn} prompts, so nothing is left to train on");
-            return Err(Error::new(FailureKind::Runtime, message).help(
-                "a filter that asks for unlike rewards needs prompts that are neither solved always nor \
-                 never",
-            ));
-        }
-        // Those of a source are adjacent.
-        kept.sort_by_key(|group| group[0].source);
-        Ok(kept.into_iter().flatten().collect())
-    }
+pub(super) struct OfStudent {
+    sampling: Sampling,
+    judged: bool,
 }
 
-/// Whether a formula of rewards and lengths holds, group by group.
-pub(super) fn holding(
-    stage: &Stage,
-    filter: &Formula,
-    list: &[Sequence],
-    n: usize,
-    step: u32,
-) -> Result<Vec<bool>> {
-    let sequences = Sequences::new(list.to_vec(), n, stage.sources.len());
-    let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
-    let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
-    let batch = Batch {
-        layout: sequences.layout,
-        signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
-        step,
-        steps: stage.steps,
-        ..Batch::default()
-    };
-    let values = interpret(&filter.graph, &[filter.value], &batch)
-        .map_err(|error| Error::new(FailureKind::Runtime, format!("the `filter`: {error}")))?;
-    Ok(values.get(filter.value).iter().map(|value| *value != 0.0).collect())
+pub(super) fn make(student: &Student, making: &Making) -> OfStudent {
+    OfStudent { sampling: student.sampling.clone(), judged: making.judged }
+}
+
+impl Draws for OfStudent {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        let mut list = sample(batch.stage, batch.student, draws, &self.sampling, batch.key(purpose))?;
+        if self.judged {
+            judge(batch.stage, &mut list)?;
+        }
+        Ok(list)
+    }
 }

@@ -1,11 +1,13 @@
-//! Rollouts that the routed teachers write, once, before the first step.
+//! `from(teacher, ...)`: rollouts that the routed teachers write, once, before the first step, or fresh every
+//! step.
 
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::{Once, Teacher};
 use mopd_compiler::plan::{Keep, Role, Sampling};
 
-use super::draw;
-use super::sample::{Numbered, by_section, judge, sample};
-use crate::data::Mixture;
+use super::data::Fixed;
+use super::sample::{Numbered, by_section, judge, numbered, sample};
+use super::{Batch, Draws, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
@@ -27,8 +29,61 @@ pub struct RolloutCache<'a> {
     pub keep: &'a dyn Fn(&Written) -> Result<()>,
 }
 
+/// Fresh every step.
+struct OfTeacher {
+    sampling: Sampling,
+    judged: bool,
+}
+
+/// What was written before the first step: what a step draws is one of these, not a prompt.
+struct WrittenOnce(Fixed);
+
+pub(super) fn make(Teacher { once, sampling }: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
+    let Making { stage, models, cache, judged } = *making;
+    let Some(once) = once else {
+        return Ok(Box::new(OfTeacher { sampling: sampling.clone(), judged }));
+    };
+    let kept = match cache.map_or(Ok(None), |cache| (cache.find)())? {
+        Some(kept) => kept,
+        None => {
+            let written = teacher_rollouts(stage, models, *once, sampling)?;
+            cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
+            written
+        }
+    };
+    Ok(Box::new(WrittenOnce(Fixed(kept))))
+}
+
+impl Draws for OfTeacher {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        let Batch { stage, student, models, .. } = *batch;
+        let mut list = by_section(draws, |draws| {
+            let decoder = models.decoder(teacher_of(stage, models, draws[0].draw)?);
+            sample(stage, decoder.as_deref().unwrap_or(student), draws, &self.sampling, batch.key(purpose))
+        })?;
+        if self.judged {
+            judge(stage, &mut list)?;
+        }
+        Ok(list)
+    }
+}
+
+impl Draws for WrittenOnce {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        self.0.draw(batch, draws, purpose)
+    }
+
+    fn fixed(&self, draw: Draw) -> Vec<&Sequence> {
+        self.0.fixed(draw)
+    }
+
+    fn records(&self) -> Option<Vec<usize>> {
+        Some(self.0.0.iter().map(Vec::len).collect())
+    }
+}
+
 /// Who judges a prompt.
-pub(super) fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<ModelRef> {
+fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<ModelRef> {
     let section = stage.section(draw.source, draw.record);
     models.of_role(Role::Teacher)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
@@ -38,22 +93,23 @@ pub fn no_teacher(source: &Source) -> Error {
 }
 
 /// `count` rollouts in all, each by the teacher of its prompt; those to keep, by source.
-pub(super) fn teacher_rollouts(
+fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
-    mut mixture: Mixture,
-    count: u32,
-    keep: Keep,
+    Once { sequences: count, keep }: Once,
     sampling: &Sampling,
-) -> Result<Vec<Vec<Sequence>>> {
+) -> Result<Written> {
     let n = sampling.n.max(1);
+    let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
+    let mut mixture = by_share(stage, &prompts);
     let draws = draw(&mut mixture, count.div_ceil(n), stage, Purpose::TeacherRollout);
     let key = Key::new(stage.seed, stage.stream, Purpose::TeacherRollout, 0);
     let mut kept = vec![Vec::new(); stage.sources.len()];
     let mut kept_of_section = vec![0; stage.sections().len()];
     let mut first = 0;
     // Chunks of one teacher each, so that an interruption does not wait for all of them.
-    let draws = by_section(stage, &draws);
+    let mut draws = numbered(stage, &draws, 0);
+    draws.sort_by_key(|draw| draw.section);
     for chunk in draws.chunk_by(|a, b| a.section == b.section).flat_map(|chunk| chunk.chunks(256)) {
         stage.control.check()?;
         let Numbered { draw, section, .. } = chunk[0];

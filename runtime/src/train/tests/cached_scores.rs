@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{Completions, Keep};
+use mopd_compiler::plan::{Keep, Producer};
 
 use super::super::state::RestoreMode;
 use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreCache, ScoredBatch};
@@ -98,22 +98,20 @@ fn trained(stage: &Stage) -> Vec<f32> {
 
 /// Stages on data that stays the same from epoch to epoch: 16 records, 7 a step, more than two epochs.
 fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
-    let data = |field: &str| Completions::Data { field: field.into() };
-    let pairs = Prefixes::Pairs { chosen: data("answer"), rejected: data("answer"), batch: 7 };
-    let rollouts =
-        Prefixes::Teacher { sequences: 13, keep: Keep::All, batch: 7, sampling: Sampling::new(1, 1.0, 6) };
+    let data = |field: &str| Producer::data(field);
+    let pairs = Rollout::new(7, Producer::pairs(data("answer"), data("answer")));
+    let rollouts = Rollout::new(7, Producer::teacher_once(13, Keep::All, Sampling::new(1, 1.0, 6)));
     let cases = [
-        ("data", None, 1, train(mopd(1.0), 1).prefixes),
-        ("data in half precision", None, 1, train(mopd(1.0), 1).prefixes),
-        ("data in micro-batches", Some(3), 1, train(mopd(1.0), 1).prefixes),
-        ("data in two passes", None, 2, train(mopd(1.0), 1).prefixes),
+        ("data", None, 1, train(mopd(1.0), 1).rollout),
+        ("data in half precision", None, 1, train(mopd(1.0), 1).rollout),
+        ("data in micro-batches", Some(3), 1, train(mopd(1.0), 1).rollout),
+        ("data in two passes", None, 2, train(mopd(1.0), 1).rollout),
         ("pairs", None, 1, pairs),
         ("rollouts of the teachers", Some(2), 1, rollouts),
     ];
-    for (name, micro_batch, passes, prefixes) in cases {
+    for (name, micro_batch, passes, rollout) in cases {
         for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
-            let train =
-                Train { prefixes: prefixes.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
+            let train = Train { rollout: rollout.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
             let mut stage = fixture.stage(&train, teachers, models);
             (stage.micro_batch, stage.steps) = (micro_batch, 6 * passes);
             stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
@@ -297,14 +295,10 @@ fn what_is_new_in_every_step_is_not_kept() {
     let kept = Kept::new(AT_MOST);
     let objective = || direct(Support::Full, Mass::Raw);
     let sampling = || Sampling::new(1, 1.0, 6);
-    let own = Prefixes::Student { prompts: 4, sampling: sampling() };
-    let half = Prefixes::Pairs {
-        chosen: Completions::Data { field: "answer".into() },
-        rejected: Completions::Student { sampling: sampling() },
-        batch: 4,
-    };
-    for prefixes in [own, half] {
-        let train = Train { prefixes, ..train(objective(), 1) };
+    let own = Rollout::new(4, Producer::student(sampling()));
+    let half = Rollout::new(4, Producer::pairs(Producer::data("answer"), Producer::student(sampling())));
+    for rollout in [own, half] {
+        let train = Train { rollout, ..train(objective(), 1) };
         let finished = kept.train(&fixture.stage(&train, ROUTED, &models), None, &|_| Ok(()));
         assert_eq!(finished.found, None);
     }

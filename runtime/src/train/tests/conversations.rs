@@ -49,7 +49,7 @@ fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
 }
 
 fn on_conversations(objective: Objective) -> Train<Objective> {
-    Train { prefixes: Prefixes::Data { field: MESSAGES.into(), batch: 7 }, ..train(objective, 1) }
+    Train { rollout: Rollout::new(7, Producer::data(MESSAGES)), ..train(objective, 1) }
 }
 
 fn several_turns(sequences: &Sequences) -> bool {

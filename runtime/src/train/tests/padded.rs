@@ -64,19 +64,19 @@ fn a_padded_student_trains_as_one_without_padding() {
         Trainable::Adapter(adapter(AdapterKind::Lora)),
         Trainable::Adapter(adapter(AdapterKind::Dora)),
     ];
-    let own = || Prefixes::Student { prompts: 6, sampling: Sampling::new(2, 1.0, 8) };
-    let data = || Prefixes::Data { field: "answer".into(), batch: 7 };
-    let kinds: [(Objective, Prefixes); 3] = [
+    let own = || Rollout::new(6, Producer::student(Sampling::new(2, 1.0, 8)));
+    let data = || Rollout::new(7, Producer::data("answer"));
+    let kinds: [(Objective, Rollout); 3] = [
         (super::super::objective::objectives::nll(), data()),
         (mopd(1.0), own()),
         (direct(Support::Full, Mass::Raw), own()),
     ];
-    for (trainable, (objective, prefixes)) in
+    for (trainable, (objective, rollout)) in
         trainable.iter().flat_map(|trainable| kinds.iter().map(move |kind| (trainable, kind)))
     {
         let name = format!("{} {trainable:?}", objective.name);
         let mut train = train(objective.clone(), 1);
-        (train.trainable, train.prefixes) = (trainable.clone(), prefixes.clone());
+        (train.trainable, train.rollout) = (trainable.clone(), rollout.clone());
         let first = |student: &Arc<Weights>| {
             let models = [student.clone(), padded[1].clone(), padded[2].clone()];
             let stage = fixture.stage(&train, ROUTED, &models);
@@ -107,7 +107,7 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
         for sampling in [Sampling::new(4, 1.0, 10), Sampling::new(1, 0.0, 10)] {
             let sampled = sampling.temperature == 1.0;
             let mut train = train(direct(Support::Full, Mass::Raw), 1);
-            train.prefixes = Prefixes::Student { prompts: 8, sampling };
+            train.rollout = Rollout::new(8, Producer::student(sampling));
             let stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
             let (loss, _, rollouts) = first_step(&stage);
             assert!(loss.is_finite() && loss > 0.0, "{rows:?}: {loss}");

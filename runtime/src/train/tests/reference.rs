@@ -156,10 +156,10 @@ fn steps_equal_the_reference() {
     for case in cases {
         let (model, kind) = case.split_once('.').unwrap();
         let mut train = fixtures.train(model).clone();
-        if let Prefixes::Pairs { chosen, rejected, .. } = &mut train.prefixes {
+        if let Producer::Pairs(_) = &train.rollout.producer {
             // The pairs come from the fixtures; the stage finds others in its data.
-            let answer = || Completions::Data { field: "answer".into() };
-            (*chosen, *rejected) = (answer(), answer());
+            let answer = || Producer::data("answer");
+            train.rollout.producer = Producer::pairs(answer(), answer());
         }
         let train = &train;
         let mut stage = fixture.stage(train, ROUTED, &fixtures.models);

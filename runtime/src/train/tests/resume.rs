@@ -86,7 +86,7 @@ fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> Finish
 fn a_stage_ends_the_same_wherever_it_was_cut() {
     let fixture = Fixture::new();
     let models = models(false);
-    let sampled = |n| Prefixes::Student { prompts: 5, sampling: Sampling::new(n, 1.0, 6) };
+    let sampled = |n| Rollout::new(5, Producer::student(Sampling::new(n, 1.0, 6)));
     let mut cases: Vec<(&str, Train<Objective>, [Teacher; 2])> = Vec::new();
     let mut case = |name, teachers, change: &dyn Fn(&mut Train<Objective>)| {
         let mut train = train(mopd(1.0), 1);
@@ -95,10 +95,10 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     };
     case("data", ROUTED, &|_| {});
     case("passes and memory", ROUTED, &|train| {
-        (train.objective, train.passes, train.prefixes) = (ratio(), 3, sampled(2));
+        (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
     });
     case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {
-        (train.prefixes, train.ema) = (sampled(1), Some(0.5));
+        (train.rollout, train.ema) = (sampled(1), Some(0.5));
         // A student that equals its teachers learns nothing: decay moves it away from them first.
         train.optimizer.weight_decay = 0.1;
     });
@@ -176,7 +176,7 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     let fixture = Fixture::new();
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
-    train.prefixes = Prefixes::Student { prompts: 5, sampling: Sampling::new(8, 1.0, 100) };
+    train.rollout = Rollout::new(5, Producer::student(Sampling::new(8, 1.0, 100)));
     let through = finished(&fixture.stage(&train, ROUTED, &models), None);
     let (_folder, store) = store();
     // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of

@@ -96,8 +96,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         ];
         let two = Stage { sources, ..plain };
         let examples = |stage: &Stage| -> Vec<Sequence> {
-            let mut list =
-                super::super::batches::data::all_examples(stage, "answer", false).unwrap().concat();
+            let mut list = super::super::batches::data::all_examples(stage, "answer").unwrap().concat();
             list.sort_by_key(|sequence| stage.section_of(sequence));
             list
         };
@@ -159,7 +158,7 @@ fn the_data_of_a_prompt_chooses_its_teacher() {
     for (objective, terms) in objectives() {
         let name = objective.name.clone();
         let mut train = train(objective, 1);
-        train.prefixes = Prefixes::Data { field: "answer".into(), batch: 11 };
+        train.rollout = Rollout::new(11, Producer::data("answer"));
         let mixed = Mixed::new(train);
         let mut stage = mixed.stage(&models);
         let (_, _, rollouts) = first_step(&stage);
@@ -226,7 +225,7 @@ fn a_routed_stage_is_the_same_however_teachers_are_reached() {
 fn diagnostics_are_of_the_teacher_that_judged() {
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
-    train.prefixes = Prefixes::Data { field: "answer".into(), batch: 16 };
+    train.rollout = Rollout::new(16, Producer::data("answer"));
     let mixed = Mixed::new(train);
     let stage = mixed.stage(&models);
     let (_, rows) = trained_to_the_end(&stage);
@@ -265,8 +264,7 @@ fn diagnostics_are_of_the_teacher_that_judged() {
 fn routed_teachers_write_what_they_write_alone() {
     let models = models(true);
     let mut settings = train(mopd(1.0), 1);
-    settings.prefixes =
-        Prefixes::Teacher { sequences: 31, keep: Keep::All, batch: 4, sampling: Sampling::new(2, 1.0, 6) };
+    settings.rollout = Rollout::new(4, Producer::teacher_once(31, Keep::All, Sampling::new(2, 1.0, 6)));
     let mixed = Mixed::new(settings.clone());
     let written = |stage: &Stage| {
         let found = RefCell::new(Vec::new());
@@ -314,12 +312,8 @@ fn pairs_stay_together_under_a_route() {
     let models = models(true);
     let mut settings = train(mopd(1.0), 1);
     let sampling = || Sampling::new(1, 1.0, 6);
-    let teacher = Completions::Teacher { sampling: sampling() };
-    settings.prefixes = Prefixes::Pairs {
-        chosen: teacher,
-        rejected: Completions::Student { sampling: sampling() },
-        batch: 12,
-    };
+    let teacher = Producer::teacher(sampling());
+    settings.rollout = Rollout::new(12, Producer::pairs(teacher, Producer::student(sampling())));
     let mixed = Mixed::new(settings);
     let stage = mixed.stage(&models);
     let mut trainer = Trainer::new(&stage).unwrap();

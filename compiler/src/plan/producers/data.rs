@@ -1,0 +1,32 @@
+//! `data(answer)`: completions that the data gives.
+
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Sampling, Value, Writer};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Data {
+    pub field: String,
+}
+
+impl Kind for Data {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+        Fields::of("data").with("field", Value::Text(self.field.clone())).with_groups("batch", groups)
+    }
+
+    fn group(&self) -> u32 {
+        1
+    }
+
+    fn field(&self) -> Option<&str> {
+        Some(&self.field)
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Err("the completions come from the data")
+    }
+
+    fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some(0.0)
+    }
+}

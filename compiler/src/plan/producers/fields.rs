@@ -1,0 +1,48 @@
+//! A producer written down. The plan and the keys of results have the same words in the same order, which
+//! stays as it is, whatever a field is called in the program.
+
+use serde::{Serialize, Serializer};
+
+use super::{ModelId, Sampling};
+use crate::plan::Keep;
+
+/// Names and values, in their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields(Vec<(&'static str, Value)>);
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    Text(String),
+    Count(u32),
+    Model(ModelId),
+    Keep(Keep),
+    Sampling(Sampling),
+    Fields(Fields),
+}
+
+impl Fields {
+    /// Of a kind, by its word in plans.
+    pub fn of(kind: &str) -> Fields {
+        Fields::default().with("from", Value::Text(kind.to_owned()))
+    }
+
+    pub fn with(mut self, name: &'static str, value: Value) -> Fields {
+        self.0.push((name, value));
+        self
+    }
+
+    /// The groups of a step, where they are its own.
+    pub fn with_groups(self, name: &'static str, groups: Option<u32>) -> Fields {
+        match groups {
+            Some(groups) => self.with(name, Value::Count(groups)),
+            None => self,
+        }
+    }
+}
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}

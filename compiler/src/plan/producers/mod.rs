@@ -1,0 +1,330 @@
+//! Producers: where the sequences come from that an objective judges. A producer is a node of a tree, a file
+//! each kind: its executable form, how the language's rollout becomes it, what enters keys, what it needs and
+//! what it costs. How it draws is in a file of the same name in the runtime's `train/batches`. Whatever would
+//! match on all kinds asks the kind ([`Kind`]).
+
+mod data;
+mod fields;
+mod model;
+mod pairs;
+mod student;
+mod teacher;
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use data::Data;
+pub use fields::{Fields, Value};
+pub use model::Model;
+pub use pairs::Pairs;
+pub use student::Student;
+pub use teacher::{Once, Teacher};
+
+use super::{Keep, ModelId, Sampling};
+use crate::refusal::{Narrowed, Origins, refused};
+
+/// What a stage trains on: the trajectories of all terms of its objective.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Rollout {
+    #[serde(flatten)]
+    pub producer: Producer,
+    /// Groups of a step.
+    #[serde(rename = "batch", alias = "prompts")]
+    pub groups: u32,
+}
+
+/// A source of sequences: of each prompt it makes a group.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum Producer {
+    Data(Data),
+    Student(Student),
+    Teacher(Teacher),
+    Model(Model),
+    Pairs(Box<Pairs>),
+}
+
+impl Producer {
+    pub fn kind(&self) -> &dyn Kind {
+        match self {
+            Producer::Data(kind) => kind,
+            Producer::Student(kind) => kind,
+            Producer::Teacher(kind) => kind,
+            Producer::Model(kind) => kind,
+            Producer::Pairs(kind) => &**kind,
+        }
+    }
+
+    fn kind_mut(&mut self) -> &mut dyn Kind {
+        match self {
+            Producer::Data(kind) => kind,
+            Producer::Student(kind) => kind,
+            Producer::Teacher(kind) => kind,
+            Producer::Model(kind) => kind,
+            Producer::Pairs(kind) => &mut **kind,
+        }
+    }
+}
+
+/// Who writes completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// As it is at this step.
+    Student,
+    /// Whom the route has for the prompt.
+    Teacher,
+    /// One that does not change.
+    Model(ModelId),
+}
+
+/// What is true of a kind of producer. Where nothing is said, it draws nothing itself and has nothing inside.
+pub trait Kind {
+    /// As the plan has it, and as it enters keys; `groups` of a stage's own, `model` writes a model down.
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields;
+
+    /// What enters a stage's key, where it is not the same.
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.fields(groups, model)
+    }
+
+    /// Sequences of a group.
+    fn group(&self) -> u32;
+
+    /// The producers inside.
+    fn inner(&self) -> Vec<&Producer> {
+        Vec::new()
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        Vec::new()
+    }
+
+    /// The field of the data that it reads.
+    fn field(&self) -> Option<&str> {
+        None
+    }
+
+    /// Who writes for it, and how it is drawn.
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        None
+    }
+
+    fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        None
+    }
+
+    /// What is made once, before the first step.
+    fn once(&self) -> Option<Once> {
+        None
+    }
+
+    fn once_mut(&mut self) -> Option<&mut Once> {
+        None
+    }
+
+    /// The one policy that drew all tokens and how, or why there is none.
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str>;
+
+    /// Parameters that a token goes through when it is drawn at a step: on average, or at most.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64>;
+
+    /// How its author asks for so many groups a step.
+    fn asked(&self, groups: u32) -> String {
+        format!("`batch = {groups}`")
+    }
+}
+
+impl Producer {
+    pub fn data(field: impl Into<String>) -> Producer {
+        Producer::Data(Data { field: field.into() })
+    }
+
+    pub fn student(sampling: Sampling) -> Producer {
+        Producer::Student(Student { sampling })
+    }
+
+    /// Fresh every step.
+    pub fn teacher(sampling: Sampling) -> Producer {
+        Producer::Teacher(Teacher { once: None, sampling })
+    }
+
+    pub fn teacher_once(sequences: u32, keep: Keep, sampling: Sampling) -> Producer {
+        Producer::Teacher(Teacher { once: Some(Once { sequences, keep }), sampling })
+    }
+
+    pub fn pairs(chosen: Producer, rejected: Producer) -> Producer {
+        Producer::Pairs(Box::new(Pairs { chosen, rejected }))
+    }
+
+    /// It and all inside it, from the outside in.
+    fn all(&self) -> Vec<&Producer> {
+        let mut all = vec![self];
+        let mut at = 0;
+        while let Some(next) = all.get(at) {
+            all.extend(next.kind().inner());
+            at += 1;
+        }
+        all
+    }
+
+    /// The models that write, the student and the routed teachers aside.
+    pub fn models(&self) -> Vec<ModelId> {
+        let model = |(writer, _)| if let Writer::Model(id) = writer { Some(id) } else { None };
+        self.drawn().into_iter().filter_map(model).collect()
+    }
+
+    /// The fields of the data that are completions.
+    pub fn fields_of_data(&self) -> Vec<&str> {
+        self.all().into_iter().filter_map(|producer| producer.kind().field()).collect()
+    }
+
+    /// Who writes, and how, everywhere in it.
+    pub fn drawn(&self) -> Vec<(Writer, &Sampling)> {
+        self.all().into_iter().filter_map(|producer| producer.kind().drawn()).collect()
+    }
+
+    /// How the first of those that draw does.
+    pub fn sampling(&self) -> Option<&Sampling> {
+        self.drawn().first().map(|(_, sampling)| *sampling)
+    }
+
+    /// The samplings of everything in it.
+    pub fn each_sampling(&mut self, change: &mut dyn FnMut(&mut Sampling)) {
+        let kind = self.kind_mut();
+        kind.sampling_mut().into_iter().for_each(&mut *change);
+        kind.inner_mut().into_iter().for_each(|inner| inner.each_sampling(change));
+    }
+
+    /// What is made once, before the first step.
+    pub fn once(&self) -> Option<Once> {
+        self.kind().once()
+    }
+
+    pub fn once_mut(&mut self) -> Option<&mut Once> {
+        self.kind_mut().once_mut()
+    }
+
+    /// Whether somebody writes at every step.
+    pub fn writes(&self) -> bool {
+        self.once().is_none() && !self.drawn().is_empty()
+    }
+}
+
+impl Rollout {
+    pub fn new(groups: u32, producer: Producer) -> Rollout {
+        Rollout { producer, groups }
+    }
+
+    /// Sequences of a group.
+    pub fn group(&self) -> u32 {
+        self.producer.kind().group().max(1)
+    }
+
+    /// Sequences of a step.
+    pub fn sequences(&self) -> u32 {
+        self.groups.saturating_mul(self.group())
+    }
+
+    /// As it is written down, models by `model`.
+    pub fn fields(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.producer.kind().fields(Some(self.groups), model)
+    }
+
+    /// What enters the stage's key, models by theirs.
+    pub fn key(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.producer.kind().key(Some(self.groups), model)
+    }
+}
+
+impl Serialize for Rollout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.fields(&Value::Model).serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// What a stage trains on, with everything in it that can't be executed.
+pub(crate) fn rollout(train: &checked::Train, origins: Origins) -> Result<Rollout, Vec<Diagnostic>> {
+    if let Some(pairs) = pairs::compared(train, origins).transpose() {
+        return pairs.map_err(|refusal| vec![*refusal]);
+    }
+    let (at, edits) = (origins.span(train.rollout.origin), &train.rollout.edits);
+    let mut refusals: Vec<Diagnostic> = edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
+    let made = producer(&train.rollout, train.keep, origins)
+        .and_then(|producer| Ok(Rollout::new(groups(&producer, train.size, at)?, producer)));
+    match made.map_err(|refusal| refusals.push(*refusal)) {
+        Ok(rollout) if refusals.is_empty() => Ok(rollout),
+        _ => Err(refusals),
+    }
+}
+
+fn edit_name(edit: &checked::Edit) -> String {
+    format!("the edit `{}` of a rollout", edit.name())
+}
+
+/// The source of a rollout, its edits aside.
+fn producer(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let source = &rollout.source;
+    if keep != Keep::All && !matches!(source, RolloutSource::From { .. }) {
+        return Err(refused(at, "`keep = correct` of anything but a teacher's rollouts"));
+    }
+    match source {
+        RolloutSource::Data { field } => Ok(Producer::data(field)),
+        RolloutSource::Sample(of) => Ok(Producer::student(sampling(of, origins, rollout.origin)?)),
+        RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
+        RolloutSource::Parameter { name, .. } => {
+            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
+        }
+        RolloutSource::Mix { .. }
+        | RolloutSource::TokenMix { .. }
+        | RolloutSource::Interleave { .. }
+        | RolloutSource::Refine { .. }
+        | RolloutSource::Snapshot { .. }
+        | RolloutSource::Replay { .. }
+        | RolloutSource::Speculative { .. }
+        | RolloutSource::Turns { .. }
+        | RolloutSource::Denoise { .. }
+        | RolloutSource::Derived { .. }
+        | RolloutSource::FirstOf { .. }
+        | RolloutSource::EachTurn { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
+    }
+}
+
+/// How many groups a step has.
+fn groups(producer: &Producer, size: BatchSize, at: mopd_lang::source::Span) -> Narrowed<u32> {
+    let of_group = producer.kind().group().max(1);
+    match size {
+        BatchSize::Prompts(_) if producer.once().is_some() => {
+            Err(refused(at, "a batch of a teacher's rollouts that is counted in prompts"))
+        }
+        BatchSize::Prompts(groups) => Ok(groups),
+        BatchSize::Sequences(sequences) if sequences % of_group == 0 => Ok(sequences / of_group),
+        BatchSize::Sequences(_) => {
+            Err(refused(at, "a batch that is not a whole number of prompts with all their samples"))
+        }
+    }
+}
+
+fn sampling(sampling: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
+    let at = origins.span(origin);
+    let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
+        sampling;
+    if heads.is_some() {
+        return Err(refused(at, "sampling with several output heads"));
+    }
+    let Some(limit) = max_tokens.constant() else {
+        return Err(refused(origins.span(max_tokens.0.origin), "a `max_tokens` that changes during the run"));
+    };
+    Ok(Sampling {
+        // All of the distribution is no restriction: such a run is the same run.
+        top_p: top_p.filter(|p| *p < 1.0),
+        top_k: *top_k,
+        repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),
+        stop: stop.clone(),
+        ..Sampling::new(*n, *temperature, limit as u32)
+    })
+}

@@ -1,0 +1,108 @@
+//! Pairs of completions of a prompt, one preferred to the other, from what `live dpo` compares. A pair is a
+//! group.
+
+use std::rc::Rc;
+
+use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
+use mopd_lang::formula::{FormulaKind, Live, Preference, Role};
+use serde::Deserialize;
+
+use super::{Fields, Kind, Model, ModelId, Producer, Rollout, Sampling, Value, Writer, edit_name, sampling};
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Pairs {
+    pub chosen: Producer,
+    pub rejected: Producer,
+}
+
+impl Pairs {
+    fn sides(&self, fields: Fields, side: impl Fn(&dyn Kind) -> Fields) -> Fields {
+        fields
+            .with("chosen", Value::Fields(side(self.chosen.kind())))
+            .with("rejected", Value::Fields(side(self.rejected.kind())))
+    }
+}
+
+impl Kind for Pairs {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.sides(Fields::of("pairs"), |side| side.fields(None, model)).with_groups("batch", groups)
+    }
+
+    /// Nothing else has two sides.
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.sides(Fields::default(), |side| side.key(None, model)).with_groups("batch", groups)
+    }
+
+    fn group(&self) -> u32 {
+        2
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.chosen, &self.rejected]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.chosen, &mut self.rejected]
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Err("a pair has two")
+    }
+
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some((self.chosen.kind().parameters(of)? + self.rejected.kind().parameters(of)?) / 2.0)
+    }
+}
+
+/// The pairs that the objective compares, where it compares any.
+pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Option<Rollout>> {
+    let at = origins.span(train.rollout.origin);
+    let of_term = |term: &checked::Term| {
+        let parts = term.value.parts().into_iter();
+        let pairs = parts.filter_map(|part| match &part.0.kind {
+            FormulaKind::Live(Live::Preference(preference)) => Some(preference.clone()),
+            _ => None,
+        });
+        pairs.collect::<Vec<_>>()
+    };
+    let pairs: Vec<Vec<Rc<Preference>>> = train.objective.terms.iter().map(of_term).collect();
+    let Some(first) = pairs.iter().flatten().next() else { return Ok(None) };
+    if pairs.iter().any(Vec::is_empty) {
+        return Err(refused(
+            at,
+            "an objective that compares pairs in one term and judges other completions in another",
+        ));
+    }
+    let same = |other: &Rc<Preference>| other.chosen == first.chosen && other.rejected == first.rejected;
+    if !pairs.iter().flatten().all(same) {
+        return Err(refused(at, "an objective that compares two kinds of pairs"));
+    }
+    let (BatchSize::Prompts(groups) | BatchSize::Sequences(groups)) = train.size;
+    let (chosen, rejected) = (side(&first.chosen, origins)?, side(&first.rejected, origins)?);
+    Ok(Some(Rollout::new(groups, Producer::pairs(chosen, rejected))))
+}
+
+/// One side of a pair.
+fn side(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    if let Some(edit) = rollout.edits.first() {
+        return Err(refused(at, edit_name(edit)));
+    }
+    let one = |of: &checked::Sampling| match sampling(of, origins, rollout.origin)? {
+        sampling if sampling.n == 1 => Ok(sampling),
+        _ => Err(refused(at, "a pair that is chosen from several samples (`n` above 1)")),
+    };
+    match &rollout.source {
+        RolloutSource::Data { field } => Ok(Producer::data(field)),
+        RolloutSource::Sample(of) => Ok(Producer::student(one(of)?)),
+        RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: of } => {
+            Ok(Producer::teacher(one(of)?))
+        }
+        RolloutSource::Snapshot { model, of } => match &of.source {
+            RolloutSource::Sample(of) => Ok(Producer::Model(Model { model: *model, sampling: one(of)? })),
+            other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
+        },
+        other => Err(refused(at, format!("the rollout `{}` as one side of a pair", other.name()))),
+    }
+}

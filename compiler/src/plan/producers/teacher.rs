@@ -1,0 +1,85 @@
+//! `from(teacher, ...)`: rollouts of the routed teachers, made once before the first step (`sequences`) or
+//! fresh every step (`n`).
+
+use mopd_lang::experiment::{self as checked, RolloutSource};
+use mopd_lang::formula::Role;
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling};
+use crate::plan::Keep;
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Teacher {
+    /// What is made before the first step; fresh every step where absent.
+    #[serde(flatten)]
+    pub once: Option<Once>,
+    pub sampling: Sampling,
+}
+
+/// What is made once, before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Once {
+    /// In all.
+    pub sequences: u32,
+    pub keep: Keep,
+}
+
+impl Kind for Teacher {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+        let fields = Fields::of("teacher");
+        let fields = match self.once {
+            Some(Once { sequences, keep }) => {
+                fields.with("sequences", Value::Count(sequences)).with("keep", Value::Keep(keep))
+            }
+            None => fields,
+        };
+        fields.with_groups("batch", groups).with("sampling", Value::Sampling(self.sampling.clone()))
+    }
+
+    fn group(&self) -> u32 {
+        if self.once.is_some() { 1 } else { self.sampling.n }
+    }
+
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        Some((Writer::Teacher, &self.sampling))
+    }
+
+    fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        Some(&mut self.sampling)
+    }
+
+    fn once(&self) -> Option<Once> {
+        self.once
+    }
+
+    fn once_mut(&mut self) -> Option<&mut Once> {
+        self.once.as_mut()
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Ok((Writer::Teacher, &self.sampling))
+    }
+
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        if self.once.is_some() { Some(0.0) } else { Some(of(Writer::Teacher)? as f64) }
+    }
+}
+
+pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let RolloutSource::From { teacher, sees, sequences, sampling: of } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
+    if *teacher != Role::Teacher {
+        return Err(refused(at, format!("rollouts of one teacher by name (`{}`)", teacher.name())));
+    }
+    if sees.is_some() {
+        return Err(refused(at, "rollouts of a teacher that sees a template"));
+    }
+    let Some(sequences) = *sequences else {
+        return Err(refused(at, "fresh rollouts of the teacher at every step"));
+    };
+    let once = Some(Once { sequences, keep });
+    Ok(Producer::Teacher(Teacher { once, sampling: sampling(of, origins, rollout.origin)? }))
+}

@@ -1,0 +1,82 @@
+//! The `filter` of a stage, which replaces groups that it does not hold for.
+
+use mopd_compiler::expr::batch;
+use mopd_compiler::expr::interpret::interpret;
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Formula, Signal};
+
+use super::sample::numbered;
+use super::{Batch, Batches, shuffle};
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::random::Purpose;
+use crate::rollout::Sequence;
+use crate::train::Stage;
+use crate::train::sequences::Sequences;
+use crate::zip::zip_equal;
+
+/// How often prompts that a filter leaves out are replaced before a step does with those it has.
+const ROUNDS: usize = 10;
+
+impl Batches {
+    /// The groups that the filter holds for; for each of the others, one of another prompt of its source.
+    pub(super) fn filtered(
+        &mut self,
+        batch: &Batch,
+        first: Vec<Sequence>,
+        filter: &Formula,
+    ) -> Result<Vec<Sequence>> {
+        let (stage, n) = (batch.stage, batch.stage.train.rollout.group() as usize);
+        let mut kept: Vec<Vec<Sequence>> = Vec::new();
+        let mut fresh = first;
+        let mut drawn = 0;
+        for round in 0..ROUNDS {
+            drawn += fresh.len() / n;
+            let holds = holding(stage, filter, &fresh, n, batch.step)?;
+            let mut missing: Vec<usize> = Vec::new();
+            for (group, holds) in zip_equal(fresh.chunks(n), holds) {
+                if holds {
+                    kept.push(group.to_vec());
+                } else {
+                    missing.push(group[0].source);
+                }
+            }
+            if missing.is_empty() || round + 1 == ROUNDS {
+                break;
+            }
+            let mixture = &mut self.mixture;
+            let uniforms = shuffle(stage, Purpose::Shuffle);
+            let draws: Vec<Draw> =
+                missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
+            fresh = self.producer.draw(batch, &numbered(stage, &draws, drawn), Purpose::Rollout)?;
+        }
+        if kept.is_empty() {
+            let message =
+                format!("the `filter` holds for none of {drawn} prompts, so nothing is left to train on");
+            return Err(Error::new(FailureKind::Runtime, message).help(
+                "a filter that asks for unlike rewards needs prompts that are neither solved always nor \
+                 never",
+            ));
+        }
+        // Those of a source are adjacent.
+        kept.sort_by_key(|group| group[0].source);
+        Ok(kept.into_iter().flatten().collect())
+    }
+}
+
+/// Whether a formula of rewards and lengths holds, group by group.
+fn holding(stage: &Stage, filter: &Formula, list: &[Sequence], n: usize, step: u32) -> Result<Vec<bool>> {
+    let sequences = Sequences::new(list.to_vec(), n, stage.sources.len());
+    let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
+    let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
+    let batch = batch::Batch {
+        layout: sequences.layout,
+        signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
+        step,
+        steps: stage.steps,
+        ..batch::Batch::default()
+    };
+    let values = interpret(&filter.graph, &[filter.value], &batch)
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("the `filter`: {error}")))?;
+    Ok(values.get(filter.value).iter().map(|value| *value != 0.0).collect())
+}
