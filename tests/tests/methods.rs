@@ -92,6 +92,44 @@ fn the_reference_says_what_every_objective_follows() {
     assert!(audited > 100, "only {audited} terms were audited");
 }
 
+/// The section `<!-- runs: today -->` of the table's page: what a plan can be made of, and what keeps the
+/// others from it.
+#[test]
+fn the_methods_that_run_are_listed() {
+    let path = root().join("tests/methods/README.md");
+    let page = fs::read_to_string(&path).expect("the table");
+    let (mut run, mut refused) = (Vec::new(), Vec::new());
+    for path in files(&root().join("tests/methods"), ".mopd") {
+        let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).expect("a program");
+        let analysis = check(&name, &text);
+        let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
+        match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false) {
+            Ok(_) => run.push(format!("`{name}`")),
+            Err(refusals) => {
+                let mut why: Vec<&str> = Vec::new();
+                for refusal in &refusals {
+                    let construct = refusal.message.trim_end_matches(" is not supported yet");
+                    if !why.contains(&construct) {
+                        why.push(construct);
+                    }
+                }
+                refused.push(format!("- `{name}`: {}", why.join("; ")));
+            }
+        }
+    }
+    let (count, all) = (run.len(), run.len() + refused.len());
+    let made = generate(&page, "runs", |_| {
+        Some(format!(
+            "{count} of {all}: {}.\n\nThe others wait for:\n\n{}",
+            run.join(", "),
+            refused.join("\n")
+        ))
+    });
+    let faults = settle(&path, &page, &made);
+    assert!(faults.is_empty() && made.names == ["today"], "\n{}", faults.join("\n"));
+}
+
 /// One row of the table of published methods.
 struct Row<'a> {
     papers: Vec<&'a str>,
