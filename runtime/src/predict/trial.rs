@@ -104,7 +104,7 @@ impl Trial<'_> {
     pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
-        let reads = f64::from(if self.train.rollout.producer.writes() { self.completion } else { 0 }) + 20.0;
+        let reads = f64::from(if self.train.rollout.producer.fresh() { self.completion } else { 0 }) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }

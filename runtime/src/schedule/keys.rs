@@ -357,7 +357,7 @@ impl<'a> Maker<'a> {
 fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
     let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
     let models = teachers.chain(train.references.iter().map(|choice| choice.reference));
-    models.filter(|_| !train.rollout.producer.writes()).collect()
+    models.filter(|_| !train.rollout.producer.fresh()).collect()
 }
 
 /// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone,

@@ -283,13 +283,17 @@ fn rollouts() {
         RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling }
     };
     assert_eq!(
-        rollout(|train| (train.rollout.source, train.size) = (teachers(None), BatchSize::Sequences(8))),
-        supported("fresh rollouts of the teacher at every step")
+        rollout(|train| (train.rollout.source, train.keep) = (teachers(None), Keep::Correct)),
+        supported("`keep = correct` of rollouts that are fresh every step")
     );
     assert_eq!(
         rollout(|train| train.rollout.source = teachers(Some(64))),
         supported("a batch of a teacher's rollouts that is counted in prompts")
     );
+    // Fresh ones run, counted in prompts.
+    let mut sound = experiment();
+    distilled(&mut sound).rollout.source = teachers(None);
+    compiled(&sound);
 }
 
 #[test]

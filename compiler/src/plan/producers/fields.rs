@@ -4,7 +4,7 @@
 use serde::{Serialize, Serializer};
 
 use super::{ModelId, Sampling};
-use crate::plan::Keep;
+use crate::plan::{Keep, Schedule};
 
 /// Names and values, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +18,7 @@ pub enum Value {
     Model(ModelId),
     Keep(Keep),
     Sampling(Sampling),
+    Schedule(Schedule),
     Fields(Fields),
 }
 

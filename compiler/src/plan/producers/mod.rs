@@ -123,6 +123,12 @@ pub trait Kind {
         None
     }
 
+    /// Whether its sequences are new in every step.
+    fn fresh(&self) -> bool {
+        let drawn = self.drawn().is_some() && self.once().is_none();
+        drawn || self.inner().into_iter().any(|inner| inner.kind().fresh())
+    }
+
     /// The one policy that drew all tokens and how, or why there is none.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str>;
 
@@ -205,9 +211,9 @@ impl Producer {
         self.kind_mut().once_mut()
     }
 
-    /// Whether somebody writes at every step.
-    pub fn writes(&self) -> bool {
-        self.once().is_none() && !self.drawn().is_empty()
+    /// Whether its sequences are new in every step.
+    pub fn fresh(&self) -> bool {
+        self.kind().fresh()
     }
 }
 

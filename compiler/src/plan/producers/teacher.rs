@@ -64,6 +64,11 @@ impl Kind for Teacher {
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         if self.once.is_some() { Some(0.0) } else { Some(of(Writer::Teacher)? as f64) }
     }
+
+    fn asked(&self, groups: u32) -> String {
+        let word = if self.once.is_some() { "batch" } else { "prompts" };
+        format!("`{word} = {groups}`")
+    }
 }
 
 pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowed<Producer> {
@@ -77,9 +82,9 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     if sees.is_some() {
         return Err(refused(at, "rollouts of a teacher that sees a template"));
     }
-    let Some(sequences) = *sequences else {
-        return Err(refused(at, "fresh rollouts of the teacher at every step"));
-    };
-    let once = Some(Once { sequences, keep });
+    let once = sequences.map(|sequences| Once { sequences, keep });
+    if once.is_none() && keep != Keep::All {
+        return Err(refused(at, "`keep = correct` of rollouts that are fresh every step"));
+    }
     Ok(Producer::Teacher(Teacher { once, sampling: sampling(of, origins, rollout.origin)? }))
 }

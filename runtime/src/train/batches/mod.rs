@@ -50,6 +50,15 @@ struct Making<'a> {
     cache: Option<&'a RolloutCache<'a>>,
     /// Sequences are handed on with their rewards, where somebody looks at them.
     judged: bool,
+    /// Its number in the tree of producers, of two inside each.
+    node: u32,
+}
+
+impl Making<'_> {
+    /// For the two producers inside.
+    fn inside(self) -> [Self; 2] {
+        [1, 2].map(|place| Making { node: 2 * self.node + place, ..self })
+    }
 }
 
 fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
@@ -88,7 +97,8 @@ impl Batches {
     /// Teachers whose rollouts are imitated write them here, before the first step, unless they are in the
     /// cache.
     pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
-        let producer = make(&stage.train.rollout.producer, &Making { stage, models, cache, judged: true })?;
+        let producer =
+            make(&stage.train.rollout.producer, &Making { stage, models, cache, judged: true, node: 0 })?;
         if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
@@ -160,7 +170,7 @@ impl Batches {
     /// Nothing was drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
         let rollout = &stage.train.rollout;
-        (!rollout.producer.writes()).then(|| {
+        (!rollout.producer.fresh()).then(|| {
             let batches = stage.steps.div_ceil(stage.train.passes.max(1));
             let mut mixture = self.mixture.clone();
             FirstEpoch::new(

@@ -18,8 +18,8 @@ pub(super) struct Sides {
 
 pub(super) fn make_sides(pairs: &Pairs, making: &Making) -> Result<Sides> {
     // Both at once, where they are read.
-    let making = Making { judged: false, ..*making };
-    Ok(Sides { chosen: make(&pairs.chosen, &making)?, rejected: make(&pairs.rejected, &making)? })
+    let [chosen, rejected] = Making { judged: false, ..*making }.inside();
+    Ok(Sides { chosen: make(&pairs.chosen, &chosen)?, rejected: make(&pairs.rejected, &rejected)? })
 }
 
 impl Draws for Sides {

@@ -39,7 +39,7 @@ struct OfTeacher {
 struct WrittenOnce(Fixed);
 
 pub(super) fn make(Teacher { once, sampling }: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
-    let Making { stage, models, cache, judged } = *making;
+    let Making { stage, models, cache, judged, .. } = *making;
     let Some(once) = once else {
         return Ok(Box::new(OfTeacher { sampling: sampling.clone(), judged }));
     };
