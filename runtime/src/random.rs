@@ -16,6 +16,8 @@ pub enum Purpose {
     Sample = 7,
     /// What an objective chooses at random.
     Select = 9,
+    /// Which of several sources a sequence comes from.
+    Mix = 10,
 }
 
 /// A family of streams: one per pair of indices.

@@ -24,6 +24,7 @@ use crate::zip::zip_equal;
 mod cached_scores;
 mod conversations;
 mod half;
+mod mixes;
 mod padded;
 mod reference;
 mod resume;

@@ -225,7 +225,6 @@ fn rollouts() {
     }
     let of = || Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
     for (source, name) in [
-        (RolloutSource::Mix { share: number(0.5), first: of(), second: of() }, "mix"),
         (RolloutSource::TokenMix { alpha: number(0.2), of: of() }, "token_mix"),
         (RolloutSource::Interleave { top_k: 25, of: of() }, "interleave"),
         (RolloutSource::Refine { by: Role::Teacher, sees: None, of: of() }, "refine"),
@@ -294,6 +293,47 @@ fn rollouts() {
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = teachers(None);
     compiled(&sound);
+}
+
+/// A `mix` runs where both sides draw groups of one size for the prompts of a step.
+#[test]
+fn mixes() {
+    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+    let sampled = |n| of(student(4, n).0);
+    let from = |sequences| {
+        let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
+        of(RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling })
+    };
+    let data = || of(RolloutSource::Data { field: "answer".into() });
+    let mix = |share, first, second| RolloutSource::Mix { share, first, second };
+    let said = |source| refusals(|experiment| distilled(experiment).rollout.source = source);
+    let half = || number(0.5);
+    assert_eq!(said(mix(half(), sampled(2), data())), supported("a `mix` of groups of 2 and of 1 samples"));
+    assert_eq!(
+        said(mix(half(), sampled(1), from(Some(64)))),
+        supported("a `mix` of rollouts that are made once")
+    );
+    let mut edited = (*sampled(1)).clone();
+    edited.edits = vec![Edit::Keep { condition: signal(Signal::Correct) }];
+    assert_eq!(said(mix(half(), Rc::new(edited), data())), supported("the edit `keep` of a rollout"));
+    let other = of(RolloutSource::Interleave { top_k: 25, of: sampled(1) });
+    assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `interleave`"));
+    let computed = apply(Function::Multiply, [&signal(Signal::Progress), &half()]);
+    assert_eq!(
+        said(mix(computed, sampled(1), data())),
+        supported("a share of a `mix` that is computed from others")
+    );
+    let mut sound = experiment();
+    let rising = schedule(Schedule::Linear { from: 0.0, to: 1.0, over: Over::Run });
+    let inside = of(mix(half(), from(None), sampled(1)));
+    distilled(&mut sound).rollout.source = mix(rising, inside, data());
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    assert_eq!(train.rollout.producer.drawn().len(), 2);
+    assert_eq!(train.rollout.producer.fields_of_data(), ["answer"]);
+    assert!(train.rollout.producer.fresh());
 }
 
 #[test]

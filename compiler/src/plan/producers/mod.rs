@@ -5,6 +5,7 @@
 
 mod data;
 mod fields;
+mod mix;
 mod model;
 mod pairs;
 mod student;
@@ -16,12 +17,13 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use data::Data;
 pub use fields::{Fields, Value};
+pub use mix::Mix;
 pub use model::Model;
 pub use pairs::Pairs;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
 
-use super::{Keep, ModelId, Sampling};
+use super::{Keep, ModelId, Sampling, Schedule};
 use crate::refusal::{Narrowed, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
@@ -43,6 +45,7 @@ pub enum Producer {
     Teacher(Teacher),
     Model(Model),
     Pairs(Box<Pairs>),
+    Mix(Box<Mix>),
 }
 
 impl Producer {
@@ -53,6 +56,7 @@ impl Producer {
             Producer::Teacher(kind) => kind,
             Producer::Model(kind) => kind,
             Producer::Pairs(kind) => &**kind,
+            Producer::Mix(kind) => &**kind,
         }
     }
 
@@ -63,6 +67,7 @@ impl Producer {
             Producer::Teacher(kind) => kind,
             Producer::Model(kind) => kind,
             Producer::Pairs(kind) => &mut **kind,
+            Producer::Mix(kind) => &mut **kind,
         }
     }
 }
@@ -157,6 +162,10 @@ impl Producer {
 
     pub fn teacher_once(sequences: u32, keep: Keep, sampling: Sampling) -> Producer {
         Producer::Teacher(Teacher { once: Some(Once { sequences, keep }), sampling })
+    }
+
+    pub fn mix(share: Schedule, first: Producer, second: Producer) -> Producer {
+        Producer::Mix(Box::new(Mix { share, first, second }))
     }
 
     pub fn pairs(chosen: Producer, rejected: Producer) -> Producer {
@@ -285,8 +294,8 @@ fn producer(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowe
         RolloutSource::Parameter { name, .. } => {
             Err(refused(at, format!("the rollout `{name}`, which has no value,")))
         }
-        RolloutSource::Mix { .. }
-        | RolloutSource::TokenMix { .. }
+        RolloutSource::Mix { share, first, second } => mix::executable(share, (first, second), origins),
+        RolloutSource::TokenMix { .. }
         | RolloutSource::Interleave { .. }
         | RolloutSource::Refine { .. }
         | RolloutSource::Snapshot { .. }

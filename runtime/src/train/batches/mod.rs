@@ -3,6 +3,7 @@
 
 pub mod data;
 mod filter;
+mod mix;
 mod model;
 mod pairs;
 mod sample;
@@ -68,6 +69,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Teacher(kind) => teacher::make(kind, making)?,
         Producer::Model(kind) => Box::new(model::make(kind, making)),
         Producer::Pairs(kind) => Box::new(pairs::make_sides(kind, making)?),
+        Producer::Mix(kind) => Box::new(mix::make_mixed(kind, making)?),
     })
 }
 

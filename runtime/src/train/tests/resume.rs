@@ -102,6 +102,11 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         // A student that equals its teachers learns nothing: decay moves it away from them first.
         train.optimizer.weight_decay = 0.1;
     });
+    case("a mix", ROUTED, &|train| {
+        let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
+        let student = Producer::student(Sampling::new(1, 1.0, 6));
+        train.rollout = Rollout::new(6, Producer::mix(share, student, Producer::data("answer")));
+    });
     case("some weights", ROUTED, &|train| {
         train.trainable =
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };

@@ -1,0 +1,92 @@
+//! `mix(share, first, second)`: each group from the first with probability `share`, else from the second.
+
+use mopd_lang::experiment as checked;
+use mopd_lang::formula::{Formula, FormulaKind};
+use serde::Deserialize;
+
+use super::{Fields, Keep, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, producer};
+use crate::plan::Schedule;
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Mix {
+    pub share: Schedule,
+    pub first: Producer,
+    pub second: Producer,
+}
+
+impl Kind for Mix {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        Fields::of("mix")
+            .with("share", Value::Schedule(self.share.clone()))
+            .with("first", Value::Fields(self.first.kind().fields(None, model)))
+            .with("second", Value::Fields(self.second.kind().fields(None, model)))
+            .with_groups("batch", groups)
+    }
+
+    fn group(&self) -> u32 {
+        self.first.kind().group()
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.first, &self.second]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.first, &mut self.second]
+    }
+
+    /// Each step chooses anew.
+    fn fresh(&self) -> bool {
+        true
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        let (first, second) = (self.first.kind().policy()?, self.second.kind().policy()?);
+        if first == second { Ok(first) } else { Err("a mix has two") }
+    }
+
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        let (first, second) = (self.first.kind().parameters(of)?, self.second.kind().parameters(of)?);
+        let at = |share: f64| share * first + (1.0 - share) * second;
+        Some(self.share.ends().into_iter().map(at).fold(0.0, f64::max))
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        format!("`prompts = {groups}`")
+    }
+}
+
+pub(super) fn executable(
+    share: &Formula,
+    (first, second): (&checked::Rollout, &checked::Rollout),
+    origins: Origins,
+) -> Narrowed<Producer> {
+    let side = |rollout: &checked::Rollout| {
+        let at = origins.span(rollout.origin);
+        if let Some(edit) = rollout.edits.first() {
+            return Err(refused(at, edit_name(edit)));
+        }
+        match producer(rollout, Keep::All, origins)? {
+            producer if producer.once().is_some() => {
+                Err(refused(at, "a `mix` of rollouts that are made once"))
+            }
+            producer => Ok(producer),
+        }
+    };
+    let at = origins.span(share.0.origin);
+    let share = match &share.0.kind {
+        FormulaKind::Number(value) => Schedule::Constant { value: *value },
+        FormulaKind::Schedule(schedule) => schedule.clone(),
+        FormulaKind::Adaptive(_) => return Err(refused(at, "a share of a `mix` that the run itself moves")),
+        _ => return Err(refused(at, "a share of a `mix` that is computed from others")),
+    };
+    let place = origins.span(second.origin);
+    let (first, second) = (side(first)?, side(second)?);
+    let groups = [&first, &second].map(|side| side.kind().group());
+    if groups[0] != groups[1] {
+        let [first, second] = groups;
+        return Err(refused(place, format!("a `mix` of groups of {first} and of {second} samples")));
+    }
+    Ok(Producer::mix(share, first, second))
+}
