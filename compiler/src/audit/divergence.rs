@@ -1,16 +1,18 @@
 //! Divergences of small distributions, with their derivative by the student's logits.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use mopd_lang::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Mass, Role, Side,
-    SideProbability, Summand, Support,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Role, Side, SideProbability,
+    Summand, Support,
 };
 
-use super::dual::{self, Dual, sum};
+use super::dual::{Dual, sum};
+use super::evaluate::elementwise;
 use super::toy_model::ToyModel;
 use crate::expr::summand::LEAST_PROBABILITY;
+use crate::lower::{FormulaGraph, Leaf};
 
 /// Where in a toy model a divergence is taken.
 #[derive(Clone, Copy)]
@@ -212,10 +214,16 @@ impl TokenContext<'_> {
             }
         }
         let bound = of.clip_each.filter(|_| self.bounds).map(Dual::plain);
-        let agreed = if generalized { gradients_where_equal(kind, &own)? } else { [0.0; 3] };
+        let entries = match kind {
+            DivergenceKind::Entrywise(summand) => {
+                Some(EntryGraph { graph: self.toy.entry_graphs.of(summand, &own)?, step: self.toy.step })
+            }
+            _ => None,
+        };
+        let agreed = if generalized { gradients_where_equal(kind, entries.as_ref())? } else { [0.0; 3] };
         let mut total = Dual::plain(0.0);
         for (l, r) in l.iter().zip(&r) {
-            let mut summand = summand(kind, &own, l, r)?;
+            let mut summand = summand(kind, entries.as_ref(), l, r)?;
             if generalized {
                 // r * (f(u) - f'(1) (u - 1)) in place of r * f(u), u = l / r: arXiv:2606.30406, eq. 5, for
                 // any summand.
@@ -236,25 +244,27 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
     (0..entries).map(|entry| which.contains(&entry)).collect()
 }
 
-/// What one entry adds. `own` are the numbers of the summand's parameters.
-fn summand(kind: &DivergenceKind, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
+/// What one entry adds; `entries` is how, where that is declared.
+fn summand(kind: &DivergenceKind, entries: Option<&EntryGraph>, l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
     Ok(match kind {
+        _ if let Some(entries) = entries => entrywise(entries, l, r)?,
         DivergenceKind::Kl => l.times_log_ratio(r),
         DivergenceKind::SortedL1 => l.subtract(r).abs().scale(0.5),
-        DivergenceKind::Entrywise(summand) => entrywise(summand, own, l, r)?,
-        DivergenceKind::Gaussian { .. } => return Err("`gaussian_kl` has no vocabulary".into()),
+        DivergenceKind::Gaussian { .. } | DivergenceKind::Entrywise(_) => {
+            return Err("it has no vocabulary".into());
+        }
     })
 }
 
 /// Where both sides agree: the derivative by the left one, as a number, and the gradient's factors by both.
-fn gradients_where_equal(kind: &DivergenceKind, own: &[f64]) -> Result<[f64; 3], Refusal> {
-    let DivergenceKind::Entrywise(summand) = kind else {
+fn gradients_where_equal(kind: &DivergenceKind, entries: Option<&EntryGraph>) -> Result<[f64; 3], Refusal> {
+    let Some(entries) = entries else {
         return Ok(if matches!(kind, DivergenceKind::Kl) { [1.0, 1.0, -1.0] } else { [0.0; 3] });
     };
     let by = |l: Vec<f64>, r: Vec<f64>, detached: f64| -> Result<f64, Refusal> {
         let side = |gradient| Dual { value: 0.5, gradient };
         let (l, r) = (side(l), side(r));
-        let found = with_entries(summand, own, |entry| match (entry.side, entry.detached) {
+        let found = entries.value(&|entry| match (entry.side, entry.detached) {
             (Side::Left, false) => l.clone(),
             (Side::Right, false) => r.clone(),
             (Side::Left, true) => Dual { value: 0.5, gradient: vec![detached] },
@@ -266,50 +276,65 @@ fn gradients_where_equal(kind: &DivergenceKind, own: &[f64]) -> Result<[f64; 3],
     Ok([by(one(), vec![], 1.0)?, by(one(), vec![], 0.0)?, by(vec![], one(), 0.0)?])
 }
 
-fn entrywise(summand: &Summand, own: &[f64], l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
+fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
     let some = |side: &Dual| match side.value < LEAST_PROBABILITY {
         true => Dual::plain(LEAST_PROBABILITY),
         false => side.clone(),
     };
     let (l, r) = (some(l), some(r));
-    with_entries(summand, own, |entry| {
+    entries.value(&|entry| {
         let side = if entry.side == Side::Left { &l } else { &r };
         if entry.detached { Dual::plain(side.value) } else { side.clone() }
     })
 }
 
-fn with_entries(
-    summand: &Summand,
-    own: &[f64],
-    at: impl Fn(SideProbability) -> Dual,
-) -> Result<Dual, Refusal> {
-    type Memo = HashMap<*const FormulaNode, Dual>;
-    fn walk(
-        formula: &Formula,
-        at: &dyn Fn(SideProbability) -> Dual,
-        depth: usize,
-        known: &mut Memo,
-    ) -> Result<Dual, Refusal> {
-        // A function of a function uses its argument more than once.
-        if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
-            return Ok(known.clone());
-        }
-        let value: Result<Dual, Refusal> = match &formula.0.kind {
-            _ if depth > 200 => Err("the divergence is nested too deep".into()),
-            FormulaKind::Number(value) => Ok(Dual::plain(*value)),
-            FormulaKind::Entry(entry) => Ok(at(*entry)),
-            FormulaKind::Apply { function, operands } => {
-                let operands: Vec<Dual> =
-                    operands.iter().map(|part| walk(part, at, depth + 1, known)).collect::<Result<_, _>>()?;
-                Ok(dual::apply(*function, &operands.iter().collect::<Vec<&Dual>>()))
-            }
-            _ => Err("the divergence holds more than arithmetic and its parameters".into()),
+/// What one entry adds, as a graph whose leaves are the entry's probabilities.
+struct EntryGraph {
+    graph: Rc<FormulaGraph>,
+    step: (u32, u32),
+}
+
+impl EntryGraph {
+    fn value(&self, at: &dyn Fn(SideProbability) -> Dual) -> Result<Dual, Refusal> {
+        let leaf = |leaf: &Leaf| match leaf.formula.0.kind {
+            FormulaKind::Entry(entry) => Some(at(entry)),
+            _ => None,
         };
-        let value = value?;
-        known.insert(Rc::as_ptr(&formula.0), value.clone());
-        Ok(value)
+        elementwise(&self.graph, self.step, &leaf)
+            .ok_or_else(|| "the divergence holds more than arithmetic and its parameters".into())
     }
-    let given = summand.parameters.iter().zip(own);
-    let mut known = given.map(|(given, worth)| (Rc::as_ptr(&given.value.0), Dual::plain(*worth))).collect();
-    walk(&summand.value, &at, 0, &mut known)
+}
+
+/// More graphs than this are not kept: parameters differ from token to token.
+const MOST_GRAPHS: usize = 16;
+
+/// The graphs of summands, with the numbers that their parameters have: all tokens of all toy models of a
+/// kind ask for the same few.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EntryGraphs(Rc<RefCell<Vec<KnownGraph>>>);
+
+#[derive(Debug)]
+struct KnownGraph {
+    summand: Formula,
+    own: Vec<f64>,
+    graph: Rc<FormulaGraph>,
+}
+
+impl EntryGraphs {
+    /// `own` are the numbers of the summand's parameters.
+    fn of(&self, summand: &Summand, own: &[f64]) -> Result<Rc<FormulaGraph>, Refusal> {
+        let mut known = self.0.borrow_mut();
+        let same = |known: &&KnownGraph| Rc::ptr_eq(&known.summand.0, &summand.value.0) && known.own == own;
+        if let Some(known) = known.iter().find(same) {
+            return Ok(known.graph.clone());
+        }
+        let given = summand.parameters.iter().zip(own).map(|(given, own)| (&given.value, *own));
+        let given: Vec<(&Formula, f64)> = given.collect();
+        let graph = Rc::new(FormulaGraph::with(&given, &summand.value)?);
+        if known.len() == MOST_GRAPHS {
+            known.clear();
+        }
+        known.push(KnownGraph { summand: summand.value.clone(), own: own.to_vec(), graph: graph.clone() });
+        Ok(graph)
+    }
 }

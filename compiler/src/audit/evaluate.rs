@@ -16,10 +16,7 @@ use crate::lower::{FormulaGraph, Leaf};
 /// A graph in a toy model.
 pub(super) struct Evaluator<'a> {
     toy: &'a ToyModel,
-    graph: &'a Graph,
-    /// By node.
-    leaves: Vec<Option<&'a Leaf>>,
-    needed: Vec<bool>,
+    lowered: &'a FormulaGraph,
     /// `clip`, and `min` and `max` with a bound, act.
     bounds: bool,
     /// The layout of its samples, and what earlier steps leave.
@@ -58,11 +55,9 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// What an earlier step lacks.
     pub fn of(toy: &'a ToyModel, lowered: &'a FormulaGraph, bounds: bool) -> Result<Evaluator<'a>, Refusal> {
-        let graph = &lowered.graph;
-        let (leaves, needed) = (lowered.leaf_of_node(), lowered.needed());
         let batch = Batch { layout: toy.size.layout(), ..Batch::default() };
-        let mut evaluator = Evaluator { toy, graph, leaves, needed, bounds, batch };
-        evaluator.batch.carried = evaluator.carried(lowered)?;
+        let mut evaluator = Evaluator { toy, lowered, bounds, batch };
+        evaluator.batch.carried = evaluator.carried()?;
         Ok(evaluator)
     }
 
@@ -71,11 +66,12 @@ impl<'a> Evaluator<'a> {
     }
 
     /// What numbers of the step were on an earlier batch: nothing drawn here has to do with it.
-    fn carried(&self, lowered: &FormulaGraph) -> Result<HashMap<NodeId, f64>, Refusal> {
+    fn carried(&self) -> Result<HashMap<NodeId, f64>, Refusal> {
         let memories: Vec<(NodeId, NodeId)> = self
+            .lowered
             .graph
             .nodes()
-            .filter(|(id, _)| self.needed[id.0 as usize])
+            .filter(|(id, _)| self.lowered.is_needed(*id))
             .filter_map(|(id, node)| match node.operation {
                 Operation::Memory { operand, .. } => Some((id, operand)),
                 _ => None,
@@ -86,7 +82,7 @@ impl<'a> Evaluator<'a> {
             let chance = self.toy.chance("memory", &[]);
             return Ok(memories.into_iter().map(|(id, _)| (id, chance)).collect());
         };
-        let earlier = Evaluator::of(toy, lowered, self.bounds)?;
+        let earlier = Evaluator::of(toy, self.lowered, self.bounds)?;
         let tokens = toy.typical();
         let values = earlier.run(&Sample::of(toy, &tokens, self.bounds))?;
         Ok(memories.into_iter().map(|(id, operand)| (id, values.at(operand, 0).value)).collect())
@@ -95,11 +91,10 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// What the toy model lacks, in words.
     pub fn run(&self, sample: &Sample) -> Result<NodeValues<'_>, Refusal> {
-        let layout = self.layout();
-        let nodes = Vec::with_capacity(self.graph.len());
-        let mut values = NodeValues { graph: self.graph, layout, nodes };
-        for (id, _) in self.graph.nodes() {
-            let elements = match self.needed[id.0 as usize] {
+        let (graph, layout) = (&self.lowered.graph, self.layout());
+        let mut values = NodeValues { graph, layout, nodes: Vec::with_capacity(graph.len()) };
+        for (id, _) in graph.nodes() {
+            let elements = match self.lowered.is_needed(id) {
                 true => self.node(id, sample, &values)?,
                 false => Vec::new(),
             };
@@ -109,7 +104,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn node(&self, id: NodeId, sample: &Sample, values: &NodeValues) -> Result<Vec<Dual>, Refusal> {
-        let (graph, layout) = (self.graph, self.layout());
+        let (graph, layout) = (&self.lowered.graph, self.layout());
         let axis = graph.axis(id);
         let passes =
             |mask: Option<NodeId>| move |index: usize| mask.is_none_or(|mask| values.at(mask, index).truth());
@@ -119,7 +114,7 @@ impl<'a> Evaluator<'a> {
                 vec![Dual::plain(schedule.at(self.toy.step.0, self.toy.step.1))]
             }
             Operation::Signal { .. } | Operation::Live { .. } => {
-                let Some(leaf) = self.leaves[id.0 as usize] else {
+                let Some(leaf) = self.lowered.leaf(id) else {
                     return Err("it reads random numbers".into());
                 };
                 let parameters = |token: usize| -> Vec<f64> {
@@ -170,6 +165,34 @@ impl<'a> Evaluator<'a> {
     }
 }
 
+/// The value of a formula that is computed without looking at other elements, at a step of the run; none
+/// where a leaf has none, or where it is not such a formula.
+pub(super) fn elementwise(
+    lowered: &FormulaGraph,
+    step: (u32, u32),
+    leaf: &dyn Fn(&Leaf) -> Option<Dual>,
+) -> Option<Dual> {
+    let graph = &lowered.graph;
+    let mut values: Vec<Option<Dual>> = Vec::with_capacity(graph.len());
+    for (id, node) in graph.nodes() {
+        let of = |id: &NodeId| values[id.0 as usize].as_ref();
+        let value = match &node.operation {
+            _ if !lowered.is_needed(id) => None,
+            Operation::Constant { value } => Some(Dual::plain(*value)),
+            Operation::Schedule { schedule } => Some(Dual::plain(schedule.at(step.0, step.1))),
+            Operation::Signal { .. } | Operation::Live { .. } => lowered.leaf(id).and_then(leaf),
+            Operation::Broadcast { operand } => of(operand).cloned(),
+            Operation::Apply { function, operands } => {
+                let operands: Option<Vec<&Dual>> = operands.iter().map(of).collect();
+                operands.map(|operands| dual::apply(*function, &operands))
+            }
+            _ => None,
+        };
+        values.push(value);
+    }
+    values.swap_remove(lowered.roots[0].0 as usize)
+}
+
 /// The operand of a node that it bounds by numbers known before anything is drawn.
 pub(super) fn bounded(graph: &Graph, id: NodeId) -> Option<NodeId> {
     let Operation::Apply { function, operands } = &graph.node(id).operation else { return None };
@@ -198,7 +221,7 @@ fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
         }
         _ => {
             let values: Vec<f64> = members.iter().map(|member| member.value).collect();
-            let shares = reduction.gradient(&values).unwrap_or_default();
+            let shares = reduction.partials(&values).unwrap_or_default();
             let live = members.iter().zip(shares).filter(|(_, share)| *share != 0.0);
             let gradient =
                 sum(live.map(|(member, share)| member.scale(share)).collect::<Vec<_>>().iter()).gradient;

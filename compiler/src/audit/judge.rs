@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use mopd_lang::formula::{Formula, FormulaKind, Part as Number, Role, Signal, text};
 
-use super::divergence::Refusal;
+use super::divergence::{EntryGraphs, Refusal};
 use super::expectation::{ALL, Counting};
 use super::fit::{coefficients, cosine, difference, distance, norm};
 use super::known::{KnownGradients, LEAST, Measured, gradients, measure};
@@ -71,6 +71,7 @@ impl<'a> Query<'a> {
             step,
             supports,
             values,
+            entry_graphs: EntryGraphs::default(),
         };
         Ok(Query { view, spec })
     }
@@ -254,7 +255,7 @@ impl<'a> Query<'a> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
                 return Ok(Verdict::NotAudited {
-                    why: "no gradient passes its conditions in toy models".into(),
+                    why: "no gradient passes its conditions in toy models this small".into(),
                 });
             }
             return Ok(Verdict::Zero);

@@ -7,8 +7,10 @@ use std::rc::Rc;
 use mopd_lang::experiment::{Alignment, Experiment, Pool, SelfCopy, Teacher, TeacherWeights, Train};
 use mopd_lang::formula::{Formula, FormulaKind, Role, Signal};
 
-use super::dual::{self, Dual};
+use super::dual::Dual;
+use super::evaluate::elementwise;
 use super::toy_model::{ToyModel, normalised};
+use crate::lower::{FormulaGraph, Leaf};
 
 /// Where a role's distributions come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -210,18 +212,13 @@ impl TeacherModel {
 
 /// A number of the run at a step; none where something else decides it.
 fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
-    match &formula.0.kind {
-        FormulaKind::Number(value) => Some(*value),
-        FormulaKind::Schedule(schedule) => Some(schedule.at(step.0, step.1)),
-        FormulaKind::Signal(Signal::Step) => Some(f64::from(step.0)),
-        FormulaKind::Signal(Signal::Progress) => Some(f64::from(step.0) / f64::from(step.1.max(1))),
-        FormulaKind::Apply { function, operands } => {
-            let operands: Vec<Dual> = operands
-                .iter()
-                .map(|operand| number(operand, step).map(Dual::plain))
-                .collect::<Option<_>>()?;
-            Some(dual::apply(*function, &operands.iter().collect::<Vec<&Dual>>()).value)
+    let lowered = FormulaGraph::of(None, &[formula]).ok()?;
+    let leaf = |leaf: &Leaf| match leaf.formula.0.kind {
+        FormulaKind::Signal(Signal::Step) => Some(Dual::plain(f64::from(step.0))),
+        FormulaKind::Signal(Signal::Progress) => {
+            Some(Dual::plain(f64::from(step.0) / f64::from(step.1.max(1))))
         }
         _ => None,
-    }
+    };
+    elementwise(&lowered, step, &leaf).map(|number| number.value)
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use mopd_lang::formula::Role;
 
+use super::divergence::EntryGraphs;
 use super::parameter_values::ParameterValues;
 use super::sampler::{Sampler, at};
 use super::teachers::{DistributionSource, Teachers};
@@ -115,6 +116,7 @@ pub struct ToyModel {
     pub(super) supports: Vec<(u32, usize)>,
     /// Of parameters that have none.
     pub(super) values: Rc<ParameterValues>,
+    pub(super) entry_graphs: EntryGraphs,
     /// The same run a step earlier, for what is carried from step to step; none in a toy model that is
     /// earlier itself.
     pub(super) before: Option<Rc<ToyModel>>,
@@ -138,6 +140,7 @@ impl ToyModel {
             step: (0, 1),
             supports: Vec::new(),
             values: Rc::default(),
+            entry_graphs: EntryGraphs::default(),
             before: None,
         };
         toy.with(Role::Student, student).with(Role::Teacher, teacher)
@@ -255,6 +258,7 @@ pub(super) struct ToyModelSpec {
     pub step: (u32, u32),
     pub supports: Vec<(u32, usize)>,
     pub values: Rc<ParameterValues>,
+    pub entry_graphs: EntryGraphs,
 }
 
 impl ToyModelSpec {
@@ -282,6 +286,7 @@ impl ToyModelSpec {
             step,
             supports: self.supports.clone(),
             values: self.values.clone(),
+            entry_graphs: self.entry_graphs.clone(),
             before: None,
         };
         // Where teachers or samplers are exchanged, the student stays.

@@ -3,8 +3,8 @@
 //! Those of elementwise functions are in the operators' table ([`mopd_ops::Definition`]). A minimum or
 //! maximum over an axis shares its gradient among the elements that attain it; counts pass none.
 
-use mopd_ops::Backend;
 use mopd_ops::expr::Arguments;
+use mopd_ops::{Backend, Receivers, ReductionGradient};
 
 use crate::expr::signals::{Axis, Function, Reduction, Scan};
 
@@ -122,42 +122,45 @@ impl Reverse {
             }
             Operation::Reduce { reduction, operand, mask } => {
                 let fine = graph.axis(operand);
-                let (share, takes_part) = match reduction {
-                    Reduction::Any | Reduction::All | Reduction::Count => return Ok(()),
-                    Reduction::Quantile { .. } if self.wants(operand) => {
+                let (receivers, divided) = match reduction.gradient() {
+                    ReductionGradient::To { receivers, divided } => (receivers, divided),
+                    ReductionGradient::Refused if self.wants(operand) => {
                         return Err(NotDifferentiable { node, operation: reduction.name() });
                     }
-                    Reduction::Quantile { .. } => return Ok(()),
-                    Reduction::First | Reduction::Last => {
+                    ReductionGradient::Refused | ReductionGradient::Zero => return Ok(()),
+                };
+                let within = |graph: &mut Graph, chosen: NodeId| match mask {
+                    Some(mask) => graph.apply(Function::And, &[chosen, mask]),
+                    None => chosen,
+                };
+                let chosen = match receivers {
+                    Receivers::All => None,
+                    Receivers::First | Receivers::Last => {
                         // The first is where the count of elements so far is 1, the last where that of the
                         // elements to come is.
                         let ones = graph.constant(fine, 1.0);
-                        let scan = match reduction {
-                            Reduction::First => Scan::Sum,
+                        let scan = match receivers {
+                            Receivers::First => Scan::Sum,
                             _ => Scan::RewardToGo { discount: graph.constant(Axis::Run, 1.0) },
                         };
                         let place = graph.scan(scan, ones, axis, mask);
                         let chosen = graph.apply(Function::Equal, &[place, ones]);
-                        let chosen = match mask {
-                            Some(mask) => graph.apply(Function::And, &[chosen, mask]),
-                            None => chosen,
-                        };
-                        (gradient, Some(chosen))
+                        Some(within(graph, chosen))
                     }
-                    Reduction::Sum => (gradient, mask),
-                    Reduction::Mean => {
-                        let ones = graph.constant(fine, 1.0);
-                        (divided_among(graph, gradient, ones, axis, mask), mask)
-                    }
-                    Reduction::Minimum | Reduction::Maximum => {
+                    Receivers::Attaining => {
                         let extreme = graph.broadcast(node, fine);
-                        let mut attains = graph.apply(Function::Equal, &[operand, extreme]);
-                        if let Some(mask) = mask {
-                            attains = graph.apply(Function::And, &[attains, mask]);
-                        }
-                        (divided_among(graph, gradient, attains, axis, mask), Some(attains))
+                        let attains = graph.apply(Function::Equal, &[operand, extreme]);
+                        Some(within(graph, attains))
                     }
                 };
+                let share = match divided {
+                    true => {
+                        let among = chosen.unwrap_or_else(|| graph.constant(fine, 1.0));
+                        divided_among(graph, gradient, among, axis, mask)
+                    }
+                    false => gradient,
+                };
+                let takes_part = chosen.or(mask);
                 let mut fine_gradient = graph.broadcast(share, fine);
                 if let Some(takes_part) = takes_part {
                     fine_gradient = choose(graph, takes_part, Some(fine_gradient), None);

@@ -29,6 +29,8 @@ pub(super) struct Lowering<'a> {
     pub primitives: Vec<Primitive>,
     /// With [`Supply::Leaves`], what the graph takes as it is.
     pub leaves: Vec<Leaf>,
+    /// Formulas whose value is known already, by address.
+    pub given: HashMap<*const FormulaNode, f64>,
     /// Number of tokens of the student's tokenizer, where it is known before the run.
     vocabulary: Option<u32>,
     /// The mask of the objective's `select`, per token, once it is known.
@@ -63,6 +65,7 @@ impl<'a> Lowering<'a> {
             graph: Graph::default(),
             primitives: Vec::new(),
             leaves: Vec::new(),
+            given: HashMap::new(),
             vocabulary: None,
             selected: None,
             known: HashMap::new(),
@@ -124,6 +127,7 @@ impl<'a> Lowering<'a> {
     /// What is lowered before a formula.
     fn parts<'f>(&self, formula: &'f FormulaNode) -> Vec<&'f Formula> {
         match formula.kind {
+            _ if self.given.contains_key(&std::ptr::from_ref(formula)) => Vec::new(),
             FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == Supply::Leaves => {
                 formula.operands()
             }
@@ -135,6 +139,9 @@ impl<'a> Lowering<'a> {
     fn leaf(&mut self, formula: &Formula) -> Option<NodeId> {
         if self.supply != Supply::Leaves {
             return None;
+        }
+        if let Some(value) = self.given.get(&Rc::as_ptr(&formula.0)) {
+            return Some(self.graph.constant(Axis::Run, *value));
         }
         let axis = formula.axis();
         match &formula.0.kind {

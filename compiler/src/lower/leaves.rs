@@ -1,6 +1,8 @@
 //! Formulas as a graph for whoever evaluates it without the runtime: the same nodes that a plan has, except
 //! that what the runtime would supply is a leaf that keeps its formula.
 
+use std::rc::Rc;
+
 use mopd_lang::formula::{Axis, Formula};
 
 use super::formula::{Lowering, Supply};
@@ -20,11 +22,15 @@ pub(crate) struct Leaf {
 #[derive(Clone, Debug)]
 pub(crate) struct FormulaGraph {
     pub graph: Graph,
-    pub leaves: Vec<Leaf>,
     /// `select`, on its own axis.
     pub select: Option<NodeId>,
     /// In the order of the formulas.
     pub roots: Vec<NodeId>,
+    leaves: Vec<Leaf>,
+    /// By node: which leaf it is.
+    leaf_of_node: Vec<Option<usize>>,
+    /// By node: whether a root reads it.
+    needed: Vec<bool>,
 }
 
 impl FormulaGraph {
@@ -34,43 +40,55 @@ impl FormulaGraph {
     /// What graphs have no word for, in words.
     pub fn of(select: Option<&Formula>, formulas: &[&Formula]) -> Result<FormulaGraph, String> {
         let mut lowering = Lowering::new(Supply::Leaves, Origins(&[]));
-        let lower = |lowering: &mut Lowering, formula: &Formula| {
-            lowering.lower(formula).map_err(|refusal| refusal.message)
-        };
-        let select = select.map(|select| lower(&mut lowering, select)).transpose()?;
+        let select = select.map(|select| lowered(&mut lowering, select)).transpose()?;
         if let Some(select) = select {
             let mask = lowering.graph.broadcast(select, Axis::Token);
             lowering.select(mask);
         }
-        let roots = formulas
-            .iter()
-            .map(|formula| lower(&mut lowering, formula))
-            .collect::<Result<Vec<NodeId>, _>>()?;
-        Ok(FormulaGraph { graph: lowering.graph, leaves: lowering.leaves, select, roots })
+        let roots: Result<Vec<NodeId>, String> =
+            formulas.iter().map(|formula| lowered(&mut lowering, formula)).collect();
+        Ok(FormulaGraph::new(lowering, select, roots?))
     }
 
-    /// The leaf that each node is, by node.
-    pub fn leaf_of_node(&self) -> Vec<Option<&Leaf>> {
-        let mut found = vec![None; self.graph.len()];
-        for leaf in &self.leaves {
-            found[leaf.node.0 as usize] = Some(leaf);
+    /// One formula some of whose parts have these values.
+    ///
+    /// # Errors
+    /// What graphs have no word for, in words.
+    pub fn with(given: &[(&Formula, f64)], formula: &Formula) -> Result<FormulaGraph, String> {
+        let mut lowering = Lowering::new(Supply::Leaves, Origins(&[]));
+        lowering.given = given.iter().map(|(part, value)| (Rc::as_ptr(&part.0), *value)).collect();
+        let root = lowered(&mut lowering, formula)?;
+        Ok(FormulaGraph::new(lowering, None, vec![root]))
+    }
+
+    fn new(lowering: Lowering, select: Option<NodeId>, roots: Vec<NodeId>) -> FormulaGraph {
+        let Lowering { graph, leaves, .. } = lowering;
+        let mut leaf_of_node = vec![None; graph.len()];
+        for (number, leaf) in leaves.iter().enumerate() {
+            leaf_of_node[leaf.node.0 as usize] = Some(number);
         }
-        found
-    }
-
-    /// The nodes that are read, by node.
-    pub fn needed(&self) -> Vec<bool> {
-        let leaves = self.leaf_of_node();
-        let mut needed = vec![false; self.graph.len()];
-        self.roots.iter().chain(&self.select).for_each(|root| needed[root.0 as usize] = true);
+        let mut needed = vec![false; graph.len()];
+        roots.iter().chain(&select).for_each(|root| needed[root.0 as usize] = true);
         for index in (0..needed.len()).rev() {
             if needed[index] {
-                let inside = leaves[index].map_or(&[][..], |leaf| &leaf.operands);
-                for operand in self.graph.operands(NodeId(index as u32)).iter().chain(inside) {
+                let inside = leaf_of_node[index].map_or(&[][..], |leaf: usize| &leaves[leaf].operands);
+                for operand in graph.operands(NodeId(index as u32)).iter().chain(inside) {
                     needed[operand.0 as usize] = true;
                 }
             }
         }
-        needed
+        FormulaGraph { graph, select, roots, leaves, leaf_of_node, needed }
     }
+
+    pub fn leaf(&self, node: NodeId) -> Option<&Leaf> {
+        self.leaf_of_node[node.0 as usize].map(|leaf| &self.leaves[leaf])
+    }
+
+    pub fn is_needed(&self, node: NodeId) -> bool {
+        self.needed[node.0 as usize]
+    }
+}
+
+fn lowered(lowering: &mut Lowering, formula: &Formula) -> Result<NodeId, String> {
+    lowering.lower(formula).map_err(|refusal| refusal.message)
 }

@@ -297,7 +297,7 @@ pub struct Sampling {
     /// Drawn from this many entries, before `top_p`; all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
-    /// Logits of tokens of prompt and completion so far are divided (positive) or multiplied (negative) by it.
+    /// Logits of tokens of prompt and completion are divided (positive) or multiplied (negative) by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f64>,
     /// A completion ends behind the first of these texts, which it keeps.

@@ -40,7 +40,7 @@ mod unit;
 pub use entry::Entry;
 pub use expr::{Backend, Expr};
 pub use function::{Accuracy, Definition, Form, Range, Units, Value, maximum, minimum};
-pub use reduction::Reduction;
+pub use reduction::{Receivers, Reduction, ReductionGradient};
 pub use scan::{Memory, Scan};
 pub use statistic::{Deviation, Statistic, quantile};
 pub use table::Function;

@@ -162,25 +162,54 @@ impl Reduction {
         }
     }
 
-    /// The derivative of the value by each element; none where it is flat almost everywhere, or where there
-    /// is none here. Elements that attain a minimum or maximum share it.
-    pub fn gradient(self, values: &[f64]) -> Option<Vec<f64>> {
-        let shared = |takes: &dyn Fn(usize) -> bool| {
-            let count = (0..values.len()).filter(|index| takes(*index)).count().max(1) as f64;
-            Some((0..values.len()).map(|index| if takes(index) { 1.0 / count } else { 0.0 }).collect())
-        };
+    pub fn gradient(self) -> ReductionGradient {
+        let to = |receivers, divided| ReductionGradient::To { receivers, divided };
         match self {
-            Reduction::Sum => Some(vec![1.0; values.len()]),
-            Reduction::Mean => shared(&|_| true),
-            Reduction::Minimum | Reduction::Maximum => {
-                let extreme = self.value(values);
-                shared(&|index| values[index] == extreme)
-            }
-            Reduction::First => shared(&|index| index == 0),
-            Reduction::Last => shared(&|index| index + 1 == values.len()),
-            Reduction::Any | Reduction::All | Reduction::Count | Reduction::Quantile { .. } => None,
+            Reduction::Sum => to(Receivers::All, false),
+            Reduction::Mean => to(Receivers::All, true),
+            Reduction::Minimum | Reduction::Maximum => to(Receivers::Attaining, true),
+            Reduction::First => to(Receivers::First, false),
+            Reduction::Last => to(Receivers::Last, false),
+            Reduction::Any | Reduction::All | Reduction::Count => ReductionGradient::Zero,
+            Reduction::Quantile { .. } => ReductionGradient::Refused,
         }
     }
+
+    /// The derivative of the value by each element; none where no gradient passes.
+    pub fn partials(self, values: &[f64]) -> Option<Vec<f64>> {
+        let ReductionGradient::To { receivers, divided } = self.gradient() else { return None };
+        let result = self.value(values);
+        let receives = |(index, value): (usize, &f64)| match receivers {
+            Receivers::All => true,
+            Receivers::First => index == 0,
+            Receivers::Last => index + 1 == values.len(),
+            Receivers::Attaining => *value == result,
+        };
+        let receives: Vec<bool> = values.iter().enumerate().map(receives).collect();
+        let count = receives.iter().filter(|receives| **receives).count();
+        let share = if divided { 1.0 / count.max(1) as f64 } else { 1.0 };
+        Some(receives.into_iter().map(|receives| if receives { share } else { 0.0 }).collect())
+    }
+}
+
+/// Where the gradient of a reduction goes, whoever differentiates it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReductionGradient {
+    /// It is 0 almost everywhere.
+    Zero,
+    /// Nobody computes it.
+    Refused,
+    /// To some elements, whole to each or divided by their number.
+    To { receivers: Receivers, divided: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receivers {
+    All,
+    First,
+    Last,
+    /// Those that equal the result.
+    Attaining,
 }
 
 #[cfg(test)]
@@ -192,7 +221,7 @@ mod tests {
         const STEP: f64 = 1e-6;
         let values = [0.5, -1.25, 2.0, 0.75];
         for reduction in Reduction::EACH {
-            let Some(gradient) = reduction.gradient(&values) else { continue };
+            let Some(gradient) = reduction.partials(&values) else { continue };
             for (index, partial) in gradient.iter().enumerate() {
                 let moved = |by: f64| {
                     let mut values = values;

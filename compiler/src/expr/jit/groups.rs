@@ -7,7 +7,7 @@ use crate::expr::signals::{Axis, Signal};
 use crate::expr::graph::{Graph, Node, NodeId, Operation};
 
 /// The order of work.
-pub(super) struct Schedule {
+pub(super) struct LoopSchedule {
     /// Nodes whose values are there before the first step, or are constants that some step or output reads
     /// from memory.
     pub leaves: Vec<NodeId>,
@@ -44,7 +44,7 @@ impl Group {
     }
 }
 
-impl Schedule {
+impl LoopSchedule {
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
         self.steps.iter().filter_map(|step| match step {
             Step::Fused(group) => Some(group),
@@ -64,7 +64,7 @@ struct Slot {
     loop_axis: Option<Axis>,
 }
 
-pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
+pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> LoopSchedule {
     let needed = graph.reachable(outputs);
     let mut place: Vec<Option<Slot>> = vec![None; graph.len()];
     let mut at: BTreeMap<Slot, Vec<NodeId>> = BTreeMap::new();
@@ -134,5 +134,5 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
         reads_layout |= group.coarser_axes(graph).next().is_some();
         steps.push(Step::Fused(group));
     }
-    Schedule { leaves, steps, reads_layout }
+    LoopSchedule { leaves, steps, reads_layout }
 }

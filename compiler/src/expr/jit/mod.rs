@@ -22,7 +22,7 @@ use crate::expr::signals::Axis;
 use cranelift_jit::JITModule;
 
 use self::emit::Target;
-use self::groups::{Group, Schedule, Step};
+use self::groups::{Group, LoopSchedule, Step};
 use self::vector::{LANES, WIDTH};
 pub use self::workspace::Workspace;
 use super::aggregate;
@@ -47,7 +47,7 @@ pub enum CompileError {
 pub struct Program {
     graph: Graph,
     outputs: Vec<NodeId>,
-    schedule: Schedule,
+    schedule: LoopSchedule,
     /// One per fused step of the schedule, in order. Points into `code`.
     loops: Vec<(Loop, Constants)>,
     /// Kept for its memory.
@@ -316,7 +316,7 @@ impl Program {
 struct Parents<'a>(HashMap<(Axis, Axis), Cow<'a, [u32]>>);
 
 impl Parents<'_> {
-    fn of<'a>(batch: &'a Batch, schedule: &Schedule, graph: &Graph) -> Parents<'a> {
+    fn of<'a>(batch: &'a Batch, schedule: &LoopSchedule, graph: &Graph) -> Parents<'a> {
         let mut parents = HashMap::new();
         for group in schedule.groups() {
             for coarse in group.coarser_axes(graph) {

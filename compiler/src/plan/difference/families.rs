@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Change, Difference, Fate, Item, Kind, Matched, Plan, difference, renamed};
+use super::{Change, Difference, Fate, Item, ItemKind, Matched, Plan, difference, renamed};
 
 /// What changed on the way from the runs of one file to those of another, each with its name, which is empty
 /// where a file does not sweep. Runs are matched by name, then by what they mean. A stage that several runs
@@ -15,11 +15,11 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Dif
     let mut items = Vec::new();
     for ((name, _), at) in after.iter().zip(&runs.before) {
         match at {
-            None => items.push(Item::new(Kind::Run, name, Fate::Added)),
-            Some(at) => items.extend(renamed(Kind::Run, &before[*at].0, name)),
+            None => items.push(Item::new(ItemKind::Run, name, Fate::Added)),
+            Some(at) => items.extend(renamed(ItemKind::Run, &before[*at].0, name)),
         }
     }
-    items.extend(runs.removed(Kind::Run, before.iter().map(|(name, _)| name)));
+    items.extend(runs.removed(ItemKind::Run, before.iter().map(|(name, _)| name)));
     items.extend(reordered(before, after, &runs));
 
     let pairs =
@@ -70,7 +70,7 @@ fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Match
     };
     let change = Change { what: "order of runs".to_owned(), before: listed(before), after: listed(after) };
     let fate = Fate::Changed { settings: vec![change], objective: Vec::new() };
-    Some(Item::new(Kind::Experiment, &after.first()?.1.experiment.name, fate))
+    Some(Item::new(ItemKind::Experiment, &after.first()?.1.experiment.name, fate))
 }
 
 fn has(plan: &Plan, name: &str, key: &str) -> bool {

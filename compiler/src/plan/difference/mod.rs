@@ -36,7 +36,7 @@ pub struct Difference {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Item {
-    pub kind: Kind,
+    pub kind: ItemKind,
     pub name: String,
     /// The runs of a sweep that it is said of; empty where it is said of all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -47,7 +47,7 @@ pub struct Item {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ItemKind {
     Experiment,
     Domain,
     Stage,
@@ -82,7 +82,7 @@ pub struct Change {
 }
 
 impl Item {
-    fn new(kind: Kind, name: &str, fate: Fate) -> Item {
+    fn new(kind: ItemKind, name: &str, fate: Fate) -> Item {
         Item { kind, name: name.to_owned(), runs: Vec::new(), fate }
     }
 }
@@ -113,12 +113,12 @@ impl fmt::Display for Item {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let Item { kind, name, runs, fate } = self;
         let named = match kind {
-            Kind::Experiment => "the experiment".to_owned(),
-            Kind::Domain => format!("domain `{name}`"),
-            Kind::Stage => format!("`{name}`"),
-            Kind::Table => format!("table `{name}`"),
-            Kind::Run if name.is_empty() => "the run without a sweep".to_owned(),
-            Kind::Run => format!("run `{name}`"),
+            ItemKind::Experiment => "the experiment".to_owned(),
+            ItemKind::Domain => format!("domain `{name}`"),
+            ItemKind::Stage => format!("`{name}`"),
+            ItemKind::Table => format!("table `{name}`"),
+            ItemKind::Run if name.is_empty() => "the run without a sweep".to_owned(),
+            ItemKind::Run => format!("run `{name}`"),
         };
         match fate {
             Fate::Added => write!(formatter, "{named} is new")?,
@@ -162,14 +162,14 @@ fn joined(changes: &[Change]) -> String {
 /// what they are.
 pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let mut items = Vec::new();
-    let changed = |kind: Kind, name: &str, settings: Vec<Change>, objective: Vec<Change>| {
+    let changed = |kind: ItemKind, name: &str, settings: Vec<Change>, objective: Vec<Change>| {
         let fate = Fate::Changed { settings, objective };
         Item::new(kind, name, fate)
     };
 
     let whole = values::changes(&experiment(before), &experiment(after));
     if !whole.is_empty() {
-        items.push(changed(Kind::Experiment, &after.experiment.name, whole, Vec::new()));
+        items.push(changed(ItemKind::Experiment, &after.experiment.name, whole, Vec::new()));
     }
 
     let sources = |plan: &Plan| -> Vec<(String, String)> {
@@ -182,18 +182,20 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let domains = Matched::new(&sources(before), &sources(after));
     for (index, domain) in after.experiment.domains.iter().enumerate() {
         match domains.before[index] {
-            None => items.push(Item::new(Kind::Domain, &domain.name, Fate::Added)),
+            None => items.push(Item::new(ItemKind::Domain, &domain.name, Fate::Added)),
             Some(old) => {
                 let old = &before.experiment.domains[old];
-                items.extend(renamed(Kind::Domain, &old.name, &domain.name));
+                items.extend(renamed(ItemKind::Domain, &old.name, &domain.name));
                 let found = values::changes(&self::domain(old), &self::domain(domain));
                 if !found.is_empty() {
-                    items.push(changed(Kind::Domain, &domain.name, found, Vec::new()));
+                    items.push(changed(ItemKind::Domain, &domain.name, found, Vec::new()));
                 }
             }
         }
     }
-    items.extend(domains.removed(Kind::Domain, before.experiment.domains.iter().map(|domain| &domain.name)));
+    items.extend(
+        domains.removed(ItemKind::Domain, before.experiment.domains.iter().map(|domain| &domain.name)),
+    );
 
     let keyed = |plan: &Plan| -> Vec<(String, String)> {
         let models = plan.experiment.models.iter().zip(&plan.stages);
@@ -211,10 +213,10 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     };
     for (index, model) in after.experiment.models.iter().enumerate() {
         match models.before[index] {
-            None => items.push(Item::new(Kind::Stage, &model.name, Fate::Added)),
+            None => items.push(Item::new(ItemKind::Stage, &model.name, Fate::Added)),
             Some(at) => {
                 let earlier = &before.experiment.models[at];
-                items.extend(renamed(Kind::Stage, &earlier.name, &model.name));
+                items.extend(renamed(ItemKind::Stage, &earlier.name, &model.name));
                 let settings = values::changes(&stage(earlier, &old), &stage(model, &new));
                 let objective = match (&earlier.stage, &model.stage) {
                     (Stage::Train(earlier), Stage::Train(later)) => {
@@ -223,12 +225,12 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
                     _ => Vec::new(),
                 };
                 if !settings.is_empty() || !objective.is_empty() {
-                    items.push(changed(Kind::Stage, &model.name, settings, objective));
+                    items.push(changed(ItemKind::Stage, &model.name, settings, objective));
                 }
             }
         }
     }
-    items.extend(models.removed(Kind::Stage, before.experiment.models.iter().map(|model| &model.name)));
+    items.extend(models.removed(ItemKind::Stage, before.experiment.models.iter().map(|model| &model.name)));
 
     let tabled = |plan: &Plan, names: &Names| -> Vec<(String, String)> {
         let tables = plan.experiment.comparisons.iter();
@@ -238,18 +240,20 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let tables = Matched::new(&old_tables, &new_tables);
     for (index, table) in after.experiment.comparisons.iter().enumerate() {
         match tables.before[index] {
-            None => items.push(Item::new(Kind::Table, &table.name, Fate::Added)),
+            None => items.push(Item::new(ItemKind::Table, &table.name, Fate::Added)),
             Some(at) => {
                 let earlier = &before.experiment.comparisons[at];
-                items.extend(renamed(Kind::Table, &earlier.name, &table.name));
+                items.extend(renamed(ItemKind::Table, &earlier.name, &table.name));
                 let found = values::changes(&comparison(earlier, &old), &comparison(table, &new));
                 if !found.is_empty() {
-                    items.push(changed(Kind::Table, &table.name, found, Vec::new()));
+                    items.push(changed(ItemKind::Table, &table.name, found, Vec::new()));
                 }
             }
         }
     }
-    items.extend(tables.removed(Kind::Table, before.experiment.comparisons.iter().map(|table| &table.name)));
+    items.extend(
+        tables.removed(ItemKind::Table, before.experiment.comparisons.iter().map(|table| &table.name)),
+    );
 
     let known: HashSet<&str> = before.stages.iter().map(|StageFacts { key, .. }| key.as_str()).collect();
     let rerun = after
@@ -262,7 +266,7 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     Difference { items, reruns, stages: after.stages.len() }
 }
 
-fn renamed(kind: Kind, before: &str, after: &str) -> Option<Item> {
+fn renamed(kind: ItemKind, before: &str, after: &str) -> Option<Item> {
     (before != after).then(|| Item::new(kind, after, Fate::Renamed { before: before.to_owned() }))
 }
 
@@ -299,7 +303,7 @@ impl Matched {
         names
     }
 
-    fn removed<'a>(&self, kind: Kind, old: impl Iterator<Item = &'a String>) -> Vec<Item> {
+    fn removed<'a>(&self, kind: ItemKind, old: impl Iterator<Item = &'a String>) -> Vec<Item> {
         let kept: HashSet<usize> = self.before.iter().flatten().copied().collect();
         let gone = old.enumerate().filter(|(index, _)| !kept.contains(index));
         gone.map(|(_, name)| Item::new(kind, name, Fate::Removed)).collect()
