@@ -81,9 +81,9 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
     let outputs = objective.outputs();
     let of = |role: Role| match role {
         Role::Student => STUDENT,
-        Role::Teacher => TEACHER,
+        Role::TEACHER => TEACHER,
         Role::Sampler => SAMPLER,
-        Role::Reference => unreachable!("no objective here reads it"),
+        Role::Scorer(_) => unreachable!("no objective here reads it"),
     };
     let mut gradient = vec![0.0; 5];
     for token in 0..5 {

@@ -72,7 +72,7 @@ fn everything() -> Builder {
     };
     let student = distill(&mut b, "student", mopd(5.0));
     let full = distill(&mut b, "full", direct(Support::Full, Mass::Raw));
-    let top = Support::TopK { role: Role::Teacher, k: 8 };
+    let top = Support::TopK { role: Role::TEACHER, k: 8 };
     let top = distill(&mut b, "top", direct(top, Mass::Generalized));
     let imitation = Rollout::new(16, Producer::teacher_once(64, Keep::Correct, sampling(1)));
     let imitator = b.train(
@@ -400,7 +400,7 @@ fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
     let base = b.model("base", Stage::Initialise(tiny()));
     let broken = b.model("broken", Stage::Initialise(Architecture { initial_deviation: 3e38, ..tiny() }));
     let forgiving = objective("forgiving", Live::Logp, |graph, logp| {
-        let teacher = graph.signal(Signal::Logp { role: Role::Teacher });
+        let teacher = graph.signal(Signal::Logp { role: Role::TEACHER });
         let low = graph.constant(Axis::Run, -5.0);
         let unlikely = graph.apply(Function::Less, &[teacher, low]);
         let likely = graph.apply(Function::Not, &[unlikely]);

@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn neutral_elements_go_and_products_with_0_stay() {
         let mut graph = Graph::default();
-        let x = graph.signal(Signal::Logp { role: Role::Teacher });
+        let x = graph.signal(Signal::Logp { role: Role::TEACHER });
         let [zero, one, minus_one] = [0.0, 1.0, -1.0].map(|value| graph.constant(Axis::Run, value));
         for (function, operands) in [
             (Function::Multiply, [x, one]),

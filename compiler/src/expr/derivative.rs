@@ -326,7 +326,7 @@ mod tests {
                 graph.live(LiveId(0)),
                 graph.live(LiveId(1)),
                 graph.live(LiveId(0)),
-                graph.signal(Signal::Logp { role: Role::Teacher }),
+                graph.signal(Signal::Logp { role: Role::TEACHER }),
                 graph.signal(Signal::Reward),
             ];
             for _ in 0..3 + random.below(9) {

@@ -8,6 +8,7 @@ pub mod graph;
 pub mod interpret;
 #[allow(unsafe_code, reason = "machine code is called")]
 pub mod jit;
+pub mod roles;
 pub mod signals;
 pub mod summand;
 #[cfg(any(test, feature = "testing"))]

@@ -4,30 +4,7 @@ pub use mopd_lang::formula::{Axis, Deviation, Function, Mass, Memory, Reduction,
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Graph, NodeId};
-
-/// Whose probabilities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    Student,
-    /// Whatever the route chose for the prompt.
-    Teacher,
-    /// The policy that generated the tokens, at the temperature it used.
-    Sampler,
-    /// The frozen model that the stage names as its `reference`.
-    Reference,
-}
-
-impl Role {
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Student => "student",
-            Role::Teacher => "teacher",
-            Role::Sampler => "sampler",
-            Role::Reference => "reference",
-        }
-    }
-}
+pub use super::roles::Role;
 
 /// A number already computed: it carries no gradient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -112,7 +112,7 @@ impl Random {
         mut number: impl FnMut(&mut Random) -> f32,
     ) -> Batch {
         let signals = [
-            Signal::Logp { role: Role::Teacher },
+            Signal::Logp { role: Role::TEACHER },
             Signal::Entropy { role: Role::Student },
             Signal::Reward,
             Signal::Truncated,
@@ -150,7 +150,7 @@ impl Random {
             6 => graph.signal(Signal::Length),
             7 => graph.signal(Signal::Progress),
             8 if live > 0 => graph.live(LiveId(self.below(live) as u32)),
-            _ => graph.signal(Signal::Logp { role: Role::Teacher }),
+            _ => graph.signal(Signal::Logp { role: Role::TEACHER }),
         }
     }
 

@@ -3,8 +3,8 @@
 
 use crate::plan::producers::Writer;
 use crate::plan::{
-    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Stage, Train,
-    Trainable,
+    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Scorer, Stage,
+    Train, Trainable,
 };
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
@@ -66,14 +66,16 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         models.collect::<Option<Vec<u64>>>().map(|models| models.into_iter().max().unwrap_or(0))
     };
     let of = |model: ModelId| costs[model.0 as usize].parameters;
-    let teacher =
-        largest(&mut train.teachers.iter().map(|choice| choice.teacher.model().map_or(parameters, of)));
-    let reference = largest(&mut train.references.iter().map(|choice| of(choice.reference)));
+    let scorer = |scorer: &Scorer| {
+        largest(&mut scorer.choices.iter().map(|choice| choice.teacher.model().map_or(parameters, of)))
+    };
+    let scorers: Option<Vec<(Role, u64)>> =
+        train.scorers.iter().map(|(role, known)| Some((role, scorer(known)?))).collect();
     let flops = || {
-        let (parameters, tokens, teacher) = (parameters?, tokens? as f64, teacher?);
+        let (parameters, tokens, scorers) = (parameters?, tokens? as f64, scorers.as_ref()?);
         let writes = |writer: Writer| match writer {
             Writer::Student => Some(parameters),
-            Writer::Teacher => Some(teacher),
+            Writer::Teacher => scorers.first().map(|(_, routed)| *routed),
             Writer::Model(model) => of(model),
         };
         let producer = &train.rollout.producer;
@@ -86,9 +88,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             }
             None => rollouts * producer.kind().parameters(&writes)?,
         };
-        let scores = [(Role::Teacher, teacher), (Role::Reference, reference?)];
-        let scores = scores.into_iter().filter(|(role, _)| train.objective.reads(*role));
-        let scoring: f64 = scores.map(|(_, parameters)| FORWARD * parameters as f64 * tokens).sum();
+        let scores = scorers.iter().filter(|(role, _)| train.objective.reads(*role));
+        let scoring: f64 = scores.map(|(_, parameters)| FORWARD * *parameters as f64 * tokens).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         Some(updates * tokens + sampling + scoring)

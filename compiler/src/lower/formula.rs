@@ -172,16 +172,18 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let kind = match self.supply {
-            Supply::Runtime => narrow::kind(formula, span)?,
-            Supply::Anything | Supply::Leaves => match narrow::kind_of_anything(formula, span)? {
-                Kind::Signal(Signal::Other { text, axis }) => {
-                    Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+            Supply::Runtime => narrow::kind(formula, self.origins.at(formula.origin))?,
+            Supply::Anything | Supply::Leaves => {
+                match narrow::kind_of_anything(formula, self.origins.at(formula.origin))? {
+                    Kind::Signal(Signal::Other { text, axis }) => {
+                        Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+                    }
+                    Kind::Live(Live::Other { text }) => {
+                        Kind::Live(Live::Other { text: self.distinct(text, formula) })
+                    }
+                    kind => kind,
                 }
-                Kind::Live(Live::Other { text }) => {
-                    Kind::Live(Live::Other { text: self.distinct(text, formula) })
-                }
-                kind => kind,
-            },
+            }
         };
         Ok(match kind {
             Kind::Number(value) if !value.is_finite() => {
@@ -316,7 +318,7 @@ impl<'a> Lowering<'a> {
         use Function::*;
         let student = self.live(Live::Logp, origin);
         let graph = &mut self.graph;
-        let reference = graph.signal(Signal::Logp { role: Role::Reference });
+        let reference = graph.signal(Signal::Logp { role: Role::REFERENCE });
         let log_ratio = graph.apply(Subtract, &[student, reference]);
         let log_ratio = graph.reduce(Reduction::Sum, log_ratio, Axis::Sequence, self.selected);
         let chosen = graph.signal(Signal::Chosen);

@@ -12,7 +12,7 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::{
     AdamW, Architecture, Comparison, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
     Formula, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat, Recipe, Reward,
-    Schedule, Stage, StudentCopy, Teacher, Tokenizer, Train, Trainable,
+    Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -84,6 +84,9 @@ struct TrainMeaning<'a> {
     mixture: Vec<(DomainMeaning<'a>, f64)>,
     teachers: Vec<ArmMeaning<'a>>,
     references: Vec<(DomainMeaning<'a>, String)>,
+    /// Those that the objective reads by name, in the order in which it does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    scorers: Vec<Vec<ArmMeaning<'a>>>,
     prefixes: Fields,
     passes: u32,
     filter: &'a Option<Formula>,
@@ -103,6 +106,28 @@ struct TrainMeaning<'a> {
 enum ArmMeaning<'a> {
     All(DomainMeaning<'a>, TeacherMeaning),
     Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning),
+}
+
+/// `of` is the key of a model.
+fn arms<'a>(
+    experiment: &'a Experiment<Objective>,
+    train: &'a Train<Objective>,
+    choices: &'a [TeacherChoice],
+    files: Files,
+    of: &dyn Fn(&ModelId) -> String,
+) -> Vec<ArmMeaning<'a>> {
+    let arm = |choice: &'a TeacherChoice| {
+        let teacher = match &choice.teacher {
+            Teacher::Model(model) => TeacherMeaning::Model(of(model)),
+            Teacher::Student(copy) => TeacherMeaning::Student(*copy),
+        };
+        let domain = domain_of(experiment, train, choice.domain, files);
+        match &choice.when {
+            None => ArmMeaning::All(domain, teacher),
+            Some(when) => ArmMeaning::Where(domain, when, teacher),
+        }
+    };
+    choices.iter().map(arm).collect()
 }
 
 #[derive(Serialize)]
@@ -182,45 +207,37 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
                 base: merge.base.as_ref().map(of),
                 models: merge.models.iter().map(of).collect(),
             },
-            Stage::Train(train) => StageMeaning::Train(Box::new(TrainMeaning {
-                recipe: train.recipe,
-                start: of(&train.start),
-                mixture: train
-                    .mixture
-                    .iter()
-                    .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
-                    .collect(),
-                teachers: train
-                    .teachers
-                    .iter()
-                    .map(|choice| {
-                        let teacher = match &choice.teacher {
-                            Teacher::Model(model) => TeacherMeaning::Model(of(model)),
-                            Teacher::Student(copy) => TeacherMeaning::Student(*copy),
-                        };
-                        let domain = domain_of(experiment, train, choice.domain, files);
-                        match &choice.when {
-                            None => ArmMeaning::All(domain, teacher),
-                            Some(when) => ArmMeaning::Where(domain, when, teacher),
-                        }
-                    })
-                    .collect(),
-                references: train
-                    .references
-                    .iter()
-                    .map(|choice| (domain_of(experiment, train, choice.domain, files), of(&choice.reference)))
-                    .collect(),
-                prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
-                passes: train.passes,
-                filter: &train.filter,
-                objective: ObjectiveMeaning::of(&train.objective),
-                trainable: &train.trainable,
-                optimizer: &train.optimizer,
-                length: train.length,
-                learning_rate: &train.learning_rate,
-                ema: train.ema,
-                micro_batch: train.execution.micro_batch,
-            })),
+            Stage::Train(train) => {
+                let arms = |scorer| arms(experiment, train, scorer, files, &of);
+                StageMeaning::Train(Box::new(TrainMeaning {
+                    recipe: train.recipe,
+                    start: of(&train.start),
+                    mixture: train
+                        .mixture
+                        .iter()
+                        .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
+                        .collect(),
+                    teachers: arms(train.scorers.routed()),
+                    references: train
+                        .scorers
+                        .references()
+                        .map(|(domain, reference)| {
+                            (domain_of(experiment, train, domain, files), of(&reference))
+                        })
+                        .collect(),
+                    scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
+                    prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
+                    passes: train.passes,
+                    filter: &train.filter,
+                    objective: ObjectiveMeaning::of(&train.objective),
+                    trainable: &train.trainable,
+                    optimizer: &train.optimizer,
+                    length: train.length,
+                    learning_rate: &train.learning_rate,
+                    ema: train.ema,
+                    micro_batch: train.execution.micro_batch,
+                }))
+            }
         };
         // Where it is computed is added at run time.
         texts.push(text("mopd stage", VERSION, &(experiment.dtype, meaning)));

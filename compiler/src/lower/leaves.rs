@@ -39,7 +39,7 @@ impl FormulaGraph {
     /// # Errors
     /// What graphs have no word for, in words.
     pub fn of(select: Option<&Formula>, formulas: &[&Formula]) -> Result<FormulaGraph, String> {
-        let mut lowering = Lowering::new(Supply::Leaves, Origins(&[]));
+        let mut lowering = Lowering::new(Supply::Leaves, Origins::new(&[]));
         let select = select.map(|select| lowered(&mut lowering, select)).transpose()?;
         if let Some(select) = select {
             let mask = lowering.graph.broadcast(select, Axis::Token);
@@ -55,7 +55,7 @@ impl FormulaGraph {
     /// # Errors
     /// What graphs have no word for, in words.
     pub fn with(given: &[(&Formula, f64)], formula: &Formula) -> Result<FormulaGraph, String> {
-        let mut lowering = Lowering::new(Supply::Leaves, Origins(&[]));
+        let mut lowering = Lowering::new(Supply::Leaves, Origins::new(&[]));
         lowering.given = given.iter().map(|(part, value)| (Rc::as_ptr(&part.0), *value)).collect();
         let root = lowered(&mut lowering, formula)?;
         Ok(FormulaGraph::new(lowering, None, vec![root]))

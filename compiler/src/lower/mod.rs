@@ -46,7 +46,7 @@ pub fn compile(
     sources: &Sources,
     fused: bool,
 ) -> Result<Plan, Vec<Diagnostic>> {
-    let origins = Origins(origins);
+    let origins = Origins::new(origins);
     let mut settings = Settings::new(experiment, origins);
     let domains: Vec<Domain> =
         experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
@@ -58,7 +58,8 @@ pub fn compile(
     findings.add(numbers::check(&domains, &models, &comparisons, origins));
     for model in &experiment.models {
         if let checked::Stage::Train(train) = &model.stage {
-            findings.add(narrow::formula::refusals(&train.objective, origins));
+            let named = train.objective.named_teachers();
+            findings.add(narrow::formula::refusals(&train.objective, Origins { named: &named, ..origins }));
         }
     }
     let tokens = vocabularies(&models);
@@ -91,7 +92,7 @@ pub fn compile(
     let stages = stages
         .map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost })
         .collect();
-    let places = origins.0.iter().map(|span| Place {
+    let places = origins.spans.iter().map(|span| Place {
         file: sources.file(span.file).path.clone(),
         start: span.start,
         end: span.end,
@@ -134,7 +135,7 @@ pub struct TermExpressions {
 /// What graphs have no word for: schedules that the run itself moves, scores of pairs, reductions over
 /// another rollout.
 pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
-    objective::expressions(objective, Origins(origins))
+    objective::expressions(objective, Origins::new(origins))
 }
 
 struct Findings(Vec<Diagnostic>);
@@ -180,13 +181,14 @@ fn lowered(
         Stage::Train(train) => {
             let checked = train.objective;
             let temperature = checked.objective.temperature_on(&checked.rollout);
+            let named = checked.objective.named_teachers();
+            let origins = Origins { named: &named, ..origins };
             let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
             Stage::Train(Box::new(Train {
                 recipe: train.recipe,
                 start: train.start,
                 mixture: train.mixture,
-                teachers: train.teachers,
-                references: train.references,
+                scorers: train.scorers,
                 objective: objective::lower(
                     &checked.objective,
                     (temperature, tokens),

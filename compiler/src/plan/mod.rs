@@ -6,23 +6,26 @@ pub mod difference;
 pub mod events;
 pub mod producers;
 pub mod results;
+mod scorers;
 mod settings;
 
 pub use data::{DataFormula, DataNode, DataSource};
 pub use producers::{Producer, Rollout};
+pub use scorers::{Scorer, Scorers};
 use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,
     Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Over, Pretrained, Projection, PromptFormat, Recipe, ReferenceChoice, Reward,
-    Row, Sampling, Schedule, SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer,
-    Train, Trainable, WeightFilter, WeightGroup,
+    ModelId, Normalized, Origin, Over, Pretrained, Projection, PromptFormat, Recipe, Reward, Row, Sampling,
+    Schedule, SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
+    WeightFilter, WeightGroup,
 };
 
 use crate::expr::graph::{Graph, NodeId};
+pub use crate::expr::roles::{Role, ScorerId};
 pub use crate::expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
-    Parameter, Reduction, Role, Scan, Signal, Statistic, Summand, Support,
+    Parameter, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
 
 /// Raised whenever the meaning of a field changes.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
-use super::{Formula, Rollout};
+use super::{Formula, Rollout, Scorers};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,15 +126,10 @@ impl<O> Stage<O> {
     pub fn inputs(&self) -> Vec<ModelId> {
         let mut inputs = match self {
             Stage::Initialise(_) | Stage::Load(_) => Vec::new(),
-            Stage::Train(train) => {
-                let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
-                let references = train.references.iter().map(|choice| choice.reference);
-                std::iter::once(train.start)
-                    .chain(teachers)
-                    .chain(references)
-                    .chain(train.rollout.producer.models())
-                    .collect()
-            }
+            Stage::Train(train) => std::iter::once(train.start)
+                .chain(train.scorers.models())
+                .chain(train.rollout.producer.models())
+                .collect(),
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
         };
         inputs.sort();
@@ -172,10 +167,9 @@ pub struct Train<O> {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
-    /// Which teacher scores which prompts; empty where the objective reads no teacher.
-    pub teachers: Vec<TeacherChoice>,
-    /// The model behind the role `reference`, by domain; empty where there is none.
-    pub references: Vec<ReferenceChoice>,
+    /// Whose distributions the objective reads, the student's aside.
+    #[serde(flatten)]
+    pub scorers: Scorers,
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
     /// Updates from each batch of rollouts.
@@ -197,7 +191,7 @@ pub struct Train<O> {
 impl<O> Train<O> {
     /// The arms of the route for the prompts of a domain, in order.
     pub fn arms(&self, domain: DomainId) -> impl Iterator<Item = &TeacherChoice> {
-        self.teachers.iter().filter(move |choice| choice.domain == domain)
+        self.scorers.routed().iter().filter(move |choice| choice.domain == domain)
     }
 
     /// What the data must say of a prompt for the first arm of a domain, for the second, and so on up to the
@@ -274,13 +268,6 @@ pub enum StudentCopy {
     Average { rate: f64 },
     /// Copied every so many steps.
     Every { steps: u32 },
-}
-
-/// The frozen model that the student is held near on the prompts of a domain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ReferenceChoice {
-    pub domain: DomainId,
-    pub reference: ModelId,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -139,14 +139,14 @@ impl Inputs<'_> {
 
     fn chunked(&self, student: Tensor) -> Outcome {
         let between =
-            |kind, support, mass| Divergence::between(kind, Role::Student, Role::Teacher, support, mass);
+            |kind, support, mass| Divergence::between(kind, Role::Student, Role::TEACHER, support, mass);
         let divergence = match self.job.divergence {
             BenchDivergence::Kl => between(DivergenceKind::Kl, Support::Full, Mass::Raw),
             BenchDivergence::Jsd => {
                 between(DivergenceKind::Entrywise(Box::new(jensen_shannon())), Support::Full, Mass::Raw)
             }
             BenchDivergence::TopK => {
-                let support = Support::TopK { role: Role::Teacher, k: K };
+                let support = Support::TopK { role: Role::TEACHER, k: K };
                 between(DivergenceKind::Kl, support, Mass::Generalized)
             }
         };
@@ -166,7 +166,7 @@ impl Inputs<'_> {
             Some([student, teacher]) => [Some(student), Some(teacher)],
         };
         let hidden = student.shallow_clone();
-        let teacher = vec![(Role::Teacher, vec![logits(self.teacher.shallow_clone(), of_teacher)])];
+        let teacher = vec![(Role::TEACHER, vec![logits(self.teacher.shallow_clone(), of_teacher)])];
         let vocabulary = Vocabulary::new(&self.targets, logits(student, of_student), teacher, None, 0);
         let [_, mut values] = vocabulary.read(&[], &[primitive()]);
         let values = values.swap_remove(0);

@@ -262,7 +262,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
         let mean = lengths.lengths().sum::<usize>() as f64 / lengths.len().max(1) as f64;
         length += share.share * mean;
         sum += share.share;
-        if train.objective.reads(Role::Teacher) {
+        if train.objective.reads(Role::TEACHER) {
             let route = Route::new(train, share.domain, &data.dataset)?;
             for (teacher, part) in route.teachers().iter().zip(route.shares(data.dataset.len())) {
                 let Some(model) = teacher.weights.model() else { continue };

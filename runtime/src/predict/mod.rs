@@ -217,9 +217,7 @@ impl Taken {
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
-    let references = train.references.iter().map(|choice| choice.reference);
-    let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
-    teachers.chain(references).chain(train.rollout.producer.models())
+    train.scorers.models().chain(train.rollout.producer.models())
 }
 
 /// Sequences of one step.

@@ -230,11 +230,7 @@ impl Trial<'_> {
                 origin: data.origin,
                 share: share.share,
                 route: Route::new(train, share.domain, &trained(data)?.dataset)?,
-                reference: train
-                    .references
-                    .iter()
-                    .find(|choice| choice.domain == share.domain)
-                    .map(|choice| choice.reference),
+                scorers: train.scorers.beside_the_routed(share.domain),
                 prompts: trained(data)?,
                 tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,
                 limit: data.limit,

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Reward, Stage, Train,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Reward, Role, Stage,
+    Train,
 };
 use mopd_store::programs::Program;
 
@@ -264,12 +265,17 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             longest.fits(sampling.max_tokens(data.limit), shortest).map_err(Error::from)?;
         }
         // Whoever scores reads the same sequences.
-        let teachers = train
-            .arms(share.domain)
-            .filter_map(|choice| Some((format!("the teacher `{}`", choice.name), choice.teacher.model()?)));
-        let references = train.references.iter().filter(|choice| choice.domain == share.domain);
-        let references = references.map(|choice| ("the reference".to_owned(), choice.reference));
-        for (name, other) in teachers.chain(references) {
+        let scorers = train.scorers.iter().flat_map(|(role, scorer)| {
+            let own = scorer.choices.iter().filter(|choice| choice.domain == share.domain);
+            own.filter_map(move |choice| {
+                let name = match role {
+                    Role::REFERENCE => "the reference".to_owned(),
+                    _ => format!("the teacher `{}`", choice.name),
+                };
+                Some((name, choice.teacher.model()?))
+            })
+        });
+        for (name, other) in scorers {
             let (student, other) = (form(model), form(other));
             if let Some(difference) = difference(tokenizer, &other.tokenizer) {
                 let message = format!("{name} has another tokenizer than its student: {difference}");

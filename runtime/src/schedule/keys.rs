@@ -355,9 +355,7 @@ impl<'a> Maker<'a> {
 /// The models beside the student whose view of the stage's completions can be kept: those that do not change,
 /// of completions that are not written anew in every step.
 fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
-    let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
-    let models = teachers.chain(train.references.iter().map(|choice| choice.reference));
-    models.filter(|_| !train.rollout.producer.fresh()).collect()
+    train.scorers.models().filter(|_| !train.rollout.producer.fresh()).collect()
 }
 
 /// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone,

@@ -135,13 +135,12 @@ impl Scheduler<'_> {
         let mut sources = Vec::new();
         for share in &settings.mixture {
             let data = &self.domains[share.domain.0 as usize];
-            let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
             sources.push(Source {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
                 route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
-                reference: reference.map(|choice| choice.reference),
+                scorers: settings.scorers.beside_the_routed(share.domain),
                 prompts: trained(data)?,
                 tokens: trained(data)?.tokens(&self.forms[job.id.0 as usize].tokenizer)?,
                 limit: data.limit,

@@ -38,7 +38,7 @@ use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, Role, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, Role, Teacher, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::Batches;
@@ -107,8 +107,8 @@ pub struct Source<'a> {
     pub share: f64,
     /// Who judges its prompts.
     pub route: Route,
-    /// The model behind the role `reference`.
-    pub reference: Option<ModelId>,
+    /// Whose weights the scorers after the routed teacher have here, from the reference on.
+    pub scorers: Vec<Option<Teacher>>,
     pub prompts: &'a Prompts,
     /// The prompts as the student reads them.
     pub tokens: Arc<Lists<Token>>,
@@ -283,7 +283,7 @@ struct Trainer<'a> {
     /// The moving average of the weights and its rate, where that is the stage's answer.
     average: Option<(f64, Tensor)>,
     models: Models,
-    /// The roles beside the student's whose logits a step needs.
+    /// The scorers whose logits a step needs.
     roles: Vec<Role>,
     program: Program<'a>,
     optimizer: Optimizer,
@@ -332,13 +332,10 @@ impl<'a> Trainer<'a> {
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
         let writes = matches!(stage.train.rollout.producer.kind().policy(), Ok((Writer::Teacher, _)));
-        let mut roles = Vec::new();
-        if objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler)) {
-            roles.push(Role::Teacher);
-        }
-        if objective.reads(Role::Reference) {
-            roles.push(Role::Reference);
-        }
+        let scored = |role: &Role| {
+            objective.reads(*role) || (writes && *role == Role::TEACHER && objective.reads(Role::Sampler))
+        };
+        let roles: Vec<Role> = stage.train.scorers.iter().map(|(role, _)| role).filter(scored).collect();
         let program = Program::new(objective, stage.device, stage.control);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);

@@ -1,4 +1,4 @@
-//! The models beside the student: teachers, references, and whoever writes one side of a pair.
+//! The models beside the student: scorers, and whoever writes completions.
 //!
 //! One of them at a time is in memory, unless all together are small: it scores what is its own and makes
 //! room for the next, or for the student's gradient. So
@@ -52,9 +52,8 @@ pub struct Models {
     /// not alike; padding is never drawn, and no probability is given to it.
     entries: i64,
     copies: Vec<Copy>,
-    /// By section.
-    teachers: Vec<Option<ModelRef>>,
-    references: Vec<Option<ModelRef>>,
+    /// By scorer, then by section.
+    scorers: Vec<Vec<Option<ModelRef>>>,
 }
 
 /// The student as it was, or as it was on average.
@@ -100,12 +99,15 @@ impl Models {
             }
         };
         let sections = stage.sections();
-        let teachers =
+        let routed: Vec<Option<ModelRef>> =
             sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
-        let reference = |section: &Section| {
-            stage.sources[section.source].reference.map(|id| ModelRef::Frozen(of_model[&id]))
-        };
-        let references = sections.iter().map(reference).collect();
+        let beside = stage.sources.iter().map(|source| source.scorers.len()).max().unwrap_or(0);
+        let mut scorers = vec![routed];
+        for place in 0..beside {
+            let weights =
+                |section: &Section| stage.sources[section.source].scorers.get(place).copied().flatten();
+            scorers.push(sections.iter().map(|section| weights(section).map(|of| teacher(&of))).collect());
+        }
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let entries = stage.start.tokenizer.vocabulary();
         let whole = |weights: &Arc<Weights>| weights.config.vocabulary >= entries;
@@ -122,8 +124,7 @@ impl Models {
             keeps_all,
             entries: entries as i64,
             copies,
-            teachers,
-            references,
+            scorers,
         }
     }
 
@@ -142,8 +143,7 @@ impl Models {
     /// Who has a role for the prompts of each section.
     pub fn of_role(&self, role: Role) -> &[Option<ModelRef>] {
         match role {
-            Role::Teacher => &self.teachers,
-            Role::Reference => &self.references,
+            Role::Scorer(id) => &self.scorers[id.0 as usize],
             Role::Student | Role::Sampler => {
                 unreachable!("the {} is no model beside the student", role.name())
             }

@@ -131,12 +131,12 @@ fn named(signal: &Signal, teacher: Option<&str>) -> String {
         Signal::Rank { role } => ("the rank of the token taken", Some(*role)),
         Signal::Mass { role, .. } => ("the mass of a support", Some(*role)),
         Signal::Divergence(_) => {
-            ("a divergence", signal.roles().contains(&Role::Teacher).then_some(Role::Teacher))
+            ("a divergence", signal.roles().contains(&Role::TEACHER).then_some(Role::TEACHER))
         }
         _ => ("a signal of the objective", None),
     };
     match (role, teacher) {
-        (Some(Role::Teacher), Some(teacher)) => format!("{what}, of the teacher `{teacher}`,"),
+        (Some(Role::TEACHER), Some(teacher)) => format!("{what}, of the teacher `{teacher}`,"),
         (Some(role), _) => format!("{what}, of the {},", role.name()),
         (None, _) => what.to_owned(),
     }

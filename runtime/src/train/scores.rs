@@ -41,7 +41,7 @@ pub struct ScoringPass {
 
 /// What diagnostics read of every step, besides what the objective does.
 pub const STUDENT_LOGP: Signal = Signal::Logp { role: Role::Student };
-pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::Teacher };
+pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::TEACHER };
 pub const STUDENT_ENTROPY: Signal = Signal::Entropy { role: Role::Student };
 
 /// Everything that the objective's graph and the diagnostics read at this step.
@@ -75,7 +75,7 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
-    if trainer.roles.contains(&Role::Teacher) {
+    if trainer.roles.contains(&Role::TEACHER) {
         wanted.push(TEACHER_LOGP);
     }
     forward.read(&wanted, &objective.live, objective, sequences, &mut batch)?;
@@ -155,10 +155,10 @@ fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Scor
         let source = &stage.sources[sequence.source];
         let sources = all[sections.start].source..all[sections.end - 1].source + 1;
         let model_ref = run[0].ok_or_else(|| match role {
-            Role::Teacher => no_teacher(source),
+            Role::TEACHER => no_teacher(source),
             _ => Error::new(
                 FailureKind::Runtime,
-                format!("the domain `{}` has no {}", source.name, role.name()),
+                format!("the domain `{}` has no {}", source.name, stage.train.scorers.name(role)),
             ),
         })?;
         runs.push(ScoringRun { model_ref, sources, members });
@@ -397,7 +397,7 @@ fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
     }
     let (writer, sampling) = match trainer.stage.train.rollout.producer.kind().policy() {
         Ok((Writer::Student, sampling)) => (Role::Student, sampling),
-        Ok((Writer::Teacher, sampling)) => (Role::Teacher, sampling),
+        Ok((Writer::Teacher, sampling)) => (Role::TEACHER, sampling),
         Ok((Writer::Model(_), _)) => {
             return Err(missing("the sampler", "a model of its own wrote the completions", objective));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::{
     AdamW, Adapter, AdapterKind, DataSource, Execution, Keep, Length, Mass, ModelId, Objective, Origin,
-    Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule, Signal,
+    Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule, Scorers, Signal,
     StudentCopy, Support, Teacher, Train, Trainable, WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
@@ -29,6 +29,7 @@ mod padded;
 mod reference;
 mod resume;
 mod routes;
+mod scorers;
 
 /// Two domains of ragged answers.
 struct Fixture {
@@ -71,7 +72,7 @@ impl Fixture {
             origin: Origin(0),
             share: 0.5,
             route: Route::all(format!("teacher{index}"), teachers[index]),
-            reference: Some(ModelId(0)),
+            scorers: vec![Some(Teacher::Model(ModelId(0)))],
             prompts: &self.prompts[index],
             tokens: self.prompts[index].tokens(&models[0].tokenizer).unwrap(),
             limit: None,
@@ -120,8 +121,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         recipe: Recipe::Distill,
         start: ModelId(0),
         mixture: Vec::new(),
-        teachers: Vec::new(),
-        references: Vec::new(),
+        scorers: Scorers::none(),
         rollout: Rollout::new(7, Producer::data("answer")),
         passes,
         filter: None,
@@ -229,7 +229,7 @@ type Terms = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
 
 /// The objectives, each with its formula.
 fn objectives() -> Vec<(Objective, Terms)> {
-    let top = Support::TopK { role: Role::Teacher, k: 8 };
+    let top = Support::TopK { role: Role::TEACHER, k: 8 };
     vec![
         (mopd(1.0), |student, teacher, taken| {
             let (s, t) = (
@@ -416,7 +416,7 @@ fn copies_of_the_student_follow_it() {
             copied = student;
         }
         let of = |source: usize| {
-            let model_ref = trainer.models.of_role(Role::Teacher)[source].unwrap();
+            let model_ref = trainer.models.of_role(Role::TEACHER)[source].unwrap();
             to_vec(trainer.models.decoder(model_ref).unwrap().flat())
         };
         assert_eq!(of(1), copied);

@@ -93,20 +93,18 @@ impl Builder {
 
     pub fn train(&mut self, name: &str, recipe: Recipe, training: Training) -> ModelId {
         let Training { start, domains, teachers, rollout, objective, steps, learning_rate } = training;
-        let teachers = domains.iter().zip(teachers);
+        let choice = |(&domain, &teacher): (&DomainId, &ModelId)| TeacherChoice {
+            domain,
+            when: None,
+            name: format!("teacher{}", domain.0),
+            teacher: Teacher::Model(teacher),
+        };
+        let routed = domains.iter().zip(teachers).map(choice).collect();
         let train = Train {
             recipe,
             start,
             mixture: self.shares(domains),
-            teachers: teachers
-                .map(|(&domain, &teacher)| TeacherChoice {
-                    domain,
-                    when: None,
-                    name: format!("teacher{}", domain.0),
-                    teacher: Teacher::Model(teacher),
-                })
-                .collect(),
-            references: vec![],
+            scorers: Scorers::new(routed, [], Vec::new()),
             rollout,
             passes: 1,
             filter: None,

@@ -80,7 +80,7 @@ pub fn grpo() -> Objective {
 pub fn mopd(clip_at: f64) -> Objective {
     objective("mopd", Live::Logp, |graph, logp| {
         let (teacher, student) = (
-            graph.signal(Signal::Logp { role: Role::Teacher }),
+            graph.signal(Signal::Logp { role: Role::TEACHER }),
             graph.signal(Signal::Logp { role: Role::Student }),
         );
         let difference = apply(graph, Function::Subtract, &[teacher, student]);
@@ -97,7 +97,7 @@ pub fn direct(support: Support, mass: Mass) -> Objective {
     let live = Live::Divergence(Divergence::between(
         DivergenceKind::Kl,
         Role::Student,
-        Role::Teacher,
+        Role::TEACHER,
         support,
         mass,
     ));

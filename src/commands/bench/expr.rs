@@ -265,7 +265,7 @@ mod tests {
         };
         use mopd_compiler::plan::Role;
         let student = of(|signal| *signal == Signal::Logp { role: Role::Student });
-        let teacher = of(|signal| *signal == Signal::Logp { role: Role::Teacher });
+        let teacher = of(|signal| *signal == Signal::Logp { role: Role::TEACHER });
         let entropy = of(|signal| matches!(signal, Signal::Entropy { .. }));
         let divergence = of(|signal| matches!(signal, Signal::Divergence(_)));
         let ratio = (teacher - student).exp().clamp(0.2, 5.0);

@@ -280,9 +280,12 @@ fn card(
             ("divergence".to_owned(), form.divergence.clone()),
             ("tokens".to_owned(), form.token_allocation.clone()),
         ]);
+        let named = train.scorers.named().iter().flat_map(|scorer| &scorer.choices);
         let teachers: BTreeSet<String> = train
-            .teachers
+            .scorers
+            .routed()
             .iter()
+            .chain(named)
             .map(|choice| {
                 let is =
                     choice.teacher.model().map(|model| format!(" (is {})", name(model))).unwrap_or_default();

@@ -126,7 +126,7 @@ fn every_function_agrees_on_special_numbers() {
         groups: 1,
         ..Layout::default()
     };
-    let roles = [Role::Student, Role::Teacher, Role::Sampler];
+    let roles = [Role::Student, Role::TEACHER, Role::Sampler];
     let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
     let batch = Batch { layout, signals, ..Batch::default() };
     for function in Function::ALL.iter().copied() {
@@ -160,12 +160,12 @@ fn every_function_agrees_on_the_whole_range() {
         ..Layout::default()
     };
     let batch =
-        Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
+        Batch { layout, signals: vec![(Signal::Logp { role: Role::TEACHER }, values)], ..Batch::default() };
     for function in Function::ALL.iter().copied().filter(|function| function.operands() == 1) {
         for fused in [true, false] {
             let mut graph = Graph::default();
             graph.set_fused(fused);
-            let x = graph.signal(Signal::Logp { role: Role::Teacher });
+            let x = graph.signal(Signal::Logp { role: Role::TEACHER });
             let output = graph.apply(function, &[x]);
             assert_same(&graph, &[output], &batch, &format!("{function:?}, fused {fused}"));
         }
@@ -177,14 +177,14 @@ fn every_function_agrees_on_the_whole_range() {
 #[test]
 fn clip_keeps_nan() {
     let mut graph = Graph::default();
-    let logp = graph.signal(Signal::Logp { role: Role::Teacher });
+    let logp = graph.signal(Signal::Logp { role: Role::TEACHER });
     let (low, high) = (graph.constant(Axis::Run, -5.0), graph.constant(Axis::Run, 5.0));
     let clipped = graph.apply(Function::Clip, &[logp, low, high]);
     let layout =
         Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.0, -0.0];
     let batch =
-        Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
+        Batch { layout, signals: vec![(Signal::Logp { role: Role::TEACHER }, values)], ..Batch::default() };
     let result = Program::compile(&graph, &[clipped]).expect("compiles").run(&batch).expect("runs");
     let result = result.get(clipped);
     assert!(result[0].is_nan());
@@ -199,7 +199,7 @@ fn smooth_expressions_are_close_to_double_precision() {
     for _ in 0..3_000 {
         let mut graph = Graph::default();
         let mut nodes = vec![
-            graph.signal(Signal::Logp { role: Role::Teacher }),
+            graph.signal(Signal::Logp { role: Role::TEACHER }),
             graph.signal(Signal::Entropy { role: Role::Student }),
             graph.signal(Signal::Reward),
         ];
@@ -222,7 +222,7 @@ fn smooth_expressions_are_close_to_double_precision() {
 #[test]
 fn what_the_batch_lacks_is_named() {
     let mut graph = Graph::default();
-    let logp = graph.signal(Signal::Logp { role: Role::Teacher });
+    let logp = graph.signal(Signal::Logp { role: Role::TEACHER });
     let batch = Batch {
         layout: Layout {
             sequence_of_token: vec![0, 0],
@@ -233,14 +233,14 @@ fn what_the_batch_lacks_is_named() {
         ..Batch::default()
     };
     let missing =
-        EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::Teacher }) };
+        EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::TEACHER }) };
     let program = Program::compile(&graph, &[logp]).expect("compiles");
     assert_eq!(program.run(&batch), Err(missing.clone()));
     assert_eq!(interpret(&graph, &[logp], &batch), Err(missing));
 
-    let short = Batch { signals: vec![(Signal::Logp { role: Role::Teacher }, vec![0.0])], ..batch.clone() };
+    let short = Batch { signals: vec![(Signal::Logp { role: Role::TEACHER }, vec![0.0])], ..batch.clone() };
     let length = EvaluationError::Length {
-        what: format!("{:?}", Signal::Logp { role: Role::Teacher }),
+        what: format!("{:?}", Signal::Logp { role: Role::TEACHER }),
         found: 1,
         expected: 2,
     };
@@ -304,7 +304,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     };
     let batch = random.batch(layout, 0, Random::wild_number);
     let mut graph = Graph::default();
-    let (logp, reward) = (graph.signal(Signal::Logp { role: Role::Teacher }), graph.signal(Signal::Reward));
+    let (logp, reward) = (graph.signal(Signal::Logp { role: Role::TEACHER }), graph.signal(Signal::Reward));
     let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
     let sum = graph.apply(Function::Add, &[logp, reward]);
     let sum = graph.apply(Function::Add, &[sum, mean]);

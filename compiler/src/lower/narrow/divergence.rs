@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{self as wide, FormulaKind, FormulaNode};
-use mopd_lang::source::Span;
 
 use super::formula::{Kind, role};
 use super::{Narrowed, refused};
@@ -15,8 +14,9 @@ use crate::lower::numbers::schedule_is_finite;
 use crate::plan::{
     Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Parameter, Signal, Summand, Support,
 };
+use crate::refusal::At;
 
-pub fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<Divergence> {
+pub fn divergence(divergence: &wide::Divergence, at: At) -> Narrowed<Divergence> {
     let wide::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
     Ok(Divergence {
         kind: divergence_kind(kind, at)?,
@@ -29,7 +29,7 @@ pub fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<Divergenc
     })
 }
 
-fn distribution(distribution: &wide::Distribution, at: Span) -> Narrowed<Distribution> {
+fn distribution(distribution: &wide::Distribution, at: At) -> Narrowed<Distribution> {
     Ok(match distribution {
         wide::Distribution::Role(of) => Distribution::Role(role(of, at)?),
         wide::Distribution::Blend(parts) => {
@@ -42,7 +42,7 @@ fn distribution(distribution: &wide::Distribution, at: Span) -> Narrowed<Distrib
     })
 }
 
-fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<DivergenceKind> {
+fn divergence_kind(kind: &wide::DivergenceKind, at: At) -> Narrowed<DivergenceKind> {
     Ok(match kind {
         wide::DivergenceKind::Kl => DivergenceKind::Kl,
         wide::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
@@ -53,7 +53,7 @@ fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<Divergence
     })
 }
 
-pub fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
+pub fn support(support: &wide::Support, at: At) -> Narrowed<Support> {
     let parts = |parts: &[wide::Support]| {
         parts.iter().map(|part| self::support(part, at)).collect::<Narrowed<Vec<Support>>>()
     };
@@ -69,7 +69,7 @@ pub fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
     })
 }
 
-fn parameter(formula: &wide::Formula, at: Span) -> Narrowed<Parameter> {
+fn parameter(formula: &wide::Formula, at: At) -> Narrowed<Parameter> {
     let mut graph = Graph::default();
     let value = elementwise(&mut graph, formula, None, at)?;
     Ok(match graph.constant_value(value) {
@@ -78,7 +78,7 @@ fn parameter(formula: &wide::Formula, at: Span) -> Narrowed<Parameter> {
     })
 }
 
-fn summand(summand: &wide::Summand, at: Span) -> Narrowed<Summand> {
+fn summand(summand: &wide::Summand, at: At) -> Narrowed<Summand> {
     let mut graph = Graph::default();
     let entries = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
     let value = elementwise(&mut graph, &summand.value, Some(entries), at)?;
@@ -101,7 +101,7 @@ fn elementwise(
     graph: &mut Graph,
     formula: &wide::Formula,
     entries: Option<[NodeId; 4]>,
-    at: Span,
+    at: At,
 ) -> Narrowed<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
     let mut pending = vec![formula];
@@ -139,8 +139,8 @@ fn elementwise(
     Ok(known[&Rc::as_ptr(&formula.0)])
 }
 
-fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> {
-    let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at, what).into();
+fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
+    let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at.span, what).into();
     Ok(match super::formula::kind(formula, at)? {
         Kind::Number(value) if !value.is_finite() => {
             return Err(infinite(format!("the number {value} is not finite")));

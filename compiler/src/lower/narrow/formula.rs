@@ -3,12 +3,12 @@
 use mopd_lang::experiment::{Objective, Reduce, Schedule};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
-use mopd_lang::source::Span;
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused};
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
-use crate::refusal::Origins;
+use crate::refusal::{At, Origins};
+use mopd_lang::source::Span;
 
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes
 /// of theirs.
@@ -48,11 +48,11 @@ pub enum Kind {
 pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for part in objective.formulas().into_iter().flat_map(Formula::parts) {
-        found.extend(kind(&part.0, origins.span(part.0.origin)).err().map(|refusal| *refusal));
+        found.extend(kind(&part.0, origins.at(part.0.origin)).err().map(|refusal| *refusal));
     }
     let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
     for Reduce { steps, balance, origin, .. } in reduces.flatten() {
-        let at = origins.span(*origin);
+        let at = origins.at(*origin);
         for step in steps {
             found.extend(
                 [step.elements, step.over]
@@ -82,7 +82,7 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
 }
 
 /// What a formula becomes in a plan that runs.
-pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
+pub fn kind(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
     axis(formula.axis, at)?;
     if let FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } = &formula.kind {
         axis(*over, at)?;
@@ -92,7 +92,7 @@ pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
 
 /// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the
 /// language.
-pub fn kind_of_anything(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
+pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
     let other =
         |of: &wide::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
     match &formula.kind {
@@ -108,7 +108,7 @@ pub fn kind_of_anything(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
     }
 }
 
-fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
+fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
     Ok(match &formula.kind {
         FormulaKind::Number(value) => Kind::Number(*value),
         FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
@@ -144,7 +144,7 @@ fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
 }
 
 /// Refuses an axis that the runtime's batches do not have.
-pub fn axis(axis: Axis, at: Span) -> Narrowed<Axis> {
+pub fn axis(axis: Axis, at: impl Into<Span>) -> Narrowed<Axis> {
     match axis {
         Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => {
             Ok(axis)
@@ -153,19 +153,20 @@ pub fn axis(axis: Axis, at: Span) -> Narrowed<Axis> {
     }
 }
 
-pub fn role(role: &wide::Role, at: Span) -> Narrowed<Role> {
+pub fn role(role: &wide::Role, at: At) -> Narrowed<Role> {
     Ok(match role {
         wide::Role::Student => Role::Student,
-        wide::Role::Teacher => Role::Teacher,
+        wide::Role::Teacher => Role::TEACHER,
         wide::Role::Sampler => Role::Sampler,
-        wide::Role::Reference => Role::Reference,
-        wide::Role::Named { name, .. } => {
-            return Err(refused(at, format!("an objective that reads one teacher by name (`{name}`)")));
-        }
+        wide::Role::Reference => Role::REFERENCE,
+        wide::Role::Named { teacher, name } => match at.named.iter().position(|named| named == teacher) {
+            Some(place) => Role::named(place),
+            None => return Err(refused(at, format!("`{name}`, a teacher by name, in this place"))),
+        },
     })
 }
 
-fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
+fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
     use wide::Signal as Wide;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
     Ok(Kind::Signal(match signal {
@@ -228,7 +229,7 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
     }))
 }
 
-fn live(live: &wide::Live, at: Span) -> Narrowed<Kind> {
+fn live(live: &wide::Live, at: At) -> Narrowed<Kind> {
     let unknown = |what: &str| Err(refused(at, what));
     Ok(Kind::Live(match live {
         wide::Live::Part(wide::Part::Logp) => Live::Logp,

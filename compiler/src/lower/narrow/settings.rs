@@ -10,7 +10,7 @@ use super::{Diagnostic, data, filter, refused, teacher};
 use crate::plan::producers;
 use crate::plan::{
     AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Producer,
-    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
+    Recipe, Reward, Row, Sampling, Schedule, Scorer, Scorers, Share, Stage, TeacherChoice, Train, Trainable,
 };
 use crate::refusal::Origins;
 
@@ -198,6 +198,19 @@ impl<'a> Settings<'a> {
                 Err(refusals) => self.note(refusals),
             }
         }
+        let named = train.objective.named_teachers().into_iter().map(|id| {
+            let known = &self.experiment.teachers[id.0 as usize];
+            let weights = teacher::weights(known, train.start, self.origins)?;
+            let choice = |share: &wide::Share| TeacherChoice {
+                domain: share.domain,
+                when: None,
+                name: known.name.clone(),
+                teacher: weights,
+            };
+            Ok(Scorer { name: known.name.clone(), choices: mixture.iter().map(choice).collect() })
+        });
+        let named: Result<Vec<Scorer>, Vec<Diagnostic>> = named.collect();
+        let named = named.map_err(|refusals| self.note(refusals)).ok();
         let optimizer = self.optimizer(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
@@ -210,11 +223,11 @@ impl<'a> Settings<'a> {
             recipe: recipe?,
             start: *start,
             mixture: mixture.iter().map(share).collect(),
-            teachers: (choices.len() == teachers.len()).then_some(choices)?,
-            references: reference
-                .iter()
-                .map(|&(domain, reference)| ReferenceChoice { domain, reference })
-                .collect(),
+            scorers: Scorers::new(
+                (choices.len() == teachers.len()).then_some(choices)?,
+                reference.iter().copied(),
+                named?,
+            ),
             rollout: rollout?,
             passes: *passes,
             filter,

@@ -21,16 +21,27 @@ pub fn choice(
         .map(|when| data::formula(when, "a route by anything but the data of a prompt", origins))
         .transpose();
     let when = when.map_err(|refusal| refusals.push(*refusal)).ok();
-    let model = model(teacher, train.start, origins, &mut refusals);
-    match (when, model) {
-        (Some(when), Some(model)) if refusals.is_empty() => {
-            Ok(TeacherChoice { domain: *domain, when, name: teacher.name.clone(), teacher: model })
+    let weights = weights(teacher, train.start, origins).map_err(|found| refusals.extend(found)).ok();
+    match (when, weights) {
+        (Some(when), Some(weights)) => {
+            Ok(TeacherChoice { domain: *domain, when, name: teacher.name.clone(), teacher: weights })
         }
         _ => Err(refusals),
     }
 }
 
-fn model(
+/// Whose weights a teacher has.
+pub fn weights(
+    teacher: &wide::Teacher,
+    start: ModelId,
+    origins: Origins,
+) -> Result<plan::Teacher, Vec<Diagnostic>> {
+    let mut refusals = Vec::new();
+    let weights = weights_of(teacher, start, origins, &mut refusals);
+    weights.filter(|_| refusals.is_empty()).ok_or(refusals)
+}
+
+fn weights_of(
     teacher: &wide::Teacher,
     start: ModelId,
     origins: Origins,

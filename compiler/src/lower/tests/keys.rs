@@ -271,7 +271,7 @@ fn a_routes_conditions_are_meaning() {
     let plan = compile(hard(3.0));
     let crate::plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     let said: Vec<Option<String>> =
-        train.teachers.iter().map(|arm| arm.when.as_ref().map(|when| when.text())).collect();
+        train.scorers.routed().iter().map(|arm| arm.when.as_ref().map(|when| when.text())).collect();
     assert_eq!(said, [Some("data.level > 3".to_owned()), None, None]);
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
@@ -296,4 +296,35 @@ fn the_text_of_keys_is_pinned() {
         assert_eq!(found, expected);
     }
     assert_eq!(found.lines().count(), expected.lines().count());
+}
+
+/// Teachers that an objective reads by name are scorers of the stage.
+#[test]
+fn teachers_by_name_enter_keys_by_their_weights() {
+    let reading = |teachers: [u32; 2]| {
+        let mut experiment = experiment();
+        let named = |id| logp(Role::Named { teacher: TeacherId(id), name: format!("teacher {id}").into() });
+        let difference = apply(Function::Subtract, [&named(teachers[0]), &named(teachers[1])]);
+        let value = apply(Function::Multiply, [&difference, &live(Live::Part(Part::Logp))]);
+        trained(&mut experiment, 4).objective.terms[0].value = value;
+        experiment
+    };
+    let key = |experiment: &Experiment| compiled(experiment).stages[4].key.clone();
+    let forward = reading([0, 1]);
+    let mut renamed = forward.clone();
+    renamed.teachers.iter_mut().for_each(|teacher| teacher.name += " of before");
+    let mut swapped = forward.clone();
+    swapped.teachers.swap(0, 1);
+    assert_eq!(key(&forward), key(&renamed));
+    assert_ne!(key(&forward), key(&reading([1, 0])));
+    assert_ne!(key(&forward), key(&swapped));
+
+    let plan = compiled(&reading([1, 0]));
+    let crate::plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    let mut named: Vec<&str> = train.scorers.named().iter().map(|scorer| scorer.name.as_str()).collect();
+    named.sort_unstable();
+    assert_eq!(named, [0, 1].map(|teacher| forward.teachers[teacher].name.as_str()));
+    assert!(train.objective.reads(crate::plan::Role::named(1)));
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
 }

@@ -30,9 +30,9 @@ fn batch() -> Batch {
     let logp = |role, values: [f32; 8]| (plan::Signal::Logp { role }, values.to_vec());
     let signals = vec![
         logp(plan::Role::Student, STUDENT),
-        logp(plan::Role::Teacher, TEACHER),
+        logp(plan::Role::TEACHER, TEACHER),
         logp(plan::Role::Sampler, SAMPLER),
-        logp(plan::Role::Reference, REFERENCE),
+        logp(plan::Role::REFERENCE, REFERENCE),
         (plan::Signal::Chosen, CHOSEN.to_vec()),
         (plan::Signal::Entropy { role: plan::Role::Student }, ENTROPY.to_vec()),
         (plan::Signal::Reward, REWARD.to_vec()),
@@ -51,7 +51,7 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
             objective,
             Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All)),
         ),
-        super::super::Origins(&origins),
+        super::super::Origins::new(&origins),
         true,
     )
 }
@@ -105,7 +105,7 @@ fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
     assert_values(&objective, objective.clipped.expect("there is a clip"), &clipped);
     assert_eq!(objective.selected, None);
     assert!(
-        objective.reads(plan::Role::Teacher)
+        objective.reads(plan::Role::TEACHER)
             && objective.reads(plan::Role::Student)
             && !objective.reads(plan::Role::Sampler)
     );
@@ -139,7 +139,7 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
     let adjoint = per_token(|token| slope(token) / TOKENS[SEQUENCE[token]] / 4.0);
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
     assert_values(&objective, objective.signal, &per_token(|token| slope(token).abs()));
-    assert!(objective.reads(plan::Role::Sampler) && !objective.reads(plan::Role::Teacher));
+    assert!(objective.reads(plan::Role::Sampler) && !objective.reads(plan::Role::TEACHER));
 }
 
 /// `dpo`, as the checker makes it.
@@ -206,7 +206,7 @@ fn dpo_compares_the_two_completions_of_a_pair() {
                         < 2e-5 * beta.max(1.0)
                 );
             }
-            assert!(objective.reads(plan::Role::Reference) && !objective.reads(plan::Role::Sampler));
+            assert!(objective.reads(plan::Role::REFERENCE) && !objective.reads(plan::Role::Sampler));
         }
     }
 }
@@ -215,7 +215,7 @@ fn dpo_compares_the_two_completions_of_a_pair() {
 #[test]
 fn dpo_has_its_gradient_where_the_student_is_the_reference() {
     let objective = lowered(&dpo(0.5));
-    let same = (plan::Signal::Logp { role: plan::Role::Reference }, STUDENT.to_vec());
+    let same = (plan::Signal::Logp { role: plan::Role::REFERENCE }, STUDENT.to_vec());
     let mut batch = batch();
     batch.signals.retain(|(signal, _)| *signal != same.0);
     batch.signals.push(same);
@@ -410,14 +410,14 @@ fn what_plays_no_part_is_not_computed() {
     };
     assert!(of(beyond(1.25)).reads(plan::Role::Sampler));
     let plain = of(beyond(1.0));
-    assert!(plain.reads(plan::Role::Teacher) && !plain.reads(plan::Role::Sampler));
+    assert!(plain.reads(plan::Role::TEACHER) && !plain.reads(plan::Role::Sampler));
     let off = apply(Function::Multiply, [&number(0.0), &logp(Role::Sampler)]);
     assert!(!of(apply(Function::Add, [&logp(Role::Teacher), &off])).reads(plan::Role::Sampler));
     let mut both = nll();
     let divergence = Live::Divergence(divergence(DivergenceKind::Kl, Support::Full));
     both.terms.push(term("off", apply(Function::Multiply, [&number(0.0), &live(divergence)])));
     let both = lowered(&both);
-    assert!(both.live.len() == 1 && !both.reads(plan::Role::Teacher));
+    assert!(both.live.len() == 1 && !both.reads(plan::Role::TEACHER));
 }
 
 /// Gradient through a reduction inside a term reaches every token of it.

@@ -382,8 +382,7 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 }
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
-    let Train { recipe, start, mixture, teachers, references, rollout, passes, filter, objective: _, .. } =
-        train;
+    let Train { recipe, start, mixture, scorers, rollout, passes, filter, objective: _, .. } = train;
     let Train { trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
@@ -413,14 +412,17 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     {
         fields.extend(sampling);
     }
+    let named = scorers.named().iter().map(|scorer| {
+        let weights = scorer.choices.first().map(|choice| teacher(&choice.teacher));
+        (scorer.name.clone(), json!(weights))
+    });
     json!({
         "recipe": recipe.name(),
         "start": names.model(*start),
         "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
-        "teacher": by_domain(teachers.iter().map(|choice| (choice.domain, arms(choice.domain))).collect()),
-        "reference": by_domain(
-            references.iter().map(|choice| (choice.domain, names.model(choice.reference))).collect(),
-        ),
+        "teacher": by_domain(scorers.routed().iter().map(|choice| (choice.domain, arms(choice.domain))).collect()),
+        "reference": by_domain(scorers.references().map(|(domain, id)| (domain, names.model(id))).collect()),
+        "named teachers": named.collect::<Map<String, Value>>(),
         "rollout": rollout,
         "passes": passes,
         "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),

@@ -85,7 +85,7 @@ impl Draws for WrittenOnce {
 /// Who judges a prompt.
 fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<ModelRef> {
     let section = stage.section(draw.source, draw.record);
-    models.of_role(Role::Teacher)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+    models.of_role(Role::TEACHER)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
 
 pub fn no_teacher(source: &Source) -> Error {

@@ -215,7 +215,7 @@ fn an_edit_of_the_objective_finds_the_scores() {
     let all = kept.run(&fixture.stage(&one, ROUTED, &models)).0.of;
     let other = Train {
         learning_rate: Schedule::Constant { value: 1e-3 },
-        ..train(direct(Support::TopK { role: Role::Teacher, k: 4 }, Mass::Generalized), 1)
+        ..train(direct(Support::TopK { role: Role::TEACHER, k: 4 }, Mass::Generalized), 1)
     };
     let edited = fixture.stage(&other, ROUTED, &models);
     let (found, weights) = kept.run(&edited);

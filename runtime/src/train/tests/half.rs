@@ -127,7 +127,7 @@ fn averages_are_in_single_precision() {
         got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
     assert!(apart(&to_vec(&trainer.average.as_ref().unwrap().1), &expected[1]) < 1e-6);
-    let copy = trainer.models.of_role(Role::Teacher)[0].unwrap();
+    let copy = trainer.models.of_role(Role::TEACHER)[0].unwrap();
     let teacher = trainer.models.decoder(copy).unwrap();
     let rounded = Tensor::from_slice(&expected[0]).to_kind(Kind::BFloat16);
     let differ =

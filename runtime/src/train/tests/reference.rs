@@ -163,13 +163,15 @@ fn steps_equal_the_reference() {
         }
         let train = &train;
         let mut stage = fixture.stage(train, ROUTED, &fixtures.models);
-        for choice in &train.teachers {
+        for choice in train.scorers.routed() {
             assert_eq!(choice.teacher, ROUTED[choice.domain.0 as usize], "{case}");
         }
         for (index, source) in stage.sources.iter_mut().enumerate() {
-            let reference = train.references.iter().find(|choice| choice.domain.0 as usize == index);
-            source.reference = reference.map(|choice| choice.reference);
-            assert!(source.reference.is_none_or(|reference| reference == ModelId(3)), "{case}");
+            source.scorers = train.scorers.beside_the_routed(plan::DomainId(index as u32));
+            assert!(
+                source.scorers.iter().flatten().all(|scorer| *scorer == Teacher::Model(ModelId(3))),
+                "{case}"
+            );
         }
         stage.steps = 2;
         for bounds in [SINGLE, HALF] {

@@ -13,7 +13,7 @@ use crate::store::{Lookup, Store};
 fn ratio() -> Objective {
     objective("ratio", Live::Logp, |graph, logp| {
         let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
-        let teacher = graph.signal(Signal::Logp { role: Role::Teacher });
+        let teacher = graph.signal(Signal::Logp { role: Role::TEACHER });
         let difference = graph.apply(Function::Subtract, &[logp, sampler]);
         let ratio = graph.apply(Function::Exp, &[difference]);
         let advantage = graph.apply(Function::Subtract, &[sampler, teacher]);

@@ -52,7 +52,7 @@ fn source<'a>(fixture: &'a Fixture, name: &'a str, prompts: &'a Prompts, route: 
         origin: Origin(0),
         share: 0.5,
         route,
-        reference: Some(ModelId(0)),
+        scorers: vec![Some(Teacher::Model(ModelId(0)))],
         prompts,
         tokens: prompts.tokens(&Tokenizer::Bytes).unwrap(),
         limit: None,
@@ -83,7 +83,7 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
     let apart = [rows(folder, "hard", &hard), both_from(folder, &both, 5)];
     for (objective, _) in objectives() {
         let mut train = train(objective, 1);
-        train.teachers = by_kind(0).into();
+        train.scorers = Scorers::new(by_kind(0).into(), [], Vec::new());
         let route = Route::new(&train, DomainId(0), &both.dataset).unwrap();
         assert_eq!(route.shares(10), [0.5, 0.5]);
         let plain = fixture.stage(&train, ROUTED, &models);
@@ -137,8 +137,8 @@ impl Mixed {
             rows(fixture.folder.path(), "one", &kinds(|row| row % 2 == 1)),
             rows(fixture.folder.path(), "two", &kinds(|row| row % 3 == 0)),
         ];
-        let teachers = by_kind(0).into_iter().chain(by_kind(1)).collect();
-        Mixed { fixture, prompts, train: Train { teachers, ..train } }
+        let routed = by_kind(0).into_iter().chain(by_kind(1)).collect();
+        Mixed { fixture, prompts, train: Train { scorers: Scorers::new(routed, [], Vec::new()), ..train } }
     }
 
     fn stage(&self, models: &[Arc<Weights>]) -> Stage<'_> {
@@ -323,7 +323,7 @@ fn pairs_stay_together_under_a_route() {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
         assert_eq!((pair[0].chosen, pair[1].chosen), (Some(true), Some(false)));
         // The teacher's own words are the teacher's to the digit.
-        let model_ref = trainer.models.of_role(Role::Teacher)[stage.section_of(&pair[0])].unwrap();
+        let model_ref = trainer.models.of_role(Role::TEACHER)[stage.section_of(&pair[0])].unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");
         assert_eq!(model_ref, ModelRef::Frozen(if hard { 2 } else { 1 }));
         let wrote = Reference::new(&models[if hard { 2 } else { 1 }]);

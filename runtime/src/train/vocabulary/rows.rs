@@ -71,7 +71,7 @@ impl<'a> Rows<'a> {
                     self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
                 (writer, temperature * own)
             }
-            Role::Student | Role::Teacher | Role::Reference => (role, temperature),
+            Role::Student | Role::Scorer(_) => (role, temperature),
         };
         let mut known = self.logps.borrow_mut();
         if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && *at == temperature) {
@@ -79,7 +79,7 @@ impl<'a> Rows<'a> {
         }
         let logits = match role {
             Role::Student => self.student.shallow_clone(),
-            Role::Teacher | Role::Reference | Role::Sampler => {
+            Role::Scorer(_) | Role::Sampler => {
                 self.vocabulary.other(self.block, role).narrow(0, self.first - self.block.first, self.len())
             }
         };

@@ -17,7 +17,7 @@ use super::summands::Summand;
 use super::*;
 use crate::model::to_vec;
 use crate::tokenizer::END;
-use Role::{Student, Teacher};
+use Role::Student;
 
 /// A reference case that several trainers were compared on: five tokens, a support of two.
 const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
@@ -26,7 +26,7 @@ const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];
 const DISTINCT: [f64; 5] = [0.32, 0.28, 0.20, 0.15, 0.05];
 /// The token taken.
 const TAKEN: i64 = 2;
-const TOP_2: Support = Support::TopK { role: Teacher, k: 2 };
+const TOP_2: Support = Support::TopK { role: Role::TEACHER, k: 2 };
 const MASSES: [Mass; 4] = [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw];
 
 fn kl(left: Role, right: Role, support: Support, mass: Mass) -> plan::Divergence {
@@ -133,14 +133,14 @@ fn supports() -> Vec<Support> {
     let top = |role, k| Support::TopK { role, k };
     let nucleus = |role, p| Support::Nucleus { role, p };
     let mut supports: Vec<Support> =
-        [1, 2, 4].iter().flat_map(|&k| [top(Student, k), top(Teacher, k)]).collect();
+        [1, 2, 4].iter().flat_map(|&k| [top(Student, k), top(Role::TEACHER, k)]).collect();
     supports.extend([
         Support::Full,
         Support::Sampled,
-        nucleus(Teacher, 0.7),
+        nucleus(Role::TEACHER, 0.7),
         nucleus(Student, 0.9),
-        Support::Union { of: vec![top(Teacher, 1), Support::Sampled, top(Student, 2)] },
-        Support::Intersection { of: vec![top(Teacher, 3), nucleus(Student, 0.75), Support::Full] },
+        Support::Union { of: vec![top(Role::TEACHER, 1), Support::Sampled, top(Student, 2)] },
+        Support::Intersection { of: vec![top(Role::TEACHER, 3), nucleus(Student, 0.75), Support::Full] },
     ]);
     supports
 }
@@ -151,7 +151,7 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
 }
 
 fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
-    let others = teacher.map(|teacher| (Teacher, vec![Logits::Given(teacher)])).into_iter().collect();
+    let others = teacher.map(|teacher| (Role::TEACHER, vec![Logits::Given(teacher)])).into_iter().collect();
     let mut vocabulary = Vocabulary::new(
         &Tensor::from_slice(targets),
         Logits::Given(student),
@@ -303,9 +303,9 @@ mod reference {
             let teacher: Vec<f64> = teacher.iter().map(|p| p.ln()).collect();
             let of = |role, temperature| match role {
                 Student => at(moved, temperature),
-                Teacher => at(&teacher, temperature),
+                Role::TEACHER => at(&teacher, temperature),
                 Role::Sampler => at(&logits, 2.0 * temperature),
-                Role::Reference => unreachable!("no divergence here reads it"),
+                Role::Scorer(_) => unreachable!("no divergence here reads it"),
             };
             divergence(spec, &of)
         })
@@ -346,19 +346,19 @@ fn assert_equals_its_definition(spec: &plan::Divergence, student: &[f64; 5]) {
 #[test]
 fn published_numbers() {
     let on = |spec: plan::Divergence| of_divergence(&spec, &STUDENT, &TEACHER);
-    let (reverse, gradient) = on(kl(Student, Teacher, Support::Full, Mass::Raw));
+    let (reverse, gradient) = on(kl(Student, Role::TEACHER, Support::Full, Mass::Raw));
     close(&[reverse], &[0.098847], 1e-6);
     close(&gradient, &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060], 1e-5);
-    let (forward, gradient) = on(kl(Teacher, Student, Support::Full, Mass::Raw));
+    let (forward, gradient) = on(kl(Role::TEACHER, Student, Support::Full, Mass::Raw));
     close(&[forward], &[0.098006], 1e-6);
     close(&gradient, &[-0.20, 0.05, 0.05, 0.08, 0.02], 1e-6);
-    close(&[on(kl(Student, Teacher, TOP_2, Mass::Generalized)).0], &[0.051449], 1e-6);
+    close(&[on(kl(Student, Role::TEACHER, TOP_2, Mass::Generalized)).0], &[0.051449], 1e-6);
     let of = |kind, left, right| plan::Divergence::between(kind, left, right, Support::Full, Mass::Raw);
-    let (_, gradient) = on(of(called("tv(student, teacher)"), Student, Teacher));
+    let (_, gradient) = on(of(called("tv(student, teacher)"), Student, Role::TEACHER));
     close(&gradient.iter().map(|g| 2.0 * g).collect::<Vec<_>>(), &[-0.42, 0.18, 0.12, 0.09, 0.03], 1e-6);
     let jsd = |beta, normalized| {
         let call = format!("jsd(student, teacher, beta: {beta}, normalized: {normalized})");
-        on(of(called(&call), Teacher, Student)).0
+        on(of(called(&call), Role::TEACHER, Student)).0
     };
     close(&[jsd(0.5, false), jsd(0.001, false), jsd(0.01, false)], &[0.024269, 0.000098, 0.00097], 1e-6);
     // Continuous up to both ends, where the other one is 0.
@@ -369,7 +369,7 @@ fn published_numbers() {
     );
 
     let far = [0.62, 0.30, 0.05, 0.02, 0.01];
-    let on = |mass| of_divergence(&kl(Teacher, Student, TOP_2, mass), &far, &TEACHER).0;
+    let on = |mass| of_divergence(&kl(Role::TEACHER, Student, TOP_2, mass), &far, &TEACHER).0;
     close(&[on(Mass::Raw), on(Mass::Tail)], &[-0.153136, 0.131722], 1e-6);
 }
 
@@ -378,20 +378,20 @@ fn truncated_divergences_where_student_equals_teacher() {
     let at = |left, right, mass| of_divergence(&kl(left, right, TOP_2, mass), &TEACHER, &TEACHER).1;
     // A truncated divergence pulls mass into its support or pushes it out; the generalised one stands still.
     let pull = [-0.125, -0.0625, 0.1125, 0.0525, 0.0225];
-    close(&at(Teacher, Student, Mass::Raw), &pull, 1e-6);
-    close(&at(Student, Teacher, Mass::Raw), &pull.map(|g| -g), 1e-6);
+    close(&at(Role::TEACHER, Student, Mass::Raw), &pull, 1e-6);
+    close(&at(Student, Role::TEACHER, Mass::Raw), &pull.map(|g| -g), 1e-6);
 }
 
 /// Not almost: an optimiser that normalises gradients makes full steps of what rounding leaves.
 #[test]
 fn where_student_equals_teacher_there_is_no_gradient() {
     let number = Parameter::Number;
-    let blend = plan::Distribution::Blend(vec![(number(0.25), Teacher), (number(0.75), Student)]);
-    let blended = plan::Divergence { left: blend, ..kl(Student, Teacher, TOP_2, Mass::Tail) };
+    let blend = plan::Distribution::Blend(vec![(number(0.25), Role::TEACHER), (number(0.75), Student)]);
+    let blended = plan::Divergence { left: blend, ..kl(Student, Role::TEACHER, TOP_2, Mass::Tail) };
     let (value, gradient) = of_divergence(&blended, &TEACHER, &TEACHER);
     assert!(value == 0.0 && gradient.iter().all(|g| *g == 0.0), "{value} {gradient:?}");
     for kind in kinds() {
-        for (left, right) in [(Student, Teacher), (Teacher, Student)] {
+        for (left, right) in [(Student, Role::TEACHER), (Role::TEACHER, Student)] {
             for support in supports() {
                 for mass in [Mass::Generalized, Mass::Tail, Mass::Renormalized] {
                     let spec = plan::Divergence::between(kind.clone(), left, right, support.clone(), mass);
@@ -410,7 +410,7 @@ fn where_student_equals_teacher_there_is_no_gradient() {
 #[test]
 fn every_kind_equals_its_definition() {
     for kind in kinds() {
-        for (left, right) in [(Student, Teacher), (Teacher, Student), (Student, Role::Sampler)] {
+        for (left, right) in [(Student, Role::TEACHER), (Role::TEACHER, Student), (Student, Role::Sampler)] {
             for support in supports() {
                 for mass in MASSES {
                     let spec = plan::Divergence::between(kind.clone(), left, right, support.clone(), mass);
@@ -424,19 +424,20 @@ fn every_kind_equals_its_definition() {
 #[test]
 fn temperatures_bounds_and_blends_equal_their_definitions() {
     let number = Parameter::Number;
-    let blend =
-        |share| plan::Distribution::Blend(vec![(number(share), Teacher), (number(1.0 - share), Student)]);
+    let blend = |share| {
+        plan::Distribution::Blend(vec![(number(share), Role::TEACHER), (number(1.0 - share), Student)])
+    };
     let detached = |side| plan::Distribution::Detached(Box::new(side));
     let role = plan::Distribution::Role;
     let sides = [
-        (role(Student), role(Teacher)),
-        (role(Teacher), blend(0.1)),
+        (role(Student), role(Role::TEACHER)),
+        (role(Role::TEACHER), blend(0.1)),
         (blend(0.3), role(Student)),
-        (role(Student), detached(role(Teacher))),
+        (role(Student), detached(role(Role::TEACHER))),
     ];
     for kind in kinds() {
         for (left, right) in &sides {
-            for support in [Support::Full, TOP_2, Support::Nucleus { role: Teacher, p: 0.7 }] {
+            for support in [Support::Full, TOP_2, Support::Nucleus { role: Role::TEACHER, p: 0.7 }] {
                 for mass in MASSES {
                     for (temperature, clip_each) in
                         [(1.0, None), (2.5, None), (1.0, Some(0.0117)), (0.5, Some(0.0313))]
@@ -462,9 +463,9 @@ fn temperatures_bounds_and_blends_equal_their_definitions() {
 #[test]
 fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
     let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
-    let of = |left| plan::Divergence { left, ..kl(Student, Teacher, Support::Full, Mass::Raw) };
+    let of = |left| plan::Divergence { left, ..kl(Student, Role::TEACHER, Support::Full, Mass::Raw) };
     let number = Parameter::Number;
-    let blend = plan::Distribution::Blend(vec![(number(0.0), Teacher), (number(1.0), Student)]);
+    let blend = plan::Distribution::Blend(vec![(number(0.0), Role::TEACHER), (number(1.0), Student)]);
     let (got, expected) = (
         of_divergence(&of(blend), &sharp, &TEACHER),
         of_divergence(&of(plan::Distribution::Role(Student)), &sharp, &TEACHER),
@@ -480,8 +481,8 @@ fn no_gradient_flows_through_a_detached_side() {
     let number = Parameter::Number;
     let mixed: [f64; 5] = std::array::from_fn(|v| 0.9 * TEACHER[v] + 0.1 * DISTINCT[v]);
     for kind in kinds() {
-        let blend = plan::Distribution::Blend(vec![(number(0.9), Teacher), (number(0.1), Student)]);
-        let plain = plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Tail);
+        let blend = plan::Distribution::Blend(vec![(number(0.9), Role::TEACHER), (number(0.1), Student)]);
+        let plain = plan::Divergence::between(kind, Student, Role::TEACHER, TOP_2, Mass::Tail);
         let detached =
             plan::Divergence { right: plan::Distribution::Detached(Box::new(blend)), ..plain.clone() };
         let (got, expected) =
@@ -497,7 +498,7 @@ fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
     // Far beyond what the ratio of two probabilities has room for in single precision.
     let far = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
     for student in [DISTINCT, far] {
-        for (left, right) in [(Student, Teacher), (Teacher, Student)] {
+        for (left, right) in [(Student, Role::TEACHER), (Role::TEACHER, Student)] {
             for mass in MASSES {
                 let of = |kind| {
                     of_divergence(
@@ -522,14 +523,14 @@ fn no_gradient_flows_through_what_is_detached_in_a_summand() {
     let weighed = called("weighed(student || teacher)");
     for (support, mass) in [(Support::Full, Mass::Raw), (TOP_2, Mass::Tail), (TOP_2, Mass::Generalized)] {
         let of = |kind| {
-            let spec = plan::Divergence::between(kind, Student, Teacher, support.clone(), mass);
+            let spec = plan::Divergence::between(kind, Student, Role::TEACHER, support.clone(), mass);
             of_divergence(&spec, &DISTINCT, &TEACHER)
         };
         let (got, expected) = (of(weighed.clone()), of(DivergenceKind::Kl));
         close(&[got.0], &[expected.0], 1e-6);
         close(&got.1, &expected.1, 2e-6);
     }
-    let raw = plan::Divergence::between(weighed.clone(), Student, Teacher, TOP_2, Mass::Raw);
+    let raw = plan::Divergence::between(weighed.clone(), Student, Role::TEACHER, TOP_2, Mass::Raw);
     let (value, gradient) = of_divergence(&raw, &DISTINCT, &TEACHER);
     let ratio = |entry: usize| (DISTINCT[entry] / TEACHER[entry]).ln();
     let sum: f64 = (0..2).map(|entry| DISTINCT[entry] * ratio(entry)).sum();
@@ -538,7 +539,7 @@ fn no_gradient_flows_through_what_is_detached_in_a_summand() {
     close(&[value], &[sum], 1e-6);
     close(&gradient, &expected, 2e-6);
     // The student's side is the right one: all of the left is a constant.
-    let spec = plan::Divergence::between(weighed, Teacher, Student, Support::Full, Mass::Raw);
+    let spec = plan::Divergence::between(weighed, Role::TEACHER, Student, Support::Full, Mass::Raw);
     let (_, gradient) = of_divergence(&spec, &DISTINCT, &TEACHER);
     assert!(gradient.iter().all(|grad| grad.abs() < 1e-7), "{gradient:?}");
 }
@@ -548,8 +549,13 @@ fn no_gradient_flows_through_what_is_detached_in_a_summand() {
 fn a_score_that_is_no_divergence_is_computed_as_it_is_written() {
     let cross_entropy = called("cross_entropy(student || teacher)");
     let of = |student: &[f64; 5]| {
-        let spec =
-            plan::Divergence::between(cross_entropy.clone(), Student, Teacher, Support::Full, Mass::Raw);
+        let spec = plan::Divergence::between(
+            cross_entropy.clone(),
+            Student,
+            Role::TEACHER,
+            Support::Full,
+            Mass::Raw,
+        );
         of_divergence(&spec, student, &TEACHER)
     };
     for student in [DISTINCT, TEACHER] {
@@ -567,9 +573,9 @@ fn known_divergences_have_kernels() {
     let batch = batch(1);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let of = |call: &str| {
-        let spec = plan::Divergence::between(called(call), Student, Teacher, Support::Full, Mass::Raw);
+        let spec = plan::Divergence::between(called(call), Student, Role::TEACHER, Support::Full, Mass::Raw);
         let divergence = parameters.divergence(&spec).unwrap();
-        let is_reversed = divergence.left.parts[0].1 == Teacher;
+        let is_reversed = divergence.left.parts[0].1 == Role::TEACHER;
         match divergence.pairing {
             Pairing::Entrywise(Summand::Kl) => format!("kl {is_reversed}"),
             Pairing::Entrywise(Summand::Skew { lambda }) => format!("skew {lambda} {is_reversed}"),
@@ -597,12 +603,12 @@ fn known_divergences_have_kernels() {
 
 #[test]
 fn a_support_of_the_whole_vocabulary_has_no_tail() {
-    let top = |k| Support::TopK { role: Teacher, k };
+    let top = |k| Support::TopK { role: Role::TEACHER, k };
     let everything = Support::Union { of: vec![top(3), Support::Nucleus { role: Student, p: 1.0 }] };
     for support in [top(5), top(64), everything] {
         for mass in [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw] {
             let (value, gradient) =
-                of_divergence(&kl(Student, Teacher, support.clone(), mass), &STUDENT, &TEACHER);
+                of_divergence(&kl(Student, Role::TEACHER, support.clone(), mass), &STUDENT, &TEACHER);
             close(&[value], &[0.098847], 1e-6);
             close(&gradient, &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060], 1e-5);
         }
@@ -613,7 +619,7 @@ fn a_support_of_the_whole_vocabulary_has_no_tail() {
 fn a_tail_of_almost_nothing_stays_finite() {
     let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
     let (value, gradient) = of_divergence(
-        &kl(Student, Teacher, Support::TopK { role: Teacher, k: 1 }, Mass::Tail),
+        &kl(Student, Role::TEACHER, Support::TopK { role: Role::TEACHER, k: 1 }, Mass::Tail),
         &sharp,
         &TEACHER,
     );
@@ -624,10 +630,10 @@ fn a_tail_of_almost_nothing_stays_finite() {
 #[test]
 fn an_empty_support_compares_nothing() {
     let top = |role, k| Support::TopK { role, k };
-    let none = Support::Intersection { of: vec![top(Teacher, 1), Support::Sampled] };
+    let none = Support::Intersection { of: vec![top(Role::TEACHER, 1), Support::Sampled] };
     for mass in MASSES {
         for kind in kinds() {
-            let spec = plan::Divergence::between(kind, Student, Teacher, none.clone(), mass);
+            let spec = plan::Divergence::between(kind, Student, Role::TEACHER, none.clone(), mass);
             let (value, gradient) = of_divergence(&spec, &STUDENT, &TEACHER);
             close(&[value], &[0.0], 1e-6);
             close(&gradient, &[0.0; 5], 1e-6);
@@ -647,12 +653,12 @@ fn losses_that_are_no_divergence() {
         close(&got.1, &expected.1, 2e-6);
     };
     check(Live::Logp, &|p| p[TAKEN as usize].ln());
-    check(Live::Likelihood { of: Teacher }, &|p| -p[0].ln());
+    check(Live::Likelihood { of: Role::TEACHER }, &|p| -p[0].ln());
     // The teacher's order is that of the vocabulary.
     let ranking =
         |p: &[f64], k: usize| (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>();
-    check(Live::Ranking { role: Teacher, k: 3 }, &|p| ranking(p, 3));
-    check(Live::Ranking { role: Teacher, k: 9 }, &|p| ranking(p, 5));
+    check(Live::Ranking { role: Role::TEACHER, k: 3 }, &|p| ranking(p, 3));
+    check(Live::Ranking { role: Role::TEACHER, k: 9 }, &|p| ranking(p, 5));
 }
 
 #[test]
@@ -667,18 +673,18 @@ fn signals() {
         to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
     };
     let entropy = -TEACHER.iter().map(|p| p * p.ln()).sum::<f64>();
-    close(&values(Signal::Logp { role: Teacher }), &[0.15f64.ln(), 0.5f64.ln()], 1e-6);
+    close(&values(Signal::Logp { role: Role::TEACHER }), &[0.15f64.ln(), 0.5f64.ln()], 1e-6);
     close(&values(Signal::Entropy { role: Student }), &[entropy, 5.0f64.ln()], 1e-6);
     close(&values(Signal::Top1 { role: Student }), &[0.5, 0.2], 1e-6);
-    close(&values(Signal::Rank { role: Teacher }), &[3.0, 1.0], 0.0 + 1e-9);
-    close(&values(Signal::Overlap { left: Student, right: Teacher, k: 3 })[..1], &[2.0 / 3.0], 1e-6);
-    close(&values(Signal::Overlap { left: Student, right: Teacher, k: 9 }), &[1.0, 1.0], 1e-6);
+    close(&values(Signal::Rank { role: Role::TEACHER }), &[3.0, 1.0], 0.0 + 1e-9);
+    close(&values(Signal::Overlap { left: Student, right: Role::TEACHER, k: 3 })[..1], &[2.0 / 3.0], 1e-6);
+    close(&values(Signal::Overlap { left: Student, right: Role::TEACHER, k: 9 }), &[1.0, 1.0], 1e-6);
     close(&values(Signal::Mass { role: Student, support: TOP_2 }), &[0.53, 0.4], 1e-6);
     close(&values(Signal::Mass { role: Student, support: Support::Full }), &[1.0, 1.0], 1e-6);
-    close(&values(Signal::InNucleus { role: Teacher, p: 0.74 }), &[0.0, 1.0], 1e-9);
-    close(&values(Signal::InNucleus { role: Teacher, p: 0.76 }), &[1.0, 1.0], 1e-9);
+    close(&values(Signal::InNucleus { role: Role::TEACHER, p: 0.74 }), &[0.0, 1.0], 1e-9);
+    close(&values(Signal::InNucleus { role: Role::TEACHER, p: 0.76 }), &[1.0, 1.0], 1e-9);
     let nucleus = |role, p| Support::Nucleus { role, p };
-    close(&values(Signal::SupportSize { support: nucleus(Teacher, 0.76) }), &[3.0, 3.0], 1e-9);
+    close(&values(Signal::SupportSize { support: nucleus(Role::TEACHER, 0.76) }), &[3.0, 3.0], 1e-9);
     // Equals go in together.
     close(&values(Signal::SupportSize { support: nucleus(Student, 0.3) }), &[1.0, 5.0], 1e-9);
     close(&values(Signal::SupportSize { support: TOP_2 }), &[2.0, 2.0], 1e-9);
@@ -693,7 +699,7 @@ fn parameters_move_with_the_run_and_with_the_token() {
     let of = |call: &str| {
         let kind = called(call);
         of_divergence(
-            &plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Raw),
+            &plan::Divergence::between(kind, Student, Role::TEACHER, TOP_2, Mass::Raw),
             &DISTINCT,
             &TEACHER,
         )
@@ -708,8 +714,8 @@ fn parameters_move_with_the_run_and_with_the_token() {
     let value = graph.signal(Signal::Reward);
     let share = Parameter::Formula(Box::new(Formula { graph, value }));
     let blended = |share: Parameter, rest: Parameter| plan::Divergence {
-        right: plan::Distribution::Blend(vec![(share, Teacher), (rest, Student)]),
-        ..kl(Teacher, Student, Support::Full, Mass::Raw)
+        right: plan::Distribution::Blend(vec![(share, Role::TEACHER), (rest, Student)]),
+        ..kl(Role::TEACHER, Student, Support::Full, Mass::Raw)
     };
     let spec = blended(share, Parameter::Number(0.25));
     assert_eq!(spec.signals(), [Signal::Reward]);
@@ -795,7 +801,7 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
     let (student, teacher) = (logits(tokens, vocabulary, 1.0), logits(tokens, vocabulary, 2.0));
     let adjoint = Tensor::linspace(-1.0, 2.0, tokens, (Kind::Float, Device::Cpu));
     for kind in [DivergenceKind::Kl, called("jsd(student, teacher, beta: 0.3)")] {
-        for (left, right) in [(Student, Teacher), (Teacher, Student)] {
+        for (left, right) in [(Student, Role::TEACHER), (Role::TEACHER, Student)] {
             let spec = plan::Divergence::between(kind.clone(), left, right, Support::Full, Mass::Raw);
             let whole = chunked(&spec, &student, &teacher, &adjoint, None);
             let plain = plain(&spec, &student, &teacher, &adjoint);
@@ -827,7 +833,7 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     let teacher =
         |tokens, seed| (logits(tokens, width, seed) * 0.2, logits(vocabulary, width, seed + 1.0) * 0.2);
     let teacher = [teacher(9, 7.0), teacher(14, 9.0)];
-    let spec = kl(Student, Teacher, Support::Full, Mass::Raw);
+    let spec = kl(Student, Role::TEACHER, Support::Full, Mass::Raw);
     let adjoint = Tensor::linspace(0.5, 2.0, tokens, (Kind::Float, Device::Cpu));
 
     let leaves = [&hidden, &matrix].map(|leaf| leaf.detach().set_requires_grad(true));
@@ -844,8 +850,13 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
         let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
         let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-        let mut pass =
-            Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), vec![(Teacher, teacher)], None, 0);
+        let mut pass = Vocabulary::new(
+            &targets,
+            Logits::projected(&hidden, &matrix),
+            vec![(Role::TEACHER, teacher)],
+            None,
+            0,
+        );
         pass.sizes =
             Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * 4 * vocabulary as usize };
         let [_, mut got] = pass.read(&[], &[primitive()]);
@@ -867,7 +878,7 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
     let divergence = plan::Divergence::between(
         called("chi2(student || teacher)"),
         Student,
-        Teacher,
+        Role::TEACHER,
         Support::Full,
         Mass::Raw,
     );
@@ -886,7 +897,7 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
         let matrix = (logits(vocabulary, width, 3.0) * 0.2).to_kind(kind);
         for count in [1, 2] {
             let gradients = |kept: usize| {
-                let teacher = vec![(Teacher, vec![Logits::projected(&of_teacher, &matrix)])];
+                let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, &matrix)])];
                 let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
                 let mut pass =
                     Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
@@ -919,7 +930,7 @@ fn logits_in_half_precision_are_computed_with_in_single() {
         for kind in [DivergenceKind::Kl, called("jsd(student, teacher, beta: 0.5)")] {
             let spec = plan::Divergence {
                 temperature,
-                ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw)
+                ..plan::Divergence::between(kind, Student, Role::TEACHER, Support::Full, Mass::Raw)
             };
             let half = chunked(&spec, &student, &teacher, &adjoint, None);
             let single =
@@ -937,7 +948,7 @@ fn no_gradient_comes_from_a_token_without_a_share() {
     let teacher = rows(&[TEACHER, TEACHER]);
     let _ = teacher.get(1).fill_(f64::NAN);
     let adjoint = Tensor::from_slice(&[1.0f32, 0.0]);
-    let spec = kl(Student, Teacher, Support::Full, Mass::Raw);
+    let spec = kl(Student, Role::TEACHER, Support::Full, Mass::Raw);
     let sizes = Some(Sizes { chunk: 5, block: 10, kept: 0 });
     let (values, gradient) = chunked(&spec, &rows(&[STUDENT, STUDENT]), &teacher, &adjoint, sizes);
     assert!(values.get(1).isnan().int64_value(&[]) == 1);
@@ -996,7 +1007,7 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     // The sampler drew at 0.6 from the student's own logits, as at the first step on fresh completions.
     let vocabulary = || {
-        let others = vec![(Teacher, vec![Logits::Given(rows(&[TEACHER]))])];
+        let others = vec![(Role::TEACHER, vec![Logits::Given(rows(&[TEACHER]))])];
         let student = Logits::Given(rows(&[DISTINCT]));
         Vocabulary::new(&Tensor::from_slice(&[TAKEN]), student, others, Some((Student, POLICY)), LAST)
             .at(POLICY)
@@ -1005,7 +1016,7 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
         f64::from(to_vec(&vocabulary().values(&[parameters.quantity(signal).unwrap().unwrap()])[0])[0])
     };
     let taken = TAKEN as usize;
-    for (role, logits) in [(Student, logits), (Teacher, teacher), (Role::Sampler, logits)] {
+    for (role, logits) in [(Student, logits), (Role::TEACHER, teacher), (Role::Sampler, logits)] {
         assert!((value(&Signal::Logp { role }) - at(&logits, POLICY)[taken].ln()).abs() < 1e-6, "{role:?}");
         assert!(
             (value(&Signal::EndLogp { role }) - at(&logits, POLICY)[LAST as usize].ln()).abs() < 1e-6,
@@ -1021,8 +1032,11 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     );
     let between = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
     let with_teacher = between(&at(&teacher, POLICY), &at(&logits, POLICY));
-    assert!((value(&Signal::Divergence(full(Teacher, Role::Sampler))) - with_teacher).abs() < 1e-6);
-    assert!((value(&Signal::Divergence(full(Student, Teacher))) - between(&DISTINCT, &TEACHER)).abs() < 1e-6);
+    assert!((value(&Signal::Divergence(full(Role::TEACHER, Role::Sampler))) - with_teacher).abs() < 1e-6);
+    assert!(
+        (value(&Signal::Divergence(full(Student, Role::TEACHER))) - between(&DISTINCT, &TEACHER)).abs()
+            < 1e-6
+    );
 
     // 2 log p(taken) at 0.6, plus 3 KL(student || teacher) at 1, plus 5 KL(sampler || student): of a sampler
     // that has been left behind.
@@ -1032,7 +1046,7 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
             + 5.0 * between(&at(&teacher, POLICY), &at(moved, POLICY))
     };
     let (_, expected) = reference::finite_differences(&logits, loss);
-    let exact = Live::Divergence(full(Student, Teacher));
+    let exact = Live::Divergence(full(Student, Role::TEACHER));
     let left_behind = Live::Divergence(full(Role::Sampler, Student));
     let live = [(Live::Logp, 2.0f32), (exact, 3.0), (left_behind, 5.0)];
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
@@ -1067,16 +1081,16 @@ fn ids_without_a_token_have_no_probability() {
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let adjoint = Tensor::from_slice(&(0..tokens).map(|token| 0.5 + token as f32).collect::<Vec<f32>>());
     for (kind, temperature) in kinds().into_iter().flat_map(|kind| [(kind.clone(), 1.0), (kind, 3.0)]) {
-        let mut spec = plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw);
+        let mut spec = plan::Divergence::between(kind, Student, Role::TEACHER, Support::Full, Mass::Raw);
         spec.temperature = temperature;
         let read = |matrix: &Tensor, absent: &[Token], target: i64| {
-            let teacher = vec![(Teacher, vec![Logits::projected(&of_teacher, matrix)])];
+            let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, matrix)])];
             let targets = Tensor::full([tokens], target, (Kind::Int64, Device::Cpu));
             let pass = Vocabulary::new(&targets, Logits::projected(&hidden, matrix), teacher, None, 0)
                 .without(absent);
             let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
             let [signals, values] =
-                pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Teacher)], &live());
+                pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Role::TEACHER)], &live());
             let live: Vec<_> = live().into_iter().map(|live| (live, adjoint.shallow_clone())).collect();
             let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, matrix);
             let grad_lm_head = grad_lm_head.rows(0..matrix.size()[0]);
@@ -1153,10 +1167,10 @@ fn supports_of_equals() {
     };
     let top = |role, k| Support::TopK { role, k };
     // Of the teacher's five equals the first two; of the student's, 1 and 3, then 4, then 0.
-    close(&value(Signal::Mass { role: Student, support: top(Teacher, 2) }), &[0.4], 1e-6);
+    close(&value(Signal::Mass { role: Student, support: top(Role::TEACHER, 2) }), &[0.4], 1e-6);
     close(&value(Signal::Mass { role: Student, support: top(Student, 1) }), &[0.3], 1e-6);
-    close(&value(Signal::Mass { role: Teacher, support: top(Student, 4) }), &[0.8], 1e-6);
-    close(&value(Signal::Overlap { left: Teacher, right: Student, k: 2 }), &[0.5], 1e-6);
+    close(&value(Signal::Mass { role: Role::TEACHER, support: top(Student, 4) }), &[0.8], 1e-6);
+    close(&value(Signal::Overlap { left: Role::TEACHER, right: Student, k: 2 }), &[0.5], 1e-6);
     // Nuclei have no order: equals go in together. Nor do ranks: equals have the best of theirs.
     close(&value(Signal::SupportSize { support: Support::Nucleus { role: Student, p: 0.25 } }), &[2.0], 1e-9);
     close(&value(Signal::Rank { role: Student }), &[4.0], 1e-9);

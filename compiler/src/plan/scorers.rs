@@ -1,0 +1,143 @@
+//! Scorers: the models beside the student whose distributions an objective reads, in a list that formulas point
+//! into.
+
+use mopd_lang::experiment::{DomainId, ModelId};
+use serde::{Deserialize, Serialize};
+
+use super::settings::{Teacher, TeacherChoice};
+use crate::expr::roles::{Role, ScorerId};
+
+/// A model that reads what the student does, chosen by prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scorer {
+    /// As the objective calls it.
+    pub name: String,
+    /// Of a domain's choices, the first that holds for a prompt decides.
+    pub choices: Vec<TeacherChoice>,
+}
+
+/// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads by
+/// name. The first two may be nobody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Scorers(Vec<Scorer>);
+
+impl Scorers {
+    /// `routed` are the arms of the route, domain by domain; `references` the models that the student is held
+    /// near.
+    pub fn new(
+        routed: Vec<TeacherChoice>,
+        references: impl IntoIterator<Item = (DomainId, ModelId)>,
+        named: Vec<Scorer>,
+    ) -> Scorers {
+        let reference = |(domain, id)| TeacherChoice {
+            domain,
+            when: None,
+            name: "reference".to_owned(),
+            teacher: Teacher::Model(id),
+        };
+        let scorer = |role: Role, choices| Scorer { name: role.name(), choices };
+        let first = [
+            scorer(Role::TEACHER, routed),
+            scorer(Role::REFERENCE, references.into_iter().map(reference).collect()),
+        ];
+        Scorers(first.into_iter().chain(named).collect())
+    }
+
+    pub fn none() -> Scorers {
+        Scorers::new(Vec::new(), [], Vec::new())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Role, &Scorer)> {
+        self.0.iter().zip(0..).map(|(scorer, place)| (Role::Scorer(ScorerId(place)), scorer))
+    }
+
+    /// The arms of the route.
+    pub fn routed(&self) -> &[TeacherChoice] {
+        &self.0[0].choices
+    }
+
+    pub fn references(&self) -> impl Iterator<Item = (DomainId, ModelId)> {
+        self.0[1].choices.iter().filter_map(|choice| Some((choice.domain, choice.teacher.model()?)))
+    }
+
+    /// The teachers that the objective reads by name.
+    pub fn named(&self) -> &[Scorer] {
+        &self.0[2..]
+    }
+
+    /// Whose weights the scorers after the routed teacher have for the prompts of a domain.
+    pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<Teacher>> {
+        let of = |scorer: &Scorer| {
+            scorer.choices.iter().find(|choice| choice.domain == domain).map(|choice| choice.teacher)
+        };
+        self.0[1..].iter().map(of).collect()
+    }
+
+    /// The models that must exist before the stage, with repetition.
+    pub fn models(&self) -> impl Iterator<Item = ModelId> {
+        self.0.iter().flat_map(|scorer| &scorer.choices).filter_map(|choice| choice.teacher.model())
+    }
+
+    /// As the objective calls a role.
+    pub fn name(&self, role: Role) -> String {
+        match role {
+            Role::Scorer(ScorerId(place)) => {
+                self.0.get(place as usize).map_or_else(|| role.name(), |scorer| scorer.name.clone())
+            }
+            _ => role.name(),
+        }
+    }
+}
+
+/// Scorers in plans.
+#[derive(Clone, Serialize, Deserialize)]
+struct Written {
+    teachers: Vec<TeacherChoice>,
+    references: Vec<WrittenReference>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scorers: Vec<Scorer>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct WrittenReference {
+    domain: DomainId,
+    reference: ModelId,
+}
+
+impl From<Scorers> for Written {
+    fn from(scorers: Scorers) -> Written {
+        let reference = |(domain, reference)| WrittenReference { domain, reference };
+        Written {
+            teachers: scorers.routed().to_vec(),
+            references: scorers.references().map(reference).collect(),
+            scorers: scorers.named().to_vec(),
+        }
+    }
+}
+
+impl From<Written> for Scorers {
+    fn from(Written { teachers, references, scorers }: Written) -> Scorers {
+        let references = references.into_iter().map(|written| (written.domain, written.reference));
+        Scorers::new(teachers, references, scorers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words in which plans have roles and scorers stay.
+    #[test]
+    fn plans_have_the_words_that_they_had() {
+        let roles = [Role::Student, Role::TEACHER, Role::Sampler, Role::REFERENCE, Role::Scorer(ScorerId(2))];
+        let text = r#"["student","teacher","sampler","reference",{"scorer":2}]"#;
+        assert_eq!(serde_json::to_string(&roles).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Vec<Role>>(text).unwrap(), roles);
+        let text = r#"{"teachers":[{"domain":0,"name":"big","teacher":{"model":3}}],"references":[{"domain":1,"reference":2}]}"#;
+        let scorers: Scorers = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&scorers).unwrap(), text);
+        assert_eq!(scorers.beside_the_routed(DomainId(1)), [Some(Teacher::Model(ModelId(2)))]);
+        assert_eq!(scorers.beside_the_routed(DomainId(0)), [None]);
+    }
+}
