@@ -196,8 +196,9 @@ macro_rules! arguments {
 
         impl<'e> $name<'e> {
             /// None where any argument is taken by its name.
-            pub(in crate::check) const PARAMETERS: Option<&'static [$crate::check::builtins::BuiltinParameter]> =
-                $parameters;
+            pub(in crate::check) const PARAMETERS: Option<
+                &'static [$crate::check::builtins::BuiltinParameter],
+            > = $parameters;
 
             #[allow(unused_mut, unused_variables, dead_code)]
             pub(in crate::check) fn of(
@@ -302,6 +303,16 @@ macro_rules! builtins {
                 kind: $crate::check::builtins::Kind::$kind($names::$variant),
             }),*
         ];
+
+        #[allow(dead_code)]
+        impl<'e> $calls<'e> {
+            /// How it is written.
+            pub(in crate::check) fn written(&self) -> $crate::check::builtins::declare::Call<'e> {
+                match self {
+                    $($calls::$variant(given) => given.call),*
+                }
+            }
+        }
 
         impl $names {
             /// The arguments of a call; none where one that must be given was not, which has been reported.

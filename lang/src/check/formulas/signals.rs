@@ -259,53 +259,38 @@ impl Checker {
 
     /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
     pub(in crate::check) fn measure_call(&mut self, call: MeasureCall, env: &Env) -> Option<Value> {
-        let (call, signal) = match call {
-            MeasureCall::Overlap(given) => {
-                self.in_objective(given.call.span, env)?;
-                let (left, right) = (self.read(given.left, env), self.read(given.right, env));
-                let k = self.read(given.k, env);
-                (given.call, Signal::Overlap { left: left?, right: right?, k: k? })
-            }
-            MeasureCall::Mass(given) => {
-                self.in_objective(given.call.span, env)?;
-                let (role, support) = (self.read(given.role, env), self.read(given.support, env));
-                (given.call, Signal::Mass { role: role?, support: support? })
-            }
-            MeasureCall::InNucleus(given) => {
-                self.in_objective(given.call.span, env)?;
-                let (role, p) = (self.read(given.role, env), self.read(given.p, env));
-                (given.call, Signal::InNucleus { role: role?, p: p? })
-            }
-            MeasureCall::Agreement(given) => {
-                self.in_objective(given.call.span, env)?;
-                let (role, samples) = (self.read(given.role, env), self.read(given.samples, env));
-                let by = self.read(given.by, env);
-                (given.call, Signal::Agreement { role: role?, samples: samples?, by: by? })
-            }
-            MeasureCall::Score(given) => {
-                self.in_objective(given.call.span, env)?;
-                let (role, span) = (self.read(given.role, env), self.read(given.on, env));
-                (given.call, Signal::SpanScore { role: role?, span: span? })
-            }
-            MeasureCall::Size(given) => {
-                self.in_objective(given.call.span, env)?;
-                (given.call, Signal::SupportSize { support: self.read(given.support, env)? })
-            }
-            MeasureCall::Available(given) => {
-                self.in_objective(given.call.span, env)?;
-                (given.call, Signal::Available { role: self.read(given.role, env)? })
-            }
-        };
-        Some(self.signal(signal, call.span))
-    }
-
-    /// None where a signal is read outside an objective, which is reported.
-    fn in_objective(&mut self, span: Span, env: &Env) -> Option<()> {
+        let span = call.written().span;
         if matches!(env.context, Context::Constant | Context::Schedule | Context::Entry) {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
             return None;
         }
-        Some(())
+        let signal = match call {
+            MeasureCall::Overlap(given) => {
+                let (left, right) = (self.read(given.left, env), self.read(given.right, env));
+                let k = self.read(given.k, env);
+                Signal::Overlap { left: left?, right: right?, k: k? }
+            }
+            MeasureCall::Mass(given) => {
+                let (role, support) = (self.read(given.role, env), self.read(given.support, env));
+                Signal::Mass { role: role?, support: support? }
+            }
+            MeasureCall::InNucleus(given) => {
+                let (role, p) = (self.read(given.role, env), self.read(given.p, env));
+                Signal::InNucleus { role: role?, p: p? }
+            }
+            MeasureCall::Agreement(given) => {
+                let (role, samples) = (self.read(given.role, env), self.read(given.samples, env));
+                let by = self.read(given.by, env);
+                Signal::Agreement { role: role?, samples: samples?, by: by? }
+            }
+            MeasureCall::Score(given) => {
+                let (role, span) = (self.read(given.role, env), self.read(given.on, env));
+                Signal::SpanScore { role: role?, span: span? }
+            }
+            MeasureCall::Size(given) => Signal::SupportSize { support: self.read(given.support, env)? },
+            MeasureCall::Available(given) => Signal::Available { role: self.read(given.role, env)? },
+        };
+        Some(self.signal(signal, span))
     }
 }

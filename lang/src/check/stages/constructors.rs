@@ -19,40 +19,41 @@ use crate::check::values::value::Value;
 
 impl Checker {
     pub(in crate::check) fn construct(&mut self, call: ConstructorCall, env: &Env) -> Option<ModelId> {
-        let (call, stage) = match call {
-            ConstructorCall::Llama(given) => (given.call, self.decoder(Family::Llama, given, env)),
-            ConstructorCall::Qwen2(given) => (given.call, self.decoder(Family::Qwen2, given, env)),
-            ConstructorCall::Qwen3(given) => (given.call, self.decoder(Family::Qwen3, given, env)),
-            ConstructorCall::Gemma(given) => (given.call, self.decoder(Family::Gemma, given, env)),
+        let written = call.written();
+        let stage = match call {
+            ConstructorCall::Llama(given) => self.decoder(Family::Llama, given, env),
+            ConstructorCall::Qwen2(given) => self.decoder(Family::Qwen2, given, env),
+            ConstructorCall::Qwen3(given) => self.decoder(Family::Qwen3, given, env),
+            ConstructorCall::Gemma(given) => self.decoder(Family::Gemma, given, env),
             ConstructorCall::HuggingFace(given) => {
-                let name = self.stored(given.call, given.name, env)?;
+                let name = self.stored(written, given.name, env)?;
                 let revision = self.read(given.revision, env)?;
-                (given.call, Some(Stage::Load(Pretrained::HuggingFace { name, revision })))
+                Some(Stage::Load(Pretrained::HuggingFace { name, revision }))
             }
             ConstructorCall::Gguf(given) => {
-                let file = self.stored(given.call, given.file, env)?;
-                (given.call, Some(Stage::Load(Pretrained::Gguf { file })))
+                let file = self.stored(written, given.file, env)?;
+                Some(Stage::Load(Pretrained::Gguf { file }))
             }
             ConstructorCall::Checkpoint(given) => {
-                let folder = self.stored(given.call, given.folder, env)?;
-                (given.call, Some(Stage::Load(Pretrained::Checkpoint { folder })))
+                let folder = self.stored(written, given.folder, env)?;
+                Some(Stage::Load(Pretrained::Checkpoint { folder }))
             }
-            ConstructorCall::Merge(given) => (given.call, self.merge(given, env).map(Stage::Merge)),
+            ConstructorCall::Merge(given) => self.merge(given, env).map(Stage::Merge),
             ConstructorCall::Sft(given) => {
-                (given.call, self.training(Recipe::Sft, given.call, given.start, Some(given.on.expr), env))
+                self.training(Recipe::Sft, written, given.start, Some(given.on.expr), env)
             }
             ConstructorCall::Grpo(given) => {
-                (given.call, self.training(Recipe::Grpo, given.call, given.start, Some(given.on.expr), env))
+                self.training(Recipe::Grpo, written, given.start, Some(given.on.expr), env)
             }
             ConstructorCall::Dpo(given) => {
-                (given.call, self.training(Recipe::Dpo, given.call, given.start, Some(given.on.expr), env))
+                self.training(Recipe::Dpo, written, given.start, Some(given.on.expr), env)
             }
             ConstructorCall::Distill(given) => {
-                (given.call, self.training(Recipe::Distill, given.call, given.start, None, env))
+                self.training(Recipe::Distill, written, given.start, None, env)
             }
-            ConstructorCall::Train(given) => return self.joint(given.call.span, given.call.block, env),
+            ConstructorCall::Train(_) => return self.joint(written.span, written.block, env),
         };
-        Some(self.declare_stage(call.builtin.name, stage?, call.span, env))
+        Some(self.declare_stage(written.builtin.name, stage?, written.span, env))
     }
 
     /// A model named as the author's binding, or as the stage where there is none.

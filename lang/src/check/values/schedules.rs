@@ -164,36 +164,32 @@ impl Checker {
 
     /// `linear(0 -> 1, over: 100 steps)` and its kin.
     pub(in crate::check) fn schedule_call(&mut self, call: ScheduleCall, env: &Env) -> Option<Formula> {
-        let mut unit = Unit::Number;
-        let (span, kind) = match call {
-            ScheduleCall::Constant(given) => {
-                let value = self.read(given.value, env);
-                (given.call.span, value.map(|value| Schedule::Constant { value }).map(FormulaKind::Schedule))
-            }
-            ScheduleCall::Linear(given) | ScheduleCall::Cosine(given) | ScheduleCall::Exponential(given) => {
-                (given.call.span, self.crossing(given, env).map(FormulaKind::Schedule))
-            }
-            ScheduleCall::Piecewise(given) => {
-                (given.call.span, self.piecewise(given.pieces.expr, env).map(FormulaKind::Schedule))
-            }
-            ScheduleCall::Alternate(given) => {
-                let (values, every) = (self.read(given.values, env), self.read(given.every, env));
-                let schedule = values.zip(every).map(|(values, every)| Schedule::Alternate { values, every });
-                (given.call.span, schedule.map(FormulaKind::Schedule))
-            }
-            ScheduleCall::Warmup(given) => {
-                (given.call.span, self.warmup(given, env).map(FormulaKind::Schedule))
-            }
-            ScheduleCall::Ladder(given) => {
-                (given.call.span, self.ladder(given, env).map(FormulaKind::Adaptive))
-            }
+        let span = call.written().span;
+        let (kind, unit) = match call {
+            ScheduleCall::Ladder(given) => (self.ladder(given, env).map(FormulaKind::Adaptive), Unit::Number),
             ScheduleCall::Learned(given) => {
-                unit = Unit::Fraction;
-                (given.call.span, self.learned(given, env).map(FormulaKind::Adaptive))
+                (self.learned(given, env).map(FormulaKind::Adaptive), Unit::Fraction)
             }
+            call => (self.schedule(call, env).map(FormulaKind::Schedule), Unit::Number),
         };
         let origin = self.origin(span);
         kind.map(|kind| Formula::new(kind, unit, Axis::Run, false, origin))
+    }
+
+    fn schedule(&mut self, call: ScheduleCall, env: &Env) -> Option<Schedule> {
+        Some(match call {
+            ScheduleCall::Constant(given) => Schedule::Constant { value: self.read(given.value, env)? },
+            ScheduleCall::Linear(given) | ScheduleCall::Cosine(given) | ScheduleCall::Exponential(given) => {
+                self.crossing(given, env)?
+            }
+            ScheduleCall::Piecewise(given) => self.piecewise(given.pieces.expr, env)?,
+            ScheduleCall::Alternate(given) => {
+                let (values, every) = (self.read(given.values, env), self.read(given.every, env));
+                Schedule::Alternate { values: values?, every: every? }
+            }
+            ScheduleCall::Warmup(given) => self.warmup(given, env)?,
+            ScheduleCall::Ladder(_) | ScheduleCall::Learned(_) => unreachable!("they adapt to the run"),
+        })
     }
 
     fn warmup(&mut self, given: Warmup, env: &Env) -> Option<Schedule> {
