@@ -181,23 +181,38 @@ fn rollout(rollout: &Rollout) -> String {
     text
 }
 
-/// Only the outermost layer of a layered rollout is told apart; what lies inside is what it draws from.
-fn source(rollout: &Rollout) -> String {
-    let temperature = |sampling: &Sampling| match sampling.temperature {
+/// What tokens are drawn from, where a model says what it says.
+fn shape(sampling: &Sampling) -> String {
+    let penalty = sampling.repetition_penalty.filter(|penalty| *penalty != 1.0);
+    let temperature = match sampling.temperature {
         0.0 => "greedy".to_owned(),
         temperature => format!("temperature {}", text::number(temperature)),
     };
-    let drawn =
-        || rollout.sampling().map(|sampling| format!(" ({})", temperature(sampling))).unwrap_or_default();
+    let shape = [
+        temperature,
+        sampling.top_k.map(|k| format!(", top_k {k}")).unwrap_or_default(),
+        sampling
+            .top_p
+            .filter(|p| *p < 1.0)
+            .map(|p| format!(", top_p {}", text::number(p)))
+            .unwrap_or_default(),
+        penalty.map(|penalty| format!(", repetition penalty {}", text::number(penalty))).unwrap_or_default(),
+    ];
+    shape.concat()
+}
+
+/// Only the outermost layer of a layered rollout is told apart; what lies inside is what it draws from.
+fn source(rollout: &Rollout) -> String {
+    let drawn = || rollout.sampling().map(|sampling| format!(" ({})", shape(sampling))).unwrap_or_default();
     match &rollout.source {
         RolloutSource::Data { field } => format!("data (field `{field}`)"),
         RolloutSource::Parameter { name, .. } => format!("whatever `{name}` is"),
         RolloutSource::Sample(sampling) => {
-            format!("student rollouts ({} per prompt, {})", sampling.n, temperature(sampling))
+            format!("student rollouts ({} per prompt, {})", sampling.n, shape(sampling))
         }
         RolloutSource::From { teacher, sequences, sampling, .. } => {
             let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };
-            format!("{} rollouts ({fresh}, {})", teacher.name(), temperature(sampling))
+            format!("{} rollouts ({fresh}, {})", teacher.name(), shape(sampling))
         }
         RolloutSource::Mix { share, first, second } => {
             format!("{} in a share of {}, else {}", first.source.name(), exact(share), second.source.name())

@@ -107,8 +107,8 @@ pub fn draw(
     Some(Draw { token: index as Token, logp })
 }
 
-/// What `seen` has is less likely: a positive logit is divided by the penalty, a negative one multiplied, once
-/// for each token however often it stands there (arXiv:1909.05858, section 4.1).
+/// What `seen` has is less likely: a positive logit is divided by the penalty, a negative one multiplied,
+/// once for each token however often it stands there (arXiv:1909.05858, section 4.1).
 fn penalise(logits: &[f32], penalty: f64, seen: [&[Token]; 2], penalised: &mut Vec<f32>) {
     penalised.clear();
     penalised.extend_from_slice(logits);

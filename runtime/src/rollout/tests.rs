@@ -115,6 +115,60 @@ fn completions_end_at_the_end_token_or_are_cut_off() {
     assert!(completions.iter().any(|completion| !completion.truncated));
 }
 
+/// From the whole forward pass over what a row had read, by definition: which tokens could be drawn, and their
+/// log-probability. By loops, and by tensors.
+#[test]
+fn what_is_drawn_from_is_what_the_settings_say() {
+    let prompts = prompts();
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    let settings =
+        Sampling { top_k: Some(9), top_p: Some(0.8), repetition_penalty: Some(1.3), ..sampling(3, 0.7) };
+    for kind in [Kind::Float, Kind::Double] {
+        let decoder = Decoder::frozen(&decoder_weights(2.5), Device::Cpu, kind);
+        let completions =
+            rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
+        let (mut tokens, mut left_out) = (0, 0);
+        for (index, completion) in completions.iter().enumerate() {
+            for (place, (&token, &logp)) in
+                crate::zip::zip_equal(&completion.tokens, &completion.logps).enumerate()
+            {
+                let read: Vec<Token> =
+                    prompts[index / 3].iter().chain(&completion.tokens[..place]).copied().collect();
+                let batch = PackedBatch::new([(read.as_slice(), [0].as_slice())].into_iter(), Device::Cpu);
+                let mut entries: Vec<(usize, f64)> = to_vec(&decoder.logits(&batch))
+                    .into_iter()
+                    .map(f64::from)
+                    .enumerate()
+                    .take(decoder.tokenizer.vocabulary())
+                    .collect();
+                for (entry, logit) in &mut entries {
+                    if read.contains(&(*entry as Token)) {
+                        *logit = if *logit > 0.0 { *logit / 1.3 } else { *logit * 1.3 };
+                    }
+                }
+                entries.sort_by(|a, b| b.1.total_cmp(&a.1));
+                entries.truncate(9);
+                let weights: Vec<f64> = entries.iter().map(|(_, logit)| (logit / 0.7).exp()).collect();
+                let enough = 0.8 * weights.iter().sum::<f64>();
+                let mut mass = 0.0;
+                let kept = weights.iter().take_while(|weight| {
+                    let before = mass;
+                    mass += **weight;
+                    before < enough
+                });
+                let kept = kept.count();
+                let mass: f64 = weights[..kept].iter().sum();
+                let place = entries[..kept].iter().position(|(entry, _)| *entry as Token == token);
+                let place = place.unwrap_or_else(|| panic!("{kind:?}: {token} is none of {entries:?}"));
+                let expected = (weights[place] / mass).ln();
+                assert!((f64::from(logp) - expected).abs() < 1e-4, "{kind:?}: {logp} {expected}");
+                (tokens, left_out) = (tokens + 1, left_out + usize::from(kept < 9));
+            }
+        }
+        assert!(tokens > 200 && left_out > 50, "{tokens} tokens, {left_out} times cut by top_p");
+    }
+}
+
 #[test]
 fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
     let (decoder, prompts) = (decoder(), prompts());
