@@ -407,6 +407,10 @@ fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
     if temperature == 0.0 {
         return Err(missing("the sampler's distribution", "it is greedy", objective));
     }
+    if !sampling.is_plain() {
+        let why = "tokens were drawn with `top_k`, `top_p` or `repetition_penalty`";
+        return Err(missing("the sampler's distribution", why, objective));
+    }
     Ok(Some((writer, temperature)))
 }
 
