@@ -4,7 +4,8 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::{SourceFile, Sources, Span};
 
-/// Inputs are any bytes; what is no text is passed over. Longer ones than this say nothing that shorter ones do not.
+/// Inputs are any bytes; what is no text is passed over. Longer ones than this say nothing that shorter ones
+/// do not.
 pub fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok().filter(|text| text.len() <= 1 << 16)
 }
@@ -30,7 +31,11 @@ pub fn check_diagnostic(diagnostic: &Diagnostic, sources: &Sources) {
 }
 
 pub fn check_span(span: Span, text: &str) {
-    assert!(text.get(span.start as usize..span.end as usize).is_some(), "{span:?} in a text of {} bytes", text.len());
+    assert!(
+        text.get(span.start as usize..span.end as usize).is_some(),
+        "{span:?} in a text of {} bytes",
+        text.len()
+    );
 }
 
 /// The same for every span in what a tree says of itself.
@@ -38,7 +43,8 @@ pub fn check_spans_of(tree: &str, text: &str) {
     for part in tree.split("Span { file: FileId(0), start: ").skip(1) {
         let (start, rest) = part.split_once(", end: ").expect("a span has an end");
         let (end, _) = rest.split_once(' ').expect("a span is closed");
-        let (start, end) = (start.parse::<usize>().expect("a number"), end.parse::<usize>().expect("a number"));
+        let (start, end) =
+            (start.parse::<usize>().expect("a number"), end.parse::<usize>().expect("a number"));
         assert!(text.get(start..end).is_some(), "{start}..{end} in a text of {} bytes", text.len());
     }
 }

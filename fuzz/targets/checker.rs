@@ -1,4 +1,5 @@
-//! Any text is checked, with the library; every place of every diagnostic and name lies in its file, between whole characters.
+//! Any text is checked, with the library; every place of every diagnostic and name lies in its file, between
+//! whole characters.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Any text has a tree; every place in it is a place of the text; what is nested too deep is told, not followed.
+//! Any text has a tree; every place in it is a place of the text; what is nested too deep is told, not
+//! followed.
 
 #![no_main]
 
@@ -18,5 +19,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let deep = format!("let deep = {}{text}", "(".repeat(300));
     let (_, diagnostics) = parse(FileId(0), &deep);
-    assert!(diagnostics.iter().any(|diagnostic| diagnostic.code == Code::NestingTooDeep), "300 brackets are accepted");
+    assert!(
+        diagnostics.iter().any(|diagnostic| diagnostic.code == Code::NestingTooDeep),
+        "300 brackets are accepted"
+    );
 });

@@ -1,8 +1,8 @@
-//! A whole session of the language server, without its pipes: a text, then edits and requests. Every request is answered, none by a
-//! panic, and the diagnostics at the end are those of a fresh check.
+//! A whole session of the language server, without its pipes: a text, then edits and requests. Every request
+//! is answered, none by a panic, and the diagnostics at the end are those of a fresh check.
 //!
-//! An input is the text, and behind a byte that no text has (255) the steps, parted by the same byte: what to do, where, how far, and
-//! the text that comes there.
+//! An input is the text, and behind a byte that no text has (255) the steps, parted by the same byte: what to
+//! do, where, how far, and the text that comes there.
 
 #![no_main]
 #![allow(dead_code)]
@@ -110,7 +110,10 @@ fuzz_target!(|data: &[u8]| {
                 text.replace_range(start..end, new);
                 let changes = json!([{ "range": range, "text": new }]);
                 let document = json!({ "uri": URI, "version": version });
-                send(tell("textDocument/didChange", json!({ "textDocument": document, "contentChanges": changes })));
+                send(tell(
+                    "textDocument/didChange",
+                    json!({ "textDocument": document, "contentChanges": changes }),
+                ));
             }
         }
     }
@@ -131,7 +134,9 @@ fuzz_target!(|data: &[u8]| {
                     assert_ne!(error.code, INTERNAL_ERROR, "{}", error.message);
                 }
             }
-            Message::Notification(notification) if notification.method == "textDocument/publishDiagnostics" => {
+            Message::Notification(notification)
+                if notification.method == "textDocument/publishDiagnostics" =>
+            {
                 published = notification.params["diagnostics"].as_array().expect("a list").clone();
             }
             Message::Notification(_) | Message::Request(_) => {}
@@ -143,10 +148,14 @@ fuzz_target!(|data: &[u8]| {
         .diagnostics
         .iter()
         .filter(|diagnostic| diagnostic.primary.span.file == ENTRY)
-        .map(|diagnostic| (json!(diagnostic.code.name()), position(&text, diagnostic.primary.span.start as usize, utf8)))
+        .map(|diagnostic| {
+            (json!(diagnostic.code.name()), position(&text, diagnostic.primary.span.start as usize, utf8))
+        })
         .collect();
-    let found: Vec<(Value, Value)> =
-        published.iter().map(|diagnostic| (diagnostic["code"].clone(), diagnostic["range"]["start"].clone())).collect();
+    let found: Vec<(Value, Value)> = published
+        .iter()
+        .map(|diagnostic| (diagnostic["code"].clone(), diagnostic["range"]["start"].clone()))
+        .collect();
     assert_eq!(found, expected, "{text}");
 });
 
@@ -171,8 +180,9 @@ fn boundary(text: &str, at: usize) -> usize {
 /// A line ends with `\n`, `\r\n` or `\r`.
 fn position(text: &str, at: usize, utf8: bool) -> Value {
     let before = &text[..at];
-    let ends =
-        |(place, character): &(usize, char)| *character == '\n' || *character == '\r' && !text[place + 1..].starts_with('\n');
+    let ends = |(place, character): &(usize, char)| {
+        *character == '\n' || *character == '\r' && !text[place + 1..].starts_with('\n')
+    };
     let starts: Vec<usize> = before.char_indices().filter(ends).map(|(place, _)| place + 1).collect();
     let line = &before[starts.last().copied().unwrap_or(0)..];
     let column = if utf8 { line.len() } else { line.encode_utf16().count() };

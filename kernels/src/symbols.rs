@@ -9,8 +9,8 @@
 //! - `sgemm_`: small f32 products inside of one thread. Without it: plain loops.
 //! - `GOMP_parallel`, `omp_get_thread_num`, `omp_get_num_threads`: libtorch's own threads, which keep their
 //!   cores. Without them: threads of our own.
-//! - `mkl_serv_intel_cpu_true` (ours): lets oneMKL use AVX-512 on processors of other makers. Without it: half
-//!   the rate of f32 products there.
+//! - `mkl_serv_intel_cpu_true` (ours): lets oneMKL use AVX-512 on processors of other makers. Without it:
+//!   half the rate of f32 products there.
 //!
 //! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are right, in other last bits, and slower.
 //! Results name the variable, because bits follow from it.

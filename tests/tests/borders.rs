@@ -126,3 +126,21 @@ fn one_place_lends_the_processor() {
     let made: Vec<_> = made.map(|file| file.file_name().expect("a name")).collect();
     assert_eq!(made, ["device.rs"]);
 }
+
+/// A file that grows past 500 lines has two ideas. Tests, which are specifications, and tables may be longer.
+#[test]
+fn a_file_has_one_idea() {
+    const TABLES: [&str; 1] = ["lang/src/check/names/foreign.rs"];
+    let root = mopd_tests::root();
+    let mut long = Vec::new();
+    for file in sources() {
+        let name = file.strip_prefix(&root).expect("a file of the repository").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().lines().count();
+        let tests = name.starts_with("tests/") || name.contains("/tests/") || name.ends_with("tests.rs");
+        if own > 500 && !tests && !TABLES.contains(&name.as_str()) {
+            long.push((name, own));
+        }
+    }
+    assert!(long.is_empty(), "{long:?}");
+}

@@ -1,5 +1,5 @@
-//! Scorers: the models beside the student whose distributions an objective reads, in a list that formulas point
-//! into.
+//! Scorers: the models beside the student whose distributions an objective reads, in a list that formulas
+//! point into.
 
 use mopd_lang::experiment::{DomainId, ModelId};
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,10 @@ mod tests {
         let text = r#"["student","teacher","sampler","reference",{"scorer":2}]"#;
         assert_eq!(serde_json::to_string(&roles).unwrap(), text);
         assert_eq!(serde_json::from_str::<Vec<Role>>(text).unwrap(), roles);
-        let text = r#"{"teachers":[{"domain":0,"name":"big","teacher":{"model":3}}],"references":[{"domain":1,"reference":2}]}"#;
+        let text = concat!(
+            r#"{"teachers":[{"domain":0,"name":"big","teacher":{"model":3}}],"#,
+            r#""references":[{"domain":1,"reference":2}]}"#,
+        );
         let scorers: Scorers = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&scorers).unwrap(), text);
         assert_eq!(scorers.beside_the_routed(DomainId(1)), [Some(Teacher::Model(ModelId(2)))]);

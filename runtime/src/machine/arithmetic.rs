@@ -226,8 +226,9 @@ pub mod tests {
         assert_eq!(
             serde_json::to_string(&numeric).unwrap(),
             concat!(
-                r#"{"arithmetic":{"version":2,"keys":3,"architecture":"x86_64","instructions":["fma","avx2"],"#,
-                r#""kernels":"avx2","fused":true,"libtorch":{"version":"2.11.0","bytes":1234},"#,
+                r#"{"arithmetic":{"version":2,"keys":3,"architecture":"x86_64","#,
+                r#""instructions":["fma","avx2"],"kernels":"avx2","fused":true,"#,
+                r#""libtorch":{"version":"2.11.0","bytes":1234},"#,
                 r#""variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#,
             )
         );

@@ -412,6 +412,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     {
         fields.extend(sampling);
     }
+    let routed = scorers.routed().iter().map(|choice| (choice.domain, arms(choice.domain)));
     let named = scorers.named().iter().map(|scorer| {
         let weights = scorer.choices.first().map(|choice| teacher(&choice.teacher));
         (scorer.name.clone(), json!(weights))
@@ -420,7 +421,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "recipe": recipe.name(),
         "start": names.model(*start),
         "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
-        "teacher": by_domain(scorers.routed().iter().map(|choice| (choice.domain, arms(choice.domain))).collect()),
+        "teacher": by_domain(routed.collect()),
         "reference": by_domain(scorers.references().map(|(domain, id)| (domain, names.model(id))).collect()),
         "named teachers": named.collect::<Map<String, Value>>(),
         "rollout": rollout,

@@ -152,8 +152,9 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null,
-            "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": pairs,
+            "continuing_subword_prefix": "", "end_of_word_suffix": "",
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words,
+            "vocab": vocabulary, "merges": pairs,
         },
     });
     let mut config = Map::new();

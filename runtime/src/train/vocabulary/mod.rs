@@ -341,7 +341,7 @@ impl Vocabulary {
         }
         let mut grad = LogpGrad::default();
         for (primitive, adjoint) in live {
-            // Where a token is not selected nothing is computed; nor can an infinite gradient there become NaN.
+            // Where a token is not selected nothing is computed; nor can an infinite gradient become NaN.
             if adjoint.count_nonzero(None).int64_value(&[]) > 0 {
                 primitive.accumulate_grad(rows, &adjoint, &mut grad);
             }

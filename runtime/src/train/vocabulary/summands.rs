@@ -9,8 +9,8 @@
 //! entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1)
 //! (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
 //!
-//! What is hot has a form of its own in single precision; every other divergence is the compiler's graph of one
-//! entry and of its derivatives, in double precision.
+//! What is hot has a form of its own in single precision; every other divergence is the compiler's graph of
+//! one entry and of its derivatives, in double precision.
 
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::expr::summand::{AtStep, LEAST_PROBABILITY};
@@ -118,11 +118,12 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
     apart.where_self(&difference.lt(-1.0), &near).neg()
 }
 
-/// A summand as the compiler has it, in double precision: the ratio of two probabilities has no room in single.
+/// A summand as the compiler has it, in double precision: the ratio of two probabilities has no room in
+/// single.
 pub struct Compiled {
     own: AtStep,
-    /// Where both sides agree: the derivative by the left one, and the gradients by both. None where they differ
-    /// from entry to entry: it is no divergence, and no linear function makes it stationary there.
+    /// Where both sides agree: the derivative by the left one, and the gradients by both. None where they
+    /// differ from entry to entry: it is no divergence, and no linear function makes it stationary there.
     agreed: Option<[f64; 3]>,
 }
 
