@@ -23,7 +23,7 @@ pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
         let message = format!("a bench needs a token, a width of 1 and a vocabulary of {} at least", K + 1);
         return Err(Error::new(FailureKind::Runtime, message));
     }
-    let inputs = Inputs::new(job, device);
+    let inputs = BenchInputs::new(job, device);
     match job.measure {
         Measure::Memory { plain } => {
             let before = reset_peak_memory();
@@ -69,7 +69,7 @@ pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
 }
 
 /// Given logits, or hidden states with their matrices.
-struct Inputs<'a> {
+struct BenchInputs<'a> {
     job: &'a BenchJob,
     /// Logits or hidden states, a row a token.
     student: Tensor,
@@ -87,8 +87,8 @@ struct Outcome {
     gradients: Vec<Tensor>,
 }
 
-impl Inputs<'_> {
-    fn new(job: &BenchJob, device: Device) -> Inputs<'_> {
+impl BenchInputs<'_> {
+    fn new(job: &BenchJob, device: Device) -> BenchInputs<'_> {
         let _guard = no_grad_guard();
         tch::manual_seed(1);
         let (tokens, vocabulary) = (i64::from(job.tokens), i64::from(job.vocabulary));
@@ -104,7 +104,7 @@ impl Inputs<'_> {
             width.map(|width| [(); 2].map(|()| random([vocabulary, width], 2.0 / (width as f64).sqrt())));
         let adjoint = Tensor::full([tokens], 1.0 / tokens as f64, (Kind::Float, device));
         let targets = Tensor::zeros([tokens], (Kind::Int64, device));
-        Inputs { job, student, teacher, matrices, adjoint, targets }
+        BenchInputs { job, student, teacher, matrices, adjoint, targets }
     }
 
     /// As it is usually written: log-softmax of both, the divergence, and libtorch's derivative of it.

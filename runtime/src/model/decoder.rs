@@ -14,7 +14,7 @@ use super::attention::{Masks, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
 use super::gated::{SavedForBackward, Unit};
 use super::linear::Linear;
-use super::packed_attention::{self, PackedAttention, Places};
+use super::packed_attention::{self, BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
 use super::parameters::{Leaf, Parameters, Vector};
 use super::rope::Rotaries;
@@ -266,9 +266,9 @@ impl Decoder {
     }
 
     /// What it needs to know of a batch.
-    pub(super) fn places<'a>(&self, index: usize, context: &'a Context) -> Places<'a> {
+    pub(super) fn places<'a>(&self, index: usize, context: &'a Context) -> BatchPlaces<'a> {
         let last = index + 1 == self.layers.len();
-        Places {
+        BatchPlaces {
             sequences: &context.batch.sequences,
             rotary: context.rotary_single.of(&self.layers[index].attention),
             answered: last.then_some(&context.batch.predictors),

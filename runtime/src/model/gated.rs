@@ -33,7 +33,7 @@ pub(super) struct Unit<'a> {
 pub(super) struct SavedForBackward(Tensor);
 
 /// d loss / d what a unit read.
-pub(super) struct Gradients {
+pub(super) struct UnitGradients {
     /// `[tokens, width]`
     pub stream: Tensor,
     /// `[width]`
@@ -102,7 +102,7 @@ impl<'a> Unit<'a> {
         SavedForBackward(saved): SavedForBackward,
         before: &Normalised,
         grad_answer: &Tensor,
-    ) -> Gradients {
+    ) -> UnitGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
@@ -119,7 +119,7 @@ impl<'a> Unit<'a> {
         // What the stream carries past the unit is the beginning of what it is told.
         let mut grad_stream = grad_answer.to_kind(Kind::Float).copy();
         let norm = before.backward(multiply(&grad_gate_up, self.gate_up), &mut grad_stream);
-        Gradients { stream: grad_stream, norm, gate_up, down }
+        UnitGradients { stream: grad_stream, norm, gate_up, down }
     }
 
     fn run_backward<T: Scalar + Element + Send + Sync>(

@@ -33,7 +33,7 @@ pub(super) struct PackedAttention<'a> {
 }
 
 /// What a batch and a layer have in common.
-pub(super) struct Places<'a> {
+pub(super) struct BatchPlaces<'a> {
     /// The tokens of each sequence.
     pub sequences: &'a [Range<usize>],
     /// Of every token, in single precision; none where the layer has no positions.
@@ -64,19 +64,19 @@ impl SavedForBackward {
 }
 
 /// d loss / d what attention read.
-pub(super) struct Gradients {
+pub(super) struct AttentionGradients {
     /// `[tokens, width]`
     pub stream: Tensor,
     /// `[width]`
     pub norm: Tensor,
-    pub query_key_value: Gradient,
+    pub query_key_value: LinearGradient,
     /// `[2, head width]`
     pub head_norm: Option<Tensor>,
-    pub output: Gradient,
+    pub output: LinearGradient,
 }
 
 /// Of a matrix and its bias, in their shapes.
-pub(super) struct Gradient {
+pub(super) struct LinearGradient {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
 }
@@ -121,7 +121,7 @@ impl<'a> PackedAttention<'a> {
 
     /// `normed` is `[tokens, width]`; so is the answer, with as many rows as are asked for, in single
     /// precision.
-    pub fn forward(&self, normed: &Tensor, places: &Places) -> (Tensor, SavedForBackward) {
+    pub fn forward(&self, normed: &Tensor, places: &BatchPlaces) -> (Tensor, SavedForBackward) {
         let _guard = no_grad_guard();
         let saved = match normed.kind() {
             Kind::BFloat16 => self.run_forward::<bf16>(normed, places),
@@ -134,14 +134,14 @@ impl<'a> PackedAttention<'a> {
         (answer, saved)
     }
 
-    fn answered(rows: &Tensor, places: &Places) -> Tensor {
+    fn answered(rows: &Tensor, places: &BatchPlaces) -> Tensor {
         places.answered.map_or_else(|| rows.shallow_clone(), |answered| rows.index_select(0, answered))
     }
 
     fn run_forward<T: Factor + Element + Send + Sync>(
         &self,
         normed: &Tensor,
-        places: &Places,
+        places: &BatchPlaces,
     ) -> SavedForBackward {
         let (tokens, options) = (normed.size()[0], (normed.kind(), Device::Cpu));
         let product = multiply(normed, &self.query_key_value.weight.tr());
@@ -168,14 +168,14 @@ impl<'a> PackedAttention<'a> {
     pub fn backward(
         &self,
         saved: SavedForBackward,
-        places: &Places,
+        places: &BatchPlaces,
         before: &Normalised,
         grad_answer: &Tensor,
-    ) -> Gradients {
+    ) -> AttentionGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
-        let output = Gradient {
+        let output = LinearGradient {
             weight: multiply(&grad_narrow.tr(), &Self::answered(&saved.attended, places)),
             bias: self.output.bias.as_ref().map(|_| column_sums(grad_answer)),
         };
@@ -198,13 +198,13 @@ impl<'a> PackedAttention<'a> {
             _ => Self::run_backward::<f32>,
         };
         let (grad_single, grad_projected, head_norm) = run(self, saved, places, &grad_attended);
-        let query_key_value = Gradient {
+        let query_key_value = LinearGradient {
             weight: multiply(&grad_projected.tr(), before.normed),
             bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single)),
         };
         drop(grad_single);
         let norm = before.backward(multiply(&grad_projected, &self.query_key_value.weight), &mut grad_stream);
-        Gradients { stream: grad_stream, norm, query_key_value, head_norm, output }
+        AttentionGradients { stream: grad_stream, norm, query_key_value, head_norm, output }
     }
 
     /// d loss / d what the projections answer, in single precision and as products read it, and of the heads'
@@ -212,7 +212,7 @@ impl<'a> PackedAttention<'a> {
     fn run_backward<T: Factor + Element + Send + Sync>(
         &self,
         SavedForBackward { read, projected, attended }: SavedForBackward,
-        places: &Places,
+        places: &BatchPlaces,
         grad_attended: &Tensor,
     ) -> (Tensor, Tensor, Option<Tensor>) {
         let mut grad_single = Tensor::empty(projected.size(), (Kind::Float, Device::Cpu));

@@ -25,12 +25,12 @@ pub struct SavedActivations {
     /// What [`Decoder::hidden`] answers, without gradient.
     pub hidden: Tensor,
     context: Context,
-    layers: Vec<Layer>,
+    layers: Vec<SavedLayer>,
     /// The normalisation behind the layers.
     last: Graph,
 }
 
-enum Layer {
+enum SavedLayer {
     Kept(Whole),
     /// What it read.
     Recomputed(Tensor),
@@ -147,10 +147,10 @@ impl Decoder {
             let (layer, answer) = if index < recomputed {
                 let _guard = no_grad_guard();
                 let middle = self.attention_block(index, &stream, &context).0;
-                (Layer::Recomputed(stream), self.mlp_block(index, &middle).0)
+                (SavedLayer::Recomputed(stream), self.mlp_block(index, &middle).0)
             } else {
                 let (whole, answer) = self.whole(index, &stream, &context);
-                (Layer::Kept(whole), answer)
+                (SavedLayer::Kept(whole), answer)
             };
             layers.push(layer);
             stream = answer;
@@ -202,8 +202,8 @@ impl Decoder {
         drop(last);
         for (index, layer) in layers.into_iter().enumerate().rev() {
             let Whole { stream, attention, middle, feed_forward } = match layer {
-                Layer::Kept(whole) => whole,
-                Layer::Recomputed(stream) => self.again(index, &stream, &context),
+                SavedLayer::Kept(whole) => whole,
+                SavedLayer::Recomputed(stream) => self.again(index, &stream, &context),
             };
             grad_stream = match feed_forward {
                 Tape::Own(kept) => self.through_unit(index, kept, &middle, &grad_stream, &mut gradient),

@@ -67,7 +67,7 @@ pub fn table_rows(
     seeds: &[u64],
     scores: &Scores,
 ) -> Result<(Vec<TableRow>, Vec<String>), StatisticsError> {
-    let gather = |models: &[ModelId]| Entry::gather(experiment, comparison, seeds, scores, models);
+    let gather = |models: &[ModelId]| TableEntry::gather(experiment, comparison, seeds, scores, models);
     let rows = comparison.rows.iter().map(|row| gather(&row.models)).collect::<Result<Vec<_>, _>>()?;
     let anchors = match &comparison.normalized {
         Some(normalized) => Some((gather(&normalized.zero)?, gather(&normalized.one)?)),
@@ -149,7 +149,7 @@ pub fn table_rows(
             )
         };
         let normalized = whole.as_ref().map(|scale| scale.normalized(&means));
-        let interval = |(scale, (zero, one)): (&Scale, &(Entry, Entry))| {
+        let interval = |(scale, (zero, one)): (&Scale, &(TableEntry, TableEntry))| {
             let (low, high) = interval::around(
                 mean(&scale.normalized(&means)),
                 &Estimate { columns: scale.linear(&means, &row.0, &zero.0, &one.0) }.components(),
@@ -182,16 +182,16 @@ fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> Crossed {
 }
 
 /// The rewards of one row: `[column][seed][prompt]`.
-struct Entry<'a>(Vec<Vec<&'a [f64]>>);
+struct TableEntry<'a>(Vec<Vec<&'a [f64]>>);
 
-impl<'a> Entry<'a> {
+impl<'a> TableEntry<'a> {
     fn gather(
         experiment: &Experiment,
         comparison: &Comparison,
         seeds: &[u64],
         scores: &'a Scores,
         models: &[ModelId],
-    ) -> Result<Entry<'a>, StatisticsError> {
+    ) -> Result<TableEntry<'a>, StatisticsError> {
         let find = |(domain, model): (&DomainId, &ModelId), seed: u64| {
             let found = scores.by_prompt.get(&(*model, *domain, seed)).filter(|rewards| !rewards.is_empty());
             found.map(Vec::as_slice).ok_or_else(|| StatisticsError::NotEvaluated {
@@ -202,7 +202,7 @@ impl<'a> Entry<'a> {
         };
         let columns = comparison.domains.iter().zip(models);
         let columns = columns.map(|column| seeds.iter().map(|seed| find(column, *seed)).collect());
-        Ok(Entry(columns.collect::<Result<_, _>>()?))
+        Ok(TableEntry(columns.collect::<Result<_, _>>()?))
     }
 
     /// One mean per column, of some seeds.
@@ -218,10 +218,10 @@ impl<'a> Entry<'a> {
 fn prompts<'a>(
     experiment: &Experiment,
     comparison: &Comparison,
-    entries: impl Iterator<Item = &'a Entry<'a>>,
+    entries: impl Iterator<Item = &'a TableEntry<'a>>,
 ) -> Result<Vec<usize>, StatisticsError> {
     let mut sizes: Vec<Option<usize>> = vec![None; comparison.domains.len()];
-    for Entry(columns) in entries {
+    for TableEntry(columns) in entries {
         for (index, column) in columns.iter().enumerate() {
             for rewards in column {
                 let wanted = *sizes[index].get_or_insert(rewards.len());

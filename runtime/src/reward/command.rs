@@ -35,7 +35,7 @@ struct CommandRequest<'a> {
 }
 
 /// Why a batch came back without all its rewards.
-enum Trouble {
+enum CommandTrouble {
     /// The job is to stop.
     Stopped,
     /// The process is gone.
@@ -110,19 +110,19 @@ impl Pool {
             let open = rewards.iter().position(Option::is_none).map_or("", |index| batch[index].prompt);
             let command = self.command.clone();
             let (warning, error) = match trouble {
-                Trouble::Stopped => {
+                CommandTrouble::Stopped => {
                     worker.kill();
                     return Err(RewardError::Stopped);
                 }
-                Trouble::InvalidOutput { why, line } => {
+                CommandTrouble::InvalidOutput { why, line } => {
                     return Err(RewardError::InvalidOutput { command, why, line });
                 }
-                Trouble::Ended => {
+                CommandTrouble::Ended => {
                     let (how, stderr) = worker.post_mortem();
                     let warning = format!("the reward command `{command}` ended ({how}) and was restarted");
                     (warning, RewardError::Ended { command, how, prompt: open.to_owned(), stderr })
                 }
-                Trouble::TimedOut => {
+                CommandTrouble::TimedOut => {
                     let (limit, stderr) = (self.limit, worker.kill());
                     let seconds = limit.as_secs_f64();
                     let warning = format!(
@@ -148,7 +148,7 @@ impl Pool {
         batch: &[RewardInput],
         rewards: &mut [Option<f64>],
         control: &Control,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandTrouble> {
         // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for
         // the next batch's.
         let first = worker.reserve(batch.len() as u64);
@@ -162,19 +162,21 @@ impl Pool {
         worker.send(lines);
         while rewards.contains(&None) {
             if control.check().is_err() {
-                return Err(Trouble::Stopped);
+                return Err(CommandTrouble::Stopped);
             }
             let next_look = Instant::now() + LOOK;
             let line = match worker
                 .receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look))))
             {
                 Received::Line(line) => String::from_utf8_lossy(&line).into_owned(),
-                Received::Closed => return Err(Trouble::Ended),
+                Received::Closed => return Err(CommandTrouble::Ended),
                 Received::TimedOut if deadline.is_none_or(|deadline| Instant::now() < deadline) => continue,
-                Received::TimedOut => return Err(Trouble::TimedOut),
+                Received::TimedOut => return Err(CommandTrouble::TimedOut),
             };
-            let invalid =
-                |why: &str| Trouble::InvalidOutput { why: why.to_owned(), line: line.trim_end().to_owned() };
+            let invalid = |why: &str| CommandTrouble::InvalidOutput {
+                why: why.to_owned(),
+                line: line.trim_end().to_owned(),
+            };
             let reply: Value = serde_json::from_str(&line).map_err(|_| invalid("not JSON"))?;
             let id = reply
                 .get("id")

@@ -29,7 +29,7 @@ pub struct FlightStats {
     pub preempted: usize,
 }
 
-struct Row {
+struct FlyingRow {
     /// Index into the completions.
     index: usize,
     uniforms: Uniforms,
@@ -43,7 +43,7 @@ struct Row {
     fed: usize,
 }
 
-impl Row {
+impl FlyingRow {
     /// Pages that it does not share with other samples of its prompt, once its completion has so many tokens.
     /// The last token is never read.
     fn pages(&self, tokens: usize) -> usize {
@@ -65,9 +65,9 @@ pub struct Flight<'a> {
     budget: Budget,
     completions: Vec<Completion>,
     /// Rows that wait, the oldest first; their prompts are read.
-    ready: VecDeque<Row>,
+    ready: VecDeque<FlyingRow>,
     /// The oldest first.
-    flying: Vec<Row>,
+    flying: Vec<FlyingRow>,
     /// Completions that ended, and their tokens.
     ended: (usize, usize),
     /// A row gave its pages back, and none has ended since.
@@ -143,7 +143,7 @@ impl<'a> Flight<'a> {
         let (Some(row), expected) = (self.ready.front(), self.expected()) else { return false };
         if !self.flying.is_empty() {
             // What a row has, or had before it gave way, it takes in any case.
-            let own = |row: &Row| row.pages(expected.max(self.completions[row.index].tokens.len() + 1));
+            let own = |row: &FlyingRow| row.pages(expected.max(self.completions[row.index].tokens.len() + 1));
             let to_come: usize = self.flying.iter().map(|row| own(row).saturating_sub(row.pages_now())).sum();
             let wanted = to_come + own(row).saturating_sub(row.pages_now());
             let rows = self.flying.len() + 1;
@@ -184,8 +184,9 @@ impl<'a> Flight<'a> {
             .iter()
             .map(|&(place, sample)| self.key.row(self.prompts[unit[place]].id, sample as u32))
             .collect();
-        let drawn = |((place, _), uniforms)| drawer::Row { uniforms, place, seen: [tokens[place], &[]] };
-        let mut drawn: Vec<drawer::Row> = zip_equal(rows.iter().copied(), &mut uniforms).map(drawn).collect();
+        let drawn = |((place, _), uniforms)| drawer::DrawRow { uniforms, place, seen: [tokens[place], &[]] };
+        let mut drawn: Vec<drawer::DrawRow> =
+            zip_equal(rows.iter().copied(), &mut uniforms).map(drawn).collect();
         let draws = self.drawer.draw(&mut drawn, self.generator.logits());
         for (((place, sample), uniforms), draw) in zip_equal(zip_equal(rows, uniforms), draws) {
             let prompt = self.prompts[unit[place]];
@@ -193,7 +194,7 @@ impl<'a> Flight<'a> {
                 (unit[place] * self.n + sample, self.sampling.max_tokens(prompt.limit) as usize);
             if append(&mut self.completions[index], draw, most, &self.drawer)? {
                 let sequence = self.generator.pages().share(&sequences[place]);
-                self.ready.push_back(Row {
+                self.ready.push_back(FlyingRow {
                     index,
                     uniforms,
                     sequence,
@@ -254,13 +255,13 @@ impl<'a> Flight<'a> {
             if row.fed == completion.len() {
                 let seen = [self.prompts[row.index / self.n].tokens, completion];
                 places.push(place);
-                rows.push(drawer::Row { uniforms: &mut row.uniforms, place, seen });
+                rows.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen });
             }
         }
         let draws = self.drawer.draw(&mut rows, self.generator.logits());
         let mut over = vec![false; self.flying.len()];
         for (place, draw) in zip_equal(places, draws) {
-            let Row { index, most, .. } = self.flying[place];
+            let FlyingRow { index, most, .. } = self.flying[place];
             over[place] = !append(&mut self.completions[index], draw, most, &self.drawer)?;
         }
         for (row, over) in zip_equal(std::mem::take(&mut self.flying), over) {

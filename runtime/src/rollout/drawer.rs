@@ -43,7 +43,7 @@ impl VocabularyMask<'_> {
 }
 
 /// A row that a token is drawn for.
-pub(super) struct Row<'a> {
+pub(super) struct DrawRow<'a> {
     pub(super) uniforms: &'a mut Uniforms,
     /// Where its logits stand; rows may have the same.
     pub(super) place: usize,
@@ -82,7 +82,7 @@ impl<'a> Drawer<'a> {
     }
 
     /// The next token of every row, whose logits stand at its place; none where they are not finite.
-    pub(super) fn draw(&mut self, rows: &mut [Row], logits: &mut [f32]) -> Vec<Option<Draw>> {
+    pub(super) fn draw(&mut self, rows: &mut [DrawRow], logits: &mut [f32]) -> Vec<Option<Draw>> {
         let Drawer { sampling, tokens, cpu, ref mut scratch, .. } = *self;
         tokens.mask(logits);
         let mut draws = vec![None; rows.len()];

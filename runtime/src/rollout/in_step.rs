@@ -28,7 +28,7 @@ pub fn rollout(
     Ok(completions)
 }
 
-struct Row {
+struct StepRow {
     /// Index into the completions.
     index: usize,
     uniforms: Uniforms,
@@ -48,9 +48,9 @@ fn together(
     let row = |row: usize| {
         let (prompt, sample) = (unit[row / n], row % n);
         let most = sampling.max_tokens(prompts[prompt].limit) as usize;
-        Row { index: prompt * n + sample, uniforms: key.row(prompts[prompt].id, sample as u32), most }
+        StepRow { index: prompt * n + sample, uniforms: key.row(prompts[prompt].id, sample as u32), most }
     };
-    let mut rows: Vec<Row> = (0..unit.len() * n).map(row).collect();
+    let mut rows: Vec<StepRow> = (0..unit.len() * n).map(row).collect();
     let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
     // Every prompt is read once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
@@ -65,9 +65,9 @@ fn together(
     for step in 0..longest {
         control.check()?;
         let mut drawn = Vec::with_capacity(rows.len());
-        for (Row { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
+        for (StepRow { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
             let seen = [prompts[*index / n].tokens, completions[*index].tokens.as_slice()];
-            drawn.push(drawer::Row { uniforms, place, seen });
+            drawn.push(drawer::DrawRow { uniforms, place, seen });
         }
         let draws = drawer.draw(&mut drawn, generator.logits());
         let mut inputs = vec![decoder.tokenizer.padding(); width];

@@ -14,20 +14,20 @@ const TIMES: usize = 8;
 const DECODED: usize = 1 << 12;
 
 /// One rule.
-struct Step {
+struct GrowthStep {
     rule: NormalizerWrapper,
     /// At most so many bytes for each, and so many more.
     times: usize,
     more: usize,
 }
 
-impl Step {
+impl GrowthStep {
     fn bound(&self, length: usize) -> usize {
         length.saturating_mul(self.times).saturating_add(self.more)
     }
 }
 
-pub struct Growth(Vec<Step>);
+pub struct Growth(Vec<GrowthStep>);
 
 impl Growth {
     pub fn of(tokenizer: &tokenizers::Tokenizer) -> Growth {
@@ -56,7 +56,7 @@ impl Growth {
     }
 }
 
-fn flatten(rule: &NormalizerWrapper, steps: &mut Vec<Step>) {
+fn flatten(rule: &NormalizerWrapper, steps: &mut Vec<GrowthStep>) {
     let (times, more) = match rule {
         NormalizerWrapper::Sequence(rules) => {
             return rules.as_ref().iter().for_each(|rule| flatten(rule, steps));
@@ -81,7 +81,7 @@ fn flatten(rule: &NormalizerWrapper, steps: &mut Vec<Step>) {
             (longest_entry(table["precompiled_charsmap"].as_str().unwrap_or_default()), 0)
         }
     };
-    steps.push(Step { rule: rule.clone(), times, more });
+    steps.push(GrowthStep { rule: rule.clone(), times, more });
 }
 
 /// What replacing a pattern by `content` bytes does to a length.

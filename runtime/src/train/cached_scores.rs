@@ -61,12 +61,12 @@ pub struct CachedScores<'a> {
     /// By role: the first batch of the first epoch that is not kept any more.
     ends: Vec<(Role, u32)>,
     /// By the sources of a model, and the batch of the first epoch.
-    batches: RefCell<HashMap<(usize, usize, u32), Rc<Batch>>>,
+    batches: RefCell<HashMap<(usize, usize, u32), Rc<CachedBatch>>>,
     found: Cell<ScoresFound>,
 }
 
 /// The sequences of some sources that come for the first time in one batch.
-struct Batch {
+struct CachedBatch {
     hash: String,
     /// The first token of each, and behind the last one their number.
     starts: Vec<u64>,
@@ -207,7 +207,7 @@ impl<'a> CachedScores<'a> {
         Sequences::new(list, 1, trainer.stage.sources.len())
     }
 
-    fn batch(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Rc<Batch> {
+    fn batch(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Rc<CachedBatch> {
         let place = (sources.start, sources.end, number);
         if let Some(known) = self.batches.borrow().get(&place) {
             return known.clone();
@@ -217,8 +217,10 @@ impl<'a> CachedScores<'a> {
             sequences.micro_batches(trainer.stage, 0..sequences.list.len(), trainer.stage.micro_batch);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
-        let batch =
-            Rc::new(Batch { hash: read_by_the_model(trainer.stage, &sequences, &micro_batches), starts });
+        let batch = Rc::new(CachedBatch {
+            hash: read_by_the_model(trainer.stage, &sequences, &micro_batches),
+            starts,
+        });
         self.batches.borrow_mut().insert(place, batch.clone());
         batch
     }

@@ -28,7 +28,7 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
     if let Some(body) = function.body() {
         let operands: Vec<Rc<Tensor>> =
             operands.iter().map(|operand| Rc::new(operand.shallow_clone())).collect();
-        let mut tensors = Tensors { like: &operands[0] };
+        let mut tensors = NodeTensors { like: &operands[0] };
         let arguments = Arguments { operands: &operands, reverse: None };
         return body.evaluate(&mut tensors, arguments).shallow_clone();
     }
@@ -73,11 +73,11 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
 }
 
 /// Tensors of one kind on one device.
-struct Tensors<'a> {
+struct NodeTensors<'a> {
     like: &'a Tensor,
 }
 
-impl Backend for Tensors<'_> {
+impl Backend for NodeTensors<'_> {
     type Value = Rc<Tensor>;
 
     fn constant(&mut self, value: f64) -> Rc<Tensor> {

@@ -28,7 +28,7 @@ struct Column<'a> {
 }
 
 /// A table of one run, with the columns that both sides have.
-struct Side<'a> {
+struct ComparedSide<'a> {
     run: &'a Run,
     comparison: &'a Comparison,
     seeds: Vec<u64>,
@@ -47,7 +47,7 @@ impl Run {
         column
     }
 
-    fn side<'a>(&'a self, comparison: &'a Comparison, shared: &[&str]) -> Side<'a> {
+    fn side<'a>(&'a self, comparison: &'a Comparison, shared: &[&str]) -> ComparedSide<'a> {
         let places = shared.iter().map(|name| {
             let place = comparison.domains.iter().position(|id| self.domains[id.0 as usize] == *name);
             let place = place.expect("a shared domain is in both tables");
@@ -58,7 +58,7 @@ impl Run {
             columns.iter().flat_map(|(_, column)| column.rewards.keys().map(|(_, seed)| *seed)).collect();
         seeds.sort_unstable();
         seeds.dedup();
-        Side { run: self, comparison, seeds, columns }
+        ComparedSide { run: self, comparison, seeds, columns }
     }
 
     fn domains_of(&self, comparison: &Comparison) -> Vec<&str> {
@@ -66,7 +66,7 @@ impl Run {
     }
 }
 
-impl Side<'_> {
+impl ComparedSide<'_> {
     /// The rewards of each column for a row's models, `[seed][prompt]`; none where one was not evaluated.
     fn rewards(&self, models: &[ModelId]) -> Option<Vec<Vec<&[f64]>>> {
         let mut found = Vec::with_capacity(self.columns.len());
@@ -167,7 +167,7 @@ pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
     tables
 }
 
-fn table(left: &Side, right: &Side, domains: &[&str]) -> ComparedTable {
+fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> ComparedTable {
     let (left_prompts, right_prompts) = (left.prompts(), right.prompts());
     let same_seeds = left.seeds == right.seeds;
     let same_tests: Vec<bool> = (left.columns.iter().zip(&right.columns).enumerate())
