@@ -153,7 +153,9 @@ fn pieces<'a>(
         weighted.push(match when {
             // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
             Some(when) => {
-                let (when, zero) = (graph.broadcast(when, Axis::Token), graph.constant(Axis::Token, 0.0));
+                // A loss per sequence stays one where the condition is one per sequence.
+                let axis = graph.axis(value).max(graph.axis(when));
+                let (when, zero) = (graph.broadcast(when, axis), graph.constant(axis, 0.0));
                 Weighted {
                     value: graph.apply(Function::Where, &[when, value, zero]),
                     weight: own,
@@ -172,17 +174,18 @@ pub(super) fn expressions(
     objective: &checked::Objective,
     origins: Origins,
 ) -> Result<Expressions, Box<Diagnostic>> {
-    let Pieces { lowering, selected, weight, terms, weighted } =
+    let Pieces { mut lowering, selected, weight, terms, weighted } =
         pieces(objective, Lowering::new(Supply::Anything, origins), origins)?;
     let terms = terms.into_iter().zip(weighted);
     let terms = terms.map(|(term, Weighted { weight, when, .. })| TermExpressions {
         name: term.name,
         value: term.value,
         weight,
-        when,
+        when: when.map(|when| lowering.graph.broadcast(when, Axis::Token)),
     });
+    let terms = terms.collect();
     Ok(Expressions {
-        terms: terms.collect(),
+        terms,
         select: selected,
         weight,
         live: lowering.primitives.into_iter().map(|primitive| primitive.live).collect(),
@@ -217,7 +220,7 @@ struct Weighted {
     value: NodeId,
     /// The term's own, on its own axis.
     weight: Option<NodeId>,
-    /// Per token: where the term applies.
+    /// Where the term applies, on the axis of `value`.
     when: Option<NodeId>,
 }
 

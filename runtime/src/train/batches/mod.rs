@@ -156,7 +156,7 @@ impl Batches {
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
-        let list = self.producer.draw(batch, &numbered(stage, &draws, 0), Purpose::Rollout)?;
+        let list = self.producer.draw(batch, &numbered(&draws, 0), Purpose::Rollout)?;
         match &stage.train.filter {
             Some(filter) => Ok((self.filtered(batch, list, filter)?, Vec::new())),
             None => Ok((list, draws)),

@@ -24,8 +24,11 @@ pub(super) fn make_sides(pairs: &Pairs, making: &Making) -> Result<Sides> {
 
 impl Draws for Sides {
     fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
-        let chosen = by_section(draws, |draws| self.chosen.draw(batch, draws, Purpose::Rollout))?;
-        let rejected = by_section(draws, |draws| self.rejected.draw(batch, draws, Purpose::TeacherRollout))?;
+        let chosen =
+            by_section(batch.stage, draws, |draws| self.chosen.draw(batch, draws, Purpose::Rollout))?;
+        let rejected = by_section(batch.stage, draws, |draws| {
+            self.rejected.draw(batch, draws, Purpose::TeacherRollout)
+        })?;
         let mut list: Vec<Sequence> = zip_equal(chosen, rejected).flat_map(pair).collect();
         if reads_reward(&batch.stage.train.objective) {
             judge(batch.stage, &mut list)?;

@@ -17,28 +17,32 @@ use crate::zip::zip_equal;
 pub(super) struct Numbered {
     pub(super) number: u32,
     pub(super) draw: Draw,
-    pub(super) section: usize,
+}
+
+impl Numbered {
+    /// Of a draw that is a prompt: what was written before the first step is drawn by another number.
+    pub(super) fn section(&self, stage: &Stage) -> usize {
+        stage.section(self.draw.source, self.draw.record)
+    }
 }
 
 /// As they were drawn, counted from `first`.
-pub(super) fn numbered(stage: &Stage, draws: &[Draw], first: usize) -> Vec<Numbered> {
-    let number = |(place, draw): (usize, &Draw)| Numbered {
-        number: (first + place) as u32,
-        draw: *draw,
-        section: stage.section(draw.source, draw.record),
-    };
+pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<Numbered> {
+    let number = |(place, draw): (usize, &Draw)| Numbered { number: (first + place) as u32, draw: *draw };
     draws.iter().enumerate().map(number).collect()
 }
 
 /// What `draw` makes of the draws of each section, all of them in the order of the draws again.
 pub(super) fn by_section(
+    stage: &Stage,
     draws: &[Numbered],
     mut draw: impl FnMut(&[Numbered]) -> Result<Vec<Sequence>>,
 ) -> Result<Vec<Sequence>> {
     let mut order: Vec<usize> = (0..draws.len()).collect();
-    order.sort_by_key(|place| draws[*place].section);
+    let section = |place: &usize| draws[*place].section(stage);
+    order.sort_by_key(section);
     let mut groups: Vec<(usize, Vec<Sequence>)> = Vec::with_capacity(draws.len());
-    for places in order.chunk_by(|one, next| draws[*one].section == draws[*next].section) {
+    for places in order.chunk_by(|one, next| section(one) == section(next)) {
         let of_section: Vec<Numbered> = places.iter().map(|place| draws[*place]).collect();
         let sequences = draw(&of_section)?;
         let of_group = (sequences.len() / places.len()).max(1);

@@ -57,7 +57,7 @@ pub(super) fn make(Teacher { once, sampling }: &Teacher, making: &Making) -> Res
 impl Draws for OfTeacher {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
         let Batch { stage, student, models, .. } = *batch;
-        let mut list = by_section(draws, |draws| {
+        let mut list = by_section(stage, draws, |draws| {
             let decoder = models.decoder(teacher_of(stage, models, draws[0].draw)?);
             sample(stage, decoder.as_deref().unwrap_or(student), draws, &self.sampling, batch.key(purpose))
         })?;
@@ -108,11 +108,13 @@ fn teacher_rollouts(
     let mut kept_of_section = vec![0; stage.sections().len()];
     let mut first = 0;
     // Chunks of one teacher each, so that an interruption does not wait for all of them.
-    let mut draws = numbered(stage, &draws, 0);
-    draws.sort_by_key(|draw| draw.section);
-    for chunk in draws.chunk_by(|a, b| a.section == b.section).flat_map(|chunk| chunk.chunks(256)) {
+    let mut draws = numbered(&draws, 0);
+    draws.sort_by_key(|draw| draw.section(stage));
+    for chunk in
+        draws.chunk_by(|a, b| a.section(stage) == b.section(stage)).flat_map(|chunk| chunk.chunks(256))
+    {
         stage.control.check()?;
-        let Numbered { draw, section, .. } = chunk[0];
+        let (draw, section) = (chunk[0].draw, chunk[0].section(stage));
         let model_ref = teacher_of(stage, models, draw)?;
         // Before the first step, the student is what it starts from.
         let teacher = match models.decoder(model_ref) {
