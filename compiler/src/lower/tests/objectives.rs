@@ -351,6 +351,29 @@ fn scans_run_along_all_trained_tokens() {
     assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -running[token] / 6.0));
 }
 
+/// VPD's preferences (the recipe in the standard library): a loss per completion that some completions have.
+#[test]
+fn a_condition_per_sequence_leaves_a_loss_per_sequence() {
+    let surprise = reduce(Reduction::Sum, &live(Live::Part(Part::Logp)), Axis::Sequence);
+    let among_when = ReduceStep { among_when: true, ..step(Axis::Sequence, Axis::Batch) };
+    let mut judged = objective(apply(Function::Softplus, [&surprise]), by_steps(vec![among_when]));
+    judged.terms[0].when = Some(apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]));
+    let objective = lowered(&judged);
+    let sum = |sequence: usize| -> f64 {
+        (0..8).filter(|token| SEQUENCE[*token] == sequence).map(|token| f64::from(STUDENT[token])).sum()
+    };
+    let judged = |sequence: usize| REWARD[sequence] > 0.5;
+    let losses: Vec<f64> =
+        (0..4).filter(|sequence| judged(*sequence)).map(|sequence| sum(sequence).exp().ln_1p()).collect();
+    assert_eq!(losses.len(), 2);
+    assert_values(&objective, objective.loss, &[(losses[0] + losses[1]) / 2.0]);
+    let adjoint = |token: usize| {
+        let sequence = SEQUENCE[token];
+        if judged(sequence) { 0.5 / (1.0 + (-sum(sequence)).exp()) } else { 0.0 }
+    };
+    assert_values(&objective, objective.live[0].adjoint, &per_token(adjoint));
+}
+
 #[test]
 fn what_is_carried_is_an_output() {
     let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch);
