@@ -4,12 +4,12 @@
 //! never for a family's name; the name only decides how a `config.json` is read and written.
 
 use mopd_compiler::plan;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use mopd_kernels::functions::Activation;
 
 /// A decoder without its weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     pub family: Family,
     /// Rows of the embedding; some checkpoints pad it beyond the tokenizer's ids.
@@ -40,6 +40,7 @@ pub struct Config {
     /// Logits are multiplied by it (Granite, arXiv:2408.13359 after the maximal update parametrisation).
     /// Here the output of the last normalisation is, which is the same for every reader of hidden
     /// states.
+    #[serde(skip_serializing_if = "is_one")]
     pub logit_scale: f64,
     /// One per layer.
     pub attention: Vec<LayerAttention>,
@@ -51,7 +52,7 @@ pub struct Config {
     pub initial_deviation: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     Llama,
@@ -66,7 +67,7 @@ pub enum Family {
     Gemma3,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Biases {
     pub query_key_value: bool,
     /// Of the projection behind attention.
@@ -74,12 +75,18 @@ pub struct Biases {
     pub feed_forward: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Written as a number: which of the two it is follows from the family.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum EmbeddingScale {
     Exact(f64),
     /// The published model holds the scale in the precision that it computes in (Gemma).
     Rounded(f64),
+}
+
+/// Keys of models without the feature stay what they were.
+fn is_one(number: &f64) -> bool {
+    *number == 1.0
 }
 
 impl EmbeddingScale {
@@ -97,7 +104,7 @@ impl EmbeddingScale {
 }
 
 /// RMSNorm (arXiv:1910.07467).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Norm {
     pub epsilon: f64,
     /// Added to the stored scale: 1 where checkpoints store the scale's distance from 1 (Gemma).
@@ -107,7 +114,7 @@ pub struct Norm {
     pub after: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LayerAttention {
     /// A token sees itself and the `window - 1` before it; all where absent.
     pub window: Option<usize>,
@@ -116,13 +123,13 @@ pub struct LayerAttention {
 }
 
 /// Rotary positions (arXiv:2104.09864), in the half-split layout of published checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rope {
     pub theta: f64,
     pub scaling: RopeScaling,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
     None,
@@ -150,7 +157,7 @@ pub enum RopeScaling {
 }
 
 /// A feed-forward part of which each token uses a few of many (arXiv:1701.06538).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Experts {
     pub count: usize,
     /// How many a token uses.

@@ -142,6 +142,13 @@ fn batch(sequences: &[(Vec<Token>, Vec<Token>)]) -> PackedBatch {
     )
 }
 
+/// The key of a model that is loaded has its configuration.
+#[test]
+fn a_new_feature_leaves_the_keys_of_models_without_it() {
+    let written = serde_json::to_value(tiny()).unwrap();
+    assert_eq!((&written["embedding_scale"], written.get("logit_scale")), (&serde_json::json!(1.0), None));
+}
+
 #[test]
 fn forward_equals_the_reference() {
     for (tied, key_value_heads) in [(true, 2), (false, 4), (false, 1)] {
