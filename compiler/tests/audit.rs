@@ -145,7 +145,7 @@ fn a_partial_sum_pulls_even_where_student_and_teacher_agree() {
     close(&agreed(&format!("live kl(teacher || student, {TOP_2}, mass: raw)")), &pull, 1e-12);
     close(
         &agreed(&format!("live kl(student || teacher, {TOP_2}, mass: raw)")),
-        &pull.map(|slope| -slope),
+        &pull.map(|derivative| -derivative),
         1e-12,
     );
     for mass in ["generalized", "tail", "renormalized"] {
@@ -166,7 +166,7 @@ fn a_partial_sum_pulls_even_where_student_and_teacher_agree() {
 #[test]
 fn the_bare_reverse_sum_also_moves_mass() {
     let gradient = |mass: &str| here(&format!("live kl(student || teacher, {TOP_2}, mass: {mass})")).gradient;
-    // The mass of the first two tokens, 0.6: its slope is p (1 - 0.6) inside and -0.6 p outside.
+    // The mass of the first two tokens, 0.6: its derivative is p (1 - 0.6) inside and -0.6 p outside.
     let mass: Vec<f64> =
         STUDENT.iter().enumerate().map(|(entry, p)| p * if entry < 2 { 0.4 } else { -0.6 }).collect();
     let difference: Vec<f64> =
@@ -194,7 +194,7 @@ fn a_bound_on_a_negative_sum_deletes_its_gradient() {
     close(&[on("live kl(teacher || student)").value], &[0.132308], 1e-6);
     let bounded = on(&format!("max({}, 0)", sum("raw")));
     assert_eq!(bounded.value, 0.0);
-    assert!(bounded.gradient.iter().all(|slope| *slope == 0.0));
+    assert!(bounded.gradient.iter().all(|derivative| *derivative == 0.0));
 }
 
 #[test]
@@ -252,7 +252,11 @@ fn families_meet_where_they_should() {
     let same = |one: &str, other: &str, factor: f64| {
         let (one, other) = (here(one), here(other));
         close(&[one.value], &[other.value * factor], 1e-6);
-        close(&one.gradient, &other.gradient.iter().map(|slope| slope * factor).collect::<Vec<f64>>(), 1e-6);
+        close(
+            &one.gradient,
+            &other.gradient.iter().map(|derivative| derivative * factor).collect::<Vec<f64>>(),
+            1e-6,
+        );
     };
     same("live alpha(teacher || student, alpha: 2)", "live chi2(teacher || student)", 0.5);
     same("live alpha(teacher || student, alpha: 0.5)", "live hellinger(teacher, student)", 4.0);

@@ -112,10 +112,10 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
             ..Batch::default()
         };
         let values = interpret(&objective.graph, &outputs, &batch).expect("everything is given");
-        let slope: f64 = objective.live.iter().map(|live| values.get(live.adjoint)[0]).sum();
+        let derivative: f64 = objective.live.iter().map(|live| values.get(live.adjoint)[0]).sum();
         for (entry, sum) in gradient.iter_mut().enumerate() {
             let score = if entry == token { 1.0 } else { 0.0 } - STUDENT[entry];
-            *sum += SAMPLER[token] * slope * score;
+            *sum += SAMPLER[token] * derivative * score;
         }
     }
     gradient
@@ -132,7 +132,7 @@ fn dual_numbers_and_symbolic_derivative_agree() {
         // The graph's numbers come in single precision.
         let agree = audit.iter().zip(&graph).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(agree, "{value}: {audit:?} {graph:?}");
-        moved += usize::from(audit.iter().any(|slope| slope.abs() > 1e-3));
+        moved += usize::from(audit.iter().any(|derivative| derivative.abs() > 1e-3));
     }
     assert_eq!(moved, VALUES.len());
 }

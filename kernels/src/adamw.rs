@@ -286,8 +286,8 @@ mod tests {
                     );
                 }
                 for at in 0..length {
-                    let slope = f64::from(gradient[at]) * 0.5;
-                    let (first, second) = (0.9 * 0.25 + 0.1 * slope, 0.95 * 0.125 + 0.05 * slope * slope);
+                    let scaled = f64::from(gradient[at]) * 0.5;
+                    let (first, second) = (0.9 * 0.25 + 0.1 * scaled, 0.95 * 0.125 + 0.05 * scaled * scaled);
                     let expected =
                         f64::from(start[at]) * 0.999 - 0.01 * first / ((second * 2.0).sqrt() + 1e-8);
                     assert!((f64::from(whole[at]) - expected).abs() < 1e-6, "{at}: {} {expected}", whole[at]);

@@ -316,7 +316,7 @@ mod tests {
             let expected = Tensor::cat(&[rotated, values], 1);
             let loss = (&expected * double(&grad_output, &[tokens as i64, -1, width])).sum(None::<Kind>);
             let leaves: Vec<&Tensor> = if with_norm { vec![&leaf, &grad_scales] } else { vec![&leaf] };
-            let slopes = Tensor::run_backward(&[loss], &leaves, false, false);
+            let gradients = Tensor::run_backward(&[loss], &leaves, false, false);
             for cpu in [1, 3].map(Cpu::new) {
                 let (mut read, mut output) = (vec![0.0f32; projected.len()], vec![0.0f32; projected.len()]);
                 forward(cpu, &epilogue, &projected, with_norm.then_some(read.as_mut_slice()), &mut output);
@@ -325,7 +325,7 @@ mod tests {
                 let mut grad_projected = vec![0.0f32; by.len()];
                 let norm = with_norm.then_some((read.as_slice(), sums.as_mut_slice()));
                 backward(cpu, &epilogue, &mut by, norm, &mut grad_projected);
-                close(&grad_projected, &slopes[0]);
+                close(&grad_projected, &gradients[0]);
                 assert_eq!(by, grad_projected);
                 if with_norm {
                     let sums = double(&sums, &[tokens as i64, 2, width]).sum_dim_intlist(
@@ -338,7 +338,7 @@ mod tests {
                         .iter()
                         .map(|sum| *sum as f32)
                         .collect();
-                    close(&sums, &slopes[1]);
+                    close(&sums, &gradients[1]);
                 }
             }
         }

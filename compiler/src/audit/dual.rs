@@ -121,7 +121,7 @@ mod tests {
 
     /// The derivative of every smooth function against a difference quotient.
     #[test]
-    fn slopes_agree_with_differences() {
+    fn derivatives_agree_with_differences() {
         use Function::*;
         let at = |function: Function, x: f64, y: f64, seeds: [f64; 2]| {
             let dual = |value: f64, seed: f64| Dual { value, gradient: vec![seed] };
@@ -139,9 +139,12 @@ mod tests {
                     let value = |sign: f64| {
                         at(function, x + sign * step * seeds[0], y + sign * step * seeds[1], seeds).value
                     };
-                    let slope = (value(1.0) - value(-1.0)) / (2.0 * step);
+                    let derivative = (value(1.0) - value(-1.0)) / (2.0 * step);
                     let known = at(function, x, y, seeds).gradient[0];
-                    assert!((slope - known).abs() < 1e-7, "{function:?} at {x}, {y}: {slope} {known}");
+                    assert!(
+                        (derivative - known).abs() < 1e-7,
+                        "{function:?} at {x}, {y}: {derivative} {known}"
+                    );
                 }
             }
         }

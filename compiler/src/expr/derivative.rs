@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use crate::expr::batch::Batch;
     use crate::expr::interpret::interpret;
-    use crate::expr::testing::{REDUCTIONS, Random};
+    use crate::expr::testing::Random;
 
     /// Small enough that the error of a central difference is tiny, and exact in f32 next to
     /// [`Random::number`].
@@ -305,7 +305,7 @@ mod tests {
                     let mask = graph.apply(Greater, &[reward, half]);
                     (graph.axis(mask) <= axis).then(|| graph.broadcast(mask, axis))
                 });
-                graph.reduce(random.pick(&REDUCTIONS), a, over, mask.flatten())
+                graph.reduce(random.pick(&Reduction::EACH), a, over, mask.flatten())
             }
         }
     }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn adjoints_are_the_slopes_of_finite_differences() {
+    fn adjoints_agree_with_finite_differences() {
         let (mut compared, mut kinks, mut moving) = (0, 0, 0);
         for seed in 0..1_200 {
             let mut random = Random(seed);
@@ -343,18 +343,18 @@ mod tests {
             let values = interpret(&graph, &gradients, &batch).expect("the batch has everything");
             for (live, gradient) in gradients.iter().enumerate() {
                 for token in 0..batch.layout.tokens() {
-                    let slope = |step: f32| {
+                    let derivative = |step: f32| {
                         let (above, below) = (
                             value(&graph, loss, &batch, live, token, step),
                             value(&graph, loss, &batch, live, token, -step),
                         );
                         (above - below) / (2.0 * f64::from(step))
                     };
-                    let (near, far) = (slope(STEP), slope(2.0 * STEP));
+                    let (near, far) = (derivative(STEP), derivative(2.0 * STEP));
                     let one_sided = (value(&graph, loss, &batch, live, token, STEP)
                         - value(&graph, loss, &batch, live, token, 0.0))
                         / f64::from(STEP);
-                    // At a kink the slopes to the two sides differ, or the two steps see different ones.
+                    // At a kink the derivatives to the two sides differ, or the two steps see different ones.
                     let scale = 1.0 + near.abs();
                     if (near - far).abs() > 1e-6 * scale || (near - one_sided).abs() > 1e-2 * scale {
                         kinks += 1;
@@ -367,8 +367,8 @@ mod tests {
                 }
             }
         }
-        assert!(moving > 10_000, "{moving} of {compared} slopes are not 0");
-        assert!(kinks * 10 < compared, "{kinks} kinks, {compared} slopes");
+        assert!(moving > 10_000, "{moving} of {compared} derivatives are not 0");
+        assert!(kinks * 10 < compared, "{kinks} kinks, {compared} derivatives");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Whose probabilities a formula reads.
+//! The distributions that a formula reads.
 
 use serde::{Deserialize, Serialize};
 
-/// Whose probabilities.
+/// Of which model a distribution is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "WrittenRole", into = "WrittenRole")]
 pub enum Role {

@@ -8,18 +8,6 @@ use super::batch::{Batch, Domains, Layout, Runs};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
 /// All that have a derivative, and those that are flat.
-pub const REDUCTIONS: [Reduction; 9] = [
-    Reduction::Sum,
-    Reduction::Mean,
-    Reduction::Minimum,
-    Reduction::Maximum,
-    Reduction::First,
-    Reduction::Last,
-    Reduction::Any,
-    Reduction::All,
-    Reduction::Count,
-];
-
 /// The axes that a number can have, coarse to fine.
 pub const AXES: [Axis; 8] =
     [Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token];
@@ -210,7 +198,7 @@ impl Random {
                             graph.reduce(Reduction::Quantile { q }, operand, over, mask)
                         }
                         1 => {
-                            let reduction = self.pick(&REDUCTIONS);
+                            let reduction = self.pick(&Reduction::EACH);
                             graph.reduce(reduction, operand, over, mask)
                         }
                         2 => {

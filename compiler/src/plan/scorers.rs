@@ -66,7 +66,7 @@ impl Scorers {
         &self.0[2..]
     }
 
-    /// Whose weights the scorers after the routed teacher have for the prompts of a domain.
+    /// The teachers that the scorers after the routed one are for the prompts of a domain.
     pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<Teacher>> {
         let of = |scorer: &Scorer| {
             scorer.choices.iter().find(|choice| choice.domain == domain).map(|choice| choice.teacher)

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_slopes_of_central_differences() {
+    fn gradients_agree_with_central_differences() {
         const STEP: f64 = 1e-6;
         let mut compared = 0;
         for function in Function::ALL.iter().copied().filter(|function| function.is_differentiable()) {
@@ -231,13 +231,13 @@ mod tests {
                         operands[position] += by;
                         function.value(&operands)
                     };
-                    let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                    let derivative = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
                     let output = function.value(operands);
                     let arguments = Arguments { operands, reverse: Some([&output, &-3.0]) };
                     let exact = gradient.evaluate(&mut Numbers, arguments);
                     assert!(
-                        (exact + 3.0 * slope).abs() < 1e-7 * (1.0 + exact.abs()),
-                        "{function:?} of {operands:?} by operand {position}: {exact} is not -3 times {slope}"
+                        (exact + 3.0 * derivative).abs() < 1e-7 * (1.0 + exact.abs()),
+                        "{function:?} of {operands:?} by operand {position}: {exact} is not -3 times {derivative}"
                     );
                     compared += 1;
                 }

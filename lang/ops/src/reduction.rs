@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gradients_are_slopes_of_central_differences() {
+    fn gradients_agree_with_central_differences() {
         const STEP: f64 = 1e-6;
         let values = [0.5, -1.25, 2.0, 0.75];
         for reduction in Reduction::EACH {
@@ -228,8 +228,11 @@ mod tests {
                     values[index] += by;
                     reduction.value(&values)
                 };
-                let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
-                assert!((slope - partial).abs() < 1e-7, "{reduction:?} by {index}: {slope} {partial}");
+                let derivative = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                assert!(
+                    (derivative - partial).abs() < 1e-7,
+                    "{reduction:?} by {index}: {derivative} {partial}"
+                );
             }
         }
     }

@@ -22,8 +22,8 @@ pub fn objective(
     let per_sequence = graph.reduce(Reduction::Mean, value, Axis::Sequence, None);
     let loss = graph.reduce(Reduction::Mean, per_sequence, Axis::Batch, None);
     let total = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
-    let slope = adjoints(&mut graph, total, &[LiveId(0)]).expect("the term is differentiable")[0];
-    let signal = apply(&mut graph, Function::Abs, &[slope]);
+    let derivative = adjoints(&mut graph, total, &[LiveId(0)]).expect("the term is differentiable")[0];
+    let signal = apply(&mut graph, Function::Abs, &[derivative]);
     let adjoint = adjoints(&mut graph, loss, &[LiveId(0)]).expect("the loss is differentiable")[0];
     let empty = String::new;
     Objective {

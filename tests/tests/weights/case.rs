@@ -139,9 +139,9 @@ impl Case {
         mut self,
         name: &'static str,
         value: impl Fn(At) -> f64 + 'static,
-        slope: impl Fn(At) -> f64 + 'static,
+        derivative: impl Fn(At) -> f64 + 'static,
     ) -> Case {
-        self = self.linear(name, "student.logp", slope);
+        self = self.linear(name, "student.logp", derivative);
         self.last().value = Some(per_token(value));
         self
     }
@@ -152,9 +152,9 @@ impl Case {
         name: &'static str,
         live: &'static str,
         value: impl Fn(At) -> f64 + 'static,
-        slope: impl Fn(At) -> f64 + 'static,
+        derivative: impl Fn(At) -> f64 + 'static,
     ) -> Case {
-        self = self.linear(name, live, slope);
+        self = self.linear(name, live, derivative);
         self.last().value = Some(per_token(value));
         self
     }
@@ -176,7 +176,7 @@ impl Case {
         self.curved(
             name,
             move |t| crate::math::clipped(t.ratio(), advantage(t), low, high),
-            move |t| crate::math::clipped_slope(t.ratio(), advantage(t), low, high),
+            move |t| crate::math::clipped_derivative(t.ratio(), advantage(t), low, high),
         )
     }
 

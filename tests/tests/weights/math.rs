@@ -74,7 +74,7 @@ pub fn clipped(ratio: f64, advantage: f64, low: f64, high: f64) -> f64 {
 
 /// Its derivative in log p: -ratio * A, but 0 where the ratio has left its bounds on the side that the
 /// advantage pulls to.
-pub fn clipped_slope(ratio: f64, advantage: f64, low: f64, high: f64) -> f64 {
+pub fn clipped_derivative(ratio: f64, advantage: f64, low: f64, high: f64) -> f64 {
     let beyond = advantage > 0.0 && ratio > 1.0 + high || advantage < 0.0 && ratio < 1.0 - low;
     if beyond { 0.0 } else { -ratio * advantage }
 }

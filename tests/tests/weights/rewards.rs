@@ -55,7 +55,7 @@ fn reinforcement() -> Vec<Case> {
         of("rl.gspo").curved(
             "policy",
             |t| clipped(drift(t), outcome(t), 3e-4, 4e-4),
-            |t| crate::math::clipped_slope(drift(t), outcome(t), 3e-4, 4e-4),
+            |t| crate::math::clipped_derivative(drift(t), outcome(t), 3e-4, 4e-4),
         ),
         // RLOO (arXiv:2402.14740, eq. 8): R(y_i) - mean of R(y_j), j other than i, times the gradient of the
         // log-probability.

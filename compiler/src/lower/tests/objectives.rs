@@ -129,16 +129,16 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
     });
     assert_values(&objective, objective.loss, &[sequence_means(&term)]);
     // No gradient where the ratio has already moved beyond the bound in the direction of the advantage.
-    let slope = |token: usize| {
+    let derivative = |token: usize| {
         let (ratio, advantage) = (ratio(token), advantage(SEQUENCE[token]));
         let beyond = (advantage > 0.0 && ratio > 1.28) || (advantage < 0.0 && ratio < 0.8);
         if beyond { 0.0 } else { -advantage * ratio }
     };
-    let stopped = (0..8).filter(|token| slope(*token) == 0.0).count();
+    let stopped = (0..8).filter(|token| derivative(*token) == 0.0).count();
     assert!((1..8).contains(&stopped), "{stopped} tokens are beyond the bound");
-    let adjoint = per_token(|token| slope(token) / TOKENS[SEQUENCE[token]] / 4.0);
+    let adjoint = per_token(|token| derivative(token) / TOKENS[SEQUENCE[token]] / 4.0);
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
-    assert_values(&objective, objective.signal, &per_token(|token| slope(token).abs()));
+    assert_values(&objective, objective.signal, &per_token(|token| derivative(token).abs()));
     assert!(objective.reads(plan::Role::Sampler) && !objective.reads(plan::Role::TEACHER));
 }
 
@@ -189,14 +189,14 @@ fn dpo_compares_the_two_completions_of_a_pair() {
             let scale = loss.max(1.0);
             let reference = interpret(&objective.graph, &objective.outputs(), &batch()).unwrap();
             assert!((reference.get(objective.loss)[0] - loss).abs() < 1e-12 * scale, "{loss}");
-            let slope = per_token(|token| {
+            let derivative = per_token(|token| {
                 let sign = if CHOSEN[SEQUENCE[token]] == 1.0 { 1.0 } else { -1.0 };
                 let certainty = 1.0 / (1.0 + (-pairs[SEQUENCE[token] / 2]).exp());
                 -beta * certainty * sign * selected[token] / 2.0
             });
             let program = Program::compile(&objective.graph, &objective.outputs()).unwrap();
             let compiled = program.run(&batch()).unwrap();
-            for (token, expected) in slope.iter().enumerate() {
+            for (token, expected) in derivative.iter().enumerate() {
                 assert!(
                     (reference.get(objective.live[0].adjoint)[token] - expected).abs()
                         < 1e-12 * beta.max(1.0)
@@ -221,9 +221,9 @@ fn dpo_has_its_gradient_where_the_student_is_the_reference() {
     batch.signals.push(same);
     let compiled = Program::compile(&objective.graph, &objective.outputs()).unwrap().run(&batch).unwrap();
     assert!((f64::from(compiled.get(objective.loss)[0]) - 2f64.ln()).abs() < 1e-6);
-    for (token, slope) in compiled.get(objective.live[0].adjoint).iter().enumerate() {
+    for (token, derivative) in compiled.get(objective.live[0].adjoint).iter().enumerate() {
         let sign = if CHOSEN[SEQUENCE[token]] == 1.0 { 1.0 } else { -1.0 };
-        assert!((slope + sign * 0.5 * 0.5 / 2.0).abs() < 1e-6, "{slope}");
+        assert!((derivative + sign * 0.5 * 0.5 / 2.0).abs() < 1e-6, "{derivative}");
     }
 }
 

@@ -15,6 +15,9 @@ pub struct Mix {
     pub second: Producer,
 }
 
+/// Mixes inside each other at most: the number of a node in the tree, 32 bits, selects its random numbers.
+const LEVELS: usize = 30;
+
 impl Kind for Mix {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
         Fields::of("mix")
@@ -88,5 +91,13 @@ pub(super) fn executable(
         let [first, second] = groups;
         return Err(refused(place, format!("a `mix` of groups of {first} and of {second} samples")));
     }
+    if [&first, &second].iter().any(|side| levels(side) >= LEVELS) {
+        return Err(refused(at, format!("a `mix` of more than {LEVELS} levels")));
+    }
     Ok(Producer::mix(share, first, second))
+}
+
+/// How deep producers are inside each other.
+fn levels(producer: &Producer) -> usize {
+    producer.kind().inner().into_iter().map(|inner| 1 + levels(inner)).max().unwrap_or(0)
 }

@@ -188,8 +188,8 @@ macro_rules! arguments {
         }
     };
     (@ $name:ident, $parameters:expr, $($parameter:ident, $takes:ty $(, $default:expr)?;)*) => {
-        #[allow(dead_code)]
         pub(in crate::check) struct $name<'e> {
+            #[allow(dead_code, reason = "not everything asks for the place of its call")]
             pub call: $crate::check::builtins::declare::Call<'e>,
             $(pub $parameter: $crate::check::builtins::declare::field!('e $takes $(, $default)?),)*
         }
@@ -200,7 +200,7 @@ macro_rules! arguments {
                 &'static [$crate::check::builtins::BuiltinParameter],
             > = $parameters;
 
-            #[allow(unused_mut, unused_variables, dead_code)]
+            #[allow(unused_mut, unused_variables)]
             pub(in crate::check) fn of(
                 call: $crate::check::builtins::declare::Call<'e>,
                 given: &[Option<&'e $crate::syntax::ast::Expr>],
@@ -304,9 +304,9 @@ macro_rules! builtins {
             }),*
         ];
 
-        #[allow(dead_code)]
         impl<'e> $calls<'e> {
             /// How it is written.
+            #[allow(dead_code, reason = "not everything asks for the place of its call")]
             pub(in crate::check) fn written(&self) -> $crate::check::builtins::declare::Call<'e> {
                 match self {
                     $($calls::$variant(given) => given.call),*

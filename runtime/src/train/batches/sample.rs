@@ -32,19 +32,20 @@ pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<Numbered> {
     draws.iter().enumerate().map(number).collect()
 }
 
-/// What `draw` makes of the draws of each section, all of them in the order of the draws again.
-pub(super) fn by_section(
-    stage: &Stage,
+/// What `draw` makes of the draws that have a key in common, key by key; all of them in the order of the draws
+/// again.
+pub(super) fn draw_by<K: Ord>(
     draws: &[Numbered],
-    mut draw: impl FnMut(&[Numbered]) -> Result<Vec<Sequence>>,
+    key: impl Fn(&Numbered) -> K,
+    mut draw: impl FnMut(K, &[Numbered]) -> Result<Vec<Sequence>>,
 ) -> Result<Vec<Sequence>> {
     let mut order: Vec<usize> = (0..draws.len()).collect();
-    let section = |place: &usize| draws[*place].section(stage);
-    order.sort_by_key(section);
+    let of = |place: &usize| key(&draws[*place]);
+    order.sort_by_key(of);
     let mut groups: Vec<(usize, Vec<Sequence>)> = Vec::with_capacity(draws.len());
-    for places in order.chunk_by(|one, next| section(one) == section(next)) {
-        let of_section: Vec<Numbered> = places.iter().map(|place| draws[*place]).collect();
-        let sequences = draw(&of_section)?;
+    for places in order.chunk_by(|one, next| of(one) == of(next)) {
+        let alike: Vec<Numbered> = places.iter().map(|place| draws[*place]).collect();
+        let sequences = draw(of(&places[0]), &alike)?;
         let of_group = (sequences.len() / places.len()).max(1);
         groups.extend(
             zip_equal(places, sequences.chunks(of_group)).map(|(place, group)| (*place, group.to_vec())),

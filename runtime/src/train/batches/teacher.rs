@@ -6,7 +6,7 @@ use mopd_compiler::plan::producers::{Once, Teacher};
 use mopd_compiler::plan::{Keep, Role, Sampling};
 
 use super::data::Fixed;
-use super::sample::{Numbered, by_section, judge, numbered, sample};
+use super::sample::{Numbered, draw_by, judge, numbered, sample};
 use super::{Batch, Draws, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -57,10 +57,20 @@ pub(super) fn make(Teacher { once, sampling }: &Teacher, making: &Making) -> Res
 impl Draws for OfTeacher {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
         let Batch { stage, student, models, .. } = *batch;
-        let mut list = by_section(stage, draws, |draws| {
-            let decoder = models.decoder(teacher_of(stage, models, draws[0].draw)?);
-            sample(stage, decoder.as_deref().unwrap_or(student), draws, &self.sampling, batch.key(purpose))
-        })?;
+        let mut list = draw_by(
+            draws,
+            |draw| draw.section(stage),
+            |_, draws| {
+                let decoder = models.decoder(teacher_of(stage, models, draws[0].draw)?);
+                sample(
+                    stage,
+                    decoder.as_deref().unwrap_or(student),
+                    draws,
+                    &self.sampling,
+                    batch.key(purpose),
+                )
+            },
+        )?;
         if self.judged {
             judge(stage, &mut list)?;
         }
