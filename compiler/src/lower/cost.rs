@@ -75,7 +75,9 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let (parameters, tokens, scorers) = (parameters?, tokens? as f64, scorers.as_ref()?);
         let writes = |writer: Writer| match writer {
             Writer::Student => Some(parameters),
-            Writer::Teacher => scorers.first().map(|(_, routed)| *routed),
+            Writer::Scorer(role) => {
+                scorers.iter().find(|(known, _)| *known == role).map(|(_, parameters)| *parameters)
+            }
             Writer::Model(model) => of(model),
         };
         let producer = &train.rollout.producer;

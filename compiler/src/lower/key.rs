@@ -11,7 +11,7 @@ use crate::keys::{VERSION, hash, text};
 use crate::plan::producers::{Fields, Value};
 use crate::plan::{
     AdamW, Architecture, Comparison, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Formula, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat, Recipe, Reward,
+    Formula, Ladder, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat, Recipe, Reward,
     Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
 };
 
@@ -150,6 +150,8 @@ struct ObjectiveMeaning<'a> {
     weight: Option<NodeId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
+    #[serde(skip_serializing_if = "<[Ladder]>::is_empty")]
+    ladders: &'a [Ladder],
 }
 
 impl<'a> ObjectiveMeaning<'a> {
@@ -164,6 +166,7 @@ impl<'a> ObjectiveMeaning<'a> {
             selected: objective.selected,
             weight: objective.weight,
             temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),
+            ladders: &objective.ladders,
         }
     }
 }

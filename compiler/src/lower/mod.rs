@@ -58,7 +58,7 @@ pub fn compile(
     findings.add(numbers::check(&domains, &models, &comparisons, origins));
     for model in &experiment.models {
         if let checked::Stage::Train(train) = &model.stage {
-            let named = train.objective.named_teachers();
+            let named = train.named_teachers();
             findings.add(narrow::formula::refusals(&train.objective, Origins { named: &named, ..origins }));
         }
     }
@@ -181,8 +181,9 @@ fn lowered(
         Stage::Train(train) => {
             let checked = train.objective;
             let temperature = checked.objective.temperature_on(&checked.rollout);
-            let named = checked.objective.named_teachers();
-            let origins = Origins { named: &named, ..origins };
+            let named = checked.named_teachers();
+            let ladders = checked.ladders();
+            let origins = Origins { named: &named, ladders: &ladders, ..origins };
             let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
             Stage::Train(Box::new(Train {
                 recipe: train.recipe,

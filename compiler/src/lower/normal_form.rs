@@ -227,8 +227,8 @@ fn source(rollout: &Rollout) -> String {
             format!("student rollouts{}, rewritten by {}", drawn(), by.name())
         }
         RolloutSource::Snapshot { .. } => format!("rollouts of an earlier model{}, made once", drawn()),
-        RolloutSource::Replay { share, .. } => {
-            format!("student rollouts{}, {} of them replayed", drawn(), exact(share))
+        RolloutSource::Replay { share, of, .. } => {
+            format!("{}, replayed in a share of {}", source(of), exact(share))
         }
         RolloutSource::Speculative { block, .. } => {
             format!("student drafts of {block} tokens{}, verified by teacher", drawn())

@@ -2,7 +2,7 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
-use mopd_lang::formula::Formula;
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
 
 use super::formula::{Lowering, Primitive, Supply};
@@ -10,7 +10,7 @@ use super::narrow::formula as narrow;
 use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
+use crate::plan::{Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
 use crate::refusal::Origins;
 
 pub(super) fn lower(
@@ -73,6 +73,9 @@ pub(super) fn lower(
     };
     let clipped = clipped(&mut lowering.graph, &total.into_iter().chain(coarser).collect::<Vec<NodeId>>());
 
+    let ladders = origins.ladders.iter().map(|ladder| self::ladder(&mut lowering, ladder, origins));
+    let ladders = ladders.collect::<Result<Vec<Ladder>, _>>()?;
+
     let own = if let [term] = weighted.as_slice() { term.weight } else { None };
     let weight = [weight, own]
         .into_iter()
@@ -96,9 +99,21 @@ pub(super) fn lower(
         selected,
         weight,
         temperature,
+        ladders,
         normal_form,
         origin: objective.origin,
     })
+}
+
+/// What decides whether a ladder is climbed, after the step whose numbers it reads.
+fn ladder(lowering: &mut Lowering, ladder: &Formula, origins: Origins) -> Result<Ladder, Box<Diagnostic>> {
+    let FormulaKind::Adaptive(Adaptive::Ladder { values, advance_if, every }) = &ladder.0.kind else {
+        unreachable!("the stage has looked for ladders")
+    };
+    let Some(advance_if) = detached(lowering, Some(advance_if), "advance_if", origins)? else {
+        unreachable!("there is a formula")
+    };
+    Ok(Ladder { advance_if, every: (*every).max(1), values: values.len() as u32 })
 }
 
 /// An objective's `select`, weights and terms, before they are reduced to a loss.

@@ -4,12 +4,15 @@
 mod data;
 pub mod difference;
 pub mod events;
+mod moving;
 pub mod producers;
 pub mod results;
 mod scorers;
 mod settings;
 
 pub use data::{DataFormula, DataNode, DataSource};
+pub(crate) use moving::moving;
+pub use moving::{Ladder, Moving};
 pub use producers::{Producer, Rollout};
 pub use scorers::{Scorer, Scorers};
 use serde::{Deserialize, Serialize};
@@ -118,6 +121,9 @@ pub struct Objective {
     /// or of ending, and in divergences with the sampler on a side.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub temperature: f64,
+    /// By which the stage's rollouts change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladders: Vec<Ladder>,
     pub normal_form: NormalForm,
     pub origin: Origin,
 }
@@ -151,6 +157,7 @@ impl Objective {
             .chain(self.clipped)
             .chain(self.selected)
             .chain(self.weight)
+            .chain(self.ladders.iter().map(|ladder| ladder.advance_if))
             .collect()
     }
 

@@ -16,8 +16,8 @@ pub struct Scorer {
     pub choices: Vec<TeacherChoice>,
 }
 
-/// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads by
-/// name. The first two may be nobody.
+/// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads, or
+/// that write completions, by name. The first two may be nobody.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
 pub struct Scorers(Vec<Scorer>);
@@ -61,7 +61,13 @@ impl Scorers {
         self.0[1].choices.iter().filter_map(|choice| Some((choice.domain, choice.teacher.model()?)))
     }
 
-    /// The teachers that the objective reads by name.
+    /// Whose weights have the role, domain by domain.
+    pub fn choices(&self, role: Role) -> &[TeacherChoice] {
+        let Role::Scorer(ScorerId(place)) = role else { return &[] };
+        self.0.get(place as usize).map_or(&[], |scorer| &scorer.choices)
+    }
+
+    /// The teachers that the stage asks by name: those that the objective reads, then those that only write.
     pub fn named(&self) -> &[Scorer] {
         &self.0[2..]
     }

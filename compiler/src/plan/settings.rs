@@ -6,12 +6,13 @@ pub use mopd_lang::experiment::{
     Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat,
     Schedule, SettingMark, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
-use super::{Formula, Rollout, Scorers};
+use super::{Formula, Moving, Rollout, Scorers};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -278,6 +279,9 @@ pub struct Sampling {
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
+    /// What `max_tokens` is at each step, where that is not always the same: it is the largest of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens_moves: Option<Moving>,
     /// Drawn from the fewest most probable entries that together have this probability; all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
@@ -295,7 +299,28 @@ impl Sampling {
     /// From the whole distribution, ending at end tokens only.
     pub fn new(n: u32, temperature: f64, max_tokens: u32) -> Sampling {
         let (top_p, top_k, repetition_penalty) = (None, None, None);
-        Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, stop: Vec::new() }
+        Sampling {
+            n,
+            temperature,
+            max_tokens,
+            max_tokens_moves: None,
+            top_p,
+            top_k,
+            repetition_penalty,
+            stop: Vec::new(),
+        }
+    }
+
+    /// As it is at `step` of `steps`, after the ladders were `climbed` so often. What lies between two whole
+    /// numbers is rounded to the nearest.
+    pub fn at(&self, step: u32, steps: u32, climbed: &[u32]) -> Cow<'_, Sampling> {
+        let Some(moves) = &self.max_tokens_moves else { return Cow::Borrowed(self) };
+        let now = moves.at(step, steps, climbed).round() as u32;
+        Cow::Owned(Sampling {
+            max_tokens: now.clamp(1, self.max_tokens),
+            max_tokens_moves: None,
+            ..self.clone()
+        })
     }
 
     /// Whether tokens are drawn from all that the model says, at the temperature: their log-probabilities are

@@ -55,6 +55,13 @@ impl Objective {
         self.formulas().iter().any(|formula| formula.reads(role))
     }
 
+    /// Every rollout of a stage that draws `own` for it, those inside others included.
+    pub fn rollouts<'a>(&'a self, own: &'a Rollout) -> Vec<&'a Rollout> {
+        let of_terms =
+            self.terms.iter().flat_map(|term| term.data.as_deref().into_iter().chain(term.preferences()));
+        std::iter::once(own).chain(of_terms).flat_map(Rollout::all).collect()
+    }
+
     /// The declared teachers that it reads by name.
     pub fn named_teachers(&self) -> Vec<TeacherId> {
         let mut found = Vec::new();
@@ -88,6 +95,19 @@ pub struct Term {
     /// Its own completions.
     pub data: Option<Rc<Rollout>>,
     pub origin: Origin,
+}
+
+impl Term {
+    /// The completions that it compares in pairs.
+    pub fn preferences(&self) -> Vec<&Rollout> {
+        let mut sides = Vec::new();
+        for part in self.value.parts() {
+            if let FormulaKind::Live(Live::Preference(preference)) = &part.0.kind {
+                sides.extend([&preference.chosen, &preference.rejected]);
+            }
+        }
+        sides
+    }
 }
 
 /// From one number per token to one.

@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use super::stages::named;
-use super::{ModelId, Origin, TeacherId, Template};
+use super::{ModelId, Origin, Template};
 use crate::experiment::formula::{Formula, Role};
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +61,8 @@ pub enum RolloutSource {
 }
 
 /// What a buffer holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Keeps {
     Rollouts,
     Prompts,
@@ -217,6 +217,19 @@ impl Rollout {
         drawn.map(|sampling| sampling.temperature).filter(|temperature| *temperature > 0.0).unwrap_or(1.0)
     }
 
+    /// The number of it that may move over training time, where it has one.
+    pub fn moving(&self) -> Option<&Formula> {
+        match &self.source {
+            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
+                Some(&sampling.max_tokens)
+            }
+            RolloutSource::Mix { share, .. } | RolloutSource::Replay { share, .. } => Some(share),
+            RolloutSource::TokenMix { alpha, .. } => Some(alpha),
+            RolloutSource::Turns { at_most, .. } => Some(at_most),
+            _ => None,
+        }
+    }
+
     /// Who else than the student writes some of the tokens.
     pub fn writer(&self) -> Option<&Role> {
         match &self.source {
@@ -242,15 +255,11 @@ impl Rollout {
         found
     }
 
-    pub(super) fn inputs(&self, models: &mut Vec<ModelId>, teachers: &mut Vec<TeacherId>) {
-        for rollout in self.all() {
-            match &rollout.source {
-                RolloutSource::Snapshot { model, .. } => models.push(*model),
-                RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
-                    teachers.extend(named(role))
-                }
-                _ => {}
-            }
+    /// The model that writes as it is before the run.
+    pub(super) fn earlier_model(&self) -> Option<ModelId> {
+        match self.source {
+            RolloutSource::Snapshot { model, .. } => Some(model),
+            _ => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::optimizers::{Extrapolation, Optimizer, WeightGroup};
 use super::{
     DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights, Template,
 };
-use crate::experiment::formula::{Formula, Role};
+use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
 use serde::{Deserialize, Serialize};
 
 /// Weights: the value of a stage applied to other models.
@@ -324,18 +324,43 @@ impl Checkpointing {
 }
 
 impl Train {
+    /// Every rollout of the stage, those inside others included.
+    pub fn rollouts(&self) -> Vec<&Rollout> {
+        self.objective.rollouts(&self.rollout)
+    }
+
+    /// The ladders by which its rollouts change, each once.
+    pub fn ladders(&self) -> Vec<Formula> {
+        let mut found: Vec<Formula> = Vec::new();
+        for moving in self.rollouts().into_iter().filter_map(Rollout::moving) {
+            let ladder = matches!(moving.0.kind, FormulaKind::Adaptive(Adaptive::Ladder { .. }));
+            if ladder && !found.iter().any(|known| known.0.kind == moving.0.kind) {
+                found.push(moving.clone());
+            }
+        }
+        found
+    }
+
+    /// The declared teachers that it asks by name: those that the objective reads, then those that write
+    /// completions.
+    pub fn named_teachers(&self) -> Vec<TeacherId> {
+        let mut found = self.objective.named_teachers();
+        let writers = self.rollouts().into_iter().filter_map(Rollout::writer);
+        for teacher in writers.filter_map(named) {
+            if !found.contains(&teacher) {
+                found.push(teacher);
+            }
+        }
+        found
+    }
+
     /// The models that must exist before.
     pub(super) fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
         let mut inputs = vec![self.start];
         inputs.extend(self.reference.iter().map(|(_, model)| *model));
         let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
-        waiting.extend(self.objective.named_teachers());
-        self.rollout.inputs(&mut inputs, &mut waiting);
-        for term in &self.objective.terms {
-            if let Some(data) = &term.data {
-                data.inputs(&mut inputs, &mut waiting);
-            }
-        }
+        waiting.extend(self.named_teachers());
+        inputs.extend(self.rollouts().into_iter().filter_map(Rollout::earlier_model));
         let mut seen = Vec::new();
         while let Some(id) = waiting.pop() {
             if seen.contains(&id) {

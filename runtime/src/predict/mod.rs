@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::producers::Once;
-use mopd_compiler::plan::{ModelId, Objective, Plan, Reward, Stage, Train};
+use mopd_compiler::plan::{ModelId, Objective, Plan, Reward, Share, Stage, Train};
 use tch::Device;
 
 use crate::failure::Result;
@@ -87,8 +87,11 @@ pub fn predict(
 ) -> Result<Option<Prediction>> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
     let kind = kind(plan.experiment.dtype);
+    // What is written once for each prompt is tried as drawn at every step.
+    let mut afresh = train.clone();
+    afresh.rollout.producer.draw_afresh();
     let trial = Trial {
-        train,
+        train: &afresh,
         model,
         domains,
         shapes,
@@ -114,11 +117,25 @@ pub fn predict(
         _ => extrapolated(&trial)?,
     };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
-    let [rollout, scoring, update] =
-        [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
+    let steps = f64::from(steps);
+    let rollout = taken.rollout * steps * part_written(train, domains, steps);
+    let [scoring, update] = [taken.scoring, taken.update].map(|each| each * steps);
     let seconds = taken.around + rollout + scoring + update + saved;
     let (memory, resting) = (taken.memory as u64, taken.resting as u64);
     Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
+}
+
+/// The part of the groups of so many steps that must be written, where a prompt has the same whenever it comes.
+fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) -> f64 {
+    if !train.rollout.producer.kind().once_a_prompt() {
+        return 1.0;
+    }
+    let drawn = (steps / f64::from(train.passes.max(1))).ceil() * f64::from(train.rollout.groups);
+    let new = |share: &Share| {
+        let prompts = domains[share.domain.0 as usize].train.as_ref().map_or(0, |data| data.dataset.len());
+        (drawn * share.share).min(prompts as f64)
+    };
+    train.mixture.iter().map(new).sum::<f64>() / drawn.max(1.0)
 }
 
 /// The sequences that models of their own depth can try within some seconds: all of a step, or a number that

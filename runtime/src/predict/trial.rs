@@ -192,6 +192,8 @@ impl Trial<'_> {
             !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
         let rollout = &mut train.rollout;
         rollout.groups = (batch / rollout.group()).max(1);
+        // As long as they ever get.
+        rollout.producer.each_sampling(&mut |sampling| sampling.max_tokens_moves = None);
         if clipped {
             rollout.producer.each_sampling(&mut |sampling| {
                 sampling.max_tokens = self.completion.min(sampling.max_tokens).max(1);

@@ -248,9 +248,11 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];
         let prompts = trained(data)?;
-        // Of the student and all teachers of the domain, the shortest.
-        let teachers = train.arms(share.domain).filter_map(|choice| choice.teacher.model());
-        let of_teachers = teachers.map(context).fold(context(model), u32::min);
+        // Of the student and all that have a role in the domain, the shortest.
+        let of_role = |role: Role| {
+            let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
+            choices.filter_map(|choice| choice.teacher.model()).map(context).fold(context(model), u32::min)
+        };
         let producer = &train.rollout.producer;
         for field in producer.fields_of_data() {
             prompts.longest_example(tokenizer, field)?.fits(0, context(model))?;
@@ -258,7 +260,7 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         for (writer, sampling) in producer.drawn() {
             let shortest = match writer {
                 Writer::Student => context(model),
-                Writer::Teacher => of_teachers,
+                Writer::Scorer(role) => of_role(role),
                 Writer::Model(writer) => context(model).min(context(writer)),
             };
             let longest = prompts.longest_prompt(tokenizer)?;
@@ -275,7 +277,8 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                 Some((name, choice.teacher.model()?))
             })
         });
-        for (name, other) in scorers {
+        let writers = producer.models().into_iter().map(|id| ("the model of the `snapshot`".to_owned(), id));
+        for (name, other) in scorers.chain(writers) {
             let (student, other) = (form(model), form(other));
             if let Some(difference) = difference(tokenizer, &other.tokenizer) {
                 let message = format!("{name} has another tokenizer than its student: {difference}");

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
-use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::producers::{Once, Writer};
 use mopd_compiler::plan::{
-    DataFormula, Domain, DomainId, Evaluation, Keep, ModelId, Objective, Plan, PromptFormat, Reward, Rollout,
-    Sampling, Stage, Teacher, Tokenizer, Train,
+    DataFormula, Domain, DomainId, Evaluation, Keep, Length, ModelId, Objective, Plan, PromptFormat, Reward,
+    Rollout, Sampling, Stage, Tokenizer, Train,
 };
 use serde::Serialize;
 
@@ -92,12 +92,28 @@ struct RolloutsKey<'a> {
     computed: ComputeKey<'a>,
     /// Of random numbers.
     stream: u64,
-    sequences: u32,
-    keep: Keep,
+    #[serde(flatten)]
+    written: WrittenKey,
     sampling: &'a Sampling,
     tokenizer: String,
     shares: Vec<ShareKey<'a>>,
     data: &'a [DataKey<'a>],
+}
+
+/// How many.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WrittenKey {
+    Sequences {
+        sequences: u32,
+        keep: Keep,
+    },
+    /// Those that a stage draws: with the shares and the data, these numbers decide which.
+    Prompts {
+        groups: u32,
+        passes: u32,
+        length: Length,
+    },
 }
 
 #[derive(Serialize)]
@@ -289,32 +305,37 @@ impl<'a> Maker<'a> {
         result_of: &impl Fn(ModelId) -> &'k str,
     ) -> Option<RolloutsKey<'k>> {
         let producer = &train.rollout.producer;
-        let (Some(Once { sequences, keep }), Some(sampling)) = (producer.once(), producer.sampling()) else {
-            return None;
+        let written = match producer.once() {
+            Some(Once { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
+            None if producer.kind().once_a_prompt() => WrittenKey::Prompts {
+                groups: train.rollout.groups,
+                passes: train.passes,
+                length: train.length,
+            },
+            None => return None,
         };
+        let (writer, sampling) = producer.kind().drawn()?;
         let shares = train.mixture.iter().map(|share| {
             let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
-            let writers = train.arms(share.domain).map(|arm| {
-                let writer = match arm.teacher {
-                    Teacher::Model(id) => id,
-                    // Before the first step it is what the stage starts from.
-                    Teacher::Student(_) => train.start,
-                };
-                WriterKey { when: arm.when.as_ref(), model: result_of(writer) }
-            });
-            ShareKey {
-                share: share.share,
-                reward: reward.without_paths(),
-                format,
-                limit: *limit,
-                writers: writers.collect(),
-            }
+            let writers = match writer {
+                Writer::Scorer(role) => {
+                    let arms = train.scorers.choices(role).iter();
+                    let arms = arms.filter(|arm| arm.domain == share.domain).map(|arm| {
+                        // Before the first step, the student is what the stage starts from.
+                        let model = arm.teacher.model().unwrap_or(train.start);
+                        WriterKey { when: arm.when.as_ref(), model: result_of(model) }
+                    });
+                    arms.collect()
+                }
+                Writer::Model(id) => vec![WriterKey { when: None, model: result_of(id) }],
+                Writer::Student => Vec::new(),
+            };
+            ShareKey { share: share.share, reward: reward.without_paths(), format, limit: *limit, writers }
         });
         Some(RolloutsKey {
             computed,
             stream,
-            sequences,
-            keep,
+            written,
             sampling,
             tokenizer: form.tokenizer.hash(),
             shares: shares.collect(),
@@ -333,7 +354,17 @@ impl<'a> Maker<'a> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
         let Evaluation { sampling, prompts } = super::evaluation(self.plan, comparisons);
         let data = &self.domains[domain.0 as usize];
-        let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, repetition_penalty, stop } = sampling;
+        // No evaluation changes its length meanwhile.
+        let Sampling {
+            n: _,
+            temperature,
+            max_tokens: _,
+            max_tokens_moves: _,
+            top_p,
+            top_k,
+            repetition_penalty,
+            stop,
+        } = sampling;
         EvaluationKey {
             computed,
             samples: samples(sampling),

@@ -58,8 +58,35 @@ pub struct TrainPosition {
     pub data: mixture::MixturePosition,
     /// The numbers that the objective carries over, by their bits: JSON has no infinity.
     pub carried: Vec<(NodeId, u64)>,
+    /// How often each ladder of the objective was climbed.
+    #[serde(default)]
+    pub climbed: Vec<u32>,
+    /// The groups that are kept for later steps, buffer by buffer, the oldest first.
+    #[serde(default)]
+    pub kept: Vec<Vec<KeptGroup>>,
     /// What later passes train on.
     pub rollouts: Option<StoredRollouts>,
+}
+
+/// A group that may be replayed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptGroup {
+    pub draw: Draw,
+    /// The bits of its place in the order: JSON has no infinity.
+    order: u64,
+    /// None where only the prompt is kept.
+    pub sequences: Vec<Sequence>,
+}
+
+impl KeptGroup {
+    pub fn new(draw: Draw, order: f64, sequences: Vec<Sequence>) -> KeptGroup {
+        KeptGroup { draw, order: order.to_bits(), sequences }
+    }
+
+    /// The smallest is replayed first.
+    pub fn order(&self) -> f64 {
+        f64::from_bits(self.order)
+    }
 }
 
 /// What later passes train on.

@@ -38,7 +38,7 @@ use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, Role, Teacher, Train};
+use mopd_compiler::plan::{Ladder, ModelId, Objective, Origin, Recipe, Role, Teacher, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::Batches;
@@ -331,10 +331,9 @@ impl<'a> Trainer<'a> {
         let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
-        let writes = matches!(stage.train.rollout.producer.kind().policy(), Ok((Writer::Teacher, _)));
-        let scored = |role: &Role| {
-            objective.reads(*role) || (writes && *role == Role::TEACHER && objective.reads(Role::Sampler))
-        };
+        let policy = stage.train.rollout.producer.kind().policy().ok();
+        let writes = |role: &Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(*role));
+        let scored = |role: &Role| objective.reads(*role) || (writes(role) && objective.reads(Role::Sampler));
         let roles: Vec<Role> = stage.train.scorers.iter().map(|(role, _)| role).filter(scored).collect();
         let program = Program::new(objective, stage.device, stage.control);
         let optimizer = {
@@ -411,6 +410,9 @@ impl<'a> Trainer<'a> {
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
         let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
+
+        let advances = |ladder: &Ladder| outputs.get(ladder.advance_if)[0] != 0.0;
+        self.batches.climb(&train.objective.ladders, step, advances);
 
         let gradient = self.trained.gradient(gradient);
         let norm = gradient_norm(&gradient);

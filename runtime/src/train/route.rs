@@ -7,6 +7,7 @@ use mopd_compiler::plan::{DomainId, Teacher, Train};
 
 use super::Stage;
 use crate::data::Dataset;
+use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::rollout::Sequence;
 
@@ -122,6 +123,11 @@ impl Stage<'_> {
     /// Whether a source has several.
     pub fn routes_by_data(&self) -> bool {
         self.sources.iter().any(|source| source.route.sections() > 1)
+    }
+
+    /// Whether it has the prompt.
+    pub fn knows(&self, Draw { source, record }: Draw) -> bool {
+        self.sources.get(source).is_some_and(|source| record < source.prompts.dataset.len())
     }
 
     /// The section of a prompt, as an index.

@@ -397,7 +397,7 @@ fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
     }
     let (writer, sampling) = match trainer.stage.train.rollout.producer.kind().policy() {
         Ok((Writer::Student, sampling)) => (Role::Student, sampling),
-        Ok((Writer::Teacher, sampling)) => (Role::TEACHER, sampling),
+        Ok((Writer::Scorer(role), sampling)) => (role, sampling),
         Ok((Writer::Model(_), _)) => {
             return Err(missing("the sampler", "a model of its own wrote the completions", objective));
         }

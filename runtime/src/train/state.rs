@@ -12,6 +12,7 @@ use mopd_compiler::expr::graph::NodeId;
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix};
 use super::{Rollouts, Trainer};
+use crate::data::mixture::Draw;
 use crate::report::Record;
 use crate::rollout::Sequence;
 use crate::store::state::{StateTensors, StoredRollouts, TrainPosition, TrainState};
@@ -53,8 +54,16 @@ impl Trainer<'_> {
         let mut carried: Vec<(NodeId, u64)> =
             self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
-        let position =
-            TrainPosition { step, seconds, updates, data: self.batches.position(), carried, rollouts };
+        let position = TrainPosition {
+            step,
+            seconds,
+            updates,
+            data: self.batches.position(),
+            carried,
+            climbed: self.batches.climbed().to_vec(),
+            kept: self.batches.kept_groups(),
+            rollouts,
+        };
         TrainState { position, tensors, record }
     }
 
@@ -74,6 +83,8 @@ impl Trainer<'_> {
         if mode == RestoreMode::Fork {
             return Ok(());
         }
+        self.batches.restore_climbed(&position.climbed, &self.stage.train.objective.ladders)?;
+        self.batches.restore_groups(&position.kept, self.stage)?;
         self.carried = position
             .carried
             .iter()
@@ -92,9 +103,8 @@ impl Trainer<'_> {
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
-        let known = |sequence: &Sequence| {
-            sources.get(sequence.source).is_some_and(|source| sequence.record < source.prompts.dataset.len())
-        };
+        let known =
+            |sequence: &Sequence| self.stage.knows(Draw { source: sequence.source, record: sequence.record });
         if *of_group == 0 || !sequences.iter().all(known) {
             return Err("its rollouts are of prompts that the stage does not have".to_owned());
         }

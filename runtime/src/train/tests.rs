@@ -26,6 +26,7 @@ mod conversations;
 mod half;
 mod mixes;
 mod padded;
+mod producers;
 mod reference;
 mod resume;
 mod routes;
@@ -59,7 +60,7 @@ impl Fixture {
         Fixture { folder, prompts, verifier, control: Control::new(Vec::new()) }
     }
 
-    /// Models: 0 is where the student starts, 1 and 2 are teachers.
+    /// Models: 0 is where the student starts, and the reference; 1 and 2 are teachers. By name it is 2.
     fn stage<'a>(
         &'a self,
         train: &'a Train<Objective>,
@@ -72,7 +73,7 @@ impl Fixture {
             origin: Origin(0),
             share: 0.5,
             route: Route::all(format!("teacher{index}"), teachers[index]),
-            scorers: vec![Some(Teacher::Model(ModelId(0)))],
+            scorers: [0, 2].map(|model| Some(Teacher::Model(ModelId(model)))).into(),
             prompts: &self.prompts[index],
             tokens: self.prompts[index].tokens(&models[0].tokenizer).unwrap(),
             limit: None,

@@ -37,6 +37,7 @@ pub fn objective(
         selected: None,
         weight: None,
         temperature: 1.0,
+        ladders: Vec::new(),
         normal_form: NormalForm {
             prefixes: empty(),
             sequence_selection: empty(),

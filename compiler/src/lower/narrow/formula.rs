@@ -6,7 +6,8 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused};
-use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
+use crate::plan::{Axis, Function, Live, Memory, Reduction, Scan, Signal, Statistic};
+pub use crate::refusal::role;
 use crate::refusal::{At, Origins};
 use mopd_lang::source::Span;
 
@@ -151,19 +152,6 @@ pub fn axis(axis: Axis, at: impl Into<Span>) -> Narrowed<Axis> {
         }
         Axis::Block | Axis::Vocab => Err(refused(at, format!("one number per {}", axis.name()))),
     }
-}
-
-pub fn role(role: &wide::Role, at: At) -> Narrowed<Role> {
-    Ok(match role {
-        wide::Role::Student => Role::Student,
-        wide::Role::Teacher => Role::TEACHER,
-        wide::Role::Sampler => Role::Sampler,
-        wide::Role::Reference => Role::REFERENCE,
-        wide::Role::Named { teacher, name } => match at.named.iter().position(|named| named == teacher) {
-            Some(place) => Role::named(place),
-            None => return Err(refused(at, format!("`{name}`, a teacher by name, in this place"))),
-        },
-    })
 }
 
 fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {

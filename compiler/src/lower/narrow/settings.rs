@@ -180,11 +180,19 @@ impl<'a> Settings<'a> {
         if let Some(extrapolation) = extrapolation {
             self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
         }
-        let rollout = producers::rollout(train, self.origins).map_err(|refusals| self.note(refusals)).ok();
+        let asked = train.named_teachers();
+        let ladders = train.ladders();
+        let origins = Origins { named: &asked, ladders: &ladders, ..self.origins };
+        let rollout =
+            producers::rollout(train, origins, &|formula, what| filter::formula(formula, what, origins))
+                .map_err(|refusals| self.note(refusals))
+                .ok();
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
             (Some(formula), Some(Producer::Student(_))) => {
-                filter::formula(formula, self.origins).map_err(|refusal| self.note([*refusal])).ok()
+                filter::formula(formula, "a `filter`", self.origins)
+                    .map_err(|refusal| self.note([*refusal]))
+                    .ok()
             }
             (Some(formula), Some(_)) => self.refuse(
                 formula.0.origin,
@@ -198,7 +206,7 @@ impl<'a> Settings<'a> {
                 Err(refusals) => self.note(refusals),
             }
         }
-        let named = train.objective.named_teachers().into_iter().map(|id| {
+        let named = asked.iter().map(|id| {
             let known = &self.experiment.teachers[id.0 as usize];
             let weights = teacher::weights(known, train.start, self.origins)?;
             let choice = |share: &wide::Share| TeacherChoice {

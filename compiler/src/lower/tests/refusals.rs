@@ -226,18 +226,6 @@ fn rollouts() {
         (RolloutSource::TokenMix { alpha: number(0.2), of: of() }, "token_mix"),
         (RolloutSource::Interleave { top_k: 25, of: of() }, "interleave"),
         (RolloutSource::Refine { by: Role::Teacher, sees: None, of: of() }, "refine"),
-        (RolloutSource::Snapshot { model: ModelId(1), of: of() }, "snapshot"),
-        (
-            RolloutSource::Replay {
-                capacity: 10,
-                share: number(0.25),
-                keeps: Keeps::Rollouts,
-                condition: None,
-                order: None,
-                of: of(),
-            },
-            "replay",
-        ),
         (RolloutSource::Speculative { block: 16, of: of() }, "speculative"),
         (RolloutSource::Turns { environment: "e".into(), at_most: number(3.0), of: of() }, "turns"),
         (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
@@ -255,10 +243,10 @@ fn rollouts() {
             change(sampling);
         })
     };
-    let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: Over::Run });
+    let longer = || apply(Function::Add, [&signal(Signal::Step), &number(8.0)]);
     assert_eq!(
-        sampled(&|sampling| sampling.max_tokens = growing()),
-        supported("a `max_tokens` that changes during the run")
+        sampled(&|sampling| sampling.max_tokens = longer()),
+        supported("a `max_tokens` that is computed from others")
     );
     // All that is wrong with a rollout at once.
     let edits =
@@ -287,10 +275,112 @@ fn rollouts() {
         rollout(|train| train.rollout.source = teachers(Some(64))),
         supported("a batch of a teacher's rollouts that is counted in prompts")
     );
+    let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: Over::Run });
+    let made_once = || {
+        let RolloutSource::From { teacher, sees, sequences, mut sampling } = teachers(Some(64)) else {
+            panic!("a teacher writes")
+        };
+        sampling.max_tokens = growing();
+        RolloutSource::From { teacher, sees, sequences, sampling }
+    };
+    assert_eq!(
+        rollout(|train| train.rollout.source = made_once()),
+        supported("a `max_tokens` that changes during the run, of rollouts that are made once,")
+    );
+    let data =
+        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let earlier = RolloutSource::Snapshot { model: ModelId(1), of: Rc::new(data) };
+    assert_eq!(
+        rollout(|train| train.rollout.source = earlier),
+        supported("a `snapshot` of the rollout `data`")
+    );
     // Fresh ones run, counted in prompts.
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = teachers(None);
     compiled(&sound);
+}
+
+/// A buffer of what is drawn anew at every step.
+#[test]
+fn replays() {
+    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+    let replay = |change: &dyn Fn(&mut RolloutSource)| {
+        let mut source = RolloutSource::Replay {
+            capacity: 100,
+            share: number(0.5),
+            keeps: Keeps::Rollouts,
+            condition: None,
+            order: None,
+            of: of(student(4, 4).0),
+        };
+        change(&mut source);
+        source
+    };
+    let said = |change: &dyn Fn(&mut RolloutSource)| {
+        refusals(|experiment| distilled(experiment).rollout.source = replay(change))
+    };
+    let inside = |inside: &RolloutSource| {
+        let inside = inside.clone();
+        said(&move |source| {
+            if let RolloutSource::Replay { of: place, .. } = source {
+                *place = of(inside.clone());
+            }
+        })
+    };
+    let same = "a `replay` of completions that are the same at every step";
+    assert_eq!(inside(&RolloutSource::Data { field: "answer".into() }), supported(same));
+    assert_eq!(
+        inside(&RolloutSource::Interleave { top_k: 25, of: of(student(4, 1).0) }),
+        supported("the rollout `interleave`")
+    );
+    let ordered = |formula: &Formula| {
+        let formula = formula.clone();
+        said(&move |source| {
+            if let RolloutSource::Replay { order, .. } = source {
+                *order = Some(formula.clone());
+            }
+        })
+    };
+    assert_eq!(
+        ordered(&reduce(Reduction::Mean, &entropy(), Axis::Group)),
+        supported("the `order` of a `replay` that reads more than rewards and lengths")
+    );
+}
+
+/// The run moves a length: the condition is part of the objective's graph, and the largest value is what fits.
+#[test]
+fn ladders() {
+    let ladder = |advance_if: &Formula| {
+        let values = vec![4.0, 16.0, 8.0];
+        let ladder = Adaptive::Ladder { values, advance_if: advance_if.clone(), every: 3 };
+        formula(FormulaKind::Adaptive(ladder), Axis::Run, false)
+    };
+    let with = |advance_if: &Formula| {
+        let mut experiment = experiment();
+        let train = distilled(&mut experiment);
+        let RolloutSource::Sample(sampling) = &mut train.rollout.source else {
+            panic!("the student samples")
+        };
+        sampling.max_tokens = ladder(advance_if);
+        experiment
+    };
+    let loss = signal(Signal::Loss);
+    let unsure = apply(Function::Greater, [&reduce(Reduction::Mean, &entropy(), Axis::Batch), &number(0.4)]);
+    assert_eq!(
+        refusals(|experiment| *experiment = with(&apply(Function::Greater, [&loss, &number(1.0)]))),
+        supported("the signal `loss`")
+    );
+    let plan = compiled(&with(&unsure));
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let [climbed] = train.objective.ladders.as_slice() else { panic!("{:?}", train.objective.ladders) };
+    assert_eq!((climbed.every, climbed.values), (3, 3));
+    assert!(train.objective.outputs().contains(&climbed.advance_if));
+    assert!(train.objective.reads(plan::Role::Student));
+    let sampling = train.rollout.producer.sampling().expect("it is drawn");
+    assert_eq!((sampling.max_tokens, sampling.at(7, 8, &[0]).max_tokens), (16, 4));
+    assert_eq!([1, 2].map(|rungs| sampling.at(0, 8, &[rungs]).max_tokens), [16, 8]);
 }
 
 /// A `mix` runs where both sides draw groups of one size for the prompts of a step.
@@ -428,14 +518,14 @@ fn pairs() {
     );
     assert_eq!(
         pairs(&|pair, _| pair.chosen = from(Some(8))),
-        supported("the rollout `from` as one side of a pair")
+        supported("rollouts that are made once (`sequences`) as one side of a pair")
     );
     assert_eq!(pairs(&|pair, _| pair.kind = PreferenceKind::BradleyTerry), supported("`live bradley_terry`"));
     assert_eq!(
         pairs(&|_, train| train.objective.terms.push(term("more", live(Live::Part(Part::Logp))))),
         supported("an objective that compares pairs in one term and judges other completions in another")
     );
-    // What runs: data, the student, the routed teacher, a model that stays as it is.
+    // What runs: data, the student, the routed teacher or one by name, a model that stays as it is.
     let mut sound = experiment();
     let train = distilled(&mut sound);
     train.objective = dpo(0.1);
@@ -454,7 +544,7 @@ fn pairs() {
     };
     let drawn: Vec<Writer> =
         plan::Producer::Pairs(pairs.clone()).drawn().iter().map(|drawn| drawn.0).collect();
-    assert_eq!(drawn, [Writer::Teacher, Writer::Model(ModelId(3))]);
+    assert_eq!(drawn, [Writer::Scorer(plan::Role::TEACHER), Writer::Model(ModelId(3))]);
     assert_eq!(plan.experiment.models[4].stage.inputs(), [ModelId(1), ModelId(2), ModelId(3)]);
 }
 
@@ -749,4 +839,42 @@ fn signals_of_distributions() {
         let objective = weighted(signal(wide));
         assert_eq!(objective.graph.signals(&objective.outputs()), [expected]);
     }
+}
+
+/// Whoever writes by name is one of the stage's scorers, behind those that the objective reads.
+#[test]
+fn a_teacher_by_name_writes() {
+    let mut sound = experiment();
+    let train = distilled(&mut sound);
+    let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
+    let named = |id: u32| Role::Named { teacher: TeacherId(id), name: "one".into() };
+    let from = |teacher, sequences| {
+        let (sees, sampling) = (None, sampling.clone());
+        Rc::new(Rollout {
+            source: RolloutSource::From { teacher, sees, sequences, sampling },
+            edits: vec![],
+            origin: HERE,
+        })
+    };
+    let (first, second) = (from(named(1), None), from(named(0), None));
+    train.rollout.source = RolloutSource::Mix { share: number(0.5), first, second };
+    let advantage = apply(Function::Negate, [&signal(Signal::Of { role: named(0), part: Part::Logp })]);
+    let value = apply(Function::Multiply, [&advantage, &live(Live::Part(Part::Logp))]);
+    train.objective = objective(value, sequence_mean());
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let writers: Vec<Writer> = train.rollout.producer.drawn().iter().map(|drawn| drawn.0).collect();
+    assert_eq!(writers, [1, 0].map(|place| Writer::Scorer(plan::Role::named(place))));
+    let models =
+        |place| train.scorers.choices(plan::Role::named(place)).iter().map(|choice| choice.teacher.model());
+    assert!(models(0).all(|model| model == Some(ModelId(2))) && models(0).count() == 2);
+    assert!(models(1).all(|model| model == Some(ModelId(3))) && models(1).count() == 2);
+    // The same stage with the writers exchanged is another one.
+    let mut other = sound.clone();
+    let rollout = &mut distilled(&mut other).rollout;
+    let RolloutSource::Mix { first, second, .. } = &mut rollout.source else { panic!("a mix") };
+    std::mem::swap(first, second);
+    assert_ne!(compiled(&other).stages[4].key, plan.stages[4].key);
 }

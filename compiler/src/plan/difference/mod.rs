@@ -18,8 +18,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Stage, StageFacts, Teacher,
-    TeacherChoice, Train, producers,
+    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Scorers, Stage, StageFacts,
+    Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
 
@@ -406,6 +406,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     };
     let name = |id: ModelId| producers::Value::Text(names.models[id.0 as usize].clone());
     let mut rollout = written(&rollout.fields(&name));
+    name_writers(&mut rollout, scorers);
     // `sampling` is where the plan keeps them, not how an author calls them.
     if let Value::Object(fields) = &mut rollout
         && let Some(Value::Object(sampling)) = fields.remove("sampling")
@@ -434,6 +435,17 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "ema": ema,
         "execution": written(execution),
     })
+}
+
+/// The plan points into its list of scorers; people know names.
+fn name_writers(rollout: &mut Value, scorers: &Scorers) {
+    let Value::Object(fields) = rollout else { return };
+    if let Some(writer) = fields.get_mut("writer")
+        && let Ok(role) = serde_json::from_value(writer.clone())
+    {
+        *writer = json!(scorers.name(role));
+    }
+    fields.values_mut().for_each(|inside| name_writers(inside, scorers));
 }
 
 fn comparison(comparison: &Comparison, names: &Names) -> Value {

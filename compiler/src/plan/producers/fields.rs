@@ -3,8 +3,8 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{ModelId, Sampling};
-use crate::plan::{Keep, Schedule};
+use super::{Keeps, ModelId, Sampling};
+use crate::plan::{Formula, Keep, Moving, Role};
 
 /// Names and values, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,10 +15,14 @@ pub struct Fields(Vec<(&'static str, Value)>);
 pub enum Value {
     Text(String),
     Count(u32),
+    Bool(bool),
     Model(ModelId),
+    Role(Role),
     Keep(Keep),
+    Keeps(Keeps),
+    Formula(Formula),
     Sampling(Sampling),
-    Schedule(Schedule),
+    Moving(Moving),
     Fields(Fields),
 }
 

@@ -1,16 +1,16 @@
 //! `mix(share, first, second)`: each group from the first with probability `share`, else from the second.
 
 use mopd_lang::experiment as checked;
-use mopd_lang::formula::{Formula, FormulaKind};
+use mopd_lang::formula::Formula;
 use serde::Deserialize;
 
-use super::{Fields, Keep, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, producer};
-use crate::plan::Schedule;
+use super::{Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, producer};
+use crate::plan::{Moving, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Mix {
-    pub share: Schedule,
+    pub share: Moving,
     pub first: Producer,
     pub second: Producer,
 }
@@ -21,7 +21,7 @@ const LEVELS: usize = 30;
 impl Kind for Mix {
     fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
         Fields::of("mix")
-            .with("share", Value::Schedule(self.share.clone()))
+            .with("share", Value::Moving(self.share.clone()))
             .with("first", Value::Fields(self.first.kind().fields(None, model)))
             .with("second", Value::Fields(self.second.kind().fields(None, model)))
             .with_groups("batch", groups)
@@ -64,13 +64,14 @@ pub(super) fn executable(
     share: &Formula,
     (first, second): (&checked::Rollout, &checked::Rollout),
     origins: Origins,
+    of_groups: OfGroups,
 ) -> Narrowed<Producer> {
     let side = |rollout: &checked::Rollout| {
         let at = origins.span(rollout.origin);
         if let Some(edit) = rollout.edits.first() {
             return Err(refused(at, edit_name(edit)));
         }
-        match producer(rollout, Keep::All, origins)? {
+        match producer(rollout, Keep::All, origins, of_groups)? {
             producer if producer.once().is_some() => {
                 Err(refused(at, "a `mix` of rollouts that are made once"))
             }
@@ -78,12 +79,7 @@ pub(super) fn executable(
         }
     };
     let at = origins.span(share.0.origin);
-    let share = match &share.0.kind {
-        FormulaKind::Number(value) => Schedule::Constant { value: *value },
-        FormulaKind::Schedule(schedule) => schedule.clone(),
-        FormulaKind::Adaptive(_) => return Err(refused(at, "a share of a `mix` that the run itself moves")),
-        _ => return Err(refused(at, "a share of a `mix` that is computed from others")),
-    };
+    let share = moving(share, "a share of a `mix`", origins)?;
     let place = origins.span(second.origin);
     let (first, second) = (side(first)?, side(second)?);
     let groups = [&first, &second].map(|side| side.kind().group());

@@ -8,10 +8,12 @@ mod fields;
 mod mix;
 mod model;
 mod pairs;
+mod replay;
 mod student;
 mod teacher;
 
 use mopd_lang::diag::Diagnostic;
+pub use mopd_lang::experiment::Keeps;
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -20,10 +22,11 @@ pub use fields::{Fields, Value};
 pub use mix::Mix;
 pub use model::Model;
 pub use pairs::Pairs;
+pub use replay::Replay;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
 
-use super::{Keep, ModelId, Sampling, Schedule};
+use super::{Formula, Keep, ModelId, Moving, Role, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
@@ -46,6 +49,7 @@ pub enum Producer {
     Model(Model),
     Pairs(Box<Pairs>),
     Mix(Box<Mix>),
+    Replay(Box<Replay>),
 }
 
 impl Producer {
@@ -57,6 +61,7 @@ impl Producer {
             Producer::Model(kind) => kind,
             Producer::Pairs(kind) => &**kind,
             Producer::Mix(kind) => &**kind,
+            Producer::Replay(kind) => &**kind,
         }
     }
 
@@ -68,6 +73,7 @@ impl Producer {
             Producer::Model(kind) => kind,
             Producer::Pairs(kind) => &mut **kind,
             Producer::Mix(kind) => &mut **kind,
+            Producer::Replay(kind) => &mut **kind,
         }
     }
 }
@@ -77,8 +83,8 @@ impl Producer {
 pub enum Writer {
     /// As it is at this step.
     Student,
-    /// Whom the route has for the prompt.
-    Teacher,
+    /// One of the stage's scorers: whom the route has for the prompt, or a teacher by name.
+    Scorer(Role),
     /// One that does not change.
     Model(ModelId),
 }
@@ -128,9 +134,17 @@ pub trait Kind {
         None
     }
 
+    /// Whether it writes before the first step too, once for each prompt that the stage draws.
+    fn once_a_prompt(&self) -> bool {
+        false
+    }
+
+    /// Draws at every step what it would write once for each prompt.
+    fn draw_afresh(&mut self) {}
+
     /// Whether its sequences are new in every step.
     fn fresh(&self) -> bool {
-        let drawn = self.drawn().is_some() && self.once().is_none();
+        let drawn = self.drawn().is_some() && self.once().is_none() && !self.once_a_prompt();
         drawn || self.inner().into_iter().any(|inner| inner.kind().fresh())
     }
 
@@ -155,17 +169,21 @@ impl Producer {
         Producer::Student(Student { sampling })
     }
 
-    /// Fresh every step.
+    /// The routed teachers', fresh every step.
     pub fn teacher(sampling: Sampling) -> Producer {
-        Producer::Teacher(Teacher { once: None, sampling })
+        Producer::of_scorer(Role::TEACHER, None, sampling)
     }
 
     pub fn teacher_once(sequences: u32, keep: Keep, sampling: Sampling) -> Producer {
-        Producer::Teacher(Teacher { once: Some(Once { sequences, keep }), sampling })
+        Producer::of_scorer(Role::TEACHER, Some(Once { sequences, keep }), sampling)
     }
 
-    pub fn mix(share: Schedule, first: Producer, second: Producer) -> Producer {
-        Producer::Mix(Box::new(Mix { share, first, second }))
+    pub fn of_scorer(writer: Role, once: Option<Once>, sampling: Sampling) -> Producer {
+        Producer::Teacher(Teacher { writer, once, sampling })
+    }
+
+    pub fn mix(share: impl Into<Moving>, first: Producer, second: Producer) -> Producer {
+        Producer::Mix(Box::new(Mix { share: share.into(), first, second }))
     }
 
     pub fn pairs(chosen: Producer, rejected: Producer) -> Producer {
@@ -183,7 +201,7 @@ impl Producer {
         all
     }
 
-    /// The models that write, the student and the routed teachers aside.
+    /// The models that write and are no scorers.
     pub fn models(&self) -> Vec<ModelId> {
         let model = |(writer, _)| if let Writer::Model(id) = writer { Some(id) } else { None };
         self.drawn().into_iter().filter_map(model).collect()
@@ -209,6 +227,18 @@ impl Producer {
         let kind = self.kind_mut();
         kind.sampling_mut().into_iter().for_each(&mut *change);
         kind.inner_mut().into_iter().for_each(|inner| inner.each_sampling(change));
+    }
+
+    /// The same, where what is written once for each prompt is drawn at every step.
+    pub fn draw_afresh(&mut self) {
+        let kind = self.kind_mut();
+        kind.draw_afresh();
+        kind.inner_mut().into_iter().for_each(Producer::draw_afresh);
+    }
+
+    /// Whether some of it is written before the first step, once for each prompt that the stage draws.
+    pub fn once_a_prompt(&self) -> bool {
+        self.all().into_iter().any(|producer| producer.kind().once_a_prompt())
     }
 
     /// What is made once, before the first step.
@@ -261,14 +291,21 @@ impl Serialize for Rollout {
 #[cfg(test)]
 mod tests;
 
+/// Lowers what is decided group by group, before any model scores; the text says what it is, a noun phrase.
+pub(crate) type OfGroups<'a> = &'a dyn Fn(&mopd_lang::formula::Formula, &str) -> Narrowed<Formula>;
+
 /// What a stage trains on, with everything in it that can't be executed.
-pub(crate) fn rollout(train: &checked::Train, origins: Origins) -> Result<Rollout, Vec<Diagnostic>> {
+pub(crate) fn rollout(
+    train: &checked::Train,
+    origins: Origins,
+    of_groups: OfGroups,
+) -> Result<Rollout, Vec<Diagnostic>> {
     if let Some(pairs) = pairs::compared(train, origins).transpose() {
         return pairs.map_err(|refusal| vec![*refusal]);
     }
     let (at, edits) = (origins.span(train.rollout.origin), &train.rollout.edits);
     let mut refusals: Vec<Diagnostic> = edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
-    let made = producer(&train.rollout, train.keep, origins)
+    let made = producer(&train.rollout, train.keep, origins, of_groups)
         .and_then(|producer| Ok(Rollout::new(groups(&producer, train.size, at)?, producer)));
     match made.map_err(|refusal| refusals.push(*refusal)) {
         Ok(rollout) if refusals.is_empty() => Ok(rollout),
@@ -281,7 +318,12 @@ fn edit_name(edit: &checked::Edit) -> String {
 }
 
 /// The source of a rollout, its edits aside.
-fn producer(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowed<Producer> {
+fn producer(
+    rollout: &checked::Rollout,
+    keep: Keep,
+    origins: Origins,
+    of_groups: OfGroups,
+) -> Narrowed<Producer> {
     let at = origins.span(rollout.origin);
     let source = &rollout.source;
     if keep != Keep::All && !matches!(source, RolloutSource::From { .. }) {
@@ -291,15 +333,17 @@ fn producer(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowe
         RolloutSource::Data { field } => Ok(Producer::data(field)),
         RolloutSource::Sample(of) => Ok(Producer::student(sampling(of, origins, rollout.origin)?)),
         RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
+        RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
         RolloutSource::Parameter { name, .. } => {
             Err(refused(at, format!("the rollout `{name}`, which has no value,")))
         }
-        RolloutSource::Mix { share, first, second } => mix::executable(share, (first, second), origins),
+        RolloutSource::Mix { share, first, second } => {
+            mix::executable(share, (first, second), origins, of_groups)
+        }
+        RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_groups),
         RolloutSource::TokenMix { .. }
         | RolloutSource::Interleave { .. }
         | RolloutSource::Refine { .. }
-        | RolloutSource::Snapshot { .. }
-        | RolloutSource::Replay { .. }
         | RolloutSource::Speculative { .. }
         | RolloutSource::Turns { .. }
         | RolloutSource::Denoise { .. }
@@ -324,6 +368,17 @@ fn groups(producer: &Producer, size: BatchSize, at: mopd_lang::source::Span) -> 
     }
 }
 
+/// Of what is drawn once, before the first step.
+fn sampling_once(of: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
+    match sampling(of, origins, origin)? {
+        sampling if sampling.max_tokens_moves.is_none() => Ok(sampling),
+        _ => {
+            let at = origins.span(of.max_tokens.0.origin);
+            Err(refused(at, "a `max_tokens` that changes during the run, of rollouts that are made once,"))
+        }
+    }
+}
+
 fn sampling(sampling: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
     let at = origins.span(origin);
     let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
@@ -331,15 +386,16 @@ fn sampling(sampling: &checked::Sampling, origins: Origins, origin: checked::Ori
     if heads.is_some() {
         return Err(refused(at, "sampling with several output heads"));
     }
-    let Some(limit) = max_tokens.constant() else {
-        return Err(refused(origins.span(max_tokens.0.origin), "a `max_tokens` that changes during the run"));
-    };
+    let moves = moving(max_tokens, "a `max_tokens`", origins)?;
+    let limit = moves.largest().round();
     Ok(Sampling {
         // All of the distribution is no restriction: such a run is the same run.
         top_p: top_p.filter(|p| *p < 1.0),
         top_k: *top_k,
         repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),
         stop: stop.clone(),
+        max_tokens_moves: Some(moves)
+            .filter(|moves| !matches!(moves, Moving::Schedule(Schedule::Constant { .. }))),
         ..Sampling::new(*n, *temperature, limit as u32)
     })
 }

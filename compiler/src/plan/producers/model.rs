@@ -1,28 +1,37 @@
-//! `snapshot(model, sample(...))`: rollouts of a model that does not change.
+//! `snapshot(model, sample(...))`: rollouts of a model that does not change, written once for each prompt.
 
+use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Sampling, Value, Writer};
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling, sampling_once};
+use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Model {
+    /// Before the first step, for each prompt that the stage draws; a side of a pair is drawn at every step.
+    #[serde(default)]
+    pub once: bool,
     pub model: ModelId,
     pub sampling: Sampling,
 }
 
-impl Kind for Model {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        Fields::of("model")
+impl Model {
+    fn described(&self, fields: Fields, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        let fields = if self.once { fields.with("once", Value::Bool(true)) } else { fields };
+        fields
             .with("model", model(self.model))
             .with_groups("batch", groups)
             .with("sampling", Value::Sampling(self.sampling.clone()))
     }
+}
+
+impl Kind for Model {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(Fields::of("model"), groups, model)
+    }
 
     fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        Fields::default()
-            .with("model", model(self.model))
-            .with_groups("batch", groups)
-            .with("sampling", Value::Sampling(self.sampling.clone()))
+        self.described(Fields::default(), groups, model)
     }
 
     fn group(&self) -> u32 {
@@ -37,11 +46,42 @@ impl Kind for Model {
         Some(&mut self.sampling)
     }
 
+    fn once_a_prompt(&self) -> bool {
+        self.once
+    }
+
+    fn draw_afresh(&mut self) {
+        self.once = false;
+    }
+
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         Ok((Writer::Model(self.model), &self.sampling))
     }
 
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(of(Writer::Model(self.model))? as f64)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        format!("`prompts = {groups}`")
+    }
+}
+
+pub(super) fn executable(
+    model: ModelId,
+    of: &checked::Rollout,
+    once: bool,
+    origins: Origins,
+) -> Narrowed<Producer> {
+    let at = origins.span(of.origin);
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(at, edit_name(edit)));
+    }
+    match &of.source {
+        RolloutSource::Sample(drawn) => {
+            let sampling = if once { sampling_once } else { sampling }(drawn, origins, of.origin)?;
+            Ok(Producer::Model(Model { once, model, sampling }))
+        }
+        other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
     }
 }

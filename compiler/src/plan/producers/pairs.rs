@@ -4,10 +4,13 @@
 use std::rc::Rc;
 
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
-use mopd_lang::formula::{FormulaKind, Live, Preference, Role};
+use mopd_lang::formula::{FormulaKind, Live, Preference};
 use serde::Deserialize;
 
-use super::{Fields, Kind, Model, ModelId, Producer, Rollout, Sampling, Value, Writer, edit_name, sampling};
+use super::{
+    Fields, Keep, Kind, ModelId, Producer, Rollout, Sampling, Value, Writer, edit_name, model, sampling,
+    teacher,
+};
 use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -96,13 +99,17 @@ fn side(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
     match &rollout.source {
         RolloutSource::Data { field } => Ok(Producer::data(field)),
         RolloutSource::Sample(of) => Ok(Producer::student(one(of)?)),
-        RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: of } => {
-            Ok(Producer::teacher(one(of)?))
+        RolloutSource::From { sequences: Some(_), .. } => {
+            Err(refused(at, "rollouts that are made once (`sequences`) as one side of a pair"))
         }
-        RolloutSource::Snapshot { model, of } => match &of.source {
-            RolloutSource::Sample(of) => Ok(Producer::Model(Model { model: *model, sampling: one(of)? })),
-            other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
-        },
+        RolloutSource::From { sampling: of, .. } => {
+            one(of)?;
+            teacher::executable(rollout, Keep::All, origins)
+        }
+        RolloutSource::Snapshot { model, of } => {
+            of.sampling().map_or(Ok(()), |of| one(of).map(drop))?;
+            model::executable(*model, of, false, origins)
+        }
         other => Err(refused(at, format!("the rollout `{}` as one side of a pair", other.name()))),
     }
 }

@@ -1,20 +1,26 @@
-//! `from(teacher, ...)`: rollouts of the routed teachers, made once before the first step (`sequences`) or
-//! fresh every step (`n`).
+//! `from(teacher, ...)`: rollouts of the routed teachers, or of one by name, made once before the first step
+//! (`sequences`) or fresh every step (`n`).
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
-use mopd_lang::formula::Role;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling};
-use crate::plan::Keep;
-use crate::refusal::{Narrowed, Origins, refused};
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling, sampling_once};
+use crate::plan::{Keep, Role};
+use crate::refusal::{Narrowed, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Teacher {
+    /// Which of the stage's scorers.
+    #[serde(default = "routed")]
+    pub writer: Role,
     /// What is made before the first step; fresh every step where absent.
     #[serde(flatten)]
     pub once: Option<Once>,
     pub sampling: Sampling,
+}
+
+fn routed() -> Role {
+    Role::TEACHER
 }
 
 /// What is made once, before the first step.
@@ -27,7 +33,10 @@ pub struct Once {
 
 impl Kind for Teacher {
     fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
-        let fields = Fields::of("teacher");
+        let fields = match self.writer {
+            Role::TEACHER => Fields::of("teacher"),
+            writer => Fields::of("teacher").with("writer", Value::Role(writer)),
+        };
         let fields = match self.once {
             Some(Once { sequences, keep }) => {
                 fields.with("sequences", Value::Count(sequences)).with("keep", Value::Keep(keep))
@@ -42,7 +51,7 @@ impl Kind for Teacher {
     }
 
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
-        Some((Writer::Teacher, &self.sampling))
+        Some((Writer::Scorer(self.writer), &self.sampling))
     }
 
     fn sampling_mut(&mut self) -> Option<&mut Sampling> {
@@ -58,11 +67,11 @@ impl Kind for Teacher {
     }
 
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
-        Ok((Writer::Teacher, &self.sampling))
+        Ok((Writer::Scorer(self.writer), &self.sampling))
     }
 
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
-        if self.once.is_some() { Some(0.0) } else { Some(of(Writer::Teacher)? as f64) }
+        if self.once.is_some() { Some(0.0) } else { Some(of(Writer::Scorer(self.writer))? as f64) }
     }
 
     fn asked(&self, groups: u32) -> String {
@@ -76,9 +85,6 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     let RolloutSource::From { teacher, sees, sequences, sampling: of } = &rollout.source else {
         unreachable!("the caller has looked")
     };
-    if *teacher != Role::Teacher {
-        return Err(refused(at, format!("rollouts of one teacher by name (`{}`)", teacher.name())));
-    }
     if sees.is_some() {
         return Err(refused(at, "rollouts of a teacher that sees a template"));
     }
@@ -86,5 +92,8 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     if once.is_none() && keep != Keep::All {
         return Err(refused(at, "`keep = correct` of rollouts that are fresh every step"));
     }
-    Ok(Producer::Teacher(Teacher { once, sampling: sampling(of, origins, rollout.origin)? }))
+    let drawn = if once.is_some() { sampling_once } else { sampling };
+    let sampling = drawn(of, origins, rollout.origin)?;
+    let writer = role(teacher, origins.at(rollout.origin))?;
+    Ok(Producer::of_scorer(writer, once, sampling))
 }

@@ -12,9 +12,20 @@ fn sampling() -> Sampling {
 fn plans_and_keys_have_the_words_that_they_had() {
     let pairs = Producer::pairs(
         Producer::data("best"),
-        Producer::Model(Model { model: ModelId(3), sampling: sampling() }),
+        Producer::Model(Model { once: false, model: ModelId(3), sampling: sampling() }),
     );
     let half = Schedule::Constant { value: 0.5 };
+    let by_name = |once| Producer::of_scorer(Role::named(1), once, sampling());
+    let once = Once { sequences: 64, keep: Keep::All };
+    let grows = Moving::Ladder { ladder: 0, values: vec![4.0, 8.0] };
+    let replay = Replay {
+        of: Producer::student(Sampling { max_tokens_moves: Some(grows), ..sampling() }),
+        capacity: 100,
+        share: half.clone().into(),
+        keeps: Keeps::Prompts,
+        condition: None,
+        order: None,
+    };
     let cases = [
         (Rollout::new(8, Producer::data("answer")), r#"{"from":"data","field":"answer","batch":8}"#),
         (Rollout::new(4, Producer::student(sampling())), r#"{"from":"student","prompts":4,"sampling":S}"#),
@@ -30,6 +41,18 @@ fn plans_and_keys_have_the_words_that_they_had() {
             r#"{"from":"mix","share":{"shape":"constant","value":0.5},"first":{"from":"student","sampling":S},"second":{"from":"teacher","sampling":S},"batch":6}"#,
         ),
         (
+            Rollout::new(7, by_name(None)),
+            r#"{"from":"teacher","writer":{"scorer":3},"batch":7,"sampling":S}"#,
+        ),
+        (
+            Rollout::new(7, by_name(Some(once))),
+            r#"{"from":"teacher","writer":{"scorer":3},"sequences":64,"keep":"all","batch":7,"sampling":S}"#,
+        ),
+        (
+            Rollout::new(9, Producer::Replay(Box::new(replay))),
+            r#"{"from":"replay","capacity":100,"share":{"shape":"constant","value":0.5},"keeps":"prompts","of":{"from":"student","sampling":{"n":2,"temperature":1.0,"max_tokens":8,"max_tokens_moves":{"ladder":0,"values":[4.0,8.0]},"stop":[]}},"batch":9}"#,
+        ),
+        (
             Rollout::new(5, pairs),
             r#"{"from":"pairs","chosen":{"from":"data","field":"best"},"rejected":{"from":"model","model":3,"sampling":S},"batch":5}"#,
         ),
@@ -43,10 +66,23 @@ fn plans_and_keys_have_the_words_that_they_had() {
             assert_eq!(key, text);
         }
     }
-    let key = cases[4].0.key(&|id| Value::Text(format!("key {}", id.0)));
+    let key = cases.last().unwrap().0.key(&|id| Value::Text(format!("key {}", id.0)));
     assert_eq!(
         serde_json::to_string(&key).unwrap(),
         r#"{"chosen":{"from":"data","field":"best"},"rejected":{"model":"key 3","sampling":S},"batch":5}"#
             .replace('S', SAMPLING)
     );
+}
+
+#[test]
+fn a_snapshot_says_that_it_is_written_once() {
+    let model = Model { once: true, model: ModelId(3), sampling: sampling() };
+    let rollout = Rollout::new(8, Producer::Model(model));
+    let text = r#"{"from":"model","once":true,"model":3,"batch":8,"sampling":S}"#.replace('S', SAMPLING);
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    assert!(!rollout.producer.fresh() && rollout.producer.once_a_prompt());
+    let mut afresh = rollout.producer;
+    afresh.draw_afresh();
+    assert!(afresh.fresh() && !afresh.once_a_prompt());
 }

@@ -23,7 +23,6 @@ use crate::check::context::Parts;
 use crate::check::names::index::ValueInfo;
 use crate::check::names::items::callable;
 use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
-use crate::check::stages::streams::all_rollouts;
 use crate::check::teachers::route::{ENTRY, RouteState};
 use crate::check::values::calls::Work;
 use crate::check::values::value::Value;
@@ -448,8 +447,5 @@ impl Checker {
 
 /// Whether a stage asks teachers that no route gives it.
 fn names_teachers(train: &Train) -> bool {
-    let written =
-        all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(|rollout| rollout.writer());
-    written.into_iter().any(|role| matches!(role, crate::formula::Role::Named { .. }))
-        || !train.objective.named_teachers().is_empty()
+    !train.named_teachers().is_empty()
 }

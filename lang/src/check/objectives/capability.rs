@@ -9,7 +9,6 @@ use crate::source::Span;
 
 use crate::check::Checker;
 use crate::check::stages::settings::Settings;
-use crate::check::stages::streams::all_rollouts;
 
 impl Checker {
     /// Capability, lineage and vocabulary of every teacher that the stage asks.
@@ -53,7 +52,7 @@ impl Checker {
                 return false;
             }
         }
-        for rollout in all_rollouts(&train.objective, &train.rollout) {
+        for rollout in train.rollouts() {
             let needed = match &rollout.source {
                 RolloutSource::TokenMix { .. } | RolloutSource::Speculative { .. } => {
                     Capability::Distribution

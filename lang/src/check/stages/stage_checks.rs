@@ -14,14 +14,14 @@ use crate::check::builtins::bounds::Bound;
 use crate::check::objectives::reads_group;
 use crate::check::stages::settings::{Settings, open};
 use crate::check::stages::streams::{
-    Stream, all_rollouts, is_score_function, reads_sampler, reads_verdict, reshaped, streams, term_reads,
+    Stream, is_score_function, reads_sampler, reads_verdict, reshaped, streams, term_reads,
 };
 use crate::check::values::ranges::RangeCheck;
 
 impl Checker {
     /// Whether a teacher writes or chooses some of the tokens, whatever the objective says.
     pub(in crate::check) fn rollouts_ask_teacher(&self, objective: &Objective, rollout: &Rollout) -> bool {
-        all_rollouts(objective, rollout).into_iter().any(|rollout| match &rollout.source {
+        objective.rollouts(rollout).into_iter().any(|rollout| match &rollout.source {
             RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
                 *role == Role::Teacher
             }
@@ -286,7 +286,7 @@ impl Checker {
         let fraction = (0.0, 1.0);
         let counted = |bound: &Bound| (1.0, f64::from(bound.most));
         let mut good = true;
-        for rollout in all_rollouts(&train.objective, &train.rollout) {
+        for rollout in train.rollouts() {
             good &= match &rollout.source {
                 RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
                     self.within(&sampling.max_tokens, "`max_tokens`", counted(&bounds::TOKENS), length)
@@ -350,18 +350,8 @@ impl Checker {
     /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the
     /// end of the run.
     fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &Settings, steps: u32) {
-        let of_rollout = |rollout: &Rollout| match &rollout.source {
-            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
-                Some(sampling.max_tokens.clone())
-            }
-            RolloutSource::Mix { share, .. } | RolloutSource::Replay { share, .. } => Some(share.clone()),
-            RolloutSource::TokenMix { alpha, .. } => Some(alpha.clone()),
-            RolloutSource::Turns { at_most, .. } => Some(at_most.clone()),
-            _ => None,
-        };
-        let drawn: Vec<Formula> =
-            all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(of_rollout).collect();
-        let formulas = train.objective.formulas().into_iter().chain(&drawn).chain([&train.learning_rate]);
+        let drawn = train.rollouts().into_iter().filter_map(Rollout::moving);
+        let formulas = train.objective.formulas().into_iter().chain(drawn).chain([&train.learning_rate]);
         let mut late: Vec<(Origin, u32)> = Vec::new();
         for part in formulas.flat_map(Formula::parts) {
             let FormulaKind::Schedule(schedule) = &part.0.kind else { continue };
@@ -398,7 +388,7 @@ impl Checker {
         let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else {
             return true;
         };
-        for rollout in all_rollouts(&train.objective, &train.rollout) {
+        for rollout in train.rollouts() {
             let (RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. }) = &rollout.source
             else {
                 continue;

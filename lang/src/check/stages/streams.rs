@@ -14,28 +14,9 @@ pub fn streams<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<Stream
     objective
         .terms
         .iter()
-        .filter(|term| preferences(term).is_empty())
+        .filter(|term| term.preferences().is_empty())
         .map(|term| Stream { term, rollout: term.data.as_deref().unwrap_or(rollout) })
         .collect()
-}
-
-/// The completions that a term compares in pairs.
-fn preferences(term: &Term) -> Vec<&Rollout> {
-    term.value
-        .parts()
-        .into_iter()
-        .flat_map(|part| match &part.0.kind {
-            FormulaKind::Live(Live::Preference(preference)) => vec![&preference.chosen, &preference.rejected],
-            _ => Vec::new(),
-        })
-        .collect()
-}
-
-/// Every rollout of a stage, those inside others included.
-pub fn all_rollouts<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<&'a Rollout> {
-    let terms = &objective.terms;
-    let own = terms.iter().flat_map(|term| term.data.as_deref().into_iter().chain(preferences(term)));
-    std::iter::once(rollout).chain(own).flat_map(Rollout::all).collect()
 }
 
 /// What a term reads, the selection and the weights that it shares with others included.

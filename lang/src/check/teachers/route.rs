@@ -10,7 +10,6 @@ use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Ro
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::open;
-use crate::check::stages::streams::all_rollouts;
 use crate::check::values::calls::Work;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::{Callable, Value};
@@ -336,15 +335,8 @@ impl Checker {
     fn check_use_of_teachers(&mut self) {
         let mut used = self.parts.used_teachers.read().clone();
         for train in self.trains() {
-            let written = all_rollouts(&train.objective, &train.rollout)
-                .into_iter()
-                .filter_map(|rollout| rollout.writer());
-            let named = written.filter_map(|role| match role {
-                Role::Named { teacher, .. } => Some(*teacher),
-                _ => None,
-            });
             let routed = train.teachers.iter().map(|choice| choice.teacher);
-            for teacher in named.chain(routed).chain(train.objective.named_teachers()) {
+            for teacher in routed.chain(train.named_teachers()) {
                 used[teacher.0 as usize] = true;
             }
         }

@@ -32,7 +32,8 @@ impl Batches {
         let mut drawn = 0;
         for round in 0..ROUNDS {
             drawn += fresh.len() / n;
-            let holds = holding(stage, filter, &fresh, n, batch.step)?;
+            let holds = of_groups(stage, filter, &fresh, n, batch.step, "the `filter`")?;
+            let holds = holds.into_iter().map(|holds| holds != 0.0);
             let mut missing: Vec<usize> = Vec::new();
             for (group, holds) in zip_equal(fresh.chunks(n), holds) {
                 if holds {
@@ -64,8 +65,15 @@ impl Batches {
     }
 }
 
-/// Whether a formula of rewards and lengths holds, group by group.
-fn holding(stage: &Stage, filter: &Formula, list: &[Sequence], n: usize, step: u32) -> Result<Vec<bool>> {
+/// A formula of rewards and lengths, group by group.
+pub(super) fn of_groups(
+    stage: &Stage,
+    formula: &Formula,
+    list: &[Sequence],
+    n: usize,
+    step: u32,
+    what: &str,
+) -> Result<Vec<f64>> {
     let sequences = Sequences::new(list.to_vec(), n, stage.sources.len());
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
@@ -76,7 +84,7 @@ fn holding(stage: &Stage, filter: &Formula, list: &[Sequence], n: usize, step: u
         steps: stage.steps,
         ..batch::Batch::default()
     };
-    let values = interpret(&filter.graph, &[filter.value], &batch)
-        .map_err(|error| Error::new(FailureKind::Runtime, format!("the `filter`: {error}")))?;
-    Ok(values.get(filter.value).iter().map(|value| *value != 0.0).collect())
+    let values = interpret(&formula.graph, &[formula.value], &batch)
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;
+    Ok(values.get(formula.value).to_vec())
 }

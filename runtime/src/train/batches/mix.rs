@@ -1,6 +1,6 @@
 //! `mix(share, first, second)`: each group from the first with probability `share`, else from the second.
 
-use mopd_compiler::plan::Schedule;
+use mopd_compiler::plan::Moving;
 use mopd_compiler::plan::producers::Mix;
 
 use super::sample::{Numbered, draw_by};
@@ -10,7 +10,7 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 
 pub(super) struct Mixed {
-    share: Schedule,
+    share: Moving,
     first: Box<dyn Draws>,
     second: Box<dyn Draws>,
     /// Of the tree: another mix inside chooses by other numbers.
@@ -29,12 +29,16 @@ pub(super) fn make_mixed(mix: &Mix, making: &Making) -> Result<Mixed> {
 
 impl Draws for Mixed {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
-        let share = self.share.at(batch.step, batch.stage.steps);
+        let share = self.share.at(batch.step, batch.stage.steps, batch.climbed);
         let key = batch.key(Purpose::Mix);
         let from_second = |draw: &Numbered| key.row(draw.number, self.node).uniform() >= share;
         draw_by(draws, from_second, |second, draws| {
             let side = if second { &self.second } else { &self.first };
             side.draw(batch, draws, purpose)
         })
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.first, &*self.second]
     }
 }

@@ -6,13 +6,17 @@ mod filter;
 mod mix;
 mod model;
 mod pairs;
+mod replay;
 mod sample;
 mod student;
 mod teacher;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Length, Producer};
+use std::cell::RefCell;
 
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Ladder, Length, Producer};
+
+use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
 pub use self::teacher::{RolloutCache, Written, no_teacher};
 use super::first_epoch::FirstEpoch;
@@ -25,6 +29,7 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, Uniforms};
 use crate::rollout::Sequence;
+use crate::store::state::KeptGroup;
 use crate::zip::zip_equal;
 
 /// How a kind of producer draws.
@@ -41,6 +46,22 @@ trait Draws {
     fn records(&self) -> Option<Vec<usize>> {
         None
     }
+
+    /// Those that it draws from.
+    fn inside(&self) -> Vec<&dyn Draws> {
+        Vec::new()
+    }
+
+    /// What it keeps from step to step.
+    fn buffer(&self) -> Option<&RefCell<Buffer>> {
+        None
+    }
+}
+
+/// Of it and all inside it, from the outside in.
+fn buffers(producer: &dyn Draws) -> Vec<&RefCell<Buffer>> {
+    let inside = producer.inside().into_iter().flat_map(buffers);
+    producer.buffer().into_iter().chain(inside).collect()
 }
 
 /// What a producer is made from.
@@ -67,9 +88,10 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Data(kind) => Box::new(data::make(kind, making)?),
         Producer::Student(kind) => Box::new(student::make(kind, making)),
         Producer::Teacher(kind) => teacher::make(kind, making)?,
-        Producer::Model(kind) => Box::new(model::make(kind, making)),
+        Producer::Model(kind) => model::make(kind, making)?,
         Producer::Pairs(kind) => Box::new(pairs::make_sides(kind, making)?),
         Producer::Mix(kind) => Box::new(mix::make_mixed(kind, making)?),
+        Producer::Replay(kind) => Box::new(replay::make_replayed(kind, making)?),
     })
 }
 
@@ -80,6 +102,8 @@ struct Batch<'a> {
     student: &'a Decoder,
     models: &'a Models,
     step: u32,
+    /// How often each ladder of the objective was.
+    climbed: &'a [u32],
 }
 
 impl Batch<'_> {
@@ -93,6 +117,8 @@ impl Batch<'_> {
 pub struct Batches {
     mixture: Mixture,
     producer: Box<dyn Draws>,
+    /// How often each ladder of the objective was.
+    climbed: Vec<u32>,
 }
 
 impl Batches {
@@ -104,20 +130,63 @@ impl Batches {
         if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
-        let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
         let mixture = match (producer.records(), stage.train.length) {
             (Some(records), _) => by_share(stage, &records),
-            (None, Length::Epochs(epochs)) => {
-                told_shares(stage, &prompts);
-                Mixture::in_epochs(&prompts, epochs)
+            (None, length) => {
+                if let Length::Epochs(_) = length {
+                    told_shares(stage, &prompts(stage));
+                }
+                of_prompts(stage)
             }
-            (None, Length::Steps(_)) => by_share(stage, &prompts),
         };
-        Ok(Batches { mixture, producer })
+        let climbed = vec![0; stage.train.objective.ladders.len()];
+        Ok(Batches { mixture, producer, climbed })
     }
 
     pub fn position(&self) -> MixturePosition {
         self.mixture.position()
+    }
+
+    /// After `step`, whose numbers decide which ladders are climbed.
+    pub fn climb(&mut self, ladders: &[Ladder], step: u32, advances: impl Fn(&Ladder) -> bool) {
+        for (climbed, ladder) in zip_equal(&mut self.climbed, ladders) {
+            let looked_at = (step + 1).is_multiple_of(ladder.every);
+            if looked_at && *climbed + 1 < ladder.values && advances(ladder) {
+                *climbed += 1;
+            }
+        }
+    }
+
+    pub fn climbed(&self) -> &[u32] {
+        &self.climbed
+    }
+
+    /// The groups that are kept for later steps, buffer by buffer.
+    pub fn kept_groups(&self) -> Vec<Vec<KeptGroup>> {
+        buffers(&*self.producer).into_iter().map(|buffer| buffer.borrow().state()).collect()
+    }
+
+    pub fn restore_groups(&mut self, kept: &[Vec<KeptGroup>], stage: &Stage) -> Result<(), String> {
+        let buffers = buffers(&*self.producer);
+        if buffers.len() != kept.len() {
+            return Err(format!("{} buffers of rollouts, where the stage has {}", kept.len(), buffers.len()));
+        }
+        if !kept.iter().flatten().all(|group| stage.knows(group.draw)) {
+            return Err("its buffer has prompts that the stage does not have".to_owned());
+        }
+        zip_equal(buffers, kept).for_each(|(buffer, kept)| buffer.borrow_mut().restore(kept));
+        Ok(())
+    }
+
+    /// The ladders as they were when a state of the same stage was left.
+    pub fn restore_climbed(&mut self, climbed: &[u32], ladders: &[Ladder]) -> Result<(), String> {
+        let fits = climbed.len() == ladders.len()
+            && climbed.iter().zip(ladders).all(|(climbed, ladder)| *climbed < ladder.values);
+        if !fits {
+            return Err("its ladders are others than the stage's".to_owned());
+        }
+        self.climbed = climbed.to_vec();
+        Ok(())
     }
 
     /// Goes to where the batches of the same stage, or of one with as many sources, stood.
@@ -133,7 +202,8 @@ impl Batches {
         models: &Models,
         step: u32,
     ) -> Result<Sequences> {
-        let (mut list, draws) = self.drawn(&Batch { stage, student, models, step })?;
+        let climbed = self.climbed.clone();
+        let (mut list, draws) = self.drawn(&Batch { stage, student, models, step, climbed: &climbed })?;
         let of_group = stage.train.rollout.group() as usize;
         if stage.routes_by_data() {
             // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's
@@ -157,10 +227,13 @@ impl Batches {
                 .help("give the stage more epochs, or `steps` as a number"));
         }
         let list = self.producer.draw(batch, &numbered(&draws, 0), Purpose::Rollout)?;
-        match &stage.train.filter {
-            Some(filter) => Ok((self.filtered(batch, list, filter)?, Vec::new())),
-            None => Ok((list, draws)),
-        }
+        let drawn = match &stage.train.filter {
+            Some(filter) => (self.filtered(batch, list, filter)?, Vec::new()),
+            None => (list, draws),
+        };
+        // Whoever is stopped before draws the same again.
+        buffers(&*self.producer).into_iter().for_each(|buffer| buffer.borrow_mut().commit());
+        Ok(drawn)
     }
 
     /// The sequences of a draw, where they are the same whenever it comes.
@@ -171,15 +244,30 @@ impl Batches {
     /// When each sequence of the stage comes for the first time; none where they are new in every step.
     /// Nothing was drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
-        let rollout = &stage.train.rollout;
-        (!rollout.producer.fresh()).then(|| {
-            let batches = stage.steps.div_ceil(stage.train.passes.max(1));
-            let mut mixture = self.mixture.clone();
-            FirstEpoch::new(
-                &mixture.sizes(),
-                (0..batches).map(|_| draw(&mut mixture, rollout.groups, stage, Purpose::Shuffle)),
-            )
-        })
+        (!stage.train.rollout.producer.fresh()).then(|| first_epoch(stage, self.mixture.clone()))
+    }
+}
+
+/// When each record of a mixture of which nothing was drawn yet comes for the first time.
+fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
+    let batches = stage.steps.div_ceil(stage.train.passes.max(1));
+    let groups = stage.train.rollout.groups;
+    FirstEpoch::new(
+        &mixture.sizes(),
+        (0..batches).map(|_| draw(&mut mixture, groups, stage, Purpose::Shuffle)),
+    )
+}
+
+/// The prompts of each source.
+fn prompts(stage: &Stage) -> Vec<usize> {
+    stage.sources.iter().map(|source| source.tokens.len()).collect()
+}
+
+/// From the prompts, as long as the stage trains.
+fn of_prompts(stage: &Stage) -> Mixture {
+    match stage.train.length {
+        Length::Epochs(epochs) => Mixture::in_epochs(&prompts(stage), epochs),
+        Length::Steps(_) => by_share(stage, &prompts(stage)),
     }
 }
 

@@ -1,33 +1,114 @@
-//! `snapshot(model, sample(...))`: rollouts of a model that does not change.
+//! `snapshot(model, sample(...))`: rollouts of a model that does not change, written before the first step, once
+//! for each prompt that the stage draws. A side of a pair is drawn at every step.
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Model;
 
-use super::sample::{Numbered, sample};
-use super::{Batch, Draws, Making};
+use super::sample::{Numbered, judge, sample, sample_now};
+use super::teacher::kept_or_written;
+use super::{Batch, Draws, Making, Written, first_epoch, of_prompts};
+use crate::data::mixture::Draw;
 use crate::failure::Result;
-use crate::random::Purpose;
+use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
-use crate::train::models::ModelRef;
+use crate::train::Stage;
+use crate::train::models::{ModelRef, Models};
 
 pub(super) struct OfModel {
     model: ModelRef,
     sampling: Sampling,
+    judged: bool,
 }
 
-pub(super) fn make(Model { model, sampling }: &Model, making: &Making) -> OfModel {
-    OfModel { model: making.models.of_model(*model), sampling: sampling.clone() }
+/// Of each source, a group for each record that the stage draws.
+struct WrittenForPrompts {
+    writer: OfModel,
+    written: Written,
+    /// By source and record, where its group begins.
+    places: Vec<Vec<Option<usize>>>,
+}
+
+pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> Result<Box<dyn Draws>> {
+    let Making { stage, models, cache, judged, .. } = *making;
+    let writer = OfModel { model: models.of_model(*model), sampling: sampling.clone(), judged };
+    if !once {
+        return Ok(Box::new(writer));
+    }
+    let written = kept_or_written(cache, || writer.for_all_prompts(stage, models))?;
+    let n = sampling.n.max(1) as usize;
+    let places = written.iter().zip(&stage.sources).map(|(written, source)| {
+        let mut places = vec![None; source.tokens.len()];
+        for (place, first) in written.iter().enumerate().step_by(n) {
+            places[first.record] = Some(place);
+        }
+        places
+    });
+    Ok(Box::new(WrittenForPrompts { places: places.collect(), writer, written }))
+}
+
+impl OfModel {
+    /// In the order in which the stage draws the prompts: those that are new in a batch are written together,
+    /// so that it takes no more memory than a batch that is drawn at every step.
+    fn for_all_prompts(&self, stage: &Stage, models: &Models) -> Result<Written> {
+        let mut written = vec![Vec::new(); stage.sources.len()];
+        let first = first_epoch(stage, of_prompts(stage));
+        for new in (0..first.batches()).map(|batch| first.new_in(batch)).filter(|new| !new.is_empty()) {
+            stage.control.check()?;
+            let list = self.once(stage, models, new)?;
+            list.into_iter().for_each(|sequence| written[sequence.source].push(sequence));
+        }
+        Ok(written)
+    }
+
+    /// Those of some prompts, whenever they are drawn.
+    fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Sequence>> {
+        let key = Key::new(stage.seed, stage.stream, Purpose::TeacherRollout, 0);
+        let writer = models.decoder(self.model).expect("it is frozen, not the student");
+        let mut list = sample(stage, &writer, &by_record(stage, draws), &self.sampling, key)?;
+        if self.judged {
+            judge(stage, &mut list)?;
+        }
+        Ok(list)
+    }
+}
+
+/// Each prompt by a number of its own, whenever it is drawn.
+fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
+    let before = |source: usize| stage.sources[..source].iter().map(|each| each.tokens.len()).sum::<usize>();
+    let number = |draw: &Draw| (before(draw.source) + draw.record) as u32;
+    draws.iter().map(|draw| Numbered { number: number(draw), draw: *draw }).collect()
 }
 
 impl Draws for OfModel {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
         let decoder = batch.models.decoder(self.model);
-        sample(
-            batch.stage,
-            decoder.as_deref().unwrap_or(batch.student),
-            draws,
-            &self.sampling,
-            batch.key(purpose),
-        )
+        sample_now(batch, decoder.as_deref().unwrap_or(batch.student), draws, &self.sampling, purpose)
+    }
+}
+
+impl Draws for WrittenForPrompts {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
+        let missing: Vec<Draw> =
+            draws.iter().map(|each| each.draw).filter(|draw| self.fixed(*draw).is_empty()).collect();
+        // A fork goes on from where another stage stood, and may draw what this one would not have.
+        let mut late = Vec::new();
+        if !missing.is_empty() {
+            late = self.writer.once(batch.stage, batch.models, &missing)?;
+        }
+        let n = self.writer.sampling.n.max(1) as usize;
+        let mut late = late.chunks(n);
+        let group = |each: &Numbered| match self.fixed(each.draw) {
+            found if found.is_empty() => late.next().expect("one for each that is missing").to_vec(),
+            found => found.into_iter().cloned().collect(),
+        };
+        Ok(draws.iter().flat_map(group).collect())
+    }
+
+    fn fixed(&self, Draw { source, record }: Draw) -> Vec<&Sequence> {
+        let n = self.writer.sampling.n.max(1) as usize;
+        match self.places[source][record] {
+            Some(first) => self.written[source][first..first + n].iter().collect(),
+            None => Vec::new(),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use mopd_compiler::plan::producers::Pairs;
 
 use super::data::reads_reward;
-use super::sample::{Numbered, by_section, judge};
+use super::sample::{Numbered, draw_by, judge};
 use super::{Batch, Draws, Making, make};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
@@ -24,16 +24,21 @@ pub(super) fn make_sides(pairs: &Pairs, making: &Making) -> Result<Sides> {
 
 impl Draws for Sides {
     fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
-        let chosen =
-            by_section(batch.stage, draws, |draws| self.chosen.draw(batch, draws, Purpose::Rollout))?;
-        let rejected = by_section(batch.stage, draws, |draws| {
-            self.rejected.draw(batch, draws, Purpose::TeacherRollout)
-        })?;
+        let of_sections = |side: &dyn Draws, purpose| {
+            let section = |draw: &Numbered| draw.section(batch.stage);
+            draw_by(draws, section, |_, draws| side.draw(batch, draws, purpose))
+        };
+        let chosen = of_sections(&*self.chosen, Purpose::Rollout)?;
+        let rejected = of_sections(&*self.rejected, Purpose::TeacherRollout)?;
         let mut list: Vec<Sequence> = zip_equal(chosen, rejected).flat_map(pair).collect();
         if reads_reward(&batch.stage.train.objective) {
             judge(batch.stage, &mut list)?;
         }
         Ok(list)
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.chosen, &*self.rejected]
     }
 
     fn fixed(&self, draw: Draw) -> Vec<&Sequence> {

@@ -2,10 +2,11 @@
 
 use mopd_compiler::plan::Sampling;
 
+use super::Batch;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
-use crate::random::Key;
+use crate::random::{Key, Purpose};
 use crate::reward::RewardInput;
 use crate::rollout::{Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
@@ -53,6 +54,18 @@ pub(super) fn draw_by<K: Ord>(
     }
     groups.sort_by_key(|(place, _)| *place);
     Ok(groups.into_iter().flat_map(|(_, group)| group).collect())
+}
+
+/// Completions of the drawn prompts, as long as they may get at this step.
+pub(super) fn sample_now(
+    batch: &Batch,
+    model: &Decoder,
+    draws: &[Numbered],
+    sampling: &Sampling,
+    purpose: Purpose,
+) -> Result<Vec<Sequence>> {
+    let now = sampling.at(batch.step, batch.stage.steps, batch.climbed);
+    sample(batch.stage, model, draws, &now, batch.key(purpose))
 }
 
 /// Completions of the drawn prompts.

@@ -3,7 +3,7 @@
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Student;
 
-use super::sample::{Numbered, judge, sample};
+use super::sample::{Numbered, judge, sample_now};
 use super::{Batch, Draws, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -20,7 +20,7 @@ pub(super) fn make(student: &Student, making: &Making) -> OfStudent {
 
 impl Draws for OfStudent {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
-        let mut list = sample(batch.stage, batch.student, draws, &self.sampling, batch.key(purpose))?;
+        let mut list = sample_now(batch, batch.student, draws, &self.sampling, purpose)?;
         if self.judged {
             judge(batch.stage, &mut list)?;
         }

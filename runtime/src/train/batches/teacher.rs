@@ -1,12 +1,12 @@
-//! `from(teacher, ...)`: rollouts that the routed teachers write, once, before the first step, or fresh every
-//! step.
+//! `from(teacher, ...)`: rollouts that the routed teachers write, or one by name, once, before the first step,
+//! or fresh every step.
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{Once, Teacher};
 use mopd_compiler::plan::{Keep, Role, Sampling};
 
 use super::data::Fixed;
-use super::sample::{Numbered, draw_by, judge, numbered, sample};
+use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_now};
 use super::{Batch, Draws, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -31,6 +31,7 @@ pub struct RolloutCache<'a> {
 
 /// Fresh every step.
 struct OfTeacher {
+    writer: Role,
     sampling: Sampling,
     judged: bool,
 }
@@ -38,20 +39,27 @@ struct OfTeacher {
 /// What was written before the first step: what a step draws is one of these, not a prompt.
 struct WrittenOnce(Fixed);
 
-pub(super) fn make(Teacher { once, sampling }: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
+pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
+    let Teacher { writer, once, sampling } = teacher;
     let Making { stage, models, cache, judged, .. } = *making;
     let Some(once) = once else {
-        return Ok(Box::new(OfTeacher { sampling: sampling.clone(), judged }));
+        return Ok(Box::new(OfTeacher { writer: *writer, sampling: sampling.clone(), judged }));
     };
-    let kept = match cache.map_or(Ok(None), |cache| (cache.find)())? {
-        Some(kept) => kept,
-        None => {
-            let written = teacher_rollouts(stage, models, *once, sampling)?;
-            cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
-            written
-        }
-    };
-    Ok(Box::new(WrittenOnce(Fixed(kept))))
+    let written = kept_or_written(cache, || teacher_rollouts(stage, models, *writer, *once, sampling))?;
+    Ok(Box::new(WrittenOnce(Fixed(written))))
+}
+
+/// What is written before the first step, where the cache does not have it.
+pub(super) fn kept_or_written(
+    cache: Option<&RolloutCache>,
+    write: impl FnOnce() -> Result<Written>,
+) -> Result<Written> {
+    if let Some(kept) = cache.map_or(Ok(None), |cache| (cache.find)())? {
+        return Ok(kept);
+    }
+    let written = write()?;
+    cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
+    Ok(written)
 }
 
 impl Draws for OfTeacher {
@@ -61,14 +69,8 @@ impl Draws for OfTeacher {
             draws,
             |draw| draw.section(stage),
             |_, draws| {
-                let decoder = models.decoder(teacher_of(stage, models, draws[0].draw)?);
-                sample(
-                    stage,
-                    decoder.as_deref().unwrap_or(student),
-                    draws,
-                    &self.sampling,
-                    batch.key(purpose),
-                )
+                let decoder = models.decoder(teacher_of(stage, models, self.writer, draws[0].draw)?);
+                sample_now(batch, decoder.as_deref().unwrap_or(student), draws, &self.sampling, purpose)
             },
         )?;
         if self.judged {
@@ -92,10 +94,10 @@ impl Draws for WrittenOnce {
     }
 }
 
-/// Who judges a prompt.
-fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<ModelRef> {
+/// Who writes for a prompt.
+fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelRef> {
     let section = stage.section(draw.source, draw.record);
-    models.of_role(Role::TEACHER)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+    models.of_role(writer)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
 
 pub fn no_teacher(source: &Source) -> Error {
@@ -106,6 +108,7 @@ pub fn no_teacher(source: &Source) -> Error {
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
+    writer: Role,
     Once { sequences: count, keep }: Once,
     sampling: &Sampling,
 ) -> Result<Written> {
@@ -125,7 +128,7 @@ fn teacher_rollouts(
     {
         stage.control.check()?;
         let (draw, section) = (chunk[0].draw, chunk[0].section(stage));
-        let model_ref = teacher_of(stage, models, draw)?;
+        let model_ref = teacher_of(stage, models, writer, draw)?;
         // Before the first step, the student is what it starts from.
         let teacher = match models.decoder(model_ref) {
             Some(teacher) => teacher,
@@ -142,11 +145,13 @@ fn teacher_rollouts(
         first += chunk.len();
     }
     for (section, count) in zip_equal(&stage.sections(), kept_of_section) {
-        let Section { source, teacher: Some(teacher) } = *section else { continue };
-        if count > 0 {
-            continue;
-        }
-        let (teacher, domain) = (&teacher.name, stage.sources[source].name);
+        let Section { source, teacher: routed } = *section;
+        let teacher = match writer {
+            Role::TEACHER => routed.map(|routed| routed.name.clone()),
+            writer => Some(stage.train.scorers.name(writer)),
+        };
+        let Some(teacher) = teacher.filter(|_| count == 0) else { continue };
+        let domain = stage.sources[source].name;
         let message =
             format!("none of the rollouts that `{teacher}` wrote for the domain `{domain}` can be kept");
         if kept[source].is_empty() {

@@ -27,7 +27,7 @@ fn lists(producer: Producer, sequences: usize) -> Vec<Vec<Sequence>> {
 
 /// The number in [0, 1) by which a node of the tree chooses for a group, from the generator itself: the
 /// fixture's seed 1 and stream 2, the purpose 10, the step; the group and the node select the stream.
-fn chance(step: u32, group: u32, node: u32) -> f64 {
+pub(super) fn chance(step: u32, group: u32, node: u32) -> f64 {
     let words = [1u64, 2, 10, u64::from(step)];
     let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let mut generator = ChaCha8Rng::from_seed(seed.try_into().unwrap());
@@ -35,7 +35,7 @@ fn chance(step: u32, group: u32, node: u32) -> f64 {
     (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn drawn(sequence: &Sequence) -> (usize, usize, &[Token], bool) {
+pub(super) fn drawn(sequence: &Sequence) -> (usize, usize, &[Token], bool) {
     (sequence.source, sequence.record, &sequence.completion, sequence.logps.is_some())
 }
 

@@ -1,10 +1,12 @@
 //! A stage that is cut off after any step ends with the same bits as one that is not.
 
+use mopd_compiler::plan::producers::{Keeps, Model};
 use mopd_compiler::plan::{Axis, Function, Live, Memory, Reduction};
 
 use super::super::objective::objectives::objective;
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
+use super::producers::{climbing, mean_length, replay};
 use super::*;
 use crate::store::state::TrainState;
 use crate::store::{Lookup, Store};
@@ -106,6 +108,25 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
         let student = Producer::student(Sampling::new(1, 1.0, 6));
         train.rollout = Rollout::new(6, Producer::mix(share, student, Producer::data("answer")));
+    });
+    case("a teacher by name", ROUTED, &|train| {
+        let writer = Producer::of_scorer(Role::named(0), None, Sampling::new(2, 1.0, 6));
+        train.rollout = Rollout::new(3, writer);
+    });
+    case("a snapshot", ROUTED, &|train| {
+        let sampling = Sampling::new(2, 1.0, 6);
+        train.rollout = Rollout::new(5, Producer::Model(Model { once: true, model: ModelId(1), sampling }));
+    });
+    case("a ladder", ROUTED, &climbing);
+    case("replayed rollouts in a mix", ROUTED, &|train| {
+        let student = Producer::student(Sampling::new(1, 1.0, 6));
+        let replayed = replay(student, Keeps::Rollouts, 9, None);
+        let half = Schedule::Constant { value: 0.7 };
+        train.rollout = Rollout::new(6, Producer::mix(half, replayed, Producer::data("answer")));
+    });
+    case("replayed prompts", ROUTED, &|train| {
+        let student = Producer::student(Sampling::new(2, 1.0, 6));
+        train.rollout = Rollout::new(6, replay(student, Keeps::Prompts, 9, Some(mean_length())));
     });
     case("some weights", ROUTED, &|train| {
         train.trainable =

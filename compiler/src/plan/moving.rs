@@ -1,0 +1,75 @@
+//! Numbers of a stage that change while it trains: by a schedule, or by what happens in the run.
+
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
+use serde::{Deserialize, Serialize};
+
+use super::Schedule;
+use crate::expr::graph::NodeId;
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Moving {
+    Schedule(Schedule),
+    /// The first value, then the next ones, as one of the objective's ladders is climbed.
+    Ladder {
+        ladder: u32,
+        values: Vec<f64>,
+    },
+}
+
+/// When a ladder is climbed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ladder {
+    /// One bool: whether the next value comes.
+    pub advance_if: NodeId,
+    /// It is looked at after every so many steps.
+    pub every: u32,
+    pub values: u32,
+}
+
+impl From<Schedule> for Moving {
+    fn from(schedule: Schedule) -> Moving {
+        Moving::Schedule(schedule)
+    }
+}
+
+impl Moving {
+    /// The values that it goes from, holds and goes to.
+    pub fn ends(&self) -> Vec<f64> {
+        match self {
+            Moving::Schedule(schedule) => schedule.ends(),
+            Moving::Ladder { values, .. } => values.clone(),
+        }
+    }
+
+    pub fn largest(&self) -> f64 {
+        self.ends().into_iter().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// At `step` of `steps`, after the ladders were `climbed` so often.
+    pub fn at(&self, step: u32, steps: u32, climbed: &[u32]) -> f64 {
+        match self {
+            Moving::Schedule(schedule) => schedule.at(step, steps),
+            Moving::Ladder { ladder, values } => values[climbed[*ladder as usize] as usize],
+        }
+    }
+}
+
+/// `what` is the number, a noun phrase.
+pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Narrowed<Moving> {
+    let at = origins.span(formula.0.origin);
+    match &formula.0.kind {
+        FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }.into()),
+        FormulaKind::Schedule(schedule) => Ok(schedule.clone().into()),
+        FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
+            let ladder = origins.ladders.iter().position(|known| known.0.kind == formula.0.kind);
+            let ladder = ladder.expect("a stage knows the ladders of its rollouts") as u32;
+            Ok(Moving::Ladder { ladder, values: values.clone() })
+        }
+        FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
+            Err(refused(at, format!("{what} that is learned")))
+        }
+        _ => Err(refused(at, format!("{what} that is computed from others"))),
+    }
+}

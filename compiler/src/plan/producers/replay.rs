@@ -1,0 +1,102 @@
+//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with probability
+//! `share`, where the buffer has one of the same domain, else from `of`.
+
+use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
+use serde::Deserialize;
+
+use super::{Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, producer};
+use crate::plan::{Formula, Moving, moving};
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Replay {
+    pub of: Producer,
+    /// Groups at most: the oldest leave first.
+    pub capacity: u32,
+    pub share: Moving,
+    pub keeps: Keeps,
+    /// Per group: what enters, and what comes back after it was replayed.
+    #[serde(default, rename = "while")]
+    pub condition: Option<Formula>,
+    /// Per group, when it enters: the smallest is replayed first, of equal ones the oldest.
+    #[serde(default)]
+    pub order: Option<Formula>,
+}
+
+impl Kind for Replay {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        let formula = |fields: Fields, name, formula: &Option<Formula>| match formula {
+            Some(formula) => fields.with(name, Value::Formula(formula.clone())),
+            None => fields,
+        };
+        let fields = Fields::of("replay")
+            .with("capacity", Value::Count(self.capacity))
+            .with("share", Value::Moving(self.share.clone()))
+            .with("keeps", Value::Keeps(self.keeps));
+        formula(formula(fields, "while", &self.condition), "order", &self.order)
+            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with_groups("batch", groups)
+    }
+
+    fn group(&self) -> u32 {
+        self.of.kind().group()
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// Each step chooses anew.
+    fn fresh(&self) -> bool {
+        true
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        match self.keeps {
+            Keeps::Prompts => self.of.kind().policy(),
+            Keeps::Rollouts => Err("some are earlier rollouts, which are replayed"),
+        }
+    }
+
+    /// While nothing is replayed yet.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        self.of.kind().parameters(of)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        format!("`prompts = {groups}`")
+    }
+}
+
+pub(super) fn executable(
+    rollout: &checked::Rollout,
+    origins: Origins,
+    of_groups: OfGroups,
+) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let RolloutSource::Replay { capacity, share, keeps, condition, order, of } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(origins.span(of.origin), edit_name(edit)));
+    }
+    let inside = producer(of, Keep::All, origins, of_groups)?;
+    if inside.once().is_some() || !inside.fresh() {
+        return Err(refused(at, "a `replay` of completions that are the same at every step"));
+    }
+    let share = moving(share, "a share of a `replay`", origins)?;
+    let condition = condition.as_ref().map(|condition| of_groups(condition, "the `while` of a `replay`"));
+    let order = order.as_ref().map(|order| of_groups(order, "the `order` of a `replay`"));
+    Ok(Producer::Replay(Box::new(Replay {
+        of: inside,
+        capacity: *capacity,
+        share,
+        keeps: *keeps,
+        condition: condition.transpose()?,
+        order: order.transpose()?,
+    })))
+}

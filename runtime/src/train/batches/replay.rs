@@ -1,0 +1,171 @@
+//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with probability
+//! `share`, where the buffer has one of the same source, else from the producer inside.
+//!
+//! What is replayed leaves the buffer and comes back as its newest; so does what was drawn in the step, in the
+//! order of the batch. Of more than `capacity` groups, the oldest leave.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+
+use mopd_compiler::plan::producers::{Keeps, Replay};
+
+use super::filter::of_groups;
+use super::sample::{Numbered, draw_by, judge};
+use super::{Batch, Draws, Making, make};
+use crate::data::mixture::Draw;
+use crate::failure::Result;
+use crate::random::Purpose;
+use crate::rollout::Sequence;
+use crate::store::state::KeptGroup;
+use crate::train::Stage;
+use crate::zip::zip_equal;
+
+pub(super) struct Replayed {
+    settings: Replay,
+    of: Box<dyn Draws>,
+    /// Of the tree: another buffer inside chooses by other numbers.
+    node: u32,
+    buffer: RefCell<Buffer>,
+}
+
+/// Earlier groups, the oldest first.
+pub struct Buffer {
+    kept: VecDeque<KeptGroup>,
+    capacity: usize,
+    /// What the last batch changes, once all of it is there.
+    change: Option<Change>,
+}
+
+struct Change {
+    /// Places in the buffer.
+    leave: BTreeSet<usize>,
+    enter: Vec<KeptGroup>,
+}
+
+impl Buffer {
+    /// The last batch was drawn to its end.
+    pub fn commit(&mut self) {
+        let Some(Change { leave, enter }) = self.change.take() else { return };
+        let mut place = 0..;
+        self.kept.retain(|_| place.next().is_none_or(|place| !leave.contains(&place)));
+        self.kept.extend(enter);
+        while self.kept.len() > self.capacity {
+            self.kept.pop_front();
+        }
+    }
+
+    pub fn state(&self) -> Vec<KeptGroup> {
+        self.kept.iter().cloned().collect()
+    }
+
+    pub fn restore(&mut self, kept: &[KeptGroup]) {
+        (self.kept, self.change) = (kept.iter().cloned().collect(), None);
+    }
+
+    /// The places of the groups of a source, in the order in which they are replayed.
+    fn of_source(&self, source: usize) -> VecDeque<usize> {
+        let mut places: Vec<usize> =
+            (0..self.kept.len()).filter(|place| self.kept[*place].draw.source == source).collect();
+        places.sort_by(|one, other| self.kept[*one].order().total_cmp(&self.kept[*other].order()));
+        places.into()
+    }
+}
+
+pub(super) fn make_replayed(replay: &Replay, making: &Making) -> Result<Replayed> {
+    let [inside, _] = making.inside();
+    let buffer = Buffer { kept: VecDeque::new(), capacity: replay.capacity as usize, change: None };
+    Ok(Replayed {
+        settings: replay.clone(),
+        of: make(&replay.of, &inside)?,
+        node: making.node,
+        buffer: buffer.into(),
+    })
+}
+
+impl Draws for Replayed {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        let places = self.replayed(batch, draws);
+        let n = self.settings.of.kind().group().max(1) as usize;
+        let list = match self.settings.keeps {
+            Keeps::Prompts => {
+                let prompt = |(draw, place): (&Numbered, &Option<usize>)| Numbered {
+                    draw: place.map_or(draw.draw, |place| self.buffer.borrow().kept[place].draw),
+                    ..*draw
+                };
+                self.of.draw(batch, &zip_equal(draws, &places).map(prompt).collect::<Vec<_>>(), purpose)?
+            }
+            Keeps::Rollouts => {
+                let place = |draw: &Numbered| {
+                    zip_equal(draws, &places)
+                        .find(|(known, _)| known.number == draw.number)
+                        .and_then(|(_, place)| *place)
+                };
+                draw_by(
+                    draws,
+                    |draw| place(draw).is_some(),
+                    |replayed, draws| {
+                        if !replayed {
+                            return self.of.draw(batch, draws, purpose);
+                        }
+                        let buffer = self.buffer.borrow();
+                        let group = |draw: &Numbered| {
+                            buffer.kept[place(draw).expect("it is replayed")].sequences.clone()
+                        };
+                        Ok(draws.iter().flat_map(group).collect())
+                    },
+                )?
+            }
+        };
+        let enter = self.kept(batch.stage, &list, n, batch.step)?;
+        let leave = places.into_iter().flatten().collect();
+        self.buffer.borrow_mut().change = Some(Change { leave, enter });
+        Ok(list)
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.of]
+    }
+
+    fn buffer(&self) -> Option<&RefCell<Buffer>> {
+        Some(&self.buffer)
+    }
+}
+
+impl Replayed {
+    /// For each draw the place in the buffer of the group that comes instead; none where it stays.
+    fn replayed(&self, batch: &Batch, draws: &[Numbered]) -> Vec<Option<usize>> {
+        let buffer = self.buffer.borrow();
+        let share = self.settings.share.at(batch.step, batch.stage.steps, batch.climbed);
+        let key = batch.key(Purpose::Mix);
+        let mut left: Vec<Option<VecDeque<usize>>> = vec![None; batch.stage.sources.len()];
+        let mut place = |draw: &Numbered| {
+            let replayed = key.row(draw.number, self.node).uniform() < share;
+            let source = draw.draw.source;
+            replayed.then(|| left[source].get_or_insert_with(|| buffer.of_source(source)).pop_front())?
+        };
+        draws.iter().map(&mut place).collect()
+    }
+
+    /// The groups of a batch that enter the buffer.
+    fn kept(&self, stage: &Stage, list: &[Sequence], n: usize, step: u32) -> Result<Vec<KeptGroup>> {
+        let Replay { keeps, condition, order, .. } = &self.settings;
+        let mut list = list.to_vec();
+        let asked = condition.is_some() || order.is_some();
+        if asked && list.iter().any(|sequence| sequence.reward.is_none()) {
+            judge(stage, &mut list)?;
+        }
+        let groups = list.len() / n;
+        let of = |formula: &Option<_>, what, otherwise| match formula {
+            Some(formula) => of_groups(stage, formula, &list, n, step, what),
+            None => Ok(vec![otherwise; groups]),
+        };
+        let enters = of(condition, "the `while` of a `replay`", 1.0)?;
+        let orders = of(order, "the `order` of a `replay`", 0.0)?;
+        let group = |(group, (enters, order)): (&[Sequence], (f64, f64))| {
+            let sequences = if *keeps == Keeps::Rollouts { group.to_vec() } else { Vec::new() };
+            let draw = Draw { source: group[0].source, record: group[0].record };
+            (enters != 0.0).then(|| KeptGroup::new(draw, order, sequences))
+        };
+        Ok(zip_equal(list.chunks(n), zip_equal(enters, orders)).filter_map(group).collect())
+    }
+}
