@@ -3,6 +3,7 @@
 mod disk;
 mod keys;
 mod leftovers;
+mod methods;
 mod signals;
 
 use std::fs;

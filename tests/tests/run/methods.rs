@@ -1,0 +1,80 @@
+//! Every published experiment that a plan can be made of trains: a few steps each, on small models.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use mopd_tests::{check, files, root};
+use tempfile::TempDir;
+
+use super::text;
+
+/// The program with two steps in place of each number of steps, and a reward that models earn which have learnt
+/// nothing yet: some methods leave out prompts that nobody solves.
+fn short(program: &str) -> String {
+    let program = program.replace("reward = exact_match", "reward = regex(\"[a-f]\")");
+    let mut short = String::new();
+    let mut rest = program.as_str();
+    while let Some(place) = rest.find("steps") {
+        let (before, after) = rest.split_at(place + "steps".len());
+        short.push_str(before);
+        let number = after.trim_start_matches([' ', '=', ':']);
+        let digits = number.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(number.len());
+        short.push_str(&after[..after.len() - number.len()]);
+        rest = &number[digits..];
+        if digits > 0 {
+            short.push('2');
+        }
+    }
+    short + rest
+}
+
+/// Where the experiments look for their data.
+fn folder() -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::create_dir(folder.path().join("data")).expect("a folder");
+    let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
+    for (name, sign) in [("sort", '<'), ("reverse", '~')] {
+        let line = |word: &&str| {
+            let mut letters: Vec<char> = word.chars().collect();
+            if name == "sort" {
+                letters.sort_unstable()
+            } else {
+                letters.reverse()
+            }
+            let answer: String = letters.into_iter().collect();
+            let fields = ["answer", "demonstration", "solution", "text", "chosen"];
+            let fields = fields.map(|field| format!("\"{field}\": \"{answer}\", "));
+            format!("{{{}\"prompt\": \"{word}{sign}\", \"rejected\": \"{word}\"}}\n", fields.concat())
+        };
+        let lines: String = words.iter().map(line).collect();
+        for file in [format!("{name}.jsonl"), format!("{name}.test.jsonl"), format!("data/{name}.jsonl")] {
+            fs::write(folder.path().join(file), &lines).expect("writing a test file");
+        }
+    }
+    folder
+}
+
+#[test]
+fn every_method_that_a_plan_can_be_made_of_trains() {
+    let folder = folder();
+    let (mut faults, mut trained) = (String::new(), 0);
+    for path in files(&root().join("tests/methods"), ".mopd") {
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let program = fs::read_to_string(&path).expect("a program");
+        let analysis = check(&name, &program);
+        let experiment = analysis.experiment.as_ref().expect("it checks");
+        if mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).is_err() {
+            continue;
+        }
+        fs::write(folder.path().join(&name), short(&program)).expect("writing a test file");
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(folder.path()).args(["run", &name, "--out", &format!("out-{name}")]);
+        let output = command.stdin(Stdio::null()).output().expect("mopd starts");
+        trained += 1;
+        if !output.status.success() {
+            let _ = writeln!(faults, "{name}: {}", text(&output));
+        }
+    }
+    assert!(faults.is_empty() && trained > 30, "{trained} experiments\n{faults}");
+}
