@@ -30,8 +30,21 @@ pub fn adjoints(
     of: NodeId,
     with_respect_to: &[LiveId],
 ) -> Result<Vec<NodeId>, NotDifferentiable> {
+    adjoints_beside(graph, of, with_respect_to, &[])
+}
+
+/// The same where no gradient flows through the `constants`, whatever they are computed from.
+///
+/// # Errors
+/// As [`adjoints`].
+pub fn adjoints_beside(
+    graph: &mut Graph,
+    of: NodeId,
+    with_respect_to: &[LiveId],
+    constants: &[NodeId],
+) -> Result<Vec<NodeId>, NotDifferentiable> {
     debug_assert!(graph.axis(of) <= Axis::Batch, "only a single number has a gradient");
-    let depends = dependents(graph, with_respect_to);
+    let depends = dependents(graph, with_respect_to, constants);
     let mut reverse = Reverse { depends, adjoint: vec![None; graph.len()] };
     let one = graph.constant(graph.axis(of), 1.0);
     reverse.give(graph, of, one);
@@ -49,10 +62,11 @@ pub fn adjoints(
 }
 
 /// Which nodes depend on the live primitives.
-fn dependents(graph: &Graph, with_respect_to: &[LiveId]) -> Vec<bool> {
+fn dependents(graph: &Graph, with_respect_to: &[LiveId], constants: &[NodeId]) -> Vec<bool> {
     let mut depends = vec![false; graph.len()];
     for (id, node) in graph.nodes() {
         depends[id.0 as usize] = match &node.operation {
+            _ if constants.contains(&id) => false,
             Operation::Live { live } => with_respect_to.contains(live),
             _ => graph.operands(id).iter().any(|operand| depends[operand.0 as usize]),
         };

@@ -31,6 +31,10 @@ pub(super) struct Lowering<'a> {
     pub leaves: Vec<Leaf>,
     /// Formulas whose value is known already, by address.
     pub given: HashMap<*const FormulaNode, f64>,
+    /// Nodes that no gradient flows through, whatever they are computed from.
+    pub constants: Vec<NodeId>,
+    /// Per token: the weight of its domain, where a reduction balances them.
+    pub domain_weight: Option<NodeId>,
     /// Number of tokens of the student's tokenizer, where it is known before the run.
     vocabulary: Option<u32>,
     /// The mask of the objective's `select`, per token, once it is known.
@@ -66,6 +70,8 @@ impl<'a> Lowering<'a> {
             primitives: Vec::new(),
             leaves: Vec::new(),
             given: HashMap::new(),
+            constants: Vec::new(),
+            domain_weight: None,
             vocabulary: None,
             selected: None,
             known: HashMap::new(),

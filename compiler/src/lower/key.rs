@@ -149,6 +149,8 @@ struct ObjectiveMeaning<'a> {
     selected: Option<NodeId>,
     weight: Option<NodeId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    domain_weight: Option<NodeId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "<[Ladder]>::is_empty")]
     ladders: &'a [Ladder],
@@ -165,6 +167,7 @@ impl<'a> ObjectiveMeaning<'a> {
             clipped: objective.clipped,
             selected: objective.selected,
             weight: objective.weight,
+            domain_weight: objective.domain_weight,
             temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),
             ladders: &objective.ladders,
         }

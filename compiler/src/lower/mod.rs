@@ -1,6 +1,7 @@
 //! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives
 //! become graphs with their derivatives, stages get their keys and costs.
 
+mod balance;
 mod cost;
 mod expression;
 mod formula;

@@ -5,10 +5,11 @@ use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
 
+use super::balance::{self, Counted};
 use super::formula::{Lowering, Primitive, Supply};
 use super::narrow::formula as narrow;
 use super::{Expressions, TermExpressions};
-use crate::expr::derivative::adjoints;
+use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
 use crate::refusal::Origins;
@@ -43,35 +44,9 @@ pub(super) fn lower(
             .into());
     }
 
-    // The signal of a token is what one more unit of its primitive does to the sum of all selected tokens'
-    // terms. Where terms are elementwise in what is live, that is the token's own coefficient; where they
-    // are not, it counts what the token does to others too.
-    let everything = total.map(|total| lowering.graph.reduce(Reduction::Sum, total, Axis::Batch, selected));
-    let of_coarser =
-        coarser.iter().map(|value| lowering.graph.reduce(Reduction::Sum, *value, Axis::Batch, None));
-    let everything: Vec<NodeId> = everything.into_iter().chain(of_coarser.collect::<Vec<NodeId>>()).collect();
-    let everything = sum(&mut lowering.graph, everything.into_iter()).expect(nothing);
-    let coefficients = self::gradients(&mut lowering, everything, &live, origins, here)?;
-    let sizes: Vec<NodeId> = coefficients
-        .into_iter()
-        .zip(&live)
-        .map(|(coefficient, &live)| {
-            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its
-            // own: where student and teacher agree it pulls at nothing, whatever its coefficient.
-            let size = match lowering.primitives[live.0 as usize].live {
-                Live::Logp | Live::EndLogp => coefficient,
-                Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } | Live::Other { .. } => {
-                    let value = lowering.graph.add(Axis::Token, Operation::Live { live });
-                    lowering.graph.apply(Function::Multiply, &[coefficient, value])
-                }
-            };
-            lowering.graph.apply(Function::Abs, &[size])
-        })
-        .collect();
-    let Some(signal) = sum(&mut lowering.graph, sizes.into_iter()) else {
-        unreachable!("some gradient is not 0, so there is a live primitive");
-    };
-    let clipped = clipped(&mut lowering.graph, &total.into_iter().chain(coarser).collect::<Vec<NodeId>>());
+    let everything: Vec<NodeId> = total.into_iter().chain(coarser.iter().copied()).collect();
+    let signal = signal(&mut lowering, &everything, selected, origins, here)?;
+    let clipped = clipped(&mut lowering.graph, &everything);
 
     let ladders = origins.ladders.iter().map(|ladder| self::ladder(&mut lowering, ladder, origins));
     let ladders = ladders.collect::<Result<Vec<Ladder>, _>>()?;
@@ -84,6 +59,7 @@ pub(super) fn lower(
     let weight = weight.map(|weight| lowering.graph.broadcast(weight, Axis::Token));
 
     debug_assert_eq!(lowering.graph.check(), Ok(()));
+    let domain_weight = lowering.domain_weight;
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live
         .map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
@@ -98,6 +74,7 @@ pub(super) fn lower(
         clipped,
         selected,
         weight,
+        domain_weight,
         temperature,
         ladders,
         normal_form,
@@ -298,11 +275,28 @@ fn reduced(
         }
         selected => selected,
     };
-    let (mut value, mut mask) = (total, selected);
-    let mut applies = match (selected, when) {
+    let applies = match (selected, when) {
         (Some(selected), Some(when)) => Some(lowering.graph.apply(Function::And, &[selected, when])),
         (_, when) => when,
     };
+    let mut value = total;
+    let mut counted = Counted { selected, applies };
+    if let Some(balance) = &reduce.balance {
+        let here = origins.span(balance.origin);
+        let signal = signal(lowering, &[total], counted.selected, origins, here)?;
+        let graph = &mut lowering.graph;
+        let signal = if axis < Axis::Token {
+            graph.reduce(Reduction::Sum, signal, axis, None)
+        } else {
+            signal
+        };
+        let factor = balance::factor(graph, axis, signal, counted, (reduce, balance), here)?;
+        lowering.domain_weight.get_or_insert(graph.broadcast(factor, Axis::Token));
+        if !balance.observe {
+            lowering.constants.push(factor);
+            value = graph.apply(Function::Multiply, &[factor, value]);
+        }
+    }
     for step in &reduce.steps {
         let (elements, over) = (narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?);
         let graph = &mut lowering.graph;
@@ -318,10 +312,8 @@ fn reduced(
             );
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
         }
-        value =
-            graph.reduce(step.operation, value, over, if step.among_when { applies.or(mask) } else { mask });
-        let mut any = |mask: Option<NodeId>| mask.map(|mask| graph.reduce(Reduction::Any, mask, over, None));
-        (mask, applies) = (any(mask), any(applies));
+        value = graph.reduce(step.operation, value, over, counted.of(step.among_when));
+        counted = counted.reduced(graph, over);
     }
     let axis = lowering.graph.axis(value);
     if axis != Axis::Batch {
@@ -345,6 +337,48 @@ fn reduced(
     Ok(lowering.graph.apply(Function::Divide, &[value, denominator]))
 }
 
+/// Per token: what one more unit of its primitive does to the sum of all selected tokens' `values`. Where
+/// these are elementwise in what is live, that is the token's own coefficient; where they are not, it counts
+/// what the token does to others too.
+fn signal(
+    lowering: &mut Lowering,
+    values: &[NodeId],
+    selected: Option<NodeId>,
+    origins: Origins,
+    here: Span,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
+    let graph = &mut lowering.graph;
+    let sums = values.iter().map(|value| {
+        // What is coarser than a token has left those out that are not selected.
+        let mask = selected.filter(|_| graph.axis(*value) == Axis::Token);
+        graph.reduce(Reduction::Sum, *value, Axis::Batch, mask)
+    });
+    let sums: Vec<NodeId> = sums.collect();
+    let everything = sum(graph, sums.into_iter()).expect("an objective has a term");
+    let coefficients = self::gradients(lowering, everything, &live, origins, here)?;
+    let sizes: Vec<NodeId> = coefficients
+        .into_iter()
+        .zip(&live)
+        .map(|(coefficient, &live)| {
+            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its
+            // own: where student and teacher agree it pulls at nothing, whatever its coefficient.
+            let size = match lowering.primitives[live.0 as usize].live {
+                Live::Logp | Live::EndLogp => coefficient,
+                Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } | Live::Other { .. } => {
+                    let value = lowering.graph.add(Axis::Token, Operation::Live { live });
+                    lowering.graph.apply(Function::Multiply, &[coefficient, value])
+                }
+            };
+            lowering.graph.apply(Function::Abs, &[size])
+        })
+        .collect();
+    let Some(signal) = sum(&mut lowering.graph, sizes.into_iter()) else {
+        unreachable!("some gradient is not 0, so there is a live primitive");
+    };
+    Ok(signal)
+}
+
 fn gradients(
     lowering: &mut Lowering,
     of: NodeId,
@@ -352,7 +386,7 @@ fn gradients(
     origins: Origins,
     here: Span,
 ) -> Result<Vec<NodeId>, Box<Diagnostic>> {
-    adjoints(&mut lowering.graph, of, live).map_err(|refused| {
+    adjoints_beside(&mut lowering.graph, of, live, &lowering.constants).map_err(|refused| {
         let place = lowering.place(refused.node).map_or(here, |origin| origins.span(origin));
         Diagnostic::error(Code::NotDifferentiable, place, refused.to_string())
             .label("gradient would flow through this")

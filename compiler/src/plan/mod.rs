@@ -117,6 +117,10 @@ pub struct Objective {
     /// weighted.
     #[serde(default)]
     pub weight: Option<NodeId>,
+    /// Per token: what `by domain` multiplies the token's domain with, or would where it only observes; of
+    /// several such reductions the first. Absent where nothing is balanced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain_weight: Option<NodeId>,
     /// Logits of student, teacher and reference are divided by it in every log-probability of a token taken
     /// or of ending, and in divergences with the sampler on a side.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -157,6 +161,7 @@ impl Objective {
             .chain(self.clipped)
             .chain(self.selected)
             .chain(self.weight)
+            .chain(self.domain_weight)
             .chain(self.ladders.iter().map(|ladder| ladder.advance_if))
             .collect()
     }

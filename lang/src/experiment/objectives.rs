@@ -133,13 +133,17 @@ pub struct ReduceStep {
     pub among_when: bool,
 }
 
-/// `by domain { target = 1/3 }`: how much each domain's signal weighs (Open-MOPD, arXiv:2608.19098).
+/// `by domain { target = 1/3 }`: how much each domain's elements weigh in the loss (Open-MOPD,
+/// arXiv:2608.19098). Before it is reduced, every element of a domain is multiplied with
+/// target / share * clamp((mean signal of the domain / mean of all)^follow_gap), scaled so that the loss keeps
+/// its size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Balance {
-    /// The share that each domain should have; its share of the prompts where absent.
+    /// The share of the loss that each domain should have; its share of the batch's prompts where absent.
     pub target: Option<f64>,
-    /// Exponent of (target / share so far).
+    /// Exponent of a domain's mean signal, divided by that of all domains.
     pub follow_gap: f64,
+    /// Bounds of that power.
     pub clamp: Option<(f64, f64)>,
     /// Computed and recorded, and applied to nothing.
     pub observe: bool,

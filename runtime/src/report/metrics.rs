@@ -39,6 +39,8 @@ pub struct Row {
     pub length: Option<f64>,
     /// Fraction of completion tokens where a `clip` of the objective is at its bound.
     pub clipped_fraction: Option<f64>,
+    /// What `by domain` multiplies the loss of the domain's tokens with, or would where it only observes.
+    pub domain_weight: Option<f64>,
     /// Mean reward of the completions, in [0, 1].
     pub reward: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
@@ -75,6 +77,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         entropy,
         length,
         clipped_fraction,
+        domain_weight,
         reward,
         expert_entropy,
         expert_largest_share,
@@ -113,6 +116,7 @@ mod tests {
             entropy: Some(0.3),
             length: Some(7.5),
             clipped_fraction: None,
+            domain_weight: Some(1.25),
             reward: Some(1.0),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
@@ -134,7 +138,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 24));
+        assert_eq!(table.shape(), (2, 25));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -165,7 +169,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 24));
+        assert_eq!(table.shape(), (0, 25));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

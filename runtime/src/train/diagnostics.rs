@@ -36,7 +36,8 @@ pub fn diagnose(
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
     let sampled = sampled(stage, sequences, numbers.step);
-    let clipped = objective.clipped.map(|node| outputs.get(node));
+    let [clipped, domain_weight] =
+        [objective.clipped, objective.domain_weight].map(|node| node.map(|node| outputs.get(node)));
     let all_tokens = sequences.layout.tokens() as f64;
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
     let mut rows = Vec::new();
@@ -76,6 +77,7 @@ pub fn diagnose(
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
             length: Some(tokens / own.len() as f64),
             clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
+            domain_weight: domain_weight.and_then(|weights| weights.get(range.start)).map(|&weight| f64::from(weight)),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
             expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
             expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),

@@ -36,6 +36,7 @@ pub fn objective(
         clipped,
         selected: None,
         weight: None,
+        domain_weight: None,
         temperature: 1.0,
         ladders: Vec::new(),
         normal_form: NormalForm {

@@ -20,7 +20,7 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 10] = [
+const OF_DOMAIN: [&str; 11] = [
     "reward",
     "divergence",
     "divergence_floor",
@@ -31,6 +31,7 @@ const OF_DOMAIN: [&str; 10] = [
     "token_share",
     "prompt_share",
     "clipped_fraction",
+    "domain_weight",
 ];
 const OF_STEP: [&str; 6] =
     ["loss", "learning_rate", "gradient_norm", "expert_entropy", "expert_largest_share", "seconds"];

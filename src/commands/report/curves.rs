@@ -10,13 +10,14 @@ use crate::metrics::{SHARES, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 9] = [
+const OF_DOMAIN: [&str; 10] = [
     "reward",
     "divergence",
     "entropy",
     "length",
     "signal_mean",
     "clipped_fraction",
+    "domain_weight",
     "prompt_share",
     "token_share",
     "signal_share",

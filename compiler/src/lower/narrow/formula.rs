@@ -52,7 +52,7 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
         found.extend(kind(&part.0, origins.at(part.0.origin)).err().map(|refusal| *refusal));
     }
     let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
-    for Reduce { steps, balance, origin, .. } in reduces.flatten() {
+    for Reduce { steps, origin, .. } in reduces.flatten() {
         let at = origins.at(*origin);
         for step in steps {
             found.extend(
@@ -61,12 +61,6 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
                     .filter_map(|of| axis(of, at).err())
                     .map(|refusal| *refusal),
             );
-        }
-        if let Some(balance) = balance {
-            found.push(*refused(
-                origins.span(balance.origin),
-                "`by domain`, which gives each domain its share of the signal,",
-            ));
         }
     }
     for term in objective.terms.iter().filter(|term| term.data.is_some()) {

@@ -1,5 +1,6 @@
 //! Experiments written by hand, from the types that the checker fills.
 
+mod balance;
 mod expressions;
 mod keys;
 mod objectives;

@@ -154,10 +154,12 @@ fn divergences_and_losses() {
 #[test]
 fn the_ways_to_one_number() {
     let balance = Balance { target: None, follow_gap: 1.0, clamp: None, observe: false, origin: Origin(1) };
+    let largest = ReduceStep { operation: Reduction::Maximum, ..step(Axis::Token, Axis::Batch) };
     let refused = refusals(|experiment| {
-        distilled(experiment).objective.reduce = Some(Reduce { balance: Some(balance), ..sequence_mean() });
+        distilled(experiment).objective.reduce =
+            Some(Reduce { balance: Some(balance), ..by_steps(vec![largest]) });
     });
-    assert_eq!(refused, supported("`by domain`, which gives each domain its share of the signal,"));
+    assert_eq!(refused, supported("`by domain` of a `max`"));
     let data =
         Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
     let refused = refusals(|experiment| distilled(experiment).objective.terms[0].data = Some(Rc::new(data)));

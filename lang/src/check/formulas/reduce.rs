@@ -247,7 +247,16 @@ impl Checker {
             None => None,
             Some(expr) => {
                 let value = self.evaluate(expr, env);
-                Some(self.fraction(&value, expr.span, "`target`")?)
+                let target = self.fraction(&value, expr.span, "`target`")?;
+                if target == 0.0 {
+                    let text = "a target of 0 leaves no domain a share of the loss";
+                    self.report(
+                        Diagnostic::error(Code::OutOfRange, expr.span, text)
+                            .help("write `target = 1/3` for three domains alike"),
+                    );
+                    return None;
+                }
+                Some(target)
             }
         };
         let follow_gap = match settings.get("follow_gap") {

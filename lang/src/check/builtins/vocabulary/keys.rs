@@ -347,10 +347,10 @@ pub static BALANCE: &[Key] = &[
     may(
         "target",
         Takes::Number,
-        "Target share of the signal of each domain; its share of the prompts by default.",
+        "Share of the loss that each domain should have; its share of the batch's prompts by default.",
     ),
-    may("follow_gap", Takes::Number, "How fast a gap to the target is closed; 1 by default."),
-    may("clamp", Takes::Number, "Bounds of a domain's factor: `0.05..=20`."),
+    may("follow_gap", Takes::Number, "Exponent of a domain's mean signal relative to all domains': 1, the default, feeds what is far from its teacher."),
+    may("clamp", Takes::Number, "Bounds of that power: `0.05..=20`."),
     may("observe", Takes::Truth, "Computes and records the factors without applying them."),
 ];
 
