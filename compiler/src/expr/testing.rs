@@ -7,7 +7,6 @@ use crate::expr::signals::{Axis, Deviation, Function, Memory, Reduction, Role, S
 use super::batch::{Batch, Domains, Layout, Runs};
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
-/// All that have a derivative, and those that are flat.
 /// The axes that a number can have, coarse to fine.
 pub const AXES: [Axis; 8] =
     [Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token];

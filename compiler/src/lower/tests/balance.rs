@@ -88,7 +88,7 @@ fn balanced(mean: Mean, balance: &Balance) -> Objective {
 #[test]
 fn domains_have_their_shares_of_loss_and_gradient() {
     let (mut absent, mut bound) = (0, 0);
-    for seed in 0..300 {
+    for seed in 0..600 {
         let mut random = Random(seed);
         let mut layout: Layout = random.layout();
         (layout.turns, layout.blocks) = (None, None);
@@ -99,7 +99,7 @@ fn domains_have_their_shares_of_loss_and_gradient() {
         let balance = Balance {
             target: random.pick(&[None, Some(1.0 / 3.0), Some(0.5)]),
             follow_gap: random.pick(&[0.0, 1.0, 0.5, -1.0]),
-            clamp: random.pick(&[None, Some((0.05, 20.0)), Some((0.75, 1.25))]),
+            clamp: random.pick(&[None, Some((0.05, 20.0)), Some((0.9, 1.1))]),
             observe: random.below(4) == 0,
             origin: HERE,
         };
@@ -150,7 +150,7 @@ fn domains_have_their_shares_of_loss_and_gradient() {
             same(weights, token, factors[tokens.domain[token]], "weight");
         }
     }
-    assert!(absent > 50 && bound > 30, "{absent} batches lack a domain, {bound} are at a bound");
+    assert!(absent > 50 && bound > 10, "{absent} batches lack a domain, {bound} are at a bound");
 }
 
 fn teacher_selects(logps: &[f32]) -> Vec<bool> {
@@ -161,8 +161,7 @@ fn teacher_selects(logps: &[f32]) -> Vec<bool> {
 #[test]
 fn without_a_signal_the_targets_alone_decide() {
     for follow_gap in [1.0, -1.0] {
-        let balance =
-            Balance { target: Some(0.5), follow_gap, clamp: None, observe: false, origin: HERE };
+        let balance = Balance { target: Some(0.5), follow_gap, clamp: None, observe: false, origin: HERE };
         let objective = lowered(&balanced(Mean::OfTokens, &balance));
         let layout = Layout {
             sequence_of_token: vec![0, 0, 0, 1],
