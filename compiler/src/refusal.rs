@@ -16,15 +16,55 @@ pub type Narrowed<T> = Result<T, Box<Diagnostic>>;
 #[derive(Clone, Copy)]
 pub struct Origins<'a> {
     pub spans: &'a [Span],
-    /// The teachers that the objective at hand reads by name, in the order in which a stage has them.
-    pub named: &'a [TeacherId],
+    /// Of the stage at hand.
+    pub roles: &'a StageRoles,
     /// The ladders by which its rollouts change, in the order in which a plan has them.
     pub ladders: &'a [Formula],
 }
 
+/// What the names of teachers stand for in a stage.
+#[derive(Default)]
+pub struct StageRoles {
+    /// The scorers after the reference, in order.
+    pub named: Vec<NamedScorer>,
+    pub sums: Vec<SummedTeachers>,
+}
+
+/// A teacher that a stage scores.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NamedScorer {
+    pub teacher: TeacherId,
+    /// Before its own temperature.
+    pub bare: bool,
+}
+
+/// Teachers added up by `sum`.
+pub struct SummedTeachers {
+    /// None for the routed teacher.
+    pub teacher: Option<TeacherId>,
+    pub name: String,
+    pub members: Vec<(f64, CheckedRole)>,
+}
+
+const NO_ROLES: &StageRoles = &StageRoles { named: Vec::new(), sums: Vec::new() };
+
+impl StageRoles {
+    pub fn place(&self, scorer: NamedScorer) -> Option<usize> {
+        self.named.iter().position(|known| *known == scorer)
+    }
+
+    pub fn sum(&self, role: &CheckedRole) -> Option<&SummedTeachers> {
+        self.sums.iter().find(|sum| match (role, sum.teacher) {
+            (CheckedRole::Teacher, None) => true,
+            (CheckedRole::Named { teacher, .. }, Some(known)) => *teacher == known,
+            _ => false,
+        })
+    }
+}
+
 impl<'a> Origins<'a> {
     pub fn new(spans: &'a [Span]) -> Origins<'a> {
-        Origins { spans, named: &[], ladders: &[] }
+        Origins { spans, roles: NO_ROLES, ladders: &[] }
     }
 
     /// Where nobody asks for a place, there is no table.
@@ -36,7 +76,7 @@ impl<'a> Origins<'a> {
     }
 
     pub fn at(self, origin: Origin) -> At<'a> {
-        At { span: self.span(origin), named: self.named }
+        At { span: self.span(origin), roles: self.roles }
     }
 }
 
@@ -44,7 +84,7 @@ impl<'a> Origins<'a> {
 #[derive(Clone, Copy)]
 pub struct At<'a> {
     pub span: Span,
-    pub named: &'a [TeacherId],
+    pub roles: &'a StageRoles,
 }
 
 impl From<At<'_>> for Span {
@@ -62,14 +102,22 @@ pub fn refused(at: impl Into<Span>, construct: impl Display) -> Box<Diagnostic> 
 
 /// Which of a stage's roles it is.
 pub fn role(role: &CheckedRole, at: At) -> Narrowed<Role> {
+    if let Some(sum) = at.roles.sum(role) {
+        let construct = format!("`{}`, teachers added up by `sum`, outside of a divergence", sum.name);
+        let help =
+            "`mixture` and `geometric` make one distribution of several teachers, which everything reads";
+        return Err(Box::new((*refused(at, construct)).help(help)));
+    }
     Ok(match role {
         CheckedRole::Student => Role::Student,
         CheckedRole::Teacher => Role::TEACHER,
         CheckedRole::Sampler => Role::Sampler,
         CheckedRole::Reference => Role::REFERENCE,
-        CheckedRole::Named { teacher, name } => match at.named.iter().position(|named| named == teacher) {
-            Some(place) => Role::named(place),
-            None => return Err(refused(at, format!("`{name}`, a teacher by name, in this place"))),
-        },
+        CheckedRole::Named { teacher, name } => {
+            match at.roles.place(NamedScorer { teacher: *teacher, bare: false }) {
+                Some(place) => Role::named(place),
+                None => return Err(refused(at, format!("`{name}`, a teacher by name, in this place"))),
+            }
+        }
     })
 }

@@ -4,7 +4,7 @@
 use crate::plan::producers::Writer;
 use crate::plan::{
     Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Scorer, Stage,
-    Train, Trainable,
+    Teacher, Train, Trainable,
 };
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
@@ -67,7 +67,12 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     };
     let of = |model: ModelId| costs[model.0 as usize].parameters;
     let scorer = |scorer: &Scorer| {
-        largest(&mut scorer.choices.iter().map(|choice| choice.teacher.model().map_or(parameters, of)))
+        largest(&mut scorer.choices.iter().map(|choice| match &choice.teacher {
+            Teacher::Model(model) => of(*model),
+            Teacher::Student(_) => parameters,
+            // Those that it is made of are scorers themselves.
+            Teacher::Composed(_) => Some(0),
+        }))
     };
     let scorers: Option<Vec<(Role, u64)>> =
         train.scorers.iter().map(|(role, known)| Some((role, scorer(known)?))).collect();
@@ -90,7 +95,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             }
             None => rollouts * producer.kind().parameters(&writes)?,
         };
-        let scores = scorers.iter().filter(|(role, _)| train.objective.reads(*role));
+        let scored = train.scorers.scored(|role| train.objective.reads(role));
+        let scores = scorers.iter().filter(|(role, _)| scored.contains(role));
         let scoring: f64 = scores.map(|(_, parameters)| FORWARD * *parameters as f64 * tokens).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;

@@ -13,6 +13,7 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::leaves::Leaf;
 use super::narrow::formula::{self as narrow, Kind};
+use super::narrow::sums;
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
 use crate::refusal::Origins;
@@ -116,7 +117,7 @@ impl<'a> Lowering<'a> {
             if pending.len() == before {
                 let node = match self.leaf(formula) {
                     Some(leaf) => leaf,
-                    None => self.node(&formula.0)?,
+                    None => self.summed(formula)?,
                 };
                 self.places.entry(node).or_insert(formula.0.origin);
                 self.known.insert(address, node);
@@ -172,6 +173,22 @@ impl<'a> Lowering<'a> {
         let operands = self.parts(&formula.0).into_iter().map(|part| self.lowered(part)).collect();
         self.leaves.push(Leaf { node, formula: formula.clone(), operands });
         Some(node)
+    }
+
+    /// A formula whose parts are lowered; where it reads teachers added up by `sum`, once for each.
+    fn summed(&mut self, formula: &Formula) -> Result<NodeId, Box<Diagnostic>> {
+        let members = match self.supply {
+            Supply::Runtime => sums::members(formula, self.origins.roles),
+            Supply::Anything | Supply::Leaves => None,
+        };
+        let Some(members) = members else { return self.node(&formula.0) };
+        let mut sum = None;
+        for (weight, member) in members {
+            let (member, weight) = (self.summed(&member)?, self.graph.constant(Axis::Run, weight));
+            let member = self.graph.apply(Function::Multiply, &[weight, member]);
+            sum = Some(sum.map_or(member, |sum| self.graph.apply(Function::Add, &[sum, member])));
+        }
+        Ok(sum.expect("several teachers are added up"))
     }
 
     /// A formula whose parts are lowered.

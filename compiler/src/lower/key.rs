@@ -10,9 +10,9 @@ use crate::expr::graph::{Graph, NodeId};
 use crate::keys::{VERSION, hash, text};
 use crate::plan::producers::{Fields, Value};
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Formula, Ladder, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat, Recipe, Reward,
-    Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
+    AdamW, Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation,
+    Experiment, Formula, Ladder, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat,
+    Recipe, Reward, Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -104,8 +104,8 @@ struct TrainMeaning<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum ArmMeaning<'a> {
-    All(DomainMeaning<'a>, TeacherMeaning),
-    Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning),
+    All(DomainMeaning<'a>, TeacherMeaning<'a>),
+    Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning<'a>),
 }
 
 /// `of` is the key of a model.
@@ -120,6 +120,7 @@ fn arms<'a>(
         let teacher = match &choice.teacher {
             Teacher::Model(model) => TeacherMeaning::Model(of(model)),
             Teacher::Student(copy) => TeacherMeaning::Student(*copy),
+            Teacher::Composed(composition) => TeacherMeaning::Composed(composition),
         };
         let domain = domain_of(experiment, train, choice.domain, files);
         match &choice.when {
@@ -132,9 +133,11 @@ fn arms<'a>(
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum TeacherMeaning {
+enum TeacherMeaning<'a> {
     Model(String),
     Student(StudentCopy),
+    /// Its roles are places in the list of scorers.
+    Composed(&'a Composition),
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.

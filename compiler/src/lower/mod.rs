@@ -59,14 +59,14 @@ pub fn compile(
     findings.add(numbers::check(&domains, &models, &comparisons, origins));
     for model in &experiment.models {
         if let checked::Stage::Train(train) = &model.stage {
-            let named = train.named_teachers();
-            findings.add(narrow::formula::refusals(&train.objective, Origins { named: &named, ..origins }));
+            let roles = &narrow::roles::find(train, &experiment.teachers).roles;
+            findings.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
         }
     }
     let tokens = vocabularies(&models);
     let mut lowered = Vec::with_capacity(models.len());
     for (model, tokens) in models.into_iter().zip(tokens) {
-        match self::lowered(model, tokens, origins, fused) {
+        match self::lowered(model, tokens, &experiment.teachers, origins, fused) {
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
@@ -171,6 +171,7 @@ fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
 fn lowered(
     model: Model<&checked::Train>,
     tokens: Option<u32>,
+    teachers: &[checked::Teacher],
     origins: Origins,
     fused: bool,
 ) -> Result<Model<Objective>, Box<Diagnostic>> {
@@ -182,9 +183,9 @@ fn lowered(
         Stage::Train(train) => {
             let checked = train.objective;
             let temperature = checked.objective.temperature_on(&checked.rollout);
-            let named = checked.named_teachers();
+            let roles = &narrow::roles::find(checked, teachers).roles;
             let ladders = checked.ladders();
-            let origins = Origins { named: &named, ladders: &ladders, ..origins };
+            let origins = Origins { roles, ladders: &ladders, ..origins };
             let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
             Stage::Train(Box::new(Train {
                 recipe: train.recipe,

@@ -25,7 +25,6 @@ pub(super) fn lower(
     let Pieces { mut lowering, selected, weight, terms, weighted } =
         pieces(objective, Lowering::new(Supply::Runtime, origins).with_vocabulary(vocabulary), origins)?;
     lowering.graph.set_fused(fused);
-    let nothing = "an objective has a term";
     // Terms that are one number per token already are added up as such; a loss per pair has no token of its
     // own.
     let (of_tokens, coarser): (Vec<NodeId>, Vec<NodeId>) =
@@ -285,11 +284,8 @@ fn reduced(
         let here = origins.span(balance.origin);
         let signal = signal(lowering, &[total], counted.selected, origins, here)?;
         let graph = &mut lowering.graph;
-        let signal = if axis < Axis::Token {
-            graph.reduce(Reduction::Sum, signal, axis, None)
-        } else {
-            signal
-        };
+        let signal =
+            if axis < Axis::Token { graph.reduce(Reduction::Sum, signal, axis, None) } else { signal };
         let factor = balance::factor(graph, axis, signal, counted, (reduce, balance), here)?;
         lowering.domain_weight.get_or_insert(graph.broadcast(factor, Axis::Token));
         if !balance.observe {

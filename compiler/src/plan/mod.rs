@@ -14,7 +14,7 @@ pub use data::{DataFormula, DataNode, DataSource};
 pub(crate) use moving::moving;
 pub use moving::{Ladder, Moving};
 pub use producers::{Producer, Rollout};
-pub use scorers::{Scorer, Scorers};
+pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,

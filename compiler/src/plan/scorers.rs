@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{Teacher, TeacherChoice};
 use crate::expr::roles::{Role, ScorerId};
+use crate::expr::signals::{Parameter, Signal};
 
 /// A model that reads what the student does, chosen by prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,8 +17,56 @@ pub struct Scorer {
     pub choices: Vec<TeacherChoice>,
 }
 
+/// How the distributions of several become one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Composition {
+    pub pool: Pool,
+    pub members: Vec<Member>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// Logits times weights, added up: with a single member whose weight is 1 / T, a temperature.
+    Logits,
+    /// Probabilities times weights, added up.
+    Mixture,
+    /// No distribution: objectives read the divergence of each member, times its weight, and add them up.
+    Sum,
+}
+
+impl Pool {
+    pub fn name(self) -> &'static str {
+        match self {
+            Pool::Logits => "logits",
+            Pool::Mixture => "mixture",
+            Pool::Sum => "sum",
+        }
+    }
+}
+
+/// The student or a scorer, as one of several. No gradient flows through it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    pub weight: Parameter,
+    pub role: Role,
+}
+
+impl Composition {
+    /// The roles whose distributions it is made of, then those that its weights are computed from.
+    pub fn roles(&self) -> impl Iterator<Item = Role> {
+        let members = self.members.iter().map(|member| member.role);
+        members.chain(self.signals().into_iter().flat_map(|signal| signal.roles()))
+    }
+
+    /// What its weights are computed from.
+    pub fn signals(&self) -> Vec<Signal> {
+        self.members.iter().flat_map(|member| member.weight.signals()).collect()
+    }
+}
+
 /// The scorers of a stage: the routed teacher, the reference, then the teachers that the objective reads, or
-/// that write completions, by name. The first two may be nobody.
+/// that write completions, by name, and those that others are composed of. The first two may be nobody.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
 pub struct Scorers(Vec<Scorer>);
@@ -67,7 +116,8 @@ impl Scorers {
         self.0.get(place as usize).map_or(&[], |scorer| &scorer.choices)
     }
 
-    /// The teachers that the stage asks by name: those that the objective reads, then those that only write.
+    /// The teachers that the stage asks by name: those that the objective reads, those that only write,
+    /// and those that others are composed of.
     pub fn named(&self) -> &[Scorer] {
         &self.0[2..]
     }
@@ -75,7 +125,7 @@ impl Scorers {
     /// The teachers that the scorers after the routed one are for the prompts of a domain.
     pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<Teacher>> {
         let of = |scorer: &Scorer| {
-            scorer.choices.iter().find(|choice| choice.domain == domain).map(|choice| choice.teacher)
+            scorer.choices.iter().find(|choice| choice.domain == domain).map(|choice| choice.teacher.clone())
         };
         self.0[1..].iter().map(of).collect()
     }
@@ -83,6 +133,26 @@ impl Scorers {
     /// The models that must exist before the stage, with repetition.
     pub fn models(&self) -> impl Iterator<Item = ModelId> {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter_map(|choice| choice.teacher.model())
+    }
+
+    /// The scorers whose distributions are needed: those that are `read`, and whoever these are composed of.
+    /// In the order of the list.
+    pub fn scored(&self, read: impl Fn(Role) -> bool) -> Vec<Role> {
+        let mut scored: Vec<Role> = self.iter().map(|(role, _)| role).filter(|role| read(*role)).collect();
+        let mut at = 0;
+        while let Some(Role::Scorer(ScorerId(place))) = scored.get(at).copied() {
+            let choices = &self.0[place as usize].choices;
+            for role in
+                choices.iter().filter_map(|choice| choice.teacher.composition()).flat_map(|of| of.roles())
+            {
+                if matches!(role, Role::Scorer(_)) && !scored.contains(&role) {
+                    scored.push(role);
+                }
+            }
+            at += 1;
+        }
+        scored.sort();
+        scored
     }
 
     /// As the objective calls a role.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
-use super::{Formula, Moving, Rollout, Scorers};
+use super::{Composition, Formula, Moving, Rollout, Scorers};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -241,22 +241,28 @@ pub struct TeacherChoice {
     pub teacher: Teacher,
 }
 
-/// Whose weights a teacher has.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Whose distributions a teacher has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Teacher {
     Model(ModelId),
-    /// The student's own, as they were at some time.
+    /// The student's own, as its weights were at some time.
     Student(StudentCopy),
+    /// Made of those of other scorers.
+    Composed(Composition),
 }
 
 impl Teacher {
-    /// The model that must exist before the stage.
-    pub fn model(self) -> Option<ModelId> {
+    /// The model that must exist before the stage, where its weights are the teacher's own.
+    pub fn model(&self) -> Option<ModelId> {
         match self {
-            Teacher::Model(model) => Some(model),
-            Teacher::Student(_) => None,
+            Teacher::Model(model) => Some(*model),
+            Teacher::Student(_) | Teacher::Composed(_) => None,
         }
+    }
+
+    pub fn composition(&self) -> Option<&Composition> {
+        if let Teacher::Composed(composition) = self { Some(composition) } else { None }
     }
 }
 

@@ -93,7 +93,7 @@ impl<'a> CachedScores<'a> {
     ) -> Option<CachedScores<'a>> {
         let cache = cache.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
-            let (model, config) = models.frozen(models.of_role(role)[source]?)?;
+            let (model, config) = models.frozen(models.model(role, source)?)?;
             (cache.keeps)(model).then_some(config.width as u64)
         };
         let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());

@@ -77,7 +77,9 @@ pub fn diagnose(
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
             length: Some(tokens / own.len() as f64),
             clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
-            domain_weight: domain_weight.and_then(|weights| weights.get(range.start)).map(|&weight| f64::from(weight)),
+            domain_weight: domain_weight
+                .and_then(|weights| weights.get(range.start))
+                .map(|&weight| f64::from(weight)),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
             expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
             expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),

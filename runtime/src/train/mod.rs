@@ -8,6 +8,7 @@
 
 mod batches;
 mod cached_scores;
+mod compose;
 mod diagnostics;
 mod first_epoch;
 mod master;
@@ -332,9 +333,9 @@ impl<'a> Trainer<'a> {
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
         let policy = stage.train.rollout.producer.kind().policy().ok();
-        let writes = |role: &Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(*role));
-        let scored = |role: &Role| objective.reads(*role) || (writes(role) && objective.reads(Role::Sampler));
-        let roles: Vec<Role> = stage.train.scorers.iter().map(|(role, _)| role).filter(scored).collect();
+        let writes = |role: Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(role));
+        let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
+        let roles = stage.train.scorers.scored(read);
         let program = Program::new(objective, stage.device, stage.control);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
+use mopd_compiler::plan::{Composition, ModelId, Role, StudentCopy, Teacher};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
@@ -27,6 +27,14 @@ pub enum ModelRef {
     Student,
     /// An index into the copies of the student.
     Copy(usize),
+}
+
+/// Whose distributions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scored {
+    Model(ModelRef),
+    /// An index into the compositions.
+    Composed(usize),
 }
 
 /// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
@@ -52,8 +60,9 @@ pub struct Models {
     /// not alike; padding is never drawn, and no probability is given to it.
     entries: i64,
     copies: Vec<Copy>,
+    compositions: Vec<Composition>,
     /// By scorer, then by section.
-    scorers: Vec<Vec<Option<ModelRef>>>,
+    scorers: Vec<Vec<Option<Scored>>>,
 }
 
 /// The student as it was, or as it was on average.
@@ -84,29 +93,37 @@ impl Models {
             );
         }
         let mut copies: Vec<Copy> = Vec::new();
+        let mut compositions: Vec<Composition> = Vec::new();
         let mut teacher = |teacher: &Teacher| match teacher {
-            Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
-            Teacher::Student(StudentCopy::Current) => ModelRef::Student,
+            Teacher::Composed(composition) => {
+                let known = compositions.iter().position(|known| known == composition);
+                Scored::Composed(known.unwrap_or_else(|| {
+                    compositions.push(composition.clone());
+                    compositions.len() - 1
+                }))
+            }
+            Teacher::Model(id) => Scored::Model(ModelRef::Frozen(of_model[id])),
+            Teacher::Student(StudentCopy::Current) => Scored::Model(ModelRef::Student),
             Teacher::Student(kind) => {
                 let known = copies.iter().position(|copy| copy.of == *kind);
-                ModelRef::Copy(known.unwrap_or_else(|| {
+                let copy = ModelRef::Copy(known.unwrap_or_else(|| {
                     let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind));
                     let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
                     let average = apart.then(|| stage.start.flat(Kind::Float, stage.device));
                     copies.push(Copy { of: *kind, decoder, average });
                     copies.len() - 1
-                }))
+                }));
+                Scored::Model(copy)
             }
         };
         let sections = stage.sections();
-        let routed: Vec<Option<ModelRef>> =
+        let routed: Vec<Option<Scored>> =
             sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
         let beside = stage.sources.iter().map(|source| source.scorers.len()).max().unwrap_or(0);
         let mut scorers = vec![routed];
         for place in 0..beside {
-            let weights =
-                |section: &Section| stage.sources[section.source].scorers.get(place).copied().flatten();
-            scorers.push(sections.iter().map(|section| weights(section).map(|of| teacher(&of))).collect());
+            let weights = |section: &Section| stage.sources[section.source].scorers.get(place)?.as_ref();
+            scorers.push(sections.iter().map(|section| weights(section).map(&mut teacher)).collect());
         }
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let entries = stage.start.tokenizer.vocabulary();
@@ -124,6 +141,7 @@ impl Models {
             keeps_all,
             entries: entries as i64,
             copies,
+            compositions,
             scorers,
         }
     }
@@ -141,13 +159,25 @@ impl Models {
     }
 
     /// Who has a role for the prompts of each section.
-    pub fn of_role(&self, role: Role) -> &[Option<ModelRef>] {
+    pub fn of_role(&self, role: Role) -> &[Option<Scored>] {
         match role {
             Role::Scorer(id) => &self.scorers[id.0 as usize],
             Role::Student | Role::Sampler => {
                 unreachable!("the {} is no model beside the student", role.name())
             }
         }
+    }
+
+    /// The model that has a role for the prompts of a section; none where nobody has, or no model alone.
+    pub fn model(&self, role: Role, section: usize) -> Option<ModelRef> {
+        match self.of_role(role)[section]? {
+            Scored::Model(model_ref) => Some(model_ref),
+            Scored::Composed(_) => None,
+        }
+    }
+
+    pub fn composition(&self, index: usize) -> &Composition {
+        &self.compositions[index]
     }
 
     pub fn of_model(&self, id: ModelId) -> ModelRef {
@@ -261,8 +291,9 @@ impl Models {
         })
     }
 
-    /// Whether what a role says of a completion changes while the student learns.
+    /// Whether what the models that have a role say of a completion changes while the student learns.
     pub fn moves(&self, role: Role) -> bool {
-        self.of_role(role).iter().flatten().any(|model_ref| !matches!(model_ref, ModelRef::Frozen(_)))
+        let moves = |scored: &Scored| matches!(scored, Scored::Model(ModelRef::Student | ModelRef::Copy(_)));
+        self.of_role(role).iter().flatten().any(moves)
     }
 }

@@ -41,7 +41,7 @@ impl Route {
         let mut teachers: Vec<RoutedTeacher> = Vec::new();
         let mut of_arm = Vec::new();
         for arm in train.arms(domain).take(conditions.len() + 1) {
-            let teacher = RoutedTeacher { name: arm.name.clone(), weights: arm.teacher };
+            let teacher = RoutedTeacher { name: arm.name.clone(), weights: arm.teacher.clone() };
             let known = teachers.iter().position(|known| *known == teacher);
             of_arm.push(known.unwrap_or(teachers.len()) as u32);
             if known.is_none() {

@@ -18,10 +18,11 @@ use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
-use super::models::ModelRef;
+use super::compose::compose;
+use super::models::{ModelRef, Scored};
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
-use super::{Rollouts, Trainer};
+use super::{Rollouts, Source, Trainer};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::rollout::Sequence;
@@ -34,7 +35,7 @@ pub struct ScoringPass {
     /// Where they were made from, if there is one micro-batch.
     trace: Option<SavedActivations>,
     micro_batches: Vec<Vec<usize>>,
-    vocabulary: Vocabulary,
+    pub vocabulary: Vocabulary,
     /// Of the student's tokenizer.
     tokens: usize,
 }
@@ -61,9 +62,10 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     }
     trainer.models.let_go();
 
-    let forward = ScoringPass::new(trainer, rollouts, others)?;
+    let mut forward = ScoringPass::new(trainer, rollouts, others)?;
     let layout = sequences.layout.clone();
     let mut batch = Batch { layout, step, steps: trainer.stage.steps, ..Batch::default() };
+    compose(trainer, sequences, &mut forward, &mut batch)?;
     let mut wanted = objective.graph.signals(&objective.outputs());
     // Formulas inside divergences are worked out before the divergences are.
     let inside =
@@ -92,8 +94,8 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
     let runs = runs(trainer, role, sequences)?;
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
-    for pass in &passes {
-        let model_ref = runs[pass[0]].model_ref;
+    for (model_ref, pass) in &passes {
+        let model_ref = *model_ref;
         let softcap = models
             .frozen(model_ref)
             .map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
@@ -120,29 +122,34 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
         let logits = Logits::Projected { hidden, matrix, softcap };
         let mut first = 0;
         for run in pass {
-            let tokens = runs[*run].members.clone().map(|member| sequences.tokens(member).len() as i64).sum();
+            let tokens = runs[*run].tokens.len() as i64;
             parts[*run] = Some(logits.part(first, tokens));
             first += tokens;
         }
     }
-    let parts: Vec<Logits> = parts.into_iter().flatten().collect();
+    let absent = |run: &ScoringRun| Logits::Absent(run.tokens.len() as i64);
+    let parts: Vec<Logits> =
+        zip_equal(&runs, parts).map(|(run, part)| part.unwrap_or_else(|| absent(run))).collect();
     if trainer.stage.train.passes > 1 && !models.moves(role) {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
     }
     Ok(parts)
 }
 
-/// Sequences that follow each other and have one model for a role.
-struct ScoringRun {
-    model_ref: ModelRef,
+/// Sequences that follow each other and have one scorer for a role.
+pub struct ScoringRun {
+    /// None where nobody asks the role.
+    pub scored: Option<Scored>,
     sources: Range<usize>,
     members: Range<usize>,
+    /// Those trained on, among the tokens of the step.
+    pub tokens: Range<usize>,
 }
 
 /// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that
 /// follow each other with one model are one run: it is less work, and a model equal to the student then sees
 /// the student's own batch and answers with the same bits.
-fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
+pub fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
     let Trainer { stage, models, .. } = trainer;
     let all = stage.sections();
     let mut runs = Vec::new();
@@ -154,26 +161,37 @@ fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Scor
         let Some(sequence) = sequences.list[members.clone()].first() else { continue };
         let source = &stage.sources[sequence.source];
         let sources = all[sections.start].source..all[sections.end - 1].source + 1;
-        let model_ref = run[0].ok_or_else(|| match role {
-            Role::TEACHER => no_teacher(source),
-            _ => Error::new(
-                FailureKind::Runtime,
-                format!("the domain `{}` has no {}", source.name, stage.train.scorers.name(role)),
-            ),
-        })?;
-        runs.push(ScoringRun { model_ref, sources, members });
+        // Others are composed of it, of the prompts that these are asked about.
+        let asked = matches!(role, Role::TEACHER | Role::REFERENCE) || stage.train.objective.reads(role);
+        if run[0].is_none() && asked {
+            return Err(nobody(trainer, role, source));
+        }
+        let tokens = sequences.tokens(members.start).start..sequences.tokens(members.end - 1).end;
+        runs.push(ScoringRun { scored: run[0], sources, members, tokens });
     }
     Ok(runs)
 }
 
+/// A domain has no scorer for a role.
+pub fn nobody(trainer: &Trainer, role: Role, source: &Source) -> Error {
+    match role {
+        Role::TEACHER => no_teacher(source),
+        _ => {
+            let name = trainer.stage.train.scorers.name(role);
+            Error::new(FailureKind::Runtime, format!("the domain `{}` has no {name}", source.name))
+        }
+    }
+}
+
 /// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
 /// domain has the same few teachers: each is asked once.
-fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<Vec<usize>> {
-    let mut passes: Vec<Vec<usize>> = Vec::new();
+fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(ModelRef, Vec<usize>)> {
+    let mut passes: Vec<(ModelRef, Vec<usize>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        match passes.iter_mut().find(|pass| by_data && runs[pass[0]].model_ref == run.model_ref) {
-            Some(pass) => pass.push(index),
-            None => passes.push(vec![index]),
+        let Some(Scored::Model(model_ref)) = run.scored else { continue };
+        match passes.iter_mut().find(|(known, _)| by_data && *known == model_ref) {
+            Some((_, pass)) => pass.push(index),
+            None => passes.push((model_ref, vec![index])),
         }
     }
     passes
@@ -269,7 +287,7 @@ impl ScoringPass {
 
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
     /// something needs it.
-    fn read(
+    pub fn read(
         &self,
         signals: &[Signal],
         live: &[LivePrimitive],
@@ -419,7 +437,7 @@ fn missing(what: &str, why: &str, objective: &Objective) -> Error {
     Error::new(FailureKind::Runtime, message).at(objective.origin)
 }
 
-fn failed(error: EvaluationError, objective: &Objective) -> Error {
+pub fn failed(error: EvaluationError, objective: &Objective) -> Error {
     Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
         .at(objective.origin)
 }

@@ -72,7 +72,7 @@ impl Fixture {
             name: ["copy", "flip"][index],
             origin: Origin(0),
             share: 0.5,
-            route: Route::all(format!("teacher{index}"), teachers[index]),
+            route: Route::all(format!("teacher{index}"), teachers[index].clone()),
             scorers: [0, 2].map(|model| Some(Teacher::Model(ModelId(model)))).into(),
             prompts: &self.prompts[index],
             tokens: self.prompts[index].tokens(&models[0].tokenizer).unwrap(),
@@ -379,7 +379,7 @@ fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
     for (micro_batch, bound) in [(None, 0.0), (Some(2), 1e-6)] {
-        let mut stage = fixture.stage(&train, own, &models);
+        let mut stage = fixture.stage(&train, own.clone(), &models);
         stage.micro_batch = micro_batch;
         let (loss, gradient, _) = first_step(&stage);
         assert!(loss.abs() <= bound, "{micro_batch:?}: {loss}");
@@ -417,7 +417,7 @@ fn copies_of_the_student_follow_it() {
             copied = student;
         }
         let of = |source: usize| {
-            let model_ref = trainer.models.of_role(Role::TEACHER)[source].unwrap();
+            let model_ref = trainer.models.model(Role::TEACHER, source).unwrap();
             to_vec(trainer.models.decoder(model_ref).unwrap().flat())
         };
         assert_eq!(of(1), copied);

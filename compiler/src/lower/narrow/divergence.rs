@@ -69,7 +69,7 @@ pub fn support(support: &wide::Support, at: At) -> Narrowed<Support> {
     })
 }
 
-fn parameter(formula: &wide::Formula, at: At) -> Narrowed<Parameter> {
+pub fn parameter(formula: &wide::Formula, at: At) -> Narrowed<Parameter> {
     let mut graph = Graph::default();
     let value = elementwise(&mut graph, formula, None, at)?;
     Ok(match graph.constant_value(value) {

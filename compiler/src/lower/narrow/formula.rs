@@ -5,7 +5,7 @@ use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::divergence::{divergence, support};
-use super::{Diagnostic, Narrowed, refused};
+use super::{Diagnostic, Narrowed, refused, sums};
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Scan, Signal, Statistic};
 pub use crate::refusal::role;
 use crate::refusal::{At, Origins};
@@ -49,7 +49,9 @@ pub enum Kind {
 pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = Vec::new();
     for part in objective.formulas().into_iter().flat_map(Formula::parts) {
-        found.extend(kind(&part.0, origins.at(part.0.origin)).err().map(|refusal| *refusal));
+        for summand in sums::summands(part, origins.roles) {
+            found.extend(kind(&summand.0, origins.at(part.0.origin)).err().map(|refusal| *refusal));
+        }
     }
     let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
     for Reduce { steps, origin, .. } in reduces.flatten() {

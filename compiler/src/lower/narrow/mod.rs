@@ -7,7 +7,9 @@ mod data;
 mod divergence;
 mod filter;
 pub(super) mod formula;
+pub(super) mod roles;
 pub(super) mod settings;
+pub(super) mod sums;
 pub(super) mod teacher;
 
 use mopd_lang::diag::Diagnostic;

@@ -6,11 +6,11 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use super::{Diagnostic, data, filter, refused, teacher};
-use crate::plan::producers;
+use super::{Diagnostic, data, filter, refused, roles, teacher};
+use crate::plan::producers::{self, Writer};
 use crate::plan::{
     AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Producer,
-    Recipe, Reward, Row, Sampling, Schedule, Scorer, Scorers, Share, Stage, TeacherChoice, Train, Trainable,
+    Recipe, Reward, Row, Sampling, Schedule, Scorers, Share, Stage, Train, Trainable,
 };
 use crate::refusal::Origins;
 
@@ -180,9 +180,9 @@ impl<'a> Settings<'a> {
         if let Some(extrapolation) = extrapolation {
             self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
         }
-        let asked = train.named_teachers();
-        let ladders = train.ladders();
-        let origins = Origins { named: &asked, ladders: &ladders, ..self.origins };
+        let known = &self.experiment.teachers;
+        let (found, ladders) = (roles::find(train, known), train.ladders());
+        let origins = Origins { roles: &found.roles, ladders: &ladders, ..self.origins };
         let rollout =
             producers::rollout(train, origins, &|formula, what| filter::formula(formula, what, origins))
                 .map_err(|refusals| self.note(refusals))
@@ -201,24 +201,20 @@ impl<'a> Settings<'a> {
         };
         let mut choices = Vec::with_capacity(teachers.len());
         for arm in teachers {
-            match teacher::choice(arm, train, &self.experiment.teachers, self.origins) {
+            match teacher::choice(arm, train, known, origins) {
                 Ok(choice) => choices.push(choice),
                 Err(refusals) => self.note(refusals),
             }
         }
-        let named = asked.iter().map(|id| {
-            let known = &self.experiment.teachers[id.0 as usize];
-            let weights = teacher::weights(known, train.start, self.origins)?;
-            let choice = |share: &wide::Share| TeacherChoice {
-                domain: share.domain,
-                when: None,
-                name: known.name.clone(),
-                teacher: weights,
-            };
-            Ok(Scorer { name: known.name.clone(), choices: mixture.iter().map(choice).collect() })
-        });
-        let named: Result<Vec<Scorer>, Vec<Diagnostic>> = named.collect();
-        let named = named.map_err(|refusals| self.note(refusals)).ok();
+        self.note(roles::sums_in_route(train, known, origins));
+        let named = found.scorers(train, known, origins).map_err(|refusals| self.note(refusals)).ok();
+        let scorers = (choices.len() == teachers.len())
+            .then_some(choices)
+            .zip(named)
+            .map(|(choices, named)| Scorers::new(choices, reference.iter().copied(), named));
+        if let (Some(scorers), Some(rollout)) = (&scorers, &rollout) {
+            self.note(roles::composed_writer(rollout, scorers, origins.span(train.rollout.origin)));
+        }
         let optimizer = self.optimizer(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
@@ -231,11 +227,7 @@ impl<'a> Settings<'a> {
             recipe: recipe?,
             start: *start,
             mixture: mixture.iter().map(share).collect(),
-            scorers: Scorers::new(
-                (choices.len() == teachers.len()).then_some(choices)?,
-                reference.iter().copied(),
-                named?,
-            ),
+            scorers: scorers?,
             rollout: rollout?,
             passes: *passes,
             filter,

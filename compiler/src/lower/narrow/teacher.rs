@@ -1,10 +1,11 @@
-//! Teachers: a plan knows those that are a model of the run, as it is.
+//! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
 use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
+use mopd_lang::formula::{Formula, Role};
 
-use super::{Diagnostic, data, refused};
-use crate::plan::{self, ModelId, StudentCopy, TeacherChoice};
-use crate::refusal::Origins;
+use super::{Diagnostic, Narrowed, data, divergence, formula, refused};
+use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice};
+use crate::refusal::{At, NamedScorer, Origins};
 
 /// One arm of a stage's route.
 pub fn choice(
@@ -13,32 +14,48 @@ pub fn choice(
     teachers: &[wide::Teacher],
     origins: Origins,
 ) -> Result<TeacherChoice, Vec<Diagnostic>> {
-    let wide::TeacherChoice { domain, when, teacher, .. } = choice;
-    let teacher = &teachers[teacher.0 as usize];
+    let wide::TeacherChoice { domain, when, teacher: id, .. } = choice;
+    let scorer = NamedScorer { teacher: *id, bare: false };
     let mut refusals = Vec::new();
     let when = when
         .as_ref()
         .map(|when| data::formula(when, "a route by anything but the data of a prompt", origins))
         .transpose();
     let when = when.map_err(|refusal| refusals.push(*refusal)).ok();
-    let weights = weights(teacher, train.start, origins).map_err(|found| refusals.extend(found)).ok();
+    let name = &teachers[id.0 as usize].name;
+    let weights =
+        weights(scorer, teachers, train.start, origins).map_err(|found| refusals.extend(found)).ok();
     match (when, weights) {
         (Some(when), Some(weights)) => {
-            Ok(TeacherChoice { domain: *domain, when, name: teacher.name.clone(), teacher: weights })
+            Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher: weights })
         }
         _ => Err(refusals),
     }
 }
 
-/// Whose weights a teacher has.
+/// Whose distributions a teacher has.
 pub fn weights(
-    teacher: &wide::Teacher,
+    scorer: NamedScorer,
+    teachers: &[wide::Teacher],
     start: ModelId,
     origins: Origins,
 ) -> Result<plan::Teacher, Vec<Diagnostic>> {
     let mut refusals = Vec::new();
+    let teacher = &teachers[scorer.teacher.0 as usize];
     let weights = weights_of(teacher, start, origins, &mut refusals);
-    weights.filter(|_| refusals.is_empty()).ok_or(refusals)
+    let weights = weights.filter(|_| refusals.is_empty()).ok_or(refusals)?;
+    if scorer.bare || teacher.temperature == 1.0 {
+        return Ok(weights);
+    }
+    let at = origins.span(teacher.origin);
+    if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
+        return Err(vec![*refused(at, "a `sum` of teachers with a temperature of its own")]);
+    }
+    // Its logits divided by it: those of a scorer of its own, times a number.
+    let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
+    let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
+    let members = vec![Member { weight: Parameter::Number(1.0 / teacher.temperature), role }];
+    Ok(plan::Teacher::Composed(Composition { pool: Pool::Logits, members }))
 }
 
 fn weights_of(
@@ -53,7 +70,8 @@ fn weights_of(
         name: _,
         weights,
         sees,
-        temperature,
+        // It is said of what is made of these weights.
+        temperature: _,
         answers: _,
         foreign: _,
         align,
@@ -66,9 +84,6 @@ fn weights_of(
     let mut refuse = |construct: &str| refusals.push(*refused(at, construct));
     if sees.is_some() {
         refuse("a teacher that sees a template");
-    }
-    if *temperature != 1.0 {
-        refuse("a teacher with a temperature of its own");
     }
     if reveals.is_some() {
         refuse("a teacher that reads what a denoising student has not filled yet");
@@ -94,11 +109,52 @@ fn weights_of(
         }
         TeacherWeights::Trained { .. } => "a teacher that is trained in the same stage".to_owned(),
         TeacherWeights::Served { .. } => "a teacher on a server (`served`)".to_owned(),
-        TeacherWeights::Composed { .. } => "a teacher composed of logits".to_owned(),
-        TeacherWeights::Pooled { pool, .. } => format!("a teacher pooled from several by `{}`", pool.name()),
+        TeacherWeights::Composed { logits, .. } => {
+            let composed = composed(logits, origins);
+            return composed.map(plan::Teacher::Composed).map_err(|found| refusals.push(*found)).ok();
+        }
+        TeacherWeights::Pooled { pool, members } => {
+            let pooled = pooled(*pool, members, origins.at(*origin));
+            return pooled.map(plan::Teacher::Composed).map_err(|found| refusals.push(*found)).ok();
+        }
         TeacherWeights::Panelist { .. } => "a teacher that speaks in a panel (`debate`)".to_owned(),
         TeacherWeights::Parameter => format!("the teacher `{}` without weights", teacher.name),
     };
     refuse(&construct);
     None
+}
+
+/// A sum of logits, each with a factor.
+fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Composition> {
+    let member = |(factor, role): &(Formula, Role)| {
+        let at = origins.at(factor.0.origin);
+        let weight = divergence::parameter(factor, at)?;
+        if weight.signals().iter().any(|signal| signal.roles().contains(&plan::Role::TEACHER)) {
+            return Err(refused(at, "a factor of logits that reads the routed teacher"));
+        }
+        Ok(Member { weight, role: self::member(role, at)? })
+    };
+    let members = logits.iter().map(member).collect::<Narrowed<_>>()?;
+    Ok(Composition { pool: Pool::Logits, members })
+}
+
+fn pooled(pool: wide::Pool, members: &[(f64, Role)], at: At) -> Narrowed<Composition> {
+    let pool = match pool {
+        wide::Pool::Mixture => Pool::Mixture,
+        wide::Pool::Geometric => Pool::Logits,
+        wide::Pool::Sum => Pool::Sum,
+    };
+    let member = |(weight, role): &(f64, Role)| {
+        Ok(Member { weight: Parameter::Number(*weight), role: self::member(role, at)? })
+    };
+    Ok(Composition { pool, members: members.iter().map(member).collect::<Narrowed<_>>()? })
+}
+
+fn member(role: &Role, at: At) -> Narrowed<plan::Role> {
+    match role {
+        Role::Student | Role::Named { .. } => formula::role(role, at),
+        Role::Teacher | Role::Sampler | Role::Reference => {
+            Err(refused(at, format!("a teacher that is made of the role `{}`", role.name())))
+        }
+    }
 }

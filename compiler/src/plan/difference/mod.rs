@@ -18,8 +18,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Scorers, Stage, StageFacts,
-    Teacher, TeacherChoice, Train, producers,
+    Comparison, Composition, DataFormula, Domain, DomainId, Member, Model, ModelId, Objective, Parameter,
+    Plan, Scorers, Stage, StageFacts, Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
 
@@ -391,6 +391,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     let teacher = |teacher: &Teacher| match teacher {
         Teacher::Model(model) => names.model(*model),
         Teacher::Student(copy) => json!({ "student": written(copy) }),
+        Teacher::Composed(composition) => composed(composition, scorers),
     };
     // As the route has them: their order decides.
     let arms = |domain: DomainId| -> Value {
@@ -446,6 +447,18 @@ fn name_writers(rollout: &mut Value, scorers: &Scorers) {
         *writer = json!(scorers.name(role));
     }
     fields.values_mut().for_each(|inside| name_writers(inside, scorers));
+}
+
+/// What is made of others: each with its factor.
+fn composed(composition: &Composition, scorers: &Scorers) -> Value {
+    let member = |Member { weight, role }: &Member| {
+        let weight = match weight {
+            Parameter::Number(number) => json!(number),
+            Parameter::Formula(formula) => json!(objective::expression(&formula.graph, formula.value)),
+        };
+        json!([scorers.name(*role), weight])
+    };
+    json!({ composition.pool.name(): composition.members.iter().map(member).collect::<Vec<Value>>() })
 }
 
 fn comparison(comparison: &Comparison, names: &Names) -> Value {

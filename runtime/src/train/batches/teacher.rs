@@ -97,7 +97,7 @@ impl Draws for WrittenOnce {
 /// Who writes for a prompt.
 fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelRef> {
     let section = stage.section(draw.source, draw.record);
-    models.of_role(writer)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+    models.model(writer, section).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
 
 pub fn no_teacher(source: &Source) -> Error {

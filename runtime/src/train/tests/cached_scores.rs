@@ -112,7 +112,7 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
     for (name, micro_batch, passes, rollout) in cases {
         for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
             let train = Train { rollout: rollout.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
-            let mut stage = fixture.stage(&train, teachers, models);
+            let mut stage = fixture.stage(&train, teachers.clone(), models);
             (stage.micro_batch, stage.steps) = (micro_batch, 6 * passes);
             stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
             check(&format!("{name}, {teachers:?}"), &mut stage);

@@ -51,7 +51,7 @@ fn a_student_that_is_its_teacher_does_not_diverge() {
     let train = train(direct(Support::Full, Mass::Raw), 1);
     let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
     for (micro_batch, bound) in [(None, 0.0), (Some(2), 1e-4)] {
-        let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, own, &models) };
+        let mut stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, own.clone(), &models) };
         stage.micro_batch = micro_batch;
         let (loss, gradient, _) = first_step(&stage);
         assert!(loss.abs() <= bound, "{micro_batch:?}: {loss}");
@@ -127,7 +127,7 @@ fn averages_are_in_single_precision() {
         got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
     assert!(apart(&to_vec(&trainer.average.as_ref().unwrap().1), &expected[1]) < 1e-6);
-    let copy = trainer.models.of_role(Role::TEACHER)[0].unwrap();
+    let copy = trainer.models.model(Role::TEACHER, 0).unwrap();
     let teacher = trainer.models.decoder(copy).unwrap();
     let rounded = Tensor::from_slice(&expected[0]).to_kind(Kind::BFloat16);
     let differ =

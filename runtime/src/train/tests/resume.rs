@@ -137,7 +137,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     }
     let kinds = [Kind::Float, Kind::BFloat16];
     for ((name, train, teachers), kind) in cases.iter().flat_map(|case| kinds.map(|kind| (case, kind))) {
-        let mut stage = Stage { kind, ..fixture.stage(train, *teachers, &models) };
+        let mut stage = Stage { kind, ..fixture.stage(train, teachers.clone(), &models) };
         stage.steps = 5;
         let through = finished(&stage, None);
         let (_folder, store) = store();

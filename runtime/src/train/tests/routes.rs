@@ -323,7 +323,7 @@ fn pairs_stay_together_under_a_route() {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));
         assert_eq!((pair[0].chosen, pair[1].chosen), (Some(true), Some(false)));
         // The teacher's own words are the teacher's to the digit.
-        let model_ref = trainer.models.of_role(Role::TEACHER)[stage.section_of(&pair[0])].unwrap();
+        let model_ref = trainer.models.model(Role::TEACHER, stage.section_of(&pair[0])).unwrap();
         let hard = stage.sources[pair[0].source].prompts.dataset.prompt(pair[0].record).starts_with("hard");
         assert_eq!(model_ref, ModelRef::Frozen(if hard { 2 } else { 1 }));
         let wrote = Reference::new(&models[if hard { 2 } else { 1 }]);

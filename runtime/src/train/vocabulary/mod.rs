@@ -13,6 +13,7 @@
 //! matrix at once. What the second pass needs of the distributions, d primitive / d logits, is known in the
 //! first: as much of it as has room is kept, and of the rest the logits are made once more.
 
+mod composed;
 mod divergence;
 mod loops;
 mod quantities;
@@ -30,6 +31,8 @@ use std::rc::Rc;
 use mopd_compiler::plan::Role;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+pub use self::composed::{Composed, Part, part};
+pub use self::divergence::Weight;
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{LogpGrad, Rows};
@@ -45,6 +48,10 @@ pub enum Logits {
     /// The product of the last hidden states, `[tokens, width]`, and the LM head, `[vocabulary,
     /// width]`; with a `softcap` c, c * tanh(product / c).
     Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
+    /// Made of others', in single precision.
+    Composed(Composed),
+    /// Of so many tokens, which nobody asks about.
+    Absent(i64),
 }
 
 /// An LM head, `[vocabulary, width]`.
@@ -101,14 +108,21 @@ impl Logits {
                 };
                 Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap }
             }
+            Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
+            Logits::Absent(tokens) => Logits::Absent(*tokens),
         }
     }
 
     /// `count` tokens from `first`, not copied.
     pub fn part(&self, first: i64, count: i64) -> Logits {
         let mut part = self.share();
-        let (Logits::Given(values) | Logits::Projected { hidden: values, .. }) = &mut part;
-        *values = values.narrow(0, first, count);
+        match &mut part {
+            Logits::Given(values) | Logits::Projected { hidden: values, .. } => {
+                *values = values.narrow(0, first, count);
+            }
+            Logits::Composed(composed) => *composed = composed.part(first, count),
+            Logits::Absent(tokens) => *tokens = count,
+        }
         part
     }
 
@@ -117,25 +131,41 @@ impl Logits {
     }
 
     fn let_go(&self) {
-        if let Logits::Projected { matrix: Matrix::Fetched(fetched), .. } = self {
-            fetched.let_go();
+        match self {
+            Logits::Projected { matrix: Matrix::Fetched(fetched), .. } => fetched.let_go(),
+            Logits::Composed(composed) => composed.let_go(),
+            Logits::Projected { .. } | Logits::Given(_) | Logits::Absent(_) => {}
         }
     }
 
-    fn tokens(&self) -> i64 {
+    pub fn tokens(&self) -> i64 {
         match self {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.size()[0],
+            Logits::Composed(composed) => composed.tokens(),
+            Logits::Absent(tokens) => *tokens,
         }
     }
 
-    fn rows(&self, first: i64, count: i64) -> Tensor {
-        match self {
+    /// `absent` are ids that no token has.
+    fn rows(&self, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+        let logits = match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
             Logits::Projected { hidden, matrix, softcap } => {
                 logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap)
             }
-        }
+            Logits::Composed(composed) => composed.rows(first, count, absent),
+            Logits::Absent(_) => unreachable!("only tokens that a scorer has logits of are read"),
+        };
+        masked(logits, absent)
     }
+}
+
+/// Logits that were just made, [`ABSENT`] where there is no token.
+fn masked(mut logits: Tensor, absent: Option<&Tensor>) -> Tensor {
+    if let Some(absent) = absent {
+        let _ = logits.index_fill_(1, absent, f64::from(ABSENT));
+    }
+    logits
 }
 
 /// The distributions of a step, of all roles.
@@ -224,6 +254,25 @@ impl Vocabulary {
         }
     }
 
+    /// Those of a scorer, one after the other.
+    ///
+    /// # Panics
+    /// If there are none: the caller knows whom a step scores.
+    pub fn logits(&self, role: Role) -> &[Logits] {
+        let given = self.others.iter().find(|(of, _)| *of == role);
+        let (_, given) =
+            given.unwrap_or_else(|| panic!("a pass that reads the {} has its logits", role.name()));
+        given
+    }
+
+    /// Puts a role's logits in the place of those that were given: what others are composed of comes first.
+    pub fn replace(&mut self, role: Role, parts: Vec<Logits>) {
+        let of_role: i64 = parts.iter().map(Logits::tokens).sum();
+        assert_eq!(of_role, self.tokens(), "the logits of the {} are of the tokens taken", role.name());
+        let known = self.others.iter_mut().find(|(known, _)| *known == role);
+        known.expect("a role that is scored").1 = parts;
+    }
+
     /// The same for a policy of another temperature.
     pub fn at(self, temperature: f64) -> Vocabulary {
         Vocabulary { temperature, ..self }
@@ -233,14 +282,6 @@ impl Vocabulary {
     pub fn without(self, absent: &[Token]) -> Vocabulary {
         let ids = || Tensor::from_slice(absent).to_device(self.targets.device());
         Vocabulary { absent: (!absent.is_empty()).then(ids), ..self }
-    }
-
-    /// Logits that were just made, [`ABSENT`] where there is no token.
-    fn masked(&self, mut logits: Tensor) -> Tensor {
-        if let Some(absent) = &self.absent {
-            let _ = logits.index_fill_(1, absent, f64::from(ABSENT));
-        }
-        logits
     }
 
     pub fn tokens(&self) -> i64 {
@@ -399,11 +440,13 @@ impl Vocabulary {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
             Logits::Projected { matrix, .. } => matrix.get().size()[0],
+            Logits::Composed(_) | Logits::Absent(_) => unreachable!("the student is a model"),
         }
     }
 
     fn block(&self, first: i64, count: i64) -> Block {
-        Block { first, student: self.masked(self.student.rows(first, count)), others: RefCell::default() }
+        let student = self.student.rows(first, count, self.absent.as_ref());
+        Block { first, student, others: RefCell::default() }
     }
 
     /// The block's logits of a role that is not the student.
@@ -415,10 +458,7 @@ impl Vocabulary {
         if let Some((_, logits)) = known.iter().find(|(of, _)| *of == role) {
             return logits.shallow_clone();
         }
-        let given = self.others.iter().find(|(of, _)| *of == role);
-        let (_, given) =
-            given.unwrap_or_else(|| panic!("a pass that reads the {} has its logits", role.name()));
-        let logits = self.masked(self::rows_of(given, block.first, block.student.size()[0]));
+        let logits = rows_of(self.logits(role), block.first, block.student.size()[0], self.absent.as_ref());
         known.push((role, logits.shallow_clone()));
         logits
     }
@@ -466,21 +506,23 @@ fn scaled_grad(first: i64, grad: Vec<Tensor>, adjoints: impl Iterator<Item = Ten
 }
 
 /// `count` tokens from `first` of what stands one after the other.
-fn rows_of(parts: &[Logits], first: i64, count: i64) -> Tensor {
+fn rows_of(parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+    let composed = parts.iter().any(|part| matches!(part, Logits::Composed(_)));
     let mut whole: Option<Tensor> = None;
     let mut start = 0;
     for logits in parts {
         let end = start + logits.tokens();
         let (from, to) = (first.max(start), (first + count).min(end));
         if from < to {
-            let rows = logits.rows(from - start, to - from);
+            let rows = logits.rows(from - start, to - from, absent);
             if to - from == count {
                 whole = Some(rows);
             } else {
                 // Written to their places as they come: side by side, the parts and the whole would be twice
                 // as much.
                 let whole = whole.get_or_insert_with(|| {
-                    Tensor::empty([count, rows.size()[1]], (rows.kind(), rows.device()))
+                    let kind = if composed { Kind::Float } else { rows.kind() };
+                    Tensor::empty([count, rows.size()[1]], (kind, rows.device()))
                 });
                 whole.narrow(0, from - first, to - from).copy_(&rows);
             }

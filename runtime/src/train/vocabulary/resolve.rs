@@ -120,7 +120,8 @@ impl Parameters<'_> {
         })
     }
 
-    fn weight(&self, parameter: &Parameter) -> Result<Weight, EvaluationError> {
+    /// As it is at this step; see [`plan::Composition::signals`].
+    pub fn weight(&self, parameter: &Parameter) -> Result<Weight, EvaluationError> {
         let Parameter::Formula(formula) = parameter else {
             return Ok(Weight::Number(self.number(parameter)?));
         };

@@ -2,6 +2,8 @@
 //! differences instead of derivatives; chunks against the whole; the pass against a plain implementation that
 //! libtorch differentiates.
 
+mod composed;
+
 use std::sync::LazyLock;
 
 use mopd_compiler::expr::batch::{Batch, Layout};
@@ -976,12 +978,12 @@ fn a_matrix_leaves_behind_its_last_token() {
         })
         .collect();
     let held = || matrices.iter().map(|matrix| matrix.held.borrow().is_some()).collect::<Vec<bool>>();
-    let whole = rows_of(&parts, 0, 8);
+    let whole = rows_of(&parts, 0, 8, None);
     assert_eq!(held(), [false; 4]);
     // The second model's other token comes with the next block.
-    let first = rows_of(&parts, 0, 3);
+    let first = rows_of(&parts, 0, 3, None);
     assert_eq!(held(), [false, true, false, false]);
-    let second = rows_of(&parts, 3, 5);
+    let second = rows_of(&parts, 3, 5, None);
     assert_eq!(held(), [false; 4]);
     assert_eq!(to_vec(&Tensor::cat(&[first, second], 0)), to_vec(&whole));
     for (part, matrix) in matrices.iter().enumerate() {

@@ -349,7 +349,11 @@ pub static BALANCE: &[Key] = &[
         Takes::Number,
         "Share of the loss that each domain should have; its share of the batch's prompts by default.",
     ),
-    may("follow_gap", Takes::Number, "Exponent of a domain's mean signal relative to all domains': 1, the default, feeds what is far from its teacher."),
+    may(
+        "follow_gap",
+        Takes::Number,
+        "Exponent of a domain's mean signal relative to all domains': 1, the default, feeds what is far from its teacher.",
+    ),
     may("clamp", Takes::Number, "Bounds of that power: `0.05..=20`."),
     may("observe", Takes::Truth, "Computes and records the factors without applying them."),
 ];

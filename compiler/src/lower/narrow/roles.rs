@@ -1,0 +1,176 @@
+//! Whom a stage asks: the teachers that its objective reads or that write, by name, and those that others are composed of.
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment::{DomainId, Pool, Teacher, TeacherWeights, Train};
+use mopd_lang::formula::{Formula, FormulaKind, Role};
+use mopd_lang::source::Span;
+
+use super::{refused, teacher};
+use crate::plan::producers::Writer;
+use crate::plan::{Rollout, Scorer, Scorers, TeacherChoice};
+use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
+
+/// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
+pub struct Found {
+    pub roles: StageRoles,
+    domains: Vec<Vec<DomainId>>,
+}
+
+/// Those that the objective reads come first, in its order.
+pub fn find(train: &Train, teachers: &[Teacher]) -> Found {
+    let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
+    let mut found = Found { roles: StageRoles::default(), domains: Vec::new() };
+    let whole = |teacher| NamedScorer { teacher, bare: false };
+    let mut pending: Vec<(NamedScorer, Vec<DomainId>)> = Vec::new();
+    for teacher in train.named_teachers() {
+        found.read(whole(teacher), &all, teachers, &mut pending);
+    }
+    for choice in &train.teachers {
+        let (scorer, domain) = (whole(choice.teacher), vec![choice.domain]);
+        if summed(&teachers[choice.teacher.0 as usize]).is_some() {
+            // The objective reads the members, of every prompt.
+            found.members(scorer, &all, &all, teachers, &mut pending);
+        } else {
+            found.members(scorer, &domain, &all, teachers, &mut pending);
+        }
+    }
+    while let Some((scorer, domains)) = pending.pop() {
+        found.members(scorer, &domains, &all, teachers, &mut pending);
+    }
+    if let [first, rest @ ..] = train.teachers.as_slice()
+        && rest.iter().all(|choice| choice.teacher == first.teacher)
+        && let Some(members) = summed(&teachers[first.teacher.0 as usize])
+    {
+        let name = teachers[first.teacher.0 as usize].name.clone();
+        found.roles.sums.push(SummedTeachers { teacher: None, name, members: members.to_vec() });
+    }
+    found
+}
+
+/// The members of a `sum`.
+fn summed(teacher: &Teacher) -> Option<&[(f64, Role)]> {
+    match &teacher.weights {
+        TeacherWeights::Pooled { pool: Pool::Sum, members } => Some(members),
+        _ => None,
+    }
+}
+
+impl Found {
+    /// Somebody reads a scorer on the prompts of some domains.
+    fn read(
+        &mut self,
+        scorer: NamedScorer,
+        domains: &[DomainId],
+        teachers: &[Teacher],
+        pending: &mut Vec<(NamedScorer, Vec<DomainId>)>,
+    ) {
+        let known = &teachers[scorer.teacher.0 as usize];
+        if let Some(members) = summed(known) {
+            let teacher = Some(scorer.teacher);
+            if self.roles.sums.iter().all(|sum| sum.teacher != teacher) {
+                let (name, members) = (known.name.clone(), members.to_vec());
+                self.roles.sums.push(SummedTeachers { teacher, name, members });
+                pending.push((scorer, domains.to_vec()));
+            }
+            return;
+        }
+        let place = self.roles.place(scorer).unwrap_or_else(|| {
+            self.roles.named.push(scorer);
+            self.domains.push(Vec::new());
+            self.domains.len() - 1
+        });
+        let own = &mut self.domains[place];
+        let new: Vec<DomainId> = domains.iter().filter(|domain| !own.contains(domain)).copied().collect();
+        if !new.is_empty() {
+            own.extend(&new);
+            pending.push((scorer, new));
+        }
+    }
+
+    /// A scorer is asked about the prompts of some domains, and so is whoever it is made of; numbers that its
+    /// weights are computed from are needed of all prompts.
+    fn members(
+        &mut self,
+        NamedScorer { teacher: id, bare }: NamedScorer,
+        domains: &[DomainId],
+        all: &[DomainId],
+        teachers: &[Teacher],
+        pending: &mut Vec<(NamedScorer, Vec<DomainId>)>,
+    ) {
+        let teacher = &teachers[id.0 as usize];
+        if !bare && teacher.temperature != 1.0 {
+            return self.read(NamedScorer { teacher: id, bare: true }, domains, teachers, pending);
+        }
+        let (formulas, members): (Vec<&Formula>, Vec<&Role>) = match &teacher.weights {
+            TeacherWeights::Composed { logits, .. } => {
+                logits.iter().map(|(factor, role)| (factor, role)).unzip()
+            }
+            TeacherWeights::Pooled { members, .. } => {
+                (Vec::new(), members.iter().map(|(_, role)| role).collect())
+            }
+            _ => return,
+        };
+        let mut read = |role: &Role, domains: &[DomainId]| {
+            if let Role::Named { teacher, .. } = role {
+                self.read(NamedScorer { teacher: *teacher, bare: false }, domains, teachers, pending);
+            }
+        };
+        members.into_iter().for_each(|role| read(role, domains));
+        for part in formulas.into_iter().flat_map(Formula::parts) {
+            if let FormulaKind::Signal(signal) = &part.0.kind {
+                signal.roles().iter().for_each(|role| read(role, all));
+            }
+        }
+    }
+
+    /// As the plan has them.
+    pub fn scorers(
+        &self,
+        train: &Train,
+        teachers: &[Teacher],
+        origins: Origins,
+    ) -> Result<Vec<Scorer>, Vec<Diagnostic>> {
+        let scorers = self.roles.named.iter().zip(&self.domains).map(|(scorer, domains)| {
+            let known = &teachers[scorer.teacher.0 as usize];
+            let weights = teacher::weights(*scorer, teachers, train.start, origins)?;
+            let name =
+                if scorer.bare { format!("{} at temperature 1", known.name) } else { known.name.clone() };
+            let choice = |domain: DomainId| TeacherChoice {
+                domain,
+                when: None,
+                name: name.clone(),
+                teacher: weights.clone(),
+            };
+            // In the order of the mixture.
+            let asked = train.mixture.iter().map(|share| share.domain);
+            let choices = asked.filter(|domain| domains.contains(domain)).map(choice).collect();
+            Ok(Scorer { name, choices })
+        });
+        scorers.collect()
+    }
+}
+
+/// Teachers added up by `sum` judge all prompts or none: they are part of the objective.
+pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> Option<Diagnostic> {
+    let sum = train.teachers.iter().find(|choice| summed(&teachers[choice.teacher.0 as usize]).is_some())?;
+    let apart = train.teachers.iter().any(|choice| choice.teacher != sum.teacher);
+    let name = &teachers[sum.teacher.0 as usize].name;
+    let construct = format!("a route to `{name}`, teachers added up by `sum`, for some prompts only");
+    apart.then(|| {
+        let help = "route all prompts to it, or pool these teachers by `mixture` or `geometric`";
+        (*refused(origins.span(sum.origin), construct)).help(help)
+    })
+}
+
+/// Completions are drawn from a model, token by token: one that is composed of several writes none.
+pub fn composed_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+    let writers = rollout.producer.drawn().into_iter().filter_map(|(writer, _)| match writer {
+        Writer::Scorer(role) => Some(role),
+        Writer::Student | Writer::Model(_) => None,
+    });
+    let mut choices = writers.flat_map(|role| scorers.choices(role));
+    let composed = choices.find(|choice| choice.teacher.composition().is_some())?;
+    let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);
+    let help = "let one of the teachers that it is made of write: `from(NAME, ...)`";
+    Some((*refused(at, construct)).help(help))
+}

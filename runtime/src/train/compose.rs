@@ -1,0 +1,88 @@
+//! Scorers that are composed of others: logits of theirs, once there are those of the others, and the numbers
+//! that these are weighed with.
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::{Member, Role};
+
+use super::Trainer;
+use super::models::Scored;
+use super::scores::{ScoringPass, failed, nobody, runs};
+use super::sequences::Sequences;
+use super::vocabulary::{Composed, Logits, Parameters, Part, Weight, part};
+use crate::failure::Result;
+
+/// Completes what the scoring pass reads; adds the signals that weights are computed from.
+pub fn compose(
+    trainer: &Trainer,
+    sequences: &Sequences,
+    forward: &mut ScoringPass,
+    batch: &mut Batch,
+) -> Result<()> {
+    let mut composing = Composing { trainer, sequences, forward, batch, done: Vec::new() };
+    trainer.roles.iter().try_for_each(|role| composing.complete(*role))
+}
+
+struct Composing<'a> {
+    trainer: &'a Trainer<'a>,
+    sequences: &'a Sequences,
+    forward: &'a mut ScoringPass,
+    batch: &'a mut Batch,
+    done: Vec<Role>,
+}
+
+impl Composing<'_> {
+    /// A role, after those that it is made of.
+    fn complete(&mut self, role: Role) -> Result<()> {
+        if !matches!(role, Role::Scorer(_)) || self.done.contains(&role) {
+            return Ok(());
+        }
+        self.done.push(role);
+        let runs = runs(self.trainer, role, self.sequences)?;
+        if !runs.iter().any(|run| matches!(run.scored, Some(Scored::Composed(_)))) {
+            return Ok(());
+        }
+        let mut parts = Vec::with_capacity(runs.len());
+        for (place, run) in runs.iter().enumerate() {
+            let (first, count) = (run.tokens.start as i64, run.tokens.len() as i64);
+            parts.push(match run.scored {
+                Some(Scored::Composed(index)) => Logits::Composed(self.composed(index, first, count)?),
+                Some(Scored::Model(_)) | None => {
+                    let known = self.forward.vocabulary.logits(role);
+                    assert_eq!(known.len(), runs.len(), "logits stand run by run");
+                    known[place].share()
+                }
+            });
+        }
+        self.forward.vocabulary.replace(role, parts);
+        Ok(())
+    }
+
+    /// A composition, of `count` tokens from `first`.
+    fn composed(&mut self, index: usize, first: i64, count: i64) -> Result<Composed> {
+        let Trainer { stage, models, .. } = self.trainer;
+        let objective = &stage.train.objective;
+        let composition = models.composition(index);
+        composition.roles().try_for_each(|role| self.complete(role))?;
+        self.forward.read(&composition.signals(), &[], objective, self.sequences, self.batch)?;
+        let parameters = Parameters { batch: self.batch, device: stage.device };
+        let member = |Member { weight, role }: &Member| {
+            let weight = match parameters.weight(weight).map_err(|error| failed(error, objective))? {
+                Weight::Number(number) => Weight::Number(number),
+                Weight::PerToken(numbers) => Weight::PerToken(numbers.narrow(0, first, count)),
+            };
+            let vocabulary = &self.forward.vocabulary;
+            let logits = match role {
+                Role::Student => vec![vocabulary.student.part(first, count)],
+                _ => part(vocabulary.logits(*role), first, count),
+            };
+            if logits.iter().any(|logits| matches!(logits, Logits::Absent(_))) {
+                let sequence = self.batch.layout.sequence_of_token[first as usize] as usize;
+                let source = &stage.sources[self.sequences.list[sequence].source];
+                return Err(nobody(self.trainer, *role, source));
+            }
+            Ok(Part { weight, logits })
+        };
+        let members = composition.members.iter().map(member).collect::<Result<Vec<Part>>>()?;
+        Ok(Composed::new(composition.pool, members))
+    }
+}

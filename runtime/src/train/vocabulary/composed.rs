@@ -1,0 +1,102 @@
+//! Logits that are made of several scorers', some tokens at a time: hidden states of all of them are there, and
+//! their layers are not.
+
+use mopd_compiler::plan::Pool;
+use tch::{Kind, Tensor};
+
+use super::divergence::Weight;
+use super::{Logits, rows_of};
+
+pub struct Composed {
+    pool: Pool,
+    members: Vec<Part>,
+}
+
+/// One of several.
+pub struct Part {
+    /// `[tokens]`, where it is one number per token.
+    pub weight: Weight,
+    /// One after the other, together the tokens of the composition.
+    pub logits: Vec<Logits>,
+}
+
+impl Composed {
+    /// # Panics
+    /// If members are not of the same tokens, or the pool makes no distribution.
+    pub fn new(pool: Pool, members: Vec<Part>) -> Composed {
+        assert!(pool != Pool::Sum, "a sum of losses is no distribution");
+        let composed = Composed { pool, members };
+        let tokens = composed.tokens();
+        for Part { weight, logits } in &composed.members {
+            assert_eq!(total(logits), tokens, "the members of a composition are of the same tokens");
+            if let Weight::PerToken(weights) = weight {
+                assert_eq!(weights.numel() as i64, tokens, "one weight for each token");
+            }
+        }
+        composed
+    }
+
+    pub fn tokens(&self) -> i64 {
+        total(&self.members.first().expect("it is made of somebody's").logits)
+    }
+
+    pub fn part(&self, first: i64, count: i64) -> Composed {
+        let member = |Part { weight, logits }: &Part| Part {
+            weight: match weight {
+                Weight::Number(weight) => Weight::Number(*weight),
+                Weight::PerToken(weights) => Weight::PerToken(weights.narrow(0, first, count)),
+            },
+            logits: part(logits, first, count),
+        };
+        Composed { pool: self.pool, members: self.members.iter().map(member).collect() }
+    }
+
+    pub fn let_go(&self) {
+        self.members.iter().flat_map(|member| &member.logits).for_each(Logits::let_go);
+    }
+
+    /// Logits `[count, vocabulary]` in single precision, whose softmax is the distribution.
+    pub fn rows(&self, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+        let mut whole: Option<Tensor> = None;
+        for Part { weight, logits } in &self.members {
+            // Never written to: they may be somebody's own.
+            let logits = rows_of(logits, first, count, absent).to_kind(Kind::Float);
+            let of_rows = |weights: &Tensor| weights.narrow(0, first, count).unsqueeze(1);
+            let member = match (self.pool, weight) {
+                (Pool::Logits, Weight::Number(weight)) => logits * *weight,
+                (Pool::Logits, Weight::PerToken(weights)) => logits * of_rows(weights),
+                (Pool::Mixture, Weight::Number(weight)) => logits.log_softmax(-1, Kind::Float) + weight.ln(),
+                (Pool::Mixture, Weight::PerToken(weights)) => {
+                    logits.log_softmax(-1, Kind::Float) + of_rows(weights).log()
+                }
+                (Pool::Sum, _) => unreachable!("looked at when it was made"),
+            };
+            whole = Some(match (whole, self.pool) {
+                (None, _) => member,
+                (Some(sum), Pool::Mixture) => sum.logaddexp(&member),
+                (Some(sum), _) => sum + member,
+            });
+        }
+        whole.expect("it is made of somebody's")
+    }
+}
+
+fn total(parts: &[Logits]) -> i64 {
+    parts.iter().map(Logits::tokens).sum()
+}
+
+/// `count` tokens from `first` of what stands one after the other, not copied.
+pub fn part(parts: &[Logits], first: i64, count: i64) -> Vec<Logits> {
+    let mut cut = Vec::new();
+    let mut start = 0;
+    for logits in parts {
+        let end = start + logits.tokens();
+        let (from, to) = (first.max(start), (first + count).min(end));
+        if from < to {
+            cut.push(logits.part(from - start, to - from));
+        }
+        start = end;
+    }
+    assert_eq!(total(&cut), count, "all tokens that are asked for are there");
+    cut
+}
