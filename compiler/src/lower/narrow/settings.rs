@@ -7,7 +7,7 @@ use mopd_lang::experiment as wide;
 use mopd_lang::formula::{Formula, FormulaKind};
 
 use super::{Diagnostic, data, filter, refused, roles, teacher};
-use crate::plan::producers::{self, Writer};
+use crate::plan::producers;
 use crate::plan::{
     AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Producer,
     Recipe, Reward, Row, Sampling, Schedule, Scorers, Share, Stage, Train, Trainable,

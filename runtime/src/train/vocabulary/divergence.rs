@@ -67,7 +67,10 @@ impl Divergence<'_> {
         if let Some(bound) = self.clip_each {
             let _ = summands.clamp_max_(bound);
         }
-        compared.blank(&mut summands);
+        // Those of ranks are of no entry: beyond the support both sides have nothing.
+        if !matches!(self.pairing, Pairing::Sorted) {
+            compared.blank(&mut summands);
+        }
         summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
     }
 

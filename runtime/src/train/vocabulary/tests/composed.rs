@@ -159,8 +159,8 @@ fn signals_of_composed_teachers_equal_their_definitions() {
 #[test]
 fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let (tokens, width, entries) = (9, 6, 17);
-    let of = |seed: f32, tokens: i64| logits(tokens, width, seed) * 0.7;
-    let [own, one, other] = [1.0, 2.0, 3.0].map(|seed| logits(entries, width, seed) * 0.7);
+    let of = |seed: f32, tokens: i64| logits(tokens, width, seed) * 0.25;
+    let [own, one, other] = [1.0, 2.0, 3.0].map(|seed| logits(entries, width, seed) * 0.25);
     let weights: Vec<f32> = (0..6).map(|token| 0.25 + token as f32).collect();
     let student = of(4.0, tokens);
     // Three tokens of a model, then six of `one + w (one - other)`, whose second half is another model's.
@@ -206,7 +206,9 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
         let mut vocabulary = Vocabulary::new(&targets, Logits::projected(&student, &own), others, None, END);
         vocabulary.sizes = Sizes { chunk: 2 * entries, block: block * entries, kept: 0 };
         let got = &vocabulary.values(&[Quantity::Logp(Role::TEACHER)])[0];
-        assert!(largest_difference(got, &expected) < 2e-5, "{block}");
+        let apart = largest_difference(got, &expected);
+        // Of single precision, beside weights of some units.
+        assert!(apart < 2e-5, "{block}: {apart:e}");
         // No matrix stays behind the last token.
         assert!(of_one.held.borrow().is_none() && of_other.held.borrow().is_none(), "{block}");
     }
