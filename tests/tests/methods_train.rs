@@ -38,6 +38,12 @@ fn trains(method: &str, models: &[&str]) {
         data(folder.path(), task);
     }
     let program = fs::read_to_string(root().join(format!("tests/methods/{method}.mopd"))).expect("a method");
+    // A model that begins at random is never right: experts of an exact match would learn nothing.
+    let program = program.replace("reward = exact_match", "reward = command(\"python3 judge.py\")");
+    let judge = "import json, sys\nfor line in sys.stdin:\n    job = json.loads(line)\n    \
+                 print(json.dumps({\"id\": job[\"id\"], \"reward\": min(1, len(set(job[\"completion\"])) / \
+                 16)}), flush=True)\n";
+    fs::write(folder.path().join("judge.py"), judge).expect("writing a judge");
     fs::write(folder.path().join("method.mopd"), program).expect("writing the experiment");
     let output = Command::new(mopd_tests::mopd())
         .current_dir(folder.path())
@@ -53,7 +59,7 @@ fn trains(method: &str, models: &[&str]) {
         fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}\n{said}", path.display()))
     };
     for pair in models.windows(2) {
-        assert_ne!(weights(pair[0]), weights(pair[1]), "{method}: {} learns nothing", pair[1]);
+        assert!(weights(pair[0]) != weights(pair[1]), "{method}: {} learns nothing", pair[1]);
     }
 }
 
