@@ -40,7 +40,7 @@ fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
 #[test]
 fn a_teacher_by_name_writes_as_a_routed_one() {
     let named = Role::named(0);
-    let everywhere = [Teacher::Model(ModelId(2)); 2];
+    let everywhere = [2, 2].map(|model| Teacher::Model(ModelId(model)));
     let once = || Once { sequences: 9, keep: Keep::All };
     for (routed, by_name) in [
         (Producer::teacher(sampling(2)), Producer::of_scorer(named, None, sampling(2))),
