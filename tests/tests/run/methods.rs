@@ -34,13 +34,13 @@ fn folder() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     fs::create_dir(folder.path().join("data")).expect("a folder");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
-    for (name, sign) in [("sort", '<'), ("reverse", '~')] {
+    for (name, sign) in [("sort", '<'), ("reverse", '~'), ("copy", '=')] {
         let line = |word: &&str| {
             let mut letters: Vec<char> = word.chars().collect();
-            if name == "sort" {
-                letters.sort_unstable()
-            } else {
-                letters.reverse()
+            match name {
+                "sort" => letters.sort_unstable(),
+                "reverse" => letters.reverse(),
+                _ => {}
             }
             let answer: String = letters.into_iter().collect();
             let fields = ["answer", "demonstration", "solution", "text", "chosen"];

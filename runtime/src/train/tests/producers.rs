@@ -49,7 +49,7 @@ fn a_teacher_by_name_writes_as_a_routed_one() {
             Producer::of_scorer(named, Some(once()), sampling(1)),
         ),
     ] {
-        let expected = forked(routed.clone(), everywhere, 5, 5);
+        let expected = forked(routed.clone(), everywhere.clone(), 5, 5);
         assert!(lists(by_name, 5) == expected);
         assert!(lists(routed, 5) != expected, "whom the route has is another one");
     }

@@ -189,7 +189,7 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
             },
         ],
     );
-    let parts = vec![projected(&plain, &of_other), Logits::Composed(composed)];
+    let parts = [projected(&plain, &of_other), Logits::Composed(composed)];
     let whole = {
         let w = Tensor::from_slice(&weights).unsqueeze(1).to_kind(Kind::Double);
         let product = |hidden: &Tensor, matrix: &Tensor| {
