@@ -73,7 +73,10 @@ impl Fixture {
             origin: Origin(0),
             share: 0.5,
             route: Route::all(format!("teacher{index}"), teachers[index].clone()),
-            scorers: [0, 2].map(|model| Some(Teacher::Model(ModelId(model)))).into(),
+            // Some tests have fewer models.
+            scorers: [0, 2]
+                .map(|model| (model < models.len()).then(|| Teacher::Model(ModelId(model as u32))))
+                .into(),
             prompts: &self.prompts[index],
             tokens: self.prompts[index].tokens(&models[0].tokenizer).unwrap(),
             limit: None,
