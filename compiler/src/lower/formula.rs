@@ -14,6 +14,7 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 use super::leaves::Leaf;
 use super::narrow::formula::{self as narrow, Kind};
 use super::narrow::sums;
+use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
 use crate::refusal::Origins;
@@ -234,13 +235,8 @@ impl<'a> Lowering<'a> {
                 self.graph.constant(Axis::Run, f64::from(tokens))
             }
             Kind::Signal(signal) => self.graph.signal(signal),
-            Kind::Remaining => {
-                let (length, position) =
-                    (self.graph.signal(Signal::Length), self.graph.signal(Signal::Position));
-                let one = self.graph.constant(Axis::Run, 1.0);
-                let behind = self.graph.apply(Function::Add, &[position, one]);
-                self.graph.apply(Function::Subtract, &[length, behind])
-            }
+            Kind::Remaining => positions::remaining(&mut self.graph),
+            Kind::InFinalTurn => positions::in_final_turn(&mut self.graph),
             Kind::Selected => self.selected.ok_or_else(|| {
                 let text = "`selected` is read where nothing has been selected yet";
                 Box::new(

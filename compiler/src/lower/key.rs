@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::expr::graph::{Graph, NodeId};
 use crate::keys::{VERSION, hash, text};
 use crate::plan::producers::{Fields, Value};
+use crate::plan::views::Piece;
 use crate::plan::{
     AdamW, Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation,
     Experiment, Formula, Ladder, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat,
@@ -82,6 +83,8 @@ struct TrainMeaning<'a> {
     recipe: Recipe,
     start: String,
     mixture: Vec<(DomainMeaning<'a>, f64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sees: Option<&'a [Piece]>,
     teachers: Vec<ArmMeaning<'a>>,
     references: Vec<(DomainMeaning<'a>, String)>,
     /// Those that the objective reads by name, in the order in which it does.
@@ -117,11 +120,13 @@ fn arms<'a>(
     of: &dyn Fn(&ModelId) -> String,
 ) -> Vec<ArmMeaning<'a>> {
     let arm = |choice: &'a TeacherChoice| {
-        let teacher = match &choice.teacher {
-            Teacher::Model(model) => TeacherMeaning::Model(of(model)),
-            Teacher::Student(copy) => TeacherMeaning::Student(*copy),
-            Teacher::Composed(composition) => TeacherMeaning::Composed(composition),
+        let weights = match &choice.teacher {
+            Teacher::Model(model) => WeightsMeaning::Model(of(model)),
+            Teacher::Student(copy) => WeightsMeaning::Student(*copy),
+            Teacher::Composed(composition) => WeightsMeaning::Composed(composition),
         };
+        let sees = choice.sees.as_ref().map(|view| view.pieces.as_slice());
+        let teacher = TeacherMeaning { weights, sees };
         let domain = domain_of(experiment, train, choice.domain, files);
         match &choice.when {
             None => ArmMeaning::All(domain, teacher),
@@ -132,8 +137,16 @@ fn arms<'a>(
 }
 
 #[derive(Serialize)]
+struct TeacherMeaning<'a> {
+    #[serde(flatten)]
+    weights: WeightsMeaning<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sees: Option<&'a [Piece]>,
+}
+
+#[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum TeacherMeaning<'a> {
+enum WeightsMeaning<'a> {
     Model(String),
     Student(StudentCopy),
     /// Its roles are places in the list of scorers.
@@ -226,6 +239,7 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
                         .iter()
                         .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
                         .collect(),
+                    sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
                     teachers: arms(train.scorers.routed()),
                     references: train
                         .scorers

@@ -12,6 +12,7 @@ mod normal_form;
 mod numbers;
 mod objective;
 mod order;
+mod positions;
 #[cfg(test)]
 mod tests;
 
@@ -191,6 +192,7 @@ fn lowered(
                 recipe: train.recipe,
                 start: train.start,
                 mixture: train.mixture,
+                sees: train.sees,
                 scorers: train.scorers,
                 objective: objective::lower(
                     &checked.objective,

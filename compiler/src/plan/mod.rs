@@ -9,6 +9,7 @@ pub mod producers;
 pub mod results;
 mod scorers;
 mod settings;
+pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
 pub(crate) use moving::moving;
@@ -23,6 +24,7 @@ pub use settings::{
     Schedule, SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
     WeightFilter, WeightGroup,
 };
+pub use views::View;
 
 use crate::expr::graph::{Graph, NodeId};
 pub use crate::expr::roles::{Role, ScorerId};

@@ -84,6 +84,7 @@ impl Scorers {
             when: None,
             name: "reference".to_owned(),
             teacher: Teacher::Model(id),
+            sees: None,
         };
         let scorer = |role: Role, choices| Scorer { name: role.name(), choices };
         let first = [
@@ -123,11 +124,14 @@ impl Scorers {
     }
 
     /// The teachers that the scorers after the routed one are for the prompts of a domain.
-    pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<Teacher>> {
-        let of = |scorer: &Scorer| {
-            scorer.choices.iter().find(|choice| choice.domain == domain).map(|choice| choice.teacher.clone())
-        };
+    pub fn beside_the_routed(&self, domain: DomainId) -> Vec<Option<TeacherChoice>> {
+        let of = |scorer: &Scorer| scorer.choices.iter().find(|choice| choice.domain == domain).cloned();
         self.0[1..].iter().map(of).collect()
+    }
+
+    /// Everybody who reads sequences of a domain, with repetition.
+    pub fn readers(&self, domain: DomainId) -> impl Iterator<Item = &TeacherChoice> {
+        self.0.iter().flat_map(|scorer| &scorer.choices).filter(move |choice| choice.domain == domain)
     }
 
     /// The models that must exist before the stage, with repetition.
@@ -216,7 +220,8 @@ mod tests {
         );
         let scorers: Scorers = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&scorers).unwrap(), text);
-        assert_eq!(scorers.beside_the_routed(DomainId(1)), [Some(Teacher::Model(ModelId(2)))]);
+        let beside = scorers.beside_the_routed(DomainId(1));
+        assert_eq!(beside[0].as_ref().map(|choice| choice.teacher.clone()), Some(Teacher::Model(ModelId(2))));
         assert_eq!(scorers.beside_the_routed(DomainId(0)), [None]);
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
-use super::{Composition, Formula, Moving, Rollout, Scorers};
+use super::{Composition, Formula, Moving, Rollout, Scorers, View};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,6 +168,9 @@ pub struct Train<O> {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
+    /// What the student reads in place of the prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sees: Option<View>,
     /// Whose distributions the objective reads, the student's aside.
     #[serde(flatten)]
     pub scorers: Scorers,
@@ -190,6 +193,12 @@ pub struct Train<O> {
 }
 
 impl<O> Train<O> {
+    /// What is read in place of the prompts of a domain, by whomever.
+    pub fn views(&self, domain: DomainId) -> impl Iterator<Item = &View> {
+        let scorers = self.scorers.readers(domain).filter_map(|choice| choice.sees.as_ref());
+        self.sees.iter().chain(scorers)
+    }
+
     /// The arms of the route for the prompts of a domain, in order.
     pub fn arms(&self, domain: DomainId) -> impl Iterator<Item = &TeacherChoice> {
         self.scorers.routed().iter().filter(move |choice| choice.domain == domain)
@@ -239,6 +248,9 @@ pub struct TeacherChoice {
     /// `specialist[sort]`
     pub name: String,
     pub teacher: Teacher,
+    /// What it reads in place of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sees: Option<View>,
 }
 
 /// Whose distributions a teacher has.

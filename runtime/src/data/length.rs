@@ -15,6 +15,8 @@ pub struct Longest {
     pub place: RowPlace,
     /// The field trained on, where it counts too.
     pub target: Option<String>,
+    /// The template that is seen in place of the prompt.
+    pub template: Option<String>,
     pub tokens: u32,
 }
 
@@ -26,7 +28,13 @@ impl Longest {
             .fold((0, 0), |best, (row, tokens)| if tokens > best.1 { (row, tokens) } else { best });
         let (file, place) = dataset.place(longest.0);
         let tokens = u32::try_from(longest.1).unwrap_or(u32::MAX);
-        Longest { file: file.to_owned(), place, target: target.map(str::to_owned), tokens }
+        let target = target.map(str::to_owned);
+        Longest { file: file.to_owned(), place, target, template: None, tokens }
+    }
+
+    /// The same, where a template was seen in place of the prompt.
+    pub fn seen_as(self, template: &str) -> Longest {
+        Longest { template: Some(template.to_owned()), ..self }
     }
 
     /// Whether the sequence, with `completion` tokens more, fits a model's context.
@@ -58,11 +66,18 @@ impl From<ContextError> for Error {
 
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ContextError { sequence: Longest { file, place, target, tokens }, completion, context } = self;
+        let ContextError { sequence, completion, context } = self;
+        let Longest { file, place, target, template, tokens } = sequence;
         write!(f, "{}{place}: ", file.display())?;
+        let prompt = match template {
+            Some(template) => format!("the template `{template}`"),
+            None => "the prompt".to_owned(),
+        };
         match target {
-            Some(field) => write!(f, "prompt and `{field}` take {tokens} tokens")?,
-            None => write!(f, "the prompt takes {tokens} tokens")?,
+            Some(field) => {
+                write!(f, "{} and `{field}` take {tokens} tokens", prompt.trim_start_matches("the "))?
+            }
+            None => write!(f, "{prompt} takes {tokens} tokens")?,
         }
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;

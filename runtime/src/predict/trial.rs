@@ -234,7 +234,8 @@ impl Trial<'_> {
                 route: Route::new(train, share.domain, &trained(data)?.dataset)?,
                 scorers: train.scorers.beside_the_routed(share.domain),
                 prompts: trained(data)?,
-                tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,
+                tokens: trained(data)?
+                    .seen(&self.shapes.tokenizers[self.model.0 as usize], train.sees.as_ref())?,
                 limit: data.limit,
                 verifier,
             })

@@ -12,7 +12,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Reward, Role, Stage,
-    Train,
+    Train, View,
 };
 use mopd_store::programs::Program;
 
@@ -188,7 +188,8 @@ fn load(
             if !conditions.is_empty() && !routes.contains(&conditions) {
                 routes.push(conditions);
             }
-            for field in train.rollout.producer.fields_of_data() {
+            let shown = train.views(id).flat_map(View::fields);
+            for field in train.rollout.producer.fields_of_data().into_iter().chain(shown) {
                 if !fields.iter().any(|known| known.name == field) {
                     fields.push(Field::text(field));
                 }
@@ -253,9 +254,9 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
             choices.filter_map(|choice| choice.teacher.model()).map(context).fold(context(model), u32::min)
         };
-        let producer = &train.rollout.producer;
+        let (producer, sees) = (&train.rollout.producer, train.sees.as_ref());
         for field in producer.fields_of_data() {
-            prompts.longest_example(tokenizer, field)?.fits(0, context(model))?;
+            prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
         }
         for (writer, sampling) in producer.drawn() {
             let shortest = match writer {
@@ -263,10 +264,21 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                 Writer::Scorer(role) => of_role(role),
                 Writer::Model(writer) => context(model).min(context(writer)),
             };
-            let longest = prompts.longest_prompt(tokenizer)?;
+            let longest = prompts.longest(tokenizer, sees, None)?;
             longest.fits(sampling.max_tokens(data.limit), shortest).map_err(Error::from)?;
         }
-        // Whoever scores reads the same sequences.
+        for choice in train.scorers.readers(share.domain) {
+            let Some(view) = &choice.sees else { continue };
+            let longest = |field| prompts.longest(tokenizer, Some(view), field);
+            let context = context(choice.teacher.model().unwrap_or(model));
+            for field in producer.fields_of_data() {
+                longest(Some(field))?.fits(0, context)?;
+            }
+            for (_, sampling) in producer.drawn() {
+                longest(None)?.fits(sampling.max_tokens(data.limit), context)?;
+            }
+        }
+        // Whoever scores reads the same completions.
         let scorers = train.scorers.iter().flat_map(|(role, scorer)| {
             let own = scorer.choices.iter().filter(|choice| choice.domain == share.domain);
             own.filter_map(move |choice| {

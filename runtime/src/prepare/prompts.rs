@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::keys;
-use mopd_compiler::plan::PromptFormat;
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::views::{Moment, Slot};
+use mopd_compiler::plan::{PromptFormat, View};
 use serde::Serialize;
 
 use crate::data::{Dataset, Lists, Longest, Problem};
@@ -14,7 +16,7 @@ use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::chat::{self, ChatError, Example};
+use crate::tokenizer::chat::{self, ChatError, Conversation, Example};
 use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.
@@ -90,6 +92,42 @@ impl Prompts {
     /// What a model is asked, row by row.
     pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Arc<Lists<Token>>> {
         self.lists("prompts", tokenizer, |row| self.prompt(tokenizer, row))
+    }
+
+    /// What is read of the rows: a template in place of the prompts, where there is one.
+    pub fn seen(&self, tokenizer: &Tokenizer, sees: Option<&View>) -> Result<Arc<Lists<Token>>> {
+        match sees {
+            Some(view) => self.shown(tokenizer, view),
+            None => self.tokens(tokenizer),
+        }
+    }
+
+    /// What whoever sees a template reads in place of the prompts, row by row; of one that changes over the
+    /// run, the longest that it becomes.
+    pub fn shown(&self, tokenizer: &Tokenizer, view: &View) -> Result<Arc<Lists<Token>>> {
+        let pieces = serde_json::to_string(&view.pieces).expect("pieces are plain data");
+        self.lists(&format!("prompts as {pieces}"), tokenizer, |row| {
+            self.shown_now(tokenizer, view, Moment::Most, row)
+        })
+    }
+
+    /// The same of one row, as it is at a step.
+    pub fn shown_now(
+        &self,
+        tokenizer: &Tokenizer,
+        view: &View,
+        moment: Moment,
+        row: usize,
+    ) -> Result<Vec<Token>> {
+        for field in view.fields() {
+            self.field(row, field)?;
+        }
+        let text = view.filled(moment, |slot| match slot {
+            Slot::Prompt => self.dataset.prompt(row),
+            Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
+        });
+        let conversation = self.dataset.conversation(row);
+        self.asked(tokenizer, row, &text, conversation.map(|of| of.asking(&text, view.has_prompt())))
     }
 
     /// Rows to imitate: their prompts and a field, or their conversations.
@@ -204,8 +242,19 @@ impl Prompts {
     }
 
     fn prompt(&self, tokenizer: &Tokenizer, row: usize) -> Result<Vec<Token>> {
-        let tokens = match self.dataset.conversation(row) {
-            None => tokenizer.prompt(self.dataset.prompt(row)).map_err(ChatError::from),
+        self.asked(tokenizer, row, self.dataset.prompt(row), self.dataset.conversation(row))
+    }
+
+    /// The tokens of a question: of a text, or of the conversation that it is in.
+    fn asked(
+        &self,
+        tokenizer: &Tokenizer,
+        row: usize,
+        text: &str,
+        conversation: Option<Conversation>,
+    ) -> Result<Vec<Token>> {
+        let tokens = match conversation {
+            None => tokenizer.prompt(text).map_err(ChatError::from),
             Some(conversation) => chat::prompt(tokenizer, conversation),
         };
         match tokens {
@@ -218,9 +267,7 @@ impl Prompts {
 
     /// A row to imitate: its prompt, which is known where it is text, and a field, or its conversation.
     fn example(&self, tokenizer: &Tokenizer, row: usize, field: &str, prompt: &[Token]) -> Result<Example> {
-        let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
-        let answer =
-            || self.dataset.text(row, field).ok_or_else(|| Error::from(self.dataset.error(row, missing())));
+        let answer = || self.field(row, field);
         let Some(conversation) = self.dataset.conversation(row) else {
             let completion = tokenizer.completion(self.dataset.prompt(row), answer()?);
             let completion = completion.map_err(|error| self.wrong(row, error.into()))?;
@@ -231,6 +278,12 @@ impl Prompts {
         chat::example(tokenizer, &conversation).map_err(|error| self.wrong(row, error))
     }
 
+    /// The text of a field.
+    fn field(&self, row: usize, field: &str) -> Result<&str> {
+        let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
+        self.dataset.text(row, field).ok_or_else(|| self.dataset.error(row, missing()).into())
+    }
+
     fn wrong(&self, row: usize, error: ChatError) -> Error {
         self.dataset.error(row, Problem::Chat { error: Box::new(error) }).into()
     }
@@ -239,8 +292,47 @@ impl Prompts {
         Ok(Longest::of(&self.dataset, None, self.tokens(tokenizer)?.lengths()))
     }
 
+    /// The longest that is read: the prompt, or a template in its place, and a field where the data has the
+    /// completions.
+    pub fn longest(
+        &self,
+        tokenizer: &Tokenizer,
+        sees: Option<&View>,
+        field: Option<&str>,
+    ) -> Result<Longest> {
+        match (sees, field) {
+            (Some(view), field) => self.longest_shown(tokenizer, view, field),
+            (None, Some(field)) => self.longest_example(tokenizer, field),
+            (None, None) => self.longest_prompt(tokenizer),
+        }
+    }
+
+    /// # Errors
+    /// Besides what can be wrong with a row: where a conversation begins otherwise once it is answered, nothing
+    /// can stand in place of its prompt.
+    fn longest_shown(&self, tokenizer: &Tokenizer, view: &View, field: Option<&str>) -> Result<Longest> {
+        let shown = self.shown(tokenizer, view)?;
+        let Some(field) = field else {
+            return Ok(Longest::of(&self.dataset, None, shown.lengths()).seen_as(&view.name));
+        };
+        let examples = self.examples(tokenizer, field)?;
+        if let Some(row) = (0..self.dataset.len()).find(|row| examples.parts(*row).0.is_some()) {
+            let (file, place) = self.dataset.place(row);
+            let message = format!(
+                "{}{place}: with its answer the conversation begins otherwise than without, so the template `{}` \
+                 can't stand in place of its prompt",
+                file.display(),
+                view.name
+            );
+            return Err(Error::new(FailureKind::Data, message)
+                .help("give prompt and answer as two fields, or train on `sample(...)`"));
+        }
+        let lengths = shown.lengths().zip(0..).map(|(prompt, row)| prompt + examples.parts(row).1.len());
+        Ok(Longest::of(&self.dataset, Some(field), lengths).seen_as(&view.name))
+    }
+
     /// The longest sequence of fine-tuning on a field.
-    pub fn longest_example(&self, tokenizer: &Tokenizer, field: &str) -> Result<Longest> {
+    fn longest_example(&self, tokenizer: &Tokenizer, field: &str) -> Result<Longest> {
         Ok(Longest::of(&self.dataset, Some(field), self.examples(tokenizer, field)?.lengths()))
     }
 }

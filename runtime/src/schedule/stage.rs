@@ -142,7 +142,8 @@ impl Scheduler<'_> {
                 route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
                 scorers: settings.scorers.beside_the_routed(share.domain),
                 prompts: trained(data)?,
-                tokens: trained(data)?.tokens(&self.forms[job.id.0 as usize].tokenizer)?,
+                tokens: trained(data)?
+                    .seen(&self.forms[job.id.0 as usize].tokenizer, settings.sees.as_ref())?,
                 limit: data.limit,
                 verifier: &data.verifier,
             });

@@ -22,6 +22,7 @@ use super::first_epoch::FirstEpoch;
 use super::models::{ModelRef, Models};
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
+use super::views::Shown;
 use super::{Stage, Trainer};
 use crate::model::Decoder;
 
@@ -93,7 +94,10 @@ impl<'a> CachedScores<'a> {
     ) -> Option<CachedScores<'a>> {
         let cache = cache.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
-            let (model, config) = models.frozen(models.model(role, source)?)?;
+            // Rows that a view fills are not the data's own.
+            let scored = models.of_role(role)[source]?;
+            let (model, config) =
+                models.frozen(scored.reader().filter(|reader| reader.view.is_none())?.model_ref)?;
             (cache.keeps)(model).then_some(config.width as u64)
         };
         let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());
@@ -176,9 +180,8 @@ impl<'a> CachedScores<'a> {
                 }
                 None => {
                     let sequences = self.sequences(trainer, &scorer.sources, number);
-                    let micro_batches =
-                        sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
-                    let whole = hidden(trainer, (scorer.decoder)(), &sequences, &micro_batches);
+                    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
+                    let whole = hidden(trainer, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
                     (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Mostly all of them, as they are.
@@ -193,8 +196,8 @@ impl<'a> CachedScores<'a> {
             order.extend(wanted.iter().map(|(member, _)| *member));
         }
         if !beyond.is_empty() {
-            let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), stage.micro_batch);
-            parts.push(hidden(trainer, (scorer.decoder)(), sequences, &micro_batches));
+            let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), &Shown::Own);
+            parts.push(hidden(trainer, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
             order.extend(beyond);
         }
         Some(in_order(&parts, order.into_iter(), sequences, stage.device))
@@ -213,8 +216,7 @@ impl<'a> CachedScores<'a> {
             return known.clone();
         }
         let sequences = self.sequences(trainer, sources, number);
-        let micro_batches =
-            sequences.micro_batches(trainer.stage, 0..sequences.list.len(), trainer.stage.micro_batch);
+        let micro_batches = sequences.micro_batches(trainer.stage, 0..sequences.list.len(), &Shown::Own);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
         let batch = Rc::new(CachedBatch {

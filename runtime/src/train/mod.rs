@@ -27,6 +27,7 @@ mod tensor_graph;
 mod tests;
 mod tokens;
 pub mod trained;
+mod views;
 pub mod vocabulary;
 
 use std::cell::RefCell;
@@ -39,7 +40,7 @@ use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{Ladder, ModelId, Objective, Origin, Recipe, Role, Teacher, Train};
+use mopd_compiler::plan::{Ladder, ModelId, Objective, Origin, Recipe, Role, TeacherChoice, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::Batches;
@@ -108,8 +109,8 @@ pub struct Source<'a> {
     pub share: f64,
     /// Who judges its prompts.
     pub route: Route,
-    /// Whose weights the scorers after the routed teacher have here, from the reference on.
-    pub scorers: Vec<Option<Teacher>>,
+    /// The scorers after the routed teacher, from the reference on; none where one has nothing to say here.
+    pub scorers: Vec<Option<TeacherChoice>>,
     pub prompts: &'a Prompts,
     /// The prompts as the student reads them.
     pub tokens: Arc<Lists<Token>>,
@@ -301,8 +302,7 @@ struct Rollouts {
     sequences: Sequences,
     /// Logits of frozen models, where there are several passes.
     known: RefCell<Vec<(Role, Vec<Logits>)>>,
-    /// Those of the student as it was when it sampled, where there are several passes and something reads
-    /// them.
+    /// Those of the student as it was when it sampled, where several passes read them.
     policy: RefCell<Option<Logits>>,
 }
 

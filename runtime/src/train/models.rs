@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::{Composition, ModelId, Role, StudentCopy, Teacher};
+use mopd_compiler::plan::{Composition, ModelId, Role, StudentCopy, Teacher, TeacherChoice, View};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
@@ -29,12 +29,30 @@ pub enum ModelRef {
     Copy(usize),
 }
 
+/// Whose weights, and what they read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reader {
+    pub model_ref: ModelRef,
+    /// An index into the views: what they read in place of the prompts.
+    pub view: Option<usize>,
+}
+
 /// Whose distributions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scored {
-    Model(ModelRef),
+    Model(Reader),
     /// An index into the compositions.
     Composed(usize),
+}
+
+impl Scored {
+    /// None where no model alone is scored.
+    pub fn reader(self) -> Option<Reader> {
+        match self {
+            Scored::Model(reader) => Some(reader),
+            Scored::Composed(_) => None,
+        }
+    }
 }
 
 /// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
@@ -61,8 +79,17 @@ pub struct Models {
     entries: i64,
     copies: Vec<Copy>,
     compositions: Vec<Composition>,
+    views: Vec<View>,
     /// By scorer, then by section.
     scorers: Vec<Vec<Option<Scored>>>,
+}
+
+/// The place of an element in a list of different ones, where it is put if it was not there.
+fn place<T: Clone + PartialEq>(list: &mut Vec<T>, element: &T) -> usize {
+    list.iter().position(|known| known == element).unwrap_or_else(|| {
+        list.push(element.clone());
+        list.len() - 1
+    })
 }
 
 /// The student as it was, or as it was on average.
@@ -94,36 +121,38 @@ impl Models {
         }
         let mut copies: Vec<Copy> = Vec::new();
         let mut compositions: Vec<Composition> = Vec::new();
-        let mut teacher = |teacher: &Teacher| match teacher {
-            Teacher::Composed(composition) => {
-                let known = compositions.iter().position(|known| known == composition);
-                Scored::Composed(known.unwrap_or_else(|| {
-                    compositions.push(composition.clone());
-                    compositions.len() - 1
-                }))
-            }
-            Teacher::Model(id) => Scored::Model(ModelRef::Frozen(of_model[id])),
-            Teacher::Student(StudentCopy::Current) => Scored::Model(ModelRef::Student),
-            Teacher::Student(kind) => {
-                let known = copies.iter().position(|copy| copy.of == *kind);
-                let copy = ModelRef::Copy(known.unwrap_or_else(|| {
-                    let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind));
-                    let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
-                    let average = apart.then(|| stage.start.flat(Kind::Float, stage.device));
-                    copies.push(Copy { of: *kind, decoder, average });
-                    copies.len() - 1
-                }));
-                Scored::Model(copy)
-            }
+        let mut views: Vec<View> = Vec::new();
+        let mut scored = |teacher: &Teacher, sees: &Option<View>| {
+            let model_ref = match teacher {
+                Teacher::Composed(composition) => {
+                    return Scored::Composed(place(&mut compositions, composition));
+                }
+                Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
+                Teacher::Student(StudentCopy::Current) => ModelRef::Student,
+                Teacher::Student(kind) => {
+                    let known = copies.iter().position(|copy| copy.of == *kind);
+                    ModelRef::Copy(known.unwrap_or_else(|| {
+                        let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind));
+                        let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
+                        let average = apart.then(|| stage.start.flat(Kind::Float, stage.device));
+                        copies.push(Copy { of: *kind, decoder, average });
+                        copies.len() - 1
+                    }))
+                }
+            };
+            Scored::Model(Reader { model_ref, view: sees.as_ref().map(|view| place(&mut views, view)) })
         };
         let sections = stage.sections();
-        let routed: Vec<Option<Scored>> =
-            sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
+        let routed = |section: &Section| section.teacher.map(|routed| scored(&routed.weights, &routed.sees));
+        let routed: Vec<Option<Scored>> = sections.iter().map(routed).collect();
         let beside = stage.sources.iter().map(|source| source.scorers.len()).max().unwrap_or(0);
         let mut scorers = vec![routed];
-        for place in 0..beside {
-            let weights = |section: &Section| stage.sources[section.source].scorers.get(place)?.as_ref();
-            scorers.push(sections.iter().map(|section| weights(section).map(&mut teacher)).collect());
+        for index in 0..beside {
+            let mut own = |section: &Section| {
+                let choice: &TeacherChoice = stage.sources[section.source].scorers.get(index)?.as_ref()?;
+                Some(scored(&choice.teacher, &choice.sees))
+            };
+            scorers.push(sections.iter().map(&mut own).collect());
         }
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let entries = stage.start.tokenizer.vocabulary();
@@ -142,6 +171,7 @@ impl Models {
             entries: entries as i64,
             copies,
             compositions,
+            views,
             scorers,
         }
     }
@@ -170,10 +200,12 @@ impl Models {
 
     /// The model that has a role for the prompts of a section; none where nobody has, or no model alone.
     pub fn model(&self, role: Role, section: usize) -> Option<ModelRef> {
-        match self.of_role(role)[section]? {
-            Scored::Model(model_ref) => Some(model_ref),
-            Scored::Composed(_) => None,
-        }
+        Some(self.of_role(role)[section]?.reader()?.model_ref)
+    }
+
+    /// What a model reads in place of the prompts.
+    pub fn view(&self, reader: Reader) -> Option<&View> {
+        reader.view.map(|view| &self.views[view])
     }
 
     pub fn composition(&self, index: usize) -> &Composition {
@@ -293,7 +325,10 @@ impl Models {
 
     /// Whether what the models that have a role say of a completion changes while the student learns.
     pub fn moves(&self, role: Role) -> bool {
-        let moves = |scored: &Scored| matches!(scored, Scored::Model(ModelRef::Student | ModelRef::Copy(_)));
-        self.of_role(role).iter().flatten().any(moves)
+        let moves = |reader: Reader| {
+            let fixed = self.view(reader).is_none_or(View::is_fixed);
+            !fixed || !matches!(reader.model_ref, ModelRef::Frozen(_))
+        };
+        self.of_role(role).iter().flatten().filter_map(|scored| scored.reader()).any(moves)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{DomainId, Teacher, Train};
+use mopd_compiler::plan::{DomainId, Teacher, TeacherChoice, Train, View};
 
 use super::Stage;
 use crate::data::Dataset;
@@ -24,12 +24,25 @@ pub struct Route {
 pub struct RoutedTeacher {
     pub name: String,
     pub weights: Teacher,
+    /// What it reads in place of the prompt.
+    pub sees: Option<View>,
+}
+
+impl RoutedTeacher {
+    fn of(choice: &TeacherChoice) -> RoutedTeacher {
+        RoutedTeacher {
+            name: choice.name.clone(),
+            weights: choice.teacher.clone(),
+            sees: choice.sees.clone(),
+        }
+    }
 }
 
 impl Route {
     /// One teacher for every prompt.
-    pub fn all(name: impl Into<String>, weights: Teacher) -> Route {
-        Route { teachers: vec![RoutedTeacher { name: name.into(), weights }], of_record: None }
+    #[cfg(test)]
+    pub fn all(choice: &TeacherChoice) -> Route {
+        Route { teachers: vec![RoutedTeacher::of(choice)], of_record: None }
     }
 
     /// That of a stage for the prompts of a domain; nobody where the stage routes none.
@@ -41,7 +54,7 @@ impl Route {
         let mut teachers: Vec<RoutedTeacher> = Vec::new();
         let mut of_arm = Vec::new();
         for arm in train.arms(domain).take(conditions.len() + 1) {
-            let teacher = RoutedTeacher { name: arm.name.clone(), weights: arm.teacher.clone() };
+            let teacher = RoutedTeacher::of(arm);
             let known = teachers.iter().position(|known| *known == teacher);
             of_arm.push(known.unwrap_or(teachers.len()) as u32);
             if known.is_none() {

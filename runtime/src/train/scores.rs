@@ -19,8 +19,9 @@ use tch::{Device, Tensor, no_grad_guard};
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
-use super::models::{ModelRef, Scored};
+use super::models::{Reader, Scored};
 use super::sequences::Sequences;
+use super::views::Shown;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Source, Trainer};
 use crate::failure::{Error, Result};
@@ -57,7 +58,7 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
         let last = index + 1 == trainer.roles.len();
         others.push((
             role,
-            if let Some(known) = known { known } else { logits_of(trainer, role, rollouts, last)? },
+            if let Some(known) = known { known } else { logits_of(trainer, role, rollouts, step, last)? },
         ));
     }
     trainer.models.let_go();
@@ -87,15 +88,22 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
 /// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
 /// of the batch. What does not change while the student learns is kept for the next pass over the same
 /// rollouts. `last`: no other role comes after it.
-fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> Result<Vec<Logits>> {
+fn logits_of(
+    trainer: &Trainer,
+    role: Role,
+    rollouts: &Rollouts,
+    step: u32,
+    last: bool,
+) -> Result<Vec<Logits>> {
     let _guard = no_grad_guard();
     let Trainer { stage, models, .. } = trainer;
     let sequences = &rollouts.sequences;
     let runs = runs(trainer, role, sequences)?;
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
-    for (model_ref, pass) in &passes {
-        let model_ref = *model_ref;
+    for (reader, pass) in &passes {
+        let Reader { model_ref, .. } = *reader;
+        let sees = models.view(*reader);
         let softcap = models
             .frozen(model_ref)
             .map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
@@ -103,18 +111,22 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
         let decoder =
             || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(&trainer.model);
         let kept = match (&trainer.kept, pass.as_slice()) {
-            (Some(kept), [run]) => {
+            (Some(kept), [run]) if sees.is_none() => {
                 let ScoringRun { sources, members, .. } = &runs[*run];
                 let scorer = Scorer { role, model_ref, sources: sources.clone(), decoder };
                 kept.hidden(trainer, &scorer, sequences, members.clone())
             }
             _ => None,
         };
-        let hidden = kept.unwrap_or_else(|| {
-            let members = pass.iter().flat_map(|run| runs[*run].members.clone());
-            let micro_batches = sequences.micro_batches(stage, members, stage.micro_batch);
-            hidden(trainer, decoder(), sequences, &micro_batches)
-        });
+        let hidden = match kept {
+            Some(kept) => kept,
+            None => {
+                let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
+                let shown = Shown::new(stage, sees, sequences, members(), step)?;
+                let micro_batches = sequences.micro_batches(stage, members(), &shown);
+                hidden(trainer, decoder(), sequences, &micro_batches, &shown)
+            }
+        };
         // The LM head of the only model stays while its layers go. Of several, others would be needed
         // before the last one's.
         let only = last && passes.len() == 1;
@@ -185,13 +197,13 @@ pub fn nobody(trainer: &Trainer, role: Role, source: &Source) -> Error {
 
 /// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
 /// domain has the same few teachers: each is asked once.
-fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(ModelRef, Vec<usize>)> {
-    let mut passes: Vec<(ModelRef, Vec<usize>)> = Vec::new();
+fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(Reader, Vec<usize>)> {
+    let mut passes: Vec<(Reader, Vec<usize>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        let Some(Scored::Model(model_ref)) = run.scored else { continue };
-        match passes.iter_mut().find(|(known, _)| by_data && *known == model_ref) {
+        let Some(Scored::Model(reader)) = run.scored else { continue };
+        match passes.iter_mut().find(|(known, _)| by_data && *known == reader) {
             Some((_, pass)) => pass.push(index),
-            None => passes.push((model_ref, vec![index])),
+            None => passes.push((reader, vec![index])),
         }
     }
     passes
@@ -208,10 +220,11 @@ pub fn hidden(
     decoder: &Decoder,
     sequences: &Sequences,
     micro_batches: &[Vec<usize>],
+    shown: &Shown,
 ) -> Tensor {
     let parts: Vec<Tensor> = micro_batches
         .iter()
-        .map(|members| decoder.hidden(&sequences.packed(trainer.stage, members)))
+        .map(|members| decoder.hidden(&sequences.packed(trainer.stage, members, shown)))
         .collect();
     in_order(&parts, micro_batches.iter().flatten().copied(), sequences, trainer.stage.device)
 }
@@ -245,15 +258,15 @@ impl ScoringPass {
     ) -> Result<ScoringPass> {
         let Trainer { stage, model, .. } = trainer;
         let sequences = &rollouts.sequences;
-        let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
+        let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
         let trace = match micro_batches.as_slice() {
-            [all] => Some(model.trace(&sequences.packed(stage, all), stage.recomputed)),
+            [all] => Some(model.trace(&sequences.packed(stage, all, &Shown::Own), stage.recomputed)),
             _ => None,
         };
         let _guard = no_grad_guard();
         let hidden = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
-            None => hidden(trainer, model, sequences, &micro_batches),
+            None => hidden(trainer, model, sequences, &micro_batches, &Shown::Own),
         };
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
@@ -365,7 +378,8 @@ impl ScoringPass {
                 .map(|token| token as i64)
                 .collect();
             let grad_hidden = grad_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
-            let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
+            let trace =
+                model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
             // The LM head has its share of all tokens already.
             model.write_gradient(trace, &grad_hidden, grad_lm_head.take(), &mut sum);
         }

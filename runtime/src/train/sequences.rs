@@ -5,6 +5,7 @@ use std::ops::Range;
 use mopd_compiler::expr::batch::{Domains, Layout, Runs};
 
 use super::Stage;
+use super::views::Shown;
 use crate::data::mixture::Draw;
 use crate::model::PackedBatch;
 use crate::rollout::Sequence;
@@ -87,30 +88,32 @@ impl Sequences {
         Some(all)
     }
 
-    /// Prompts and completions of some sequences, to go through a model together.
-    pub fn packed(&self, stage: &Stage, members: &[usize]) -> PackedBatch {
+    /// Completions of some sequences behind what is shown of their prompts, to go through a model together.
+    pub fn packed(&self, stage: &Stage, members: &[usize], shown: &Shown) -> PackedBatch {
         let members = members.iter().map(|member| {
             let sequence = &self.list[*member];
-            (sequence.prompt(stage), sequence.completion.as_slice(), sequence.written.as_deref())
+            (shown.prompt(stage, sequence), sequence.completion.as_slice(), sequence.written.as_deref())
         });
         PackedBatch::masked(members, stage.device)
     }
 
-    /// Some sequences in parts of at most `size`, those of similar length together, so that little is padded;
-    /// all of them together, in their order, where they fit or there is no bound.
+    /// Some sequences in the stage's micro-batches, those of similar length together, so that little is
+    /// padded; all of them together, in their order, where they fit or there is no bound.
     pub fn micro_batches(
         &self,
         stage: &Stage,
         members: impl IntoIterator<Item = usize>,
-        size: Option<u32>,
+        shown: &Shown,
     ) -> Vec<Vec<usize>> {
         let mut members: Vec<usize> = members.into_iter().collect();
-        let Some(size) = size.map(|size| size.max(1) as usize).filter(|size| *size < members.len()) else {
+        let Some(size) =
+            stage.micro_batch.map(|size| size.max(1) as usize).filter(|size| *size < members.len())
+        else {
             return if members.is_empty() { Vec::new() } else { vec![members] };
         };
         members.sort_by_key(|member| {
             let sequence = &self.list[*member];
-            sequence.prompt(stage).len() + sequence.completion.len()
+            shown.prompt(stage, sequence).len() + sequence.completion.len()
         });
         members.chunks(size).map(<[usize]>::to_vec).collect()
     }

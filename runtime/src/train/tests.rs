@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, DataSource, Execution, Keep, Length, Mass, ModelId, Objective, Origin,
-    Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule, Scorers, Signal,
-    StudentCopy, Support, Teacher, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, DataSource, DomainId, Execution, Keep, Length, Mass, ModelId, Objective,
+    Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule, Scorers,
+    Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable, WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -31,6 +31,7 @@ mod reference;
 mod resume;
 mod routes;
 mod scorers;
+mod views;
 
 /// Two domains of ragged answers.
 struct Fixture {
@@ -72,10 +73,10 @@ impl Fixture {
             name: ["copy", "flip"][index],
             origin: Origin(0),
             share: 0.5,
-            route: Route::all(format!("teacher{index}"), teachers[index].clone()),
+            route: Route::all(&named(format!("teacher{index}"), teachers[index].clone())),
             // Some tests have fewer models.
             scorers: [0, 2]
-                .map(|model| (model < models.len()).then(|| Teacher::Model(ModelId(model as u32))))
+                .map(|model| (model < models.len()).then(|| choice(Teacher::Model(ModelId(model as u32)))))
                 .into(),
             prompts: &self.prompts[index],
             tokens: self.prompts[index].tokens(&models[0].tokenizer).unwrap(),
@@ -106,6 +107,15 @@ impl Fixture {
     }
 }
 
+/// A teacher for all prompts of a domain.
+fn named(name: String, teacher: Teacher) -> TeacherChoice {
+    TeacherChoice { domain: DomainId(0), when: None, name, teacher, sees: None }
+}
+
+fn choice(teacher: Teacher) -> TeacherChoice {
+    named("teacher".to_owned(), teacher)
+}
+
 fn load(path: &Path) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
@@ -125,6 +135,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         recipe: Recipe::Distill,
         start: ModelId(0),
         mixture: Vec::new(),
+        sees: None,
         scorers: Scorers::none(),
         rollout: Rollout::new(7, Producer::data("answer")),
         passes,

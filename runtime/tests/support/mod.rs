@@ -98,12 +98,14 @@ impl Builder {
             when: None,
             name: format!("teacher{}", domain.0),
             teacher: Teacher::Model(teacher),
+            sees: None,
         };
         let routed = domains.iter().zip(teachers).map(choice).collect();
         let train = Train {
             recipe,
             start,
             mixture: self.shares(domains),
+            sees: None,
             scorers: Scorers::new(routed, [], Vec::new()),
             rollout,
             passes: 1,

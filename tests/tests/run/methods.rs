@@ -34,7 +34,7 @@ fn folder() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     fs::create_dir(folder.path().join("data")).expect("a folder");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
-    for (name, sign) in [("sort", '<'), ("reverse", '~'), ("copy", '=')] {
+    for (name, sign) in [("sort", '<'), ("reverse", '~'), ("copy", '='), ("grid", '#')] {
         let line = |word: &&str| {
             let mut letters: Vec<char> = word.chars().collect();
             match name {
@@ -43,9 +43,25 @@ fn folder() -> TempDir {
                 _ => {}
             }
             let answer: String = letters.into_iter().collect();
-            let fields = ["answer", "demonstration", "solution", "text", "chosen"];
+            let fields = [
+                "answer",
+                "chosen",
+                "demonstration",
+                "distractor",
+                "evidence",
+                "hint",
+                "map",
+                "plan",
+                "question",
+                "rendering",
+                "solution",
+                "text",
+            ];
             let fields = fields.map(|field| format!("\"{field}\": \"{answer}\", "));
-            format!("{{{}\"prompt\": \"{word}{sign}\", \"rejected\": \"{word}\"}}\n", fields.concat())
+            format!(
+                "{{{}\"prompt\": \"{word}{sign}\", \"rejected\": \"{word}\", \"effort\": \"high\"}}\n",
+                fields.concat()
+            )
         };
         let lines: String = words.iter().map(line).collect();
         for file in [format!("{name}.jsonl"), format!("{name}.test.jsonl"), format!("data/{name}.jsonl")] {

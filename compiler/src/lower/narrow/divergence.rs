@@ -11,8 +11,9 @@ use super::formula::{Kind, role};
 use super::{Narrowed, refused};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
+use crate::lower::positions;
 use crate::plan::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Parameter, Signal, Summand, Support,
+    Axis, Distribution, Divergence, DivergenceKind, Formula, Parameter, Signal, Summand, Support,
 };
 use crate::refusal::At;
 
@@ -155,12 +156,8 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
             return Err(refused(at, "a divergence inside a divergence, with formulas of its own,"));
         }
         Kind::Signal(signal) => graph.signal(signal),
-        Kind::Remaining => {
-            let (length, position) = (graph.signal(Signal::Length), graph.signal(Signal::Position));
-            let one = graph.constant(Axis::Run, 1.0);
-            let behind = graph.apply(Function::Add, &[position, one]);
-            graph.apply(Function::Subtract, &[length, behind])
-        }
+        Kind::Remaining => positions::remaining(graph),
+        Kind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
         Kind::Selected => return Err(refused(at, "`selected` inside a divergence")),
         Kind::Live(_)
         | Kind::Preference

@@ -2,7 +2,7 @@
 
 use mopd_lang::experiment::{Objective, Reduce, Schedule};
 use mopd_lang::formula::text;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedSpan};
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused, sums};
@@ -22,6 +22,8 @@ pub enum Kind {
     PerSequence(f64),
     /// `length - position - 1`
     Remaining,
+    /// `span.final_turn`
+    InFinalTurn,
     /// Where the objective's `select` holds.
     Selected,
     Live(Live),
@@ -182,6 +184,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, at)? },
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
+        Wide::InSpan(NamedSpan::FinalTurn) => return Ok(Kind::InFinalTurn),
         Wide::Selected => return Ok(Kind::Selected),
         Wide::Length => Signal::Length,
         Wide::Truncated => Signal::Truncated,
@@ -203,7 +206,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         | Wide::Offset
         | Wide::Accepted
         | Wide::Masked
-        | Wide::InSpan(_)
+        | Wide::InSpan(NamedSpan::Tag(_))
         | Wide::RewardPart { .. }
         | Wide::Data { .. }
         | Wide::DataIs { .. }

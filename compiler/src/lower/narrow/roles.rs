@@ -132,7 +132,7 @@ impl Found {
     ) -> Result<Vec<Scorer>, Vec<Diagnostic>> {
         let scorers = self.roles.named.iter().zip(&self.domains).map(|(scorer, domains)| {
             let known = &teachers[scorer.teacher.0 as usize];
-            let weights = teacher::weights(*scorer, teachers, train.start, origins)?;
+            let (weights, sees) = teacher::executable(*scorer, teachers, train, origins)?;
             let name =
                 if scorer.bare { format!("{} at temperature 1", known.name) } else { known.name.clone() };
             let choice = |domain: DomainId| TeacherChoice {
@@ -140,6 +140,7 @@ impl Found {
                 when: None,
                 name: name.clone(),
                 teacher: weights.clone(),
+                sees: sees.clone(),
             };
             // In the order of the mixture.
             let asked = train.mixture.iter().map(|share| share.domain);
@@ -163,13 +164,16 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
 }
 
 /// Completions are drawn from a model, token by token: one that is composed of several writes none.
-pub fn composed_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     let writers = rollout.producer.drawn().into_iter().filter_map(|(writer, _)| match writer {
         Writer::Scorer(role) => Some(role),
         Writer::Student | Writer::Model(_) => None,
     });
-    let mut choices = writers.flat_map(|role| scorers.choices(role));
-    let composed = choices.find(|choice| choice.teacher.composition().is_some())?;
+    let choices: Vec<&TeacherChoice> = writers.flat_map(|role| scorers.choices(role)).collect();
+    if choices.iter().any(|choice| choice.sees.is_some()) {
+        return Some(*refused(at, "rollouts of a teacher that sees a template"));
+    }
+    let composed = choices.into_iter().find(|choice| choice.teacher.composition().is_some())?;
     let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);
     let help = "let one of the teachers that it is made of write: `from(NAME, ...)`";
     Some((*refused(at, construct)).help(help))

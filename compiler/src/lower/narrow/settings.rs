@@ -6,6 +6,7 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::{Formula, FormulaKind};
 
+use super::view::view;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::{
@@ -168,9 +169,15 @@ impl<'a> Settings<'a> {
             wide::Recipe::Dpo => Some(Recipe::Dpo),
             wide::Recipe::Step => self.refuse(origin, "training several models in turns (`train`)"),
         };
-        if sees.is_some() {
-            self.refuse::<()>(origin, "a student that sees a template");
-        }
+        let sees = sees.as_deref().map(|template| {
+            let at = self.origins.span(origin);
+            let view = view(template, at, self.origins)?;
+            if !view.is_fixed() {
+                return Err(refused(at, "a template of the student that changes during the run"));
+            }
+            Ok(view)
+        });
+        let sees = sees.transpose().map_err(|refusal| self.note([*refusal])).ok();
         if let Some(formula) = priority {
             self.refuse::<()>(formula.0.origin, "a choice of prompts by `priority`");
         }
@@ -213,7 +220,7 @@ impl<'a> Settings<'a> {
             .zip(named)
             .map(|(choices, named)| Scorers::new(choices, reference.iter().copied(), named));
         if let (Some(scorers), Some(rollout)) = (&scorers, &rollout) {
-            self.note(roles::composed_writer(rollout, scorers, origins.span(train.rollout.origin)));
+            self.note(roles::unfit_writer(rollout, scorers, origins.span(train.rollout.origin)));
         }
         let optimizer = self.optimizer(optimizer);
         if let Trainable::Adapter(adapter) = trainable
@@ -227,6 +234,7 @@ impl<'a> Settings<'a> {
             recipe: recipe?,
             start: *start,
             mixture: mixture.iter().map(share).collect(),
+            sees: sees?,
             scorers: scorers?,
             rollout: rollout?,
             passes: *passes,

@@ -3,8 +3,9 @@
 use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
 use mopd_lang::formula::{Formula, Role};
 
+use super::view::view;
 use super::{Diagnostic, Narrowed, data, divergence, formula, refused};
-use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice};
+use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice, View};
 use crate::refusal::{At, NamedScorer, Origins};
 
 /// One arm of a stage's route.
@@ -23,29 +24,34 @@ pub fn choice(
         .transpose();
     let when = when.map_err(|refusal| refusals.push(*refusal)).ok();
     let name = &teachers[id.0 as usize].name;
-    let weights =
-        weights(scorer, teachers, train.start, origins).map_err(|found| refusals.extend(found)).ok();
-    match (when, weights) {
-        (Some(when), Some(weights)) => {
-            Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher: weights })
+    let executable =
+        executable(scorer, teachers, train, origins).map_err(|found| refusals.extend(found)).ok();
+    match (when, executable) {
+        (Some(when), Some((teacher, sees))) => {
+            Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher, sees })
         }
         _ => Err(refusals),
     }
 }
 
-/// Whose distributions a teacher has.
-pub fn weights(
+/// Whose distributions a teacher has, and what it reads in place of the prompts.
+pub fn executable(
     scorer: NamedScorer,
     teachers: &[wide::Teacher],
-    start: ModelId,
+    train: &wide::Train,
     origins: Origins,
-) -> Result<plan::Teacher, Vec<Diagnostic>> {
+) -> Result<(plan::Teacher, Option<View>), Vec<Diagnostic>> {
     let mut refusals = Vec::new();
     let teacher = &teachers[scorer.teacher.0 as usize];
-    let weights = weights_of(teacher, start, origins, &mut refusals);
+    let weights = weights_of(teacher, train.start, origins, &mut refusals);
     let weights = weights.filter(|_| refusals.is_empty()).ok_or(refusals)?;
     if scorer.bare || teacher.temperature == 1.0 {
-        return Ok(weights);
+        let sees = match weights {
+            // Whoever they are composed of reads.
+            plan::Teacher::Composed(_) => None,
+            _ => sees(teacher, train, origins).map_err(|refusal| vec![*refusal])?,
+        };
+        return Ok((weights, sees));
     }
     let at = origins.span(teacher.origin);
     if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
@@ -55,7 +61,15 @@ pub fn weights(
     let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
     let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
     let members = vec![Member { weight: Parameter::Number(1.0 / teacher.temperature), role }];
-    Ok(plan::Teacher::Composed(Composition { pool: Pool::Logits, members }))
+    Ok((plan::Teacher::Composed(Composition { pool: Pool::Logits, members }), None))
+}
+
+/// The student's template is not its teachers': without one of their own they read the plain prompt.
+fn sees(teacher: &wide::Teacher, train: &wide::Train, origins: Origins) -> Narrowed<Option<View>> {
+    match &teacher.sees {
+        Some(template) => view(template, origins.span(teacher.origin), origins).map(Some),
+        None => Ok(train.sees.as_ref().map(|_| View::of_prompt())),
+    }
 }
 
 fn weights_of(
@@ -76,14 +90,15 @@ fn weights_of(
         foreign: _,
         align,
         reveals,
-        // It fills a template, which is refused already.
+        // It fills a slot, which is refused already.
         feedback: _,
         origin,
     } = teacher;
     let at = origins.span(*origin);
     let mut refuse = |construct: &str| refusals.push(*refused(at, construct));
-    if sees.is_some() {
-        refuse("a teacher that sees a template");
+    let of_others = matches!(weights, TeacherWeights::Composed { .. } | TeacherWeights::Pooled { .. });
+    if of_others && sees.is_some() {
+        refuse("a template that a teacher sees which is composed of others");
     }
     if reveals.is_some() {
         refuse("a teacher that reads what a denoising student has not filled yet");

@@ -169,11 +169,6 @@ fn the_ways_to_one_number() {
 #[test]
 fn teachers() {
     let refused = |change: &dyn Fn(&mut Teacher)| refusals(|experiment| change(&mut experiment.teachers[0]));
-    let template = Rc::new(Template { name: "hint".into(), pieces: vec![], origin: HERE });
-    assert_eq!(
-        refused(&|teacher| teacher.sees = Some(template.clone())),
-        supported("a teacher that sees a template")
-    );
     let align = "a teacher with another tokenizer (`align = tokens`)";
     assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(align));
     let trained = TeacherWeights::Trained { member: "guide".into() };
@@ -374,6 +369,73 @@ fn ladders() {
     let sampling = train.rollout.producer.sampling().expect("it is drawn");
     assert_eq!((sampling.max_tokens, sampling.at(7, 8, &[0]).max_tokens), (16, 4));
     assert_eq!([1, 2].map(|rungs| sampling.at(0, 8, &[rungs]).max_tokens), [16, 8]);
+}
+
+/// A template that is read in place of the prompt runs where a row of the data fills its slots.
+#[test]
+fn templates() {
+    fn shown(pieces: Vec<TemplatePiece>) -> Option<Rc<Template>> {
+        Some(Rc::new(Template { name: "hint".into(), pieces, origin: HERE }))
+    }
+    let refused = |piece: TemplatePiece| {
+        refusals(|experiment| experiment.teachers[0].sees = shown(vec![piece.clone()]))
+    };
+    for (slot, name) in [
+        (Slot::Draft, "draft"),
+        (Slot::Feedback, "feedback"),
+        (Slot::Transcript, "transcript"),
+        (Slot::Completion, "completion"),
+        (Slot::Group(GroupMember::Correct), "group.correct"),
+    ] {
+        let construct = format!("the slot `{{{name}}}` of the template `hint`");
+        assert_eq!(refused(TemplatePiece::Slot(slot)), supported(&construct));
+    }
+    let mean = TemplatePiece::Number(mean_of(&entropy()));
+    assert_eq!(refused(mean), supported("a number in the template `hint`"));
+    let fading = |slot| TemplatePiece::First {
+        slot,
+        share: schedule(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run }),
+    };
+    assert_eq!(
+        refusals(|experiment| distilled(experiment).sees = shown(vec![fading(Slot::Prompt)])),
+        supported("a template of the student that changes during the run")
+    );
+    let sampling = || {
+        let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
+        sampling
+    };
+    let seen = || shown(vec![TemplatePiece::Slot(Slot::Prompt)]);
+    let written = refusals(|experiment| {
+        experiment.teachers[0].sees = seen();
+        distilled(experiment).rollout.source =
+            RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: sampling() };
+    });
+    assert_eq!(written, supported("rollouts of a teacher that sees a template"));
+    // What is shown is in the key, the template's name is not.
+    let keys = |template: Option<Rc<Template>>| {
+        let mut experiment = experiment();
+        experiment.teachers[0].sees = template;
+        compiled(&experiment).stages.iter().map(|stage| stage.key.clone()).collect::<Vec<_>>()
+    };
+    let data = |field: &str| shown(vec![TemplatePiece::Slot(Slot::Data(field.into()))]);
+    let named = |template: Option<Rc<Template>>, name: &str| {
+        template.map(|known| Rc::new(Template { name: name.into(), ..Template::clone(&known) }))
+    };
+    assert_ne!(keys(None), keys(data("solution")));
+    assert_ne!(keys(data("solution")), keys(data("hint")));
+    assert_ne!(keys(data("hint")), keys(shown(vec![fading(Slot::Data("hint".into()))])));
+    assert_eq!(keys(data("hint")), keys(named(data("hint"), "other")));
+    // The student's template is not its teachers': they read the plain prompt.
+    let mut both = experiment();
+    distilled(&mut both).sees = data("hint");
+    let plan = compiled(&both);
+    let train = plan.experiment.models.iter().find_map(|model| match &model.stage {
+        plan::Stage::Train(train) if train.sees.is_some() => Some(train),
+        _ => None,
+    });
+    let train = train.expect("one sees a template");
+    assert!(train.scorers.routed().iter().all(|choice| choice.sees == Some(plan::View::of_prompt())));
+    assert!(plan.stages.iter().zip(keys(None)).any(|(stage, known)| stage.key != known));
 }
 
 /// A `mix` runs where both sides draw groups of one size for the prompts of a step.
@@ -649,6 +711,8 @@ fn whole_numbers_and_what_remains() {
     let floor = apply(Function::Floor, [&apply(Function::Multiply, [&signal(Signal::Reward), &number(3.0)])]);
     assert_weights(floor, [3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
     assert_weights(signal(Signal::Remaining), [2.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    // Completions of one turn each.
+    assert_weights(signal(Signal::InSpan(NamedSpan::FinalTurn)), [1.0; 8]);
     assert_weights(signal(Signal::Available { role: Role::Teacher }), [1.0; 8]);
 }
 

@@ -382,26 +382,31 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 }
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
-    let Train { recipe, start, mixture, scorers, rollout, passes, filter, objective: _, .. } = train;
+    let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, objective: _, .. } = train;
     let Train { trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
     };
-    let teacher = |teacher: &Teacher| match teacher {
-        Teacher::Model(model) => names.model(*model),
-        Teacher::Student(copy) => json!({ "student": written(copy) }),
-        Teacher::Composed(composition) => composed(composition, scorers),
+    let teacher = |choice: &TeacherChoice| {
+        let weights = match &choice.teacher {
+            Teacher::Model(model) => names.model(*model),
+            Teacher::Student(copy) => json!({ "student": written(copy) }),
+            Teacher::Composed(composition) => composed(composition, scorers),
+        };
+        match &choice.sees {
+            None => weights,
+            Some(view) => json!({ "weights": weights, "sees": written(&view.pieces) }),
+        }
     };
     // As the route has them: their order decides.
     let arms = |domain: DomainId| -> Value {
         let condition = |choice: &TeacherChoice| {
             choice.when.as_ref().map_or_else(|| "else".to_owned(), DataFormula::text)
         };
-        let arm =
-            |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(&choice.teacher) });
+        let arm = |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(choice) });
         match train.arms(domain).collect::<Vec<_>>().as_slice() {
-            [all] => teacher(&all.teacher),
+            [all] => teacher(all),
             arms => arms.iter().copied().map(arm).collect(),
         }
     };
@@ -416,13 +421,14 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     }
     let routed = scorers.routed().iter().map(|choice| (choice.domain, arms(choice.domain)));
     let named = scorers.named().iter().map(|scorer| {
-        let weights = scorer.choices.first().map(|choice| teacher(&choice.teacher));
+        let weights = scorer.choices.first().map(teacher);
         (scorer.name.clone(), json!(weights))
     });
     json!({
         "recipe": recipe.name(),
         "start": names.model(*start),
         "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
+        "student sees": sees.as_ref().map(|view| written(&view.pieces)),
         "teacher": by_domain(routed.collect()),
         "reference": by_domain(scorers.references().map(|(domain, id)| (domain, names.model(id))).collect()),
         "named teachers": named.collect::<Map<String, Value>>(),

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use mopd_compiler::plan::DataSource;
+use mopd_compiler::plan::views::Piece;
+use mopd_compiler::plan::{DataSource, Over, Schedule};
 
 use super::*;
 use crate::data::{Field, Request};
@@ -67,6 +68,37 @@ fn whatever_an_example_is_made_of_comes_back() {
     assert_eq!(examples.get(0), (None, vec![7, 0, 8, 9], vec![true, false, false, true]));
     assert_eq!(examples.get(1), (Some([5, 6].as_slice()), vec![1], vec![false]));
     assert!(examples.lengths().eq([3 + 4, 2 + 1]));
+}
+
+fn view(pieces: Vec<Piece>) -> View {
+    View { name: "shown".to_owned(), pieces }
+}
+
+#[test]
+fn a_template_is_filled_row_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = prompts(folder.path(), LINES);
+    let bytes = Tokenizer::Bytes;
+    let slot = |field: &str| Slot::Data(field.to_owned());
+    let text = |text: &str| Piece::Text(text.to_owned());
+    let shown = view(vec![Piece::Slot(Slot::Prompt), text(" "), Piece::Slot(slot("other")), text("?")]);
+    let tokens = prompts.shown(&bytes, &shown).unwrap();
+    assert_eq!(tokens.get(0), bytes.prompt("1+1= two?").unwrap());
+    assert_eq!(tokens.get(1), bytes.prompt("2+2= four?").unwrap());
+    // With the answer's tokens and its end behind it.
+    let longest = prompts.longest_shown(&bytes, &shown, Some("other")).unwrap();
+    let error = longest.fits(0, 14).unwrap_err();
+    let expected = "a.jsonl:2: template `shown` and `other` take 16 tokens, the model's context is 14";
+    assert!(error.to_string().ends_with(expected), "{error}");
+    // One that changes is as long as it becomes, and at a step what it is then.
+    let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+    let fading = view(vec![text("="), Piece::First { slot: slot("other"), share }]);
+    assert_eq!(prompts.shown(&bytes, &fading).unwrap().get(1), bytes.prompt("=four").unwrap());
+    let half = Moment::Step { step: 2, steps: 4 };
+    assert_eq!(prompts.shown_now(&bytes, &fading, half, 1).unwrap(), bytes.prompt("=fo").unwrap());
+    let missing = view(vec![Piece::Slot(slot("third"))]);
+    let Err(error) = prompts.shown(&bytes, &missing) else { panic!("there is no such field") };
+    assert!(error.to_string().contains("third"), "{error}");
 }
 
 #[test]

@@ -208,6 +208,21 @@ impl Conversation {
         self
     }
 
+    /// What a model is asked, with another text as its question: in place of what was said last, or of the
+    /// whole conversation but its system message.
+    pub fn asking(self, text: &str, after_its_turns: bool) -> Conversation {
+        let mut conversation = self.asked();
+        let asked = conversation.messages.pop().map_or(Role::User, |message| message.role);
+        if after_its_turns {
+            let name = ROLES.iter().find(|(_, role)| *role == asked).map_or("user", |(name, _)| name);
+            conversation.messages.push(plain(name, asked, text));
+        } else {
+            conversation.messages.retain(|message| message.role == Role::System);
+            conversation.messages.push(plain("user", Role::User, text));
+        }
+        conversation
+    }
+
     pub fn roles(&self) -> impl ExactSizeIterator<Item = Role> {
         self.messages.iter().map(|message| message.role)
     }

@@ -216,6 +216,18 @@ fn a_prompt_is_what_comes_before_the_answer() {
 }
 
 #[test]
+fn another_question_stands_in_place_of_the_last_one_or_of_all() {
+    let messages = r#"[{"role": "user", "content": "first"}, {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "second"}, {"role": "assistant", "content": "no"}]"#;
+    let chat = || Conversation::new(&Json::parse(messages).unwrap(), Some("be brief")).unwrap();
+    let template = template("{% for m in messages %}{{ m.role }}: {{ m.content }}; {% endfor %}");
+    let rendered = |chat: Conversation| template.render(&chat, chat.roles().len(), true).unwrap();
+    let after_turns = rendered(chat().asking("third", true));
+    assert_eq!(after_turns, "system: be brief; user: first; assistant: yes; user: third; ");
+    assert_eq!(rendered(chat().asking("third", false)), "system: be brief; user: third; ");
+}
+
+#[test]
 fn hostile_templates_are_errors() {
     let chat = Conversation::question(None, "x");
     for source in [

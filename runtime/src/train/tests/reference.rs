@@ -169,7 +169,7 @@ fn steps_equal_the_reference() {
         for (index, source) in stage.sources.iter_mut().enumerate() {
             source.scorers = train.scorers.beside_the_routed(plan::DomainId(index as u32));
             assert!(
-                source.scorers.iter().flatten().all(|scorer| *scorer == Teacher::Model(ModelId(3))),
+                source.scorers.iter().flatten().all(|scorer| scorer.teacher == Teacher::Model(ModelId(3))),
                 "{case}"
             );
         }

@@ -41,7 +41,7 @@ fn hard() -> DataFormula {
 fn by_kind(domain: u32) -> [TeacherChoice; 2] {
     let choice = |when: Option<DataFormula>, model: u32| {
         let teacher = Teacher::Model(ModelId(model));
-        TeacherChoice { domain: DomainId(domain), when, name: format!("teacher{model}"), teacher }
+        TeacherChoice { domain: DomainId(domain), when, name: format!("teacher{model}"), teacher, sees: None }
     };
     [choice(Some(hard()), 2), choice(None, 1)]
 }
@@ -52,7 +52,7 @@ fn source<'a>(fixture: &'a Fixture, name: &'a str, prompts: &'a Prompts, route: 
         origin: Origin(0),
         share: 0.5,
         route,
-        scorers: vec![Some(Teacher::Model(ModelId(0)))],
+        scorers: vec![Some(choice(Teacher::Model(ModelId(0))))],
         prompts,
         tokens: prompts.tokens(&Tokenizer::Bytes).unwrap(),
         limit: None,
@@ -88,7 +88,8 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
         assert_eq!(route.shares(10), [0.5, 0.5]);
         let plain = fixture.stage(&train, ROUTED, &models);
         let one = Stage { sources: vec![source(&fixture, "both", &both, route)], ..plain };
-        let alone = |model: u32| Route::all(format!("teacher{model}"), Teacher::Model(ModelId(model)));
+        let alone =
+            |model: u32| Route::all(&named(format!("teacher{model}"), Teacher::Model(ModelId(model))));
         let plain = fixture.stage(&train, ROUTED, &models);
         let sources = vec![
             source(&fixture, "hard", &apart[0], alone(2)),
@@ -281,10 +282,9 @@ fn routed_teachers_write_what_they_write_alone() {
     assert_eq!(got.len(), 31);
     let alone = [1, 2].map(|model| {
         let mut stage = mixed.stage(&models);
-        stage
-            .sources
-            .iter_mut()
-            .for_each(|source| source.route = Route::all("alone", Teacher::Model(ModelId(model))));
+        stage.sources.iter_mut().for_each(|source| {
+            source.route = Route::all(&named("alone".to_owned(), Teacher::Model(ModelId(model))))
+        });
         written(&stage)
     });
     let by_prompt = |list: &[Sequence], source: usize, record: usize| -> Vec<Vec<Token>> {

@@ -27,7 +27,7 @@ fn two_teachers_by_name_are_scored_in_one_objective() {
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     let places = [[1, 2], [2, 1]];
     for (source, places) in stage.sources.iter_mut().zip(places) {
-        let named = places.map(|model| Some(Teacher::Model(ModelId(model))));
+        let named = places.map(|model| Some(choice(Teacher::Model(ModelId(model)))));
         source.scorers = [None].into_iter().chain(named).collect();
     }
     let (loss, gradient, rollouts) = first_step(&stage);
@@ -81,6 +81,7 @@ fn a_composed_teacher_is_made_of_scored_ones() {
             when: None,
             name: "composed".to_owned(),
             teacher: Teacher::Composed(teacher.clone()),
+            sees: None,
         };
         let routed = vec![choice(0, &extrapolated), choice(1, &mixture)];
         let scorers = Scorers::new(routed, [], vec![scorer("one"), scorer("other")]);
@@ -88,7 +89,7 @@ fn a_composed_teacher_is_made_of_scored_ones() {
         let teachers = [&extrapolated, &mixture].map(|teacher| Teacher::Composed(teacher.clone()));
         let mut stage = fixture.stage(&train, teachers, &weights);
         for source in &mut stage.sources {
-            let named = [1, 2].map(|model| Some(Teacher::Model(ModelId(model))));
+            let named = [1, 2].map(|model| Some(super::choice(Teacher::Model(ModelId(model)))));
             source.scorers = [None].into_iter().chain(named).collect();
         }
         let [student, one, other] = [0, 1, 2].map(|model| Reference::new(&weights[model]));

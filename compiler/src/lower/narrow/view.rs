@@ -1,0 +1,60 @@
+//! Templates that scorers read: a plan knows those that a row of the data fills.
+
+use mopd_lang::experiment::{GroupMember, Slot as WideSlot, Template, TemplatePiece};
+use mopd_lang::formula::{Formula, FormulaKind};
+
+use super::{Narrowed, refused};
+use crate::plan::Schedule;
+use crate::plan::views::{Piece, Slot, View};
+use crate::refusal::Origins;
+use mopd_lang::source::Span;
+
+/// What a template becomes; `at` is the place of what sees it.
+pub fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
+    let piece = |piece: &TemplatePiece| {
+        Ok(match piece {
+            TemplatePiece::Text(text) => Piece::Text(text.clone()),
+            TemplatePiece::Slot(of) => Piece::Slot(slot(of, &template.name, at)?),
+            TemplatePiece::First { slot: of, share: part } => {
+                Piece::First { slot: slot(of, &template.name, at)?, share: share(part, origins)? }
+            }
+            TemplatePiece::Last { slot: of, share: part } => {
+                Piece::Last { slot: slot(of, &template.name, at)?, share: share(part, origins)? }
+            }
+            TemplatePiece::Number(_) => {
+                return Err(refused(at, format!("a number in the template `{}`", template.name)));
+            }
+            TemplatePiece::Anything => unreachable!("it stands on the left of a `rewrite` only"),
+        })
+    };
+    let pieces = template.pieces.iter().map(piece).collect::<Narrowed<_>>()?;
+    Ok(View { name: template.name.clone(), pieces })
+}
+
+fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {
+    let name = match slot {
+        WideSlot::Prompt => return Ok(Slot::Prompt),
+        WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
+        WideSlot::Completion => "completion",
+        WideSlot::Draft => "draft",
+        WideSlot::Transcript => "transcript",
+        WideSlot::Feedback => "feedback",
+        WideSlot::Group(GroupMember::Correct) => "group.correct",
+        WideSlot::Group(GroupMember::Wrong) => "group.wrong",
+        WideSlot::Group(GroupMember::Other) => "group.other",
+        WideSlot::Answer { .. } => return Err(refused(at, format!("a teacher's answer in `{template}`"))),
+        WideSlot::Shortened { .. } => "short(...)",
+        WideSlot::Shuffled(_) => "shuffled(...)",
+    };
+    Err(refused(at, format!("the slot `{{{name}}}` of the template `{template}`")))
+}
+
+fn share(share: &Formula, origins: Origins) -> Narrowed<Schedule> {
+    let at = origins.span(share.0.origin);
+    match &share.0.kind {
+        FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }),
+        FormulaKind::Schedule(schedule) => Ok(schedule.clone()),
+        FormulaKind::Adaptive(_) => Err(refused(at, "a share of a slot that the run itself moves")),
+        _ => Err(refused(at, "a share of a slot that is computed from others")),
+    }
+}

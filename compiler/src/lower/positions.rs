@@ -1,0 +1,44 @@
+//! Numbers that follow from where a token stands.
+
+use crate::expr::graph::{Graph, NodeId};
+use crate::plan::{Axis, Function, Reduction, Signal};
+
+/// `length - position - 1`: 0 at the last token of a completion.
+pub fn remaining(graph: &mut Graph) -> NodeId {
+    let (length, position) = (graph.signal(Signal::Length), graph.signal(Signal::Position));
+    let one = graph.constant(Axis::Run, 1.0);
+    let behind = graph.apply(Function::Add, &[position, one]);
+    graph.apply(Function::Subtract, &[length, behind])
+}
+
+/// Whether the token's turn is the one that ends the completion.
+pub fn in_final_turn(graph: &mut Graph) -> NodeId {
+    let remaining = remaining(graph);
+    let after_turn = graph.reduce(Reduction::Minimum, remaining, Axis::Turn, None);
+    let after_turn = graph.broadcast(after_turn, Axis::Token);
+    let none = graph.constant(Axis::Run, 0.0);
+    graph.apply(Function::Equal, &[after_turn, none])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expr::batch::{Batch, Layout, Runs};
+    use crate::expr::interpret::interpret;
+
+    #[test]
+    fn the_final_turn_is_the_last_of_its_completion() {
+        let mut graph = Graph::default();
+        let of_token = [remaining(&mut graph), in_final_turn(&mut graph)];
+        let layout = Layout {
+            sequence_of_token: vec![0, 0, 0, 0, 0, 1, 1],
+            group_of_sequence: vec![0, 0],
+            groups: 1,
+            turns: Some(Runs { of_token: vec![0, 0, 1, 2, 2, 3, 3], parent: vec![0, 0, 0, 1] }),
+            ..Layout::default()
+        };
+        let values = interpret(&graph, &of_token, &Batch { layout, ..Batch::default() }).unwrap();
+        assert_eq!(values.get(of_token[0]), [4.0, 3.0, 2.0, 1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(values.get(of_token[1]), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
+    }
+}

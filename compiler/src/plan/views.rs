@@ -1,0 +1,183 @@
+//! Views: what a scorer reads in place of the prompt. The completion after it is the student's, token by token.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::Schedule;
+
+/// A template whose slots are filled row by row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// Of the template.
+    pub name: String,
+    pub pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Piece {
+    Text(String),
+    Slot(Slot),
+    /// The beginning of a slot: that share of its characters, rounded down.
+    First {
+        slot: Slot,
+        share: Schedule,
+    },
+    /// Its end.
+    Last {
+        slot: Slot,
+        share: Schedule,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slot {
+    /// The prompt as text: of a conversation, what was said last that is not the assistant's.
+    Prompt,
+    /// A field of the data.
+    Data(String),
+}
+
+/// Which step's shares a view is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Step {
+        step: u32,
+        steps: u32,
+    },
+    /// The largest that each share becomes, whatever the step.
+    Most,
+}
+
+impl View {
+    /// The prompt and nothing else.
+    pub fn of_prompt() -> View {
+        View { name: "prompt".to_owned(), pieces: vec![Piece::Slot(Slot::Prompt)] }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Text(_) => None,
+            Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => Some(slot),
+        })
+    }
+
+    /// The fields of the data that it reads, each once.
+    pub fn fields(&self) -> Vec<&str> {
+        let mut fields: Vec<&str> = Vec::new();
+        for slot in self.slots() {
+            if let Slot::Data(field) = slot
+                && !fields.contains(&field.as_str())
+            {
+                fields.push(field);
+            }
+        }
+        fields
+    }
+
+    /// Whether the prompt is part of it. Where it is not, no turn of a conversation is.
+    pub fn has_prompt(&self) -> bool {
+        self.slots().any(|slot| *slot == Slot::Prompt)
+    }
+
+    /// Whether a row looks alike at every step.
+    pub fn is_fixed(&self) -> bool {
+        self.pieces.iter().all(|piece| match piece {
+            Piece::Text(_) | Piece::Slot(_) => true,
+            Piece::First { share, .. } | Piece::Last { share, .. } => {
+                matches!(share, Schedule::Constant { .. })
+            }
+        })
+    }
+
+    /// Its text, `slot` being what a row has for a slot.
+    pub fn filled<'a>(&self, moment: Moment, slot: impl Fn(&Slot) -> &'a str) -> String {
+        let part = |piece: &Piece| -> Cow<'_, str> {
+            match piece {
+                Piece::Text(text) => Cow::Owned(text.clone()),
+                Piece::Slot(of) => Cow::Borrowed(slot(of)),
+                Piece::First { slot: of, share } => {
+                    let text = slot(of);
+                    Cow::Borrowed(&text[..place(text, share_at(share, moment))])
+                }
+                Piece::Last { slot: of, share } => {
+                    let text = slot(of);
+                    let hidden = text.chars().count() - shown(text, share_at(share, moment));
+                    Cow::Borrowed(&text[place_of(text, hidden)..])
+                }
+            }
+        };
+        self.pieces.iter().map(part).collect()
+    }
+}
+
+fn share_at(share: &Schedule, moment: Moment) -> f64 {
+    match moment {
+        Moment::Step { step, steps } => share.at(step, steps),
+        Moment::Most => share.ends().into_iter().fold(0.0, f64::max),
+    }
+}
+
+/// Characters of a text that a share of it has.
+fn shown(text: &str, share: f64) -> usize {
+    let all = text.chars().count();
+    // A share such as 1/3 of 3 is a hair below 1.
+    ((share.clamp(0.0, 1.0) * all as f64 + 1e-9).floor() as usize).min(all)
+}
+
+fn place(text: &str, share: f64) -> usize {
+    place_of(text, shown(text, share))
+}
+
+/// Where a character begins.
+fn place_of(text: &str, character: usize) -> usize {
+    text.char_indices().nth(character).map_or(text.len(), |(place, _)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Over;
+
+    fn filled(pieces: Vec<Piece>, moment: Moment) -> String {
+        let view = View { name: "shown".to_owned(), pieces };
+        view.filled(moment, |slot| match slot {
+            Slot::Prompt => "sort: 3 1",
+            Slot::Data(_) => "größer",
+        })
+    }
+
+    #[test]
+    fn slots_are_filled_and_cut_at_characters() {
+        let step = |step| Moment::Step { step, steps: 4 };
+        let solution = || Slot::Data("solution".to_owned());
+        let half = || Schedule::Constant { value: 0.5 };
+        let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text("\n".to_owned()), Piece::Slot(solution())];
+        assert_eq!(filled(pieces, step(0)), "sort: 3 1\ngrößer");
+        assert_eq!(filled(vec![Piece::First { slot: solution(), share: half() }], step(0)), "grö");
+        assert_eq!(filled(vec![Piece::Last { slot: solution(), share: half() }], step(0)), "ßer");
+        let third = || Schedule::Constant { value: 1.0 / 3.0 };
+        assert_eq!(filled(vec![Piece::First { slot: solution(), share: third() }], step(0)), "gr");
+        let fading = || Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+        let at = |moment| filled(vec![Piece::First { slot: solution(), share: fading() }], moment);
+        assert_eq!([at(step(0)), at(step(1)), at(step(3))], ["größer", "größ", "g"]);
+        assert_eq!(at(Moment::Most), "größer");
+        let all = || Schedule::Constant { value: 1.0 };
+        assert_eq!(filled(vec![Piece::Last { slot: solution(), share: all() }], step(0)), "größer");
+        let none = || Schedule::Constant { value: 0.0 };
+        assert_eq!(filled(vec![Piece::Last { slot: solution(), share: none() }], step(0)), "");
+    }
+
+    #[test]
+    fn a_view_says_what_it_reads() {
+        let slot = |name: &str| Piece::Slot(Slot::Data(name.to_owned()));
+        let mut view = View { name: "shown".to_owned(), pieces: vec![slot("a"), slot("b"), slot("a")] };
+        assert_eq!(view.fields(), ["a", "b"]);
+        assert!(!view.has_prompt() && view.is_fixed());
+        let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+        view.pieces.push(Piece::First { slot: Slot::Prompt, share });
+        assert!(view.has_prompt() && !view.is_fixed());
+    }
+}

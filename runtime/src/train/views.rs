@@ -1,0 +1,68 @@
+//! What stands before the completions where a scorer reads them: the prompts as the student reads them, or
+//! what a view makes of their rows. The completions are the same tokens, so that every trained token has its
+//! row of logits whatever stands before it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use mopd_compiler::plan::View;
+use mopd_compiler::plan::views::Moment;
+
+use super::Stage;
+use super::sequences::Sequences;
+use crate::data::Lists;
+use crate::failure::Result;
+use crate::rollout::Sequence;
+use crate::tokenizer::Token;
+
+/// The prompts of a step's sequences, as one scorer reads them.
+pub enum Shown {
+    /// As the student does.
+    Own,
+    /// Of a view that is the same at every step: all rows of each source that has some of the sequences.
+    Rows(HashMap<usize, Arc<Lists<Token>>>),
+    /// As they are at this step, by source and record.
+    Now(HashMap<(usize, usize), Vec<Token>>),
+}
+
+impl Shown {
+    /// What a scorer that `sees` reads before some of the sequences of a step.
+    pub fn new(
+        stage: &Stage,
+        sees: Option<&View>,
+        sequences: &Sequences,
+        members: impl Iterator<Item = usize>,
+        step: u32,
+    ) -> Result<Shown> {
+        let Some(view) = sees else { return Ok(Shown::Own) };
+        let tokenizer = &stage.start.tokenizer;
+        let members = members.map(|member| &sequences.list[member]);
+        if view.is_fixed() {
+            let mut rows = HashMap::new();
+            for Sequence { source, .. } in members {
+                if let Entry::Vacant(place) = rows.entry(*source) {
+                    place.insert(stage.sources[*source].prompts.shown(tokenizer, view)?);
+                }
+            }
+            return Ok(Shown::Rows(rows));
+        }
+        let moment = Moment::Step { step, steps: stage.steps };
+        let mut now = HashMap::new();
+        for Sequence { source, record, .. } in members {
+            if let Entry::Vacant(place) = now.entry((*source, *record)) {
+                place.insert(stage.sources[*source].prompts.shown_now(tokenizer, view, moment, *record)?);
+            }
+        }
+        Ok(Shown::Now(now))
+    }
+
+    /// What stands before a completion.
+    pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence) -> &'a [Token] {
+        match self {
+            Shown::Own => sequence.prompt(stage),
+            Shown::Rows(rows) => rows[&sequence.source].get(sequence.record),
+            Shown::Now(now) => &now[&(sequence.source, sequence.record)],
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Where next-token logits come from: given, projected from hidden states, composed of others'.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tch::Tensor;
+
+use super::composed::Composed;
+use super::masked;
+use crate::model::logits;
+
+/// Where next-token logits of consecutive tokens come from.
+pub enum Logits {
+    /// `[tokens, vocabulary]`. [`Vocabulary::gradient`] writes the student's over.
+    Given(Tensor),
+    /// The product of the last hidden states, `[tokens, width]`, and the LM head, `[vocabulary,
+    /// width]`; with a `softcap` c, c * tanh(product / c).
+    Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
+    /// Made of others', in single precision.
+    Composed(Composed),
+    /// Of so many tokens, which nobody asks about.
+    Absent(i64),
+}
+
+/// An LM head, `[vocabulary, width]`.
+pub enum Matrix {
+    Held(Tensor),
+    /// Made when the tokens that it is for have their turn, and let go when others have.
+    Fetched(Fetched),
+}
+
+/// A tensor that can be made anew.
+#[derive(Clone)]
+pub struct Fetched {
+    make: Rc<dyn Fn() -> Tensor>,
+    pub(super) held: Rc<RefCell<Option<Tensor>>>,
+}
+
+impl Fetched {
+    /// `held` is the tensor, if it was made before.
+    pub fn new(make: impl Fn() -> Tensor + 'static, held: Option<Tensor>) -> Fetched {
+        Fetched { make: Rc::new(make), held: Rc::new(RefCell::new(held)) }
+    }
+
+    pub(super) fn get(&self) -> Tensor {
+        self.held.borrow_mut().get_or_insert_with(|| (self.make)()).shallow_clone()
+    }
+
+    pub(super) fn let_go(&self) {
+        *self.held.borrow_mut() = None;
+    }
+}
+
+impl Matrix {
+    pub(super) fn get(&self) -> Tensor {
+        match self {
+            Matrix::Held(matrix) => matrix.shallow_clone(),
+            Matrix::Fetched(fetched) => fetched.get(),
+        }
+    }
+}
+
+impl Logits {
+    pub fn projected(hidden: &Tensor, matrix: &Tensor) -> Logits {
+        Logits::Projected { hidden: hidden.detach(), matrix: Matrix::Held(matrix.detach()), softcap: None }
+    }
+
+    /// The same numbers, not copied.
+    pub fn share(&self) -> Logits {
+        match self {
+            Logits::Given(logits) => Logits::Given(logits.shallow_clone()),
+            Logits::Projected { hidden, matrix, softcap } => {
+                let matrix = match matrix {
+                    Matrix::Held(matrix) => Matrix::Held(matrix.shallow_clone()),
+                    Matrix::Fetched(fetched) => Matrix::Fetched(fetched.clone()),
+                };
+                Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap }
+            }
+            Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
+            Logits::Absent(tokens) => Logits::Absent(*tokens),
+        }
+    }
+
+    /// `count` tokens from `first`, not copied.
+    pub fn part(&self, first: i64, count: i64) -> Logits {
+        let mut part = self.share();
+        match &mut part {
+            Logits::Given(values) | Logits::Projected { hidden: values, .. } => {
+                *values = values.narrow(0, first, count);
+            }
+            Logits::Composed(composed) => *composed = composed.part(first, count),
+            Logits::Absent(tokens) => *tokens = count,
+        }
+        part
+    }
+
+    pub(super) fn softcap(&self) -> Option<f64> {
+        if let Logits::Projected { softcap, .. } = self { *softcap } else { None }
+    }
+
+    pub(super) fn let_go(&self) {
+        match self {
+            Logits::Projected { matrix: Matrix::Fetched(fetched), .. } => fetched.let_go(),
+            Logits::Composed(composed) => composed.let_go(),
+            Logits::Projected { .. } | Logits::Given(_) | Logits::Absent(_) => {}
+        }
+    }
+
+    pub fn tokens(&self) -> i64 {
+        match self {
+            Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.size()[0],
+            Logits::Composed(composed) => composed.tokens(),
+            Logits::Absent(tokens) => *tokens,
+        }
+    }
+
+    /// `absent` are ids that no token has.
+    pub(super) fn rows(&self, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+        let logits = match self {
+            Logits::Given(logits) => logits.narrow(0, first, count),
+            Logits::Projected { hidden, matrix, softcap } => {
+                logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap)
+            }
+            Logits::Composed(composed) => composed.rows(first, count, absent),
+            Logits::Absent(_) => unreachable!("only tokens that a scorer has logits of are read"),
+        };
+        masked(logits, absent)
+    }
+}
