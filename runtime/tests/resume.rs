@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, Job, RunJob};
+use mopd_compiler::plan::views::{Piece, Slot};
 use mopd_compiler::plan::*;
 use support::*;
 use tempfile::TempDir;
@@ -447,4 +448,16 @@ fn rollouts_of_frozen_models_are_written_once() {
     let (events, code) = run(&job(&imitation(3e-3), folder.path(), "five"));
     assert_eq!((code, warnings(&events)), (0, vec![]), "`--from` wrote them anew");
     assert!(weights("four") == weights("one"));
+    // Behind another prompt they are others.
+    let mut shown = imitation(1e-3);
+    let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text(" now".to_owned())];
+    for (model, stage) in shown.experiment.models.iter_mut().zip(&mut shown.stages) {
+        if let (Stage::Train(train), "imitator") = (&mut model.stage, model.name.as_str()) {
+            train.sees = Some(View { name: "shown".to_owned(), pieces: pieces.clone() });
+            stage.content_key = "shown".to_owned();
+        }
+    }
+    assert_eq!(run(&job(&shown, folder.path(), "six")).1, 0);
+    assert_eq!(rollouts().len(), 2);
+    assert!(weights("six") != weights("one"));
 }

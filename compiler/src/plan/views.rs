@@ -1,4 +1,5 @@
-//! Views: what a scorer reads in place of the prompt. The completion after it is the student's, token by token.
+//! Views: what a scorer reads in place of the prompt. The completion after it is the student's, token by
+//! token.
 
 use std::borrow::Cow;
 

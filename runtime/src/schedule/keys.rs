@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::producers::{Once, Writer};
+use mopd_compiler::plan::views::Piece;
 use mopd_compiler::plan::{
     DataFormula, Domain, DomainId, Evaluation, Keep, Length, ModelId, Objective, Plan, PromptFormat, Reward,
     Rollout, Sampling, Stage, Tokenizer, Train,
@@ -94,6 +95,9 @@ struct RolloutsKey<'a> {
     stream: u64,
     #[serde(flatten)]
     written: WrittenKey,
+    /// In place of the prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sees: Option<&'a [Piece]>,
     sampling: &'a Sampling,
     tokenizer: String,
     shares: Vec<ShareKey<'a>>,
@@ -336,6 +340,7 @@ impl<'a> Maker<'a> {
             computed,
             stream,
             written,
+            sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
             sampling,
             tokenizer: form.tokenizer.hash(),
             shares: shares.collect(),

@@ -1,4 +1,5 @@
-//! Whom a stage asks: the teachers that its objective reads or that write, by name, and those that others are composed of.
+//! Whom a stage asks: the teachers that its objective reads or that write, by name, and those that others are
+//! composed of.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{DomainId, Pool, Teacher, TeacherWeights, Train};
@@ -7,7 +8,7 @@ use mopd_lang::source::Span;
 
 use super::{refused, teacher};
 use crate::plan::producers::Writer;
-use crate::plan::{Rollout, Scorer, Scorers, TeacherChoice};
+use crate::plan::{Rollout, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
@@ -163,15 +164,21 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
     })
 }
 
-/// Completions are drawn from a model, token by token: one that is composed of several writes none.
+/// Completions are drawn from a model, token by token, behind the prompt that the student reads: one that is
+/// composed of several writes none, and neither does one that reads another prompt.
 pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     let writers = rollout.producer.drawn().into_iter().filter_map(|(writer, _)| match writer {
         Writer::Scorer(role) => Some(role),
         Writer::Student | Writer::Model(_) => None,
     });
     let choices: Vec<&TeacherChoice> = writers.flat_map(|role| scorers.choices(role)).collect();
-    if choices.iter().any(|choice| choice.sees.is_some()) {
-        return Some(*refused(at, "rollouts of a teacher that sees a template"));
+    if let Some(view) = choices.iter().find_map(|choice| choice.sees.as_ref()) {
+        let construct = if *view == View::of_prompt() {
+            "a teacher's rollouts for a student that sees a template"
+        } else {
+            "rollouts of a teacher that sees a template"
+        };
+        return Some(*refused(at, construct));
     }
     let composed = choices.into_iter().find(|choice| choice.teacher.composition().is_some())?;
     let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);

@@ -411,6 +411,13 @@ fn templates() {
             RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: sampling() };
     });
     assert_eq!(written, supported("rollouts of a teacher that sees a template"));
+    let written = refusals(|experiment| {
+        let train = distilled(experiment);
+        train.sees = shown(vec![TemplatePiece::Slot(Slot::Data("hint".into()))]);
+        train.rollout.source =
+            RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: sampling() };
+    });
+    assert_eq!(written, supported("a teacher's rollouts for a student that sees a template"));
     // What is shown is in the key, the template's name is not.
     let keys = |template: Option<Rc<Template>>| {
         let mut experiment = experiment();

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
+use mopd_compiler::plan::producers::Model;
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{Keep, Producer};
 
@@ -101,7 +102,10 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
     let data = |field: &str| Producer::data(field);
     let pairs = Rollout::new(7, Producer::pairs(data("answer"), data("answer")));
     let rollouts = Rollout::new(7, Producer::teacher_once(13, Keep::All, Sampling::new(1, 1.0, 6)));
+    let earlier = Model { once: true, model: ModelId(2), sampling: Sampling::new(2, 1.0, 6) };
+    let snapshot = Rollout::new(7, Producer::Model(earlier));
     let cases = [
+        ("a snapshot", Some(3), 1, snapshot),
         ("data", None, 1, train(mopd(1.0), 1).rollout),
         ("data in half precision", None, 1, train(mopd(1.0), 1).rollout),
         ("data in micro-batches", Some(3), 1, train(mopd(1.0), 1).rollout),
