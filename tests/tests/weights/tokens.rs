@@ -173,8 +173,13 @@ fn masked() -> Vec<Case> {
             })
             .linear("cover", FORWARD, |_| 1.0),
         // Card A1.3: the final assistant turn.
-        of("ccopd.ccopd_loss").select(|t| t.is("span.final_turn")).linear("follow", REVERSE, |_| 1.0),
+        of("ccopd.ccopd_loss").select(in_final_turn).linear("follow", REVERSE, |_| 1.0),
     ]
+}
+
+fn in_final_turn(t: At) -> bool {
+    let last = *t.peers(Axis::Sequence).last().expect("a sequence has tokens");
+    last.element(Axis::Turn) == t.element(Axis::Turn)
 }
 
 /// Draft-OPD (card B2.12): rejected tokens weigh 2 * 0.9^(offset - 1), accepted ones 1.
