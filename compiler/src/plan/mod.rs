@@ -12,8 +12,8 @@ mod settings;
 pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
-pub(crate) use moving::moving;
 pub use moving::{Ladder, Moving};
+pub(crate) use moving::{moving, schedule};
 pub use producers::{Producer, Rollout};
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};

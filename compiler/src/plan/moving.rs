@@ -60,8 +60,6 @@ impl Moving {
 pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Narrowed<Moving> {
     let at = origins.span(formula.0.origin);
     match &formula.0.kind {
-        FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }.into()),
-        FormulaKind::Schedule(schedule) => Ok(schedule.clone().into()),
         FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
             let ladder = origins.ladders.iter().position(|known| known.0.kind == formula.0.kind);
             let ladder = ladder.expect("a stage knows the ladders of its rollouts") as u32;
@@ -70,6 +68,17 @@ pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Narrowe
         FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
             Err(refused(at, format!("{what} that is learned")))
         }
+        _ => schedule(formula, what, origins).map(Moving::Schedule),
+    }
+}
+
+/// The same where the run itself can't move it.
+pub(crate) fn schedule(formula: &Formula, what: &str, origins: Origins) -> Narrowed<Schedule> {
+    let at = origins.span(formula.0.origin);
+    match &formula.0.kind {
+        FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }),
+        FormulaKind::Schedule(schedule) => Ok(schedule.clone()),
+        FormulaKind::Adaptive(_) => Err(refused(at, format!("{what} that the run itself moves"))),
         _ => Err(refused(at, format!("{what} that is computed from others"))),
     }
 }

@@ -111,7 +111,7 @@ impl Scorers {
         self.0[1].choices.iter().filter_map(|choice| Some((choice.domain, choice.teacher.model()?)))
     }
 
-    /// Whose weights have the role, domain by domain.
+    /// The teachers that have the role, domain by domain.
     pub fn choices(&self, role: Role) -> &[TeacherChoice] {
         let Role::Scorer(ScorerId(place)) = role else { return &[] };
         self.0.get(place as usize).map_or(&[], |scorer| &scorer.choices)

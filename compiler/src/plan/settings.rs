@@ -171,7 +171,7 @@ pub struct Train<O> {
     /// What the student reads in place of the prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
-    /// Whose distributions the objective reads, the student's aside.
+    /// The distributions that the objective reads beside the student's.
     #[serde(flatten)]
     pub scorers: Scorers,
     #[serde(rename = "prefixes")]
@@ -253,7 +253,7 @@ pub struct TeacherChoice {
     pub sees: Option<View>,
 }
 
-/// Whose distributions a teacher has.
+/// Where the distributions of a teacher come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Teacher {

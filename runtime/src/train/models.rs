@@ -18,7 +18,7 @@ use super::vocabulary::{Fetched, Matrix};
 use crate::model::{Config, Decoder, Weights};
 use crate::store::state::StateTensors;
 
-/// Whose weights.
+/// A model by its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModelRef {
     /// An index into the frozen models.
@@ -29,7 +29,7 @@ pub enum ModelRef {
     Copy(usize),
 }
 
-/// Whose weights, and what they read.
+/// A model, and what it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reader {
     pub model_ref: ModelRef,
@@ -37,7 +37,7 @@ pub struct Reader {
     pub view: Option<usize>,
 }
 
-/// Whose distributions.
+/// Where the distributions of a scorer come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scored {
     Model(Reader),

@@ -4,14 +4,13 @@
 use std::fmt::Display;
 
 use mopd_lang::experiment as wide;
-use mopd_lang::formula::{Formula, FormulaKind};
 
 use super::view::view;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::{
     AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Producer,
-    Recipe, Reward, Row, Sampling, Schedule, Scorers, Share, Stage, Train, Trainable,
+    Recipe, Reward, Row, Sampling, Scorers, Share, Stage, Train, Trainable, schedule,
 };
 use crate::refusal::Origins;
 
@@ -228,7 +227,9 @@ impl<'a> Settings<'a> {
         {
             self.refuse::<()>(origin, "an adapter with `dropout`");
         }
-        let learning_rate = self.schedule(learning_rate);
+        let learning_rate = schedule(learning_rate, "a learning rate", self.origins)
+            .map_err(|refusal| self.note([*refusal]))
+            .ok();
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
         Some(Train {
             recipe: recipe?,
@@ -254,17 +255,6 @@ impl<'a> Settings<'a> {
             wide::Optimizer::AdamW(adam) => Some(adam.clone()),
             wide::Optimizer::Sgd { origin, .. } => self.refuse(*origin, "the optimizer `sgd`"),
             wide::Optimizer::Private { origin, .. } => self.refuse(*origin, "the optimizer `private_adamw`"),
-        }
-    }
-
-    fn schedule(&mut self, rate: &Formula) -> Option<Schedule> {
-        match &rate.0.kind {
-            FormulaKind::Number(value) => Some(Schedule::Constant { value: *value }),
-            FormulaKind::Schedule(schedule) => Some(schedule.clone()),
-            FormulaKind::Adaptive(_) => {
-                self.refuse(rate.0.origin, "a learning rate that the run itself moves")
-            }
-            _ => self.refuse(rate.0.origin, "a learning rate that is computed from others"),
         }
     }
 

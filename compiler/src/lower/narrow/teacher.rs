@@ -34,7 +34,7 @@ pub fn choice(
     }
 }
 
-/// Whose distributions a teacher has, and what it reads in place of the prompts.
+/// Where the distributions of a teacher come from, and what it reads in place of the prompts.
 pub fn executable(
     scorer: NamedScorer,
     teachers: &[wide::Teacher],

@@ -1,10 +1,9 @@
 //! Templates that scorers read: a plan knows those that a row of the data fills.
 
 use mopd_lang::experiment::{GroupMember, Slot as WideSlot, Template, TemplatePiece};
-use mopd_lang::formula::{Formula, FormulaKind};
 
 use super::{Narrowed, refused};
-use crate::plan::Schedule;
+use crate::plan::schedule;
 use crate::plan::views::{Piece, Slot, View};
 use crate::refusal::Origins;
 use mopd_lang::source::Span;
@@ -15,12 +14,14 @@ pub fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),
             TemplatePiece::Slot(of) => Piece::Slot(slot(of, &template.name, at)?),
-            TemplatePiece::First { slot: of, share: part } => {
-                Piece::First { slot: slot(of, &template.name, at)?, share: share(part, origins)? }
-            }
-            TemplatePiece::Last { slot: of, share: part } => {
-                Piece::Last { slot: slot(of, &template.name, at)?, share: share(part, origins)? }
-            }
+            TemplatePiece::First { slot: of, share: part } => Piece::First {
+                slot: slot(of, &template.name, at)?,
+                share: schedule(part, "a share of a slot", origins)?,
+            },
+            TemplatePiece::Last { slot: of, share: part } => Piece::Last {
+                slot: slot(of, &template.name, at)?,
+                share: schedule(part, "a share of a slot", origins)?,
+            },
             TemplatePiece::Number(_) => {
                 return Err(refused(at, format!("a number in the template `{}`", template.name)));
             }
@@ -47,14 +48,4 @@ fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {
         WideSlot::Shuffled(_) => "shuffled(...)",
     };
     Err(refused(at, format!("the slot `{{{name}}}` of the template `{template}`")))
-}
-
-fn share(share: &Formula, origins: Origins) -> Narrowed<Schedule> {
-    let at = origins.span(share.0.origin);
-    match &share.0.kind {
-        FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }),
-        FormulaKind::Schedule(schedule) => Ok(schedule.clone()),
-        FormulaKind::Adaptive(_) => Err(refused(at, "a share of a slot that the run itself moves")),
-        _ => Err(refused(at, "a share of a slot that is computed from others")),
-    }
 }

@@ -13,6 +13,7 @@ use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::train::models::{ModelRef, Models};
+use crate::zip::zip_equal;
 
 pub(super) struct OfModel {
     model: ModelRef,
@@ -36,7 +37,7 @@ pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> 
     }
     let written = kept_or_written(cache, || writer.for_all_prompts(stage, models))?;
     let n = sampling.n.max(1) as usize;
-    let places = written.iter().zip(&stage.sources).map(|(written, source)| {
+    let places = zip_equal(&written, &stage.sources).map(|(written, source)| {
         let mut places = vec![None; source.tokens.len()];
         for (place, first) in written.iter().enumerate().step_by(n) {
             places[first.record] = Some(place);
