@@ -255,7 +255,12 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
             (None, _) => {}
         }
         let out = member.out(&folder);
-        match one(arguments, compiled, &out, !sweep.is_swept())? {
+        let ended_as = one(arguments, compiled, &out, !sweep.is_swept())?;
+        if ended_as != Status::Interrupted {
+            // Before all else: a folder that is gone is also why a stage could not write to it.
+            lock.check()?;
+        }
+        match ended_as {
             Status::Interrupted => {
                 if sweep.is_swept() {
                     output::error(&format!(
@@ -266,7 +271,6 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
                 return Ok(Status::Interrupted);
             }
             Status::Good => {
-                lock.check()?;
                 // The results are whole without them, and other members may have room for theirs.
                 if arguments.tensorboard
                     && let Err(problem) = event_files(&out)

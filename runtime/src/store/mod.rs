@@ -186,7 +186,13 @@ impl Store {
     /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
         let folder = out.join("models").join(folder_of_model(model, seed));
-        fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
+        // Somebody may delete the folder while it is filled; whoever does so twice means it.
+        self.link_into(&folder, key).or_else(|_| self.link_into(&folder, key))?;
+        Ok(folder)
+    }
+
+    fn link_into(&self, folder: &Path, key: &str) -> Result<()> {
+        fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
         let entry = self.path(key);
         let sums = self.folder.checksums(key).map_err(|problem| Error::storage(&entry, problem))?;
         // What an earlier run left there would be loaded first.
@@ -208,7 +214,7 @@ impl Store {
                 fs::copy(&from, &to).map_err(|error| Error::storage(&to, error))?;
             }
         }
-        Ok(folder)
+        Ok(())
     }
 }
 
