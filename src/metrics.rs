@@ -10,18 +10,28 @@ pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.
 const OF_COMPLETIONS: [&str; 2] = ["reward", "length"];
 
-/// The rows of every step that have the same text in `column`, in the order in which the first of each
-/// stands.
+/// What a row is of: its domain, with the terms where some have completions of their own.
+pub fn domain(metrics: &ColumnTable, row: usize) -> String {
+    let domain = metrics.text("domain", row);
+    match metrics.text("terms", row) {
+        "" => domain.to_owned(),
+        terms => format!("{domain} ({terms})"),
+    }
+}
+
+/// The rows of every step that have the same text in `column` and are of the same terms, in the order in
+/// which the first of each stands.
 pub fn gathered(
     metrics: &ColumnTable,
     rows: impl IntoIterator<Item = usize>,
     column: &str,
 ) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut known: HashMap<(u64, &str, u64, &str), usize> = HashMap::new();
+    let mut known: HashMap<_, usize> = HashMap::new();
     for row in rows {
         let step = (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row));
-        let group = *known.entry((step.0, step.1, step.2, metrics.text(column, row))).or_insert(groups.len());
+        let of = (metrics.text(column, row), metrics.text("terms", row));
+        let group = *known.entry((step, of)).or_insert(groups.len());
         match groups.get_mut(group) {
             Some(group) => group.push(row),
             None => groups.push(vec![row]),

@@ -3,8 +3,8 @@
 
 use crate::plan::producers::Writer;
 use crate::plan::{
-    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Scorer, Stage,
-    Teacher, Train, Trainable,
+    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Rollout, Scorer,
+    Stage, Teacher, Train, Trainable,
 };
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
@@ -58,9 +58,15 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         Length::Steps(steps) => Some(u64::from(steps)),
         Length::Epochs(_) => None,
     };
-    let each_step = u64::from(train.rollout.groups).saturating_mul(u64::from(train.rollout.group()));
-    let sequences = steps.map(|steps| steps.saturating_mul(each_step));
-    let tokens = sequences.zip(context).map(|(sequences, context)| sequences.saturating_mul(context));
+    let of_rollout = |rollout: &Rollout| {
+        let each_step = u64::from(rollout.groups).saturating_mul(u64::from(rollout.group()));
+        steps.map(|steps| steps.saturating_mul(each_step))
+    };
+    let tokens_of = |rollout: &Rollout| Some(of_rollout(rollout)?.saturating_mul(context?));
+    let sum = |of: &dyn Fn(&Rollout) -> Option<u64>| {
+        train.rollouts().map(of).reduce(|all, own| Some(all?.saturating_add(own?))).flatten()
+    };
+    let (sequences, tokens) = (sum(&of_rollout), sum(&tokens_of));
     // The largest model, where several share the work.
     let largest = |models: &mut dyn Iterator<Item = Option<u64>>| {
         models.collect::<Option<Vec<u64>>>().map(|models| models.into_iter().max().unwrap_or(0))
@@ -76,8 +82,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     };
     let scorers: Option<Vec<(Role, u64)>> =
         train.scorers.iter().map(|(role, known)| Some((role, scorer(known)?))).collect();
-    let flops = || {
-        let (parameters, tokens, scorers) = (parameters?, tokens? as f64, scorers.as_ref()?);
+    let flops_of = |(rollout, objective): (&Rollout, &Objective)| {
+        let (parameters, tokens, scorers) = (parameters?, tokens_of(rollout)? as f64, scorers.as_ref()?);
         let writes = |writer: Writer| match writer {
             Writer::Student => Some(parameters),
             Writer::Scorer(role) => {
@@ -85,7 +91,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             }
             Writer::Model(model) => of(model),
         };
-        let producer = &train.rollout.producer;
+        let producer = &rollout.producer;
         // Rollouts serve as many updates as there are passes.
         let rollouts = FORWARD * tokens / f64::from(train.passes.max(1));
         let sampling = match producer.once() {
@@ -95,7 +101,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             }
             None => rollouts * producer.kind().parameters(&writes)?,
         };
-        let scored = train.scorers.scored(|role| train.objective.reads(role));
+        let scored = train.scorers.scored(|role| objective.reads(role));
         let scores = scorers.iter().filter(|(role, _)| scored.contains(role));
         let scoring: f64 = scores.map(|(_, parameters)| FORWARD * *parameters as f64 * tokens).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
@@ -106,7 +112,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
         frozen.saturating_add(trained.saturating_mul(TRAINING_BYTES))
     });
-    Cost { parameters, trained, sequences, tokens, flops: flops(), memory }
+    let flops = train.objectives().map(flops_of).sum();
+    Cost { parameters, trained, sequences, tokens, flops, memory }
 }
 
 /// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU

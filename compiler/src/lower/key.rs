@@ -94,6 +94,8 @@ struct TrainMeaning<'a> {
     passes: u32,
     filter: &'a Option<Formula>,
     objective: ObjectiveMeaning<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
     trainable: &'a Trainable,
     optimizer: &'a AdamW,
     length: Length,
@@ -253,6 +255,14 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
                     passes: train.passes,
                     filter: &train.filter,
                     objective: ObjectiveMeaning::of(&train.objective),
+                    own_data: train
+                        .own_data
+                        .iter()
+                        .map(|own| {
+                            let prefixes = own.rollout.key(&|id| Value::Text(of(&id)));
+                            (prefixes, ObjectiveMeaning::of(&own.objective))
+                        })
+                        .collect(),
                     trainable: &train.trainable,
                     optimizer: &train.optimizer,
                     length: train.length,

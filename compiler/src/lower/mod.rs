@@ -16,7 +16,7 @@ mod positions;
 #[cfg(test)]
 mod tests;
 
-use mopd_lang::diag::Diagnostic;
+use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::source::{Sources, Span};
 
@@ -29,8 +29,8 @@ use narrow::settings::Settings;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    Comparison, Domain, Experiment, Live, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage, StageFacts,
-    Train,
+    Comparison, Domain, Experiment, Live, Model, ModelId, Objective, OwnData, Place, Plan, SCHEMA, Stage,
+    StageFacts, Train,
 };
 use crate::refusal::Origins;
 
@@ -183,25 +183,39 @@ fn lowered(
         Stage::Merge(merge) => Stage::Merge(merge),
         Stage::Train(train) => {
             let checked = train.objective;
-            let temperature = checked.objective.temperature_on(&checked.rollout);
             let roles = &narrow::roles::find(checked, teachers).roles;
             let ladders = checked.ladders();
             let origins = Origins { roles, ladders: &ladders, ..origins };
-            let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
+            let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
+            let rollouts =
+                std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
+            let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
+            for (rollout, part) in rollouts.zip(checked.parts()) {
+                let temperature = part.objective.temperature_on(&part.rollout);
+                let form = match first {
+                    None => whole.clone(),
+                    Some(_) => normal_form(&part.objective, Some((&part.rollout, part.keep))),
+                };
+                match objective::lower(&part.objective, (temperature, tokens), form, origins, fused) {
+                    Ok(objective) if first.is_none() => first = Some((rollout, objective)),
+                    Ok(objective) => own_data.push(OwnData { rollout, objective }),
+                    // Terms that are multiplied away need no completions, unless all are.
+                    Err(error) if error.code == Code::NothingLive => failed = failed.or(Some(error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            let Some((rollout, objective)) = first else {
+                return Err(failed.expect("an objective has a term"));
+            };
             Stage::Train(Box::new(Train {
                 recipe: train.recipe,
                 start: train.start,
                 mixture: train.mixture,
                 sees: train.sees,
                 scorers: train.scorers,
-                objective: objective::lower(
-                    &checked.objective,
-                    (temperature, tokens),
-                    normal_form,
-                    origins,
-                    fused,
-                )?,
-                rollout: train.rollout,
+                objective,
+                own_data,
+                rollout,
                 passes: train.passes,
                 filter: train.filter,
                 trainable: train.trainable,

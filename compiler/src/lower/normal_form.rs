@@ -161,8 +161,10 @@ fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String 
     let own = objective.terms.iter().filter_map(|term| {
         term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data)))
     });
-    let stage = rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
-    std::iter::once(stage).chain(own).collect::<Vec<String>>().join("; ")
+    // Where every term has its own, nothing else is drawn.
+    let drawn = objective.terms.iter().any(|term| term.data.is_none());
+    let stage = || rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
+    drawn.then(stage).into_iter().chain(own).collect::<Vec<String>>().join("; ")
 }
 
 /// Of a term: nothing else says how it is drawn.

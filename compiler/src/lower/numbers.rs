@@ -58,7 +58,7 @@ pub(super) fn check<O>(
                 if !schedule_is_finite(&train.learning_rate) {
                     finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
                 }
-                let samplings = train.rollout.producer.drawn().into_iter();
+                let samplings = train.producers().flat_map(|producer| producer.drawn());
                 let temperatures: Vec<_> = samplings.map(|(_, sampling)| temperature(sampling)).collect();
                 finite(&temperatures, &what, model.origin);
             }

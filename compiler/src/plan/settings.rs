@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
-use super::{Composition, Formula, Moving, Rollout, Scorers, View};
+use super::{Composition, Formula, Moving, Producer, Rollout, Scorers, View};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ impl<O> Stage<O> {
             Stage::Initialise(_) | Stage::Load(_) => Vec::new(),
             Stage::Train(train) => std::iter::once(train.start)
                 .chain(train.scorers.models())
-                .chain(train.rollout.producer.models())
+                .chain(train.producers().flat_map(Producer::models))
                 .collect(),
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
         };
@@ -182,6 +182,9 @@ pub struct Train<O> {
     /// (arXiv:2503.14476, eq. 11).
     pub filter: Option<Formula>,
     pub objective: O,
+    /// Terms with completions of their own: their gradients are added to those of `objective`.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub own_data: Vec<OwnData<O>>,
     pub trainable: Trainable,
     pub optimizer: AdamW,
     pub length: Length,
@@ -192,7 +195,52 @@ pub struct Train<O> {
     pub execution: Execution,
 }
 
+/// Terms of an objective that are trained on completions of their own, beside the stage's rollout. Draws are
+/// of the step's prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OwnData<O> {
+    #[serde(rename = "prefixes")]
+    pub rollout: Rollout,
+    /// Of these terms.
+    pub objective: O,
+}
+
+impl<O: Clone> Train<O> {
+    /// The same stage with the terms of each of `own_data` alone, on their completions.
+    pub fn own_parts(&self) -> Vec<Train<O>> {
+        let part = |OwnData { rollout, objective }: OwnData<O>| Train {
+            rollout,
+            objective,
+            own_data: Vec::new(),
+            ..self.clone()
+        };
+        self.own_data.iter().cloned().map(part).collect()
+    }
+}
+
 impl<O> Train<O> {
+    /// The stage's rollout, then those of terms with completions of their own.
+    pub fn rollouts(&self) -> impl Iterator<Item = &Rollout> {
+        std::iter::once(&self.rollout).chain(self.own_data.iter().map(|own| &own.rollout))
+    }
+
+    /// The producers of all its rollouts.
+    pub fn producers(&self) -> impl Iterator<Item = &Producer> {
+        self.rollouts().map(|rollout| &rollout.producer)
+    }
+
+    /// Changes all its rollouts.
+    pub fn each_rollout(&mut self, mut change: impl FnMut(&mut Rollout)) {
+        change(&mut self.rollout);
+        self.own_data.iter_mut().for_each(|own| change(&mut own.rollout));
+    }
+
+    /// The objectives, each with the rollout whose completions it judges.
+    pub fn objectives(&self) -> impl Iterator<Item = (&Rollout, &O)> {
+        let own = self.own_data.iter().map(|own| (&own.rollout, &own.objective));
+        std::iter::once((&self.rollout, &self.objective)).chain(own)
+    }
+
     /// What is read in place of the prompts of a domain, by whomever.
     pub fn views(&self, domain: DomainId) -> impl Iterator<Item = &View> {
         let scorers = self.scorers.readers(domain).filter_map(|choice| choice.sees.as_ref());

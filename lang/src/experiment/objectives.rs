@@ -97,7 +97,15 @@ pub struct Term {
     pub origin: Origin,
 }
 
+/// What tells the completions of terms apart: their own (`data`), and those that they compare in pairs.
+/// Neither is the stage's rollout.
+pub type Completions<'a> = (Option<&'a Rollout>, Vec<&'a Rollout>);
+
 impl Term {
+    pub fn completions(&self) -> Completions<'_> {
+        (self.data.as_deref(), self.preferences())
+    }
+
     /// The completions that it compares in pairs.
     pub fn preferences(&self) -> Vec<&Rollout> {
         let mut sides = Vec::new();

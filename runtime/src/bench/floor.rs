@@ -248,7 +248,8 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     });
     let (id, train, threads) =
         distills.ok_or_else(|| wrong("nothing is trained, so that there is nothing to count"))?;
-    let Producer::Student(Student { sampling }) = &train.rollout.producer else {
+    let (Producer::Student(Student { sampling }), []) = (&train.rollout.producer, train.own_data.as_slice())
+    else {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
     let form = &forms[id.0 as usize];

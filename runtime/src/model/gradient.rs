@@ -54,6 +54,24 @@ impl Gradient {
         Gradient { length, kind, device, adds: false, piece: length.max(1), pieces: vec![Some(vector)] }
     }
 
+    /// The sum with another of the same parameters.
+    pub fn plus(self, other: Gradient) -> Gradient {
+        let mut sum = match self.kind {
+            Kind::BFloat16 => Gradient::sum(self.length, self.kind, self.device).plus_pieces(self),
+            _ => Gradient { adds: true, ..self },
+        };
+        assert_eq!(sum.length, other.length, "gradients of the same parameters");
+        sum = sum.plus_pieces(other);
+        sum
+    }
+
+    fn plus_pieces(mut self, other: Gradient) -> Gradient {
+        for (range, numbers) in other.into_pieces() {
+            self.write(range.start, &numbers);
+        }
+        self
+    }
+
     /// How many parameters it is of.
     pub fn parameters(&self) -> usize {
         self.length
@@ -157,5 +175,19 @@ mod tests {
         }
         assert_eq!(end, 23);
         assert_eq!(to_vec(&Gradient::whole(numbers(0, 4)).part(1..3)), [1.0, 2.0]);
+    }
+
+    /// Where one of them has nothing, the other stays; of halves the sum has the digits of both.
+    #[test]
+    fn gradients_add_up() {
+        let piece = |kind, offset, numbers: &[f32]| {
+            let mut gradient = Gradient::with_pieces(7, kind, Device::Cpu, 2);
+            gradient.write(offset, &Tensor::from_slice(numbers));
+            gradient
+        };
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let sum = piece(kind, 1, &[1.0, 256.0]).plus(piece(kind, 2, &[1.0, 5.0]));
+            assert_eq!(to_vec(&sum.part(0..7)), [0.0, 1.0, 257.0, 5.0, 0.0, 0.0, 0.0], "{kind:?}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::producers::Once;
-use mopd_compiler::plan::{ModelId, Objective, Plan, Reward, Share, Stage, Train};
+use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train};
 use tch::Device;
 
 use crate::failure::Result;
@@ -89,7 +89,7 @@ pub fn predict(
     let kind = kind(plan.experiment.dtype);
     // What is written once for each prompt is tried as drawn at every step.
     let mut afresh = train.clone();
-    afresh.rollout.producer.draw_afresh();
+    afresh.each_rollout(|rollout| rollout.producer.draw_afresh());
     let trial = Trial {
         train: &afresh,
         model,
@@ -127,7 +127,7 @@ pub fn predict(
 
 /// The part of the groups of so many steps that must be written, where a prompt has the same whenever it comes.
 fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) -> f64 {
-    if !train.rollout.producer.kind().once_a_prompt() {
+    if !train.producers().all(|producer| producer.kind().once_a_prompt()) {
         return 1.0;
     }
     let drawn = (steps / f64::from(train.passes.max(1))).ceil() * f64::from(train.rollout.groups);
@@ -234,10 +234,10 @@ impl Taken {
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
-    train.scorers.models().chain(train.rollout.producer.models())
+    train.scorers.models().chain(train.producers().flat_map(Producer::models))
 }
 
-/// Sequences of one step.
+/// Sequences of one step, on the stage's rollout: those that terms have of their own come with them.
 fn sequences(train: &Train<Objective>) -> u32 {
     train.rollout.sequences()
 }
@@ -267,7 +267,7 @@ fn completion(
     shapes: &Shapes,
     model: ModelId,
 ) -> u32 {
-    let Some(most) = train.rollout.producer.sampling() else { return 0 };
+    let Some(most) = train.producers().find_map(Producer::sampling) else { return 0 };
     let tokenizer = &shapes.tokenizers[model.0 as usize];
     let exists = shapes.weights[model.0 as usize].is_some();
     let mut sum = 0.0;

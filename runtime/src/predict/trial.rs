@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mopd_compiler::plan::producers::Once;
-use mopd_compiler::plan::{Keep, ModelId, Objective, Reward, Share, Train, Trainable, WeightFilter};
+use mopd_compiler::plan::{
+    Keep, ModelId, Objective, Producer, Reward, Rollout, Share, Train, Trainable, WeightFilter,
+};
 use tch::{Device, Kind};
 
 use super::machine::Machine;
@@ -96,7 +98,9 @@ impl Trial<'_> {
         let config = &self.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
-        8.0 * f64::from(batch) * self.length() * (layer * layers + matrix) as f64
+        let own = f64::from(self.train.rollout.group());
+        let all: u32 = self.train.rollouts().map(Rollout::group).sum();
+        8.0 * f64::from(batch) * (f64::from(all) / own) * self.length() * (layer * layers + matrix) as f64
     }
 
     /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are
@@ -104,7 +108,8 @@ impl Trial<'_> {
     pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
-        let reads = f64::from(if self.train.rollout.producer.fresh() { self.completion } else { 0 }) + 20.0;
+        let reads =
+            f64::from(if self.train.producers().any(Producer::fresh) { self.completion } else { 0 }) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }
@@ -190,16 +195,18 @@ impl Trial<'_> {
         // Models that exist end where they end.
         let clipped =
             !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
-        let rollout = &mut train.rollout;
-        rollout.groups = (batch / rollout.group()).max(1);
-        // As long as they ever get.
-        rollout.producer.each_sampling(&mut |sampling| sampling.max_tokens_moves = None);
-        if clipped {
-            rollout.producer.each_sampling(&mut |sampling| {
-                sampling.max_tokens = self.completion.min(sampling.max_tokens).max(1);
-            });
-        }
-        if let Some(once) = rollout.producer.once_mut() {
+        let groups = (batch / train.rollout.group()).max(1);
+        train.each_rollout(|rollout| {
+            rollout.groups = groups;
+            // As long as they ever get.
+            rollout.producer.each_sampling(&mut |sampling| sampling.max_tokens_moves = None);
+            if clipped {
+                rollout.producer.each_sampling(&mut |sampling| {
+                    sampling.max_tokens = self.completion.min(sampling.max_tokens).max(1);
+                });
+            }
+        });
+        if let Some(once) = train.rollout.producer.once_mut() {
             let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
             // Nothing that models of a trial write is right.
             *once = Once { sequences: written, keep: Keep::All };
@@ -308,6 +315,7 @@ impl Trial<'_> {
             name: "trial",
             seed: 0,
             stream: 0,
+            part: 0,
             train,
             steps,
             sources: sources.to_vec(),

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Reward, Role, Stage,
-    Train, View,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward,
+    Role, Stage, Train, View,
 };
 use mopd_store::programs::Program;
 
@@ -189,7 +189,7 @@ fn load(
                 routes.push(conditions);
             }
             let shown = train.views(id).flat_map(View::fields);
-            for field in train.rollout.producer.fields_of_data().into_iter().chain(shown) {
+            for field in train.producers().flat_map(Producer::fields_of_data).chain(shown) {
                 if !fields.iter().any(|known| known.name == field) {
                     fields.push(Field::text(field));
                 }
@@ -254,11 +254,13 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
             choices.filter_map(|choice| choice.teacher.model()).map(context).fold(context(model), u32::min)
         };
-        let (producer, sees) = (&train.rollout.producer, train.sees.as_ref());
-        for field in producer.fields_of_data() {
+        let sees = train.sees.as_ref();
+        let fields = || train.producers().flat_map(Producer::fields_of_data);
+        let drawn = || train.producers().flat_map(Producer::drawn);
+        for field in fields() {
             prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
         }
-        for (writer, sampling) in producer.drawn() {
+        for (writer, sampling) in drawn() {
             let shortest = match writer {
                 Writer::Student => context(model),
                 Writer::Scorer(role) => of_role(role),
@@ -271,10 +273,10 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             let Some(view) = &choice.sees else { continue };
             let longest = |field| prompts.longest(tokenizer, Some(view), field);
             let context = context(choice.teacher.model().unwrap_or(model));
-            for field in producer.fields_of_data() {
+            for field in fields() {
                 longest(Some(field))?.fits(0, context)?;
             }
-            for (_, sampling) in producer.drawn() {
+            for (_, sampling) in drawn() {
                 longest(None)?.fits(sampling.max_tokens(data.limit), context)?;
             }
         }
@@ -289,7 +291,10 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                 Some((name, choice.teacher.model()?))
             })
         });
-        let writers = producer.models().into_iter().map(|id| ("the model of the `snapshot`".to_owned(), id));
+        let writers = train
+            .producers()
+            .flat_map(Producer::models)
+            .map(|id| ("the model of the `snapshot`".to_owned(), id));
         for (name, other) in scorers.chain(writers) {
             let (student, other) = (form(model), form(other));
             if let Some(difference) = difference(tokenizer, &other.tokenizer) {

@@ -19,9 +19,12 @@ pub struct Row {
     pub domain: String,
     /// The teacher that these prompts are routed to.
     pub teacher: Option<String>,
-    /// Fraction of the step's prompts, over all rows.
+    /// The terms that the row is of, where some have completions of their own.
+    #[serde(default)]
+    pub terms: Option<String>,
+    /// Fraction of the step's prompts, over all rows of these terms.
     pub prompt_share: f64,
-    /// Fraction of the step's completion tokens, over all rows.
+    /// Fraction of the step's completion tokens, over all rows of these terms.
     pub token_share: f64,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
     pub divergence: Option<f64>,
@@ -29,7 +32,7 @@ pub struct Row {
     /// the token was sampled and once as the divergence is. Absent where the student as it is now did
     /// not sample the tokens at temperature 1.
     pub divergence_floor: Option<f64>,
-    /// Fraction of the step's sum of |signal| over completion tokens, over all rows.
+    /// Fraction of the step's sum of |signal| over completion tokens, over all rows of these terms.
     pub signal_share: Option<f64>,
     /// Mean over completion tokens of |signal|.
     pub signal_mean: Option<f64>,
@@ -47,7 +50,7 @@ pub struct Row {
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
     pub expert_largest_share: Option<f64>,
-    /// Loss of the whole step, all domains together.
+    /// Loss of the whole step, all domains and terms together.
     pub loss: f64,
     pub learning_rate: f64,
     /// Global norm of the step's gradient before clipping.
@@ -68,6 +71,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         step,
         domain,
         teacher,
+        terms,
         prompt_share,
         token_share,
         divergence,
@@ -107,6 +111,7 @@ mod tests {
             step,
             domain: "sort".to_owned(),
             teacher: None,
+            terms: None,
             prompt_share: 0.5,
             token_share: 1.0 / 3.0,
             divergence: None,
@@ -138,7 +143,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 25));
+        assert_eq!(table.shape(), (2, 26));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -169,7 +174,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 25));
+        assert_eq!(table.shape(), (0, 26));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

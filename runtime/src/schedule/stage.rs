@@ -158,6 +158,7 @@ impl Scheduler<'_> {
             name,
             seed,
             stream: super::stream(self.plan, id, self.domains),
+            part: 0,
             train: settings,
             steps,
             sources: self.sources(job, settings)?,

@@ -55,6 +55,16 @@ pub struct TrainPosition {
     pub seconds: f64,
     /// Updates that the optimiser made.
     pub updates: i32,
+    #[serde(flatten)]
+    pub first: PartPosition,
+    /// Of terms with completions of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_data: Vec<PartPosition>,
+}
+
+/// Where some terms stand, with their completions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartPosition {
     pub data: mixture::MixturePosition,
     /// The numbers that the objective carries over, by their bits: JSON has no infinity.
     pub carried: Vec<(NodeId, u64)>,

@@ -17,13 +17,14 @@ use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Role};
 use tch::{Device, Tensor};
 
+use super::Stage;
 use super::batches::Batches;
 use super::first_epoch::FirstEpoch;
 use super::models::{ModelRef, Models};
+use super::part::Scoring;
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
 use super::views::Shown;
-use super::{Stage, Trainer};
 use crate::model::Decoder;
 
 /// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every
@@ -135,16 +136,16 @@ impl<'a> CachedScores<'a> {
     /// order; none of a model whose scores are not kept.
     pub fn hidden<'d, F: Fn() -> &'d Decoder>(
         &self,
-        trainer: &Trainer,
+        scoring: &Scoring,
         scorer: &Scorer<'d, F>,
         sequences: &Sequences,
         members: Range<usize>,
     ) -> Option<Tensor> {
-        let (model, config) = trainer.models.frozen(scorer.model_ref)?;
+        let (model, config) = scoring.models.frozen(scorer.model_ref)?;
         if !(self.cache.keeps)(model) {
             return None;
         }
-        let stage = trainer.stage;
+        let stage = scoring.stage;
         let (_, end) = self.ends.iter().find(|(role, _)| *role == scorer.role)?;
         let of_draw = sequences.of_group();
         let mut by_batch: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
@@ -164,7 +165,7 @@ impl<'a> CachedScores<'a> {
         let mut parts = Vec::new();
         let mut order = Vec::new();
         for (number, wanted) in by_batch {
-            let batch = self.batch(trainer, &scorer.sources, number);
+            let batch = self.batch(scoring, &scorer.sources, number);
             let row = (config.width * stage.kind.elt_size_in_bytes()) as u64;
             let tokens: Vec<Range<u64>> =
                 wanted.iter().map(|(_, index)| batch.starts[*index]..batch.starts[index + 1]).collect();
@@ -179,9 +180,9 @@ impl<'a> CachedScores<'a> {
                     Tensor::from_data_size(&found, &size, stage.kind).to_device(stage.device)
                 }
                 None => {
-                    let sequences = self.sequences(trainer, &scorer.sources, number);
+                    let sequences = self.sequences(scoring, &scorer.sources, number);
                     let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
-                    let whole = hidden(trainer, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
+                    let whole = hidden(scoring, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
                     (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Mostly all of them, as they are.
@@ -197,30 +198,30 @@ impl<'a> CachedScores<'a> {
         }
         if !beyond.is_empty() {
             let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), &Shown::Own);
-            parts.push(hidden(trainer, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
+            parts.push(hidden(scoring, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
             order.extend(beyond);
         }
         Some(in_order(&parts, order.into_iter(), sequences, stage.device))
     }
 
     /// What comes for the first time in a batch of the first epoch, of some sources.
-    fn sequences(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Sequences {
+    fn sequences(&self, scoring: &Scoring, sources: &Range<usize>, number: u32) -> Sequences {
         let new = &self.first.new_in(number)[self.first.of_sources(number, sources)];
-        let list = new.iter().flat_map(|draw| trainer.batches.fixed(*draw)).cloned().collect();
-        Sequences::new(list, 1, trainer.stage.sources.len())
+        let list = new.iter().flat_map(|draw| scoring.batches.fixed(*draw)).cloned().collect();
+        Sequences::new(list, 1, scoring.stage.sources.len())
     }
 
-    fn batch(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Rc<CachedBatch> {
+    fn batch(&self, scoring: &Scoring, sources: &Range<usize>, number: u32) -> Rc<CachedBatch> {
         let place = (sources.start, sources.end, number);
         if let Some(known) = self.batches.borrow().get(&place) {
             return known.clone();
         }
-        let sequences = self.sequences(trainer, sources, number);
-        let micro_batches = sequences.micro_batches(trainer.stage, 0..sequences.list.len(), &Shown::Own);
+        let sequences = self.sequences(scoring, sources, number);
+        let micro_batches = sequences.micro_batches(scoring.stage, 0..sequences.list.len(), &Shown::Own);
         let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
         let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
         let batch = Rc::new(CachedBatch {
-            hash: read_by_the_model(trainer.stage, &sequences, &micro_batches),
+            hash: read_by_the_model(scoring.stage, &sequences, &micro_batches),
             starts,
         });
         self.batches.borrow_mut().insert(place, batch.clone());

@@ -4,8 +4,8 @@
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Member, Role};
 
-use super::Trainer;
 use super::models::Scored;
+use super::part::Scoring;
 use super::scores::{ScoringPass, failed, nobody, runs};
 use super::sequences::Sequences;
 use super::vocabulary::{Composed, Logits, Parameters, Part, Weight, part};
@@ -13,17 +13,17 @@ use crate::failure::Result;
 
 /// Completes what the scoring pass reads; adds the signals that weights are computed from.
 pub fn compose(
-    trainer: &Trainer,
+    scoring: &Scoring,
     sequences: &Sequences,
     forward: &mut ScoringPass,
     batch: &mut Batch,
 ) -> Result<()> {
-    let mut composing = Composing { trainer, sequences, forward, batch, done: Vec::new() };
-    trainer.roles.iter().try_for_each(|role| composing.complete(*role))
+    let mut composing = Composing { scoring, sequences, forward, batch, done: Vec::new() };
+    scoring.roles.iter().try_for_each(|role| composing.complete(*role))
 }
 
 struct Composing<'a> {
-    trainer: &'a Trainer<'a>,
+    scoring: &'a Scoring<'a>,
     sequences: &'a Sequences,
     forward: &'a mut ScoringPass,
     batch: &'a mut Batch,
@@ -37,7 +37,7 @@ impl Composing<'_> {
             return Ok(());
         }
         self.done.push(role);
-        let runs = runs(self.trainer, role, self.sequences)?;
+        let runs = runs(self.scoring, role, self.sequences)?;
         if !runs.iter().any(|run| matches!(run.scored, Some(Scored::Composed(_)))) {
             return Ok(());
         }
@@ -59,7 +59,7 @@ impl Composing<'_> {
 
     /// A composition, of `count` tokens from `first`.
     fn composed(&mut self, index: usize, first: i64, count: i64) -> Result<Composed> {
-        let Trainer { stage, models, .. } = self.trainer;
+        let Scoring { stage, models, .. } = *self.scoring;
         let objective = &stage.train.objective;
         let composition = models.composition(index);
         composition.roles().try_for_each(|role| self.complete(role))?;
@@ -78,7 +78,7 @@ impl Composing<'_> {
             if logits.iter().any(|logits| matches!(logits, Logits::Absent(_))) {
                 let sequence = self.batch.layout.sequence_of_token[first as usize] as usize;
                 let source = &stage.sources[self.sequences.list[sequence].source];
-                return Err(nobody(self.trainer, *role, source));
+                return Err(nobody(self.scoring, *role, source));
             }
             Ok(Part { weight, logits })
         };

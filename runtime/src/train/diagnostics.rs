@@ -23,15 +23,19 @@ pub struct Step {
     pub experts: Option<ExpertLoad>,
 }
 
-/// One row per domain that the step has sequences of, and per teacher that judged some of them.
+/// One row per domain that the step has sequences of, and per teacher that judged some of them: of the terms
+/// of a part, which are named where there are `several`.
 pub fn diagnose(
     stage: &Stage,
     sequences: &Sequences,
     batch: &Batch,
     outputs: &Outputs,
     numbers: &Step,
+    several: bool,
 ) -> Vec<Row> {
     let objective = &stage.train.objective;
+    let names = objective.terms.iter().map(|term| term.name.as_str());
+    let terms = several.then(|| names.collect::<Vec<&str>>().join(", "));
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
@@ -61,6 +65,7 @@ pub fn diagnose(
             step: numbers.step,
             domain: stage.sources[section.source].name.to_owned(),
             teacher: section.teacher.map(|teacher| teacher.name.clone()),
+            terms: terms.clone(),
             prompt_share: own.len() as f64 / sequences.list.len() as f64,
             token_share: tokens / all_tokens,
             divergence: student_logps

@@ -17,6 +17,7 @@ mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
+mod part;
 pub mod peft;
 mod route;
 mod scores;
@@ -30,20 +31,16 @@ pub mod trained;
 mod views;
 pub mod vocabulary;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
-use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{Ladder, ModelId, Objective, Origin, Recipe, Role, TeacherChoice, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, TeacherChoice, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use self::batches::Batches;
 pub use self::batches::{RolloutCache, Written};
 use self::cached_scores::CachedScores;
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
@@ -51,16 +48,15 @@ use self::diagnostics::{Step, diagnose};
 use self::models::Models;
 pub use self::models::fits_in_memory;
 use self::non_finite::Classified;
-use self::objective::{Outputs, Program};
+use self::objective::Outputs;
 use self::optimizer::{Optimizer, gradient_norm};
+use self::part::{Evaluated, Part, Rollouts, Scoring};
 pub use self::route::{Route, RoutedTeacher};
-use self::scores::score;
-use self::sequences::Sequences;
 use self::state::RestoreMode;
 use self::trained::Trained;
-use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::data::Lists;
+use crate::data::mixture::MixturePosition;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, Weights, to_vec};
 use crate::prepare::prompts::Prompts;
@@ -72,14 +68,18 @@ use crate::rollout::Budget;
 use crate::store::adapter;
 use crate::store::state::TrainState;
 use crate::tokenizer::Token;
+use crate::zip::zip_equal;
 use mopd_kernels::os::trim_heap;
 
-/// A stage that trains, with everything it reads.
+/// A stage that trains, with everything it reads; or a part of it, which has other terms and their rollout.
+#[derive(Clone)]
 pub struct Stage<'a> {
     pub name: &'a str,
     pub seed: u64,
     /// Selects the stage's random numbers.
     pub stream: u64,
+    /// Of the parts of a stage, this one's number: what is drawn for a part is drawn for it alone.
+    pub part: u32,
     pub train: &'a Train<Objective>,
     pub steps: u32,
     /// The domains trained on, in the order of the mixture.
@@ -99,6 +99,19 @@ pub struct Stage<'a> {
     /// What all models compute in: single precision, or half with what is trained in single.
     pub kind: Kind,
     pub control: &'a Control,
+}
+
+impl Stage<'_> {
+    /// The stage with its terms on its own rollout, then with each of the others' (`own`).
+    fn parts<'p>(&'p self, own: &'p [Train<Objective>]) -> Vec<Stage<'p>> {
+        let own = own.iter().zip(1..).map(|(train, part)| Stage { train, part, ..self.clone() });
+        std::iter::once(self.clone()).chain(own).collect()
+    }
+
+    /// Of random numbers of the part's own; `index` is below 2^48.
+    pub fn key(&self, purpose: Purpose, index: u64) -> Key {
+        Key::new(self.seed, self.stream, purpose, u64::from(self.part) << 48 | index)
+    }
 }
 
 /// A domain of the mixture.
@@ -171,11 +184,13 @@ impl Pace {
 /// of the next one.
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let started = Instant::now();
+    let own = stage.train.own_parts();
+    let stages = stage.parts(&own);
     let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
     let mut checkpoints = checkpoints;
     let (cache, scores) =
         checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
-    let new = || Trainer::with(stage, cache, scores);
+    let new = || Trainer::with(&stages, cache, scores);
     let mut trainer = new().map_err(stopped)?;
     let (mut first, mut before, mut record) = (0, 0.0, Record::default());
     if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
@@ -226,13 +241,13 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
             keep(&trainer, step, &mut record, true);
             return Err(Box::new(Stopped { error, last_good: None, record }));
         }
-        let data = trainer.batches.position();
+        let data = trainer.positions();
         if let Err((error, finite)) = trainer.step(step, &mut record) {
             // Rollouts that are stopped, or whose judges were stopped along with the run, have changed
             // nothing but the place in the data. Later passes have lost their rollouts.
             let stopped = stage.control.interrupted() || matches!(error, Error::Interrupted);
             let first_pass = step.is_multiple_of(stage.train.passes.max(1));
-            if stopped && finite && first_pass && trainer.batches.restore(&data, stage).is_ok() {
+            if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
                 keep(&trainer, step, &mut record, true);
             }
             let last_good =
@@ -244,10 +259,9 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
     }
     // What is only needed to go on leaves before the answer takes its room.
-    let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, kept, .. } =
-        trainer;
-    let found = kept.map(|kept| kept.found());
-    drop((models, program, optimizer, batches, rollouts));
+    let Trainer { model, trained, average, models, optimizer, parts, .. } = trainer;
+    let found = parts[0].kept.as_ref().map(CachedScores::found);
+    drop((models, optimizer, parts));
     if trained.adapter().is_some() {
         // The answer is one block, and larger than any that adapters left: it would come on top of all of
         // them.
@@ -285,107 +299,68 @@ struct Trainer<'a> {
     /// The moving average of the weights and its rate, where that is the stage's answer.
     average: Option<(f64, Tensor)>,
     models: Models,
-    /// The scorers whose logits a step needs.
-    roles: Vec<Role>,
-    program: Program<'a>,
     optimizer: Optimizer,
-    batches: Batches,
-    kept: Option<CachedScores<'a>>,
-    /// What the passes of now train on.
-    rollouts: Option<Rollouts>,
-    /// The numbers that the objective carries over from the step before.
-    carried: HashMap<NodeId, f64>,
-}
-
-/// A batch, and what stays true of it while the student learns from it.
-struct Rollouts {
-    sequences: Sequences,
-    /// Logits of frozen models, where there are several passes.
-    known: RefCell<Vec<(Role, Vec<Logits>)>>,
-    /// Those of the student as it was when it sampled, where several passes read them.
-    policy: RefCell<Option<Logits>>,
-}
-
-/// A batch with everything that the objective read and answered, and d loss / d parameters.
-struct Evaluated {
-    batch: Batch,
-    outputs: Outputs,
-    gradient: Gradient,
-    /// When all that the objective reads was there.
-    scored: Instant,
+    /// The terms on the stage's rollout, then those with completions of their own.
+    parts: Vec<Part<'a>>,
 }
 
 impl<'a> Trainer<'a> {
     #[cfg(test)]
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
-        Trainer::with(stage, None, None)
+        Trainer::with(std::slice::from_ref(stage), None, None)
     }
 
+    /// `stages` are the stage's parts.
     fn with(
-        stage: &'a Stage<'a>,
+        stages: &'a [Stage<'a>],
         cache: Option<RolloutCache>,
         scores: Option<ScoreCache<'a>>,
     ) -> Result<Trainer<'a>> {
-        let objective = &stage.train.objective;
+        let stage = &stages[0];
         let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
         let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
-        let policy = stage.train.rollout.producer.kind().policy().ok();
-        let writes = |role: Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(role));
-        let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
-        let roles = stage.train.scorers.scored(read);
-        let program = Program::new(objective, stage.device, stage.control);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
         };
-        let batches = Batches::new(stage, &models, cache.as_ref())?;
-        let kept = CachedScores::new(stage, scores, &models, &batches, &roles);
-        let (rollouts, carried) = (None, HashMap::new());
-        Ok(Trainer {
-            stage,
-            model,
-            trained,
-            average,
-            models,
-            roles,
-            program,
-            optimizer,
-            batches,
-            kept,
-            rollouts,
-            carried,
-        })
-    }
-
-    /// What a step trains on: a batch of its own, or the last one's for another pass.
-    fn rollouts_of(&mut self, step: u32) -> Result<Rollouts> {
-        match self.rollouts.take() {
-            Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
-            _ => {
-                let sequences = self.batches.next(self.stage, &self.model, &self.models, step)?;
-                Ok(Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() })
-            }
+        let mut parts = vec![Part::new(stage, &models, cache.as_ref(), scores)?];
+        for own in &stages[1..] {
+            parts.push(Part::new(own, &models, None, None)?);
         }
+        Ok(Trainer { stage, model, trained, average, models, optimizer, parts })
     }
 
-    /// The objective on a batch and its gradient, with the weights as they are. An error says whether the
+    /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
+    fn rollouts_of(&mut self, step: u32) -> Result<Vec<Rollouts>> {
+        let Trainer { model, models, parts, .. } = self;
+        let rollouts = parts.iter_mut().map(|part| part.rollouts_of(model, models, step));
+        let rollouts = rollouts.collect::<Result<_>>()?;
+        // Whoever is stopped before draws the same again.
+        parts.iter().for_each(|part| part.batches.commit());
+        Ok(rollouts)
+    }
+
+    /// Where the parts stand in the data.
+    fn positions(&self) -> Vec<MixturePosition> {
+        self.parts.iter().map(|part| part.batches.position()).collect()
+    }
+
+    fn restore_positions(&mut self, positions: &[MixturePosition]) -> Result<(), String> {
+        let mut parts = zip_equal(&mut self.parts, positions);
+        parts.try_for_each(|(part, position)| part.batches.restore(position, part.stage))
+    }
+
+    fn scoring(&self, part: usize) -> Scoring<'_> {
+        self.parts[part].scoring(&self.model, &self.models)
+    }
+
+    /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether the
     /// numbers were finite so far.
-    fn evaluate(&self, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
-        let plain = |error: Error| (error, true);
-        let objective = &self.stage.train.objective;
-        let (mut batch, forward) = score(self, rollouts, step).map_err(plain)?;
-        let scored = Instant::now();
-        non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
-        noise::add(self.stage, objective, step, &mut batch);
-        batch.carried.clone_from(&self.carried);
-        let outputs = self.program.run(&batch).map_err(plain)?;
-        non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
-        let gradient =
-            forward.gradient(self, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
-        Ok(Evaluated { batch, outputs, gradient, scored })
+    fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
+        self.parts[part].evaluate(&self.scoring(part), rollouts, step)
     }
 
     /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
@@ -399,29 +374,34 @@ impl<'a> Trainer<'a> {
     /// The same on rollouts that were `started` then.
     fn update(
         &mut self,
-        rollouts: Rollouts,
+        rollouts: Vec<Rollouts>,
         started: Instant,
         step: u32,
         record: &mut Record,
     ) -> Result<(), Classified> {
         let Stage { train, control, .. } = self.stage;
         let rolled_out = Instant::now();
-        let sequences = &rollouts.sequences;
-        let Evaluated { batch, outputs, gradient, scored } = self.evaluate(&rollouts, step)?;
-        let loss = f64::from(outputs.get(train.objective.loss)[0]);
-        let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
-        self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
+        let (mut scoring, mut sum) = (Duration::ZERO, None);
+        let mut evaluated: Vec<(Batch, Outputs)> = Vec::with_capacity(rollouts.len());
+        for (part, rollouts) in rollouts.iter().enumerate() {
+            let begun = Instant::now();
+            let Evaluated { batch, outputs, gradient, scored } = self.evaluate(part, rollouts, step)?;
+            scoring += scored - begun;
+            sum = Some(match sum {
+                None => gradient,
+                Some(sum) => Gradient::plus(sum, gradient),
+            });
+            evaluated.push((batch, outputs));
+        }
+        let gradient = self.trained.gradient(sum.expect("an objective has a term"));
+        let mut loss = 0.0;
+        for (part, (_, outputs)) in zip_equal(&mut self.parts, &evaluated) {
+            loss += part.learn(outputs, step);
+        }
 
-        let advances = |ladder: &Ladder| outputs.get(ladder.advance_if)[0] != 0.0;
-        self.batches.climb(&train.objective.ladders, step, advances);
-
-        let gradient = self.trained.gradient(gradient);
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
-            return Err((
-                non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step),
-                false,
-            ));
+            return Err((non_finite::gradient(self, &rollouts, &evaluated, step), false));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
         self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
@@ -434,16 +414,26 @@ impl<'a> Trainer<'a> {
 
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),
-            scoring: (scored - rolled_out).as_secs_f64(),
-            update: scored.elapsed().as_secs_f64(),
+            scoring: scoring.as_secs_f64(),
+            update: (rolled_out.elapsed() - scoring).as_secs_f64(),
         };
         let experts = self.model.take_expert_load();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
-        let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
-        tokens::record(self.stage, sequences, &batch, &outputs, step, &mut record.tokens);
-        let tokens = sequences.layout.tokens() as u64;
-        self.rollouts = (train.passes > 1).then_some(rollouts);
-        let (metric, value) = headline(train.recipe, &rows, loss);
+        let several = self.parts.len() > 1;
+        let (mut rows, mut tokens) = (Vec::new(), 0);
+        for (part, (rollouts, (batch, outputs))) in
+            zip_equal(&mut self.parts, zip_equal(rollouts, &evaluated))
+        {
+            let sequences = &rollouts.sequences;
+            rows.push(diagnose(part.stage, sequences, batch, outputs, &numbers, several));
+            if part.stage.part == 0 {
+                tokens::record(part.stage, sequences, batch, outputs, step, &mut record.tokens);
+            }
+            tokens += sequences.layout.tokens() as u64;
+            part.rollouts = (train.passes > 1).then_some(rollouts);
+        }
+        // Progress is that on the first part's completions.
+        let (metric, value) = headline(train.recipe, &rows[0], loss);
         control.emit(&Event::Step {
             stage: self.stage.name.to_owned(),
             seed: self.stage.seed,
@@ -454,9 +444,9 @@ impl<'a> Trainer<'a> {
             tokens,
             seconds,
             loss,
-            domains: rows.chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect(),
+            domains: rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect(),
         });
-        record.rows.extend(rows);
+        record.rows.extend(rows.into_iter().flatten());
         Ok(())
     }
 }

@@ -4,15 +4,14 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Axis, Objective, Signal};
 
 use super::Stage;
-use crate::random::{Key, Purpose};
+use crate::random::Purpose;
 
 /// Adds the numbers of every draw that the objective makes: the same for the same seed, stage, step and place
 /// in the batch.
 pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
     for signal in objective.graph.signals(&objective.outputs()) {
         let Signal::Uniform { draw, axis } = signal else { continue };
-        let key =
-            Key::new(stage.seed, stage.stream, Purpose::Select, u64::from(draw) << 32 | u64::from(step));
+        let key = stage.key(Purpose::Select, u64::from(draw) << 32 | u64::from(step));
         let values = match axis {
             // A sequence's numbers do not depend on how long the others are.
             Axis::Token => {

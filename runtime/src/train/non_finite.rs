@@ -8,8 +8,10 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Axis, Role, Signal};
 
 use super::objective::Outputs;
+use super::part::{Rollouts, Scoring};
+use super::scores::score;
 use super::sequences::Sequences;
-use super::{Rollouts, Stage, Trainer};
+use super::{Stage, Trainer};
 use crate::failure::{Error, Result};
 use crate::zip::zip_equal;
 
@@ -61,10 +63,31 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
 }
 
 /// The gradient overflowed on the way through the model: finds the first domain for which it does.
-pub fn gradient(trainer: &Trainer, rollouts: &Rollouts, adjoints: &[&[f32]], step: u32) -> Error {
-    let (stage, sequences) = (trainer.stage, &rollouts.sequences);
-    let objective = &stage.train.objective;
-    let domain = stage.sources.iter().enumerate().find_map(|(index, source)| {
+pub fn gradient(
+    trainer: &Trainer,
+    rollouts: &[Rollouts],
+    evaluated: &[(Batch, Outputs)],
+    step: u32,
+) -> Error {
+    let mut parts = zip_equal(rollouts, evaluated).enumerate();
+    let domain = parts.find_map(|(part, (rollouts, (_, outputs)))| {
+        overflowing(&trainer.scoring(part), rollouts, outputs, step)
+    });
+    let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();
+    let origin = trainer.stage.train.objective.origin;
+    Error::new(FailureKind::NonFinite, format!("the gradient is not finite{place}")).at(origin)
+}
+
+/// The first domain for which a part's gradient is not finite.
+fn overflowing<'a>(
+    scoring: &Scoring<'a>,
+    rollouts: &Rollouts,
+    outputs: &Outputs,
+    step: u32,
+) -> Option<&'a str> {
+    let (stage, sequences) = (scoring.stage, &rollouts.sequences);
+    let adjoints = super::adjoints(&stage.train.objective, outputs);
+    stage.sources.iter().enumerate().find_map(|(index, source)| {
         let own =
             |token: usize| sequences.list[sequences.layout.sequence_of_token[token] as usize].source == index;
         let of_domain = |adjoint: &&[f32]| -> Vec<f32> {
@@ -72,12 +95,10 @@ pub fn gradient(trainer: &Trainer, rollouts: &Rollouts, adjoints: &[&[f32]], ste
         };
         let adjoints: Vec<Vec<f32>> = adjoints.iter().map(of_domain).collect();
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
-        let (batch, forward) = super::score(trainer, rollouts, step).ok()?;
-        let gradient = forward.gradient(trainer, rollouts, &batch, &adjoints).ok()?;
+        let (batch, forward) = score(scoring, rollouts, step).ok()?;
+        let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).ok()?;
         (!super::gradient_norm(&gradient).is_finite()).then_some(source.name)
-    });
-    let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();
-    Error::new(FailureKind::NonFinite, format!("the gradient is not finite{place}")).at(objective.origin)
+    })
 }
 
 /// Numbers per token that are not finite.

@@ -16,14 +16,15 @@ use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
+use super::Source;
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
 use super::models::{Reader, Scored};
+use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
 use super::views::Shown;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
-use super::{Rollouts, Source, Trainer};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::rollout::Sequence;
@@ -47,26 +48,26 @@ pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::TEACHER };
 pub const STUDENT_ENTROPY: Signal = Signal::Entropy { role: Role::Student };
 
 /// Everything that the objective's graph and the diagnostics read at this step.
-pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch, ScoringPass)> {
-    let objective = &trainer.stage.train.objective;
+pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, ScoringPass)> {
+    let objective = &scoring.stage.train.objective;
     let sequences = &rollouts.sequences;
     // The others first: then their weights can leave before the student's activations come.
     let mut others = Vec::new();
-    for (index, role) in trainer.roles.iter().copied().enumerate() {
+    for (index, role) in scoring.roles.iter().copied().enumerate() {
         let known =
             rollouts.known.borrow().iter().find(|(of, _)| *of == role).map(|(_, logits)| shared(logits));
-        let last = index + 1 == trainer.roles.len();
+        let last = index + 1 == scoring.roles.len();
         others.push((
             role,
-            if let Some(known) = known { known } else { logits_of(trainer, role, rollouts, step, last)? },
+            if let Some(known) = known { known } else { logits_of(scoring, role, rollouts, step, last)? },
         ));
     }
-    trainer.models.let_go();
+    scoring.models.let_go();
 
-    let mut forward = ScoringPass::new(trainer, rollouts, others)?;
+    let mut forward = ScoringPass::new(scoring, rollouts, others)?;
     let layout = sequences.layout.clone();
-    let mut batch = Batch { layout, step, steps: trainer.stage.steps, ..Batch::default() };
-    compose(trainer, sequences, &mut forward, &mut batch)?;
+    let mut batch = Batch { layout, step, steps: scoring.stage.steps, ..Batch::default() };
+    compose(scoring, sequences, &mut forward, &mut batch)?;
     let mut wanted = objective.graph.signals(&objective.outputs());
     // Formulas inside divergences are worked out before the divergences are.
     let inside =
@@ -78,7 +79,7 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
-    if trainer.roles.contains(&Role::TEACHER) {
+    if scoring.roles.contains(&Role::TEACHER) {
         wanted.push(TEACHER_LOGP);
     }
     forward.read(&wanted, &objective.live, objective, sequences, &mut batch)?;
@@ -89,16 +90,16 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
 /// of the batch. What does not change while the student learns is kept for the next pass over the same
 /// rollouts. `last`: no other role comes after it.
 fn logits_of(
-    trainer: &Trainer,
+    scoring: &Scoring,
     role: Role,
     rollouts: &Rollouts,
     step: u32,
     last: bool,
 ) -> Result<Vec<Logits>> {
     let _guard = no_grad_guard();
-    let Trainer { stage, models, .. } = trainer;
+    let Scoring { stage, models, .. } = *scoring;
     let sequences = &rollouts.sequences;
-    let runs = runs(trainer, role, sequences)?;
+    let runs = runs(scoring, role, sequences)?;
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
     for (reader, pass) in &passes {
@@ -106,15 +107,15 @@ fn logits_of(
         let sees = models.view(*reader);
         let softcap = models
             .frozen(model_ref)
-            .map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
+            .map_or(scoring.model.config.logit_softcap, |(_, config)| config.logit_softcap);
         let loaded = OnceCell::new();
         let decoder =
-            || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(&trainer.model);
-        let kept = match (&trainer.kept, pass.as_slice()) {
+            || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
+        let kept = match (scoring.kept, pass.as_slice()) {
             (Some(kept), [run]) if sees.is_none() => {
                 let ScoringRun { sources, members, .. } = &runs[*run];
                 let scorer = Scorer { role, model_ref, sources: sources.clone(), decoder };
-                kept.hidden(trainer, &scorer, sequences, members.clone())
+                kept.hidden(scoring, &scorer, sequences, members.clone())
             }
             _ => None,
         };
@@ -124,7 +125,7 @@ fn logits_of(
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
                 let shown = Shown::new(stage, sees, sequences, members(), step)?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
-                hidden(trainer, decoder(), sequences, &micro_batches, &shown)
+                hidden(scoring, decoder(), sequences, &micro_batches, &shown)
             }
         };
         // The LM head of the only model stays while its layers go. Of several, others would be needed
@@ -142,7 +143,7 @@ fn logits_of(
     let absent = |run: &ScoringRun| Logits::Absent(run.tokens.len() as i64);
     let parts: Vec<Logits> =
         zip_equal(&runs, parts).map(|(run, part)| part.unwrap_or_else(|| absent(run))).collect();
-    if trainer.stage.train.passes > 1 && !models.moves(role) {
+    if scoring.stage.train.passes > 1 && !models.moves(role) {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
     }
     Ok(parts)
@@ -161,8 +162,8 @@ pub struct ScoringRun {
 /// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that
 /// follow each other with one model are one run: it is less work, and a model equal to the student then sees
 /// the student's own batch and answers with the same bits.
-pub fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
-    let Trainer { stage, models, .. } = trainer;
+pub fn runs(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<ScoringRun>> {
+    let Scoring { stage, models, .. } = *scoring;
     let all = stage.sections();
     let mut runs = Vec::new();
     let mut first = 0;
@@ -176,7 +177,7 @@ pub fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<
         // Others are composed of it, of the prompts that these are asked about.
         let asked = matches!(role, Role::TEACHER | Role::REFERENCE) || stage.train.objective.reads(role);
         if run[0].is_none() && asked {
-            return Err(nobody(trainer, role, source));
+            return Err(nobody(scoring, role, source));
         }
         let tokens = sequences.tokens(members.start).start..sequences.tokens(members.end - 1).end;
         runs.push(ScoringRun { scored: run[0], sources, members, tokens });
@@ -185,11 +186,11 @@ pub fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<
 }
 
 /// A domain has no scorer for a role.
-pub fn nobody(trainer: &Trainer, role: Role, source: &Source) -> Error {
+pub fn nobody(scoring: &Scoring, role: Role, source: &Source) -> Error {
     match role {
         Role::TEACHER => no_teacher(source),
         _ => {
-            let name = trainer.stage.train.scorers.name(role);
+            let name = scoring.stage.train.scorers.name(role);
             Error::new(FailureKind::Runtime, format!("the domain `{}` has no {name}", source.name))
         }
     }
@@ -216,7 +217,7 @@ fn shared(parts: &[Logits]) -> Vec<Logits> {
 /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the
 /// sequences' order.
 pub fn hidden(
-    trainer: &Trainer,
+    scoring: &Scoring,
     decoder: &Decoder,
     sequences: &Sequences,
     micro_batches: &[Vec<usize>],
@@ -224,9 +225,9 @@ pub fn hidden(
 ) -> Tensor {
     let parts: Vec<Tensor> = micro_batches
         .iter()
-        .map(|members| decoder.hidden(&sequences.packed(trainer.stage, members, shown)))
+        .map(|members| decoder.hidden(&sequences.packed(scoring.stage, members, shown)))
         .collect();
-    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, trainer.stage.device)
+    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, scoring.stage.device)
 }
 
 /// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members`
@@ -252,11 +253,11 @@ pub fn in_order(
 
 impl ScoringPass {
     fn new(
-        trainer: &Trainer,
+        scoring: &Scoring,
         rollouts: &Rollouts,
         mut others: Vec<(Role, Vec<Logits>)>,
     ) -> Result<ScoringPass> {
-        let Trainer { stage, model, .. } = trainer;
+        let Scoring { stage, model, .. } = *scoring;
         let sequences = &rollouts.sequences;
         let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
         let trace = match micro_batches.as_slice() {
@@ -266,21 +267,21 @@ impl ScoringPass {
         let _guard = no_grad_guard();
         let hidden = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
-            None => hidden(trainer, model, sequences, &micro_batches, &Shown::Own),
+            None => hidden(scoring, model, sequences, &micro_batches, &Shown::Own),
         };
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
-            matrix: Matrix::Held(trainer.models.compared(model)),
+            matrix: Matrix::Held(scoring.models.compared(model)),
             softcap: model.config.logit_softcap,
         };
-        let mut sampler = sampler(trainer)?;
+        let mut sampler = sampler(scoring)?;
         if let Some((Role::Student, temperature)) = sampler
             && stage.train.passes > 1
         {
             // Only in the first pass is the student still the policy that sampled.
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
-                let matrix = Matrix::Held(trainer.models.compared(model).copy());
+                let matrix = Matrix::Held(scoring.models.compared(model).copy());
                 Logits::Projected {
                     hidden: hidden.detach().copy(),
                     matrix,
@@ -347,13 +348,13 @@ impl ScoringPass {
     /// per token, in the objective's order; `batch` is what [`score`] answered.
     pub fn gradient(
         self,
-        trainer: &Trainer,
+        scoring: &Scoring,
         rollouts: &Rollouts,
         batch: &Batch,
         adjoints: &[&[f32]],
     ) -> Result<Gradient> {
         let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
-        let Trainer { stage, model, .. } = trainer;
+        let Scoring { stage, model, .. } = *scoring;
         let objective = &stage.train.objective;
         let device = hidden.device();
         let parameters = Parameters { batch, device };
@@ -363,7 +364,7 @@ impl ScoringPass {
                 parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
-        let compared = trainer.models.compared(model);
+        let compared = scoring.models.compared(model);
         let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
         if let Some(trace) = trace {
             return Ok(model.gradient_of(trace, &grad_hidden, Some(grad_lm_head)));
@@ -417,8 +418,8 @@ fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Resul
 
 /// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more
 /// than the recorded log-probabilities.
-fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
-    let objective = &trainer.stage.train.objective;
+fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
+    let objective = &scoring.stage.train.objective;
     let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
     let signals = objective.graph.signals(&objective.outputs());
     let asked = |signal: &Signal| {
@@ -427,7 +428,7 @@ fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
     if !live && !signals.iter().any(asked) {
         return Ok(None);
     }
-    let (writer, sampling) = match trainer.stage.train.rollout.producer.kind().policy() {
+    let (writer, sampling) = match scoring.stage.train.rollout.producer.kind().policy() {
         Ok((Writer::Student, sampling)) => (Role::Student, sampling),
         Ok((Writer::Scorer(role), sampling)) => (role, sampling),
         Ok((Writer::Model(_), _)) => {

@@ -9,13 +9,16 @@ use std::collections::HashMap;
 
 use mopd_compiler::expr::graph::NodeId;
 
+use super::Trainer;
+use super::part::{Part, Rollouts};
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix};
-use super::{Rollouts, Trainer};
 use crate::data::mixture::Draw;
+use crate::model::Decoder;
 use crate::report::Record;
 use crate::rollout::Sequence;
-use crate::store::state::{StateTensors, StoredRollouts, TrainPosition, TrainState};
+use crate::store::state::{PartPosition, StateTensors, StoredRollouts, TrainPosition, TrainState};
+use crate::zip::zip_equal;
 
 /// How a stage goes on from a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,33 +40,9 @@ impl Trainer<'_> {
             tensors.put("average", average);
         }
         self.models.state(&mut tensors);
-        let rollouts = self.rollouts.as_ref().map(|rollouts| {
-            if let Some(Logits::Projected { hidden, matrix: Matrix::Held(matrix), .. }) =
-                &*rollouts.policy.borrow()
-            {
-                tensors.put("policy.hidden", hidden);
-                tensors.put("policy.matrix", matrix);
-            }
-            let Sequences { list, draws, .. } = &rollouts.sequences;
-            StoredRollouts {
-                sequences: list.clone(),
-                of_group: rollouts.sequences.of_group(),
-                draws: draws.clone(),
-            }
-        });
-        let mut carried: Vec<(NodeId, u64)> =
-            self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
-        carried.sort_unstable();
-        let position = TrainPosition {
-            step,
-            seconds,
-            updates,
-            data: self.batches.position(),
-            carried,
-            climbed: self.batches.climbed().to_vec(),
-            kept: self.batches.kept_groups(),
-            rollouts,
-        };
+        let mut parts = self.parts.iter().map(|part| part.position(&mut tensors)).collect::<Vec<_>>();
+        let first = parts.remove(0);
+        let position = TrainPosition { step, seconds, updates, first, own_data: parts };
         TrainState { position, tensors, record }
     }
 
@@ -79,10 +58,68 @@ impl Trainer<'_> {
             tensors.restore("average", average)?;
         }
         self.models.restore(tensors)?;
-        self.batches.restore(&position.data, self.stage)?;
+        let all: Vec<&PartPosition> = std::iter::once(&position.first).chain(&position.own_data).collect();
         if mode == RestoreMode::Fork {
-            return Ok(());
+            // What another stage has none of goes on from where its first part stood.
+            let of = |part: usize| all.get(part).unwrap_or(&all[0]).data.clone();
+            return self.restore_positions(&(0..self.parts.len()).map(of).collect::<Vec<_>>());
         }
+        if all.len() != self.parts.len() {
+            return Err(format!(
+                "it has {} sets of completions, where the stage has {}",
+                all.len(),
+                self.parts.len()
+            ));
+        }
+        let model = &self.model;
+        zip_equal(&mut self.parts, all)
+            .try_for_each(|(part, position)| part.restore(model, position, tensors))
+    }
+}
+
+impl Part<'_> {
+    /// Of a tensor of this part.
+    fn name(&self, tensor: &str) -> String {
+        match self.stage.part {
+            0 => tensor.to_owned(),
+            part => format!("{tensor}.{part}"),
+        }
+    }
+
+    fn position(&self, tensors: &mut StateTensors) -> PartPosition {
+        let rollouts = self.rollouts.as_ref().map(|rollouts| {
+            if let Some(Logits::Projected { hidden, matrix: Matrix::Held(matrix), .. }) =
+                &*rollouts.policy.borrow()
+            {
+                tensors.put(self.name("policy.hidden"), hidden);
+                tensors.put(self.name("policy.matrix"), matrix);
+            }
+            let Sequences { list, draws, .. } = &rollouts.sequences;
+            StoredRollouts {
+                sequences: list.clone(),
+                of_group: rollouts.sequences.of_group(),
+                draws: draws.clone(),
+            }
+        });
+        let mut carried: Vec<(NodeId, u64)> =
+            self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
+        carried.sort_unstable();
+        PartPosition {
+            data: self.batches.position(),
+            carried,
+            climbed: self.batches.climbed().to_vec(),
+            kept: self.batches.kept_groups(),
+            rollouts,
+        }
+    }
+
+    fn restore(
+        &mut self,
+        model: &Decoder,
+        position: &PartPosition,
+        tensors: &StateTensors,
+    ) -> Result<(), String> {
+        self.batches.restore(&position.data, self.stage)?;
         self.batches.restore_climbed(&position.climbed, &self.stage.train.objective.ladders)?;
         self.batches.restore_groups(&position.kept, self.stage)?;
         self.carried = position
@@ -91,14 +128,15 @@ impl Trainer<'_> {
             .map(|(node, bits)| (*node, f64::from_bits(*bits)))
             .collect::<HashMap<_, _>>();
         self.rollouts = match &position.rollouts {
-            Some(kept) => Some(self.kept(kept, tensors)?),
+            Some(kept) => Some(self.kept_rollouts(model, kept, tensors)?),
             None => None,
         };
         Ok(())
     }
 
-    fn kept(
+    fn kept_rollouts(
         &self,
+        model: &Decoder,
         StoredRollouts { sequences, of_group, draws }: &StoredRollouts,
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
@@ -112,11 +150,11 @@ impl Trainer<'_> {
             return Err("it does not say where its sequences stand in the data".to_owned());
         }
         let device = self.stage.device;
-        let policy = match tensors.0.contains_key("policy.hidden") {
+        let policy = match tensors.0.contains_key(&self.name("policy.hidden")) {
             true => Some(Logits::Projected {
-                hidden: tensors.get("policy.hidden")?.to_device(device),
-                matrix: Matrix::Held(tensors.get("policy.matrix")?.to_device(device)),
-                softcap: self.model.config.logit_softcap,
+                hidden: tensors.get(&self.name("policy.hidden"))?.to_device(device),
+                matrix: Matrix::Held(tensors.get(&self.name("policy.matrix"))?.to_device(device)),
+                softcap: model.config.logit_softcap,
             }),
             false => None,
         };

@@ -1,6 +1,7 @@
 //! Steps against a plain implementation in double precision: one sequence at a time, every tensor whole,
 //! derivatives by libtorch.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,19 +13,21 @@ use mopd_compiler::plan::{
 };
 use tch::{Device, Kind, Tensor};
 
+use super::batches::Batches;
 use super::master::Master;
 use super::objective::objectives::{direct, grpo, mopd};
+use super::sequences::Sequences;
 use super::*;
 use crate::data::{Dataset, Field, Request};
 use crate::model::tests::{random_model, tiny};
 use crate::model::{layout, to_vec};
 use crate::tokenizer::Tokenizer;
-use crate::zip::zip_equal;
 
 mod cached_scores;
 mod conversations;
 mod half;
 mod mixes;
+mod own_data;
 mod padded;
 mod producers;
 mod reference;
@@ -87,6 +90,7 @@ impl Fixture {
             name: "student",
             seed: 1,
             stream: 2,
+            part: 0,
             train,
             steps: 4,
             sources: vec![source(0), source(1)],
@@ -141,6 +145,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         passes,
         filter: None,
         objective,
+        own_data: Vec::new(),
         trainable: Trainable::default(),
         optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
         length: Length::Steps(4),
@@ -293,9 +298,9 @@ const ROUTED: [Teacher; 2] = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId
 /// The first step's loss, gradient and sequences.
 fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
-    let rollouts = trainer.rollouts_of(0).unwrap();
+    let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
     let Evaluated { outputs, gradient, .. } =
-        trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts)
 }
@@ -521,9 +526,9 @@ fn adapters_have_the_references_gradient() {
             for step in 0..3 {
                 trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             }
-            let rollouts = trainer.rollouts_of(3).unwrap();
+            let rollouts = trainer.rollouts_of(3).unwrap().remove(0);
             let Evaluated { gradient, .. } =
-                trainer.evaluate(&rollouts, 3).map_err(|(error, _)| error).unwrap();
+                trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
             let gradient = trainer.trained.gradient(gradient);
             let got = to_vec(&gradient.part(0..gradient.parameters()));
             let adapted = trainer.trained.adapter().unwrap();
@@ -639,19 +644,19 @@ fn later_passes_have_a_ratio() {
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut lists = Vec::new();
     for step in 0..4 {
-        let mut rollouts = trainer.rollouts_of(step).unwrap();
+        let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some((index % 3) as f64 / 2.0);
         }
         let Evaluated { batch, gradient, .. } =
-            trainer.evaluate(&rollouts, step).map_err(|(error, _)| error).unwrap();
+            trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let apart =
             batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
         // Rounding in the first pass, the update in the second.
         assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
         lists.push(rollouts.sequences.list.clone());
-        trainer.rollouts = Some(rollouts);
+        trainer.parts[0].rollouts = Some(rollouts);
         trainer.optimizer.step(&mut Master::whole(trainer.model.flat()), gradient, 1.0, 1e-2);
     }
     assert_eq!((&lists[0], &lists[2]), (&lists[1], &lists[3]));
@@ -671,12 +676,12 @@ fn the_ratio_starts_at_1_at_any_temperature() {
         train.objective.temperature = temperature;
         let stage = fixture.stage(&train, ROUTED, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
-        let mut rollouts = trainer.rollouts_of(0).unwrap();
+        let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
         for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
             sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
         }
         let Evaluated { batch, outputs, gradient, .. } =
-            trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
         let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
         let ratios = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).exp());
         let furthest = ratios.map(|ratio| (ratio - 1.0).abs()).fold(0.0, f32::max);
@@ -740,9 +745,9 @@ fn vocab_size_is_that_of_the_student_s_tokenizer() {
         let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
         let stage = fixture.stage(&train, own, &models);
         let mut trainer = Trainer::new(&stage).unwrap();
-        let rollouts = trainer.rollouts_of(0).unwrap();
+        let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
         let Evaluated { batch, outputs, .. } =
-            trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
         let entropies = batch.signal(&Signal::Entropy { role: Role::Student }).unwrap();
         let terms = outputs.get(train.objective.terms[0].value);
         assert!(!terms.is_empty() && terms.len() == entropies.len());
@@ -763,8 +768,9 @@ fn limits_bound_completions_of_the_data() {
     let mut stage = fixture.stage(&train, ROUTED, &models);
     let lengths = |stage: &Stage| {
         let mut trainer = Trainer::new(stage).unwrap();
-        let sequences =
-            (0..8).flat_map(|step| trainer.rollouts_of(step).unwrap().sequences.list).collect::<Vec<_>>();
+        let sequences = (0..8)
+            .flat_map(|step| trainer.rollouts_of(step).unwrap().remove(0).sequences.list)
+            .collect::<Vec<_>>();
         let of = |source: usize| sequences.iter().filter(move |sequence| sequence.source == source);
         [0, 1].map(|source| {
             let longest = of(source).map(|sequence| sequence.completion.len()).max().unwrap();
@@ -795,7 +801,7 @@ fn epochs_visit_each_prompt_of_each_domain_as_often_as_they_say() {
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut visits = [[0; 8]; 2];
     for step in 0..stage.steps {
-        let sequences = trainer.rollouts_of(step).unwrap().sequences;
+        let sequences = trainer.rollouts_of(step).unwrap().remove(0).sequences;
         assert_eq!(sequences.list.len(), if step == 6 { 6 } else { 7 });
         sequences.list.iter().for_each(|sequence| visits[sequence.source][sequence.record] += 1);
     }

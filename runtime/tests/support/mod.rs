@@ -111,6 +111,7 @@ impl Builder {
             passes: 1,
             filter: None,
             objective,
+            own_data: Vec::new(),
             trainable: Trainable::default(),
             optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
             length: Length::Steps(steps),

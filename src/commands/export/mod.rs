@@ -9,7 +9,7 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::ExportArgs;
-use crate::metrics::{gathered, number};
+use crate::metrics::{domain, gathered, number};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
@@ -87,7 +87,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     for rows in gathered(metrics, 0..metrics.rows(), "domain") {
         let row = rows[0];
         let name = folder_of_model(metrics.text("stage", row), metrics.whole("seed", row));
-        let (step, domain) = (metrics.whole("step", row), metrics.text("domain", row));
+        let (step, domain) = (metrics.whole("step", row), domain(metrics, row));
         let events = all.entry(name).or_default();
         let numbers = |names: &[&str], suffix: &str| {
             let number = |name: &&str| {

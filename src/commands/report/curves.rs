@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
-use crate::metrics::{SHARES, gathered, number};
+use crate::metrics::{SHARES, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
@@ -36,7 +36,7 @@ const MOST: usize = 120;
 pub struct Curves {
     pub steps: u32,
     pub seeds: usize,
-    /// The domains trained on.
+    /// The domains trained on, each for every set of completions.
     pub domains: Vec<String>,
     /// The teachers, where the data chooses between them: no domain says then whose a share is.
     pub teachers: Vec<String>,
@@ -101,7 +101,7 @@ pub fn curves(metrics: &ColumnTable) -> BTreeMap<String, Curves> {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
     }
     // Nearly all series have a range; few metrics are absent.
-    let domains = |rows: &[usize]| distinct(rows.iter().map(|row| metrics.text("domain", *row)));
+    let domains = |rows: &[usize]| distinct(rows.iter().map(|row| domain(metrics, *row)));
     let series: usize = rows
         .values()
         .map(|rows| domains(rows).len() * (OF_DOMAIN.len() + OF_TEACHER.len()) + OF_STEP.len())
@@ -115,7 +115,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
-    let domains = distinct(rows.iter().map(|row| metrics.text("domain", *row)));
+    let domains = distinct(rows.iter().map(|row| domain(metrics, *row)));
     let teachers =
         distinct(rows.iter().map(|row| metrics.text("teacher", *row)).filter(|teacher| !teacher.is_empty()));
     let of_domains = gathered(metrics, rows.iter().copied(), "domain");
@@ -125,7 +125,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
     let mut curves = Curves {
         steps: steps as u32,
         seeds: seeds.len(),
-        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        domains: domains.clone(),
         teachers: if routed {
             teachers.iter().map(|teacher| (*teacher).to_owned()).collect()
         } else {
@@ -167,14 +167,14 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
     };
     let is = |column: &str, row: usize, name: &str| metrics.text(column, row) == name;
     for metric in OF_DOMAIN {
-        for domain in &domains {
-            let own = of_domains.iter().filter(|rows| is("domain", rows[0], domain));
+        for of in &domains {
+            let own = of_domains.iter().filter(|rows| domain(metrics, rows[0]) == *of);
             let mut values = own.map(|rows| CurvePoint {
                 row: rows[0],
                 value: number(metrics, metric, rows),
                 weight: Some(1.0),
             });
-            curves.series.extend(series(metric, By::Domain, domain, &mut values));
+            curves.series.extend(series(metric, By::Domain, of, &mut values));
         }
     }
     let of_steps = if routed { gathered(metrics, rows.iter().copied(), "stage") } else { Vec::new() };

@@ -60,7 +60,14 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
     if let Some(template) = &train.sees {
         rows.push(("student sees", template.name.clone()));
     }
-    rows.push(("tokens from", tokens(train)));
+    let parts = train.parts();
+    let tokens_of = |part: &Train| match &part.objective.terms[..] {
+        _ if parts.len() == 1 => tokens(part),
+        terms => {
+            format!("{} on {}", joined(terms, |term| format!("`{}`", term.name)), tokens(&on_its_own(part)))
+        }
+    };
+    rows.push(("tokens from", parts.iter().map(tokens_of).collect::<Vec<String>>().join("; ")));
     for (name, condition) in [("trained on where", &train.filter), ("first by", &train.priority)] {
         rows.extend(condition.as_ref().map(|condition| (name, formula(condition))));
     }
@@ -106,6 +113,13 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         ));
     }
     rows
+}
+
+/// A part of a stage as a stage of its own.
+fn on_its_own(part: &Train) -> Train {
+    let mut part = part.clone();
+    part.objective.terms.iter_mut().for_each(|term| term.data = None);
+    part
 }
 
 /// Which weights a stage changes, where not all.

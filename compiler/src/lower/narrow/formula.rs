@@ -67,9 +67,6 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
             );
         }
     }
-    for term in objective.terms.iter().filter(|term| term.data.is_some()) {
-        found.push(*refused(origins.span(term.origin), "a term with completions of its own (`data`)"));
-    }
     found.sort_by_key(|refusal| refusal.primary.span);
     let mut once: Vec<Diagnostic> = Vec::new();
     for refusal in found {

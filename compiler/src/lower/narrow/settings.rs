@@ -4,13 +4,14 @@
 use std::fmt::Display;
 
 use mopd_lang::experiment as wide;
+use mopd_lang::formula::Formula;
 
 use super::view::view;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Producer,
-    Recipe, Reward, Row, Sampling, Scorers, Share, Stage, Train, Trainable, schedule,
+    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, OwnData,
+    Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable, schedule,
 };
 use crate::refusal::Origins;
 
@@ -189,10 +190,18 @@ impl<'a> Settings<'a> {
         let known = &self.experiment.teachers;
         let (found, ladders) = (roles::find(train, known), train.ladders());
         let origins = Origins { roles: &found.roles, ladders: &ladders, ..self.origins };
-        let rollout =
-            producers::rollout(train, origins, &|formula, what| filter::formula(formula, what, origins))
+        let parts = train.parts();
+        if let [_, own, ..] = parts.as_slice() {
+            self.refuse_beside_own_data(train, own.objective.terms[0].origin, &ladders);
+        }
+        let rollouts = parts.iter().map(|part| {
+            producers::rollout(part, origins, &|formula, what| filter::formula(formula, what, origins))
                 .map_err(|refusals| self.note(refusals))
-                .ok();
+                .ok()
+        });
+        let mut rollouts: Vec<Option<Rollout>> = rollouts.collect();
+        let own_data = rollouts.split_off(1.min(rollouts.len()));
+        let rollout = rollouts.pop().flatten();
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
             (Some(formula), Some(Producer::Student(_))) => {
@@ -218,8 +227,10 @@ impl<'a> Settings<'a> {
             .then_some(choices)
             .zip(named)
             .map(|(choices, named)| Scorers::new(choices, reference.iter().copied(), named));
-        if let (Some(scorers), Some(rollout)) = (&scorers, &rollout) {
-            self.note(roles::unfit_writer(rollout, scorers, origins.span(train.rollout.origin)));
+        for (part, rollout) in parts.iter().zip(std::iter::once(&rollout).chain(&own_data)) {
+            if let (Some(scorers), Some(rollout)) = (&scorers, rollout) {
+                self.note(roles::unfit_writer(rollout, scorers, origins.span(part.rollout.origin)));
+            }
         }
         let optimizer = self.optimizer(optimizer);
         if let Trainable::Adapter(adapter) = trainable
@@ -241,6 +252,10 @@ impl<'a> Settings<'a> {
             passes: *passes,
             filter,
             objective: train,
+            own_data: own_data
+                .into_iter()
+                .map(|rollout| Some(OwnData { rollout: rollout?, objective: train }))
+                .collect::<Option<Vec<_>>>()?,
             trainable: trainable.clone(),
             optimizer: optimizer?,
             length: *length,
@@ -248,6 +263,16 @@ impl<'a> Settings<'a> {
             ema: *ema,
             execution: *execution,
         })
+    }
+
+    /// What decides by a step's completions has one set of them to look at.
+    fn refuse_beside_own_data(&mut self, train: &wide::Train, term: Origin, ladders: &[Formula]) {
+        if let Some(filter) = &train.filter {
+            self.refuse::<()>(filter.0.origin, "a `filter` beside a term with completions of its own");
+        }
+        if !ladders.is_empty() {
+            self.refuse::<()>(term, "a term with completions of its own where a `ladder` moves a rollout,");
+        }
     }
 
     fn optimizer(&mut self, optimizer: &wide::Optimizer) -> Option<AdamW> {

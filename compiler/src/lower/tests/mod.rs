@@ -4,6 +4,7 @@ mod balance;
 mod expressions;
 mod keys;
 mod objectives;
+mod own_data;
 mod plans;
 mod refusals;
 

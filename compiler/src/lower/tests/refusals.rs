@@ -160,10 +160,26 @@ fn the_ways_to_one_number() {
             Some(Reduce { balance: Some(balance), ..by_steps(vec![largest]) });
     });
     assert_eq!(refused, supported("`by domain` of a `max`"));
-    let data =
-        Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
-    let refused = refusals(|experiment| distilled(experiment).objective.terms[0].data = Some(Rc::new(data)));
-    assert_eq!(refused, supported("a term with completions of its own (`data`)"));
+}
+
+/// What decides by a step's completions, where there are several sets of them.
+#[test]
+fn beside_terms_with_completions_of_their_own() {
+    let source = RolloutSource::Data { field: "answer".into() };
+    let data = || Some(Rc::new(Rollout { source: source.clone(), edits: vec![], origin: HERE }));
+    let refused = |change: &dyn Fn(&mut Train)| {
+        refusals(|experiment| {
+            let train = distilled(experiment);
+            train.objective.terms.push(Term { data: data(), ..term("own", live(Live::Part(Part::Logp))) });
+            change(train);
+        })
+    };
+    let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);
+    let filter = apply(Function::Less, [&mean, &number(1.0)]);
+    assert_eq!(
+        refused(&|train| train.filter = Some(filter.clone())),
+        supported("a `filter` beside a term with completions of its own")
+    );
 }
 
 #[test]
@@ -583,10 +599,6 @@ fn pairs() {
         supported("rollouts that are made once (`sequences`) as one side of a pair")
     );
     assert_eq!(pairs(&|pair, _| pair.kind = PreferenceKind::BradleyTerry), supported("`live bradley_terry`"));
-    assert_eq!(
-        pairs(&|_, train| train.objective.terms.push(term("more", live(Live::Part(Part::Logp))))),
-        supported("an objective that compares pairs in one term and judges other completions in another")
-    );
     // What runs: data, the student, the routed teacher or one by name, a model that stays as it is.
     let mut sound = experiment();
     let train = distilled(&mut sound);

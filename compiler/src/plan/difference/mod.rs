@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Comparison, Composition, DataFormula, Domain, DomainId, Member, Model, ModelId, Objective, Parameter,
-    Plan, Scorers, Stage, StageFacts, Teacher, TeacherChoice, Train, producers,
+    Plan, Rollout, Scorers, Stage, StageFacts, Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
 
@@ -383,7 +383,7 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, objective: _, .. } = train;
-    let Train { trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
+    let Train { own_data, trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -411,14 +411,21 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         }
     };
     let name = |id: ModelId| producers::Value::Text(names.models[id.0 as usize].clone());
-    let mut rollout = written(&rollout.fields(&name));
-    name_writers(&mut rollout, scorers);
-    // `sampling` is where the plan keeps them, not how an author calls them.
-    if let Value::Object(fields) = &mut rollout
-        && let Some(Value::Object(sampling)) = fields.remove("sampling")
-    {
-        fields.extend(sampling);
-    }
+    let of_rollout = |rollout: &Rollout| {
+        let mut rollout = written(&rollout.fields(&name));
+        name_writers(&mut rollout, scorers);
+        // `sampling` is where the plan keeps them, not how an author calls them.
+        if let Value::Object(fields) = &mut rollout
+            && let Some(Value::Object(sampling)) = fields.remove("sampling")
+        {
+            fields.extend(sampling);
+        }
+        rollout
+    };
+    let own = own_data.iter().map(|own| {
+        let terms: Vec<&str> = own.objective.terms.iter().map(|term| term.name.as_str()).collect();
+        (terms.join(", "), of_rollout(&own.rollout))
+    });
     let routed = scorers.routed().iter().map(|choice| (choice.domain, arms(choice.domain)));
     let named = scorers.named().iter().map(|scorer| {
         let weights = scorer.choices.first().map(teacher);
@@ -432,7 +439,8 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "teacher": by_domain(routed.collect()),
         "reference": by_domain(scorers.references().map(|(domain, id)| (domain, names.model(id))).collect()),
         "named teachers": named.collect::<Map<String, Value>>(),
-        "rollout": rollout,
+        "rollout": of_rollout(rollout),
+        "data": own.collect::<Map<String, Value>>(),
         "passes": passes,
         "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),
         "trainable": written(trainable),

@@ -71,15 +71,10 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Opt
     };
     let pairs: Vec<Vec<Rc<Preference>>> = train.objective.terms.iter().map(of_term).collect();
     let Some(first) = pairs.iter().flatten().next() else { return Ok(None) };
-    if pairs.iter().any(Vec::is_empty) {
-        return Err(refused(
-            at,
-            "an objective that compares pairs in one term and judges other completions in another",
-        ));
-    }
+    debug_assert!(!pairs.iter().any(Vec::is_empty), "terms of a part have the same completions");
     let same = |other: &Rc<Preference>| other.chosen == first.chosen && other.rejected == first.rejected;
     if !pairs.iter().flatten().all(same) {
-        return Err(refused(at, "an objective that compares two kinds of pairs"));
+        return Err(refused(at, "a term that compares two kinds of pairs"));
     }
     let (BatchSize::Prompts(groups) | BatchSize::Sequences(groups)) = train.size;
     let (chosen, rejected) = (side(&first.chosen, origins)?, side(&first.rejected, origins)?);

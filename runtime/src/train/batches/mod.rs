@@ -109,7 +109,7 @@ struct Batch<'a> {
 impl Batch<'_> {
     /// Of the step's random numbers.
     fn key(&self, purpose: Purpose) -> Key {
-        Key::new(self.stage.seed, self.stage.stream, purpose, u64::from(self.step))
+        self.stage.key(purpose, u64::from(self.step))
     }
 }
 
@@ -133,7 +133,7 @@ impl Batches {
         let mixture = match (producer.records(), stage.train.length) {
             (Some(records), _) => by_share(stage, &records),
             (None, length) => {
-                if let Length::Epochs(_) = length {
+                if let (Length::Epochs(_), 0) = (length, stage.part) {
                     told_shares(stage, &prompts(stage));
                 }
                 of_prompts(stage)
@@ -231,9 +231,12 @@ impl Batches {
             Some(filter) => (self.filtered(batch, list, filter)?, Vec::new()),
             None => (list, draws),
         };
-        // Whoever is stopped before draws the same again.
-        buffers(&*self.producer).into_iter().for_each(|buffer| buffer.borrow_mut().commit());
         Ok(drawn)
+    }
+
+    /// What was drawn last is kept for later steps.
+    pub fn commit(&self) {
+        buffers(&*self.producer).into_iter().for_each(|buffer| buffer.borrow_mut().commit());
     }
 
     /// The sequences of a draw, where they are the same whenever it comes.

@@ -9,7 +9,7 @@ use super::teacher::kept_or_written;
 use super::{Batch, Draws, Making, Written, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
-use crate::random::{Key, Purpose};
+use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::train::models::{ModelRef, Models};
@@ -63,7 +63,7 @@ impl OfModel {
 
     /// Those of some prompts, whenever they are drawn.
     fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Sequence>> {
-        let key = Key::new(stage.seed, stage.stream, Purpose::TeacherRollout, 0);
+        let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
         let mut list = sample(stage, &writer, &by_record(stage, draws), &self.sampling, key)?;
         if self.judged {

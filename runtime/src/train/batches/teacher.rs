@@ -11,7 +11,7 @@ use super::{Batch, Draws, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
-use crate::random::{Key, Purpose};
+use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::models::{ModelRef, Models};
 use crate::train::route::Section;
@@ -116,7 +116,7 @@ fn teacher_rollouts(
     let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
     let mut mixture = by_share(stage, &prompts);
     let draws = draw(&mut mixture, count.div_ceil(n), stage, Purpose::TeacherRollout);
-    let key = Key::new(stage.seed, stage.stream, Purpose::TeacherRollout, 0);
+    let key = stage.key(Purpose::TeacherRollout, 0);
     let mut kept = vec![Vec::new(); stage.sources.len()];
     let mut kept_of_section = vec![0; stage.sections().len()];
     let mut first = 0;

@@ -29,7 +29,12 @@ fn forked(producer: Producer, teachers: [Teacher; 2], made_for: u32, steps: u32)
     let mut batches = Batches::new(&stage, &models, None).unwrap();
     stage.steps = steps;
     let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
-    (0..steps).map(|step| batches.next(&stage, &student, &models, step).unwrap().list).collect()
+    let mut list = |step| {
+        let list = batches.next(&stage, &student, &models, step).unwrap().list;
+        batches.commit();
+        list
+    };
+    (0..steps).map(&mut list).collect()
 }
 
 fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
@@ -134,11 +139,11 @@ fn a_ladder_is_climbed_where_its_condition_holds() {
     stage.steps = 8;
     let mut trainer = Trainer::new(&stage).unwrap();
     for (step, most) in (0..).zip([2, 2, 2, 2, 4, 4, 6, 6]) {
-        let rollouts = trainer.rollouts_of(step).unwrap();
+        let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
         let lengths = rollouts.sequences.list.iter().map(|sequence| sequence.completion.len());
         assert_eq!(lengths.max(), Some(most), "step {step}");
         let (now, record) = (Instant::now(), &mut Default::default());
-        trainer.update(rollouts, now, step, record).map_err(|(error, _)| error).unwrap();
+        trainer.update(vec![rollouts], now, step, record).map_err(|(error, _)| error).unwrap();
     }
 }
 

@@ -196,7 +196,7 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = fixtures.rollouts(kind);
     let Evaluated { outputs, gradient, .. } =
-        trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
     let expected = fixtures.reference[&format!("{case}.loss")][0];
     if (loss - expected).abs() >= bounds.loss * expected.abs().max(1.0) {
@@ -225,7 +225,7 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     for step in 0..2 {
         let rollouts = fixtures.rollouts(kind);
         trainer
-            .update(rollouts, Instant::now(), step, &mut Record::default())
+            .update(vec![rollouts], Instant::now(), step, &mut Record::default())
             .map_err(|(error, _)| error)
             .unwrap();
     }

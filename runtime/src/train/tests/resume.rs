@@ -1,9 +1,9 @@
 //! A stage that is cut off after any step ends with the same bits as one that is not.
 
 use mopd_compiler::plan::producers::{Keeps, Model};
-use mopd_compiler::plan::{Axis, Function, Live, Memory, Reduction};
+use mopd_compiler::plan::{Axis, Function, Live, Memory, OwnData, Reduction};
 
-use super::super::objective::objectives::objective;
+use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::producers::{climbing, mean_length, replay};
@@ -128,6 +128,19 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         let student = Producer::student(Sampling::new(2, 1.0, 6));
         train.rollout = Rollout::new(6, replay(student, Keeps::Prompts, 9, Some(mean_length())));
     });
+    case("terms with completions of their own", ROUTED, &|train| {
+        let student = || Producer::student(Sampling::new(1, 1.0, 6));
+        let own = |producer, objective| OwnData { rollout: Rollout::new(5, producer), objective };
+        train.rollout = Rollout::new(5, replay(student(), Keeps::Rollouts, 9, None));
+        train.own_data = vec![
+            own(replay(student(), Keeps::Rollouts, 7, None), direct(Support::Full, Mass::Raw)),
+            own(Producer::data("answer"), nll()),
+        ];
+    });
+    case("their passes and memory", ROUTED, &|train| {
+        (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
+        train.own_data = vec![OwnData { rollout: sampled(3), objective: ratio() }];
+    });
     case("some weights", ROUTED, &|train| {
         train.trainable =
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
@@ -199,11 +212,21 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
 /// Long rollouts are not waited for: the step begins anew, with the same prompts and the same draws.
 #[test]
 fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
+    let mut train = train(mopd(1.0), 1);
+    let long = Rollout::new(5, Producer::student(Sampling::new(8, 1.0, 100)));
+    train.rollout = long.clone();
+    stopped_in_rollouts(&train);
+    // What a part has kept of its rollouts by then is not kept: another part's are not there yet.
+    let student = Producer::student(Sampling::new(1, 1.0, 6));
+    train.rollout = Rollout::new(5, replay(student, Keeps::Rollouts, 9, None));
+    train.own_data = vec![OwnData { rollout: long, objective: mopd(1.0) }];
+    stopped_in_rollouts(&train);
+}
+
+fn stopped_in_rollouts(train: &Train<Objective>) {
     let fixture = Fixture::new();
     let models = models(true);
-    let mut train = train(mopd(1.0), 1);
-    train.rollout = Rollout::new(5, Producer::student(Sampling::new(8, 1.0, 100)));
-    let through = finished(&fixture.stage(&train, ROUTED, &models), None);
+    let through = finished(&fixture.stage(train, ROUTED, &models), None);
     let (_folder, store) = store();
     // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of
     // another one.
@@ -222,7 +245,7 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     }
     let (heard, second) = std::sync::mpsc::channel();
     let control = Control::new(Listens(0, heard));
-    let stage = Stage { control: &control, ..fixture.stage(&train, ROUTED, &models) };
+    let stage = Stage { control: &control, ..fixture.stage(train, ROUTED, &models) };
     let keep = |state: &TrainState| store.keep_state("key", "a stage", state);
     let stopped = std::thread::scope(|scope| {
         let control = &control;
@@ -238,11 +261,12 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     assert!(matches!(stopped.error, Error::Interrupted));
     let kept = store.steps("key");
     assert!(kept.len() == 1 && kept[0] >= 2, "{kept:?}");
-    assert_eq!(stopped.record.rows.len(), 2 * kept[0] as usize);
+    let parts = 1 + train.own_data.len();
+    assert_eq!(stopped.record.rows.len(), 2 * parts * kept[0] as usize);
     let keep = |_: &TrainState| Ok(());
     let from = Some((store.last_state("key").0.unwrap(), RestoreMode::Resume));
     let again = finished(
-        &fixture.stage(&train, ROUTED, &models),
+        &fixture.stage(train, ROUTED, &models),
         Some(Checkpoints { from, rollouts: None, scores: None, pace: Pace::Sparing, keep: &keep }),
     );
     assert!(again.weights.values() == through.weights.values());
@@ -270,7 +294,7 @@ fn a_fork_goes_on_from_anothers_state() {
     let mut second = Trainer::new(&edited).unwrap();
     second.optimizer = trainer.optimizer;
     second.model.flat().shallow_clone().detach().copy_(trainer.model.flat());
-    second.batches = trainer.batches;
+    second.parts[0].batches = trainer.parts.remove(0).batches;
     for step in 2..4 {
         second.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }

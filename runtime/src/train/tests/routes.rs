@@ -65,7 +65,7 @@ fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let sequences = Sequences::new(list, 1, stage.sources.len());
     let rollouts = Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() };
     let Evaluated { outputs, gradient, .. } =
-        trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+        trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient)
 }
@@ -317,7 +317,7 @@ fn pairs_stay_together_under_a_route() {
     let mixed = Mixed::new(settings);
     let stage = mixed.stage(&models);
     let mut trainer = Trainer::new(&stage).unwrap();
-    let list = trainer.rollouts_of(0).unwrap().sequences.list;
+    let list = trainer.rollouts_of(0).unwrap().remove(0).sequences.list;
     assert_eq!(list.len(), 24);
     for pair in list.chunks(2) {
         assert_eq!((pair[0].source, pair[0].record), (pair[1].source, pair[1].record));

@@ -90,7 +90,7 @@ fn a_template_is_seen_where_it_is_routed() {
         }
         let (_, _, rollouts) = first_step(&stage);
         let trainer = Trainer::new(&stage).unwrap();
-        let (batch, _) = scores::score(&trainer, &rollouts, 0).map_err(|_| ()).unwrap();
+        let (batch, _) = scores::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
         let domains: Vec<usize> = batch
             .layout
             .sequence_of_token

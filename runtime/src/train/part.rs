@@ -1,0 +1,134 @@
+//! A part of a stage: terms of its objective, with the completions that they are trained on. Most stages have
+//! one; terms with completions of their own (`data`) are others. A step goes through its parts one after the
+//! other, and their gradients add up.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Instant;
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::expr::graph::NodeId;
+use mopd_compiler::plan::producers::Writer;
+use mopd_compiler::plan::{Ladder, Role};
+
+use super::batches::{Batches, RolloutCache};
+use super::cached_scores::{CachedScores, ScoreCache};
+use super::models::Models;
+use super::non_finite::{self, Classified};
+use super::objective::{Outputs, Program};
+use super::scores::score;
+use super::sequences::Sequences;
+use super::vocabulary::Logits;
+use super::{Stage, adjoints, noise};
+use crate::failure::{Error, Result};
+use crate::model::{Decoder, Gradient};
+
+pub struct Part<'a> {
+    /// With the rollout and the objective of this part.
+    pub stage: &'a Stage<'a>,
+    /// The scorers whose logits a step needs.
+    roles: Vec<Role>,
+    program: Program<'a>,
+    pub batches: Batches,
+    pub kept: Option<CachedScores<'a>>,
+    /// What the passes of now train on.
+    pub rollouts: Option<Rollouts>,
+    /// The numbers that the objective carries over from the step before.
+    pub carried: HashMap<NodeId, f64>,
+}
+
+/// A batch, and what stays true of it while the student learns from it.
+pub struct Rollouts {
+    pub sequences: Sequences,
+    /// Logits of frozen models, where there are several passes.
+    pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
+    /// Those of the student as it was when it sampled, where several passes read them.
+    pub policy: RefCell<Option<Logits>>,
+}
+
+/// A batch with everything that the objective read and answered, and d loss / d parameters.
+pub struct Evaluated {
+    pub batch: Batch,
+    pub outputs: Outputs,
+    pub gradient: Gradient,
+    /// When all that the objective reads was there.
+    pub scored: Instant,
+}
+
+/// Who scores the completions of a part.
+#[derive(Clone, Copy)]
+pub struct Scoring<'a> {
+    pub stage: &'a Stage<'a>,
+    /// The student.
+    pub model: &'a Decoder,
+    pub models: &'a Models,
+    pub roles: &'a [Role],
+    pub batches: &'a Batches,
+    pub kept: Option<&'a CachedScores<'a>>,
+}
+
+impl<'a> Part<'a> {
+    pub fn new(
+        stage: &'a Stage<'a>,
+        models: &Models,
+        cache: Option<&RolloutCache>,
+        scores: Option<ScoreCache<'a>>,
+    ) -> Result<Part<'a>> {
+        let objective = &stage.train.objective;
+        let policy = stage.train.rollout.producer.kind().policy().ok();
+        let writes = |role: Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(role));
+        let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
+        let roles = stage.train.scorers.scored(read);
+        let program = Program::new(objective, stage.device, stage.control);
+        let batches = Batches::new(stage, models, cache)?;
+        let kept = CachedScores::new(stage, scores, models, &batches, &roles);
+        Ok(Part { stage, roles, program, batches, kept, rollouts: None, carried: HashMap::new() })
+    }
+
+    pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models) -> Scoring<'t> {
+        let Part { stage, roles, batches, kept, .. } = self;
+        Scoring { stage, model, models, roles, batches, kept: kept.as_ref() }
+    }
+
+    /// What a step trains on: a batch of its own, or the last one's for another pass.
+    pub fn rollouts_of(&mut self, model: &Decoder, models: &Models, step: u32) -> Result<Rollouts> {
+        match self.rollouts.take() {
+            Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
+            _ => {
+                let sequences = self.batches.next(self.stage, model, models, step)?;
+                Ok(Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() })
+            }
+        }
+    }
+
+    /// The terms on a batch and their gradient. An error says whether the numbers were finite so far.
+    pub fn evaluate(
+        &self,
+        scoring: &Scoring,
+        rollouts: &Rollouts,
+        step: u32,
+    ) -> Result<Evaluated, Classified> {
+        let plain = |error: Error| (error, true);
+        let objective = &self.stage.train.objective;
+        let (mut batch, forward) = score(scoring, rollouts, step).map_err(plain)?;
+        let scored = Instant::now();
+        non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
+        noise::add(self.stage, objective, step, &mut batch);
+        batch.carried.clone_from(&self.carried);
+        let outputs = self.program.run(&batch).map_err(plain)?;
+        non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        let gradient =
+            forward.gradient(scoring, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
+        Ok(Evaluated { batch, outputs, gradient, scored })
+    }
+
+    /// Keeps what the next step reads of this one, and answers its loss.
+    pub fn learn(&mut self, outputs: &Outputs, step: u32) -> f64 {
+        let objective = &self.stage.train.objective;
+        let carried = objective.graph.carried(&objective.outputs()).into_iter();
+        self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
+        let advances = |ladder: &Ladder| outputs.get(ladder.advance_if)[0] != 0.0;
+        self.batches.climb(&objective.ladders, step, advances);
+        f64::from(outputs.get(objective.loss)[0])
+    }
+}

@@ -1,0 +1,123 @@
+//! Terms with completions of their own: what a step with several parts does, and what is drawn for each.
+
+use mopd_compiler::plan::OwnData;
+
+use super::mixes::drawn;
+use super::*;
+
+fn sampled(n: u32) -> Rollout {
+    Rollout::new(7, Producer::student(Sampling::new(n, 1.0, 6)))
+}
+
+/// The loss of a step is the sum of what the parts' formulas give on their own completions, in double
+/// precision; the gradient that the weights follow is the derivative of that sum.
+#[test]
+fn parts_add_up_to_the_reference() {
+    let (fixture, models) = (Fixture::new(), models(true));
+    for (first, second) in [(0, 1), (1, 0), (2, 0)] {
+        let mut all = objectives();
+        let terms = [all[first].1, all[second].1];
+        let own = all[second].0.clone();
+        let mut train = train(all.swap_remove(first).0, 1);
+        train.rollout = sampled(2);
+        train.own_data = vec![OwnData { rollout: Rollout::new(5, Producer::data("answer")), objective: own }];
+        for micro_batch in [None, Some(2)] {
+            let mut stage = fixture.stage(&train, ROUTED, &models);
+            stage.micro_batch = micro_batch;
+            let own = train.own_parts();
+            let stages = stage.parts(&own);
+            let mut trainer = Trainer::with(&stages, None, None).unwrap();
+            let rollouts = trainer.rollouts_of(0).unwrap();
+            let sizes = rollouts.iter().map(|rollouts| rollouts.sequences.list.len());
+            assert_eq!(sizes.collect::<Vec<_>>(), [14, 5]);
+            let of_part =
+                |(rollouts, terms): (&Rollouts, Terms)| expected(&stage, &rollouts.sequences, &models, terms);
+            let [(one, gradient), (other, more)] =
+                [(&rollouts[0], terms[0]), (&rollouts[1], terms[1])].map(of_part);
+            let sum: Vec<f64> = zip_equal(gradient, more).map(|(one, other)| one + other).collect();
+            let mut record = Record::default();
+            trainer.update(rollouts, Instant::now(), 0, &mut record).map_err(|(error, _)| error).unwrap();
+
+            let loss = one + other;
+            let norm = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
+            for row in &record.rows {
+                assert!((row.loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{} {loss}", row.loss);
+                assert!((row.gradient_norm / norm - 1.0).abs() < 1e-5, "{} {norm}", row.gradient_norm);
+            }
+            // The first update of AdamW moves every weight by the learning rate, against its gradient's sign.
+            let largest = sum.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            let moved = to_vec(trainer.model.flat());
+            let mut clear = 0;
+            for ((end, start), gradient) in zip_equal(zip_equal(moved, models[0].values().iter()), &sum) {
+                if gradient.abs() > 1e-3 * largest {
+                    let step = f64::from(end - start);
+                    assert!((step + 1e-2 * gradient.signum()).abs() < 1e-4, "{step} {gradient}");
+                    clear += 1;
+                }
+            }
+            assert!(clear > 100, "{clear}");
+        }
+    }
+}
+
+/// Each set of completions has rows of its own, which say of which terms they are.
+#[test]
+fn rows_are_of_the_terms_of_one_set_of_completions() {
+    let (fixture, models) = (Fixture::new(), models(true));
+    let mut train = train(mopd(1.0), 1);
+    let alone = trained_to_the_end(&fixture.stage(&train, ROUTED, &models)).1;
+    assert!(alone.iter().all(|row| row.terms.is_none()));
+    let mut own = mopd(1.0);
+    own.terms[0].name = "imitate".to_owned();
+    train.own_data = vec![OwnData { rollout: sampled(1), objective: own }];
+    let rows = trained_to_the_end(&fixture.stage(&train, ROUTED, &models)).1;
+    assert_eq!(rows.len(), 2 * alone.len());
+    for terms in ["distill", "imitate"] {
+        let first: Vec<&Row> =
+            rows.iter().filter(|row| row.step == 0 && row.terms.as_deref() == Some(terms)).collect();
+        let sum = |of: fn(&Row) -> f64| first.iter().map(|row| of(row)).sum::<f64>();
+        assert!((sum(|row| row.prompt_share) - 1.0).abs() < 1e-12, "{terms}");
+        assert!((sum(|row| row.token_share) - 1.0).abs() < 1e-12, "{terms}");
+        // Only what was sampled was judged.
+        assert_eq!(first.iter().all(|row| row.reward.is_some()), terms == "imitate");
+    }
+}
+
+/// The prompts of a step are the same for every part. What a part draws beyond them is its own, and changes
+/// nothing of what the first draws.
+#[test]
+fn a_part_draws_for_itself() {
+    let (fixture, models) = (Fixture::new(), models(true));
+    let mut train = train(mopd(1.0), 1);
+    train.rollout = sampled(2);
+    let lists = |train: &Train<Objective>| {
+        let stage = fixture.stage(train, ROUTED, &models);
+        let own = train.own_parts();
+        let stages = stage.parts(&own);
+        let mut trainer = Trainer::with(&stages, None, None).unwrap();
+        let step = |step| {
+            let rollouts = trainer.rollouts_of(step).unwrap().into_iter();
+            rollouts.map(|rollouts| rollouts.sequences.list).collect::<Vec<_>>()
+        };
+        (0..4).map(step).collect::<Vec<_>>()
+    };
+    let alone = lists(&train);
+    let own = || OwnData { rollout: sampled(2), objective: mopd(1.0) };
+    train.own_data = vec![own(), own()];
+    let together = lists(&train);
+    let mut different = [0; 3];
+    for (alone, together) in zip_equal(&alone, &together) {
+        let [first, second, third] = together.as_slice() else { panic!("three parts") };
+        for (at, known) in alone[0].iter().enumerate() {
+            assert_eq!(drawn(known), drawn(&first[at]));
+            let prompt = |of: &crate::rollout::Sequence| (of.source, of.record);
+            assert_eq!([prompt(&second[at]), prompt(&third[at])], [prompt(known); 2]);
+            for (count, (one, other)) in
+                different.iter_mut().zip([(first, second), (second, third), (first, third)])
+            {
+                *count += usize::from(one[at].completion != other[at].completion);
+            }
+        }
+    }
+    assert!(different.iter().all(|count| *count > 40), "{different:?} of 56");
+}
