@@ -11,3 +11,4 @@ pub mod keys;
 mod lower;
 pub mod plan;
 mod refusal;
+pub mod trial;

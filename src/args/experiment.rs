@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Overrides;
+use super::{Format, Overrides};
 
 /// Create a starter experiment: a commented file with data, ready to run
 #[derive(Debug, Args)]
@@ -158,4 +158,28 @@ pub enum Emit {
     Ir,
     Clif,
     Asm,
+}
+
+/// Compute an objective on given numbers: its loss, every part of it, and the gradient
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd try std.opd mopd > numbers.json            numbers to begin with: all that the objective reads
+  mopd try std.opd mopd numbers.json              the loss, every part of it, and the gradient
+  mopd try a.mopd student numbers.json            the objective of a model as the experiment has it
+
+Numbers are computed by the interpreter in f64 and by the compiled code in f32. What the file says under \
+                        `expected` is compared;
+a difference above 1e-5 of the largest number of a list is exit status 1.")]
+pub struct TryArgs {
+    /// The file; or a module of the standard library, as `std.opd`
+    pub file: PathBuf,
+    /// An objective of the file, or a model that it trains
+    pub name: String,
+    /// JSON; `-` for standard input
+    pub numbers: Option<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
 }

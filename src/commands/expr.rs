@@ -58,7 +58,11 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-fn objective<'a>(objectives: &'a [NamedObjective], name: &str) -> Result<&'a NamedObjective, Problem> {
+/// An objective of a file by its name.
+pub(super) fn objective<'a>(
+    objectives: &'a [NamedObjective],
+    name: &str,
+) -> Result<&'a NamedObjective, Problem> {
     let names = || objectives.iter().map(|named| named.objective.name.as_str());
     objectives.iter().find(|named| named.objective.name == name).ok_or_else(|| {
         let problem = Problem::usage("unknown-name", format!("the file has no objective `{name}`"));

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod sample;
 mod sweep;
+mod trial;
 mod watch;
 
 use std::ffi::OsString;
@@ -36,7 +37,7 @@ use crate::render;
 
 const BUILT: &[&str] = &[
     "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "export", "explain",
-    "sample", "doctor", "lsp", "bench", "expr", "cache", "help",
+    "sample", "doctor", "lsp", "bench", "expr", "try", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
@@ -60,6 +61,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Lsp(_) => crate::lsp::serve(),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Expr(arguments) => expr::expr(&arguments),
+        Command::Try(arguments) => trial::trial(&arguments),
         Command::Cache(arguments) => cache::cache(&arguments),
         Command::Other(words) => Err(other(&words)),
     }

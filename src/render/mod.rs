@@ -8,6 +8,7 @@ pub mod markdown;
 pub mod outline;
 pub mod sarif;
 pub mod short;
+pub mod trial;
 
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::Failure;

@@ -16,7 +16,7 @@ use crate::lower::{FormulaGraph, Leaf};
 
 /// Where in a toy model a divergence is taken.
 #[derive(Clone, Copy)]
-pub(super) struct TokenContext<'a> {
+pub(crate) struct TokenContext<'a> {
     pub toy: &'a ToyModel,
     pub prefix: usize,
     /// The token taken, if one is.
@@ -26,7 +26,7 @@ pub(super) struct TokenContext<'a> {
 }
 
 /// Why something can't be told in a toy model, in words.
-pub(super) type Refusal = String;
+pub(crate) type Refusal = String;
 
 impl TokenContext<'_> {
     /// The probabilities of a role at a temperature; the student's carry gradient by the logits after this

@@ -19,7 +19,7 @@ const MOST_OPERANDS: usize = 3;
 
 /// A number and its derivative by every logit; no derivative at all where no gradient flows.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Dual {
+pub(crate) struct Dual {
     pub value: f64,
     /// One number per logit, or none.
     pub gradient: Vec<f64>,

@@ -1,7 +1,7 @@
 //! What stands at the leaves of a term's graph: signals, live primitives and parameters, for one sample of a
 //! toy model.
 
-use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, Part, Role, Signal};
+use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, Part, Signal};
 
 use super::divergence::{Refusal, TokenContext};
 use super::dual::Dual;
@@ -80,28 +80,9 @@ impl<'a> Sample<'a> {
     }
 
     fn live(&self, live: &Live, parameters: &dyn Fn(usize) -> Vec<f64>) -> Result<Vec<Dual>, Refusal> {
-        let student = |context: &TokenContext| context.probabilities(&Role::Student, 1.0, true);
         (0..self.toy.size.tokens())
             .map(|token| {
-                let context = self.context(token);
-                let local = match live {
-                    Live::Part(Part::Logp) => context.log_probability(self.tokens[token])?,
-                    Live::Part(Part::EndLogp) => context.log_probability(self.toy.size.vocabulary - 1)?,
-                    Live::Part(Part::Entropy) => context.entropy()?,
-                    Live::Part(Part::Top1) => {
-                        let best = context.order(&Role::Student)?.0[0];
-                        student(&context)?[best].clone()
-                    }
-                    Live::Divergence(divergence) => {
-                        context.divergence(divergence, &parameters(token), true)?
-                    }
-                    Live::Likelihood { of } => {
-                        let best = context.order(of)?.0[0];
-                        student(&context)?[best].log().scale(-1.0)
-                    }
-                    Live::Ranking { order } => context.ranking(order)?,
-                    _ => return Err("it is no number of a distribution over tokens".into()),
-                };
+                let local = self.context(token).live(live, &parameters(token))?;
                 Ok(self.embedded(local, self.prefixes[token]))
             })
             .collect()
@@ -147,54 +128,16 @@ impl<'a> Sample<'a> {
             (self.tokens[token], self.prefixes[token], token % self.toy.size.length);
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
+        if let Some(known) = context.signal(signal, &parameters(token)) {
+            return known;
+        }
         Ok(match signal {
-            Signal::Of { role, part } => match part {
-                Part::Value => chance(&format!("value of {}", role.name()), &[prefix]),
-                Part::Confidence => chance(&format!("confidence of {}", role.name()), &[prefix, taken]),
-                part => {
-                    let logp = self
-                        .toy
-                        .logp(role, prefix)
-                        .ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
-                    let scored = || self.toy.scored(role, prefix).expect("it is known");
-                    match part {
-                        Part::Logp => scored()[taken],
-                        Part::EndLogp => scored()[logp.len() - 1],
-                        Part::Entropy => -logp
-                            .iter()
-                            .map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp })
-                            .sum::<f64>(),
-                        Part::Top1 => logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp(),
-                        Part::Rank => 1.0 + logp.iter().filter(|other| **other > logp[taken]).count() as f64,
-                        _ => return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name())),
-                    }
-                }
-            },
-            Signal::Divergence(divergence) => {
-                context.divergence(divergence, &parameters(token), false)?.value
+            Signal::Of { role, part: Part::Value } => chance(&format!("value of {}", role.name()), &[prefix]),
+            Signal::Of { role, part: Part::Confidence } => {
+                chance(&format!("confidence of {}", role.name()), &[prefix, taken])
             }
-            Signal::Overlap { left, right, k } => {
-                let entries = self.toy.entries(*k).min(self.toy.size.vocabulary);
-                let (ours, theirs) = (context.order(left)?.0, context.order(right)?.0);
-                ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count() as f64
-                    / entries as f64
-            }
-            Signal::Mass { role, support } => {
-                let members = context.members(support)?;
-                context
-                    .probabilities(role, 1.0, false)?
-                    .iter()
-                    .zip(members)
-                    .filter(|(_, member)| *member)
-                    .map(|(p, _)| p.value)
-                    .sum()
-            }
-            Signal::InNucleus { role, p } => {
-                let support = mopd_lang::formula::Support::Nucleus { role: role.clone(), p: *p };
-                truth(context.members(&support)?[taken])
-            }
-            Signal::SupportSize { support } => {
-                context.members(support)?.into_iter().filter(|member| *member).count() as f64
+            Signal::Of { role, part } => {
+                return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()));
             }
             Signal::Position => (position * STRETCH) as f64,
             Signal::Remaining => ((self.toy.size.length - 1 - position) * STRETCH) as f64,

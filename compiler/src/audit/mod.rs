@@ -25,6 +25,7 @@ mod range;
 mod sampler;
 mod sign;
 mod teachers;
+mod token;
 mod toy_model;
 mod variants;
 mod verdict;
@@ -35,9 +36,12 @@ use mopd_lang::formula::Role;
 use serde::Serialize;
 
 pub use diagnostics::{diagnostics, diagnostics_while};
+pub(crate) use divergence::TokenContext;
 pub use sampler::Sampler;
 pub use teachers::Teachers;
+pub(crate) use token::{is_live_of_distributions, is_of_distributions};
 pub use toy_model::ToyModel;
+pub(crate) use toy_model::normalised;
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
 
 use expectation::{ALL, Compiled};

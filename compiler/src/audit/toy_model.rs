@@ -146,6 +146,38 @@ impl ToyModel {
         toy.with(Role::Student, student).with(Role::Teacher, teacher)
     }
 
+    /// Tokens that follow prefixes of their own. `roles` are the log-probabilities of every entry, by token.
+    ///
+    /// # Panics
+    /// If a role's are of another number of tokens or entries.
+    pub(crate) fn of_tokens(
+        (tokens, vocabulary): (usize, usize),
+        roles: Vec<(Role, Vec<Vec<f64>>)>,
+        temperature: f64,
+        step: (u32, u32),
+    ) -> ToyModel {
+        let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1 };
+        for (_, known) in &roles {
+            assert_eq!(known.len(), tokens, "one distribution per token");
+            assert!(known.iter().all(|logp| logp.len() == vocabulary), "every role has the same entries");
+        }
+        let sampler = roles.iter().find(|(role, _)| *role == Role::Sampler);
+        let sampler = sampler.map(|(_, known)| known.clone()).unwrap_or_default();
+        ToyModel {
+            size,
+            roles,
+            sampler,
+            temperature,
+            on_policy: false,
+            seed: 1,
+            step,
+            supports: Vec::new(),
+            values: Rc::default(),
+            entry_graphs: EntryGraphs::default(),
+            before: None,
+        }
+    }
+
     /// The same with the probabilities of another role.
     ///
     /// # Panics
@@ -201,6 +233,10 @@ impl ToyModel {
             tokens.push(entry.unwrap_or(0));
         }
         tokens
+    }
+
+    pub(crate) fn entries_in_all(&self) -> usize {
+        self.size.vocabulary
     }
 
     /// How many entries `top_k` of `k` means here.
@@ -353,7 +389,7 @@ pub(super) fn scores(toy: &ToyModel, name: &str, prefix: usize, entries: usize, 
     normalised(&logits)
 }
 
-pub(super) fn normalised(logits: &[f64]) -> Vec<f64> {
+pub(crate) fn normalised(logits: &[f64]) -> Vec<f64> {
     let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().map(|logit| (logit - highest).exp()).sum();
     logits.iter().map(|logit| logit - highest - sum.ln()).collect()

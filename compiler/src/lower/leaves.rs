@@ -61,7 +61,7 @@ impl FormulaGraph {
         Ok(FormulaGraph::new(lowering, None, vec![root]))
     }
 
-    fn new(lowering: Lowering, select: Option<NodeId>, roots: Vec<NodeId>) -> FormulaGraph {
+    pub(super) fn new(lowering: Lowering, select: Option<NodeId>, roots: Vec<NodeId>) -> FormulaGraph {
         let Lowering { graph, leaves, .. } = lowering;
         let mut leaf_of_node = vec![None; graph.len()];
         for (number, leaf) in leaves.iter().enumerate() {
@@ -78,6 +78,11 @@ impl FormulaGraph {
             }
         }
         FormulaGraph { graph, select, roots, leaves, leaf_of_node, needed }
+    }
+
+    /// All that it takes as it is; what is inside one comes before it.
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
     }
 
     pub fn leaf(&self, node: NodeId) -> Option<&Leaf> {

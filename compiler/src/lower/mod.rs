@@ -22,6 +22,7 @@ use mopd_lang::source::{Sources, Span};
 
 pub(crate) use leaves::{FormulaGraph, Leaf};
 pub use normal_form::normal_form;
+pub(crate) use objective::{WholeObjective, whole};
 pub(crate) use order::ordered;
 
 use key::Files;

@@ -2,17 +2,18 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind, text};
 use mopd_lang::source::Span;
 
 use super::balance::{self, Counted};
 use super::formula::{Lowering, Primitive, Supply};
+use super::leaves::FormulaGraph;
 use super::narrow::formula as narrow;
 use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
-use crate::refusal::Origins;
+use crate::refusal::{Origins, refused};
 
 pub(super) fn lower(
     objective: &checked::Objective,
@@ -182,6 +183,65 @@ pub(super) fn expressions(
         live: lowering.primitives.into_iter().map(|primitive| primitive.live).collect(),
         graph: lowering.graph,
     })
+}
+
+/// An objective down to its loss, on leaves: see [`FormulaGraph`].
+pub(crate) struct WholeObjective {
+    /// Its roots are all nodes below.
+    pub formulas: FormulaGraph,
+    pub loss: NodeId,
+    /// `let`s, `select`, weights and terms, as the author calls them.
+    pub parts: Vec<(String, NodeId)>,
+    /// By live leaf: the derivative of the loss.
+    pub gradients: Vec<(LiveId, NodeId)>,
+}
+
+/// # Errors
+/// What graphs have no word for, and what is more than one batch of completions.
+pub(crate) fn whole(
+    objective: &checked::Objective,
+    origins: &[Span],
+) -> Result<WholeObjective, Box<Diagnostic>> {
+    let origins = Origins::new(origins);
+    let here = origins.span(objective.origin);
+    let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
+    if let Some(balance) = reduces.flatten().find_map(|reduce| reduce.balance.as_ref()) {
+        return Err(refused(origins.span(balance.origin), "a balance `by domain` on given numbers"));
+    }
+    if let Some(term) = objective.terms.iter().find(|term| term.data.is_some()) {
+        let construct =
+            format!("the term `{}`, which has completions of its own, on given numbers", term.name);
+        return Err(refused(origins.span(term.origin), construct));
+    }
+    let Pieces { mut lowering, selected, weight, terms, weighted } =
+        pieces(objective, Lowering::new(Supply::Leaves, origins), origins)?;
+    let mut parts = Vec::new();
+    for (name, formula) in &objective.lets {
+        parts.push((name.clone(), lowering.lower(formula)?));
+    }
+    parts.extend(selected.map(|node| ("select".to_owned(), node)));
+    parts.extend(weight.map(|node| ("weight".to_owned(), node)));
+    for (term, weighted) in terms.iter().zip(&weighted) {
+        parts.push((term.name.clone(), term.value));
+        parts.extend(weighted.weight.map(|node| (format!("{}.weight", term.name), node)));
+        parts.extend(weighted.when.map(|node| (format!("{}.when", term.name), node)));
+    }
+    let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
+    let mut live = Vec::new();
+    for leaf in lowering.leaves.iter().filter(|leaf| matches!(leaf.formula.0.kind, FormulaKind::Live(_))) {
+        match lowering.graph.node(leaf.node).operation {
+            Operation::Live { live: id } => live.push(id),
+            _ => {
+                let construct = format!("`{}` on given numbers", text::formula(&leaf.formula, 60));
+                return Err(refused(origins.span(leaf.formula.0.origin), construct));
+            }
+        }
+    }
+    let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
+    let gradients: Vec<(LiveId, NodeId)> = live.into_iter().zip(gradients).collect();
+    let roots = parts.iter().map(|(_, node)| *node).chain([loss]);
+    let roots = roots.chain(gradients.iter().map(|(_, node)| *node)).collect();
+    Ok(WholeObjective { formulas: FormulaGraph::new(lowering, None, roots), loss, parts, gradients })
 }
 
 /// The node of `select` or `weight`, which carry no gradient.

@@ -21,6 +21,8 @@ pub struct Objective {
     /// `mean(token) then mean(sequence)`: from the token axis to a single number. Absent only where every
     /// term has its own.
     pub reduce: Option<Reduce>,
+    /// What its `let`s are numbers of, in source order. Formulas hold them already; these are for people.
+    pub lets: Vec<(String, Formula)>,
     pub origin: Origin,
 }
 

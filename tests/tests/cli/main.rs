@@ -7,6 +7,7 @@ mod check;
 mod commands;
 mod format;
 mod run;
+mod trial;
 mod usage;
 
 use std::path::PathBuf;

@@ -128,6 +128,7 @@ fn holder() -> Objective {
         weight: None,
         temperature: None,
         reduce: None,
+        lets: Vec::new(),
         origin,
     }
 }

@@ -17,6 +17,7 @@ fn objective(select: Formula, weight: Formula) -> Objective {
         weight: Some(weight),
         temperature: None,
         reduce: None,
+        lets: Vec::new(),
         origin: HERE,
     }
 }

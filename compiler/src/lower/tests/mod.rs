@@ -103,6 +103,7 @@ pub fn objective(value: Formula, reduce: Reduce) -> Objective {
         weight: None,
         temperature: None,
         reduce: Some(reduce),
+        lets: Vec::new(),
         origin: HERE,
     }
 }

@@ -184,7 +184,7 @@ impl Checker {
                     ItemKind::Divergence { .. } => crate::check::formulas::declared::sides(parameters),
                     _ => 0,
                 };
-                let env = self.abstract_arguments(module, &parameters[sides..]);
+                let env = self.abstract_arguments(module, &name.text, &parameters[sides..]);
                 if let ItemKind::Divergence { .. } = item.kind {
                     self.divergence_item(id, &env);
                 }
@@ -205,12 +205,13 @@ impl Checker {
         }
     }
 
-    /// What can be known of a body's parameters before it is used: their defaults, or any value of their
-    /// type.
-    fn abstract_arguments(&mut self, module: ModuleId, parameters: &[Parameter]) -> Env {
+    /// What can be known of a body's parameters before it is used: values set from outside, their defaults,
+    /// or any value of their type.
+    fn abstract_arguments(&mut self, module: ModuleId, owner: &str, parameters: &[Parameter]) -> Env {
         let mut env = Env::constant(module);
         for parameter in parameters {
-            let value = match (&parameter.default, &parameter.annotation) {
+            let set = self.modules.set_value(module, &format!("{owner}.{}", parameter.name.text));
+            let value = match (set.as_ref().or(parameter.default.as_ref()), &parameter.annotation) {
                 (Some(default), Some(annotation)) => {
                     let value = self.evaluate_constant(module, default);
                     self.coerce(value, annotation, default.span)

@@ -1,8 +1,10 @@
 //! `--set name=value`: values from outside.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::SourceFile;
-use crate::syntax::ast::ItemKind;
+use crate::syntax::ast::{Item, ItemKind};
 use crate::syntax::parse;
 
 use crate::check::Checker;
@@ -13,7 +15,12 @@ impl Checker {
     /// have a place.
     pub(in crate::check) fn apply_overrides(&mut self, entry: ModuleId, overrides: &[(String, String)]) {
         for (name, value) in overrides {
-            let text = format!("let {name} = {value}\n");
+            // `mopd.clip_at` is a parameter of the objective `mopd`.
+            let (owner, parameter) = match name.split_once('.') {
+                Some((owner, parameter)) => (Some(owner), parameter),
+                None => (None, name.as_str()),
+            };
+            let text = format!("let {parameter} = {value}\n");
             let file = self.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
             let (tree, diagnostics) = parse(file, &text);
             let bad = !diagnostics.is_empty();
@@ -31,25 +38,47 @@ impl Checker {
                 continue;
             }
             let tree = self.modules.tree(entry);
-            let parameters = tree.items.iter().filter_map(|item| match &item.kind {
-                ItemKind::Param(parameter) => Some(parameter.name.text.as_str()),
-                _ => None,
-            });
-            let parameters: Vec<&str> = parameters.chain(["seed"]).collect();
-            if parameters.contains(&name.as_str()) {
+            let parameters: Vec<String> = match owner {
+                Some(owner) => of_objective(&tree.items, owner),
+                None => {
+                    let parameters = tree.items.iter().filter_map(|item| match &item.kind {
+                        ItemKind::Param(parameter) => Some(parameter.name.text.clone()),
+                        _ => None,
+                    });
+                    parameters.chain(["seed".to_owned()]).collect()
+                }
+            };
+            if parameters.contains(name) {
                 self.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
             } else {
-                let mut diagnostic = Diagnostic::error(
-                    Code::UnknownName,
-                    place.span,
-                    format!("the experiment has no `param {name}` that could be set"),
-                )
-                .label(format!("can be set: {}", parameters.join(", ")));
-                if let Some(near) = nearest(name, parameters) {
+                let message = match owner {
+                    Some(owner) => {
+                        format!("no objective `{owner}` of the file has a parameter `{parameter}`")
+                    }
+                    None => format!("the experiment has no `param {name}` that could be set"),
+                };
+                let mut diagnostic = Diagnostic::error(Code::UnknownName, place.span, message);
+                if !parameters.is_empty() {
+                    diagnostic = diagnostic.label(format!("can be set: {}", parameters.join(", ")));
+                }
+                if let Some(near) = nearest(name, parameters.iter().map(String::as_str)) {
                     diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
                 }
                 self.report(diagnostic);
             }
         }
     }
+}
+
+/// The parameters of an objective, as `--set` names them.
+fn of_objective(items: &[Rc<Item>], owner: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for item in items {
+        if let ItemKind::Objective { name, parameters, .. } = &item.kind
+            && name.text == owner
+        {
+            found.extend(parameters.iter().map(|parameter| format!("{owner}.{}", parameter.name.text)));
+        }
+    }
+    found
 }

@@ -26,6 +26,7 @@ struct ObjectiveParts<'a> {
     weight: Option<Formula>,
     temperature: Option<f64>,
     reduce: Option<Reduce>,
+    lets: Vec<(String, Formula)>,
     seen: Vec<&'a Name>,
     /// Something has been reported: no objective comes of it.
     faulty: bool,
@@ -60,6 +61,7 @@ impl Checker {
                         Some(index) => self.indexed(name, index, value, &outside),
                     };
                     self.record(name.span, &value);
+                    self.keep_let(&name.text, &value, &mut parts.lets);
                     outside.bind(&name.text, value);
                 }
                 Statement::Term { name, index, value, block } => {
@@ -110,14 +112,29 @@ impl Checker {
             return None;
         }
         let origin = self.origin(name.span);
-        let ObjectiveParts { terms, select, weight, temperature, reduce, .. } = parts;
+        let ObjectiveParts { terms, select, weight, temperature, reduce, lets, .. } = parts;
         let objective =
-            Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
+            Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, lets, origin };
         if !self.selected_is_decided(&objective) {
             return None;
         }
         self.warn_of_clamped_divergences(&objective);
         Some(objective)
+    }
+
+    /// A `let` that is a number, or a family of numbers.
+    fn keep_let(&self, name: &str, value: &Value, lets: &mut Vec<(String, Formula)>) {
+        match value {
+            Value::Formula(formula) => lets.push((name.to_owned(), formula.clone())),
+            Value::Family(family) => {
+                for (key, member) in &family.members {
+                    if let Value::Formula(formula) = member {
+                        lets.push((format!("{name}[{}]", self.key_text(*key)), formula.clone()));
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// `selected` is what `select` decides: not before it has, and not where there is none.

@@ -64,6 +64,7 @@ pub(in crate::check) fn preference(
         weight: None,
         temperature: None,
         reduce: Some(reduce),
+        lets: Vec::new(),
         origin,
     }
 }

@@ -1,0 +1,128 @@
+//! The numbers that distributions over tokens give one token: what the runtime computes for it, in f64, and
+//! for what is live the derivative by the student's logits.
+
+use std::borrow::Cow;
+
+use mopd_lang::formula::{Divergence, Live, Part, Role, Signal, Support};
+
+use super::divergence::{Refusal, TokenContext};
+use super::dual::Dual;
+
+/// Whether distributions over tokens are all that a signal is worked out from.
+pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
+    match signal {
+        Signal::Of { part, .. } => {
+            matches!(part, Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1 | Part::Rank)
+        }
+        Signal::Divergence(divergence) => over_vocabulary(divergence),
+        Signal::Mass { support, .. } | Signal::SupportSize { support } => !is_matched(support),
+        Signal::Overlap { .. } | Signal::InNucleus { .. } => true,
+        _ => false,
+    }
+}
+
+/// The same of what gradient flows through.
+pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
+    match live {
+        Live::Part(part) => matches!(part, Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1),
+        Live::Divergence(divergence) => over_vocabulary(divergence),
+        Live::Likelihood { .. } => true,
+        Live::Ranking { order } => !is_matched(order),
+        _ => false,
+    }
+}
+
+fn over_vocabulary(divergence: &Divergence) -> bool {
+    divergence.kind.over_vocabulary() && !is_matched(&divergence.support)
+}
+
+/// Chosen by two vocabularies.
+fn is_matched(support: &Support) -> bool {
+    match support {
+        Support::Matched | Support::Unmatched => true,
+        Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(is_matched),
+        _ => false,
+    }
+}
+
+impl TokenContext<'_> {
+    /// A signal of the token; none where it is no number of distributions. `parameters` are the numbers
+    /// inside it.
+    pub fn signal(&self, signal: &Signal, parameters: &[f64]) -> Option<Result<f64, Refusal>> {
+        Some(match signal {
+            Signal::Of { role, part: Part::Logp } => {
+                self.scored(role).and_then(|logp| Ok(logp[self.taken()?]))
+            }
+            Signal::Of { role, part: Part::EndLogp } => self.scored(role).map(|logp| logp[logp.len() - 1]),
+            Signal::Of { role, part: Part::Entropy } => self.plain(role).map(|logp| {
+                let entry = |logp: &f64| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp };
+                -logp.iter().map(entry).sum::<f64>()
+            }),
+            Signal::Of { role, part: Part::Top1 } => {
+                self.plain(role).map(|logp| logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp())
+            }
+            Signal::Of { role, part: Part::Rank } => self.plain(role).and_then(|logp| {
+                let taken = logp[self.taken()?];
+                Ok(1.0 + logp.iter().filter(|other| **other > taken).count() as f64)
+            }),
+            Signal::Divergence(divergence) => {
+                self.divergence(divergence, parameters, false).map(|divergence| divergence.value)
+            }
+            Signal::Overlap { left, right, k } => self.overlap(left, right, *k),
+            Signal::Mass { role, support } => self.mass(role, support),
+            Signal::InNucleus { role, p } => {
+                let support = Support::Nucleus { role: role.clone(), p: *p };
+                self.taken().and_then(|taken| Ok(f64::from(u8::from(self.members(&support)?[taken]))))
+            }
+            Signal::SupportSize { support } => self
+                .members(support)
+                .map(|members| members.into_iter().filter(|member| *member).count() as f64),
+            _ => return None,
+        })
+    }
+
+    /// What gradient flows through.
+    pub fn live(&self, live: &Live, parameters: &[f64]) -> Result<Dual, Refusal> {
+        let student = || self.probabilities(&Role::Student, 1.0, true);
+        match live {
+            Live::Part(Part::Logp) => self.log_probability(self.taken()?),
+            Live::Part(Part::EndLogp) => self.log_probability(self.toy.size.vocabulary - 1),
+            Live::Part(Part::Entropy) => self.entropy(),
+            Live::Part(Part::Top1) => Ok(student()?[self.order(&Role::Student)?.0[0]].clone()),
+            Live::Divergence(divergence) => self.divergence(divergence, parameters, true),
+            Live::Likelihood { of } => Ok(student()?[self.order(of)?.0[0]].log().scale(-1.0)),
+            Live::Ranking { order } => self.ranking(order),
+            _ => Err("it is no number of a distribution over tokens".into()),
+        }
+    }
+
+    fn taken(&self) -> Result<usize, Refusal> {
+        self.token.ok_or_else(|| "no token is drawn here".into())
+    }
+
+    /// Log-probabilities of a role, at temperature 1.
+    fn plain(&self, role: &Role) -> Result<&[f64], Refusal> {
+        self.toy.logp(role, self.prefix).ok_or_else(|| unknown(role))
+    }
+
+    /// The same at the temperature of the policy that is trained.
+    fn scored(&self, role: &Role) -> Result<Cow<'_, [f64]>, Refusal> {
+        self.toy.scored(role, self.prefix).ok_or_else(|| unknown(role))
+    }
+
+    fn overlap(&self, left: &Role, right: &Role, k: u32) -> Result<f64, Refusal> {
+        let entries = self.toy.entries(k).min(self.toy.size.vocabulary);
+        let (ours, theirs) = (self.order(left)?.0, self.order(right)?.0);
+        let shared = ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count();
+        Ok(shared as f64 / entries as f64)
+    }
+
+    fn mass(&self, role: &Role, support: &Support) -> Result<f64, Refusal> {
+        let (members, p) = (self.members(support)?, self.probabilities(role, 1.0, false)?);
+        Ok(p.iter().zip(members).filter(|(_, member)| *member).map(|(p, _)| p.value).sum())
+    }
+}
+
+fn unknown(role: &Role) -> Refusal {
+    format!("nothing is known of `{}` here", role.name())
+}

@@ -1,0 +1,101 @@
+//! Numbers to begin with.
+
+use mopd_lang::formula::{Axis, FormulaKind, Role, Signal};
+use serde_json::{Map, Value, json};
+
+use super::supply::{given_as, random_choices, roles};
+use crate::lower::FormulaGraph;
+
+/// Entries that the tokens of the two completions are.
+const TOKENS: [&[usize]; 2] = [&[0, 2, 1], &[1, 0]];
+const REWARDS: [f64; 2] = [1.0, 0.0];
+/// For everything else.
+const NUMBERS: [f64; 3] = [0.4, 0.7, 0.3];
+
+/// One prompt with two completions, with every distribution and number that the graph is worked out from.
+pub(super) fn of(formulas: &FormulaGraph) -> Value {
+    let leaves = formulas.leaves();
+    let mut wanted: Vec<Role> = Vec::new();
+    for role in leaves.iter().flat_map(roles) {
+        if !wanted.contains(&role) {
+            wanted.push(role);
+        }
+    }
+    let completions = TOKENS.iter().map(|tokens| {
+        let mut completion = Map::from_iter([("tokens".to_owned(), json!(tokens))]);
+        for (number, role) in wanted.iter().enumerate() {
+            let rows: Vec<[f64; 3]> = (0..tokens.len()).map(|token| distribution(number, token)).collect();
+            completion.insert(role.name().to_owned(), json!(rows));
+        }
+        completion
+    });
+    let mut example = Example {
+        run: Map::from_iter([("step".to_owned(), json!(0)), ("steps".to_owned(), json!(100))]),
+        prompt: Map::new(),
+        completions: completions.collect(),
+    };
+    for leaf in leaves.iter().filter(|leaf| roles(leaf).is_empty()) {
+        match &leaf.formula.0.kind {
+            FormulaKind::Signal(Signal::VocabularySize) if !wanted.is_empty() => {}
+            FormulaKind::Signal(signal) if follows(signal) => {}
+            // A parameter: arguments give it a value. (`star.w` is the weight of a composed teacher.)
+            FormulaKind::Variable(name) if !name.contains('.') => {}
+            FormulaKind::Signal(Signal::Correct) => example.add("reward", Axis::Sequence),
+            _ => example.add(&given_as(leaf), leaf.formula.axis()),
+        }
+    }
+    for (name, signal) in random_choices(formulas) {
+        example.add(&name, signal.axis());
+    }
+    let Example { mut run, mut prompt, completions } = example;
+    prompt.insert("completions".to_owned(), json!(completions));
+    run.insert("prompts".to_owned(), json!([prompt]));
+    Value::Object(run)
+}
+
+/// Worked out from the step and from lengths.
+fn follows(signal: &Signal) -> bool {
+    matches!(
+        signal,
+        Signal::Position
+            | Signal::Remaining
+            | Signal::Length
+            | Signal::Turn
+            | Signal::Step
+            | Signal::Progress
+            | Signal::Selected
+    )
+}
+
+struct Example {
+    run: Map<String, Value>,
+    prompt: Map<String, Value>,
+    completions: Vec<Map<String, Value>>,
+}
+
+impl Example {
+    /// A number of each element.
+    fn add(&mut self, name: &str, axis: Axis) {
+        match axis {
+            Axis::Run | Axis::Batch => drop(self.run.insert(name.to_owned(), json!(NUMBERS[0]))),
+            Axis::Group => drop(self.prompt.insert(name.to_owned(), json!(NUMBERS[0]))),
+            _ => {
+                for (index, completion) in self.completions.iter_mut().enumerate() {
+                    let value = match axis {
+                        Axis::Token => json!(&NUMBERS[index..index + TOKENS[index].len()]),
+                        _ if name == "reward" => json!(REWARDS[index]),
+                        _ => json!(NUMBERS[index]),
+                    };
+                    completion.insert(name.to_owned(), value);
+                }
+            }
+        }
+    }
+}
+
+/// Probabilities of three entries: another distribution for every role and token.
+fn distribution(role: usize, token: usize) -> [f64; 3] {
+    let each = [0.53, 0.29, 0.18];
+    let turned = |entry: usize| each[(entry + role + 2 * token) % 3];
+    [turned(0), turned(1), turned(2)]
+}

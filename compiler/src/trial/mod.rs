@@ -1,0 +1,129 @@
+//! An objective on given numbers: its loss, every part of it, and the derivative of the loss, without a
+//! model and without a run. `mopd try` shows it.
+//!
+//! The graph is that of a run, with what the runtime would supply given by name: a distribution of a role, or
+//! a number as the language calls it. It is evaluated by the interpreter in f64 and by the compiled code in
+//! f32, on the same numbers, rounded to f32 as those of a run are. Through given distributions the derivative
+//! goes on to the student's logits, in f64.
+
+mod example;
+mod expected;
+mod numbers;
+mod supply;
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment::Objective;
+use mopd_lang::source::Span;
+use serde::Serialize;
+
+pub use expected::{Difference, differences};
+pub use numbers::{Numbers, Place};
+
+use crate::expr::graph::NodeId;
+use crate::expr::interpret::interpret;
+use crate::expr::jit::Program;
+use crate::expr::signals::Axis;
+use crate::lower::{WholeObjective, whole};
+use supply::{Supplied, supply};
+
+/// What an objective is on some numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trial {
+    pub loss: Value,
+    /// `let`s, `select`, weights and terms, in the objective's order.
+    pub parts: Vec<Value>,
+    /// Derivatives of the loss by what is live.
+    pub gradients: Vec<Value>,
+    /// By token and entry: the derivative of the loss by the student's logits. None where something live was
+    /// given as a number, so that nothing is known of its logits.
+    pub logits: Option<Vec<Vec<f64>>>,
+    /// Prompt, completion and position of every token.
+    pub places: Vec<Place>,
+    /// Given and not read.
+    pub unread: Vec<String>,
+}
+
+/// One number per element of an axis, by the interpreter and by the compiled code.
+#[derive(Clone, Debug, Serialize)]
+pub struct Value {
+    pub name: String,
+    pub axis: Axis,
+    pub f64: Vec<f64>,
+    /// None where the code generator refuses the expression: a run interprets it too.
+    pub f32: Option<Vec<f32>>,
+}
+
+/// Why there is no trial.
+#[derive(Debug)]
+pub enum Failure {
+    /// Of the objective, with its place.
+    Objective(Box<Diagnostic>),
+    /// Of the numbers.
+    Numbers(Vec<String>),
+}
+
+impl From<Box<Diagnostic>> for Failure {
+    fn from(diagnostic: Box<Diagnostic>) -> Failure {
+        Failure::Objective(diagnostic)
+    }
+}
+
+/// `origins` is what the objective's [`Origin`](mopd_lang::experiment::Origin)s point into.
+///
+/// # Errors
+/// A part of the objective that has no value on numbers alone; numbers that are missing, too many or too few.
+pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result<Trial, Failure> {
+    let WholeObjective { formulas, loss, parts, gradients } = whole(objective, origins)?;
+    let temperature = objective.temperature.unwrap_or(1.0);
+    let Supplied { batch, by_logits, unread } =
+        supply(&formulas, numbers, temperature).map_err(Failure::Numbers)?;
+    let graph = &formulas.graph;
+    let fault = |error: &dyn std::fmt::Display| Failure::Numbers(vec![error.to_string()]);
+    let exact = interpret(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
+    let compiled = match Program::compile(graph, &formulas.roots) {
+        Ok(program) => Some(program.run(&batch).map_err(|error| fault(&error))?),
+        Err(_) => None,
+    };
+    let value = |name: &str, node: NodeId| Value {
+        name: name.to_owned(),
+        axis: graph.axis(node),
+        f64: exact.get(node).to_vec(),
+        f32: compiled.as_ref().map(|compiled| compiled.get(node).to_vec()),
+    };
+    // The chain rule, token by token: a live number depends on the logits after its own prefix alone.
+    let mut logits = Some(vec![Vec::new(); batch.layout.tokens()]);
+    for (live, node) in &gradients {
+        let by_token = exact.get(*node);
+        let known = by_logits.iter().find(|(known, _)| known == live).and_then(|(_, known)| known.as_ref());
+        let Some(known) = known else {
+            logits = None;
+            continue;
+        };
+        for (token, sums) in logits.iter_mut().flatten().enumerate() {
+            sums.resize(known[token].len(), 0.0);
+            for (sum, partial) in sums.iter_mut().zip(&known[token]) {
+                // A token that is not trained on has no part in it, whatever its divergence is.
+                if by_token[token] != 0.0 {
+                    *sum += by_token[token] * partial;
+                }
+            }
+        }
+    }
+    let name = |live| supply::name(formulas.leaves(), live);
+    Ok(Trial {
+        loss: value("loss", loss),
+        parts: parts.iter().map(|(name, node)| value(name, *node)).collect(),
+        gradients: gradients.iter().map(|(live, node)| value(&name(*live), *node)).collect(),
+        logits,
+        places: numbers.places(),
+        unread,
+    })
+}
+
+/// Numbers to begin with: all that an objective reads, for a prompt with two completions.
+///
+/// # Errors
+/// As [`run`].
+pub fn example(objective: &Objective, origins: &[Span]) -> Result<serde_json::Value, Box<Diagnostic>> {
+    Ok(example::of(&whole(objective, origins)?.formulas))
+}

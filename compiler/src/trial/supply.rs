@@ -1,0 +1,305 @@
+//! What stands at the leaves of an objective's graph: given by name, or worked out from given distributions
+//! and from the completions' lengths.
+
+use std::collections::BTreeSet;
+
+use mopd_lang::formula::{Axis, FormulaKind, Role, Signal, text};
+
+use super::numbers::Numbers;
+use crate::audit::{TokenContext, ToyModel, is_live_of_distributions, is_of_distributions};
+use crate::expr::batch::{Batch, Layout};
+use crate::expr::graph::{LiveId, NodeId, Operation};
+use crate::expr::interpret::interpret;
+use crate::expr::signals;
+use crate::lower::{FormulaGraph, Leaf};
+
+/// Everything that the graph reads.
+pub(super) struct Supplied {
+    pub batch: Batch,
+    /// By live leaf: its derivative by the student's logits, by token and entry; none where it was given as a
+    /// number.
+    pub by_logits: Vec<(LiveId, Option<Vec<Vec<f64>>>)>,
+    pub unread: Vec<String>,
+}
+
+/// One leaf's numbers, one per element of its axis.
+struct Numbered {
+    values: Vec<f64>,
+    by_logits: Option<Vec<Vec<f64>>>,
+}
+
+/// # Errors
+/// All that is missing or does not fit, a sentence each.
+pub(super) fn supply(
+    formulas: &FormulaGraph,
+    numbers: &Numbers,
+    temperature: f64,
+) -> Result<Supplied, Vec<String>> {
+    let layout = numbers.layout()?;
+    let source = Source::of(formulas, numbers, &layout, temperature)?;
+    let mut batch = Batch { layout, step: numbers.step, steps: numbers.steps, ..Batch::default() };
+    batch.live = vec![Vec::new(); formulas.leaves().len()];
+    let (mut faults, mut by_logits) = (Vec::new(), Vec::new());
+    for leaf in formulas.leaves().iter().filter(|leaf| formulas.is_needed(leaf.node)) {
+        // Its own numbers come first: leaves are in this order.
+        let inside = inside(formulas, leaf, &batch);
+        let of_leaf = match inside.and_then(|inside| source.leaf(leaf, &inside, &batch.layout)) {
+            Ok(numbers) => numbers,
+            Err(fault) => {
+                faults.push(fault);
+                continue;
+            }
+        };
+        let values: Vec<f32> = of_leaf.values.iter().map(|value| *value as f32).collect();
+        match &formulas.graph.node(leaf.node).operation {
+            Operation::Live { live } => {
+                batch.live[live.0 as usize] = values;
+                by_logits.push((*live, of_leaf.by_logits));
+            }
+            Operation::Signal { signal } => batch.signals.push((signal.clone(), values)),
+            _ => {}
+        }
+    }
+    for (name, signal) in random_choices(formulas) {
+        let axis = signal.axis();
+        match source.given(&name, axis) {
+            Ok(Some(values)) => {
+                batch.signals.push((signal, values.iter().map(|value| *value as f32).collect()));
+            }
+            Ok(None) => faults.push(format!("`{name}` is missing: one number in [0, 1) per {}", axis.name())),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        faults.dedup();
+        return Err(faults);
+    }
+    let read = source.read.into_inner();
+    let unread: BTreeSet<&String> = numbers.names().filter(|name| !read.contains(*name)).collect();
+    Ok(Supplied { unread: unread.into_iter().cloned().collect(), batch, by_logits })
+}
+
+/// The random numbers that it reads, and what they are given under.
+pub(super) fn random_choices(formulas: &FormulaGraph) -> Vec<(String, signals::Signal)> {
+    let signals = formulas.graph.signals(&formulas.roots).into_iter();
+    let named = signals.filter_map(|signal| match signal {
+        signals::Signal::Uniform { draw, .. } => Some((format!("uniform {draw}"), signal)),
+        _ => None,
+    });
+    named.collect()
+}
+
+/// As the language calls what is live, without `live`; see [`given_as`].
+pub(super) fn name(leaves: &[Leaf], live: LiveId) -> String {
+    given_as(&leaves[live.0 as usize])
+}
+
+/// What a leaf is given under.
+pub(super) fn given_as(leaf: &Leaf) -> String {
+    let name = match &leaf.formula.0.kind {
+        FormulaKind::Signal(signal) => text::signal(signal),
+        FormulaKind::Live(live) => text::live(live).trim_start_matches("live ").to_owned(),
+        FormulaKind::Variable(name) => name.to_string(),
+        _ => text::formula(&leaf.formula, 60),
+    };
+    // The whole vocabulary needs no mention.
+    name.replace(", support: full", "")
+}
+
+/// The roles whose distributions a leaf is worked out from; none where distributions don't give it.
+pub(super) fn roles(leaf: &Leaf) -> Vec<Role> {
+    match &leaf.formula.0.kind {
+        FormulaKind::Signal(signal) if is_of_distributions(signal) => signal.roles(),
+        FormulaKind::Live(live) if is_live_of_distributions(live) => live.roles(),
+        _ => Vec::new(),
+    }
+}
+
+/// By token: the numbers inside a leaf, which are computed from the leaves before it.
+fn inside(formulas: &FormulaGraph, leaf: &Leaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
+    let tokens = batch.layout.tokens();
+    if leaf.operands.is_empty() {
+        return Ok(vec![Vec::new(); tokens]);
+    }
+    let values = interpret(&formulas.graph, &leaf.operands, batch)
+        .map_err(|_| format!("`{}` can't be worked out without what is missing", given_as(leaf)))?;
+    let of = |node: &NodeId, token| {
+        values.get(*node)[batch.layout.parent(Axis::Token, formulas.graph.axis(*node), token)]
+    };
+    Ok((0..tokens).map(|token| leaf.operands.iter().map(|node| of(node, token)).collect()).collect())
+}
+
+struct Source<'a> {
+    numbers: &'a Numbers,
+    /// All roles whose distributions are given; none where none are.
+    distributions: Option<ToyModel>,
+    known: Vec<Role>,
+    tokens: Option<Vec<usize>>,
+    read: std::cell::RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Source<'a> {
+    fn of(
+        formulas: &FormulaGraph,
+        numbers: &'a Numbers,
+        layout: &Layout,
+        temperature: f64,
+    ) -> Result<Source<'a>, Vec<String>> {
+        let mut wanted: Vec<Role> = Vec::new();
+        for role in formulas.leaves().iter().flat_map(roles) {
+            if !wanted.contains(&role) {
+                wanted.push(role);
+            }
+        }
+        let (mut found, mut faults, mut read) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for role in wanted {
+            match numbers.distributions(role.name()) {
+                Ok(Some(distributions)) => {
+                    read.insert(role.name().to_owned());
+                    found.push((role, distributions));
+                }
+                Ok(None) => {}
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let entries = found.first().map_or(0, |(_, known)| known[0].len());
+        for (role, known) in &found {
+            let (role, others) = (role.name(), known[0].len());
+            if others != entries {
+                faults.push(format!(
+                    "`{role}` has {others} entries and `{}` {entries}: all distributions are over one vocabulary",
+                    found[0].0.name()
+                ));
+            }
+        }
+        let tokens = numbers.tokens();
+        for (place, completion) in numbers.completions() {
+            let beyond = completion.tokens.iter().flatten().find(|token| entries > 0 && **token >= entries);
+            if let Some(token) = beyond {
+                faults.push(format!(
+                    "{place}: token {token} is none of the {entries} entries, which are counted from 0"
+                ));
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let known = found.iter().map(|(role, _)| role.clone()).collect();
+        let step = (numbers.step, numbers.steps);
+        let distributions = (!found.is_empty())
+            .then(|| ToyModel::of_tokens((layout.tokens(), entries), found, temperature, step));
+        Ok(Source { numbers, distributions, known, tokens, read: read.into() })
+    }
+
+    fn given(&self, name: &str, axis: Axis) -> Result<Option<Vec<f64>>, String> {
+        let found = self.numbers.numbers(name, axis)?;
+        if found.is_some() {
+            self.read.borrow_mut().insert(name.to_owned());
+        }
+        Ok(found)
+    }
+
+    fn leaf(&self, leaf: &Leaf, inside: &[Vec<f64>], layout: &Layout) -> Result<Numbered, String> {
+        let (name, axis) = (given_as(leaf), leaf.formula.axis());
+        if let Some(values) = self.given(&name, axis)? {
+            return Ok(Numbered { values, by_logits: None });
+        }
+        let plain = |values| Ok(Numbered { values, by_logits: None });
+        if let FormulaKind::Signal(signal) = &leaf.formula.0.kind {
+            if let Some(values) = self.of_layout(signal, layout)? {
+                return plain(values);
+            }
+            if *signal == Signal::VocabularySize
+                && let Some(distributions) = &self.distributions
+            {
+                return plain(vec![distributions.entries_in_all() as f64]);
+            }
+        }
+        let roles = roles(leaf);
+        let unknown: Vec<String> = roles
+            .iter()
+            .filter(|role| !self.known.contains(role))
+            .map(|role| format!("`{}`", role.name()))
+            .collect();
+        if let Some(distributions) =
+            self.distributions.as_ref().filter(|_| unknown.is_empty() && !roles.is_empty())
+        {
+            return self
+                .of_distributions(leaf, distributions, inside)
+                .map_err(|fault| format!("`{name}`: {fault}"));
+        }
+        let one_per = match axis {
+            Axis::Run | Axis::Batch => "one number".to_owned(),
+            axis => format!("one number per {}", axis.name()),
+        };
+        Err(if unknown.is_empty() {
+            format!("`{name}` is missing: {one_per}")
+        } else {
+            format!("`{name}` is missing: {one_per}, or the distributions of {}", unknown.join(" and "))
+        })
+    }
+
+    /// What follows from lengths, step and verdicts.
+    fn of_layout(&self, signal: &Signal, layout: &Layout) -> Result<Option<Vec<f64>>, String> {
+        let tokens = 0..layout.tokens();
+        let first = |sequence: u32| layout.sequence_of_token.partition_point(|of| *of < sequence);
+        Ok(Some(match signal {
+            Signal::Position => {
+                tokens.map(|token| (token - first(layout.sequence_of_token[token])) as f64).collect()
+            }
+            Signal::Remaining => {
+                tokens.map(|token| (first(layout.sequence_of_token[token] + 1) - 1 - token) as f64).collect()
+            }
+            Signal::Length => {
+                (0..layout.sequences() as u32).map(|of| (first(of + 1) - first(of)) as f64).collect()
+            }
+            Signal::Turn => tokens
+                .map(|token| {
+                    let turn = |token| layout.parent(Axis::Token, Axis::Turn, token);
+                    (turn(token) - turn(first(layout.sequence_of_token[token]))) as f64
+                })
+                .collect(),
+            Signal::Step => vec![f64::from(self.numbers.step)],
+            Signal::Progress => {
+                vec![f64::from(self.numbers.step) / f64::from(self.numbers.steps.max(1))]
+            }
+            Signal::Correct => {
+                let rewards = self.given("reward", Axis::Sequence)?;
+                let rewards = rewards.ok_or("`correct` is missing: one number per sequence, or `reward`")?;
+                rewards.iter().map(|reward| f64::from(u8::from(*reward >= 1.0))).collect()
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    fn of_distributions(
+        &self,
+        leaf: &Leaf,
+        distributions: &ToyModel,
+        inside: &[Vec<f64>],
+    ) -> Result<Numbered, String> {
+        let (mut values, mut by_logits) = (Vec::new(), Vec::new());
+        for (token, inside) in inside.iter().enumerate() {
+            let context = TokenContext {
+                toy: distributions,
+                prefix: token,
+                token: self.tokens.as_ref().map(|tokens| tokens[token]),
+                bounds: true,
+            };
+            match &leaf.formula.0.kind {
+                FormulaKind::Signal(signal) => {
+                    let value = context.signal(signal, inside).ok_or("distributions don't give it")??;
+                    values.push(value);
+                }
+                FormulaKind::Live(live) => {
+                    let live = context.live(live, inside)?;
+                    values.push(live.value);
+                    by_logits.push(live.gradient);
+                }
+                _ => return Err("distributions don't give it".into()),
+            }
+        }
+        let live = matches!(leaf.formula.0.kind, FormulaKind::Live(_));
+        Ok(Numbered { values, by_logits: live.then_some(by_logits) })
+    }
+}

@@ -1,0 +1,152 @@
+//! `mopd try`: an objective on given numbers.
+
+use std::path::Path;
+
+use mopd_compiler::trial::{self, Difference, Failure, Numbers};
+use mopd_lang::Analysis;
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment::{Objective, Stage};
+use serde_json::json;
+
+use super::{expr, report};
+use crate::args::{Format, TryArgs};
+use crate::host;
+use crate::output::{self, Style};
+use crate::problem::{Problem, Status};
+use crate::render;
+
+pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
+    let numbers = arguments.numbers.as_deref().map(read).transpose()?;
+    let mut set = arguments.overrides.set.clone();
+    set.extend(numbers.iter().flat_map(|numbers| numbers.settings(&arguments.name)));
+    let mut analysis = host::analyse_file(&arguments.file, &set)?;
+    report(&analysis);
+    if analysis.has_errors() {
+        return Ok(Status::Wrong);
+    }
+    let objective = objective(&analysis, &arguments.name)?;
+    let open = open_parameters(&analysis, &arguments.name, &set);
+    let (Some(path), Some(numbers)) = (&arguments.numbers, &numbers) else {
+        return Ok(match trial::example(&objective, &analysis.origins) {
+            Ok(mut example) => {
+                if !open.is_empty() {
+                    let values = open.iter().map(|(name, kind)| (name.clone(), some_value(kind)));
+                    example["arguments"] = values.collect();
+                }
+                output::result(&format!("{}\n", render::trial::numbers(&example)));
+                Status::Good
+            }
+            Err(diagnostic) => refused(&mut analysis, *diagnostic),
+        });
+    };
+    // The checker puts some value in their place, which nobody asked for.
+    if !open.is_empty() {
+        let faults: Vec<String> = open
+            .iter()
+            .map(|(name, _)| {
+                format!("the parameter `{name}` has no default, and `arguments` gives it no value")
+            })
+            .collect();
+        return Err(unfit(path, &arguments.name, &faults));
+    }
+    let trial = match trial::run(&objective, &analysis.origins, numbers) {
+        Ok(trial) => trial,
+        Err(Failure::Objective(diagnostic)) => return Ok(refused(&mut analysis, *diagnostic)),
+        Err(Failure::Numbers(faults)) => return Err(unfit(path, &arguments.name, &faults)),
+    };
+    let differences = trial::differences(&trial, numbers);
+    match arguments.format {
+        Format::Human => output::result(&render::trial::text(&trial, Style::of_stdout())),
+        Format::Json => output::result(&format!("{}\n", json!(trial))),
+    }
+    for name in &trial.unread {
+        output::error(&format!("note: `{name}` is given and not read\n"));
+    }
+    Ok(expected(numbers, &differences))
+}
+
+/// An objective of the file by its name, or that of a model which the file trains.
+fn objective(analysis: &Analysis, name: &str) -> Result<Objective, Problem> {
+    let models = analysis.experiment.iter().flat_map(|experiment| &experiment.models);
+    let trained = models.filter(|model| model.name == name).find_map(|model| match &model.stage {
+        Stage::Train(train) => Some(train.objective.clone()),
+        _ => None,
+    });
+    match trained {
+        Some(objective) => Ok(objective),
+        None => expr::objective(&analysis.objectives, name).map(|named| named.objective.clone()),
+    }
+}
+
+/// Parameters of an objective that have no value yet, with their types. Teachers and rollouts need none: what
+/// they say is given as numbers.
+fn open_parameters(analysis: &Analysis, name: &str, set: &[(String, String)]) -> Vec<(String, String)> {
+    let Some(named) = analysis.objectives.iter().find(|named| named.objective.name == name) else {
+        return Vec::new();
+    };
+    let parameters = named.parameters.iter().filter(|parameter| !parameter.contains('='));
+    let parameters = parameters.map(|parameter| {
+        let (name, kind) = parameter.split_once(':').unwrap_or((parameter, ""));
+        (name.trim().to_owned(), kind.trim().to_owned())
+    });
+    let numbers = parameters.filter(|(_, kind)| {
+        !["teacher", "panel", "rollout", "template", "model", "domain"].contains(&kind.as_str())
+    });
+    numbers
+        .filter(|(parameter, _)| !set.iter().any(|(known, _)| *known == format!("{name}.{parameter}")))
+        .collect()
+}
+
+/// A value to begin with for a parameter of a type.
+fn some_value(kind: &str) -> serde_json::Value {
+    match kind {
+        "count" => json!(2),
+        "counts" => json!([1]),
+        "bool" => json!(true),
+        _ => json!(0.4),
+    }
+}
+
+fn read(path: &Path) -> Result<Numbers, Problem> {
+    let text = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin().lock()).map_err(|error| {
+            Problem::usage("unreadable-file", format!("can't read standard input: {error}"))
+        })?
+    } else {
+        host::read_text(path)?
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        Problem::usage("unfit-numbers", format!("{}: {error}", shown(path)))
+            .help("`mopd try FILE OBJECTIVE` without numbers prints some to begin with")
+    })
+}
+
+fn shown(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+fn refused(analysis: &mut Analysis, diagnostic: Diagnostic) -> Status {
+    analysis.diagnostics = vec![diagnostic];
+    report(analysis);
+    Status::Wrong
+}
+
+fn unfit(path: &Path, name: &str, faults: &[String]) -> Problem {
+    let message = format!("{} does not fit `{name}`: {}", shown(path), faults.join("; "));
+    Problem::usage("unfit-numbers", message)
+        .help("`mopd try FILE OBJECTIVE` without numbers prints some to begin with")
+}
+
+fn expected(numbers: &Numbers, differences: &[Difference]) -> Status {
+    for Difference { name, what } in differences {
+        output::error(&format!("differs: `{name}`: {what}\n"));
+    }
+    match (differences.is_empty(), numbers.expected.len()) {
+        (false, _) => Status::Wrong,
+        (true, 0) => Status::Good,
+        (true, count) => {
+            output::error(&format!("{} as expected\n", output::counted(count, "value")));
+            Status::Good
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What `mopd try` prints.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use mopd_compiler::plan::Axis;
+use mopd_compiler::trial::{Trial, Value};
+
+use crate::output::Style;
+
+/// Columns of one table, places aside: more of them make another table below.
+const COLUMNS: usize = 6;
+
+/// The loss, numbers that are coarser than a token, a table with a row per token.
+pub fn text(trial: &Trial, style: Style) -> String {
+    let mut text = format!("{} = {}\n", style.bold("loss"), number(trial.loss.f64[0]));
+    let (of_tokens, coarser): (Vec<&Value>, Vec<&Value>) =
+        trial.parts.iter().partition(|part| part.axis == Axis::Token);
+    for part in coarser {
+        let per = match part.axis {
+            Axis::Run | Axis::Batch => String::new(),
+            axis => format!(" (per {})", axis.name()),
+        };
+        let numbers: Vec<String> = part.f64.iter().copied().map(number).collect();
+        text += &format!("{}{per} = {}\n", style.bold(&part.name), numbers.join(", "));
+    }
+    let mut columns: Vec<(String, Vec<String>)> = Vec::new();
+    let plain = |value: &&Value| value.f64.iter().copied().map(number).collect::<Vec<String>>();
+    columns.extend(of_tokens.iter().map(|part| (part.name.clone(), plain(part))));
+    let gradients = trial.gradients.iter();
+    columns.extend(gradients.map(|by| (format!("d loss / d {}", by.name), plain(&by))));
+    if let Some(logits) = &trial.logits {
+        let rows = logits.iter().map(|entries| {
+            let entries: Vec<String> = entries.iter().copied().map(number).collect();
+            format!("[{}]", entries.join(", "))
+        });
+        columns.push(("d loss / d logits".to_owned(), rows.collect()));
+    }
+    for columns in columns.chunks(COLUMNS) {
+        text += &format!("\n{}\n", grid(trial, columns));
+    }
+    text + &compiled(trial)
+}
+
+fn grid(trial: &Trial, columns: &[(String, Vec<String>)]) -> Table {
+    let mut grid = Table::new();
+    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    let names = ["prompt", "completion", "token"].map(str::to_owned).into_iter();
+    grid.set_header(names.chain(columns.iter().map(|(name, _)| name.clone())));
+    for (token, place) in trial.places.iter().enumerate() {
+        let place = [place.prompt, place.completion, place.token].map(|place| place.to_string()).into_iter();
+        grid.add_row(place.chain(columns.iter().map(|(_, rows)| rows[token].clone())));
+    }
+    grid.column_iter_mut().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    grid
+}
+
+/// How far the compiled code is from the interpreter.
+fn compiled(trial: &Trial) -> String {
+    let values = || std::iter::once(&trial.loss).chain(&trial.parts).chain(&trial.gradients);
+    if values().any(|value| value.f32.is_none()) {
+        return "\nf64, by the interpreter; a run interprets it too\n".to_owned();
+    }
+    let pairs = values().flat_map(|value| value.f64.iter().zip(value.f32.iter().flatten()));
+    let differences = pairs
+        .filter(|(exact, _)| exact.is_finite())
+        .map(|(exact, single)| (exact - f64::from(*single)).abs() / exact.abs().max(1.0));
+    let most = differences.fold(0.0, f64::max);
+    format!("\nf64, by the interpreter; the compiled code, in f32, differs by at most {most:.1e}\n")
+}
+
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size == 0.0 || (1e-4..1e6).contains(&size) => {
+            let text = format!("{value:.6}");
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
+        _ => format!("{value:.3e}"),
+    }
+}
+
+/// JSON with a line for each list of numbers: people edit it.
+pub fn numbers(value: &serde_json::Value) -> String {
+    let mut text = String::new();
+    written(value, 0, &mut text);
+    text
+}
+
+fn written(value: &serde_json::Value, depth: usize, text: &mut String) {
+    use serde_json::Value::{Array, Object};
+    let indent = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth));
+    };
+    match value {
+        Object(entries) => {
+            text.push('{');
+            for (number, (name, value)) in entries.iter().enumerate() {
+                text.push_str(if number == 0 { "" } else { "," });
+                indent(text, depth + 1);
+                text.push_str(&format!("{}: ", serde_json::Value::from(name.as_str())));
+                written(value, depth + 1, text);
+            }
+            indent(text, depth);
+            text.push('}');
+        }
+        Array(rows) if rows.iter().any(serde_json::Value::is_object) => {
+            text.push('[');
+            for (number, row) in rows.iter().enumerate() {
+                text.push_str(if number == 0 { "" } else { "," });
+                indent(text, depth + 1);
+                written(row, depth + 1, text);
+            }
+            indent(text, depth);
+            text.push(']');
+        }
+        flat => text.push_str(&flat.to_string()),
+    }
+}

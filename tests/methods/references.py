@@ -1,0 +1,559 @@
+#!/usr/bin/env python3
+"""Losses of published methods in float64, and their gradients by torch's autograd.
+
+Each function below is a method's loss as its paper (or its authors' code) has it, on one batch of distributions; nothing here
+comes from mopd. `python references.py` writes a file of numbers for each into `numbers/`, with the loss and its gradient by the
+student's logits as what is expected. `mopd try` computes the library's objective on the same file:
+
+    mopd try std.rl dapo tests/methods/numbers/rl.dapo.json
+
+A test holds all of them to 1e-5 (`tests/tests/trial.rs`). Needs torch; the files are kept, so that the test does not.
+"""
+
+import json
+import math
+import pathlib
+
+import torch
+
+torch.set_default_dtype(torch.float64)
+
+ENTRIES = 7
+# Prompts, with the length of each of their completions.
+LENGTHS = [[5, 3, 4], [6, 2, 4]]
+DOMAINS = ["math", "code"]
+# One of each group's rewards differs from the others'.
+REWARDS = [[1.0, 0.0, 0.25], [0.0, 1.0, 1.0]]
+
+
+class Batch:
+    """Everything that a loss may read. Per token: `s`, `t`, `b`, `r` are log-probabilities of all entries by the student, the
+    teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
+
+    def __init__(self, seed, also):
+        self.also = also  # further numbers of every completion
+        draw = torch.Generator().manual_seed(seed)
+        self.of = torch.tensor([c for c, n in enumerate(sum(LENGTHS, [])) for _ in range(n)])
+        groups = [g for g, lengths in enumerate(LENGTHS) for _ in lengths]
+        self.group_of_completion = torch.tensor(groups)
+        self.reward_of_completion = torch.tensor(sum(REWARDS, []))
+        self.group = self.group_of_completion[self.of]
+        self.domain = self.group  # each prompt is of a domain of its own
+        self.reward = self.reward_of_completion[self.of]
+        n = len(self.of)
+        logits = lambda spread: (torch.randn(n, ENTRIES, generator=draw) * spread).round(decimals=6)
+        self.student_logits = logits(1.0).requires_grad_()
+        self.teacher_logits = logits(1.2)
+        # The sampler is the student of a few steps ago; some ratios leave every clipping range, some do not.
+        moved = logits(1.0) * torch.tensor([0.02, 0.3, 1.0])[self.of % 3][:, None]
+        self.sampler_logits = self.student_logits.detach() + moved
+        self.sampler_logits = self.sampler_logits.round(decimals=6)
+        self.reference_logits = logits(0.8)
+        for logits in [self.student_logits, self.teacher_logits]:  # which of equals is in a top-k is nobody's business here
+            assert all(len(set(row)) == ENTRIES for row in logits.tolist())
+        self.y = torch.randint(0, ENTRIES, (n,), generator=draw)
+        self.lengths = torch.bincount(self.of)
+        self.position = torch.cat([torch.arange(k) for k in self.lengths])
+        for name in ["student", "teacher", "sampler", "reference"]:
+            setattr(self, name[0] if name != "sampler" else "b", torch.log_softmax(getattr(self, name + "_logits"), -1))
+        take = lambda logp: logp.gather(1, self.y[:, None])[:, 0]
+        self.ls, self.lt, self.lb, self.lr = take(self.s), take(self.t), take(self.b), take(self.r)
+        self.ratio = (self.ls - self.lb).exp()
+
+    # Ways to one number.
+    def per_completion(self, x, how="mean"):
+        sums = torch.zeros(len(self.lengths)).index_add(0, self.of, x)
+        return sums / self.lengths if how == "mean" else sums
+
+    def sequence_mean(self, x):
+        """Mean over the tokens of a completion, then over completions."""
+        return self.per_completion(x).mean()
+
+    def grpo_advantage(self):
+        """(r - mean) / std over the completions of a prompt, with the sample's deviation (arXiv:2402.03300); 1e-4 is TRL's."""
+        out = torch.zeros_like(self.reward_of_completion)
+        for g in range(len(LENGTHS)):
+            rewards = self.reward_of_completion[self.group_of_completion == g]
+            out[self.group_of_completion == g] = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        return out[self.of]
+
+    def json(self):
+        prompts, token, completion = [], 0, 0
+        for g, lengths in enumerate(LENGTHS):
+            completions = []
+            for n in lengths:
+                here = slice(token, token + n)
+                rows = lambda logits: {"logits": logits.detach()[here].tolist()}
+                completions.append({
+                    "tokens": self.y[here].tolist(),
+                    "student": rows(self.student_logits),
+                    "teacher": rows(self.teacher_logits),
+                    "sampler": rows(self.sampler_logits),
+                    "reference": rows(self.reference_logits),
+                    "reward": self.reward_of_completion[completion].item(),
+                    **self.also,
+                })
+                token, completion = token + n, completion + 1
+            prompts.append({"domain": DOMAINS[g], "completions": completions})
+        return prompts
+
+
+# Divergences over the vocabulary, per token. `p` and `q` are log-probabilities.
+
+
+def kl(p, q):
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def jsd(t, s, beta):
+    """Generalised Jensen-Shannon (arXiv:2306.13649, eq. 2): beta KL(t || m) + (1 - beta) KL(s || m), m = beta t + (1 - beta) s."""
+    m = (beta * t.exp() + (1 - beta) * s.exp()).log()
+    return beta * kl(t, m) + (1 - beta) * kl(s, m)
+
+
+def among(logp, chosen):
+    """Log-probabilities of the chosen entries, renormalised among themselves; others count for nothing."""
+    return torch.where(chosen, logp, -torch.inf).log_softmax(-1).masked_fill(~chosen, 0.0)
+
+
+def top(logp, k):
+    chosen = torch.zeros_like(logp, dtype=torch.bool)
+    return chosen.scatter(1, logp.topk(k, -1).indices, True)
+
+
+def kl_among(p, q, chosen):
+    p, q = among(p, chosen), among(q, chosen)
+    return (p.exp() * (p - q) * chosen).sum(-1)
+
+
+def kl_with_tail(p, q, chosen):
+    """All entries outside the chosen ones together are one more entry."""
+    tail = lambda logp: (logp.exp() * ~chosen).sum(-1)
+    inside = (p.exp() * (p - q) * chosen).sum(-1)
+    return inside + tail(p) * (tail(p) / tail(q)).log()
+
+
+def kl_raw(p, q, chosen):
+    return (p.exp() * (p - q) * chosen).sum(-1)
+
+
+def kl_generalized(p, q, chosen):
+    """p log(p / q) - p + q summed over the chosen entries: not negative where they hold less than all."""
+    return ((p.exp() * (p - q) - p.exp() + q.exp()) * chosen).sum(-1)
+
+
+def entropy(p):
+    return -(p.exp() * p).sum(-1)
+
+
+def ppo(ratio, advantage, low, high):
+    """Clipped surrogate (arXiv:1707.06347, eq. 7), as a loss."""
+    return -torch.minimum(ratio * advantage, ratio.clip(1 - low, 1 + high) * advantage)
+
+
+def minmax(x):
+    return (x - x.min()) / (x.max() - x.min())
+
+
+METHODS = {}
+
+
+def method(name, also={}, **arguments):
+    def add(loss):
+        METHODS[name] = (loss, also, arguments)
+        return loss
+
+    return add
+
+
+# MOPD and what came before it (arXiv:2606.30406; catalogue M2).
+
+
+@method("opd.mopd")
+def _(b):  # eq. 3: the sampled estimator of the reverse KL's gradient, clipped at 5 nats
+    return b.sequence_mean(-(b.lt - b.ls).clip(-5, 5).detach() * b.ls)
+
+
+@method("opd.mopd_full")
+def _(b):
+    return b.sequence_mean(kl(b.s, b.t))
+
+
+@method("opd.mopd_top_k")
+def _(b):  # eq. 5; 64 entries are all of 7
+    return b.sequence_mean(kl_generalized(b.s, b.t, top(b.t, min(64, ENTRIES))))
+
+
+@method("opd.opd")
+def _(b):
+    return (-(b.lt - b.lb) * b.ratio).mean()
+
+
+@method("opd.opd_clipped")
+def _(b):
+    return (-(b.lt - b.lb).clip(-1, 1) * b.ratio).mean()
+
+
+@method("opd.opd_discounted", discount=0.75)
+def _(b):  # sum over later tokens u of 0.75^(u - t) (log pi_T - log mu)
+    gap, to_go = (b.lt - b.lb).tolist(), []
+    for i in range(len(gap)):
+        later = [j for j in range(i, len(gap)) if b.of[j] == b.of[i]]
+        to_go.append(sum(0.75 ** (j - i) * gap[j] for j in later))
+    return (-torch.tensor(to_go) * b.ratio).mean()
+
+
+@method("nemotron.nemotron_cascade")
+def _(b):  # trained where the ratio is within [0.5, 2]; the mean counts those tokens alone
+    inside = (b.ratio >= 0.5) & (b.ratio <= 2)
+    loss = -(b.ratio * (b.lt - b.ls)).detach() * b.ls
+    means = [loss[(b.of == c) & inside].mean() for c in range(len(b.lengths)) if ((b.of == c) & inside).any()]
+    return torch.stack(means).mean()
+
+
+@method("nemotron.nemotron_ultra")
+def _(b):
+    return (-(b.ratio.clip(0.2, 5) * (b.lt - b.ls).clip(-20, 20)).detach() * b.ls).mean()
+
+
+@method("nemotron.nemotron_sequence_band")
+def _(b):
+    drift = b.per_completion(b.ls - b.lb).exp()[b.of]
+    inside = (drift >= 0.999) & (drift <= 1.002)
+    return (-(inside * b.ratio * (b.lt - b.ls)).detach() * b.ls).mean()
+
+
+@method("mimo.mimo", alpha=0.4, low=0.7, high=1.3)
+def _(b):
+    advantage = b.lt - b.ls + 0.4 * b.grpo_advantage()
+    weight = torch.where((b.ratio >= 0.7) & (b.ratio <= 1.3), b.ratio, 0.0)
+    return b.sequence_mean(-(weight * advantage).detach() * b.ls)
+
+
+@method("dn_mopd.dn_mopd")
+def _(b):  # arXiv:2609.35347: w_d = clip(sigma_all / sigma_d, 0.25, 4), population deviations over tokens
+    gap = b.lt - b.lb
+    width = torch.stack([gap[b.domain == d].std(unbiased=False) for d in range(2)])[b.domain]
+    advantage = (gap.std(unbiased=False) / width).clip(0.25, 4) * gap
+    return b.sequence_mean(ppo(b.ratio, advantage, 0.2, 0.2))
+
+
+# Rewards (catalogue B5).
+
+
+@method("rl.grpo_loss")
+def _(b):
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.28))
+
+
+@method("rl.dr_grpo")
+def _(b):  # arXiv:2503.20783: no division by the deviation, none by the length
+    mean = torch.stack([b.reward_of_completion[b.group_of_completion == g].mean() for g in range(2)])
+    return ppo(b.ratio, b.reward - mean[b.group], 0.2, 0.2).mean()
+
+
+@method("rl.dapo")
+def _(b):
+    return ppo(b.ratio, b.grpo_advantage(), 0.2, 0.28).mean()
+
+
+@method("rl.gspo")
+def _(b):  # arXiv:2507.18071, eq. 5 to 7
+    ratio = b.per_completion(b.ls - b.lb).exp()
+    first = torch.tensor([(b.of == c).nonzero()[0, 0] for c in range(len(b.lengths))])
+    return ppo(ratio, b.grpo_advantage()[first], 3e-4, 4e-4).mean()
+
+
+@method("rl.rloo")
+def _(b):
+    r, g = b.reward_of_completion, b.group_of_completion
+    others = torch.stack([r[(g == g[c]) & (torch.arange(len(r)) != c)].mean() for c in range(len(r))])
+    return b.per_completion(-(r - others)[b.of] * b.ls, "sum").mean()
+
+
+@method("rl.grpo_anchored", anchor=0.3)
+def _(b):
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2) + 0.3 * (b.ls - b.lr) ** 2 / 2)
+
+
+@method("rl.grpo_k3", anchor=0.3)
+def _(b):
+    gap = b.lr - b.ls
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2) + 0.3 * (gap.exp() - 1 - gap))
+
+
+@method("rl.grpo_anchored_full", anchor=0.3)
+def _(b):
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2) + 0.3 * kl(b.s, b.r))
+
+
+@method("rl.dapo_overlong", longest=5, margin=3)
+def _(b):  # arXiv:2503.14476, eq. 13: from 0 at longest - margin to -1 at longest
+    charged = b.reward_of_completion - ((b.lengths - 2) / 3).clip(0, 1)
+    b.reward_of_completion = charged
+    return ppo(b.ratio, b.grpo_advantage(), 0.2, 0.28).mean()
+
+
+@method("dgrpo.dgrpo", guidance=0.4, clip_low=0.2, clip_high=0.28)
+def _(b):
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.28) + 0.4 * kl(b.s, b.t))
+
+
+@method("dgrpo.dgrpo_advantage", guidance=0.4, clip_low=0.2, clip_high=0.28)
+def _(b):
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage() + 0.4 * (b.lt - b.lb), 0.2, 0.28))
+
+
+# Estimators of the reverse KL (Schulman; verl).
+
+
+@method("estimators.k1")
+def _(b):
+    return b.sequence_mean(-(b.lt - b.ls).detach() * b.ls)
+
+
+@method("estimators.k2")
+def _(b):
+    return b.sequence_mean((b.ls - b.lt) ** 2 / 2)
+
+
+@method("estimators.k3")
+def _(b):
+    return b.sequence_mean((b.lt - b.ls).exp() - 1 - (b.lt - b.ls))
+
+
+@method("estimators.absolute")
+def _(b):
+    return b.sequence_mean((b.ls - b.lt).abs())
+
+
+@method("estimators.forward_top_k", k=3)
+def _(b):
+    return b.sequence_mean(kl_with_tail(b.t, b.s, top(b.t, 3)))
+
+
+@method("estimators.k1_clipped", most=1.5)
+def _(b):
+    return ppo(b.ratio, (b.lt - b.lb).clip(-1.5, 1.5), 0.2, 0.2).mean()
+
+
+# Distillation on given text (catalogue B5).
+
+
+@method("gkd.gkd")
+def _(b):
+    return b.sequence_mean(jsd(b.t, b.s, 0.5))
+
+
+@method("gkd.forward")
+def _(b):
+    return b.sequence_mean(kl(b.t, b.s))
+
+
+@method("gkd.both_directions")
+def _(b):
+    return b.sequence_mean(0.5 * kl(b.t, b.s) + 0.5 * kl(b.s, b.t))
+
+
+@method("kd.word_level", temperature=2.0)
+def _(b):  # arXiv:1503.02531: both sides softened, the loss times T^2
+    soft = lambda logits: torch.log_softmax(logits / 2.0, -1)
+    return (4.0 * kl(soft(b.teacher_logits), soft(b.student_logits))).mean()
+
+
+@method("kd.top_k_renormalized", k=3)
+def _(b):
+    return kl_among(b.t, b.s, top(b.t, 3)).mean()
+
+
+@method("kd.top_k_tail", k=3)
+def _(b):
+    return kl_with_tail(b.t, b.s, top(b.t, 3)).mean()
+
+
+@method("kd.top_k_generalized", k=3)
+def _(b):
+    return kl_generalized(b.t, b.s, top(b.t, 3)).mean()
+
+
+@method("kd.top_k_of_student", k=3)
+def _(b):
+    return kl_with_tail(b.s, b.t, top(b.s, 3)).mean()
+
+
+@method("kd.top_k_of_both", k=3)
+def _(b):
+    return kl_with_tail(b.s, b.t, top(b.s, 3) | top(b.t, 3)).mean()
+
+
+@method("kd.total_variation")
+def _(b):
+    return (0.5 * (b.t.exp() - b.s.exp()).abs().sum(-1)).mean()
+
+
+@method("kd.adaptive")
+def _(b):  # arXiv:2404.02657: the head is the teacher's smallest set that holds half of its mass
+    order = b.t.sort(-1, descending=True)
+    before = order.values.exp().cumsum(-1) - order.values.exp()
+    head = torch.zeros_like(b.t, dtype=torch.bool).scatter(1, order.indices, before < 0.5)
+    gap = (b.t.exp() - b.s.exp()).abs().detach()
+    share = (gap * head).sum(-1) / gap.sum(-1)
+    return (share * kl(b.t, b.s) + (1 - share) * kl(b.s, b.t)).mean()
+
+
+@method("kd.in_order", k=3)
+def _(b):  # Plackett-Luce: the student draws without replacement in the teacher's order
+    order = b.t.topk(3, -1).indices
+    p, left, loss = b.s.exp(), torch.ones(len(b.of)), torch.zeros(len(b.of))
+    for rank in range(3):
+        chosen = p.gather(1, order[:, rank : rank + 1])[:, 0]
+        loss, left = loss - (chosen / left).log(), left - chosen
+    return loss.mean()
+
+
+@method("distillm.distillm")
+def _(b):  # arXiv:2402.03898: KL(t || 0.1 t + 0.9 s)
+    return b.sequence_mean(kl(b.t, (0.1 * b.t.exp() + 0.9 * b.s.exp()).log()))
+
+
+@method("distillm.distillm_reverse")
+def _(b):
+    return b.sequence_mean(kl(b.s, (0.1 * b.s.exp() + 0.9 * b.t.exp()).log()))
+
+
+@method("sft.nll")
+def _(b):
+    return -b.ls.mean()
+
+
+@method("dagger.labels")
+def _(b):  # the teacher's most probable entry is the label
+    return -b.s.gather(1, b.t.argmax(-1)[:, None]).mean()
+
+
+# On-policy variants (catalogue A1).
+
+
+@method("lightning_opd.lightning_loss")
+def _(b):
+    return b.sequence_mean(-(b.lt - b.ls).detach() * b.ls)
+
+
+@method("g_opd.g_opd")
+def _(b):  # arXiv:2602.12125: reward scale 1.25 over the reference, ratio bounded by 5
+    advantage = 1.25 * (b.lt - b.lr) - (b.ls - b.lr)
+    return (-(b.ratio.clip(max=5) * advantage).detach() * b.ls).mean()
+
+
+@method("g_opd.list_opd_guarded")
+def _(b):  # arXiv:2605.08737: no extrapolation where the teacher is certain
+    settled = (entropy(b.t) < 0.5) | (b.t.exp().max(-1).values > 0.9)
+    scale = torch.where(settled, 1.0, 1.22)
+    advantage = scale * (b.lt - b.lr) - (b.ls - b.lr)
+    return (-(b.ratio.clip(max=5) * advantage).detach() * b.ls).mean()
+
+
+@method("drpo.drpo")
+def _(b):  # arXiv:2606.09821, eq. 9: -A r + |A| mu (r - 1)^2 / (2 eps), eps = 12.5
+    a = b.lt - b.lb
+    return (-a * b.ratio + a.abs() * b.lb.exp() * (b.ratio - 1) ** 2 / 25).mean()
+
+
+@method("drpo.dppo")
+def _(b):
+    inside = (b.ls.exp() - b.lb.exp()).abs() <= 0.15
+    return (-(b.lt - b.lb) * b.ratio * inside).mean()
+
+
+@method("vopd.vopd")
+def _(b):  # arXiv:2605.07865: the control variate is minus the reverse KL
+    return (-(b.lt - b.ls + kl(b.s, b.t)).detach() * b.ls).mean()
+
+
+@method("vopd.vopd_bounded", share=0.3)
+def _(b):
+    gain = (b.lt - b.ls).clip(min=math.log(0.3) / 0.7)
+    return (-(gain + kl(b.s, b.t)).detach() * b.ls).mean()
+
+
+@method("scope.scope_sampled")
+def _(b):  # arXiv:2604.10688: softmax over the right (wrong) completions of a prompt, times how many they are
+    means = lambda x: b.per_completion(x).detach()
+    right = b.reward_of_completion >= 1
+    weight = torch.zeros(len(right))
+    for g in range(2):
+        for these, score in [(right, -means(b.ls)), (~right, means(b.lt))]:
+            these = these & (b.group_of_completion == g)
+            weight[these] = score[these].softmax(0) * these.sum()
+    imitate = -(weight[b.of] * b.ls)[right[b.of]]
+    follow = (-(weight[b.of] * (b.lt - b.ls)).detach() * b.ls)[~right[b.of]]
+    return imitate.mean() + follow.mean()
+
+
+@method("many_faces.reverse_tail")
+def _(b):  # 20 entries are all of 7
+    return b.sequence_mean(kl(b.s, b.t))
+
+
+@method("caopd.caopd")
+def _(b):  # the first three tokens are left out; so is a completion that has no others
+    late = b.position >= 3
+    loss = kl(b.t, b.s)
+    means = [loss[(b.of == c) & late].mean() for c in range(len(b.lengths)) if ((b.of == c) & late).any()]
+    return torch.stack(means).mean()
+
+
+@method("opsd.opsd")
+def _(b):
+    soft = lambda logits: torch.log_softmax(logits / 1.1, -1)
+    return jsd(soft(b.teacher_logits), soft(b.student_logits), 0.5).mean()
+
+
+@method("opsd.opsd_sampled")
+def _(b):
+    return (-(b.lt - b.ls).detach() * b.ls).mean()
+
+
+@method("vision_opd.vision_opd_sampled")
+def _(b):
+    return (-(b.ratio.clip(max=2) * (b.lt - b.ls)).detach() * b.ls).mean()
+
+
+@method("tip.tip")
+def _(b):  # arXiv:2604.14084: soft-or of entropy (winsorised at 98%) and forward KL, the better half of the tokens
+    h = entropy(b.s).detach() / math.log(ENTRIES)
+    h = minmax(h.clip(max=h.quantile(0.98)))
+    d = minmax(kl(b.t, b.s).detach())
+    score = h + d - h * d
+    best = score.topk(len(score) // 2).indices
+    return kl(b.s, b.t)[best].mean()
+
+
+@method("tcod.tcod_loss", also={"available(teacher)": True})
+def _(b):
+    return ppo(b.ratio, b.lt - b.lb, 0.2, 0.2).mean()
+
+
+@method("strong_teacher.corpus_distillation", share=0.4)
+def _(b):
+    return (0.6 * -b.ls + 0.4 * kl(b.t, b.s)).mean()
+
+
+def main():
+    folder = pathlib.Path(__file__).parent / "numbers"
+    for seed, (name, (loss, also, arguments)) in enumerate(METHODS.items()):
+        batch = Batch(seed + 1, also)
+        prompts = batch.json()
+        value = loss(batch)
+        (gradient,) = torch.autograd.grad(value, batch.student_logits)
+        numbers = {
+            "step": 3,
+            "steps": 10,
+            "arguments": arguments,
+            "prompts": prompts,
+            "expected": {"loss": value.item(), "d loss / d logits": gradient.tolist()},
+        }
+        (folder / f"{name}.json").write_text(json.dumps(numbers) + "\n")
+
+
+main()

@@ -1,0 +1,196 @@
+//! `mopd try`: objectives on given numbers.
+
+use std::fs;
+
+use mopd_tests::{files, root};
+use serde_json::{Value, json};
+
+use super::Place;
+
+const OBJECTIVE: &str = "\
+objective mine(most: nats, scale: real = 1) {
+  let gap       = clip(teacher.logp - student.logp, -most, most)
+  let advantage = scale * gap + zscore(reward, over: group, deviation: population)
+
+  select       = position < 2
+  term imitate = -advantage * live student.logp
+  reduce       = mean(token) then mean(sequence)
+}
+";
+
+fn numbers() -> Value {
+    json!({
+        "arguments": {"most": 1},
+        "prompts": [{"completions": [
+            {"student.logp": [-1, -2, -4], "teacher.logp": [-1.5, -0.5, 0], "reward": 1},
+            {"student.logp": [-0.25], "teacher.logp": [-0.5], "reward": 0},
+        ]}],
+    })
+}
+
+/// Each file holds what torch's autograd makes of the method's formula, in float64
+/// (`tests/methods/references.py`): the loss, and its gradient by the student's logits.
+#[test]
+fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
+    let place = Place::new();
+    let files = files(&root().join("tests/methods/numbers"), ".json");
+    assert!(files.len() >= 60, "only {} references", files.len());
+    for path in files {
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let (module, objective) = name.split_once('.').expect("a module and an objective");
+        let said = place.mopd(&["try", &format!("std.{module}"), objective, &path.to_string_lossy()]);
+        said.is(0, &["2 values as expected"]);
+        // A gradient that is 0 everywhere would agree with anything that is not trained.
+        let reference: Value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+        let rows = reference["expected"]["d loss / d logits"].as_array().expect("rows");
+        let moves = |row: &Value| row.as_array().expect("entries").iter().any(|x| x.as_f64() != Some(0.0));
+        assert!(rows.iter().any(moves), "{name}: no token has a gradient");
+    }
+}
+
+#[test]
+fn what_comes_out_is_what_was_worked_out_by_hand() {
+    let place = Place::with(&[("a.mopd", OBJECTIVE), ("n.json", &numbers().to_string())]);
+    let trial = place.mopd(&["try", "a.mopd", "mine", "n.json", "--format", "json"]).is(0, &[]).json();
+    let near = |value: &Value, wanted: &[f64]| {
+        let found: Vec<f64> = value.as_array().expect("a list").iter().map(|x| x.as_f64().unwrap()).collect();
+        assert_eq!(found.len(), wanted.len(), "{value}");
+        assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5), "{value} is not {wanted:?}");
+    };
+    let part = |name: &str| {
+        let parts = trial["parts"].as_array().expect("parts");
+        parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("no {name} in {trial}"))
+    };
+    // The rewards 1 and 0 are half a unit from their mean, and so is their deviation.
+    let z = 0.5 / (0.5 + 1e-4);
+    near(&part("gap")["f64"], &[-0.5, 1.0, 1.0, -0.25]);
+    near(&part("advantage")["f64"], &[z - 0.5, z + 1.0, z + 1.0, -z - 0.25]);
+    near(&part("select")["f64"], &[1.0, 1.0, 0.0, 1.0]);
+    let gradient = [-(z - 0.5) / 4.0, -(z + 1.0) / 4.0, 0.0, (z + 0.25) / 2.0];
+    near(&trial["gradients"][0]["f64"], &gradient);
+    near(&trial["gradients"][0]["f32"], &gradient);
+    assert_eq!(trial["logits"], Value::Null, "nothing is known of the logits");
+    near(&trial["loss"]["f64"], &[((z - 0.5) * 1.0 + (z + 1.0) * 2.0) / 4.0 + (-z - 0.25) * 0.25 / 2.0]);
+}
+
+#[test]
+fn numbers_to_begin_with_are_enough_for_every_objective_that_can_be_tried() {
+    let place = Place::new();
+    let mut tried = 0;
+    for (module, text) in mopd_std::MODULES {
+        for line in text.lines().filter_map(|line| line.strip_prefix("pub objective ")) {
+            let objective = line.split(['(', ' ']).next().expect("a name");
+            let module = format!("std.{module}");
+            let example = place.mopd(&["try", &module, objective]);
+            if example.status == Some(1) {
+                assert!(example.err.contains("on given numbers is not supported yet"), "{example:#?}");
+                continue;
+            }
+            place.write("n.json", &example.is(0, &[]).out);
+            let said = place.mopd(&["try", &module, objective, "n.json"]).is(0, &[]);
+            assert!(!said.err.contains("not read"), "{module}.{objective}: {said:#?}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 100, "only {tried} objectives");
+}
+
+#[test]
+fn a_difference_from_what_is_expected_is_said() {
+    let mut numbers = numbers();
+    numbers["expected"] = json!({"gap": [-0.5, 1, 1, -0.25], "loss": 7, "advantages": 1});
+    let place = Place::with(&[("a.mopd", OBJECTIVE), ("n.json", &numbers.to_string())]);
+    place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(
+        1,
+        &[
+            "differs: `loss`: expected 7, found",
+            "in f64",
+            "in f32",
+            "differs: `advantages`: is nothing that comes out: `loss`, `gap`, `advantage`, `select`",
+        ],
+    );
+    numbers["expected"] = json!({"gap": [-0.5, 1, 1, -0.25]});
+    place.write("n.json", &numbers.to_string());
+    place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["1 value as expected"]);
+}
+
+#[test]
+fn numbers_that_do_not_fit_are_told_with_their_place() {
+    let place = Place::with(&[("a.mopd", OBJECTIVE)]);
+    let refused = |edit: &dyn Fn(&mut Value), said: &[&str]| {
+        let mut numbers = numbers();
+        edit(&mut numbers);
+        place.write("n.json", &numbers.to_string());
+        let status = if said[0].starts_with("error[unknown-name]") { 1 } else { 2 };
+        place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(status, said);
+    };
+    let completion = |numbers: &mut Value, which: usize, key: &str, value: Value| {
+        numbers["prompts"][0]["completions"][which][key] = value;
+    };
+    refused(
+        &|numbers| numbers["arguments"] = json!({}),
+        &["error[unfit-numbers]", "the parameter `most` has no default"],
+    );
+    refused(
+        &|numbers| numbers["arguments"] = json!({"mots": 1}),
+        &["error[unknown-name]", "no objective `mine` of the file has a parameter `mots`", "did you mean"],
+    );
+    refused(
+        &|numbers| completion(numbers, 0, "teacher.logp", json!([1, 2])),
+        &["prompt 1, completion 1", "is for 3 tokens", "for 2"],
+    );
+    refused(
+        &|numbers| completion(numbers, 1, "reward", Value::Null),
+        &["prompt 1, completion 2: `reward` must be a number, found null"],
+    );
+    refused(
+        &|numbers| drop(numbers["prompts"][0]["completions"][1].as_object_mut().unwrap().remove("reward")),
+        &["prompt 1, completion 2: `reward` is missing, and is given elsewhere"],
+    );
+    refused(
+        &|numbers| {
+            for which in 0..2 {
+                numbers["prompts"][0]["completions"][which].as_object_mut().unwrap().remove("teacher.logp");
+            }
+        },
+        &["`teacher.logp` is missing: one number per token, or the distributions of `teacher`"],
+    );
+    refused(&|numbers| numbers["prompts"] = json!([]), &["there is no completion"]);
+    refused(&|numbers| numbers["prompts"] = json!(3), &["n.json: invalid type: integer `3`"]);
+    place.write("n.json", &numbers().to_string().replace("\"arguments\"", "\"no arguments\""));
+    place.mopd(&["try", "a.mopd", "mien", "n.json"]).is(2, &["did you mean `mine`?"]);
+    // What nothing reads is no error: one file may serve several objectives.
+    let mut more = numbers();
+    completion(&mut more, 0, "reference.logp", json!([-1, -1, -1]));
+    place.write("n.json", &more.to_string());
+    place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["note: `reference.logp` is given and not read"]);
+}
+
+#[test]
+fn the_objective_of_a_model_is_tried_as_the_experiment_has_it() {
+    let place = Place::with(&[("a.mopd", super::GOOD)]);
+    let example = place.mopd(&["try", "a.mopd", "student"]).is(0, &[]).out;
+    place.write("n.json", &example);
+    let said = place.mopd(&["try", "a.mopd", "student", "n.json"]).is(0, &[]);
+    assert!(said.out.contains("d loss / d "), "{said:#?}");
+}
+
+#[test]
+fn the_page_shows_what_comes_out() {
+    let page = fs::read_to_string(root().join("book/src/try.md")).expect("the page");
+    let block = |language: &str, which: usize| {
+        let fence = format!("```{language}\n");
+        let blocks = page.split(fence.as_str()).skip(1);
+        let block = blocks.map(|rest| rest.split("```").next().expect("a first part")).nth(which);
+        block.unwrap_or_else(|| panic!("{language} block {which}")).to_owned()
+    };
+    let mut numbers: Value = serde_json::from_str(&block("json", 0)).expect("JSON");
+    let expected: Value = serde_json::from_str(&block("json", 1)).expect("JSON");
+    numbers["expected"] = expected["expected"].clone();
+    let place = Place::with(&[("mine.mopd", &block("mopd", 0)), ("numbers.json", &numbers.to_string())]);
+    let said = place.mopd(&["try", "mine.mopd", "mine", "numbers.json"]).is(0, &["3 values as expected"]);
+    let shown = block("console", 1);
+    let (command, shown) = shown.split_once('\n').expect("a command and what it prints");
+    assert_eq!(command, "$ mopd try mine.mopd mine numbers.json");
+    assert_eq!(said.out, shown);
+}
