@@ -277,7 +277,7 @@ fn what_is_not_supported_is_refused_by_name() {
             "teacher t = logits(first) + ema(mean(student.entropy, over: batch), rate: 0.9) * logits(second)\nroute { else -> t }",
             FULL,
             SAMPLED,
-            "a number inside a divergence that is computed from other tokens or steps is not supported yet",
+            "a number inside a divergence that is ranked among others, or carried over from other steps, is not supported yet",
             "ema(",
             "",
         ),

@@ -109,8 +109,7 @@ fn logits_of(
             .frozen(model_ref)
             .map_or(scoring.model.config.logit_softcap, |(_, config)| config.logit_softcap);
         let loaded = OnceCell::new();
-        let decoder =
-            || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
+        let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
         let kept = match (scoring.kept, pass.as_slice()) {
             (Some(kept), [run]) if sees.is_none() => {
                 let ScoringRun { sources, members, .. } = &runs[*run];

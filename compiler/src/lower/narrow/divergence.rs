@@ -72,7 +72,7 @@ pub fn support(support: &wide::Support, at: At) -> Narrowed<Support> {
 
 pub fn parameter(formula: &wide::Formula, at: At) -> Narrowed<Parameter> {
     let mut graph = Graph::default();
-    let value = elementwise(&mut graph, formula, None, at)?;
+    let value = node(&mut graph, formula, None, at)?;
     Ok(match graph.constant_value(value) {
         Some(value) => Parameter::Number(value),
         None => Parameter::Formula(Box::new(Formula { graph, value })),
@@ -82,7 +82,7 @@ pub fn parameter(formula: &wide::Formula, at: At) -> Narrowed<Parameter> {
 fn summand(summand: &wide::Summand, at: At) -> Narrowed<Summand> {
     let mut graph = Graph::default();
     let entries = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
-    let value = elementwise(&mut graph, &summand.value, Some(entries), at)?;
+    let value = node(&mut graph, &summand.value, Some(entries), at)?;
     let value = graph.broadcast(value, Axis::Token);
     let signals = graph.signals(&[value]);
     if signals.iter().any(|signal| !matches!(signal, Signal::Step | Signal::Progress)) {
@@ -97,8 +97,8 @@ fn summand(summand: &wide::Summand, at: At) -> Narrowed<Summand> {
     Ok(own)
 }
 
-/// The node of a formula that is computed without looking at other tokens.
-fn elementwise(
+/// The node of a formula; within the sum of a divergence (`entries`), of one that looks at no other tokens.
+fn node(
     graph: &mut Graph,
     formula: &wide::Formula,
     entries: Option<[NodeId; 4]>,
@@ -113,8 +113,11 @@ fn elementwise(
             pending.pop();
             continue;
         }
-        let operands = match &formula.0.kind {
-            FormulaKind::Apply { operands, .. } => operands.as_slice(),
+        let operands = match (&formula.0.kind, entries) {
+            (FormulaKind::Apply { operands, .. }, _) => operands.as_slice(),
+            (FormulaKind::Reduce { operand, among: None, on: None, .. }, None) => {
+                std::slice::from_ref(operand)
+            }
             _ => &[],
         };
         let before = pending.len();
@@ -122,11 +125,24 @@ fn elementwise(
         if pending.len() > before {
             continue;
         }
-        let node = match (&formula.0.kind, entries) {
+        let made = match (&formula.0.kind, entries) {
             (FormulaKind::Apply { function, .. }, _) => {
                 let operands: Vec<NodeId> =
                     operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
                 graph.apply(*function, &operands)
+            }
+            (FormulaKind::Reduce { operand, among: None, on: None, reduction }, None) => {
+                super::formula::kind(&formula.0, at)?;
+                let operand = known[&Rc::as_ptr(&operand.0)];
+                if graph.axis(operand) <= formula.0.axis {
+                    let message = format!(
+                        "`{}` has nothing to go through: its argument is one number per {}",
+                        reduction.name(),
+                        formula.0.axis.name()
+                    );
+                    return Err(Diagnostic::error(Code::AxisMismatch, at.span, message).into());
+                }
+                graph.reduce(*reduction, operand, formula.0.axis, None)
             }
             (FormulaKind::Entry(entry), Some(entries)) => {
                 let place = wide::SideProbability::ALL.iter().position(|known| known == entry);
@@ -134,7 +150,7 @@ fn elementwise(
             }
             _ => leaf(graph, &formula.0, at)?,
         };
-        known.insert(address, node);
+        known.insert(address, made);
         pending.pop();
     }
     Ok(known[&Rc::as_ptr(&formula.0)])
@@ -169,7 +185,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
         | Kind::Across { .. } => {
             return Err(refused(
                 at,
-                "a number inside a divergence that is computed from other tokens or steps",
+                "a number inside a divergence that is ranked among others, or carried over from other steps,",
             ));
         }
     })

@@ -125,7 +125,7 @@ fn divergences_and_losses() {
         blended.left = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Student)]);
         blended
     };
-    let among = "a number inside a divergence that is computed from other tokens or steps";
+    let among = "a number inside a divergence that is ranked among others, or carried over from other steps,";
     assert_live_refused(
         Live::Divergence(blend(statistic(Statistic::Softmax, &entropy(), Axis::Batch))),
         among,

@@ -1,6 +1,7 @@
 //! Terms with completions of their own: what a step with several parts does, and what is drawn for each.
 
-use mopd_compiler::plan::OwnData;
+use mopd_compiler::plan::{self, OwnData, Producer};
+use mopd_lang::source::SourceFile;
 
 use super::mixes::drawn;
 use super::*;
@@ -120,4 +121,114 @@ fn a_part_draws_for_itself() {
         }
     }
     assert!(different.iter().all(|count| *count > 40), "{different:?} of 56");
+}
+
+/// The objective of the only stage that reads teachers, from text.
+fn compiled(text: &str) -> Train<Objective> {
+    let entry = SourceFile { path: "test.mopd".to_owned(), text: text.to_owned() };
+    let standard = |module: &[&str]| match module {
+        ["std", name] => {
+            mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() })
+        }
+        _ => None,
+    };
+    let analysis = mopd_lang::analyse(entry, &standard);
+    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
+    let experiment = analysis.experiment.as_ref().unwrap();
+    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap();
+    let Some(plan::Model { stage: plan::Stage::Train(train), .. }) = plan.experiment.models.last() else {
+        panic!("the last model is trained")
+    };
+    (**train).clone()
+}
+
+/// DistiLLM-2 (arXiv:2503.07067) with its skew chosen for each sequence: of the catalogue's formula
+/// `(2 - beta) * KL(T || a T + (1 - a) S)` on the teacher's texts, `beta * KL(S || sg(b S + (1 - b) T))` on the
+/// student's, `a = clip(1 - (1 - most) * usual / (p_T - p_S), 0.01, most)` with the geometric means of the
+/// probabilities, `b` the same with the sides exchanged.
+#[test]
+fn distillm2_equals_the_reference() {
+    let text = r#"
+use std.distillm.distillm2
+experiment "distillm2" { seed = 1 }
+domain copy { prompts = "copy.jsonl", reward = exact_match }
+model base = llama { layers = 2, width = 8, heads = 2, context = 64, tokenizer = bytes }
+teacher big = base
+route { else -> big }
+model student = distill(base) {
+  objective = distillm2(
+    theirs: data(answer), ours: sample(n: 2, temperature: 1, max_tokens: 6), usual_teacher: USUAL, usual_student: USUAL, most: 0.4,
+  )
+  rollout = sample(n: 1, temperature: 1, max_tokens: 16)
+  prompts = 7
+  steps   = 4
+  lr      = 1e-2
+}
+"#;
+    let (fixture, models) = (Fixture::new(), models(true));
+    let mut bounds = [0; 3];
+    for usual in [-1e-3, -3e-4, -1e-4, -3e-5, 3e-5, 1e-4, 3e-4, 1e-3] {
+        let train = compiled(&text.replace("USUAL", &usual.to_string()));
+        assert!(matches!(&train.rollout.producer, Producer::Data(_)) && train.own_data.len() == 1);
+        let stage = fixture.stage(&train, ROUTED, &models);
+        let own = train.own_parts();
+        let stages = stage.parts(&own);
+        let mut trainer = Trainer::with(&stages, None, None).unwrap();
+        let rollouts = trainer.rollouts_of(0).unwrap();
+        for (part, rollouts) in rollouts.iter().enumerate() {
+            let inside = std::cell::Cell::new(false);
+            // A quarter of the run, of the half that it rises over.
+            let ramp = 1.25;
+            let (student, teachers) =
+                (Reference::new(&models[0]), [Reference::new(&models[1]), Reference::new(&models[2])]);
+            let losses: Vec<Tensor> = rollouts
+                .sequences
+                .list
+                .iter()
+                .map(|sequence| {
+                    let of = |model: &Reference| model.logps(sequence.prompt(&stage), &sequence.completion);
+                    let (s, t) = (of(&student), of(&teachers[sequence.source]).detach());
+                    let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
+                    let chance = |logps: &Tensor| {
+                        logps.gather(1, &taken, false).mean(Kind::Double).exp().double_value(&[])
+                    };
+                    let lead = if part == 0 { chance(&t) - chance(&s) } else { chance(&s) - chance(&t) };
+                    let free = 1.0 - (1.0 - 0.4) * usual / lead;
+                    let skew = free.clamp(0.01, 0.4);
+                    bounds[if free < 0.01 {
+                        0
+                    } else if free > 0.4 {
+                        1
+                    } else {
+                        2
+                    }] += 1;
+                    inside.set(inside.get() || free == skew);
+                    let (own, mixed, weight) = if part == 0 {
+                        (&t, skew * t.exp() + (1.0 - skew) * s.exp(), 2.0 - ramp)
+                    } else {
+                        (&s, (skew * s.exp() + (1.0 - skew) * t.exp()).detach(), ramp)
+                    };
+                    let each = (own.exp() * (own - mixed.log())).sum_dim_intlist(
+                        [-1].as_slice(),
+                        false,
+                        Kind::Double,
+                    );
+                    weight * each.mean(Kind::Double)
+                })
+                .collect();
+            let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
+            let gradient = student.gradient(&loss);
+            let Evaluated { outputs, gradient: got, .. } =
+                trainer.evaluate(part, rollouts, 1).map_err(|(error, _)| error).unwrap();
+            let (loss, got_loss) =
+                (loss.double_value(&[]), f64::from(outputs.get(stages[part].train.objective.loss)[0]));
+            // A lead is the difference of two nearly equal numbers in single precision: between its bounds, a
+            // skew has fewer digits than what it is computed from.
+            let bound = if inside.get() { 5e-5 } else { 5e-6 };
+            assert!((got_loss - loss).abs() < bound * loss.abs(), "{part}, {usual}: {got_loss} {loss}");
+            let apart = apart(&to_vec(&got.part(0..got.parameters())), &gradient);
+            assert!(apart < 4.0 * bound, "{part}, {usual}: {apart:e}");
+        }
+    }
+    assert!(bounds.iter().all(|count| *count > 0), "{bounds:?}");
 }
