@@ -130,8 +130,75 @@ fn the_methods_that_run_are_listed() {
     assert!(faults.is_empty() && made.names == ["today"], "\n{}", faults.join("\n"));
 }
 
+/// The section `<!-- table: methods -->` of the book: what is known of every published method, from the tests
+/// that know it.
+#[test]
+fn the_book_has_a_table_of_all_methods() {
+    let folder = root().join("tests/methods");
+    let readme = fs::read_to_string(folder.join("README.md")).expect("the table");
+    let path = root().join("book/src/methods.md");
+    let page = fs::read_to_string(&path).expect("the page");
+    let referenced: Vec<String> = files(&folder.join("numbers"), ".json")
+        .iter()
+        .map(|path| path.file_stem().expect("a file").to_string_lossy().into_owned())
+        .collect();
+    let mut table = "| method | module | lines | trains | loss and gradient in float64 | the gradient |\n\
+                     |---|---|---:|---|---|---|"
+        .to_owned();
+    for row in rows(&readme) {
+        let (_, text) = mopd_std::module(row.module).expect("a module");
+        let program = fs::read_to_string(folder.join(format!("{}.mopd", row.experiment))).expect("a program");
+        let analysis = check(row.experiment, &program);
+        let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
+        let runs = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).is_ok();
+        let mut verdicts: Vec<String> = Vec::new();
+        let mut objectives: Vec<String> = Vec::new();
+        let audits = mopd_compiler::audit::of_experiment(experiment);
+        let own = |name: &str| text.contains(&format!("pub objective {name}"));
+        // Where it trains on objectives of its own, how its teachers came to be is nothing to it.
+        let any_own = audits.iter().any(|audited| own(&audited.audit.objective));
+        for audited in audits.iter().filter(|audited| !any_own || own(&audited.audit.objective)) {
+            let name = format!("{}.{}", row.module, audited.audit.objective);
+            if any_own && !objectives.contains(&name) {
+                objectives.push(name);
+            }
+            for term in &audited.audit.terms {
+                let first = term.lines().swap_remove(0).replace('|', "\\|");
+                if !verdicts.contains(&first) {
+                    verdicts.push(first);
+                }
+            }
+        }
+        let known = objectives.iter().filter(|objective| referenced.contains(objective)).count();
+        let agrees = match (known, objectives.len()) {
+            (_, 0) => "the library's own losses".to_owned(),
+            (0, _) => "[coefficients](#how-to-read-this-page)".to_owned(),
+            (known, all) => format!("{known} of {all}"),
+        };
+        let _ = write!(
+            table,
+            "\n| {} | [`{}`](#std{}) | {} | {} | {agrees} | {} |",
+            row.name,
+            row.module,
+            row.module,
+            code_lines(text),
+            if runs { "yes" } else { "not yet" },
+            verdicts.join("; ")
+        );
+    }
+    let made = generate(&page, "table", |_| Some(table.clone()));
+    let faults = settle(&path, &page, &made);
+    assert!(faults.is_empty() && made.names == ["methods"], "\n{}", faults.join("\n"));
+}
+
+/// Lines that are neither empty nor comment.
+fn code_lines(text: &str) -> usize {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+}
+
 /// One row of the table of published methods.
 struct Row<'a> {
+    name: &'a str,
     papers: Vec<&'a str>,
     module: &'a str,
     experiment: &'a str,
@@ -143,10 +210,10 @@ fn rows<'a>(page: &'a str) -> Vec<Row<'a>> {
     page.lines()
         .filter_map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-            let [_, paper, _, module, experiment, evidence] = cells.as_slice() else { return None };
+            let [method, paper, _, module, experiment, evidence] = cells.as_slice() else { return None };
             let name = |cell: &&'a str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
             let papers = paper.split(", ").filter(|paper| *paper != "-").collect();
-            Some(Row { papers, module: name(module)?, experiment: name(experiment)?, evidence })
+            Some(Row { name: method, papers, module: name(module)?, experiment: name(experiment)?, evidence })
         })
         .collect()
 }
@@ -157,7 +224,7 @@ fn the_table_of_methods_is_whole() {
     let page = fs::read_to_string(folder.join("README.md")).expect("the table");
     let rows = rows(&page);
     let mut faults = String::new();
-    for Row { papers, module, experiment, evidence } in &rows {
+    for Row { papers, module, experiment, evidence, .. } in &rows {
         let library = mopd_std::module(module).map(|(_, text)| text).unwrap_or_default();
         let program = fs::read_to_string(folder.join(format!("{experiment}.mopd"))).unwrap_or_default();
         if !program.contains(&format!("use std.{module}.")) {
