@@ -4,10 +4,11 @@
 //! (`tests/tests/rooms.rs`):
 //!
 //! - `zip`, `quote`, [`failure`], [`control`], [`random`]: small things that many need; [`machine`]: devices,
-//!   memory, arithmetic;
+//!   memory, arithmetic; `program`: processes of the author's;
 //! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: tensors in files; [`model`]: decoders and
 //!   their weights; [`formats`]: models of others;
-//! - [`data`]: rows of a domain; [`reward`]: what judges completions; [`rollout`]: completions sampled from a
+//! - [`data`]: rows of a domain; [`reward`]: what judges completions; `environment`: what answers
+//!   them turn by turn; [`rollout`]: completions sampled from a
 //!   model;
 //! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; [`prepare`]: models and
 //!   data of a plan, read and checked;
@@ -19,6 +20,7 @@
 pub mod bench;
 pub mod control;
 pub mod data;
+mod environment;
 pub mod failure;
 pub mod formats;
 pub mod machine;
@@ -28,6 +30,7 @@ pub mod model;
 mod mutations;
 pub mod predict;
 pub mod prepare;
+mod program;
 mod quote;
 pub mod random;
 pub mod report;

@@ -18,6 +18,8 @@ pub enum Purpose {
     Select = 9,
     /// Which of several sources a sequence comes from.
     Mix = 10,
+    /// What an environment does by chance.
+    Environment = 11,
 }
 
 /// A family of streams: one per pair of indices.
@@ -28,6 +30,12 @@ impl Key {
     /// `stream` selects the stage (or the domain, for evaluation), `step` the training step or epoch.
     pub fn new(seed: u64, stream: u64, purpose: Purpose, step: u64) -> Key {
         Key([seed, stream, purpose as u64, step])
+    }
+
+    /// Of a later turn of the same step; the first is 0.
+    pub fn turn(self, turn: u32) -> Key {
+        let Key([seed, stream, purpose, step]) = self;
+        Key([seed, stream, purpose, step | u64::from(turn) << 32])
     }
 
     /// The uniforms of one row: `(prompt, sample)` for rollouts. Draw `i` belongs to position `i`.
@@ -107,6 +115,7 @@ mod tests {
             draw(Key::new(1, 9, Purpose::Rollout, 3), 4, 5),
             draw(Key::new(1, 2, Purpose::Evaluate, 3), 4, 5),
             draw(Key::new(1, 2, Purpose::Rollout, 9), 4, 5),
+            draw(Key::new(1, 2, Purpose::Rollout, 3).turn(1), 4, 5),
             draw(Key::new(1, 2, Purpose::Rollout, 3), 9, 5),
             draw(Key::new(1, 2, Purpose::Rollout, 3), 4, 9),
         ] {

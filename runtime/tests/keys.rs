@@ -54,7 +54,9 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
         variables: [].into(),
     };
     let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };
-    let keys = Keys::new(plan, &tasks, &forms, &domains, &numeric, &vec![1; tasks.len()], &[]);
+    let environments = vec![Vec::new(); plan.experiment.models.len()];
+    let keys =
+        Keys::new(plan, &tasks, &forms, (&domains, &environments), &numeric, &vec![1; tasks.len()], &[]);
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
     all.flatten().map(str::to_owned).collect()
 }

@@ -6,7 +6,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
-use mopd_lang::experiment::{Experiment, Reward};
+use mopd_lang::experiment::{Experiment, Reward, RolloutSource, Train};
 use mopd_store::programs::Program;
 
 use super::run::STORE;
@@ -68,16 +68,28 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
 }
 
-/// What the reward commands of an experiment are made of; `base` is the folder that they run in.
+/// What the reward commands and environments of an experiment are made of; `base` is the folder that they run in.
 fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
-    let mut programs = Programs::new();
+    let mut programs = Programs::default();
+    let of = |command: &str, depends: &[String], user: String| {
+        Program::of(command, depends, base).map_err(|error| {
+            Problem::usage("can't-read", format!("{user}: {error}"))
+                .help("paths are relative to the folder of the experiment's file")
+        })
+    };
     for domain in &experiment.domains {
         if let Reward::Command { command, depends, .. } = &domain.reward {
-            let program = Program::of(command, depends, base).map_err(|error| {
-                Problem::usage("can't-read", format!("domain `{}`: {error}", domain.name))
-                    .help("paths are relative to the folder of the experiment's file")
-            })?;
-            programs.insert(domain.name.clone(), program);
+            let program = of(command, depends, format!("domain `{}`", domain.name))?;
+            programs.rewards.insert(domain.name.clone(), program);
+        }
+    }
+    for model in &experiment.models {
+        let parts: Vec<Train> =
+            outline::trained(&model.stage).into_iter().flat_map(|(_, train)| train.parts()).collect();
+        for rollout in parts.iter().flat_map(|part| part.rollout.all()) {
+            let RolloutSource::Turns { environment, depends, .. } = &rollout.source else { continue };
+            let program = of(environment, depends, format!("model `{}`", model.name))?;
+            programs.environments.insert(environment.clone(), program);
         }
     }
     Ok(programs)

@@ -6,19 +6,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 20] = [
+const RUNTIME: [&str; 22] = [
     "zip",
     "quote",
     "failure",
     "control",
     "random",
     "machine",
+    "program",
     "tokenizer",
     "mapped",
     "model",
     "formats",
     "data",
     "reward",
+    "environment",
     "rollout",
     "report",
     "store",

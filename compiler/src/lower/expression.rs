@@ -364,7 +364,7 @@ fn source(source: &RolloutSource) -> String {
             )
         }
         RolloutSource::Speculative { block, of } => format!("speculative({}, block: {block})", rollout(of)),
-        RolloutSource::Turns { environment, at_most, of } => {
+        RolloutSource::Turns { environment, at_most, of, .. } => {
             format!("turns({}, with: {environment:?}, at_most: {})", rollout(of), exact(at_most))
         }
         RolloutSource::Denoise { steps, block, of } => {

@@ -236,6 +236,7 @@ impl<'a> Lowering<'a> {
             }
             Kind::Signal(signal) => self.graph.signal(signal),
             Kind::Remaining => positions::remaining(&mut self.graph),
+            Kind::Turn => positions::turn(&mut self.graph),
             Kind::InFinalTurn => positions::in_final_turn(&mut self.graph),
             Kind::Selected => self.selected.ok_or_else(|| {
                 let text = "`selected` is read where nothing has been selected yet";

@@ -235,8 +235,8 @@ fn source(rollout: &Rollout) -> String {
         RolloutSource::Speculative { block, .. } => {
             format!("student drafts of {block} tokens{}, verified by teacher", drawn())
         }
-        RolloutSource::Turns { environment, .. } => {
-            format!("student turns{} with `{environment}` in between", drawn())
+        RolloutSource::Turns { environment, at_most, .. } => {
+            format!("at most {} student turns{} with `{environment}` in between", exact(at_most), drawn())
         }
         RolloutSource::Denoise { steps, block, .. } => {
             format!("student blocks of {block} tokens{}, denoised in {steps} steps", drawn())

@@ -1,7 +1,7 @@
 //! Numbers that follow from where a token stands.
 
 use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{Axis, Function, Reduction, Signal};
+use crate::plan::{Axis, Function, Reduction, Scan, Signal};
 
 /// `length - position - 1`: 0 at the last token of a completion.
 pub fn remaining(graph: &mut Graph) -> NodeId {
@@ -20,6 +20,17 @@ pub fn in_final_turn(graph: &mut Graph) -> NodeId {
     graph.apply(Function::Equal, &[after_turn, none])
 }
 
+/// The number of the token's turn in its completion, from 0.
+pub fn turn(graph: &mut Graph) -> NodeId {
+    let position = graph.signal(Signal::Position);
+    let first = graph.reduce(Reduction::Minimum, position, Axis::Turn, None);
+    let first = graph.broadcast(first, Axis::Token);
+    let begins = graph.apply(Function::Equal, &[position, first]);
+    let begun = graph.scan(Scan::Sum, begins, Axis::Sequence, None);
+    let one = graph.constant(Axis::Run, 1.0);
+    graph.apply(Function::Subtract, &[begun, one])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,9 +38,9 @@ mod tests {
     use crate::expr::interpret::interpret;
 
     #[test]
-    fn the_final_turn_is_the_last_of_its_completion() {
+    fn turns_are_counted_and_the_final_one_is_the_last_of_its_completion() {
         let mut graph = Graph::default();
-        let of_token = [remaining(&mut graph), in_final_turn(&mut graph)];
+        let of_token = [remaining(&mut graph), in_final_turn(&mut graph), turn(&mut graph)];
         let layout = Layout {
             sequence_of_token: vec![0, 0, 0, 0, 0, 1, 1],
             group_of_sequence: vec![0, 0],
@@ -40,5 +51,6 @@ mod tests {
         let values = interpret(&graph, &of_token, &Batch { layout, ..Batch::default() }).unwrap();
         assert_eq!(values.get(of_token[0]), [4.0, 3.0, 2.0, 1.0, 0.0, 1.0, 0.0]);
         assert_eq!(values.get(of_token[1]), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(values.get(of_token[2]), [0.0, 0.0, 1.0, 2.0, 2.0, 0.0, 0.0]);
     }
 }

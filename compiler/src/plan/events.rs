@@ -417,6 +417,8 @@ pub enum FailureKind {
     Context,
     /// A reward program crashed, hung or answered nonsense.
     Reward,
+    /// An environment crashed, hung or answered nonsense.
+    Environment,
     /// A model's files are missing or malformed, or what they describe cannot be run.
     Model,
     /// A loss, gradient or log-probability is not finite.
@@ -433,6 +435,7 @@ impl FailureKind {
             FailureKind::Data => "data",
             FailureKind::Context => "context",
             FailureKind::Reward => "reward",
+            FailureKind::Environment => "environment",
             FailureKind::Model => "model",
             FailureKind::NonFinite => "non-finite",
             FailureKind::Storage => "storage",

@@ -49,7 +49,16 @@ pub enum RolloutSource {
     /// The student drafts blocks, the teacher verifies them.
     Speculative { block: u32, of: Rc<Rollout> },
     /// A program answers between the student's turns.
-    Turns { environment: String, at_most: Formula, of: Rc<Rollout> },
+    Turns {
+        /// A command.
+        environment: String,
+        /// For one reply.
+        time_limit_seconds: f64,
+        /// Files and folders that the program reads besides its sources.
+        depends: Vec<String>,
+        at_most: Formula,
+        of: Rc<Rollout>,
+    },
     /// Blocks are filled over several denoising steps.
     Denoise { steps: u32, block: u32, of: Rc<Rollout> },
     /// Prompts made from a group's completions.

@@ -13,6 +13,7 @@ use tch::{Device, Kind};
 use super::machine::Machine;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
+use crate::environment::Environments;
 use crate::failure::Result;
 use crate::machine::memory::{exactly, peak_since_reset, reset_peak_memory};
 use crate::model::{Config, Weights};
@@ -108,8 +109,9 @@ impl Trial<'_> {
     pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
-        let reads =
-            f64::from(if self.train.producers().any(Producer::fresh) { self.completion } else { 0 }) + 20.0;
+        let written =
+            if self.train.producers().any(Producer::fresh) { self.completion * self.turns() } else { 0 };
+        let reads = f64::from(written) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }
@@ -127,7 +129,13 @@ impl Trial<'_> {
         own * parameters(self.model) + 4.0 * beside
     }
 
-    /// Tokens of a prompt and its completion, on average.
+    /// Of a completion, at most.
+    fn turns(&self) -> u32 {
+        self.train.producers().map(|producer| producer.kind().turns()).max().unwrap_or(1)
+    }
+
+    /// Tokens of a prompt and its completion, on average: of each turn but the first one also what is said before
+    /// it.
     fn length(&self) -> f64 {
         let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
         let prompt = |share: &Share| {
@@ -135,7 +143,10 @@ impl Trial<'_> {
             let tokens = self.domains[share.domain.0 as usize].train.as_ref()?.tokens(tokenizer).ok()?;
             Some(share.share * tokens.lengths().sum::<usize>() as f64 / tokens.len().max(1) as f64)
         };
-        self.train.mixture.iter().filter_map(prompt).sum::<f64>() + f64::from(self.completion)
+        let pieces = 2 * self.turns() - 1;
+        let length = self.train.mixture.iter().filter_map(prompt).sum::<f64>()
+            + f64::from(self.completion) * f64::from(pieces);
+        length.min(self.shapes.configs[self.model.0 as usize].context as f64)
     }
 
     /// Steps of the stage with `batch` sequences and else as they will be, of several not the first.
@@ -327,6 +338,7 @@ impl Trial<'_> {
             recomputed: train.execution.checkpointing.layers(),
             device: self.device,
             kind: self.kind,
+            environments: Environments::Untouched,
             control: &quiet,
         };
         train::train(&stage, None).map(|trained| trained.record.rows).map_err(|stopped| stopped.error)

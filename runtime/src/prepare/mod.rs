@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::Writer;
+use mopd_compiler::plan::producers::{Turns, Writer};
 use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward,
     Role, Stage, Train, View,
@@ -164,11 +164,18 @@ fn load(
 ) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let program = match &domain.reward {
-        Reward::Command { command, depends, .. } => Some(program(command, depends, places.base)?),
+        Reward::Command { command, depends, .. } => {
+            Some(program(command, depends, places.base, FailureKind::Reward)?)
+        }
         Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
     };
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
-    let whole = verifier.reads_rows();
+    let plays = |stage: &ModelId| match &plan.experiment.model(*stage).stage {
+        Stage::Train(train) => train.producers().any(|producer| !producer.environments().is_empty()),
+        _ => false,
+    };
+    // An environment gets them too.
+    let whole = verifier.reads_rows() || stages.iter().any(plays);
     let tests = match &domain.tests {
         Some(tests)
             if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) =>
@@ -202,10 +209,15 @@ fn load(
     Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
 }
 
-fn program(command: &str, depends: &[String], base: &Path) -> Result<String> {
+/// Of the programs that answer a stage's student, a hash of the files that each is made of.
+pub fn environments<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
+    let of = |turns: &Turns| program(&turns.environment, &turns.depends, base, FailureKind::Environment);
+    train.producers().flat_map(Producer::environments).map(of).collect()
+}
+
+fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<String> {
     let program = Program::of(command, depends, base).map_err(|error| {
-        Error::new(FailureKind::Reward, error.to_string())
-            .help("paths are relative to the folder of the experiment's file")
+        Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
     })?;
     Ok(program.hash())
 }
@@ -259,6 +271,14 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         let drawn = || train.producers().flat_map(Producer::drawn);
         for field in fields() {
             prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
+        }
+        if prompts.dataset.is_chat() && train.producers().any(|producer| !producer.environments().is_empty())
+        {
+            let message =
+                format!("`turns` of `{}`, whose prompts are conversations, is not supported yet", data.name);
+            return Err(Error::new(FailureKind::Data, message).help(
+                "write its prompts as plain text, and what is to stand between turns in the observations",
+            ));
         }
         for (writer, sampling) in drawn() {
             let shortest = match writer {

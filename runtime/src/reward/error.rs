@@ -6,6 +6,7 @@ use mopd_compiler::plan::events::FailureKind;
 
 use crate::data::FieldKind;
 use crate::failure::Error;
+use crate::program;
 use crate::quote::quote;
 
 /// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard
@@ -68,15 +69,12 @@ impl RewardError {
             RewardError::Start { .. } => {
                 "commands run by `sh` in the folder of the experiment's file".to_owned()
             }
-            RewardError::Ended { how, stderr, .. } if how == "exit status 127" && stderr.is_empty() => {
-                "exit status 127 is the shell's way to say that it did not find the program".to_owned()
-            }
-            RewardError::Ended { stderr, .. } => last_words(stderr),
+            RewardError::Ended { how, stderr, .. } => program::how_it_ended(how, stderr),
             RewardError::Stopped => String::new(),
             RewardError::TimedOut { stderr, .. } => {
                 format!(
                     "raise `time_limit`, lower `batch`, or look at what it does with that prompt; {}",
-                    last_words(stderr)
+                    program::last_words(stderr)
                 )
             }
             RewardError::InvalidOutput { .. } => "for every line {\"id\": 0, \"prompt\": ..., \
@@ -86,11 +84,4 @@ impl RewardError {
                 .to_owned(),
         }
     }
-}
-
-fn last_words(stderr: &str) -> String {
-    if stderr.is_empty() {
-        return "it wrote nothing to its standard error".to_owned();
-    }
-    format!("the last lines of its standard error:\n{stderr}")
 }

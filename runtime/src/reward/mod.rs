@@ -1,9 +1,7 @@
 //! Verifiers: how a completion is judged. A reward is a number in [0, 1].
 
 mod command;
-mod descendants;
 mod error;
-mod worker;
 
 pub use error::RewardError;
 
@@ -39,7 +37,7 @@ pub struct Verifier {
 
 enum Judge {
     Rule(Rule),
-    Command(command::Pool),
+    Command(command::Command),
 }
 
 enum Rule {
@@ -67,8 +65,8 @@ impl Verifier {
                 Rule::Regex { pattern: compiled, field: field.clone() }
             }
             plan::Reward::Command { command, time_limit_seconds, batch, depends: _ } => {
-                let pool = command::Pool::new(command, *time_limit_seconds, *batch, base)?;
-                return Ok(Verifier { judge: Judge::Command(pool) });
+                let command = command::Command::new(command, *time_limit_seconds, *batch, base)?;
+                return Ok(Verifier { judge: Judge::Command(command) });
             }
         };
         Ok(Verifier { judge: Judge::Rule(rule) })
@@ -97,7 +95,7 @@ impl Verifier {
             Judge::Rule(rule) => {
                 answers.iter().map(|answer| Ok(f64::from(u8::from(rule.accepts(answer)?)))).collect()
             }
-            Judge::Command(pool) => pool.judge(answers, control),
+            Judge::Command(command) => command.judge(answers, control),
         }
     }
 
@@ -106,7 +104,7 @@ impl Verifier {
     pub fn take_warnings(&self) -> Vec<String> {
         match &self.judge {
             Judge::Rule(_) => Vec::new(),
-            Judge::Command(pool) => pool.take_warnings(),
+            Judge::Command(command) => command.take_warnings(),
         }
     }
 }

@@ -182,7 +182,7 @@ impl<'a> Flight<'a> {
             (0..unit.len()).flat_map(|place| (0..self.n).map(move |sample| (place, sample))).collect();
         let mut uniforms: Vec<Uniforms> = rows
             .iter()
-            .map(|&(place, sample)| self.key.row(self.prompts[unit[place]].id, sample as u32))
+            .map(|&(place, sample)| self.prompts[unit[place]].uniforms(self.key, sample))
             .collect();
         let drawn = |((place, _), uniforms)| drawer::DrawRow { uniforms, place, seen: [tokens[place], &[]] };
         let mut drawn: Vec<drawer::DrawRow> =

@@ -48,7 +48,7 @@ fn together(
     let row = |row: usize| {
         let (prompt, sample) = (unit[row / n], row % n);
         let most = sampling.max_tokens(prompts[prompt].limit) as usize;
-        StepRow { index: prompt * n + sample, uniforms: key.row(prompts[prompt].id, sample as u32), most }
+        StepRow { index: prompt * n + sample, uniforms: prompts[prompt].uniforms(key, sample), most }
     };
     let mut rows: Vec<StepRow> = (0..unit.len() * n).map(row).collect();
     let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);

@@ -18,7 +18,7 @@ use tch::Kind;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Config, Decoder, page_layout};
-use crate::random::Key;
+use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
@@ -44,8 +44,17 @@ pub struct Completion {
 pub struct Prompt<'a> {
     pub tokens: &'a [Token],
     pub id: u32,
+    /// The number of its first completion among the samples of its prompt.
+    pub sample: u32,
     /// Longest completion of this prompt, where it is bounded by more than the sampling.
     pub limit: Option<u32>,
+}
+
+impl Prompt<'_> {
+    /// Of one of its completions here.
+    fn uniforms(&self, key: Key, sample: usize) -> Uniforms {
+        key.row(self.id, self.sample + sample as u32)
+    }
 }
 
 /// Rows in flight at most: enough to keep a core busy, few enough that their keys and values stay near it.

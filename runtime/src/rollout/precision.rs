@@ -16,7 +16,7 @@ fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     let decoder = Decoder::frozen(&random_model(&tiny(), 8), Device::Cpu, Kind::BFloat16);
     let prompts: Vec<Vec<Token>> =
         (0..60).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
-    let request = |(id, tokens)| Prompt { tokens, id: id as u32, limit: None };
+    let request = |(id, tokens)| Prompt { tokens, id: id as u32, sample: 0, limit: None };
     let requests: Vec<Prompt> = prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
     let key = Key::new(1, 2, Purpose::Rollout, 0);
     let completions = rollout(

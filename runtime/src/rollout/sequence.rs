@@ -1,5 +1,7 @@
 //! What a step trains on: a completion and where it comes from.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::tokenizer::Token;
@@ -34,6 +36,19 @@ impl Sequence {
             Some(written) => written.iter().filter(|written| **written).count(),
             None => self.completion.len(),
         }
+    }
+
+    /// What it wrote without interruption, of a completion that has tokens of others between them.
+    pub fn turns(&self) -> impl Iterator<Item = Range<usize>> {
+        let tokens: Vec<usize> = (0..self.completion.len()).collect();
+        let mut turns: Vec<Range<usize>> = Vec::new();
+        for &token in self.of_trained(&tokens) {
+            match turns.last_mut() {
+                Some(turn) if turn.end == token => turn.end += 1,
+                _ => turns.push(token..token + 1),
+            }
+        }
+        turns.into_iter()
     }
 
     /// Of a list with one element for each token of the completion, those of the tokens that are trained on.

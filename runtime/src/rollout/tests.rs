@@ -23,7 +23,11 @@ fn prompts() -> Vec<Vec<Token>> {
 }
 
 fn requests(prompts: &[Vec<Token>]) -> Vec<Prompt<'_>> {
-    prompts.iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32, limit: None }).collect()
+    prompts
+        .iter()
+        .enumerate()
+        .map(|(id, tokens)| Prompt { tokens, id: id as u32, sample: 0, limit: None })
+        .collect()
 }
 
 fn sampling(n: u32, temperature: f64) -> Sampling {

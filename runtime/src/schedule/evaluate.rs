@@ -65,7 +65,7 @@ pub fn evaluate(
     let n = sampling.n as usize;
     let decoder = Decoder::frozen(weights, device, kind);
     let key = Key::new(seed, stream_of(&tests.dataset.hash), Purpose::Evaluate, 0);
-    let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, limit: domain.limit };
+    let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: domain.limit };
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
     let mut rewards = Vec::with_capacity(count * n);
     for chunk in prompts.chunks(CHUNK) {

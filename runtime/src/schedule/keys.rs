@@ -58,6 +58,9 @@ struct StageKey<'a> {
     tokenizer: Option<String>,
     /// In the order of the mixture.
     data: Vec<DataKey<'a>>,
+    /// Of the programs that answer the student.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    environments: &'a [String],
     inputs: Vec<&'a str>,
 }
 
@@ -178,22 +181,24 @@ struct Maker<'a> {
     tasks: &'a [Task],
     forms: &'a [Form],
     domains: &'a [DomainData],
+    environments: &'a [Vec<String>],
     numeric: &'a Numeric<'a>,
     forks: &'a [Fork],
 }
 
 impl Keys {
-    /// `widths` are the cores of each task: others may round differently.
+    /// `environments` are hashes of each stage's programs, `widths` the cores of each task: others may round
+    /// differently.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         forms: &[Form],
-        domains: &[DomainData],
+        (domains, environments): (&[DomainData], &[Vec<String>]),
         numeric: &Numeric,
         widths: &[usize],
         forks: &[Fork],
     ) -> Keys {
-        let maker = Maker { plan, tasks, forms, domains, numeric, forks };
+        let maker = Maker { plan, tasks, forms, domains, environments, numeric, forks };
         let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
         for (task, width) in zip_equal(tasks, widths) {
             made.push(maker.task(task, *width, &made));
@@ -255,6 +260,7 @@ impl<'a> Maker<'a> {
             settings: &self.plan.stages[model.0 as usize].content_key,
             tokenizer: None,
             data: Vec::new(),
+            environments: &self.environments[model.0 as usize],
             inputs: task.needs.iter().map(|need| before[*need].result.as_str()).collect(),
         };
         let (mut rollouts, mut scores) = (None, Vec::new());

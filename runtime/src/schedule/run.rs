@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
-use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
+use mopd_compiler::plan::{DomainId, Plan, SCHEMA, Stage};
 use mopd_store::Lock;
 use tch::{Device, Kind};
 
@@ -26,7 +26,7 @@ use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::kind;
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, Form, Places, forms, prepare};
+use crate::prepare::{DomainData, Form, Places, environments, forms, prepare};
 use crate::report::Record;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
@@ -53,6 +53,8 @@ pub(super) struct Scheduler<'a> {
     pub(super) domains: &'a [DomainData],
     pub(super) store: Store,
     pub(super) out: PathBuf,
+    /// Folder that programs run in.
+    pub(super) base: PathBuf,
     /// Tasks that are computed whatever the store has.
     pub(super) forced: Vec<bool>,
     pub(super) forks: &'a [Fork],
@@ -117,6 +119,8 @@ pub(super) struct Prepared {
     /// Cores of each task.
     pub(super) widths: Vec<usize>,
     pub(super) domains: Vec<DomainData>,
+    /// Of each model's stage, hashes of the programs that answer its student.
+    pub(super) environments: Vec<Vec<String>>,
 }
 
 fn prepared(
@@ -141,7 +145,12 @@ fn prepared(
         control.warn(warning);
     }
     let widths = super::threads(&tasks, &forms, cores());
-    Ok(Prepared { tasks, forms, widths, domains })
+    let environments = plan.experiment.models.iter().map(|model| match &model.stage {
+        Stage::Train(train) => environments(train, base).map_err(|error| error.at(model.origin)),
+        _ => Ok(Vec::new()),
+    });
+    let environments = environments.collect::<Result<_>>()?;
+    Ok(Prepared { tasks, forms, widths, domains, environments })
 }
 
 /// Says what each stage of a plan will take, and runs none.
@@ -179,14 +188,14 @@ pub fn run(
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, cache, Some(&store), control)?;
-    let Prepared { tasks, forms, widths, domains } = &prepared;
+    let Prepared { tasks, forms, widths, domains, environments } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let numeric = Numeric {
         arithmetic: &arithmetic,
         dtype: plan.experiment.dtype.name(),
         device: arithmetic::device_of_key(device),
     };
-    let keys = Keys::new(plan, tasks, forms, domains, &numeric, widths, &job.forks);
+    let keys = Keys::new(plan, tasks, forms, (domains, environments), &numeric, widths, &job.forks);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !store.has(keys.of(index));
@@ -219,6 +228,7 @@ pub fn run(
         domains,
         store,
         out,
+        base: PathBuf::from(&job.base),
         forced,
         forks: &job.forks,
         pace: match job.checkpoint_every {

@@ -38,9 +38,14 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
     let budget = Room::here(1, device).generation(true);
-    for completion in
-        rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key, budget, control)?
-    {
+    for completion in rollout(
+        &decoder,
+        &[Prompt { tokens: &tokens, id: 0, sample: 0, limit: None }],
+        &sampling,
+        key,
+        budget,
+        control,
+    )? {
         control.emit(&Event::Sample {
             text: weights.tokenizer.decode(&completion.tokens)?,
             tokens: completion.tokens.len() as u32,

@@ -13,6 +13,7 @@ use mopd_store::Lock;
 use super::exclusive::Running;
 use super::run::{Scheduler, Stopped, TaskOutput, lock};
 use super::{Work, scores};
+use crate::environment::Environments;
 use crate::failure::Result;
 use crate::model::Weights;
 use crate::model::merge::merge;
@@ -170,6 +171,7 @@ impl Scheduler<'_> {
             recomputed: settings.execution.checkpointing.layers(),
             device: self.device,
             kind: self.kind(),
+            environments: Environments::In(&self.base),
             control: self.control,
         };
         let began = Instant::now();

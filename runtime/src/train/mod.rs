@@ -57,6 +57,7 @@ use self::trained::Trained;
 use crate::control::Control;
 use crate::data::Lists;
 use crate::data::mixture::MixturePosition;
+use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, Weights, to_vec};
 use crate::prepare::prompts::Prompts;
@@ -98,6 +99,7 @@ pub struct Stage<'a> {
     pub device: Device,
     /// What all models compute in: single precision, or half with what is trained in single.
     pub kind: Kind,
+    pub environments: Environments<'a>,
     pub control: &'a Control,
 }
 

@@ -119,21 +119,15 @@ impl Sequences {
     }
 }
 
-/// The assistant's turns, where a sequence has several: what it wrote without interruption.
+/// The student's turns, where a sequence has several: what it wrote without interruption.
 fn turns(list: &[Sequence]) -> Option<Runs> {
-    let several = |sequence: &Sequence| {
-        let written = sequence.written.as_deref().unwrap_or(&[]);
-        written.chunk_by(|one, next| one == next).filter(|run| run[0]).count() > 1
-    };
-    if !list.iter().any(several) {
+    if !list.iter().any(|sequence| sequence.written.is_some() && sequence.turns().count() > 1) {
         return None;
     }
     let mut runs = Runs { of_token: Vec::new(), parent: Vec::new() };
     for (index, sequence) in list.iter().enumerate() {
-        let whole = vec![true; sequence.completion.len()];
-        let written = sequence.written.as_deref().unwrap_or(&whole);
-        for run in written.chunk_by(|one, next| one == next).filter(|run| run[0]) {
-            runs.of_token.resize(runs.of_token.len() + run.len(), runs.parent.len() as u32);
+        for turn in sequence.turns() {
+            runs.of_token.resize(runs.of_token.len() + turn.len(), runs.parent.len() as u32);
             runs.parent.push(index as u32);
         }
     }

@@ -34,6 +34,7 @@ mod reference;
 mod resume;
 mod routes;
 mod scorers;
+mod turns;
 mod views;
 
 /// Two domains of ragged answers.
@@ -106,6 +107,7 @@ impl Fixture {
             recomputed: 0,
             device: Device::Cpu,
             kind: Kind::Float,
+            environments: Environments::In(self.folder.path()),
             control: &self.control,
         }
     }

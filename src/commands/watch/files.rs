@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::{DataSource, Plan, Pretrained, Reward, Stage, Tokenizer};
+use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Reward, Stage, Tokenizer};
 use mopd_store::programs::Program;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -87,7 +87,9 @@ impl Files {
         let (mut read, mut paths) = (BTreeSet::new(), BTreeSet::new());
         for plan in plans {
             read.extend(read_by(plan));
-            paths.extend(plan.experiment.domains.iter().flat_map(|domain| judging(&domain.reward, base)));
+            paths.extend(
+                programs(plan).into_iter().flat_map(|(command, depends)| made_of(command, depends, base)),
+            );
         }
         paths.extend(read.iter().flat_map(|path| files_of(&base.join(path))));
         for path in paths {
@@ -214,9 +216,22 @@ fn read_by(plan: &Plan) -> Vec<String> {
     paths
 }
 
-/// What the worker takes a reward command to be made of; also what it depends on and is not there yet.
-fn judging(reward: &Reward, base: &Path) -> Vec<PathBuf> {
-    let Reward::Command { command, depends, .. } = reward else { return Vec::new() };
+/// The commands of rewards and environments, with what they depend on.
+fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
+    let rewards = plan.experiment.domains.iter().filter_map(|domain| match &domain.reward {
+        Reward::Command { command, depends, .. } => Some((command.as_str(), depends.as_slice())),
+        _ => None,
+    });
+    let environments = plan.experiment.models.iter().flat_map(|model| match &model.stage {
+        Stage::Train(train) => train.producers().flat_map(Producer::environments).collect(),
+        _ => Vec::new(),
+    });
+    let environments = environments.map(|turns| (turns.environment.as_str(), turns.depends.as_slice()));
+    rewards.chain(environments).collect()
+}
+
+/// What the worker takes a command to be made of; also what it depends on and is not there yet.
+fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
     match Program::of(command, depends, base) {
         Ok(program) => program.paths.into_iter().collect(),
         Err(_) => depends.iter().flat_map(|path| files_of(&base.join(path))).collect(),

@@ -9,7 +9,7 @@ use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{Cost, Plan};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
-    Metric, Model, ModelId, Pretrained, PromptFormat, SettingMark, Stage, Tokenizer, Train,
+    Metric, Model, ModelId, Pretrained, PromptFormat, RolloutSource, SettingMark, Stage, Tokenizer, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
@@ -32,7 +32,13 @@ pub type Rows = Vec<(&'static str, String)>;
 pub type Predictions = BTreeMap<String, Prediction>;
 
 /// What reward commands are made of, by domain.
-pub type Programs = BTreeMap<String, Program>;
+#[derive(Default)]
+pub struct Programs {
+    /// By domain.
+    pub rewards: BTreeMap<String, Program>,
+    /// By command.
+    pub environments: BTreeMap<String, Program>,
+}
 
 /// `predictions` are of the plan's stages, those that are known.
 pub fn tree(
@@ -52,7 +58,7 @@ pub fn tree(
     );
     for domain in &experiment.domains {
         let mut rows = data(domain);
-        rows.extend(programs.get(&domain.name).map(|program| ("reward", judged_by(program))));
+        rows.extend(programs.rewards.get(&domain.name).map(|program| ("reward", made_of(program))));
         if !rows.is_empty() {
             out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
         }
@@ -64,6 +70,12 @@ pub fn tree(
             if let Some(step) = step {
                 rows.push(("step", step.to_owned()));
                 rows.extend(training(train, experiment));
+            }
+            let parts = train.parts();
+            for rollout in parts.iter().flat_map(|part| part.rollout.all()) {
+                let RolloutSource::Turns { environment, .. } = &rollout.source else { continue };
+                let program = programs.environments.get(environment);
+                rows.extend(program.map(|program| ("environment", made_of(program))));
             }
             let objective = objective(train);
             // A family repeats its objective in every member.
@@ -120,7 +132,7 @@ pub fn tree(
 }
 
 /// What the key of a reward knows of its command, and what it can't know.
-fn judged_by(program: &Program) -> String {
+fn made_of(program: &Program) -> String {
     const SHOWN: usize = 6;
     let names: Vec<&str> = program.names().take(SHOWN).collect();
     let files = match program.names().len() {
@@ -168,7 +180,7 @@ fn source(source: &DataSource) -> String {
 }
 
 /// The training loops of a stage, each with its name where there are several.
-fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
+pub fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
     match stage {
         Stage::Train(train) => vec![(None, train)],
         Stage::Joint(joint) => {

@@ -5,6 +5,7 @@ mod keys;
 mod leftovers;
 mod methods;
 mod signals;
+mod turns;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

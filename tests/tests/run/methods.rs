@@ -68,8 +68,22 @@ fn folder() -> TempDir {
             fs::write(folder.path().join(file), &lines).expect("writing a test file");
         }
     }
+    for name in ["tools.py", "kitchen.py"] {
+        fs::write(folder.path().join(name), ENVIRONMENT).expect("writing a test file");
+    }
     folder
 }
+
+/// Answers once, then ends the episode.
+const ENVIRONMENT: &str = "import json, sys
+turns = {}
+for line in sys.stdin:
+    request = json.loads(line)
+    id = request['id']
+    if 'end' not in request:
+        turns[id] = turns.get(id, -1) + 1
+        print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 1}), flush=True)
+";
 
 #[test]
 fn every_method_that_a_plan_can_be_made_of_trains() {

@@ -56,7 +56,7 @@ fn until_gone(process: u32) {
 
 /// Runs until it says `moment` (or to its end, where that never comes), is sent the signal then, and says
 /// what came of it.
-fn cut(mut command: Command, moment: &str, signal: &str) -> Output {
+pub fn cut(mut command: Command, moment: &str, signal: &str) -> Output {
     let mut child = command.spawn().expect("mopd starts");
     let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut stdout = String::new();

@@ -173,6 +173,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
         }
         Kind::Signal(signal) => graph.signal(signal),
         Kind::Remaining => positions::remaining(graph),
+        Kind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
         Kind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
         Kind::Selected => return Err(refused(at, "`selected` inside a divergence")),
         Kind::Live(_)

@@ -24,6 +24,8 @@ pub enum Kind {
     Remaining,
     /// `span.final_turn`
     InFinalTurn,
+    /// `turn`
+    Turn,
     /// Where the objective's `select` holds.
     Selected,
     Live(Live),
@@ -182,6 +184,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
         Wide::InSpan(NamedSpan::FinalTurn) => return Ok(Kind::InFinalTurn),
+        Wide::Turn => return Ok(Kind::Turn),
         Wide::Selected => return Ok(Kind::Selected),
         Wide::Length => Signal::Length,
         Wide::Truncated => Signal::Truncated,
@@ -197,7 +200,6 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::SpanScore { .. }
         | Wide::Agreement { .. }
-        | Wide::Turn
         | Wide::Block
         | Wide::Head
         | Wide::Offset

@@ -167,6 +167,11 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
 /// Completions are drawn from a model, token by token, behind the prompt that the student reads: one that is
 /// composed of several writes none, and neither does one that reads another prompt.
 pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+    // How long an episode gets is decided by what the student reads.
+    let mut choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+    if !rollout.producer.environments().is_empty() && choices.any(|choice| choice.sees.is_some()) {
+        return Some(*refused(at, "`turns` where a teacher reads another prompt than its student"));
+    }
     let writers = rollout.producer.drawn().into_iter().filter_map(|(writer, _)| match writer {
         Writer::Scorer(role) => Some(role),
         Writer::Student | Writer::Model(_) => None,

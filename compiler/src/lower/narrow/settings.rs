@@ -204,7 +204,7 @@ impl<'a> Settings<'a> {
         let rollout = rollouts.pop().flatten();
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
-            (Some(formula), Some(Producer::Student(_))) => {
+            (Some(formula), Some(Producer::Student(_) | Producer::Turns(_))) => {
                 filter::formula(formula, "a `filter`", self.origins)
                     .map_err(|refusal| self.note([*refusal]))
                     .ok()

@@ -96,7 +96,6 @@ fn mean_of(of: &Formula) -> Formula {
 fn signals_and_roles() {
     for (of, name) in [
         (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
-        (Signal::Turn, "turn"),
         (Signal::Masked, "masked"),
         (Signal::InSpan(NamedSpan::Tag("answer".into())), "span.answer"),
         (Signal::RewardPart { part: "format".into() }, "reward.format"),
@@ -231,7 +230,6 @@ fn rollouts() {
         (RolloutSource::Interleave { top_k: 25, of: of() }, "interleave"),
         (RolloutSource::Refine { by: Role::Teacher, sees: None, of: of() }, "refine"),
         (RolloutSource::Speculative { block: 16, of: of() }, "speculative"),
-        (RolloutSource::Turns { environment: "e".into(), at_most: number(3.0), of: of() }, "turns"),
         (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
     ] {
         assert_eq!(
@@ -953,4 +951,59 @@ fn a_teacher_by_name_writes() {
     let RolloutSource::Mix { first, second, .. } = &mut rollout.source else { panic!("a mix") };
     std::mem::swap(first, second);
     assert_ne!(compiled(&other).stages[4].key, plan.stages[4].key);
+}
+
+/// A program answers the student, who samples.
+#[test]
+fn turns() {
+    let turns = |change: &dyn Fn(&mut RolloutSource)| {
+        let mut source = RolloutSource::Turns {
+            environment: "e".into(),
+            time_limit_seconds: 30.0,
+            depends: vec![],
+            at_most: number(3.0),
+            of: Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE }),
+        };
+        change(&mut source);
+        source
+    };
+    let said = |change: &dyn Fn(&mut RolloutSource)| {
+        refusals(|experiment| distilled(experiment).rollout.source = turns(change))
+    };
+    let inside = |with: &dyn Fn(&mut Rollout)| {
+        said(&|source| {
+            let RolloutSource::Turns { of, .. } = source else { panic!("turns") };
+            with(Rc::make_mut(of));
+        })
+    };
+    let data = RolloutSource::Data { field: "answer".into() };
+    assert_eq!(inside(&|of| of.source = data.clone()), supported("`turns` of the rollout `data`"));
+    let longer = || apply(Function::Add, [&signal(Signal::Step), &number(8.0)]);
+    let moving = said(&|source| {
+        let RolloutSource::Turns { at_most, .. } = source else { panic!("turns") };
+        *at_most = longer();
+    });
+    assert_eq!(moving, supported("an `at_most` that is computed from others"));
+    let edited = |edit: &Edit| {
+        refusals(|experiment| {
+            let rollout = &mut distilled(experiment).rollout;
+            (rollout.source, rollout.edits) = (turns(&|_| {}), vec![edit.clone()]);
+        })
+    };
+    assert_eq!(
+        edited(&Edit::FirstTurns { turns: number(1.0) }),
+        supported("the edit `first_turns` of a rollout")
+    );
+    let sees = refusals(|experiment| {
+        let pieces = vec![TemplatePiece::Slot(Slot::Prompt)];
+        experiment.teachers[0].sees = Some(Rc::new(Template { name: "shown".into(), pieces, origin: HERE }));
+        distilled(experiment).rollout.source = turns(&|_| {});
+    });
+    assert!(
+        sees.iter().any(|said| said.contains("a teacher reads another prompt than its student")),
+        "{sees:?}"
+    );
+    let mut sound = experiment();
+    distilled(&mut sound).rollout.source = turns(&|_| {});
+    compiled(&sound);
 }

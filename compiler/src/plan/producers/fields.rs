@@ -16,6 +16,8 @@ pub enum Value {
     Text(String),
     Count(u32),
     Bool(bool),
+    Number(f64),
+    Texts(Vec<String>),
     Model(ModelId),
     Role(Role),
     Keep(Keep),

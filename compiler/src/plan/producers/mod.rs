@@ -11,6 +11,7 @@ mod pairs;
 mod replay;
 mod student;
 mod teacher;
+mod turns;
 
 use mopd_lang::diag::Diagnostic;
 pub use mopd_lang::experiment::Keeps;
@@ -25,6 +26,7 @@ pub use pairs::Pairs;
 pub use replay::Replay;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
+pub use turns::Turns;
 
 use super::{Formula, Keep, ModelId, Moving, Role, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -50,6 +52,7 @@ pub enum Producer {
     Pairs(Box<Pairs>),
     Mix(Box<Mix>),
     Replay(Box<Replay>),
+    Turns(Turns),
 }
 
 impl Producer {
@@ -62,6 +65,7 @@ impl Producer {
             Producer::Pairs(kind) => &**kind,
             Producer::Mix(kind) => &**kind,
             Producer::Replay(kind) => &**kind,
+            Producer::Turns(kind) => kind,
         }
     }
 
@@ -74,6 +78,7 @@ impl Producer {
             Producer::Pairs(kind) => &mut **kind,
             Producer::Mix(kind) => &mut **kind,
             Producer::Replay(kind) => &mut **kind,
+            Producer::Turns(kind) => kind,
         }
     }
 }
@@ -123,6 +128,16 @@ pub trait Kind {
 
     fn sampling_mut(&mut self) -> Option<&mut Sampling> {
         None
+    }
+
+    /// Where a program answers the student.
+    fn environment(&self) -> Option<&Turns> {
+        None
+    }
+
+    /// Turns of the writer in a completion, at most.
+    fn turns(&self) -> u32 {
+        self.inner().into_iter().map(|inner| inner.kind().turns()).max().unwrap_or(1)
     }
 
     /// What is made once, before the first step.
@@ -210,6 +225,11 @@ impl Producer {
     /// The fields of the data that are completions.
     pub fn fields_of_data(&self) -> Vec<&str> {
         self.all().into_iter().filter_map(|producer| producer.kind().field()).collect()
+    }
+
+    /// The programs that answer the student.
+    pub fn environments(&self) -> Vec<&Turns> {
+        self.all().into_iter().filter_map(|producer| producer.kind().environment()).collect()
     }
 
     /// Who writes, and how, everywhere in it.
@@ -341,11 +361,11 @@ fn producer(
             mix::executable(share, (first, second), origins, of_groups)
         }
         RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_groups),
+        RolloutSource::Turns { .. } => turns::executable(rollout, origins),
         RolloutSource::TokenMix { .. }
         | RolloutSource::Interleave { .. }
         | RolloutSource::Refine { .. }
         | RolloutSource::Speculative { .. }
-        | RolloutSource::Turns { .. }
         | RolloutSource::Denoise { .. }
         | RolloutSource::Derived { .. }
         | RolloutSource::FirstOf { .. }

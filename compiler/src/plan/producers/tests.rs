@@ -86,3 +86,33 @@ fn a_snapshot_says_that_it_is_written_once() {
     afresh.draw_afresh();
     assert!(afresh.fresh() && !afresh.once_a_prompt());
 }
+
+/// How long a reply may take and where the files of a program lie change no result: their content is in its key.
+#[test]
+fn turns_say_who_answers_and_their_key_what_matters() {
+    let grows = Schedule::Linear { from: 1.0, to: 5.0, over: crate::plan::Over::Run };
+    let turns = Turns {
+        environment: "python3 env.py".to_owned(),
+        time_limit_seconds: 30.0,
+        depends: vec!["rules.json".to_owned()],
+        at_most: grows.into(),
+        sampling: sampling(),
+    };
+    let rollout = Rollout::new(6, Producer::Turns(turns));
+    let rest = r#""at_most":{"shape":"linear","from":1.0,"to":5.0,"over":"run"},"batch":6,"sampling":S}"#;
+    let text = r#"{"from":"turns","environment":"python3 env.py","time_limit_seconds":30.0,"depends":["rules.json"],"#;
+    let text = (text.to_owned() + rest).replace('S', SAMPLING);
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    let key = serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap();
+    let wanted = r#"{"from":"turns","environment":"python3 env.py","#.to_owned() + rest;
+    assert_eq!(key, wanted.replace('S', SAMPLING));
+    let kind = rollout.producer.kind();
+    assert_eq!(
+        (kind.turns(), kind.group(), kind.fresh(), rollout.producer.environments().len()),
+        (5, 2, true, 1)
+    );
+    // Of a mix, the longest.
+    let mixed = Producer::mix(Schedule::Constant { value: 0.5 }, Producer::data("answer"), rollout.producer);
+    assert_eq!((mixed.kind().turns(), mixed.environments().len()), (5, 1));
+}

@@ -2,8 +2,8 @@
 
 use super::declare::builtins;
 use super::types::{
-    Author, Condition, Count, Drawn, Field, Formula, Fraction, Kept, NotNegative, Positive, Program, Rollout,
-    Schedule, Share, StartWeights, Stop, Template, Whole,
+    Author, Condition, Count, Dependencies, Drawn, Field, Formula, Fraction, Kept, NotNegative, Positive,
+    Program, Rollout, Schedule, Seconds, Share, StartWeights, Stop, Template, Whole,
 };
 
 builtins! { Rollout: RolloutName, RolloutCall {
@@ -81,9 +81,17 @@ builtins! { Rollout: RolloutName, RolloutCall {
     #[usage = "speculative(block: 16, sample(...))"]
     speculative => Speculative { block: Count, of: Drawn },
 
-    /// A program responds between the student's turns, at most `at_most` times.
+    /// A program of yours responds to each of the student's turns, `at_most` in an episode: one JSON object per
+    /// line in, one out. `max_tokens` is that of a turn. `time_limit` is in seconds, for one response. Results
+    /// are computed again when a source file in the script's folder changes, or a file or folder of `depends`.
     #[usage = "turns(\"python3 env.py\", at_most: 30, sample(...))"]
-    turns => Turns { environment: Program, at_most: Whole, of: Drawn },
+    turns => Turns {
+        environment: Program,
+        at_most: Whole,
+        of: Drawn,
+        time_limit: Seconds = 30.0,
+        depends: Option<Dependencies>,
+    },
 
     /// Blocks of `block` tokens, each filled over `steps` denoising steps.
     #[usage = "denoise(steps: 4, block: 4, sample(...))"]

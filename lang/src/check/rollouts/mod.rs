@@ -91,7 +91,15 @@ impl Checker {
             RolloutCall::Turns(given) => {
                 let environment = self.read(given.environment, env);
                 let (at_most, of) = (self.read(given.at_most, env), self.read(given.of, env));
-                RolloutSource::Turns { environment: environment?, at_most: at_most?, of: of? }
+                let time_limit_seconds = self.read(given.time_limit, env)?;
+                let depends = self.read(given.depends, env)?.unwrap_or_default();
+                RolloutSource::Turns {
+                    environment: environment?,
+                    time_limit_seconds,
+                    depends,
+                    at_most: at_most?,
+                    of: of?,
+                }
             }
             RolloutCall::Denoise(given) => {
                 let (steps, block) = (self.read(given.steps, env), self.read(given.block, env));

@@ -10,6 +10,7 @@ mod replay;
 mod sample;
 mod student;
 mod teacher;
+mod turns;
 
 use std::cell::RefCell;
 
@@ -92,6 +93,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Pairs(kind) => Box::new(pairs::make_sides(kind, making)?),
         Producer::Mix(kind) => Box::new(mix::make_mixed(kind, making)?),
         Producer::Replay(kind) => Box::new(replay::make_replayed(kind, making)?),
+        Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
     })
 }
 

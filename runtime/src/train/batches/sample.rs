@@ -81,6 +81,7 @@ pub(super) fn sample(
         .map(|Numbered { number, draw, .. }| Prompt {
             tokens: stage.sources[draw.source].tokens.get(draw.record),
             id: *number,
+            sample: 0,
             limit: stage.sources[draw.source].limit,
         })
         .collect();
@@ -105,11 +106,18 @@ pub(super) fn sample(
 
 /// Fills in the rewards, each by the verifier of its own domain.
 pub(super) fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
+    judge_by(stage, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
+}
+
+/// The same, by some of the tokens.
+pub(super) fn judge_by(
+    stage: &Stage,
+    sequences: &mut [Sequence],
+    judged: impl Fn(&Sequence) -> Vec<Token>,
+) -> Result<()> {
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
-        let written =
-            |sequence: &Sequence| sequence.of_trained(&sequence.completion).copied().collect::<Vec<Token>>();
-        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&written(sequence)));
+        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&judged(sequence)));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let dataset = &source.prompts.dataset;
         let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();

@@ -83,7 +83,7 @@ fn a_snapshot_is_written_once_for_each_prompt() {
             continue;
         }
         let tokens = stage.sources[source].tokens.get(record);
-        let prompt = Prompt { tokens, id: (8 * source + record) as u32, limit: None };
+        let prompt = Prompt { tokens, id: (8 * source + record) as u32, sample: 0, limit: None };
         let key = Key::new(1, 2, Purpose::TeacherRollout, 0);
         let alone = rollout(&writer, &[prompt], &sampling(2), key, stage.budget, stage.control).unwrap();
         for (sequence, expected) in zip_equal(group, alone) {

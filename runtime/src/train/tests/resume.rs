@@ -7,6 +7,7 @@ use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::producers::{climbing, mean_length, replay};
+use super::turns::{environment, turns};
 use super::*;
 use crate::store::state::TrainState;
 use crate::store::{Lookup, Store};
@@ -140,6 +141,12 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("their passes and memory", ROUTED, &|train| {
         (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
         train.own_data = vec![OwnData { rollout: sampled(3), objective: ratio() }];
+    });
+    std::fs::write(fixture.folder.path().join("env.py"), environment("'reward': 0.25")).unwrap();
+    case("turns", ROUTED, &|train| {
+        let grows = Schedule::Linear { from: 1.0, to: 3.0, over: mopd_compiler::plan::Over::Run };
+        (train.objective, train.passes) = (ratio(), 2);
+        train.rollout = Rollout::new(3, turns(grows, Sampling::new(2, 1.0, 3)));
     });
     case("some weights", ROUTED, &|train| {
         train.trainable =

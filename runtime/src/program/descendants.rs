@@ -1,4 +1,4 @@
-//! The end of everything that reward programs start. A group of processes is not enough: a child may leave it
+//! The end of everything that programs of the author's start. A group of processes is not enough: a child may leave it
 //! (`setsid`), and who kills it may be killed. All processes of a program are told by a variable in their
 //! environment, wherever they went; and a guard, a process of its own, sees to those that are left when this
 //! process is gone, however it ended.
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// In the environment of all processes of a reward program.
-const VARIABLE: &str = "MOPD_REWARD";
+/// In the environment of all processes of such a program.
+const VARIABLE: &str = "MOPD_PROGRAM";
 
 /// Ends when its standard input does, which is when the process that started it is gone: then all programs of
 /// that process are killed. It is asked to end itself only by that, not by signals to everybody.
@@ -33,7 +33,7 @@ done
 /// started another.
 const ROUNDS: u32 = 50;
 
-/// A reward program, to be told from all others, of this process and of others.
+/// Such a program, to be told from all others, of this process and of others.
 #[derive(Debug)]
 pub(super) struct Mark(String);
 

@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end,
 /// then kills whatever is left of the group and of all that it started, and collects the child. If this
 /// process is killed itself, the same comes to pass ([`Mark`]).
-pub(super) struct Worker {
+pub struct Worker {
     child: Child,
     mark: Mark,
     /// Dropping it closes the child's standard input.
@@ -40,7 +40,7 @@ pub(super) struct Worker {
     killed: bool,
 }
 
-pub(super) enum Received {
+pub enum Received {
     /// With its line end.
     Line(Vec<u8>),
     /// Standard output is closed, most likely because the process ended.
@@ -90,6 +90,11 @@ impl Worker {
             next_id: 0,
             killed: false,
         })
+    }
+
+    /// Whether no identifier was used yet.
+    pub fn is_new(&self) -> bool {
+        self.next_id == 0
     }
 
     /// The first of `count` identifiers that were not used before.

@@ -1,0 +1,83 @@
+//! Why an environment could not be played in.
+
+use std::time::Duration;
+
+use mopd_compiler::plan::events::FailureKind;
+
+use crate::failure::Error;
+use crate::program;
+use crate::quote::quote;
+
+/// Displays as one line; [`EnvironmentError::help`] has the way out, or what the program wrote to its
+/// standard error.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EnvironmentError {
+    #[error("the environment `{command}` cannot work with {setting}")]
+    Setting { command: String, setting: String },
+    #[error("the environment `{command}` could not be started in {folder}: {cause}")]
+    Start { command: String, folder: String, cause: String },
+    #[error(
+        "the environment `{command}` ended ({how}) before it replied for the prompt {}; restarting it did not \
+         help",
+        quote(prompt)
+    )]
+    Ended { command: String, how: String, prompt: String, stderr: String },
+    #[error(
+        "the environment `{command}` gave no reply within its time limit of {} s for the prompt {}; \
+         restarting it did not help",
+        limit.as_secs_f64(),
+        quote(prompt)
+    )]
+    TimedOut { command: String, limit: Duration, prompt: String, stderr: String },
+    #[error("the environment `{command}` returned invalid output: {why} in {}", quote(line))]
+    InvalidOutput { command: String, why: String, line: String },
+    #[error(
+        "the environment `{command}` gave rewards with a sum of {sum} for the prompt {}, which is not from 0 \
+         to 1",
+        quote(prompt)
+    )]
+    Reward { command: String, sum: f64, prompt: String },
+    #[error("the environment `{command}` gave an observation without tokens: {}", quote(observation))]
+    NoTokens { command: String, observation: String },
+    /// The job is to stop.
+    #[error("interrupted")]
+    Stopped,
+}
+
+impl From<EnvironmentError> for Error {
+    fn from(error: EnvironmentError) -> Error {
+        if error == EnvironmentError::Stopped {
+            return Error::Interrupted;
+        }
+        Error::new(FailureKind::Environment, error.to_string()).help(error.help())
+    }
+}
+
+impl EnvironmentError {
+    /// The way out; more than one line where the program's own words are worth reading.
+    pub fn help(&self) -> String {
+        match self {
+            EnvironmentError::Setting { .. } => "`time_limit` must be more than 0 seconds".to_owned(),
+            EnvironmentError::Start { .. } => {
+                "commands run by `sh` in the folder of the experiment's file".to_owned()
+            }
+            EnvironmentError::Ended { how, stderr, .. } => program::how_it_ended(how, stderr),
+            EnvironmentError::TimedOut { stderr, .. } => {
+                let words = program::last_words(stderr);
+                format!("raise `time_limit`, or look at what it does with that prompt; {words}")
+            }
+            EnvironmentError::InvalidOutput { .. } => {
+                "for every line {\"id\": 0, \"seed\": ...} or {\"id\": 0, \"action\": ...} it must write one line \
+                 {\"id\": 0, \"observation\": \"...\", \"reward\": 0.5, \"done\": false}, and nothing else; \
+                 messages belong on standard error. With the same seed, the same actions must have the same \
+                 replies"
+                    .to_owned()
+            }
+            EnvironmentError::Reward { .. } => {
+                "the reward of an episode is the sum of those of its replies: scale them".to_owned()
+            }
+            EnvironmentError::NoTokens { .. } => "the model's tokenizer has none for this text".to_owned(),
+            EnvironmentError::Stopped => String::new(),
+        }
+    }
+}

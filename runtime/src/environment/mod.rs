@@ -1,0 +1,292 @@
+//! Environments: a program of the author's that answers what a student does, turn by turn. One process plays
+//! many episodes side by side; each line names its own.
+//!
+//! What a process was told is kept until its episodes are over. So where one dies or hangs, a fresh one is
+//! told the same again, and must answer the same.
+
+mod error;
+
+pub use error::EnvironmentError;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::control::Control;
+use crate::program::{self, Failure, Pool, Trouble, Worker};
+
+/// The environment of one stage.
+pub struct Environment {
+    pool: Pool,
+    worker: RefCell<Option<Worker>>,
+    /// Whether it gives rewards; not known before it has answered an action.
+    rewards: Cell<Option<bool>>,
+}
+
+/// What plays with the student.
+#[derive(Clone, Copy)]
+pub enum Environments<'a> {
+    /// Its programs run in this folder.
+    In(&'a Path),
+    /// None is asked: a trial says nothing worth an answer.
+    Untouched,
+}
+
+/// What an episode begins with.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Start<'a> {
+    pub seed: u64,
+    pub domain: &'a str,
+    pub prompt: &'a str,
+    /// The data line that the prompt came from.
+    pub record: &'a Map<String, Value>,
+}
+
+/// What the environment says of a start or an action.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Not empty. After an action that does not end the episode there is one.
+    pub observation: Option<String>,
+    pub reward: Option<f64>,
+    pub done: bool,
+}
+
+/// One run of a student through the environment.
+pub struct Episode<'a> {
+    start: Start<'a>,
+    actions: Vec<String>,
+    /// To the start, and to each action.
+    replies: Vec<Reply>,
+    /// In the process of now.
+    id: u64,
+    /// Requests that it got, and replies to these that it gave.
+    asked: usize,
+    heard: usize,
+}
+
+/// One line to the environment.
+#[derive(Serialize)]
+struct Request<'a> {
+    id: u64,
+    #[serde(flatten)]
+    what: What<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum What<'a> {
+    Start(Start<'a>),
+    Action {
+        action: &'a str,
+    },
+    /// It is not played on: no reply.
+    End {
+        end: bool,
+    },
+}
+
+impl<'a> Episode<'a> {
+    pub fn new(start: Start<'a>) -> Episode<'a> {
+        Episode { start, actions: Vec::new(), replies: Vec::new(), id: 0, asked: 0, heard: 0 }
+    }
+
+    pub fn act(&mut self, action: String) {
+        self.actions.push(action);
+    }
+
+    pub fn last(&self) -> Option<&Reply> {
+        self.replies.last()
+    }
+
+    /// Whether the environment has ended it.
+    pub fn done(&self) -> bool {
+        self.last().is_some_and(|reply| reply.done)
+    }
+
+    /// The sum of its rewards; none where the environment gives none.
+    pub fn reward(&self) -> Option<f64> {
+        let given = self.replies.iter().filter_map(|reply| reply.reward);
+        given.fold(None, |sum, reward| Some(sum.unwrap_or(0.0) + reward))
+    }
+
+    fn what(&self, number: usize) -> What<'_> {
+        match number.checked_sub(1) {
+            None => What::Start(self.start),
+            Some(action) => What::Action { action: &self.actions[action] },
+        }
+    }
+
+    fn requests(&self) -> usize {
+        1 + self.actions.len()
+    }
+}
+
+impl Environment {
+    /// `base` is the folder that the command runs in. No process is started yet. The time limit is for one
+    /// reply, after the one before it.
+    pub fn new(command: &str, limit_seconds: f64, base: &Path) -> Result<Environment, EnvironmentError> {
+        let pool = Pool::new("environment", command, limit_seconds, base);
+        let pool = pool.ok_or_else(|| EnvironmentError::Setting {
+            command: command.to_owned(),
+            setting: format!("a time limit of {limit_seconds} s"),
+        })?;
+        Ok(Environment { pool, worker: RefCell::default(), rewards: Cell::new(None) })
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.pool.take_warnings()
+    }
+
+    /// Waits until every start and action has its reply.
+    pub fn answer(&self, episodes: &mut [Episode], control: &Control) -> Result<(), EnvironmentError> {
+        // A process that failed is dropped, which ends it.
+        let mut worker = self.worker.take();
+        let answered = self.pool.talk(&mut worker, |worker| self.exchange(worker, episodes, control));
+        self.worker.replace(worker);
+        answered.map_err(|failure| self.error(failure, episodes))
+    }
+
+    /// Episodes that are not played on, and that the environment has not ended itself.
+    pub fn end(&self, episodes: &[Episode]) {
+        let mut lines = Vec::new();
+        for episode in episodes.iter().filter(|episode| !episode.done()) {
+            write(&mut lines, episode.id, What::End { end: true });
+        }
+        if let Some(worker) = &*self.worker.borrow() {
+            worker.send(lines);
+        }
+    }
+
+    fn exchange(
+        &self,
+        worker: &mut Worker,
+        episodes: &mut [Episode],
+        control: &Control,
+    ) -> Result<(), Trouble> {
+        if worker.is_new() {
+            episodes.iter_mut().for_each(|episode| (episode.asked, episode.heard) = (0, 0));
+        }
+        let mut lines = Vec::new();
+        let mut waiting: HashMap<u64, usize> = HashMap::new();
+        for (index, episode) in episodes.iter_mut().enumerate() {
+            // What is over needs no process that knows of it.
+            if episode.done() {
+                continue;
+            }
+            if episode.asked == 0 {
+                episode.id = worker.reserve(1);
+            }
+            for number in episode.asked..episode.requests() {
+                write(&mut lines, episode.id, episode.what(number));
+            }
+            episode.asked = episode.requests();
+            waiting.insert(episode.id, index);
+        }
+        let mut deadline = self.pool.deadline();
+        worker.send(lines);
+        while episodes.iter().any(|episode| episode.heard < episode.asked) {
+            let line = program::line(worker, deadline, control)?;
+            deadline = self.pool.deadline();
+            let invalid = |why: &str| Trouble::invalid(why, &line);
+            let (id, reply) = program::reply(&line)?;
+            let index = waiting.get(&id).ok_or_else(|| invalid("an `id` that was not asked"))?;
+            let episode = &mut episodes[*index];
+            if episode.heard == episode.asked {
+                return Err(invalid("a second reply for one request"));
+            }
+            let reply = self.reply(&reply, episode.heard).map_err(|why| invalid(&why))?;
+            match episode.replies.get(episode.heard) {
+                Some(before) if *before != reply => {
+                    return Err(invalid(
+                        "another reply than before it was restarted, to the same actions with the same seed,",
+                    ));
+                }
+                Some(_) => {}
+                None => episode.replies.push(reply),
+            }
+            episode.heard += 1;
+        }
+        Ok(())
+    }
+
+    /// The reply with a number: to the start, then to each action.
+    fn reply(&self, reply: &Value, number: usize) -> Result<Reply, String> {
+        let given = |name: &str| reply.get(name).filter(|value| !value.is_null());
+        let observation = match given("observation") {
+            None => None,
+            Some(Value::String(text)) if text.is_empty() => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(_) => return Err("an `observation` that is not a text".to_owned()),
+        };
+        let reward = match given("reward") {
+            None => None,
+            Some(reward) => {
+                Some(reward.as_f64().ok_or_else(|| "a `reward` that is not a number".to_owned())?)
+            }
+        };
+        let done = match given("done") {
+            None => false,
+            Some(Value::Bool(done)) => *done,
+            Some(_) => return Err("a `done` that is not true or false".to_owned()),
+        };
+        if number == 0 {
+            return match (reward, done) {
+                (Some(_), _) => Err("a `reward` before the first action".to_owned()),
+                (_, true) => Err("`done` before the first action".to_owned()),
+                (None, false) => Ok(Reply { observation, reward, done }),
+            };
+        }
+        if observation.is_none() && !done {
+            return Err("no `observation`, though the episode is not `done`,".to_owned());
+        }
+        match self.rewards.get() {
+            Some(true) if reward.is_none() => Err("no `reward`, where others had one,".to_owned()),
+            Some(false) if reward.is_some() => Err("a `reward`, where others had none,".to_owned()),
+            _ => {
+                self.rewards.set(Some(reward.is_some()));
+                Ok(Reply { observation, reward, done })
+            }
+        }
+    }
+
+    fn error(&self, failure: Failure, episodes: &[Episode]) -> EnvironmentError {
+        let open = episodes.iter().find(|episode| episode.heard < episode.requests() && !episode.done());
+        let prompt = open.map_or("", |episode| episode.start.prompt).to_owned();
+        let (command, limit) = (self.pool.command.clone(), self.pool.limit);
+        match failure {
+            Failure::Stopped => EnvironmentError::Stopped,
+            Failure::Start { cause } => {
+                let folder = self.pool.folder.display().to_string();
+                EnvironmentError::Start { command, folder, cause }
+            }
+            Failure::Ended { how, stderr } => EnvironmentError::Ended { command, how, prompt, stderr },
+            Failure::TimedOut { stderr } => EnvironmentError::TimedOut { command, limit, prompt, stderr },
+            Failure::InvalidOutput { why, line } => EnvironmentError::InvalidOutput { command, why, line },
+        }
+    }
+
+    /// Of an episode that is over: a number from 0 to 1, as all rewards are.
+    pub fn reward(&self, episode: &Episode) -> Result<Option<f64>, EnvironmentError> {
+        // Sums of decimal fractions are seldom whole.
+        const ROUNDING: f64 = 1e-9;
+        match episode.reward() {
+            Some(sum) if !(-ROUNDING..=1.0 + ROUNDING).contains(&sum) => Err(EnvironmentError::Reward {
+                command: self.pool.command.clone(),
+                sum,
+                prompt: episode.start.prompt.to_owned(),
+            }),
+            reward => Ok(reward.map(|sum| sum.clamp(0.0, 1.0))),
+        }
+    }
+}
+
+fn write(lines: &mut Vec<u8>, id: u64, what: What) {
+    serde_json::to_writer(&mut *lines, &Request { id, what }).expect("text and JSON values are JSON");
+    lines.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests;

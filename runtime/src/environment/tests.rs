@@ -1,0 +1,215 @@
+//! What an environment may say, and what is said of one that can't be played in. Programs are real processes.
+
+use std::fs;
+use std::time::Instant;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::failure::Error;
+
+/// An environment whose program is Python text in a folder of its own.
+struct World {
+    folder: TempDir,
+    environment: Environment,
+}
+
+/// Defines `requests()`, which yields one request a line, and `reply(...)`; counts the starts.
+const PRELUDE: &str = "import json, os, sys, time
+def requests():
+    for line in sys.stdin:
+        open('asked', 'a').write(line)
+        yield json.loads(line)
+def reply(request, **what):
+    print(json.dumps({'id': request['id'], **what}), flush=True)
+open('starts', 'a').write('x')
+starts = len(open('starts').read())
+";
+
+/// Two turns with a reward for each.
+const PLAYS: &str = "turns = {}
+for request in requests():
+    id = request['id']
+    if 'end' in request:
+        continue
+    if 'action' not in request:
+        turns[id] = 0
+        reply(request, observation=f\"{request['domain']}, {request['record']['answer']}\")
+        continue
+    turns[id] += 1
+    if request['action'] == 'die' and starts == 1:
+        sys.exit('out of lives')
+    if request['action'] == 'hang' and starts == 1:
+        time.sleep(60)
+    reply(request, observation=f\"{request['action']}!\", reward=0.25, done=turns[id] == 2)
+";
+
+impl World {
+    fn new(text: &str, limit: f64) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("env.py"), format!("{PRELUDE}{text}")).unwrap();
+        let environment = Environment::new("python3 env.py", limit, folder.path()).unwrap();
+        World { folder, environment }
+    }
+
+    /// Two episodes that do these things, one after the other.
+    fn play(&self, actions: &[&str]) -> Result<Vec<Vec<Reply>>, EnvironmentError> {
+        let record = json!({ "answer": 7 });
+        let record = record.as_object().unwrap();
+        let start = |index: u64| Start { seed: index, domain: "sums", prompt: "3 + 4", record };
+        let mut episodes: Vec<Episode> = (0..2).map(|index| Episode::new(start(index))).collect();
+        let control = Control::new(std::io::sink());
+        self.environment.answer(&mut episodes, &control)?;
+        for action in actions {
+            for episode in episodes.iter_mut().filter(|episode| !episode.done()) {
+                episode.act((*action).to_owned());
+            }
+            self.environment.answer(&mut episodes, &control)?;
+        }
+        self.environment.end(&episodes);
+        episodes.iter().try_for_each(|episode| self.environment.reward(episode).map(|_| ()))?;
+        Ok(episodes.into_iter().map(|episode| episode.replies).collect())
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+    }
+}
+
+fn reply(observation: &str, reward: Option<f64>, done: bool) -> Reply {
+    Reply { observation: Some(observation.to_owned()), reward, done }
+}
+
+fn played() -> Vec<Vec<Reply>> {
+    let first = reply("sums, 7", None, false);
+    vec![vec![first, reply("a!", Some(0.25), false), reply("b!", Some(0.25), true)]; 2]
+}
+
+#[test]
+fn one_process_plays_episodes_side_by_side() {
+    let world = World::new(PLAYS, 60.0);
+    assert_eq!(world.play(&["a", "b"]).unwrap(), played());
+    assert_eq!(world.play(&["a", "b"]).unwrap(), played());
+    assert_eq!(world.file("starts"), "x");
+    let asked = world.file("asked");
+    let lines: Vec<&str> = asked.lines().take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            r#"{"id":0,"seed":0,"domain":"sums","prompt":"3 + 4","record":{"answer":7}}"#,
+            r#"{"id":1,"seed":1,"domain":"sums","prompt":"3 + 4","record":{"answer":7}}"#,
+            r#"{"id":0,"action":"a"}"#,
+        ]
+    );
+    assert!(!asked.contains("end"), "it has ended them itself");
+    // One that is not played on is ended, without a reply.
+    world.play(&["a"]).unwrap();
+    world.play(&["a", "b"]).unwrap();
+    assert!(world.file("asked").contains("{\"id\":4,\"end\":true}\n"), "{}", world.file("asked"));
+}
+
+/// A fresh process is told all of the episodes that are not over, and nobody notices but the author.
+#[test]
+fn a_process_that_dies_or_hangs_is_replaced_once() {
+    for (action, limit, how) in
+        [("die", 60.0, "ended (exit status 1)"), ("hang", 1.5, "took longer than its limit of 1.5 s")]
+    {
+        let world = World::new(PLAYS, limit);
+        let again = world.play(&["a", action]).unwrap();
+        let expected = format!("{action}!");
+        assert_eq!(again[1][1..], [reply("a!", Some(0.25), false), reply(&expected, Some(0.25), true)]);
+        assert_eq!((again[0] == again[1], world.file("starts").len()), (true, 2));
+        let warning = format!("the environment `python3 env.py` {how} and was restarted");
+        assert_eq!(world.environment.take_warnings(), [warning]);
+    }
+    let world = World::new("for request in requests(): sys.exit('out of lives')", 60.0);
+    let error = world.play(&[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the environment `python3 env.py` ended (exit status 1) before it replied for the prompt \"3 + 4\"; \
+         restarting it did not help"
+    );
+    assert_eq!(error.help(), "the last lines of its standard error:\nout of lives");
+    assert!(matches!(Error::from(error), Error::Failed(_)));
+    let began = Instant::now();
+    let error = World::new("time.sleep(60)", 0.5).play(&[]).unwrap_err();
+    assert!(error.to_string().contains("gave no reply within its time limit of 0.5 s"), "{error}");
+    assert!(error.help().starts_with("raise `time_limit`"), "{}", error.help());
+    assert!(began.elapsed().as_secs() < 30);
+    let absent = Environment::new("no-such-program", 5.0, ".".as_ref()).unwrap();
+    let world = World { environment: absent, ..World::new("", 1.0) };
+    let error = world.play(&[]).unwrap_err();
+    assert!(error.help().contains("no-such-program: not found"), "{}", error.help());
+}
+
+/// By the clock, or by a source of chance of its own.
+#[test]
+fn another_reply_after_a_restart_is_refused() {
+    let unlike = PLAYS.replace("{request['action']}!", "{request['action']}{starts}!");
+    let error = World::new(&unlike, 60.0).play(&["a", "die"]).unwrap_err();
+    assert!(error.to_string().contains("another reply than before it was restarted"), "{error}");
+    assert!(error.help().contains("With the same seed, the same actions must have the same replies"));
+}
+
+#[test]
+fn nonsense_is_quoted_with_what_is_wrong() {
+    let first = |said: &str| format!("for request in requests():\n    {said}\n");
+    let then = |said: &str| {
+        format!(
+            "for request in requests():\n    if 'action' not in request:\n        reply(request)\n    else:\n        \
+             {said}\n"
+        )
+    };
+    for (program, actions, why) in [
+        (first("print('seven', flush=True)"), 0, "not JSON in \"seven\""),
+        (first("print('{}', flush=True)"), 0, "no `id` that is a whole number"),
+        (first("print('{\"id\": 9}', flush=True)"), 0, "an `id` that was not asked"),
+        (first("reply({'id': 0})"), 0, "a second reply for one request"),
+        (first("reply(request, observation=3)"), 0, "an `observation` that is not a text"),
+        (first("reply(request, reward=1)"), 0, "a `reward` before the first action"),
+        (first("reply(request, done=True)"), 0, "`done` before the first action"),
+        (first("reply(request, done='no')"), 0, "a `done` that is not true or false"),
+        (then("reply(request)"), 1, "no `observation`, though the episode is not `done`,"),
+        (then("reply(request, observation='')"), 1, "no `observation`, though the episode is not `done`,"),
+        (then("reply(request, done=True, reward='all')"), 1, "a `reward` that is not a number"),
+        (
+            then("reply(request, observation='x', **({'reward': 0.5} if request['id'] else {}))"),
+            1,
+            "a `reward`, where others had none,",
+        ),
+        (
+            then("reply(request, observation='x', **({} if request['id'] else {'reward': 0.5}))"),
+            1,
+            "no `reward`, where others had one,",
+        ),
+    ] {
+        let error = World::new(&program, 60.0).play(&["a", "b"][..actions]).unwrap_err();
+        let expected = format!("the environment `python3 env.py` returned invalid output: {why}");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        assert!(error.help().contains("messages belong on standard error"));
+    }
+    let error = World::new(&then("reply(request, done=True, reward=2)"), 60.0).play(&["a"]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the environment `python3 env.py` gave rewards with a sum of 2 for the prompt \"3 + 4\", which is not from \
+         0 to 1"
+    );
+    let penalty = then(
+        "reply(request, done=request['action'] == 'b', observation='x', reward=0.6 if request['action'] == 'b' else -0.1)",
+    );
+    World::new(&penalty, 60.0).play(&["a", "b"]).expect("half a point");
+}
+
+#[test]
+fn whoever_waits_for_a_reply_can_be_stopped() {
+    let world = World::new("time.sleep(60)", 60.0);
+    let control = Control::new(std::io::sink());
+    control.interrupt();
+    let record = Map::new();
+    let start = Start { seed: 0, domain: "d", prompt: "p", record: &record };
+    let error = world.environment.answer(&mut [Episode::new(start)], &control).unwrap_err();
+    assert_eq!(error, EnvironmentError::Stopped);
+    assert!(matches!(Error::from(error), Error::Interrupted));
+    assert!(Environment::new("python3 env.py", 0.0, ".".as_ref()).is_err());
+}

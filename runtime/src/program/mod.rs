@@ -1,0 +1,192 @@
+//! Programs of the author's that read JSON lines and write JSON lines: rewards and environments. How one is
+//! started, asked, restarted, and ended for sure.
+
+mod descendants;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::control::Control;
+
+use self::worker::Received;
+pub use self::worker::Worker;
+
+/// How often whoever waits for an answer looks whether the job is to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The processes of one command: as many as threads have been talking to it at once.
+pub struct Pool {
+    /// What it is for, a noun.
+    what: &'static str,
+    pub command: String,
+    pub folder: PathBuf,
+    /// For an answer; the first one of a process includes its start.
+    pub limit: Duration,
+    /// Processes that nobody is waiting for.
+    idle: Mutex<Vec<Worker>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+/// Why a process did not answer.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The job is to stop.
+    Stopped,
+    /// The process is gone.
+    Ended,
+    TimedOut,
+    /// Its answer cannot be right, and would not be after a restart.
+    InvalidOutput {
+        why: String,
+        line: String,
+    },
+}
+
+/// Why a program did not answer, though it was restarted where that may help.
+#[derive(Debug)]
+pub enum Failure {
+    Stopped,
+    Start { cause: String },
+    Ended { how: String, stderr: String },
+    TimedOut { stderr: String },
+    InvalidOutput { why: String, line: String },
+}
+
+impl Trouble {
+    pub fn invalid(why: impl Into<String>, line: &str) -> Trouble {
+        Trouble::InvalidOutput { why: why.into(), line: line.trim_end().to_owned() }
+    }
+}
+
+impl Pool {
+    /// None where the limit is no time. No process is started yet.
+    pub fn new(what: &'static str, command: &str, limit_seconds: f64, folder: &Path) -> Option<Pool> {
+        let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero())?;
+        Some(Pool {
+            what,
+            command: command.to_owned(),
+            folder: folder.to_owned(),
+            limit,
+            idle: Mutex::default(),
+            warnings: Mutex::default(),
+        })
+    }
+
+    /// A process that waits, where there is one.
+    pub fn take(&self) -> Option<Worker> {
+        locked(&self.idle).pop()
+    }
+
+    /// What [`Pool::take`] took, after use. A process that failed is dropped instead, which ends it.
+    pub fn give_back(&self, worker: Option<Worker>) {
+        locked(&self.idle).extend(worker);
+    }
+
+    /// What happened since the last call that the author should know though the run goes on: restarts.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *locked(&self.warnings))
+    }
+
+    /// Talks to a process. Where it does not survive that, or does not answer in time, a fresh one is talked
+    /// to once.
+    pub fn talk<T>(
+        &self,
+        slot: &mut Option<Worker>,
+        mut with: impl FnMut(&mut Worker) -> Result<T, Trouble>,
+    ) -> Result<T, Failure> {
+        let (what, command) = (self.what, &self.command);
+        let mut restarted = false;
+        loop {
+            let mut worker = match slot.take() {
+                Some(worker) => worker,
+                None => Worker::start(command, &self.folder)
+                    .map_err(|error| Failure::Start { cause: error.to_string() })?,
+            };
+            let trouble = match with(&mut worker) {
+                Ok(answer) => {
+                    *slot = Some(worker);
+                    return Ok(answer);
+                }
+                Err(trouble) => trouble,
+            };
+            let (warning, failure) = match trouble {
+                Trouble::Stopped => {
+                    worker.kill();
+                    return Err(Failure::Stopped);
+                }
+                Trouble::InvalidOutput { why, line } => return Err(Failure::InvalidOutput { why, line }),
+                Trouble::Ended => {
+                    let (how, stderr) = worker.post_mortem();
+                    let warning = format!("the {what} `{command}` ended ({how}) and was restarted");
+                    (warning, Failure::Ended { how, stderr })
+                }
+                Trouble::TimedOut => {
+                    let (seconds, stderr) = (self.limit.as_secs_f64(), worker.kill());
+                    let warning = format!(
+                        "the {what} `{command}` took longer than its limit of {seconds} s and was restarted"
+                    );
+                    (warning, Failure::TimedOut { stderr })
+                }
+            };
+            if restarted {
+                return Err(failure);
+            }
+            restarted = true;
+            locked(&self.warnings).push(warning);
+        }
+    }
+
+    /// When an answer to what is asked now is late; never where that is too far away.
+    pub fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.limit)
+    }
+}
+
+/// The next line that a process writes.
+pub fn line(worker: &Worker, deadline: Option<Instant>, control: &Control) -> Result<String, Trouble> {
+    loop {
+        if control.check().is_err() {
+            return Err(Trouble::Stopped);
+        }
+        let next_look = Instant::now() + LOOK;
+        match worker.receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look)))) {
+            Received::Line(line) => return Ok(String::from_utf8_lossy(&line).into_owned()),
+            Received::Closed => return Err(Trouble::Ended),
+            Received::TimedOut if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+            Received::TimedOut => return Err(Trouble::TimedOut),
+        }
+    }
+}
+
+/// What a line says, and the identifier of what it answers.
+pub fn reply(line: &str) -> Result<(u64, Value), Trouble> {
+    let reply: Value = serde_json::from_str(line).map_err(|_| Trouble::invalid("not JSON", line))?;
+    let id = reply.get("id").and_then(Value::as_u64);
+    let id = id.ok_or_else(|| Trouble::invalid("no `id` that is a whole number", line))?;
+    Ok((id, reply))
+}
+
+/// What is worth knowing of a process that ended.
+pub fn how_it_ended(how: &str, stderr: &str) -> String {
+    if how == "exit status 127" && stderr.is_empty() {
+        return "exit status 127 is the shell's way to say that it did not find the program".to_owned();
+    }
+    last_words(stderr)
+}
+
+pub fn last_words(stderr: &str) -> String {
+    if stderr.is_empty() {
+        return "it wrote nothing to its standard error".to_owned();
+    }
+    format!("the last lines of its standard error:\n{stderr}")
+}
+
+/// What the locks guard is a list that is whole between any two operations, so a thread that panicked left it
+/// usable.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,272 @@
+//! `turns(...)`: the student's own turns, with a program's observations between them. What it wrote is trained
+//! on, observations are read only.
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::Turns;
+use mopd_compiler::plan::{Moving, Sampling};
+use serde_json::{Map, Value};
+
+use super::sample::{Numbered, judge_by};
+use super::{Batch, Draws, Making};
+use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start};
+use crate::failure::{Error, Result};
+use crate::random::{Key, Purpose};
+use crate::rollout::{Completion, Prompt, Sequence, rollout};
+use crate::tokenizer::Token;
+use crate::train::Stage;
+use crate::zip::zip_equal;
+
+pub(super) struct OfTurns {
+    /// None in a trial, where nobody's program is asked about nonsense.
+    environment: Option<Environment>,
+    command: String,
+    at_most: Moving,
+    sampling: Sampling,
+    judged: bool,
+}
+
+/// What one episode has become so far.
+struct Trajectory {
+    number: u32,
+    sample: u32,
+    source: usize,
+    record: usize,
+    /// The prompt, and what the environment says before the first turn.
+    prompt: Vec<Token>,
+    observed_first: bool,
+    completion: Vec<Token>,
+    /// Of each token of the completion: whether the student wrote it, and its log-probability then.
+    written: Vec<bool>,
+    logps: Vec<f32>,
+    /// Nothing more is written.
+    over: bool,
+}
+
+pub(super) fn make(turns: &Turns, making: &Making) -> Result<OfTurns> {
+    let Turns { environment: command, time_limit_seconds, depends: _, at_most, sampling } = turns;
+    let environment = match making.stage.environments {
+        Environments::In(folder) => Some(Environment::new(command, *time_limit_seconds, folder)?),
+        Environments::Untouched => None,
+    };
+    let (at_most, sampling) = (at_most.clone(), sampling.clone());
+    Ok(OfTurns { environment, command: command.clone(), at_most, sampling, judged: making.judged })
+}
+
+impl Draws for OfTurns {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        let stage = batch.stage;
+        let sampling = self.sampling.at(batch.step, stage.steps, batch.climbed);
+        let at_most = self.at_most.at(batch.step, stage.steps, batch.climbed).round().max(1.0) as u32;
+        let mut played: Vec<Trajectory> = draws
+            .iter()
+            .flat_map(|draw| (0..sampling.n.max(1)).map(|sample| Trajectory::new(stage, draw, sample)))
+            .collect();
+        let seeds = batch.key(Purpose::Environment);
+        let dataset = |one: &Trajectory| &stage.sources[one.source].prompts.dataset;
+        let records: Vec<Map<String, Value>> =
+            played.iter().map(|one| dataset(one).object(one.record)).collect();
+        let mut episodes: Vec<Episode> = zip_equal(&played, &records)
+            .map(|(one, record)| {
+                // Samples of a prompt begin alike, so that a group compares what the student does. As many bits
+                // as every language's random numbers take.
+                let seed = seeds.row(one.number, 0).below(1 << 32) as u64;
+                let (domain, prompt) = (stage.sources[one.source].name, dataset(one).prompt(one.record));
+                Episode::new(Start { seed, domain, prompt, record })
+            })
+            .collect();
+        self.answer(&mut played, &mut episodes, batch, &sampling)?;
+        for turn in 0..at_most {
+            let open: Vec<usize> = (0..played.len()).filter(|index| !played[*index].over).collect();
+            if open.is_empty() {
+                break;
+            }
+            let completions = write(batch, &played, &open, &sampling, batch.key(purpose).turn(turn))?;
+            for (index, completion) in zip_equal(&open, completions) {
+                // As it stands, also where it was cut off.
+                episodes[*index].act(stage.start.tokenizer.decode(&completion.tokens)?);
+                played[*index].write(completion);
+            }
+            if turn + 1 == at_most {
+                played.iter_mut().for_each(|one| one.over = true);
+            }
+            self.answer(&mut played, &mut episodes, batch, &sampling)?;
+        }
+        if let Some(environment) = &self.environment {
+            environment.end(&episodes);
+        }
+        self.sequences(batch, played, &episodes)
+    }
+}
+
+impl OfTurns {
+    /// What the environment says to the starts, or to the actions of a turn, behind what is there.
+    fn answer(
+        &self,
+        played: &mut [Trajectory],
+        episodes: &mut [Episode],
+        batch: &Batch,
+        sampling: &Sampling,
+    ) -> Result<()> {
+        let tokenizer = &batch.stage.start.tokenizer;
+        let Some(environment) = &self.environment else {
+            // Nobody knows how long observations are: here, as long as turns.
+            let observation = vec![tokenizer.padding(); sampling.max_tokens as usize];
+            return played.iter_mut().try_for_each(|one| one.observe(&observation, batch));
+        };
+        environment.answer(episodes, batch.stage.control)?;
+        environment.take_warnings().into_iter().for_each(|warning| batch.stage.control.warn(warning));
+        for (one, episode) in zip_equal(played, episodes) {
+            one.over |= episode.done();
+            let observation = episode.last().and_then(|reply| reply.observation.as_deref());
+            let Some(text) = observation.filter(|_| !one.over) else { continue };
+            let tokens = tokenizer.encode(text)?;
+            if tokens.is_empty() {
+                // What the student writes before and after would be one turn.
+                let (command, observation) = (self.command.clone(), text.to_owned());
+                return Err(EnvironmentError::NoTokens { command, observation }.into());
+            }
+            one.observe(&tokens, batch)?;
+        }
+        Ok(())
+    }
+
+    /// With their rewards: the environment's own, or where it gives none those of the domains.
+    fn sequences(
+        &self,
+        batch: &Batch,
+        played: Vec<Trajectory>,
+        episodes: &[Episode],
+    ) -> Result<Vec<Sequence>> {
+        let mut list = Vec::with_capacity(played.len());
+        for (one, episode) in zip_equal(played, episodes) {
+            let reward = match &self.environment {
+                Some(environment) => environment.reward(episode)?,
+                None => None,
+            };
+            list.push(Sequence { truncated: !episode.done(), reward, ..one.sequence() });
+        }
+        if self.judged && list.iter().all(|sequence| sequence.reward.is_none()) {
+            // An answer stands where a trajectory ends.
+            judge_by(batch.stage, &mut list, |sequence| {
+                let last = sequence.turns().last().unwrap_or_default();
+                sequence.completion[last].to_vec()
+            })?;
+        }
+        Ok(list)
+    }
+}
+
+/// The next turn of each trajectory that is open.
+fn write(
+    batch: &Batch,
+    played: &[Trajectory],
+    open: &[usize],
+    sampling: &Sampling,
+    key: Key,
+) -> Result<Vec<Completion>> {
+    let n = sampling.n.max(1) as usize;
+    // Samples that have read nothing but their prompt read it once.
+    let alike = played.iter().all(|one| one.completion.is_empty() && !one.observed_first);
+    let of_prompt = if alike { n } else { 1 };
+    let sampling = Sampling { n: of_prompt as u32, ..sampling.clone() };
+    let contexts: Vec<Vec<Token>> = open
+        .iter()
+        .step_by(of_prompt)
+        .map(|index| [played[*index].prompt.as_slice(), &played[*index].completion].concat())
+        .collect();
+    let prompts: Vec<Prompt> = zip_equal(&contexts, open.iter().step_by(of_prompt))
+        .map(|(tokens, index)| {
+            let one = &played[*index];
+            Prompt { tokens, id: one.number, sample: one.sample, limit: Some(one.limit(batch)) }
+        })
+        .collect();
+    let Batch { stage, student, .. } = batch;
+    rollout(student, &prompts, &sampling, key, stage.budget, stage.control)
+}
+
+impl Trajectory {
+    fn new(stage: &Stage, Numbered { number, draw }: &Numbered, sample: u32) -> Trajectory {
+        Trajectory {
+            number: *number,
+            sample,
+            source: draw.source,
+            record: draw.record,
+            prompt: stage.sources[draw.source].tokens.get(draw.record).to_vec(),
+            observed_first: false,
+            completion: Vec::new(),
+            written: Vec::new(),
+            logps: Vec::new(),
+            over: false,
+        }
+    }
+
+    /// Tokens that the context has room for, and tokens of the student's that the domain's limit has room for.
+    fn room(&self, batch: &Batch) -> (usize, u32) {
+        let own = self.written.iter().filter(|written| **written).count();
+        let limit = batch.stage.sources[self.source].limit;
+        (
+            batch.student.config.context.saturating_sub(self.prompt.len() + self.completion.len()),
+            limit.map_or(u32::MAX, |limit| limit.saturating_sub(own as u32)),
+        )
+    }
+
+    /// Longest turn that may follow.
+    fn limit(&self, batch: &Batch) -> u32 {
+        let (context, limit) = self.room(batch);
+        limit.min(u32::try_from(context).unwrap_or(u32::MAX))
+    }
+
+    /// One that leaves no room for another turn ends the episode: nobody would read it.
+    fn observe(&mut self, observation: &[Token], batch: &Batch) -> Result<()> {
+        if self.over {
+            return Ok(());
+        }
+        let (context, limit) = self.room(batch);
+        let first = self.completion.is_empty();
+        if context <= observation.len() || limit == 0 {
+            self.over = true;
+            let message = format!(
+                "a prompt of {} tokens and the environment's first observation of {} leave no room in a context \
+                 of {}",
+                self.prompt.len(),
+                observation.len(),
+                batch.student.config.context
+            );
+            let help = "give the model a longer context, or let the environment say less";
+            return if first { Err(Error::new(FailureKind::Context, message).help(help)) } else { Ok(()) };
+        }
+        if first {
+            self.prompt.extend(observation);
+            self.observed_first = true;
+            return Ok(());
+        }
+        self.completion.extend(observation);
+        self.written.resize(self.completion.len(), false);
+        // Of no account: nothing but what the student wrote is looked at.
+        self.logps.resize(self.completion.len(), 0.0);
+        Ok(())
+    }
+
+    fn write(&mut self, Completion { tokens, logps, truncated: _ }: Completion) {
+        assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
+        self.completion.extend(tokens);
+        self.written.resize(self.completion.len(), true);
+        self.logps.extend(logps);
+        assert_eq!(self.logps.len(), self.completion.len(), "one number per token");
+    }
+
+    fn sequence(self) -> Sequence {
+        assert_eq!(self.written.last(), Some(&true), "an episode ends with what the student wrote");
+        Sequence {
+            source: self.source,
+            record: self.record,
+            prompt: self.observed_first.then_some(self.prompt),
+            completion: self.completion,
+            written: self.written.contains(&false).then_some(self.written),
+            logps: Some(self.logps),
+            truncated: false,
+            reward: None,
+            chosen: None,
+        }
+    }
+}

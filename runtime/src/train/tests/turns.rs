@@ -1,0 +1,237 @@
+//! Turns with a program between them: what the student wrote is trained on, what it was told is only read.
+
+use mopd_compiler::plan::producers::Turns;
+use mopd_compiler::plan::{Axis, Moving, Over};
+
+use super::super::batches::Batches;
+use super::*;
+use crate::rollout::Sequence;
+
+/// A program whose episodes have one to four turns, by their seed. `more` is in each reply to an action.
+pub(super) fn environment(more: &str) -> String {
+    format!(
+        "import json, random, sys
+episodes = {{}}
+for line in sys.stdin:
+    request = json.loads(line)
+    id = request['id']
+    if 'end' in request:
+        del episodes[id]
+        continue
+    if 'action' in request:
+        episode = episodes[id]
+        episode['left'] -= 1
+        text = ''.join(episode['draw'].choice('xyz') for _ in range(episode['draw'].randint(1, 4)))
+        reply = {{'observation': text, 'done': episode['left'] == 0, {more}}}
+        if reply['done']:
+            del episodes[id]
+    else:
+        draw = random.Random(request['seed'])
+        episodes[id] = {{'draw': draw, 'left': draw.randint(1, 4), 'start': request}}
+        reply = {{}}
+    print(json.dumps({{'id': id, **reply}}), flush=True)
+"
+    )
+}
+
+pub(super) fn turns(at_most: impl Into<Moving>, sampling: Sampling) -> Producer {
+    Producer::Turns(Turns {
+        environment: "python3 env.py".to_owned(),
+        time_limit_seconds: 60.0,
+        depends: Vec::new(),
+        at_most: at_most.into(),
+        sampling,
+    })
+}
+
+fn constant(value: f64) -> Schedule {
+    Schedule::Constant { value }
+}
+
+/// What a stage with this program draws, step by step; an error where it fails.
+fn drawn(program: &str, producer: Producer, change: impl Fn(&mut Stage)) -> Result<Vec<Vec<Sequence>>> {
+    let (fixture, weights) = (Fixture::new(), models(true));
+    std::fs::write(fixture.folder.path().join("env.py"), program).unwrap();
+    let mut train = train(mopd(1.0), 1);
+    train.rollout = Rollout::new(8, producer);
+    let mut stage = fixture.stage(&train, ROUTED, &weights);
+    change(&mut stage);
+    let models = Models::new(&stage);
+    let mut batches = Batches::new(&stage, &models, None)?;
+    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    (0..stage.steps).map(|step| Ok(batches.next(&stage, &student, &models, step)?.list)).collect()
+}
+
+fn lists(program: &str, producer: Producer) -> Vec<Vec<Sequence>> {
+    drawn(program, producer, |_| {}).unwrap()
+}
+
+fn told(sequence: &Sequence) -> String {
+    let written = sequence.written.clone().unwrap_or(vec![true; sequence.completion.len()]);
+    let told = sequence.completion.iter().zip(written).filter(|(_, written)| !written);
+    told.map(|(token, _)| char::from(u8::try_from(*token).expect("a byte"))).collect()
+}
+
+/// The same draws, the same log-probabilities, and the verdict of the domain.
+#[test]
+fn one_turn_without_a_reward_is_a_sample() {
+    let program = "import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    print(json.dumps({'id': request['id'], 'done': 'action' in request}), flush=True)
+";
+    let sampling = || Sampling::new(3, 1.0, 6);
+    let ended = |sequence: &Sequence| Sequence { truncated: false, ..sequence.clone() };
+    let samples = lists("", Producer::student(sampling()));
+    let samples: Vec<Vec<Sequence>> = samples.iter().map(|list| list.iter().map(ended).collect()).collect();
+    assert!(lists(program, turns(constant(5.0), sampling())) == samples);
+}
+
+#[test]
+fn what_the_environment_says_is_context_only() {
+    let of_run = lists(&environment("'reward': 0.25"), turns(constant(3.0), Sampling::new(2, 1.0, 3)));
+    let student = Reference::new(&models(true)[0]);
+    let (fixture, weights, train) = (Fixture::new(), models(true), train(mopd(1.0), 1));
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let mut several = 0;
+    for sequence in of_run.iter().flatten() {
+        let (count, lengths): (usize, Vec<usize>) =
+            (sequence.turns().count(), sequence.turns().map(|turn| turn.len()).collect());
+        assert!(count <= 3 && lengths.iter().all(|length| *length <= 3), "{lengths:?}");
+        assert_eq!(sequence.reward, Some(0.25 * count as f64), "the sum of those of its turns");
+        assert_eq!(sequence.written.is_some(), count > 1);
+        assert!(told(sequence).chars().all(|letter| "xyz".contains(letter)), "{:?}", told(sequence));
+        several += usize::from(count > 1);
+        // What the student wrote, it wrote behind all that stands before it.
+        let logps = student.logps(sequence.prompt(&stage), &sequence.completion);
+        for place in sequence.turns().flatten() {
+            let expected = logps.double_value(&[place as i64, sequence.completion[place]]);
+            let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
+            assert!((recorded - expected).abs() < 1e-4, "{recorded} {expected}");
+        }
+        assert_eq!(sequence.logps.as_ref().unwrap().len(), sequence.completion.len());
+    }
+    assert!(several > 20, "{several}");
+    // Samples of a prompt play in the same world: as long as nobody ends earlier, they are told the same.
+    for pair in of_run.iter().flat_map(|list| list.chunks(2)) {
+        assert_eq!((told(&pair[0]), pair[0].truncated), (told(&pair[1]), pair[1].truncated));
+    }
+    assert!(of_run.iter().flatten().any(|sequence| sequence.truncated), "four turns are more than three");
+    let worlds: Vec<String> = of_run.iter().flatten().map(told).collect();
+    assert!(worlds.iter().any(|told| *told != worlds[0]), "each prompt of each step has a seed of its own");
+    // Every turn has numbers of its own.
+    let alike = |sequence: &&Sequence| {
+        let turns: Vec<&[Token]> = sequence.turns().map(|turn| &sequence.completion[turn]).collect();
+        turns.len() > 1 && turns[0] == turns[1]
+    };
+    assert!(of_run.iter().flatten().filter(alike).count() < several / 2);
+}
+
+/// Against float64, however the batch is divided.
+#[test]
+fn loss_and_gradient_of_turns_equal_the_reference() {
+    let (fixture, models) = (Fixture::new(), models(false));
+    std::fs::write(fixture.folder.path().join("env.py"), environment("")).unwrap();
+    for (objective, terms) in objectives() {
+        let name = objective.name.clone();
+        let mut train = train(objective, 1);
+        train.rollout = Rollout::new(4, turns(constant(3.0), Sampling::new(2, 1.0, 3)));
+        let mut stage = fixture.stage(&train, ROUTED, &models);
+        let (_, _, rollouts) = first_step(&stage);
+        let list = &rollouts.sequences.list;
+        let turns = rollouts.sequences.layout.turns.as_ref().expect("some have several");
+        assert_eq!(turns.parent.len(), list.iter().map(|sequence| sequence.turns().count()).sum::<usize>());
+        assert_eq!(rollouts.sequences.layout.len(Axis::Turn), turns.parent.len());
+        let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
+        for micro_batch in [None, Some(3)] {
+            stage.micro_batch = micro_batch;
+            let (got_loss, got, _) = first_step(&stage);
+            let apart = apart(&got, &gradient);
+            assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}: {got_loss} {loss}");
+            assert!(apart < 1e-5, "{name}: {apart:e}");
+        }
+    }
+}
+
+/// Where the environment gives no reward, the domain judges what the student said last.
+#[test]
+fn a_domain_judges_the_last_turn() {
+    let judge = Reward::Regex { pattern: "^.$".to_owned(), field: String::new() };
+    let verifier = Verifier::new(&judge, Path::new(".")).unwrap();
+    let (fixture, weights) = (Fixture { verifier, ..Fixture::new() }, models(true));
+    std::fs::write(fixture.folder.path().join("env.py"), environment("")).unwrap();
+    let mut train = train(mopd(1.0), 1);
+    train.rollout = Rollout::new(8, turns(constant(3.0), Sampling::new(2, 1.0, 2)));
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let (_, _, rollouts) = first_step(&stage);
+    let tokenizer = &stage.start.tokenizer;
+    let (mut right, mut wrong) = (0, 0);
+    for sequence in &rollouts.sequences.list {
+        let last = sequence.turns().last().unwrap();
+        let text = tokenizer.decode(&sequence.completion[last]).unwrap();
+        let expected = text.chars().count() == 1 && text != "\n";
+        assert_eq!(sequence.reward, Some(f64::from(u8::from(expected))), "{text:?}");
+        *(if expected { &mut right } else { &mut wrong }) += usize::from(sequence.turns().count() > 1);
+    }
+    assert!(wrong > 0, "{right} right, {wrong} wrong");
+}
+
+/// As at each step with that number alone.
+#[test]
+fn the_number_of_turns_may_move() {
+    let grows = Schedule::Linear { from: 1.0, to: 4.0, over: Over::Run };
+    let sampling = || Sampling::new(1, 1.0, 2);
+    let program = environment("'reward': 0.1");
+    let of_run = lists(&program, turns(grows, sampling()));
+    for (step, most) in [1, 2, 3, 3].into_iter().enumerate() {
+        let alone = lists(&program, turns(constant(f64::from(most)), sampling()));
+        assert!(alone[step] == of_run[step], "step {step}");
+    }
+}
+
+/// A context is never overrun, and neither is the limit of a domain: the episode is cut off there.
+#[test]
+fn an_episode_ends_where_nothing_has_room() {
+    let long = environment("'reward': 0.1").replace("randint(1, 4)))", "randint(6, 9)))");
+    let of_run = lists(&long, turns(constant(9.0), Sampling::new(1, 1.0, 4)));
+    let (fixture, weights, train) = (Fixture::new(), models(true), train(mopd(1.0), 1));
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    for sequence in of_run.iter().flatten() {
+        let tokens = sequence.prompt(&stage).len() + sequence.completion.len();
+        assert!(tokens <= stage.start.config.context, "{tokens}");
+    }
+    assert!(of_run.iter().flatten().any(|sequence| sequence.truncated));
+    let limited = |stage: &mut Stage| stage.sources.iter_mut().for_each(|source| source.limit = Some(5));
+    let program = environment("'reward': 0.1");
+    let of_run = drawn(&program, turns(constant(9.0), Sampling::new(1, 1.0, 4)), limited).unwrap();
+    let trained: Vec<usize> = of_run.iter().flatten().map(Sequence::trained).collect();
+    assert!(trained.iter().all(|tokens| *tokens <= 5) && trained.contains(&5), "{trained:?}");
+    // Before the first turn, nobody could write anything.
+    let first = program.replace("reply = {}", "reply = {'observation': 'x' * 40}");
+    let error = drawn(&first, turns(constant(9.0), Sampling::new(1, 1.0, 4)), |_| {}).unwrap_err();
+    assert!(error.to_string().contains("leave no room in a context of 32"), "{error}");
+}
+
+/// What is said before the first turn stands behind the prompt, and is no part of the completion.
+#[test]
+fn a_first_observation_is_a_part_of_the_prompt() {
+    let program =
+        environment("'reward': 0.1").replace("reply = {}", "reply = {'observation': '>' * (1 + id % 3)}");
+    let of_run = lists(&program, turns(constant(2.0), Sampling::new(2, 1.0, 2)));
+    for sequence in of_run.iter().flatten() {
+        let prompt = sequence.prompt.as_ref().expect("a prompt of its own");
+        assert_eq!(prompt.last(), Some(&Token::from(b'>')));
+        assert!(!told(sequence).contains('>'));
+    }
+}
+
+/// A trial asks nobody's program.
+#[test]
+fn a_trial_plays_without_the_environment() {
+    let untouched = |stage: &mut Stage| stage.environments = Environments::Untouched;
+    let of_run = drawn("", turns(constant(3.0), Sampling::new(1, 1.0, 2)), untouched).unwrap();
+    for sequence in of_run.iter().flatten() {
+        assert_eq!(sequence.turns().count(), 3);
+        assert_eq!(sequence.completion.len() - sequence.trained(), 4, "observations as long as turns");
+    }
+}

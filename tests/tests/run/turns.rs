@@ -1,0 +1,127 @@
+//! Turns with a real program between them, end to end: `mopd run` of the example, and of programs that fail.
+
+use std::fs;
+
+use mopd_tests::root;
+use serde_json::Value;
+
+use super::{Bench, assert_says, text};
+
+/// The example of the book, short: a table of letters that nobody knows without asking.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("lookup")).expect("a folder");
+    for name in ["environment.py", "train.jsonl", "test.jsonl"] {
+        fs::copy(root().join("examples/lookup").join(name), bench.path(&format!("lookup/{name}")))
+            .expect("a copy");
+    }
+    let example = fs::read_to_string(root().join("examples/lookup.mopd")).expect("the example");
+    bench.write(
+        "tiny.mopd",
+        &example.replace("steps   = 120", "steps   = 40").replace("steps     = 120", "steps     = 6"),
+    );
+    bench
+}
+
+fn events(said: &str, kind: &str) -> Vec<Value> {
+    let events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|event| event["event"] == kind).collect()
+}
+
+/// Rewards are the environment's, and the student learns to use it.
+#[test]
+fn a_student_learns_to_use_a_tool() {
+    let bench = bench();
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let steps = events(&text(&output), "step");
+    let rewards: Vec<f64> = steps
+        .iter()
+        .filter(|step| step["stage"] == "expert")
+        .map(|step| step["domains"][0]["reward"].as_f64().expect("a reward"))
+        .collect();
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    let (first, last) = (mean(&rewards[..5]), mean(&rewards[35..]));
+    assert!(rewards.len() == 40 && last > first + 0.05 && last > 0.85, "{first} {last}");
+    // The program is in the key of what was trained with it, and of nothing else.
+    let stages = |output: &std::process::Output| {
+        events(&text(output), "stage_started")
+            .iter()
+            .map(|event| event["stage"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let again = |arguments: &[&str]| {
+        let output = bench.run(&[&["--out", "out", "--format", "json"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        stages(&output)
+    };
+    assert!(again(&[]).is_empty(), "all of it is known");
+    bench.edit("lookup/environment.py", "0.5 if action in table", "0.25 if action in table");
+    assert_eq!(again(&[]), ["\"expert\"", "\"student\""]);
+}
+
+/// The run that goes on from a checkpoint ends with the bits of one that nobody disturbed.
+#[test]
+fn a_run_with_turns_that_is_interrupted_ends_with_the_same_bits() {
+    let bench = bench();
+    bench.edit("tiny.mopd", "steps   = 40", "steps   = 120");
+    let expected = bench.tables("expected", &[]);
+    let student = bench.student("expected");
+    fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
+        let moment = format!("\"stage\":\"expert\",\"seed\":1,\"step\":{step},");
+        let mut command = bench.command(&["--format", "json", "--out", "out"]);
+        command.stdin(std::process::Stdio::null());
+        let output = super::signals::cut(command, &moment, signal);
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    }
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    assert_eq!(bench.tables("out", &[]), expected);
+    assert!(bench.student("out") == student, "other weights");
+}
+
+#[test]
+fn an_environment_that_fails_is_named_with_what_it_said() {
+    let bench = bench();
+    bench.edit("tiny.mopd", "at_most: 2,", "at_most: 2, time_limit: 2,");
+    let program = |body: &str| bench.write("lookup/environment.py", &format!("import sys, time\n{body}\n"));
+    program("sys.exit('no such room')");
+    assert_says(
+        &bench.fails(&[]),
+        &["the environment `python3 lookup/environment.py` ended (exit status 1)", "no such room", "expert"],
+    );
+    program("time.sleep(60)");
+    assert_says(&bench.fails(&[]), &["no reply within its time limit of 2 s", "raise `time_limit`"]);
+    program("for line in sys.stdin: print('hello', flush=True)");
+    assert_says(&bench.fails(&[]), &["not JSON in \"hello\"", "\"observation\""]);
+    program("for line in sys.stdin: print('{\"id\": 0}', flush=True)");
+    assert_says(&bench.fails(&[]), &["a second reply for one request in \"{\\\"id\\\": 0}\""]);
+    bench.edit("tiny.mopd", "at_most: 2,", "at_most: 2, depends: [\"rules.json\"],");
+    assert_says(&bench.fails(&[]), &["`depends` names", "rules.json"]);
+    bench.edit("tiny.mopd", "depends: [\"rules.json\"],", "");
+    bench.edit("tiny.mopd", "reward = exact_match(key)", "reward = exact_match(key), format = chat");
+    let program = fs::read_to_string(bench.path("tiny.mopd")).expect("the program");
+    let lines: Vec<&str> = program.lines().filter(|line| !line.starts_with("model start")).collect();
+    bench.write("tiny.mopd", &lines.join("\n").replace("(start", "(base").replace("[start", "[base"));
+    assert_says(
+        &bench.fails(&[]),
+        &["`turns` of `table`, whose prompts are conversations, is not supported yet"],
+    );
+}
+
+/// What is not known of an environment is not asked: its program isn't started.
+#[test]
+fn a_prediction_plays_without_the_environment() {
+    let bench = bench();
+    bench.write("lookup/environment.py", "open('started', 'w').write('x')");
+    let output = std::process::Command::new(mopd_tests::mopd())
+        .current_dir(bench.folder.path())
+        .args(["plan", "tiny.mopd", "--predict"])
+        .output()
+        .expect("mopd starts");
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert_says(&said, &["at most 2 student turns", "environment", "lookup/environment.py", "predicted"]);
+    assert!(!bench.path("started").exists());
+}
