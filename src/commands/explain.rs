@@ -94,9 +94,7 @@ mod tests {
 
     #[test]
     fn whatever_is_named_is_explained() {
-        use FailureKind::*;
-        let kinds =
-            [Data, Context, Reward, Model, NonFinite, Storage, Runtime].map(|kind| kind.name().to_owned());
+        let kinds = FailureKind::ALL.map(|kind| kind.name().to_owned());
         let known = |name: &str| {
             Code::ALL.iter().any(|code| code.name() == name) || problems().any(|(known, _)| known == name)
         };
@@ -107,7 +105,7 @@ mod tests {
     #[test]
     fn nothing_is_explained_that_nobody_names() {
         let names = named();
-        let of_run = ["data", "context", "reward", "model", "non-finite", "storage", "runtime"];
+        let of_run = FailureKind::ALL.map(FailureKind::name);
         let stale: Vec<&str> = problems()
             .map(|(name, _)| name)
             .filter(|name| !of_run.contains(name) && !names.iter().any(|known| known == name))

@@ -430,6 +430,17 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    pub const ALL: [FailureKind; 8] = [
+        FailureKind::Data,
+        FailureKind::Context,
+        FailureKind::Reward,
+        FailureKind::Environment,
+        FailureKind::Model,
+        FailureKind::NonFinite,
+        FailureKind::Storage,
+        FailureKind::Runtime,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             FailureKind::Data => "data",

@@ -5,7 +5,7 @@
 //! of all threads ([`pass`]). Numbers between products are in f32, also where weights are not.
 //!
 //! Training and reading prompts have another definition of the same decoder, in libtorch's operators and
-//! loops that can be differentiated; `book/src/decisions/two-decoders.md` says why there are two and which
+//! loops that can be differentiated; `book/src/decisions/two-decoders.md` says why there are three and which
 //! tests hold them together.
 
 mod attention;

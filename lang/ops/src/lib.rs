@@ -7,12 +7,13 @@
 //! | `name`, `form` | names, arities, completion, hover, the book, the editors' grammars, formulas as text |
 //! | `units` | which units it takes and gives |
 //! | `value` | constant folding, the interpreter, the audit's dual numbers |
-//! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers |
+//! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers; empty where there is none |
 //! | `range` | what a schedule or a bound can be over a run |
 //! | `accuracy` | the error that tests hold the f32 program to, and the book's table |
 //!
 //! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`Expr`] of other functions. In
-//! the last case nothing else is needed: machine code ([`f32_ops`]) and tensors evaluate the same expression.
+//! the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate the
+//! same expression.
 //! So a function that others can be put together to is added by its entry and its page of tests.
 //! One that needs a program of its own in single precision gets that in [`f32_ops`], and a line where the
 //! runtime names libtorch's kernels.

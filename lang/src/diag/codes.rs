@@ -1,4 +1,5 @@
-//! The registry of diagnostic codes. One line a code: it drives `mopd explain`, the book and the tests.
+//! The registry of diagnostic codes. One line a code: it drives `mopd explain`, the book and the tests. Its
+//! page is `lang/codes/NAME.md`.
 
 macro_rules! codes {
     ($($variant:ident = $name:literal, $summary:literal;)*) => {

@@ -1,5 +1,5 @@
 //! A decoder's weights as [`mopd_kernels::decode`] reads them: one more token for every row, on the
-//! processor.
+//! processor. What a layer gains in `decoder.rs` is added here, or refused: no weights are returned.
 
 use mopd_kernels::Cpu;
 use mopd_kernels::decode::{self, Experts, Gated, Layer, Linear, Mlp, Shape, Tables, Weight, Weights};

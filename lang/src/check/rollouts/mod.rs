@@ -1,4 +1,5 @@
 //! Rollouts: where the tokens come from that an objective judges, and what is done to them.
+//! Their words and arguments are declared in [`crate::check::builtins::rollouts`].
 
 pub mod rewards;
 
