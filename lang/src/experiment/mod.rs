@@ -8,6 +8,7 @@ mod data;
 pub mod formula;
 mod objectives;
 mod optimizers;
+mod parts;
 mod rollouts;
 mod schedules;
 mod stages;
