@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use super::super::fetch::{Client, followed};
 use super::*;
 
-/// One request, and where its answer goes.
+/// One request.
+#[derive(Clone)]
 struct Asked {
     path: String,
     headers: Vec<(String, String)>,
@@ -36,8 +37,9 @@ fn play(answer: impl Fn(&Asked, &mut TcpStream) + Send + 'static) -> (String, Ar
                 .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.into(), value.into())));
             let request =
                 Asked { headers: headers.collect(), path: first.split(' ').nth(1).unwrap().to_owned() };
+            // Before the answer: whoever has it may look at once.
+            asked.lock().unwrap().push(request.clone());
             answer(&request, &mut stream);
-            asked.lock().unwrap().push(request);
         }
     });
     (address, log)
