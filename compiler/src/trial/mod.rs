@@ -123,7 +123,7 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
 /// Numbers to begin with: all that an objective reads, for a prompt with two completions.
 ///
 /// # Errors
-/// As [`run`].
+/// A part of the objective that has no value on numbers alone.
 pub fn example(objective: &Objective, origins: &[Span]) -> Result<serde_json::Value, Box<Diagnostic>> {
     Ok(example::of(&whole(objective, origins)?.formulas))
 }

@@ -242,7 +242,7 @@ impl Trajectory {
         }
         self.completion.extend(observation);
         self.written.resize(self.completion.len(), false);
-        // Of no account: nothing but what the student wrote is looked at.
+        // Never read: only the tokens that the student wrote are scored.
         self.logps.resize(self.completion.len(), 0.0);
         Ok(())
     }
