@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{Origin, TeacherId};
+use mopd_lang::experiment::{Member, Origin, TeacherId};
 use mopd_lang::formula::{Formula, Role as CheckedRole};
 use mopd_lang::source::{FileId, Span};
 
@@ -20,6 +20,8 @@ pub struct Origins<'a> {
     pub roles: &'a StageRoles,
     /// The ladders by which its rollouts change, in the order in which a plan has them.
     pub ladders: &'a [Formula],
+    /// The models that learn in turns in it, and which of them this is about.
+    pub learners: (&'a [Member], usize),
 }
 
 /// What the names of teachers stand for in a stage.
@@ -64,7 +66,7 @@ impl StageRoles {
 
 impl<'a> Origins<'a> {
     pub fn new(spans: &'a [Span]) -> Origins<'a> {
-        Origins { spans, roles: NO_ROLES, ladders: &[] }
+        Origins { spans, roles: NO_ROLES, ladders: &[], learners: (&[], 0) }
     }
 
     /// Where nobody asks for a place, there is no table.

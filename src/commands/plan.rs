@@ -100,7 +100,7 @@ fn predictions(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, P
     let in_files = |stage: &Stage<_>| match stage {
         Stage::Load(_) => true,
         Stage::Initialise(architecture) => architecture.tokenizer.vocabulary().is_none(),
-        Stage::Train(_) | Stage::Merge(_) => false,
+        Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => false,
     };
     if !arguments.predict && !plan.experiment.models.iter().any(|model| in_files(&model.stage)) {
         return Ok(Predictions::new());

@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use mopd_compiler::plan::{Objective, Plan, Rollout, Stage, Train};
+use mopd_compiler::plan::{Objective, Plan, Rollout, Train};
 
 use crate::problem::Problem;
 
@@ -87,10 +87,9 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
     let mut named: Vec<&str> = Vec::new();
     for stage in at_work {
         let model = plan.experiment.models.iter().find(|model| model.name == stage.stage);
-        if let (Some(Stage::Train(train)), false) =
-            (model.map(|model| &model.stage), named.contains(&stage.stage.as_str()))
-        {
-            ways.push(format!("of `{}`, {}", stage.stage, settings(train)));
+        let trains = model.map(|model| model.stage.trains()).unwrap_or_default();
+        if !trains.is_empty() && !named.contains(&stage.stage.as_str()) {
+            ways.extend(trains.into_iter().map(|train| format!("of `{}`, {}", stage.stage, settings(train))));
             named.push(&stage.stage);
         }
     }

@@ -83,7 +83,7 @@ fn members(plan: &Plan, of: &Composition) -> Vec<String> {
         match &scorer.choices[0].teacher {
             Teacher::Model(ModelId(id)) => plan.experiment.models[*id as usize].name.clone(),
             Teacher::Composed(inner) => format!("({})", members(plan, inner).join(", ")),
-            Teacher::Student(_) => "student".to_owned(),
+            Teacher::Student(_) | Teacher::Learner { .. } => "student".to_owned(),
         }
     };
     of.members.iter().map(|member| name(member.role)).collect()

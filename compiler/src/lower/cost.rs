@@ -23,25 +23,57 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
     let mut costs: Vec<Cost> = Vec::new();
     for model in &experiment.models {
         let of = |id: ModelId| architectures[id.0 as usize];
+        let inherited = model.stage.start().and_then(of);
         let (architecture, cost) = match &model.stage {
             Stage::Initialise(architecture) => (Some(architecture), weights_alone(parameters(architecture))),
             Stage::Load(_) => (None, weights_alone(None)),
-            Stage::Train(train) => (of(train.start), training(train, of(train.start), &costs)),
+            Stage::Train(train) => (inherited, training(train, inherited, &costs)),
+            Stage::Joint(joint) => {
+                let each = joint.learners.iter().map(|learner| {
+                    let own = training(&learner.train, of(learner.train.start), &costs);
+                    own.in_every(learner.every)
+                });
+                (inherited, each.reduce(Cost::beside).unwrap_or_else(|| weights_alone(None)))
+            }
+            Stage::Learner { .. } => (inherited, weights_alone(inherited.and_then(parameters))),
             Stage::Merge(merge) => {
-                let Some(first) = merge.base.iter().chain(&merge.models).next() else {
-                    unreachable!("the checker refuses a merge of nothing")
-                };
-                let alone = weights_alone(of(*first).and_then(parameters));
+                let alone = weights_alone(inherited.and_then(parameters));
                 let flops = alone
                     .parameters
                     .map(|parameters| FORWARD * parameters as f64 * merge.models.len() as f64);
-                (of(*first), Cost { flops, ..alone })
+                (inherited, Cost { flops, ..alone })
             }
         };
         architectures.push(architecture);
         costs.push(cost);
     }
     costs
+}
+
+impl Cost {
+    /// Of a turn that comes in every so many steps.
+    fn in_every(self, every: u32) -> Cost {
+        let part = |all: u64| all / u64::from(every.max(1));
+        Cost {
+            sequences: self.sequences.map(part),
+            tokens: self.tokens.map(part),
+            flops: self.flops.map(|flops| flops / f64::from(every.max(1))),
+            ..self
+        }
+    }
+
+    /// Of two models that learn in the same stage: both are in memory.
+    fn beside(self, other: Cost) -> Cost {
+        let sum = |one: Option<u64>, other: Option<u64>| Some(one?.saturating_add(other?));
+        Cost {
+            parameters: sum(self.parameters, other.parameters),
+            trained: sum(self.trained, other.trained),
+            sequences: sum(self.sequences, other.sequences),
+            tokens: sum(self.tokens, other.tokens),
+            flops: self.flops.zip(other.flops).map(|(one, other)| one + other),
+            memory: sum(self.memory, other.memory),
+        }
+    }
 }
 
 fn weights_alone(parameters: Option<u64>) -> Cost {
@@ -78,6 +110,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             Teacher::Student(_) => parameters,
             // Those that it is made of are scorers themselves.
             Teacher::Composed(_) => Some(0),
+            Teacher::Learner { start, .. } => of(*start),
         }))
     };
     let scorers: Option<Vec<(Role, u64)>> =

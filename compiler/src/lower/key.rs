@@ -12,8 +12,9 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     AdamW, Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation,
-    Experiment, Formula, Ladder, Length, Live, MergeMethod, ModelId, Objective, Pretrained, PromptFormat,
-    Recipe, Reward, Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
+    Experiment, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Pretrained,
+    PromptFormat, Recipe, Reward, Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
+    Trainable,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -71,6 +72,9 @@ enum StageMeaning<'a> {
     /// None where files are not known by their paths.
     Load(Option<&'a Pretrained>),
     Train(Box<TrainMeaning<'a>>),
+    /// The place of its turn, how often it comes, and what it learns.
+    Joint(Vec<(u32, u32, TrainMeaning<'a>)>),
+    Learner(String, u32),
     Merge {
         method: &'a MergeMethod,
         base: Option<String>,
@@ -126,6 +130,7 @@ fn arms<'a>(
             Teacher::Model(model) => WeightsMeaning::Model(of(model)),
             Teacher::Student(copy) => WeightsMeaning::Student(*copy),
             Teacher::Composed(composition) => WeightsMeaning::Composed(composition),
+            Teacher::Learner { learner, .. } => WeightsMeaning::Learner(*learner),
         };
         let sees = choice.sees.as_ref().map(|view| view.pieces.as_slice());
         let teacher = TeacherMeaning { weights, sees };
@@ -153,6 +158,8 @@ enum WeightsMeaning<'a> {
     Student(StudentCopy),
     /// Its roles are places in the list of scorers.
     Composed(&'a Composition),
+    /// Its place in the stage.
+    Learner(u32),
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.
@@ -232,51 +239,68 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
                 models: merge.models.iter().map(of).collect(),
             },
             Stage::Train(train) => {
-                let arms = |scorer| arms(experiment, train, scorer, files, &of);
-                StageMeaning::Train(Box::new(TrainMeaning {
-                    recipe: train.recipe,
-                    start: of(&train.start),
-                    mixture: train
-                        .mixture
-                        .iter()
-                        .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
-                        .collect(),
-                    sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
-                    teachers: arms(train.scorers.routed()),
-                    references: train
-                        .scorers
-                        .references()
-                        .map(|(domain, reference)| {
-                            (domain_of(experiment, train, domain, files), of(&reference))
-                        })
-                        .collect(),
-                    scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
-                    prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
-                    passes: train.passes,
-                    filter: &train.filter,
-                    objective: ObjectiveMeaning::of(&train.objective),
-                    own_data: train
-                        .own_data
-                        .iter()
-                        .map(|own| {
-                            let prefixes = own.rollout.key(&|id| Value::Text(of(&id)));
-                            (prefixes, ObjectiveMeaning::of(&own.objective))
-                        })
-                        .collect(),
-                    trainable: &train.trainable,
-                    optimizer: &train.optimizer,
-                    length: train.length,
-                    learning_rate: &train.learning_rate,
-                    ema: train.ema,
-                    micro_batch: train.execution.micro_batch,
-                }))
+                StageMeaning::Train(Box::new(TrainMeaning::of(experiment, train, files, &of)))
             }
+            Stage::Joint(joint) => {
+                let learners = joint.learners.iter().map(|Learner { turn, every, train, .. }| {
+                    (*turn, *every, TrainMeaning::of(experiment, train, files, &of))
+                });
+                StageMeaning::Joint(learners.collect())
+            }
+            Stage::Learner { joint, learner, .. } => StageMeaning::Learner(of(joint), *learner),
         };
         // Where it is computed is added at run time.
         texts.push(text("mopd stage", VERSION, &(experiment.dtype, meaning)));
         keys.extend(texts.last().map(|text| hashed(text)));
     }
     texts
+}
+
+impl<'a> TrainMeaning<'a> {
+    /// `of` is the key of a model.
+    fn of(
+        experiment: &'a Experiment<Objective>,
+        train: &'a Train<Objective>,
+        files: Files,
+        of: &dyn Fn(&ModelId) -> String,
+    ) -> TrainMeaning<'a> {
+        let arms = |scorer| arms(experiment, train, scorer, files, of);
+        TrainMeaning {
+            recipe: train.recipe,
+            start: of(&train.start),
+            mixture: train
+                .mixture
+                .iter()
+                .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
+                .collect(),
+            sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
+            teachers: arms(train.scorers.routed()),
+            references: train
+                .scorers
+                .references()
+                .map(|(domain, reference)| (domain_of(experiment, train, domain, files), of(&reference)))
+                .collect(),
+            scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
+            prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
+            passes: train.passes,
+            filter: &train.filter,
+            objective: ObjectiveMeaning::of(&train.objective),
+            own_data: train
+                .own_data
+                .iter()
+                .map(|own| {
+                    let prefixes = own.rollout.key(&|id| Value::Text(of(&id)));
+                    (prefixes, ObjectiveMeaning::of(&own.objective))
+                })
+                .collect(),
+            trainable: &train.trainable,
+            optimizer: &train.optimizer,
+            length: train.length,
+            learning_rate: &train.learning_rate,
+            ema: train.ema,
+            micro_batch: train.execution.micro_batch,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -289,6 +313,9 @@ enum StreamMeaning {
         start: u64,
         mixture: Vec<f64>,
     },
+    /// Shares, model by model.
+    Joint(Vec<(u64, Vec<f64>)>),
+    Learner(u64, u32),
     Merge {
         base: Option<u64>,
         models: Vec<u64>,
@@ -307,6 +334,14 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
                 let mixture = train.mixture.iter().map(|share| share.share).collect();
                 StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture }
             }
+            Stage::Joint(_) => {
+                let shares = |train: &Train<Objective>| {
+                    let shares = train.mixture.iter().map(|share| share.share);
+                    (of(&train.start), shares.collect())
+                };
+                StreamMeaning::Joint(model.stage.trains().into_iter().map(shares).collect())
+            }
+            Stage::Learner { joint, learner, .. } => StreamMeaning::Learner(of(joint), *learner),
             Stage::Merge(merge) => StreamMeaning::Merge {
                 base: merge.base.as_ref().map(of),
                 models: merge.models.iter().map(of).collect(),

@@ -30,8 +30,8 @@ use narrow::settings::Settings;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    Comparison, Domain, Experiment, Live, Model, ModelId, Objective, OwnData, Place, Plan, SCHEMA, Stage,
-    StageFacts, Train,
+    Comparison, Domain, Experiment, Joint, Learner, Live, Model, ModelId, Objective, OwnData, Place, Plan,
+    SCHEMA, Stage, StageFacts, Train,
 };
 use crate::refusal::Origins;
 
@@ -60,15 +60,16 @@ pub fn compile(
     let mut findings = Findings(settings.refusals);
     findings.add(numbers::check(&domains, &models, &comparisons, origins));
     for model in &experiment.models {
-        if let checked::Stage::Train(train) = &model.stage {
+        for train in checked_trains(&model.stage) {
             let roles = &narrow::roles::find(train, &experiment.teachers).roles;
             findings.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
         }
     }
     let tokens = vocabularies(&models);
     let mut lowered = Vec::with_capacity(models.len());
-    for (model, tokens) in models.into_iter().zip(tokens) {
-        match self::lowered(model, tokens, &experiment.teachers, origins, fused) {
+    let of_start = |start: ModelId| tokens.get(start.0 as usize).copied().flatten();
+    for model in models {
+        match self::lowered(model, &of_start, &experiment.teachers, origins, fused) {
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
@@ -161,72 +162,99 @@ fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
         let of = |id: ModelId| found.get(id.0 as usize).copied().flatten();
         let tokens = match &model.stage {
             Stage::Initialise(architecture) => architecture.tokenizer.vocabulary(),
-            Stage::Load(_) => None,
-            Stage::Train(train) => of(train.start),
-            Stage::Merge(merge) => merge.base.or(merge.models.first().copied()).and_then(of),
+            _ => model.stage.start().and_then(of),
         };
         found.push(tokens);
     }
     found
 }
 
+/// What a stage trains on, model by model.
+fn checked_trains(stage: &checked::Stage) -> Vec<&checked::Train> {
+    match stage {
+        checked::Stage::Train(train) => vec![train.as_ref()],
+        checked::Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// `tokens` answers how many there are for a model.
 fn lowered(
     model: Model<&checked::Train>,
-    tokens: Option<u32>,
+    tokens: &dyn Fn(ModelId) -> Option<u32>,
     teachers: &[checked::Teacher],
     origins: Origins,
     fused: bool,
 ) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
+    let train = |of: Train<&checked::Train>| {
+        let tokens = tokens(of.start);
+        trained(of, tokens, teachers, origins, fused)
+    };
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
         Stage::Load(pretrained) => Stage::Load(pretrained),
         Stage::Merge(merge) => Stage::Merge(merge),
-        Stage::Train(train) => {
-            let checked = train.objective;
-            let roles = &narrow::roles::find(checked, teachers).roles;
-            let ladders = checked.ladders();
-            let origins = Origins { roles, ladders: &ladders, ..origins };
-            let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
-            let rollouts =
-                std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
-            let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
-            for (rollout, part) in rollouts.zip(checked.parts()) {
-                let temperature = part.objective.temperature_on(&part.rollout);
-                let form = match first {
-                    None => whole.clone(),
-                    Some(_) => normal_form(&part.objective, Some((&part.rollout, part.keep))),
-                };
-                match objective::lower(&part.objective, (temperature, tokens), form, origins, fused) {
-                    Ok(objective) if first.is_none() => first = Some((rollout, objective)),
-                    Ok(objective) => own_data.push(OwnData { rollout, objective }),
-                    // Terms that are multiplied away need no completions, unless all are.
-                    Err(error) if error.code == Code::NothingLive => failed = failed.or(Some(error)),
-                    Err(error) => return Err(error),
-                }
-            }
-            let Some((rollout, objective)) = first else {
-                return Err(failed.expect("an objective has a term"));
+        Stage::Learner { joint, learner, start } => Stage::Learner { joint, learner, start },
+        Stage::Train(of) => Stage::Train(Box::new(train(*of)?)),
+        Stage::Joint(joint) => {
+            let learner = |Learner { name, step, turn, every, train: of }| {
+                Ok(Learner { name, step, turn, every, train: train(of)? })
             };
-            Stage::Train(Box::new(Train {
-                recipe: train.recipe,
-                start: train.start,
-                mixture: train.mixture,
-                sees: train.sees,
-                scorers: train.scorers,
-                objective,
-                own_data,
-                rollout,
-                passes: train.passes,
-                filter: train.filter,
-                trainable: train.trainable,
-                optimizer: train.optimizer,
-                length: train.length,
-                learning_rate: train.learning_rate,
-                ema: train.ema,
-                execution: train.execution,
-            }))
+            let learners = joint.learners.into_iter().map(learner);
+            Stage::Joint(Joint { learners: learners.collect::<Result<_, Box<Diagnostic>>>()? })
         }
     };
     Ok(Model { name, stage, origin })
+}
+
+fn trained(
+    train: Train<&checked::Train>,
+    tokens: Option<u32>,
+    teachers: &[checked::Teacher],
+    origins: Origins,
+    fused: bool,
+) -> Result<Train<Objective>, Box<Diagnostic>> {
+    let checked = train.objective;
+    let roles = &narrow::roles::find(checked, teachers).roles;
+    let ladders = checked.ladders();
+    let origins = Origins { roles, ladders: &ladders, ..origins };
+    let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
+    let rollouts = std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
+    let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
+    for (rollout, part) in rollouts.zip(checked.parts()) {
+        let temperature = part.objective.temperature_on(&part.rollout);
+        let form = match first {
+            None => whole.clone(),
+            Some(_) => normal_form(&part.objective, Some((&part.rollout, part.keep))),
+        };
+        match objective::lower(&part.objective, (temperature, tokens), form, origins, fused) {
+            Ok(objective) if first.is_none() => first = Some((rollout, objective)),
+            Ok(objective) => own_data.push(OwnData { rollout, objective }),
+            // Terms that are multiplied away need no completions, unless all are.
+            Err(error) if error.code == Code::NothingLive => failed = failed.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let Some((rollout, objective)) = first else {
+        return Err(failed.expect("an objective has a term"));
+    };
+    Ok(Train {
+        recipe: train.recipe,
+        start: train.start,
+        mixture: train.mixture,
+        sees: train.sees,
+        scorers: train.scorers,
+        objective,
+        own_data,
+        rollout,
+        passes: train.passes,
+        filter: train.filter,
+        trainable: train.trainable,
+        optimizer: train.optimizer,
+        length: train.length,
+        learning_rate: train.learning_rate,
+        ema: train.ema,
+        execution: train.execution,
+    })
 }

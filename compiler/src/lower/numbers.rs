@@ -41,8 +41,8 @@ pub(super) fn check<O>(
                 ];
                 finite(&numbers, &what, model.origin);
             }
-            Stage::Load(_) => {}
-            Stage::Train(train) => {
+            Stage::Load(_) | Stage::Learner { .. } => {}
+            Stage::Train(_) | Stage::Joint(_) => model.stage.trains().into_iter().for_each(|train| {
                 let optimizer = &train.optimizer;
                 let numbers = [
                     ("`beta1`", optimizer.beta1),
@@ -61,7 +61,7 @@ pub(super) fn check<O>(
                 let samplings = train.producers().flat_map(|producer| producer.drawn());
                 let temperatures: Vec<_> = samplings.map(|(_, sampling)| temperature(sampling)).collect();
                 finite(&temperatures, &what, model.origin);
-            }
+            }),
             Stage::Merge(merge) => {
                 let numbers = match merge.method {
                     MergeMethod::Average => vec![],

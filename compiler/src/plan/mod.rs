@@ -9,6 +9,7 @@ pub mod producers;
 pub mod results;
 mod scorers;
 mod settings;
+mod stages;
 pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
@@ -21,9 +22,10 @@ pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,
     Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model,
     ModelId, Normalized, Origin, Over, OwnData, Pretrained, Projection, PromptFormat, Recipe, Reward, Row,
-    Sampling, Schedule, SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
-    Trainable, WeightFilter, WeightGroup,
+    Sampling, Schedule, SettingMark, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
+    WeightFilter, WeightGroup,
 };
+pub use stages::{Joint, Learner, Stage};
 pub use views::View;
 
 use crate::expr::graph::{Graph, NodeId};

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
+use super::stages::Stage;
 use super::{Composition, Formula, Moving, Producer, Rollout, Scorers, View};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -111,34 +112,6 @@ pub struct Model<O> {
     pub origin: Origin,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "stage", rename_all = "snake_case")]
-pub enum Stage<O> {
-    /// Random weights.
-    Initialise(Architecture),
-    /// Weights that exist already, in files that the plan names.
-    Load(Pretrained),
-    Train(Box<Train<O>>),
-    Merge(Merge),
-}
-
-impl<O> Stage<O> {
-    /// The models that must exist before this stage can run, without repetition.
-    pub fn inputs(&self) -> Vec<ModelId> {
-        let mut inputs = match self {
-            Stage::Initialise(_) | Stage::Load(_) => Vec::new(),
-            Stage::Train(train) => std::iter::once(train.start)
-                .chain(train.scorers.models())
-                .chain(train.producers().flat_map(Producer::models))
-                .collect(),
-            Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
-        };
-        inputs.sort();
-        inputs.dedup();
-        inputs
-    }
-}
-
 /// A decoder: RMSNorm, rotary positions, grouped heads, a gated feed-forward part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
@@ -219,6 +192,12 @@ impl<O: Clone> Train<O> {
 }
 
 impl<O> Train<O> {
+    /// The models that must exist before, with repetition.
+    pub fn inputs(&self) -> Vec<ModelId> {
+        let writers = self.producers().flat_map(Producer::models);
+        std::iter::once(self.start).chain(self.scorers.models()).chain(writers).collect()
+    }
+
     /// The stage's rollout, then those of terms with completions of their own.
     pub fn rollouts(&self) -> impl Iterator<Item = &Rollout> {
         std::iter::once(&self.rollout).chain(self.own_data.iter().map(|own| &own.rollout))
@@ -267,6 +246,8 @@ pub enum Recipe {
     Grpo,
     Distill,
     Dpo,
+    /// A step of `train`.
+    Step,
 }
 
 impl Recipe {
@@ -276,6 +257,7 @@ impl Recipe {
             Recipe::Grpo => "grpo",
             Recipe::Distill => "distill",
             Recipe::Dpo => "dpo",
+            Recipe::Step => "train",
         }
     }
 }
@@ -310,6 +292,11 @@ pub enum Teacher {
     Student(StudentCopy),
     /// Made of those of other scorers.
     Composed(Composition),
+    /// Another model of the same stage, by its place among them, as it is at this step. It begins as `start`.
+    Learner {
+        learner: u32,
+        start: ModelId,
+    },
 }
 
 impl Teacher {
@@ -317,8 +304,13 @@ impl Teacher {
     pub fn model(&self) -> Option<ModelId> {
         match self {
             Teacher::Model(model) => Some(*model),
-            Teacher::Student(_) | Teacher::Composed(_) => None,
+            Teacher::Student(_) | Teacher::Composed(_) | Teacher::Learner { .. } => None,
         }
+    }
+
+    /// A model of its form: itself, or what it begins as.
+    pub fn form(&self) -> Option<ModelId> {
+        if let Teacher::Learner { start, .. } = self { Some(*start) } else { self.model() }
     }
 
     pub fn composition(&self) -> Option<&Composition> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::producers::Once;
-use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train};
+use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 use tch::Device;
 
 use crate::failure::Result;
@@ -61,10 +61,10 @@ impl Shapes {
             weights.push(match &model.stage {
                 Stage::Initialise(_) => None,
                 Stage::Load(_) => form.loaded.as_ref().map(|loaded| loaded.weights.clone()),
-                Stage::Train(train) => weights[train.start.0 as usize].clone(),
                 Stage::Merge(merge) => {
                     merge.base.iter().chain(&merge.models).find_map(|id| weights[id.0 as usize].clone())
                 }
+                stage => stage.start().and_then(|start| weights[start.0 as usize].clone()),
             });
         }
         Shapes {
@@ -75,7 +75,9 @@ impl Shapes {
     }
 }
 
-/// What a stage that trains will take on this machine, alone; none for other stages.
+/// What a stage that trains will take on this machine, alone; none for other stages. Of several models that
+/// learn in turns, the turns add up, and all are in memory during each: weights and moments of all, and
+/// besides what the turn itself takes.
 pub fn predict(
     plan: &Plan,
     model: ModelId,
@@ -83,15 +85,59 @@ pub fn predict(
     shapes: &Shapes,
     steps: u32,
     machine: &Machine,
-    (device, budget): (Device, Budget),
+    on: (Device, Budget),
 ) -> Result<Option<Prediction>> {
-    let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
+    let stage = &plan.experiment.model(model).stage;
+    let learners = stage.trains();
+    let every = |place: usize| match stage {
+        Stage::Joint(joint) => joint.learners[place].every.max(1),
+        _ => 1,
+    };
+    // A turn's own are in what its trial takes.
+    let moments = |train: &Train<Objective>| match train.trainable {
+        Trainable::Weights { .. } => 8 * Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64,
+        Trainable::Adapter(_) => 0,
+    };
+    let all: u64 = learners.iter().copied().map(moments).sum();
+    let mut whole: Option<Prediction> = None;
+    for (place, train) in learners.iter().copied().enumerate() {
+        let turn = turn(plan, (&learners, place), domains, shapes, steps / every(place), machine, on)?;
+        let memory = turn.memory + all - moments(train);
+        whole = Some(match whole {
+            None => Prediction { memory, ..turn },
+            Some(before) => Prediction {
+                seconds: before.seconds + turn.seconds,
+                rollout: before.rollout + turn.rollout,
+                scoring: before.scoring + turn.scoring,
+                update: before.update + turn.update,
+                memory: before.memory.max(memory),
+                resting: before.resting.min(turn.resting),
+            },
+        });
+    }
+    Ok(whole)
+}
+
+/// What the turns of the model in its place take, so many in all.
+fn turn(
+    plan: &Plan,
+    (learners, place): (&[&Train<Objective>], usize),
+    domains: &[DomainData],
+    shapes: &Shapes,
+    steps: u32,
+    machine: &Machine,
+    (device, budget): (Device, Budget),
+) -> Result<Prediction> {
+    let train = learners[place];
+    let model = train.start;
     let kind = kind(plan.experiment.dtype);
     // What is written once for each prompt is tried as drawn at every step.
     let mut afresh = train.clone();
     afresh.each_rollout(|rollout| rollout.producer.draw_afresh());
     let trial = Trial {
         train: &afresh,
+        learners,
+        place,
         model,
         domains,
         shapes,
@@ -122,7 +168,7 @@ pub fn predict(
     let [scoring, update] = [taken.scoring, taken.update].map(|each| each * steps);
     let seconds = taken.around + rollout + scoring + update + saved;
     let (memory, resting) = (taken.memory as u64, taken.resting as u64);
-    Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
+    Ok(Prediction { seconds, rollout, scoring, update, memory, resting })
 }
 
 /// The part of the groups of so many steps that must be written, where a prompt has the same whenever it comes.

@@ -21,7 +21,7 @@ use crate::prepare::{DomainData, trained};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
-use crate::train::{self, Route, Source};
+use crate::train::{self, Route, Source, Turn};
 
 /// Steps of a trial; the first is for warming up.
 const STEPS: u32 = 4;
@@ -30,6 +30,10 @@ const FEW_STEPS: u32 = 3;
 
 pub struct Trial<'a> {
     pub train: &'a Train<Objective>,
+    /// All that learn in the stage, and which of them this is.
+    pub learners: &'a [&'a Train<Objective>],
+    pub place: usize,
+    /// Of its form.
     pub model: ModelId,
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes,
@@ -168,17 +172,16 @@ impl Trial<'_> {
         // Verifiers of the author's are not asked about nonsense.
         let verifier =
             Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
-        let sources = self.sources(&verifier)?;
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
         let resting = reset_peak_memory().unwrap_or(0);
         let started = Instant::now();
-        let rows = self.train(&train, &sources, steps, size)?;
+        let rows = self.train(&train, &verifier, steps, size)?;
         let seconds = started.elapsed().as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
             reset_peak_memory();
-            exactly(|| self.train(&train, &sources, 1, size))?;
+            exactly(|| self.train(&train, &verifier, 1, size))?;
         }
         // In a run, what a stage starts from stays in the files of earlier ones.
         let memory = peak_since_reset().unwrap_or(0).saturating_sub(self.given(size)) as f64;
@@ -241,8 +244,7 @@ impl Trial<'_> {
         train
     }
 
-    fn sources<'s>(&'s self, verifier: &'s Verifier) -> Result<Vec<Source<'s>>> {
-        let train = self.train;
+    fn sources<'s>(&'s self, train: &Train<Objective>, verifier: &'s Verifier) -> Result<Vec<Source<'s>>> {
         let source = |share: &Share| {
             let data = &self.domains[share.domain.0 as usize];
             Ok(Source {
@@ -253,7 +255,7 @@ impl Trial<'_> {
                 scorers: train.scorers.beside_the_routed(share.domain),
                 prompts: trained(data)?,
                 tokens: trained(data)?
-                    .seen(&self.shapes.tokenizers[self.model.0 as usize], train.sees.as_ref())?,
+                    .seen(&self.shapes.tokenizers[train.start.0 as usize], train.sees.as_ref())?,
                 limit: data.limit,
                 verifier,
             })
@@ -263,7 +265,9 @@ impl Trial<'_> {
 
     /// The models beside the student, each once.
     fn beside(&self) -> BTreeSet<ModelId> {
-        super::teachers(self.train).collect()
+        // The others that learn are in memory like models that do not.
+        let learners = self.learners.iter().map(|other| other.start);
+        super::teachers(self.train).chain(learners.filter(|id| *id != self.train.start)).collect()
     }
 
     /// As it will be, however small the models are here.
@@ -310,26 +314,53 @@ impl Trial<'_> {
     fn train(
         &self,
         train: &Train<Objective>,
-        sources: &[Source],
+        verifier: &Verifier,
         steps: u32,
         size: Size,
     ) -> Result<Vec<Row>> {
         let quiet = Control::new(std::io::sink());
-        let start = self.weights(train.start, size, true);
+        let start = self.weights(self.train.start, size, true);
+        let mut stages = Vec::with_capacity(self.learners.len());
+        for (place, other) in self.learners.iter().copied().enumerate() {
+            let own = place == self.place;
+            // The others are there, and it is never their turn.
+            let every = if own { 1 } else { u32::MAX };
+            let turn = Turn { name: None, place: place as u32, every };
+            let settings = if own { train } else { other };
+            stages.push(self.stage(settings, (turn, &start), verifier, steps, size, &quiet)?);
+        }
+        train::train_in_turns(&stages, None)
+            .map(|trained| trained.record.rows)
+            .map_err(|stopped| stopped.error)
+    }
+
+    fn stage<'s>(
+        &'s self,
+        train: &'s Train<Objective>,
+        (turn, own_start): (Turn<'s>, &Arc<Weights>),
+        verifier: &'s Verifier,
+        steps: u32,
+        size: Size,
+        control: &'s Control,
+    ) -> Result<train::Stage<'s>> {
+        // Of several that begin alike, all begin with the same numbers.
+        let same = train.start == self.train.start;
+        let start = if same { own_start.clone() } else { self.weights(train.start, size, false) };
         let mut teachers: HashMap<ModelId, Arc<Weights>> = HashMap::new();
         for id in super::teachers(train) {
             // A student's own start is one model, whoever reads it.
             let one = || if id == train.start { start.clone() } else { self.weights(id, size, false) };
             teachers.entry(id).or_insert_with(one);
         }
-        let stage = train::Stage {
+        Ok(train::Stage {
             name: "trial",
             seed: 0,
             stream: 0,
             part: 0,
             train,
+            turn,
             steps,
-            sources: sources.to_vec(),
+            sources: self.sources(train, verifier)?,
             start,
             models: teachers,
             models_fit: Some(self.models_fit()),
@@ -339,8 +370,7 @@ impl Trial<'_> {
             device: self.device,
             kind: self.kind,
             environments: Environments::Untouched,
-            control: &quiet,
-        };
-        train::train(&stage, None).map(|trained| trained.record.rows).map_err(|stopped| stopped.error)
+            control,
+        })
     }
 }

@@ -97,9 +97,8 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
                 let Weights { config, tokenizer, .. } = loaded.weights.clone();
                 Form { config, tokenizer, loaded: Some(loaded) }
             }
-            Stage::Train(train) => inherited(&train.start)?,
-            Stage::Merge(merge) => match merge.base.iter().chain(&merge.models).next() {
-                Some(from) => inherited(from)?,
+            stage => match stage.start() {
+                Some(from) => inherited(&from)?,
                 None => return Err(Error::new(FailureKind::Runtime, "a merge of no models").at(model.origin)),
             },
         };
@@ -131,8 +130,8 @@ pub fn prepare(
     }
     for id in stages {
         let model = plan.experiment.model(*id);
-        if let Stage::Train(train) = &model.stage {
-            check_training(train, *id, &domains, forms).map_err(|error| error.at(model.origin))?;
+        for train in model.stage.trains() {
+            check_training(train, train.start, &domains, forms).map_err(|error| error.at(model.origin))?;
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,
@@ -170,9 +169,9 @@ fn load(
         Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
     };
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
-    let plays = |stage: &ModelId| match &plan.experiment.model(*stage).stage {
-        Stage::Train(train) => train.producers().any(|producer| !producer.environments().is_empty()),
-        _ => false,
+    let plays = |stage: &ModelId| {
+        let trains = plan.experiment.model(*stage).stage.trains().into_iter();
+        trains.flat_map(Train::producers).any(|producer| !producer.environments().is_empty())
     };
     // An environment gets them too.
     let whole = verifier.reads_rows() || stages.iter().any(plays);
@@ -186,10 +185,8 @@ fn load(
     };
     let mut trained_on = false;
     let mut routes: Vec<Vec<DataFormula>> = Vec::new();
-    for stage in stages {
-        if let Stage::Train(train) = &plan.experiment.model(*stage).stage
-            && train.mixture.iter().any(|share| share.domain == id)
-        {
+    for train in stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains()) {
+        if train.mixture.iter().any(|share| share.domain == id) {
             trained_on = true;
             let conditions = train.conditions(id);
             if !conditions.is_empty() && !routes.contains(&conditions) {
@@ -264,7 +261,7 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         // Of the student and all that have a role in the domain, the shortest.
         let of_role = |role: Role| {
             let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
-            choices.filter_map(|choice| choice.teacher.model()).map(context).fold(context(model), u32::min)
+            choices.filter_map(|choice| choice.teacher.form()).map(context).fold(context(model), u32::min)
         };
         let sees = train.sees.as_ref();
         let fields = || train.producers().flat_map(Producer::fields_of_data);
@@ -292,7 +289,7 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         for choice in train.scorers.readers(share.domain) {
             let Some(view) = &choice.sees else { continue };
             let longest = |field| prompts.longest(tokenizer, Some(view), field);
-            let context = context(choice.teacher.model().unwrap_or(model));
+            let context = context(choice.teacher.form().unwrap_or(model));
             for field in fields() {
                 longest(Some(field))?.fits(0, context)?;
             }
@@ -308,7 +305,7 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                     Role::REFERENCE => "the reference".to_owned(),
                     _ => format!("the teacher `{}`", choice.name),
                 };
-                Some((name, choice.teacher.model()?))
+                Some((name, choice.teacher.form()?))
             })
         });
         let writers = train

@@ -10,8 +10,8 @@ use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::producers::{Once, Writer};
 use mopd_compiler::plan::views::Piece;
 use mopd_compiler::plan::{
-    DataFormula, Domain, DomainId, Evaluation, Keep, Length, ModelId, Objective, Plan, PromptFormat, Reward,
-    Rollout, Sampling, Stage, Tokenizer, Train,
+    DataFormula, Domain, DomainId, Evaluation, Keep, Learner, Length, ModelId, Objective, Plan, PromptFormat,
+    Reward, Rollout, Sampling, Stage, Tokenizer, Train,
 };
 use serde::Serialize;
 
@@ -31,8 +31,16 @@ pub struct Keys {
 
 struct TaskKeys {
     result: String,
+    /// Of the other models that the stage trains.
+    beside: Vec<String>,
     rollouts: Option<String>,
     scores: Vec<(ModelId, String)>,
+}
+
+impl TaskKeys {
+    fn of(result: String) -> TaskKeys {
+        TaskKeys { result, beside: Vec::new(), rollouts: None, scores: Vec::new() }
+    }
 }
 
 /// Raised whenever scores of the same name are other numbers, or are written down otherwise.
@@ -175,6 +183,11 @@ fn hashed(kind: &str, key: &impl Serialize) -> String {
     keys::hash(kind, keys::VERSION, key).to_hex().to_string()
 }
 
+/// Of one of the models that a stage trains, by its place among them.
+fn learner_key(joint: &str, learner: u32) -> String {
+    hashed("mopd learner", &(joint, learner))
+}
+
 /// What keys are made from.
 struct Maker<'a> {
     plan: &'a Plan,
@@ -210,6 +223,16 @@ impl Keys {
         &self.tasks[task].result
     }
 
+    /// Of the other models that a stage trains.
+    pub fn beside(&self, task: usize) -> &[String] {
+        &self.tasks[task].beside
+    }
+
+    /// Of all that a task leaves.
+    pub fn all_of(&self, task: usize) -> impl Iterator<Item = &str> {
+        std::iter::once(self.of(task)).chain(self.beside(task).iter().map(String::as_str))
+    }
+
     /// Of what a model says of a stage's data, where that is kept.
     pub fn of_scores(&self, task: usize, model: ModelId) -> Option<&str> {
         self.tasks[task].scores.iter().find(|(known, _)| *known == model).map(|(_, key)| key.as_str())
@@ -233,16 +256,12 @@ impl<'a> Maker<'a> {
         match &task.work {
             Work::Stage(model) => match &self.forms[model.0 as usize].loaded {
                 // Neither its name nor the seed changes what it is.
-                Some(loaded) => TaskKeys {
-                    result: hashed("mopd loaded", &loaded.content),
-                    rollouts: None,
-                    scores: Vec::new(),
-                },
+                Some(loaded) => TaskKeys::of(hashed("mopd loaded", &loaded.content)),
                 None => self.stage(task, *model, computed, before),
             },
             Work::Evaluate { model, domain, comparisons } => {
                 let key = self.evaluation(task, (*model, *domain), comparisons, computed, before);
-                TaskKeys { result: hashed("mopd evaluation", &key), rollouts: None, scores: Vec::new() }
+                TaskKeys::of(hashed("mopd evaluation", &key))
             }
         }
     }
@@ -269,6 +288,21 @@ impl<'a> Maker<'a> {
                 key.tokenizer = (architecture.tokenizer != Tokenizer::Bytes).then(|| form.tokenizer.hash());
             }
             Stage::Load(_) | Stage::Merge(_) => {}
+            Stage::Learner { learner, .. } => {
+                return TaskKeys::of(learner_key(&before[task.needs[0]].result, *learner));
+            }
+            // What frozen models write and say is not kept for whoever learns in turns.
+            Stage::Joint(joint) => {
+                for Learner { train, .. } in &joint.learners {
+                    let data = train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
+                    let form = self.form(train.start);
+                    key.data.extend(data.map(|data| DataKey::of(data, data.train.as_deref(), form)));
+                }
+                let keys = TaskKeys::of(hashed("mopd result", &key));
+                let others = 1..joint.learners.len() as u32;
+                let beside = others.map(|learner| learner_key(&keys.result, learner)).collect();
+                return TaskKeys { beside, ..keys };
+            }
             Stage::Train(train) => {
                 let stream = stream(self.plan, model, self.domains);
                 let data = train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
@@ -303,7 +337,7 @@ impl<'a> Maker<'a> {
                     .collect();
             }
         }
-        TaskKeys { result: hashed("mopd result", &key), rollouts, scores }
+        TaskKeys { rollouts, scores, ..TaskKeys::of(hashed("mopd result", &key)) }
     }
 
     fn rollouts<'k>(

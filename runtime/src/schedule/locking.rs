@@ -50,7 +50,8 @@ impl Scheduler<'_> {
 
     pub(super) fn access(&self, task: usize) -> Result<Access> {
         let loads = |work: &Work| matches!(work, Work::Stage(id) if is_load(self.plan, *id));
-        if loads(&self.tasks[task].work) || (self.store.has(self.keys.of(task)) && !self.anew(task)) {
+        let there = || self.keys.all_of(task).all(|key| self.store.has(key));
+        if loads(&self.tasks[task].work) || (there() && !self.anew(task)) {
             return Ok(Access::Read);
         }
         let Some(held) = self.store.try_lock(self.keys.of(task))? else {
@@ -152,7 +153,9 @@ pub(super) fn register(
     let mut needs = BTreeMap::new();
     for (index, task) in tasks.iter().enumerate() {
         if !matches!(task.work, Work::Stage(id) if is_load(plan, id)) {
-            needs.entry(keys.of(index).to_owned()).or_insert_with(|| about(plan, task));
+            for key in keys.all_of(index) {
+                needs.entry(key.to_owned()).or_insert_with(|| about(plan, task));
+            }
             if let Some(rollouts) = keys.of_rollouts(index) {
                 needs.insert(rollouts.to_owned(), rollouts_of(&about(plan, task)));
             }

@@ -156,8 +156,12 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
 pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
     let mut forced: Vec<bool> = Vec::with_capacity(tasks.len());
     for task in tasks {
+        // Whoever wants another model of a stage wants the stage.
+        let beside = |made: ModelId, stage: &Stage<Objective>| matches!(stage, Stage::Learner { joint, .. } if *joint == made);
         let named = match task.work {
-            Work::Stage(model) => from.contains(&plan.experiment.model(model).name),
+            Work::Stage(made) => plan.experiment.models.iter().zip(0..).any(|(model, id)| {
+                (ModelId(id) == made || beside(made, &model.stage)) && from.contains(&model.name)
+            }),
             Work::Evaluate { .. } => false,
         };
         forced.push(named || task.needs.iter().any(|need| forced[*need]));
@@ -182,16 +186,21 @@ pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
 /// lie.
 pub fn stream(plan: &Plan, model: ModelId, domains: &[DomainData]) -> u64 {
     let of_plan = plan.stages[model.0 as usize].stream;
-    let Stage::Train(train) = &plan.experiment.model(model).stage else { return of_plan };
-    let content =
-        train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
+    let trains = plan.experiment.model(model).stage.trains();
+    if trains.is_empty() {
+        return of_plan;
+    }
+    let content = trains
+        .iter()
+        .flat_map(|train| &train.mixture)
+        .filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
     let content: Vec<&str> = content.map(|prompts| prompts.dataset.hash.as_str()).collect();
     stream_of(&format!("{of_plan} {}", content.join(" ")))
 }
 
 /// Steps of a stage; what does not train has none.
 pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
-    if let Stage::Train(train) = stage { training_steps(train, domains) } else { 0 }
+    stage.trains().first().map_or(0, |train| training_steps(train, domains))
 }
 
 /// An epoch is as many prompts as the domains have together, or as many sequences as the teachers are asked

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
-use mopd_compiler::plan::{DomainId, Plan, SCHEMA, Stage};
+use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
 use mopd_store::Lock;
 use tch::{Device, Kind};
 
@@ -145,9 +145,11 @@ fn prepared(
         control.warn(warning);
     }
     let widths = super::threads(&tasks, &forms, cores());
-    let environments = plan.experiment.models.iter().map(|model| match &model.stage {
-        Stage::Train(train) => environments(train, base).map_err(|error| error.at(model.origin)),
-        _ => Ok(Vec::new()),
+    let environments = plan.experiment.models.iter().map(|model| {
+        let trains = model.stage.trains();
+        let each = trains.into_iter().map(|train| environments(train, base));
+        let all = each.collect::<Result<Vec<_>>>().map_err(|error| error.at(model.origin))?;
+        Ok(all.into_iter().flatten().collect())
     });
     let environments = environments.collect::<Result<_>>()?;
     Ok(Prepared { tasks, forms, widths, domains, environments })
@@ -198,7 +200,7 @@ pub fn run(
     let keys = Keys::new(plan, tasks, forms, (domains, environments), &numeric, widths, &job.forks);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
-    let waiting = |index: usize| forced[index] || !store.has(keys.of(index));
+    let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();

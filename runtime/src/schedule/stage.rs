@@ -5,23 +5,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::results::{ScoresFound, StageRecord};
-use mopd_compiler::plan::{ModelId, Objective, Stage, Train};
+use mopd_compiler::plan::{Learner, ModelId, Objective, Stage, Train};
 use mopd_store::Lock;
 
 use super::exclusive::Running;
 use super::run::{Scheduler, Stopped, TaskOutput, lock};
 use super::{Work, scores};
 use crate::environment::Environments;
-use crate::failure::Result;
+use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::model::merge::merge;
 use crate::prepare::{Form, trained};
+use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
-use crate::store::{Ancestor, Provenance, adapter};
-use crate::train::{self, Checkpoints, RolloutCache, Route, ScoreCache, Source, Written};
+use crate::store::{Ancestor, Lookup, Provenance, adapter};
+use crate::train::{self, Answer, Checkpoints, RolloutCache, Route, ScoreCache, Source, Turn, Written};
+use crate::zip::zip_equal;
 
 /// A stage at work.
 struct StageJob<'a> {
@@ -38,6 +40,8 @@ struct StageOutput {
     weights: Weights,
     record: Record,
     adapter: adapter::Files,
+    /// The other models that it trained.
+    others: Vec<Answer>,
     /// None where no model's scores are kept.
     scores_found: Option<ScoresFound>,
     /// That runs before this one took.
@@ -51,6 +55,7 @@ impl StageOutput {
             weights,
             record: Record::default(),
             adapter: adapter::Files::new(),
+            others: Vec::new(),
             scores_found: None,
             seconds_before: 0.0,
         }
@@ -85,9 +90,27 @@ impl Scheduler<'_> {
     /// A stage whose result is in the store, published.
     fn find(&self, job: &StageJob, guard: &mut Option<Lock>) -> Result<Option<TaskOutput>> {
         let StageJob { key, name, seed, .. } = *job;
-        let Some(entry) = self.kept(job.index, guard, || self.store.find(key))? else { return Ok(None) };
+        let find = || {
+            // A stage that trained several models is there when all of them are.
+            for other in self.keys.beside(job.index) {
+                match self.store.find(other) {
+                    Lookup::Found(_) => {}
+                    Lookup::Absent => return Lookup::Absent,
+                    Lookup::Damaged(reason) => return Lookup::Damaged(reason),
+                }
+            }
+            self.store.find(key)
+        };
+        let Some(entry) = self.kept(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
-        self.control.emit(&Event::StageKept { stage: name.to_owned(), seed });
+        let beside = matches!(self.plan.experiment.model(job.id).stage, Stage::Learner { .. });
+        if beside && lock(&self.made).contains(key) {
+            let stage = name.to_owned();
+            self.control.emit(&Event::StageStarted { stage: stage.clone(), seed, steps: 0 });
+            self.control.emit(&Event::StageFinished { stage, seed, seconds: 0.0, peak_memory: None });
+        } else {
+            self.control.emit(&Event::StageKept { stage: name.to_owned(), seed });
+        }
         self.store.publish(key, &self.out, name, seed)?;
         // Another experiment may have made it under another name.
         Ok(Some(TaskOutput::Weights(Arc::new(entry.weights), entry.record.of_stage(name))))
@@ -117,7 +140,21 @@ impl Scheduler<'_> {
                 let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
                 Ok(StageOutput::new(merge(&settings.method, base.as_deref(), &models, job.seed, stream)?))
             }
-            Stage::Train(settings) => self.train(job, settings, steps),
+            Stage::Train(settings) => self.train(job, &[(settings, Turn::ALONE)], steps),
+            Stage::Joint(joint) => {
+                let learners = joint.learners.iter().map(|Learner { step, turn, every, train, .. }| {
+                    (train, Turn { name: Some(step), place: *turn, every: *every })
+                });
+                self.train(job, &learners.collect::<Vec<_>>(), steps)
+            }
+            Stage::Learner { joint, .. } => {
+                let joint = &self.plan.experiment.model(*joint).name;
+                let message =
+                    format!("the store lost `{}` while it was needed; `{joint}` makes it", job.name);
+                Err(Error::new(FailureKind::Storage, message)
+                    .help(format!("run again with `--from {joint}`"))
+                    .into())
+            }
         }
     }
 
@@ -132,7 +169,7 @@ impl Scheduler<'_> {
     }
 
     /// The domains that a stage trains on.
-    fn sources(&self, job: &StageJob, settings: &Train<Objective>) -> Result<Vec<Source<'_>>> {
+    fn sources(&self, settings: &Train<Objective>) -> Result<Vec<Source<'_>>> {
         let mut sources = Vec::new();
         for share in &settings.mixture {
             let data = &self.domains[share.domain.0 as usize];
@@ -144,7 +181,7 @@ impl Scheduler<'_> {
                 scorers: settings.scorers.beside_the_routed(share.domain),
                 prompts: trained(data)?,
                 tokens: trained(data)?
-                    .seen(&self.forms[job.id.0 as usize].tokenizer, settings.sees.as_ref())?,
+                    .seen(&self.forms[settings.start.0 as usize].tokenizer, settings.sees.as_ref())?,
                 limit: data.limit,
                 verifier: &data.verifier,
             });
@@ -152,28 +189,40 @@ impl Scheduler<'_> {
         Ok(sources)
     }
 
-    fn train(&self, job: &StageJob, settings: &Train<Objective>, steps: u32) -> Result<StageOutput, Stopped> {
+    /// Trains the models of a stage, each in its turn.
+    fn train(
+        &self,
+        job: &StageJob,
+        learners: &[(&Train<Objective>, Turn)],
+        steps: u32,
+    ) -> Result<StageOutput, Stopped> {
         let StageJob { index, id, name, seed, .. } = *job;
-        let inputs = self.plan.experiment.model(id).stage.inputs().into_iter();
-        let stage = train::Stage {
-            name,
-            seed,
-            stream: super::stream(self.plan, id, self.domains),
-            part: 0,
-            train: settings,
-            steps,
-            sources: self.sources(job, settings)?,
-            start: self.input(job, settings.start),
-            models: inputs.map(|id| (id, self.input(job, id))).collect(),
-            models_fit: None,
-            budget: self.room.generation(self.widths[index] > 1),
-            micro_batch: settings.execution.micro_batch,
-            recomputed: settings.execution.checkpointing.layers(),
-            device: self.device,
-            kind: self.kind(),
-            environments: Environments::In(&self.base),
-            control: self.control,
-        };
+        let stream = super::stream(self.plan, id, self.domains);
+        let mut stages = Vec::with_capacity(learners.len());
+        for (place, (settings, turn)) in learners.iter().copied().enumerate() {
+            let inputs = settings.inputs().into_iter();
+            stages.push(train::Stage {
+                name,
+                seed,
+                // Each draws for itself.
+                stream: if place == 0 { stream } else { stream_of(&format!("{stream} learner {place}")) },
+                part: 0,
+                train: settings,
+                turn,
+                steps,
+                sources: self.sources(settings)?,
+                start: self.input(job, settings.start),
+                models: inputs.map(|id| (id, self.input(job, id))).collect(),
+                models_fit: None,
+                budget: self.room.generation(self.widths[index] > 1),
+                micro_batch: settings.execution.micro_batch,
+                recomputed: settings.execution.checkpointing.layers(),
+                device: self.device,
+                kind: self.kind(),
+                environments: Environments::In(&self.base),
+                control: self.control,
+            });
+        }
         let began = Instant::now();
         let keep = |state: &TrainState| self.keep(index, name, state);
         let writing = RefCell::new(None);
@@ -200,11 +249,12 @@ impl Scheduler<'_> {
             pace: self.pace,
             keep: &keep,
         };
-        match train::train(&stage, Some(checkpoints)) {
+        match train::train_in_turns(&stages, Some(checkpoints)) {
             Ok(finished) => Ok(StageOutput {
                 weights: finished.weights,
                 record: finished.record,
                 adapter: finished.adapter,
+                others: finished.others,
                 scores_found: finished.found,
                 seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
             }),
@@ -222,7 +272,13 @@ impl Scheduler<'_> {
     }
 
     fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
-        let StageOutput { weights, record, adapter, .. } = computed;
+        let StageOutput { weights, record, adapter, others, .. } = computed;
+        // The others first: with the stage's own model, all are there.
+        for (key, Answer { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
+            let provenance = self.provenance(&StageJob { key, ..*job }, weights);
+            self.store.insert(key, &provenance, weights, &Record::default(), adapter)?;
+            lock(&self.made).insert(key.clone());
+        }
         let provenance = self.provenance(job, weights);
         self.keep_finished(job.index, || self.store.insert(job.key, &provenance, weights, record, adapter))?;
         lock(&self.made).insert(job.key.to_owned());

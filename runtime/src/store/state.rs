@@ -51,6 +51,9 @@ pub struct TrainState {
 pub struct TrainPosition {
     /// Steps done.
     pub step: u32,
+    /// Turns of the next one that are done, where several models learn.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub turn: u32,
     /// That they took.
     pub seconds: f64,
     /// Updates that the optimiser made.
@@ -60,6 +63,14 @@ pub struct TrainPosition {
     /// Of terms with completions of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own_data: Vec<PartPosition>,
+    /// Of the other models that learn in the stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<TrainPosition>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(turn: &u32) -> bool {
+    *turn == 0
 }
 
 /// Where some terms stand, with their completions.

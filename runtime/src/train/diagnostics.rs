@@ -36,6 +36,11 @@ pub fn diagnose(
     let objective = &stage.train.objective;
     let names = objective.terms.iter().map(|term| term.name.as_str());
     let terms = several.then(|| names.collect::<Vec<&str>>().join(", "));
+    // Of several models that learn, whose turn it is.
+    let terms = match (stage.turn.name, terms) {
+        (Some(turn), Some(terms)) => Some(format!("{turn}: {terms}")),
+        (turn, terms) => terms.or(turn.map(str::to_owned)),
+    };
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));

@@ -11,6 +11,7 @@ mod cached_scores;
 mod compose;
 mod diagnostics;
 mod first_epoch;
+mod learners;
 mod master;
 mod models;
 mod noise;
@@ -32,19 +33,20 @@ mod views;
 pub mod vocabulary;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
+use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, TeacherChoice, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 pub use self::batches::{RolloutCache, Written};
-use self::cached_scores::CachedScores;
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 use self::diagnostics::{Step, diagnose};
+pub use self::learners::{train, train_in_turns};
 use self::models::Models;
 pub use self::models::fits_in_memory;
 use self::non_finite::Classified;
@@ -59,7 +61,7 @@ use crate::data::Lists;
 use crate::data::mixture::MixturePosition;
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Gradient, Weights, to_vec};
+use crate::model::{Decoder, Gradient, Weights};
 use crate::prepare::prompts::Prompts;
 use crate::random::{Key, Purpose};
 use crate::report::Record;
@@ -70,7 +72,6 @@ use crate::store::adapter;
 use crate::store::state::TrainState;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
-use mopd_kernels::os::trim_heap;
 
 /// A stage that trains, with everything it reads; or a part of it, which has other terms and their rollout.
 #[derive(Clone)]
@@ -82,6 +83,8 @@ pub struct Stage<'a> {
     /// Of the parts of a stage, this one's number: what is drawn for a part is drawn for it alone.
     pub part: u32,
     pub train: &'a Train<Objective>,
+    /// When the model learns.
+    pub turn: Turn<'a>,
     pub steps: u32,
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
@@ -101,6 +104,26 @@ pub struct Stage<'a> {
     pub kind: Kind,
     pub environments: Environments<'a>,
     pub control: &'a Control,
+}
+
+/// When one of the models of a stage learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn<'a> {
+    /// Of the step that updates it, where the stage trains several models.
+    pub name: Option<&'a str>,
+    /// Its place in a step.
+    pub place: u32,
+    /// It comes in every so many steps, in the last of them.
+    pub every: u32,
+}
+
+impl Turn<'_> {
+    /// Of a model that learns alone.
+    pub const ALONE: Turn<'static> = Turn { name: None, place: 0, every: 1 };
+
+    fn comes(self, step: u32) -> bool {
+        (u64::from(step) + 1).is_multiple_of(u64::from(self.every.max(1)))
+    }
 }
 
 impl Stage<'_> {
@@ -142,11 +165,19 @@ pub struct Stopped {
     pub record: Record,
 }
 
+/// A model that was trained, with the adapter that its weights were merged with.
+pub struct Answer {
+    pub weights: Weights,
+    pub adapter: adapter::Files,
+}
+
 /// What training leaves.
 pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
     pub adapter: adapter::Files,
+    /// Of the other models that were trained.
+    pub others: Vec<Answer>,
     pub record: Record,
     /// None where no model's scores are kept.
     pub found: Option<ScoresFound>,
@@ -182,121 +213,12 @@ impl Pace {
     }
 }
 
-/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else
-/// of the next one.
-pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
-    let started = Instant::now();
-    let own = stage.train.own_parts();
-    let stages = stage.parts(&own);
-    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
-    let mut checkpoints = checkpoints;
-    let (cache, scores) =
-        checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
-    let new = || Trainer::with(&stages, cache, scores);
-    let mut trainer = new().map_err(stopped)?;
-    let (mut first, mut before, mut record) = (0, 0.0, Record::default());
-    if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
-        match (trainer.restore(&state, mode), mode) {
-            (Ok(()), _) => {
-                (first, before, record) = (state.position.step, state.position.seconds, state.record)
-            }
-            (Err(problem), RestoreMode::Resume) => {
-                let step = state.position.step;
-                stage.control.warn(format!(
-                    "the checkpoint of `{}` at step {step} can't be restored, so the stage starts again from \
-                     its first step: {problem}",
-                    stage.name
-                ));
-                trainer = new().map_err(stopped)?;
-            }
-            (Err(problem), RestoreMode::Fork) => return Err(stopped(no_fork(&state, &problem))),
-        }
-    }
-    let seconds = || before + started.elapsed().as_secs_f64();
-    let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
-    let mut keep = |trainer: &Trainer, step: u32, record: &mut Record, now: bool| {
-        let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
-        if step == kept || !(now || pace.due(last.elapsed(), took)) {
-            return;
-        }
-        let begun = Instant::now();
-        let state = trainer.state(step, seconds(), std::mem::take(record));
-        let outcome = keep(&state);
-        *record = state.record;
-        match outcome {
-            Ok(()) => (kept, failed) = (step, false),
-            // A disk that stays full is said once, and again where it costs something.
-            Err(error) if now || !failed => {
-                failed = true;
-                let next =
-                    if now { "so the next run goes on from an earlier one" } else { "training goes on" };
-                stage
-                    .control
-                    .warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
-            }
-            Err(_) => {}
-        }
-        (took, last) = (begun.elapsed(), Instant::now());
-    };
-    for step in first..stage.steps {
-        if let Err(error) = stage.control.check() {
-            keep(&trainer, step, &mut record, true);
-            return Err(Box::new(Stopped { error, last_good: None, record }));
-        }
-        let data = trainer.positions();
-        if let Err((error, finite)) = trainer.step(step, &mut record) {
-            // Rollouts that are stopped, or whose judges were stopped along with the run, have changed
-            // nothing but the place in the data. Later passes have lost their rollouts.
-            let stopped = stage.control.interrupted() || matches!(error, Error::Interrupted);
-            let first_pass = step.is_multiple_of(stage.train.passes.max(1));
-            if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
-                keep(&trainer, step, &mut record, true);
-            }
-            let last_good =
-                (!finite).then(|| stage.start.with_values(trainer.trained.numbers(&trainer.model)));
-            return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
-        }
-        if step + 1 < stage.steps {
-            keep(&trainer, step + 1, &mut record, false);
-        }
-    }
-    // What is only needed to go on leaves before the answer takes its room.
-    let Trainer { model, trained, average, models, optimizer, parts, .. } = trainer;
-    let found = parts[0].kept.as_ref().map(CachedScores::found);
-    drop((models, optimizer, parts));
-    if trained.adapter().is_some() {
-        // The answer is one block, and larger than any that adapters left: it would come on top of all of
-        // them.
-        trim_heap();
-    }
-    let weights = stage.start.with_values(answer(&model, &trained, average));
-    drop(model);
-    let adapter = match trained.adapter() {
-        Some(adapted) => match peft::files(adapted) {
-            Ok(files) => files,
-            Err(error) => return Err(Box::new(Stopped { error, last_good: None, record })),
-        },
-        None => adapter::Files::new(),
-    };
-    Ok(Finished { weights, adapter, record, found, seconds: seconds() })
-}
-
-/// The numbers that a stage answers.
-fn answer(model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Vec<f32> {
-    match average {
-        Some((_, average)) => to_vec(&average),
-        None => trained.numbers(model),
-    }
-}
-
-fn no_fork(state: &TrainState, problem: &str) -> Error {
-    let message = format!("cannot fork from the checkpoint of step {}: {problem}", state.position.step);
-    Error::new(FailureKind::Runtime, message).help("run it without the fork: it begins with its first step")
-}
-
+/// A model that learns, with everything that it learns from.
 struct Trainer<'a> {
     stage: &'a Stage<'a>,
-    model: Decoder,
+    /// Its place among those that learn in the stage.
+    place: usize,
+    model: Rc<Decoder>,
     trained: Trained,
     /// The moving average of the weights and its rate, where that is the stage's answer.
     average: Option<(f64, Tensor)>,
@@ -313,17 +235,29 @@ impl<'a> Trainer<'a> {
     }
 
     /// `stages` are the stage's parts.
+    #[cfg(test)]
     fn with(
         stages: &'a [Stage<'a>],
         cache: Option<RolloutCache>,
         scores: Option<ScoreCache<'a>>,
     ) -> Result<Trainer<'a>> {
+        Trainer::among(stages, 0, &[student(&stages[0])], cache, scores)
+    }
+
+    /// The one in its `place` among the models that learn in a stage.
+    fn among(
+        stages: &'a [Stage<'a>],
+        place: usize,
+        learners: &[Rc<Decoder>],
+        cache: Option<RolloutCache>,
+        scores: Option<ScoreCache<'a>>,
+    ) -> Result<Trainer<'a>> {
         let stage = &stages[0];
-        let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
+        let model = learners[place].clone();
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
         let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
-        let models = Models::new(stage);
+        let models = Models::new(stage).beside(learners);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
@@ -332,7 +266,7 @@ impl<'a> Trainer<'a> {
         for own in &stages[1..] {
             parts.push(Part::new(own, &models, None, None)?);
         }
-        Ok(Trainer { stage, model, trained, average, models, optimizer, parts })
+        Ok(Trainer { stage, place, model, trained, average, models, optimizer, parts })
     }
 
     /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
@@ -367,7 +301,7 @@ impl<'a> Trainer<'a> {
 
     /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
     /// so far.
-    fn step(&mut self, step: u32, record: &mut Record) -> Result<(), Classified> {
+    fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
         let started = Instant::now();
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
         self.update(rollouts, started, step, record)
@@ -380,8 +314,8 @@ impl<'a> Trainer<'a> {
         started: Instant,
         step: u32,
         record: &mut Record,
-    ) -> Result<(), Classified> {
-        let Stage { train, control, .. } = self.stage;
+    ) -> Result<Event, Classified> {
+        let train = self.stage.train;
         let rolled_out = Instant::now();
         let (mut scoring, mut sum) = (Duration::ZERO, None);
         let mut evaluated: Vec<(Batch, Outputs)> = Vec::with_capacity(rollouts.len());
@@ -428,7 +362,7 @@ impl<'a> Trainer<'a> {
         {
             let sequences = &rollouts.sequences;
             rows.push(diagnose(part.stage, sequences, batch, outputs, &numbers, several));
-            if part.stage.part == 0 {
+            if (self.place, part.stage.part) == (0, 0) {
                 tokens::record(part.stage, sequences, batch, outputs, step, &mut record.tokens);
             }
             tokens += sequences.layout.tokens() as u64;
@@ -436,7 +370,9 @@ impl<'a> Trainer<'a> {
         }
         // Progress is that on the first part's completions.
         let (metric, value) = headline(train.recipe, &rows[0], loss);
-        control.emit(&Event::Step {
+        let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
+        record.rows.extend(rows.into_iter().flatten());
+        Ok(Event::Step {
             stage: self.stage.name.to_owned(),
             seed: self.stage.seed,
             step,
@@ -446,11 +382,14 @@ impl<'a> Trainer<'a> {
             tokens,
             seconds,
             loss,
-            domains: rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect(),
-        });
-        record.rows.extend(rows.into_iter().flatten());
-        Ok(())
+            domains,
+        })
     }
+}
+
+/// What a model of a stage starts as.
+fn student(stage: &Stage) -> Rc<Decoder> {
+    Rc::new(Decoder::trainable(&stage.start, stage.device, stage.kind))
 }
 
 fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
@@ -482,7 +421,7 @@ fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
         parts.map(|parts| parts.iter().sum())
     };
     let special = match recipe {
-        Recipe::Sft | Recipe::Dpo => None,
+        Recipe::Sft | Recipe::Dpo | Recipe::Step => None,
         Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
         Recipe::Distill => {
             mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value))

@@ -27,6 +27,8 @@ pub enum ModelRef {
     Student,
     /// An index into the copies of the student.
     Copy(usize),
+    /// Another model that learns in the stage, as it is now.
+    Learner(usize),
 }
 
 /// A model, and what it reads.
@@ -78,6 +80,8 @@ pub struct Models {
     /// not alike; padding is never drawn, and no probability is given to it.
     entries: i64,
     copies: Vec<Copy>,
+    /// All models that learn in the stage, in their order.
+    learners: Vec<Rc<Decoder>>,
     compositions: Vec<Composition>,
     views: Vec<View>,
     /// By scorer, then by section.
@@ -129,6 +133,7 @@ impl Models {
                 }
                 Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
                 Teacher::Student(StudentCopy::Current) => ModelRef::Student,
+                Teacher::Learner { learner, .. } => ModelRef::Learner(*learner as usize),
                 Teacher::Student(kind) => {
                     let known = copies.iter().position(|copy| copy.of == *kind);
                     ModelRef::Copy(known.unwrap_or_else(|| {
@@ -170,10 +175,16 @@ impl Models {
             keeps_all,
             entries: entries as i64,
             copies,
+            learners: Vec::new(),
             compositions,
             views,
             scorers,
         }
+    }
+
+    /// The same with the models that learn in the stage.
+    pub fn beside(self, learners: &[Rc<Decoder>]) -> Models {
+        Models { learners: learners.to_vec(), ..self }
     }
 
     /// As where the models are too large to stay.
@@ -221,6 +232,7 @@ impl Models {
         match model_ref {
             ModelRef::Student => None,
             ModelRef::Copy(index) => Some(self.copies[index].decoder.clone()),
+            ModelRef::Learner(index) => Some(self.learners[index].clone()),
             ModelRef::Frozen(index) => {
                 let mut resident = self.resident.borrow_mut();
                 if !self.keeps_all && !resident.contains_key(&index) {
@@ -252,6 +264,15 @@ impl Models {
         // Models of one content are one, by whatever name: the first.
         let id = self.of_model.iter().filter(|(_, known)| **known == index).map(|(id, _)| *id).min()?;
         Some((id, &self.frozen[index].config))
+    }
+
+    /// What bounds a model's logits; `student` bounds those of the student and its copies.
+    pub fn softcap(&self, model_ref: ModelRef, student: &Decoder) -> Option<f64> {
+        match model_ref {
+            ModelRef::Frozen(index) => self.frozen[index].config.logit_softcap,
+            ModelRef::Learner(index) => self.learners[index].config.logit_softcap,
+            ModelRef::Student | ModelRef::Copy(_) => student.config.logit_softcap,
+        }
     }
 
     /// The part of a model's LM head that is compared with others', where its layers are in memory

@@ -105,9 +105,7 @@ fn logits_of(
     for (reader, pass) in &passes {
         let Reader { model_ref, .. } = *reader;
         let sees = models.view(*reader);
-        let softcap = models
-            .frozen(model_ref)
-            .map_or(scoring.model.config.logit_softcap, |(_, config)| config.logit_softcap);
+        let softcap = models.softcap(model_ref, scoring.model);
         let loaded = OnceCell::new();
         let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
         let kept = match (scoring.kept, pass.as_slice()) {

@@ -42,7 +42,8 @@ impl Trainer<'_> {
         self.models.state(&mut tensors);
         let mut parts = self.parts.iter().map(|part| part.position(&mut tensors)).collect::<Vec<_>>();
         let first = parts.remove(0);
-        let position = TrainPosition { step, seconds, updates, first, own_data: parts };
+        let (turn, others) = (0, Vec::new());
+        let position = TrainPosition { step, turn, seconds, updates, first, own_data: parts, others };
         TrainState { position, tensors, record }
     }
 

@@ -26,6 +26,7 @@ use crate::tokenizer::Tokenizer;
 mod cached_scores;
 mod conversations;
 mod half;
+mod learners;
 mod mixes;
 mod own_data;
 mod padded;
@@ -93,6 +94,7 @@ impl Fixture {
             stream: 2,
             part: 0,
             train,
+            turn: Turn::ALONE,
             steps: 4,
             sources: vec![source(0), source(1)],
             start: models[0].clone(),

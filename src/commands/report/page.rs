@@ -232,6 +232,7 @@ fn kind<O>(stage: &Stage<O>) -> &'static str {
         Stage::Initialise(shape) => shape.family.name(),
         Stage::Load(_) => "loaded",
         Stage::Train(train) => train.recipe.name(),
+        Stage::Joint(_) | Stage::Learner { .. } => "train",
         Stage::Merge(_) => "merge",
     }
 }
@@ -252,7 +253,7 @@ fn total(records: &[&StageRecord], number: impl Fn(&StageRecord) -> Option<f64>)
 fn edges(run: &RunFolder) -> Vec<Edge> {
     let mut edges = Vec::new();
     for (index, model) in run.plan.experiment.models.iter().enumerate() {
-        let start = if let Stage::Train(train) = &model.stage { Some(train.start) } else { None };
+        let start = model.stage.trains().first().map(|train| train.start);
         for input in model.stage.inputs() {
             edges.push(Edge { from: input.0, to: index as u32, carries: start == Some(input) });
         }
@@ -272,7 +273,7 @@ fn card(
     let facts_of_plan = &plan.stages[index];
     let mut facts = Vec::new();
     let mut excerpts: Vec<Excerpt> = source::excerpt(run, model.origin).into_iter().collect();
-    if let Stage::Train(train) = &model.stage {
+    for train in model.stage.trains() {
         let objective = &train.objective;
         facts.push(("objective".to_owned(), objective.name.clone()));
         let form = &objective.normal_form;

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Reward, Stage, Tokenizer};
+use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Reward, Stage, Tokenizer, Train};
 use mopd_store::programs::Program;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -210,7 +210,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
                 paths.push(path.clone())
             }
             Stage::Load(Pretrained::Checkpoint { folder }) => paths.push(folder.clone()),
-            Stage::Train(_) | Stage::Merge(_) => {}
+            Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => {}
         }
     }
     paths
@@ -222,10 +222,8 @@ fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
         Reward::Command { command, depends, .. } => Some((command.as_str(), depends.as_slice())),
         _ => None,
     });
-    let environments = plan.experiment.models.iter().flat_map(|model| match &model.stage {
-        Stage::Train(train) => train.producers().flat_map(Producer::environments).collect(),
-        _ => Vec::new(),
-    });
+    let trains = plan.experiment.models.iter().flat_map(|model| model.stage.trains());
+    let environments = trains.flat_map(Train::producers).flat_map(Producer::environments);
     let environments = environments.map(|turns| (turns.environment.as_str(), turns.depends.as_slice()));
     rewards.chain(environments).collect()
 }

@@ -5,6 +5,7 @@ mod keys;
 mod leftovers;
 mod methods;
 mod signals;
+mod train;
 mod turns;
 
 use std::fs;

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(120);
 
 /// `mopd` with the signals as a terminal hands them on, whatever the tests were started with (`nohup` ignores
 /// one).
-fn mopd(bench: &Bench, arguments: &[&str]) -> Command {
+pub fn mopd(bench: &Bench, arguments: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal=INT,TERM,HUP").arg(mopd_tests::mopd()).args(arguments);
     command

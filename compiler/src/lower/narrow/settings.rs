@@ -10,8 +10,9 @@ use super::view::view;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, OwnData,
-    Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable, schedule,
+    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized,
+    Origin, OwnData, Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train,
+    Trainable, schedule,
 };
 use crate::refusal::Origins;
 
@@ -125,11 +126,15 @@ impl<'a> Settings<'a> {
         let wide::Model { name, stage, origin } = model;
         let stage = match stage {
             wide::Stage::Initialise(of) => Stage::Initialise(architecture(of)),
-            wide::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin)?)),
+            wide::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, (&[], 0))?)),
             wide::Stage::Merge(merge) => Stage::Merge(merge.clone()),
             wide::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
-            wide::Stage::Joint(_) | wide::Stage::Member { .. } => {
-                return self.refuse(*origin, "training several models in turns (`train`)");
+            wide::Stage::Joint(joint) => Stage::Joint(self.joint(joint, *origin)?),
+            wide::Stage::Member { joint, member } => {
+                let wide::Stage::Joint(of) = &self.experiment.model(*joint).stage else {
+                    unreachable!("a member is one of a joint stage's")
+                };
+                Stage::Learner { joint: *joint, learner: *member as u32, start: of.members[*member].start }
             }
             wide::Stage::Parameter => {
                 return self.refuse(*origin, format!("the model `{name}` without weights"));
@@ -138,7 +143,37 @@ impl<'a> Settings<'a> {
         Some(Model { name: name.clone(), stage, origin: *origin })
     }
 
-    fn train(&mut self, train: &'a wide::Train, origin: Origin) -> Option<Train<&'a wide::Train>> {
+    /// Several models that learn in turns: one step updates each of them.
+    fn joint(&mut self, joint: &'a wide::Joint, origin: Origin) -> Option<Joint<&'a wide::Train>> {
+        let length = joint.steps.first().map(|step| step.train.length);
+        let mut learners = Vec::with_capacity(joint.members.len());
+        for (index, member) in joint.members.iter().enumerate() {
+            let own = joint.steps.iter().zip(0..).filter(|(step, _)| step.updates == index);
+            let own: Vec<(&wide::JointStep, u32)> = own.collect();
+            let [(step, turn)] = own.as_slice() else {
+                self.refuse::<()>(member.origin, format!("`{}`, which two steps update,", member.name));
+                continue;
+            };
+            if step.every > 1 && step.train.passes > 1 {
+                self.refuse::<()>(member.origin, "several `passes` of a step that is not taken every time");
+            }
+            if Some(step.train.length) != length {
+                self.refuse::<()>(member.origin, "a step of `train` with a length of its own");
+            }
+            if let Some(train) = self.train(&step.train, origin, (&joint.members, index)) {
+                let (name, step_name) = (member.name.clone(), step.name.clone());
+                learners.push(Learner { name, step: step_name, turn: *turn, every: step.every, train });
+            }
+        }
+        (learners.len() == joint.members.len()).then_some(Joint { learners })
+    }
+
+    fn train(
+        &mut self,
+        train: &'a wide::Train,
+        origin: Origin,
+        learners: (&'a [wide::Member], usize),
+    ) -> Option<Train<&'a wide::Train>> {
         let wide::Train {
             recipe,
             start,
@@ -163,11 +198,11 @@ impl<'a> Settings<'a> {
             ema,
         } = train;
         let recipe = match recipe {
-            wide::Recipe::Sft => Some(Recipe::Sft),
-            wide::Recipe::Grpo => Some(Recipe::Grpo),
-            wide::Recipe::Distill => Some(Recipe::Distill),
-            wide::Recipe::Dpo => Some(Recipe::Dpo),
-            wide::Recipe::Step => self.refuse(origin, "training several models in turns (`train`)"),
+            wide::Recipe::Sft => Recipe::Sft,
+            wide::Recipe::Grpo => Recipe::Grpo,
+            wide::Recipe::Distill => Recipe::Distill,
+            wide::Recipe::Dpo => Recipe::Dpo,
+            wide::Recipe::Step => Recipe::Step,
         };
         let sees = sees.as_deref().map(|template| {
             let at = self.origins.span(origin);
@@ -189,7 +224,7 @@ impl<'a> Settings<'a> {
         }
         let known = &self.experiment.teachers;
         let (found, ladders) = (roles::find(train, known), train.ladders());
-        let origins = Origins { roles: &found.roles, ladders: &ladders, ..self.origins };
+        let origins = Origins { roles: &found.roles, ladders: &ladders, learners, ..self.origins };
         let parts = train.parts();
         if let [_, own, ..] = parts.as_slice() {
             self.refuse_beside_own_data(train, own.objective.terms[0].origin, &ladders);
@@ -243,7 +278,7 @@ impl<'a> Settings<'a> {
             .ok();
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
         Some(Train {
-            recipe: recipe?,
+            recipe,
             start: *start,
             mixture: mixture.iter().map(share).collect(),
             sees: sees?,

@@ -122,7 +122,17 @@ fn weights_of(
         TeacherWeights::Student(SelfCopy::Every { steps }) => {
             return Some(plan::Teacher::Student(StudentCopy::Every { steps: *steps }));
         }
-        TeacherWeights::Trained { .. } => "a teacher that is trained in the same stage".to_owned(),
+        TeacherWeights::Trained { member } => {
+            let (learners, student) = origins.learners;
+            match learners.iter().position(|learner| learner.name == *member) {
+                Some(own) if own == student => return Some(plan::Teacher::Student(StudentCopy::Current)),
+                Some(other) => {
+                    let start = learners[other].start;
+                    return Some(plan::Teacher::Learner { learner: other as u32, start });
+                }
+                None => "a teacher that is trained in another stage".to_owned(),
+            }
+        }
         TeacherWeights::Served { .. } => "a teacher on a server (`served`)".to_owned(),
         TeacherWeights::Composed { logits, .. } => {
             let composed = composed(logits, origins);

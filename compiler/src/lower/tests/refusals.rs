@@ -189,7 +189,7 @@ fn teachers() {
     let trained = TeacherWeights::Trained { member: "guide".into() };
     assert_eq!(
         refused(&|teacher| teacher.weights = trained.clone()),
-        supported("a teacher that is trained in the same stage")
+        supported("a teacher that is trained in another stage")
     );
     let served =
         TeacherWeights::Served { engine: "vllm".into(), url: Secret::Text("x".into()), model: "m".into() };

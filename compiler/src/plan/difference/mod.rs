@@ -7,6 +7,7 @@
 
 mod families;
 mod objective;
+mod scorers;
 mod values;
 
 pub use families::of_families;
@@ -18,10 +19,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, Composition, DataFormula, Domain, DomainId, Member, Model, ModelId, Objective, Parameter,
-    Plan, Rollout, Scorers, Stage, StageFacts, Teacher, TeacherChoice, Train, producers,
+    Comparison, DataFormula, Domain, DomainId, Learner, Model, ModelId, Objective, Plan, Rollout, Stage,
+    StageFacts, Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
+
+use scorers::{composed, name_writers};
 
 /// What has to be said about the way from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -218,12 +221,10 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
                 let earlier = &before.experiment.models[at];
                 items.extend(renamed(ItemKind::Stage, &earlier.name, &model.name));
                 let settings = values::changes(&stage(earlier, &old), &stage(model, &new));
-                let objective = match (&earlier.stage, &model.stage) {
-                    (Stage::Train(earlier), Stage::Train(later)) => {
-                        objective::changes(&earlier.objective, &later.objective)
-                    }
-                    _ => Vec::new(),
-                };
+                let trained = earlier.stage.trains().into_iter().zip(model.stage.trains());
+                let objective: Vec<_> = trained
+                    .flat_map(|(earlier, later)| objective::changes(&earlier.objective, &later.objective))
+                    .collect();
                 if !settings.is_empty() || !objective.is_empty() {
                     items.push(changed(ItemKind::Stage, &model.name, settings, objective));
                 }
@@ -371,6 +372,16 @@ fn domain(domain: &Domain) -> Value {
 fn stage(model: &Model<Objective>, names: &Names) -> Value {
     match &model.stage {
         Stage::Train(train) => self::train(train, names),
+        Stage::Joint(joint) => {
+            let learner = |learner: &Learner<Objective>| {
+                let mut settings = self::train(&learner.train, names);
+                settings["every"] = json!(learner.every);
+                settings["turn"] = json!(learner.turn);
+                (learner.name.clone(), settings)
+            };
+            Value::Object(joint.learners.iter().map(learner).collect())
+        }
+        Stage::Learner { joint, .. } => json!({ "trained with": names.model(*joint) }),
         Stage::Merge(merge) => json!({
             "merge": written(&merge.method),
             "base": merge.base.map(|base| names.model(base)),
@@ -393,6 +404,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             Teacher::Model(model) => names.model(*model),
             Teacher::Student(copy) => json!({ "student": written(copy) }),
             Teacher::Composed(composition) => composed(composition, scorers),
+            Teacher::Learner { learner, .. } => json!({ "trained beside": learner }),
         };
         match &choice.sees {
             None => weights,
@@ -450,29 +462,6 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "ema": ema,
         "execution": written(execution),
     })
-}
-
-/// The plan points into its list of scorers; people know names.
-fn name_writers(rollout: &mut Value, scorers: &Scorers) {
-    let Value::Object(fields) = rollout else { return };
-    if let Some(writer) = fields.get_mut("writer")
-        && let Ok(role) = serde_json::from_value(writer.clone())
-    {
-        *writer = json!(scorers.name(role));
-    }
-    fields.values_mut().for_each(|inside| name_writers(inside, scorers));
-}
-
-/// What is made of others: each with its factor.
-fn composed(composition: &Composition, scorers: &Scorers) -> Value {
-    let member = |Member { weight, role }: &Member| {
-        let weight = match weight {
-            Parameter::Number(number) => json!(number),
-            Parameter::Formula(formula) => json!(objective::expression(&formula.graph, formula.value)),
-        };
-        json!([scorers.name(*role), weight])
-    };
-    json!({ composition.pool.name(): composition.members.iter().map(member).collect::<Vec<Value>>() })
 }
 
 fn comparison(comparison: &Comparison, names: &Names) -> Value {

@@ -162,7 +162,12 @@ impl Checker {
         let mixture = self.mixture(settings.get("domains"), env);
         let start = updates.and_then(|index| members[index].member.as_ref()).map(|member| member.start);
         let parts = self.distill(Recipe::Step, &settings, start, mixture, env);
-        let train = self.finish_training(parts, &settings, env);
+        let mut train = self.finish_training(parts, &settings, env);
+        let member = updates.and_then(|index| members[index].member.as_ref());
+        if let (Some(train), Some(member)) = (&mut train, member) {
+            // What a model is shown it is shown wherever it stands, as the student too.
+            train.sees = train.sees.take().or_else(|| member.sees.clone());
+        }
         Some(JointStep { name: name.text.clone(), updates: updates?, every: every?, train: train? })
     }
 

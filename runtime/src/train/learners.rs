@@ -1,0 +1,259 @@
+//! The steps of a stage, one after the other, with what is kept between them. Most stages train one model; where
+//! there are several, a step gives each of them its turn: it is the student then, and the others are as their
+//! turns left them.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::events::{Event, FailureKind};
+use mopd_compiler::plan::{Objective, Train};
+use tch::Tensor;
+
+use super::cached_scores::CachedScores;
+use super::state::RestoreMode;
+use super::trained::Trained;
+use super::{
+    Answer, Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, Trainer, peft, student,
+};
+use crate::failure::{Error, Result};
+use crate::model::{Decoder, to_vec};
+use crate::report::Record;
+use crate::store::adapter;
+use crate::store::state::{StateTensors, TrainState};
+use crate::zip::zip_equal;
+use mopd_kernels::os::trim_heap;
+
+/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else
+/// of the next one.
+pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
+    train_in_turns(std::slice::from_ref(stage), checkpoints)
+}
+
+/// The same with several models: a stage for each, of as many steps. The first is what the stage answers.
+pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
+    let stage = &stages[0];
+    let started = Instant::now();
+    let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
+    let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
+    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
+    let mut checkpoints = checkpoints;
+    let (cache, scores) =
+        checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
+    let new = || Learners::new(&parts, cache, scores);
+    let mut learners = new().map_err(stopped)?;
+    let (mut first, mut before, mut record) = (Place::default(), 0.0, Record::default());
+    if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
+        match (learners.restore(&state, mode), mode) {
+            (Ok(()), _) => {
+                first = Place { step: state.position.step, turn: state.position.turn };
+                (before, record) = (state.position.seconds, state.record)
+            }
+            (Err(problem), RestoreMode::Resume) => {
+                let step = state.position.step;
+                stage.control.warn(format!(
+                    "the checkpoint of `{}` at step {step} can't be restored, so the stage starts again from \
+                     its first step: {problem}",
+                    stage.name
+                ));
+                learners = new().map_err(stopped)?;
+            }
+            (Err(problem), RestoreMode::Fork) => return Err(stopped(no_fork(&state, &problem))),
+        }
+    }
+    let seconds = || before + started.elapsed().as_secs_f64();
+    let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
+    let mut keep = |learners: &Learners, place: Place, record: &mut Record, now: bool| {
+        let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
+        if place == kept || !(now || pace.due(last.elapsed(), took)) {
+            return;
+        }
+        let begun = Instant::now();
+        let state = learners.state(place, seconds(), std::mem::take(record));
+        let outcome = keep(&state);
+        *record = state.record;
+        match outcome {
+            Ok(()) => (kept, failed) = (place, false),
+            // A disk that stays full is said once, and again where it costs something.
+            Err(error) if now || !failed => {
+                failed = true;
+                let next =
+                    if now { "so the next run goes on from an earlier one" } else { "training goes on" };
+                let step = place.step;
+                stage
+                    .control
+                    .warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
+            }
+            Err(_) => {}
+        }
+        (took, last) = (begun.elapsed(), Instant::now());
+    };
+    for step in first.step..stage.steps {
+        let mut events = Vec::new();
+        for turn in 0..stages.len() as u32 {
+            let place = Place { step, turn };
+            let learner = learners.of_turn(turn);
+            if (step, turn) < (first.step, first.turn) || !learners.0[learner].stage.turn.comes(step) {
+                continue;
+            }
+            if let Err(error) = stage.control.check() {
+                keep(&learners, place, &mut record, true);
+                return Err(Box::new(Stopped { error, last_good: None, record }));
+            }
+            let trainer = &mut learners.0[learner];
+            let data = trainer.positions();
+            match trainer.step(step, &mut record) {
+                Ok(event) => events.push((learner, event)),
+                Err((error, finite)) => {
+                    // Rollouts that are stopped, or whose judges were stopped along with the run, have
+                    // changed nothing but the place in the data. Later passes have lost their rollouts.
+                    let stopped = stage.control.interrupted() || matches!(error, Error::Interrupted);
+                    let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
+                    if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
+                        keep(&learners, place, &mut record, true);
+                    }
+                    let trainer = &learners.0[learner];
+                    let numbers = || trainer.trained.numbers(&trainer.model);
+                    let last_good = (!finite).then(|| trainer.stage.start.with_values(numbers()));
+                    return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
+                }
+            }
+        }
+        if let Some(event) = of_step(events) {
+            stage.control.emit(&event);
+        }
+        if step + 1 < stage.steps {
+            keep(&learners, Place { step: step + 1, turn: 0 }, &mut record, false);
+        }
+    }
+    let found = learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
+    let answers = learners.answers();
+    match answers {
+        Ok((Answer { weights, adapter }, others)) => {
+            Ok(Finished { weights, adapter, others, record, found, seconds: seconds() })
+        }
+        Err(error) => Err(Box::new(Stopped { error, last_good: None, record })),
+    }
+}
+
+/// Between two turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Steps done.
+    pub step: u32,
+    /// Turns of the next one that are done.
+    pub turn: u32,
+}
+
+/// What is said of a step: of several models, how the first of them fares, and what all took.
+fn of_step(mut events: Vec<(usize, Event)>) -> Option<Event> {
+    events.sort_by_key(|(learner, _)| *learner);
+    let mut events = events.into_iter().map(|(_, event)| event);
+    let first = events.next()?;
+    Some(events.fold(first, |mut all, event| {
+        if let (Event::Step { tokens, seconds, .. }, Event::Step { tokens: more, seconds: longer, .. }) =
+            (&mut all, event)
+        {
+            *tokens += more;
+            seconds.rollout += longer.rollout;
+            seconds.scoring += longer.scoring;
+            seconds.update += longer.update;
+        }
+        all
+    }))
+}
+
+/// The models that learn in a stage.
+pub(super) struct Learners<'a>(pub(super) Vec<Trainer<'a>>);
+
+impl<'a> Learners<'a> {
+    /// Of each model, the parts of its stage.
+    pub(super) fn new(
+        parts: &'a [Vec<Stage<'a>>],
+        cache: Option<RolloutCache>,
+        scores: Option<ScoreCache<'a>>,
+    ) -> Result<Learners<'a>> {
+        let models: Vec<Rc<Decoder>> = parts.iter().map(|stages| student(&stages[0])).collect();
+        let trainer = |(place, stages): (usize, &'a Vec<Stage<'a>>)| {
+            Trainer::among(stages, place, &models, cache, scores)
+        };
+        Ok(Learners(parts.iter().enumerate().map(trainer).collect::<Result<_>>()?))
+    }
+
+    /// Whose turn it is.
+    pub(super) fn of_turn(&self, turn: u32) -> usize {
+        let its = |trainer: &Trainer| trainer.stage.turn.place == turn;
+        self.0.iter().position(its).expect("each turn is one model's")
+    }
+
+    pub(super) fn state(&self, Place { step, turn }: Place, seconds: f64, record: Record) -> TrainState {
+        let mut state = self.0[0].state(step, seconds, record);
+        state.position.turn = turn;
+        for (place, trainer) in self.0.iter().enumerate().skip(1) {
+            let TrainState { position, tensors, .. } = trainer.state(step, seconds, Record::default());
+            let named = tensors.0.into_iter().map(|(name, tensor)| (prefix(place) + &name, tensor));
+            state.tensors.0.extend(named);
+            state.position.others.push(position);
+        }
+        state
+    }
+
+    fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
+        let (has, trains) = (1 + state.position.others.len(), self.0.len());
+        if has != trains {
+            return Err(format!("it is of {has} models, where the stage trains {trains}"));
+        }
+        let (first, others) = self.0.split_first_mut().expect("a stage trains a model");
+        first.restore(state, mode)?;
+        zip_equal(others, &state.position.others).enumerate().try_for_each(|(place, (trainer, position))| {
+            let prefix = prefix(place + 1);
+            let own = state.tensors.0.iter().filter_map(|(name, tensor)| {
+                Some((name.strip_prefix(&prefix)?.to_owned(), tensor.shallow_clone()))
+            });
+            let tensors = StateTensors(own.collect());
+            let state = TrainState { position: position.clone(), tensors, record: Record::default() };
+            trainer.restore(&state, mode)
+        })
+    }
+
+    /// The models that were trained: the stage's own, then the others.
+    fn answers(self) -> Result<(Answer, Vec<Answer>)> {
+        // What is only needed to go on leaves before the answers take their room.
+        let left = |trainer| {
+            let Trainer { stage, model, trained, average, .. } = trainer;
+            (stage, model, trained, average)
+        };
+        let left: Vec<_> = self.0.into_iter().map(left).collect();
+        if left.iter().any(|(_, _, trained, _)| trained.adapter().is_some()) {
+            // An answer is one block, and larger than any that adapters left: it would come on top of all of
+            // them.
+            trim_heap();
+        }
+        let answer = |(stage, model, trained, average): (&Stage, Rc<Decoder>, Trained, _)| {
+            let weights = stage.start.with_values(numbers(&model, &trained, average));
+            drop(model);
+            let adapter = trained.adapter().map_or_else(|| Ok(adapter::Files::new()), peft::files)?;
+            Ok(Answer { weights, adapter })
+        };
+        let mut answers = left.into_iter().map(answer);
+        let first = answers.next().expect("a stage trains a model")?;
+        Ok((first, answers.collect::<Result<_>>()?))
+    }
+}
+
+/// Of what a checkpoint has of another model than the first.
+fn prefix(place: usize) -> String {
+    format!("learner.{place}.")
+}
+
+/// The numbers that a stage answers.
+fn numbers(model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Vec<f32> {
+    match average {
+        Some((_, average)) => to_vec(&average),
+        None => trained.numbers(model),
+    }
+}
+
+fn no_fork(state: &TrainState, problem: &str) -> Error {
+    let message = format!("cannot fork from the checkpoint of step {}: {problem}", state.position.step);
+    Error::new(FailureKind::Runtime, message).help("run it without the fork: it begins with its first step")
+}

@@ -1,0 +1,140 @@
+//! `train`: several models that learn in turns, from the text to their folders.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::signals::{cut, mopd};
+use super::{Bench, assert_says, text, walk};
+
+/// A leader that follows its expert, and one that follows the leader in every second step.
+const PAIR: &str = r#"
+experiment "pair" { seed = 1 }
+
+domain copy { prompts = "copy.jsonl", tests = "copy.test.jsonl", reward = exact_match }
+
+model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
+model other = llama { layers = 2, width = 16, heads = 2, context = 24, tokenizer = bytes }
+model start = sft(base, on: domains) { target = answer, steps = 20, batch = 16, lr = 3e-3 }
+
+teacher expert = start
+
+objective near(whom: teacher) {
+  term follow = live kl(student || whom)
+  reduce      = mean(token) then mean(sequence)
+}
+
+model student = train {
+  steps   = 6
+  prompts = 4
+  lr      = 1e-3
+
+  trains lead     = base
+  trains follower = other
+
+  step teach  { updates = lead, objective = near(expert), rollout = sample(n: 1, temperature: 1, max_tokens: 6) }
+  step follow { updates = follower, objective = near(lead), rollout = from(lead, n: 1, temperature: 1, max_tokens: 6), every = 2 }
+}
+
+compare "pair" { models = [base, student, student.follower], samples = 2, temperature = 1, max_tokens = 6 }
+"#;
+
+fn bench(steps: u32) -> Bench {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &PAIR.replace("steps   = 6", &format!("steps   = {steps}")));
+    bench
+}
+
+fn follower(bench: &Bench, out: &str) -> Vec<u8> {
+    fs::read(bench.path(out).join("models/student.follower-seed1/model.safetensors"))
+        .expect("the follower's weights")
+}
+
+/// Each is a model of its own, is found again, and is computed again with the other where one is gone.
+#[test]
+fn all_models_are_published_found_and_made_again() {
+    let bench = bench(6);
+    let tables = bench.tables("out", &[]);
+    let (lead, follow) = (bench.student("out"), follower(&bench, "out"));
+    assert_ne!(lead.len(), follow.len());
+    let again = bench.run(&["--out", "again", "--format", "json"]);
+    let said = text(&again);
+    let kept = |name: &str| format!("{{\"event\":\"stage_kept\",\"stage\":\"{name}\"");
+    assert!(said.contains(&kept("student")) && said.contains(&kept("student.follower")), "{said}");
+    assert!(follower(&bench, "again") == follow);
+    // Whoever wants one of them anew gets both.
+    let anew = bench.run(&["--out", "out", "--from", "student.follower", "--format", "json"]);
+    let said = text(&anew);
+    assert!(anew.status.success() && !said.contains(&kept("student")), "{said}");
+    assert!(said.contains("{\"event\":\"predicted\",\"stage\":\"student\""), "{said}");
+    assert!(follower(&bench, "out") == follow && bench.student("out") == lead);
+    // One is lost from the store.
+    let own = |path: &PathBuf| fs::read(path).expect("a file") == follow;
+    let entry = walk(&bench.path(".mopd")).into_iter().find(own).expect("it is in the store");
+    fs::remove_dir_all(entry.parent().expect("its folder")).expect("removable");
+    assert_eq!(bench.tables("out", &[]), tables);
+    assert!(follower(&bench, "out") == follow && bench.student("out") == lead);
+}
+
+/// Killed at once, or asked to stop, and run again: the same bits of both.
+#[test]
+fn a_run_that_was_stopped_ends_with_the_same_bits() {
+    let bench = bench(60);
+    let expected = bench.tables("expected", &[]);
+    let (lead, follow) = (bench.student("expected"), follower(&bench, "expected"));
+    fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    for (signal, step) in [("-INT", 5), ("-KILL", 15), ("-TERM", 30)] {
+        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
+        let run = ["run", "tiny.mopd", "--format", "json", "--checkpoint-every", "0s", "--out", "out"];
+        cut(mopd(&bench, &run), &moment, signal);
+    }
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    assert_eq!(bench.tables("out", &[]), expected);
+    assert!(bench.student("out") == lead && follower(&bench, "out") == follow);
+}
+
+/// Two students cost two students' weights, gradients and moments.
+#[test]
+fn a_plan_says_what_both_cost() {
+    let bench = bench(6);
+    let plan = |text: &str| {
+        bench.write("tiny.mopd", text);
+        let mut command = mopd(&bench, &["plan", "tiny.mopd", "--format", "json"]);
+        let output = command.output().expect("mopd starts");
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let models = plan["experiment"]["models"].as_array().expect("models").clone();
+        let place = models.iter().position(|model| model["name"] == "student").expect("it is there");
+        plan["stages"][place]["cost"]["memory"].as_u64().expect("known")
+    };
+    let alike = PAIR.replace("trains follower = other", "trains follower = base");
+    let both = plan(&alike);
+    let alone = alike
+        .replace("  trains follower = base\n", "")
+        .lines()
+        .filter(|line| !line.starts_with("  step follow"))
+        .collect::<Vec<_>>()
+        .join("\n")
+        .replace(", student.follower", "");
+    assert_eq!(both, 2 * plan(&alone));
+}
+
+#[test]
+fn what_turns_cannot_do_is_refused_by_name() {
+    let bench = bench(6);
+    let refused = |from: &str, to: &str, said: &[&str]| {
+        let text = PAIR.replace(from, to);
+        assert_ne!(text, PAIR);
+        bench.write("tiny.mopd", &text);
+        assert_says(&bench.fails(&[]), said);
+    };
+    let twice = "step more { updates = lead, objective = near(expert), rollout = sample(n: 1, temperature: 1, max_tokens: 6) }\n  step follow ";
+    refused("step follow ", twice, &["`lead`, which two steps update, is not supported yet"]);
+    refused(
+        "every = 2",
+        "every = 2, passes = 2",
+        &["several `passes` of a step that is not taken every time"],
+    );
+    refused("every = 2", "every = 2, steps = 4", &["a step of `train` with a length of its own"]);
+    let other = "tokenizer = \"other.json\" }\nmodel start";
+    refused("tokenizer = bytes }\nmodel start", other, &["other.json"]);
+}
