@@ -539,6 +539,17 @@ def _(b):
     return (0.6 * -b.ls + 0.4 * kl(b.t, b.s)).mean()
 
 
+@method("minillm.minillm_without_text", discount=0.9)
+def _(b):  # arXiv:2306.08543, eq. 5 to 9: discounts count from the token itself; whitened; the step itself once more, exactly
+    gap, ahead = (b.lt - b.ls).detach(), []
+    for i in range(len(gap)):
+        later = [j for j in range(i, len(gap)) if b.of[j] == b.of[i]]
+        ahead.append(sum(0.9 ** (j - i) * gap[j] for j in later) / len(later))
+    ahead = torch.stack(ahead)
+    advantage = (ahead - ahead.mean()) / (ahead.std(correction=0) + 1e-4)
+    return (ppo(b.ratio, advantage, 0.2, 0.2) + kl(b.s, b.t)).mean()
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
     for seed, (name, (loss, also, arguments)) in enumerate(METHODS.items()):

@@ -274,6 +274,14 @@ fn what_is_not_supported_is_refused_by_name() {
             "let one of the teachers",
         ),
         (
+            "teacher t = mixture([first, second], weights: equal)\nroute { else -> t }",
+            FULL,
+            "token_mix(0.2, sample(n: 1, temperature: 1, max_tokens: 6))",
+            "rollouts of `t`, which is no model of its own, is not supported yet",
+            "token_mix(",
+            "route prompts to it",
+        ),
+        (
             "teacher t = logits(first) + ema(mean(student.entropy, over: batch), rate: 0.9) * logits(second)\nroute { else -> t }",
             FULL,
             SAMPLED,

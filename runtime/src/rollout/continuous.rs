@@ -9,10 +9,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::{Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
+use super::{Author, Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
-use crate::model::{Decoder, PagedGenerator};
+use crate::model::PagedGenerator;
 use crate::random::{Key, Uniforms};
 use crate::zip::zip_equal;
 use mopd_compiler::plan::Sampling;
@@ -33,8 +33,9 @@ struct FlyingRow {
     /// Index into the completions.
     index: usize,
     uniforms: Uniforms,
-    /// Its prompt, and what follows.
+    /// Its prompt, and what follows; the same where a guide reads it.
     sequence: Sequence,
+    guide: Option<Sequence>,
     /// Tokens of its prompt.
     prompt: usize,
     /// Tokens of its completion at most.
@@ -57,6 +58,8 @@ impl FlyingRow {
 
 pub struct Flight<'a> {
     generator: PagedGenerator<'a>,
+    /// Has as many pages: it reads the same tokens.
+    guide: Option<PagedGenerator<'a>>,
     drawer: Drawer<'a>,
     prompts: &'a [Prompt<'a>],
     n: usize,
@@ -78,20 +81,25 @@ pub struct Flight<'a> {
 impl<'a> Flight<'a> {
     /// None where rows can't come and go.
     pub fn new(
-        decoder: &'a Decoder,
+        author: impl Into<Author<'a>>,
         prompts: &'a [Prompt<'a>],
         sampling: &'a Sampling,
         key: Key,
         budget: Budget,
     ) -> Option<Flight<'a>> {
-        let n = sampling.n.max(1) as usize;
+        let (author, n) = (author.into(), sampling.n.max(1) as usize);
         let longest = prompts
             .iter()
             .map(|prompt| prompt.tokens.len() + sampling.max_tokens(prompt.limit) as usize)
             .max();
+        let generator = |model| PagedGenerator::new(model, longest.unwrap_or(1));
         Some(Flight {
-            generator: PagedGenerator::new(decoder, longest.unwrap_or(1))?,
-            drawer: Drawer::new(decoder, sampling),
+            generator: generator(author.model)?,
+            guide: match author.guide {
+                None => None,
+                Some(guide) => Some(generator(guide.model)?),
+            },
+            drawer: Drawer::new(author, sampling),
             prompts,
             n,
             sampling,
@@ -114,7 +122,7 @@ impl<'a> Flight<'a> {
             control.check()?;
             while self.admit() || (self.reads_on() && self.read(&order, &mut units)?) {}
             if self.flying.is_empty() {
-                self.took.pages = self.generator.pages().bytes();
+                self.took.pages = self.bytes();
                 return Ok((self.completions, self.took));
             }
             self.took.rows = self.took.rows.max(self.flying.len());
@@ -126,7 +134,13 @@ impl<'a> Flight<'a> {
     /// Pages that there may be while so many rows are in flight. What logits took once, they keep.
     fn room(&mut self, rows: usize) -> usize {
         let bytes = self.budget.0.saturating_sub(rows.max(self.took.rows) * self.drawer.row_bytes());
-        bytes / self.generator.pages().layout().bytes()
+        let guide = self.guide.as_mut().map_or(0, |guide| guide.pages().layout().bytes());
+        bytes / (self.generator.pages().layout().bytes() + guide)
+    }
+
+    /// Of all pages.
+    fn bytes(&mut self) -> usize {
+        self.generator.pages().bytes() + self.guide.as_mut().map_or(0, |guide| guide.pages().bytes())
     }
 
     /// Tokens of a completion, as far as can be known: what others had, and half as many again.
@@ -151,7 +165,7 @@ impl<'a> Flight<'a> {
                 return false;
             }
             // Pages that are free now are kept, too.
-            let taken = self.generator.pages().bytes() + rows * self.drawer.row_bytes();
+            let taken = self.bytes() + rows * self.drawer.row_bytes();
             if rows > self.took.rows && taken > self.budget.0 {
                 return false;
             }
@@ -177,6 +191,7 @@ impl<'a> Flight<'a> {
         units.next();
         let tokens: Vec<&[_]> = unit.iter().map(|&prompt| self.prompts[prompt].tokens).collect();
         let sequences = self.generator.read(&tokens);
+        let of_guide = self.guide.as_mut().map(|guide| guide.read(&tokens));
         // Every prompt is read once; its samples start from the same logits.
         let rows: Vec<(usize, usize)> =
             (0..unit.len()).flat_map(|place| (0..self.n).map(move |sample| (place, sample))).collect();
@@ -187,17 +202,24 @@ impl<'a> Flight<'a> {
         let drawn = |((place, _), uniforms)| drawer::DrawRow { uniforms, place, seen: [tokens[place], &[]] };
         let mut drawn: Vec<drawer::DrawRow> =
             zip_equal(rows.iter().copied(), &mut uniforms).map(drawn).collect();
-        let draws = self.drawer.draw(&mut drawn, self.generator.logits());
+        let draws = self.drawer.draw(
+            &mut drawn,
+            self.generator.logits(),
+            self.guide.as_mut().map(PagedGenerator::logits),
+        );
         for (((place, sample), uniforms), draw) in zip_equal(zip_equal(rows, uniforms), draws) {
             let prompt = self.prompts[unit[place]];
             let (index, most) =
                 (unit[place] * self.n + sample, self.sampling.max_tokens(prompt.limit) as usize);
             if append(&mut self.completions[index], draw, most, &self.drawer)? {
                 let sequence = self.generator.pages().share(&sequences[place]);
+                let guide = self.guide.as_mut().zip(of_guide.as_ref());
+                let guide = guide.map(|(guide, sequences)| guide.pages().share(&sequences[place]));
                 self.ready.push_back(FlyingRow {
                     index,
                     uniforms,
                     sequence,
+                    guide,
                     prompt: prompt.tokens.len(),
                     most,
                     fed: 0,
@@ -206,7 +228,8 @@ impl<'a> Flight<'a> {
                 self.end(index);
             }
         }
-        sequences.into_iter().for_each(|sequence| self.generator.pages().end(sequence));
+        let mut of_guide = of_guide.into_iter().flatten();
+        sequences.into_iter().for_each(|sequence| self.end_sequences(sequence, of_guide.next()));
         Ok(true)
     }
 
@@ -230,10 +253,21 @@ impl<'a> Flight<'a> {
     fn preempt(&mut self) {
         if let Some(mut row) = self.flying.pop() {
             self.generator.pages().shorten(&mut row.sequence, row.prompt);
+            if let (Some(guide), Some(sequence)) = (&mut self.guide, &mut row.guide) {
+                guide.pages().shorten(sequence, row.prompt);
+            }
             row.fed = 0;
             self.ready.push_front(row);
             self.full = true;
             self.took.preempted += 1;
+        }
+    }
+
+    /// Gives pages back.
+    fn end_sequences(&mut self, sequence: Sequence, of_guide: Option<Sequence>) {
+        self.generator.pages().end(sequence);
+        if let (Some(guide), Some(sequence)) = (&mut self.guide, of_guide) {
+            guide.pages().end(sequence);
         }
     }
 
@@ -247,6 +281,9 @@ impl<'a> Flight<'a> {
         let tokens: Vec<_> =
             self.flying.iter().map(|row| self.completions[row.index].tokens[row.fed]).collect();
         self.generator.step(self.flying.iter_mut().map(|row| &mut row.sequence), &tokens);
+        if let Some(guide) = &mut self.guide {
+            guide.step(self.flying.iter_mut().filter_map(|row| row.guide.as_mut()), &tokens);
+        }
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for (place, row) in self.flying.iter_mut().enumerate() {
             row.fed += 1;
@@ -258,7 +295,8 @@ impl<'a> Flight<'a> {
                 rows.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen });
             }
         }
-        let draws = self.drawer.draw(&mut rows, self.generator.logits());
+        let guide = self.guide.as_mut().map(PagedGenerator::logits);
+        let draws = self.drawer.draw(&mut rows, self.generator.logits(), guide);
         let mut over = vec![false; self.flying.len()];
         for (place, draw) in zip_equal(places, draws) {
             let FlyingRow { index, most, .. } = self.flying[place];
@@ -267,7 +305,7 @@ impl<'a> Flight<'a> {
         for (row, over) in zip_equal(std::mem::take(&mut self.flying), over) {
             if over {
                 self.end(row.index);
-                self.generator.pages().end(row.sequence);
+                self.end_sequences(row.sequence, row.guide);
             } else {
                 self.flying.push(row);
             }

@@ -3,7 +3,9 @@
 use mopd_compiler::plan::Sampling;
 use mopd_kernels::Cpu;
 
-use super::sampler::{Draw, Scratch, draw};
+use super::Author;
+use super::guided::{self, Guidance, GuidedScratch};
+use super::sampler::{Draw, draw};
 use super::stop::Stop;
 use crate::machine::device;
 use crate::model::{ABSENT, Decoder};
@@ -32,6 +34,11 @@ impl VocabularyMask<'_> {
         VocabularyMask { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
     }
 
+    /// The logits of the tokens in a row.
+    fn of_row(self, logits: &[f32], place: usize) -> &[f32] {
+        &logits[place * self.rows..][..self.count]
+    }
+
     /// `[.., rows]`
     pub(super) fn mask(self, logits: &mut [f32]) {
         if !self.absent.is_empty() {
@@ -55,42 +62,63 @@ pub(super) struct DrawRow<'a> {
 pub(super) struct Drawer<'a> {
     pub(super) decoder: &'a Decoder,
     sampling: &'a Sampling,
-    pub(super) tokens: VocabularyMask<'a>,
+    tokens: VocabularyMask<'a>,
+    /// Another model that has a say in each token.
+    guide: Option<(VocabularyMask<'a>, Guidance)>,
     pub(super) stop: Stop<'a>,
     /// Tokens are drawn on the processor wherever the model is.
     cpu: Cpu,
     /// A buffer for each thread.
-    scratch: Vec<Scratch>,
+    scratch: Vec<GuidedScratch>,
 }
 
 impl<'a> Drawer<'a> {
-    pub(super) fn new(decoder: &'a Decoder, sampling: &'a Sampling) -> Drawer<'a> {
-        let cpu = device::host();
+    pub(super) fn new(author: Author<'a>, sampling: &'a Sampling) -> Drawer<'a> {
+        let (cpu, decoder) = (device::host(), author.model);
         Drawer {
             cpu,
             decoder,
             sampling,
             tokens: VocabularyMask::of(decoder),
+            guide: author.guide.map(|guide| (VocabularyMask::of(guide.model), guide.guidance)),
             stop: Stop::new(&sampling.stop, &decoder.tokenizer),
-            scratch: vec![Scratch::default(); cpu.threads()],
+            scratch: vec![GuidedScratch::default(); cpu.threads()],
         }
     }
 
     /// Bytes of a row's logits.
     pub(super) fn row_bytes(&self) -> usize {
-        self.tokens.rows * size_of::<f32>()
+        let guide = self.guide.map_or(0, |(tokens, _)| tokens.rows);
+        (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, whose logits stand at its place; none where they are not finite.
-    pub(super) fn draw(&mut self, rows: &mut [DrawRow], logits: &mut [f32]) -> Vec<Option<Draw>> {
+    /// The next token of every row, whose logits stand at its place, and those of a guide; none where they are
+    /// not finite.
+    pub(super) fn draw(
+        &mut self,
+        rows: &mut [DrawRow],
+        logits: &mut [f32],
+        guide: Option<&mut [f32]>,
+    ) -> Vec<Option<Draw>> {
         let Drawer { sampling, tokens, cpu, ref mut scratch, .. } = *self;
         tokens.mask(logits);
+        let guide = self.guide.map(|(tokens, guidance)| {
+            let logits = guide.expect("a guide reads what is written");
+            tokens.mask(logits);
+            (tokens, guidance, &*logits)
+        });
         let mut draws = vec![None; rows.len()];
         let mut rows: Vec<_> = zip_equal(rows, &mut draws).collect();
         let logits = &*logits;
         cpu.for_each(&mut rows, scratch, |_, (row, drawn), scratch| {
-            let logits = &logits[row.place * tokens.rows..][..tokens.count];
-            **drawn = draw(logits, sampling, row.seen, row.uniforms, scratch);
+            let own = tokens.of_row(logits, row.place);
+            **drawn = match guide {
+                None => draw(own, sampling, row.seen, row.uniforms, &mut scratch.own),
+                Some((tokens, guidance, logits)) => {
+                    let logits = [own, tokens.of_row(logits, row.place)];
+                    guided::draw(logits, guidance, sampling, row.seen, row.uniforms, scratch)
+                }
+            };
         });
         draws
     }

@@ -2,6 +2,7 @@
 
 mod continuous;
 mod drawer;
+mod guided;
 mod in_step;
 #[cfg(test)]
 mod precision;
@@ -22,6 +23,7 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
+pub use guided::Guidance;
 pub use sequence::Sequence;
 
 use drawer::Drawer;
@@ -37,6 +39,25 @@ pub struct Completion {
     pub logps: Vec<f32>,
     /// Cut off at `max_tokens`, or at the limit of its domain.
     pub truncated: bool,
+}
+
+/// Who writes: a model, alone or with another one that reads the same and has a say in each token.
+#[derive(Clone, Copy)]
+pub struct Author<'a> {
+    pub model: &'a Decoder,
+    pub guide: Option<Guide<'a>>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Guide<'a> {
+    pub model: &'a Decoder,
+    pub guidance: Guidance,
+}
+
+impl<'a> From<&'a Decoder> for Author<'a> {
+    fn from(model: &'a Decoder) -> Author<'a> {
+        Author { model, guide: None }
+    }
 }
 
 /// A prompt and the number that its random draws are keyed by.
@@ -107,8 +128,8 @@ fn reading(config: &Config, tokens: usize) -> usize {
 
 /// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws
 /// depends on nothing else. Whoever asks the job to stop is heard at every token: completions may be long.
-pub fn rollout(
-    decoder: &Decoder,
+pub fn rollout<'a>(
+    author: impl Into<Author<'a>>,
     prompts: &[Prompt],
     sampling: &Sampling,
     key: Key,
@@ -121,9 +142,10 @@ pub fn rollout(
             "a completion needs at least one token: `max_tokens` is 0",
         ));
     }
-    match continuous::Flight::new(decoder, prompts, sampling, key, budget) {
+    let author = author.into();
+    match continuous::Flight::new(author, prompts, sampling, key, budget) {
         Some(flight) => flight.run(control).map(|(completions, _)| completions),
-        None => in_step::rollout(decoder, prompts, sampling, key, control),
+        None => in_step::rollout(author, prompts, sampling, key, control),
     }
 }
 

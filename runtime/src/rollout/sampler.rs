@@ -28,6 +28,18 @@ pub struct Scratch {
     weights: Vec<f32>,
     /// Entries, by weight.
     order: Vec<u32>,
+    /// Sums of the weights, piece by piece.
+    ends: Vec<f64>,
+}
+
+/// What a token is drawn from: the weights of all entries, over their sum.
+pub(super) struct Weighed<'s> {
+    pub(super) logits: &'s [f32],
+    pub(super) weights: &'s [f32],
+    ends: &'s [f64],
+    largest: f32,
+    temperature: f64,
+    pub(super) total: f64,
 }
 
 /// Draws by inverting the cumulative distribution: probabilities in single precision, their sums in f64.
@@ -41,8 +53,22 @@ pub fn draw(
     scratch: &mut Scratch,
 ) -> Option<Draw> {
     let uniform = uniforms.uniform();
-    let Scratch { penalised, weights, order } = scratch;
-    let temperature = sampling.temperature;
+    if sampling.temperature == 0.0 {
+        let (logits, largest) = shaped(logits, sampling, seen, &mut scratch.penalised)?;
+        return Some(Draw { token: best(logits, largest) as Token, logp: 0.0 });
+    }
+    let weighed = weigh(logits, sampling, seen, scratch)?;
+    let index = weighed.pick(uniform)?;
+    Some(Draw { token: index as Token, logp: weighed.logp(index) })
+}
+
+/// The logits that are drawn by, and the largest of them; none where they are not finite.
+fn shaped<'s>(
+    logits: &'s [f32],
+    sampling: &Sampling,
+    seen: [&[Token]; 2],
+    penalised: &'s mut Vec<f32>,
+) -> Option<(&'s [f32], f32)> {
     let logits = match sampling.repetition_penalty {
         None => logits,
         Some(penalty) => {
@@ -57,21 +83,42 @@ pub fn draw(
             largest = if logit > largest { logit } else { largest };
         }
     });
-    if !finite {
-        return None;
-    }
-    if temperature == 0.0 {
-        let best = logits.iter().position(|&logit| logit == largest).expect("some logit is the largest");
-        return Some(Draw { token: best as Token, logp: 0.0 });
-    }
-    let scale = (1.0 / temperature) as f32;
+    finite.then_some((logits, largest))
+}
+
+fn best(logits: &[f32], largest: f32) -> usize {
+    logits.iter().position(|&logit| logit == largest).expect("some logit is the largest")
+}
+
+/// The weights that tokens are drawn by; none where the logits are not finite.
+pub(super) fn weigh<'s>(
+    logits: &'s [f32],
+    sampling: &Sampling,
+    seen: [&[Token]; 2],
+    scratch: &'s mut Scratch,
+) -> Option<Weighed<'s>> {
+    let Scratch { penalised, weights, order, ends } = scratch;
+    let temperature = sampling.temperature;
+    let (logits, largest) = shaped(logits, sampling, seen, penalised)?;
     weights.resize(logits.len(), 0.0);
-    with_cpu_features(|| {
-        for (weight, logit) in weights.iter_mut().zip(logits) {
-            *weight = exp((logit - largest) * scale);
-        }
-    });
-    truncate(weights, sampling.top_k, sampling.top_p, order);
+    if temperature == 0.0 {
+        weights.fill(0.0);
+        weights[best(logits, largest)] = 1.0;
+    } else {
+        let scale = (1.0 / temperature) as f32;
+        with_cpu_features(|| {
+            for (weight, logit) in weights.iter_mut().zip(logits) {
+                *weight = exp((logit - largest) * scale);
+            }
+        });
+        truncate(weights, sampling.top_k, sampling.top_p, order);
+    }
+    let total = summed(weights, ends);
+    Some(Weighed { logits, weights, ends, largest, temperature, total })
+}
+
+/// The sum of weights; the sums of the pieces up to the end of each are in `ends`.
+pub(super) fn summed(weights: &[f32], ends: &mut Vec<f64>) -> f64 {
     let sum = |piece: &[f32]| {
         let mut lanes = [0.0f64; 8];
         for chunk in piece.chunks(8) {
@@ -81,7 +128,7 @@ pub fn draw(
         }
         lanes.iter().sum::<f64>()
     };
-    let mut ends = Vec::with_capacity(logits.len().div_ceil(PIECE));
+    ends.clear();
     let mut total = 0.0;
     with_cpu_features(|| {
         for piece in weights.chunks(PIECE) {
@@ -89,8 +136,13 @@ pub fn draw(
             ends.push(total);
         }
     });
-    // The first entry whose cumulative mass exceeds the threshold: an entry of no mass is never chosen.
-    let threshold = uniform * total;
+    total
+}
+
+/// The first entry whose cumulative mass exceeds the threshold: an entry of no mass is never chosen. `ends` as
+/// [`summed`] has them.
+pub(super) fn pick(weights: &[f32], ends: &[f64], uniform: f64) -> Option<usize> {
+    let threshold = uniform * ends.last()?;
     let piece = ends.partition_point(|&end| end <= threshold).min(ends.len() - 1);
     let mut cumulative = if piece == 0 { 0.0 } else { ends[piece - 1] };
     let (mut index, first) = (None, piece * PIECE);
@@ -102,9 +154,25 @@ pub fn draw(
             break;
         }
     }
-    let index = index?;
-    let logp = (f64::from(logits[index]) - f64::from(largest)) / temperature - total.ln();
-    Some(Draw { token: index as Token, logp })
+    index
+}
+
+impl Weighed<'_> {
+    pub(super) fn pick(&self, uniform: f64) -> Option<usize> {
+        pick(self.weights, self.ends, uniform)
+    }
+
+    /// Of an entry that can be drawn; negative infinity for others.
+    pub(super) fn logp(&self, entry: usize) -> f64 {
+        match self.weights[entry] {
+            0.0 => f64::NEG_INFINITY,
+            _ if self.temperature == 0.0 => 0.0,
+            _ => {
+                let logit = f64::from(self.logits[entry]) - f64::from(self.largest);
+                logit / self.temperature - self.total.ln()
+            }
+        }
+    }
 }
 
 /// What `seen` has is less likely: a positive logit is divided by the penalty, a negative one multiplied,

@@ -332,6 +332,44 @@ fn completions_do_not_depend_on_the_budget() {
     }
 }
 
+/// Another model that reads along is shaped otherwise; by loops, with little memory, and by tensors.
+#[test]
+fn a_guide_reads_what_is_written() {
+    let guide = crate::model::Config { layers: 1, ..tiny() };
+    let [own, guide] = [decoder_weights(1.5), random_model(&guide, 9)]
+        .map(|weights| Decoder::frozen(&weights, Device::Cpu, Kind::Float));
+    let prompts: Vec<Vec<Token>> = (0..20).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+    let (requests, sampling) = (requests(&prompts), Sampling::new(3, 1.0, 40));
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    let page: usize = [&own, &guide].map(|one| page_layout(&one.config, Kind::Float).bytes()).iter().sum();
+    let row = 4 * (own.config.vocabulary + guide.config.vocabulary);
+    let alone = fly(&own, &prompts, &sampling, ENOUGH).0;
+    for (guidance, nothing) in [
+        (Guidance::Mix { share: 0.4 }, Guidance::Mix { share: 0.0 }),
+        (Guidance::Replace { top_k: 9 }, Guidance::Replace { top_k: 300 }),
+    ] {
+        let by = |guidance| Author { model: &own, guide: Some(Guide { model: &guide, guidance }) };
+        let fly = |guidance, budget| {
+            Flight::new(by(guidance), &requests, &sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
+        };
+        let (expected, all) = fly(guidance, ENOUGH);
+        assert!(expected != alone && fly(nothing, ENOUGH).0 == alone, "{guidance:?}");
+        assert!(all.rows > 40 && all.preempted == 0, "{all:?}");
+        let mut preempted = 0;
+        for pages in [0, 30, 70] {
+            let (got, took) = fly(guidance, Budget(pages * page + 30 * row));
+            assert!(got == expected && took.rows <= all.rows, "{guidance:?}, {pages} pages: {took:?}");
+            preempted += took.preempted;
+        }
+        assert!(preempted > 0, "no budget was too small for what came");
+        let in_step = in_step::rollout(by(guidance), &requests, &sampling, key, &undisturbed()).unwrap();
+        for (one, other) in crate::zip::zip_equal(&in_step, &expected) {
+            assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
+            assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
+        }
+    }
+}
+
 /// One long prompt among short ones, and completions that may be long and end soon: memory is what the
 /// tokens take that exist.
 #[test]

@@ -25,6 +25,7 @@ use crate::tokenizer::Tokenizer;
 
 mod cached_scores;
 mod conversations;
+mod guided;
 mod half;
 mod learners;
 mod mixes;

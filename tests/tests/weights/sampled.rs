@@ -244,15 +244,22 @@ fn others() -> Vec<Case> {
         of("minillm.minillm")
             .with("plain_weight", "0.7")
             .with("discount", "0.95")
-            .clipped("long_run", 0.2, 0.2, |t| {
-                let ahead = |u: At| {
-                    u.onwards(|later| 0.95_f64.powi((later.token - u.token) as i32) * later.gap())
-                        / (u.s("remaining") + 1.0)
-                };
-                let all = values(&t.peers(Axis::Batch), ahead);
-                (ahead(t) - mean(&all)) / (deviation(&all, false) + 1e-4)
-            })
+            .clipped("long_run", 0.2, 0.2, credit)
             .linear("step", "kl(student || teacher)", |_| 1.0)
             .linear("language", "student.logp", |_| -0.7),
+        of("minillm.minillm_without_text")
+            .with("discount", "0.95")
+            .clipped("long_run", 0.2, 0.2, credit)
+            .linear("step", "kl(student || teacher)", |_| 1.0),
     ]
+}
+
+/// MiniLLM's advantage, with a discount of 0.95.
+fn credit(t: At) -> f64 {
+    let ahead = |u: At| {
+        u.onwards(|later| 0.95_f64.powi((later.token - u.token) as i32) * later.gap())
+            / (u.s("remaining") + 1.0)
+    };
+    let all = values(&t.peers(Axis::Batch), ahead);
+    (ahead(t) - mean(&all)) / (deviation(&all, false) + 1e-4)
 }

@@ -187,6 +187,6 @@ pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Di
     }
     let composed = choices.into_iter().find(|choice| choice.teacher.composition().is_some())?;
     let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);
-    let help = "let one of the teachers that it is made of write: `from(NAME, ...)`";
+    let help = "let one of the teachers that it is made of write: `from(NAME, ...)`, or route prompts to it";
     Some((*refused(at, construct)).help(help))
 }

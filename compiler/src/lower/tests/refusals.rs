@@ -226,8 +226,6 @@ fn rollouts() {
     }
     let of = || Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
     for (source, name) in [
-        (RolloutSource::TokenMix { alpha: number(0.2), of: of() }, "token_mix"),
-        (RolloutSource::Interleave { top_k: 25, of: of() }, "interleave"),
         (RolloutSource::Refine { by: Role::Teacher, sees: None, of: of() }, "refine"),
         (RolloutSource::Speculative { block: 16, of: of() }, "speculative"),
         (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
@@ -302,6 +300,35 @@ fn rollouts() {
     compiled(&sound);
 }
 
+/// A teacher that has a say in each token, of what the student samples.
+#[test]
+fn teachers_with_a_say() {
+    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+    let said = |source| refusals(|experiment| distilled(experiment).rollout.source = source);
+    let mix = |alpha: &Formula, of| RolloutSource::TokenMix { alpha: alpha.clone(), of };
+    let inside = mix(&number(0.2), of(student(4, 2).0));
+    assert_eq!(
+        said(RolloutSource::Interleave { top_k: 25, of: of(inside.clone()) }),
+        supported("`interleave` of the rollout `token_mix`")
+    );
+    let mut edited = (*of(student(4, 2).0)).clone();
+    edited.edits = vec![Edit::Keep { condition: signal(Signal::Correct) }];
+    assert_eq!(said(mix(&number(0.2), Rc::new(edited))), supported("the edit `keep` of a rollout"));
+    let computed = apply(Function::Multiply, [&signal(Signal::Progress), &number(0.2)]);
+    assert_eq!(
+        said(mix(&computed, of(student(4, 2).0))),
+        supported("an `alpha` of a `token_mix` that is computed from others")
+    );
+    let mut sound = experiment();
+    distilled(&mut sound).rollout.source = inside;
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let writers: Vec<Writer> = train.rollout.producer.drawn().iter().map(|drawn| drawn.0).collect();
+    assert_eq!(writers, [Writer::Scorer(plan::Role::TEACHER), Writer::Student]);
+}
+
 /// A buffer of what is drawn anew at every step.
 #[test]
 fn replays() {
@@ -332,8 +359,8 @@ fn replays() {
     let same = "a `replay` of completions that are the same at every step";
     assert_eq!(inside(&RolloutSource::Data { field: "answer".into() }), supported(same));
     assert_eq!(
-        inside(&RolloutSource::Interleave { top_k: 25, of: of(student(4, 1).0) }),
-        supported("the rollout `interleave`")
+        inside(&RolloutSource::Speculative { block: 16, of: of(student(4, 1).0) }),
+        supported("the rollout `speculative`")
     );
     let ordered = |formula: &Formula| {
         let formula = formula.clone();
@@ -480,8 +507,8 @@ fn mixes() {
     let mut edited = (*sampled(1)).clone();
     edited.edits = vec![Edit::Keep { condition: signal(Signal::Correct) }];
     assert_eq!(said(mix(half(), Rc::new(edited), data())), supported("the edit `keep` of a rollout"));
-    let other = of(RolloutSource::Interleave { top_k: 25, of: sampled(1) });
-    assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `interleave`"));
+    let other = of(RolloutSource::Speculative { block: 16, of: sampled(1) });
+    assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `speculative`"));
     let computed = apply(Function::Multiply, [&signal(Signal::Progress), &half()]);
     assert_eq!(
         said(mix(computed, sampled(1), data())),

@@ -5,6 +5,7 @@
 
 mod data;
 mod fields;
+mod guided;
 mod mix;
 mod model;
 mod pairs;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use data::Data;
 pub use fields::{Fields, Value};
+pub use guided::{Guidance, Guided};
 pub use mix::Mix;
 pub use model::Model;
 pub use pairs::Pairs;
@@ -53,6 +55,7 @@ pub enum Producer {
     Mix(Box<Mix>),
     Replay(Box<Replay>),
     Turns(Turns),
+    Guided(Box<Guided>),
 }
 
 impl Producer {
@@ -66,6 +69,7 @@ impl Producer {
             Producer::Mix(kind) => &**kind,
             Producer::Replay(kind) => &**kind,
             Producer::Turns(kind) => kind,
+            Producer::Guided(kind) => &**kind,
         }
     }
 
@@ -79,6 +83,7 @@ impl Producer {
             Producer::Mix(kind) => &mut **kind,
             Producer::Replay(kind) => &mut **kind,
             Producer::Turns(kind) => kind,
+            Producer::Guided(kind) => &mut **kind,
         }
     }
 }
@@ -362,9 +367,10 @@ fn producer(
         }
         RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_groups),
         RolloutSource::Turns { .. } => turns::executable(rollout, origins),
-        RolloutSource::TokenMix { .. }
-        | RolloutSource::Interleave { .. }
-        | RolloutSource::Refine { .. }
+        RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
+            guided::executable(rollout, origins)
+        }
+        RolloutSource::Refine { .. }
         | RolloutSource::Speculative { .. }
         | RolloutSource::Denoise { .. }
         | RolloutSource::Derived { .. }

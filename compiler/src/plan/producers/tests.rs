@@ -18,6 +18,8 @@ fn plans_and_keys_have_the_words_that_they_had() {
     let by_name = |once| Producer::of_scorer(Role::named(1), once, sampling());
     let once = Once { sequences: 64, keep: Keep::All };
     let grows = Moving::Ladder { ladder: 0, values: vec![4.0, 8.0] };
+    let guided =
+        |guidance| Producer::Guided(Box::new(Guided { guidance, of: Producer::student(sampling()) }));
     let replay = Replay {
         of: Producer::student(Sampling { max_tokens_moves: Some(grows), ..sampling() }),
         capacity: 100,
@@ -36,7 +38,7 @@ fn plans_and_keys_have_the_words_that_they_had() {
         (
             Rollout::new(
                 6,
-                Producer::mix(half, Producer::student(sampling()), Producer::teacher(sampling())),
+                Producer::mix(half.clone(), Producer::student(sampling()), Producer::teacher(sampling())),
             ),
             r#"{"from":"mix","share":{"shape":"constant","value":0.5},"first":{"from":"student","sampling":S},"second":{"from":"teacher","sampling":S},"batch":6}"#,
         ),
@@ -51,6 +53,14 @@ fn plans_and_keys_have_the_words_that_they_had() {
         (
             Rollout::new(9, Producer::Replay(Box::new(replay))),
             r#"{"from":"replay","capacity":100,"share":{"shape":"constant","value":0.5},"keeps":"prompts","of":{"from":"student","sampling":{"n":2,"temperature":1.0,"max_tokens":8,"max_tokens_moves":{"ladder":0,"values":[4.0,8.0]},"stop":[]}},"batch":9}"#,
+        ),
+        (
+            Rollout::new(3, guided(Guidance::TokenMix { alpha: half.clone().into() })),
+            r#"{"from":"guided","guidance":"token_mix","alpha":{"shape":"constant","value":0.5},"of":{"from":"student","sampling":S},"batch":3}"#,
+        ),
+        (
+            Rollout::new(3, guided(Guidance::Interleave { top_k: 25 })),
+            r#"{"from":"guided","guidance":"interleave","top_k":25,"of":{"from":"student","sampling":S},"batch":3}"#,
         ),
         (
             Rollout::new(5, pairs),
@@ -71,6 +81,22 @@ fn plans_and_keys_have_the_words_that_they_had() {
         serde_json::to_string(&key).unwrap(),
         r#"{"chosen":{"from":"data","field":"best"},"rejected":{"model":"key 3","sampling":S},"batch":5}"#
             .replace('S', SAMPLING)
+    );
+}
+
+/// Both models read each token that is drawn.
+#[test]
+fn a_teacher_that_has_a_say_writes() {
+    let guidance = Guidance::Interleave { top_k: 25 };
+    let guided = Producer::Guided(Box::new(Guided { guidance, of: Producer::student(sampling()) }));
+    let writers: Vec<Writer> = guided.drawn().iter().map(|(writer, _)| *writer).collect();
+    assert_eq!(writers, [Writer::Scorer(Role::TEACHER), Writer::Student]);
+    let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
+    let kind = guided.kind();
+    assert_eq!((kind.group(), kind.fresh(), kind.parameters(&of)), (2, true, Some(1010.0)));
+    assert_eq!(
+        (kind.policy(), kind.asked(4)),
+        (Err("a teacher replaced some of the tokens"), "`prompts = 4`".to_owned())
     );
 }
 

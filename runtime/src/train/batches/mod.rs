@@ -3,6 +3,7 @@
 
 pub mod data;
 mod filter;
+mod guided;
 mod mix;
 mod model;
 mod pairs;
@@ -93,6 +94,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Pairs(kind) => Box::new(pairs::make_sides(kind, making)?),
         Producer::Mix(kind) => Box::new(mix::make_mixed(kind, making)?),
         Producer::Replay(kind) => Box::new(replay::make_replayed(kind, making)?),
+        Producer::Guided(kind) => Box::new(guided::make(kind, making)),
         Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
     })
 }

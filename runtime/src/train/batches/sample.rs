@@ -5,10 +5,9 @@ use mopd_compiler::plan::Sampling;
 use super::Batch;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::model::Decoder;
 use crate::random::{Key, Purpose};
 use crate::reward::RewardInput;
-use crate::rollout::{Prompt, Sequence, rollout};
+use crate::rollout::{Author, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
 use crate::zip::zip_equal;
@@ -57,21 +56,21 @@ pub(super) fn draw_by<K: Ord>(
 }
 
 /// Completions of the drawn prompts, as long as they may get at this step.
-pub(super) fn sample_now(
+pub(super) fn sample_now<'a>(
     batch: &Batch,
-    model: &Decoder,
+    author: impl Into<Author<'a>>,
     draws: &[Numbered],
     sampling: &Sampling,
     purpose: Purpose,
 ) -> Result<Vec<Sequence>> {
     let now = sampling.at(batch.step, batch.stage.steps, batch.climbed);
-    sample(batch.stage, model, draws, &now, batch.key(purpose))
+    sample(batch.stage, author, draws, &now, batch.key(purpose))
 }
 
 /// Completions of the drawn prompts.
-pub(super) fn sample(
+pub(super) fn sample<'a>(
     stage: &Stage,
-    model: &Decoder,
+    author: impl Into<Author<'a>>,
     draws: &[Numbered],
     sampling: &Sampling,
     key: Key,
@@ -86,7 +85,7 @@ pub(super) fn sample(
         })
         .collect();
     let n = sampling.n.max(1) as usize;
-    let completions = rollout(model, &prompts, sampling, key, stage.budget, stage.control)?;
+    let completions = rollout(author, &prompts, sampling, key, stage.budget, stage.control)?;
     let sequences = completions.into_iter().enumerate().map(|(index, completion)| {
         let draw = draws[index / n].draw;
         Sequence {

@@ -95,7 +95,7 @@ impl Draws for WrittenOnce {
 }
 
 /// Who writes for a prompt.
-fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelRef> {
+pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelRef> {
     let section = stage.section(draw.source, draw.record);
     models.model(writer, section).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
@@ -134,7 +134,7 @@ fn teacher_rollouts(
             Some(teacher) => teacher,
             None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };
-        let mut sequences = sample(stage, &teacher, chunk, sampling, key)?;
+        let mut sequences = sample(stage, &*teacher, chunk, sampling, key)?;
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         judge(stage, &mut sequences)?;
         if keep == Keep::Correct {

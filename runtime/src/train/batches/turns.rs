@@ -181,7 +181,7 @@ fn write(
         })
         .collect();
     let Batch { stage, student, .. } = batch;
-    rollout(student, &prompts, &sampling, key, stage.budget, stage.control)
+    rollout(*student, &prompts, &sampling, key, stage.budget, stage.control)
 }
 
 impl Trajectory {

@@ -13,13 +13,18 @@ use crate::rollout::{Prompt, Sequence, rollout};
 
 const GROUPS: u32 = 10;
 
-fn sampling(n: u32) -> Sampling {
+pub(super) fn sampling(n: u32) -> Sampling {
     Sampling::new(n, 1.0, 6)
 }
 
 /// The batches of a stage of so many steps that does not learn meanwhile; the producer was made for one of
 /// `made_for` steps.
-fn forked(producer: Producer, teachers: [Teacher; 2], made_for: u32, steps: u32) -> Vec<Vec<Sequence>> {
+pub(super) fn forked(
+    producer: Producer,
+    teachers: [Teacher; 2],
+    made_for: u32,
+    steps: u32,
+) -> Vec<Vec<Sequence>> {
     let (fixture, weights) = (Fixture::new(), models(true));
     let mut train = train(mopd(1.0), 1);
     train.rollout = Rollout::new(GROUPS, producer);
@@ -37,7 +42,7 @@ fn forked(producer: Producer, teachers: [Teacher; 2], made_for: u32, steps: u32)
     (0..steps).map(&mut list).collect()
 }
 
-fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
+pub(super) fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
     forked(producer, ROUTED, steps, steps)
 }
 
@@ -153,7 +158,7 @@ pub(super) fn replay(of: Producer, keeps: Keeps, capacity: u32, order: Option<Fo
 }
 
 /// Whatever else was drawn with it, which may show in the last bits of log-probabilities.
-fn same(one: &[Sequence], other: &[Sequence]) -> bool {
+pub(super) fn same(one: &[Sequence], other: &[Sequence]) -> bool {
     zip_equal(one, other).all(|(one, other)| drawn(one) == drawn(other))
 }
 

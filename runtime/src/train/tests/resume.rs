@@ -1,11 +1,12 @@
 //! A stage that is cut off after any step ends with the same bits as one that is not.
 
-use mopd_compiler::plan::producers::{Keeps, Model};
+use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
 use mopd_compiler::plan::{Axis, Function, Live, Memory, OwnData, Reduction};
 
 use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
+use super::guided::{guided, token_mix};
 use super::producers::{climbing, mean_length, replay};
 use super::turns::{environment, turns};
 use super::*;
@@ -117,6 +118,15 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("a snapshot", ROUTED, &|train| {
         let sampling = Sampling::new(2, 1.0, 6);
         train.rollout = Rollout::new(5, Producer::Model(Model { once: true, model: ModelId(1), sampling }));
+    });
+    case("a mixture of tokens", ROUTED, &|train| {
+        let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
+        (train.objective, train.passes) = (ratio(), 2);
+        train.rollout = Rollout::new(3, token_mix(rising, 2));
+    });
+    case("replaced tokens", [averages(0), Teacher::Model(ModelId(2))], &|train| {
+        train.rollout = Rollout::new(5, guided(Guidance::Interleave { top_k: 9 }, 1));
+        train.optimizer.weight_decay = 0.1;
     });
     case("a ladder", ROUTED, &climbing);
     case("replayed rollouts in a mix", ROUTED, &|train| {

@@ -1,0 +1,101 @@
+//! `token_mix(0.2, sample(...))`, `interleave(top_k: 25, sample(...))`: the student's rollouts, where the routed
+//! teachers have a say in each token.
+
+use mopd_lang::experiment::{self as checked, RolloutSource};
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use crate::plan::{Moving, Role, moving};
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Guided {
+    #[serde(flatten)]
+    pub guidance: Guidance,
+    /// The student.
+    pub of: Producer,
+}
+
+/// What a teacher does with a token.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "guidance", rename_all = "snake_case")]
+pub enum Guidance {
+    /// It is drawn from the distributions of both; so much of it is the teacher's.
+    TokenMix { alpha: Moving },
+    /// It is replaced where it is not among so many.
+    Interleave { top_k: u32 },
+}
+
+impl Guided {
+    fn sampling(&self) -> &Sampling {
+        self.of.sampling().expect("the student draws")
+    }
+}
+
+impl Kind for Guided {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        let fields = Fields::of("guided");
+        let fields = match &self.guidance {
+            Guidance::TokenMix { alpha } => fields
+                .with("guidance", Value::Text("token_mix".to_owned()))
+                .with("alpha", Value::Moving(alpha.clone())),
+            Guidance::Interleave { top_k } => fields
+                .with("guidance", Value::Text("interleave".to_owned()))
+                .with("top_k", Value::Count(*top_k)),
+        };
+        fields.with("of", Value::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
+    }
+
+    fn group(&self) -> u32 {
+        self.of.kind().group()
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// The teacher, beside the student inside.
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        Some((Writer::Scorer(Role::TEACHER), self.sampling()))
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        match self.guidance {
+            Guidance::TokenMix { .. } => Err("two models drew each token"),
+            Guidance::Interleave { .. } => Err("a teacher replaced some of the tokens"),
+        }
+    }
+
+    /// Both read each token.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some(self.of.kind().parameters(of)? + of(Writer::Scorer(Role::TEACHER))? as f64)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+    let (guidance, of) = match &rollout.source {
+        RolloutSource::TokenMix { alpha, of } => {
+            (Guidance::TokenMix { alpha: moving(alpha, "an `alpha` of a `token_mix`", origins)? }, of)
+        }
+        RolloutSource::Interleave { top_k, of } => (Guidance::Interleave { top_k: *top_k }, of),
+        _ => unreachable!("the caller has looked"),
+    };
+    let at = origins.span(of.origin);
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(at, edit_name(edit)));
+    }
+    let RolloutSource::Sample(drawn) = &of.source else {
+        let (name, inside) = (rollout.source.name(), of.source.name());
+        return Err(refused(at, format!("`{name}` of the rollout `{inside}`")));
+    };
+    let of = Producer::student(sampling(drawn, origins, of.origin)?);
+    Ok(Producer::Guided(Box::new(Guided { guidance, of })))
+}

@@ -1,0 +1,206 @@
+//! Tokens that a second model has a say in. It reads what the first one does, token by token.
+
+use super::sampler::{Draw, Scratch, Weighed, pick, summed, weigh};
+use crate::random::Uniforms;
+use crate::tokenizer::Token;
+use mopd_compiler::plan::Sampling;
+
+/// What the second model decides, at a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Guidance {
+    /// A token is drawn from both: with so much of the second model's distribution (MiniLLM, arXiv:2306.08543,
+    /// section 2.2).
+    Mix { share: f64 },
+    /// The first model proposes a token. Where that is not among the so many that the second finds most
+    /// probable, the second draws one (arXiv:2410.11325, algorithm 1).
+    Replace { top_k: u32 },
+}
+
+/// Memory that is used again from draw to draw.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GuidedScratch {
+    pub(super) own: Scratch,
+    guide: Scratch,
+    mixture: Vec<f32>,
+    ends: Vec<f64>,
+    order: Vec<u32>,
+}
+
+/// A token, and its log-probability under all of this: the distribution that it was drawn from. The settings
+/// shape the distribution of each model alone. None where logits are not finite.
+pub(super) fn draw(
+    logits: [&[f32]; 2],
+    guidance: Guidance,
+    sampling: &Sampling,
+    seen: [&[Token]; 2],
+    uniforms: &mut Uniforms,
+    scratch: &mut GuidedScratch,
+) -> Option<Draw> {
+    let GuidedScratch { own, guide, mixture, ends, order } = scratch;
+    let uniform = uniforms.uniform();
+    let [own, guide] = [weigh(logits[0], sampling, seen, own)?, weigh(logits[1], sampling, seen, guide)?];
+    match guidance {
+        Guidance::Mix { share } => mixed(&own, &guide, share, uniform, (mixture, ends)),
+        Guidance::Replace { top_k } => replaced(&own, &guide, top_k, uniform, uniforms, order),
+    }
+}
+
+/// The weights of the model with the larger share stay as they are: where the other has none, this is drawing
+/// from that model alone, to the bit.
+fn mixed(
+    own: &Weighed,
+    guide: &Weighed,
+    share: f64,
+    uniform: f64,
+    (mixture, ends): (&mut Vec<f32>, &mut Vec<f64>),
+) -> Option<Draw> {
+    let (more, less, share) = if share <= 0.5 { (own, guide, share) } else { (guide, own, 1.0 - share) };
+    let scale = (share / (1.0 - share) * more.total / less.total) as f32;
+    mixture.clear();
+    mixture.extend(more.weights.iter().zip(less.weights).map(|(more, less)| more + scale * less));
+    summed(mixture, ends);
+    let entry = pick(mixture, ends, uniform)?;
+    let logp = log_sum((1.0 - share).ln() + more.logp(entry), share.ln() + less.logp(entry));
+    Some(Draw { token: entry as Token, logp })
+}
+
+/// A token comes from the proposals among the `top_k`, or from the second model after any of the others: with
+/// m the mass of these, its probability is that of the proposal where it is among the `top_k`, and m times the
+/// second model's beside.
+fn replaced(
+    own: &Weighed,
+    guide: &Weighed,
+    top_k: u32,
+    uniform: f64,
+    uniforms: &mut Uniforms,
+    order: &mut Vec<u32>,
+) -> Option<Draw> {
+    let proposed = own.pick(uniform)?;
+    order.clear();
+    order.extend(0..guide.logits.len() as u32);
+    let k = (top_k as usize).clamp(1, order.len());
+    // Of equals, the lower entry is the more probable one.
+    let likelier = |a: &u32, b: &u32| {
+        let [one, other] = [a, b].map(|entry| guide.logits[*entry as usize]);
+        other.total_cmp(&one).then(a.cmp(b))
+    };
+    order.select_nth_unstable_by(k - 1, likelier);
+    let (top, rest) = order.split_at(k);
+    let replaced = rest.iter().map(|entry| f64::from(own.weights[*entry as usize])).sum::<f64>() / own.total;
+    let is_top = |entry: usize| top.iter().any(|top| *top as usize == entry);
+    let token = if is_top(proposed) { proposed } else { guide.pick(uniforms.uniform())? };
+    let kept = if is_top(token) { own.logp(token) } else { f64::NEG_INFINITY };
+    Some(Draw { token: token as Token, logp: log_sum(kept, replaced.ln() + guide.logp(token)) })
+}
+
+/// ln(exp(a) + exp(b)); exactly the one where the other is negative infinity.
+fn log_sum(a: f64, b: f64) -> f64 {
+    let (more, less) = if a >= b { (a, b) } else { (b, a) };
+    if less == f64::NEG_INFINITY { more } else { more + (less - more).exp().ln_1p() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Key, Purpose};
+
+    const OWN: [f32; 5] = [1.0, -0.5, 2.0, -40.0, 0.3];
+    const GUIDE: [f32; 5] = [-1.0, 1.5, 0.5, 0.5, -2.0];
+
+    fn uniforms() -> Uniforms {
+        Key::new(1, 0, Purpose::Sample, 0).row(0, 0)
+    }
+
+    fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
+        let weights: Vec<f64> = logits.iter().map(|logit| (f64::from(*logit) / temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.into_iter().map(|weight| weight / total).collect()
+    }
+
+    /// Each token as often as `expected` says, with the log-probability of that.
+    fn follows(guidance: Guidance, sampling: &Sampling, expected: &[f64]) {
+        let (mut uniforms, mut scratch, n) = (uniforms(), GuidedScratch::default(), 40_000);
+        let mut counts = [0.0; 5];
+        for _ in 0..n {
+            let drawn =
+                draw([&OWN, &GUIDE], guidance, sampling, [&[], &[]], &mut uniforms, &mut scratch).unwrap();
+            let wanted = expected[drawn.token as usize].ln();
+            assert!((drawn.logp - wanted).abs() < 1e-6, "{guidance:?}: {drawn:?}, {wanted}");
+            counts[drawn.token as usize] += 1.0 / f64::from(n);
+        }
+        for (count, expected) in counts.iter().zip(expected) {
+            assert!((count - expected).abs() < 0.01, "{guidance:?}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_and_their_log_probabilities_follow_the_mixture() {
+        for temperature in [0.7, 1.0] {
+            let (own, guide) = (softmax(&OWN, temperature), softmax(&GUIDE, temperature));
+            for share in [0.0, 0.2, 0.5, 0.8, 1.0] {
+                let mix = own.iter().zip(&guide).map(|(own, guide)| (1.0 - share) * own + share * guide);
+                follows(Guidance::Mix { share }, &Sampling::new(1, temperature, 1), &mix.collect::<Vec<_>>());
+            }
+        }
+        // Each is truncated alone, then they are mixed: the two best of one, and of the other.
+        let two = Sampling { top_k: Some(2), ..Sampling::new(1, 1.0, 1) };
+        let (a, b) = (2f64.exp() / (1f64.exp() + 2f64.exp()), 1.5f64.exp() / (0.5f64.exp() + 1.5f64.exp()));
+        follows(
+            Guidance::Mix { share: 0.25 },
+            &two,
+            &[0.75 * (1.0 - a), 0.25 * b, 0.75 * a + 0.25 * (1.0 - b), 0.0, 0.0],
+        );
+    }
+
+    #[test]
+    fn tokens_outside_the_top_are_replaced() {
+        let (own, guide) = (softmax(&OWN, 1.0), softmax(&GUIDE, 1.0));
+        // By the guide: 1, then 2 before 3, which is as probable.
+        for (top_k, top) in [(1, vec![1]), (2, vec![1, 2]), (3, vec![1, 2, 3]), (5, vec![0, 1, 2, 3, 4])] {
+            let kept: f64 = top.iter().map(|entry| own[*entry]).sum();
+            let of = |entry: usize| {
+                let proposed = if top.contains(&entry) { own[entry] } else { 0.0 };
+                proposed + (1.0 - kept) * guide[entry]
+            };
+            let expected: Vec<f64> = (0..5).map(of).collect();
+            follows(Guidance::Replace { top_k }, &Sampling::new(1, 1.0, 1), &expected);
+        }
+    }
+
+    /// The same tokens and the same log-probabilities, to the bit.
+    #[test]
+    fn without_a_say_the_first_model_draws_as_alone() {
+        let sampling = Sampling { top_p: Some(0.95), ..Sampling::new(1, 0.8, 1) };
+        let by = |guidance: Option<Guidance>, logits: [&[f32]; 2]| -> Vec<Draw> {
+            let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
+            let mut one = || match guidance {
+                Some(guidance) => {
+                    draw(logits, guidance, &sampling, [&[], &[]], &mut uniforms, &mut scratch).unwrap()
+                }
+                None => {
+                    let scratch = &mut scratch.own;
+                    super::super::sampler::draw(logits[0], &sampling, [&[], &[]], &mut uniforms, scratch)
+                        .unwrap()
+                }
+            };
+            (0..500).map(|_| one()).collect()
+        };
+        let alone = by(None, [&OWN, &GUIDE]);
+        assert_eq!(by(Some(Guidance::Mix { share: 0.0 }), [&OWN, &GUIDE]), alone);
+        assert_eq!(by(Some(Guidance::Mix { share: 1.0 }), [&GUIDE, &OWN]), alone);
+        assert_eq!(by(Some(Guidance::Replace { top_k: 5 }), [&OWN, &GUIDE]), alone);
+        assert_eq!(by(Some(Guidance::Replace { top_k: 500 }), [&OWN, &GUIDE]), alone);
+        assert_ne!(by(Some(Guidance::Mix { share: 0.1 }), [&OWN, &GUIDE]), alone);
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_refused() {
+        let (bad, sampling) = ([f32::NAN; 5], Sampling::new(1, 1.0, 1));
+        for logits in [[&bad, &GUIDE], [&OWN, &bad]] {
+            let logits = logits.map(<[f32; 5]>::as_slice);
+            let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
+            let guidance = Guidance::Mix { share: 0.2 };
+            assert_eq!(draw(logits, guidance, &sampling, [&[], &[]], &mut uniforms, &mut scratch), None);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `token_mix(...)`, `interleave(...)`: the student's rollouts, where the routed teachers have a say in each
+//! token. Prompts of a teacher are written together.
+
+use mopd_compiler::plan::producers::{self, Guided};
+use mopd_compiler::plan::{Role, Sampling};
+
+use super::sample::{Numbered, draw_by, judge, sample_now};
+use super::teacher::teacher_of;
+use super::{Batch, Draws, Making};
+use crate::failure::Result;
+use crate::random::Purpose;
+use crate::rollout::{Author, Guidance, Guide, Sequence};
+
+pub(super) struct OfBoth {
+    guidance: producers::Guidance,
+    sampling: Sampling,
+    judged: bool,
+}
+
+pub(super) fn make(guided: &Guided, making: &Making) -> OfBoth {
+    let sampling = guided.of.sampling().expect("the student draws").clone();
+    OfBoth { guidance: guided.guidance.clone(), sampling, judged: making.judged }
+}
+
+impl Draws for OfBoth {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        let Batch { stage, student, models, step, climbed } = *batch;
+        let guidance = match &self.guidance {
+            producers::Guidance::TokenMix { alpha } => {
+                Guidance::Mix { share: alpha.at(step, stage.steps, climbed) }
+            }
+            producers::Guidance::Interleave { top_k } => Guidance::Replace { top_k: *top_k },
+        };
+        let mut list = draw_by(
+            draws,
+            |draw| draw.section(stage),
+            |_, draws| {
+                let teacher = models.decoder(teacher_of(stage, models, Role::TEACHER, draws[0].draw)?);
+                let guide = Guide { model: teacher.as_deref().unwrap_or(student), guidance };
+                let author = Author { model: student, guide: Some(guide) };
+                sample_now(batch, author, draws, &self.sampling, purpose)
+            },
+        )?;
+        if self.judged {
+            judge(stage, &mut list)?;
+        }
+        Ok(list)
+    }
+}
