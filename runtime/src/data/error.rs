@@ -309,7 +309,7 @@ impl Problem {
         Problem::NotJson { cause, column: error.column(), line: quote(line) }
     }
 
-    pub(super) fn missing<'a>(field: &str, present: impl Iterator<Item = &'a str>) -> Problem {
+    pub fn missing<'a>(field: &str, present: impl Iterator<Item = &'a str>) -> Problem {
         let present: Vec<_> = present.map(str::to_owned).collect();
         let meant = nearest(field, present.iter().map(String::as_str)).map(str::to_owned);
         Problem::MissingField { field: field.to_owned(), meant, present }

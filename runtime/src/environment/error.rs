@@ -37,6 +37,12 @@ pub enum EnvironmentError {
         quote(prompt)
     )]
     Reward { command: String, sum: f64, prompt: String },
+    #[error(
+        "the environment `{command}` ended the episode of the prompt {} in the expert's turns, before the \
+         student's first one",
+        quote(prompt)
+    )]
+    Over { command: String, prompt: String },
     #[error("the environment `{command}` gave an observation without tokens: {}", quote(observation))]
     NoTokens { command: String, observation: String },
     /// The job is to stop.
@@ -57,6 +63,9 @@ impl EnvironmentError {
     /// The way out; more than one line where the program's own words are worth reading.
     pub fn help(&self) -> String {
         match self {
+            EnvironmentError::Over { .. } => "play fewer of the expert's turns, such as `expert_turns(all_but: 1)`, or \
+                                              leave the data line out"
+                .to_owned(),
             EnvironmentError::Setting { .. } => "`time_limit` must be more than 0 seconds".to_owned(),
             EnvironmentError::Start { .. } => {
                 "commands run by `sh` in the folder of the experiment's file".to_owned()

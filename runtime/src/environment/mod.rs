@@ -5,8 +5,10 @@
 //! told the same again, and must answer the same.
 
 mod error;
+mod expert;
 
 pub use error::EnvironmentError;
+pub use expert::{EXPERT_TURNS, recorded};
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -19,9 +19,11 @@ use mopd_store::programs::Program;
 use self::cache::DataCache;
 use self::load::Loaded;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, Field, Request, overlap};
+use crate::data::{self, Dataset, Field, Problem, Request, overlap};
+use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
+use crate::quote::quote;
 use crate::reward::Verifier;
 use crate::store::Store;
 use crate::tokenizer::{self, Tokenizer, difference};
@@ -248,6 +250,28 @@ fn rows(
     }
 }
 
+/// Whether every row has the turns of an expert.
+fn experts(prompts: &Prompts) -> Result<()> {
+    let dataset = &prompts.dataset;
+    for row in 0..dataset.len() {
+        let record = dataset.object(row);
+        if recorded(&record).is_some() {
+            continue;
+        }
+        let field = EXPERT_TURNS;
+        let problem = match record.get(field) {
+            None => Problem::missing(field, record.keys().map(String::as_str)),
+            Some(found) => Problem::TypeMismatch {
+                field: field.to_owned(),
+                wanted: "a list of texts, none of them empty, one for each turn of the expert",
+                found: quote(&found.to_string()),
+            },
+        };
+        return Err(dataset.error(row, problem).into());
+    }
+    Ok(())
+}
+
 fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], forms: &[Form]) -> Result<()> {
     let form = |model: ModelId| &forms[model.0 as usize];
     let context = |model: ModelId| form(model).config.context as u32;
@@ -269,13 +293,16 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         for field in fields() {
             prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
         }
-        if prompts.dataset.is_chat() && train.producers().any(|producer| !producer.environments().is_empty())
-        {
+        let environments = || train.producers().flat_map(Producer::environments);
+        if prompts.dataset.is_chat() && environments().next().is_some() {
             let message =
                 format!("`turns` of `{}`, whose prompts are conversations, is not supported yet", data.name);
             return Err(Error::new(FailureKind::Data, message).help(
                 "write its prompts as plain text, and what is to stand between turns in the observations",
             ));
+        }
+        if environments().any(|turns| turns.expert_turns.is_some()) {
+            experts(prompts)?;
         }
         for (writer, sampling) in drawn() {
             let shortest = match writer {

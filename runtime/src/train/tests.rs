@@ -57,7 +57,10 @@ impl Fixture {
                 let prompt: String = "prompt".chars().cycle().skip(index).take(1 + (index * 5) % 9).collect();
                 let answer: String =
                     "abcdefg".chars().cycle().skip(index).take(1 + (index * 3) % 7).collect();
-                text += &format!("{{\"prompt\": \"{name}{prompt}\", \"answer\": \"{answer}\"}}\n");
+                let expert = &["k", "lm", "n"][..index % 4];
+                text += &format!(
+                    "{{\"prompt\": \"{name}{prompt}\", \"answer\": \"{answer}\", \"expert_turns\": {expert:?}}}\n"
+                );
             }
             let path = folder.path().join(format!("{name}.jsonl"));
             std::fs::write(&path, text).unwrap();
@@ -132,7 +135,7 @@ fn load(path: &Path) -> Prompts {
         source: &source,
         format: &PromptFormat::Text,
         fields: &fields,
-        whole: false,
+        whole: true,
         routes: &[],
         notes: None,
     };

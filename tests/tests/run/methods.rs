@@ -59,7 +59,8 @@ fn folder() -> TempDir {
             ];
             let fields = fields.map(|field| format!("\"{field}\": \"{answer}\", "));
             format!(
-                "{{{}\"prompt\": \"{word}{sign}\", \"rejected\": \"{word}\", \"effort\": \"high\"}}\n",
+                "{{{}\"prompt\": \"{word}{sign}\", \"rejected\": \"{word}\", \"effort\": \"high\", \
+                 \"expert_turns\": [\"a\", \"b\", \"c\"]}}\n",
                 fields.concat()
             )
         };
@@ -68,13 +69,13 @@ fn folder() -> TempDir {
             fs::write(folder.path().join(file), &lines).expect("writing a test file");
         }
     }
-    for name in ["tools.py", "kitchen.py"] {
+    for name in ["environment.py", "tools.py", "kitchen.py"] {
         fs::write(folder.path().join(name), ENVIRONMENT).expect("writing a test file");
     }
     folder
 }
 
-/// Answers once, then ends the episode.
+/// Answers four times, then ends the episode.
 const ENVIRONMENT: &str = "import json, sys
 turns = {}
 for line in sys.stdin:
@@ -82,7 +83,7 @@ for line in sys.stdin:
     id = request['id']
     if 'end' not in request:
         turns[id] = turns.get(id, -1) + 1
-        print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 1}), flush=True)
+        print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 4}), flush=True)
 ";
 
 #[test]

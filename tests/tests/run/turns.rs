@@ -100,6 +100,12 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     bench.edit("tiny.mopd", "at_most: 2,", "at_most: 2, depends: [\"rules.json\"],");
     assert_says(&bench.fails(&[]), &["`depends` names", "rules.json"]);
     bench.edit("tiny.mopd", "depends: [\"rules.json\"],", "");
+    bench.edit("tiny.mopd", "max_tokens: 2))", "max_tokens: 2)) |> expert_turns(all_but: 1)");
+    assert_says(
+        &bench.fails(&[]),
+        &["lookup/train.jsonl:1", "the field `expert_turns` is missing", "every line needs `expert_turns`"],
+    );
+    bench.edit("tiny.mopd", " |> expert_turns(all_but: 1)", "");
     bench.edit("tiny.mopd", "reward = exact_match(key)", "reward = exact_match(key), format = chat");
     let program = fs::read_to_string(bench.path("tiny.mopd")).expect("the program");
     let lines: Vec<&str> = program.lines().filter(|line| !line.starts_with("model start")).collect();

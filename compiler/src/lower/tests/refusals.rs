@@ -1018,9 +1018,20 @@ fn turns() {
         })
     };
     assert_eq!(
-        edited(&Edit::FirstTurns { turns: number(1.0) }),
-        supported("the edit `first_turns` of a rollout")
+        edited(&Edit::Keep { condition: signal(Signal::Correct) }),
+        supported("the edit `keep` of a rollout")
     );
+    assert_eq!(
+        edited(&Edit::FirstTurns { turns: reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group) }),
+        supported("`first_turns` of a number that is not the step's alone")
+    );
+    let twice = refusals(|experiment| {
+        let rollout = &mut distilled(experiment).rollout;
+        let turns_of = |turns| Edit::ExpertTurns { turns };
+        let edits = [ExpertTurns::First(number(2.0)), ExpertTurns::AllBut(number(1.0))].map(turns_of);
+        (rollout.source, rollout.edits) = (turns(&|_| {}), edits.into());
+    });
+    assert_eq!(twice, supported("the edit `expert_turns` of a rollout twice"));
     let sees = refusals(|experiment| {
         let pieces = vec![TemplatePiece::Slot(Slot::Prompt)];
         experiment.teachers[0].sees = Some(Rc::new(Template { name: "shown".into(), pieces, origin: HERE }));

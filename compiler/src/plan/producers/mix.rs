@@ -4,7 +4,10 @@ use mopd_lang::experiment as checked;
 use mopd_lang::formula::Formula;
 use serde::Deserialize;
 
-use super::{Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, producer};
+use super::{
+    Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, other_edits,
+    producer,
+};
 use crate::plan::{Moving, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
@@ -68,7 +71,7 @@ pub(super) fn executable(
 ) -> Narrowed<Producer> {
     let side = |rollout: &checked::Rollout| {
         let at = origins.span(rollout.origin);
-        if let Some(edit) = rollout.edits.first() {
+        if let Some(edit) = other_edits(rollout).next() {
             return Err(refused(at, edit_name(edit)));
         }
         match producer(rollout, Keep::All, origins, of_groups)? {

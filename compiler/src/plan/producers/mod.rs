@@ -28,7 +28,7 @@ pub use pairs::Pairs;
 pub use replay::Replay;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
-pub use turns::Turns;
+pub use turns::{ExpertTurns, Turns};
 
 use super::{Formula, Keep, ModelId, Moving, Role, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -54,7 +54,7 @@ pub enum Producer {
     Pairs(Box<Pairs>),
     Mix(Box<Mix>),
     Replay(Box<Replay>),
-    Turns(Turns),
+    Turns(Box<Turns>),
     Guided(Box<Guided>),
 }
 
@@ -68,7 +68,7 @@ impl Producer {
             Producer::Pairs(kind) => &**kind,
             Producer::Mix(kind) => &**kind,
             Producer::Replay(kind) => &**kind,
-            Producer::Turns(kind) => kind,
+            Producer::Turns(kind) => &**kind,
             Producer::Guided(kind) => &**kind,
         }
     }
@@ -82,7 +82,7 @@ impl Producer {
             Producer::Pairs(kind) => &mut **kind,
             Producer::Mix(kind) => &mut **kind,
             Producer::Replay(kind) => &mut **kind,
-            Producer::Turns(kind) => kind,
+            Producer::Turns(kind) => &mut **kind,
             Producer::Guided(kind) => &mut **kind,
         }
     }
@@ -328,8 +328,9 @@ pub(crate) fn rollout(
     if let Some(pairs) = pairs::compared(train, origins).transpose() {
         return pairs.map_err(|refusal| vec![*refusal]);
     }
-    let (at, edits) = (origins.span(train.rollout.origin), &train.rollout.edits);
-    let mut refusals: Vec<Diagnostic> = edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
+    let at = origins.span(train.rollout.origin);
+    let mut refusals: Vec<Diagnostic> =
+        other_edits(&train.rollout).map(|edit| *refused(at, edit_name(edit))).collect();
     let made = producer(&train.rollout, train.keep, origins, of_groups)
         .and_then(|producer| Ok(Rollout::new(groups(&producer, train.size, at)?, producer)));
     match made.map_err(|refusal| refusals.push(*refusal)) {
@@ -342,7 +343,13 @@ fn edit_name(edit: &checked::Edit) -> String {
     format!("the edit `{}` of a rollout", edit.name())
 }
 
-/// The source of a rollout, its edits aside.
+/// The edits that are not part of how its source draws.
+fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &checked::Edit> {
+    let turns = matches!(rollout.source, RolloutSource::Turns { .. });
+    rollout.edits.iter().filter(move |edit| !(turns && turns::makes(edit)))
+}
+
+/// The source of a rollout, other edits aside.
 fn producer(
     rollout: &checked::Rollout,
     keep: Keep,
@@ -366,7 +373,7 @@ fn producer(
             mix::executable(share, (first, second), origins, of_groups)
         }
         RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_groups),
-        RolloutSource::Turns { .. } => turns::executable(rollout, origins),
+        RolloutSource::Turns { .. } => turns::executable(rollout, origins, of_groups),
         RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
             guided::executable(rollout, origins)
         }

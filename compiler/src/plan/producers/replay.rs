@@ -4,7 +4,10 @@
 use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, producer};
+use super::{
+    Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, other_edits,
+    producer,
+};
 use crate::plan::{Formula, Moving, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
@@ -81,7 +84,7 @@ pub(super) fn executable(
     let RolloutSource::Replay { capacity, share, keeps, condition, order, of } = &rollout.source else {
         unreachable!("the caller has looked")
     };
-    if let Some(edit) = of.edits.first() {
+    if let Some(edit) = other_edits(of).next() {
         return Err(refused(origins.span(of.origin), edit_name(edit)));
     }
     let inside = producer(of, Keep::All, origins, of_groups)?;

@@ -122,9 +122,11 @@ fn turns_say_who_answers_and_their_key_what_matters() {
         time_limit_seconds: 30.0,
         depends: vec!["rules.json".to_owned()],
         at_most: grows.into(),
+        first_turns: None,
+        expert_turns: None,
         sampling: sampling(),
     };
-    let rollout = Rollout::new(6, Producer::Turns(turns));
+    let rollout = Rollout::new(6, Producer::Turns(Box::new(turns)));
     let rest = r#""at_most":{"shape":"linear","from":1.0,"to":5.0,"over":"run"},"batch":6,"sampling":S}"#;
     let text = r#"{"from":"turns","environment":"python3 env.py","time_limit_seconds":30.0,"depends":["rules.json"],"#;
     let text = (text.to_owned() + rest).replace('S', SAMPLING);
@@ -138,6 +140,20 @@ fn turns_say_who_answers_and_their_key_what_matters() {
         (kind.turns(), kind.group(), kind.fresh(), rollout.producer.environments().len()),
         (5, 2, true, 1)
     );
+    let Producer::Turns(turns) = &rollout.producer else { panic!("turns") };
+    let mut graph = crate::expr::graph::Graph::default();
+    let value = graph.constant(crate::plan::Axis::Group, 2.0);
+    let two = || Formula { graph: graph.clone(), value };
+    let edited = Turns {
+        first_turns: Some(two()),
+        expert_turns: Some(ExpertTurns::AllBut(two())),
+        ..Turns::clone(turns)
+    };
+    let edited = Rollout::new(6, Producer::Turns(Box::new(edited)));
+    let text = serde_json::to_string(&edited).unwrap();
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), edited);
+    let text = serde_json::to_string(&edited.key(&|id| Value::Model(id))).unwrap();
+    assert!(text.contains("\"first_turns\":{") && text.contains("\"expert_turns\":{\"all_but\":{"), "{text}");
     // Of a mix, the longest.
     let mixed = Producer::mix(Schedule::Constant { value: 0.5 }, Producer::data("answer"), rollout.producer);
     assert_eq!((mixed.kind().turns(), mixed.environments().len()), (5, 1));

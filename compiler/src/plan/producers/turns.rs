@@ -1,11 +1,12 @@
 //! `turns("python3 env.py", at_most: 30, sample(...))`: the student's turns, with a program's observations
 //! between them.
 
-use mopd_lang::experiment::{self as checked, RolloutSource};
+use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
+use mopd_lang::formula;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
-use crate::plan::{Moving, moving};
+use super::{Fields, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, sampling};
+use crate::plan::{Formula, Moving, Signal, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -18,16 +19,39 @@ pub struct Turns {
     pub depends: Vec<String>,
     /// The student's, of an episode.
     pub at_most: Moving,
+    /// `first_turns`: only so many are trained on.
+    #[serde(default)]
+    pub first_turns: Option<Formula>,
+    #[serde(default)]
+    pub expert_turns: Option<ExpertTurns>,
     /// Of one turn.
     pub sampling: Sampling,
 }
 
+/// How many of the turns that an expert had, in the data, are played before the student's. Numbers of the step
+/// alone.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertTurns {
+    First(Formula),
+    AllBut(Formula),
+}
+
 impl Turns {
     fn described(&self, fields: Fields, groups: Option<u32>) -> Fields {
-        fields
-            .with("at_most", Value::Moving(self.at_most.clone()))
-            .with_groups("batch", groups)
-            .with("sampling", Value::Sampling(self.sampling.clone()))
+        let mut fields = fields.with("at_most", Value::Moving(self.at_most.clone()));
+        if let Some(turns) = &self.first_turns {
+            fields = fields.with("first_turns", Value::Formula(turns.clone()));
+        }
+        if let Some(expert) = &self.expert_turns {
+            let (name, turns) = match expert {
+                ExpertTurns::First(turns) => ("first", turns),
+                ExpertTurns::AllBut(turns) => ("all_but", turns),
+            };
+            let turns = Fields::default().with(name, Value::Formula(turns.clone()));
+            fields = fields.with("expert_turns", Value::Fields(turns));
+        }
+        fields.with_groups("batch", groups).with("sampling", Value::Sampling(self.sampling.clone()))
     }
 }
 
@@ -80,7 +104,16 @@ impl Kind for Turns {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+/// Whether an edit is part of how turns are drawn.
+pub(super) fn makes(edit: &Edit) -> bool {
+    matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. })
+}
+
+pub(super) fn executable(
+    rollout: &checked::Rollout,
+    origins: Origins,
+    of_groups: OfGroups,
+) -> Narrowed<Producer> {
     let RolloutSource::Turns { environment, time_limit_seconds, depends, at_most, of } = &rollout.source
     else {
         unreachable!("the caller has looked")
@@ -92,11 +125,37 @@ pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrow
     let RolloutSource::Sample(drawn) = &of.source else {
         return Err(refused(at, format!("`turns` of the rollout `{}`", of.source.name())));
     };
-    Ok(Producer::Turns(Turns {
+    let number = |formula: &formula::Formula, name: &str| {
+        let lowered = of_groups(formula, &format!("`{name}`"))?;
+        let of_step = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
+        match lowered.graph.signals(&[lowered.value]).iter().all(of_step) {
+            true => Ok(lowered),
+            false => Err(refused(at, format!("`{name}` of a number that is not the step's alone"))),
+        }
+    };
+    let (mut first_turns, mut expert_turns) = (None, None);
+    for edit in &rollout.edits {
+        let twice = match edit {
+            Edit::FirstTurns { turns } => first_turns.replace(number(turns, "first_turns")?).is_some(),
+            Edit::ExpertTurns { turns: checked::ExpertTurns::First(turns) } => {
+                expert_turns.replace(ExpertTurns::First(number(turns, "expert_turns")?)).is_some()
+            }
+            Edit::ExpertTurns { turns: checked::ExpertTurns::AllBut(turns) } => {
+                expert_turns.replace(ExpertTurns::AllBut(number(turns, "expert_turns")?)).is_some()
+            }
+            _ => false,
+        };
+        if twice {
+            return Err(refused(origins.span(rollout.origin), format!("{} twice", edit_name(edit))));
+        }
+    }
+    Ok(Producer::Turns(Box::new(Turns {
         environment: environment.clone(),
         time_limit_seconds: *time_limit_seconds,
         depends: depends.clone(),
         at_most: moving(at_most, "an `at_most`", origins)?,
+        first_turns,
+        expert_turns,
         sampling: sampling(drawn, origins, of.origin)?,
-    }))
+    })))
 }

@@ -21,12 +21,12 @@ builtins! { Edit: EditName, EditCall {
     #[usage = "best(reward, of: 1)"]
     best => Best { x: Formula, of: Count },
 
-    /// Trains only on the first turns, this many.
+    /// Trains only on the first turns, this many. Episodes are played to their end.
     #[usage = "first_turns(1 + floor(step / 5))"]
     first_turns => FirstTurns { turns: Whole },
 
-    /// The first turns, this many or `all_but` the last, are the expert's, from the data; the student
-    /// continues from there.
+    /// The first turns, this many or `all_but` the last, are the expert's, from the field `expert_turns` of the
+    /// data, a list of texts; the student continues from there.
     #[usage = "expert_turns(3)"]
     expert_turns => ExpertTurns { turns: Option<Whole>, all_but: Option<Whole> },
 

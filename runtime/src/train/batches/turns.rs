@@ -1,14 +1,16 @@
 //! `turns(...)`: the student's own turns, with a program's observations between them. What it wrote is trained
 //! on, observations are read only.
 
+use mopd_compiler::expr::batch::{self, Layout};
+use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::Turns;
-use mopd_compiler::plan::{Moving, Sampling};
+use mopd_compiler::plan::producers::{ExpertTurns, Turns};
+use mopd_compiler::plan::{Formula, Moving, Sampling};
 use serde_json::{Map, Value};
 
 use super::sample::{Numbered, judge_by};
 use super::{Batch, Draws, Making};
-use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start};
+use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start, recorded};
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
@@ -21,6 +23,10 @@ pub(super) struct OfTurns {
     environment: Option<Environment>,
     command: String,
     at_most: Moving,
+    /// Only so many are trained on.
+    first_turns: Option<Formula>,
+    /// What is played before the student's.
+    expert_turns: Option<ExpertTurns>,
     sampling: Sampling,
     judged: bool,
 }
@@ -43,13 +49,21 @@ struct Trajectory {
 }
 
 pub(super) fn make(turns: &Turns, making: &Making) -> Result<OfTurns> {
-    let Turns { environment: command, time_limit_seconds, depends: _, at_most, sampling } = turns;
+    let Turns {
+        environment: command,
+        time_limit_seconds,
+        depends: _,
+        at_most,
+        first_turns,
+        expert_turns,
+        sampling,
+    } = turns.clone();
     let environment = match making.stage.environments {
-        Environments::In(folder) => Some(Environment::new(command, *time_limit_seconds, folder)?),
+        Environments::In(folder) => Some(Environment::new(&command, time_limit_seconds, folder)?),
         Environments::Untouched => None,
     };
-    let (at_most, sampling) = (at_most.clone(), sampling.clone());
-    Ok(OfTurns { environment, command: command.clone(), at_most, sampling, judged: making.judged })
+    let judged = making.judged;
+    Ok(OfTurns { environment, command, at_most, first_turns, expert_turns, sampling, judged })
 }
 
 impl Draws for OfTurns {
@@ -74,7 +88,9 @@ impl Draws for OfTurns {
                 Episode::new(Start { seed, domain, prompt, record })
             })
             .collect();
-        self.answer(&mut played, &mut episodes, batch, &sampling)?;
+        let all: Vec<usize> = (0..played.len()).collect();
+        self.answer(&mut played, &mut episodes, &all, batch, &sampling)?;
+        self.play_expert(&mut played, &mut episodes, &records, batch, &sampling)?;
         for turn in 0..at_most {
             let open: Vec<usize> = (0..played.len()).filter(|index| !played[*index].over).collect();
             if open.is_empty() {
@@ -89,7 +105,7 @@ impl Draws for OfTurns {
             if turn + 1 == at_most {
                 played.iter_mut().for_each(|one| one.over = true);
             }
-            self.answer(&mut played, &mut episodes, batch, &sampling)?;
+            self.answer(&mut played, &mut episodes, &open, batch, &sampling)?;
         }
         if let Some(environment) = &self.environment {
             environment.end(&episodes);
@@ -99,11 +115,50 @@ impl Draws for OfTurns {
 }
 
 impl OfTurns {
-    /// What the environment says to the starts, or to the actions of a turn, behind what is there.
+    /// The expert's turns: as actions they are as if the student had written them, and they are only read.
+    fn play_expert(
+        &self,
+        played: &mut [Trajectory],
+        episodes: &mut [Episode],
+        records: &[Map<String, Value>],
+        batch: &Batch,
+        sampling: &Sampling,
+    ) -> Result<()> {
+        let Some(expert) = &self.expert_turns else { return Ok(()) };
+        let tokenizer = &batch.stage.start.tokenizer;
+        let turns = |record| {
+            let all = recorded(record).expect("the data was looked at before the run");
+            let count = match expert {
+                ExpertTurns::First(turns) => at_step(turns, batch)?,
+                ExpertTurns::AllBut(turns) => all.len().saturating_sub(at_step(turns, batch)?),
+            };
+            Ok(all.into_iter().take(count).collect::<Vec<&str>>())
+        };
+        let turns: Vec<Vec<&str>> = records.iter().map(turns).collect::<Result<_>>()?;
+        for turn in 0..turns.iter().map(Vec::len).max().unwrap_or(0) {
+            let acting: Vec<usize> = (0..played.len()).filter(|index| turn < turns[*index].len()).collect();
+            for index in &acting {
+                let text = turns[*index][turn];
+                played[*index].observe(&tokenizer.completion("", text)?, batch)?;
+                episodes[*index].act(text.to_owned());
+            }
+            self.answer(played, episodes, &acting, batch, sampling)?;
+            if let Some(over) = acting.iter().find(|index| played[**index].over) {
+                let one = &played[*over];
+                let prompt = batch.stage.sources[one.source].prompts.dataset.prompt(one.record).to_owned();
+                return Err(EnvironmentError::Over { command: self.command.clone(), prompt }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the environment says to the starts, or to the actions of a turn, behind what is there: to those that
+    /// were `asked` now.
     fn answer(
         &self,
         played: &mut [Trajectory],
         episodes: &mut [Episode],
+        asked: &[usize],
         batch: &Batch,
         sampling: &Sampling,
     ) -> Result<()> {
@@ -111,11 +166,12 @@ impl OfTurns {
         let Some(environment) = &self.environment else {
             // Nobody knows how long observations are: here, as long as turns.
             let observation = vec![tokenizer.padding(); sampling.max_tokens as usize];
-            return played.iter_mut().try_for_each(|one| one.observe(&observation, batch));
+            return asked.iter().try_for_each(|index| played[*index].observe(&observation, batch));
         };
         environment.answer(episodes, batch.stage.control)?;
         environment.take_warnings().into_iter().for_each(|warning| batch.stage.control.warn(warning));
-        for (one, episode) in zip_equal(played, episodes) {
+        for (one, episode) in asked.iter().map(|index| (*index, &episodes[*index])) {
+            let one = &mut played[one];
             one.over |= episode.done();
             let observation = episode.last().and_then(|reply| reply.observation.as_deref());
             let Some(text) = observation.filter(|_| !one.over) else { continue };
@@ -152,8 +208,35 @@ impl OfTurns {
                 sequence.completion[last].to_vec()
             })?;
         }
+        if let Some(turns) = &self.first_turns {
+            let turns = at_step(turns, batch)?.max(1);
+            list.iter_mut().for_each(|sequence| cut(sequence, turns));
+        }
         Ok(list)
     }
+}
+
+/// A whole number of the step.
+fn at_step(formula: &Formula, batch: &Batch) -> Result<usize> {
+    let layout = Layout { groups: 1, ..Layout::default() };
+    let now = batch::Batch { layout, step: batch.step, steps: batch.stage.steps, ..batch::Batch::default() };
+    let values = interpret(&formula.graph, &[formula.value], &now)
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("a number of turns: {error}")))?;
+    Ok(values.get(formula.value)[0].round().max(0.0) as usize)
+}
+
+/// Leaves out what comes behind so many of its turns.
+fn cut(sequence: &mut Sequence, turns: usize) {
+    let Some(last) = sequence.turns().nth(turns - 1) else { return };
+    sequence.completion.truncate(last.end);
+    let logps = sequence.logps.as_mut().expect("the student drew it");
+    logps.truncate(last.end);
+    assert_eq!(logps.len(), sequence.completion.len(), "one number per token");
+    let written = sequence.written.take().map(|mut written| {
+        written.truncate(last.end);
+        written
+    });
+    sequence.written = written.filter(|written| written.contains(&false));
 }
 
 /// The next turn of each trajectory that is open.

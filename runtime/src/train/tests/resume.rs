@@ -8,7 +8,7 @@ use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::guided::{guided, token_mix};
 use super::producers::{climbing, mean_length, replay};
-use super::turns::{environment, turns};
+use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::state::TrainState;
 use crate::store::{Lookup, Store};
@@ -158,6 +158,8 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         (train.objective, train.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, turns(grows, Sampling::new(2, 1.0, 3)));
     });
+    std::fs::write(fixture.folder.path().join("heard.py"), HEARD).unwrap();
+    case("turns behind an expert", ROUTED, &|train| train.rollout = Rollout::new(3, behind_an_expert()));
     case("some weights", ROUTED, &|train| {
         train.trainable =
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };

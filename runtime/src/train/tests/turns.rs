@@ -1,7 +1,8 @@
 //! Turns with a program between them: what the student wrote is trained on, what it was told is only read.
 
-use mopd_compiler::plan::producers::Turns;
-use mopd_compiler::plan::{Axis, Moving, Over};
+use mopd_compiler::expr::graph::Graph;
+use mopd_compiler::plan::producers::{ExpertTurns, Turns};
+use mopd_compiler::plan::{Axis, Formula, Function, Moving, Over};
 
 use super::super::batches::Batches;
 use super::*;
@@ -35,12 +36,54 @@ for line in sys.stdin:
 }
 
 pub(super) fn turns(at_most: impl Into<Moving>, sampling: Sampling) -> Producer {
-    Producer::Turns(Turns {
+    Producer::Turns(Box::new(Turns {
         environment: "python3 env.py".to_owned(),
         time_limit_seconds: 60.0,
         depends: Vec::new(),
         at_most: at_most.into(),
+        first_turns: None,
+        expert_turns: None,
         sampling,
+    }))
+}
+
+/// The same with edits.
+fn edited(producer: Producer, change: impl FnOnce(&mut Turns)) -> Producer {
+    let Producer::Turns(mut turns) = producer else { panic!("turns") };
+    change(&mut turns);
+    Producer::Turns(turns)
+}
+
+/// 1 + floor(step / 2)
+fn grown() -> Formula {
+    let mut graph = Graph::default();
+    let (step, two) = (graph.signal(Signal::Step), graph.constant(Axis::Run, 2.0));
+    let half = graph.apply(Function::Divide, &[step, two]);
+    let (half, one) = (graph.apply(Function::Floor, &[half]), graph.constant(Axis::Run, 1.0));
+    let value = graph.apply(Function::Add, &[half, one]);
+    Formula { value: graph.broadcast(value, Axis::Group), graph }
+}
+
+/// A program that says what it heard; done after six actions.
+pub(super) const HEARD: &str = "import json, sys
+heard = {}
+for line in sys.stdin:
+    request = json.loads(line)
+    id = request['id']
+    if 'end' in request:
+        continue
+    reply = {}
+    if 'action' in request:
+        heard[id] = heard.get(id, 0) + 1
+        reply = {'observation': '[' + str(len(request['action'])) + ']', 'done': heard[id] == 6}
+    print(json.dumps({'id': id, **reply}), flush=True)
+";
+
+/// In HEARD, behind all but 1 + floor(step / 2) of the turns of the data.
+pub(super) fn behind_an_expert() -> Producer {
+    edited(turns(constant(2.0), Sampling::new(2, 1.0, 3)), |turns| {
+        turns.environment = "python3 heard.py".to_owned();
+        turns.expert_turns = Some(ExpertTurns::AllBut(grown()));
     })
 }
 
@@ -51,7 +94,9 @@ fn constant(value: f64) -> Schedule {
 /// What a stage with this program draws, step by step; an error where it fails.
 fn drawn(program: &str, producer: Producer, change: impl Fn(&mut Stage)) -> Result<Vec<Vec<Sequence>>> {
     let (fixture, weights) = (Fixture::new(), models(true));
-    std::fs::write(fixture.folder.path().join("env.py"), program).unwrap();
+    for name in ["env.py", "heard.py"] {
+        std::fs::write(fixture.folder.path().join(name), program).unwrap();
+    }
     let mut train = train(mopd(1.0), 1);
     train.rollout = Rollout::new(8, producer);
     let mut stage = fixture.stage(&train, ROUTED, &weights);
@@ -223,6 +268,73 @@ fn a_first_observation_is_a_part_of_the_prompt() {
         assert_eq!(prompt.last(), Some(&Token::from(b'>')));
         assert!(!told(sequence).contains('>'));
     }
+}
+
+/// What is left of each completion is its first turns; the reward is that of all of them.
+#[test]
+fn the_first_turns_alone_are_trained_on() {
+    let program = environment("'reward': 0.25");
+    let all = || turns(constant(4.0), Sampling::new(2, 1.0, 3));
+    let first = lists(&program, edited(all(), |turns| turns.first_turns = Some(grown())));
+    let mut shorter = 0;
+    for (step, (list, whole)) in zip_equal(first, lists(&program, all())).enumerate() {
+        for (sequence, whole) in zip_equal(list, whole) {
+            let kept: Vec<_> = whole.turns().take(1 + step / 2).collect();
+            let end = kept.last().unwrap().end;
+            assert_eq!(sequence.completion, whole.completion[..end]);
+            assert_eq!(sequence.logps.as_deref().unwrap(), &whole.logps.as_ref().unwrap()[..end]);
+            assert_eq!(sequence.turns().collect::<Vec<_>>(), kept);
+            assert_eq!(sequence.written.is_some(), kept.len() > 1);
+            assert_eq!((sequence.reward, sequence.truncated), (whole.reward, whole.truncated));
+            shorter += usize::from(end < whole.completion.len());
+        }
+    }
+    assert!(shorter > 10, "{shorter}");
+}
+
+/// The expert's turns and what the environment says to them stand before the student's; nobody is trained on them.
+#[test]
+fn a_student_goes_on_where_an_expert_was() {
+    let of_run = lists(HEARD, behind_an_expert());
+    let student = Reference::new(&models(true)[0]);
+    let (fixture, weights, train) = (Fixture::new(), models(true), train(mopd(1.0), 1));
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let mut played = [0; 3];
+    for (step, sequence) in
+        of_run.iter().enumerate().flat_map(|(step, list)| list.iter().map(move |sequence| (step, sequence)))
+    {
+        let expert = &["k", "lm", "n"][..sequence.record % 4];
+        let before = &expert[..expert.len().saturating_sub(1 + step / 2)];
+        let mut prompt = stage.sources[sequence.source].tokens.get(sequence.record).to_vec();
+        for turn in before {
+            prompt.extend(stage.start.tokenizer.completion("", turn).unwrap());
+            prompt.extend(stage.start.tokenizer.encode(&format!("[{}]", turn.len())).unwrap());
+        }
+        assert_eq!(sequence.prompt(&stage), prompt, "step {step}, record {}", sequence.record);
+        assert_eq!(sequence.prompt.is_some(), !before.is_empty());
+        assert!(sequence.turns().count() == 2 && sequence.truncated);
+        played[before.len()] += 1;
+        let logps = student.logps(&prompt, &sequence.completion);
+        for place in sequence.turns().flatten() {
+            let expected = logps.double_value(&[place as i64, sequence.completion[place]]);
+            let recorded = f64::from(sequence.logps.as_ref().unwrap()[place]);
+            assert!((recorded - expected).abs() < 1e-4, "{recorded} {expected}");
+        }
+    }
+    assert!(played.iter().all(|played| *played > 2), "{played:?}");
+    // Where fewer were recorded than are asked for, all of them are played.
+    let three = |turns: &mut Turns| {
+        let mut graph = Graph::default();
+        let value = graph.constant(Axis::Group, 2.0);
+        turns.expert_turns = Some(ExpertTurns::First(Formula { graph, value }));
+    };
+    for sequence in lists(HEARD, edited(behind_an_expert(), three)).iter().flatten() {
+        let plain = stage.sources[sequence.source].tokens.get(sequence.record).len();
+        let before = sequence.prompt(&stage).len() - plain;
+        assert_eq!(before, [0, 5, 11, 11][sequence.record % 4]);
+    }
+    let over = drawn(&HEARD.replace("== 6", "== 1"), behind_an_expert(), |_| {}).unwrap_err();
+    assert!(over.to_string().contains("in the expert's turns, before the student's first one"), "{over}");
 }
 
 /// A trial asks nobody's program.
