@@ -9,6 +9,8 @@ use crate::plan::{
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
 const TRAINING_BYTES: u64 = 16;
+/// The sum of records' gradients, in f32, beside that of the one at hand.
+const PRIVATE_BYTES: u64 = 4;
 /// A weight alone.
 const WEIGHT_BYTES: u64 = 4;
 /// Multiplications and additions per parameter and token (arXiv:2001.08361, section 2.1): forward, and
@@ -139,11 +141,14 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let scoring: f64 = scores.map(|(_, parameters)| FORWARD * *parameters as f64 * tokens).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
-        Some(updates * tokens + sampling + scoring)
+        // The batch is looked at as a whole, then record by record.
+        let times = if train.private.is_some() { 2.0 } else { 1.0 };
+        Some(times * (updates * tokens + scoring) + sampling)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
-        frozen.saturating_add(trained.saturating_mul(TRAINING_BYTES))
+        let each = TRAINING_BYTES + if train.private.is_some() { PRIVATE_BYTES } else { 0 };
+        frozen.saturating_add(trained.saturating_mul(each))
     });
     let flops = train.objectives().map(flops_of).sum();
     Cost { parameters, trained, sequences, tokens, flops, memory }

@@ -12,7 +12,7 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     AdamW, Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation,
-    Experiment, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Pretrained,
+    Experiment, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Pretrained, Private,
     PromptFormat, Recipe, Reward, Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
     Trainable,
 };
@@ -102,6 +102,8 @@ struct TrainMeaning<'a> {
     own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
     trainable: &'a Trainable,
     optimizer: &'a AdamW,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private: Option<Private>,
     length: Length,
     learning_rate: &'a Schedule,
     ema: Option<f64>,
@@ -295,6 +297,7 @@ impl<'a> TrainMeaning<'a> {
                 .collect(),
             trainable: &train.trainable,
             optimizer: &train.optimizer,
+            private: train.private,
             length: train.length,
             learning_rate: &train.learning_rate,
             ema: train.ema,

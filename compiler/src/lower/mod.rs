@@ -252,6 +252,7 @@ fn trained(
         filter: train.filter,
         trainable: train.trainable,
         optimizer: train.optimizer,
+        private: train.private,
         length: train.length,
         learning_rate: train.learning_rate,
         ema: train.ema,

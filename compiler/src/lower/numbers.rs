@@ -52,6 +52,14 @@ pub(super) fn check<O>(
                     ("gradient clip", optimizer.clip_norm),
                 ];
                 finite(&numbers, &what, model.origin);
+                if let Some(private) = train.private {
+                    let numbers = [
+                        ("record's gradient clip", private.clip),
+                        ("privacy budget", private.epsilon),
+                        ("`delta`", private.delta),
+                    ];
+                    finite(&numbers, &what, model.origin);
+                }
                 let shares: Vec<(&str, f64)> =
                     train.mixture.iter().map(|share| ("share", share.share)).collect();
                 finite(&shares, &what, model.origin);

@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,
     Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Over, OwnData, Pretrained, Projection, PromptFormat, Recipe, Reward, Row,
-    Sampling, Schedule, SettingMark, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
-    WeightFilter, WeightGroup,
+    ModelId, Normalized, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe,
+    Reward, Row, Sampling, Schedule, SettingMark, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer,
+    Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use views::View;

@@ -160,12 +160,24 @@ pub struct Train<O> {
     pub own_data: Vec<OwnData<O>>,
     pub trainable: Trainable,
     pub optimizer: AdamW,
+    /// What a record may tell of itself; anything where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<Private>,
     pub length: Length,
     pub learning_rate: Schedule,
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
     /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
     pub execution: Execution,
+}
+
+/// Each record's gradient is clipped, and their sum gets noise, so that all steps together are
+/// (`epsilon`, `delta`)-differentially private.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Private {
+    pub clip: f64,
+    pub epsilon: f64,
+    pub delta: f64,
 }
 
 /// Terms of an objective that are trained on completions of their own, beside the stage's rollout. Draws are

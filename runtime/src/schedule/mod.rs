@@ -14,16 +14,18 @@ mod stage;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{DomainId, Evaluation, Length, ModelId, Objective, Plan, Stage, Train};
+use mopd_compiler::plan::{DomainId, Evaluation, Length, ModelId, Objective, Plan, Share, Stage, Train};
 
 pub use keys::{Keys, fork_of};
 pub use room::Room;
 pub use run::{Progress, predict, run};
 
+use crate::failure::Result;
 use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
 use crate::random::stream_of;
 use crate::report::results::seeds;
+use crate::train::privacy::Privacy;
 
 /// One unit of work.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +151,23 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
         .filter_map(|task| if let Work::Stage(model) = task.work { Some(model) } else { None })
         .collect();
     models.into_iter().collect()
+}
+
+/// What private stages may tell of their data, they keep to: that is known before anything runs.
+pub fn check_privacy(plan: &Plan, tasks: &[Task], domains: &[DomainData]) -> Result<()> {
+    for id in stages(tasks) {
+        let model = plan.experiment.model(id);
+        let steps = steps(&model.stage, domains);
+        for train in model.stage.trains() {
+            let records = |share: &Share| {
+                let data = domains[share.domain.0 as usize].train.as_ref();
+                (share.share, data.map_or(0, |data| data.dataset.len()))
+            };
+            let sources: Vec<(f64, usize)> = train.mixture.iter().map(records).collect();
+            Privacy::new(train, steps, &sources).map_err(|error| error.at(model.origin))?;
+        }
+    }
+    Ok(())
 }
 
 /// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from

@@ -144,6 +144,7 @@ fn prepared(
     for warning in warnings {
         control.warn(warning);
     }
+    super::check_privacy(plan, &tasks, &domains)?;
     let widths = super::threads(&tasks, &forms, cores());
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();

@@ -20,6 +20,7 @@ mod objective;
 mod optimizer;
 mod part;
 pub mod peft;
+pub mod privacy;
 mod route;
 mod scores;
 mod sequences;
@@ -53,6 +54,7 @@ use self::non_finite::Classified;
 use self::objective::Outputs;
 use self::optimizer::{Optimizer, gradient_norm};
 use self::part::{Evaluated, Part, Rollouts, Scoring};
+use self::privacy::Privacy;
 pub use self::route::{Route, RoutedTeacher};
 use self::state::RestoreMode;
 use self::trained::Trained;
@@ -224,6 +226,7 @@ struct Trainer<'a> {
     average: Option<(f64, Tensor)>,
     models: Models,
     optimizer: Optimizer,
+    privacy: Option<Privacy>,
     /// The terms on the stage's rollout, then those with completions of their own.
     parts: Vec<Part<'a>>,
 }
@@ -262,11 +265,12 @@ impl<'a> Trainer<'a> {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
         };
+        let privacy = Privacy::of_stage(stage)?;
         let mut parts = vec![Part::new(stage, &models, cache.as_ref(), scores)?];
         for own in &stages[1..] {
             parts.push(Part::new(own, &models, None, None)?);
         }
-        Ok(Trainer { stage, place, model, trained, average, models, optimizer, parts })
+        Ok(Trainer { stage, place, model, trained, average, models, optimizer, privacy, parts })
     }
 
     /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
@@ -317,6 +321,15 @@ impl<'a> Trainer<'a> {
     ) -> Result<Event, Classified> {
         let train = self.stage.train;
         let rolled_out = Instant::now();
+        if let Some(privacy) = self.privacy.as_ref().filter(|_| rollouts[0].sequences.list.is_empty()) {
+            // No record was drawn: the noise moves the weights all the same, or it would tell.
+            let gradient = privacy.gradient(self, &rollouts[0], step)?;
+            let norm = gradient_norm(&gradient);
+            self.apply(gradient, norm, step);
+            let rollout = (rolled_out - started).as_secs_f64();
+            let seconds = Seconds { rollout, scoring: 0.0, update: rolled_out.elapsed().as_secs_f64() };
+            return Ok(self.event(step, ("loss", 0.0), 0, seconds, 0.0, Vec::new()));
+        }
         let (mut scoring, mut sum) = (Duration::ZERO, None);
         let mut evaluated: Vec<(Batch, Outputs)> = Vec::with_capacity(rollouts.len());
         for (part, rollouts) in rollouts.iter().enumerate() {
@@ -329,7 +342,14 @@ impl<'a> Trainer<'a> {
             });
             evaluated.push((batch, outputs));
         }
-        let gradient = self.trained.gradient(sum.expect("an objective has a term"));
+        let sum = sum.expect("an objective has a term");
+        let gradient = match &self.privacy {
+            None => self.trained.gradient(sum),
+            Some(privacy) => {
+                drop(sum);
+                privacy.gradient(self, &rollouts[0], step)?
+            }
+        };
         let mut loss = 0.0;
         for (part, (_, outputs)) in zip_equal(&mut self.parts, &evaluated) {
             loss += part.learn(outputs, step);
@@ -339,14 +359,7 @@ impl<'a> Trainer<'a> {
         if !norm.is_finite() {
             return Err((non_finite::gradient(self, &rollouts, &evaluated, step), false));
         }
-        let learning_rate = train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
-        self.trained.apply(&self.model);
-        if let Some((rate, average)) = &mut self.average {
-            let _guard = no_grad_guard();
-            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
-        }
-        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
+        let learning_rate = self.apply(gradient, norm, step);
 
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),
@@ -369,21 +382,37 @@ impl<'a> Trainer<'a> {
             part.rollouts = (train.passes > 1).then_some(rollouts);
         }
         // Progress is that on the first part's completions.
-        let (metric, value) = headline(train.recipe, &rows[0], loss);
+        let headline = headline(train.recipe, &rows[0], loss);
         let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
         record.rows.extend(rows.into_iter().flatten());
-        Ok(Event::Step {
-            stage: self.stage.name.to_owned(),
-            seed: self.stage.seed,
-            step,
-            steps: self.stage.steps,
-            metric: metric.to_owned(),
-            value,
-            tokens,
-            seconds,
-            loss,
-            domains,
-        })
+        Ok(self.event(step, headline, tokens, seconds, loss, domains))
+    }
+
+    /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate.
+    fn apply(&mut self, gradient: Gradient, norm: f64, step: u32) -> f64 {
+        let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps);
+        self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
+        self.trained.apply(&self.model);
+        if let Some((rate, average)) = &mut self.average {
+            let _guard = no_grad_guard();
+            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
+        }
+        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
+        learning_rate
+    }
+
+    fn event(
+        &self,
+        step: u32,
+        (metric, value): (&str, f64),
+        tokens: u64,
+        seconds: Seconds,
+        loss: f64,
+        domains: Vec<DomainStep>,
+    ) -> Event {
+        let Stage { name, seed, steps, .. } = *self.stage;
+        let (stage, metric) = (name.to_owned(), metric.to_owned());
+        Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains }
     }
 }
 

@@ -50,6 +50,9 @@ impl Trainer<'_> {
     /// Goes to where the state was. An error says in what they differ; what trains is spoilt by then.
     pub(super) fn restore(&mut self, state: &TrainState, mode: RestoreMode) -> Result<(), String> {
         let TrainState { position, tensors, .. } = state;
+        if mode == RestoreMode::Fork && self.privacy.is_some() {
+            return Err("what its steps told of the data is not in this stage's privacy budget".to_owned());
+        }
         if position.step > self.stage.steps {
             return Err(format!("it is of step {}, beyond the stage's {}", position.step, self.stage.steps));
         }

@@ -31,6 +31,7 @@ mod learners;
 mod mixes;
 mod own_data;
 mod padded;
+mod privacy;
 mod producers;
 mod reference;
 mod resume;
@@ -158,6 +159,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
         length: Length::Steps(4),
         learning_rate: Schedule::Constant { value: 1e-2 },
+        private: None,
         ema: None,
         execution: Execution::default(),
     }

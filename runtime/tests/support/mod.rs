@@ -116,6 +116,7 @@ impl Builder {
             optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
             length: Length::Steps(steps),
             learning_rate: Schedule::Constant { value: learning_rate },
+            private: None,
             ema: None,
             execution: Execution::default(),
         };

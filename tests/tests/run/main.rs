@@ -4,6 +4,7 @@ mod disk;
 mod keys;
 mod leftovers;
 mod methods;
+mod private;
 mod signals;
 mod train;
 mod turns;

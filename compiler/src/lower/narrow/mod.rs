@@ -7,6 +7,7 @@ mod data;
 mod divergence;
 mod filter;
 pub(super) mod formula;
+mod optimizer;
 pub(super) mod roles;
 pub(super) mod settings;
 pub(super) mod sums;

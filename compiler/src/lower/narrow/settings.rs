@@ -10,9 +10,9 @@ use super::view::view;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized,
-    Origin, OwnData, Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train,
-    Trainable, schedule,
+    Architecture, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized, Origin,
+    OwnData, Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
+    schedule,
 };
 use crate::refusal::Origins;
 
@@ -31,7 +31,7 @@ impl<'a> Settings<'a> {
         settings
     }
 
-    fn refuse<T>(&mut self, origin: Origin, construct: impl Display) -> Option<T> {
+    pub(super) fn refuse<T>(&mut self, origin: Origin, construct: impl Display) -> Option<T> {
         let refusal = *refused(self.origins.span(origin), construct);
         self.note([refusal]);
         None
@@ -267,6 +267,9 @@ impl<'a> Settings<'a> {
                 self.note(roles::unfit_writer(rollout, scorers, origins.span(part.rollout.origin)));
             }
         }
+        if let Some(rollout) = &rollout {
+            self.refuse_unaccounted(train, rollout, !learners.0.is_empty());
+        }
         let optimizer = self.optimizer(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
@@ -277,6 +280,7 @@ impl<'a> Settings<'a> {
             .map_err(|refusal| self.note([*refusal]))
             .ok();
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
+        let (optimizer, private) = optimizer?;
         Some(Train {
             recipe,
             start: *start,
@@ -292,7 +296,8 @@ impl<'a> Settings<'a> {
                 .map(|rollout| Some(OwnData { rollout: rollout?, objective: train }))
                 .collect::<Option<Vec<_>>>()?,
             trainable: trainable.clone(),
-            optimizer: optimizer?,
+            optimizer,
+            private,
             length: *length,
             learning_rate: learning_rate?,
             ema: *ema,
@@ -307,14 +312,6 @@ impl<'a> Settings<'a> {
         }
         if !ladders.is_empty() {
             self.refuse::<()>(term, "a term with completions of its own where a `ladder` moves a rollout,");
-        }
-    }
-
-    fn optimizer(&mut self, optimizer: &wide::Optimizer) -> Option<AdamW> {
-        match optimizer {
-            wide::Optimizer::AdamW(adam) => Some(adam.clone()),
-            wide::Optimizer::Sgd { origin, .. } => self.refuse(*origin, "the optimizer `sgd`"),
-            wide::Optimizer::Private { origin, .. } => self.refuse(*origin, "the optimizer `private_adamw`"),
         }
     }
 

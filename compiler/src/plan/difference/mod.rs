@@ -394,7 +394,7 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, objective: _, .. } = train;
-    let Train { own_data, trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
+    let Train { own_data, trainable, optimizer, private, length, learning_rate, ema, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -457,6 +457,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),
         "trainable": written(trainable),
         "optimizer": written(optimizer),
+        "private": private.as_ref().map(written),
         "length": written(length),
         "lr": text::schedule(learning_rate),
         "ema": ema,

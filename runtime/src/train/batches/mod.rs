@@ -24,7 +24,7 @@ pub use self::teacher::{RolloutCache, Written, no_teacher};
 use super::first_epoch::FirstEpoch;
 use super::models::Models;
 use super::sequences::Sequences;
-use super::{Source, Stage};
+use super::{Source, Stage, privacy};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, MixturePosition};
 use crate::failure::{Error, Result};
@@ -222,7 +222,13 @@ impl Batches {
     /// filter has replaced some.
     fn drawn(&mut self, batch: &Batch) -> Result<(Vec<Sequence>, Vec<Draw>)> {
         let stage = batch.stage;
-        let draws = draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle);
+        let draws = match stage.train.private {
+            Some(_) => privacy::draws(stage, batch.step),
+            None => draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle),
+        };
+        if draws.is_empty() && stage.train.private.is_some() {
+            return Ok((Vec::new(), Vec::new()));
+        }
         if draws.is_empty() {
             // A fork may begin behind the end of its own epochs.
             let message = "every prompt has been visited as often as the stage's epochs say: there is none \

@@ -1,7 +1,7 @@
 //! A stage that is cut off after any step ends with the same bits as one that is not.
 
 use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
-use mopd_compiler::plan::{Axis, Function, Live, Memory, OwnData, Reduction};
+use mopd_compiler::plan::{Axis, Function, Live, Memory, OwnData, Private, Reduction};
 
 use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
@@ -163,6 +163,10 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("some weights", ROUTED, &|train| {
         train.trainable =
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
+    });
+    case("private", ROUTED, &|train| {
+        train.private = Some(Private { clip: 0.1, epsilon: 5.0, delta: 1e-3 });
+        train.rollout = sampled(2);
     });
     for kind in [AdapterKind::Lora, AdapterKind::Dora] {
         case("an adapter", ROUTED, &|train| train.trainable = Trainable::Adapter(adapter(kind)));

@@ -1,0 +1,162 @@
+//! Private steps: the gradient of every record of a batch is bounded by itself, and their sum gets noise
+//! (arXiv:1607.00133). What the steps of a stage tell of a record together is known before the first, so the
+//! noise is as large as the budget wants for that many steps.
+
+mod accountant;
+
+use std::cell::RefCell;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Length, Objective, Train};
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::non_finite::Classified;
+use super::optimizer::gradient_norm;
+use super::part::{Evaluated, Rollouts};
+use super::sequences::Sequences;
+use super::{Stage, Trainer};
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::model::Gradient;
+use crate::random::Purpose;
+use crate::zip::zip_equal;
+
+/// Numbers of the noise that are drawn from one stream.
+const CHUNK: usize = 1 << 16;
+
+/// What a private step does.
+pub struct Privacy {
+    /// The longest gradient of a record.
+    pub clip: f64,
+    /// Deviation of the noise in units of the clip.
+    pub noise: f64,
+    /// Records of a batch, on average.
+    pub records: f64,
+}
+
+/// How likely a record is in a batch, source by source: `sources` are shares with numbers of records.
+fn rates(train: &Train<Objective>, sources: &[(f64, usize)]) -> Vec<f64> {
+    let of_batch = f64::from(train.rollout.groups);
+    let whole: f64 = match train.length {
+        Length::Steps(_) => sources.iter().map(|(share, _)| share).sum(),
+        Length::Epochs(_) => sources.iter().map(|(_, records)| *records as f64).sum(),
+    };
+    let rate = |(share, records): &(f64, usize)| match train.length {
+        Length::Steps(_) => of_batch * share / whole / *records as f64,
+        // Each is as likely as any other.
+        Length::Epochs(_) => of_batch / whole,
+    };
+    sources.iter().map(rate).collect()
+}
+
+impl Privacy {
+    /// Of a stage of so many steps, on `sources`: shares with numbers of records. None where it is not private.
+    ///
+    /// # Errors
+    /// If no noise keeps to the budget, or a batch is larger than the data.
+    pub fn new(train: &Train<Objective>, steps: u32, sources: &[(f64, usize)]) -> Result<Option<Privacy>> {
+        let Some(private) = train.private else { return Ok(None) };
+        let rate = rates(train, sources).into_iter().fold(0.0, f64::max);
+        let groups = train.rollout.groups;
+        if rate > 1.0 {
+            let message = format!(
+                "a private stage takes every record with a chance of its own, and {groups} prompts a step are \
+                 more than a domain has"
+            );
+            return Err(Error::new(FailureKind::Data, message).help("take fewer `prompts` a step"));
+        }
+        let (budget, delta) = (private.epsilon, private.delta);
+        let Some(noise) = accountant::least_noise(rate, steps, budget, delta) else {
+            let least = accountant::least_epsilon(rate, steps, delta);
+            let message = format!(
+                "the privacy budget of epsilon {budget} at delta {delta} is spent before the last of {steps} \
+                 steps: with a chance of {rate:.4} for a record in each, even noise of a thousand times `clip` \
+                 spends {least:.4}"
+            );
+            return Err(Error::new(FailureKind::Runtime, message)
+                .help("give it a larger `epsilon` or `delta`, fewer steps, or fewer `prompts` a step"));
+        };
+        Ok(Some(Privacy { clip: private.clip, noise, records: f64::from(groups) }))
+    }
+
+    pub fn of_stage(stage: &Stage) -> Result<Option<Privacy>> {
+        Privacy::new(stage.train, stage.steps, &sources(stage))
+    }
+
+    /// The sum of what the records give, each clipped, with noise, divided by how many a batch has on average.
+    /// Each record is a batch of its own: no number of another enters what it gives.
+    pub(super) fn gradient(
+        &self,
+        trainer: &Trainer,
+        rollouts: &Rollouts,
+        step: u32,
+    ) -> Result<Gradient, Classified> {
+        let mut sum = {
+            let (parameters, _) = trainer.trained.parameters(&trainer.model);
+            Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
+        };
+        for record in records(trainer.stage, &rollouts.sequences) {
+            let Evaluated { gradient, .. } = trainer.evaluate(0, &record, step)?;
+            let gradient = trainer.trained.gradient(gradient);
+            let norm = gradient_norm(&gradient);
+            if !norm.is_finite() {
+                let message = "the gradient of a record is not finite";
+                let origin = trainer.stage.train.objective.origin;
+                return Err((Error::new(FailureKind::NonFinite, message).at(origin), false));
+            }
+            let _guard = no_grad_guard();
+            // As everywhere: a gradient at the bound is not scaled up by rounding.
+            let scale = (self.clip / (norm + 1e-6)).min(1.0);
+            for (range, piece) in gradient.into_pieces() {
+                let mut place = sum.narrow(0, range.start as i64, range.len() as i64);
+                place += piece.to_kind(Kind::Float) * scale;
+            }
+        }
+        let _guard = no_grad_guard();
+        self.add_noise(trainer.stage, &mut sum, step);
+        sum /= self.records;
+        Ok(Gradient::whole(sum))
+    }
+
+    /// The same numbers for the same seed, stage and step.
+    fn add_noise(&self, stage: &Stage, sum: &mut Tensor, step: u32) {
+        let key = stage.key(Purpose::Privacy, u64::from(step));
+        let deviation = self.noise * self.clip;
+        for (chunk, start) in (0..sum.numel()).step_by(CHUNK).enumerate() {
+            let count = CHUNK.min(sum.numel() - start);
+            let mut uniforms = key.row(0, chunk as u32);
+            let normals = std::iter::repeat_with(|| uniforms.normals()).flatten();
+            let noise: Vec<f32> = normals.take(count).map(|normal| (deviation * normal) as f32).collect();
+            let mut place = sum.narrow(0, start as i64, count as i64);
+            place += Tensor::from_slice(&noise).to_device(sum.device());
+        }
+    }
+}
+
+fn sources(stage: &Stage) -> Vec<(f64, usize)> {
+    stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect()
+}
+
+/// The records of a step, those of a source together: each is there by a chance of its own, as the accountant
+/// has it.
+pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
+    let key = stage.key(Purpose::Privacy, u64::from(step));
+    let sources = sources(stage);
+    let mut draws = Vec::new();
+    for (source, (rate, (_, records))) in zip_equal(rates(stage.train, &sources), sources).enumerate() {
+        let mut uniforms = key.row(1 + source as u32, 0);
+        draws
+            .extend((0..records).filter(|_| uniforms.uniform() < rate).map(|record| Draw { source, record }));
+    }
+    draws
+}
+
+/// Each group as a batch of its own.
+fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item = Rollouts> + 'a {
+    let of_group = sequences.of_group().max(1);
+    sequences.list.chunks(of_group).enumerate().map(move |(group, list)| {
+        let draws = sequences.draws.get(group).copied().into_iter().collect();
+        let alone = Sequences::new(list.to_vec(), of_group, stage.sources.len()).drawn(draws);
+        Rollouts { sequences: alone, known: RefCell::default(), policy: RefCell::default() }
+    })
+}
