@@ -249,6 +249,15 @@ pub enum Support {
     },
     /// The token taken alone.
     Sampled,
+    /// The entries whose text `role`'s vocabulary has too: all, where its tokenizer is the student's. None at
+    /// a token that begins no span, where `role` has no distribution.
+    Matched {
+        role: Role,
+    },
+    /// The entries of either vocabulary whose text the other does not have.
+    Unmatched {
+        role: Role,
+    },
     Union {
         of: Vec<Support>,
     },
@@ -262,7 +271,10 @@ impl Support {
     pub fn roles(&self) -> Vec<Role> {
         match self {
             Support::Full | Support::Sampled => Vec::new(),
-            Support::TopK { role, .. } | Support::Nucleus { role, .. } => vec![*role],
+            Support::TopK { role, .. }
+            | Support::Nucleus { role, .. }
+            | Support::Matched { role }
+            | Support::Unmatched { role } => vec![*role],
             Support::Union { of } | Support::Intersection { of } => {
                 of.iter().flat_map(Support::roles).collect()
             }

@@ -135,7 +135,7 @@ fn arms<'a>(
             Teacher::Learner { learner, .. } => WeightsMeaning::Learner(*learner),
         };
         let sees = choice.sees.as_ref().map(|view| view.pieces.as_slice());
-        let teacher = TeacherMeaning { weights, sees };
+        let teacher = TeacherMeaning { weights, sees, own_tokens: choice.own_tokens };
         let domain = domain_of(experiment, train, choice.domain, files);
         match &choice.when {
             None => ArmMeaning::All(domain, teacher),
@@ -151,6 +151,8 @@ struct TeacherMeaning<'a> {
     weights: WeightsMeaning<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    own_tokens: bool,
 }
 
 #[derive(Serialize)]

@@ -12,6 +12,7 @@ mod normal_form;
 mod numbers;
 mod objective;
 mod order;
+mod other_tokenizer;
 mod positions;
 #[cfg(test)]
 mod tests;
@@ -239,6 +240,10 @@ fn trained(
     let Some((rollout, objective)) = first else {
         return Err(failed.expect("an objective has a term"));
     };
+    let mut parts = std::iter::once(&objective).chain(own_data.iter().map(|own| &own.objective));
+    if let Some(refusal) = parts.find_map(|part| other_tokenizer::unfit(part, &train.scorers, origins)) {
+        return Err(refusal.into());
+    }
     Ok(Train {
         recipe: train.recipe,
         start: train.start,

@@ -85,6 +85,7 @@ impl Scorers {
             name: "reference".to_owned(),
             teacher: Teacher::Model(id),
             sees: None,
+            own_tokens: false,
         };
         let scorer = |role: Role, choices| Scorer { name: role.name(), choices };
         let first = [

@@ -293,6 +293,10 @@ pub struct TeacherChoice {
     /// What it reads in place of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
+    /// It reads the student's text as tokens of its own tokenizer, and is compared with the student where a
+    /// token of both begins (`align = tokens`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_tokens: bool,
 }
 
 /// Where the distributions of a teacher come from.

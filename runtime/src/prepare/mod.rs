@@ -26,7 +26,7 @@ use crate::model::{Config, Weights};
 use crate::quote::quote;
 use crate::reward::Verifier;
 use crate::store::Store;
-use crate::tokenizer::{self, Tokenizer, difference};
+use crate::tokenizer::{self, Counterparts, Tokenizer, difference};
 
 /// Where to look.
 #[derive(Clone, Copy)]
@@ -332,15 +332,21 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                     Role::REFERENCE => "the reference".to_owned(),
                     _ => format!("the teacher `{}`", choice.name),
                 };
-                Some((name, choice.teacher.form()?))
+                Some((name, choice.teacher.form()?, choice.own_tokens))
             })
         });
         let writers = train
             .producers()
             .flat_map(Producer::models)
-            .map(|id| ("the model of the `snapshot`".to_owned(), id));
-        for (name, other) in scorers.chain(writers) {
+            .map(|id| ("the model of the `snapshot`".to_owned(), id, false));
+        for (name, other, own_tokens) in scorers.chain(writers) {
             let (student, other) = (form(model), form(other));
+            if own_tokens {
+                // How long completions get in its tokens is known when they are there.
+                Counterparts::new(tokenizer, &other.tokenizer, &name)?;
+                prompts.longest_prompt(&other.tokenizer)?.fits(1, other.config.context as u32)?;
+                continue;
+            }
             if let Some(difference) = difference(tokenizer, &other.tokenizer) {
                 let message = format!("{name} has another tokenizer than its student: {difference}");
                 return Err(Error::new(FailureKind::Runtime, message).help(difference.help()));

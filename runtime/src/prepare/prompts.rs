@@ -119,15 +119,49 @@ impl Prompts {
         moment: Moment,
         row: usize,
     ) -> Result<Vec<Token>> {
+        let text = self.filled(view, moment, row)?;
+        let conversation = self.dataset.conversation(row);
+        self.asked(tokenizer, row, &text, conversation.map(|of| of.asking(&text, view.has_prompt())))
+    }
+
+    /// A row as a view shows it at some time.
+    fn filled(&self, view: &View, moment: Moment, row: usize) -> Result<String> {
         for field in view.fields() {
             self.field(row, field)?;
         }
-        let text = view.filled(moment, |slot| match slot {
+        Ok(view.filled(moment, |slot| match slot {
             Slot::Prompt => self.dataset.prompt(row),
             Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
+        }))
+    }
+
+    /// What a model reads where a row was answered so, `sees` being what it reads in place of the prompt.
+    pub fn answered(
+        &self,
+        tokenizer: &Tokenizer,
+        sees: Option<(&View, Moment)>,
+        row: usize,
+        answer: &str,
+    ) -> Result<Example> {
+        let text = match sees {
+            None => self.dataset.prompt(row).to_owned(),
+            Some((view, moment)) => self.filled(view, moment, row)?,
+        };
+        let conversation = self.dataset.conversation(row).map(|of| match sees {
+            None => of.asked(),
+            Some((view, _)) => of.asking(&text, view.has_prompt()),
         });
-        let conversation = self.dataset.conversation(row);
-        self.asked(tokenizer, row, &text, conversation.map(|of| of.asking(&text, view.has_prompt())))
+        let example = match conversation {
+            None => tokenizer
+                .prompt(&text)
+                .and_then(|prompt| Ok(Example::new(prompt, tokenizer.completion(&text, answer)?)))
+                .map_err(ChatError::from),
+            // A conversation that ends with the question: its template may leave an empty answer out.
+            Some(conversation) if answer.is_empty() => chat::prompt(tokenizer, conversation)
+                .map(|prompt| Example::new(prompt, tokenizer.ends()[..1].to_vec())),
+            Some(conversation) => chat::example(tokenizer, &conversation.answered(answer)),
+        };
+        example.map_err(|error| self.wrong(row, error))
     }
 
     /// Rows to imitate: their prompts and a field, or their conversations.

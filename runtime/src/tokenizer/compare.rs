@@ -105,7 +105,8 @@ impl Difference {
     pub fn help(&self) -> &'static str {
         match self {
             Difference::Kind | Difference::Id { .. } => {
-                "a teacher scores its student's own tokens: choose one of the same vocabulary"
+                "a teacher scores its student's own tokens: choose one of the same vocabulary, or write `{ align = \
+                 tokens }` after it and compare by text, as `std.cross_tokenizer` does"
             }
             Difference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
             Difference::End { .. } => {

@@ -3,10 +3,13 @@
 mod bytes;
 pub mod chat;
 mod compare;
+mod counterparts;
 mod files;
 mod growth;
 pub mod json;
 mod pretrained;
+pub mod spans;
+mod token_bytes;
 
 use std::fmt;
 use std::ops::Range;
@@ -19,8 +22,10 @@ use crate::failure::Error;
 
 pub use bytes::{BEGIN, END, PADDING};
 pub use compare::{Difference, difference};
+pub use counterparts::Counterparts;
 pub use files::Files;
 pub use pretrained::Pretrained;
+pub use token_bytes::TokenBytes;
 
 /// An index into the vocabulary.
 pub type Token = i64;

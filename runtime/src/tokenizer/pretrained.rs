@@ -292,6 +292,21 @@ impl Pretrained {
         &self.0.before
     }
 
+    /// Special tokens are no text: decoding leaves them out.
+    pub fn is_special(&self, id: Token) -> bool {
+        let added = self.0.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        u32::try_from(id).is_ok_and(|id| added.get(&id).is_some_and(|token| token.special))
+    }
+
+    /// The `decoder` of its `tokenizer.json`.
+    pub fn decoder(&self) -> serde_json::Value {
+        serde_json::to_value(self.0.tokenizer.get_decoder()).unwrap_or_default()
+    }
+
+    pub fn error(&self, problem: String) -> TokenizerError {
+        self.0.files.error(TOKENIZER, problem)
+    }
+
     /// A token's own spelling, none where no token has the id.
     pub fn token(&self, id: Token) -> Option<String> {
         self.0.tokenizer.id_to_token(u32::try_from(id).ok()?)

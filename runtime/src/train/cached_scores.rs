@@ -20,7 +20,7 @@ use tch::{Device, Tensor};
 use super::Stage;
 use super::batches::Batches;
 use super::first_epoch::FirstEpoch;
-use super::models::{ModelRef, Models};
+use super::models::{ModelRef, Models, Reader};
 use super::part::Scoring;
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
@@ -95,10 +95,10 @@ impl<'a> CachedScores<'a> {
     ) -> Option<CachedScores<'a>> {
         let cache = cache.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
-            // Rows that a view fills are not the data's own.
+            // Rows that a view fills are not the data's own, nor are tokens of another tokenizer the student's.
             let scored = models.of_role(role)[source]?;
-            let (model, config) =
-                models.frozen(scored.reader().filter(|reader| reader.view.is_none())?.model_ref)?;
+            let own = |reader: &Reader| reader.view.is_none() && !reader.own_tokens;
+            let (model, config) = models.frozen(scored.reader().filter(own)?.model_ref)?;
             (cache.keeps)(model).then_some(config.width as u64)
         };
         let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());

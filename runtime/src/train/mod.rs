@@ -18,6 +18,7 @@ mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
+mod other_tokenizer;
 mod part;
 pub mod peft;
 pub mod privacy;
@@ -260,7 +261,7 @@ impl<'a> Trainer<'a> {
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
         let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
-        let models = Models::new(stage).beside(learners);
+        let models = Models::new(stage)?.beside(learners);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,8 +14,10 @@ use mopd_compiler::plan::{Composition, ModelId, Role, StudentCopy, Teacher, Teac
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
+use super::other_tokenizer::OtherTokenizer;
 use super::route::Section;
 use super::vocabulary::{Fetched, Matrix};
+use crate::failure::Result;
 use crate::model::{Config, Decoder, Weights};
 use crate::store::state::StateTensors;
 
@@ -37,6 +40,8 @@ pub struct Reader {
     pub model_ref: ModelRef,
     /// An index into the views: what they read in place of the prompts.
     pub view: Option<usize>,
+    /// It has another tokenizer than the student, and reads the text.
+    pub own_tokens: bool,
 }
 
 /// Where the distributions of a scorer come from.
@@ -76,9 +81,11 @@ pub struct Models {
     /// Output matrices of models that may stay, but of which nothing else was needed so far.
     matrices: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
-    /// Rows of output matrices that tokens have. Some checkpoints are padded beyond the tokenizer's ids, and
-    /// not alike; padding is never drawn, and no probability is given to it.
+    /// Rows of the student's output matrix that tokens have. Some checkpoints are padded beyond the tokenizer's
+    /// ids, and not alike; padding is never drawn, and no probability is given to it.
     entries: i64,
+    /// By index into the frozen models: those with another tokenizer, beside the student's.
+    other_tokenizers: HashMap<usize, OtherTokenizer>,
     copies: Vec<Copy>,
     /// All models that learn in the stage, in their order.
     learners: Vec<Rc<Decoder>>,
@@ -86,6 +93,11 @@ pub struct Models {
     views: Vec<View>,
     /// By scorer, then by section.
     scorers: Vec<Vec<Option<Scored>>>,
+}
+
+/// The rows of an LM head that tokens have.
+fn first_rows(decoder: &Decoder, entries: i64) -> Tensor {
+    decoder.lm_head().detach().narrow(0, 0, entries)
 }
 
 /// The place of an element in a list of different ones, where it is put if it was not there.
@@ -106,8 +118,11 @@ struct Copy {
 }
 
 impl Models {
-    /// Nothing is loaded before it is needed.
-    pub fn new(stage: &Stage) -> Models {
+    /// No model is loaded before it is needed.
+    ///
+    /// # Errors
+    /// If the vocabulary of a teacher with another tokenizer can't be compared with the student's.
+    pub fn new(stage: &Stage) -> Result<Models> {
         let mut frozen: Vec<Arc<Weights>> = Vec::new();
         let mut of_model = HashMap::new();
         let mut ids: Vec<&ModelId> = stage.models.keys().collect();
@@ -126,10 +141,11 @@ impl Models {
         let mut copies: Vec<Copy> = Vec::new();
         let mut compositions: Vec<Composition> = Vec::new();
         let mut views: Vec<View> = Vec::new();
-        let mut scored = |teacher: &Teacher, sees: &Option<View>| {
+        let mut other_tokenizers = HashMap::new();
+        let mut scored = |name: &str, teacher: &Teacher, sees: &Option<View>, own_tokens: bool| {
             let model_ref = match teacher {
                 Teacher::Composed(composition) => {
-                    return Scored::Composed(place(&mut compositions, composition));
+                    return Ok(Scored::Composed(place(&mut compositions, composition)));
                 }
                 Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
                 Teacher::Student(StudentCopy::Current) => ModelRef::Student,
@@ -145,27 +161,39 @@ impl Models {
                     }))
                 }
             };
-            Scored::Model(Reader { model_ref, view: sees.as_ref().map(|view| place(&mut views, view)) })
+            if let (true, ModelRef::Frozen(index)) = (own_tokens, model_ref)
+                && let Entry::Vacant(place) = other_tokenizers.entry(index)
+            {
+                let (student, teacher) = (&stage.start.tokenizer, &frozen[index]);
+                place.insert(OtherTokenizer::new(student, teacher, &format!("the teacher `{name}`"))?);
+            }
+            let view = sees.as_ref().map(|view| place(&mut views, view));
+            Ok(Scored::Model(Reader { model_ref, view, own_tokens }))
         };
         let sections = stage.sections();
-        let routed = |section: &Section| section.teacher.map(|routed| scored(&routed.weights, &routed.sees));
-        let routed: Vec<Option<Scored>> = sections.iter().map(routed).collect();
+        let routed = |section: &Section| {
+            let routed = section.teacher?;
+            Some(scored(&routed.name, &routed.weights, &routed.sees, routed.own_tokens))
+        };
+        let routed: Vec<Option<Scored>> =
+            sections.iter().map(routed).map(Option::transpose).collect::<Result<_>>()?;
         let beside = stage.sources.iter().map(|source| source.scorers.len()).max().unwrap_or(0);
         let mut scorers = vec![routed];
         for index in 0..beside {
             let mut own = |section: &Section| {
                 let choice: &TeacherChoice = stage.sources[section.source].scorers.get(index)?.as_ref()?;
-                Some(scored(&choice.teacher, &choice.sees))
+                Some(scored(&choice.name, &choice.teacher, &choice.sees, choice.own_tokens))
             };
-            scorers.push(sections.iter().map(&mut own).collect());
+            let own = sections.iter().map(&mut own).map(Option::transpose);
+            scorers.push(own.collect::<Result<_>>()?);
         }
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let entries = stage.start.tokenizer.vocabulary();
-        let whole = |weights: &Arc<Weights>| weights.config.vocabulary >= entries;
+        let whole = |weights: &Arc<Weights>| weights.config.vocabulary >= weights.tokenizer.vocabulary();
         let all_whole = frozen.iter().chain([&stage.start]).all(whole);
         assert!(all_whole, "a model has a row for every token: that is looked at where it is read");
         let keeps_all = stage.models_fit.unwrap_or_else(|| fits_in_memory(parameters));
-        Models {
+        Ok(Models {
             device: stage.device,
             kind: stage.kind,
             frozen,
@@ -174,12 +202,13 @@ impl Models {
             matrices: RefCell::default(),
             keeps_all,
             entries: entries as i64,
+            other_tokenizers,
             copies,
             learners: Vec::new(),
             compositions,
             views,
             scorers,
-        }
+        })
     }
 
     /// The same with the models that learn in the stage.
@@ -190,7 +219,7 @@ impl Models {
     /// As where the models are too large to stay.
     #[cfg(test)]
     pub fn one_at_a_time(stage: &Stage) -> Models {
-        Models { keeps_all: false, ..Models::new(stage) }
+        Models { keeps_all: false, ..Models::new(stage).unwrap() }
     }
 
     /// How many frozen models are in memory, layers and all.
@@ -212,6 +241,18 @@ impl Models {
     /// The model that has a role for the prompts of a section; none where nobody has, or no model alone.
     pub fn model(&self, role: Role, section: usize) -> Option<ModelRef> {
         Some(self.of_role(role)[section]?.reader()?.model_ref)
+    }
+
+    /// The vocabulary of a model with another tokenizer, beside the student's.
+    pub fn other_tokenizer(&self, Reader { model_ref, own_tokens, .. }: Reader) -> Option<&OtherTokenizer> {
+        let ModelRef::Frozen(index) = model_ref else { return None };
+        self.other_tokenizers.get(&index).filter(|_| own_tokens)
+    }
+
+    /// Whether a model that has the role has another tokenizer.
+    pub fn own_tokens(&self, role: Role) -> bool {
+        let readers = self.of_role(role).iter().flatten().filter_map(|scored| scored.reader());
+        readers.into_iter().any(|reader| reader.own_tokens)
     }
 
     /// What a model reads in place of the prompts.
@@ -282,24 +323,24 @@ impl Models {
         let ModelRef::Frozen(index) = model_ref else {
             return Matrix::Held(self.compared(decoder.expect("the student and its copies are in memory")));
         };
-        let (weights, kind, device, entries) =
-            (self.frozen[index].clone(), self.kind, self.device, self.entries);
+        let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.device);
+        let entries = weights.tokenizer.vocabulary() as i64;
         let fetch = move || weights.output_matrix(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
-            let at_hand = decoder.filter(|_| only).map(|decoder| self.compared(decoder));
+            let at_hand = decoder.filter(|_| only).map(|decoder| first_rows(decoder, entries));
             return Matrix::Fetched(Fetched::new(fetch, at_hand));
         }
         match decoder.or(self.resident.borrow().get(&index).map(AsRef::as_ref)) {
-            Some(decoder) => Matrix::Held(self.compared(decoder)),
+            Some(decoder) => Matrix::Held(first_rows(decoder, entries)),
             None => {
                 Matrix::Held(self.matrices.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone())
             }
         }
     }
 
-    /// The part of a model's LM head that is compared with others'.
+    /// The part of the LM head of the student, or of a copy of it, that is compared with others'.
     pub fn compared(&self, decoder: &Decoder) -> Tensor {
-        decoder.lm_head().detach().narrow(0, 0, self.entries)
+        first_rows(decoder, self.entries)
     }
 
     /// Follows the student after an update; `done` is the number of updates so far, `single` answers the

@@ -26,15 +26,14 @@ pub struct RoutedTeacher {
     pub weights: Teacher,
     /// What it reads in place of the prompt.
     pub sees: Option<View>,
+    /// It has another tokenizer: see [`TeacherChoice::own_tokens`].
+    pub own_tokens: bool,
 }
 
 impl RoutedTeacher {
     fn of(choice: &TeacherChoice) -> RoutedTeacher {
-        RoutedTeacher {
-            name: choice.name.clone(),
-            weights: choice.teacher.clone(),
-            sees: choice.sees.clone(),
-        }
+        let TeacherChoice { domain: _, when: _, name, teacher, sees, own_tokens } = choice.clone();
+        RoutedTeacher { name, weights: teacher, sees, own_tokens }
     }
 }
 

@@ -6,14 +6,14 @@
 //! sequences were divided. Where they were, the gradient makes the student's hidden states once more,
 //! micro-batch by micro-batch, each with a graph of its own.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
+use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::Source;
@@ -21,10 +21,13 @@ use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
 use super::models::{Reader, Scored};
+use super::other_tokenizer::{is_of_spans, reads_spans};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
 use super::views::Shown;
-use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
+use super::vocabulary::{
+    Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary, logps_of,
+};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::rollout::Sequence;
@@ -40,6 +43,9 @@ pub struct ScoringPass {
     pub vocabulary: Vocabulary,
     /// Of the student's tokenizer.
     tokens: usize,
+    /// d live divergence / d log of what follows in a span by the student, of those that count whole spans:
+    /// per token.
+    by_rest: RefCell<Vec<Vec<f32>>>,
 }
 
 /// What diagnostics read of every step, besides what the objective does.
@@ -52,22 +58,28 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let objective = &scoring.stage.train.objective;
     let sequences = &rollouts.sequences;
     // The others first: then their weights can leave before the student's activations come.
-    let mut others = Vec::new();
+    let (mut others, mut spans) = (Vec::new(), Vec::new());
     for (index, role) in scoring.roles.iter().copied().enumerate() {
         let known =
             rollouts.known.borrow().iter().find(|(of, _)| *of == role).map(|(_, logits)| shared(logits));
         let last = index + 1 == scoring.roles.len();
-        others.push((
-            role,
-            if let Some(known) = known { known } else { logits_of(scoring, role, rollouts, step, last)? },
-        ));
+        let logits = match known {
+            Some(known) => known,
+            None => {
+                let (logits, of_role) = logits_of(scoring, role, rollouts, step, last)?;
+                spans.extend(of_role);
+                logits
+            }
+        };
+        others.push((role, logits));
     }
     scoring.models.let_go();
 
-    let mut forward = ScoringPass::new(scoring, rollouts, others)?;
+    let mut forward = ScoringPass::new(scoring, rollouts, others, spans)?;
     let layout = sequences.layout.clone();
     let mut batch = Batch { layout, step, steps: scoring.stage.steps, ..Batch::default() };
     compose(scoring, sequences, &mut forward, &mut batch)?;
+    forward.read_rest(objective, sequences, &mut batch)?;
     let mut wanted = objective.graph.signals(&objective.outputs());
     // Formulas inside divergences are worked out before the divergences are.
     let inside =
@@ -79,7 +91,7 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
-    if scoring.roles.contains(&Role::TEACHER) {
+    if scoring.roles.contains(&Role::TEACHER) && !scoring.models.own_tokens(Role::TEACHER) {
         wanted.push(TEACHER_LOGP);
     }
     forward.read(&wanted, &objective.live, objective, sequences, &mut batch)?;
@@ -87,7 +99,7 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
 }
 
 /// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
-/// of the batch. What does not change while the student learns is kept for the next pass over the same
+/// of the batch; where its tokens and the student's begin together, if it has another tokenizer. What does not change while the student learns is kept for the next pass over the same
 /// rollouts. `last`: no other role comes after it.
 fn logits_of(
     scoring: &Scoring,
@@ -95,11 +107,13 @@ fn logits_of(
     rollouts: &Rollouts,
     step: u32,
     last: bool,
-) -> Result<Vec<Logits>> {
+) -> Result<(Vec<Logits>, Option<Spans>)> {
     let _guard = no_grad_guard();
     let Scoring { stage, models, .. } = *scoring;
     let sequences = &rollouts.sequences;
     let runs = runs(scoring, role, sequences)?;
+    let mut spans =
+        models.own_tokens(role).then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.device));
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
     for (reader, pass) in &passes {
@@ -108,8 +122,27 @@ fn logits_of(
         let softcap = models.softcap(model_ref, scoring.model);
         let loaded = OnceCell::new();
         let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
+        if let (Some(other), Some(spans)) = (models.other_tokenizer(*reader), &mut spans) {
+            let [run] = pass.as_slice() else { unreachable!("runs of another tokenizer go alone") };
+            let members = runs[*run].members.clone();
+            let reading = other.reading(stage, sees, sequences, members, step)?;
+            let (hidden, targets) = reading.hidden(stage, decoder());
+            let matrix =
+                models.matrix(model_ref, loaded.get().is_some().then(decoder), last && passes.len() == 1);
+            let logits = Logits::Projected { hidden, matrix, softcap };
+            let rest = reads_spans(&stage.train.objective, role).then(|| {
+                reading.rest(|rows| {
+                    let temperature = stage.train.objective.temperature;
+                    logps_of(&logits, rows, &targets, other.absent(), temperature)
+                })
+            });
+            spans.set(runs[*run].tokens.start, reading.tokens, &reading.spans, rest);
+            parts[*run] =
+                Some(Logits::Mapped(Mapped::new(logits, reading.rows(), other.columns(stage.device))));
+            continue;
+        }
         let kept = match (scoring.kept, pass.as_slice()) {
-            (Some(kept), [run]) if sees.is_none() => {
+            (Some(kept), [run]) if sees.is_none() && !reader.own_tokens => {
                 let ScoringRun { sources, members, .. } = &runs[*run];
                 let scorer = Scorer { role, model_ref, sources: sources.clone(), decoder };
                 kept.hidden(scoring, &scorer, sequences, members.clone())
@@ -140,10 +173,10 @@ fn logits_of(
     let absent = |run: &ScoringRun| Logits::Absent(run.tokens.len() as i64);
     let parts: Vec<Logits> =
         zip_equal(&runs, parts).map(|(run, part)| part.unwrap_or_else(|| absent(run))).collect();
-    if scoring.stage.train.passes > 1 && !models.moves(role) {
+    if scoring.stage.train.passes > 1 && !models.moves(role) && spans.is_none() {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
     }
-    Ok(parts)
+    Ok((parts, spans))
 }
 
 /// Sequences that follow each other and have one scorer for a role.
@@ -199,7 +232,8 @@ fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(Reader, Vec<usize>)> {
     let mut passes: Vec<(Reader, Vec<usize>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
         let Some(Scored::Model(reader)) = run.scored else { continue };
-        match passes.iter_mut().find(|(known, _)| by_data && *known == reader) {
+        let together = by_data && !reader.own_tokens;
+        match passes.iter_mut().find(|(known, _)| together && *known == reader) {
             Some((_, pass)) => pass.push(index),
             None => passes.push((reader, vec![index])),
         }
@@ -253,6 +287,7 @@ impl ScoringPass {
         scoring: &Scoring,
         rollouts: &Rollouts,
         mut others: Vec<(Role, Vec<Logits>)>,
+        spans: Vec<Spans>,
     ) -> Result<ScoringPass> {
         let Scoring { stage, model, .. } = *scoring;
         let sequences = &rollouts.sequences;
@@ -289,11 +324,37 @@ impl ScoringPass {
             sampler = Some((Role::Sampler, temperature));
         }
         let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
-        let vocabulary =
+        let mut vocabulary =
             Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
                 .without(model.tokenizer.absent())
                 .at(stage.train.objective.temperature);
-        Ok(ScoringPass { hidden, trace, micro_batches, vocabulary, tokens: model.tokenizer.tokens() })
+        vocabulary.spans = spans;
+        let (tokens, by_rest) = (model.tokenizer.tokens(), RefCell::default());
+        Ok(ScoringPass { hidden, trace, micro_batches, vocabulary, tokens, by_rest })
+    }
+
+    /// What follows in spans by the student, where somebody with another tokenizer is asked about them.
+    fn read_rest(&mut self, objective: &Objective, sequences: &Sequences, batch: &mut Batch) -> Result<()> {
+        let counts = |spans: &Spans| !spans.follow.is_empty() && reads_spans(objective, spans.role);
+        if !self.vocabulary.spans.iter().any(counts) {
+            return Ok(());
+        }
+        self.read(&[STUDENT_LOGP], &[], objective, sequences, batch)?;
+        let logps = batch.signal(&STUDENT_LOGP).expect("it was just read");
+        self.vocabulary.spans.iter_mut().for_each(|spans| spans.set_student(logps));
+        Ok(())
+    }
+
+    /// The live divergences that count whole spans, and these spans, where some have several tokens of the
+    /// student.
+    fn of_spans<'o>(&self, objective: &'o Objective) -> Vec<(usize, &'o Divergence, &Spans)> {
+        let of_spans = |(index, live): (usize, &'o LivePrimitive)| {
+            let Live::Divergence(divergence) = &live.primitive else { return None };
+            let roles = divergence.roles();
+            let spans = self.vocabulary.spans.iter().find(|spans| roles.contains(&spans.role))?;
+            (is_of_spans(divergence) && !spans.follow.is_empty()).then_some((index, divergence, spans))
+        };
+        objective.live.iter().enumerate().filter_map(of_spans).collect()
     }
 
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
@@ -330,15 +391,45 @@ impl ScoringPass {
                 computed.push(signal.clone());
             }
         }
-        let live = live.iter().map(|live| parameters.primitive(&live.primitive));
-        let live: Vec<_> = live.collect::<Result<_, _>>().map_err(|error| failed(error, objective))?;
-        if quantities.is_empty() && live.is_empty() {
+        let primitives = live.iter().map(|live| parameters.primitive(&live.primitive));
+        let mut primitives: Vec<_> =
+            primitives.collect::<Result<_, _>>().map_err(|error| failed(error, objective))?;
+        let of_spans = if live.is_empty() { Vec::new() } else { self.of_spans(objective) };
+        for (_, divergence, _) in &of_spans {
+            let divergence = parameters.divergence(divergence).map_err(|error| failed(error, objective))?;
+            quantities.push(Quantity::ByRest(divergence));
+        }
+        if !of_spans.is_empty() {
+            // What follows in a span has a gradient too.
+            primitives.push(Primitive::Logp);
+        }
+        let (asked, live) = (computed.len(), live.len());
+        if quantities.is_empty() && primitives.is_empty() {
             return Ok(());
         }
-        let [of_signals, of_live] = self.vocabulary.read(&quantities, &live);
-        batch.signals.extend(zip_equal(computed, of_signals.iter().map(to_vec)));
-        batch.live.extend(of_live.iter().map(to_vec));
+        let [of_signals, of_live] = self.vocabulary.read(&quantities, &primitives);
+        batch.signals.extend(zip_equal(computed, of_signals[..asked].iter().map(to_vec)));
+        batch.live.extend(of_live[..live].iter().map(to_vec));
+        if !of_spans.is_empty() {
+            *self.by_rest.borrow_mut() = of_signals[asked..].iter().map(to_vec).collect();
+        }
         Ok(())
+    }
+
+    /// d loss / d log-probability of the student's tokens that follow in spans; none where nothing counts
+    /// them.
+    fn adjoint_of_rest(&self, objective: &Objective, adjoints: &[&[f32]]) -> Option<Vec<f32>> {
+        let by_rest = self.by_rest.borrow();
+        let of_spans = zip_equal(self.of_spans(objective), by_rest.iter());
+        let parts = of_spans.map(|((index, _, spans), by_rest)| {
+            let loss_by_rest: Vec<f32> =
+                zip_equal(adjoints[index], by_rest).map(|(adjoint, by_rest)| adjoint * by_rest).collect();
+            spans.adjoint(&loss_by_rest)
+        });
+        parts.reduce(|mut sum, part| {
+            zip_equal(&mut sum, part).for_each(|(sum, part)| *sum += part);
+            sum
+        })
     }
 
     /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,
@@ -350,9 +441,10 @@ impl ScoringPass {
         batch: &Batch,
         adjoints: &[&[f32]],
     ) -> Result<Gradient> {
-        let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
         let Scoring { stage, model, .. } = *scoring;
         let objective = &stage.train.objective;
+        let followed = self.adjoint_of_rest(objective, adjoints);
+        let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
         let device = hidden.device();
         let parameters = Parameters { batch, device };
         let mut live = Vec::new();
@@ -361,6 +453,9 @@ impl ScoringPass {
                 parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
+        live.extend(
+            followed.map(|adjoint| (Primitive::Logp, Tensor::from_slice(&adjoint).to_device(device))),
+        );
         let compared = scoring.models.compared(model);
         let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
         if let Some(trace) = trace {

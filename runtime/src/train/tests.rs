@@ -29,6 +29,7 @@ mod guided;
 mod half;
 mod learners;
 mod mixes;
+mod other_tokenizer;
 mod own_data;
 mod padded;
 mod privacy;
@@ -122,7 +123,7 @@ impl Fixture {
 
 /// A teacher for all prompts of a domain.
 fn named(name: String, teacher: Teacher) -> TeacherChoice {
-    TeacherChoice { domain: DomainId(0), when: None, name, teacher, sees: None }
+    TeacherChoice { domain: DomainId(0), when: None, name, teacher, sees: None, own_tokens: false }
 }
 
 fn choice(teacher: Teacher) -> TeacherChoice {

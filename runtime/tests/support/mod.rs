@@ -99,6 +99,7 @@ impl Builder {
             name: format!("teacher{}", domain.0),
             teacher: Teacher::Model(teacher),
             sees: None,
+            own_tokens: false,
         };
         let routed = domains.iter().zip(teachers).map(choice).collect();
         let train = Train {

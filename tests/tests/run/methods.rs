@@ -10,9 +10,14 @@ use tempfile::TempDir;
 use super::text;
 
 /// The program with two steps in place of each number of steps, and a reward that models earn which have learnt
-/// nothing yet: some methods leave out prompts that nobody solves.
+/// nothing yet: some methods leave out prompts that nobody solves. Published weights become a small model with
+/// their tokenizer.
 fn short(program: &str) -> String {
     let program = program.replace("reward = exact_match", "reward = regex(\"[a-f]\")");
+    let program = match program.replace("hf(\"Qwen/Qwen3-0.6B\")", "published") {
+        replaced if replaced == program => program,
+        replaced => replaced + PUBLISHED,
+    };
     let mut short = String::new();
     let mut rest = program.as_str();
     while let Some(place) = rest.find("steps") {
@@ -28,6 +33,10 @@ fn short(program: &str) -> String {
     }
     short + rest
 }
+
+const PUBLISHED: &str = "
+model published = llama { layers = 1, width = 16, heads = 2, context = 64, tokenizer = \"qwen3\" }
+";
 
 /// Where the experiments look for their data.
 fn folder() -> TempDir {
@@ -68,6 +77,12 @@ fn folder() -> TempDir {
         for file in [format!("{name}.jsonl"), format!("{name}.test.jsonl"), format!("data/{name}.jsonl")] {
             fs::write(folder.path().join(file), &lines).expect("writing a test file");
         }
+    }
+    fs::create_dir(folder.path().join("qwen3")).expect("a folder");
+    for file in fs::read_dir(root().join("tests/reference/text/qwen3")).expect("a tokenizer") {
+        let path = file.expect("a file").path();
+        let name = path.file_name().expect("a name");
+        fs::copy(&path, folder.path().join("qwen3").join(name)).expect("a test file");
     }
     for name in ["environment.py", "tools.py", "kitchen.py"] {
         fs::write(folder.path().join(name), ENVIRONMENT).expect("writing a test file");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{self as wide, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as wide, FormulaKind, FormulaNode, Role as CheckedRole};
 
 use super::formula::{Kind, role};
 use super::{Narrowed, refused};
@@ -13,7 +13,7 @@ use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
 use crate::lower::positions;
 use crate::plan::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, Parameter, Signal, Summand, Support,
+    Axis, Distribution, Divergence, DivergenceKind, Formula, Parameter, Role, Signal, Summand, Support,
 };
 use crate::refusal::At;
 
@@ -23,7 +23,7 @@ pub fn divergence(divergence: &wide::Divergence, at: At) -> Narrowed<Divergence>
         kind: divergence_kind(kind, at)?,
         left: distribution(left, at)?,
         right: distribution(right, at)?,
-        support: support(of, at)?,
+        support: support(of, compared_by_text(divergence, at)?, at)?,
         mass: *mass,
         temperature: *temperature,
         clip_each: *clip_each,
@@ -54,9 +54,18 @@ fn divergence_kind(kind: &wide::DivergenceKind, at: At) -> Narrowed<DivergenceKi
     })
 }
 
-pub fn support(support: &wide::Support, at: At) -> Narrowed<Support> {
+/// With whose vocabulary the student's is compared, where a support is `matched` or `unmatched`: whoever is
+/// beside the student in the divergence.
+fn compared_by_text(divergence: &wide::Divergence, at: At) -> Narrowed<Role> {
+    let roles = [divergence.left.roles(), divergence.right.roles()].concat();
+    let mut others = roles.iter().filter(|of| !matches!(of, CheckedRole::Student | CheckedRole::Sampler));
+    others.next().map_or(Ok(Role::TEACHER), |of| role(of, at))
+}
+
+/// `matched` and `unmatched` compare the vocabulary of `with` to the student's.
+pub fn support(support: &wide::Support, with: Role, at: At) -> Narrowed<Support> {
     let parts = |parts: &[wide::Support]| {
-        parts.iter().map(|part| self::support(part, at)).collect::<Narrowed<Vec<Support>>>()
+        parts.iter().map(|part| self::support(part, with, at)).collect::<Narrowed<Vec<Support>>>()
     };
     Ok(match support {
         wide::Support::Full => Support::Full,
@@ -65,8 +74,8 @@ pub fn support(support: &wide::Support, at: At) -> Narrowed<Support> {
         wide::Support::Sampled => Support::Sampled,
         wide::Support::Union(of) => Support::Union { of: parts(of)? },
         wide::Support::Intersection(of) => Support::Intersection { of: parts(of)? },
-        wide::Support::Matched => return Err(refused(at, "the support `matched`")),
-        wide::Support::Unmatched => return Err(refused(at, "the support `unmatched`")),
+        wide::Support::Matched => Support::Matched { role: with },
+        wide::Support::Unmatched => Support::Unmatched { role: with },
     })
 }
 

@@ -6,7 +6,7 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedS
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused, sums};
-use crate::plan::{Axis, Function, Live, Memory, Reduction, Scan, Signal, Statistic};
+use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 pub use crate::refusal::role;
 use crate::refusal::{At, Origins};
 use mopd_lang::source::Span;
@@ -177,10 +177,12 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
             Signal::Overlap { left: role(left, at)?, right: role(right, at)?, k: *k }
         }
         Wide::Mass { role: of, support: on } => {
-            Signal::Mass { role: role(of, at)?, support: support(on, at)? }
+            let role = role(of, at)?;
+            let with = if role == Role::Student { Role::TEACHER } else { role };
+            Signal::Mass { role, support: support(on, with, at)? }
         }
         Wide::InNucleus { role: of, p } => Signal::InNucleus { role: role(of, at)?, p: *p },
-        Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, at)? },
+        Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, Role::TEACHER, at)? },
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
         Wide::InSpan(NamedSpan::FinalTurn) => return Ok(Kind::InFinalTurn),

@@ -133,15 +133,17 @@ impl Found {
     ) -> Result<Vec<Scorer>, Vec<Diagnostic>> {
         let scorers = self.roles.named.iter().zip(&self.domains).map(|(scorer, domains)| {
             let known = &teachers[scorer.teacher.0 as usize];
-            let (weights, sees) = teacher::executable(*scorer, teachers, train, origins)?;
+            let known_as = teacher::executable(*scorer, teachers, train, origins)?;
+            let teacher::Executable { teacher, sees, own_tokens } = known_as;
             let name =
                 if scorer.bare { format!("{} at temperature 1", known.name) } else { known.name.clone() };
             let choice = |domain: DomainId| TeacherChoice {
                 domain,
                 when: None,
                 name: name.clone(),
-                teacher: weights.clone(),
+                teacher: teacher.clone(),
                 sees: sees.clone(),
+                own_tokens,
             };
             // In the order of the mixture.
             let asked = train.mixture.iter().map(|share| share.domain);
@@ -168,9 +170,14 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
 /// composed of several writes none, and neither does one that reads another prompt.
 pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     // How long an episode gets is decided by what the student reads.
-    let mut choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
-    if !rollout.producer.environments().is_empty() && choices.any(|choice| choice.sees.is_some()) {
-        return Some(*refused(at, "`turns` where a teacher reads another prompt than its student"));
+    let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+    if !rollout.producer.environments().is_empty() {
+        if choices().any(|choice| choice.sees.is_some()) {
+            return Some(*refused(at, "`turns` where a teacher reads another prompt than its student"));
+        }
+        if choices().any(|choice| choice.own_tokens) {
+            return Some(*refused(at, "`turns` with a teacher that has another tokenizer"));
+        }
     }
     let writers = rollout.producer.drawn().into_iter().filter_map(|(writer, _)| match writer {
         Writer::Scorer(role) => Some(role),
@@ -184,6 +191,9 @@ pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Di
             "rollouts of a teacher that sees a template"
         };
         return Some(*refused(at, construct));
+    }
+    if choices.iter().any(|choice| choice.own_tokens) {
+        return Some(*refused(at, "rollouts of a teacher with another tokenizer"));
     }
     let composed = choices.into_iter().find(|choice| choice.teacher.composition().is_some())?;
     let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);

@@ -27,22 +27,29 @@ pub fn choice(
     let executable =
         executable(scorer, teachers, train, origins).map_err(|found| refusals.extend(found)).ok();
     match (when, executable) {
-        (Some(when), Some((teacher, sees))) => {
-            Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher, sees })
+        (Some(when), Some(Executable { teacher, sees, own_tokens })) => {
+            Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher, sees, own_tokens })
         }
         _ => Err(refusals),
     }
 }
 
-/// Where the distributions of a teacher come from, and what it reads in place of the prompts.
+/// A teacher as a plan has it: see [`TeacherChoice`].
+pub struct Executable {
+    pub teacher: plan::Teacher,
+    pub sees: Option<View>,
+    pub own_tokens: bool,
+}
+
 pub fn executable(
     scorer: NamedScorer,
     teachers: &[wide::Teacher],
     train: &wide::Train,
     origins: Origins,
-) -> Result<(plan::Teacher, Option<View>), Vec<Diagnostic>> {
+) -> Result<Executable, Vec<Diagnostic>> {
     let mut refusals = Vec::new();
     let teacher = &teachers[scorer.teacher.0 as usize];
+    let own_tokens = teacher.align == Alignment::Tokens;
     let weights = weights_of(teacher, train.start, origins, &mut refusals);
     let weights = weights.filter(|_| refusals.is_empty()).ok_or(refusals)?;
     if scorer.bare || teacher.temperature == 1.0 {
@@ -51,7 +58,7 @@ pub fn executable(
             plan::Teacher::Composed(_) => None,
             _ => sees(teacher, train, origins).map_err(|refusal| vec![*refusal])?,
         };
-        return Ok((weights, sees));
+        return Ok(Executable { teacher: weights, sees, own_tokens });
     }
     let at = origins.span(teacher.origin);
     if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
@@ -61,7 +68,8 @@ pub fn executable(
     let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
     let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
     let members = vec![Member { weight: Parameter::Number(1.0 / teacher.temperature), role }];
-    Ok((plan::Teacher::Composed(Composition { pool: Pool::Logits, members }), None))
+    let teacher = plan::Teacher::Composed(Composition { pool: Pool::Logits, members });
+    Ok(Executable { teacher, sees: None, own_tokens })
 }
 
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
@@ -85,7 +93,7 @@ fn weights_of(
         weights,
         sees,
         // It is said of what is made of these weights.
-        temperature: _,
+        temperature,
         answers: _,
         foreign: _,
         align,
@@ -105,7 +113,13 @@ fn weights_of(
     }
     match align {
         Alignment::Positions => {}
-        Alignment::Tokens => refuse("a teacher with another tokenizer (`align = tokens`)"),
+        Alignment::Tokens if of_others || *temperature != 1.0 => {
+            refuse("a teacher with `align = tokens` that is composed of others, or has a temperature,");
+        }
+        Alignment::Tokens if matches!(weights, TeacherWeights::Trained { .. }) => {
+            refuse("a teacher with `align = tokens` that is trained in the same stage");
+        }
+        Alignment::Tokens => {}
         Alignment::WithoutPadding => refuse("a teacher that is shown completions without their padding"),
         Alignment::Shifted => refuse("a teacher whose positions are shifted by one"),
     }

@@ -115,9 +115,6 @@ fn divergences_and_losses() {
         of(DivergenceKind::Gaussian { dimensions: None }, Support::Full),
         "the divergence `gaussian_kl`",
     );
-    assert_live_refused(of(DivergenceKind::Kl, Support::Matched), "the support `matched`");
-    let unmatched = Support::Union(vec![Support::Sampled, Support::Unmatched]);
-    assert_live_refused(of(DivergenceKind::Kl, unmatched), "the support `unmatched`");
     let blend = |share: Formula| {
         let mut blended = divergence(DivergenceKind::Kl, Support::Full);
         let rest = apply(Function::Subtract, [&number(1.0), &share]);
@@ -184,8 +181,11 @@ fn beside_terms_with_completions_of_their_own() {
 #[test]
 fn teachers() {
     let refused = |change: &dyn Fn(&mut Teacher)| refusals(|experiment| change(&mut experiment.teachers[0]));
-    let align = "a teacher with another tokenizer (`align = tokens`)";
-    assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(align));
+    let one_by_one = "reading `specialist[add]`, a teacher with another tokenizer, token by token";
+    assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(one_by_one));
+    let heated = |teacher: &mut Teacher| (teacher.align, teacher.temperature) = (Alignment::Tokens, 2.0);
+    let composed = "a teacher with `align = tokens` that is composed of others, or has a temperature,";
+    assert_eq!(refused(&heated), supported(composed));
     let trained = TeacherWeights::Trained { member: "guide".into() };
     assert_eq!(
         refused(&|teacher| teacher.weights = trained.clone()),

@@ -406,10 +406,11 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             Teacher::Composed(composition) => composed(composition, scorers),
             Teacher::Learner { learner, .. } => json!({ "trained beside": learner }),
         };
-        match &choice.sees {
-            None => weights,
-            Some(view) => json!({ "weights": weights, "sees": written(&view.pieces) }),
+        if choice.sees.is_none() && !choice.own_tokens {
+            return weights;
         }
+        let sees = choice.sees.as_ref().map(|view| written(&view.pieces));
+        json!({ "weights": weights, "sees": sees, "align": choice.own_tokens.then_some("tokens") })
     };
     // As the route has them: their order decides.
     let arms = |domain: DomainId| -> Value {

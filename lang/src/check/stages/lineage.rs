@@ -8,7 +8,7 @@ use crate::experiment::{
     Alignment, DomainId, Model, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights,
     Tokenizer, Train,
 };
-use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
+use crate::formula::{FormulaKind, Role};
 use crate::source::Span;
 
 use crate::check::Checker;
@@ -310,7 +310,7 @@ impl Checker {
         train: &Train,
         settings: &Settings,
     ) -> bool {
-        if self.teacher(teacher).align == Alignment::Tokens || !compares_tokens(train, role) {
+        if self.teacher(teacher).align == Alignment::Tokens || !reads(train, role) {
             return true;
         }
         for speaker in self.made_of(teacher, |_| false) {
@@ -336,7 +336,7 @@ impl Checker {
                     .label(label)
                     .note(settings.span, "trained here")
                     .help(
-                        "write `{ align = tokens }` after it, or compare with `sorted_l1` or `support: \
+                        "write `{ align = tokens }` after it, and compare by text: with `sorted_l1`, or on `support: \
                          matched`",
                     ),
             );
@@ -359,26 +359,14 @@ fn tokenizer_text(tokenizer: &Tokenizer) -> String {
     }
 }
 
-/// Whether the objective compares `role` with the student entry by entry of one vocabulary.
-fn compares_tokens(train: &Train, role: &Role) -> bool {
-    let by_text = |divergence: &Divergence| {
-        matches!(divergence.kind, DivergenceKind::SortedL1)
-            || matches!(divergence.support, Support::Matched | Support::Unmatched)
-            || (!sides(&divergence.left, role) && !sides(&divergence.right, role))
-    };
+/// Whether the objective reads the distributions of a role, whatever it does with them: a teacher that reads the
+/// student's ids with another vocabulary has none that mean anything.
+fn reads(train: &Train, role: &Role) -> bool {
     train.objective.formulas().into_iter().any(|formula| {
         formula.any(|node| match &node.kind {
-            FormulaKind::Signal(Signal::Divergence(divergence))
-            | FormulaKind::Live(Live::Divergence(divergence)) => {
-                divergence.roles().contains(role) && !by_text(divergence)
-            }
             FormulaKind::Signal(signal) => signal.roles().contains(role),
             FormulaKind::Live(live) => live.roles().contains(role),
             _ => false,
         })
     })
-}
-
-fn sides(distribution: &Distribution, role: &Role) -> bool {
-    distribution.roles().contains(role)
 }

@@ -16,7 +16,7 @@ fn lists(producer: Producer, sequences: usize) -> Vec<Vec<Sequence>> {
     train.rollout = Rollout::new(GROUPS, producer);
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     stage.steps = STEPS;
-    let models = Models::new(&stage);
+    let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None).unwrap();
     let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
     let mut list = |step| batches.next(&stage, &student, &models, step).unwrap().list;

@@ -30,7 +30,7 @@ pub(super) fn forked(
     train.rollout = Rollout::new(GROUPS, producer);
     let mut stage = fixture.stage(&train, teachers, &weights);
     stage.steps = made_for;
-    let models = Models::new(&stage);
+    let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None).unwrap();
     stage.steps = steps;
     let student = Decoder::trainable(&stage.start, stage.device, stage.kind);

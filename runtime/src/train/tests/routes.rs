@@ -41,7 +41,14 @@ fn hard() -> DataFormula {
 fn by_kind(domain: u32) -> [TeacherChoice; 2] {
     let choice = |when: Option<DataFormula>, model: u32| {
         let teacher = Teacher::Model(ModelId(model));
-        TeacherChoice { domain: DomainId(domain), when, name: format!("teacher{model}"), teacher, sees: None }
+        TeacherChoice {
+            domain: DomainId(domain),
+            when,
+            name: format!("teacher{model}"),
+            teacher,
+            sees: None,
+            own_tokens: false,
+        }
     };
     [choice(Some(hard()), 2), choice(None, 1)]
 }
@@ -274,7 +281,7 @@ fn routed_teachers_write_what_they_write_alone() {
             Ok(())
         };
         let cache = RolloutCache { find: &|| Ok(None), keep: &keep };
-        Batches::new(stage, &Models::new(stage), Some(&cache)).unwrap();
+        Batches::new(stage, &Models::new(stage).unwrap(), Some(&cache)).unwrap();
         found.into_inner()
     };
     let routed = mixed.stage(&models);

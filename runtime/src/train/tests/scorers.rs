@@ -82,6 +82,7 @@ fn a_composed_teacher_is_made_of_scored_ones() {
             name: "composed".to_owned(),
             teacher: Teacher::Composed(teacher.clone()),
             sees: None,
+            own_tokens: false,
         };
         let routed = vec![choice(0, &extrapolated), choice(1, &mixture)];
         let scorers = Scorers::new(routed, [], vec![scorer("one"), scorer("other")]);

@@ -101,7 +101,7 @@ fn drawn(program: &str, producer: Producer, change: impl Fn(&mut Stage)) -> Resu
     train.rollout = Rollout::new(8, producer);
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     change(&mut stage);
-    let models = Models::new(&stage);
+    let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None)?;
     let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
     (0..stage.steps).map(|step| Ok(batches.next(&stage, &student, &models, step)?.list)).collect()

@@ -71,7 +71,7 @@ fn scored(micro_batch: Option<u32>) {
     assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
     let apart = apart(&gradient, &student.gradient(&expected));
     assert!(apart < 1e-4, "{apart:e}");
-    let models = Models::new(&stage);
+    let models = Models::new(&stage).unwrap();
     // The student's own weights, not a copy of them.
     assert_eq!(models.model(Role::named(0), 0), Some(ModelRef::Student));
     assert!(models.moves(Role::named(1)), "what it sees changes with the step");

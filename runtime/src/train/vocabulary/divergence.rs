@@ -5,6 +5,7 @@
 use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
 
+use super::Spans;
 use super::loops;
 use super::rows::{LogpGrad, Rows};
 use super::summands::Summand;
@@ -22,6 +23,8 @@ pub struct Divergence<'a> {
     /// Logits of both sides are divided by it, and by the policy's where the sampler is on a side.
     pub temperature: f64,
     pub clip_each: Option<f64>,
+    /// Where a role has another tokenizer, entries count with the probability of their whole span.
+    pub of_spans: bool,
 }
 
 /// Which entry of the right side an entry of the left is compared with.
@@ -71,13 +74,34 @@ impl Divergence<'_> {
         if !matches!(self.pairing, Pairing::Sorted) {
             compared.blank(&mut summands);
         }
-        summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+        let sums = summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float);
+        match self.spans(rows) {
+            // One side has no distribution there.
+            Some(spans) => sums.masked_fill(&rows.column(&spans.begins).squeeze_dim(1).logical_not(), 0.0),
+            None => sums,
+        }
+    }
+
+    /// Of the role beside the student that has another tokenizer, if one has.
+    fn spans<'r>(&self, rows: &Rows<'r>) -> Option<&'r Spans> {
+        let parts = self.left.parts.iter().chain(&self.right.parts);
+        parts.filter_map(|(_, role)| rows.spans(*role)).next()
+    }
+
+    /// d divergence / d log of what follows by the student, `[rows]`: all entries of the student count with it.
+    pub fn by_rest(&self, rows: &Rows) -> Tensor {
+        let one = Tensor::ones([rows.len(), 1], (Kind::Float, rows.targets.device()));
+        let mut grad = LogpGrad::default();
+        self.accumulate_grad(rows, &one, &mut grad);
+        grad.total().unwrap_or_else(|| one.zeros_like().squeeze_dim(1))
     }
 
     /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of
     /// the vocabulary.
     pub fn accumulate_grad(&self, rows: &Rows, adjoint: &Tensor, grad: &mut LogpGrad) {
         let compared = self.compared(rows);
+        let of_spans = self.spans(rows).map(|spans| adjoint * rows.column(&spans.begins));
+        let adjoint = of_spans.as_ref().unwrap_or(adjoint);
         let clipped = self.clip_each.map(|bound| self.summands(&compared).gt(bound));
         for (own, other) in [(&compared.left, &compared.right), (&compared.right, &compared.left)] {
             if !own.side.live || own.side.parts.iter().all(|(_, role)| *role != Role::Student) {
@@ -168,11 +192,15 @@ impl Divergence<'_> {
                 let _ = match &compared.entries {
                     Entries::All => spread.zero_(),
                     Entries::Chosen(indices) => spread.scatter_value_(-1, indices, 0.0),
-                    Entries::Masked(inside) => spread.masked_fill_(inside, 0.0),
+                    Entries::Masked(inside) => {
+                        spread.masked_fill_(&inside.narrow(1, 0, rows.vocabulary()), 0.0)
+                    }
                 };
                 spread
             });
-            let on_entries = part.narrow(1, 0, count);
+            // Columns behind the vocabulary are nothing that the student has.
+            let columns = |of: Tensor| of.narrow(1, 0, of.size()[1].min(rows.vocabulary()));
+            let on_entries = columns(part.narrow(1, 0, count));
             match &compared.entries {
                 Entries::Chosen(indices) => {
                     sum.add_at(rows, temperature, indices, &on_entries);
@@ -180,6 +208,7 @@ impl Divergence<'_> {
                 }
                 Entries::All | Entries::Masked(_) => match spread {
                     Some(spread) => sum.add(temperature, spread + on_entries),
+                    None if part.size()[1] > rows.vocabulary() => sum.add(temperature, on_entries.copy()),
                     None => sum.add(temperature, part),
                 },
             }
@@ -225,6 +254,21 @@ impl Divergence<'_> {
         Compared { entries, outside, tail, renormalized, closed, left, right }
     }
 
+    /// How many columns both sides are compared in: the vocabulary, and behind it what only a role with another
+    /// has, where that can take part.
+    fn columns(&self, rows: &Rows, entries: &Entries) -> i64 {
+        match entries {
+            Entries::Masked(inside) => inside.size()[1],
+            Entries::Chosen(_) => rows.vocabulary(),
+            Entries::All => {
+                let parts = self.left.parts.iter().chain(&self.right.parts);
+                let columns =
+                    parts.map(|(_, role)| rows.logps(*role, self.temperature_of(*role, rows)).size()[1]);
+                columns.max().unwrap_or(rows.vocabulary())
+            }
+        }
+    }
+
     fn on_support<'s>(
         &self,
         side: &'s Side,
@@ -233,8 +277,15 @@ impl Divergence<'_> {
         (tail, renormalized): (bool, bool),
         outside: Option<&Tensor>,
     ) -> OnSupport<'s> {
+        let spans = self.spans(rows).filter(|_| self.of_spans);
+        let columns = self.columns(rows, entries);
         let part = |role: Role| {
-            let full = rows.logps(role, self.temperature_of(role, rows));
+            let full = in_columns(&rows.logps(role, self.temperature_of(role, rows)), columns);
+            let full = match spans {
+                Some(spans) if spans.role == role => full + rows.column(&spans.rest),
+                Some(spans) if role == Role::Student => full + rows.column(&spans.student_rest),
+                _ => full,
+            };
             let on_entries = match entries {
                 Entries::Chosen(indices) => full.gather(-1, indices, false),
                 Entries::All | Entries::Masked(_) => full.shallow_clone(),
@@ -317,6 +368,15 @@ fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
     let logs = zip_equal(&side.parts, parts).map(|((weight, _), part)| weighted(part, weight, rows));
     let in_logs = logs.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part");
     in_logs.where_self(&sum.lt(VANISHING), &(highest + sum.log()))
+}
+
+/// With no probability in columns that it does not have; without those that are not compared.
+fn in_columns(logps: &Tensor, columns: i64) -> Tensor {
+    match columns - logps.size()[1] {
+        0 => logps.shallow_clone(),
+        missing if missing > 0 => logps.pad([0, missing], "constant", f64::NEG_INFINITY),
+        _ => logps.narrow(1, 0, columns),
+    }
 }
 
 /// Log of the probability outside the support, `[rows, 1]`. Summed over the complement rather than taken from

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::composed::Composed;
+use super::mapped::Mapped;
 use super::masked;
 use crate::model::logits;
 
@@ -18,6 +19,8 @@ pub enum Logits {
     Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
     /// Made of others', in single precision.
     Composed(Composed),
+    /// Of a model with another vocabulary.
+    Mapped(Mapped),
     /// Of so many tokens, which nobody asks about.
     Absent(i64),
 }
@@ -77,6 +80,7 @@ impl Logits {
                 Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap }
             }
             Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
+            Logits::Mapped(mapped) => Logits::Mapped(mapped.part(0, self.tokens())),
             Logits::Absent(tokens) => Logits::Absent(*tokens),
         }
     }
@@ -89,6 +93,7 @@ impl Logits {
                 *values = values.narrow(0, first, count);
             }
             Logits::Composed(composed) => *composed = composed.part(first, count),
+            Logits::Mapped(mapped) => *mapped = mapped.part(first, count),
             Logits::Absent(tokens) => *tokens = count,
         }
         part
@@ -102,6 +107,7 @@ impl Logits {
         match self {
             Logits::Projected { matrix: Matrix::Fetched(fetched), .. } => fetched.let_go(),
             Logits::Composed(composed) => composed.let_go(),
+            Logits::Mapped(mapped) => mapped.let_go(),
             Logits::Projected { .. } | Logits::Given(_) | Logits::Absent(_) => {}
         }
     }
@@ -110,8 +116,37 @@ impl Logits {
         match self {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.size()[0],
             Logits::Composed(composed) => composed.tokens(),
+            Logits::Mapped(mapped) => mapped.tokens(),
             Logits::Absent(tokens) => *tokens,
         }
+    }
+
+    /// Those of some rows, `[rows]`, of logits that are a model's own.
+    pub(super) fn chosen(&self, rows: &Tensor) -> Logits {
+        let mut chosen = self.share();
+        match &mut chosen {
+            Logits::Given(values) | Logits::Projected { hidden: values, .. } => {
+                *values = values.index_select(0, rows);
+            }
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+                unreachable!("a model's own logits are chosen from")
+            }
+        }
+        chosen
+    }
+
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.device(),
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+                unreachable!("a model's own logits are asked where they are")
+            }
+        }
+    }
+
+    /// More columns than the student's vocabulary has ids, where some of another's have no counterpart.
+    pub(super) fn columns(&self) -> Option<i64> {
+        if let Logits::Mapped(mapped) = self { Some(mapped.columns()) } else { None }
     }
 
     /// `absent` are ids that no token has.
@@ -122,6 +157,7 @@ impl Logits {
                 logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap)
             }
             Logits::Composed(composed) => composed.rows(first, count, absent),
+            Logits::Mapped(mapped) => mapped.rows(first, count),
             Logits::Absent(_) => unreachable!("only tokens that a scorer has logits of are read"),
         };
         masked(logits, absent)

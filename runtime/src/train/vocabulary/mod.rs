@@ -17,6 +17,7 @@ mod composed;
 mod divergence;
 mod logits;
 mod loops;
+mod mapped;
 mod quantities;
 mod resolve;
 mod rows;
@@ -34,6 +35,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::composed::{Composed, Part, part};
 pub use self::divergence::Weight;
 pub use self::logits::{Fetched, Logits, Matrix};
+pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{LogpGrad, Rows};
@@ -64,6 +66,8 @@ pub struct Vocabulary {
     pub temperature: f64,
     /// The token that ends a completion.
     pub end: Token,
+    /// Of the roles that have another tokenizer.
+    pub spans: Vec<Spans>,
     /// Ids that no token has, if there are any.
     absent: Option<Tensor>,
     sizes: Sizes,
@@ -130,6 +134,7 @@ impl Vocabulary {
             sampler,
             temperature,
             end,
+            spans: Vec::new(),
             absent,
             sizes,
             kept: RefCell::default(),
@@ -322,7 +327,9 @@ impl Vocabulary {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
             Logits::Projected { matrix, .. } => matrix.get().size()[0],
-            Logits::Composed(_) | Logits::Absent(_) => unreachable!("the student is a model"),
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+                unreachable!("the student is a model")
+            }
         }
     }
 
@@ -389,7 +396,8 @@ fn scaled_grad(first: i64, grad: Vec<Tensor>, adjoints: impl Iterator<Item = Ten
 
 /// `count` tokens from `first` of what stands one after the other.
 fn rows_of(parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
-    let composed = parts.iter().any(|part| matches!(part, Logits::Composed(_)));
+    let composed = parts.iter().any(|part| matches!(part, Logits::Composed(_) | Logits::Mapped(_)));
+    let columns = parts.iter().filter_map(Logits::columns).max();
     let mut whole: Option<Tensor> = None;
     let mut start = 0;
     for logits in parts {
@@ -397,6 +405,9 @@ fn rows_of(parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) ->
         let (from, to) = (first.max(start), (first + count).min(end));
         if from < to {
             let rows = logits.rows(from - start, to - from, absent);
+            // Of several models, those with fewer columns have nothing in the others.
+            let missing = columns.map_or(0, |columns| columns - rows.size()[1]);
+            let rows = if missing > 0 { rows.pad([0, missing], "constant", f64::from(ABSENT)) } else { rows };
             if to - from == count {
                 whole = Some(rows);
             } else {

@@ -17,10 +17,22 @@ pub enum Quantity<'a> {
     Entropy(Role),
     Top1(Role),
     Rank(Role),
-    Overlap { left: Role, right: Role, k: u32 },
-    Mass { role: Role, support: &'a Support },
-    InNucleus { role: Role, p: f64 },
+    Overlap {
+        left: Role,
+        right: Role,
+        k: u32,
+    },
+    Mass {
+        role: Role,
+        support: &'a Support,
+    },
+    InNucleus {
+        role: Role,
+        p: f64,
+    },
     SupportSize(&'a Support),
+    /// d divergence / d log of what follows in a span by the student: see [`Divergence::by_rest`].
+    ByRest(Divergence<'a>),
 }
 
 /// What gradient can flow through.
@@ -65,11 +77,17 @@ impl Quantity<'_> {
                 let held = match entries(support, rows) {
                     Entries::All => probabilities,
                     Entries::Chosen(indices) => probabilities.gather(-1, &indices, false),
-                    Entries::Masked(inside) => probabilities.masked_fill(&inside.logical_not(), 0.0),
+                    Entries::Masked(inside) => {
+                        // What another vocabulary has beyond this one.
+                        let columns = probabilities.size()[1].min(inside.size()[1]);
+                        let inside = inside.narrow(1, 0, columns);
+                        probabilities.narrow(1, 0, columns).masked_fill(&inside.logical_not(), 0.0)
+                    }
                 };
                 held.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
             }
             Quantity::InNucleus { role, p } => in_nucleus(&rows.logps(*role, 1.0), &rows.targets, *p),
+            Quantity::ByRest(divergence) => divergence.by_rest(rows),
             Quantity::SupportSize(support) => {
                 mask(&entries(support, rows), rows).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
             }

@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor};
 
-use super::{Block, Vocabulary};
+use super::{Block, Spans, Vocabulary};
+use crate::model::ABSENT;
 use crate::tokenizer::Token;
 
 /// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the
@@ -54,6 +55,26 @@ impl<'a> Rows<'a> {
         self.logps(role, if role == Role::Sampler { 1.0 } else { self.temperature() })
     }
 
+    /// Where the role beside the student begins tokens with it, if it has another tokenizer.
+    pub fn spans(&self, role: Role) -> Option<&'a Spans> {
+        self.vocabulary.spans.iter().find(|spans| spans.role == role)
+    }
+
+    /// `[rows, columns]`, bool: what a model has logits of at these tokens, nobody else's. Columns behind the
+    /// vocabulary are what only another has.
+    pub fn present(&self, role: Role) -> Tensor {
+        self.role_logits(role).gt(f64::from(ABSENT) / 2.0)
+    }
+
+    fn role_logits(&self, role: Role) -> Tensor {
+        match role {
+            Role::Student => self.student.shallow_clone(),
+            Role::Scorer(_) | Role::Sampler => {
+                self.vocabulary.other(self.block, role).narrow(0, self.first - self.block.first, self.len())
+            }
+        }
+    }
+
     /// The student's logits, `[rows, vocabulary]`.
     pub fn logits(&self) -> &Tensor {
         &self.student
@@ -77,12 +98,7 @@ impl<'a> Rows<'a> {
         if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && *at == temperature) {
             return logps.shallow_clone();
         }
-        let logits = match role {
-            Role::Student => self.student.shallow_clone(),
-            Role::Scorer(_) | Role::Sampler => {
-                self.vocabulary.other(self.block, role).narrow(0, self.first - self.block.first, self.len())
-            }
-        };
+        let logits = self.role_logits(role);
         // Half precision inside a divergence makes it negative: everything after the logits is single.
         let logits = logits.to_kind(Kind::Float);
         let logits = if temperature == 1.0 { logits } else { logits / temperature };
@@ -125,6 +141,15 @@ impl LogpGrad {
         }
         let sum = self.find(temperature).expect("it was just added");
         let _ = sum.scatter_add_(-1, indices, grad);
+    }
+
+    /// The sum over the vocabulary, `[rows]`; none where nothing was added.
+    pub fn total(&self) -> Option<Tensor> {
+        let sums = self
+            .by_temperature
+            .iter()
+            .map(|(_, grad)| grad.sum_dim_intlist([-1].as_slice(), false, Kind::Float));
+        sums.reduce(|sum, of| sum + of)
     }
 
     fn find(&mut self, temperature: f64) -> Option<&mut Tensor> {

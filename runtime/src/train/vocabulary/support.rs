@@ -10,7 +10,7 @@ pub enum Entries {
     All,
     /// `[rows, k]`: as many in every row.
     Chosen(Tensor),
-    /// `[rows, vocabulary]`, bool.
+    /// `[rows, vocabulary]`, bool; with the columns behind the vocabulary, where these can take part.
     Masked(Tensor),
 }
 
@@ -22,6 +22,8 @@ pub fn entries(support: &Support, rows: &Rows) -> Entries {
         Support::TopK { role, k } => Entries::Chosen(top(rows, *role, *k)),
         Support::Sampled => Entries::Chosen(rows.targets.shallow_clone()),
         Support::Nucleus { role, p } => Entries::Masked(nucleus(&rows.logps(*role, 1.0), *p)),
+        Support::Matched { role } => Entries::Masked(rows.present(*role).narrow(1, 0, rows.vocabulary())),
+        Support::Unmatched { role } => Entries::Masked(unmatched(rows, *role)),
         Support::Union { of } => Entries::Masked(combined(of, rows, |all, part| all.logical_or_(part))),
         Support::Intersection { of } => {
             Entries::Masked(combined(of, rows, |all, part| all.logical_and_(part)))
@@ -85,6 +87,17 @@ fn nucleus(logps: &Tensor, p: f64) -> Tensor {
     let spent = probabilities.cumsum(-1, Kind::Double) - probabilities;
     let last = (spent.lt(p).sum_dim_intlist([-1].as_slice(), true, Kind::Int64) - 1).clamp_min_(0);
     logps.ge_tensor(&sorted.gather(-1, &last, false))
+}
+
+/// What only one of two vocabularies has, `[rows, columns]`, bool; nothing at tokens that begin no span.
+fn unmatched(rows: &Rows, role: Role) -> Tensor {
+    let (present, own) = (rows.present(role), rows.present(Role::Student));
+    let begins = match rows.spans(role) {
+        Some(spans) => rows.column(&spans.begins),
+        None => present.any_dim(1, true),
+    };
+    let missing = present.size()[1] - own.size()[1];
+    own.constant_pad_nd([0, missing]).logical_xor(&present).logical_and(&begins)
 }
 
 /// Whether the token taken is in the nucleus, `[rows]`: what is strictly more probable holds less than `p`.

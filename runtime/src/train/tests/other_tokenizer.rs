@@ -1,0 +1,310 @@
+//! Teachers with another tokenizer against double precision: spans, counterparts and losses are worked out here
+//! from the letters of byte-level vocabularies.
+
+use std::ops::Range;
+
+use mopd_compiler::plan::{self, View, views::Piece, views::Slot};
+use mopd_lang::source::SourceFile;
+
+use super::*;
+use crate::tokenizer::tests::pretrained;
+
+const BETA: f64 = 0.3;
+
+/// `gold` and `uld` of the standard library.
+fn objectives() -> Vec<Objective> {
+    ["gold(beta: 0.3)", "uld"].map(compiled).into()
+}
+
+fn compiled(objective: &str) -> Objective {
+    let name = objective.split('(').next().unwrap();
+    let text = format!(
+        "use std.cross_tokenizer.{name}\n\
+         experiment \"t\" {{ seed = 1 }}\n\
+         domain d {{ prompts = \"d.jsonl\", format = text, reward = exact_match }}\n\
+         model base = hf(\"small\")\n\
+         teacher one = hf(\"one\") {{ origin = foreign, align = tokens }}\n\
+         route {{ else -> one }}\n\
+         model student = distill(base) {{ objective = {objective}, rollout = sample(n: 1, temperature: 1, \
+         max_tokens: 8), prompts = 2, steps = 10, lr = 1e-3 }}\n"
+    );
+    let entry = SourceFile { path: "t.mopd".into(), text };
+    let standard = |module: &[&str]| mopd_std::source(module).map(|(path, text)| SourceFile { path, text });
+    let analysis = mopd_lang::analyse(entry, &standard);
+    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
+    let experiment = analysis.experiment.as_ref().unwrap();
+    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap();
+    let student = plan.experiment.models.iter().find(|model| model.name == "student").unwrap();
+    let plan::Stage::Train(train) = &student.stage else { panic!("the student is trained") };
+    assert!(train.scorers.routed().iter().all(|choice| choice.own_tokens));
+    train.objective.clone()
+}
+
+/// Sentences whose words are tokens of the one vocabulary and letters of the other.
+fn sentences() -> Fixture {
+    let fixture = Fixture::new();
+    let rows = [("say: ", "the größte"), ("it is", " in the"), ("and ", "tion\n on"), ("to", " and an é")];
+    let mut prompts = Vec::new();
+    for (name, order) in [("copy", 0), ("flip", 2)] {
+        let mut text = String::new();
+        for index in 0..8 {
+            let (prompt, answer) = rows[(index + order) % rows.len()];
+            let row = serde_json::json!({ "prompt": prompt, "answer": answer });
+            text += &format!("{row}\n");
+        }
+        let path = fixture.folder.path().join(format!("{name}.jsonl"));
+        std::fs::write(&path, text).unwrap();
+        prompts.push(load(&path));
+    }
+    Fixture { prompts, ..fixture }
+}
+
+fn model_of(tokenizer: &Tokenizer, seed: u64) -> Arc<Weights> {
+    let config = crate::model::Config { vocabulary: tokenizer.vocabulary(), tied: seed == 0, ..tiny() };
+    let mut weights = random_model(&config, seed);
+    weights.tokenizer = Arc::new(tokenizer.clone());
+    Arc::new(weights)
+}
+
+/// Where each token of a text ends: every letter of a byte-level vocabulary is a byte.
+fn ends(tokenizer: &Tokenizer, text: &str) -> Vec<usize> {
+    let length = |token: &Token| match tokenizer {
+        Tokenizer::Bytes => 1,
+        Tokenizer::Pretrained(vocabulary) => vocabulary.token(*token).unwrap().chars().count(),
+    };
+    let tokens = tokenizer.encode(text).unwrap();
+    let ends: Vec<usize> = (1..=tokens.len()).map(|count| tokens[..count].iter().map(length).sum()).collect();
+    assert_eq!(ends.last(), Some(&text.len()));
+    ends
+}
+
+/// Spans as sets of common ends.
+fn spans(own: &[usize], other: &[usize]) -> Vec<(Range<usize>, Range<usize>)> {
+    let place = |ends: &[usize], end: usize| ends.iter().position(|known| *known == end);
+    let mut spans = Vec::new();
+    let (mut from, mut of) = (0, 0);
+    for end in own {
+        if let (Some(own), Some(other)) = (place(own, *end), place(other, *end)) {
+            spans.push((from..own + 1, of..other + 1));
+            (from, of) = (own + 1, other + 1);
+        }
+    }
+    spans
+}
+
+/// The letter by which GPT-2's vocabularies spell a byte.
+fn letter(byte: u8) -> String {
+    let place = match byte {
+        0..=0x20 => 0x100 + u32::from(byte),
+        0x7f => 0x121,
+        0x80..=0xa0 => 0x122 + u32::from(byte) - 0x80,
+        0xad => 0x143,
+        byte => u32::from(byte),
+    };
+    char::from_u32(place).unwrap().to_string()
+}
+
+/// Pairs of ids, the bytes' and the byte-level vocabulary's, and both end tokens.
+fn counterparts(spelled: &Tokenizer) -> Vec<(Token, Token)> {
+    let Tokenizer::Pretrained(vocabulary) = spelled else { panic!("a byte-level vocabulary") };
+    let mut ids = HashMap::new();
+    for id in (0..spelled.vocabulary() as Token).rev() {
+        ids.extend(vocabulary.token(id).map(|token| (token, id)));
+    }
+    let mut pairs: Vec<(Token, Token)> =
+        (0..=u8::MAX).map(|byte| (Token::from(byte), ids[&letter(byte)])).collect();
+    pairs.push((crate::tokenizer::END, spelled.ends()[0]));
+    pairs
+}
+
+/// Of ids that have a token.
+fn distribution(reference: &Reference, prompt: &[Token], completion: &[Token]) -> Tensor {
+    let logps = reference.logps(prompt, completion);
+    let absent = Tensor::from_slice(reference.weights.tokenizer.absent());
+    logps.index_fill(1, &absent, f64::NEG_INFINITY).log_softmax(-1, Kind::Double)
+}
+
+fn sorted(probabilities: &Tensor, length: i64) -> Tensor {
+    let (sorted, _) = probabilities.sort(-1, true);
+    sorted.constant_pad_nd([0, length - probabilities.numel() as i64])
+}
+
+/// Of one span: `p` and `q` are log-probabilities of student and teacher.
+fn span_loss(
+    name: &str,
+    p: &Tensor,
+    q: &Tensor,
+    rest: [Tensor; 2],
+    pairs: &[(Token, Token)],
+    tokens: usize,
+) -> Tensor {
+    let half_distance = |p: &Tensor, q: &Tensor| {
+        let length = p.numel().max(q.numel()) as i64;
+        (sorted(p, length) - sorted(q, length)).abs().sum(Kind::Double) * 0.5
+    };
+    if name == "uld" {
+        return half_distance(&p.exp(), &q.exp());
+    }
+    let [p, q] = [(p, &rest[0]), (q, &rest[1])].map(|(logps, rest)| (logps + rest).exp());
+    let (own, other): (Vec<Token>, Vec<Token>) = pairs.iter().copied().unzip();
+    let of = |values: &Tensor, ids: &[Token]| values.index_select(0, &Tensor::from_slice(ids));
+    let left = |count: usize, taken: &[Token]| -> Vec<Token> {
+        (0..count as Token).filter(|id| !taken.contains(id)).collect()
+    };
+    let (same_p, same_q) = (of(&p, &own), of(&q, &other));
+    let mixed = &same_q * BETA + &same_p * (1.0 - BETA);
+    let jsd = (&same_q * (&same_q / &mixed).log() * BETA + &same_p * (&same_p / &mixed).log() * (1.0 - BETA))
+        .sum(Kind::Double);
+    let rest_p = of(&p, &left(p.numel(), &own));
+    let rest_q = of(&q, &left(q.numel(), &other));
+    let shared = pairs.len() as f64 / tokens as f64;
+    jsd * shared + half_distance(&rest_p, &rest_q) * (1.0 - shared)
+}
+
+/// A student whose tokens are bytes with a teacher of words, and the other way round.
+#[test]
+fn losses_and_gradients_equal_the_reference() {
+    let fixture = sentences();
+    let words = pretrained("qwen3");
+    for (student, teacher) in [(&Tokenizer::Bytes, &words), (&words, &Tokenizer::Bytes)] {
+        let models = [model_of(student, 0), model_of(teacher, 1), model_of(teacher, 2)];
+        let mut pairs = counterparts(&words);
+        if *student == words {
+            pairs.iter_mut().for_each(|(own, other)| std::mem::swap(own, other));
+        }
+        for objective in objectives() {
+            let name = objective.name.clone();
+            let train = train(objective, 1);
+            for micro_batch in [None, (name == "gold").then_some(3)] {
+                let mut stage = stage(&fixture, &train, &models, None);
+                stage.micro_batch = micro_batch;
+                let (loss, gradient, rollouts) = first_step(&stage);
+                let (expected, of_student, several) = expected(&name, &stage, &models, &rollouts, &pairs, "");
+                assert!(several > 3, "{several} spans have several tokens");
+                let what = format!("{name} of {}", if *student == words { "words" } else { "bytes" });
+                assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{what}: {loss} {expected:?}");
+                let apart = apart(&gradient, &of_student.gradient(&expected));
+                assert!(apart < 1e-4, "{what}: {apart:e}");
+            }
+        }
+    }
+}
+
+fn stage<'a>(
+    fixture: &'a Fixture,
+    train: &'a Train<Objective>,
+    models: &[Arc<Weights>],
+    sees: Option<View>,
+) -> Stage<'a> {
+    let mut stage = fixture.stage(train, [1, 2].map(|model| Teacher::Model(ModelId(model))), models);
+    for (model, source) in (1..).zip(&mut stage.sources) {
+        let own = choice(Teacher::Model(ModelId(model)));
+        source.route = Route::all(&TeacherChoice { own_tokens: true, sees: sees.clone(), ..own });
+    }
+    stage
+}
+
+/// The loss in double precision, the student that it was made from, and how many spans have several tokens of
+/// either side. `before` stands before the teacher's prompts.
+fn expected(
+    name: &str,
+    stage: &Stage,
+    models: &[Arc<Weights>],
+    rollouts: &Rollouts,
+    pairs: &[(Token, Token)],
+    before: &str,
+) -> (Tensor, Reference, usize) {
+    let student = Reference::new(&models[0]);
+    let teachers = [1, 2].map(|model| Reference::new(&models[model]));
+    let (own, other) = (&*models[0].tokenizer, &*models[1].tokenizer);
+    let (mut losses, mut several) = (Vec::new(), 0);
+    for sequence in &rollouts.sequences.list {
+        let dataset = &stage.sources[sequence.source].prompts.dataset;
+        let (prompt, answer) =
+            (dataset.prompt(sequence.record), dataset.text(sequence.record, "answer").unwrap());
+        let read = |tokenizer: &Tokenizer, prompt: &str| {
+            let mut completion = tokenizer.encode(answer).unwrap();
+            completion.push(tokenizer.ends()[0]);
+            assert_eq!(
+                completion,
+                tokenizer.completion(prompt, answer).unwrap(),
+                "no token crosses the border"
+            );
+            (tokenizer.prompt(prompt).unwrap(), completion)
+        };
+        let ((before_own, tokens_own), (before_other, tokens_other)) =
+            (read(own, prompt), read(other, &format!("{before}{prompt}")));
+        assert_eq!(tokens_own, sequence.completion);
+        let p = distribution(&student, &before_own, &tokens_own);
+        let q = distribution(&teachers[sequence.source], &before_other, &tokens_other).detach();
+        let (mut ends_own, mut ends_other) = (ends(own, answer), ends(other, answer));
+        [&mut ends_own, &mut ends_other].into_iter().for_each(|ends| ends.push(answer.len() + 1));
+        for (of_student, of_teacher) in spans(&ends_own, &ends_other) {
+            several += usize::from(of_student.len() > 1 || of_teacher.len() > 1);
+            let rest = |logps: &Tensor, tokens: &[Token], span: &Range<usize>| {
+                let each = span.clone().skip(1).map(|at| logps.get(at as i64).get(tokens[at]));
+                each.fold(Tensor::from(0.0), |sum, logp| sum + logp)
+            };
+            let rest = [rest(&p, &tokens_own, &of_student), rest(&q, &tokens_other, &of_teacher)];
+            let (p, q) = (p.get(of_student.start as i64), q.get(of_teacher.start as i64));
+            losses.push(span_loss(name, &p, &q, rest, pairs, own.tokens()));
+        }
+    }
+    (Tensor::stack(&losses, 0).mean(Kind::Double), student, several)
+}
+
+/// A template in its own tokens, and one domain with a teacher of the student's own tokenizer: every token of
+/// its begins a span, and all entries are matched.
+#[test]
+fn a_route_may_have_teachers_of_both_kinds() {
+    let (fixture, words) = (sentences(), pretrained("qwen3"));
+    let models = [model_of(&Tokenizer::Bytes, 0), model_of(&words, 1), model_of(&words, 2)];
+    let pairs = counterparts(&words);
+    let train = train(compiled("uld"), 1);
+    let pieces = vec![Piece::Text("Q: ".to_owned()), Piece::Slot(Slot::Prompt)];
+    let sees = Some(View { name: "asked".to_owned(), pieces });
+    let stage_of = stage(&fixture, &train, &models, sees);
+    let (loss, _, rollouts) = first_step(&stage_of);
+    let (expected, ..) = expected("uld", &stage_of, &models, &rollouts, &pairs, "Q: ");
+    assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
+
+    let mut both = stage(&fixture, &train, &models, None);
+    // The student itself, as it began.
+    both.sources[1].route = Route::all(&choice(Teacher::Model(ModelId(0))));
+    let trainer = Trainer::new(&both).unwrap();
+    let (batch, _) = scores::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
+    let support = Support::Matched { role: Role::TEACHER };
+    let sizes = batch.signal(&Signal::SupportSize { support }).unwrap();
+    for (token, size) in sizes.iter().enumerate() {
+        let sequence = &rollouts.sequences.list[batch.layout.sequence_of_token[token] as usize];
+        if sequence.source == 1 {
+            assert_eq!(*size, 259.0, "of the student's own tokenizer");
+        } else {
+            assert!(*size == 257.0 || *size == 0.0, "{size}");
+        }
+    }
+}
+
+/// Texts that differ for each kind of bad input.
+#[test]
+fn what_cannot_be_aligned_is_said() {
+    let (fixture, words) = (sentences(), pretrained("qwen3"));
+    let models = [model_of(&Tokenizer::Bytes, 0), model_of(&words, 1), model_of(&words, 2)];
+    let train = train(compiled("uld"), 1);
+    let stage = stage(&fixture, &train, &models, None);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
+    rollouts.sequences.list[0].prompt = Some(vec![1]);
+    let Err(error) = scores::score(&trainer.scoring(0), &rollouts, 0) else { panic!("it is not read") };
+    assert!(error.to_string().contains("conversations that go on after an answer"), "{error}");
+    let shorter = crate::model::Config { context: 2, ..(*models[1].config).clone() };
+    let mut short = random_model(&shorter, 1);
+    short.tokenizer = models[1].tokenizer.clone();
+    let other =
+        super::super::other_tokenizer::OtherTokenizer::new(&Tokenizer::Bytes, &short, "the teacher `big`");
+    let members = || 0..rollouts.sequences.list.len();
+    let Err(error) = other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), 0) else {
+        panic!("it does not fit")
+    };
+    assert!(error.to_string().contains("whose context is 2"), "{error}");
+}
