@@ -25,6 +25,7 @@ pub mod privacy;
 mod route;
 mod scores;
 mod sequences;
+mod spans;
 pub mod state;
 mod tensor_graph;
 #[cfg(test)]

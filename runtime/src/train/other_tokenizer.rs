@@ -4,9 +4,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mopd_compiler::plan::View;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::views::Moment;
-use mopd_compiler::plan::{Divergence, Live, Mass, Objective, Role, Signal, Support, View};
 use tch::{Device, Kind, Tensor};
 
 use super::Stage;
@@ -18,24 +18,6 @@ use crate::rollout::Sequence;
 use crate::tokenizer::chat::Example;
 use crate::tokenizer::spans::{TextSpan, spans_of, text_of};
 use crate::tokenizer::{Counterparts, Token, Tokenizer};
-
-/// Whether a divergence counts entries with the probability of their whole span: that of the first token times
-/// those of what follows it. The whole vocabulary, and what is normalised anew, are distributions of the first
-/// token alone.
-pub fn is_of_spans(divergence: &Divergence) -> bool {
-    divergence.mass == Mass::Raw && divergence.support != Support::Full
-}
-
-/// Whether an objective asks for the probability of whole spans by a role.
-pub fn reads_spans(objective: &Objective, role: Role) -> bool {
-    let of_role = |divergence: &Divergence| is_of_spans(divergence) && divergence.roles().contains(&role);
-    let signals = objective.graph.signals(&objective.outputs());
-    signals.iter().any(|signal| matches!(signal, Signal::Divergence(divergence) if of_role(divergence)))
-        || objective
-            .live
-            .iter()
-            .any(|live| matches!(&live.primitive, Live::Divergence(divergence) if of_role(divergence)))
-}
 
 /// What a student is compared with.
 pub struct OtherTokenizer {

@@ -13,7 +13,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Objective, Role, Signal};
+use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::Source;
@@ -21,13 +21,11 @@ use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
 use super::models::{Reader, Scored};
-use super::other_tokenizer::{is_of_spans, reads_spans};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
+use super::spans::rest_of;
 use super::views::Shown;
-use super::vocabulary::{
-    Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary, logps_of,
-};
+use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::rollout::Sequence;
@@ -45,7 +43,7 @@ pub struct ScoringPass {
     tokens: usize,
     /// d live divergence / d log of what follows in a span by the student, of those that count whole spans:
     /// per token.
-    by_rest: RefCell<Vec<Vec<f32>>>,
+    pub(super) by_rest: RefCell<Vec<Vec<f32>>>,
 }
 
 /// What diagnostics read of every step, besides what the objective does.
@@ -124,21 +122,16 @@ fn logits_of(
         let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
         if let (Some(other), Some(spans)) = (models.other_tokenizer(*reader), &mut spans) {
             let [run] = pass.as_slice() else { unreachable!("runs of another tokenizer go alone") };
-            let members = runs[*run].members.clone();
-            let reading = other.reading(stage, sees, sequences, members, step)?;
+            let ScoringRun { members, tokens, .. } = &runs[*run];
+            let reading = other.reading(stage, sees, sequences, members.clone(), step)?;
             let (hidden, targets) = reading.hidden(stage, decoder());
-            let matrix =
-                models.matrix(model_ref, loaded.get().is_some().then(decoder), last && passes.len() == 1);
+            let only = last && passes.len() == 1;
+            let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
             let logits = Logits::Projected { hidden, matrix, softcap };
-            let rest = reads_spans(&stage.train.objective, role).then(|| {
-                reading.rest(|rows| {
-                    let temperature = stage.train.objective.temperature;
-                    logps_of(&logits, rows, &targets, other.absent(), temperature)
-                })
-            });
-            spans.set(runs[*run].tokens.start, reading.tokens, &reading.spans, rest);
-            parts[*run] =
-                Some(Logits::Mapped(Mapped::new(logits, reading.rows(), other.columns(stage.device))));
+            let rest = rest_of(&stage.train.objective, role, &reading, other, &logits, &targets);
+            spans.set(tokens.start, reading.tokens, &reading.spans, rest);
+            let columns = other.columns(stage.device);
+            parts[*run] = Some(Logits::Mapped(Mapped::new(logits, reading.rows(), columns)));
             continue;
         }
         let kept = match (scoring.kept, pass.as_slice()) {
@@ -333,30 +326,6 @@ impl ScoringPass {
         Ok(ScoringPass { hidden, trace, micro_batches, vocabulary, tokens, by_rest })
     }
 
-    /// What follows in spans by the student, where somebody with another tokenizer is asked about them.
-    fn read_rest(&mut self, objective: &Objective, sequences: &Sequences, batch: &mut Batch) -> Result<()> {
-        let counts = |spans: &Spans| !spans.follow.is_empty() && reads_spans(objective, spans.role);
-        if !self.vocabulary.spans.iter().any(counts) {
-            return Ok(());
-        }
-        self.read(&[STUDENT_LOGP], &[], objective, sequences, batch)?;
-        let logps = batch.signal(&STUDENT_LOGP).expect("it was just read");
-        self.vocabulary.spans.iter_mut().for_each(|spans| spans.set_student(logps));
-        Ok(())
-    }
-
-    /// The live divergences that count whole spans, and these spans, where some have several tokens of the
-    /// student.
-    fn of_spans<'o>(&self, objective: &'o Objective) -> Vec<(usize, &'o Divergence, &Spans)> {
-        let of_spans = |(index, live): (usize, &'o LivePrimitive)| {
-            let Live::Divergence(divergence) = &live.primitive else { return None };
-            let roles = divergence.roles();
-            let spans = self.vocabulary.spans.iter().find(|spans| roles.contains(&spans.role))?;
-            (is_of_spans(divergence) && !spans.follow.is_empty()).then_some((index, divergence, spans))
-        };
-        objective.live.iter().enumerate().filter_map(of_spans).collect()
-    }
-
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
     /// something needs it.
     pub fn read(
@@ -414,22 +383,6 @@ impl ScoringPass {
             *self.by_rest.borrow_mut() = of_signals[asked..].iter().map(to_vec).collect();
         }
         Ok(())
-    }
-
-    /// d loss / d log-probability of the student's tokens that follow in spans; none where nothing counts
-    /// them.
-    fn adjoint_of_rest(&self, objective: &Objective, adjoints: &[&[f32]]) -> Option<Vec<f32>> {
-        let by_rest = self.by_rest.borrow();
-        let of_spans = zip_equal(self.of_spans(objective), by_rest.iter());
-        let parts = of_spans.map(|((index, _, spans), by_rest)| {
-            let loss_by_rest: Vec<f32> =
-                zip_equal(adjoints[index], by_rest).map(|(adjoint, by_rest)| adjoint * by_rest).collect();
-            spans.adjoint(&loss_by_rest)
-        });
-        parts.reduce(|mut sum, part| {
-            zip_equal(&mut sum, part).for_each(|(sum, part)| *sum += part);
-            sum
-        })
     }
 
     /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,

@@ -7,7 +7,7 @@ use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::{self, Axis, DivergenceKind, Live, Parameter, Signal};
 use tch::{Device, Tensor};
 
-use super::super::other_tokenizer::is_of_spans;
+use super::super::spans::is_of_spans;
 use super::divergence::{Divergence, Pairing, Side, Weight};
 use super::quantities::{Primitive, Quantity};
 use super::summands::{Compiled, Summand};
