@@ -11,6 +11,7 @@ mod cached_scores;
 mod compose;
 mod diagnostics;
 mod first_epoch;
+mod given;
 mod learners;
 mod master;
 mod models;

@@ -20,6 +20,7 @@ use super::Source;
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
+use super::given::{given, missing};
 use super::models::{Reader, Scored};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
@@ -28,7 +29,6 @@ use super::views::Shown;
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
-use crate::rollout::Sequence;
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
@@ -432,34 +432,6 @@ impl ScoringPass {
         Ok(sum)
     }
 }
-/// The values of a signal that comes with the sequences.
-fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Result<Option<Vec<f32>>> {
-    let per_sequence = |value: fn(&Sequence) -> Option<f32>, what: &str| {
-        let values: Option<Vec<f32>> = sequences.list.iter().map(value).collect();
-        values.map(Some).ok_or_else(|| missing(what, "the completions were not judged", objective))
-    };
-    match signal {
-        Signal::Logp { role: Role::Sampler } => {
-            let recorded = sequences.sampled_logps();
-            recorded
-                .map(Some)
-                .ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
-        }
-        Signal::Truncated => {
-            per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
-        }
-        Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),
-        Signal::Correct => per_sequence(
-            |sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))),
-            "reward",
-        ),
-        Signal::Chosen => {
-            per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
-        }
-        Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
-        _ => Ok(None),
-    }
-}
 
 /// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more
 /// than the recorded log-probabilities.
@@ -490,11 +462,6 @@ fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
         return Err(missing("the sampler's distribution", why, objective));
     }
     Ok(Some((writer, temperature)))
-}
-
-fn missing(what: &str, why: &str, objective: &Objective) -> Error {
-    let message = format!("the objective `{}` reads {what}, but {why}", objective.name);
-    Error::new(FailureKind::Runtime, message).at(objective.origin)
 }
 
 pub fn failed(error: EvaluationError, objective: &Objective) -> Error {

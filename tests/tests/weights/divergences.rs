@@ -1,6 +1,7 @@
 //! Exact divergences, followed as they are: what is compared is which divergence, and its coefficient.
 
 use crate::case::{Case, of};
+use crate::table::At;
 
 /// Objective, value of a parameter that it leaves open, term, divergence, coefficient.
 type Row = (&'static str, Option<(&'static str, &'static str)>, &'static str, &'static str, f64);
@@ -132,24 +133,6 @@ const ROWS: &[Row] = &[
     ("vpd.follow", None, "follow", "kl(student || guide)", 1.0),
     // Card B5, DAgger: the expert's choice is the label.
     ("dagger.labels", None, "imitate", "nll(teacher)", 1.0),
-    // Card B5, ULD: L1 between sorted probability vectors.
-    ("cross_tokenizer.uld", None, "distill", "sorted_l1(student, teacher)", 1.0),
-    // Card B5, GOLD: matched vocabulary by JSD, the rest by sorted L1, weights the matched share (190 of 259
-    // here).
-    (
-        "cross_tokenizer.gold",
-        None,
-        "same",
-        "jsd(teacher, student, beta: 0.5, support: matched, mass: raw)",
-        190.0 / 259.0,
-    ),
-    (
-        "cross_tokenizer.gold",
-        None,
-        "other",
-        "sorted_l1(student, teacher, support: unmatched, mass: raw)",
-        1.0 - 190.0 / 259.0,
-    ),
     // Card B1.11: KL(T || S) of Gaussians on some dimensions; or the squared distance of means.
     (
         "compass.compass",
@@ -181,10 +164,26 @@ pub fn cases() -> Vec<Case> {
             Some((name, value)) => case.with(name, value),
             None => case,
         };
-        // Spans: here every token begins one, and has matched entries.
-        let spans = path.starts_with("cross_tokenizer.");
-        let case = if spans { case.select(|_| true) } else { case };
         cases.push((path, case.linear(term, divergence, |_| *coefficient)));
     }
-    cases.into_iter().map(|(_, case)| case).collect()
+    cases.into_iter().map(|(_, case)| case).chain(by_text()).collect()
+}
+
+/// Of the tokens that begin a span with the teacher's.
+fn by_text() -> [Case; 2] {
+    fn shared(t: At) -> f64 {
+        t.s("size(matched)") / 259.0
+    }
+    let begins = |t: At| t.s("size(matched)") > 0.0;
+    [
+        // Card B5, ULD: L1 between sorted probability vectors.
+        of("cross_tokenizer.uld").select(begins).linear("distill", "sorted_l1(student, teacher)", |_| 1.0),
+        // Card B5, GOLD: matched vocabulary by JSD, the rest by sorted L1, weights the matched share.
+        of("cross_tokenizer.gold")
+            .select(begins)
+            .linear("same", "jsd(teacher, student, beta: 0.5, support: matched, mass: raw)", shared)
+            .linear("other", "sorted_l1(student, teacher, support: unmatched, mass: raw)", |t| {
+                1.0 - shared(t)
+            }),
+    ]
 }

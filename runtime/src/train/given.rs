@@ -1,0 +1,43 @@
+//! Signals that come with the sequences of a step: nobody scores for them.
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Objective, Role, Signal};
+
+use super::sequences::Sequences;
+use crate::failure::{Error, Result};
+use crate::rollout::Sequence;
+
+/// The values of a signal that comes with the sequences.
+pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Result<Option<Vec<f32>>> {
+    let per_sequence = |value: fn(&Sequence) -> Option<f32>, what: &str| {
+        let values: Option<Vec<f32>> = sequences.list.iter().map(value).collect();
+        values.map(Some).ok_or_else(|| missing(what, "the completions were not judged", objective))
+    };
+    match signal {
+        Signal::Logp { role: Role::Sampler } => {
+            let recorded = sequences.sampled_logps();
+            recorded
+                .map(Some)
+                .ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
+        }
+        Signal::Truncated => {
+            per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
+        }
+        Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),
+        Signal::Correct => per_sequence(
+            |sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))),
+            "reward",
+        ),
+        Signal::Chosen => {
+            per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
+        }
+        Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
+        _ => Ok(None),
+    }
+}
+
+/// An objective reads what the completions do not have.
+pub fn missing(what: &str, why: &str, objective: &Objective) -> Error {
+    let message = format!("the objective `{}` reads {what}, but {why}", objective.name);
+    Error::new(FailureKind::Runtime, message).at(objective.origin)
+}
