@@ -10,6 +10,7 @@ pub mod results;
 mod scorers;
 mod settings;
 mod stages;
+pub(crate) mod template;
 pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};

@@ -235,7 +235,7 @@ impl<O> Train<O> {
     /// What is read in place of the prompts of a domain, by whomever.
     pub fn views(&self, domain: DomainId) -> impl Iterator<Item = &View> {
         let scorers = self.scorers.readers(domain).filter_map(|choice| choice.sees.as_ref());
-        self.sees.iter().chain(scorers)
+        self.sees.iter().chain(scorers).chain(self.producers().flat_map(Producer::views))
     }
 
     /// The arms of the route for the prompts of a domain, in order.

@@ -39,6 +39,8 @@ pub enum Slot {
     Prompt,
     /// A field of the data.
     Data(String),
+    /// What the student wrote before a teacher refined it.
+    Draft,
 }
 
 /// Which step's shares a view is filled with.
@@ -83,14 +85,20 @@ impl View {
         self.slots().any(|slot| *slot == Slot::Prompt)
     }
 
+    /// Whether a draft is part of it.
+    pub fn has_draft(&self) -> bool {
+        self.slots().any(|slot| *slot == Slot::Draft)
+    }
+
     /// Whether a row looks alike at every step.
     pub fn is_fixed(&self) -> bool {
-        self.pieces.iter().all(|piece| match piece {
-            Piece::Text(_) | Piece::Slot(_) => true,
-            Piece::First { share, .. } | Piece::Last { share, .. } => {
-                matches!(share, Schedule::Constant { .. })
-            }
-        })
+        !self.has_draft()
+            && self.pieces.iter().all(|piece| match piece {
+                Piece::Text(_) | Piece::Slot(_) => true,
+                Piece::First { share, .. } | Piece::Last { share, .. } => {
+                    matches!(share, Schedule::Constant { .. })
+                }
+            })
     }
 
     /// Its text, `slot` being what a row has for a slot.
@@ -147,6 +155,7 @@ mod tests {
         view.filled(moment, |slot| match slot {
             Slot::Prompt => "sort: 3 1",
             Slot::Data(_) => "größer",
+            Slot::Draft => "3 1",
         })
     }
 
@@ -179,6 +188,8 @@ mod tests {
         assert!(!view.has_prompt() && view.is_fixed());
         let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
         view.pieces.push(Piece::First { slot: Slot::Prompt, share });
-        assert!(view.has_prompt() && !view.is_fixed());
+        assert!(view.has_prompt() && !view.is_fixed() && !view.has_draft());
+        view.pieces = vec![Piece::Slot(Slot::Draft)];
+        assert!(view.has_draft() && !view.is_fixed(), "each completion has another");
     }
 }

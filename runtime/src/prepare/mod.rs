@@ -250,6 +250,11 @@ fn rows(
     }
 }
 
+/// Tokens that come to a template: a completion, and a draft of as many before it.
+fn with_draft(view: &View, completion: u32) -> u32 {
+    if view.has_draft() { completion.saturating_mul(2) } else { completion }
+}
+
 /// Whether every row has the turns of an expert.
 fn experts(prompts: &Prompts) -> Result<()> {
     let dataset = &prompts.dataset;
@@ -308,6 +313,8 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             let shortest = match writer {
                 Writer::Student => context(model),
                 Writer::Scorer(role) => of_role(role),
+                // It reads more than the prompt: see below.
+                Writer::Editor { editor, .. } => of_role(editor),
                 Writer::Model(writer) => context(model).min(context(writer)),
             };
             let longest = prompts.longest(tokenizer, sees, None)?;
@@ -321,7 +328,14 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                 longest(Some(field))?.fits(0, context)?;
             }
             for (_, sampling) in drawn() {
-                longest(None)?.fits(sampling.max_tokens(data.limit), context)?;
+                longest(None)?.fits(with_draft(view, sampling.max_tokens(data.limit)), context)?;
+            }
+        }
+        for (writer, sampling) in drawn() {
+            let Writer::Editor { editor, .. } = writer else { continue };
+            for view in train.producers().flat_map(Producer::views) {
+                let longest = prompts.longest(tokenizer, Some(view), None)?;
+                longest.fits(with_draft(view, sampling.max_tokens(data.limit)), of_role(editor))?;
             }
         }
         // Whoever scores reads the same completions.

@@ -107,31 +107,33 @@ impl Prompts {
     pub fn shown(&self, tokenizer: &Tokenizer, view: &View) -> Result<Arc<Lists<Token>>> {
         let pieces = serde_json::to_string(&view.pieces).expect("pieces are plain data");
         self.lists(&format!("prompts as {pieces}"), tokenizer, |row| {
-            self.shown_now(tokenizer, view, Moment::Most, row)
+            self.shown_now(tokenizer, view, Moment::Most, row, None)
         })
     }
 
-    /// The same of one row, as it is at a step.
+    /// The same of one row, as it is at a step; nothing stands where a draft is missing.
     pub fn shown_now(
         &self,
         tokenizer: &Tokenizer,
         view: &View,
         moment: Moment,
         row: usize,
+        draft: Option<&str>,
     ) -> Result<Vec<Token>> {
-        let text = self.filled(view, moment, row)?;
+        let text = self.filled(view, moment, row, draft)?;
         let conversation = self.dataset.conversation(row);
         self.asked(tokenizer, row, &text, conversation.map(|of| of.asking(&text, view.has_prompt())))
     }
 
     /// A row as a view shows it at some time.
-    fn filled(&self, view: &View, moment: Moment, row: usize) -> Result<String> {
+    fn filled(&self, view: &View, moment: Moment, row: usize, draft: Option<&str>) -> Result<String> {
         for field in view.fields() {
             self.field(row, field)?;
         }
         Ok(view.filled(moment, |slot| match slot {
             Slot::Prompt => self.dataset.prompt(row),
             Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
+            Slot::Draft => draft.unwrap_or_default(),
         }))
     }
 
@@ -142,10 +144,11 @@ impl Prompts {
         sees: Option<(&View, Moment)>,
         row: usize,
         answer: &str,
+        draft: Option<&str>,
     ) -> Result<Example> {
         let text = match sees {
             None => self.dataset.prompt(row).to_owned(),
-            Some((view, moment)) => self.filled(view, moment, row)?,
+            Some((view, moment)) => self.filled(view, moment, row, draft)?,
         };
         let conversation = self.dataset.conversation(row).map(|of| match sees {
             None => of.asked(),

@@ -27,6 +27,9 @@ pub struct Sequence {
     pub reward: Option<f64>,
     /// Whether it is the preferred one of its pair; none outside of pairs.
     pub chosen: Option<bool>,
+    /// What the student wrote, where a teacher refined it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<String>,
 }
 
 impl Sequence {

@@ -362,7 +362,7 @@ impl<'a> Maker<'a> {
         let shares = train.mixture.iter().map(|share| {
             let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
             let writers = match writer {
-                Writer::Scorer(role) => {
+                Writer::Scorer(role) | Writer::Editor { editor: role, .. } => {
                     let arms = train.scorers.choices(role).iter();
                     let arms = arms.filter(|arm| arm.domain == share.domain).map(|arm| {
                         // Before the first step, the student is what the stage starts from.

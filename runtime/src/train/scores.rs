@@ -447,7 +447,7 @@ fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
     }
     let (writer, sampling) = match scoring.stage.train.rollout.producer.kind().policy() {
         Ok((Writer::Student, sampling)) => (Role::Student, sampling),
-        Ok((Writer::Scorer(role), sampling)) => (role, sampling),
+        Ok((Writer::Scorer(role) | Writer::Editor { editor: role, .. }, sampling)) => (role, sampling),
         Ok((Writer::Model(_), _)) => {
             return Err(missing("the sampler", "a model of its own wrote the completions", objective));
         }

@@ -35,6 +35,7 @@ mod padded;
 mod privacy;
 mod producers;
 mod reference;
+mod refine;
 mod resume;
 mod routes;
 mod scorers;

@@ -22,8 +22,8 @@ pub enum Shown {
     Own,
     /// Of a view that is the same at every step: all rows of each source that has some of the sequences.
     Rows(HashMap<usize, Arc<Lists<Token>>>),
-    /// As they are at this step, by source and record.
-    Now(HashMap<(usize, usize), Vec<Token>>),
+    /// As they are at this step, by source, record and draft.
+    Now(HashMap<(usize, usize, Option<String>), Vec<Token>>),
 }
 
 impl Shown {
@@ -49,9 +49,14 @@ impl Shown {
         }
         let moment = Moment::Step { step, steps: stage.steps };
         let mut now = HashMap::new();
-        for Sequence { source, record, .. } in members {
-            if let Entry::Vacant(place) = now.entry((*source, *record)) {
-                place.insert(stage.sources[*source].prompts.shown_now(tokenizer, view, moment, *record)?);
+        for Sequence { source, record, draft, .. } in members {
+            assert!(
+                draft.is_some() || !view.has_draft(),
+                "a template of drafts is read where there are some"
+            );
+            if let Entry::Vacant(place) = now.entry((*source, *record, draft.clone())) {
+                let prompts = stage.sources[*source].prompts;
+                place.insert(prompts.shown_now(tokenizer, view, moment, *record, draft.as_deref())?);
             }
         }
         Ok(Shown::Now(now))
@@ -62,7 +67,7 @@ impl Shown {
         match self {
             Shown::Own => sequence.prompt(stage),
             Shown::Rows(rows) => rows[&sequence.source].get(sequence.record),
-            Shown::Now(now) => &now[&(sequence.source, sequence.record)],
+            Shown::Now(now) => &now[&(sequence.source, sequence.record, sequence.draft.clone())],
         }
     }
 }

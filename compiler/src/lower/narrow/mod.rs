@@ -12,7 +12,6 @@ pub(super) mod roles;
 pub(super) mod settings;
 pub(super) mod sums;
 pub(super) mod teacher;
-mod view;
 
 use mopd_lang::diag::Diagnostic;
 

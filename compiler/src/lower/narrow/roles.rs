@@ -166,6 +166,25 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
     })
 }
 
+/// Drafts are shown where there are some, and to whoever refines them.
+fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+    let producer = &rollout.producer;
+    let shows = |choice: &TeacherChoice| choice.sees.as_ref().is_some_and(View::has_draft);
+    let seen = scorers.iter().flat_map(|(_, scorer)| &scorer.choices).find(|choice| shows(choice));
+    if let Some(view) = seen.and_then(|choice| choice.sees.as_ref()).filter(|_| !producer.drafts()) {
+        let construct =
+            format!("the template `{}`, which shows a `{{draft}}`, for completions without one,", view.name);
+        return Some((*refused(at, construct)).help("train on drafts that a teacher refines: `refine(...)`"));
+    }
+    let blind = producer.drawn().into_iter().any(|(writer, _)| match writer {
+        Writer::Editor { sees: true, .. } => !producer.views().into_iter().all(View::has_draft),
+        Writer::Editor { editor, .. } => !scorers.choices(editor).iter().all(shows),
+        Writer::Student | Writer::Scorer(_) | Writer::Model(_) => false,
+    });
+    let help = "show it one: `refine(..., sees: draft_shown)`, a template with the slot `{draft}`";
+    blind.then(|| (*refused(at, "`refine` by a teacher that sees no draft")).help(help))
+}
+
 /// Completions are drawn from a model, token by token, behind the prompt that the student reads: one that is
 /// composed of several writes none, and neither does one that reads another prompt.
 pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
@@ -179,11 +198,17 @@ pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Di
             return Some(*refused(at, "`turns` with a teacher that has another tokenizer"));
         }
     }
-    let writers = rollout.producer.drawn().into_iter().filter_map(|(writer, _)| match writer {
-        Writer::Scorer(role) => Some(role),
-        Writer::Student | Writer::Model(_) => None,
-    });
-    let choices: Vec<&TeacherChoice> = writers.flat_map(|role| scorers.choices(role)).collect();
+    if let Some(unfit) = unfit_draft(rollout, scorers, at) {
+        return Some(unfit);
+    }
+    let (mut choices, mut editors): (Vec<&TeacherChoice>, Vec<&TeacherChoice>) = Default::default();
+    for (writer, _) in rollout.producer.drawn() {
+        match writer {
+            Writer::Scorer(role) => choices.extend(scorers.choices(role)),
+            Writer::Editor { editor, .. } => editors.extend(scorers.choices(editor)),
+            Writer::Student | Writer::Model(_) => {}
+        }
+    }
     if let Some(view) = choices.iter().find_map(|choice| choice.sees.as_ref()) {
         let construct = if *view == View::of_prompt() {
             "a teacher's rollouts for a student that sees a template"
@@ -192,10 +217,11 @@ pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Di
         };
         return Some(*refused(at, construct));
     }
-    if choices.iter().any(|choice| choice.own_tokens) {
+    if choices.iter().chain(&editors).any(|choice| choice.own_tokens) {
         return Some(*refused(at, "rollouts of a teacher with another tokenizer"));
     }
-    let composed = choices.into_iter().find(|choice| choice.teacher.composition().is_some())?;
+    let composed =
+        choices.into_iter().chain(editors).find(|choice| choice.teacher.composition().is_some())?;
     let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);
     let help = "let one of the teachers that it is made of write: `from(NAME, ...)`, or route prompts to it";
     Some((*refused(at, construct)).help(help))

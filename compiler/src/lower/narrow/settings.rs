@@ -6,9 +6,9 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::Formula;
 
-use super::view::view;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
+use crate::plan::template::view;
 use crate::plan::{
     Architecture, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized, Origin,
     OwnData, Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
@@ -207,6 +207,12 @@ impl<'a> Settings<'a> {
         let sees = sees.as_deref().map(|template| {
             let at = self.origins.span(origin);
             let view = view(template, at, self.origins)?;
+            if view.has_draft() {
+                return Err(refused(
+                    at,
+                    format!("the slot `{{draft}}` of the student's template `{}`", view.name),
+                ));
+            }
             if !view.is_fixed() {
                 return Err(refused(at, "a template of the student that changes during the run"));
             }

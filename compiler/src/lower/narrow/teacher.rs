@@ -3,8 +3,8 @@
 use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
 use mopd_lang::formula::{Formula, Role};
 
-use super::view::view;
 use super::{Diagnostic, Narrowed, data, divergence, formula, refused};
+use crate::plan::template::view;
 use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice, View};
 use crate::refusal::{At, NamedScorer, Origins};
 

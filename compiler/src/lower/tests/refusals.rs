@@ -226,7 +226,6 @@ fn rollouts() {
     }
     let of = || Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
     for (source, name) in [
-        (RolloutSource::Refine { by: Role::Teacher, sees: None, of: of() }, "refine"),
         (RolloutSource::Speculative { block: 16, of: of() }, "speculative"),
         (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
     ] {
@@ -329,6 +328,45 @@ fn teachers_with_a_say() {
     assert_eq!(writers, [Writer::Scorer(plan::Role::TEACHER), Writer::Student]);
 }
 
+/// A teacher refines what it is shown, and nobody is shown a draft where there is none.
+#[test]
+fn refinements() {
+    let template = |name: &str, slots: &[Slot]| {
+        let pieces = slots.iter().cloned().map(TemplatePiece::Slot).collect();
+        Rc::new(Template { name: name.into(), pieces, origin: HERE })
+    };
+    let shown = || template("shown", &[Slot::Prompt, Slot::Draft]);
+    let of = |source| Rc::new(Rollout { source, edits: vec![], origin: HERE });
+    let refine = |sees, inside| RolloutSource::Refine { by: Role::Teacher, sees, of: of(inside) };
+    let said = |source| refusals(|experiment| distilled(experiment).rollout.source = source);
+    let blind = supported("`refine` by a teacher that sees no draft");
+    assert_eq!(said(refine(None, student(4, 2).0)), blind);
+    assert_eq!(said(refine(Some(template("plain", &[Slot::Prompt])), student(4, 2).0)), blind);
+    let inside = RolloutSource::Interleave { top_k: 25, of: of(student(4, 2).0) };
+    assert_eq!(said(refine(Some(shown()), inside)), supported("`refine` of the rollout `interleave`"));
+    let undrafted = "the template `shown`, which shows a `{draft}`, for completions without one,";
+    assert_eq!(refusals(|experiment| experiment.teachers[0].sees = Some(shown())), supported(undrafted));
+    assert_eq!(
+        refusals(|experiment| distilled(experiment).sees = Some(shown())),
+        supported("the slot `{draft}` of the student's template `shown`")
+    );
+    let mut sound = experiment();
+    distilled(&mut sound).rollout.source = refine(Some(shown()), student(4, 2).0);
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let producer = &train.rollout.producer;
+    let editor = Writer::Editor { editor: plan::Role::TEACHER, sees: true };
+    let writers: Vec<Writer> = producer.drawn().iter().map(|drawn| drawn.0).collect();
+    assert_eq!((writers, producer.drafts(), producer.fresh()), (vec![editor, Writer::Student], true, true));
+    // Its own template is as good.
+    let mut own = experiment();
+    own.teachers.iter_mut().for_each(|teacher| teacher.sees = Some(shown()));
+    distilled(&mut own).rollout.source = refine(None, student(4, 2).0);
+    compiled(&own);
+}
+
 /// A buffer of what is drawn anew at every step.
 #[test]
 fn replays() {
@@ -422,7 +460,6 @@ fn templates() {
         refusals(|experiment| experiment.teachers[0].sees = shown(vec![piece.clone()]))
     };
     for (slot, name) in [
-        (Slot::Draft, "draft"),
         (Slot::Feedback, "feedback"),
         (Slot::Transcript, "transcript"),
         (Slot::Completion, "completion"),

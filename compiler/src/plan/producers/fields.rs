@@ -4,7 +4,8 @@
 use serde::{Serialize, Serializer};
 
 use super::{Keeps, ModelId, Sampling};
-use crate::plan::{Formula, Keep, Moving, Role};
+use crate::plan::views::Piece;
+use crate::plan::{Formula, Keep, Moving, Role, View};
 
 /// Names and values, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +26,8 @@ pub enum Value {
     Formula(Formula),
     Sampling(Sampling),
     Moving(Moving),
+    View(View),
+    Pieces(Vec<Piece>),
     Fields(Fields),
 }
 

@@ -9,6 +9,7 @@ mod guided;
 mod mix;
 mod model;
 mod pairs;
+mod refine;
 mod replay;
 mod student;
 mod teacher;
@@ -25,12 +26,13 @@ pub use guided::{Guidance, Guided};
 pub use mix::Mix;
 pub use model::Model;
 pub use pairs::Pairs;
+pub use refine::Refine;
 pub use replay::Replay;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
 pub use turns::{ExpertTurns, Turns};
 
-use super::{Formula, Keep, ModelId, Moving, Role, Sampling, Schedule, moving};
+use super::{Formula, Keep, ModelId, Moving, Role, Sampling, Schedule, View, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
@@ -56,6 +58,7 @@ pub enum Producer {
     Replay(Box<Replay>),
     Turns(Box<Turns>),
     Guided(Box<Guided>),
+    Refine(Box<Refine>),
 }
 
 impl Producer {
@@ -70,6 +73,7 @@ impl Producer {
             Producer::Replay(kind) => &**kind,
             Producer::Turns(kind) => &**kind,
             Producer::Guided(kind) => &**kind,
+            Producer::Refine(kind) => &**kind,
         }
     }
 
@@ -84,6 +88,7 @@ impl Producer {
             Producer::Replay(kind) => &mut **kind,
             Producer::Turns(kind) => &mut **kind,
             Producer::Guided(kind) => &mut **kind,
+            Producer::Refine(kind) => &mut **kind,
         }
     }
 }
@@ -95,6 +100,8 @@ pub enum Writer {
     Student,
     /// One of the stage's scorers: whom the route has for the prompt, or a teacher by name.
     Scorer(Role),
+    /// One of the stage's scorers, which reads a draft: in a template of the rollout's, or in its own.
+    Editor { editor: Role, sees: bool },
     /// One that does not change.
     Model(ModelId),
 }
@@ -133,6 +140,17 @@ pub trait Kind {
 
     fn sampling_mut(&mut self) -> Option<&mut Sampling> {
         None
+    }
+
+    /// What is read in place of the prompts where it is written.
+    fn view(&self) -> Option<&View> {
+        None
+    }
+
+    /// Whether its sequences have drafts.
+    fn drafts(&self) -> bool {
+        let inner = self.inner();
+        !inner.is_empty() && inner.into_iter().all(Producer::drafts)
     }
 
     /// Where a program answers the student.
@@ -230,6 +248,15 @@ impl Producer {
     /// The fields of the data that are completions.
     pub fn fields_of_data(&self) -> Vec<&str> {
         self.all().into_iter().filter_map(|producer| producer.kind().field()).collect()
+    }
+
+    /// What is read in place of the prompts where it is written.
+    pub fn views(&self) -> Vec<&View> {
+        self.all().into_iter().filter_map(|producer| producer.kind().view()).collect()
+    }
+
+    pub fn drafts(&self) -> bool {
+        self.kind().drafts()
     }
 
     /// The programs that answer the student.
@@ -377,8 +404,8 @@ fn producer(
         RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
             guided::executable(rollout, origins)
         }
-        RolloutSource::Refine { .. }
-        | RolloutSource::Speculative { .. }
+        RolloutSource::Refine { .. } => refine::executable(rollout, origins),
+        RolloutSource::Speculative { .. }
         | RolloutSource::Denoise { .. }
         | RolloutSource::Derived { .. }
         | RolloutSource::FirstOf { .. }

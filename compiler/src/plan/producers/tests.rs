@@ -84,6 +84,24 @@ fn plans_and_keys_have_the_words_that_they_had() {
     );
 }
 
+/// The words of its template are in its key, the name is not.
+#[test]
+fn a_refinement_says_who_writes_and_what_it_sees() {
+    let pieces = vec![crate::plan::views::Piece::Slot(crate::plan::views::Slot::Draft)];
+    let sees = Some(View { name: "shown".to_owned(), pieces });
+    let refine = Refine { by: Role::named(1), sees, of: Producer::student(sampling()) };
+    let rollout = Rollout::new(5, Producer::Refine(Box::new(refine)));
+    let rest = r#""of":{"from":"student","sampling":S},"batch":5}"#.replace('S', SAMPLING);
+    let text = r#"{"from":"refine","by":{"scorer":3},"sees":{"name":"shown","pieces":[{"slot":"draft"}]},"#;
+    let text = text.to_owned() + &rest;
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    let key = r#"{"from":"refine","by":{"scorer":3},"sees":[{"slot":"draft"}],"#.to_owned() + &rest;
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), key);
+    let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
+    assert_eq!(rollout.producer.kind().parameters(&of), Some(1010.0));
+}
+
 /// Both models read each token that is drawn.
 #[test]
 fn a_teacher_that_has_a_say_writes() {

@@ -67,6 +67,7 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             truncated: end.is_some(),
             reward: None,
             chosen: None,
+            draft: None,
         }
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();

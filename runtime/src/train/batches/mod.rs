@@ -7,6 +7,7 @@ mod guided;
 mod mix;
 mod model;
 mod pairs;
+mod refine;
 mod replay;
 mod sample;
 mod student;
@@ -95,6 +96,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Mix(kind) => Box::new(mix::make_mixed(kind, making)?),
         Producer::Replay(kind) => Box::new(replay::make_replayed(kind, making)?),
         Producer::Guided(kind) => Box::new(guided::make(kind, making)),
+        Producer::Refine(kind) => Box::new(refine::make(kind, making)),
         Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
     })
 }

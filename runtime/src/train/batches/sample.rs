@@ -98,6 +98,7 @@ pub(super) fn sample<'a>(
             truncated: completion.truncated,
             reward: None,
             chosen: None,
+            draft: None,
         }
     });
     Ok(sequences.collect())

@@ -166,7 +166,12 @@ impl OfTurns {
         let Some(environment) = &self.environment else {
             // Nobody knows how long observations are: here, as long as turns.
             let observation = vec![tokenizer.padding(); sampling.max_tokens as usize];
-            return asked.iter().try_for_each(|index| played[*index].observe(&observation, batch));
+            return asked.iter().try_for_each(|index| {
+                let one = &mut played[*index];
+                // What is made up here must not be what leaves no room for a first turn.
+                let room = one.room(batch).0 > observation.len();
+                if room || !one.completion.is_empty() { one.observe(&observation, batch) } else { Ok(()) }
+            });
         };
         environment.answer(episodes, batch.stage.control)?;
         environment.take_warnings().into_iter().for_each(|warning| batch.stage.control.warn(warning));
@@ -350,6 +355,7 @@ impl Trajectory {
             truncated: false,
             reward: None,
             chosen: None,
+            draft: None,
         }
     }
 }

@@ -116,6 +116,7 @@ fn sequence(value: &Value) -> Sequence {
         truncated: value["truncated"].as_bool().unwrap(),
         reward: value["reward"].as_f64(),
         chosen: value["chosen"].as_bool(),
+        draft: None,
     }
 }
 

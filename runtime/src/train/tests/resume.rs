@@ -8,6 +8,7 @@ use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::guided::{guided, token_mix};
 use super::producers::{climbing, mean_length, replay};
+use super::refine::refined;
 use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::state::TrainState;
@@ -127,6 +128,9 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("replaced tokens", [averages(0), Teacher::Model(ModelId(2))], &|train| {
         train.rollout = Rollout::new(5, guided(Guidance::Interleave { top_k: 9 }, 1));
         train.optimizer.weight_decay = 0.1;
+    });
+    case("replayed refinements", ROUTED, &|train| {
+        train.rollout = Rollout::new(4, replay(refined(1), Keeps::Rollouts, 9, None));
     });
     case("a ladder", ROUTED, &climbing);
     case("replayed rollouts in a mix", ROUTED, &|train| {

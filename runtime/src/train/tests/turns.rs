@@ -335,6 +335,9 @@ fn a_student_goes_on_where_an_expert_was() {
     }
     let over = drawn(&HEARD.replace("== 6", "== 1"), behind_an_expert(), |_| {}).unwrap_err();
     assert!(over.to_string().contains("in the expert's turns, before the student's first one"), "{over}");
+    let untouched = |stage: &mut Stage| stage.environments = Environments::Untouched;
+    let of_trial = drawn("", behind_an_expert(), untouched).unwrap();
+    assert!(of_trial.iter().flatten().all(|sequence| (1..=2).contains(&sequence.turns().count())));
 }
 
 /// A trial asks nobody's program.

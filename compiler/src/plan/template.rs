@@ -1,15 +1,15 @@
-//! Templates that scorers read: a plan knows those that a row of the data fills.
+//! Templates that scorers read: a plan knows those that a row of the data and a draft
+//! fill.
 
 use mopd_lang::experiment::{GroupMember, Slot as WideSlot, Template, TemplatePiece};
 
-use super::{Narrowed, refused};
-use crate::plan::schedule;
-use crate::plan::views::{Piece, Slot, View};
-use crate::refusal::Origins;
+use super::schedule;
+use super::views::{Piece, Slot, View};
+use crate::refusal::{Narrowed, Origins, refused};
 use mopd_lang::source::Span;
 
 /// What a template becomes; `at` is the place of what sees it.
-pub fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
+pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
     let piece = |piece: &TemplatePiece| {
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),
@@ -36,8 +36,8 @@ fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {
     let name = match slot {
         WideSlot::Prompt => return Ok(Slot::Prompt),
         WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
+        WideSlot::Draft => return Ok(Slot::Draft),
         WideSlot::Completion => "completion",
-        WideSlot::Draft => "draft",
         WideSlot::Transcript => "transcript",
         WideSlot::Feedback => "feedback",
         WideSlot::Group(GroupMember::Correct) => "group.correct",

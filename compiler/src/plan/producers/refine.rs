@@ -1,0 +1,107 @@
+//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student's drafts, which a teacher writes anew
+//! with the draft before it.
+
+use mopd_lang::experiment::{self as checked, RolloutSource};
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use crate::plan::{Role, View, template};
+use crate::refusal::{Narrowed, Origins, refused, role};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Refine {
+    /// Which of the stage's scorers.
+    pub by: Role,
+    /// What it reads while it writes; where absent, what it reads as a scorer.
+    #[serde(default)]
+    pub sees: Option<View>,
+    /// The student's drafts.
+    pub of: Producer,
+}
+
+impl Refine {
+    fn described(
+        &self,
+        sees: Option<Value>,
+        groups: Option<u32>,
+        model: &dyn Fn(ModelId) -> Value,
+    ) -> Fields {
+        let fields = Fields::of("refine").with("by", Value::Role(self.by));
+        let fields = match sees {
+            Some(sees) => fields.with("sees", sees),
+            None => fields,
+        };
+        fields.with("of", Value::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
+    }
+
+    fn sampling(&self) -> &Sampling {
+        self.of.sampling().expect("the student drafts")
+    }
+}
+
+impl Kind for Refine {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.sees.clone().map(Value::View), groups, model)
+    }
+
+    /// A template's name changes no result.
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.sees.clone().map(|view| Value::Pieces(view.pieces)), groups, model)
+    }
+
+    fn group(&self) -> u32 {
+        self.of.kind().group()
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// Beside the student inside.
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        let (editor, sees) = (self.by, self.sees.is_some());
+        Some((Writer::Editor { editor, sees }, self.sampling()))
+    }
+
+    fn view(&self) -> Option<&View> {
+        self.sees.as_ref()
+    }
+
+    fn drafts(&self) -> bool {
+        true
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Err("a teacher rewrote the student's draft")
+    }
+
+    /// Of a draft, and of what becomes of it.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some(self.of.kind().parameters(of)? + of(Writer::Scorer(self.by))? as f64)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+    let RolloutSource::Refine { by, sees, of } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
+    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(inside, edit_name(edit)));
+    }
+    let RolloutSource::Sample(drawn) = &of.source else {
+        return Err(refused(inside, format!("`refine` of the rollout `{}`", of.source.name())));
+    };
+    let of = Producer::student(sampling(drawn, origins, of.origin)?);
+    let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
+    let by = role(by, origins.at(rollout.origin))?;
+    Ok(Producer::Refine(Box::new(Refine { by, sees, of })))
+}

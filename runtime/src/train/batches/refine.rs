@@ -1,0 +1,115 @@
+//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student drafts as in `sample`, and a teacher that
+//! reads the draft writes what is trained on.
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::Refine;
+use mopd_compiler::plan::views::Moment;
+use mopd_compiler::plan::{Role, Sampling, View};
+
+use super::sample::{Numbered, draw_by, judge, sample_now};
+use super::teacher::no_teacher;
+use super::{Batch, Draws, Making};
+use crate::failure::{Error, Result};
+use crate::random::Purpose;
+use crate::rollout::{Completion, Prompt, Sequence, rollout};
+use crate::tokenizer::{Token, Tokenizer};
+use crate::zip::zip_equal;
+
+pub(super) struct Refined {
+    editor: Role,
+    sees: Option<View>,
+    sampling: Sampling,
+    judged: bool,
+}
+
+pub(super) fn make(refine: &Refine, making: &Making) -> Refined {
+    let sampling = refine.of.sampling().expect("the student drafts").clone();
+    Refined { editor: refine.by, sees: refine.sees.clone(), sampling, judged: making.judged }
+}
+
+impl Draws for Refined {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+        let section = |draw: &Numbered| draw.section(batch.stage);
+        let refined = |section: usize, draws: &[Numbered]| self.refined(batch, section, draws, purpose);
+        let mut list = draw_by(draws, section, refined)?;
+        if self.judged {
+            judge(batch.stage, &mut list)?;
+        }
+        Ok(list)
+    }
+}
+
+impl Refined {
+    /// Of prompts that have one editor.
+    fn refined(
+        &self,
+        batch: &Batch,
+        section: usize,
+        draws: &[Numbered],
+        purpose: Purpose,
+    ) -> Result<Vec<Sequence>> {
+        let Batch { stage, student, models, step, climbed } = *batch;
+        let drafts = sample_now(batch, student, draws, &self.sampling, purpose)?;
+        let editor = models.of_role(self.editor)[section].and_then(|scored| scored.reader());
+        let editor = editor.ok_or_else(|| no_teacher(&stage.sources[draws[0].draw.source]))?;
+        let view = self.sees.as_ref().or(models.view(editor)).expect("an editor sees the draft");
+        let n = self.sampling.n.max(1) as usize;
+        let now = self.sampling.at(step, stage.steps, climbed);
+        let moment = Moment::Step { step, steps: stage.steps };
+        let tokenizer = &stage.start.tokenizer;
+        let mut shown: Vec<(String, Vec<Token>)> = Vec::with_capacity(drafts.len());
+        for Sequence { source, record, completion, .. } in &drafts {
+            let draft = draft(tokenizer, completion, now.max_tokens as usize)?;
+            let prompts = stage.sources[*source].prompts;
+            let prompt = prompts.shown_now(tokenizer, view, moment, *record, Some(&draft))?;
+            shown.push((draft, prompt));
+        }
+        let decoder = models.decoder(editor.model_ref);
+        let decoder = decoder.as_deref().unwrap_or(student);
+        let context = decoder.config.context;
+        let prompts = shown.iter().enumerate().map(|(place, (_, tokens))| {
+            let numbered = &draws[place / n];
+            let room = context.saturating_sub(tokens.len());
+            if room == 0 {
+                let message = format!(
+                    "the template `{}` with a prompt and its draft has {} tokens, which leave no room in a context of \
+                     {context}",
+                    view.name,
+                    tokens.len()
+                );
+                let help = "give the editor a longer context, or the drafts a smaller `max_tokens`";
+                return Err(Error::new(FailureKind::Context, message).help(help));
+            }
+            let limit = stage.sources[numbered.draw.source].limit.unwrap_or(u32::MAX);
+            let limit = Some(limit.min(u32::try_from(room).unwrap_or(u32::MAX)));
+            Ok(Prompt { tokens, id: numbered.number, sample: (place % n) as u32, limit })
+        });
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
+        let once = Sampling { n: 1, ..now.into_owned() };
+        // Numbers of a later turn: the draft had those of the first.
+        let key = batch.key(purpose).turn(1);
+        let written = rollout(decoder, &prompts, &once, key, stage.budget, stage.control)?;
+        let drafted = zip_equal(drafts, shown.iter().map(|(draft, _)| draft.clone()));
+        let refined = |(completion, (sequence, draft)): (Completion, (Sequence, String))| {
+            let Completion { tokens, logps, truncated } = completion;
+            assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
+            Sequence { completion: tokens, logps: Some(logps), truncated, draft: Some(draft), ..sequence }
+        };
+        Ok(zip_equal(written, drafted).map(refined).collect())
+    }
+}
+
+/// A draft as text, of so many tokens at most: text of tokens that are no characters has more of them.
+fn draft(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> Result<String> {
+    let mut text = tokenizer.decode(tokens)?;
+    loop {
+        let beyond = tokenizer.encode(&text)?.len().saturating_sub(most);
+        if beyond == 0 {
+            return Ok(text);
+        }
+        // A character has four bytes at most.
+        (0..beyond.div_ceil(4)).for_each(|_| {
+            text.pop();
+        });
+    }
+}
