@@ -96,8 +96,13 @@ impl OtherTokenizer {
         let ended = sequence.completion.last().is_some_and(|token| student.is_end(*token));
         let written = &sequence.completion[..sequence.completion.len() - usize::from(ended)];
         let (text, ends) = text_of(written.iter().map(|token| self.counterparts.student.get(*token)));
-        let Example { prompt, mut completion, written: mut mask } =
-            source.prompts.answered(&self.tokenizer, sees, sequence.record, &text, sequence.draft.as_deref())?;
+        let Example { prompt, mut completion, written: mut mask } = source.prompts.answered(
+            &self.tokenizer,
+            sees,
+            sequence.record,
+            &text,
+            sequence.draft.as_deref(),
+        )?;
         let end = completion.iter().position(|token| self.tokenizer.is_end(*token));
         let length = end.map_or(completion.len(), |end| end + usize::from(ended)).max(1);
         if prompt.len() >= self.context {
