@@ -106,7 +106,7 @@ impl OtherTokenizer {
         let end = completion.iter().position(|token| self.tokenizer.is_end(*token));
         let length = end.map_or(completion.len(), |end| end + usize::from(ended)).max(1);
         if prompt.len() >= self.context {
-            return Err(self.too_long(&source.name, prompt.len()));
+            return Err(self.too_long(source.name, prompt.len()));
         }
         // What lies behind its context is compared with nothing: in its own tokens a completion may be longer
         // than in its student's.
