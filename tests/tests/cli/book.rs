@@ -32,7 +32,7 @@ fn the_guide_says_truly_what_can_be_planned() {
             }
         }
     }
-    assert!(planned >= 18 && refused >= 8, "{planned} programs planned, {refused} refused");
+    assert!(planned >= 18 && refused >= 5, "{planned} programs planned, {refused} refused");
     assert!(faults.is_empty(), "{faults}");
 }
 
