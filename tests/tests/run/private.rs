@@ -66,5 +66,8 @@ fn what_the_budget_does_not_cover_is_refused_before_anything_is_computed() {
     refused("prompts   = 2", "prompts   = 2\n  passes = 2", &["`private_adamw` with several `passes`"]);
     let replayed = "replay(sample(n: 1, temperature: 1, max_tokens: 4), capacity: 8, share: 0.25)";
     let said = "`private_adamw` with completions that are not drawn anew, prompt by prompt,";
-    refused("data(answer)", replayed, &[said]);
+    // Of its own completions, a likelihood alone has no gradient.
+    let rewarded = TEXT.replace("-live student.logp", "-reward * live student.logp");
+    bench.write("tiny.mopd", &rewarded.replace("data(answer)", replayed));
+    assert_says(&bench.fails(&[]), &[said]);
 }
