@@ -121,7 +121,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let (parameters, tokens, scorers) = (parameters?, tokens_of(rollout)? as f64, scorers.as_ref()?);
         let writes = |writer: Writer| match writer {
             Writer::Student => Some(parameters),
-            Writer::Scorer(role) | Writer::Editor { editor: role, .. } => {
+            Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
                 scorers.iter().find(|(known, _)| *known == role).map(|(_, parameters)| *parameters)
             }
             Writer::Model(model) => of(model),

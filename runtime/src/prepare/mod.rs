@@ -313,8 +313,8 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             let shortest = match writer {
                 Writer::Student => context(model),
                 Writer::Scorer(role) => of_role(role),
-                // It reads more than the prompt: see below.
-                Writer::Editor { editor, .. } => of_role(editor),
+                // They may read more than the prompt: see below.
+                Writer::Guide(role) | Writer::Editor { editor: role, .. } => of_role(role),
                 Writer::Model(writer) => context(model).min(context(writer)),
             };
             let longest = prompts.longest(tokenizer, sees, None)?;
@@ -331,12 +331,10 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                 longest(None)?.fits(with_draft(view, sampling.max_tokens(data.limit)), context)?;
             }
         }
-        for (writer, sampling) in drawn() {
-            let Writer::Editor { editor, .. } = writer else { continue };
-            for view in train.producers().flat_map(Producer::views) {
-                let longest = prompts.longest(tokenizer, Some(view), None)?;
-                longest.fits(with_draft(view, sampling.max_tokens(data.limit)), of_role(editor))?;
-            }
+        for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
+            let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };
+            let longest = prompts.longest(tokenizer, Some(view), None)?;
+            longest.fits(with_draft(view, sampling.max_tokens(data.limit)), of_role(role))?;
         }
         // Whoever scores reads the same completions.
         let scorers = train.scorers.iter().flat_map(|(role, scorer)| {

@@ -144,6 +144,9 @@ struct ShareKey<'a> {
 struct WriterKey<'a> {
     when: Option<&'a DataFormula>,
     model: &'a str,
+    /// In place of the prompts, otherwise than the student.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sees: Option<&'a [Piece]>,
 }
 
 /// What a frozen model says of a stage's data. What it reads is in the names of the entries: this is what is
@@ -362,16 +365,18 @@ impl<'a> Maker<'a> {
         let shares = train.mixture.iter().map(|share| {
             let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
             let writers = match writer {
-                Writer::Scorer(role) | Writer::Editor { editor: role, .. } => {
+                Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
                     let arms = train.scorers.choices(role).iter();
                     let arms = arms.filter(|arm| arm.domain == share.domain).map(|arm| {
                         // Before the first step, the student is what the stage starts from.
                         let model = arm.teacher.model().unwrap_or(train.start);
-                        WriterKey { when: arm.when.as_ref(), model: result_of(model) }
+                        let sees = producer.kind().view().or(arm.sees.as_ref());
+                        let sees = sees.map(|view| view.pieces.as_slice());
+                        WriterKey { when: arm.when.as_ref(), model: result_of(model), sees }
                     });
                     arms.collect()
                 }
-                Writer::Model(id) => vec![WriterKey { when: None, model: result_of(id) }],
+                Writer::Model(id) => vec![WriterKey { when: None, model: result_of(id), sees: None }],
                 Writer::Student => Vec::new(),
             };
             ShareKey { share: share.share, reward: reward.without_paths(), format, limit: *limit, writers }

@@ -239,6 +239,7 @@ impl Models {
     }
 
     /// The model that has a role for the prompts of a section; none where nobody has, or no model alone.
+    #[cfg(test)]
     pub fn model(&self, role: Role, section: usize) -> Option<ModelRef> {
         Some(self.of_role(role)[section]?.reader()?.model_ref)
     }

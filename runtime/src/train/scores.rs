@@ -451,6 +451,7 @@ fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
         Ok((Writer::Model(_), _)) => {
             return Err(missing("the sampler", "a model of its own wrote the completions", objective));
         }
+        Ok((Writer::Guide(_), _)) => unreachable!("it has no policy of its own"),
         Err(why) => return Err(missing("the sampler", why, objective)),
     };
     let temperature = sampling.temperature;

@@ -41,6 +41,7 @@ mod routes;
 mod scorers;
 mod turns;
 mod views;
+mod writers;
 
 /// Two domains of ragged answers.
 struct Fixture {

@@ -170,23 +170,28 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
 fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
     let shows = |choice: &TeacherChoice| choice.sees.as_ref().is_some_and(View::has_draft);
-    let seen = scorers.iter().flat_map(|(_, scorer)| &scorer.choices).find(|choice| shows(choice));
-    if let Some(view) = seen.and_then(|choice| choice.sees.as_ref()).filter(|_| !producer.drafts()) {
+    let choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices).filter(|_| !producer.drafts());
+    let of_scorers = choices.filter_map(|choice| choice.sees.as_ref());
+    let writes_first = |writer: &Writer| !matches!(writer, Writer::Editor { .. });
+    let of_writers = producer.shown().filter(|(writer, ..)| writes_first(writer)).map(|(.., view)| view);
+    if let Some(view) = of_scorers.chain(of_writers).find(|view| view.has_draft()) {
         let construct =
             format!("the template `{}`, which shows a `{{draft}}`, for completions without one,", view.name);
         return Some((*refused(at, construct)).help("train on drafts that a teacher refines: `refine(...)`"));
     }
     let blind = producer.drawn().into_iter().any(|(writer, _)| match writer {
-        Writer::Editor { sees: true, .. } => !producer.views().into_iter().all(View::has_draft),
+        Writer::Editor { sees: true, .. } => {
+            !producer.shown().all(|(writer, _, view)| writes_first(&writer) || view.has_draft())
+        }
         Writer::Editor { editor, .. } => !scorers.choices(editor).iter().all(shows),
-        Writer::Student | Writer::Scorer(_) | Writer::Model(_) => false,
+        Writer::Student | Writer::Scorer(_) | Writer::Guide(_) | Writer::Model(_) => false,
     });
     let help = "show it one: `refine(..., sees: draft_shown)`, a template with the slot `{draft}`";
     blind.then(|| (*refused(at, "`refine` by a teacher that sees no draft")).help(help))
 }
 
-/// Completions are drawn from a model, token by token, behind the prompt that the student reads: one that is
-/// composed of several writes none, and neither does one that reads another prompt.
+/// Completions are drawn from a model, token by token: one that is composed of several writes none. Whoever has
+/// a say in the student's tokens reads what the student reads.
 pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     // How long an episode gets is decided by what the student reads.
     let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
@@ -201,27 +206,31 @@ pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Di
     if let Some(unfit) = unfit_draft(rollout, scorers, at) {
         return Some(unfit);
     }
-    let (mut choices, mut editors): (Vec<&TeacherChoice>, Vec<&TeacherChoice>) = Default::default();
-    for (writer, _) in rollout.producer.drawn() {
+    let producer = &rollout.producer;
+    let (mut writers, mut guides): (Vec<&TeacherChoice>, Vec<&TeacherChoice>) = Default::default();
+    for (writer, _) in producer.drawn() {
         match writer {
-            Writer::Scorer(role) => choices.extend(scorers.choices(role)),
-            Writer::Editor { editor, .. } => editors.extend(scorers.choices(editor)),
+            Writer::Scorer(role) | Writer::Editor { editor: role, .. } => {
+                writers.extend(scorers.choices(role));
+            }
+            Writer::Guide(role) => guides.extend(scorers.choices(role)),
             Writer::Student | Writer::Model(_) => {}
         }
     }
-    if let Some(view) = choices.iter().find_map(|choice| choice.sees.as_ref()) {
-        let construct = if *view == View::of_prompt() {
-            "a teacher's rollouts for a student that sees a template"
-        } else {
-            "rollouts of a teacher that sees a template"
-        };
+    if guides.iter().any(|choice| choice.sees.is_some()) {
+        let construct = "a teacher with a say in each token that reads another prompt than the student";
         return Some(*refused(at, construct));
     }
-    if choices.iter().chain(&editors).any(|choice| choice.own_tokens) {
+    let own = || writers.iter().filter_map(|choice| choice.sees.as_ref());
+    let read = || producer.shown().map(|(.., view)| view).chain(own());
+    if producer.once().is_some() && read().any(|view| !view.is_fixed()) {
+        let construct = "a template that changes during the run, of rollouts that are made once,";
+        return Some(*refused(at, construct));
+    }
+    if writers.iter().chain(&guides).any(|choice| choice.own_tokens) {
         return Some(*refused(at, "rollouts of a teacher with another tokenizer"));
     }
-    let composed =
-        choices.into_iter().chain(editors).find(|choice| choice.teacher.composition().is_some())?;
+    let composed = writers.into_iter().chain(guides).find(|choice| choice.teacher.composition().is_some())?;
     let construct = format!("rollouts of `{}`, which is no model of its own,", composed.name);
     let help = "let one of the teachers that it is made of write: `from(NAME, ...)`, or route prompts to it";
     Some((*refused(at, construct)).help(help))

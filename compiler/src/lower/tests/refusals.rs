@@ -325,7 +325,7 @@ fn teachers_with_a_say() {
         panic!("the student is trained")
     };
     let writers: Vec<Writer> = train.rollout.producer.drawn().iter().map(|drawn| drawn.0).collect();
-    assert_eq!(writers, [Writer::Scorer(plan::Role::TEACHER), Writer::Student]);
+    assert_eq!(writers, [Writer::Guide(plan::Role::TEACHER), Writer::Student]);
 }
 
 /// A teacher refines what it is shown, and nobody is shown a draft where there is none.
@@ -483,19 +483,58 @@ fn templates() {
         sampling
     };
     let seen = || shown(vec![TemplatePiece::Slot(Slot::Prompt)]);
-    let written = refusals(|experiment| {
+    let from = |sees, sequences| RolloutSource::From {
+        teacher: Role::Teacher,
+        sees,
+        sequences,
+        sampling: sampling(),
+    };
+    let mix = || {
+        let of = Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
+        RolloutSource::TokenMix { alpha: number(0.2), of }
+    };
+    let guided = refusals(|experiment| {
         experiment.teachers[0].sees = seen();
-        distilled(experiment).rollout.source =
-            RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: sampling() };
+        distilled(experiment).rollout.source = mix();
     });
-    assert_eq!(written, supported("rollouts of a teacher that sees a template"));
-    let written = refusals(|experiment| {
+    assert_eq!(
+        guided,
+        supported("a teacher with a say in each token that reads another prompt than the student")
+    );
+    let once = refusals(|experiment| {
         let train = distilled(experiment);
-        train.sees = shown(vec![TemplatePiece::Slot(Slot::Data("hint".into()))]);
-        train.rollout.source =
-            RolloutSource::From { teacher: Role::Teacher, sees: None, sequences: None, sampling: sampling() };
+        train.size = BatchSize::Sequences(4);
+        train.rollout.source = from(shown(vec![fading(Slot::Prompt)]), Some(8));
     });
-    assert_eq!(written, supported("a teacher's rollouts for a student that sees a template"));
+    assert_eq!(once, supported("a template that changes during the run, of rollouts that are made once,"));
+    let undrafted = refusals(|experiment| {
+        distilled(experiment).rollout.source = from(shown(vec![TemplatePiece::Slot(Slot::Draft)]), None);
+    });
+    assert_eq!(
+        undrafted,
+        supported("the template `hint`, which shows a `{draft}`, for completions without one,")
+    );
+    // Whoever writes reads a template of the rollout, its own, or the plain prompt beside a student that sees one.
+    let written = |change: &dyn Fn(&mut Experiment)| {
+        let mut experiment = experiment();
+        distilled(&mut experiment).rollout.source = from(None, None);
+        change(&mut experiment);
+        let plan = compiled(&experiment);
+        plan.stages.iter().map(|stage| stage.key.clone()).collect::<Vec<_>>()
+    };
+    let plain = written(&|_| {});
+    let behind = |name: &str| {
+        let pieces = vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Text("?".into())];
+        Some(Rc::new(Template { name: name.into(), pieces, origin: HERE }))
+    };
+    let of_rollout = |name: &str| {
+        let name = name.to_owned();
+        written(&move |experiment| distilled(experiment).rollout.source = from(behind(&name), None))
+    };
+    assert_ne!(plain, of_rollout("hint"));
+    assert_eq!(of_rollout("hint"), of_rollout("other"), "a template's name changes no result");
+    assert_ne!(plain, written(&|experiment| experiment.teachers[0].sees = seen()));
+    assert_ne!(plain, written(&|experiment| distilled(experiment).sees = behind("hint")));
     // What is shown is in the key, the template's name is not.
     let keys = |template: Option<Rc<Template>>| {
         let mut experiment = experiment();

@@ -60,7 +60,7 @@ impl Kind for Guided {
 
     /// The teacher, beside the student inside.
     fn drawn(&self) -> Option<(Writer, &Sampling)> {
-        Some((Writer::Scorer(Role::TEACHER), self.sampling()))
+        Some((Writer::Guide(Role::TEACHER), self.sampling()))
     }
 
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
@@ -72,7 +72,7 @@ impl Kind for Guided {
 
     /// Both read each token.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
-        Some(self.of.kind().parameters(of)? + of(Writer::Scorer(Role::TEACHER))? as f64)
+        Some(self.of.kind().parameters(of)? + of(Writer::Guide(Role::TEACHER))? as f64)
     }
 
     fn asked(&self, groups: u32) -> String {

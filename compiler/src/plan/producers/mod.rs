@@ -102,6 +102,8 @@ pub enum Writer {
     Scorer(Role),
     /// One of the stage's scorers, which reads a draft: in a template of the rollout's, or in its own.
     Editor { editor: Role, sees: bool },
+    /// One of the stage's scorers, which has a say in each token that the student writes.
+    Guide(Role),
     /// One that does not change.
     Model(ModelId),
 }
@@ -217,7 +219,7 @@ impl Producer {
     }
 
     pub fn of_scorer(writer: Role, once: Option<Once>, sampling: Sampling) -> Producer {
-        Producer::Teacher(Teacher { writer, once, sampling })
+        Producer::Teacher(Teacher { writer, sees: None, once, sampling })
     }
 
     pub fn mix(share: impl Into<Moving>, first: Producer, second: Producer) -> Producer {
@@ -253,6 +255,14 @@ impl Producer {
     /// What is read in place of the prompts where it is written.
     pub fn views(&self) -> Vec<&View> {
         self.all().into_iter().filter_map(|producer| producer.kind().view()).collect()
+    }
+
+    /// Who reads something in place of the prompts while it writes, and what, beside what they read as scorers.
+    pub fn shown(&self) -> impl Iterator<Item = (Writer, &Sampling, &View)> {
+        self.all().into_iter().filter_map(|producer| {
+            let (writer, sampling) = producer.kind().drawn()?;
+            Some((writer, sampling, producer.kind().view()?))
+        })
     }
 
     pub fn drafts(&self) -> bool {

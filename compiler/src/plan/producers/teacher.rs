@@ -1,11 +1,12 @@
 //! `from(teacher, ...)`: rollouts of the routed teachers, or of one by name, made once before the first step
-//! (`sequences`) or fresh every step (`n`).
+//! (`sequences`) or fresh every step (`n`). With `sees` it reads a template while it writes, otherwise what it
+//! reads as a scorer.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling, sampling_once};
-use crate::plan::{Keep, Role};
+use crate::plan::{Keep, Role, View, template};
 use crate::refusal::{Narrowed, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -13,6 +14,9 @@ pub struct Teacher {
     /// Which of the stage's scorers.
     #[serde(default = "routed")]
     pub writer: Role,
+    /// What it reads while it writes; where absent, what it reads as a scorer.
+    #[serde(default)]
+    pub sees: Option<View>,
     /// What is made before the first step; fresh every step where absent.
     #[serde(flatten)]
     pub once: Option<Once>,
@@ -31,11 +35,15 @@ pub struct Once {
     pub keep: Keep,
 }
 
-impl Kind for Teacher {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+impl Teacher {
+    fn described(&self, sees: Option<Value>, groups: Option<u32>) -> Fields {
         let fields = match self.writer {
             Role::TEACHER => Fields::of("teacher"),
             writer => Fields::of("teacher").with("writer", Value::Role(writer)),
+        };
+        let fields = match sees {
+            Some(sees) => fields.with("sees", sees),
+            None => fields,
         };
         let fields = match self.once {
             Some(Once { sequences, keep }) => {
@@ -44,6 +52,17 @@ impl Kind for Teacher {
             None => fields,
         };
         fields.with_groups("batch", groups).with("sampling", Value::Sampling(self.sampling.clone()))
+    }
+}
+
+impl Kind for Teacher {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.sees.clone().map(Value::View), groups)
+    }
+
+    /// A template's name changes no result.
+    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.sees.clone().map(|view| Value::Pieces(view.pieces)), groups)
     }
 
     fn group(&self) -> u32 {
@@ -58,6 +77,10 @@ impl Kind for Teacher {
         Some(&mut self.sampling)
     }
 
+    fn view(&self) -> Option<&View> {
+        self.sees.as_ref()
+    }
+
     fn once(&self) -> Option<Once> {
         self.once
     }
@@ -67,7 +90,10 @@ impl Kind for Teacher {
     }
 
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
-        Ok((Writer::Scorer(self.writer), &self.sampling))
+        match self.sees {
+            None => Ok((Writer::Scorer(self.writer), &self.sampling)),
+            Some(_) => Err("a teacher drew each token behind a template"),
+        }
     }
 
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
@@ -85,9 +111,7 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     let RolloutSource::From { teacher, sees, sequences, sampling: of } = &rollout.source else {
         unreachable!("the caller has looked")
     };
-    if sees.is_some() {
-        return Err(refused(at, "rollouts of a teacher that sees a template"));
-    }
+    let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
     let once = sequences.map(|sequences| Once { sequences, keep });
     if once.is_none() && keep != Keep::All {
         return Err(refused(at, "`keep = correct` of rollouts that are fresh every step"));
@@ -95,5 +119,5 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     let drawn = if once.is_some() { sampling_once } else { sampling };
     let sampling = drawn(of, origins, rollout.origin)?;
     let writer = role(teacher, origins.at(rollout.origin))?;
-    Ok(Producer::of_scorer(writer, once, sampling))
+    Ok(Producer::Teacher(Teacher { writer, sees, once, sampling }))
 }

@@ -102,13 +102,30 @@ fn a_refinement_says_who_writes_and_what_it_sees() {
     assert_eq!(rollout.producer.kind().parameters(&of), Some(1010.0));
 }
 
+/// So are those of a template behind which a teacher writes, and its tokens have no policy that others could ask.
+#[test]
+fn a_teacher_says_what_it_sees_while_it_writes() {
+    let pieces = vec![crate::plan::views::Piece::Slot(crate::plan::views::Slot::Prompt)];
+    let sees = Some(View { name: "shown".to_owned(), pieces });
+    let teacher = Teacher { writer: Role::TEACHER, sees, once: None, sampling: sampling() };
+    let rollout = Rollout::new(5, Producer::Teacher(teacher));
+    let rest = r#""batch":5,"sampling":S}"#.replace('S', SAMPLING);
+    let text =
+        r#"{"from":"teacher","sees":{"name":"shown","pieces":[{"slot":"prompt"}]},"#.to_owned() + &rest;
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    let key = r#"{"from":"teacher","sees":[{"slot":"prompt"}],"#.to_owned() + &rest;
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), key);
+    assert_eq!((rollout.producer.shown().count(), rollout.producer.kind().policy().is_err()), (1, true));
+}
+
 /// Both models read each token that is drawn.
 #[test]
 fn a_teacher_that_has_a_say_writes() {
     let guidance = Guidance::Interleave { top_k: 25 };
     let guided = Producer::Guided(Box::new(Guided { guidance, of: Producer::student(sampling()) }));
     let writers: Vec<Writer> = guided.drawn().iter().map(|(writer, _)| *writer).collect();
-    assert_eq!(writers, [Writer::Scorer(Role::TEACHER), Writer::Student]);
+    assert_eq!(writers, [Writer::Guide(Role::TEACHER), Writer::Student]);
     let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
     let kind = guided.kind();
     assert_eq!((kind.group(), kind.fresh(), kind.parameters(&of)), (2, true, Some(1010.0)));

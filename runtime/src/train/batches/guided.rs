@@ -35,7 +35,8 @@ impl Draws for OfBoth {
             draws,
             |draw| draw.section(stage),
             |_, draws| {
-                let teacher = models.decoder(teacher_of(stage, models, Role::TEACHER, draws[0].draw)?);
+                let teacher = teacher_of(stage, models, Role::TEACHER, draws[0].draw)?;
+                let teacher = models.decoder(teacher.model_ref);
                 let guide = Guide { model: teacher.as_deref().unwrap_or(student), guidance };
                 let author = Author { model: student, guide: Some(guide) };
                 sample_now(batch, author, draws, &self.sampling, purpose)

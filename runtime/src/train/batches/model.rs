@@ -13,6 +13,7 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::train::models::{ModelRef, Models};
+use crate::train::views::Shown;
 use crate::zip::zip_equal;
 
 pub(super) struct OfModel {
@@ -65,7 +66,7 @@ impl OfModel {
     fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Sequence>> {
         let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
-        let mut list = sample(stage, &*writer, &by_record(stage, draws), &self.sampling, key)?;
+        let mut list = sample(stage, (&*writer, &Shown::Own), &by_record(stage, draws), &self.sampling, key)?;
         if self.judged {
             judge(stage, &mut list)?;
         }

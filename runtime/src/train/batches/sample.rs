@@ -1,6 +1,6 @@
 //! Completions of drawn prompts, and what judges them.
 
-use mopd_compiler::plan::Sampling;
+use mopd_compiler::plan::{Sampling, View};
 
 use super::Batch;
 use crate::data::mixture::Draw;
@@ -10,6 +10,7 @@ use crate::reward::RewardInput;
 use crate::rollout::{Author, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
+use crate::train::views::Shown;
 use crate::zip::zip_equal;
 
 /// A drawn prompt, and its number among those of the step: the key of its random numbers.
@@ -63,14 +64,27 @@ pub(super) fn sample_now<'a>(
     sampling: &Sampling,
     purpose: Purpose,
 ) -> Result<Vec<Sequence>> {
-    let now = sampling.at(batch.step, batch.stage.steps, batch.climbed);
-    sample(batch.stage, author, draws, &now, batch.key(purpose))
+    sample_shown(batch, (author, None), draws, sampling, purpose)
 }
 
-/// Completions of the drawn prompts.
+/// The same by an author that may see something in place of the prompts.
+pub(super) fn sample_shown<'a>(
+    batch: &Batch,
+    (author, sees): (impl Into<Author<'a>>, Option<&View>),
+    draws: &[Numbered],
+    sampling: &Sampling,
+    purpose: Purpose,
+) -> Result<Vec<Sequence>> {
+    let Batch { stage, step, climbed, .. } = *batch;
+    let now = sampling.at(step, stage.steps, climbed);
+    let shown = Shown::of_draws(stage, sees, draws.iter().map(|each| each.draw), step)?;
+    sample(stage, (author, &shown), draws, &now, batch.key(purpose))
+}
+
+/// Completions of the drawn prompts, as they are shown to the author.
 pub(super) fn sample<'a>(
     stage: &Stage,
-    author: impl Into<Author<'a>>,
+    (author, shown): (impl Into<Author<'a>>, &Shown),
     draws: &[Numbered],
     sampling: &Sampling,
     key: Key,
@@ -78,7 +92,7 @@ pub(super) fn sample<'a>(
     let prompts: Vec<Prompt> = draws
         .iter()
         .map(|Numbered { number, draw, .. }| Prompt {
-            tokens: stage.sources[draw.source].tokens.get(draw.record),
+            tokens: shown.of_draw(stage, *draw),
             id: *number,
             sample: 0,
             limit: stage.sources[draw.source].limit,

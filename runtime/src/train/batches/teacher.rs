@@ -3,18 +3,19 @@
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{Once, Teacher};
-use mopd_compiler::plan::{Keep, Role, Sampling};
+use mopd_compiler::plan::{Keep, Role};
 
 use super::data::Fixed;
-use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_now};
+use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_shown};
 use super::{Batch, Draws, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::models::{ModelRef, Models};
+use crate::train::models::{Models, Reader, Scored};
 use crate::train::route::Section;
+use crate::train::views::Shown;
 use crate::train::{Source, Stage};
 use crate::zip::zip_equal;
 
@@ -31,8 +32,7 @@ pub struct RolloutCache<'a> {
 
 /// Fresh every step.
 struct OfTeacher {
-    writer: Role,
-    sampling: Sampling,
+    teacher: Teacher,
     judged: bool,
 }
 
@@ -40,12 +40,11 @@ struct OfTeacher {
 struct WrittenOnce(Fixed);
 
 pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
-    let Teacher { writer, once, sampling } = teacher;
     let Making { stage, models, cache, judged, .. } = *making;
-    let Some(once) = once else {
-        return Ok(Box::new(OfTeacher { writer: *writer, sampling: sampling.clone(), judged }));
+    let Some(once) = teacher.once else {
+        return Ok(Box::new(OfTeacher { teacher: teacher.clone(), judged }));
     };
-    let written = kept_or_written(cache, || teacher_rollouts(stage, models, *writer, *once, sampling))?;
+    let written = kept_or_written(cache, || teacher_rollouts(stage, models, teacher, once))?;
     Ok(Box::new(WrittenOnce(Fixed(written))))
 }
 
@@ -69,8 +68,12 @@ impl Draws for OfTeacher {
             draws,
             |draw| draw.section(stage),
             |_, draws| {
-                let decoder = models.decoder(teacher_of(stage, models, self.writer, draws[0].draw)?);
-                sample_now(batch, decoder.as_deref().unwrap_or(student), draws, &self.sampling, purpose)
+                let Teacher { writer, sees, sampling, .. } = &self.teacher;
+                let writer = teacher_of(stage, models, *writer, draws[0].draw)?;
+                let decoder = models.decoder(writer.model_ref);
+                let sees = sees.as_ref().or(models.view(writer));
+                let author = (decoder.as_deref().unwrap_or(student), sees);
+                sample_shown(batch, author, draws, sampling, purpose)
             },
         )?;
         if self.judged {
@@ -95,9 +98,10 @@ impl Draws for WrittenOnce {
 }
 
 /// Who writes for a prompt.
-pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelRef> {
+pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<Reader> {
     let section = stage.section(draw.source, draw.record);
-    models.model(writer, section).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+    let scored = models.of_role(writer)[section];
+    scored.and_then(Scored::reader).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
 
 pub fn no_teacher(source: &Source) -> Error {
@@ -108,9 +112,8 @@ pub fn no_teacher(source: &Source) -> Error {
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
-    writer: Role,
+    Teacher { writer, sees, sampling, .. }: &Teacher,
     Once { sequences: count, keep }: Once,
-    sampling: &Sampling,
 ) -> Result<Written> {
     let n = sampling.n.max(1);
     let prompts: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
@@ -128,13 +131,15 @@ fn teacher_rollouts(
     {
         stage.control.check()?;
         let (draw, section) = (chunk[0].draw, chunk[0].section(stage));
-        let model_ref = teacher_of(stage, models, writer, draw)?;
+        let writer = teacher_of(stage, models, *writer, draw)?;
         // Before the first step, the student is what it starts from.
-        let teacher = match models.decoder(model_ref) {
+        let teacher = match models.decoder(writer.model_ref) {
             Some(teacher) => teacher,
             None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };
-        let mut sequences = sample(stage, &*teacher, chunk, sampling, key)?;
+        let sees = sees.as_ref().or(models.view(writer));
+        let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), 0)?;
+        let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?;
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         judge(stage, &mut sequences)?;
         if keep == Keep::Correct {
@@ -146,7 +151,7 @@ fn teacher_rollouts(
     }
     for (section, count) in zip_equal(&stage.sections(), kept_of_section) {
         let Section { source, teacher: routed } = *section;
-        let teacher = match writer {
+        let teacher = match *writer {
             Role::TEACHER => routed.map(|routed| routed.name.clone()),
             writer => Some(stage.train.scorers.name(writer)),
         };
