@@ -5,8 +5,10 @@ use std::collections::HashMap;
 
 use crate::run_folder::ColumnTable;
 
-/// What adds up over the rows of a step.
+/// What adds up over the rows of a step to the whole of it.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
+/// What is counted.
+const COUNTS: [&str; 1] = ["dropped"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.
 const OF_COMPLETIONS: [&str; 2] = ["reward", "length"];
 
@@ -45,15 +47,16 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
     if let [row] = rows {
         return metrics.number(name, *row);
     }
-    let values: Option<Vec<f64>> = rows.iter().map(|row| metrics.number(name, *row)).collect();
-    let values = values?;
-    if SHARES.contains(&name) {
-        return Some(values.iter().sum());
+    if SHARES.contains(&name) || COUNTS.contains(&name) {
+        return rows.iter().map(|row| metrics.number(name, *row)).sum();
     }
     let share = if OF_COMPLETIONS.contains(&name) { "prompt_share" } else { "token_share" };
-    let shares: Vec<f64> = rows.iter().map(|row| metrics.number(share, *row).unwrap_or(0.0)).collect();
-    let whole: f64 = shares.iter().sum();
-    (whole > 0.0).then(|| values.iter().zip(&shares).map(|(value, share)| value * share).sum::<f64>() / whole)
+    let share = |row: &usize| metrics.number(share, *row).unwrap_or(0.0);
+    let whole: f64 = rows.iter().map(share).sum();
+    // What has no share has no mean of its own either.
+    let rows = rows.iter().filter(|row| share(row) > 0.0);
+    let sum: Option<f64> = rows.map(|row| Some(metrics.number(name, *row)? * share(row))).sum();
+    sum.filter(|_| whole > 0.0).map(|sum| sum / whole)
 }
 
 #[cfg(test)]

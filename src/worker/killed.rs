@@ -113,7 +113,7 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
 
 /// What of a stage takes memory, as it was written, and what trades time for it.
 fn settings(train: &Train<Objective>) -> String {
-    let Rollout { producer, groups } = &train.rollout;
+    let Rollout { producer, groups, .. } = &train.rollout;
     let mut lower = vec![producer.kind().asked(*groups)];
     if let Some(sampling) = producer.sampling() {
         if sampling.n > 1 {

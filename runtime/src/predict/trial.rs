@@ -212,6 +212,8 @@ impl Trial<'_> {
         let groups = (batch / train.rollout.group()).max(1);
         train.each_rollout(|rollout| {
             rollout.groups = groups;
+            // Nothing that models of a trial write is right.
+            rollout.keep = Keep::All;
             // As long as they ever get.
             rollout.producer.each_sampling(&mut |sampling| sampling.max_tokens_moves = None);
             if clipped {
@@ -222,7 +224,6 @@ impl Trial<'_> {
         });
         if let Some(once) = train.rollout.producer.once_mut() {
             let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
-            // Nothing that models of a trial write is right.
             *once = Once { sequences: written, keep: Keep::All };
         }
         // Nor is it unlike.

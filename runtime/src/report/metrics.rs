@@ -46,6 +46,9 @@ pub struct Row {
     pub domain_weight: Option<f64>,
     /// Mean reward of the completions, in [0, 1].
     pub reward: Option<f64>,
+    /// Completions that were drawn and that `keep` left out: no other number is of them.
+    #[serde(default)]
+    pub dropped: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -83,6 +86,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         clipped_fraction,
         domain_weight,
         reward,
+        dropped,
         expert_entropy,
         expert_largest_share,
         loss,
@@ -123,6 +127,7 @@ mod tests {
             clipped_fraction: None,
             domain_weight: Some(1.25),
             reward: Some(1.0),
+            dropped: Some(3.0),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             loss: -1.5e-300,
@@ -143,7 +148,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 26));
+        assert_eq!(table.shape(), (2, 27));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -174,7 +179,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 26));
+        assert_eq!(table.shape(), (0, 27));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

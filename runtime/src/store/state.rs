@@ -114,7 +114,18 @@ impl KeptGroup {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredRollouts {
     pub sequences: Vec<Sequence>,
-    pub of_group: usize,
+    pub of_group: GroupSizes,
     #[serde(default)]
     pub draws: Vec<Draw>,
+    #[serde(default)]
+    pub dropped: Option<Vec<u32>>,
+}
+
+/// Sequences of a group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GroupSizes {
+    /// As earlier versions wrote them.
+    Alike(usize),
+    Each(Vec<usize>),
 }

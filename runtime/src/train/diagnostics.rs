@@ -6,6 +6,7 @@ use mopd_compiler::plan::producers::Writer;
 
 use super::Stage;
 use super::objective::Outputs;
+use super::route::Section;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
 use crate::model::ExpertLoad;
@@ -24,12 +25,12 @@ pub struct Step {
 }
 
 /// One row per domain that the step has sequences of, and per teacher that judged some of them: of the terms
-/// of a part, which are named where there are `several`.
+/// of a part, which are named where there are `several`. Nothing was `evaluated` of a part that has no
+/// sequences.
 pub fn diagnose(
     stage: &Stage,
     sequences: &Sequences,
-    batch: &Batch,
-    outputs: &Outputs,
+    evaluated: Option<&(Batch, Outputs)>,
     numbers: &Step,
     several: bool,
 ) -> Vec<Row> {
@@ -41,6 +42,15 @@ pub fn diagnose(
         (Some(turn), Some(terms)) => Some(format!("{turn}: {terms}")),
         (turn, terms) => terms.or(turn.map(str::to_owned)),
     };
+    let sections = stage.sections();
+    let dropped = |index: usize| Some(f64::from(sequences.dropped.as_ref()?[index]));
+    let empty = |index: usize| {
+        let dropped = dropped(index).filter(|dropped| *dropped > 0.0)?;
+        Some(Row { dropped: Some(dropped), ..row(stage, &sections[index], &terms, numbers) })
+    };
+    let Some((batch, outputs)) = evaluated else {
+        return (0..sections.len()).filter_map(empty).collect();
+    };
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
@@ -51,13 +61,14 @@ pub fn diagnose(
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
     let mut rows = Vec::new();
     let mut token = 0;
-    for (index, section) in stage.sections().iter().enumerate() {
+    for (index, section) in sections.iter().enumerate() {
         let own = &sequences.list[sequences.of_sections(stage, index..index + 1)];
         let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
         // Sequences of a section are adjacent, so its tokens are one range.
         let range = token..token + count;
         token += count;
         if own.is_empty() {
+            rows.extend(empty(index));
             continue;
         }
         let tokens = count as f64;
@@ -65,12 +76,6 @@ pub fn diagnose(
         let own_signal: f64 = signal[range.clone()].iter().map(|value| f64::from(value.abs())).sum();
         let rewards: Option<Vec<f64>> = own.iter().map(|sequence| sequence.reward).collect();
         rows.push(Row {
-            seed: stage.seed,
-            stage: stage.name.to_owned(),
-            step: numbers.step,
-            domain: stage.sources[section.source].name.to_owned(),
-            teacher: section.teacher.map(|teacher| teacher.name.clone()),
-            terms: terms.clone(),
             prompt_share: own.len() as f64 / sequences.list.len() as f64,
             token_share: tokens / all_tokens,
             divergence: student_logps
@@ -91,18 +96,44 @@ pub fn diagnose(
                 .and_then(|weights| weights.get(range.start))
                 .map(|&weight| f64::from(weight)),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
-            expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
-            expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
-            loss: numbers.loss,
-            learning_rate: numbers.learning_rate,
-            gradient_norm: numbers.gradient_norm,
-            seconds: numbers.seconds.sum(),
-            rollout_seconds: numbers.seconds.rollout,
-            scoring_seconds: numbers.seconds.scoring,
-            update_seconds: numbers.seconds.update,
+            dropped: dropped(index),
+            ..row(stage, section, &terms, numbers)
         });
     }
     rows
+}
+
+/// What the whole step has in common, without a sequence.
+fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step) -> Row {
+    Row {
+        seed: stage.seed,
+        stage: stage.name.to_owned(),
+        step: numbers.step,
+        domain: stage.sources[section.source].name.to_owned(),
+        teacher: section.teacher.map(|teacher| teacher.name.clone()),
+        terms: terms.clone(),
+        prompt_share: 0.0,
+        token_share: 0.0,
+        divergence: None,
+        divergence_floor: None,
+        signal_share: None,
+        signal_mean: None,
+        entropy: None,
+        length: None,
+        clipped_fraction: None,
+        domain_weight: None,
+        reward: None,
+        dropped: None,
+        expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
+        expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
+        loss: numbers.loss,
+        learning_rate: numbers.learning_rate,
+        gradient_norm: numbers.gradient_norm,
+        seconds: numbers.seconds.sum(),
+        rollout_seconds: numbers.seconds.rollout,
+        scoring_seconds: numbers.seconds.scoring,
+        update_seconds: numbers.seconds.update,
+    }
 }
 
 /// What the student said of its tokens while it sampled them, where its weights are still the same, and it

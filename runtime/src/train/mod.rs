@@ -232,6 +232,8 @@ struct Trainer<'a> {
     privacy: Option<Privacy>,
     /// The terms on the stage's rollout, then those with completions of their own.
     parts: Vec<Part<'a>>,
+    /// It was said that a step had nothing to train on.
+    said_nothing_left: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -273,7 +275,19 @@ impl<'a> Trainer<'a> {
         for own in &stages[1..] {
             parts.push(Part::new(own, &models, None, None)?);
         }
-        Ok(Trainer { stage, place, model, trained, average, models, optimizer, privacy, parts })
+        let said_nothing_left = false;
+        Ok(Trainer {
+            stage,
+            place,
+            model,
+            trained,
+            average,
+            models,
+            optimizer,
+            privacy,
+            parts,
+            said_nothing_left,
+        })
     }
 
     /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
@@ -324,18 +338,13 @@ impl<'a> Trainer<'a> {
     ) -> Result<Event, Classified> {
         let train = self.stage.train;
         let rolled_out = Instant::now();
-        if let Some(privacy) = self.privacy.as_ref().filter(|_| rollouts[0].sequences.list.is_empty()) {
-            // No record was drawn: the noise moves the weights all the same, or it would tell.
-            let gradient = privacy.gradient(self, &rollouts[0], step)?;
-            let norm = gradient_norm(&gradient);
-            self.apply(gradient, norm, step);
-            let rollout = (rolled_out - started).as_secs_f64();
-            let seconds = Seconds { rollout, scoring: 0.0, update: rolled_out.elapsed().as_secs_f64() };
-            return Ok(self.event(step, ("loss", 0.0), 0, seconds, 0.0, Vec::new()));
-        }
         let (mut scoring, mut sum) = (Duration::ZERO, None);
-        let mut evaluated: Vec<(Batch, Outputs)> = Vec::with_capacity(rollouts.len());
+        let mut evaluated: Vec<Option<(Batch, Outputs)>> = Vec::with_capacity(rollouts.len());
         for (part, rollouts) in rollouts.iter().enumerate() {
+            if rollouts.sequences.list.is_empty() {
+                evaluated.push(None);
+                continue;
+            }
             let begun = Instant::now();
             let Evaluated { batch, outputs, gradient, scored } = self.evaluate(part, rollouts, step)?;
             scoring += scored - begun;
@@ -343,22 +352,29 @@ impl<'a> Trainer<'a> {
                 None => gradient,
                 Some(sum) => Gradient::plus(sum, gradient),
             });
-            evaluated.push((batch, outputs));
+            evaluated.push(Some((batch, outputs)));
         }
-        let sum = sum.expect("an objective has a term");
         let gradient = match &self.privacy {
-            None => self.trained.gradient(sum),
+            None => sum.map(|sum| self.trained.gradient(sum)),
+            // Where no record was drawn, the noise moves the weights all the same, or it would tell.
             Some(privacy) => {
                 drop(sum);
-                privacy.gradient(self, &rollouts[0], step)?
+                Some(privacy.gradient(self, &rollouts[0], step)?)
             }
         };
+        if gradient.is_none() && !std::mem::replace(&mut self.said_nothing_left, true) {
+            self.stage.control.warn(format!(
+                "`{}`: nothing of what step {step} drew was kept, so it leaves the weights as they are. Later steps \
+                 like it are not listed: `dropped` in `metrics.parquet` counts what is left out",
+                self.stage.name
+            ));
+        }
         let mut loss = 0.0;
-        for (part, (_, outputs)) in zip_equal(&mut self.parts, &evaluated) {
-            loss += part.learn(outputs, step);
+        for (part, evaluated) in zip_equal(&mut self.parts, &evaluated) {
+            loss += evaluated.as_ref().map_or(0.0, |(_, outputs)| part.learn(outputs, step));
         }
 
-        let norm = gradient_norm(&gradient);
+        let norm = gradient.as_ref().map_or(0.0, gradient_norm);
         if !norm.is_finite() {
             return Err((non_finite::gradient(self, &rollouts, &evaluated, step), false));
         }
@@ -373,12 +389,10 @@ impl<'a> Trainer<'a> {
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let several = self.parts.len() > 1;
         let (mut rows, mut tokens) = (Vec::new(), 0);
-        for (part, (rollouts, (batch, outputs))) in
-            zip_equal(&mut self.parts, zip_equal(rollouts, &evaluated))
-        {
+        for (part, (rollouts, evaluated)) in zip_equal(&mut self.parts, zip_equal(rollouts, &evaluated)) {
             let sequences = &rollouts.sequences;
-            rows.push(diagnose(part.stage, sequences, batch, outputs, &numbers, several));
-            if (self.place, part.stage.part) == (0, 0) {
+            rows.push(diagnose(part.stage, sequences, evaluated.as_ref(), &numbers, several));
+            if let (Some((batch, outputs)), (0, 0)) = (evaluated, (self.place, part.stage.part)) {
                 tokens::record(part.stage, sequences, batch, outputs, step, &mut record.tokens);
             }
             tokens += sequences.layout.tokens() as u64;
@@ -391,11 +405,14 @@ impl<'a> Trainer<'a> {
         Ok(self.event(step, headline, tokens, seconds, loss, domains))
     }
 
-    /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate.
-    fn apply(&mut self, gradient: Gradient, norm: f64, step: u32) -> f64 {
+    /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate. Without
+    /// a gradient neither the weights nor the optimizer's moments change.
+    fn apply(&mut self, gradient: Option<Gradient>, norm: f64, step: u32) -> f64 {
         let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
-        self.trained.apply(&self.model);
+        if let Some(gradient) = gradient {
+            self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
+            self.trained.apply(&self.model);
+        }
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
             let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
@@ -428,13 +445,15 @@ fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
     objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
 }
 
-/// From the rows of a domain: one for each teacher.
+/// From the rows of a domain: one for each teacher. None of their means is of a row without sequences.
 fn domain_step(rows: &[Row]) -> DomainStep {
     // JSON has no other numbers.
     let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
     let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
         let whole: f64 = rows.iter().map(share).sum();
-        rows.iter().map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>()
+        let rows = rows.iter().filter(|row| share(row) > 0.0);
+        let sum = rows.map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>();
+        sum.filter(|_| whole > 0.0)
     };
     let teacher =
         |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
@@ -449,8 +468,9 @@ fn domain_step(rows: &[Row]) -> DomainStep {
 /// The number that tells whether a recipe makes progress, over the whole step.
 fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
     let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
-        let parts: Option<Vec<f64>> = rows.iter().map(|row| Some(value(row)? * share(row))).collect();
-        parts.map(|parts| parts.iter().sum())
+        let rows = rows.iter().filter(|row| share(row) > 0.0);
+        let parts: Option<Vec<f64>> = rows.map(|row| Some(value(row)? * share(row))).collect();
+        parts.filter(|parts| !parts.is_empty()).map(|parts| parts.iter().sum())
     };
     let special = match recipe {
         Recipe::Sft | Recipe::Dpo | Recipe::Step => None,

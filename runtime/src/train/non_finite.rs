@@ -66,11 +66,12 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
 pub fn gradient(
     trainer: &Trainer,
     rollouts: &[Rollouts],
-    evaluated: &[(Batch, Outputs)],
+    evaluated: &[Option<(Batch, Outputs)>],
     step: u32,
 ) -> Error {
     let mut parts = zip_equal(rollouts, evaluated).enumerate();
-    let domain = parts.find_map(|(part, (rollouts, (_, outputs)))| {
+    let domain = parts.find_map(|(part, (rollouts, evaluated))| {
+        let (_, outputs) = evaluated.as_ref()?;
         overflowing(&trainer.scoring(part), rollouts, outputs, step)
     });
     let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();

@@ -1,10 +1,12 @@
 //! The sequences of a step, and how they are laid out.
 
+use std::iter::zip;
 use std::ops::Range;
 
 use mopd_compiler::expr::batch::{Domains, Layout, Runs};
 
 use super::Stage;
+use super::batches::Group;
 use super::views::Shown;
 use crate::data::mixture::Draw;
 use crate::model::PackedBatch;
@@ -23,6 +25,8 @@ pub struct Sequences {
     pub list: Vec<Sequence>,
     /// What was drawn for each group, where they are of the data.
     pub draws: Vec<Draw>,
+    /// Of each section of the stage, how many `keep` left out.
+    pub dropped: Option<Vec<u32>>,
     pub layout: Layout,
     /// The first completion token of each sequence among those of the step, and behind the last one their
     /// number.
@@ -30,21 +34,28 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// `domains` is the number of the stage's sources.
+    /// In groups of one size; `domains` is the number of the stage's sources.
     pub fn new(list: Vec<Sequence>, group_size: usize, domains: usize) -> Sequences {
-        let mut layout = Layout { groups: list.len().div_ceil(group_size) as u32, ..Layout::default() };
-        let of_group = list.iter().step_by(group_size).map(|sequence| sequence.source as u32).collect();
+        Sequences::of_groups(list.chunks(group_size).map(<[_]>::to_vec).collect(), domains)
+    }
+
+    /// None of the groups is empty.
+    pub fn of_groups(groups: Vec<Group>, domains: usize) -> Sequences {
+        let mut layout = Layout { groups: groups.len() as u32, ..Layout::default() };
+        let of_group = groups.iter().map(|group| group[0].source as u32).collect();
         layout.domains = Some(Domains { of_group, count: domains as u32 });
+        let of_group = |(group, sequences): (u32, &Group)| vec![group; sequences.len()];
+        layout.group_of_sequence = zip(0.., &groups).flat_map(of_group).collect();
+        let list: Vec<Sequence> = groups.into_iter().flatten().collect();
         let mut starts = vec![0];
         for (index, sequence) in list.iter().enumerate() {
-            layout.group_of_sequence.push((index / group_size) as u32);
             layout
                 .sequence_of_token
                 .resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
             starts.push(layout.sequence_of_token.len());
         }
         layout.turns = turns(&list);
-        Sequences { list, draws: Vec::new(), layout, starts }
+        Sequences { list, draws: Vec::new(), dropped: None, layout, starts }
     }
 
     /// The same, `draws` being what was drawn for each group.
@@ -52,9 +63,25 @@ impl Sequences {
         Sequences { draws, ..self }
     }
 
-    /// Sequences of a group.
+    /// The same, where `keep` left out so many of each section.
+    pub fn without(self, dropped: Option<Vec<u32>>) -> Sequences {
+        Sequences { dropped, ..self }
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = &[Sequence]> {
+        let mut rest = self.list.as_slice();
+        let sizes = self.layout.group_of_sequence.chunk_by(|one, next| one == next).map(<[u32]>::len);
+        sizes.map(move |size| rest.split_off(..size).expect("a group's sequences are adjacent"))
+    }
+
+    /// Sequences of a group, where all have as many.
+    ///
+    /// # Panics
+    /// Where they do not.
     pub fn of_group(&self) -> usize {
-        self.list.len().div_ceil(self.layout.groups.max(1) as usize)
+        let size = self.groups().next().map_or(1, <[_]>::len);
+        assert!(self.groups().all(|group| group.len() == size), "groups of one size");
+        size
     }
 
     /// The sequences of the sections in `sections`, which are adjacent.

@@ -17,7 +17,9 @@ use crate::data::mixture::Draw;
 use crate::model::Decoder;
 use crate::report::Record;
 use crate::rollout::Sequence;
-use crate::store::state::{PartPosition, StateTensors, StoredRollouts, TrainPosition, TrainState};
+use crate::store::state::{
+    GroupSizes, PartPosition, StateTensors, StoredRollouts, TrainPosition, TrainState,
+};
 use crate::zip::zip_equal;
 
 /// How a stage goes on from a state.
@@ -98,11 +100,12 @@ impl Part<'_> {
                 tensors.put(self.name("policy.hidden"), hidden);
                 tensors.put(self.name("policy.matrix"), matrix);
             }
-            let Sequences { list, draws, .. } = &rollouts.sequences;
+            let Sequences { list, draws, dropped, .. } = &rollouts.sequences;
             StoredRollouts {
                 sequences: list.clone(),
-                of_group: rollouts.sequences.of_group(),
+                of_group: GroupSizes::Each(rollouts.sequences.groups().map(<[_]>::len).collect()),
                 draws: draws.clone(),
+                dropped: dropped.clone(),
             }
         });
         let mut carried: Vec<(NodeId, u64)> =
@@ -141,16 +144,25 @@ impl Part<'_> {
     fn kept_rollouts(
         &self,
         model: &Decoder,
-        StoredRollouts { sequences, of_group, draws }: &StoredRollouts,
+        StoredRollouts { sequences, of_group, draws, dropped }: &StoredRollouts,
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
         let known =
             |sequence: &Sequence| self.stage.knows(Draw { source: sequence.source, record: sequence.record });
-        if *of_group == 0 || !sequences.iter().all(known) {
+        if !sequences.iter().all(known) {
             return Err("its rollouts are of prompts that the stage does not have".to_owned());
         }
-        if self.kept.is_some() && draws.len() * of_group != sequences.len() {
+        let sizes = match of_group {
+            GroupSizes::Alike(size) => vec![*size; sequences.len() / size.max(&1)],
+            GroupSizes::Each(sizes) => sizes.clone(),
+        };
+        if sizes.contains(&0) || sizes.iter().sum::<usize>() != sequences.len() {
+            return Err("its rollouts are in groups that do not fit".to_owned());
+        }
+        let mut rest = sequences.iter().cloned();
+        let groups = sizes.iter().map(|size| rest.by_ref().take(*size).collect()).collect::<Vec<_>>();
+        if self.kept.is_some() && draws.len() != groups.len() {
             return Err("it does not say where its sequences stand in the data".to_owned());
         }
         let device = self.stage.device;
@@ -162,7 +174,11 @@ impl Part<'_> {
             }),
             false => None,
         };
-        let sequences = Sequences::new(sequences.clone(), *of_group, sources.len()).drawn(draws.clone());
+        if dropped.as_ref().is_some_and(|dropped| dropped.len() != self.stage.sections().len()) {
+            return Err("its rollouts are of teachers that the stage does not have".to_owned());
+        }
+        let sequences =
+            Sequences::of_groups(groups, sources.len()).drawn(draws.clone()).without(dropped.clone());
         Ok(Rollouts { sequences, known: Default::default(), policy: std::cell::RefCell::new(policy) })
     }
 }

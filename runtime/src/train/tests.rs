@@ -27,6 +27,7 @@ mod cached_scores;
 mod conversations;
 mod guided;
 mod half;
+mod keep;
 mod learners;
 mod mixes;
 mod other_tokenizer;

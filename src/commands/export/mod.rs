@@ -20,8 +20,9 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 11] = [
+const OF_DOMAIN: [&str; 12] = [
     "reward",
+    "dropped",
     "divergence",
     "divergence_floor",
     "entropy",

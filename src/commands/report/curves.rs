@@ -10,8 +10,9 @@ use crate::metrics::{SHARES, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 10] = [
+const OF_DOMAIN: [&str; 11] = [
     "reward",
+    "dropped",
     "divergence",
     "entropy",
     "length",

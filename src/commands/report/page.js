@@ -203,6 +203,7 @@
 
   const metrics = {
     reward: ["Reward", "mean reward"],
+    dropped: ["Completions that `keep` left out", "completions"],
     divergence: ["Divergence from the teacher", "nats per token"],
     loss: ["Loss of the step", "loss"],
     entropy: ["Entropy of the student", "nats per token"],

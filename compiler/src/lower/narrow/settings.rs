@@ -11,8 +11,7 @@ use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
     Architecture, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized, Origin,
-    OwnData, Producer, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
-    schedule,
+    OwnData, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable, schedule,
 };
 use crate::refusal::Origins;
 
@@ -245,14 +244,14 @@ impl<'a> Settings<'a> {
         let rollout = rollouts.pop().flatten();
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
-            (Some(formula), Some(Producer::Student(_) | Producer::Turns(_))) => {
+            (Some(formula), Some(producer)) if producer.drawn_anew() => {
                 filter::formula(formula, "a `filter`", self.origins)
                     .map_err(|refusal| self.note([*refusal]))
                     .ok()
             }
             (Some(formula), Some(_)) => self.refuse(
                 formula.0.origin,
-                "a `filter` of prompts whose completions are not the student's own",
+                "a `filter` of prompts whose completions are not all drawn anew in every step",
             ),
         };
         let mut choices = Vec::with_capacity(teachers.len());

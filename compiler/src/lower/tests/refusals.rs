@@ -266,9 +266,10 @@ fn rollouts() {
         let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
         RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling }
     };
+    let answers = || RolloutSource::Data { field: "answer".into() };
     assert_eq!(
-        rollout(|train| (train.rollout.source, train.keep) = (teachers(None), Keep::Correct)),
-        supported("`keep = correct` of rollouts that are fresh every step")
+        rollout(|train| (train.rollout.source, train.keep) = (answers(), Keep::Correct)),
+        supported("`keep = correct` of completions that are not all drawn anew in every step")
     );
     assert_eq!(
         rollout(|train| train.rollout.source = teachers(Some(64))),
@@ -620,7 +621,7 @@ fn stages() {
         Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
     assert_eq!(
         stage(&|train| (train.filter, train.rollout) = (Some(solved.clone()), ready.clone())),
-        supported("a `filter` of prompts whose completions are not the student's own")
+        supported("a `filter` of prompts whose completions are not all drawn anew in every step")
     );
     let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
     assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
@@ -714,7 +715,7 @@ fn pairs() {
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
         panic!("the student is trained")
     };
-    let plan::Rollout { producer: plan::Producer::Pairs(pairs), groups: 64 } = &train.rollout else {
+    let plan::Rollout { producer: plan::Producer::Pairs(pairs), groups: 64, .. } = &train.rollout else {
         panic!("{:?}", train.rollout)
     };
     let drawn: Vec<Writer> =

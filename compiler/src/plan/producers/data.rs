@@ -14,10 +14,6 @@ impl Kind for Data {
         Fields::of("data").with("field", Value::Text(self.field.clone())).with_groups("batch", groups)
     }
 
-    fn group(&self) -> u32 {
-        1
-    }
-
     fn field(&self) -> Option<&str> {
         Some(&self.field)
     }

@@ -46,10 +46,6 @@ impl Kind for Guided {
         fields.with("of", Value::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
     }
 
-    fn group(&self) -> u32 {
-        self.of.kind().group()
-    }
-
     fn inner(&self) -> Vec<&Producer> {
         vec![&self.of]
     }

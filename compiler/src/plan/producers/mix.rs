@@ -30,10 +30,6 @@ impl Kind for Mix {
             .with_groups("batch", groups)
     }
 
-    fn group(&self) -> u32 {
-        self.first.kind().group()
-    }
-
     fn inner(&self) -> Vec<&Producer> {
         vec![&self.first, &self.second]
     }

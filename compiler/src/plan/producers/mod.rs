@@ -43,6 +43,13 @@ pub struct Rollout {
     /// Groups of a step.
     #[serde(rename = "batch", alias = "prompts")]
     pub groups: u32,
+    /// Which of the completions that a step has drawn it trains on.
+    #[serde(rename = "keep_of_step", default = "all")]
+    pub keep: Keep,
+}
+
+fn all() -> Keep {
+    Keep::All
 }
 
 /// A source of sequences: of each prompt it makes a group.
@@ -118,8 +125,10 @@ pub trait Kind {
         self.fields(groups, model)
     }
 
-    /// Sequences of a group.
-    fn group(&self) -> u32;
+    /// Sequences of a group: as many as the first producer inside makes.
+    fn group(&self) -> u32 {
+        self.inner().first().map_or(1, |inner| inner.kind().group())
+    }
 
     /// The producers inside.
     fn inner(&self) -> Vec<&Producer> {
@@ -316,11 +325,18 @@ impl Producer {
     pub fn fresh(&self) -> bool {
         self.kind().fresh()
     }
+
+    /// Whether a step draws all of them itself: none is data, an earlier step's, or one of a pair.
+    pub fn drawn_anew(&self) -> bool {
+        let inner = self.kind().inner();
+        let drawn = self.kind().drawn().is_some() || matches!(self, Producer::Mix(_));
+        drawn && self.fresh() && inner.into_iter().all(Producer::drawn_anew)
+    }
 }
 
 impl Rollout {
     pub fn new(groups: u32, producer: Producer) -> Rollout {
-        Rollout { producer, groups }
+        Rollout { producer, groups, keep: Keep::All }
     }
 
     /// Sequences of a group.
@@ -335,12 +351,19 @@ impl Rollout {
 
     /// As it is written down, models by `model`.
     pub fn fields(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.producer.kind().fields(Some(self.groups), model)
+        self.with_keep(self.producer.kind().fields(Some(self.groups), model))
+    }
+
+    fn with_keep(&self, fields: Fields) -> Fields {
+        match self.keep {
+            Keep::All => fields,
+            keep => fields.with("keep_of_step", Value::Keep(keep)),
+        }
     }
 
     /// What enters the stage's key, models by theirs.
     pub fn key(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.producer.kind().key(Some(self.groups), model)
+        self.with_keep(self.producer.kind().key(Some(self.groups), model))
     }
 }
 
@@ -368,8 +391,10 @@ pub(crate) fn rollout(
     let at = origins.span(train.rollout.origin);
     let mut refusals: Vec<Diagnostic> =
         other_edits(&train.rollout).map(|edit| *refused(at, edit_name(edit))).collect();
-    let made = producer(&train.rollout, train.keep, origins, of_groups)
-        .and_then(|producer| Ok(Rollout::new(groups(&producer, train.size, at)?, producer)));
+    let made = producer(&train.rollout, train.keep, origins, of_groups).and_then(|producer| {
+        let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
+        kept(rollout, train.keep, at)
+    });
     match made.map_err(|refusal| refusals.push(*refusal)) {
         Ok(rollout) if refusals.is_empty() => Ok(rollout),
         _ => Err(refusals),
@@ -395,9 +420,6 @@ fn producer(
 ) -> Narrowed<Producer> {
     let at = origins.span(rollout.origin);
     let source = &rollout.source;
-    if keep != Keep::All && !matches!(source, RolloutSource::From { .. }) {
-        return Err(refused(at, "`keep = correct` of anything but a teacher's rollouts"));
-    }
     match source {
         RolloutSource::Data { field } => Ok(Producer::data(field)),
         RolloutSource::Sample(of) => Ok(Producer::student(sampling(of, origins, rollout.origin)?)),
@@ -420,6 +442,15 @@ fn producer(
         | RolloutSource::Derived { .. }
         | RolloutSource::FirstOf { .. }
         | RolloutSource::EachTurn { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
+    }
+}
+
+/// What is made once was chosen from then.
+fn kept(rollout: Rollout, keep: Keep, at: mopd_lang::source::Span) -> Narrowed<Rollout> {
+    match rollout.producer.once() {
+        Some(_) => Ok(rollout),
+        None if keep == Keep::All || rollout.producer.drawn_anew() => Ok(Rollout { keep, ..rollout }),
+        None => Err(refused(at, "`keep = correct` of completions that are not all drawn anew in every step")),
     }
 }
 

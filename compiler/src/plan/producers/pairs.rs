@@ -72,6 +72,9 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Opt
     let pairs: Vec<Vec<Rc<Preference>>> = train.objective.terms.iter().map(of_term).collect();
     let Some(first) = pairs.iter().flatten().next() else { return Ok(None) };
     debug_assert!(!pairs.iter().any(Vec::is_empty), "terms of a part have the same completions");
+    if train.keep != Keep::All {
+        return Err(refused(at, "`keep = correct` beside pairs"));
+    }
     let same = |other: &Rc<Preference>| other.chosen == first.chosen && other.rejected == first.rejected;
     if !pairs.iter().flatten().all(same) {
         return Err(refused(at, "a term that compares two kinds of pairs"));

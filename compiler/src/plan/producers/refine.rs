@@ -49,10 +49,6 @@ impl Kind for Refine {
         self.described(self.sees.clone().map(|view| Value::Pieces(view.pieces)), groups, model)
     }
 
-    fn group(&self) -> u32 {
-        self.of.kind().group()
-    }
-
     fn inner(&self) -> Vec<&Producer> {
         vec![&self.of]
     }

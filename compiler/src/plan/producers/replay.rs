@@ -41,10 +41,6 @@ impl Kind for Replay {
             .with_groups("batch", groups)
     }
 
-    fn group(&self) -> u32 {
-        self.of.kind().group()
-    }
-
     fn inner(&self) -> Vec<&Producer> {
         vec![&self.of]
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling, sampling_once};
 use crate::plan::{Keep, Role, View, template};
-use crate::refusal::{Narrowed, Origins, refused, role};
+use crate::refusal::{Narrowed, Origins, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Teacher {
@@ -113,9 +113,6 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     };
     let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
     let once = sequences.map(|sequences| Once { sequences, keep });
-    if once.is_none() && keep != Keep::All {
-        return Err(refused(at, "`keep = correct` of rollouts that are fresh every step"));
-    }
     let drawn = if once.is_some() { sampling_once } else { sampling };
     let sampling = drawn(of, origins, rollout.origin)?;
     let writer = role(teacher, origins.at(rollout.origin))?;

@@ -63,6 +63,10 @@ fn plans_and_keys_have_the_words_that_they_had() {
             r#"{"from":"guided","guidance":"interleave","top_k":25,"of":{"from":"student","sampling":S},"batch":3}"#,
         ),
         (
+            Rollout { keep: Keep::Correct, ..Rollout::new(4, Producer::student(sampling())) },
+            r#"{"from":"student","prompts":4,"sampling":S,"keep_of_step":"correct"}"#,
+        ),
+        (
             Rollout::new(5, pairs),
             r#"{"from":"pairs","chosen":{"from":"data","field":"best"},"rejected":{"from":"model","model":3,"sampling":S},"batch":5}"#,
         ),

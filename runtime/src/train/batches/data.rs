@@ -4,7 +4,7 @@ use mopd_compiler::plan::producers::Data;
 use mopd_compiler::plan::{Objective, Signal};
 
 use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Making};
+use super::{Batch, Draws, Group, Making};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -25,8 +25,8 @@ pub(super) fn make(data: &Data, making: &Making) -> Result<Fixed> {
 }
 
 impl Draws for Fixed {
-    fn draw(&self, _: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
-        Ok(draws.iter().map(|Numbered { draw, .. }| self.0[draw.source][draw.record].clone()).collect())
+    fn draw(&self, _: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
+        Ok(draws.iter().map(|Numbered { draw, .. }| vec![self.0[draw.source][draw.record].clone()]).collect())
     }
 
     fn fixed(&self, draw: Draw) -> Vec<&Sequence> {

@@ -6,11 +6,10 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Formula, Signal};
 
 use super::sample::numbered;
-use super::{Batch, Batches, shuffle};
+use super::{Batch, Batches, Group, shuffle};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::Purpose;
-use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
@@ -23,21 +22,21 @@ impl Batches {
     pub(super) fn filtered(
         &mut self,
         batch: &Batch,
-        first: Vec<Sequence>,
+        first: Vec<Group>,
         filter: &Formula,
-    ) -> Result<Vec<Sequence>> {
-        let (stage, n) = (batch.stage, batch.stage.train.rollout.group() as usize);
-        let mut kept: Vec<Vec<Sequence>> = Vec::new();
+    ) -> Result<Vec<Group>> {
+        let stage = batch.stage;
+        let mut kept: Vec<Group> = Vec::new();
         let mut fresh = first;
         let mut drawn = 0;
         for round in 0..ROUNDS {
-            drawn += fresh.len() / n;
-            let holds = of_groups(stage, filter, &fresh, n, batch.step, "the `filter`")?;
+            drawn += fresh.len();
+            let holds = of_groups(stage, filter, &fresh, batch.step, "the `filter`")?;
             let holds = holds.into_iter().map(|holds| holds != 0.0);
             let mut missing: Vec<usize> = Vec::new();
-            for (group, holds) in zip_equal(fresh.chunks(n), holds) {
+            for (group, holds) in zip_equal(fresh, holds) {
                 if holds {
-                    kept.push(group.to_vec());
+                    kept.push(group);
                 } else {
                     missing.push(group[0].source);
                 }
@@ -61,7 +60,7 @@ impl Batches {
         }
         // Those of a source are adjacent.
         kept.sort_by_key(|group| group[0].source);
-        Ok(kept.into_iter().flatten().collect())
+        Ok(kept)
     }
 }
 
@@ -69,12 +68,12 @@ impl Batches {
 pub(super) fn of_groups(
     stage: &Stage,
     formula: &Formula,
-    list: &[Sequence],
-    n: usize,
+    groups: &[Group],
     step: u32,
     what: &str,
 ) -> Result<Vec<f64>> {
-    let sequences = Sequences::new(list.to_vec(), n, stage.sources.len());
+    let sequences = Sequences::of_groups(groups.to_vec(), stage.sources.len());
+    let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
     let batch = batch::Batch {

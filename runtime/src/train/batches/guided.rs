@@ -6,10 +6,10 @@ use mopd_compiler::plan::{Role, Sampling};
 
 use super::sample::{Numbered, draw_by, judge, sample_now};
 use super::teacher::teacher_of;
-use super::{Batch, Draws, Making};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::{Author, Guidance, Guide, Sequence};
+use crate::rollout::{Author, Guidance, Guide};
 
 pub(super) struct OfBoth {
     guidance: producers::Guidance,
@@ -23,7 +23,7 @@ pub(super) fn make(guided: &Guided, making: &Making) -> OfBoth {
 }
 
 impl Draws for OfBoth {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed } = *batch;
         let guidance = match &self.guidance {
             producers::Guidance::TokenMix { alpha } => {
@@ -43,7 +43,7 @@ impl Draws for OfBoth {
             },
         )?;
         if self.judged {
-            judge(stage, &mut list)?;
+            judge(stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }

@@ -4,10 +4,9 @@ use mopd_compiler::plan::Moving;
 use mopd_compiler::plan::producers::Mix;
 
 use super::sample::{Numbered, draw_by};
-use super::{Batch, Draws, Making, make};
+use super::{Batch, Draws, Group, Making, make};
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::Sequence;
 
 pub(super) struct Mixed {
     share: Moving,
@@ -28,7 +27,7 @@ pub(super) fn make_mixed(mix: &Mix, making: &Making) -> Result<Mixed> {
 }
 
 impl Draws for Mixed {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let share = self.share.at(batch.step, batch.stage.steps, batch.climbed);
         let key = batch.key(Purpose::Mix);
         let from_second = |draw: &Numbered| key.row(draw.number, self.node).uniform() >= share;

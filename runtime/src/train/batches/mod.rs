@@ -4,6 +4,7 @@
 pub mod data;
 mod filter;
 mod guided;
+mod keep;
 mod mix;
 mod model;
 mod pairs;
@@ -17,7 +18,7 @@ mod turns;
 use std::cell::RefCell;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Ladder, Length, Producer};
+use mopd_compiler::plan::{Keep, Ladder, Length, Producer};
 
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
@@ -35,10 +36,13 @@ use crate::rollout::Sequence;
 use crate::store::state::KeptGroup;
 use crate::zip::zip_equal;
 
+/// The completions of a prompt.
+pub type Group = Vec<Sequence>;
+
 /// How a kind of producer draws.
 trait Draws {
     /// A group for each draw, in their order.
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>>;
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>>;
 
     /// The group of a draw, where it is the same whenever the draw comes.
     fn fixed(&self, _: Draw) -> Vec<&Sequence> {
@@ -209,20 +213,21 @@ impl Batches {
         step: u32,
     ) -> Result<Sequences> {
         let climbed = self.climbed.clone();
-        let (mut list, draws) = self.drawn(&Batch { stage, student, models, step, climbed: &climbed })?;
-        let of_group = stage.train.rollout.group() as usize;
-        if stage.routes_by_data() {
-            // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's
-            // random numbers.
-            list.sort_by_key(|sequence| stage.section_of(sequence));
-            return Ok(Sequences::new(list, of_group, stage.sources.len()));
+        let (mut groups, draws) = self.drawn(&Batch { stage, student, models, step, climbed: &climbed })?;
+        if stage.train.rollout.keep != Keep::All {
+            return keep::correct(stage, groups);
         }
-        Ok(Sequences::new(list, of_group, stage.sources.len()).drawn(draws))
+        if stage.routes_by_data() {
+            // Only now, so that another route changes no prompt's random numbers.
+            groups.sort_by_key(|group| stage.section_of(&group[0]));
+            return Ok(Sequences::of_groups(groups, stage.sources.len()));
+        }
+        Ok(Sequences::of_groups(groups, stage.sources.len()).drawn(draws))
     }
 
     /// What a step trains on, that of a source together, and what was drawn for each group; nothing where a
     /// filter has replaced some.
-    fn drawn(&mut self, batch: &Batch) -> Result<(Vec<Sequence>, Vec<Draw>)> {
+    fn drawn(&mut self, batch: &Batch) -> Result<(Vec<Group>, Vec<Draw>)> {
         let stage = batch.stage;
         let draws = match stage.train.private {
             Some(_) => privacy::draws(stage, batch.step),
@@ -238,10 +243,10 @@ impl Batches {
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
-        let list = self.producer.draw(batch, &numbered(&draws, 0), Purpose::Rollout)?;
+        let groups = self.producer.draw(batch, &numbered(&draws, 0), Purpose::Rollout)?;
         let drawn = match &stage.train.filter {
-            Some(filter) => (self.filtered(batch, list, filter)?, Vec::new()),
-            None => (list, draws),
+            Some(filter) => (self.filtered(batch, groups, filter)?, Vec::new()),
+            None => (groups, draws),
         };
         Ok(drawn)
     }

@@ -6,7 +6,7 @@ use mopd_compiler::plan::producers::Model;
 
 use super::sample::{Numbered, judge, sample, sample_now};
 use super::teacher::kept_or_written;
-use super::{Batch, Draws, Making, Written, first_epoch, of_prompts};
+use super::{Batch, Draws, Group, Making, Written, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -57,18 +57,18 @@ impl OfModel {
         for new in (0..first.batches()).map(|batch| first.new_in(batch)).filter(|new| !new.is_empty()) {
             stage.control.check()?;
             let list = self.once(stage, models, new)?;
-            list.into_iter().for_each(|sequence| written[sequence.source].push(sequence));
+            list.into_iter().flatten().for_each(|sequence| written[sequence.source].push(sequence));
         }
         Ok(written)
     }
 
     /// Those of some prompts, whenever they are drawn.
-    fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Sequence>> {
+    fn once(&self, stage: &Stage, models: &Models, draws: &[Draw]) -> Result<Vec<Group>> {
         let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
         let mut list = sample(stage, (&*writer, &Shown::Own), &by_record(stage, draws), &self.sampling, key)?;
         if self.judged {
-            judge(stage, &mut list)?;
+            judge(stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }
@@ -82,14 +82,14 @@ fn by_record(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
 }
 
 impl Draws for OfModel {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let decoder = batch.models.decoder(self.model);
         sample_now(batch, decoder.as_deref().unwrap_or(batch.student), draws, &self.sampling, purpose)
     }
 }
 
 impl Draws for WrittenForPrompts {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
         let missing: Vec<Draw> =
             draws.iter().map(|each| each.draw).filter(|draw| self.fixed(*draw).is_empty()).collect();
         // A fork goes on from where another stage stood, and may draw what this one would not have.
@@ -97,13 +97,12 @@ impl Draws for WrittenForPrompts {
         if !missing.is_empty() {
             late = self.writer.once(batch.stage, batch.models, &missing)?;
         }
-        let n = self.writer.sampling.n.max(1) as usize;
-        let mut late = late.chunks(n);
+        let mut late = late.into_iter();
         let group = |each: &Numbered| match self.fixed(each.draw) {
-            found if found.is_empty() => late.next().expect("one for each that is missing").to_vec(),
+            found if found.is_empty() => late.next().expect("one for each that is missing"),
             found => found.into_iter().cloned().collect(),
         };
-        Ok(draws.iter().flat_map(group).collect())
+        Ok(draws.iter().map(group).collect())
     }
 
     fn fixed(&self, Draw { source, record }: Draw) -> Vec<&Sequence> {

@@ -4,7 +4,7 @@ use mopd_compiler::plan::producers::Pairs;
 
 use super::data::reads_reward;
 use super::sample::{Numbered, draw_by, judge};
-use super::{Batch, Draws, Making, make};
+use super::{Batch, Draws, Group, Making, make};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -23,16 +23,16 @@ pub(super) fn make_sides(pairs: &Pairs, making: &Making) -> Result<Sides> {
 }
 
 impl Draws for Sides {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], _: Purpose) -> Result<Vec<Group>> {
         let of_sections = |side: &dyn Draws, purpose| {
             let section = |draw: &Numbered| draw.section(batch.stage);
             draw_by(draws, section, |_, draws| side.draw(batch, draws, purpose))
         };
         let chosen = of_sections(&*self.chosen, Purpose::Rollout)?;
         let rejected = of_sections(&*self.rejected, Purpose::TeacherRollout)?;
-        let mut list: Vec<Sequence> = zip_equal(chosen, rejected).flat_map(pair).collect();
+        let mut list: Vec<Group> = zip_equal(chosen, rejected).map(pair).collect();
         if reads_reward(&batch.stage.train.objective) {
-            judge(batch.stage, &mut list)?;
+            judge(batch.stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }
@@ -46,6 +46,8 @@ impl Draws for Sides {
     }
 }
 
-fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
-    [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
+fn pair((chosen, rejected): (Group, Group)) -> Group {
+    let of_side =
+        |group: Group, side| group.into_iter().map(move |one| Sequence { chosen: Some(side), ..one });
+    of_side(chosen, true).chain(of_side(rejected, false)).collect()
 }

@@ -6,9 +6,9 @@ use mopd_compiler::plan::producers::Refine;
 use mopd_compiler::plan::views::Moment;
 use mopd_compiler::plan::{Role, Sampling, View};
 
-use super::sample::{Numbered, draw_by, judge, sample_now};
+use super::sample::{Numbered, draw_by, in_groups, judge, sample_now};
 use super::teacher::no_teacher;
-use super::{Batch, Draws, Making};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
 use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
@@ -28,12 +28,12 @@ pub(super) fn make(refine: &Refine, making: &Making) -> Refined {
 }
 
 impl Draws for Refined {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let section = |draw: &Numbered| draw.section(batch.stage);
         let refined = |section: usize, draws: &[Numbered]| self.refined(batch, section, draws, purpose);
         let mut list = draw_by(draws, section, refined)?;
         if self.judged {
-            judge(batch.stage, &mut list)?;
+            judge(batch.stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }
@@ -47,9 +47,9 @@ impl Refined {
         section: usize,
         draws: &[Numbered],
         purpose: Purpose,
-    ) -> Result<Vec<Sequence>> {
+    ) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed } = *batch;
-        let drafts = sample_now(batch, student, draws, &self.sampling, purpose)?;
+        let drafts = sample_now(batch, student, draws, &self.sampling, purpose)?.concat();
         let editor = models.of_role(self.editor)[section].and_then(|scored| scored.reader());
         let editor = editor.ok_or_else(|| no_teacher(&stage.sources[draws[0].draw.source]))?;
         let view = self.sees.as_ref().or(models.view(editor)).expect("an editor sees the draft");
@@ -95,7 +95,7 @@ impl Refined {
             assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
             Sequence { completion: tokens, logps: Some(logps), truncated, draft: Some(draft), ..sequence }
         };
-        Ok(zip_equal(written, drafted).map(refined).collect())
+        Ok(in_groups(zip_equal(written, drafted).map(refined), n))
     }
 }
 

@@ -11,11 +11,10 @@ use mopd_compiler::plan::producers::{Keeps, Replay};
 
 use super::filter::of_groups;
 use super::sample::{Numbered, draw_by, judge};
-use super::{Batch, Draws, Making, make};
+use super::{Batch, Draws, Group, Making, make};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::Sequence;
 use crate::store::state::KeptGroup;
 use crate::train::Stage;
 use crate::zip::zip_equal;
@@ -83,9 +82,8 @@ pub(super) fn make_replayed(replay: &Replay, making: &Making) -> Result<Replayed
 }
 
 impl Draws for Replayed {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let places = self.replayed(batch, draws);
-        let n = self.settings.of.kind().group().max(1) as usize;
         let list = match self.settings.keeps {
             Keeps::Prompts => {
                 let prompt = |(draw, place): (&Numbered, &Option<usize>)| Numbered {
@@ -111,12 +109,12 @@ impl Draws for Replayed {
                         let group = |draw: &Numbered| {
                             buffer.kept[place(draw).expect("it is replayed")].sequences.clone()
                         };
-                        Ok(draws.iter().flat_map(group).collect())
+                        Ok(draws.iter().map(group).collect())
                     },
                 )?
             }
         };
-        let enter = self.kept(batch.stage, &list, n, batch.step)?;
+        let enter = self.kept(batch.stage, &list, batch.step)?;
         let leave = places.into_iter().flatten().collect();
         self.buffer.borrow_mut().change = Some(Change { leave, enter });
         Ok(list)
@@ -147,25 +145,24 @@ impl Replayed {
     }
 
     /// The groups of a batch that enter the buffer.
-    fn kept(&self, stage: &Stage, list: &[Sequence], n: usize, step: u32) -> Result<Vec<KeptGroup>> {
+    fn kept(&self, stage: &Stage, list: &[Group], step: u32) -> Result<Vec<KeptGroup>> {
         let Replay { keeps, condition, order, .. } = &self.settings;
         let mut list = list.to_vec();
         let asked = condition.is_some() || order.is_some();
-        if asked && list.iter().any(|sequence| sequence.reward.is_none()) {
-            judge(stage, &mut list)?;
+        if asked && list.iter().flatten().any(|sequence| sequence.reward.is_none()) {
+            judge(stage, list.iter_mut().flatten())?;
         }
-        let groups = list.len() / n;
         let of = |formula: &Option<_>, what, otherwise| match formula {
-            Some(formula) => of_groups(stage, formula, &list, n, step, what),
-            None => Ok(vec![otherwise; groups]),
+            Some(formula) => of_groups(stage, formula, &list, step, what),
+            None => Ok(vec![otherwise; list.len()]),
         };
         let enters = of(condition, "the `while` of a `replay`", 1.0)?;
         let orders = of(order, "the `order` of a `replay`", 0.0)?;
-        let group = |(group, (enters, order)): (&[Sequence], (f64, f64))| {
-            let sequences = if *keeps == Keeps::Rollouts { group.to_vec() } else { Vec::new() };
+        let group = |(group, (enters, order)): (&Group, (f64, f64))| {
+            let sequences = if *keeps == Keeps::Rollouts { group.clone() } else { Vec::new() };
             let draw = Draw { source: group[0].source, record: group[0].record };
             (enters != 0.0).then(|| KeptGroup::new(draw, order, sequences))
         };
-        Ok(zip_equal(list.chunks(n), zip_equal(enters, orders)).filter_map(group).collect())
+        Ok(zip_equal(&list, zip_equal(enters, orders)).filter_map(group).collect())
     }
 }

@@ -2,7 +2,7 @@
 
 use mopd_compiler::plan::{Sampling, View};
 
-use super::Batch;
+use super::{Batch, Group};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
@@ -38,22 +38,25 @@ pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<Numbered> {
 pub(super) fn draw_by<K: Ord>(
     draws: &[Numbered],
     key: impl Fn(&Numbered) -> K,
-    mut draw: impl FnMut(K, &[Numbered]) -> Result<Vec<Sequence>>,
-) -> Result<Vec<Sequence>> {
+    mut draw: impl FnMut(K, &[Numbered]) -> Result<Vec<Group>>,
+) -> Result<Vec<Group>> {
     let mut order: Vec<usize> = (0..draws.len()).collect();
     let of = |place: &usize| key(&draws[*place]);
     order.sort_by_key(of);
-    let mut groups: Vec<(usize, Vec<Sequence>)> = Vec::with_capacity(draws.len());
+    let mut groups: Vec<(usize, Group)> = Vec::with_capacity(draws.len());
     for places in order.chunk_by(|one, next| of(one) == of(next)) {
         let alike: Vec<Numbered> = places.iter().map(|place| draws[*place]).collect();
-        let sequences = draw(of(&places[0]), &alike)?;
-        let of_group = (sequences.len() / places.len()).max(1);
-        groups.extend(
-            zip_equal(places, sequences.chunks(of_group)).map(|(place, group)| (*place, group.to_vec())),
-        );
+        groups.extend(zip_equal(places.iter().copied(), draw(of(&places[0]), &alike)?));
     }
     groups.sort_by_key(|(place, _)| *place);
-    Ok(groups.into_iter().flat_map(|(_, group)| group).collect())
+    Ok(groups.into_iter().map(|(_, group)| group).collect())
+}
+
+/// So many after the other are a group.
+pub(super) fn in_groups(list: impl IntoIterator<Item = Sequence>, n: usize) -> Vec<Group> {
+    let mut rest = list.into_iter();
+    let group = || Some(rest.by_ref().take(n).collect::<Group>()).filter(|group| !group.is_empty());
+    std::iter::from_fn(group).collect()
 }
 
 /// Completions of the drawn prompts, as long as they may get at this step.
@@ -63,7 +66,7 @@ pub(super) fn sample_now<'a>(
     draws: &[Numbered],
     sampling: &Sampling,
     purpose: Purpose,
-) -> Result<Vec<Sequence>> {
+) -> Result<Vec<Group>> {
     sample_shown(batch, (author, None), draws, sampling, purpose)
 }
 
@@ -74,7 +77,7 @@ pub(super) fn sample_shown<'a>(
     draws: &[Numbered],
     sampling: &Sampling,
     purpose: Purpose,
-) -> Result<Vec<Sequence>> {
+) -> Result<Vec<Group>> {
     let Batch { stage, step, climbed, .. } = *batch;
     let now = sampling.at(step, stage.steps, climbed);
     let shown = Shown::of_draws(stage, sees, draws.iter().map(|each| each.draw), step)?;
@@ -88,7 +91,7 @@ pub(super) fn sample<'a>(
     draws: &[Numbered],
     sampling: &Sampling,
     key: Key,
-) -> Result<Vec<Sequence>> {
+) -> Result<Vec<Group>> {
     let prompts: Vec<Prompt> = draws
         .iter()
         .map(|Numbered { number, draw, .. }| Prompt {
@@ -115,22 +118,23 @@ pub(super) fn sample<'a>(
             draft: None,
         }
     });
-    Ok(sequences.collect())
+    Ok(in_groups(sequences, n))
 }
 
 /// Fills in the rewards, each by the verifier of its own domain.
-pub(super) fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
+pub(super) fn judge<'s>(stage: &Stage, sequences: impl IntoIterator<Item = &'s mut Sequence>) -> Result<()> {
     judge_by(stage, sequences, |sequence| sequence.of_trained(&sequence.completion).copied().collect())
 }
 
 /// The same, by some of the tokens.
-pub(super) fn judge_by(
+pub(super) fn judge_by<'s>(
     stage: &Stage,
-    sequences: &mut [Sequence],
+    sequences: impl IntoIterator<Item = &'s mut Sequence>,
     judged: impl Fn(&Sequence) -> Vec<Token>,
 ) -> Result<()> {
+    let mut sequences: Vec<&mut Sequence> = sequences.into_iter().collect();
     for (index, source) in stage.sources.iter().enumerate() {
-        let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
+        let of_source = || sequences.iter().map(|one| &**one).filter(|sequence| sequence.source == index);
         let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&judged(sequence)));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let dataset = &source.prompts.dataset;
@@ -150,7 +154,7 @@ pub(super) fn judge_by(
         for warning in source.verifier.take_warnings() {
             stage.control.warn(warning);
         }
-        let own: Vec<&mut Sequence> =
+        let own: Vec<&mut &mut Sequence> =
             sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
         for (sequence, reward) in zip_equal(own, rewards) {
             sequence.reward = Some(reward);

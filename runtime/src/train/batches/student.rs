@@ -4,10 +4,9 @@ use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Student;
 
 use super::sample::{Numbered, judge, sample_now};
-use super::{Batch, Draws, Making};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::Sequence;
 
 pub(super) struct OfStudent {
     sampling: Sampling,
@@ -19,10 +18,10 @@ pub(super) fn make(student: &Student, making: &Making) -> OfStudent {
 }
 
 impl Draws for OfStudent {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let mut list = sample_now(batch, batch.student, draws, &self.sampling, purpose)?;
         if self.judged {
-            judge(batch.stage, &mut list)?;
+            judge(batch.stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }

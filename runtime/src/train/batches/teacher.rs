@@ -7,7 +7,7 @@ use mopd_compiler::plan::{Keep, Role};
 
 use super::data::Fixed;
 use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_shown};
-use super::{Batch, Draws, Making, by_share, draw};
+use super::{Batch, Draws, Group, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
@@ -62,7 +62,7 @@ pub(super) fn kept_or_written(
 }
 
 impl Draws for OfTeacher {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let Batch { stage, student, models, .. } = *batch;
         let mut list = draw_by(
             draws,
@@ -77,14 +77,14 @@ impl Draws for OfTeacher {
             },
         )?;
         if self.judged {
-            judge(stage, &mut list)?;
+            judge(stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }
 }
 
 impl Draws for WrittenOnce {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         self.0.draw(batch, draws, purpose)
     }
 
@@ -139,7 +139,7 @@ fn teacher_rollouts(
         };
         let sees = sees.as_ref().or(models.view(writer));
         let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), 0)?;
-        let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?;
+        let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?.concat();
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         judge(stage, &mut sequences)?;
         if keep == Keep::Correct {

@@ -8,8 +8,8 @@ use mopd_compiler::plan::producers::{ExpertTurns, Turns};
 use mopd_compiler::plan::{Formula, Moving, Sampling};
 use serde_json::{Map, Value};
 
-use super::sample::{Numbered, judge_by};
-use super::{Batch, Draws, Making};
+use super::sample::{Numbered, in_groups, judge_by};
+use super::{Batch, Draws, Group, Making};
 use crate::environment::{Environment, EnvironmentError, Environments, Episode, Start, recorded};
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
@@ -67,7 +67,7 @@ pub(super) fn make(turns: &Turns, making: &Making) -> Result<OfTurns> {
 }
 
 impl Draws for OfTurns {
-    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Sequence>> {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let stage = batch.stage;
         let sampling = self.sampling.at(batch.step, stage.steps, batch.climbed);
         let at_most = self.at_most.at(batch.step, stage.steps, batch.climbed).round().max(1.0) as u32;
@@ -110,7 +110,7 @@ impl Draws for OfTurns {
         if let Some(environment) = &self.environment {
             environment.end(&episodes);
         }
-        self.sequences(batch, played, &episodes)
+        Ok(in_groups(self.sequences(batch, played, &episodes)?, sampling.n.max(1) as usize))
     }
 }
 

@@ -153,10 +153,9 @@ pub fn draws(stage: &Stage, step: u32) -> Vec<Draw> {
 
 /// Each group as a batch of its own.
 fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item = Rollouts> + 'a {
-    let of_group = sequences.of_group().max(1);
-    sequences.list.chunks(of_group).enumerate().map(move |(group, list)| {
-        let draws = sequences.draws.get(group).copied().into_iter().collect();
-        let alone = Sequences::new(list.to_vec(), of_group, stage.sources.len()).drawn(draws);
+    sequences.groups().enumerate().map(move |(index, group)| {
+        let draws = sequences.draws.get(index).copied().into_iter().collect();
+        let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
         Rollouts { sequences: alone, known: RefCell::default(), policy: RefCell::default() }
     })
 }

@@ -7,6 +7,7 @@ use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::guided::{guided, token_mix};
+use super::keep::{SOME, kept, matches};
 use super::producers::{climbing, mean_length, replay};
 use super::refine::refined;
 use super::turns::{HEARD, behind_an_expert, environment, turns};
@@ -89,7 +90,7 @@ fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> Finish
 
 #[test]
 fn a_stage_ends_the_same_wherever_it_was_cut() {
-    let fixture = Fixture::new();
+    let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
     let models = models(false);
     let sampled = |n| Rollout::new(5, Producer::student(Sampling::new(n, 1.0, 6)));
     let mut cases: Vec<(&str, Train<Objective>, [Teacher; 2])> = Vec::new();
@@ -111,6 +112,9 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
         let student = Producer::student(Sampling::new(1, 1.0, 6));
         train.rollout = Rollout::new(6, Producer::mix(share, student, Producer::data("answer")));
+    });
+    case("what is right of it", ROUTED, &|train| {
+        (train.objective, train.passes, train.rollout) = (ratio(), 3, kept(sampled(3)));
     });
     case("a teacher by name", ROUTED, &|train| {
         let writer = Producer::of_scorer(Role::named(0), None, Sampling::new(2, 1.0, 6));

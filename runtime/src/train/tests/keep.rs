@@ -1,0 +1,125 @@
+//! `keep = correct` of completions that are drawn in every step.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use mopd_compiler::plan;
+
+use super::producers::sampling;
+use super::*;
+use crate::rollout::Sequence;
+
+/// Right is what matches.
+pub(super) fn matches(pattern: &str) -> Verifier {
+    let pattern = pattern.to_owned();
+    Verifier::new(&Reward::Regex { pattern, field: "answer".into() }, Path::new(".")).unwrap()
+}
+
+/// About half of what a random model writes: two printable characters in a row.
+pub(super) const SOME: &str = "[ -~][ -~]";
+
+pub(super) fn kept(rollout: Rollout) -> Rollout {
+    Rollout { keep: Keep::Correct, ..rollout }
+}
+
+/// What is right of what would have been drawn otherwise, in the same order; loss and gradient are those of the
+/// formula on these sequences alone, in double precision.
+#[test]
+fn a_step_trains_on_what_is_right_alone() {
+    let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
+    let models = models(true);
+    let producers = [
+        Producer::student(sampling(4)),
+        Producer::teacher(sampling(4)),
+        Producer::mix(
+            Schedule::Constant { value: 0.5 },
+            Producer::student(sampling(4)),
+            Producer::of_scorer(Role::named(0), None, sampling(4)),
+        ),
+    ];
+    for ((objective, terms), producer) in zip_equal(objectives(), producers) {
+        let mut train = train(objective, 1);
+        train.rollout = Rollout::new(7, producer);
+        let all = first_step(&fixture.stage(&train, ROUTED, &models)).2.sequences.list;
+        train.rollout = kept(train.rollout);
+        for micro_batch in [None, Some(2)] {
+            let mut stage = fixture.stage(&train, ROUTED, &models);
+            stage.micro_batch = micro_batch;
+            let (loss, gradient, rollouts) = first_step(&stage);
+            let sequences = &rollouts.sequences;
+            let right: Vec<Sequence> =
+                all.iter().filter(|sequence| sequence.reward == Some(1.0)).cloned().collect();
+            assert!(sequences.list == right && !right.is_empty() && right.len() < all.len());
+            // A group is of a prompt, however many of it stay.
+            let prompts = right.chunk_by(|one, next| (one.source, one.record) == (next.source, next.record));
+            let sizes: Vec<usize> = prompts.map(<[_]>::len).collect();
+            assert_eq!(sequences.groups().map(<[_]>::len).collect::<Vec<_>>(), sizes);
+            assert!(sizes.iter().min() < sizes.iter().max(), "{sizes:?}");
+            let of_group = (0u32..).zip(&sizes).flat_map(|(group, size)| vec![group; *size]);
+            assert_eq!(sequences.layout.group_of_sequence, of_group.collect::<Vec<u32>>());
+            let (wanted, derivative) = expected(&stage, sequences, &models, terms);
+            assert!((loss - wanted).abs() < 2e-6 * wanted.abs().max(1.0), "{loss} {wanted}");
+            let apart = apart(&gradient, &derivative);
+            assert!(apart < 1e-5, "{micro_batch:?}: {apart:e}");
+        }
+        // Each domain's row says how many it left out.
+        let (_, rows) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
+        for (index, row) in rows.iter().filter(|row| row.step == 0).enumerate() {
+            let of_domain = all.iter().filter(|sequence| sequence.source == index);
+            let wrong = of_domain.filter(|sequence| sequence.reward != Some(1.0)).count();
+            assert_eq!((row.dropped, row.reward), (Some(wrong as f64), Some(1.0)));
+        }
+    }
+}
+
+/// Keeps what is told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Neither weights nor moments change, decay included; rows say what was drawn, and a warning says it once.
+#[test]
+fn a_step_with_nothing_left_changes_no_weights() {
+    let told = Told::default();
+    let fixture =
+        Fixture { verifier: matches("[^a-z[^a-z]]"), control: Control::new(told.clone()), ..Fixture::new() };
+    let models = models(true);
+    let mut train = train(mopd(1.0), 1);
+    train.optimizer.weight_decay = 0.1;
+    train.rollout = kept(Rollout::new(7, Producer::student(sampling(2))));
+    let stage = fixture.stage(&train, ROUTED, &models);
+    let (weights, rows) = trained_to_the_end(&stage);
+    assert!(weights == models[0].values().into_owned());
+    for step in 0..4 {
+        let rows: Vec<&Row> = rows.iter().filter(|row| row.step == step).collect();
+        assert_eq!(rows.iter().map(|row| row.dropped.unwrap()).sum::<f64>(), 14.0);
+        for row in rows {
+            assert_eq!(
+                (row.loss, row.gradient_norm, row.prompt_share, row.token_share),
+                (0.0, 0.0, 0.0, 0.0)
+            );
+            assert_eq!((row.reward, row.length, row.divergence), (None, None, None));
+        }
+    }
+    let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(told.matches("nothing of what step 0 drew was kept").count(), 1, "{told}");
+    assert_eq!(told.matches("was kept").count(), 1, "{told}");
+    // Other terms go on with what they have.
+    train.own_data = vec![plan::OwnData {
+        rollout: Rollout::new(5, Producer::data("answer")),
+        objective: direct(Support::Full, Mass::Raw),
+    }];
+    let (weights, rows) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
+    assert!(weights != models[0].values().into_owned());
+    assert!(rows.iter().all(|row| row.gradient_norm > 0.0));
+    let sum: f64 = rows.iter().filter(|row| row.step == 0).map(|row| row.prompt_share).sum();
+    assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+}
