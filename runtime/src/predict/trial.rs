@@ -213,7 +213,7 @@ impl Trial<'_> {
         train.each_rollout(|rollout| {
             rollout.groups = groups;
             // Nothing that models of a trial write is right.
-            rollout.keep = Keep::All;
+            rollout.settle();
             // As long as they ever get.
             rollout.producer.each_sampling(&mut |sampling| sampling.max_tokens_moves = None);
             if clipped {

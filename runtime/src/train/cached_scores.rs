@@ -182,7 +182,7 @@ impl<'a> CachedScores<'a> {
                 None => {
                     let sequences = self.sequences(scoring, &scorer.sources, number);
                     let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
-                    let whole = hidden(scoring, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
+                    let whole = hidden(stage, (scorer.decoder)(), &sequences, &micro_batches, &Shown::Own);
                     (self.cache.keep)(scored, &to_bytes(&whole));
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Mostly all of them, as they are.
@@ -198,7 +198,7 @@ impl<'a> CachedScores<'a> {
         }
         if !beyond.is_empty() {
             let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), &Shown::Own);
-            parts.push(hidden(scoring, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
+            parts.push(hidden(stage, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
             order.extend(beyond);
         }
         Some(in_order(&parts, order.into_iter(), sequences, stage.device))

@@ -16,7 +16,6 @@ use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
-use super::Source;
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
@@ -27,6 +26,7 @@ use super::sequences::Sequences;
 use super::spans::rest_of;
 use super::views::Shown;
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
+use super::{Source, Stage};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::zip::zip_equal;
@@ -148,7 +148,7 @@ fn logits_of(
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
                 let shown = Shown::new(stage, sees, sequences, members(), step)?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
-                hidden(scoring, decoder(), sequences, &micro_batches, &shown)
+                hidden(stage, decoder(), sequences, &micro_batches, &shown)
             }
         };
         // The LM head of the only model stays while its layers go. Of several, others would be needed
@@ -241,7 +241,7 @@ fn shared(parts: &[Logits]) -> Vec<Logits> {
 /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the
 /// sequences' order.
 pub fn hidden(
-    scoring: &Scoring,
+    stage: &Stage,
     decoder: &Decoder,
     sequences: &Sequences,
     micro_batches: &[Vec<usize>],
@@ -249,9 +249,9 @@ pub fn hidden(
 ) -> Tensor {
     let parts: Vec<Tensor> = micro_batches
         .iter()
-        .map(|members| decoder.hidden(&sequences.packed(scoring.stage, members, shown)))
+        .map(|members| decoder.hidden(&sequences.packed(stage, members, shown)))
         .collect();
-    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, scoring.stage.device)
+    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.device)
 }
 
 /// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members`
@@ -292,7 +292,7 @@ impl ScoringPass {
         let _guard = no_grad_guard();
         let hidden = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
-            None => hidden(scoring, model, sequences, &micro_batches, &Shown::Own),
+            None => hidden(stage, model, sequences, &micro_batches, &Shown::Own),
         };
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),

@@ -24,6 +24,7 @@ use crate::model::{layout, to_vec};
 use crate::tokenizer::Tokenizer;
 
 mod cached_scores;
+mod chosen;
 mod conversations;
 mod guided;
 mod half;

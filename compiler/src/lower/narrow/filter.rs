@@ -1,31 +1,51 @@
-//! A choice of prompts, or their order, by what their rollouts earned.
+//! A choice of prompts or completions, or their order, by what is known of completions before a step trains on
+//! them.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
 
 use super::{Narrowed, refused};
 use crate::lower::formula::{Lowering, Supply};
-use crate::plan::{Axis, Formula, Signal};
+use crate::plan::{Axis, Formula, Role, Signal};
 use crate::refusal::Origins;
 
-/// A value per group, of what is known before any model scores: rewards, lengths, the step.
-pub fn formula(formula: &formula::Formula, what: &str, origins: Origins) -> Narrowed<Formula> {
+/// A value for each element of an axis, of what is known before any model scores: rewards, lengths, the step. Of
+/// completions also what the student says of their tokens.
+pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Narrowed<Formula> {
     let at = origins.span(formula.0.origin);
     let mut lowering = Lowering::new(Supply::Runtime, origins);
     let value = lowering.lower(formula)?;
     let known = |signal: &Signal| {
         let of_completions = matches!(signal, Signal::Length | Signal::Truncated | Signal::Position);
-        of_completions || matches!(signal, Signal::Reward | Signal::Correct | Signal::Progress | Signal::Step)
+        of_completions
+            || matches!(signal, Signal::Reward | Signal::Correct | Signal::Progress | Signal::Step)
+            || (axis > Axis::Group && of_student(signal))
     };
     if !lowering.primitives.is_empty() || !lowering.graph.signals(&[value]).iter().all(known) {
-        return Err(refused(at, format!("{what} that reads more than rewards and lengths")));
+        let more =
+            if axis > Axis::Group { "rewards, lengths and the student" } else { "rewards and lengths" };
+        return Err(refused(at, format!("{what} that reads more than {more}")));
     }
-    if lowering.graph.axis(value) > Axis::Group {
+    if lowering.graph.axis(value) > axis {
         let one = if formula.unit() == formula::Unit::Bool { "bool" } else { "number" };
-        let axis = lowering.graph.axis(value).name();
-        let message = format!("{what} is one {one} per prompt, not one per {axis}");
+        let (each, axis) =
+            (if axis > Axis::Group { "completion" } else { "prompt" }, lowering.graph.axis(value));
+        let message = format!("{what} is one {one} per {each}, not one per {}", axis.name());
         return Err(Diagnostic::error(Code::AxisMismatch, at, message).into());
     }
-    let value = lowering.graph.broadcast(value, Axis::Group);
+    let value = lowering.graph.broadcast(value, axis);
     Ok(Formula { graph: lowering.graph, value })
+}
+
+/// What the student says of the token taken.
+fn of_student(signal: &Signal) -> bool {
+    matches!(
+        signal,
+        Signal::Logp { role: Role::Student }
+            | Signal::Entropy { role: Role::Student }
+            | Signal::Top1 { role: Role::Student }
+            | Signal::Rank { role: Role::Student }
+            | Signal::EndLogp { role: Role::Student }
+            | Signal::InNucleus { role: Role::Student, .. }
+    )
 }

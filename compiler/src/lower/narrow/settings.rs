@@ -10,8 +10,9 @@ use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
-    Architecture, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized, Origin,
-    OwnData, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable, schedule,
+    Architecture, Axis, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized,
+    Origin, OwnData, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
+    schedule,
 };
 use crate::refusal::Origins;
 
@@ -235,9 +236,11 @@ impl<'a> Settings<'a> {
             self.refuse_beside_own_data(train, own.objective.terms[0].origin, &ladders);
         }
         let rollouts = parts.iter().map(|part| {
-            producers::rollout(part, origins, &|formula, what| filter::formula(formula, what, origins))
-                .map_err(|refusals| self.note(refusals))
-                .ok()
+            producers::rollout(part, origins, &|formula, what, axis| {
+                filter::formula(formula, what, axis, origins)
+            })
+            .map_err(|refusals| self.note(refusals))
+            .ok()
         });
         let mut rollouts: Vec<Option<Rollout>> = rollouts.collect();
         let own_data = rollouts.split_off(1.min(rollouts.len()));
@@ -245,7 +248,7 @@ impl<'a> Settings<'a> {
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
             (Some(formula), Some(producer)) if producer.drawn_anew() => {
-                filter::formula(formula, "a `filter`", self.origins)
+                filter::formula(formula, "a `filter`", Axis::Group, self.origins)
                     .map_err(|refusal| self.note([*refusal]))
                     .ok()
             }

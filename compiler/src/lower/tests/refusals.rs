@@ -248,8 +248,8 @@ fn rollouts() {
         supported("a `max_tokens` that is computed from others")
     );
     // All that is wrong with a rollout at once.
-    let edits =
-        vec![Edit::Keep { condition: signal(Signal::Correct) }, Edit::FirstTurns { turns: number(1.0) }];
+    let retry = || Edit::Retry { until: signal(Signal::Correct), at_most: 8 };
+    let edits = vec![retry(), Edit::FirstTurns { turns: number(1.0) }];
     let all = rollout(|train| {
         train.rollout.edits = edits;
         train.rollout.source = RolloutSource::Speculative { block: 16, of: of() };
@@ -257,7 +257,7 @@ fn rollouts() {
     assert_eq!(
         all,
         [
-            "the edit `keep` of a rollout is not supported yet",
+            "the edit `retry` of a rollout is not supported yet",
             "the edit `first_turns` of a rollout is not supported yet",
             "the rollout `speculative` is not supported yet",
         ]
@@ -582,8 +582,8 @@ fn mixes() {
         supported("a `mix` of rollouts that are made once")
     );
     let mut edited = (*sampled(1)).clone();
-    edited.edits = vec![Edit::Keep { condition: signal(Signal::Correct) }];
-    assert_eq!(said(mix(half(), Rc::new(edited), data())), supported("the edit `keep` of a rollout"));
+    edited.edits = vec![Edit::Retry { until: signal(Signal::Correct), at_most: 8 }];
+    assert_eq!(said(mix(half(), Rc::new(edited), data())), supported("the edit `retry` of a rollout"));
     let other = of(RolloutSource::Speculative { block: 16, of: sampled(1) });
     assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `speculative`"));
     let computed = apply(Function::Multiply, [&signal(Signal::Progress), &half()]);
@@ -602,6 +602,55 @@ fn mixes() {
     assert_eq!(train.rollout.producer.drawn().len(), 2);
     assert_eq!(train.rollout.producer.fields_of_data(), ["answer"]);
     assert!(train.rollout.producer.fresh());
+}
+
+/// What chooses reads what is known before a step; tiers have groups of one size.
+#[test]
+fn choices() {
+    let edited = |source, edits: &[Edit]| Rc::new(Rollout { source, edits: edits.to_vec(), origin: HERE });
+    let sampled = |n| student(4, n).0;
+    let from = |sequences| {
+        let RolloutSource::Sample(sampling) = sampled(1) else { panic!("the student samples") };
+        RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling }
+    };
+    let said = |rollout: Rc<Rollout>| {
+        refusals(|experiment| distilled(experiment).rollout = Rollout::clone(&rollout))
+    };
+    let keep = Edit::Keep { condition: signal(Signal::Correct) };
+    let taught = mean_of(&signal(Signal::Of { role: Role::Teacher, part: Part::Logp }));
+    assert_eq!(
+        said(edited(sampled(2), &[Edit::Best { by: taught, of: 1 }])),
+        supported("a `best` that reads more than rewards, lengths and the student")
+    );
+    assert_eq!(
+        said(edited(from(Some(64)), std::slice::from_ref(&keep))),
+        ["the edit `keep` of rollouts that are made once is not supported yet",]
+    );
+    let first_of = |choices| edited(RolloutSource::FirstOf { choices }, &[]);
+    let kept = |n| edited(sampled(n), std::slice::from_ref(&keep));
+    assert_eq!(
+        said(first_of(vec![kept(2), edited(from(None), &[])])),
+        supported("a `first_of` of groups of 2 and of 1 samples")
+    );
+    assert_eq!(
+        said(first_of(vec![kept(1), edited(from(Some(64)), &[])])),
+        supported("a `first_of` of rollouts that are made once")
+    );
+    assert_eq!(
+        said(first_of(vec![kept(1), first_of(vec![kept(1), kept(1)])])),
+        supported("a `first_of` inside another")
+    );
+    // These run.
+    let mut sound = experiment();
+    let likeness = mean_of(&signal(Signal::Of { role: Role::Student, part: Part::Rank }));
+    let best = edited(sampled(2), &[keep.clone(), Edit::Best { by: likeness, of: 1 }]);
+    let answers = edited(RolloutSource::Data { field: "answer".into() }, &[]);
+    distilled(&mut sound).rollout = Rollout::clone(&first_of(vec![best, answers]));
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    assert!(!train.rollout.leaves_out() && train.rollout.group() == 1);
 }
 
 #[test]
@@ -1095,8 +1144,8 @@ fn turns() {
         })
     };
     assert_eq!(
-        edited(&Edit::Keep { condition: signal(Signal::Correct) }),
-        supported("the edit `keep` of a rollout")
+        edited(&Edit::Retry { until: signal(Signal::Correct), at_most: 8 }),
+        supported("the edit `retry` of a rollout")
     );
     assert_eq!(
         edited(&Edit::FirstTurns { turns: reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group) }),

@@ -29,6 +29,7 @@ pub enum Value {
     View(View),
     Pieces(Vec<Piece>),
     Fields(Fields),
+    Each(Vec<Fields>),
 }
 
 impl Fields {

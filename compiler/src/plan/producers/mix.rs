@@ -5,7 +5,7 @@ use mopd_lang::formula::Formula;
 use serde::Deserialize;
 
 use super::{
-    Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, other_edits,
+    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, other_edits,
     producer,
 };
 use crate::plan::{Moving, moving};
@@ -63,20 +63,9 @@ pub(super) fn executable(
     share: &Formula,
     (first, second): (&checked::Rollout, &checked::Rollout),
     origins: Origins,
-    of_groups: OfGroups,
+    of_completions: OfCompletions,
 ) -> Narrowed<Producer> {
-    let side = |rollout: &checked::Rollout| {
-        let at = origins.span(rollout.origin);
-        if let Some(edit) = other_edits(rollout).next() {
-            return Err(refused(at, edit_name(edit)));
-        }
-        match producer(rollout, Keep::All, origins, of_groups)? {
-            producer if producer.once().is_some() => {
-                Err(refused(at, "a `mix` of rollouts that are made once"))
-            }
-            producer => Ok(producer),
-        }
-    };
+    let side = |rollout| side(rollout, "mix", origins, of_completions);
     let at = origins.span(share.0.origin);
     let share = moving(share, "a share of a `mix`", origins)?;
     let place = origins.span(second.origin);
@@ -92,7 +81,29 @@ pub(super) fn executable(
     Ok(Producer::mix(share, first, second))
 }
 
-/// How deep producers are inside each other.
+/// One of several rollouts that prompts get their completions from.
+pub(super) fn side(
+    rollout: &checked::Rollout,
+    of: &str,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    if let Some(edit) = other_edits(rollout).next() {
+        return Err(refused(at, edit_name(edit)));
+    }
+    match producer(rollout, Keep::All, origins, of_completions)? {
+        producer if producer.once().is_some() => {
+            Err(refused(at, format!("a `{of}` of rollouts that are made once")))
+        }
+        producer => Ok(producer),
+    }
+}
+
+/// How deep producers are inside each other, two in each.
 fn levels(producer: &Producer) -> usize {
-    producer.kind().inner().into_iter().map(|inner| 1 + levels(inner)).max().unwrap_or(0)
+    let inner = producer.kind().inner();
+    let most = inner.len().max(2) - 1;
+    let level = |(place, inner): (usize, &Producer)| (place + 1).min(most) + levels(inner);
+    inner.into_iter().enumerate().map(level).max().unwrap_or(0)
 }

@@ -3,8 +3,11 @@
 //! what it costs. How it draws is in a file of the same name in the runtime's `train/batches`. Whatever would
 //! match on all kinds asks the kind ([`Kind`]).
 
+mod chosen;
 mod data;
+mod executable;
 mod fields;
+mod first_of;
 mod guided;
 mod mix;
 mod model;
@@ -15,13 +18,13 @@ mod student;
 mod teacher;
 mod turns;
 
-use mopd_lang::diag::Diagnostic;
 pub use mopd_lang::experiment::Keeps;
-use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use chosen::{Choice, Chosen};
 pub use data::Data;
 pub use fields::{Fields, Value};
+pub use first_of::FirstOf;
 pub use guided::{Guidance, Guided};
 pub use mix::Mix;
 pub use model::Model;
@@ -32,8 +35,9 @@ pub use student::Student;
 pub use teacher::{Once, Teacher};
 pub use turns::{ExpertTurns, Turns};
 
-use super::{Formula, Keep, ModelId, Moving, Role, Sampling, Schedule, View, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+pub(crate) use self::executable::rollout;
+use self::executable::{OfCompletions, edit_name, other_edits, producer, sampling, sampling_once};
+use super::{Keep, ModelId, Moving, Role, Sampling, View};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -66,6 +70,8 @@ pub enum Producer {
     Turns(Box<Turns>),
     Guided(Box<Guided>),
     Refine(Box<Refine>),
+    Chosen(Box<Chosen>),
+    FirstOf(Box<FirstOf>),
 }
 
 impl Producer {
@@ -81,6 +87,8 @@ impl Producer {
             Producer::Turns(kind) => &**kind,
             Producer::Guided(kind) => &**kind,
             Producer::Refine(kind) => &**kind,
+            Producer::Chosen(kind) => &**kind,
+            Producer::FirstOf(kind) => &**kind,
         }
     }
 
@@ -96,6 +104,8 @@ impl Producer {
             Producer::Turns(kind) => &mut **kind,
             Producer::Guided(kind) => &mut **kind,
             Producer::Refine(kind) => &mut **kind,
+            Producer::Chosen(kind) => &mut **kind,
+            Producer::FirstOf(kind) => &mut **kind,
         }
     }
 }
@@ -195,6 +205,17 @@ pub trait Kind {
     fn fresh(&self) -> bool {
         let drawn = self.drawn().is_some() && self.once().is_none() && !self.once_a_prompt();
         drawn || self.inner().into_iter().any(|inner| inner.kind().fresh())
+    }
+
+    /// Whether a group may have fewer sequences than are asked for, or none.
+    fn leaves_out(&self) -> bool {
+        self.inner().into_iter().any(|inner| inner.kind().leaves_out())
+    }
+
+    /// Takes it that conditions hold, or do not. Where one that does not leads to more that is drawn, it does not:
+    /// no step costs more.
+    fn settle(&mut self, holds: bool) {
+        self.inner_mut().into_iter().for_each(|inner| inner.kind_mut().settle(holds));
     }
 
     /// The one policy that drew all tokens and how, or why there is none.
@@ -349,6 +370,17 @@ impl Rollout {
         self.groups.saturating_mul(self.group())
     }
 
+    /// Whether a step may train on fewer sequences than it asks for, or on none.
+    pub fn leaves_out(&self) -> bool {
+        self.keep != Keep::All || self.producer.kind().leaves_out()
+    }
+
+    /// As a step costs most: see [`Kind::settle`].
+    pub fn settle(&mut self) {
+        self.keep = Keep::All;
+        self.producer.kind_mut().settle(true);
+    }
+
     /// As it is written down, models by `model`.
     pub fn fields(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
         self.with_keep(self.producer.kind().fields(Some(self.groups), model))
@@ -375,128 +407,3 @@ impl Serialize for Rollout {
 
 #[cfg(test)]
 mod tests;
-
-/// Lowers what is decided group by group, before any model scores; the text says what it is, a noun phrase.
-pub(crate) type OfGroups<'a> = &'a dyn Fn(&mopd_lang::formula::Formula, &str) -> Narrowed<Formula>;
-
-/// What a stage trains on, with everything in it that can't be executed.
-pub(crate) fn rollout(
-    train: &checked::Train,
-    origins: Origins,
-    of_groups: OfGroups,
-) -> Result<Rollout, Vec<Diagnostic>> {
-    if let Some(pairs) = pairs::compared(train, origins).transpose() {
-        return pairs.map_err(|refusal| vec![*refusal]);
-    }
-    let at = origins.span(train.rollout.origin);
-    let mut refusals: Vec<Diagnostic> =
-        other_edits(&train.rollout).map(|edit| *refused(at, edit_name(edit))).collect();
-    let made = producer(&train.rollout, train.keep, origins, of_groups).and_then(|producer| {
-        let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
-        kept(rollout, train.keep, at)
-    });
-    match made.map_err(|refusal| refusals.push(*refusal)) {
-        Ok(rollout) if refusals.is_empty() => Ok(rollout),
-        _ => Err(refusals),
-    }
-}
-
-fn edit_name(edit: &checked::Edit) -> String {
-    format!("the edit `{}` of a rollout", edit.name())
-}
-
-/// The edits that are not part of how its source draws.
-fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &checked::Edit> {
-    let turns = matches!(rollout.source, RolloutSource::Turns { .. });
-    rollout.edits.iter().filter(move |edit| !(turns && turns::makes(edit)))
-}
-
-/// The source of a rollout, other edits aside.
-fn producer(
-    rollout: &checked::Rollout,
-    keep: Keep,
-    origins: Origins,
-    of_groups: OfGroups,
-) -> Narrowed<Producer> {
-    let at = origins.span(rollout.origin);
-    let source = &rollout.source;
-    match source {
-        RolloutSource::Data { field } => Ok(Producer::data(field)),
-        RolloutSource::Sample(of) => Ok(Producer::student(sampling(of, origins, rollout.origin)?)),
-        RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
-        RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
-        RolloutSource::Parameter { name, .. } => {
-            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
-        }
-        RolloutSource::Mix { share, first, second } => {
-            mix::executable(share, (first, second), origins, of_groups)
-        }
-        RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_groups),
-        RolloutSource::Turns { .. } => turns::executable(rollout, origins, of_groups),
-        RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
-            guided::executable(rollout, origins)
-        }
-        RolloutSource::Refine { .. } => refine::executable(rollout, origins),
-        RolloutSource::Speculative { .. }
-        | RolloutSource::Denoise { .. }
-        | RolloutSource::Derived { .. }
-        | RolloutSource::FirstOf { .. }
-        | RolloutSource::EachTurn { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
-    }
-}
-
-/// What is made once was chosen from then.
-fn kept(rollout: Rollout, keep: Keep, at: mopd_lang::source::Span) -> Narrowed<Rollout> {
-    match rollout.producer.once() {
-        Some(_) => Ok(rollout),
-        None if keep == Keep::All || rollout.producer.drawn_anew() => Ok(Rollout { keep, ..rollout }),
-        None => Err(refused(at, "`keep = correct` of completions that are not all drawn anew in every step")),
-    }
-}
-
-/// How many groups a step has.
-fn groups(producer: &Producer, size: BatchSize, at: mopd_lang::source::Span) -> Narrowed<u32> {
-    let of_group = producer.kind().group().max(1);
-    match size {
-        BatchSize::Prompts(_) if producer.once().is_some() => {
-            Err(refused(at, "a batch of a teacher's rollouts that is counted in prompts"))
-        }
-        BatchSize::Prompts(groups) => Ok(groups),
-        BatchSize::Sequences(sequences) if sequences % of_group == 0 => Ok(sequences / of_group),
-        BatchSize::Sequences(_) => {
-            Err(refused(at, "a batch that is not a whole number of prompts with all their samples"))
-        }
-    }
-}
-
-/// Of what is drawn once, before the first step.
-fn sampling_once(of: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
-    match sampling(of, origins, origin)? {
-        sampling if sampling.max_tokens_moves.is_none() => Ok(sampling),
-        _ => {
-            let at = origins.span(of.max_tokens.0.origin);
-            Err(refused(at, "a `max_tokens` that changes during the run, of rollouts that are made once,"))
-        }
-    }
-}
-
-fn sampling(sampling: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
-    let at = origins.span(origin);
-    let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
-        sampling;
-    if heads.is_some() {
-        return Err(refused(at, "sampling with several output heads"));
-    }
-    let moves = moving(max_tokens, "a `max_tokens`", origins)?;
-    let limit = moves.largest().round();
-    Ok(Sampling {
-        // All of the distribution is no restriction: such a run is the same run.
-        top_p: top_p.filter(|p| *p < 1.0),
-        top_k: *top_k,
-        repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),
-        stop: stop.clone(),
-        max_tokens_moves: Some(moves)
-            .filter(|moves| !matches!(moves, Moving::Schedule(Schedule::Constant { .. }))),
-        ..Sampling::new(*n, *temperature, limit as u32)
-    })
-}

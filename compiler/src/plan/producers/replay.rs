@@ -5,10 +5,10 @@ use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
 use serde::Deserialize;
 
 use super::{
-    Fields, Keep, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, other_edits,
+    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, other_edits,
     producer,
 };
-use crate::plan::{Formula, Moving, moving};
+use crate::plan::{Axis, Formula, Moving, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -74,7 +74,7 @@ impl Kind for Replay {
 pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
-    of_groups: OfGroups,
+    of_completions: OfCompletions,
 ) -> Narrowed<Producer> {
     let at = origins.span(rollout.origin);
     let RolloutSource::Replay { capacity, share, keeps, condition, order, of } = &rollout.source else {
@@ -83,13 +83,15 @@ pub(super) fn executable(
     if let Some(edit) = other_edits(of).next() {
         return Err(refused(origins.span(of.origin), edit_name(edit)));
     }
-    let inside = producer(of, Keep::All, origins, of_groups)?;
+    let inside = producer(of, Keep::All, origins, of_completions)?;
     if inside.once().is_some() || !inside.fresh() {
         return Err(refused(at, "a `replay` of completions that are the same at every step"));
     }
     let share = moving(share, "a share of a `replay`", origins)?;
-    let condition = condition.as_ref().map(|condition| of_groups(condition, "the `while` of a `replay`"));
-    let order = order.as_ref().map(|order| of_groups(order, "the `order` of a `replay`"));
+    let condition = condition
+        .as_ref()
+        .map(|condition| of_completions(condition, "the `while` of a `replay`", Axis::Group));
+    let order = order.as_ref().map(|order| of_completions(order, "the `order` of a `replay`", Axis::Group));
     Ok(Producer::Replay(Box::new(Replay {
         of: inside,
         capacity: *capacity,

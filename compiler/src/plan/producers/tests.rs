@@ -1,6 +1,7 @@
 //! The words in which plans have producers stay: those of earlier versions are read, and keys keep their bits.
 
 use super::*;
+use crate::plan::{Formula, Schedule};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
 
@@ -196,4 +197,59 @@ fn turns_say_who_answers_and_their_key_what_matters() {
     // Of a mix, the longest.
     let mixed = Producer::mix(Schedule::Constant { value: 0.5 }, Producer::data("answer"), rollout.producer);
     assert_eq!((mixed.kind().turns(), mixed.environments().len()), (5, 1));
+}
+
+#[test]
+fn edits_and_tiers_say_what_they_choose_from() {
+    let mut graph = crate::expr::graph::Graph::default();
+    let rank = graph.signal(crate::plan::Signal::Rank { role: Role::Student });
+    let value = graph.reduce(crate::plan::Reduction::Mean, rank, crate::plan::Axis::Sequence, None);
+    let by = Formula { graph, value };
+    let chosen = |choice, of| Producer::Chosen(Box::new(Chosen { choice, of }));
+    let kept = |of| chosen(Choice::Keep { condition: by.clone() }, of);
+    let best = |of| chosen(Choice::Best { by: by.clone(), count: 1 }, of);
+    let tiers = |last| {
+        let choices = vec![best(kept(Producer::teacher(sampling()))), last];
+        Producer::FirstOf(Box::new(FirstOf { choices }))
+    };
+    let rollout = Rollout::new(5, tiers(best(Producer::student(sampling()))));
+    let text = serde_json::to_string(&rollout).unwrap();
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    let formula = serde_json::to_string(&by).unwrap();
+    let of = |who: &str| format!(r#"{{"from":"{who}","sampling":S}}"#).replace('S', SAMPLING);
+    let best_of =
+        |of: &str| format!(r#"{{"from":"chosen","choice":"best","by":{formula},"count":1,"of":{of}}}"#);
+    let kept_of =
+        format!(r#"{{"from":"chosen","choice":"keep","condition":{formula},"of":{}}}"#, of("teacher"));
+    let (first, second) = (best_of(&kept_of), best_of(&of("student")));
+    assert_eq!(text, format!(r#"{{"from":"first_of","choices":[{first},{second}],"batch":5}}"#));
+    // Both tiers may be drawn, two of each prompt for one that is trained on, and the student reads them all.
+    let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
+    let kind = rollout.producer.kind();
+    assert_eq!(
+        (kind.group(), kind.parameters(&of)),
+        (1, Some(2.0 * (1000.0 + 10.0 + 10.0) + 2.0 * (10.0 + 10.0)))
+    );
+    assert!(!rollout.leaves_out() && rollout.producer.fresh());
+    let mut empty = Rollout::new(5, tiers(kept(Producer::student(sampling()))));
+    assert!(empty.leaves_out());
+    // As it costs most: the first tier is drawn for nothing.
+    empty.settle();
+    let Producer::FirstOf(of) = &empty.producer else { panic!("tiers") };
+    let holds = |producer: &Producer| {
+        let mut inside = producer;
+        while let Producer::Chosen(chosen) = inside {
+            if let Choice::Keep { condition } = &chosen.choice {
+                return Some(condition.clone());
+            }
+            inside = &chosen.of;
+        }
+        None
+    };
+    let always = |holds| {
+        let mut graph = crate::expr::graph::Graph::default();
+        let value = graph.constant(crate::plan::Axis::Sequence, holds);
+        Some(Formula { graph, value })
+    };
+    assert_eq!(of.choices.iter().map(holds).collect::<Vec<_>>(), [always(0.0), always(1.0)]);
 }

@@ -5,8 +5,8 @@ use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
 use mopd_lang::formula;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, OfGroups, Producer, Sampling, Value, Writer, edit_name, sampling};
-use crate::plan::{Formula, Moving, Signal, moving};
+use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, sampling};
+use crate::plan::{Axis, Formula, Moving, Signal, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -112,7 +112,7 @@ pub(super) fn makes(edit: &Edit) -> bool {
 pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
-    of_groups: OfGroups,
+    of_completions: OfCompletions,
 ) -> Narrowed<Producer> {
     let RolloutSource::Turns { environment, time_limit_seconds, depends, at_most, of } = &rollout.source
     else {
@@ -126,7 +126,7 @@ pub(super) fn executable(
         return Err(refused(at, format!("`turns` of the rollout `{}`", of.source.name())));
     };
     let number = |formula: &formula::Formula, name: &str| {
-        let lowered = of_groups(formula, &format!("`{name}`"))?;
+        let lowered = of_completions(formula, &format!("`{name}`"), Axis::Group)?;
         let of_step = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
         match lowered.graph.signals(&[lowered.value]).iter().all(of_step) {
             true => Ok(lowered),

@@ -73,12 +73,24 @@ pub(super) fn of_groups(
     what: &str,
 ) -> Result<Vec<f64>> {
     let sequences = Sequences::of_groups(groups.to_vec(), stage.sources.len());
+    of_completions(stage, formula, &sequences, Vec::new(), step, what)
+}
+
+/// The same for each element of the formula's axis, with more signals that are known.
+pub(super) fn of_completions(
+    stage: &Stage,
+    formula: &Formula,
+    sequences: &Sequences,
+    known: Vec<(Signal, Vec<f32>)>,
+    step: u32,
+    what: &str,
+) -> Result<Vec<f64>> {
     let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
     let batch = batch::Batch {
-        layout: sequences.layout,
-        signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
+        layout: sequences.layout.clone(),
+        signals: [vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)], known].concat(),
         step,
         steps: stage.steps,
         ..batch::Batch::default()

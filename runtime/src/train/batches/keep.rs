@@ -1,27 +1,37 @@
-//! `keep = correct` of completions that a step has drawn: it trains on those alone that are right.
+//! Steps that train on fewer completions than they ask for: `keep = correct` takes those alone that are right, and
+//! an edit of a rollout may leave none of a prompt.
 
+use mopd_compiler::plan::Keep;
 use mopd_compiler::plan::events::FailureKind;
 
 use super::Group;
+use super::sample::numbered;
+use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::train::Stage;
 use crate::train::sequences::Sequences;
+use crate::zip::zip_equal;
 
-/// Those with the full reward, and how many others each section of the stage had. A prompt without one is left
-/// out; there may be none at all.
-pub(super) fn correct(stage: &Stage, mut groups: Vec<Group>) -> Result<Sequences> {
-    if groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
-        let message = "`keep = correct` looks at the reward of every completion, and some have none";
-        return Err(Error::new(FailureKind::Runtime, message)
-            .help("let the environment give every episode a `reward`, or none of them one"));
+/// Those to train on, and how many others each section of the stage asked for. A prompt without any is left out;
+/// there may be none at all. `draws` are those of the groups, absent where a filter has replaced some: then none
+/// is empty.
+pub(super) fn what_is_left(stage: &Stage, mut groups: Vec<Group>, draws: &[Draw]) -> Result<Sequences> {
+    let asked = stage.train.rollout.group();
+    let sections: Vec<usize> = match draws {
+        [] => groups.iter().map(|group| stage.section_of(&group[0])).collect(),
+        draws => numbered(draws, 0).iter().map(|draw| draw.section(stage)).collect(),
+    };
+    if stage.train.rollout.keep == Keep::Correct {
+        if groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
+            let message = "`keep = correct` looks at the reward of every completion, and some have none";
+            return Err(Error::new(FailureKind::Runtime, message)
+                .help("let the environment give every episode a `reward`, or none of them one"));
+        }
+        groups.iter_mut().for_each(|group| group.retain(|sequence| sequence.reward >= Some(1.0)));
     }
     let mut dropped = vec![0; stage.sections().len()];
-    for group in &mut groups {
-        group.retain(|sequence| {
-            let kept = sequence.reward >= Some(1.0);
-            dropped[stage.section_of(sequence)] += u32::from(!kept);
-            kept
-        });
+    for (section, group) in zip_equal(sections, &groups) {
+        dropped[section] += asked - group.len() as u32;
     }
     groups.retain(|group| !group.is_empty());
     groups.sort_by_key(|group| stage.section_of(&group[0]));

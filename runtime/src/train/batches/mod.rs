@@ -1,8 +1,10 @@
 //! What a step trains on: what the stage's producer makes of the prompts that are drawn. A kind of producer
 //! has a file of the name that it has in the plan (`compiler/src/plan/producers`), with how it draws.
 
+mod chosen;
 pub mod data;
 mod filter;
+mod first_of;
 mod guided;
 mod keep;
 mod mix;
@@ -18,7 +20,7 @@ mod turns;
 use std::cell::RefCell;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Keep, Ladder, Length, Producer};
+use mopd_compiler::plan::{Ladder, Length, Producer};
 
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
@@ -101,6 +103,8 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Replay(kind) => Box::new(replay::make_replayed(kind, making)?),
         Producer::Guided(kind) => Box::new(guided::make(kind, making)),
         Producer::Refine(kind) => Box::new(refine::make(kind, making)),
+        Producer::Chosen(kind) => Box::new(chosen::make_chosen(kind, making)?),
+        Producer::FirstOf(kind) => Box::new(first_of::make_first(kind, making)?),
         Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
     })
 }
@@ -214,8 +218,8 @@ impl Batches {
     ) -> Result<Sequences> {
         let climbed = self.climbed.clone();
         let (mut groups, draws) = self.drawn(&Batch { stage, student, models, step, climbed: &climbed })?;
-        if stage.train.rollout.keep != Keep::All {
-            return keep::correct(stage, groups);
+        if stage.train.rollout.leaves_out() {
+            return keep::what_is_left(stage, groups, &draws);
         }
         if stage.routes_by_data() {
             // Only now, so that another route changes no prompt's random numbers.

@@ -147,7 +147,8 @@ impl Replayed {
     /// The groups of a batch that enter the buffer.
     fn kept(&self, stage: &Stage, list: &[Group], step: u32) -> Result<Vec<KeptGroup>> {
         let Replay { keeps, condition, order, .. } = &self.settings;
-        let mut list = list.to_vec();
+        // Of what an edit has left nothing of, there is nothing to keep.
+        let mut list: Vec<Group> = list.iter().filter(|group| !group.is_empty()).cloned().collect();
         let asked = condition.is_some() || order.is_some();
         if asked && list.iter().flatten().any(|sequence| sequence.reward.is_none()) {
             judge(stage, list.iter_mut().flatten())?;

@@ -11,7 +11,7 @@ use super::*;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Prompt, Sequence, rollout};
 
-const GROUPS: u32 = 10;
+pub(super) const GROUPS: u32 = 10;
 
 pub(super) fn sampling(n: u32) -> Sampling {
     Sampling::new(n, 1.0, 6)

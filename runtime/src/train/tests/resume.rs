@@ -6,6 +6,7 @@ use mopd_compiler::plan::{Axis, Function, Live, Memory, OwnData, Private, Reduct
 use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
+use super::chosen::tiers;
 use super::guided::{guided, token_mix};
 use super::keep::{SOME, kept, matches};
 use super::producers::{climbing, mean_length, replay};
@@ -115,6 +116,9 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("what is right of it", ROUTED, &|train| {
         (train.objective, train.passes, train.rollout) = (ratio(), 3, kept(sampled(3)));
+    });
+    case("the first that has a completion", ROUTED, &|train| {
+        (train.passes, train.rollout) = (2, Rollout::new(5, tiers()));
     });
     case("a teacher by name", ROUTED, &|train| {
         let writer = Producer::of_scorer(Role::named(0), None, Sampling::new(2, 1.0, 6));

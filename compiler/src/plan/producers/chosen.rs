@@ -1,0 +1,141 @@
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each prompt.
+
+use mopd_lang::experiment::Edit;
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer};
+use crate::plan::{Axis, Formula, Role};
+use crate::refusal::{Narrowed, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Chosen {
+    #[serde(flatten)]
+    pub choice: Choice,
+    pub of: Producer,
+}
+
+/// Which of them stay.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "choice", rename_all = "snake_case")]
+pub enum Choice {
+    /// Those that a condition holds for; there may be none. Per sequence.
+    Keep { condition: Formula },
+    /// So many with the largest numbers, of equal ones the first; in the order in which they were drawn. Per
+    /// sequence.
+    Best { by: Formula, count: u32 },
+}
+
+impl Choice {
+    pub fn formula(&self) -> &Formula {
+        match self {
+            Choice::Keep { condition: formula } | Choice::Best { by: formula, .. } => formula,
+        }
+    }
+
+    /// Whether the student scores what it chooses from.
+    pub fn reads_student(&self) -> bool {
+        let formula = self.formula();
+        let signals = formula.graph.signals(&[formula.value]);
+        signals.iter().any(|signal| signal.roles().contains(&Role::Student))
+    }
+}
+
+impl Chosen {
+    fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
+        let fields = Fields::of("chosen");
+        let fields = match &self.choice {
+            Choice::Keep { condition } => fields
+                .with("choice", Value::Text("keep".to_owned()))
+                .with("condition", Value::Formula(condition.clone())),
+            Choice::Best { by, count } => fields
+                .with("choice", Value::Text("best".to_owned()))
+                .with("by", Value::Formula(by.clone()))
+                .with("count", Value::Count(*count)),
+        };
+        fields.with("of", Value::Fields(of)).with_groups("batch", groups)
+    }
+}
+
+impl Kind for Chosen {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.of.kind().fields(None, model), groups)
+    }
+
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.of.kind().key(None, model), groups)
+    }
+
+    fn group(&self) -> u32 {
+        let drawn = self.of.kind().group();
+        if let Choice::Best { count, .. } = self.choice { drawn.min(count) } else { drawn }
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// Each step chooses anew.
+    fn fresh(&self) -> bool {
+        true
+    }
+
+    fn leaves_out(&self) -> bool {
+        matches!(self.choice, Choice::Keep { .. }) || self.of.kind().leaves_out()
+    }
+
+    fn settle(&mut self, holds: bool) {
+        if let Choice::Keep { condition } = &mut self.choice {
+            let mut graph = crate::expr::graph::Graph::default();
+            let value = graph.constant(Axis::Sequence, f64::from(u8::from(holds)));
+            *condition = Formula { graph, value };
+        }
+        self.of.kind_mut().settle(holds);
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        self.of.kind().policy()
+    }
+
+    /// Of all that it chooses from.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        let drawn = f64::from(self.of.kind().group().max(1)) / f64::from(self.group().max(1));
+        let read = if self.choice.reads_student() { of(Writer::Student)? as f64 } else { 0.0 };
+        Some(drawn * (self.of.kind().parameters(of)? + read))
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+/// Whether an edit chooses among completions.
+pub(super) fn makes(edit: &Edit) -> bool {
+    matches!(edit, Edit::Keep { .. } | Edit::Best { .. })
+}
+
+/// What an edit leaves of a rollout; the rollout itself where the edit is none that chooses.
+pub(super) fn executable(
+    of: Producer,
+    edit: &Edit,
+    at: mopd_lang::source::Span,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let choice = match edit {
+        Edit::Keep { condition } => {
+            Choice::Keep { condition: of_completions(condition, "a `keep`", Axis::Sequence)? }
+        }
+        Edit::Best { by, of } => {
+            Choice::Best { by: of_completions(by, "a `best`", Axis::Sequence)?, count: *of }
+        }
+        _ => return Ok(of),
+    };
+    if of.once().is_some() {
+        let construct = format!("the edit `{}` of rollouts that are made once", edit.name());
+        return Err(refused(at, construct));
+    }
+    Ok(Producer::Chosen(Box::new(Chosen { choice, of })))
+}

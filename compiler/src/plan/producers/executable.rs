@@ -1,0 +1,155 @@
+//! From a checked rollout to what the runtime executes.
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
+use mopd_lang::source::Span;
+
+use super::{Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, teacher, turns};
+use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
+use crate::refusal::{Narrowed, Origins, refused};
+
+/// Lowers what is decided by completions before a step trains on them, one value for each element of an axis; the
+/// text says what it is, a noun phrase.
+pub(crate) type OfCompletions<'a> = &'a dyn Fn(&mopd_lang::formula::Formula, &str, Axis) -> Narrowed<Formula>;
+
+/// What a stage trains on, with everything in it that can't be executed.
+pub(crate) fn rollout(
+    train: &checked::Train,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Result<Rollout, Vec<Diagnostic>> {
+    if let Some(pairs) = pairs::compared(train, origins).transpose() {
+        return pairs.map_err(|refusal| vec![*refusal]);
+    }
+    let at = origins.span(train.rollout.origin);
+    let mut refusals: Vec<Diagnostic> =
+        other_edits(&train.rollout).map(|edit| *refused(at, edit_name(edit))).collect();
+    let made = producer(&train.rollout, train.keep, origins, of_completions).and_then(|producer| {
+        let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
+        kept(rollout, train.keep, at)
+    });
+    match made.map_err(|refusal| refusals.push(*refusal)) {
+        Ok(rollout) if refusals.is_empty() => Ok(rollout),
+        _ => Err(refusals),
+    }
+}
+
+pub(super) fn edit_name(edit: &checked::Edit) -> String {
+    format!("the edit `{}` of a rollout", edit.name())
+}
+
+/// The edits that neither choose among completions nor are part of how its source draws.
+pub(super) fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &checked::Edit> {
+    let turns = matches!(rollout.source, RolloutSource::Turns { .. });
+    rollout.edits.iter().filter(move |edit| !(chosen::makes(edit) || turns && turns::makes(edit)))
+}
+
+/// A rollout with the edits that choose, other edits aside.
+pub(super) fn producer(
+    rollout: &checked::Rollout,
+    keep: Keep,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let made = source(rollout, keep, origins, of_completions)?;
+    rollout.edits.iter().try_fold(made, |made, edit| chosen::executable(made, edit, at, of_completions))
+}
+
+/// The source of a rollout.
+pub(super) fn source(
+    rollout: &checked::Rollout,
+    keep: Keep,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let source = &rollout.source;
+    match source {
+        RolloutSource::Data { field } => Ok(Producer::data(field)),
+        RolloutSource::Sample(of) => Ok(Producer::student(sampling(of, origins, rollout.origin)?)),
+        RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
+        RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
+        RolloutSource::Parameter { name, .. } => {
+            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
+        }
+        RolloutSource::Mix { share, first, second } => {
+            mix::executable(share, (first, second), origins, of_completions)
+        }
+        RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_completions),
+        RolloutSource::Turns { .. } => turns::executable(rollout, origins, of_completions),
+        RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
+            guided::executable(rollout, origins)
+        }
+        RolloutSource::Refine { .. } => refine::executable(rollout, origins),
+        RolloutSource::FirstOf { choices } => first_of::executable(choices, origins, of_completions),
+        RolloutSource::Speculative { .. }
+        | RolloutSource::Denoise { .. }
+        | RolloutSource::Derived { .. }
+        | RolloutSource::EachTurn { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
+    }
+}
+
+/// What is made once was chosen from then.
+pub(super) fn kept(rollout: Rollout, keep: Keep, at: Span) -> Narrowed<Rollout> {
+    match rollout.producer.once() {
+        Some(_) => Ok(rollout),
+        None if keep == Keep::All || rollout.producer.drawn_anew() => Ok(Rollout { keep, ..rollout }),
+        None => Err(refused(at, "`keep = correct` of completions that are not all drawn anew in every step")),
+    }
+}
+
+/// How many groups a step has.
+pub(super) fn groups(producer: &Producer, size: BatchSize, at: Span) -> Narrowed<u32> {
+    let of_group = producer.kind().group().max(1);
+    match size {
+        BatchSize::Prompts(_) if producer.once().is_some() => {
+            Err(refused(at, "a batch of a teacher's rollouts that is counted in prompts"))
+        }
+        BatchSize::Prompts(groups) => Ok(groups),
+        BatchSize::Sequences(sequences) if sequences % of_group == 0 => Ok(sequences / of_group),
+        BatchSize::Sequences(_) => {
+            Err(refused(at, "a batch that is not a whole number of prompts with all their samples"))
+        }
+    }
+}
+
+/// Of what is drawn once, before the first step.
+pub(super) fn sampling_once(
+    of: &checked::Sampling,
+    origins: Origins,
+    origin: checked::Origin,
+) -> Narrowed<Sampling> {
+    match sampling(of, origins, origin)? {
+        sampling if sampling.max_tokens_moves.is_none() => Ok(sampling),
+        _ => {
+            let at = origins.span(of.max_tokens.0.origin);
+            Err(refused(at, "a `max_tokens` that changes during the run, of rollouts that are made once,"))
+        }
+    }
+}
+
+pub(super) fn sampling(
+    sampling: &checked::Sampling,
+    origins: Origins,
+    origin: checked::Origin,
+) -> Narrowed<Sampling> {
+    let at = origins.span(origin);
+    let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
+        sampling;
+    if heads.is_some() {
+        return Err(refused(at, "sampling with several output heads"));
+    }
+    let moves = moving(max_tokens, "a `max_tokens`", origins)?;
+    let limit = moves.largest().round();
+    Ok(Sampling {
+        // All of the distribution is no restriction: such a run is the same run.
+        top_p: top_p.filter(|p| *p < 1.0),
+        top_k: *top_k,
+        repetition_penalty: repetition_penalty.filter(|penalty| *penalty != 1.0),
+        stop: stop.clone(),
+        max_tokens_moves: Some(moves)
+            .filter(|moves| !matches!(moves, Moving::Schedule(Schedule::Constant { .. }))),
+        ..Sampling::new(*n, *temperature, limit as u32)
+    })
+}

@@ -1,0 +1,124 @@
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each prompt.
+
+use mopd_compiler::expr;
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::{Choice, Chosen};
+use mopd_compiler::plan::{Role, Signal};
+use tch::{Tensor, no_grad_guard};
+
+use super::filter::of_completions;
+use super::sample::{Numbered, judge};
+use super::{Batch, Draws, Group, Making, make};
+use crate::failure::{Error, Result};
+use crate::model::to_vec;
+use crate::random::Purpose;
+use crate::rollout::Sequence;
+use crate::train::scores::{failed, hidden};
+use crate::train::sequences::Sequences;
+use crate::train::views::Shown;
+use crate::train::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
+use crate::zip::zip_equal;
+
+pub(super) struct OfChosen {
+    choice: Choice,
+    of: Box<dyn Draws>,
+}
+
+pub(super) fn make_chosen(chosen: &Chosen, making: &Making) -> Result<OfChosen> {
+    let [inside, _] = making.inside();
+    Ok(OfChosen { choice: chosen.choice.clone(), of: make(&chosen.of, &inside)? })
+}
+
+impl Draws for OfChosen {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+        choose(batch, &self.choice, self.of.draw(batch, draws, purpose)?)
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.of]
+    }
+}
+
+/// What is left of each group.
+pub(super) fn choose(batch: &Batch, choice: &Choice, mut groups: Vec<Group>) -> Result<Vec<Group>> {
+    let mut numbers = numbers(batch, choice, &mut groups)?.into_iter();
+    let mut left = |group: Group| {
+        let mut number = || numbers.next().expect("a number for each");
+        let of_group: Vec<(Sequence, f64)> = group.into_iter().map(|sequence| (sequence, number())).collect();
+        match choice {
+            Choice::Keep { .. } => of_group
+                .into_iter()
+                .filter(|(_, holds)| *holds != 0.0)
+                .map(|(sequence, _)| sequence)
+                .collect(),
+            Choice::Best { count, .. } => best(of_group, *count as usize),
+        }
+    };
+    Ok(groups.into_iter().map(&mut left).collect())
+}
+
+/// The `count` with the largest numbers, of equal ones the first, in their order.
+fn best(group: Vec<(Sequence, f64)>, count: usize) -> Group {
+    let mut order: Vec<usize> = (0..group.len()).collect();
+    // The sort is stable.
+    order.sort_by(|one, other| group[*other].1.total_cmp(&group[*one].1));
+    order.truncate(count);
+    let chosen = group.into_iter().enumerate().filter(|(place, _)| order.contains(place));
+    chosen.map(|(_, (sequence, _))| sequence).collect()
+}
+
+/// What the choice is made by, a number for each sequence.
+fn numbers(batch: &Batch, choice: &Choice, groups: &mut [Group]) -> Result<Vec<f64>> {
+    let stage = batch.stage;
+    let formula = choice.formula();
+    let wanted = formula.graph.signals(&[formula.value]);
+    let asks_reward = wanted.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct));
+    if asks_reward && groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
+        judge(stage, groups.iter_mut().flatten())?;
+    }
+    let full: Vec<Group> = groups.iter().filter(|group| !group.is_empty()).cloned().collect();
+    if full.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sequences = Sequences::of_groups(full, stage.sources.len());
+    let known = match choice.reads_student() {
+        true => of_student(batch, &sequences, &wanted)?,
+        false => Vec::new(),
+    };
+    let what = match choice {
+        Choice::Keep { .. } => "the condition of a `keep`",
+        Choice::Best { .. } => "the number of a `best`",
+    };
+    let numbers = of_completions(stage, formula, &sequences, known, batch.step, what)?;
+    match zip_equal(&sequences.list, &numbers).find(|(_, number)| number.is_nan()) {
+        None => Ok(numbers),
+        Some((sequence, _)) => {
+            let (file, line) = stage.sources[sequence.source].prompts.dataset.place(sequence.record);
+            let message = format!("{what} is not a number for the prompt of {}{line}", file.display());
+            Err(Error::new(FailureKind::NonFinite, message))
+        }
+    }
+}
+
+/// What the student says of completions that no step trains on yet: those of the signals that it supplies.
+fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result<Vec<(Signal, Vec<f32>)>> {
+    let Batch { stage, student, models, .. } = *batch;
+    let _guard = no_grad_guard();
+    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
+    let hidden = hidden(stage, student, sequences, &micro_batches, &Shown::Own);
+    let matrix = Matrix::Held(models.compared(student));
+    let logits = Logits::Projected { hidden, matrix, softcap: student.config.logit_softcap };
+    let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
+    let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+        .without(student.tokenizer.absent())
+        .at(stage.train.objective.temperature);
+    let layout = expr::batch::Batch { layout: sequences.layout.clone(), ..expr::batch::Batch::default() };
+    let parameters = Parameters { batch: &layout, device: stage.device };
+    let (mut signals, mut quantities) = (Vec::new(), Vec::new());
+    for signal in wanted.iter().filter(|signal| signal.roles().contains(&Role::Student)) {
+        let quantity = parameters.quantity(signal).map_err(|error| failed(error, &stage.train.objective))?;
+        quantities.extend(quantity);
+        signals.push(signal.clone());
+    }
+    Ok(zip_equal(signals, vocabulary.values(&quantities).iter().map(to_vec)).collect())
+}

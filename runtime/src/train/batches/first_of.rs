@@ -1,0 +1,81 @@
+//! `first_of(tried |> keep(correct), hinted)`: of each prompt the first rollout that has a completion.
+//!
+//! A choice is drawn for the prompts that none before it has a completion of. Choices that differ in what they leave
+//! of the same rollout choose from the same completions, which are drawn once.
+
+use mopd_compiler::plan::Producer;
+use mopd_compiler::plan::producers::{Choice, FirstOf};
+
+use super::chosen::choose;
+use super::sample::Numbered;
+use super::{Batch, Draws, Group, Making, make};
+use crate::failure::Result;
+use crate::random::Purpose;
+use crate::zip::zip_equal;
+
+pub(super) struct OfFirst {
+    /// What is drawn, each once.
+    drawn: Vec<Box<dyn Draws>>,
+    /// Which of them, and what is left of it, in the order in which that is done.
+    choices: Vec<(usize, Vec<Choice>)>,
+}
+
+/// Prompts of a step have numbers below it: what is drawn beside the first has others, of its own.
+const BESIDE: u32 = 1 << 28;
+
+pub(super) fn make_first(first: &FirstOf, making: &Making) -> Result<OfFirst> {
+    let (mut known, mut drawn, mut choices): (Vec<&Producer>, Vec<_>, _) = Default::default();
+    let mut rest = *making;
+    for choice in &first.choices {
+        let (producer, edits) = taken_apart(choice);
+        let place = known.iter().position(|known| *known == producer);
+        if place.is_none() {
+            let [here, behind] = rest.inside();
+            drawn.push(make(producer, &here)?);
+            known.push(producer);
+            rest = behind;
+        }
+        Vec::push(&mut choices, (place.unwrap_or(known.len() - 1), edits));
+    }
+    Ok(OfFirst { drawn, choices })
+}
+
+/// What is drawn, and what is left of it.
+fn taken_apart(producer: &Producer) -> (&Producer, Vec<Choice>) {
+    match producer {
+        Producer::Chosen(chosen) => {
+            let (producer, mut edits) = taken_apart(&chosen.of);
+            edits.push(chosen.choice.clone());
+            (producer, edits)
+        }
+        producer => (producer, Vec::new()),
+    }
+}
+
+impl Draws for OfFirst {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+        let mut found: Vec<Group> = vec![Group::new(); draws.len()];
+        // By what is drawn and by prompt.
+        let mut known: Vec<Vec<Option<Group>>> = vec![vec![None; draws.len()]; self.drawn.len()];
+        for (index, edits) in &self.choices {
+            let open: Vec<usize> = (0..draws.len()).filter(|place| found[*place].is_empty()).collect();
+            let new: Vec<usize> =
+                open.iter().copied().filter(|place| known[*index][*place].is_none()).collect();
+            let beside = BESIDE * *index as u32;
+            let number = |place: &usize| Numbered { number: draws[*place].number + beside, ..draws[*place] };
+            if !new.is_empty() {
+                let asked: Vec<Numbered> = new.iter().map(number).collect();
+                let groups = self.drawn[*index].draw(batch, &asked, purpose)?;
+                zip_equal(&new, groups).for_each(|(place, group)| known[*index][*place] = Some(group));
+            }
+            let drawn = open.iter().map(|place| known[*index][*place].clone().expect("it was drawn"));
+            let left = edits.iter().try_fold(drawn.collect(), |left, edit| choose(batch, edit, left))?;
+            zip_equal(open, left).for_each(|(place, group)| found[place] = group);
+        }
+        Ok(found)
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        self.drawn.iter().map(|drawn| &**drawn).collect()
+    }
+}

@@ -1,0 +1,192 @@
+//! Edits that choose among completions, and `first_of`, against what they choose from.
+
+use mopd_compiler::expr::graph::Graph;
+use mopd_compiler::plan::producers::{Choice, Chosen, FirstOf};
+use mopd_compiler::plan::{Axis, Formula, Function, Reduction};
+
+use super::keep::{SOME, matches};
+use super::producers::{GROUPS, lists, same, sampling};
+use super::*;
+use crate::random::{Key, Purpose};
+use crate::rollout::{Prompt, Sequence, rollout};
+
+const STEPS: u32 = 6;
+
+fn formula(of: impl FnOnce(&mut Graph) -> mopd_compiler::expr::graph::NodeId) -> Formula {
+    let mut graph = Graph::default();
+    let value = of(&mut graph);
+    let value = graph.broadcast(value, Axis::Sequence);
+    Formula { graph, value }
+}
+
+/// `length <= most`
+fn short(most: f64) -> Formula {
+    formula(|graph| {
+        let (length, most) = (graph.signal(Signal::Length), graph.constant(Axis::Sequence, most));
+        graph.apply(Function::LessEqual, &[length, most])
+    })
+}
+
+/// `mean(student.rank <= k, over: sequence)`
+fn likeness(k: f64) -> Formula {
+    formula(|graph| {
+        let rank = graph.signal(Signal::Rank { role: Role::Student });
+        let k = graph.constant(Axis::Token, k);
+        let among = graph.apply(Function::LessEqual, &[rank, k]);
+        graph.reduce(Reduction::Mean, among, Axis::Sequence, None)
+    })
+}
+
+/// `mean(student.rank <= 64, over: sequence) > least`
+fn alike(least: f64) -> Formula {
+    formula(|graph| {
+        let Formula { graph: known, value } = likeness(64.0);
+        *graph = known;
+        let least = graph.constant(Axis::Sequence, least);
+        graph.apply(Function::Greater, &[value, least])
+    })
+}
+
+fn keep(of: Producer, condition: Formula) -> Producer {
+    Producer::Chosen(Box::new(Chosen { choice: Choice::Keep { condition }, of }))
+}
+
+fn best(of: Producer, by: Formula, count: u32) -> Producer {
+    Producer::Chosen(Box::new(Chosen { choice: Choice::Best { by, count }, of }))
+}
+
+/// As the experiment `brts` has it, with another condition in the place of the verdict.
+pub(super) fn tiers() -> Producer {
+    let tried = || Producer::teacher(sampling(3));
+    let hinted = Producer::of_scorer(Role::named(0), None, sampling(1));
+    let choices = vec![
+        best(keep(tried(), alike(0.45)), likeness(64.0), 1),
+        keep(hinted, alike(0.3)),
+        best(tried(), likeness(64.0), 1),
+    ];
+    Producer::FirstOf(Box::new(FirstOf { choices }))
+}
+
+/// What the student as it begins says of a completion, in double precision.
+fn likeness_of(stage: &Stage, student: &Reference, sequence: &Sequence, k: f64) -> f64 {
+    let logps = student.logps(sequence.prompt(stage), &sequence.completion);
+    let taken = logps.gather(1, &Tensor::from_slice(&sequence.completion).unsqueeze(1), false);
+    let rank = logps.gt_tensor(&taken).sum_dim_intlist([-1].as_slice(), false, Kind::Double) + 1.0;
+    let among = rank.le(k).to_kind(Kind::Double);
+    among.mean(Kind::Double).double_value(&[])
+}
+
+/// The first of those with the largest number.
+fn largest(group: &[Sequence], number: impl Fn(&Sequence) -> f64) -> usize {
+    let numbers: Vec<f64> = group.iter().map(number).collect();
+    (0..numbers.len()).rev().max_by(|one, other| numbers[*one].total_cmp(&numbers[*other])).unwrap()
+}
+
+#[test]
+fn an_edit_chooses_among_what_is_drawn() {
+    let drawn = lists(Producer::student(sampling(3)), STEPS);
+    let short_ones = lists(keep(Producer::student(sampling(3)), short(3.0)), STEPS);
+    let expected: Vec<Vec<Sequence>> = drawn
+        .iter()
+        .map(|list| list.iter().filter(|sequence| sequence.completion.len() <= 3).cloned().collect())
+        .collect();
+    assert!(short_ones == expected && expected.iter().flatten().next().is_some());
+    let longest = formula(|graph| graph.signal(Signal::Length));
+    let two = lists(best(Producer::student(sampling(3)), longest, 2), STEPS);
+    for (chosen, list) in zip_equal(&two, &drawn) {
+        for (chosen, group) in zip_equal(chosen.chunks(2), list.chunks(3)) {
+            // The shortest is left out, the last of them where several are.
+            let shortest = group.iter().map(|sequence| sequence.completion.len()).min().unwrap();
+            let out = group.iter().rposition(|sequence| sequence.completion.len() == shortest).unwrap();
+            let mut rest = group.to_vec();
+            rest.remove(out);
+            assert!(chosen == rest);
+        }
+    }
+    let (fixture, weights) = (Fixture::new(), models(true));
+    let train = train(mopd(1.0), 1);
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let student = Reference::new(&weights[0]);
+    let teachers = lists(Producer::teacher(sampling(3)), STEPS);
+    let likest = lists(best(Producer::teacher(sampling(3)), likeness(64.0), 1), STEPS);
+    let mut places = [0; 3];
+    for (chosen, group) in
+        zip_equal(likest.concat(), teachers.concat().chunks(3).map(<[_]>::to_vec).collect::<Vec<_>>())
+    {
+        let place = largest(&group, |sequence| likeness_of(&stage, &student, sequence, 64.0));
+        assert!(chosen == group[place]);
+        places[place] += 1;
+    }
+    assert!(places.iter().all(|count| *count > 3), "{places:?}");
+}
+
+/// The first tier that has a completion; the last tier chooses from the first one's completions.
+#[test]
+fn the_first_that_has_a_completion_is_taken() {
+    let (fixture, weights) = (Fixture::new(), models(true));
+    let train = train(mopd(1.0), 1);
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let (student, hints) =
+        (Reference::new(&weights[0]), Decoder::frozen(&weights[2], Device::Cpu, Kind::Float));
+    let tried = lists(Producer::teacher(sampling(3)), STEPS);
+    let mut tiers_used = [0; 3];
+    for (step, (list, tried)) in (0..).zip(zip_equal(lists(tiers(), STEPS), tried)) {
+        assert_eq!(list.len(), GROUPS as usize);
+        for (place, (got, group)) in (0..).zip(zip_equal(list, tried.chunks(3))) {
+            let likeness = |sequence: &Sequence| likeness_of(&stage, &student, sequence, 64.0);
+            let kept: Vec<Sequence> =
+                group.iter().filter(|sequence| likeness(sequence) > 0.45).cloned().collect();
+            let likest = |group: &[Sequence]| group[largest(group, likeness)].clone();
+            let tokens = stage.sources[group[0].source].tokens.get(group[0].record);
+            // Numbers that nothing else of the step has.
+            let prompt = Prompt { tokens, id: place + (1 << 28), sample: 0, limit: None };
+            let key = Key::new(1, 2, Purpose::Rollout, step);
+            let hinted = rollout(&hints, &[prompt], &sampling(1), key, stage.budget, stage.control).unwrap();
+            let (tier, expected) = if !kept.is_empty() {
+                (0, likest(&kept).completion)
+            } else if likeness(&Sequence { completion: hinted[0].tokens.clone(), ..group[0].clone() }) > 0.3 {
+                (1, hinted[0].tokens.clone())
+            } else {
+                (2, likest(group).completion)
+            };
+            assert_eq!(got.completion, expected, "step {step}, group {place}, tier {tier}");
+            assert_eq!((got.source, got.record), (group[0].source, group[0].record));
+            tiers_used[tier] += 1;
+        }
+    }
+    assert!(tiers_used.iter().all(|count| *count > 3), "{tiers_used:?}");
+}
+
+/// A prompt without a completion is left out, and counted; loss and gradient are those of the rest.
+#[test]
+fn what_an_edit_leaves_is_trained_on() {
+    let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
+    let models = models(true);
+    for (objective, terms) in objectives() {
+        let mut train = train(objective, 1);
+        train.rollout = Rollout::new(9, keep(Producer::student(sampling(2)), alike(0.45)));
+        let stage = fixture.stage(&train, ROUTED, &models);
+        let (loss, gradient, rollouts) = first_step(&stage);
+        let sequences = &rollouts.sequences;
+        let left = sequences.list.len();
+        assert!((1..18).contains(&left), "{left}");
+        assert_eq!(sequences.dropped.as_ref().unwrap().iter().sum::<u32>(), 18 - left as u32);
+        let (wanted, derivative) = expected(&stage, sequences, &models, terms);
+        assert!((loss - wanted).abs() < 2e-6 * wanted.abs().max(1.0), "{loss} {wanted}");
+        let apart = apart(&gradient, &derivative);
+        assert!(apart < 1e-5, "{apart:e}");
+    }
+    // One after the other, and in a buffer.
+    let shortest = formula(|graph| {
+        let length = graph.signal(Signal::Length);
+        graph.apply(Function::Negate, &[length])
+    });
+    let twice = best(keep(Producer::student(sampling(3)), alike(0.45)), shortest, 1);
+    let once = lists(twice.clone(), STEPS);
+    assert!(once.iter().flatten().count() > 10);
+    let replayed = lists(
+        super::producers::replay(twice, mopd_compiler::plan::producers::Keeps::Rollouts, 50, None),
+        STEPS,
+    );
+    assert!(same(&replayed[0], &once[0]) && !replayed[STEPS as usize - 1].is_empty());
+}
