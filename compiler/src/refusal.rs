@@ -30,6 +30,8 @@ pub struct StageRoles {
     /// The scorers after the reference, in order.
     pub named: Vec<NamedScorer>,
     pub sums: Vec<SummedTeachers>,
+    /// Those that may have nothing to read for a completion.
+    pub partial: Vec<Role>,
 }
 
 /// A teacher that a stage scores.
@@ -48,7 +50,7 @@ pub struct SummedTeachers {
     pub members: Vec<(f64, CheckedRole)>,
 }
 
-const NO_ROLES: &StageRoles = &StageRoles { named: Vec::new(), sums: Vec::new() };
+const NO_ROLES: &StageRoles = &StageRoles { named: Vec::new(), sums: Vec::new(), partial: Vec::new() };
 
 impl StageRoles {
     pub fn place(&self, scorer: NamedScorer) -> Option<usize> {

@@ -6,7 +6,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
-use mopd_lang::experiment::{Experiment, Reward, RolloutSource, Train};
+use mopd_lang::experiment::{Experiment, Reward, Train};
 use mopd_store::programs::Program;
 
 use super::run::STORE;
@@ -68,7 +68,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
 }
 
-/// What the reward commands and environments of an experiment are made of; `base` is the folder that they run in.
+/// What the programs of rewards and rollouts of an experiment are made of; `base` is the folder that they run in.
 fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let mut programs = Programs::default();
     let of = |command: &str, depends: &[String], user: String| {
@@ -86,10 +86,9 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     for model in &experiment.models {
         let parts: Vec<Train> =
             outline::trained(&model.stage).into_iter().flat_map(|(_, train)| train.parts()).collect();
-        for rollout in parts.iter().flat_map(|part| part.rollout.all()) {
-            let RolloutSource::Turns { environment, depends, .. } = &rollout.source else { continue };
-            let program = of(environment, depends, format!("model `{}`", model.name))?;
-            programs.environments.insert(environment.clone(), program);
+        for (_, command, depends) in parts.iter().flat_map(|part| part.rollout.programs()) {
+            let program = of(command, depends, format!("model `{}`", model.name))?;
+            programs.of_rollouts.insert(command.to_owned(), program);
         }
     }
     Ok(programs)

@@ -42,6 +42,8 @@ pub enum Signal {
     Correct,
     /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
     Chosen,
+    /// 1 where a role has something to read for the completion. Per sequence, bool.
+    Available { role: Role },
     /// step / steps. Run, fraction.
     Progress,
     /// The step, from 0. Run, count.
@@ -67,9 +69,12 @@ impl Signal {
             | Signal::Mass { .. }
             | Signal::InNucleus { .. } => Axis::Token,
             Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position => Axis::Token,
-            Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct | Signal::Chosen => {
-                Axis::Sequence
-            }
+            Signal::Length
+            | Signal::Truncated
+            | Signal::Reward
+            | Signal::Correct
+            | Signal::Chosen
+            | Signal::Available { .. } => Axis::Sequence,
             Signal::Progress | Signal::Step | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
@@ -94,6 +99,7 @@ impl Signal {
             | Signal::Reward
             | Signal::Correct
             | Signal::Chosen
+            | Signal::Available { .. }
             | Signal::Progress
             | Signal::Step
             | Signal::VocabularySize

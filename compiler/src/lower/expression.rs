@@ -318,7 +318,7 @@ pub(super) fn rollout(of: &Rollout) -> String {
             Edit::ExpertTurns { turns: ExpertTurns::AllBut(turns) } => {
                 format!("expert_turns({written}, all_but: {})", exact(turns))
             }
-            Edit::Through { command } => format!("through({written}, {command:?})"),
+            Edit::Through { command, .. } => format!("through({written}, {command:?})"),
         };
     }
     written

@@ -13,6 +13,7 @@ mod numbers;
 mod objective;
 mod order;
 mod other_tokenizer;
+mod partial;
 mod positions;
 #[cfg(test)]
 mod tests;
@@ -241,7 +242,11 @@ fn trained(
         return Err(failed.expect("an objective has a term"));
     };
     let mut parts = std::iter::once(&objective).chain(own_data.iter().map(|own| &own.objective));
-    if let Some(refusal) = parts.find_map(|part| other_tokenizer::unfit(part, &train.scorers, origins)) {
+    let unfit = |part| {
+        let scorers = &train.scorers;
+        other_tokenizer::unfit(part, scorers, origins).or_else(|| partial::unfit(part, scorers, origins))
+    };
+    if let Some(refusal) = parts.find_map(unfit) {
         return Err(refusal.into());
     }
     Ok(Train {

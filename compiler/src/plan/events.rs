@@ -419,6 +419,8 @@ pub enum FailureKind {
     Reward,
     /// An environment crashed, hung or answered nonsense.
     Environment,
+    /// A program that edits completions crashed, hung or answered nonsense.
+    Edit,
     /// A model's files are missing or malformed, or what they describe cannot be run.
     Model,
     /// A loss, gradient or log-probability is not finite.
@@ -430,11 +432,12 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    pub const ALL: [FailureKind; 8] = [
+    pub const ALL: [FailureKind; 9] = [
         FailureKind::Data,
         FailureKind::Context,
         FailureKind::Reward,
         FailureKind::Environment,
+        FailureKind::Edit,
         FailureKind::Model,
         FailureKind::NonFinite,
         FailureKind::Storage,
@@ -447,6 +450,7 @@ impl FailureKind {
             FailureKind::Context => "context",
             FailureKind::Reward => "reward",
             FailureKind::Environment => "environment",
+            FailureKind::Edit => "edit",
             FailureKind::Model => "model",
             FailureKind::NonFinite => "non-finite",
             FailureKind::Storage => "storage",

@@ -238,6 +238,12 @@ impl<O> Train<O> {
         self.sees.iter().chain(scorers).chain(self.producers().flat_map(Producer::views))
     }
 
+    /// Whether somebody reads what the verifier said of a completion.
+    pub fn shows_feedback(&self) -> bool {
+        let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+        self.sees.iter().chain(choices.filter_map(|choice| choice.sees.as_ref())).any(View::has_feedback)
+    }
+
     /// The arms of the route for the prompts of a domain, in order.
     pub fn arms(&self, domain: DomainId) -> impl Iterator<Item = &TeacherChoice> {
         self.scorers.routed().iter().filter(move |choice| choice.domain == domain)

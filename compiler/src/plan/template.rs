@@ -1,7 +1,7 @@
-//! Templates that scorers read: a plan knows those that a row of the data and a draft
-//! fill.
+//! Templates that scorers read: a plan knows those that a row of the data, a draft, what the verifier said and
+//! completions of the group fill.
 
-use mopd_lang::experiment::{GroupMember, Slot as WideSlot, Template, TemplatePiece};
+use mopd_lang::experiment::{Slot as WideSlot, Template, TemplatePiece};
 
 use super::schedule;
 use super::views::{Piece, Slot, View};
@@ -37,12 +37,10 @@ fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {
         WideSlot::Prompt => return Ok(Slot::Prompt),
         WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
         WideSlot::Draft => return Ok(Slot::Draft),
+        WideSlot::Feedback => return Ok(Slot::Feedback),
+        WideSlot::Group(member) => return Ok(Slot::Group(*member)),
         WideSlot::Completion => "completion",
         WideSlot::Transcript => "transcript",
-        WideSlot::Feedback => "feedback",
-        WideSlot::Group(GroupMember::Correct) => "group.correct",
-        WideSlot::Group(GroupMember::Wrong) => "group.wrong",
-        WideSlot::Group(GroupMember::Other) => "group.other",
         WideSlot::Answer { .. } => return Err(refused(at, format!("a teacher's answer in `{template}`"))),
         WideSlot::Shortened { .. } => "short(...)",
         WideSlot::Shuffled(_) => "shuffled(...)",

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+pub use mopd_lang::experiment::GroupMember;
 use serde::{Deserialize, Serialize};
 
 use super::Schedule;
@@ -32,7 +33,7 @@ pub enum Piece {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Slot {
     /// The prompt as text: of a conversation, what was said last that is not the assistant's.
@@ -41,6 +42,17 @@ pub enum Slot {
     Data(String),
     /// What the student wrote before a teacher refined it.
     Draft,
+    /// What the verifier said of the completion.
+    Feedback,
+    /// Another completion of the prompt; a group may have none.
+    Group(GroupMember),
+}
+
+impl Slot {
+    /// Whether each completion has another.
+    pub fn of_completion(&self) -> bool {
+        matches!(self, Slot::Draft | Slot::Feedback | Slot::Group(_))
+    }
 }
 
 /// Which step's shares a view is filled with.
@@ -60,7 +72,7 @@ impl View {
         View { name: "prompt".to_owned(), pieces: vec![Piece::Slot(Slot::Prompt)] }
     }
 
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Text(_) => None,
             Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => Some(slot),
@@ -90,15 +102,34 @@ impl View {
         self.slots().any(|slot| *slot == Slot::Draft)
     }
 
+    /// Whether what the verifier said is part of it.
+    pub fn has_feedback(&self) -> bool {
+        self.slots().any(|slot| *slot == Slot::Feedback)
+    }
+
+    /// Whether there may be nothing to show: a group may have no such member.
+    pub fn may_lack(&self) -> bool {
+        self.slots().any(|slot| matches!(slot, Slot::Group(_)))
+    }
+
+    /// Whether it is another for each completion of a row.
+    pub fn of_completions(&self) -> bool {
+        self.slots().any(Slot::of_completion)
+    }
+
     /// Whether a row looks alike at every step.
     pub fn is_fixed(&self) -> bool {
-        !self.has_draft()
-            && self.pieces.iter().all(|piece| match piece {
-                Piece::Text(_) | Piece::Slot(_) => true,
-                Piece::First { share, .. } | Piece::Last { share, .. } => {
-                    matches!(share, Schedule::Constant { .. })
-                }
-            })
+        !self.of_completions() && !self.moves()
+    }
+
+    /// Whether a share of a slot changes during the run.
+    pub fn moves(&self) -> bool {
+        self.pieces.iter().any(|piece| match piece {
+            Piece::Text(_) | Piece::Slot(_) => false,
+            Piece::First { share, .. } | Piece::Last { share, .. } => {
+                !matches!(share, Schedule::Constant { .. })
+            }
+        })
     }
 
     /// Its text, `slot` being what a row has for a slot.
@@ -156,6 +187,7 @@ mod tests {
             Slot::Prompt => "sort: 3 1",
             Slot::Data(_) => "größer",
             Slot::Draft => "3 1",
+            Slot::Feedback | Slot::Group(_) => unreachable!("no test has it"),
         })
     }
 
@@ -191,5 +223,10 @@ mod tests {
         assert!(view.has_prompt() && !view.is_fixed() && !view.has_draft());
         view.pieces = vec![Piece::Slot(Slot::Draft)];
         assert!(view.has_draft() && !view.is_fixed(), "each completion has another");
+        assert!(!view.may_lack() && !view.has_feedback());
+        view.pieces = vec![Piece::Slot(Slot::Feedback), Piece::Slot(Slot::Group(GroupMember::Correct))];
+        assert!(view.may_lack() && view.has_feedback() && !view.is_fixed() && !view.has_draft());
+        let written = serde_json::to_string(&view.pieces).unwrap();
+        assert_eq!(written, r#"[{"slot":"feedback"},{"slot":{"group":"correct"}}]"#);
     }
 }

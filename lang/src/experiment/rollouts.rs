@@ -109,6 +109,10 @@ pub enum Edit {
     /// A program of the author's: nothing is known about what it does.
     Through {
         command: String,
+        /// For the completions of a batch.
+        time_limit_seconds: f64,
+        /// Files and folders that the program reads besides its sources.
+        depends: Vec<String>,
     },
 }
 
@@ -251,6 +255,24 @@ impl Rollout {
     pub fn group(&self) -> u32 {
         let drawn = self.sampling().map_or(1, |sampling| sampling.n);
         self.edits.iter().fold(drawn, |n, edit| if let Edit::Best { of, .. } = edit { n.min(*of) } else { n })
+    }
+
+    /// The programs of the author's that it starts, each with what it is and with what it depends on.
+    pub fn programs(&self) -> Vec<(&'static str, &str, &[String])> {
+        let programs = self.all().into_iter().flat_map(|rollout| {
+            let edits = rollout.edits.iter().filter_map(|edit| match edit {
+                Edit::Through { command, depends, .. } => Some(("edit", &**command, &**depends)),
+                _ => None,
+            });
+            let source = match &rollout.source {
+                RolloutSource::Turns { environment, depends, .. } => {
+                    Some(("environment", &**environment, &**depends))
+                }
+                _ => None,
+            };
+            source.into_iter().chain(edits)
+        });
+        programs.collect()
     }
 
     /// This rollout and those inside it.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::{ModelId, Origin, PanelId, Rollout, Secret, TeacherId};
 use crate::experiment::formula::{Formula, Role};
+use serde::{Deserialize, Serialize};
 
 /// A prompt with slots: what a teacher sees in place of the plain prompt, what a rollout is rewritten to.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +65,8 @@ pub enum Slot {
     Data(String),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GroupMember {
     Correct,
     Wrong,

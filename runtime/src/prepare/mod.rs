@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Turns, Writer};
+use mopd_compiler::plan::producers::{self, Writer};
+use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward,
     Role, Stage, Train, View,
@@ -173,9 +174,9 @@ fn load(
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let plays = |stage: &ModelId| {
         let trains = plan.experiment.model(*stage).stage.trains().into_iter();
-        trains.flat_map(Train::producers).any(|producer| !producer.environments().is_empty())
+        trains.flat_map(Train::producers).any(|producer| !producer.programs().is_empty())
     };
-    // An environment gets them too.
+    // The programs of rollouts get them too.
     let whole = verifier.reads_rows() || stages.iter().any(plays);
     let tests = match &domain.tests {
         Some(tests)
@@ -208,10 +209,10 @@ fn load(
     Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
 }
 
-/// Of the programs that answer a stage's student, a hash of the files that each is made of.
-pub fn environments<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
-    let of = |turns: &Turns| program(&turns.environment, &turns.depends, base, FailureKind::Environment);
-    train.producers().flat_map(Producer::environments).map(of).collect()
+/// Of the programs that a stage's rollouts start, a hash of the files that each is made of.
+pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
+    let of = |started: producers::Program| program(started.command, started.depends, base, started.kind);
+    train.producers().flat_map(Producer::programs).map(of).collect()
 }
 
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<String> {
@@ -250,9 +251,11 @@ fn rows(
     }
 }
 
-/// Tokens that come to a template: a completion, and a draft of as many before it.
-fn with_draft(view: &View, completion: u32) -> u32 {
-    if view.has_draft() { completion.saturating_mul(2) } else { completion }
+/// Tokens that come to a template: a completion, and before it drafts and other completions of as many. A
+/// verifier's words are counted when they are there.
+fn with_completions(view: &View, completion: u32) -> u32 {
+    let shown = view.slots().filter(|slot| matches!(slot, Slot::Draft | Slot::Group(_))).count() as u32;
+    completion.saturating_mul(1 + shown)
 }
 
 /// Whether every row has the turns of an expert.
@@ -328,13 +331,13 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
                 longest(Some(field))?.fits(0, context)?;
             }
             for (_, sampling) in drawn() {
-                longest(None)?.fits(with_draft(view, sampling.max_tokens(data.limit)), context)?;
+                longest(None)?.fits(with_completions(view, sampling.max_tokens(data.limit)), context)?;
             }
         }
         for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
             let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };
             let longest = prompts.longest(tokenizer, Some(view), None)?;
-            longest.fits(with_draft(view, sampling.max_tokens(data.limit)), of_role(role))?;
+            longest.fits(with_completions(view, sampling.max_tokens(data.limit)), of_role(role))?;
         }
         // Whoever scores reads the same completions.
         let scorers = train.scorers.iter().flat_map(|(role, scorer)| {

@@ -64,6 +64,20 @@ pub struct Examples {
     rows: Arc<Lists<Token>>,
 }
 
+/// What a template shows of a completion: its draft, what the verifier said of it, others of its group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Said(pub Vec<(Slot, String)>);
+
+impl Said {
+    pub fn draft(draft: Option<&str>) -> Said {
+        Said(draft.map(|draft| (Slot::Draft, draft.to_owned())).into_iter().collect())
+    }
+
+    pub fn of(&self, slot: &Slot) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == slot).map(|(_, text)| text.as_str())
+    }
+}
+
 /// In place of a length: the prompt is that of the row.
 const SAME: Token = -1;
 
@@ -94,11 +108,12 @@ impl Prompts {
         self.lists("prompts", tokenizer, |row| self.prompt(tokenizer, row))
     }
 
-    /// What is read of the rows: a template in place of the prompts, where there is one.
+    /// What is read of the rows before there are completions: a template in place of the prompts, where there is one.
     pub fn seen(&self, tokenizer: &Tokenizer, sees: Option<&View>) -> Result<Arc<Lists<Token>>> {
         match sees {
-            Some(view) => self.shown(tokenizer, view),
-            None => self.tokens(tokenizer),
+            // What becomes of a completion is known when it is there.
+            Some(view) if !view.of_completions() => self.shown(tokenizer, view),
+            _ => self.tokens(tokenizer),
         }
     }
 
@@ -107,33 +122,33 @@ impl Prompts {
     pub fn shown(&self, tokenizer: &Tokenizer, view: &View) -> Result<Arc<Lists<Token>>> {
         let pieces = serde_json::to_string(&view.pieces).expect("pieces are plain data");
         self.lists(&format!("prompts as {pieces}"), tokenizer, |row| {
-            self.shown_now(tokenizer, view, Moment::Most, row, None)
+            self.shown_now(tokenizer, view, Moment::Most, row, &Said::default())
         })
     }
 
-    /// The same of one row, as it is at a step; nothing stands where a draft is missing.
+    /// The same of one row, as it is at a step; nothing stands where what is said of a completion is missing.
     pub fn shown_now(
         &self,
         tokenizer: &Tokenizer,
         view: &View,
         moment: Moment,
         row: usize,
-        draft: Option<&str>,
+        said: &Said,
     ) -> Result<Vec<Token>> {
-        let text = self.filled(view, moment, row, draft)?;
+        let text = self.filled(view, moment, row, said)?;
         let conversation = self.dataset.conversation(row);
         self.asked(tokenizer, row, &text, conversation.map(|of| of.asking(&text, view.has_prompt())))
     }
 
     /// A row as a view shows it at some time.
-    fn filled(&self, view: &View, moment: Moment, row: usize, draft: Option<&str>) -> Result<String> {
+    fn filled(&self, view: &View, moment: Moment, row: usize, said: &Said) -> Result<String> {
         for field in view.fields() {
             self.field(row, field)?;
         }
         Ok(view.filled(moment, |slot| match slot {
             Slot::Prompt => self.dataset.prompt(row),
             Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
-            Slot::Draft => draft.unwrap_or_default(),
+            Slot::Draft | Slot::Feedback | Slot::Group(_) => said.of(slot).unwrap_or_default(),
         }))
     }
 
@@ -144,11 +159,11 @@ impl Prompts {
         sees: Option<(&View, Moment)>,
         row: usize,
         answer: &str,
-        draft: Option<&str>,
+        said: &Said,
     ) -> Result<Example> {
         let text = match sees {
             None => self.dataset.prompt(row).to_owned(),
-            Some((view, moment)) => self.filled(view, moment, row, draft)?,
+            Some((view, moment)) => self.filled(view, moment, row, said)?,
         };
         let conversation = self.dataset.conversation(row).map(|of| match sees {
             None => of.asked(),

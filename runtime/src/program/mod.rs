@@ -1,4 +1,4 @@
-//! Programs of the author's that read JSON lines and write JSON lines: rewards and environments. How one is
+//! Programs of the author's that read JSON lines and write JSON lines: rewards, environments, edits. How one is
 //! started, asked, restarted, and ended for sure.
 
 mod descendants;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::control::Control;
@@ -54,6 +55,23 @@ pub enum Failure {
     Ended { how: String, stderr: String },
     TimedOut { stderr: String },
     InvalidOutput { why: String, line: String },
+}
+
+/// Why not all of a batch was answered.
+pub struct Unanswered {
+    pub failure: Failure,
+    /// How much of it was.
+    pub given: usize,
+    /// The first that was not; none where no process was asked.
+    pub open: Option<usize>,
+}
+
+/// One line to a program.
+#[derive(Serialize)]
+struct Request<'a, T> {
+    id: u64,
+    #[serde(flatten)]
+    what: &'a T,
 }
 
 impl Trouble {
@@ -138,6 +156,65 @@ impl Pool {
             restarted = true;
             locked(&self.warnings).push(warning);
         }
+    }
+
+    /// Asks for an answer to each of a batch, `what` it is a noun, which `read` takes from a reply or says what
+    /// is wrong with it. A batch that a process did not survive, or did not finish in time, goes to a fresh one
+    /// once.
+    pub fn batch<R: Serialize, T>(
+        &self,
+        slot: &mut Option<Worker>,
+        batch: &[R],
+        what: &str,
+        read: impl Fn(&Value) -> Result<T, String>,
+        control: &Control,
+    ) -> Result<Vec<T>, Unanswered> {
+        let mut answers: Vec<Option<T>> = Vec::new();
+        let outcome = self.talk(slot, |worker| {
+            answers = batch.iter().map(|_| None).collect();
+            self.exchange(worker, batch, &mut answers, (what, &read), control)
+        });
+        match outcome {
+            Ok(()) => Ok(answers.into_iter().flatten().collect()),
+            Err(failure) => Err(Unanswered {
+                failure,
+                given: answers.iter().flatten().count(),
+                open: answers.iter().position(Option::is_none),
+            }),
+        }
+    }
+
+    /// Sends a batch, whole, and waits until all of it is answered.
+    fn exchange<R: Serialize, T>(
+        &self,
+        worker: &mut Worker,
+        batch: &[R],
+        answers: &mut [Option<T>],
+        (what, read): (&str, &impl Fn(&Value) -> Result<T, String>),
+        control: &Control,
+    ) -> Result<(), Trouble> {
+        // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for
+        // the next batch's.
+        let first = worker.reserve(batch.len() as u64);
+        let mut lines = Vec::new();
+        for (id, what) in (first..).zip(batch) {
+            serde_json::to_writer(&mut lines, &Request { id, what }).expect("text and JSON values are JSON");
+            lines.push(b'\n');
+        }
+        let deadline = self.deadline();
+        worker.send(lines);
+        while answers.iter().any(Option::is_none) {
+            let line = line(worker, deadline, control)?;
+            let invalid = |why: &str| Trouble::invalid(why, &line);
+            let (id, reply) = reply(&line)?;
+            let place = id.checked_sub(first).and_then(|place| answers.get_mut(usize::try_from(place).ok()?));
+            let place = place.ok_or_else(|| invalid("an `id` that was not asked"))?;
+            if place.is_some() {
+                return Err(invalid(&format!("a second {what} for one `id`")));
+            }
+            *place = Some(read(&reply).map_err(|why| invalid(&why))?);
+        }
+        Ok(())
     }
 
     /// When an answer to what is asked now is late; never where that is too far away.

@@ -49,6 +49,9 @@ pub struct Row {
     /// Completions that were drawn and that `keep` left out: no other number is of them.
     #[serde(default)]
     pub dropped: Option<f64>,
+    /// Completions for which some teacher had nothing to read, where the objective asks `available`.
+    #[serde(default)]
+    pub unavailable: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -87,6 +90,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         domain_weight,
         reward,
         dropped,
+        unavailable,
         expert_entropy,
         expert_largest_share,
         loss,
@@ -128,6 +132,7 @@ mod tests {
             domain_weight: Some(1.25),
             reward: Some(1.0),
             dropped: Some(3.0),
+            unavailable: None,
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             loss: -1.5e-300,

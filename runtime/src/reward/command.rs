@@ -2,23 +2,15 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde_json::Value;
 
-use super::{RewardError, RewardInput};
+use super::{RewardError, RewardInput, Verdict};
 use crate::control::Control;
-use crate::program::{self, Failure, Pool, Trouble, Worker};
+use crate::program::{Failure, Pool, Unanswered, Worker};
 
 pub(super) struct Command {
     pool: Pool,
     batch: usize,
-}
-
-/// One line to the command.
-#[derive(Serialize)]
-struct CommandRequest<'a> {
-    id: u64,
-    #[serde(flatten)]
-    answer: RewardInput<'a>,
 }
 
 impl Command {
@@ -33,7 +25,7 @@ impl Command {
         Ok(Command { pool, batch: batch as usize })
     }
 
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<f64>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
         let mut rewards = Vec::with_capacity(answers.len());
         // A process that failed is dropped on the way out of here, which ends it.
         let mut worker = self.pool.take();
@@ -48,22 +40,19 @@ impl Command {
         self.pool.take_warnings()
     }
 
-    /// A batch that a process did not survive, or did not finish in time, goes to a fresh one once.
     fn judge_batch(
         &self,
         worker: &mut Option<Worker>,
         batch: &[RewardInput],
         control: &Control,
-    ) -> Result<Vec<f64>, RewardError> {
-        let mut rewards = Vec::new();
-        let outcome = self.pool.talk(worker, |worker| {
-            rewards = vec![None; batch.len()];
-            self.exchange(worker, batch, &mut rewards, control)
-        });
-        let Err(failure) = outcome else { return Ok(rewards.into_iter().flatten().collect()) };
-        let given = rewards.iter().flatten().count();
-        let open = rewards.iter().position(Option::is_none).map_or("", |index| batch[index].prompt);
-        let (command, prompt, limit) = (self.pool.command.clone(), open.to_owned(), self.pool.limit);
+    ) -> Result<Vec<Verdict>, RewardError> {
+        let outcome = self.pool.batch(worker, batch, "reward", verdict, control);
+        let Unanswered { failure, given, open } = match outcome {
+            Ok(rewards) => return Ok(rewards),
+            Err(unanswered) => unanswered,
+        };
+        let prompt = open.map_or("", |index| batch[index].prompt).to_owned();
+        let (command, limit) = (self.pool.command.clone(), self.pool.limit);
         Err(match failure {
             Failure::Stopped => RewardError::Stopped,
             Failure::Start { cause } => {
@@ -76,39 +65,13 @@ impl Command {
             Failure::InvalidOutput { why, line } => RewardError::InvalidOutput { command, why, line },
         })
     }
+}
 
-    /// Sends a batch, whole, and waits until every answer has its reward.
-    fn exchange(
-        &self,
-        worker: &mut Worker,
-        batch: &[RewardInput],
-        rewards: &mut [Option<f64>],
-        control: &Control,
-    ) -> Result<(), Trouble> {
-        // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for
-        // the next batch's.
-        let first = worker.reserve(batch.len() as u64);
-        let mut lines = Vec::new();
-        for (id, answer) in (first..).zip(batch) {
-            serde_json::to_writer(&mut lines, &CommandRequest { id, answer: *answer })
-                .expect("text and JSON values are JSON");
-            lines.push(b'\n');
-        }
-        let deadline = self.pool.deadline();
-        worker.send(lines);
-        while rewards.contains(&None) {
-            let line = program::line(worker, deadline, control)?;
-            let invalid = |why: &str| Trouble::invalid(why, &line);
-            let (id, reply) = program::reply(&line)?;
-            let place = id.checked_sub(first).and_then(|place| rewards.get_mut(usize::try_from(place).ok()?));
-            let place = place.ok_or_else(|| invalid("an `id` that was not asked"))?;
-            if place.is_some() {
-                return Err(invalid("a second reward for one `id`"));
-            }
-            let reward = reply.get("reward").ok_or_else(|| invalid("no `reward`"))?;
-            let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
-            *place = Some(reward.ok_or_else(|| invalid("a `reward` that is not a number from 0 to 1"))?);
-        }
-        Ok(())
-    }
+/// What a reply says.
+fn verdict(reply: &Value) -> Result<Verdict, String> {
+    let reward = reply.get("reward").ok_or("no `reward`")?;
+    let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
+    let reward = reward.ok_or("a `reward` that is not a number from 0 to 1")?;
+    let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
+    Ok(Verdict { reward, feedback })
 }

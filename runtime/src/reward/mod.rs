@@ -24,6 +24,15 @@ pub struct RewardInput<'a> {
     pub record: &'a Map<String, Value>,
 }
 
+/// What a verifier says of a completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// In [0, 1].
+    pub reward: f64,
+    /// In words; a command need not say any.
+    pub feedback: Option<String>,
+}
+
 /// The verifier of one domain.
 ///
 /// It may be called from several threads at once. Built-in rewards are pure. A command has one process per
@@ -87,13 +96,13 @@ impl Verifier {
         matches!(self.judge, Judge::Command(_))
     }
 
-    /// One reward per answer, in order, each in [0, 1]. The records must have the field that
+    /// One verdict per answer, in order. The records must have the field that
     /// [`Verifier::needed`] names. Blocks until all are judged, or until the job is to stop; a command
     /// takes at most twice its time limit per batch of its own size.
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<f64>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
         match &self.judge {
             Judge::Rule(rule) => {
-                answers.iter().map(|answer| Ok(f64::from(u8::from(rule.accepts(answer)?)))).collect()
+                answers.iter().map(|answer| Ok(Verdict::of(rule.accepts(answer)?))).collect()
             }
             Judge::Command(command) => command.judge(answers, control),
         }
@@ -106,6 +115,14 @@ impl Verifier {
             Judge::Rule(_) => Vec::new(),
             Judge::Command(command) => command.take_warnings(),
         }
+    }
+}
+
+impl Verdict {
+    /// Of a rule.
+    fn of(accepted: bool) -> Verdict {
+        let words = if accepted { "correct" } else { "wrong" };
+        Verdict { reward: f64::from(u8::from(accepted)), feedback: Some(words.to_owned()) }
     }
 }
 

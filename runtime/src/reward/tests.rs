@@ -21,6 +21,7 @@ fn record(value: Value) -> Map<String, Value> {
 fn judge_one(verifier: &Verifier, completion: &str, fields: Value) -> f64 {
     let record = record(fields);
     verifier.judge(&[RewardInput { prompt: "p", completion, record: &record }], &undisturbed()).unwrap()[0]
+        .reward
 }
 
 fn built_in(reward: plan::Reward) -> Verifier {
@@ -97,6 +98,24 @@ fn a_bad_pattern_is_named() {
     assert!(error.help().contains("unclosed group"), "{}", error.help());
 }
 
+/// What a command says beside its number, and what a rule says by itself.
+#[test]
+fn verdicts_have_words() {
+    let fields = record(json!({ "answer": "abc" }));
+    let answers = ["abc", "x"].map(|completion| RewardInput { prompt: "p", completion, record: &fields });
+    let said = |verifier: &Verifier| -> Vec<Option<String>> {
+        let verdicts = verifier.judge(&answers, &undisturbed()).unwrap();
+        verdicts.into_iter().map(|verdict| verdict.feedback).collect()
+    };
+    let rule = built_in(plan::Reward::ExactMatch { field: "answer".to_owned() });
+    assert_eq!(said(&rule), ["correct", "wrong"].map(|word| Some(word.to_owned())));
+    let program = "for request in requests():
+    words = {'feedback': 'too short'} if request['completion'] == 'x' else {}
+    print(json.dumps({'id': request['id'], 'reward': 0, **words}), flush=True)
+";
+    assert_eq!(said(&Program::new(program, 60.0, 8).verifier), [None, Some("too short".to_owned())]);
+}
+
 #[test]
 fn a_record_without_the_field_is_an_error() {
     let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
@@ -147,7 +166,7 @@ impl Program {
             .iter()
             .map(|(prompt, completion)| RewardInput { prompt, completion, record: &record })
             .collect();
-        self.verifier.judge(&answers, control)
+        Ok(self.verifier.judge(&answers, control)?.into_iter().map(|verdict| verdict.reward).collect())
     }
 
     fn starts(&self) -> usize {

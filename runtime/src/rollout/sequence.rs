@@ -30,6 +30,9 @@ pub struct Sequence {
     /// What the student wrote, where a teacher refined it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<String>,
+    /// What the verifier said of it, where a template shows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<String>,
 }
 
 impl Sequence {

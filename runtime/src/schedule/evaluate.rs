@@ -81,9 +81,9 @@ pub fn evaluate(
                 RewardInput { prompt, completion, record: &records[index / n] }
             })
             .collect();
-        rewards.extend(
-            domain.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(domain.origin))?,
-        );
+        let verdicts =
+            domain.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(domain.origin))?;
+        rewards.extend(verdicts.into_iter().map(|verdict| verdict.reward));
         for warning in domain.verifier.take_warnings() {
             control.warn(warning);
         }

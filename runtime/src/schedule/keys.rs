@@ -68,6 +68,7 @@ struct StageKey<'a> {
     data: Vec<DataKey<'a>>,
     /// Of the programs that answer the student.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    /// Hashes of the programs that its rollouts start.
     environments: &'a [String],
     inputs: Vec<&'a str>,
 }
@@ -110,6 +111,11 @@ struct RolloutsKey<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sees: Option<&'a [Piece]>,
     sampling: &'a Sampling,
+    /// The programs that edit them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    edits: Vec<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    programs: &'a [String],
     tokenizer: String,
     shares: Vec<ShareKey<'a>>,
     data: &'a [DataKey<'a>],
@@ -316,7 +322,7 @@ impl<'a> Maker<'a> {
                     before[*need].result.as_str()
                 };
                 rollouts = self
-                    .rollouts(train, form, (computed, stream), &key.data, &result_of)
+                    .rollouts(train, form, (computed, stream), (&key.data, key.environments), &result_of)
                     .map(|key| hashed("mopd rollouts", &key));
                 let large = scorers(train).into_iter().filter(|id| large(self.form(*id)));
                 scores = large
@@ -348,10 +354,10 @@ impl<'a> Maker<'a> {
         train: &'k Train<Objective>,
         form: &Form,
         (computed, stream): (ComputeKey<'k>, u64),
-        data: &'k [DataKey<'k>],
+        (data, programs): (&'k [DataKey<'k>], &'k [String]),
         result_of: &impl Fn(ModelId) -> &'k str,
     ) -> Option<RolloutsKey<'k>> {
-        let producer = &train.rollout.producer;
+        let producer = train.rollout.producer.unedited();
         let written = match producer.once() {
             Some(Once { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
             None if producer.kind().once_a_prompt() => WrittenKey::Prompts {
@@ -362,6 +368,7 @@ impl<'a> Maker<'a> {
             None => return None,
         };
         let (writer, sampling) = producer.kind().drawn()?;
+        let edits = train.rollout.producer.programs();
         let shares = train.mixture.iter().map(|share| {
             let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
             let writers = match writer {
@@ -387,6 +394,8 @@ impl<'a> Maker<'a> {
             written,
             sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
             sampling,
+            edits: edits.iter().map(|program| program.command).collect(),
+            programs: if edits.is_empty() { &[] } else { programs },
             tokenizer: form.tokenizer.hash(),
             shares: shares.collect(),
             data,

@@ -26,7 +26,7 @@ use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::kind;
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, Form, Places, environments, forms, prepare};
+use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
 use crate::report::Record;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
@@ -119,7 +119,7 @@ pub(super) struct Prepared {
     /// Cores of each task.
     pub(super) widths: Vec<usize>,
     pub(super) domains: Vec<DomainData>,
-    /// Of each model's stage, hashes of the programs that answer its student.
+    /// Of each model's stage, hashes of the programs that its rollouts start.
     pub(super) environments: Vec<Vec<String>>,
 }
 
@@ -148,7 +148,7 @@ fn prepared(
     let widths = super::threads(&tasks, &forms, cores());
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();
-        let each = trains.into_iter().map(|train| environments(train, base));
+        let each = trains.into_iter().map(|train| programs(train, base));
         let all = each.collect::<Result<Vec<_>>>().map_err(|error| error.at(model.origin))?;
         Ok(all.into_iter().flatten().collect())
     });

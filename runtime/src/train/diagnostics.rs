@@ -1,6 +1,7 @@
 //! What a step did to every domain: the numbers that show early when one domain drowns another.
 
 use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::Signal;
 use mopd_compiler::plan::events::Seconds;
 use mopd_compiler::plan::producers::Writer;
 
@@ -59,10 +60,12 @@ pub fn diagnose(
         [objective.clipped, objective.domain_weight].map(|node| node.map(|node| outputs.get(node)));
     let all_tokens = sequences.layout.tokens() as f64;
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
+    let unavailable = unavailable(batch, sequences.list.len());
     let mut rows = Vec::new();
     let mut token = 0;
     for (index, section) in sections.iter().enumerate() {
-        let own = &sequences.list[sequences.of_sections(stage, index..index + 1)];
+        let members = sequences.of_sections(stage, index..index + 1);
+        let own = &sequences.list[members.clone()];
         let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
         // Sequences of a section are adjacent, so its tokens are one range.
         let range = token..token + count;
@@ -97,10 +100,22 @@ pub fn diagnose(
                 .map(|&weight| f64::from(weight)),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
             dropped: dropped(index),
+            unavailable: unavailable
+                .as_ref()
+                .map(|missing| missing[members].iter().map(|missing| f64::from(u8::from(*missing))).sum()),
             ..row(stage, section, &terms, numbers)
         });
     }
     rows
+}
+
+/// The sequences for which some role that the objective asks about had nothing to read; none where it asks about
+/// nobody.
+fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
+    let asked = batch.signals.iter().filter(|(signal, _)| matches!(signal, Signal::Available { .. }));
+    let asked: Vec<&Vec<f32>> = asked.map(|(_, values)| values).collect();
+    (!asked.is_empty())
+        .then(|| (0..sequences).map(|place| asked.iter().any(|values| values[place] == 0.0)).collect())
 }
 
 /// What the whole step has in common, without a sequence.
@@ -124,6 +139,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         domain_weight: None,
         reward: None,
         dropped: None,
+        unavailable: None,
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
         loss: numbers.loss,

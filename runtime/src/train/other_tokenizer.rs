@@ -14,6 +14,7 @@ use super::sequences::Sequences;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, PackedBatch, Weights};
+use crate::prepare::prompts::Said;
 use crate::rollout::Sequence;
 use crate::tokenizer::chat::Example;
 use crate::tokenizer::spans::{TextSpan, spans_of, text_of};
@@ -101,7 +102,7 @@ impl OtherTokenizer {
             sees,
             sequence.record,
             &text,
-            sequence.draft.as_deref(),
+            &Said::draft(sequence.draft.as_deref()),
         )?;
         let end = completion.iter().position(|token| self.tokenizer.is_end(*token));
         let length = end.map_or(completion.len(), |end| end + usize::from(ended)).max(1);

@@ -24,7 +24,7 @@ use super::models::{Reader, Scored};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
 use super::spans::rest_of;
-use super::views::Shown;
+use super::views::{Shown, available};
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage};
 use crate::failure::{Error, Result};
@@ -87,6 +87,12 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
         .iter()
         .filter_map(|live| if let Live::Divergence(of) = &live.primitive { Some(of) } else { None });
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
+    for signal in wanted.iter().chain(&first) {
+        if let (Signal::Available { role }, None) = (signal, batch.signal(signal)) {
+            let values = availability(scoring, *role, sequences)?;
+            batch.signals.push((signal.clone(), values));
+        }
+    }
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
     if scoring.roles.contains(&Role::TEACHER) && !scoring.models.own_tokens(Role::TEACHER) {
@@ -94,6 +100,18 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     }
     forward.read(&wanted, &objective.live, objective, sequences, &mut batch)?;
     Ok((batch, forward))
+}
+
+/// 1 for each sequence for which a role has all that it reads, otherwise 0.
+fn availability(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; sequences.list.len()];
+    for run in runs(scoring, role, sequences)? {
+        let view = run.scored.and_then(Scored::reader).and_then(|reader| scoring.models.view(reader));
+        for member in run.members.filter(|_| run.scored.is_some()) {
+            values[member] = f32::from(u8::from(available(view, sequences, member)?));
+        }
+    }
+    Ok(values)
 }
 
 /// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
@@ -146,7 +164,8 @@ fn logits_of(
             Some(kept) => kept,
             None => {
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
-                let shown = Shown::new(stage, sees, sequences, members(), step)?;
+                let context = decoder().config.context;
+                let shown = Shown::new(stage, (sees, context), sequences, members(), step)?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
                 hidden(stage, decoder(), sequences, &micro_batches, &shown)
             }

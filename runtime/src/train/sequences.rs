@@ -119,7 +119,11 @@ impl Sequences {
     pub fn packed(&self, stage: &Stage, members: &[usize], shown: &Shown) -> PackedBatch {
         let members = members.iter().map(|member| {
             let sequence = &self.list[*member];
-            (shown.prompt(stage, sequence), sequence.completion.as_slice(), sequence.written.as_deref())
+            (
+                shown.prompt(stage, sequence, *member),
+                sequence.completion.as_slice(),
+                sequence.written.as_deref(),
+            )
         });
         PackedBatch::masked(members, stage.device)
     }
@@ -140,7 +144,7 @@ impl Sequences {
         };
         members.sort_by_key(|member| {
             let sequence = &self.list[*member];
-            shown.prompt(stage, sequence).len() + sequence.completion.len()
+            shown.prompt(stage, sequence, *member).len() + sequence.completion.len()
         });
         members.chunks(size).map(<[usize]>::to_vec).collect()
     }

@@ -7,13 +7,16 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use mopd_compiler::plan::View;
-use mopd_compiler::plan::views::Moment;
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::views::{GroupMember, Moment, Slot};
 
 use super::Stage;
+use super::batches::text_of_at_most;
 use super::sequences::Sequences;
 use crate::data::Lists;
 use crate::data::mixture::Draw;
-use crate::failure::Result;
+use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 
@@ -23,24 +26,28 @@ pub enum Shown {
     Own,
     /// Of a view that is the same at every step: all rows of each source that has some of the sequences.
     Rows(HashMap<usize, Arc<Lists<Token>>>),
-    /// As they are at this step, by source, record and draft.
-    Now(HashMap<(usize, usize, Option<String>), Vec<Token>>),
+    /// As they are at this step, by the place of a sequence, or of a draw.
+    Now(HashMap<usize, Vec<Token>>),
 }
 
 impl Shown {
-    /// What a scorer that `sees` reads before some of the sequences of a step.
+    /// What a scorer that `sees` reads before some of the sequences of a step, in a context of so many tokens.
+    /// Where the group lacks what it is to be shown, it reads the plain prompt: it is not [`available`], and
+    /// nothing is made of what it says.
     pub fn new(
         stage: &Stage,
-        sees: Option<&View>,
+        (sees, context): (Option<&View>, usize),
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
         step: u32,
     ) -> Result<Shown> {
+        let Some(view) = sees else { return Ok(Shown::Own) };
         let read = |member| {
-            let Sequence { source, record, draft, .. } = &sequences.list[member];
-            (*source, *record, draft.clone())
+            let Sequence { source, record, completion, .. } = &sequences.list[member];
+            let draw = Draw { source: *source, record: *record };
+            Ok((member, draw, said(stage, view, sequences, member)?, completion.len()))
         };
-        Shown::of(stage, sees, members.map(read), step)
+        Shown::of(stage, view, members.map(read), step, context)
     }
 
     /// What a writer that `sees` reads before completions of drawn prompts.
@@ -50,21 +57,24 @@ impl Shown {
         draws: impl Iterator<Item = Draw>,
         step: u32,
     ) -> Result<Shown> {
-        Shown::of(stage, sees, draws.map(|Draw { source, record }| (source, record, None)), step)
+        let Some(view) = sees else { return Ok(Shown::Own) };
+        let read = |(place, draw)| Ok((place, draw, Some(Said::default()), 0));
+        Shown::of(stage, view, draws.enumerate().map(read), step, usize::MAX)
     }
 
-    /// By source, record and draft.
+    /// By place: the row, what is said of its completion, and how long that is.
     fn of(
         stage: &Stage,
-        sees: Option<&View>,
-        members: impl Iterator<Item = (usize, usize, Option<String>)>,
+        view: &View,
+        read: impl Iterator<Item = Result<(usize, Draw, Option<Said>, usize)>>,
         step: u32,
+        context: usize,
     ) -> Result<Shown> {
-        let Some(view) = sees else { return Ok(Shown::Own) };
         let tokenizer = &stage.start.tokenizer;
         if view.is_fixed() {
             let mut rows = HashMap::new();
-            for (source, ..) in members {
+            for each in read {
+                let (_, Draw { source, .. }, ..) = each?;
                 if let Entry::Vacant(place) = rows.entry(source) {
                     place.insert(stage.sources[source].prompts.shown(tokenizer, view)?);
                 }
@@ -72,37 +82,136 @@ impl Shown {
             return Ok(Shown::Rows(rows));
         }
         let moment = Moment::Step { step, steps: stage.steps };
-        let mut now = HashMap::new();
-        for (source, record, draft) in members {
-            assert!(
-                draft.is_some() || !view.has_draft(),
-                "a template of drafts is read where there are some"
-            );
-            if let Entry::Vacant(place) = now.entry((source, record, draft)) {
-                let prompts = stage.sources[source].prompts;
-                let draft = place.key().2.as_deref();
-                let tokens = prompts.shown_now(tokenizer, view, moment, record, draft)?;
-                place.insert(tokens);
-            }
+        let (mut now, mut known) = (HashMap::new(), HashMap::new());
+        for each in read {
+            let (place, Draw { source, record }, said, completion) = each?;
+            let tokens = match known.entry((source, record, said)) {
+                Entry::Occupied(known) => Vec::clone(known.get()),
+                Entry::Vacant(vacant) => {
+                    let (_, _, said) = vacant.key();
+                    let prompts = stage.sources[source].prompts;
+                    let tokens = match said {
+                        Some(said) => prompts.shown_now(tokenizer, view, moment, record, said)?,
+                        None => {
+                            let plain = View::of_prompt();
+                            prompts.shown_now(tokenizer, &plain, moment, record, &Said::default())?
+                        }
+                    };
+                    vacant.insert(tokens).clone()
+                }
+            };
+            fits(view, tokens.len(), completion, context)?;
+            now.insert(place, tokens);
         }
         Ok(Shown::Now(now))
     }
 
-    /// What stands before a completion.
-    pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence) -> &'a [Token] {
+    /// What stands before the completion of a sequence, `member` being its place among those of the step.
+    pub fn prompt<'a>(&'a self, stage: &'a Stage, sequence: &'a Sequence, member: usize) -> &'a [Token] {
         match self {
             Shown::Own => sequence.prompt(stage),
             Shown::Rows(rows) => rows[&sequence.source].get(sequence.record),
-            Shown::Now(now) => &now[&(sequence.source, sequence.record, sequence.draft.clone())],
+            Shown::Now(now) => &now[&member],
         }
     }
 
-    /// What stands before the completions of a drawn prompt.
-    pub fn of_draw<'a>(&'a self, stage: &'a Stage, Draw { source, record }: Draw) -> &'a [Token] {
+    /// What stands before the completions of a drawn prompt, `place` being its place among the draws.
+    pub fn of_draw<'a>(&'a self, stage: &'a Stage, draw: Draw, place: usize) -> &'a [Token] {
+        let Draw { source, record } = draw;
         match self {
             Shown::Own => stage.sources[source].tokens.get(record),
             Shown::Rows(rows) => rows[&source].get(record),
-            Shown::Now(now) => &now[&(source, record, None)],
+            Shown::Now(now) => &now[&place],
         }
     }
+}
+
+/// What a verifier says may be as long as it likes.
+fn fits(view: &View, prompt: usize, completion: usize, context: usize) -> Result<()> {
+    if prompt + completion <= context {
+        return Ok(());
+    }
+    let message = format!(
+        "the template `{}` has {prompt} tokens with what was said of a completion, and {completion} follow: more than \
+         a context of {context}",
+        view.name
+    );
+    let help = "give whoever reads it a longer context, or let the verifier say less";
+    Err(Error::new(FailureKind::Context, message).help(help))
+}
+
+/// What a view shows of a completion; none where the group lacks it.
+fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Result<Option<Said>> {
+    let sequence = &sequences.list[member];
+    let mut said = Said::default();
+    for slot in view.slots().filter(|slot| slot.of_completion()) {
+        let text = match slot {
+            Slot::Draft => sequence.draft.clone().expect("a template of drafts is read where there are some"),
+            Slot::Feedback => sequence.feedback.clone().ok_or_else(|| unsaid(stage, view, sequence))?,
+            Slot::Group(which) => match other(sequences, member, *which)? {
+                Some(other) => text(stage, &sequences.list[other])?,
+                None => return Ok(None),
+            },
+            Slot::Prompt | Slot::Data(_) => unreachable!("they are of the row"),
+        };
+        said.0.push((slot.clone(), text));
+    }
+    Ok(Some(said))
+}
+
+/// A completion as text, of no more tokens than it may have.
+fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
+    let limit = stage.sources[sequence.source].limit;
+    let sampling = stage.train.rollout.producer.sampling();
+    let most = sampling.map_or(u32::MAX, |sampling| sampling.max_tokens(limit));
+    let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
+    text_of_at_most(&stage.start.tokenizer, &tokens, most as usize)
+}
+
+fn unsaid(stage: &Stage, view: &View, sequence: &Sequence) -> Error {
+    let source = &stage.sources[sequence.source];
+    let message = format!(
+        "the reward of `{}` says nothing of a completion, which the template `{}` is to show as `{{feedback}}`",
+        source.name, view.name
+    );
+    Error::new(FailureKind::Reward, message)
+        .at(source.origin)
+        .help("let the reward command answer with words: {\"id\": 0, \"reward\": 0.5, \"feedback\": \"...\"}")
+}
+
+/// The first other completion of the group that is right, wrong, or any.
+fn other(sequences: &Sequences, member: usize, which: GroupMember) -> Result<Option<usize>> {
+    let of = &sequences.layout.group_of_sequence;
+    let group =
+        of.partition_point(|group| *group < of[member])..of.partition_point(|group| *group <= of[member]);
+    for place in group.filter(|place| *place != member) {
+        let reward = sequences.list[place].reward;
+        let reward = reward.ok_or_else(|| {
+            Error::new(
+                FailureKind::Runtime,
+                "a template shows completions of the group, and they were not judged",
+            )
+        })?;
+        let is = match which {
+            GroupMember::Correct => reward >= 1.0,
+            GroupMember::Wrong => reward < 1.0,
+            GroupMember::Other => true,
+        };
+        if is {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether there is all that a view shows of a completion.
+pub fn available(view: Option<&View>, sequences: &Sequences, member: usize) -> Result<bool> {
+    for slot in view.into_iter().flat_map(View::slots) {
+        if let Slot::Group(which) = slot
+            && other(sequences, member, *which)?.is_none()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -216,16 +216,15 @@ fn read_by(plan: &Plan) -> Vec<String> {
     paths
 }
 
-/// The commands of rewards and environments, with what they depend on.
+/// The commands of rewards and rollouts, with what they depend on.
 fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
     let rewards = plan.experiment.domains.iter().filter_map(|domain| match &domain.reward {
         Reward::Command { command, depends, .. } => Some((command.as_str(), depends.as_slice())),
         _ => None,
     });
     let trains = plan.experiment.models.iter().flat_map(|model| model.stage.trains());
-    let environments = trains.flat_map(Train::producers).flat_map(Producer::environments);
-    let environments = environments.map(|turns| (turns.environment.as_str(), turns.depends.as_slice()));
-    rewards.chain(environments).collect()
+    let of_rollouts = trains.flat_map(Train::producers).flat_map(Producer::programs);
+    rewards.chain(of_rollouts.map(|program| (program.command, program.depends))).collect()
 }
 
 /// What the worker takes a command to be made of; also what it depends on and is not there yet.

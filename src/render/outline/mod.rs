@@ -9,7 +9,7 @@ use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{Cost, Plan};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
-    Metric, Model, ModelId, Pretrained, PromptFormat, RolloutSource, SettingMark, Stage, Tokenizer, Train,
+    Metric, Model, ModelId, Pretrained, PromptFormat, SettingMark, Stage, Tokenizer, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
@@ -31,13 +31,13 @@ pub type Rows = Vec<(&'static str, String)>;
 /// What stages will take, by name.
 pub type Predictions = BTreeMap<String, Prediction>;
 
-/// What reward commands are made of, by domain.
+/// What the author's programs are made of.
 #[derive(Default)]
 pub struct Programs {
     /// By domain.
     pub rewards: BTreeMap<String, Program>,
-    /// By command.
-    pub environments: BTreeMap<String, Program>,
+    /// Environments and edits, by command.
+    pub of_rollouts: BTreeMap<String, Program>,
 }
 
 /// `predictions` are of the plan's stages, those that are known.
@@ -72,10 +72,9 @@ pub fn tree(
                 rows.extend(training(train, experiment));
             }
             let parts = train.parts();
-            for rollout in parts.iter().flat_map(|part| part.rollout.all()) {
-                let RolloutSource::Turns { environment, .. } = &rollout.source else { continue };
-                let program = programs.environments.get(environment);
-                rows.extend(program.map(|program| ("environment", made_of(program))));
+            for (what, command, _) in parts.iter().flat_map(|part| part.rollout.programs()) {
+                let program = programs.of_rollouts.get(command);
+                rows.extend(program.map(|program| (what, made_of(program))));
             }
             let objective = objective(train);
             // A family repeats its objective in every member.

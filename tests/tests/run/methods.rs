@@ -87,6 +87,7 @@ fn folder() -> TempDir {
     for name in ["environment.py", "tools.py", "kitchen.py"] {
         fs::write(folder.path().join(name), ENVIRONMENT).expect("writing a test file");
     }
+    fs::write(folder.path().join("project.py"), EDIT).expect("writing a test file");
     folder
 }
 
@@ -99,6 +100,13 @@ for line in sys.stdin:
     if 'end' not in request:
         turns[id] = turns.get(id, -1) + 1
         print(json.dumps({'id': id, 'observation': 'more?', 'done': turns[id] > 4}), flush=True)
+";
+
+/// Answers each completion with what the data has.
+const EDIT: &str = "import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    print(json.dumps({'id': request['id'], 'completion': request['record']['answer']}), flush=True)
 ";
 
 #[test]

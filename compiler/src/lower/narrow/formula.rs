@@ -194,11 +194,11 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::Correct => Signal::Correct,
         Wide::Progress => Signal::Progress,
         Wide::Step => Signal::Step,
-        // A teacher that is a model of the run always answers.
-        Wide::Available { role: of } => {
-            role(of, at)?;
-            return Ok(Kind::PerSequence(1.0));
-        }
+        // A teacher that is a model of the run answers wherever it has something to read.
+        Wide::Available { role: of } => match role(of, at)? {
+            role if at.roles.partial.contains(&role) => Signal::Available { role },
+            _ => return Ok(Kind::PerSequence(1.0)),
+        },
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::SpanScore { .. }
         | Wide::Agreement { .. }

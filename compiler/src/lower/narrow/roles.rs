@@ -2,13 +2,15 @@
 //! composed of.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{DomainId, Pool, Teacher, TeacherWeights, Train};
+use mopd_lang::experiment::{
+    DomainId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template, TemplatePiece, Train,
+};
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
 
 use super::{refused, teacher};
 use crate::plan::producers::Writer;
-use crate::plan::{Rollout, Scorer, Scorers, TeacherChoice, View};
+use crate::plan::{self, Rollout, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
@@ -45,7 +47,22 @@ pub fn find(train: &Train, teachers: &[Teacher]) -> Found {
         let name = teachers[first.teacher.0 as usize].name.clone();
         found.roles.sums.push(SummedTeachers { teacher: None, name, members: members.to_vec() });
     }
+    let lacks = |teacher: TeacherId| teachers[teacher.0 as usize].sees.as_deref().is_some_and(may_lack);
+    let routed = train.teachers.iter().any(|choice| lacks(choice.teacher)).then_some(plan::Role::TEACHER);
+    let named = found.roles.named.iter().enumerate().filter(|(_, scorer)| lacks(scorer.teacher));
+    found.roles.partial =
+        routed.into_iter().chain(named.map(|(place, _)| plan::Role::named(place))).collect();
     found
+}
+
+/// Whether a template shows another completion of the group, of which there may be none.
+fn may_lack(template: &Template) -> bool {
+    template.pieces.iter().any(|piece| match piece {
+        TemplatePiece::Slot(slot) | TemplatePiece::First { slot, .. } | TemplatePiece::Last { slot, .. } => {
+            matches!(slot, Slot::Group(_))
+        }
+        TemplatePiece::Text(_) | TemplatePiece::Number(_) | TemplatePiece::Anything => false,
+    })
 }
 
 /// The members of a `sum`.
@@ -166,6 +183,50 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
     })
 }
 
+/// What a template shows of completions is there once they were drawn and judged, to whoever reads them then.
+/// `student` is what the student sees.
+fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
+    let producer = &rollout.producer;
+    let judged = |view: &&View| view.has_feedback() || view.may_lack();
+    let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+    let of_scorers = || choices().filter_map(|choice| choice.sees.as_ref()).filter(judged);
+    let student = student.filter(|view| view.of_completions());
+    let shown =
+        |view: &View| format!("the template `{}`, which shows what becomes of a completion,", view.name);
+    let view = student.into_iter().chain(of_scorers()).next();
+    if let Some(view) = view.filter(|_| !producer.is_drawn()) {
+        let construct = format!("{} for completions that the data has, or for pairs,", shown(view));
+        return Some(
+            (*refused(at, construct)).help("train on completions that somebody draws: `sample(...)`"),
+        );
+    }
+    if let Some((.., view)) = producer.shown().find(|(.., view)| judged(view)) {
+        return Some(*refused(at, format!("{} for a teacher that writes,", shown(view))));
+    }
+    let writes = |writer: Writer| match writer {
+        Writer::Student => student,
+        Writer::Scorer(role) => {
+            scorers.choices(role).iter().filter_map(|choice| choice.sees.as_ref()).find(judged)
+        }
+        Writer::Editor { .. } | Writer::Guide(_) | Writer::Model(_) => None,
+    };
+    if let Some(view) = producer.drawn().into_iter().find_map(|(writer, _)| writes(writer)) {
+        let construct = format!("{} for whoever writes it,", shown(view));
+        let help = "let another model write, or show it a template of its own: `from(..., sees: ...)`";
+        return Some((*refused(at, construct)).help(help));
+    }
+    if let Some(view) = student.filter(|_| !producer.fresh()) {
+        let construct = format!("{} for a student whose completions are made once,", shown(view));
+        return Some(*refused(at, construct));
+    }
+    let own_tokens = |choice: &&TeacherChoice| choice.own_tokens;
+    if let Some(view) = student.filter(|_| choices().any(|choice| choice.own_tokens)) {
+        return Some(*refused(at, format!("{} beside a teacher with another tokenizer,", shown(view))));
+    }
+    let other = choices().filter(own_tokens).filter_map(|choice| choice.sees.as_ref()).find(judged)?;
+    Some(*refused(at, format!("{} for a teacher with another tokenizer,", shown(other))))
+}
+
 /// Drafts are shown where there are some, and to whoever refines them.
 fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
@@ -192,7 +253,12 @@ fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnos
 
 /// Completions are drawn from a model, token by token: one that is composed of several writes none. Whoever has
 /// a say in the student's tokens reads what the student reads.
-pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+pub fn unfit_writer(
+    rollout: &Rollout,
+    scorers: &Scorers,
+    student: Option<&View>,
+    at: Span,
+) -> Option<Diagnostic> {
     // How long an episode gets is decided by what the student reads.
     let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
     if !rollout.producer.environments().is_empty() {
@@ -203,8 +269,9 @@ pub fn unfit_writer(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Di
             return Some(*refused(at, "`turns` with a teacher that has another tokenizer"));
         }
     }
-    if let Some(unfit) = unfit_draft(rollout, scorers, at) {
-        return Some(unfit);
+    let unfit = unfit_draft(rollout, scorers, at).or_else(|| unfit_slots(rollout, scorers, student, at));
+    if unfit.is_some() {
+        return unfit;
     }
     let producer = &rollout.producer;
     let (mut writers, mut guides): (Vec<&TeacherChoice>, Vec<&TeacherChoice>) = Default::default();

@@ -207,13 +207,12 @@ impl<'a> Settings<'a> {
         let sees = sees.as_deref().map(|template| {
             let at = self.origins.span(origin);
             let view = view(template, at, self.origins)?;
-            if view.has_draft() {
-                return Err(refused(
-                    at,
-                    format!("the slot `{{draft}}` of the student's template `{}`", view.name),
-                ));
+            if view.has_draft() || view.may_lack() {
+                let slot = if view.has_draft() { "draft" } else { "group" };
+                let construct = format!("the slot `{{{slot}}}` of the student's template `{}`", view.name);
+                return Err(refused(at, construct));
             }
-            if !view.is_fixed() {
+            if view.moves() {
                 return Err(refused(at, "a template of the student that changes during the run"));
             }
             Ok(view)
@@ -272,7 +271,9 @@ impl<'a> Settings<'a> {
             .map(|(choices, named)| Scorers::new(choices, reference.iter().copied(), named));
         for (part, rollout) in parts.iter().zip(std::iter::once(&rollout).chain(&own_data)) {
             if let (Some(scorers), Some(rollout)) = (&scorers, rollout) {
-                self.note(roles::unfit_writer(rollout, scorers, origins.span(part.rollout.origin)));
+                let at = origins.span(part.rollout.origin);
+                let student = sees.as_ref().and_then(Option::as_ref);
+                self.note(roles::unfit_writer(rollout, scorers, student, at));
             }
         }
         if let Some(rollout) = &rollout {

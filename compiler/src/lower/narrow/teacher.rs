@@ -98,8 +98,7 @@ fn weights_of(
         foreign: _,
         align,
         reveals,
-        // It fills a slot, which is refused already.
-        feedback: _,
+        feedback,
         origin,
     } = teacher;
     let at = origins.span(*origin);
@@ -107,6 +106,9 @@ fn weights_of(
     let of_others = matches!(weights, TeacherWeights::Composed { .. } | TeacherWeights::Pooled { .. });
     if of_others && sees.is_some() {
         refuse("a template that a teacher sees which is composed of others");
+    }
+    if feedback.is_some() {
+        refuse("a teacher with `feedback` that another model writes");
     }
     if reveals.is_some() {
         refuse("a teacher that reads what a denoising student has not filled yet");

@@ -368,6 +368,36 @@ fn refinements() {
     compiled(&own);
 }
 
+/// A program edits what a model has written for the prompts of a step, or before the first.
+#[test]
+fn edits_by_a_program() {
+    let through =
+        || Edit::Through { command: "python3 edit.py".into(), time_limit_seconds: 60.0, depends: vec![] };
+    let edited = |source: RolloutSource, edits: Vec<Edit>| {
+        move |experiment: &mut Experiment| {
+            let rollout = &mut distilled(experiment).rollout;
+            (rollout.source, rollout.edits) = (source, edits);
+        }
+    };
+    let data = || RolloutSource::Data { field: "answer".into() };
+    assert_eq!(
+        refusals(edited(data(), vec![through()])),
+        supported("the edit `through` of the rollout `data`")
+    );
+    assert_eq!(
+        refusals(edited(student(4, 1).0, vec![through(), through()])),
+        supported("the edit `through` of a rollout twice")
+    );
+    let mut sound = experiment();
+    edited(student(4, 2).0, vec![through()])(&mut sound);
+    distilled(&mut sound).objective = objective(live(Live::Part(Part::Logp)), sequence_mean());
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    assert_eq!(train.rollout.producer.programs().len(), 1);
+}
+
 /// A buffer of what is drawn anew at every step.
 #[test]
 fn replays() {
@@ -460,12 +490,7 @@ fn templates() {
     let refused = |piece: TemplatePiece| {
         refusals(|experiment| experiment.teachers[0].sees = shown(vec![piece.clone()]))
     };
-    for (slot, name) in [
-        (Slot::Feedback, "feedback"),
-        (Slot::Transcript, "transcript"),
-        (Slot::Completion, "completion"),
-        (Slot::Group(GroupMember::Correct), "group.correct"),
-    ] {
+    for (slot, name) in [(Slot::Transcript, "transcript"), (Slot::Completion, "completion")] {
         let construct = format!("the slot `{{{name}}}` of the template `hint`");
         assert_eq!(refused(TemplatePiece::Slot(slot)), supported(&construct));
     }
@@ -561,6 +586,81 @@ fn templates() {
     let train = train.expect("one sees a template");
     assert!(train.scorers.routed().iter().all(|choice| choice.sees == Some(plan::View::of_prompt())));
     assert!(plan.stages.iter().zip(keys(None)).any(|(stage, known)| stage.key != known));
+}
+
+/// What a template shows of completions is there once they were drawn and judged; a group may lack a member, and an
+/// objective has to ask.
+#[test]
+fn templates_of_completions() {
+    let shown = |slot: &Slot| {
+        let pieces = vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Slot(slot.clone())];
+        Some(Rc::new(Template { name: "hint".into(), pieces, origin: HERE }))
+    };
+    let what = |of: &str| format!("the template `hint`, which shows what becomes of a completion, for {of}");
+    let member = Slot::Group(GroupMember::Correct);
+    let from = |sees| {
+        let RolloutSource::Sample(sampling) = student(4, 2).0 else { panic!("the student samples") };
+        RolloutSource::From { teacher: Role::Teacher, sees, sequences: None, sampling }
+    };
+    let of_teacher = |slot: &Slot, source: RolloutSource| {
+        let sees = shown(slot);
+        refusals(move |experiment| {
+            experiment.teachers[0].sees = sees;
+            distilled(experiment).rollout.source = source;
+        })
+    };
+    let data = || RolloutSource::Data { field: "answer".into() };
+    assert_eq!(
+        of_teacher(&Slot::Feedback, data()),
+        supported(&what("completions that the data has, or for pairs,"))
+    );
+    assert_eq!(of_teacher(&Slot::Feedback, from(None)), supported(&what("whoever writes it,")));
+    let written = refusals(|experiment| {
+        distilled(experiment).rollout.source = from(shown(&Slot::Feedback));
+    });
+    assert_eq!(written, supported(&what("a teacher that writes,")));
+    let of_student = |slot: &Slot, source: RolloutSource| {
+        let sees = shown(slot);
+        move |experiment: &mut Experiment| {
+            let train = distilled(experiment);
+            (train.sees, train.rollout.source) = (sees, source);
+        }
+    };
+    assert_eq!(
+        refusals(of_student(&Slot::Feedback, student(4, 2).0)),
+        supported(&what("whoever writes it,"))
+    );
+    assert_eq!(
+        refusals(of_student(&member, from(None))),
+        supported("the slot `{group}` of the student's template `hint`")
+    );
+    let mut sound = experiment();
+    of_student(&Slot::Feedback, from(None))(&mut sound);
+    compiled(&sound);
+    let told = refusals(|experiment| {
+        let advice = Rollout { source: from(None), edits: vec![], origin: HERE };
+        experiment.teachers[0].feedback = Some(Rc::new(advice));
+    });
+    assert_eq!(told, supported("a teacher with `feedback` that another model writes"));
+    // A teacher with nothing to read.
+    let asked = |value: Formula, experiment: &mut Experiment| {
+        experiment.teachers[0].sees = shown(&member);
+        distilled(experiment).rollout.source = student(4, 2).0;
+        distilled(experiment).objective = objective(value, sequence_mean());
+    };
+    let read = || apply(Function::Multiply, [&logp(Role::Teacher), &live(Live::Part(Part::Logp))]);
+    let name = "an objective that reads `teacher` without asking whether the group has what `hint` shows";
+    assert_eq!(refusals(|experiment| asked(read(), experiment)), supported(name));
+    let available = signal(Signal::Available { role: Role::Teacher });
+    let guarded = apply(Function::Where, [&available, &read(), &number(0.0)]);
+    let mut sound = experiment();
+    asked(guarded, &mut sound);
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let signals = train.objective.graph.signals(&train.objective.outputs());
+    assert!(signals.contains(&plan::Signal::Available { role: plan::Role::TEACHER }), "{signals:?}");
 }
 
 /// A `mix` runs where both sides draw groups of one size for the prompts of a step.

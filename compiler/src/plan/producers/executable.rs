@@ -1,10 +1,12 @@
 //! From a checked rollout to what the runtime executes.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
+use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::source::Span;
 
-use super::{Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, teacher, turns};
+use super::{
+    Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, teacher, through, turns,
+};
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
@@ -22,8 +24,8 @@ pub(crate) fn rollout(
         return pairs.map_err(|refusal| vec![*refusal]);
     }
     let at = origins.span(train.rollout.origin);
-    let mut refusals: Vec<Diagnostic> =
-        other_edits(&train.rollout).map(|edit| *refused(at, edit_name(edit))).collect();
+    let others = other_edits(&train.rollout).filter(|edit| !matches!(edit, Edit::Through { .. }));
+    let mut refusals: Vec<Diagnostic> = others.map(|edit| *refused(at, edit_name(edit))).collect();
     let made = producer(&train.rollout, train.keep, origins, of_completions).and_then(|producer| {
         let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
         kept(rollout, train.keep, at)
@@ -44,7 +46,7 @@ pub(super) fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &c
     rollout.edits.iter().filter(move |edit| !(chosen::makes(edit) || turns && turns::makes(edit)))
 }
 
-/// A rollout with the edits that choose, other edits aside.
+/// A rollout with the edits that choose and those by programs, other edits aside.
 pub(super) fn producer(
     rollout: &checked::Rollout,
     keep: Keep,
@@ -53,7 +55,10 @@ pub(super) fn producer(
 ) -> Narrowed<Producer> {
     let at = origins.span(rollout.origin);
     let made = source(rollout, keep, origins, of_completions)?;
-    rollout.edits.iter().try_fold(made, |made, edit| chosen::executable(made, edit, at, of_completions))
+    rollout.edits.iter().try_fold(made, |made, edit| match edit {
+        Edit::Through { .. } => through::executable(made, edit, rollout, origins),
+        _ => chosen::executable(made, edit, at, of_completions),
+    })
 }
 
 /// The source of a rollout.

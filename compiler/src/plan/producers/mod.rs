@@ -16,6 +16,7 @@ mod refine;
 mod replay;
 mod student;
 mod teacher;
+mod through;
 mod turns;
 
 pub use mopd_lang::experiment::Keeps;
@@ -33,6 +34,7 @@ pub use refine::Refine;
 pub use replay::Replay;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
+pub use through::{Program, Through};
 pub use turns::{ExpertTurns, Turns};
 
 pub(crate) use self::executable::rollout;
@@ -71,6 +73,7 @@ pub enum Producer {
     Guided(Box<Guided>),
     Refine(Box<Refine>),
     Chosen(Box<Chosen>),
+    Through(Box<Through>),
     FirstOf(Box<FirstOf>),
 }
 
@@ -88,6 +91,7 @@ impl Producer {
             Producer::Guided(kind) => &**kind,
             Producer::Refine(kind) => &**kind,
             Producer::Chosen(kind) => &**kind,
+            Producer::Through(kind) => &**kind,
             Producer::FirstOf(kind) => &**kind,
         }
     }
@@ -105,6 +109,7 @@ impl Producer {
             Producer::Guided(kind) => &mut **kind,
             Producer::Refine(kind) => &mut **kind,
             Producer::Chosen(kind) => &mut **kind,
+            Producer::Through(kind) => &mut **kind,
             Producer::FirstOf(kind) => &mut **kind,
         }
     }
@@ -176,6 +181,16 @@ pub trait Kind {
 
     /// Where a program answers the student.
     fn environment(&self) -> Option<&Turns> {
+        None
+    }
+
+    /// The program that it starts.
+    fn program(&self) -> Option<Program<'_>> {
+        None
+    }
+
+    /// Whose completions it changes after they were written.
+    fn edited(&self) -> Option<&Producer> {
         None
     }
 
@@ -350,7 +365,8 @@ impl Producer {
     /// Whether a step draws all of them itself: none is data, an earlier step's, or one of a pair.
     pub fn drawn_anew(&self) -> bool {
         let inner = self.kind().inner();
-        let drawn = self.kind().drawn().is_some() || matches!(self, Producer::Mix(_));
+        let of_others = matches!(self, Producer::Mix(_) | Producer::Through(_));
+        let drawn = self.kind().drawn().is_some() || of_others;
         drawn && self.fresh() && inner.into_iter().all(Producer::drawn_anew)
     }
 }

@@ -124,6 +124,30 @@ fn a_teacher_says_what_it_sees_while_it_writes() {
     assert_eq!((rollout.producer.shown().count(), rollout.producer.kind().policy().is_err()), (1, true));
 }
 
+/// How long an answer may take and where the files of a program lie change no result: their content is in its key.
+#[test]
+fn an_edit_says_what_it_edits() {
+    let edited = |of| {
+        let (command, depends) = ("python3 edit.py".to_owned(), vec!["rules.json".to_owned()]);
+        Producer::Through(Box::new(Through { command, time_limit_seconds: 600.0, depends, of }))
+    };
+    let rollout = Rollout::new(5, edited(Producer::student(sampling())));
+    let rest = r#""of":{"from":"student","sampling":S},"batch":5}"#.replace('S', SAMPLING);
+    let text = r#"{"from":"through","command":"python3 edit.py","time_limit_seconds":600.0,"depends":["rules.json"],"#;
+    let text = text.to_owned() + &rest;
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    let key = r#"{"from":"through","command":"python3 edit.py","#.to_owned() + &rest;
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), key);
+    let kind = rollout.producer.kind();
+    assert_eq!((kind.group(), kind.fresh(), kind.policy().is_err()), (2, true, true));
+    assert_eq!(rollout.producer.unedited(), &Producer::student(sampling()));
+    let programs: Vec<&str> = rollout.producer.programs().iter().map(|program| program.command).collect();
+    assert_eq!((programs, rollout.producer.environments().len()), (vec!["python3 edit.py"], 0));
+    let once = edited(Producer::teacher_once(64, Keep::All, sampling()));
+    assert_eq!((once.fresh(), once.once().map(|once| once.sequences)), (false, Some(64)));
+}
+
 /// Both models read each token that is drawn.
 #[test]
 fn a_teacher_that_has_a_say_writes() {

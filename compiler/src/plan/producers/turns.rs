@@ -5,7 +5,10 @@ use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
 use mopd_lang::formula;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{
+    Fields, Kind, ModelId, OfCompletions, Producer, Program, Sampling, Value, Writer, edit_name, sampling,
+};
+use crate::plan::events::FailureKind;
 use crate::plan::{Axis, Formula, Moving, Signal, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
@@ -84,6 +87,11 @@ impl Kind for Turns {
 
     fn environment(&self) -> Option<&Turns> {
         Some(self)
+    }
+
+    fn program(&self) -> Option<Program<'_>> {
+        let Turns { environment: command, depends, .. } = self;
+        Some(Program { command, depends, kind: FailureKind::Environment })
     }
 
     fn turns(&self) -> u32 {

@@ -1,7 +1,7 @@
 //! Edits: what is done to the completions of a rollout.
 
 use super::declare::builtins;
-use super::types::{Condition, Count, Formula, Program, Rewriting, Whole};
+use super::types::{Condition, Count, Dependencies, Formula, Program, Rewriting, Seconds, Whole};
 
 builtins! { Edit: EditName, EditCall {
     /// Replaces a pattern in the completions by another text; `{_}` matches any text, other braces are
@@ -30,7 +30,10 @@ builtins! { Edit: EditName, EditCall {
     #[usage = "expert_turns(3)"]
     expert_turns => ExpertTurns { turns: Option<Whole>, all_but: Option<Whole> },
 
-    /// Passes completions through a program of yours. They are off-policy afterwards.
+    /// Passes completions through a program of yours, which answers each with another text, or leaves it out: one
+    /// JSON object per line in, one out. They are off-policy afterwards. `time_limit` is in seconds, for the
+    /// completions of a batch. Results are computed again when a source file in the script's folder changes, or a
+    /// file or folder of `depends`.
     #[usage = "through(\"python3 edit.py\")"]
-    through => Through { command: Program },
+    through => Through { command: Program, time_limit: Seconds = 600.0, depends: Option<Dependencies> },
 }}

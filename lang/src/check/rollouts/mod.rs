@@ -425,7 +425,12 @@ impl Checker {
             }
             EditCall::FirstTurns(given) => Edit::FirstTurns { turns: self.read(given.turns, env)? },
             EditCall::ExpertTurns(given) => Edit::ExpertTurns { turns: self.expert_turns(given, env)? },
-            EditCall::Through(given) => Edit::Through { command: self.read(given.command, env)? },
+            EditCall::Through(given) => {
+                let command = self.read(given.command, env);
+                let time_limit_seconds = self.read(given.time_limit, env)?;
+                let depends = self.read(given.depends, env)?.unwrap_or_default();
+                Edit::Through { command: command?, time_limit_seconds, depends }
+            }
         })
     }
 

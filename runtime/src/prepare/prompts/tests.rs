@@ -95,7 +95,10 @@ fn a_template_is_filled_row_by_row() {
     let fading = view(vec![text("="), Piece::First { slot: slot("other"), share }]);
     assert_eq!(prompts.shown(&bytes, &fading).unwrap().get(1), bytes.prompt("=four").unwrap());
     let half = Moment::Step { step: 2, steps: 4 };
-    assert_eq!(prompts.shown_now(&bytes, &fading, half, 1, None).unwrap(), bytes.prompt("=fo").unwrap());
+    assert_eq!(
+        prompts.shown_now(&bytes, &fading, half, 1, &Said::default()).unwrap(),
+        bytes.prompt("=fo").unwrap()
+    );
     let missing = view(vec![Piece::Slot(slot("third"))]);
     let Err(error) = prompts.shown(&bytes, &missing) else { panic!("there is no such field") };
     assert!(error.to_string().contains("third"), "{error}");

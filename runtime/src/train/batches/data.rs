@@ -68,6 +68,7 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             reward: None,
             chosen: None,
             draft: None,
+            feedback: None,
         }
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();

@@ -15,19 +15,24 @@ mod replay;
 mod sample;
 mod student;
 mod teacher;
+mod through;
 mod turns;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Ladder, Length, Producer};
 
+pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
 pub use self::teacher::{RolloutCache, Written, no_teacher};
+use self::through::Editor;
 use super::first_epoch::FirstEpoch;
 use super::models::Models;
 use super::sequences::Sequences;
+use super::views::Shown;
 use super::{Source, Stage, privacy};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, MixturePosition};
@@ -36,6 +41,7 @@ use crate::model::Decoder;
 use crate::random::{Key, Purpose, Uniforms};
 use crate::rollout::Sequence;
 use crate::store::state::KeptGroup;
+use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
 /// The completions of a prompt.
@@ -81,6 +87,8 @@ struct Making<'a> {
     cache: Option<&'a RolloutCache<'a>>,
     /// Sequences are handed on with their rewards, where somebody looks at them.
     judged: bool,
+    /// What is written before the first step passes through it.
+    editor: Option<&'a Rc<Editor>>,
     /// Its number in the tree of producers, of two inside each.
     node: u32,
 }
@@ -106,6 +114,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Chosen(kind) => Box::new(chosen::make_chosen(kind, making)?),
         Producer::FirstOf(kind) => Box::new(first_of::make_first(kind, making)?),
         Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
+        Producer::Through(kind) => through::make_edited(kind, making)?,
     })
 }
 
@@ -139,8 +148,10 @@ impl Batches {
     /// Teachers whose rollouts are imitated write them here, before the first step, unless they are in the
     /// cache.
     pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
-        let producer =
-            make(&stage.train.rollout.producer, &Making { stage, models, cache, judged: true, node: 0 })?;
+        let producer = make(
+            &stage.train.rollout.producer,
+            &Making { stage, models, cache, judged: true, editor: None, node: 0 },
+        )?;
         if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
@@ -210,6 +221,27 @@ impl Batches {
 
     /// The sequences of the next step. `student` is as it is now.
     pub fn next(
+        &mut self,
+        stage: &Stage,
+        student: &Decoder,
+        models: &Models,
+        step: u32,
+    ) -> Result<Sequences> {
+        let mut sequences = self.drawn_now(stage, student, models, step)?;
+        if let Some(view) = stage.train.sees.as_ref().filter(|view| view.of_completions()) {
+            let context = student.config.context;
+            let members = 0..sequences.list.len();
+            let shown = Shown::new(stage, (Some(view), context), &sequences, members.clone(), step)?;
+            let prompts = members.map(|member| shown.prompt(stage, &sequences.list[member], member).to_vec());
+            let prompts: Vec<Vec<Token>> = prompts.collect();
+            for (sequence, prompt) in zip_equal(&mut sequences.list, prompts) {
+                sequence.prompt = Some(prompt);
+            }
+        }
+        Ok(sequences)
+    }
+
+    fn drawn_now(
         &mut self,
         stage: &Stage,
         student: &Decoder,

@@ -1,11 +1,14 @@
 //! `snapshot(model, sample(...))`: rollouts of a model that does not change, written before the first step, once
 //! for each prompt that the stage draws. A side of a pair is drawn at every step.
 
+use std::rc::Rc;
+
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Model;
 
 use super::sample::{Numbered, judge, sample, sample_now};
 use super::teacher::kept_or_written;
+use super::through::Editor;
 use super::{Batch, Draws, Group, Making, Written, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
@@ -20,6 +23,7 @@ pub(super) struct OfModel {
     model: ModelRef,
     sampling: Sampling,
     judged: bool,
+    editor: Option<Rc<Editor>>,
 }
 
 /// Of each source, a group for each record that the stage draws.
@@ -31,8 +35,13 @@ struct WrittenForPrompts {
 }
 
 pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> Result<Box<dyn Draws>> {
-    let Making { stage, models, cache, judged, .. } = *making;
-    let writer = OfModel { model: models.of_model(*model), sampling: sampling.clone(), judged };
+    let Making { stage, models, cache, judged, editor, .. } = *making;
+    let writer = OfModel {
+        model: models.of_model(*model),
+        sampling: sampling.clone(),
+        judged,
+        editor: editor.cloned(),
+    };
     if !once {
         return Ok(Box::new(writer));
     }
@@ -67,6 +76,10 @@ impl OfModel {
         let key = stage.key(Purpose::TeacherRollout, 0);
         let writer = models.decoder(self.model).expect("it is frozen, not the student");
         let mut list = sample(stage, (&*writer, &Shown::Own), &by_record(stage, draws), &self.sampling, key)?;
+        if let Some(editor) = &self.editor {
+            list = editor.edited(stage, list)?;
+            editor.has_answered_all()?;
+        }
         if self.judged {
             judge(stage, list.iter_mut().flatten())?;
         }

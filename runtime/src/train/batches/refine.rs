@@ -10,6 +10,7 @@ use super::sample::{Numbered, draw_by, in_groups, judge, sample_now};
 use super::teacher::no_teacher;
 use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
 use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::{Token, Tokenizer};
@@ -59,9 +60,9 @@ impl Refined {
         let tokenizer = &stage.start.tokenizer;
         let mut shown: Vec<(String, Vec<Token>)> = Vec::with_capacity(drafts.len());
         for Sequence { source, record, completion, .. } in &drafts {
-            let draft = draft(tokenizer, completion, now.max_tokens as usize)?;
+            let draft = text_of_at_most(tokenizer, completion, now.max_tokens as usize)?;
             let prompts = stage.sources[*source].prompts;
-            let prompt = prompts.shown_now(tokenizer, view, moment, *record, Some(&draft))?;
+            let prompt = prompts.shown_now(tokenizer, view, moment, *record, &Said::draft(Some(&draft)))?;
             shown.push((draft, prompt));
         }
         let decoder = models.decoder(editor.model_ref);
@@ -99,8 +100,8 @@ impl Refined {
     }
 }
 
-/// A draft as text, of so many tokens at most: text of tokens that are no characters has more of them.
-fn draft(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> Result<String> {
+/// A completion as text, of so many tokens at most: text of tokens that are no characters has more of them.
+pub fn text_of_at_most(tokenizer: &Tokenizer, tokens: &[Token], most: usize) -> Result<String> {
     let mut text = tokenizer.decode(tokens)?;
     loop {
         let beyond = tokenizer.encode(&text)?.len().saturating_sub(most);

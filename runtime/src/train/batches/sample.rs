@@ -6,7 +6,7 @@ use super::{Batch, Group};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
-use crate::reward::RewardInput;
+use crate::reward::{RewardInput, Verdict};
 use crate::rollout::{Author, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
@@ -94,8 +94,9 @@ pub(super) fn sample<'a>(
 ) -> Result<Vec<Group>> {
     let prompts: Vec<Prompt> = draws
         .iter()
-        .map(|Numbered { number, draw, .. }| Prompt {
-            tokens: shown.of_draw(stage, *draw),
+        .enumerate()
+        .map(|(place, Numbered { number, draw, .. })| Prompt {
+            tokens: shown.of_draw(stage, *draw, place),
             id: *number,
             sample: 0,
             limit: stage.sources[draw.source].limit,
@@ -116,6 +117,7 @@ pub(super) fn sample<'a>(
             reward: None,
             chosen: None,
             draft: None,
+            feedback: None,
         }
     });
     Ok(in_groups(sequences, n))
@@ -133,6 +135,7 @@ pub(super) fn judge_by<'s>(
     judged: impl Fn(&Sequence) -> Vec<Token>,
 ) -> Result<()> {
     let mut sequences: Vec<&mut Sequence> = sequences.into_iter().collect();
+    let shown = stage.train.shows_feedback();
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().map(|one| &**one).filter(|sequence| sequence.source == index);
         let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&judged(sequence)));
@@ -147,7 +150,7 @@ pub(super) fn judge_by<'s>(
                 record,
             })
             .collect();
-        let rewards = source
+        let verdicts = source
             .verifier
             .judge(&answers, stage.control)
             .map_err(|error| Error::from(error).at(source.origin))?;
@@ -156,8 +159,9 @@ pub(super) fn judge_by<'s>(
         }
         let own: Vec<&mut &mut Sequence> =
             sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
-        for (sequence, reward) in zip_equal(own, rewards) {
+        for (sequence, Verdict { reward, feedback }) in zip_equal(own, verdicts) {
             sequence.reward = Some(reward);
+            sequence.feedback = feedback.filter(|_| shown);
         }
     }
     Ok(())

@@ -1,12 +1,15 @@
 //! `from(teacher, ...)`: rollouts that the routed teachers write, or one by name, once, before the first step,
 //! or fresh every step.
 
+use std::rc::Rc;
+
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{Once, Teacher};
 use mopd_compiler::plan::{Keep, Role};
 
 use super::data::Fixed;
 use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_shown};
+use super::through::Editor;
 use super::{Batch, Draws, Group, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -40,11 +43,11 @@ struct OfTeacher {
 struct WrittenOnce(Fixed);
 
 pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>> {
-    let Making { stage, models, cache, judged, .. } = *making;
+    let Making { stage, models, cache, judged, editor, .. } = *making;
     let Some(once) = teacher.once else {
         return Ok(Box::new(OfTeacher { teacher: teacher.clone(), judged }));
     };
-    let written = kept_or_written(cache, || teacher_rollouts(stage, models, teacher, once))?;
+    let written = kept_or_written(cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
     Ok(Box::new(WrittenOnce(Fixed(written))))
 }
 
@@ -112,7 +115,7 @@ pub fn no_teacher(source: &Source) -> Error {
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
-    Teacher { writer, sees, sampling, .. }: &Teacher,
+    (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<Editor>>),
     Once { sequences: count, keep }: Once,
 ) -> Result<Written> {
     let n = sampling.n.max(1);
@@ -135,12 +138,15 @@ fn teacher_rollouts(
         // Before the first step, the student is what it starts from.
         let teacher = match models.decoder(writer.model_ref) {
             Some(teacher) => teacher,
-            None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
+            None => Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };
         let sees = sees.as_ref().or(models.view(writer));
         let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), 0)?;
         let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?.concat();
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
+        if let Some(editor) = editor {
+            sequences = editor.edited(stage, vec![sequences])?.concat();
+        }
         judge(stage, &mut sequences)?;
         if keep == Keep::Correct {
             sequences.retain(|sequence| sequence.reward >= Some(1.0));
@@ -148,6 +154,9 @@ fn teacher_rollouts(
         kept_of_section[section] += sequences.len();
         kept[draw.source].extend(sequences);
         first += chunk.len();
+    }
+    if let Some(told) = editor.and_then(|editor| editor.left_out()) {
+        stage.control.warn(told);
     }
     for (section, count) in zip_equal(&stage.sections(), kept_of_section) {
         let Section { source, teacher: routed } = *section;

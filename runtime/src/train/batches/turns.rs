@@ -356,6 +356,7 @@ impl Trajectory {
             reward: None,
             chosen: None,
             draft: None,
+            feedback: None,
         }
     }
 }

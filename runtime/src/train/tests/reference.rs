@@ -117,6 +117,7 @@ fn sequence(value: &Value) -> Sequence {
         reward: value["reward"].as_f64(),
         chosen: value["chosen"].as_bool(),
         draft: None,
+        feedback: None,
     }
 }
 

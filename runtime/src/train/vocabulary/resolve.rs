@@ -45,6 +45,7 @@ impl Parameters<'_> {
             | Signal::Step
             | Signal::VocabularySize
             | Signal::Uniform { .. }
+            | Signal::Available { .. }
             | Signal::Other { .. } => return Ok(None),
         }))
     }

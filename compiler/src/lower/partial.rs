@@ -1,0 +1,35 @@
+//! Teachers that have nothing to read for some completions: an objective asks `available` before it reads them.
+
+use mopd_lang::diag::Diagnostic;
+
+use crate::plan::{Objective, Role, Scorers, Signal};
+use crate::refusal::{Origins, refused};
+
+pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {
+    let lacks = |role: Role| {
+        let views = scorers.choices(role).iter().filter_map(|choice| choice.sees.as_ref());
+        views.into_iter().find(|view| view.may_lack())
+    };
+    let at = origins.span(objective.origin);
+    let compositions = scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+    let composed = compositions.filter_map(|choice| Some((choice, choice.teacher.composition()?)));
+    for (choice, composition) in composed {
+        if composition.roles().any(|role| lacks(role).is_some()) {
+            let construct =
+                format!("`{}`, which is made of a teacher that may have nothing to read,", choice.name);
+            return Some(*refused(at, construct));
+        }
+    }
+    let signals = objective.graph.signals(&objective.outputs());
+    let (role, view) = scorers.iter().find_map(|(role, _)| {
+        let asked = signals.contains(&Signal::Available { role });
+        Some((role, lacks(role).filter(|_| !asked && objective.reads(role))?))
+    })?;
+    let name = scorers.name(role);
+    let construct = format!(
+        "an objective that reads `{name}` without asking whether the group has what `{}` shows",
+        view.name
+    );
+    let help = format!("guard what it reads: `where(available({name}), ..., 0)`");
+    Some((*refused(at, construct)).help(help))
+}

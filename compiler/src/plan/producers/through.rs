@@ -1,0 +1,142 @@
+//! `... |> through("python3 edit.py")`: completions that a program of the author's may write anew, or leave out.
+
+use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Once, Producer, Sampling, Value, Writer, edit_name};
+use crate::plan::events::FailureKind;
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Through {
+    /// It runs in the folder of the experiment's file.
+    pub command: String,
+    /// For the completions of a batch.
+    pub time_limit_seconds: f64,
+    /// Files and folders that it reads besides its sources.
+    #[serde(default)]
+    pub depends: Vec<String>,
+    pub of: Producer,
+}
+
+/// A program of the author's that a producer starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program<'a> {
+    pub command: &'a str,
+    /// Files and folders that it reads besides its sources.
+    pub depends: &'a [String],
+    /// What its failure is.
+    pub kind: FailureKind,
+}
+
+impl Producer {
+    /// Whether somebody draws all of its completions, at a step or before: none is the data's or a side of a pair.
+    pub fn is_drawn(&self) -> bool {
+        self.fields_of_data().is_empty() && !matches!(self, Producer::Pairs(_))
+    }
+
+    /// The programs that it starts.
+    pub fn programs(&self) -> Vec<Program<'_>> {
+        self.all().into_iter().filter_map(|producer| producer.kind().program()).collect()
+    }
+
+    /// What writes, whatever is done to it afterwards.
+    pub fn unedited(&self) -> &Producer {
+        self.kind().edited().map_or(self, Producer::unedited)
+    }
+}
+
+impl Kind for Through {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        Fields::of("through")
+            .with("command", Value::Text(self.command.clone()))
+            .with("time_limit_seconds", Value::Number(self.time_limit_seconds))
+            .with("depends", Value::Texts(self.depends.clone()))
+            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with_groups("batch", groups)
+    }
+
+    /// The files of `depends` enter a result's key by their content.
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        Fields::of("through")
+            .with("command", Value::Text(self.command.clone()))
+            .with("of", Value::Fields(self.of.kind().key(None, model)))
+            .with_groups("batch", groups)
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    fn program(&self) -> Option<Program<'_>> {
+        let Through { command, depends, .. } = self;
+        Some(Program { command, depends, kind: FailureKind::Edit })
+    }
+
+    fn edited(&self) -> Option<&Producer> {
+        Some(&self.of)
+    }
+
+    fn once(&self) -> Option<Once> {
+        self.of.once()
+    }
+
+    fn once_mut(&mut self) -> Option<&mut Once> {
+        self.of.once_mut()
+    }
+
+    fn leaves_out(&self) -> bool {
+        self.of.fresh()
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Err("a program may have changed the text")
+    }
+
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        self.of.kind().parameters(of)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+/// What a program makes of the completions of `of`.
+pub(super) fn executable(
+    of: Producer,
+    edit: &Edit,
+    rollout: &checked::Rollout,
+    origins: Origins,
+) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let Edit::Through { command, time_limit_seconds, depends } = edit else {
+        unreachable!("the caller has looked")
+    };
+    // A buffer would have what was drawn, an episode has the environment's tokens, and a pair two writers.
+    let drawn = matches!(
+        rollout.source,
+        RolloutSource::Sample(_)
+            | RolloutSource::From { .. }
+            | RolloutSource::Snapshot { .. }
+            | RolloutSource::TokenMix { .. }
+            | RolloutSource::Interleave { .. }
+            | RolloutSource::Refine { .. }
+    );
+    if !drawn {
+        return Err(refused(at, format!("the edit `through` of the rollout `{}`", rollout.source.name())));
+    }
+    if matches!(of, Producer::Through(_)) {
+        return Err(refused(at, format!("{} twice", edit_name(edit))));
+    }
+    Ok(Producer::Through(Box::new(Through {
+        command: command.clone(),
+        time_limit_seconds: *time_limit_seconds,
+        depends: depends.clone(),
+        of,
+    })))
+}

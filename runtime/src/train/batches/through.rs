@@ -1,0 +1,253 @@
+//! `... |> through("python3 edit.py")`: a program of the author's gets completions, and answers with the text that
+//! is trained on in their place, or leaves a completion out.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use mopd_compiler::plan::Producer;
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::Through;
+use mopd_compiler::plan::views::Moment;
+use serde_json::Value;
+
+use super::sample::{Numbered, judge};
+use super::{Batch, Draws, Group, Making, make, model, teacher};
+use crate::environment::Environments;
+use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
+use crate::program::{self, Failure, Pool, Unanswered};
+use crate::quote::quote;
+use crate::random::Purpose;
+use crate::reward::RewardInput;
+use crate::rollout::Sequence;
+use crate::tokenizer::Token;
+use crate::tokenizer::chat::Example;
+use crate::train::Stage;
+use crate::zip::zip_equal;
+
+/// What passes completions through a program.
+pub(super) struct Editor {
+    /// None in a trial, where nobody's program is asked about nonsense.
+    pool: Option<Pool>,
+    command: String,
+    /// Tokens of a completion, at most.
+    most: u32,
+    /// So many were left out, of so many.
+    left_out: Cell<(usize, usize)>,
+    /// How many were cut off.
+    cut: Cell<usize>,
+}
+
+/// Completions that are new in every step.
+struct Edited {
+    of: Box<dyn Draws>,
+    editor: Rc<Editor>,
+    judged: bool,
+}
+
+pub(super) fn make_edited(through: &Through, making: &Making) -> Result<Box<dyn Draws>> {
+    let editor = Rc::new(Editor::new(through, making)?);
+    // What is written once is edited once.
+    match &through.of {
+        Producer::Teacher(of) if of.once.is_some() => {
+            teacher::make(of, &Making { editor: Some(&editor), ..*making })
+        }
+        Producer::Model(of) if of.once => model::make(of, &Making { editor: Some(&editor), ..*making }),
+        of => {
+            let judged = making.judged;
+            let of = make(of, &Making { judged: false, ..*making })?;
+            Ok(Box::new(Edited { of, editor, judged }))
+        }
+    }
+}
+
+impl Draws for Edited {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+        let mut groups = self.editor.edited(batch.stage, self.of.draw(batch, draws, purpose)?)?;
+        if self.judged {
+            judge(batch.stage, groups.iter_mut().flatten())?;
+        }
+        Ok(groups)
+    }
+}
+
+impl Editor {
+    fn new(through: &Through, making: &Making) -> Result<Editor> {
+        let Through { command, time_limit_seconds: limit, of, .. } = through;
+        let most = of.sampling().expect("somebody draws").max_tokens;
+        let pool = match making.stage.environments {
+            Environments::Untouched => None,
+            Environments::In(folder) => {
+                let pool = Pool::new("program of `through`", command, *limit, folder);
+                Some(pool.ok_or_else(|| {
+                    let message = format!("`through` cannot work with a time limit of {limit} s");
+                    Error::new(FailureKind::Edit, message).help("`time_limit` must be more than 0 seconds")
+                })?)
+            }
+        };
+        Ok(Editor { pool, command: command.clone(), most, left_out: Cell::default(), cut: Cell::default() })
+    }
+
+    /// Groups without what was left out; nobody knows any more with which probability a token was drawn.
+    pub(super) fn edited(&self, stage: &Stage, groups: Vec<Group>) -> Result<Vec<Group>> {
+        let sizes: Vec<usize> = groups.iter().map(Vec::len).collect();
+        let list = groups.concat();
+        let texts = match &self.pool {
+            None => vec![None; list.len()],
+            Some(pool) => self.asked(pool, stage, &list)?.into_iter().map(Some).collect(),
+        };
+        let mut edited = Vec::with_capacity(list.len());
+        for (sequence, text) in zip_equal(list, texts) {
+            edited.push(match text {
+                None => Some(Sequence { logps: None, ..sequence }),
+                Some(Answer::LeftOut) => None,
+                Some(Answer::Same) => Some(Sequence { logps: None, ..sequence }),
+                Some(Answer::Other(text)) => Some(self.written(stage, sequence, &text)?),
+            });
+        }
+        let (gone, all) = self.left_out.get();
+        let now = edited.iter().filter(|each| each.is_none()).count();
+        self.left_out.set((gone + now, all + edited.len()));
+        let mut edited = edited.into_iter();
+        Ok(sizes.into_iter().map(|size| edited.by_ref().take(size).flatten().collect()).collect())
+    }
+
+    /// What is said of completions that were left out, where some were.
+    pub(super) fn left_out(&self) -> Option<String> {
+        let (gone, all) = self.left_out.get();
+        (gone > 0).then(|| format!("`{}` left out {gone} of {all} completions", self.command))
+    }
+
+    /// Each prompt of a `snapshot` has its completions.
+    pub(super) fn has_answered_all(&self) -> Result<()> {
+        self.left_out().map_or(Ok(()), |told| {
+            let message = format!("{told}, and each prompt of a `snapshot` has its own");
+            Err(Error::new(FailureKind::Edit, message).help(
+                "answer with a text, or write `from(MODEL, sequences: ...)`, of which a program can leave some out",
+            ))
+        })
+    }
+
+    /// What the program answers to each.
+    fn asked(&self, pool: &Pool, stage: &Stage, list: &[Sequence]) -> Result<Vec<Answer>> {
+        let text = |sequence: &Sequence| {
+            let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
+            stage.start.tokenizer.decode(&tokens)
+        };
+        let texts: Vec<String> = list.iter().map(text).collect::<Result<_, _>>()?;
+        let dataset = |sequence: &Sequence| &stage.sources[sequence.source].prompts.dataset;
+        let records: Vec<_> = list.iter().map(|each| dataset(each).object(each.record)).collect();
+        let asked: Vec<RewardInput> = zip_equal(list, zip_equal(&texts, &records))
+            .map(|(sequence, (completion, record))| RewardInput {
+                prompt: dataset(sequence).prompt(sequence.record),
+                completion,
+                record,
+            })
+            .collect();
+        // A process that failed is dropped on the way out of here, which ends it.
+        let mut worker = pool.take();
+        let answers = pool.batch(&mut worker, &asked, "completion", completion, stage.control);
+        pool.take_warnings().into_iter().for_each(|warning| stage.control.warn(warning));
+        let answers = answers.map_err(|unanswered| {
+            let prompt = unanswered.open.map_or("", |open| asked[open].prompt);
+            self.failed(pool, unanswered, prompt, asked.len())
+        })?;
+        pool.give_back(worker);
+        let answer = |(before, after): (&String, Option<String>)| match after {
+            None => Answer::LeftOut,
+            Some(after) if after == *before => Answer::Same,
+            Some(after) => Answer::Other(after),
+        };
+        Ok(zip_equal(&texts, answers).map(answer).collect())
+    }
+
+    /// A completion with another text.
+    fn written(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Sequence> {
+        let source = &stage.sources[sequence.source];
+        let sees = stage.train.sees.as_ref().filter(|view| !view.of_completions());
+        let sees = sees.map(|view| (view, Moment::Most));
+        let Example { prompt, mut completion, written } =
+            source.prompts.answered(&stage.start.tokenizer, sees, sequence.record, text, &Said::default())?;
+        if prompt != source.tokens.get(sequence.record) || written.contains(&false) {
+            let message = format!(
+                "with the answer of `{}` the conversation of a prompt of `{}` begins otherwise than without",
+                self.command, source.name
+            );
+            return Err(Error::new(FailureKind::Data, message).help(
+                "`through` needs a chat template that leaves the prompt as it is, or prompts as plain text",
+            ));
+        }
+        let most = source.limit.unwrap_or(u32::MAX).min(self.most).max(1) as usize;
+        let truncated = completion.len() > most;
+        if truncated {
+            completion.truncate(most);
+            if self.cut.replace(self.cut.get() + 1) == 0 {
+                stage.control.warn(format!(
+                    "`{}` answers with completions that are longer than `max_tokens`, {most} tokens: their ends are \
+                     not trained on",
+                    self.command
+                ));
+            }
+        }
+        Ok(Sequence { prompt: None, completion, written: None, logps: None, truncated, ..sequence })
+    }
+
+    fn failed(
+        &self,
+        pool: &Pool,
+        Unanswered { failure, given, .. }: Unanswered,
+        prompt: &str,
+        asked: usize,
+    ) -> Error {
+        let (program, prompt) = (format!("the program `{}` of `through`", self.command), quote(prompt));
+        let (message, help) = match failure {
+            Failure::Stopped => return Error::Interrupted,
+            Failure::Start { cause } => (
+                format!("{program} could not be started in {}: {cause}", pool.folder.display()),
+                "commands run by `sh` in the folder of the experiment's file".to_owned(),
+            ),
+            Failure::Ended { how, stderr } => (
+                format!(
+                    "{program} ended ({how}) before it answered for the prompt {prompt}; restarting it did not help"
+                ),
+                program::how_it_ended(&how, &stderr),
+            ),
+            Failure::TimedOut { stderr } => (
+                format!(
+                    "{program} answered {given} of {asked} completions within its time limit of {} s; restarting it \
+                     did not help; the first prompt without an answer is {prompt}",
+                    pool.limit.as_secs_f64()
+                ),
+                format!(
+                    "raise `time_limit`, or look at what it does with that prompt; {}",
+                    program::last_words(&stderr)
+                ),
+            ),
+            Failure::InvalidOutput { why, line } => (
+                format!("{program} returned invalid output: {why} in {}", quote(&line)),
+                "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must write one \
+                 line {\"id\": 0, \"completion\": \"...\"}, with `null` for a completion to leave out, and nothing \
+                 else; messages belong on standard error"
+                    .to_owned(),
+            ),
+        };
+        Error::new(FailureKind::Edit, message).help(help)
+    }
+}
+
+#[derive(Clone)]
+enum Answer {
+    Same,
+    Other(String),
+    LeftOut,
+}
+
+/// What a reply says; none for a completion to leave out.
+fn completion(reply: &Value) -> Result<Option<String>, String> {
+    match reply.get("completion") {
+        None => Err("no `completion`".to_owned()),
+        Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err("a `completion` that is neither a text nor `null`".to_owned()),
+    }
+}

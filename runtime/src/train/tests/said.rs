@@ -1,0 +1,191 @@
+//! Templates that show what becomes of a completion: what the verifier said of it, and others of its group.
+
+use mopd_compiler::plan::views::{GroupMember, Piece, Slot, View};
+use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Live, Scorer};
+
+use super::super::objective::objectives::objective;
+use super::producers::sampling;
+use super::*;
+use crate::rollout::Sequence;
+
+fn view(name: &str, slot: Slot) -> Option<View> {
+    let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text("|".to_owned()), Piece::Slot(slot)];
+    Some(View { name: name.to_owned(), pieces })
+}
+
+/// Right where it begins in the first half of the alphabet.
+fn verifier() -> Verifier {
+    let reward = Reward::Regex { pattern: "^[^n-zN-Z]".to_owned(), field: String::new() };
+    Verifier::new(&reward, Path::new(".")).unwrap()
+}
+
+fn text(sequence: &Sequence) -> String {
+    Tokenizer::Bytes.decode(&sequence.completion).unwrap()
+}
+
+/// What is shown of it: characters of no more tokens than a completion may have.
+fn begun(sequence: &Sequence) -> String {
+    let mut bytes = 0;
+    let fits = |letter: &char| {
+        bytes += letter.len_utf8();
+        bytes <= 6
+    };
+    text(sequence).chars().take_while(fits).collect()
+}
+
+fn plain<'a>(stage: &'a Stage, sequence: &Sequence) -> &'a str {
+    stage.sources[sequence.source].prompts.dataset.prompt(sequence.record)
+}
+
+/// KL(student || teacher) of one sequence, each behind its own text, in float64.
+fn kl(models: [&Reference; 2], texts: [&str; 2], sequence: &Sequence) -> Tensor {
+    let [student, teacher] = zip_equal(models, texts)
+        .map(|(model, text)| model.logps(&Tokenizer::Bytes.prompt(text).unwrap(), &sequence.completion))
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    let each = student.exp() * (&student - teacher.detach());
+    each.sum_dim_intlist(-1, false, Kind::Double).mean(Kind::Double)
+}
+
+fn agrees(loss: f64, gradient: &[f32], losses: Vec<Tensor>, student: &Reference) {
+    let expected = Tensor::stack(&losses, 0).mean(Kind::Double);
+    assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
+    let apart = apart(gradient, &student.gradient(&expected));
+    assert!(apart < 1e-4, "{apart:e}");
+}
+
+/// The routed teacher scores behind what the verifier said of the same completion.
+#[test]
+fn a_teacher_reads_what_the_verifier_said() {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    let shown = view("shown", Slot::Feedback);
+    let mut train = train(direct(Support::Full, Mass::Raw), 1);
+    train.rollout = Rollout::new(6, Producer::student(sampling(2)));
+    let seeing = TeacherChoice { sees: shown, ..choice(Teacher::Model(ModelId(1))) };
+    train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
+    let mut stage = fixture.stage(&train, ROUTED, &weights);
+    for source in &mut stage.sources {
+        source.route = Route::all(&seeing);
+    }
+    let (loss, gradient, rollouts) = first_step(&stage);
+    let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
+    let mut words = Vec::new();
+    let losses = rollouts.sequences.list.iter().map(|sequence| {
+        let word = if sequence.reward == Some(1.0) { "correct" } else { "wrong" };
+        words.push(word);
+        assert_eq!(sequence.feedback.as_deref(), Some(word), "{}", text(sequence));
+        let prompt = plain(&stage, sequence);
+        kl([&student, &teacher], [prompt, &format!("{prompt}|{word}")], sequence)
+    });
+    let losses = losses.collect();
+    assert!(words.contains(&"correct") && words.contains(&"wrong"), "{words:?}");
+    agrees(loss, &gradient, losses, &student);
+}
+
+/// A student that another writes for: it is trained behind its template, with the words about the completion.
+#[test]
+fn a_student_may_read_what_the_verifier_said() {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    let mut train = train(direct(Support::Full, Mass::Raw), 1);
+    train.rollout = Rollout::new(6, Producer::teacher(sampling(2)));
+    train.sees = view("shown", Slot::Feedback);
+    let mut stage = fixture.stage(&train, [1, 1].map(|model| Teacher::Model(ModelId(model))), &weights);
+    for source in &mut stage.sources {
+        source.tokens = source.prompts.seen(&weights[0].tokenizer, train.sees.as_ref()).unwrap();
+        let sees = Some(View::of_prompt());
+        source.route = Route::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
+    }
+    let (loss, gradient, rollouts) = first_step(&stage);
+    let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
+    let losses = rollouts.sequences.list.iter().map(|sequence| {
+        let (prompt, word) = (plain(&stage, sequence), sequence.feedback.as_deref().unwrap());
+        kl([&student, &teacher], [&format!("{prompt}|{word}"), prompt], sequence)
+    });
+    agrees(loss, &gradient, losses.collect(), &student);
+}
+
+/// `where(available(reminded), kl(student || reminded), 0)`
+fn guarded() -> Objective {
+    let reminded = Role::named(0);
+    let kind = DivergenceKind::Kl;
+    let divergence = Divergence::between(kind, Role::Student, reminded, Support::Full, Mass::Raw);
+    objective("guarded", Live::Divergence(divergence), move |graph, divergence| {
+        let available = graph.signal(Signal::Available { role: reminded });
+        let available = graph.broadcast(available, Axis::Token);
+        let none = graph.constant(Axis::Token, 0.0);
+        (graph.apply(mopd_compiler::plan::Function::Where, &[available, divergence, none]), None)
+    })
+}
+
+/// Another completion that was right stands before the teacher's input; where the group has none, the teacher
+/// says nothing and there is no gradient.
+#[test]
+fn a_group_without_a_right_completion_has_no_gradient() {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    for micro_batch in [None, Some(3)] {
+        let mut train = train(guarded(), 1);
+        train.rollout = Rollout::new(8, Producer::student(sampling(2)));
+        let sees = view("reminded", Slot::Group(GroupMember::Correct));
+        let seeing = TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) };
+        let scorer = Scorer { name: "reminded".to_owned(), choices: vec![seeing.clone()] };
+        train.scorers = Scorers::new(Vec::new(), [], vec![scorer]);
+        let mut stage = fixture.stage(&train, ROUTED, &weights);
+        stage.micro_batch = micro_batch;
+        for source in &mut stage.sources {
+            source.scorers = vec![None, Some(seeing.clone())];
+        }
+        let (loss, gradient, rollouts) = first_step(&stage);
+        let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
+        let list = &rollouts.sequences.list;
+        let mut missing = 0;
+        let losses = list.iter().enumerate().map(|(place, sequence)| {
+            // Of two, the other one.
+            let other = &list[place ^ 1];
+            let prompt = plain(&stage, sequence);
+            if other.reward != Some(1.0) {
+                missing += 1;
+                return kl([&student, &teacher], [prompt, prompt], sequence) * 0.0;
+            }
+            kl([&student, &teacher], [prompt, &format!("{prompt}|{}", begun(other))], sequence)
+        });
+        let losses: Vec<Tensor> = losses.collect();
+        assert!(missing > 0 && missing < list.len(), "{missing} of {}", list.len());
+        agrees(loss, &gradient, losses, &student);
+        let mut trainer = Trainer::new(&stage).unwrap();
+        let mut record = Record::default();
+        trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
+        let counted: f64 = record.rows.iter().filter_map(|row| row.unavailable).sum();
+        assert_eq!(counted, missing as f64, "the report counts them");
+    }
+}
+
+/// A reward command need not say anything, but then there is nothing to show.
+#[test]
+fn silence_is_an_error() {
+    let (fixture, weights) = (Fixture::new(), models(true));
+    let program = "import json, sys
+for line in sys.stdin:
+    print(json.dumps({'id': json.loads(line)['id'], 'reward': 0.5}), flush=True)
+";
+    std::fs::write(fixture.folder.path().join("judge.py"), program).unwrap();
+    let (command, depends) = ("python3 judge.py".to_owned(), Vec::new());
+    let reward = Reward::Command { command, time_limit_seconds: 60.0, batch: 64, depends };
+    let silent = Verifier::new(&reward, fixture.folder.path()).unwrap();
+    let seeing = TeacherChoice { sees: view("shown", Slot::Feedback), ..choice(Teacher::Model(ModelId(1))) };
+    let mut train = train(direct(Support::Full, Mass::Raw), 1);
+    train.rollout = Rollout::new(6, Producer::student(sampling(2)));
+    train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
+    let mut stage = fixture.stage(&train, ROUTED, &weights);
+    for source in &mut stage.sources {
+        source.verifier = &silent;
+        source.route = Route::all(&seeing);
+    }
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
+    let (error, _) = trainer.evaluate(0, &rollouts, 0).err().expect("it says nothing");
+    assert!(
+        error.to_string().contains("says nothing of a completion, which the template `shown`"),
+        "{error}"
+    );
+}
