@@ -601,16 +601,17 @@ fn a_reward_program_judges_and_its_faults_are_told_apart() {
     bench.edit(
         "tiny.mopd",
         "tests = \"copy.test.jsonl\", reward = exact_match",
-        "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 1)",
+        "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 30)",
     );
     judge("    sys.exit('out of paper')\n");
     assert_says(&bench.fails(&[]), &["judge.py", "out of paper", "domain copy {"]);
-    judge("    time.sleep(60)\n");
-    assert_says(&bench.fails(&[]), &["judge.py", "1 s"]);
     judge("    print('seven', flush=True)\n");
     assert_says(&bench.fails(&[]), &["judge.py", "seven"]);
     judge("    print(json.dumps({'id': request['id'], 'reward': 7}), flush=True)\n");
     assert_says(&bench.fails(&[]), &["judge.py", "7"]);
+    bench.edit("tiny.mopd", "time_limit: 30", "time_limit: 1");
+    judge("    time.sleep(60)\n");
+    assert_says(&bench.fails(&[]), &["judge.py", "1 s"]);
 }
 
 #[test]
