@@ -24,8 +24,13 @@ pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Opti
     let of_live = objective.live.iter().map(|live| (Asked::of_live(&live.primitive), live.origin));
     of_signals.chain(of_live).find_map(|(asked, origin)| {
         let inside = asked.divergence.map(Divergence::signals).unwrap_or_default();
-        let inside = inside.iter().map(Asked::of_signal).find_map(|asked| asked.unanswered(&own_tokens));
-        let name = inside.or_else(|| asked.unanswered(&own_tokens))?;
+        let mut parts = inside.iter().map(Asked::of_signal).chain([asked]);
+        if parts.clone().any(|part| part.compared().is_some_and(|role| scorers.choices(role).is_empty())) {
+            let construct = "`matched` or `unmatched` where no teacher is routed";
+            let help = "route a teacher: its vocabulary is what the student's is compared with";
+            return Some((*refused(origins.span(origin), construct)).help(help));
+        }
+        let name = parts.find_map(|part| part.unanswered(&own_tokens))?;
         let construct = format!("reading `{name}`, a teacher with another tokenizer, token by token");
         let help = "compare with `sorted_l1(student, teacher)`, or on the entries that both vocabularies have: \
                     `jsd(teacher, student, support: matched, mass: raw)`";
@@ -34,6 +39,7 @@ pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Opti
 }
 
 /// What is asked of roles' distributions.
+#[derive(Clone)]
 struct Asked<'a> {
     roles: Vec<Role>,
     divergence: Option<&'a Divergence>,
@@ -56,6 +62,11 @@ impl<'a> Asked<'a> {
         Asked { roles: live.roles(), divergence, support: None }
     }
 
+    /// Whose vocabulary the student's is compared with.
+    fn compared(&self) -> Option<Role> {
+        compared(self.support.or(self.divergence.map(|divergence| &divergence.support))?)
+    }
+
     /// The name of a teacher that can't answer it.
     fn unanswered<'n>(&self, own_tokens: &impl Fn(Role) -> Option<&'n TeacherChoice>) -> Option<&'n str> {
         let mut others = self.roles.iter().filter_map(|role| own_tokens(*role));
@@ -67,6 +78,14 @@ impl<'a> Asked<'a> {
                 (None, None) => false,
             };
         (!answered).then_some(first.name.as_str())
+    }
+}
+
+fn compared(support: &Support) -> Option<Role> {
+    match support {
+        Support::Matched { role } | Support::Unmatched { role } => Some(*role),
+        Support::Union { of } | Support::Intersection { of } => of.iter().find_map(compared),
+        Support::Full | Support::TopK { .. } | Support::Nucleus { .. } | Support::Sampled => None,
     }
 }
 
