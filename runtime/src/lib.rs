@@ -18,6 +18,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+#[cfg(test)]
+mod compiled;
 pub mod control;
 pub mod data;
 mod environment;

@@ -3,20 +3,20 @@
 
 use std::ops::Range;
 
-use mopd_compiler::plan::{self, View, views::Piece, views::Slot};
-use mopd_lang::source::SourceFile;
+use mopd_compiler::plan::{View, views::Piece, views::Slot};
 
 use super::*;
+use crate::compiled;
 use crate::tokenizer::tests::pretrained;
 
 const BETA: f64 = 0.3;
 
 /// `gold` and `uld` of the standard library.
 fn objectives() -> Vec<Objective> {
-    ["gold(beta: 0.3)", "uld"].map(compiled).into()
+    ["gold(beta: 0.3)", "uld"].map(objective).into()
 }
 
-fn compiled(objective: &str) -> Objective {
+fn objective(objective: &str) -> Objective {
     let name = objective.split('(').next().unwrap();
     let text = format!(
         "use std.cross_tokenizer.{name}\n\
@@ -28,14 +28,8 @@ fn compiled(objective: &str) -> Objective {
          model student = distill(base) {{ objective = {objective}, rollout = sample(n: 1, temperature: 1, \
          max_tokens: 8), prompts = 2, steps = 10, lr = 1e-3 }}\n"
     );
-    let entry = SourceFile { path: "t.mopd".into(), text };
-    let standard = |module: &[&str]| mopd_std::source(module).map(|(path, text)| SourceFile { path, text });
-    let analysis = mopd_lang::analyse(entry, &standard);
-    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
-    let experiment = analysis.experiment.as_ref().unwrap();
-    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap();
-    let student = plan.experiment.models.iter().find(|model| model.name == "student").unwrap();
-    let plan::Stage::Train(train) = &student.stage else { panic!("the student is trained") };
+    let plan = compiled::plan(text);
+    let train = compiled::train(&plan, "student");
     assert!(train.scorers.routed().iter().all(|choice| choice.own_tokens));
     train.objective.clone()
 }
@@ -260,7 +254,7 @@ fn a_route_may_have_teachers_of_both_kinds() {
     let (fixture, words) = (sentences(), pretrained("qwen3"));
     let models = [model_of(&Tokenizer::Bytes, 0), model_of(&words, 1), model_of(&words, 2)];
     let pairs = counterparts(&words);
-    let train = train(compiled("uld"), 1);
+    let train = train(objective("uld"), 1);
     let pieces = vec![Piece::Text("Q: ".to_owned()), Piece::Slot(Slot::Prompt)];
     let sees = Some(View { name: "asked".to_owned(), pieces });
     let stage_of = stage(&fixture, &train, &models, sees);
@@ -290,7 +284,7 @@ fn a_route_may_have_teachers_of_both_kinds() {
 fn what_cannot_be_aligned_is_said() {
     let (fixture, words) = (sentences(), pretrained("qwen3"));
     let models = [model_of(&Tokenizer::Bytes, 0), model_of(&words, 1), model_of(&words, 2)];
-    let train = train(compiled("uld"), 1);
+    let train = train(objective("uld"), 1);
     let stage = stage(&fixture, &train, &models, None);
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);

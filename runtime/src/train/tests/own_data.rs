@@ -1,10 +1,10 @@
 //! Terms with completions of their own: what a step with several parts does, and what is drawn for each.
 
-use mopd_compiler::plan::{self, OwnData, Producer};
-use mopd_lang::source::SourceFile;
+use mopd_compiler::plan::{OwnData, Producer};
 
 use super::mixes::drawn;
 use super::*;
+use crate::compiled;
 
 fn sampled(n: u32) -> Rollout {
     Rollout::new(7, Producer::student(Sampling::new(n, 1.0, 6)))
@@ -123,25 +123,6 @@ fn a_part_draws_for_itself() {
     assert!(different.iter().all(|count| *count > 40), "{different:?} of 56");
 }
 
-/// The objective of the only stage that reads teachers, from text.
-fn compiled(text: &str) -> Train<Objective> {
-    let entry = SourceFile { path: "test.mopd".to_owned(), text: text.to_owned() };
-    let standard = |module: &[&str]| match module {
-        ["std", name] => {
-            mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() })
-        }
-        _ => None,
-    };
-    let analysis = mopd_lang::analyse(entry, &standard);
-    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
-    let experiment = analysis.experiment.as_ref().unwrap();
-    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap();
-    let Some(plan::Model { stage: plan::Stage::Train(train), .. }) = plan.experiment.models.last() else {
-        panic!("the last model is trained")
-    };
-    (**train).clone()
-}
-
 /// DistiLLM-2 (arXiv:2503.07067) with its skew chosen for each sequence: of the catalogue's formula
 /// `(2 - beta) * KL(T || a T + (1 - a) S)` on the teacher's texts, `beta * KL(S || sg(b S + (1 - b) T))` on the
 /// student's, `a = clip(1 - (1 - most) * usual / (p_T - p_S), 0.01, most)` with the geometric means of the
@@ -168,7 +149,8 @@ model student = distill(base) {
     let (fixture, models) = (Fixture::new(), models(true));
     let mut bounds = [0; 3];
     for usual in [-1e-3, -3e-4, -1e-4, -3e-5, 3e-5, 1e-4, 3e-4, 1e-3] {
-        let train = compiled(&text.replace("USUAL", &usual.to_string()));
+        let plan = compiled::plan(text.replace("USUAL", &usual.to_string()));
+        let train = compiled::train(&plan, "student").clone();
         assert!(matches!(&train.rollout.producer, Producer::Data(_)) && train.own_data.len() == 1);
         let stage = fixture.stage(&train, ROUTED, &models);
         let own = train.own_parts();

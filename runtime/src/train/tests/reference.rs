@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use mopd_compiler::plan::{self, Plan};
-use mopd_lang::source::SourceFile;
 use serde_json::Value;
 
 use super::*;
+use crate::compiled;
 use crate::model::tests::parity::read;
 use crate::rollout::Sequence;
 
@@ -21,28 +21,13 @@ struct Fixtures {
     reference: HashMap<String, Vec<f64>>,
 }
 
-fn plan() -> Plan {
-    let path = folder().join("cases.mopd");
-    let entry = SourceFile { path: "cases.mopd".to_owned(), text: std::fs::read_to_string(path).unwrap() };
-    let standard = |module: &[&str]| match module {
-        ["std", name] => {
-            mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() })
-        }
-        _ => None,
-    };
-    let analysis = mopd_lang::analyse(entry, &standard);
-    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
-    let experiment = analysis.experiment.as_ref().unwrap();
-    mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap()
-}
-
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/training")
 }
 
 impl Fixtures {
     fn new() -> Fixtures {
-        let plan = plan();
+        let plan = compiled::plan(std::fs::read_to_string(folder().join("cases.mopd")).unwrap());
         let batches: Value =
             serde_json::from_slice(&std::fs::read(folder().join("batches.json")).unwrap()).unwrap();
         let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else {
@@ -61,11 +46,7 @@ impl Fixtures {
     }
 
     fn train(&self, model: &str) -> &Train<Objective> {
-        let found = self.plan.experiment.models.iter().find(|known| known.name == model);
-        let Some(plan::Model { stage: plan::Stage::Train(train), .. }) = found else {
-            panic!("no model `{model}` is trained")
-        };
-        train
+        compiled::train(&self.plan, model)
     }
 
     fn rollouts(&self, kind: &str) -> Rollouts {

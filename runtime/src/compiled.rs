@@ -1,0 +1,23 @@
+//! Programs of tests: by language and compiler, with the standard library.
+
+use mopd_compiler::plan::{Model, Objective, Plan, Stage, Train};
+use mopd_lang::source::SourceFile;
+
+pub fn plan(text: impl Into<String>) -> Plan {
+    let entry = SourceFile { path: "test.mopd".to_owned(), text: text.into() };
+    let standard = |module: &[&str]| mopd_std::source(module).map(|(path, text)| SourceFile { path, text });
+    let analysis = mopd_lang::analyse(entry, &standard);
+    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
+    let experiment = analysis.experiment.as_ref().unwrap();
+    mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap()
+}
+
+/// The stage that trains a model.
+#[track_caller]
+pub fn train<'p>(plan: &'p Plan, model: &str) -> &'p Train<Objective> {
+    let found = plan.experiment.models.iter().find(|known| known.name == model);
+    let Some(Model { stage: Stage::Train(train), .. }) = found else {
+        panic!("no model `{model}` is trained")
+    };
+    train
+}

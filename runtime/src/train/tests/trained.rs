@@ -1,0 +1,159 @@
+//! What is trained: all weights, some, or an adapter.
+
+use super::*;
+
+/// What is not chosen stays as it is, to the bit; what is moves as it does when all train and gradients are
+/// not clipped.
+#[test]
+fn frozen_weights_stay() {
+    let fixture = Fixture::new();
+    let models = models(false);
+    let groups =
+        [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
+    let start = models[0].values().into_owned();
+    for group in groups {
+        let mut train = train(mopd(1.0), 1);
+        let only = vec![WeightFilter::Group(group)];
+        train.trainable =
+            Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
+        let (end, _) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
+        for entry in layout(&models[0].config) {
+            let of_group = match group {
+                WeightGroup::Norm => entry.name.contains("norm"),
+                WeightGroup::Embedding => entry.name.contains("embed") || entry.name.contains("lm_head"),
+                WeightGroup::Attention => entry.name.contains("attn"),
+                WeightGroup::FeedForward => entry.name.contains(".mlp."),
+            };
+            let trains = of_group && !entry.name.contains("layers.1.");
+            let range = entry.offset..entry.offset + entry.len();
+            assert_eq!(end[range.clone()] != start[range], trains, "{} with {group:?}", entry.name);
+        }
+    }
+    let mut nothing = train(mopd(1.0), 1);
+    nothing.trainable =
+        Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
+    let Err(stopped) = super::super::train(&fixture.stage(&nothing, ROUTED, &models), None) else {
+        panic!("something trained")
+    };
+    assert!(stopped.error.to_string().contains("no weight is left to train"), "{}", stopped.error);
+}
+
+/// LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353): the gradient of every part against automatic
+/// differentiation in double precision of W + s B A, with magnitudes or without; in micro-batches too.
+/// Beforehand some steps, so that B is not 0.
+#[test]
+fn adapters_have_the_references_gradient() {
+    let fixture = Fixture::new();
+    let models = models(true);
+    for kind in [AdapterKind::Lora, AdapterKind::Dora] {
+        let mut train = train(direct(Support::Full, Mass::Raw), 1);
+        train.trainable = Trainable::Adapter(adapter(kind));
+        let mut stage = fixture.stage(&train, ROUTED, &models);
+        for micro_batch in [None, Some(3)] {
+            stage.micro_batch = micro_batch;
+            let mut trainer = Trainer::new(&stage).unwrap();
+            for step in 0..3 {
+                trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+            }
+            let rollouts = trainer.rollouts_of(3).unwrap().remove(0);
+            let Evaluated { gradient, .. } =
+                trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
+            let gradient = trainer.trained.gradient(gradient);
+            let got = to_vec(&gradient.part(0..gradient.parameters()));
+            let adapted = trainer.trained.adapter().unwrap();
+
+            let leaf = |shape: &[usize], values: &[f32]| {
+                let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
+                Tensor::from_slice(values)
+                    .to_kind(Kind::Double)
+                    .view(shape.as_slice())
+                    .set_requires_grad(true)
+            };
+            let parts: HashMap<String, Tensor> = adapted
+                .parts()
+                .into_iter()
+                .map(|(name, shape, values)| (name, leaf(&shape, &values)))
+                .collect();
+            let mut student = Reference::new(&models[0]);
+            for (name, weight) in &mut student.leaves {
+                let module = format!("base_model.model.{}", name.strip_suffix(".weight").unwrap());
+                let Some(a) = parts.get(&format!("{module}.lora_A.weight")) else { continue };
+                let b = &parts[&format!("{module}.lora_B.weight")];
+                let direction = weight.detach() + b.matmul(a) * 2.0;
+                *weight = match parts.get(&format!("{module}.lora_magnitude_vector")) {
+                    None => direction,
+                    Some(magnitude) => {
+                        let norm = direction
+                            .square()
+                            .sum_dim_intlist([1].as_slice(), true, Kind::Double)
+                            .sqrt()
+                            .detach();
+                        &direction * (magnitude.unsqueeze(1) / norm)
+                    }
+                };
+            }
+            let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
+            let (_, terms) = objectives().pop().unwrap();
+            let losses: Vec<Tensor> = rollouts
+                .sequences
+                .list
+                .iter()
+                .map(|sequence| {
+                    let prompt = sequence.prompt(&stage);
+                    let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
+                    let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
+                    terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
+                })
+                .collect();
+            let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
+            let names: Vec<String> = adapted.parts().into_iter().map(|(name, ..)| name).collect();
+            // The order of the vector: A and B of each matrix, then the magnitudes.
+            let (factors, magnitudes): (Vec<&String>, Vec<&String>) =
+                names.iter().partition(|name| !name.ends_with("vector"));
+            let order: Vec<&Tensor> =
+                factors.into_iter().chain(magnitudes).map(|name| &parts[name]).collect();
+            let gradients = Tensor::run_backward(&[&loss], &order, false, false);
+            let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
+            let expected: Vec<f64> = Vec::try_from(&Tensor::cat(&flat, 0)).unwrap();
+            let apart = apart(&got, &expected);
+            assert!(apart < 1e-5, "{kind:?}, {micro_batch:?}: {apart:e}");
+        }
+    }
+}
+
+/// An adapter changes its targets alone, starts from the model as it is, and is saved as PEFT names it.
+#[test]
+fn an_adapter_changes_its_targets_alone() {
+    let fixture = Fixture::new();
+    let models = models(true);
+    let mut train = train(mopd(1.0), 1);
+    train.trainable = Trainable::Adapter(Adapter { layers: Some((0, 0)), ..adapter(AdapterKind::Dora) });
+    let stage = fixture.stage(&train, ROUTED, &models);
+    let trainer = Trainer::new(&stage).unwrap();
+    trainer.trained.apply(&trainer.model);
+    let (merged, start) = (to_vec(trainer.model.flat()), models[0].values().into_owned());
+    assert!(merged.iter().zip(&start).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "B is 0 at first");
+    let finished = super::super::train(&stage, None).map_err(|stopped| stopped.error).unwrap();
+    let end = finished.weights.values();
+    for entry in layout(&models[0].config) {
+        let range = entry.offset..entry.offset + entry.len();
+        let trains = entry.name.contains("layers.0.")
+            && ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+                .iter()
+                .any(|module| entry.name.contains(module));
+        assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
+    }
+    let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
+    assert_eq!((*config_name, *model_name), ("adapter_config.json", "adapter_model.safetensors"));
+    let config: serde_json::Value = serde_json::from_slice(config).unwrap();
+    assert_eq!(
+        (&config["r"], &config["use_dora"], &config["layers_to_transform"]),
+        (&3.into(), &true.into(), &[0].as_slice().into())
+    );
+    let tensors = safetensors::SafeTensors::deserialize(model).unwrap();
+    let part = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight").unwrap();
+    assert_eq!(part.shape(), [3, 24]);
+    let part =
+        tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector").unwrap();
+    assert_eq!(part.shape(), [16]);
+}

@@ -1,0 +1,83 @@
+//! Numbers that have no gradient.
+
+use super::*;
+
+#[test]
+fn signals() {
+    let batch = batch(2);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    // Another order of the same numbers, so that the two share two of their three most probable tokens.
+    let turned = [0.03, 0.50, 0.25, 0.15, 0.07];
+    let vocabulary = given(rows(&[turned, [0.2; 5]]), Some(rows(&[TEACHER, TEACHER])), &[TAKEN, 0], None);
+    let values = |signal: Signal| {
+        let quantity = parameters.quantity(&signal).unwrap().expect("it comes from distributions");
+        to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
+    };
+    let entropy = -TEACHER.iter().map(|p| p * p.ln()).sum::<f64>();
+    close(&values(Signal::Logp { role: Role::TEACHER }), &[0.15f64.ln(), 0.5f64.ln()], 1e-6);
+    close(&values(Signal::Entropy { role: Student }), &[entropy, 5.0f64.ln()], 1e-6);
+    close(&values(Signal::Top1 { role: Student }), &[0.5, 0.2], 1e-6);
+    close(&values(Signal::Rank { role: Role::TEACHER }), &[3.0, 1.0], 0.0 + 1e-9);
+    close(&values(Signal::Overlap { left: Student, right: Role::TEACHER, k: 3 })[..1], &[2.0 / 3.0], 1e-6);
+    close(&values(Signal::Overlap { left: Student, right: Role::TEACHER, k: 9 }), &[1.0, 1.0], 1e-6);
+    close(&values(Signal::Mass { role: Student, support: TOP_2 }), &[0.53, 0.4], 1e-6);
+    close(&values(Signal::Mass { role: Student, support: Support::Full }), &[1.0, 1.0], 1e-6);
+    close(&values(Signal::InNucleus { role: Role::TEACHER, p: 0.74 }), &[0.0, 1.0], 1e-9);
+    close(&values(Signal::InNucleus { role: Role::TEACHER, p: 0.76 }), &[1.0, 1.0], 1e-9);
+    let nucleus = |role, p| Support::Nucleus { role, p };
+    close(&values(Signal::SupportSize { support: nucleus(Role::TEACHER, 0.76) }), &[3.0, 3.0], 1e-9);
+    // Equals go in together.
+    close(&values(Signal::SupportSize { support: nucleus(Student, 0.3) }), &[1.0, 5.0], 1e-9);
+    close(&values(Signal::SupportSize { support: TOP_2 }), &[2.0, 2.0], 1e-9);
+    let sampler = Signal::Divergence(kl(Student, Role::Sampler, Support::Full, Mass::Raw));
+    assert!(values(sampler)[0] > 1e-3);
+    assert!(parameters.quantity(&Signal::Reward).unwrap().is_none());
+}
+
+#[test]
+fn parameters_move_with_the_run_and_with_the_token() {
+    let at_this_step = Schedule::Linear { from: 0.1, to: 0.9, over: Over::Run }.at(3, 10);
+    let of = |call: &str| {
+        let kind = called(call);
+        of_divergence(
+            &plan::Divergence::between(kind, Student, Role::TEACHER, TOP_2, Mass::Raw),
+            &DISTINCT,
+            &TEACHER,
+        )
+    };
+    for call in ["skew(student || teacher, lambda: SHARE)", "alpha(student || teacher, alpha: SHARE)"] {
+        let moving = of(&call.replace("SHARE", "linear(0.1 -> 0.9)"));
+        assert_eq!(moving, of(&call.replace("SHARE", &at_this_step.to_string())));
+    }
+
+    // The share of each token is the reward of its sequence.
+    let mut graph = Graph::default();
+    let value = graph.signal(Signal::Reward);
+    let share = Parameter::Formula(Box::new(Formula { graph, value }));
+    let blended = |share: Parameter, rest: Parameter| plan::Divergence {
+        right: plan::Distribution::Blend(vec![(share, Role::TEACHER), (rest, Student)]),
+        ..kl(Role::TEACHER, Student, Support::Full, Mass::Raw)
+    };
+    let spec = blended(share, Parameter::Number(0.25));
+    assert_eq!(spec.signals(), [Signal::Reward]);
+    let layout = Layout {
+        sequence_of_token: vec![0, 1, 1],
+        group_of_sequence: vec![0, 0],
+        groups: 1,
+        ..Layout::default()
+    };
+    let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
+    let vocabulary = given(
+        rows(&[DISTINCT; 3]),
+        Some(rows(&[TEACHER; 3])),
+        &[TAKEN; 3],
+        Some(Sizes { chunk: 5, block: 10, kept: 0 }),
+    );
+    let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect();
+    let expected = [0.5, 0.75, 0.75].map(|share| {
+        of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0
+    });
+    close(&got, &expected, 1e-6);
+}
