@@ -16,7 +16,7 @@ use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::chat::{self, ChatError, Conversation, Example};
+use crate::tokenizer::chat::{self, ChatError, Conversation, Example, Template};
 use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.
@@ -281,15 +281,15 @@ impl Prompts {
             data: &self.dataset.hash,
             format: self.cache.as_ref().map(|cache| &cache.format),
             tokenizer: tokenizer.hash(),
-            day: self.day(tokenizer),
+            day: self.day([tokenizer]),
         };
         keys::hash("mopd tokens", VERSION, &key).to_hex().to_string()
     }
 
-    /// The day, where a template writes it into these prompts.
-    pub fn day(&self, tokenizer: &Tokenizer) -> Option<String> {
-        let asked =
-            self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date());
+    /// The day, where a template of one of these writes it into the prompts.
+    pub fn day<'t>(&self, tokenizers: impl IntoIterator<Item = &'t Tokenizer>) -> Option<String> {
+        let mut templates = tokenizers.into_iter().flat_map(Tokenizer::templates);
+        let asked = self.dataset.is_chat() && templates.any(Template::asks_date);
         asked.then(|| chat::today().format("%F").to_string())
     }
 

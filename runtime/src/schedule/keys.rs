@@ -21,6 +21,7 @@ use crate::model::Weights;
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, Form};
 use crate::schedule::evaluate::samples;
+use crate::tokenizer;
 use crate::zip::zip_equal;
 
 /// The key of every task, of the rollouts that frozen models write for it before its first step, and of what
@@ -90,10 +91,15 @@ struct DataKey<'a> {
 }
 
 impl<'a> DataKey<'a> {
-    fn of(data: &'a DomainData, prompts: Option<&'a Prompts>, form: &Form) -> DataKey<'a> {
+    /// `readers` are the tokenizers of those who read the prompts.
+    fn of<'t>(
+        data: &'a DomainData,
+        prompts: Option<&'a Prompts>,
+        readers: impl IntoIterator<Item = &'t tokenizer::Tokenizer>,
+    ) -> DataKey<'a> {
         DataKey {
             rows: prompts.map(|prompts| prompts.dataset.hash.as_str()),
-            day: prompts.and_then(|prompts| prompts.day(&form.tokenizer)),
+            day: prompts.and_then(|prompts| prompts.day(readers)),
             program: data.program.as_deref(),
         }
     }
@@ -279,6 +285,14 @@ impl<'a> Maker<'a> {
         &self.forms[model.0 as usize]
     }
 
+    /// What a stage reads of the domains that it trains on.
+    fn data(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
+        train.mixture.iter().map(|share| {
+            let data = &self.domains[share.domain.0 as usize];
+            DataKey::of(data, data.train.as_deref(), readers(train, share.domain, self.forms))
+        })
+    }
+
     fn stage(&self, task: &Task, model: ModelId, computed: ComputeKey<'a>, before: &[TaskKeys]) -> TaskKeys {
         let (stage, form) = (&self.plan.experiment.model(model).stage, self.form(model));
         let mut key = StageKey {
@@ -303,9 +317,7 @@ impl<'a> Maker<'a> {
             // What frozen models write and say is not kept for whoever learns in turns.
             Stage::Joint(joint) => {
                 for Learner { train, .. } in &joint.learners {
-                    let data = train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
-                    let form = self.form(train.start);
-                    key.data.extend(data.map(|data| DataKey::of(data, data.train.as_deref(), form)));
+                    key.data.extend(self.data(train));
                 }
                 let keys = TaskKeys::of(hashed("mopd result", &key));
                 let others = 1..joint.learners.len() as u32;
@@ -314,8 +326,7 @@ impl<'a> Maker<'a> {
             }
             Stage::Train(train) => {
                 let stream = stream(self.plan, model, self.domains);
-                let data = train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
-                key.data = data.map(|data| DataKey::of(data, data.train.as_deref(), form)).collect();
+                key.data = self.data(train).collect();
                 let result_of = |wanted: ModelId| {
                     let made = |need: &&usize| self.tasks[**need].work == Work::Stage(wanted);
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
@@ -436,10 +447,21 @@ impl<'a> Maker<'a> {
             prompts: *prompts,
             reward: reward.without_paths(),
             format,
-            data: DataKey::of(data, data.tests.as_deref(), self.form(model)),
+            data: DataKey::of(data, data.tests.as_deref(), [&*self.form(model).tokenizer]),
             model: &before[task.needs[0]].result,
         }
     }
+}
+
+/// The tokenizers by which the prompts of a domain are read: the student's, and those of teachers with another.
+fn readers<'f>(
+    train: &Train<Objective>,
+    domain: DomainId,
+    forms: &'f [Form],
+) -> Vec<&'f tokenizer::Tokenizer> {
+    let others = train.scorers.readers(domain).filter(|choice| choice.own_tokens);
+    let others = others.filter_map(|choice| choice.teacher.model());
+    std::iter::once(train.start).chain(others).map(|id| &*forms[id.0 as usize].tokenizer).collect()
 }
 
 /// The models beside the student whose view of the stage's completions can be kept: those that do not change,
@@ -458,4 +480,43 @@ fn large(form: &Form) -> bool {
 pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fork> {
     let Work::Stage(model) = task.work else { return None };
     forks.iter().find(|fork| fork.seed == task.seed && fork.stage == plan.experiment.model(model).name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiled;
+    use crate::model::tests::tiny;
+    use crate::tokenizer::tests::pretrained;
+
+    /// How many tokenizers read the prompts, with a teacher of another family.
+    fn tokenizers(teacher: &str) -> usize {
+        let plan = compiled::plan(format!(
+            "use std.cross_tokenizer.uld\n\
+             experiment \"t\" {{ seed = 1 }}\n\
+             domain d {{ prompts = \"d.jsonl\", reward = exact_match }}\n\
+             model base = hf(\"small\")\n\
+             teacher one = hf(\"one\"){teacher}\n\
+             route {{ else -> one }}\n\
+             model student = distill(base) {{ objective = uld(), rollout = sample(n: 1, temperature: 1, \
+             max_tokens: 8), prompts = 2, steps = 10, lr = 1e-3 }}\n"
+        ));
+        let train = compiled::train(&plan, "student");
+        let form = |id: usize| {
+            let tokenizer =
+                if id == train.start.0 as usize { tokenizer::Tokenizer::Bytes } else { pretrained("llama3") };
+            Form { config: tiny().into(), tokenizer: tokenizer.into(), loaded: None }
+        };
+        let forms: Vec<Form> = (0..plan.experiment.models.len()).map(form).collect();
+        let mut found = readers(train, train.mixture[0].domain, &forms);
+        found.dedup_by_key(|tokenizer| tokenizer.hash());
+        found.len()
+    }
+
+    /// What its template makes of the prompts is in the key.
+    #[test]
+    fn a_teacher_with_another_tokenizer_reads_the_prompts_by_its_own() {
+        assert_eq!(tokenizers(" { origin = foreign, align = tokens }"), 2);
+        assert_eq!(tokenizers(""), 1, "it reads the student's tokens");
+    }
 }

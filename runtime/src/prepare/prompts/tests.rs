@@ -8,13 +8,28 @@ use mopd_compiler::plan::{DataSource, Over, Schedule};
 
 use super::*;
 use crate::data::{Field, Request};
+use crate::tokenizer::tests::pretrained;
 
 fn prompts(folder: &Path, lines: &str) -> Prompts {
+    formatted(folder, lines, PromptFormat::Text)
+}
+
+fn formatted(folder: &Path, lines: &str, format: PromptFormat) -> Prompts {
     fs::write(folder.join("a.jsonl"), lines).unwrap();
-    let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
-    let fields = [Field::text("answer"), Field::text("other")];
-    let request =
-        Request { source: &source, format: &format, fields: &fields, whole: false, routes: &[], notes: None };
+    let source = DataSource::file("a.jsonl");
+    let fields = match format {
+        PromptFormat::Text => vec![Field::text("answer"), Field::text("other")],
+        PromptFormat::Chat { .. } => Vec::new(),
+    };
+    let request = Request {
+        source: &source,
+        format: &format,
+        fields: &fields,
+        whole: false,
+        routes: &[],
+        numbers: &[],
+        notes: None,
+    };
     Prompts::new(Dataset::read(folder, request).unwrap())
 }
 
@@ -164,4 +179,19 @@ fn what_is_quickly_made_is_not_kept() {
     assert_eq!(unkept.tokens(&Tokenizer::Bytes).unwrap().len(), 2);
     let said = unkept.warnings();
     assert!(said.len() == 1 && said[0].contains("a.jsonl are not kept: cannot write"), "{said:?}");
+}
+
+/// A template that writes the day writes it into every prompt that its tokenizer reads: of whoever it is.
+#[test]
+fn the_day_is_that_of_whoever_reads_the_prompts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dated, plain) = (pretrained("llama3"), pretrained("qwen3"));
+    let text = prompts(folder.path(), LINES);
+    assert_eq!(text.day([&dated]), None, "no template is asked");
+    let chat = r#"{"messages": [{"role": "user", "content": "1+1="}]}"#;
+    let chat = formatted(folder.path(), chat, PromptFormat::Chat { system: None });
+    assert_eq!(chat.day([&plain, &Tokenizer::Bytes]), None);
+    let today = chat.day([&dated]);
+    assert!(today.is_some());
+    assert_eq!(chat.day([&plain, &dated]), today);
 }
