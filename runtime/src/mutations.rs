@@ -133,7 +133,15 @@ fn dataset(name: &str, bytes: &[u8], folder: &Path, format: &PromptFormat) -> Op
     fs::write(&path, bytes).unwrap();
     let source = DataSource::file(path.to_str().unwrap());
     let fields = [Field { name: "answer", kind: FieldKind::Text }];
-    let request = Request { source: &source, format, fields: &fields, whole: true, routes: &[], notes: None };
+    let request = Request {
+        source: &source,
+        format,
+        fields: &fields,
+        whole: true,
+        routes: &[],
+        numbers: &[],
+        notes: None,
+    };
     match Dataset::read(Path::new("."), request) {
         Ok(data) => {
             for row in 0..data.len().min(20) {

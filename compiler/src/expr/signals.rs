@@ -32,6 +32,8 @@ pub enum Signal {
     Divergence(Divergence),
     /// Index of the token in its completion, from 0. Per token, count.
     Position,
+    /// The token is between `<tag>` and `</tag>`. Per token, bool.
+    InSpan { tag: String },
     /// Number of completion tokens. Per sequence, count.
     Length,
     /// 1 where the completion was cut off before its end token. Per sequence, bool.
@@ -48,8 +50,16 @@ pub enum Signal {
     Progress,
     /// The step, from 0. Run, count.
     Step,
+    /// The loss of the step before, of all terms together; 1 at the first step. Run, number.
+    Loss,
+    /// That of one term, before `weight`; 1 at the first step. Run, number.
+    TermLoss { term: String },
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
+    /// A field of the prompt's row: a number, or a bool. Per sequence, real.
+    Data { field: String },
+    /// Whether a field of the prompt's row is this text. Per sequence, bool.
+    DataIs { field: String, text: String },
     /// A number drawn uniformly from [0, 1) for each element, another for each `draw`: what random selections
     /// are made by.
     Uniform { draw: u32, axis: Axis },
@@ -68,14 +78,22 @@ impl Signal {
             | Signal::Overlap { .. }
             | Signal::Mass { .. }
             | Signal::InNucleus { .. } => Axis::Token,
-            Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position => Axis::Token,
+            Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position | Signal::InSpan { .. } => {
+                Axis::Token
+            }
             Signal::Length
             | Signal::Truncated
             | Signal::Reward
             | Signal::Correct
             | Signal::Chosen
-            | Signal::Available { .. } => Axis::Sequence,
-            Signal::Progress | Signal::Step | Signal::VocabularySize => Axis::Run,
+            | Signal::Available { .. }
+            | Signal::Data { .. }
+            | Signal::DataIs { .. } => Axis::Sequence,
+            Signal::Progress
+            | Signal::Step
+            | Signal::Loss
+            | Signal::TermLoss { .. }
+            | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
@@ -94,6 +112,7 @@ impl Signal {
             Signal::SupportSize { support } => support.roles(),
             Signal::Divergence(divergence) => divergence.roles(),
             Signal::Position
+            | Signal::InSpan { .. }
             | Signal::Length
             | Signal::Truncated
             | Signal::Reward
@@ -102,7 +121,11 @@ impl Signal {
             | Signal::Available { .. }
             | Signal::Progress
             | Signal::Step
+            | Signal::Loss
+            | Signal::TermLoss { .. }
             | Signal::VocabularySize
+            | Signal::Data { .. }
+            | Signal::DataIs { .. }
             | Signal::Uniform { .. }
             | Signal::Other { .. } => Vec::new(),
         };

@@ -20,6 +20,7 @@ mod tests;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
+use mopd_lang::formula::{self as wide, Formula, FormulaKind};
 use mopd_lang::source::{Sources, Span};
 
 pub(crate) use leaves::{FormulaGraph, Leaf};
@@ -33,9 +34,9 @@ use narrow::settings::Settings;
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
     Comparison, Domain, Experiment, Joint, Learner, Live, Model, ModelId, Objective, OwnData, Place, Plan,
-    SCHEMA, Stage, StageFacts, Train,
+    SCHEMA, Scorers, Signal, Stage, StageFacts, Train,
 };
-use crate::refusal::Origins;
+use crate::refusal::{Origins, refused};
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of
 /// its objectives ([`crate::expr::graph::Graph::fused`]), part of the plan's hash:
@@ -210,6 +211,22 @@ fn lowered(
     Ok(Model { name, stage, origin })
 }
 
+/// The terms whose losses somebody reads: the objective, what moves its rollouts, and the weights of composed
+/// teachers.
+fn read_losses(train: &checked::Train, scorers: &Scorers) -> Vec<String> {
+    let ladders = train.ladders();
+    let formulas = train.objective.formulas().into_iter().chain(&ladders).flat_map(Formula::parts);
+    let of_formulas = formulas.filter_map(|part| match &part.0.kind {
+        FormulaKind::Signal(wide::Signal::TermLoss { term }) => Some(term.clone()),
+        _ => None,
+    });
+    let of_weights = scorers.signals().into_iter().filter_map(|signal| match signal {
+        Signal::TermLoss { term } => Some(term),
+        _ => None,
+    });
+    of_formulas.chain(of_weights).collect()
+}
+
 fn trained(
     train: Train<&checked::Train>,
     tokens: Option<u32>,
@@ -223,6 +240,7 @@ fn trained(
     let origins = Origins { roles, ladders: &ladders, ..origins };
     let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
     let rollouts = std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
+    let read_losses = read_losses(checked, &train.scorers);
     let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
     for (rollout, part) in rollouts.zip(checked.parts()) {
         let temperature = part.objective.temperature_on(&part.rollout);
@@ -230,7 +248,8 @@ fn trained(
             None => whole.clone(),
             Some(_) => normal_form(&part.objective, Some((&part.rollout, part.keep))),
         };
-        match objective::lower(&part.objective, (temperature, tokens), form, origins, fused) {
+        let sizes = (temperature, tokens);
+        match objective::lower(&part.objective, sizes, &read_losses, form, origins, fused) {
             Ok(objective) if first.is_none() => first = Some((rollout, objective)),
             Ok(objective) => own_data.push(OwnData { rollout, objective }),
             // Terms that are multiplied away need no completions, unless all are.
@@ -242,6 +261,11 @@ fn trained(
         return Err(failed.expect("an objective has a term"));
     };
     let mut parts = std::iter::once(&objective).chain(own_data.iter().map(|own| &own.objective));
+    let known = |name: &String| parts.clone().flat_map(|part| &part.term_losses).any(|of| of.term == *name);
+    if let Some(name) = read_losses.iter().find(|name| !known(name)) {
+        let construct = format!("the signal `loss.{name}`, where no such term is trained,");
+        return Err(refused(origins.span(objective.origin), construct));
+    }
     let unfit = |part| {
         let scorers = &train.scorers;
         other_tokenizer::unfit(part, scorers, origins).or_else(|| partial::unfit(part, scorers, origins))

@@ -12,12 +12,15 @@ use super::narrow::formula as narrow;
 use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
+use crate::plan::{
+    Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Term, TermLoss,
+};
 use crate::refusal::{Origins, refused};
 
 pub(super) fn lower(
     objective: &checked::Objective,
     (temperature, vocabulary): (f64, Option<u32>),
+    read_losses: &[String],
     normal_form: NormalForm,
     origins: Origins,
     fused: bool,
@@ -48,6 +51,14 @@ pub(super) fn lower(
     let signal = signal(&mut lowering, &everything, selected, origins, here)?;
     let clipped = clipped(&mut lowering.graph, &everything);
 
+    let mut term_losses = Vec::new();
+    for (term, weighted) in objective.terms.iter().zip(&weighted) {
+        if read_losses.contains(&term.name) {
+            let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
+            term_losses.push(TermLoss { term: term.name.clone(), loss });
+        }
+    }
+
     let ladders = origins.ladders.iter().map(|ladder| self::ladder(&mut lowering, ladder, origins));
     let ladders = ladders.collect::<Result<Vec<Ladder>, _>>()?;
 
@@ -70,6 +81,7 @@ pub(super) fn lower(
         loss,
         live,
         terms,
+        term_losses,
         signal,
         clipped,
         selected,
@@ -141,23 +153,22 @@ fn pieces<'a>(
         let when = detached(&mut lowering, checked.when.as_ref(), "when", origins)?;
         let graph = &mut lowering.graph;
         let weights = [weight, own].into_iter().flatten();
+        let bare = value;
         let value = weights.fold(value, |value, weight| graph.apply(Function::Multiply, &[weight, value]));
-        weighted.push(match when {
-            // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
-            Some(when) => {
-                // A loss per sequence stays one where the condition is one per sequence.
-                let axis = graph.axis(value).max(graph.axis(when));
-                let (when, zero) = (graph.broadcast(when, axis), graph.constant(axis, 0.0));
-                Weighted {
-                    value: graph.apply(Function::Where, &[when, value, zero]),
-                    weight: own,
-                    when: Some(when),
-                }
-            }
-            None => Weighted { value, weight: own, when: None },
-        });
+        let (value, when) = only_where(graph, value, when);
+        weighted.push(Weighted { value, bare, weight: own, when });
     }
     Ok(Pieces { lowering, selected, weight, terms, weighted })
+}
+
+/// A term is 0 where it does not apply; whether such tokens are counted is said by each step of its reduction.
+/// Answers the condition on the term's axis too.
+fn only_where(graph: &mut Graph, value: NodeId, when: Option<NodeId>) -> (NodeId, Option<NodeId>) {
+    let Some(when) = when else { return (value, None) };
+    // A loss per sequence stays one where the condition is one per sequence.
+    let axis = graph.axis(value).max(graph.axis(when));
+    let (when, zero) = (graph.broadcast(when, axis), graph.constant(axis, 0.0));
+    (graph.apply(Function::Where, &[when, value, zero]), Some(when))
 }
 
 /// What an objective computes for each token, before `reduce`, as a graph: whether or not the runtime
@@ -269,10 +280,26 @@ fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId>
 /// A term, times its weights.
 struct Weighted {
     value: NodeId,
+    /// The term without weights, wherever it applies.
+    bare: NodeId,
     /// The term's own, on its own axis.
     weight: Option<NodeId>,
     /// Where the term applies, on the axis of `value`.
     when: Option<NodeId>,
+}
+
+/// What a term adds to the loss, without its weights: one that is weighted by its own loss would follow itself.
+fn term_loss(
+    lowering: &mut Lowering,
+    term: &checked::Term,
+    weighted: &Weighted,
+    selected: Option<NodeId>,
+    objective: &checked::Objective,
+    origins: Origins,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let reduce = term.reduce.as_ref().or(objective.reduce.as_ref()).expect("the loss has been reduced");
+    let (value, when) = only_where(&mut lowering.graph, weighted.bare, weighted.when);
+    reduced(lowering, value, (selected, when), reduce, &objective.name, origins)
 }
 
 /// The sum of all terms, each reduced as it says. Terms with the same way to one number are added up before.

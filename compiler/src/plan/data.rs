@@ -66,6 +66,18 @@ pub enum DataNode {
 }
 
 impl DataFormula {
+    /// Of a signal that a row decides.
+    pub fn of_signal(signal: &super::Signal) -> Option<DataFormula> {
+        let node = match signal {
+            super::Signal::Data { field } => DataNode::Field { field: field.clone() },
+            super::Signal::DataIs { field, text } => {
+                DataNode::FieldIs { field: field.clone(), text: text.clone() }
+            }
+            _ => return None,
+        };
+        Some(DataFormula { nodes: vec![node] })
+    }
+
     /// The fields that it reads, without repetition.
     pub fn fields(&self) -> Vec<&str> {
         let mut fields: Vec<&str> = Vec::new();
@@ -119,11 +131,5 @@ impl DataFormula {
             formulas.push(Formula::new(kind, Unit::Number, Axis::Sequence, false, Origin(0)));
         }
         formulas.last().map(|formula| text::formula(formula, LONGEST)).unwrap_or_default()
-    }
-
-    /// Whether the row is one of those that are meant; NaN is not true.
-    pub fn holds(&self, number: impl Fn(&str) -> f64, is: impl Fn(&str, &str) -> bool) -> bool {
-        let value = self.value(number, is);
-        value != 0.0 && !value.is_nan()
     }
 }

@@ -109,6 +109,9 @@ pub struct Objective {
     pub loss: NodeId,
     pub live: Vec<LivePrimitive>,
     pub terms: Vec<Term>,
+    /// Of terms whose losses some formula of the stage reads in the next step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub term_losses: Vec<TermLoss>,
     /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
     /// times the primitive where it is a divergence: the signal that shares of |signal| are computed
     /// from. For a policy gradient it is the size of the advantage, for a divergence its weighted value.
@@ -162,6 +165,7 @@ impl Objective {
         std::iter::once(self.loss)
             .chain(adjoints)
             .chain(terms)
+            .chain(self.term_losses.iter().map(|of| of.loss))
             .chain([self.signal])
             .chain(self.clipped)
             .chain(self.selected)
@@ -169,6 +173,22 @@ impl Objective {
             .chain(self.domain_weight)
             .chain(self.ladders.iter().map(|ladder| ladder.advance_if))
             .collect()
+    }
+
+    /// Everything that is read, inside divergences too; with repetition.
+    pub fn signals(&self) -> Vec<Signal> {
+        let mut signals = self.graph.signals(&self.outputs());
+        let of_signals = signals.iter().filter_map(|signal| match signal {
+            Signal::Divergence(divergence) => Some(divergence),
+            _ => None,
+        });
+        let of_live = self.live.iter().filter_map(|live| match &live.primitive {
+            Live::Divergence(divergence) => Some(divergence),
+            _ => None,
+        });
+        let inside: Vec<Signal> = of_signals.chain(of_live).flat_map(Divergence::signals).collect();
+        signals.extend(inside);
+        signals
     }
 
     /// The roles whose distributions must be computed, the student's aside.
@@ -193,6 +213,30 @@ pub struct Term {
     /// Per token, before `weight`, `select` and `reduce`.
     pub value: NodeId,
     pub origin: Origin,
+}
+
+impl Train<Objective> {
+    /// The numbers of a row that its objectives and composed teachers read, each once.
+    pub fn data_signals(&self) -> Vec<(Signal, DataFormula)> {
+        let objectives = self.objectives().flat_map(|(_, objective)| objective.signals());
+        let mut found: Vec<(Signal, DataFormula)> = Vec::new();
+        for signal in objectives.chain(self.scorers.signals()) {
+            if let Some(formula) = DataFormula::of_signal(&signal)
+                && !found.iter().any(|(known, _)| *known == signal)
+            {
+                found.push((signal, formula));
+            }
+        }
+        found
+    }
+}
+
+/// What a term adds to the loss where nothing is weighted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TermLoss {
+    pub term: String,
+    /// One number.
+    pub loss: NodeId,
 }
 
 /// The slots that make two objectives comparable line by line.

@@ -135,6 +135,12 @@ impl Scorers {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter(move |choice| choice.domain == domain)
     }
 
+    /// What the weights of composed teachers are computed from, with repetition.
+    pub fn signals(&self) -> Vec<Signal> {
+        let choices = self.0.iter().flat_map(|scorer| &scorer.choices);
+        choices.filter_map(|choice| choice.teacher.composition()).flat_map(Composition::signals).collect()
+    }
+
     /// The models that must exist before the stage, with repetition.
     pub fn models(&self) -> impl Iterator<Item = ModelId> {
         self.0.iter().flat_map(|scorer| &scorer.choices).filter_map(|choice| choice.teacher.model())

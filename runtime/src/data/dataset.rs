@@ -38,6 +38,8 @@ pub struct Request<'a> {
     pub whole: bool,
     /// The conditions of the arms of routes: which arm a row takes is kept.
     pub routes: &'a [Vec<DataFormula>],
+    /// Numbers of every row that are kept.
+    pub numbers: &'a [DataFormula],
     /// A folder to remember hashes of large files in, which need not exist; see [`crate::content::hash`].
     pub notes: Option<&'a Path>,
 }
@@ -78,6 +80,8 @@ pub struct Dataset {
     rows: Option<Lists<u8>>,
     /// Of each route that was asked for, by row.
     arms: Vec<(Vec<DataFormula>, Vec<u32>)>,
+    /// Of each formula that was asked for, by row.
+    numbers: Vec<(DataFormula, Vec<f32>)>,
 }
 
 impl Dataset {
@@ -144,6 +148,12 @@ impl Dataset {
     pub fn arms(&self, conditions: &[DataFormula]) -> Option<&[u32]> {
         let (_, arms) = self.arms.iter().find(|(known, _)| known == conditions)?;
         Some(arms)
+    }
+
+    /// What a formula that was asked for is in each row; none for others.
+    pub fn numbers(&self, formula: &DataFormula) -> Option<&[f32]> {
+        let (_, numbers) = self.numbers.iter().find(|(known, _)| known == formula)?;
+        Some(numbers)
     }
 
     /// What is known about a row: all of it where that was asked for, the needed fields otherwise.
@@ -256,6 +266,8 @@ struct Reading<'a> {
     rows: Builder<u8>,
     /// Of each route.
     arms: Vec<Vec<u32>>,
+    /// Of each formula.
+    numbers: Vec<Vec<f32>>,
 }
 
 /// What a formula makes of a field that is null.
@@ -271,7 +283,7 @@ impl<'a> Reading<'a> {
     fn new(request: Request<'a>) -> Reading<'a> {
         let mut columns: Vec<String> = Vec::new();
         let source = request.source;
-        let formulas = source.filter.iter().chain(request.routes.iter().flatten());
+        let formulas = source.filter.iter().chain(request.routes.iter().flatten()).chain(request.numbers);
         let chat = [PROMPT, MESSAGES, TOOLS, DOCUMENTS, VARIABLES];
         let chat = if request.format == &PromptFormat::Text { &chat[..2] } else { &chat };
         let fields = request.fields.iter().map(|field| field.name);
@@ -284,6 +296,7 @@ impl<'a> Reading<'a> {
         let fields = request.fields.iter().map(|_| Builder::default()).collect();
         let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
         let arms = request.routes.iter().map(|_| Vec::new()).collect();
+        let numbers = request.numbers.iter().map(|_| Vec::new()).collect();
         Reading {
             request,
             columns,
@@ -294,6 +307,7 @@ impl<'a> Reading<'a> {
             fields,
             rows,
             arms,
+            numbers,
         }
     }
 
@@ -316,6 +330,7 @@ impl<'a> Reading<'a> {
             fields: fields.collect::<std::io::Result<_>>()?,
             rows: if self.request.whole { Some(self.rows.finish()?) } else { None },
             arms: self.request.routes.iter().cloned().zip(self.arms).collect(),
+            numbers: self.request.numbers.iter().cloned().zip(self.numbers).collect(),
         })
     }
 
@@ -339,6 +354,10 @@ impl<'a> Reading<'a> {
         for (index, conditions) in self.request.routes.iter().enumerate() {
             let arm = self.arm(conditions, &row)?;
             self.arms[index].push(arm);
+        }
+        for (index, formula) in self.request.numbers.iter().enumerate() {
+            let number = self.number(formula, &row, Null::Fault)? as f32;
+            self.numbers[index].push(number);
         }
         let (prompt, conversation) = self.prompt(&row)?;
         for (index, field) in self.request.fields.iter().enumerate() {
@@ -382,8 +401,13 @@ impl<'a> Reading<'a> {
         Ok(conditions.len() as u32)
     }
 
-    /// Whether the row is one of those that the author means.
+    /// Whether the row is one of those that the author means; NaN is not true.
     fn holds(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<bool, Problem> {
+        let value = self.number(formula, row, null)?;
+        Ok(value != 0.0 && !value.is_nan())
+    }
+
+    fn number(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<f64, Problem> {
         for node in &formula.nodes {
             let (field, wanted): (_, &'static str) = match node {
                 DataNode::Field { field } => (field, "a number or a bool"),
@@ -407,7 +431,7 @@ impl<'a> Reading<'a> {
         let is = |field: &str, wanted: &str| {
             self.value(row, field).and_then(text).is_some_and(|text| text == wanted)
         };
-        Ok(formula.holds(numeric, is))
+        Ok(formula.value(numeric, is))
     }
 
     /// The prompt as text, and as a conversation where there is more to it.

@@ -26,6 +26,7 @@ fn read(path: &Path, fields: &[Field]) -> Result<Dataset, DataError> {
             fields,
             whole: true,
             routes: &[],
+            numbers: &[],
             notes: None,
         },
     )

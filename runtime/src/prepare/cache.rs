@@ -101,6 +101,7 @@ mod tests {
                     fields: &[],
                     whole: false,
                     routes: &[],
+                    numbers: &[],
                     notes: None,
                 };
                 Ok(Prompts::new(Dataset::read(Path::new(folder.path()), request)?))

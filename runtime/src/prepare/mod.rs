@@ -182,18 +182,23 @@ fn load(
         Some(tests)
             if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) =>
         {
-            Some(rows(places, tests, domain, &fields, &[], whole)?)
+            Some(rows(places, tests, domain, &fields, (&[], &[]), whole)?)
         }
         _ => None,
     };
     let mut trained_on = false;
-    let mut routes: Vec<Vec<DataFormula>> = Vec::new();
+    let (mut routes, mut numbers): (Vec<Vec<DataFormula>>, Vec<DataFormula>) = Default::default();
     for train in stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains()) {
         if train.mixture.iter().any(|share| share.domain == id) {
             trained_on = true;
             let conditions = train.conditions(id);
             if !conditions.is_empty() && !routes.contains(&conditions) {
                 routes.push(conditions);
+            }
+            for (_, number) in train.data_signals() {
+                if !numbers.contains(&number) {
+                    numbers.push(number);
+                }
             }
             let shown = train.views(id).flat_map(View::fields);
             for field in train.producers().flat_map(Producer::fields_of_data).chain(shown) {
@@ -203,8 +208,11 @@ fn load(
             }
         }
     }
-    let train =
-        if trained_on { Some(rows(places, &domain.prompts, domain, &fields, &routes, whole)?) } else { None };
+    let train = if trained_on {
+        Some(rows(places, &domain.prompts, domain, &fields, (&routes, &numbers), whole)?)
+    } else {
+        None
+    };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
 }
@@ -228,13 +236,20 @@ fn rows(
     source: &DataSource,
     domain: &Domain,
     fields: &[Field],
-    routes: &[Vec<DataFormula>],
+    (routes, numbers): (&[Vec<DataFormula>], &[DataFormula]),
     whole: bool,
 ) -> Result<Arc<Prompts>> {
     let Places { base, notes, cache, store } = places;
     let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-    let request =
-        Request { source, format: &domain.format, fields: &fields, whole, routes, notes: Some(notes) };
+    let request = Request {
+        source,
+        format: &domain.format,
+        fields: &fields,
+        whole,
+        routes,
+        numbers,
+        notes: Some(notes),
+    };
     let read = || {
         let prompts = Prompts::new(Dataset::read(base, request)?);
         Ok(match store {

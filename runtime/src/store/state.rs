@@ -66,6 +66,9 @@ pub struct TrainPosition {
     /// Of the other models that learn in the stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<TrainPosition>,
+    /// Of the step before: of all terms together, then of those that are read. As bits: JSON has no infinity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<u64>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

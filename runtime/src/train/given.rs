@@ -1,8 +1,9 @@
 //! Signals that come with the sequences of a step: nobody scores for them.
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Objective, Role, Signal};
+use mopd_compiler::plan::{DataFormula, Objective, Role, Signal};
 
+use super::Stage;
 use super::sequences::Sequences;
 use crate::failure::{Error, Result};
 use crate::rollout::Sequence;
@@ -34,6 +35,20 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
         Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
         _ => Ok(None),
     }
+}
+
+/// What the rows of the data say of their completions.
+pub fn of_data(stage: &Stage, sequences: &Sequences) -> Result<Vec<(Signal, Vec<f32>)>> {
+    let values = |(signal, formula): (Signal, DataFormula)| {
+        let of_sources = stage.sources.iter().map(|source| source.prompts.dataset.numbers(&formula));
+        let numbers: Option<Vec<&[f32]>> = of_sources.collect();
+        let numbers = numbers.ok_or_else(|| {
+            missing(&formula.text(), "the data was read without it", &stage.train.objective)
+        })?;
+        let of_sequences = sequences.list.iter().map(|sequence| numbers[sequence.source][sequence.record]);
+        Ok((signal, of_sequences.collect()))
+    };
+    stage.train.data_signals().into_iter().map(values).collect()
 }
 
 /// An objective reads what the completions do not have.

@@ -13,6 +13,7 @@ mod diagnostics;
 mod first_epoch;
 mod given;
 mod learners;
+mod losses;
 mod master;
 mod models;
 mod noise;
@@ -28,6 +29,7 @@ mod scores;
 mod sequences;
 mod spans;
 pub mod state;
+mod tags;
 mod tensor_graph;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,7 @@ pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 use self::diagnostics::{Step, diagnose};
 pub use self::learners::{train, train_in_turns};
+use self::losses::Losses;
 use self::models::Models;
 pub use self::models::fits_in_memory;
 use self::non_finite::Classified;
@@ -234,6 +237,8 @@ struct Trainer<'a> {
     parts: Vec<Part<'a>>,
     /// It was said that a step had nothing to train on.
     said_nothing_left: bool,
+    /// Of the step before.
+    losses: Losses,
 }
 
 impl<'a> Trainer<'a> {
@@ -276,6 +281,7 @@ impl<'a> Trainer<'a> {
             parts.push(Part::new(own, &models, None, None)?);
         }
         let said_nothing_left = false;
+        let losses = Losses::first(stages.iter().map(|part| &part.train.objective));
         Ok(Trainer {
             stage,
             place,
@@ -287,6 +293,7 @@ impl<'a> Trainer<'a> {
             privacy,
             parts,
             said_nothing_left,
+            losses,
         })
     }
 
@@ -311,7 +318,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn scoring(&self, part: usize) -> Scoring<'_> {
-        self.parts[part].scoring(&self.model, &self.models)
+        self.parts[part].scoring(&self.model, &self.models, &self.losses)
     }
 
     /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether the
@@ -369,10 +376,14 @@ impl<'a> Trainer<'a> {
                 self.stage.name
             ));
         }
-        let mut loss = 0.0;
         for (part, evaluated) in zip_equal(&mut self.parts, &evaluated) {
-            loss += evaluated.as_ref().map_or(0.0, |(_, outputs)| part.learn(outputs, step));
+            if let Some((_, outputs)) = evaluated {
+                part.learn(outputs, step);
+            }
         }
+        let objectives = self.parts.iter().map(|part| &part.stage.train.objective);
+        let outputs = evaluated.iter().map(|evaluated| evaluated.as_ref().map(|(_, outputs)| outputs));
+        let loss = self.losses.learn(zip_equal(objectives, outputs));
 
         let norm = gradient.as_ref().map_or(0.0, gradient_norm);
         if !norm.is_finite() {

@@ -13,11 +13,13 @@ use mopd_compiler::plan::{Ladder, Role};
 
 use super::batches::{Batches, RolloutCache};
 use super::cached_scores::{CachedScores, ScoreCache};
+use super::losses::Losses;
 use super::models::Models;
 use super::non_finite::{self, Classified};
 use super::objective::{Outputs, Program};
 use super::scores::score;
 use super::sequences::Sequences;
+use super::tags::Tags;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, noise};
 use crate::failure::{Error, Result};
@@ -29,6 +31,7 @@ pub struct Part<'a> {
     /// The scorers whose logits a step needs.
     roles: Vec<Role>,
     program: Program<'a>,
+    tags: Option<Tags>,
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
     /// What the passes of now train on.
@@ -64,7 +67,10 @@ pub struct Scoring<'a> {
     pub models: &'a Models,
     pub roles: &'a [Role],
     pub batches: &'a Batches,
+    pub tags: Option<&'a Tags>,
     pub kept: Option<&'a CachedScores<'a>>,
+    /// Of the step before.
+    pub losses: &'a Losses,
 }
 
 impl<'a> Part<'a> {
@@ -80,14 +86,16 @@ impl<'a> Part<'a> {
         let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
         let roles = stage.train.scorers.scored(read);
         let program = Program::new(objective, stage.device, stage.control);
+        let tags = Tags::of_stage(stage)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
-        Ok(Part { stage, roles, program, batches, kept, rollouts: None, carried: HashMap::new() })
+        Ok(Part { stage, roles, program, tags, batches, kept, rollouts: None, carried: HashMap::new() })
     }
 
-    pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models) -> Scoring<'t> {
-        let Part { stage, roles, batches, kept, .. } = self;
-        Scoring { stage, model, models, roles, batches, kept: kept.as_ref() }
+    pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models, losses: &'t Losses) -> Scoring<'t> {
+        let Part { stage, roles, tags, batches, kept, .. } = self;
+        let (tags, kept) = (tags.as_ref(), kept.as_ref());
+        Scoring { stage, model, models, roles, tags, batches, kept, losses }
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
@@ -122,13 +130,12 @@ impl<'a> Part<'a> {
         Ok(Evaluated { batch, outputs, gradient, scored })
     }
 
-    /// Keeps what the next step reads of this one, and answers its loss.
-    pub fn learn(&mut self, outputs: &Outputs, step: u32) -> f64 {
+    /// Keeps what the next step reads of this one.
+    pub fn learn(&mut self, outputs: &Outputs, step: u32) {
         let objective = &self.stage.train.objective;
         let carried = objective.graph.carried(&objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
         let advances = |ladder: &Ladder| outputs.get(ladder.advance_if)[0] != 0.0;
         self.batches.climb(&objective.ladders, step, advances);
-        f64::from(outputs.get(objective.loss)[0])
     }
 }

@@ -19,7 +19,7 @@ use tch::{Device, Tensor, no_grad_guard};
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
 use super::compose::compose;
-use super::given::{given, missing};
+use super::given::{given, missing, of_data};
 use super::models::{Reader, Scored};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
@@ -75,7 +75,10 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
 
     let mut forward = ScoringPass::new(scoring, rollouts, others, spans)?;
     let layout = sequences.layout.clone();
-    let mut batch = Batch { layout, step, steps: scoring.stage.steps, ..Batch::default() };
+    let mut signals = of_data(scoring.stage, sequences)?;
+    signals.extend(scoring.losses.signals());
+    signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(scoring.stage, sequences)));
+    let mut batch = Batch { layout, signals, step, steps: scoring.stage.steps, ..Batch::default() };
     compose(scoring, sequences, &mut forward, &mut batch)?;
     forward.read_rest(objective, sequences, &mut batch)?;
     let mut wanted = objective.graph.signals(&objective.outputs());

@@ -45,7 +45,8 @@ impl Trainer<'_> {
         let mut parts = self.parts.iter().map(|part| part.position(&mut tensors)).collect::<Vec<_>>();
         let first = parts.remove(0);
         let (turn, others) = (0, Vec::new());
-        let position = TrainPosition { step, turn, seconds, updates, first, own_data: parts, others };
+        let losses = self.losses.position();
+        let position = TrainPosition { step, turn, seconds, updates, first, own_data: parts, others, losses };
         TrainState { position, tensors, record }
     }
 
@@ -77,6 +78,7 @@ impl Trainer<'_> {
                 self.parts.len()
             ));
         }
+        self.losses.restore(&position.losses)?;
         let model = &self.model;
         zip_equal(&mut self.parts, all)
             .try_for_each(|(part, position)| part.restore(model, position, tensors))

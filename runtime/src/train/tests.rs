@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, DataSource, DomainId, Execution, Keep, Length, Mass, ModelId, Objective,
-    Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule, Scorers,
-    Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length, Mass, ModelId,
+    Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule,
+    Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable, WeightFilter,
+    WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -26,6 +27,8 @@ use crate::tokenizer::Tokenizer;
 mod cached_scores;
 mod chosen;
 mod conversations;
+mod copies;
+mod given;
 mod guided;
 mod half;
 mod keep;
@@ -36,6 +39,7 @@ mod own_data;
 mod padded;
 mod privacy;
 mod producers;
+mod ratio;
 mod reference;
 mod refine;
 mod resume;
@@ -43,6 +47,7 @@ mod routes;
 mod said;
 mod scorers;
 mod through;
+mod trained;
 mod turns;
 mod views;
 mod writers;
@@ -137,6 +142,10 @@ fn choice(teacher: Teacher) -> TeacherChoice {
 }
 
 fn load(path: &Path) -> Prompts {
+    load_with(path, &[])
+}
+
+fn load_with(path: &Path, numbers: &[DataFormula]) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
     let request = Request {
@@ -145,6 +154,7 @@ fn load(path: &Path) -> Prompts {
         fields: &fields,
         whole: true,
         routes: &[],
+        numbers,
         notes: None,
     };
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())
@@ -424,318 +434,6 @@ fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
     }
 }
 
-/// Copies of the student as its teacher move as they say.
-#[test]
-fn copies_of_the_student_follow_it() {
-    let fixture = Fixture::new();
-    let models = models(true);
-    let train = train(direct(Support::Full, Mass::Raw), 1);
-    let mut stage = fixture.stage(&train, [averages(0), averages(1)], &models);
-    // Beside the copies, something that moves the student.
-    let pull = self::train(mopd(1.0), 1);
-    stage.train = &pull;
-    let mut trainer = Trainer::new(&stage).unwrap();
-    let start: Vec<f32> = models[0].values().into_owned();
-    let (mut average, mut copied) = (start.clone(), start);
-    for step in 0..4 {
-        // Nothing moves while all are equal: the first push is by hand.
-        if step == 0 {
-            let _guard = tch::no_grad_guard();
-            let mut flat = trainer.model.flat().shallow_clone();
-            let _ = flat.g_add_scalar_(0.01);
-        }
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
-        let student = to_vec(trainer.model.flat());
-        for (average, student) in average.iter_mut().zip(&student) {
-            *average = 0.75 * *average + 0.25 * student;
-        }
-        if (step + 1) % 2 == 0 {
-            copied = student;
-        }
-        let of = |source: usize| {
-            let model_ref = trainer.models.model(Role::TEACHER, source).unwrap();
-            to_vec(trainer.models.decoder(model_ref).unwrap().flat())
-        };
-        assert_eq!(of(1), copied);
-        let apart = of(0).iter().zip(&average).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(apart < 1e-6, "{apart}");
-    }
-}
-
-/// The average that a stage answers, against its definition.
-#[test]
-fn a_stage_may_answer_the_average_of_its_weights() {
-    let fixture = Fixture::new();
-    let models = models(true);
-    let plain = train(mopd(1.0), 1);
-    let mut averaged = train(mopd(1.0), 1);
-    averaged.ema = Some(0.5);
-    let mut expected = models[0].values().into_owned();
-    let stage = fixture.stage(&plain, ROUTED, &models);
-    let mut trainer = Trainer::new(&stage).unwrap();
-    for step in 0..stage.steps {
-        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
-        for (average, now) in expected.iter_mut().zip(to_vec(trainer.model.flat())) {
-            *average = 0.5 * *average + 0.5 * now;
-        }
-    }
-    let (got, _) = trained_to_the_end(&fixture.stage(&averaged, ROUTED, &models));
-    let apart = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(apart < 1e-6, "{apart}");
-}
-
-/// What is not chosen stays as it is, to the bit; what is moves as it does when all train and gradients are
-/// not clipped.
-#[test]
-fn frozen_weights_stay() {
-    let fixture = Fixture::new();
-    let models = models(false);
-    let groups =
-        [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
-    let start = models[0].values().into_owned();
-    for group in groups {
-        let mut train = train(mopd(1.0), 1);
-        let only = vec![WeightFilter::Group(group)];
-        train.trainable =
-            Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
-        let (end, _) = trained_to_the_end(&fixture.stage(&train, ROUTED, &models));
-        for entry in layout(&models[0].config) {
-            let of_group = match group {
-                WeightGroup::Norm => entry.name.contains("norm"),
-                WeightGroup::Embedding => entry.name.contains("embed") || entry.name.contains("lm_head"),
-                WeightGroup::Attention => entry.name.contains("attn"),
-                WeightGroup::FeedForward => entry.name.contains(".mlp."),
-            };
-            let trains = of_group && !entry.name.contains("layers.1.");
-            let range = entry.offset..entry.offset + entry.len();
-            assert_eq!(end[range.clone()] != start[range], trains, "{} with {group:?}", entry.name);
-        }
-    }
-    let mut nothing = train(mopd(1.0), 1);
-    nothing.trainable =
-        Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
-    let Err(stopped) = super::train(&fixture.stage(&nothing, ROUTED, &models), None) else {
-        panic!("something trained")
-    };
-    assert!(stopped.error.to_string().contains("no weight is left to train"), "{}", stopped.error);
-}
-
-fn adapter(kind: AdapterKind) -> Adapter {
-    let targets =
-        vec![Projection::Query, Projection::Value, Projection::Output, Projection::Up, Projection::Down];
-    Adapter { kind, rank: 3, alpha: 6.0, dropout: 0.0, targets, layers: None }
-}
-
-/// LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353): the gradient of every part against automatic
-/// differentiation in double precision of W + s B A, with magnitudes or without; in micro-batches too.
-/// Beforehand some steps, so that B is not 0.
-#[test]
-fn adapters_have_the_references_gradient() {
-    let fixture = Fixture::new();
-    let models = models(true);
-    for kind in [AdapterKind::Lora, AdapterKind::Dora] {
-        let mut train = train(direct(Support::Full, Mass::Raw), 1);
-        train.trainable = Trainable::Adapter(adapter(kind));
-        let mut stage = fixture.stage(&train, ROUTED, &models);
-        for micro_batch in [None, Some(3)] {
-            stage.micro_batch = micro_batch;
-            let mut trainer = Trainer::new(&stage).unwrap();
-            for step in 0..3 {
-                trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
-            }
-            let rollouts = trainer.rollouts_of(3).unwrap().remove(0);
-            let Evaluated { gradient, .. } =
-                trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
-            let gradient = trainer.trained.gradient(gradient);
-            let got = to_vec(&gradient.part(0..gradient.parameters()));
-            let adapted = trainer.trained.adapter().unwrap();
-
-            let leaf = |shape: &[usize], values: &[f32]| {
-                let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
-                Tensor::from_slice(values)
-                    .to_kind(Kind::Double)
-                    .view(shape.as_slice())
-                    .set_requires_grad(true)
-            };
-            let parts: HashMap<String, Tensor> = adapted
-                .parts()
-                .into_iter()
-                .map(|(name, shape, values)| (name, leaf(&shape, &values)))
-                .collect();
-            let mut student = Reference::new(&models[0]);
-            for (name, weight) in &mut student.leaves {
-                let module = format!("base_model.model.{}", name.strip_suffix(".weight").unwrap());
-                let Some(a) = parts.get(&format!("{module}.lora_A.weight")) else { continue };
-                let b = &parts[&format!("{module}.lora_B.weight")];
-                let direction = weight.detach() + b.matmul(a) * 2.0;
-                *weight = match parts.get(&format!("{module}.lora_magnitude_vector")) {
-                    None => direction,
-                    Some(magnitude) => {
-                        let norm = direction
-                            .square()
-                            .sum_dim_intlist([1].as_slice(), true, Kind::Double)
-                            .sqrt()
-                            .detach();
-                        &direction * (magnitude.unsqueeze(1) / norm)
-                    }
-                };
-            }
-            let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
-            let (_, terms) = objectives().pop().unwrap();
-            let losses: Vec<Tensor> = rollouts
-                .sequences
-                .list
-                .iter()
-                .map(|sequence| {
-                    let prompt = sequence.prompt(&stage);
-                    let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
-                    let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-                    terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
-                })
-                .collect();
-            let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
-            let names: Vec<String> = adapted.parts().into_iter().map(|(name, ..)| name).collect();
-            // The order of the vector: A and B of each matrix, then the magnitudes.
-            let (factors, magnitudes): (Vec<&String>, Vec<&String>) =
-                names.iter().partition(|name| !name.ends_with("vector"));
-            let order: Vec<&Tensor> =
-                factors.into_iter().chain(magnitudes).map(|name| &parts[name]).collect();
-            let gradients = Tensor::run_backward(&[&loss], &order, false, false);
-            let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
-            let expected: Vec<f64> = Vec::try_from(&Tensor::cat(&flat, 0)).unwrap();
-            let apart = apart(&got, &expected);
-            assert!(apart < 1e-5, "{kind:?}, {micro_batch:?}: {apart:e}");
-        }
-    }
-}
-
-/// An adapter changes its targets alone, starts from the model as it is, and is saved as PEFT names it.
-#[test]
-fn an_adapter_changes_its_targets_alone() {
-    let fixture = Fixture::new();
-    let models = models(true);
-    let mut train = train(mopd(1.0), 1);
-    train.trainable = Trainable::Adapter(Adapter { layers: Some((0, 0)), ..adapter(AdapterKind::Dora) });
-    let stage = fixture.stage(&train, ROUTED, &models);
-    let trainer = Trainer::new(&stage).unwrap();
-    trainer.trained.apply(&trainer.model);
-    let (merged, start) = (to_vec(trainer.model.flat()), models[0].values().into_owned());
-    assert!(merged.iter().zip(&start).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "B is 0 at first");
-    let finished = super::train(&stage, None).map_err(|stopped| stopped.error).unwrap();
-    let end = finished.weights.values();
-    for entry in layout(&models[0].config) {
-        let range = entry.offset..entry.offset + entry.len();
-        let trains = entry.name.contains("layers.0.")
-            && ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
-                .iter()
-                .any(|module| entry.name.contains(module));
-        assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
-    }
-    let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
-    assert_eq!((*config_name, *model_name), ("adapter_config.json", "adapter_model.safetensors"));
-    let config: serde_json::Value = serde_json::from_slice(config).unwrap();
-    assert_eq!(
-        (&config["r"], &config["use_dora"], &config["layers_to_transform"]),
-        (&3.into(), &true.into(), &[0].as_slice().into())
-    );
-    let tensors = safetensors::SafeTensors::deserialize(model).unwrap();
-    let part = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight").unwrap();
-    assert_eq!(part.shape(), [3, 24]);
-    let part =
-        tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector").unwrap();
-    assert_eq!(part.shape(), [16]);
-}
-
-/// Of several passes, later ones see how far the student has moved from the policy that sampled; a fresh
-/// batch starts anew.
-#[test]
-fn later_passes_have_a_ratio() {
-    let fixture = Fixture::new();
-    let models = models(true);
-    let sampling = Sampling::new(4, 1.0, 8);
-    let mut train = train(grpo(), 2);
-    train.rollout = Rollout::new(4, Producer::student(sampling));
-    // Rewards that differ, or nothing would move.
-    let mut stage = fixture.stage(&train, ROUTED, &models);
-    stage.steps = 4;
-    let mut trainer = Trainer::new(&stage).unwrap();
-    let mut lists = Vec::new();
-    for step in 0..4 {
-        let mut rollouts = trainer.rollouts_of(step).unwrap().remove(0);
-        for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-            sequence.reward = Some((index % 3) as f64 / 2.0);
-        }
-        let Evaluated { batch, gradient, .. } =
-            trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
-        let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
-        let apart =
-            batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
-        // Rounding in the first pass, the update in the second.
-        assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
-        lists.push(rollouts.sequences.list.clone());
-        trainer.parts[0].rollouts = Some(rollouts);
-        trainer.optimizer.step(&mut Master::whole(trainer.model.flat()), gradient, 1.0, 1e-2);
-    }
-    assert_eq!((&lists[0], &lists[2]), (&lists[1], &lists[3]));
-    assert_ne!(lists[0], lists[2]);
-}
-
-/// The first step on fresh completions is on policy at every temperature: the ratio is 1. Loss and gradient
-/// are those of the clipped surrogate in double precision, with the student at the temperature that it
-/// sampled at.
-#[test]
-fn the_ratio_starts_at_1_at_any_temperature() {
-    let fixture = Fixture::new();
-    let models = models(true);
-    for temperature in [0.6, 1.0, 1.7] {
-        let mut train = train(grpo(), 1);
-        train.rollout = Rollout::new(4, Producer::student(Sampling::new(4, temperature, 8)));
-        train.objective.temperature = temperature;
-        let stage = fixture.stage(&train, ROUTED, &models);
-        let mut trainer = Trainer::new(&stage).unwrap();
-        let mut rollouts = trainer.rollouts_of(0).unwrap().remove(0);
-        for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
-            sequence.reward = Some([1.0, 0.0, 0.5, 0.25, 0.75][index % 5]);
-        }
-        let Evaluated { batch, outputs, gradient, .. } =
-            trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
-        let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
-        let ratios = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).exp());
-        let furthest = ratios.map(|ratio| (ratio - 1.0).abs()).fold(0.0, f32::max);
-        assert!(furthest < 1e-3, "at {temperature}: {furthest}");
-        let clipped = outputs.get(train.objective.clipped.unwrap());
-        assert!(clipped.iter().all(|clipped| *clipped == 0.0), "at {temperature}: {clipped:?}");
-
-        let student = Reference::new(&models[0]);
-        let losses: Vec<Tensor> = rollouts
-            .sequences
-            .list
-            .chunks(4)
-            .flat_map(|group| {
-                let rewards: Vec<f64> = group.iter().map(|sequence| sequence.reward.unwrap()).collect();
-                let mean = rewards.iter().sum::<f64>() / 4.0;
-                let deviation =
-                    (rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
-                let student = &student;
-                let stage = &stage;
-                group.iter().zip(rewards).map(move |(sequence, reward)| {
-                    let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-                    let logits = student.logps(sequence.prompt(stage), &sequence.completion) / temperature;
-                    let logps = logits.log_softmax(-1, Kind::Double).gather(1, &taken, false).squeeze_dim(1);
-                    let ratio = (&logps - logps.detach()).exp();
-                    -(ratio.mean(Kind::Double) * ((reward - mean) / (deviation + 1e-6)))
-                })
-            })
-            .collect();
-        let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
-        let got = f64::from(outputs.get(train.objective.loss)[0]);
-        assert!((got - loss.double_value(&[])).abs() < 1e-4, "at {temperature}: {got} {loss:?}");
-        let gradient = to_vec(&gradient.part(0..gradient.parameters()));
-        let apart = apart(&gradient, &student.gradient(&loss));
-        assert!(apart < 1e-3, "at {temperature}: {apart:e}");
-    }
-}
-
 /// `vocab_size` is the student's own: the tokens of its tokenizer, not the rows of its embedding, some of
 /// which are padding. Against double precision: minus entropy / log(tokens) times the log-probability of each
 /// token.
@@ -825,4 +523,10 @@ fn epochs_visit_each_prompt_of_each_domain_as_often_as_they_say() {
     assert_eq!(visits, [[3; 8]; 2]);
     let Err(over) = trainer.rollouts_of(7) else { panic!("nothing is left") };
     assert!(over.to_string().contains("as often as the stage's epochs say"), "{over}");
+}
+
+fn adapter(kind: AdapterKind) -> Adapter {
+    let targets =
+        vec![Projection::Query, Projection::Value, Projection::Output, Projection::Up, Projection::Down];
+    Adapter { kind, rank: 3, alpha: 6.0, dropout: 0.0, targets, layers: None }
 }

@@ -32,6 +32,7 @@ pub fn objective(
         loss,
         live: vec![LivePrimitive { primitive: live, adjoint, origin: Origin(0) }],
         terms: vec![Term { name: "distill".to_owned(), value, origin: Origin(0) }],
+        term_losses: Vec::new(),
         signal,
         clipped,
         selected: None,

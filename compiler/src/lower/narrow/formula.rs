@@ -186,6 +186,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
         Wide::InSpan(NamedSpan::FinalTurn) => return Ok(Kind::InFinalTurn),
+        Wide::InSpan(NamedSpan::Tag(tag)) => Signal::InSpan { tag: tag.clone() },
         Wide::Turn => return Ok(Kind::Turn),
         Wide::Selected => return Ok(Kind::Selected),
         Wide::Length => Signal::Length,
@@ -199,7 +200,11 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
             _ => return Ok(Kind::PerSequence(1.0)),
         },
+        Wide::Loss => Signal::Loss,
+        Wide::TermLoss { term } => Signal::TermLoss { term: term.clone() },
         Wide::VocabularySize => Signal::VocabularySize,
+        Wide::Data { field } => Signal::Data { field: field.clone() },
+        Wide::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
         Wide::SpanScore { .. }
         | Wide::Agreement { .. }
         | Wide::Block
@@ -207,12 +212,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         | Wide::Offset
         | Wide::Accepted
         | Wide::Masked
-        | Wide::InSpan(NamedSpan::Tag(_))
         | Wide::RewardPart { .. }
-        | Wide::Data { .. }
-        | Wide::DataIs { .. }
-        | Wide::Loss
-        | Wide::TermLoss { .. }
         | Wide::HeldOutLoss => return unknown(),
     }))
 }

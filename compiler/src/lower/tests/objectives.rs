@@ -43,10 +43,15 @@ fn batch() -> Batch {
 }
 
 fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
+    lower_with(objective, &[])
+}
+
+fn lower_with(objective: &Objective, read_losses: &[String]) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
     super::super::objective::lower(
         objective,
         (1.0, None),
+        read_losses,
         normal_form(
             objective,
             Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All)),
@@ -372,6 +377,33 @@ fn a_condition_per_sequence_leaves_a_loss_per_sequence() {
         if judged(sequence) { 0.5 / (1.0 + (-sum(sequence)).exp()) } else { 0.0 }
     };
     assert_values(&objective, objective.live[0].adjoint, &per_token(adjoint));
+}
+
+/// Of two terms that weights and a condition change, and of which one is reduced in its own way: what each
+/// would add to the loss without weights.
+#[test]
+fn the_loss_of_a_term_is_without_weights() {
+    let mut both = nll();
+    both.weight = Some(number(3.0));
+    both.terms[0].weight = Some(number(5.0));
+    let unsure = apply(
+        Function::Greater,
+        [&signal(Signal::Of { role: Role::Student, part: Part::Entropy }), &number(0.6)],
+    );
+    let own = live(Live::Part(Part::Logp));
+    both.terms.push(Term { when: Some(unsure), reduce: Some(sequence_mean()), ..term("own", own) });
+    let names: Vec<String> = both.terms.iter().map(|term| term.name.clone()).collect();
+    let objective = lower_with(&both, &names).unwrap();
+    let [first, own] = objective.term_losses.as_slice() else { panic!("{:?}", objective.term_losses) };
+    assert_eq!([&first.term, &own.term], [&names[0], "own"]);
+    let student = per_token(|token| f64::from(STUDENT[token]));
+    let first_loss = -student.iter().sum::<f64>() / 8.0;
+    let unsure = |token: usize| if ENTROPY[token] > 0.6 { student[token] } else { 0.0 };
+    let own_loss = sequence_means(&per_token(unsure));
+    assert_values(&objective, first.loss, &[first_loss]);
+    assert_values(&objective, own.loss, &[own_loss]);
+    assert_values(&objective, objective.loss, &[15.0 * first_loss + 3.0 * own_loss]);
+    assert!(lowered(&both).term_losses.is_empty(), "nobody reads them");
 }
 
 #[test]

@@ -60,12 +60,12 @@ fn entropy() -> Formula {
 #[test]
 fn a_refusal_points_at_the_construct() {
     let mut experiment = experiment();
-    let term = apply(Function::Multiply, [&signal(Signal::Loss), &live(Live::Part(Part::Logp))]);
+    let term = apply(Function::Multiply, [&signal(Signal::HeldOutLoss), &live(Live::Part(Part::Logp))]);
     distilled(&mut experiment).objective = objective(term, sequence_mean());
     let found = found(&experiment);
     let (sources, _) = sources();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].message, "the signal `loss` is not supported yet");
+    assert_eq!(found[0].message, "the signal `loss.held_out` is not supported yet");
     assert_eq!(sources.text(found[0].primary.span), "formula");
 }
 
@@ -97,12 +97,8 @@ fn signals_and_roles() {
     for (of, name) in [
         (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
         (Signal::Masked, "masked"),
-        (Signal::InSpan(NamedSpan::Tag("answer".into())), "span.answer"),
         (Signal::RewardPart { part: "format".into() }, "reward.format"),
-        (Signal::Data { field: "level".into() }, "data.level"),
-        (Signal::DataIs { field: "level".into(), text: "hard".into() }, "data.level == \"hard\""),
-        (Signal::Loss, "loss"),
-        (Signal::TermLoss { term: "seek".into() }, "loss.seek"),
+        (Signal::HeldOutLoss, "loss.held_out"),
     ] {
         assert_refused(signal(of), &format!("the signal `{name}`"));
     }
@@ -145,6 +141,35 @@ fn divergences_and_losses() {
         Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None },
         "`live mse`",
     );
+}
+
+/// A ladder may be climbed by the loss of a term; of one that is not trained there is none.
+#[test]
+fn losses_of_terms_that_are_not_trained() {
+    let refused = refusals(|experiment| {
+        let value = apply(Function::Multiply, [&number(0.0), &live(Live::Part(Part::Logp))]);
+        let own =
+            Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+        let objective = &mut distilled(experiment).objective;
+        objective.weight = Some(signal(Signal::TermLoss { term: "off".into() }));
+        objective.terms.push(Term { data: Some(Rc::new(own)), ..term("off", value) });
+    });
+    assert_eq!(refused, supported("the signal `loss.off`, where no such term is trained,"));
+}
+
+/// No other vocabulary is there to compare with.
+#[test]
+fn matched_entries_without_a_teacher() {
+    for support in [Support::Matched, Support::Union(vec![Support::Sampled, Support::Unmatched])] {
+        let size = signal(Signal::SupportSize { support });
+        let term = apply(Function::Multiply, [&size, &live(Live::Part(Part::Logp))]);
+        let refused = refusals(|experiment| {
+            let train = distilled(experiment);
+            train.teachers.clear();
+            train.objective = objective(term, sequence_mean());
+        });
+        assert_eq!(refused, supported("`matched` or `unmatched` where no teacher is routed"));
+    }
 }
 
 #[test]
@@ -462,11 +487,11 @@ fn ladders() {
         sampling.max_tokens = ladder(advance_if);
         experiment
     };
-    let loss = signal(Signal::Loss);
+    let loss = signal(Signal::HeldOutLoss);
     let unsure = apply(Function::Greater, [&reduce(Reduction::Mean, &entropy(), Axis::Batch), &number(0.4)]);
     assert_eq!(
         refusals(|experiment| *experiment = with(&apply(Function::Greater, [&loss, &number(1.0)]))),
-        supported("the signal `loss`")
+        supported("the signal `loss.held_out`")
     );
     let plan = compiled(&with(&unsure));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {

@@ -7,7 +7,7 @@ pub mod pitfalls;
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
 use crate::source::Span;
@@ -115,7 +115,7 @@ impl Checker {
         let ObjectiveParts { terms, select, weight, temperature, reduce, lets, .. } = parts;
         let objective =
             Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, lets, origin };
-        if !self.selected_is_decided(&objective) {
+        if !self.selected_is_decided(&objective) || !self.losses_are_of_terms(&objective) {
             return None;
         }
         self.warn_of_clamped_divergences(&objective);
@@ -164,6 +164,26 @@ impl Checker {
             }),
         };
         diagnostic.map(|diagnostic| self.report(diagnostic)).is_none()
+    }
+
+    /// `loss.<term>` is the loss of a term that there is.
+    fn losses_are_of_terms(&mut self, objective: &Objective) -> bool {
+        let names = || objective.terms.iter().map(|term| term.name.as_str());
+        let unknown =
+            objective.formulas().into_iter().flat_map(Formula::parts).find_map(|part| match &part.0.kind {
+                FormulaKind::Signal(Signal::TermLoss { term }) if !names().any(|name| name == term) => {
+                    Some((term, self.span(part.0.origin)))
+                }
+                _ => None,
+            });
+        let Some((term, span)) = unknown else { return true };
+        let text = format!("`{}` has no term `{term}`", objective.name);
+        let diagnostic = Diagnostic::error(Code::UnknownName, span, text);
+        self.report(match nearest(term, names()) {
+            Some(near) => diagnostic.did_you_mean(term, near),
+            None => diagnostic.help("`loss` is the loss of all terms together"),
+        });
+        false
     }
 
     fn objective_entry<'a>(

@@ -227,7 +227,7 @@ impl Checker {
             FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
             FormulaKind::Memory { .. } => true,
-            FormulaKind::Signal(Signal::Loss) => true,
+            FormulaKind::Signal(Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss) => true,
             _ => false,
         };
         let Some(span) = self.first_place(&train.objective, across) else { return true };

@@ -18,7 +18,7 @@ fn column(field: &str, column: &str) -> Column {
 }
 
 fn request<'a>(source: &'a DataSource, format: &'a PromptFormat, fields: &'a [Field<'a>]) -> Request<'a> {
-    Request { source, format, fields, whole: true, routes: &[], notes: None }
+    Request { source, format, fields, whole: true, routes: &[], numbers: &[], notes: None }
 }
 
 fn greater(field: &str, bound: f64) -> DataFormula {
@@ -132,6 +132,34 @@ fn a_route_is_decided_row_by_row() {
     assert_eq!(data.arms(&routes[0]), Some([1, 1, 2, 1, 0, 0].as_slice()));
     assert_eq!(data.arms(&routes[1]), Some([0, 0, 1, 0, 0, 1].as_slice()));
     assert_eq!(data.arms(&routes[0][..1]), None);
+}
+
+/// What an objective reads of a row must be there, and be a number.
+#[test]
+fn numbers_are_kept_row_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |level: &str| format!(r#"{{"prompt": "a", "answer": "1", "level": {level}, "kind": "proof"}}"#);
+    let field = |field: &str| DataFormula { nodes: vec![DataNode::Field { field: field.to_owned() }] };
+    let proof = DataNode::FieldIs { field: "kind".to_owned(), text: "proof".to_owned() };
+    let numbers = [field("level"), DataFormula { nodes: vec![proof] }];
+    let read = |lines: &[String], numbers: &[DataFormula]| {
+        fs::write(folder.path().join("rows.jsonl"), lines.join("\n")).unwrap();
+        let source = DataSource::file("rows.jsonl");
+        let request = Request { numbers, ..request(&source, &PromptFormat::Text, ANSWER) };
+        Dataset::read(folder.path(), request).map_err(|error| error.to_string())
+    };
+    let rows = ["2", "\"0.5\"", "true", "-1e3"].map(row);
+    let data = read(&rows, &numbers).unwrap();
+    assert_eq!(data.numbers(&numbers[0]), Some([2.0, 0.5, 1.0, -1000.0].as_slice()));
+    assert_eq!(data.numbers(&numbers[1]), Some([1.0; 4].as_slice()));
+    assert_eq!(data.numbers(&field("answer")), None, "nobody asked for it");
+    for (wrong, what) in [("null", "null"), ("\"hard\"", "the string \"hard\"")] {
+        let error = read(&[row("1"), row(wrong)], &numbers).unwrap_err();
+        let expected = format!("rows.jsonl:2: the field `level` must be a number or a bool; found {what}");
+        assert!(error.ends_with(&expected), "{error}");
+    }
+    let error = read(&rows, &[field("levle")]).unwrap_err();
+    assert!(error.contains("rows.jsonl:1: the field `levle` is missing"), "{error}");
 }
 
 /// A filter leaves out what it knows nothing of; of a route no teacher would follow.

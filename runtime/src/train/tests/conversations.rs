@@ -35,8 +35,15 @@ fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
         std::fs::write(&path, text).unwrap();
         let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
         let format = PromptFormat::Chat { system: None };
-        let request =
-            Request { source: &source, format: &format, fields: &[], whole: false, routes: &[], notes: None };
+        let request = Request {
+            source: &source,
+            format: &format,
+            fields: &[],
+            whole: false,
+            routes: &[],
+            numbers: &[],
+            notes: None,
+        };
         fixture.prompts[index] = Prompts::new(Dataset::read(Path::new("."), request).unwrap());
     }
     let config = Config { vocabulary: 563, context: 256, ..tiny() };

@@ -141,6 +141,14 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.rollout = Rollout::new(4, replay(refined(1), Keeps::Rollouts, 9, None));
     });
     case("a ladder", ROUTED, &climbing);
+    case("losses of the step before", ROUTED, &|train| {
+        let read = given::reads_losses("");
+        (train.objective, train.own_data) = (read.objective, read.own_data);
+    });
+    case("losses of terms with completions of their own", ROUTED, &|train| {
+        let read = given::reads_losses(", data = data(answer)");
+        (train.objective, train.own_data) = (read.objective, read.own_data);
+    });
     case("replayed rollouts in a mix", ROUTED, &|train| {
         let student = Producer::student(Sampling::new(1, 1.0, 6));
         let replayed = replay(student, Keeps::Rollouts, 9, None);

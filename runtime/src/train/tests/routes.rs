@@ -27,6 +27,7 @@ fn rows(folder: &Path, name: &str, kinds: &[&str]) -> Prompts {
         fields: &fields,
         whole: false,
         routes: &routes,
+        numbers: &[],
         notes: None,
     };
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())

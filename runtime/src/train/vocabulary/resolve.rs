@@ -36,6 +36,7 @@ impl Parameters<'_> {
                 Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?))
             }
             Signal::Position
+            | Signal::InSpan { .. }
             | Signal::Length
             | Signal::Truncated
             | Signal::Reward
@@ -43,7 +44,11 @@ impl Parameters<'_> {
             | Signal::Chosen
             | Signal::Progress
             | Signal::Step
+            | Signal::Loss
+            | Signal::TermLoss { .. }
             | Signal::VocabularySize
+            | Signal::Data { .. }
+            | Signal::DataIs { .. }
             | Signal::Uniform { .. }
             | Signal::Available { .. }
             | Signal::Other { .. } => return Ok(None),

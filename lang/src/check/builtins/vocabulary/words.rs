@@ -188,8 +188,8 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "loss",
         "number[run]",
-        "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term, \
-         `loss.held_out` that on the held-out prompts.",
+        "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term before \
+         `weight`, `loss.held_out` that on the held-out prompts.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];

@@ -1,0 +1,63 @@
+//! The losses of a step as the next one reads them: `loss` and `loss.<term>`.
+
+use mopd_compiler::plan::{Objective, Signal, TermLoss};
+
+use super::objective::Outputs;
+use crate::zip::zip_equal;
+
+pub struct Losses {
+    /// Of all terms of all parts.
+    total: f64,
+    /// In the order of the parts.
+    of_terms: Vec<(Signal, f32)>,
+}
+
+impl Losses {
+    /// Before the first step, of the parts' objectives: 1.
+    pub fn first<'o>(objectives: impl IntoIterator<Item = &'o Objective>) -> Losses {
+        let losses = objectives.into_iter().flat_map(|objective| &objective.term_losses);
+        let first = |of: &TermLoss| (Signal::TermLoss { term: of.term.clone() }, 1.0);
+        Losses { total: 1.0, of_terms: losses.map(first).collect() }
+    }
+
+    /// Answers the loss of a step: of the parts that had something to train on. What had nothing keeps the
+    /// loss that it had.
+    pub fn learn<'o>(&mut self, parts: impl Iterator<Item = (&'o Objective, Option<&'o Outputs>)>) -> f64 {
+        let (mut step, mut place) = (None, 0);
+        for (objective, outputs) in parts {
+            let own = &mut self.of_terms[place..place + objective.term_losses.len()];
+            place += own.len();
+            let Some(outputs) = outputs else { continue };
+            *step.get_or_insert(0.0) += f64::from(outputs.get(objective.loss)[0]);
+            for ((_, loss), of) in zip_equal(own, &objective.term_losses) {
+                *loss = outputs.get(of.loss)[0];
+            }
+        }
+        self.total = step.unwrap_or(self.total);
+        step.unwrap_or(0.0)
+    }
+
+    /// One value each, of an axis with one element.
+    pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
+        let total = (Signal::Loss, self.total as f32);
+        std::iter::once(total).chain(self.of_terms.iter().cloned()).map(|(signal, loss)| (signal, vec![loss]))
+    }
+
+    /// As bits: JSON has no infinity.
+    pub fn position(&self) -> Vec<u64> {
+        let of_terms = self.of_terms.iter().map(|(_, loss)| f64::from(*loss).to_bits());
+        std::iter::once(self.total.to_bits()).chain(of_terms).collect()
+    }
+
+    pub fn restore(&mut self, position: &[u64]) -> Result<(), String> {
+        let Some((total, of_terms)) = position.split_first() else { return Ok(()) };
+        if of_terms.len() != self.of_terms.len() {
+            return Err("it has the losses of other terms".to_owned());
+        }
+        self.total = f64::from_bits(*total);
+        for ((_, loss), bits) in zip_equal(&mut self.of_terms, of_terms) {
+            *loss = f64::from_bits(*bits) as f32;
+        }
+        Ok(())
+    }
+}
