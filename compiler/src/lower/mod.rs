@@ -15,6 +15,7 @@ mod order;
 mod other_tokenizer;
 mod partial;
 mod positions;
+mod reduced;
 #[cfg(test)]
 mod tests;
 

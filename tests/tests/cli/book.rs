@@ -32,7 +32,8 @@ fn the_guide_says_truly_what_can_be_planned() {
             }
         }
     }
-    assert!(planned >= 18 && refused >= 5, "{planned} programs planned, {refused} refused");
+    // What is built moves a program from the one to the other.
+    assert!(planned >= 18 && planned + refused >= 36, "{planned} programs planned, {refused} refused");
     assert!(faults.is_empty(), "{faults}");
 }
 

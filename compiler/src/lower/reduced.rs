@@ -1,0 +1,165 @@
+//! How terms become one number: the loss of an objective, and of each of its terms.
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::experiment as checked;
+
+use super::balance::{self, Counted};
+use super::formula::Lowering;
+use super::narrow::formula as narrow;
+use super::objective::{detached, signal, sum};
+use crate::expr::graph::{Graph, NodeId};
+use crate::plan::{Axis, Function, Reduction};
+use crate::refusal::Origins;
+
+/// A term, times its weights.
+pub struct Weighted {
+    pub value: NodeId,
+    /// The term without weights, wherever it applies.
+    pub bare: NodeId,
+    /// The term's own, on its own axis.
+    pub weight: Option<NodeId>,
+    /// Where the term applies, on the axis of `value`.
+    pub when: Option<NodeId>,
+}
+
+/// What a term adds to the loss, without its weights: one that is weighted by its own loss would follow itself.
+pub fn term_loss(
+    lowering: &mut Lowering,
+    term: &checked::Term,
+    weighted: &Weighted,
+    selected: Option<NodeId>,
+    objective: &checked::Objective,
+    origins: Origins,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let reduce = term.reduce.as_ref().or(objective.reduce.as_ref()).expect("the loss has been reduced");
+    let (value, when) = only_where(&mut lowering.graph, weighted.bare, weighted.when);
+    reduced(lowering, value, (selected, when), reduce, &objective.name, origins)
+}
+
+/// The sum of all terms, each reduced as it says. Terms with the same way to one number are added up before.
+pub fn loss(
+    lowering: &mut Lowering,
+    terms: &[Weighted],
+    selected: Option<NodeId>,
+    objective: &checked::Objective,
+    origins: Origins,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let mut together = Vec::new();
+    let mut losses = Vec::new();
+    for (checked, term) in objective.terms.iter().zip(terms) {
+        let Some(reduce) = checked.reduce.as_ref().or(objective.reduce.as_ref()) else {
+            let message = format!("nothing says how the term `{}` becomes one number", checked.name);
+            return Err(Diagnostic::error(Code::MissingReduce, origins.span(checked.origin), message).into());
+        };
+        let alone = checked.reduce.is_some()
+            || (term.when.is_some() && reduce.steps.iter().any(|step| step.among_when));
+        if alone {
+            losses.push(reduced(
+                lowering,
+                term.value,
+                (selected, term.when),
+                reduce,
+                &objective.name,
+                origins,
+            )?);
+        } else {
+            together.push(term.value);
+        }
+    }
+    if let (Some(value), Some(reduce)) = (sum(&mut lowering.graph, together.into_iter()), &objective.reduce) {
+        losses.insert(0, reduced(lowering, value, (selected, None), reduce, &objective.name, origins)?);
+    }
+    let Some(loss) = sum(&mut lowering.graph, losses.into_iter()) else {
+        unreachable!("an objective without a term has been refused");
+    };
+    Ok(loss)
+}
+
+/// `reduce`, step by step: the one place where `select` narrows without being named. Tokens that are not
+/// selected take no part, nor do sequences and groups without any selected token. In a step `among: when`,
+/// neither do those where the term applies nowhere.
+fn reduced(
+    lowering: &mut Lowering,
+    total: NodeId,
+    (selected, when): (Option<NodeId>, Option<NodeId>),
+    reduce: &checked::Reduce,
+    name: &str,
+    origins: Origins,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let here = origins.span(reduce.origin);
+    let axis = lowering.graph.axis(total);
+    // What has one number per pair takes part where some token of the pair does.
+    let selected = match selected {
+        Some(selected) if axis < Axis::Token => {
+            Some(lowering.graph.reduce(Reduction::Any, selected, axis, None))
+        }
+        selected => selected,
+    };
+    let applies = match (selected, when) {
+        (Some(selected), Some(when)) => Some(lowering.graph.apply(Function::And, &[selected, when])),
+        (_, when) => when,
+    };
+    let mut value = total;
+    let mut counted = Counted { selected, applies };
+    if let Some(balance) = &reduce.balance {
+        let here = origins.span(balance.origin);
+        let signal = signal(lowering, &[total], counted.selected, origins, here)?;
+        let graph = &mut lowering.graph;
+        let signal =
+            if axis < Axis::Token { graph.reduce(Reduction::Sum, signal, axis, None) } else { signal };
+        let factor = balance::factor(graph, axis, signal, counted, (reduce, balance), here)?;
+        lowering.domain_weight.get_or_insert(graph.broadcast(factor, Axis::Token));
+        if !balance.observe {
+            lowering.constants.push(factor);
+            value = graph.apply(Function::Multiply, &[factor, value]);
+        }
+    }
+    for step in &reduce.steps {
+        let (elements, over) = (narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?);
+        let graph = &mut lowering.graph;
+        let axis = graph.axis(value);
+        if elements != axis || over >= axis {
+            let message = format!(
+                "`{}({})` down to one number per {} does not follow: there is one number per {} at that \
+                 point",
+                step.operation.name(),
+                elements.name(),
+                over.name(),
+                axis.name()
+            );
+            return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
+        }
+        value = graph.reduce(step.operation, value, over, counted.of(step.among_when));
+        counted = counted.reduced(graph, over);
+    }
+    let axis = lowering.graph.axis(value);
+    if axis != Axis::Batch {
+        let message =
+            format!("the `reduce` of `{name}` ends in one number per {}, not in one number", axis.name());
+        return Err(Diagnostic::error(Code::MissingReduce, here, message)
+            .help("end it with `mean(sequence)`, or with `over: batch`")
+            .into());
+    }
+    let Some(denominator) = detached(lowering, reduce.denominator.as_ref(), "the denominator", origins)?
+    else {
+        return Ok(value);
+    };
+    if lowering.graph.axis(denominator) > Axis::Batch {
+        let message = format!(
+            "a loss is divided by one number, not by one per {}",
+            lowering.graph.axis(denominator).name()
+        );
+        return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
+    }
+    Ok(lowering.graph.apply(Function::Divide, &[value, denominator]))
+}
+
+/// A term is 0 where it does not apply; whether such tokens are counted is said by each step of its reduction.
+/// Answers the condition on the term's axis too.
+pub fn only_where(graph: &mut Graph, value: NodeId, when: Option<NodeId>) -> (NodeId, Option<NodeId>) {
+    let Some(when) = when else { return (value, None) };
+    // A loss per sequence stays one where the condition is one per sequence.
+    let axis = graph.axis(value).max(graph.axis(when));
+    let (when, zero) = (graph.broadcast(when, axis), graph.constant(axis, 0.0));
+    (graph.apply(Function::Where, &[when, value, zero]), Some(when))
+}

@@ -1,0 +1,275 @@
+//! Row by row: what of it is kept.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use mopd_compiler::plan::{DataFormula, DataNode, PromptFormat};
+
+use super::{DOCUMENTS, Dataset, MESSAGES, PROMPT, Request, TOOLS, VARIABLES};
+use crate::data::FieldKind;
+use crate::data::error::{Problem, RowPlace};
+use crate::data::lists::Builder;
+use crate::data::numbers::{number, text};
+use crate::data::rows::DataRow;
+use crate::tokenizer::chat::Conversation;
+use crate::tokenizer::json::{Json, Object, describe};
+
+/// A dataset while it is read.
+pub(super) struct Reading<'a> {
+    request: Request<'a>,
+    /// The columns to read, those of needed fields first.
+    pub(super) columns: Vec<String>,
+    pub(super) left_out: u64,
+    pub(super) places: Vec<RowPlace>,
+    prompts: Builder<u8>,
+    conversations: Builder<u8>,
+    fields: Vec<Builder<u8>>,
+    rows: Builder<u8>,
+    /// Of each route.
+    arms: Vec<Vec<u32>>,
+    /// Of each formula.
+    numbers: Vec<Vec<f32>>,
+}
+
+/// What a formula makes of a field that is null.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Null {
+    /// Nothing holds of it.
+    Unknown,
+    /// The row is at fault.
+    Fault,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(request: Request<'a>) -> Reading<'a> {
+        let mut columns: Vec<String> = Vec::new();
+        let source = request.source;
+        let formulas = source.filter.iter().chain(request.routes.iter().flatten()).chain(request.numbers);
+        let chat = [PROMPT, MESSAGES, TOOLS, DOCUMENTS, VARIABLES];
+        let chat = if request.format == &PromptFormat::Text { &chat[..2] } else { &chat };
+        let fields = request.fields.iter().map(|field| field.name);
+        for field in fields.chain(formulas.flat_map(DataFormula::fields)).chain(chat.iter().copied()) {
+            let column = source.column(field);
+            if !columns.iter().any(|known| known == column) {
+                columns.push(column.to_owned());
+            }
+        }
+        let fields = request.fields.iter().map(|_| Builder::default()).collect();
+        let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
+        let arms = request.routes.iter().map(|_| Vec::new()).collect();
+        let numbers = request.numbers.iter().map(|_| Vec::new()).collect();
+        Reading {
+            request,
+            columns,
+            left_out: 0,
+            places: Vec::new(),
+            prompts,
+            conversations,
+            fields,
+            rows,
+            arms,
+            numbers,
+        }
+    }
+
+    pub(super) fn finish(self) -> std::io::Result<Dataset> {
+        let chat = match self.request.format {
+            PromptFormat::Text => None,
+            PromptFormat::Chat { system } => Some(system.clone()),
+        };
+        let names = self.request.fields.iter().map(|field| field.name.to_owned());
+        let fields = names.zip(self.fields).map(|(name, texts)| Ok((name, texts.finish()?)));
+        Ok(Dataset {
+            path: PathBuf::new(),
+            hash: String::new(),
+            files: Vec::new(),
+            first: Vec::new(),
+            places: self.places,
+            prompts: self.prompts.finish()?,
+            conversations: if chat.is_some() { Some(self.conversations.finish()?) } else { None },
+            system: chat.flatten(),
+            fields: fields.collect::<std::io::Result<_>>()?,
+            rows: if self.request.whole { Some(self.rows.finish()?) } else { None },
+            arms: self.request.routes.iter().cloned().zip(self.arms).collect(),
+            numbers: self.request.numbers.iter().cloned().zip(self.numbers).collect(),
+        })
+    }
+
+    /// Whether the row has a field that is not null.
+    fn value<'r>(&self, row: &'r DataRow, field: &str) -> Option<&'r Json> {
+        let column = self.request.source.column(field);
+        row.values[self.columns.iter().position(|known| known == column)?].as_ref()
+    }
+
+    pub(super) fn take(&mut self, mut row: DataRow) -> Result<ControlFlow<()>, Problem> {
+        let source = self.request.source;
+        if source.limit.is_some_and(|limit| self.places.len() >= limit as usize) {
+            return Ok(ControlFlow::Break(()));
+        }
+        if let Some(filter) = &source.filter
+            && !self.holds(filter, &row, Null::Unknown)?
+        {
+            self.left_out += 1;
+            return Ok(ControlFlow::Continue(()));
+        }
+        for (index, conditions) in self.request.routes.iter().enumerate() {
+            let arm = self.arm(conditions, &row)?;
+            self.arms[index].push(arm);
+        }
+        for (index, formula) in self.request.numbers.iter().enumerate() {
+            let number = self.number(formula, &row, Null::Fault)? as f32;
+            self.numbers[index].push(number);
+        }
+        let (prompt, conversation) = self.prompt(&row)?;
+        for (index, field) in self.request.fields.iter().enumerate() {
+            let value = self.value(&row, field.name).ok_or_else(|| self.missing(field.name, &row))?;
+            let wrong = |wanted| Problem::TypeMismatch {
+                field: field.name.to_owned(),
+                wanted,
+                found: describe(value),
+            };
+            let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
+            if field.kind == FieldKind::Number && number(&text).is_none() {
+                return Err(wrong("a number"));
+            }
+            keep(&mut self.fields[index], &text)?;
+        }
+        keep(&mut self.prompts, &prompt)?;
+        keep(&mut self.conversations, &conversation)?;
+        if let Some(mut object) = row.whole.take() {
+            for column in &source.columns {
+                if let Some(value) = object.shift_remove(&column.column) {
+                    object.insert(column.field.clone(), value);
+                }
+            }
+            keep(&mut self.rows, &Json::Object(object).to_string())?;
+        }
+        self.places.push(row.place);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn missing(&self, field: &str, row: &DataRow) -> Problem {
+        Problem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
+    }
+
+    /// The first arm that holds. What only later ones read may be missing.
+    fn arm(&self, conditions: &[DataFormula], row: &DataRow) -> Result<u32, Problem> {
+        for (arm, condition) in conditions.iter().enumerate() {
+            if self.holds(condition, row, Null::Fault)? {
+                return Ok(arm as u32);
+            }
+        }
+        Ok(conditions.len() as u32)
+    }
+
+    /// Whether the row is one of those that the author means; NaN is not true.
+    fn holds(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<bool, Problem> {
+        let value = self.number(formula, row, null)?;
+        Ok(value != 0.0 && !value.is_nan())
+    }
+
+    fn number(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<f64, Problem> {
+        for node in &formula.nodes {
+            let (field, wanted): (_, &'static str) = match node {
+                DataNode::Field { field } => (field, "a number or a bool"),
+                DataNode::FieldIs { field, .. } => (field, "a string"),
+                _ => continue,
+            };
+            let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
+            let fits = match node {
+                DataNode::Field { .. } => matches!(value, Json::Bool(_)) || as_number(value).is_some(),
+                _ => text(value).is_some(),
+            };
+            let unknown = value.is_null() && null == Null::Unknown;
+            if !fits && !unknown {
+                return Err(Problem::TypeMismatch { field: field.clone(), wanted, found: describe(value) });
+            }
+        }
+        let numeric = |field: &str| match self.value(row, field) {
+            Some(Json::Bool(truth)) => f64::from(u8::from(*truth)),
+            value => value.and_then(as_number).unwrap_or(f64::NAN),
+        };
+        let is = |field: &str, wanted: &str| {
+            self.value(row, field).and_then(text).is_some_and(|text| text == wanted)
+        };
+        Ok(formula.value(numeric, is))
+    }
+
+    /// The prompt as text, and as a conversation where there is more to it.
+    fn prompt(&self, row: &DataRow) -> Result<(String, String), Problem> {
+        let (field, value) = [PROMPT, MESSAGES]
+            .into_iter()
+            .find_map(|field| Some((field, self.value(row, field)?)))
+            .ok_or_else(|| self.missing(PROMPT, row))?;
+        let system = match self.request.format {
+            PromptFormat::Chat { system } => Some(system),
+            PromptFormat::Text => None,
+        };
+        let wrong =
+            |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
+        let Some(system) = system else {
+            return match value {
+                Json::String(prompt) => Ok((prompt.clone(), String::new())),
+                Json::Array(_) => Err(Problem::Conversation { field: field.to_owned() }),
+                _ => Err(wrong("a string")),
+            };
+        };
+        let mut parts = Object::default();
+        for name in [TOOLS, DOCUMENTS, VARIABLES] {
+            if let Some(value) = self.value(row, name).filter(|value| !value.is_null()) {
+                // Tables have no lists of any structure, so schemas are often kept as JSON text.
+                let value = match value {
+                    Json::String(text) => {
+                        Json::parse(text).map_err(|error| Problem::not_json(text, &error))?
+                    }
+                    value => value.clone(),
+                };
+                let (fits, wanted) = match name {
+                    VARIABLES => (matches!(value, Json::Object(_)), "an object"),
+                    _ => (matches!(value, Json::Array(_)), "a list"),
+                };
+                if !fits {
+                    return Err(Problem::TypeMismatch {
+                        field: name.to_owned(),
+                        wanted,
+                        found: describe(&value),
+                    });
+                }
+                parts.insert(name.to_owned(), value);
+            }
+        }
+        let prompt = match value {
+            Json::String(prompt) => prompt.clone(),
+            Json::Array(messages) => {
+                Conversation::new(value, system.as_deref())
+                    .map_err(|error| Problem::Chat { error: Box::new(error) })?;
+                parts.insert(MESSAGES.to_owned(), value.clone());
+                last_question(messages)
+            }
+            _ => return Err(wrong("a string or a list of messages")),
+        };
+        Ok((prompt, if parts.is_empty() { String::new() } else { Json::Object(parts).to_string() }))
+    }
+}
+
+/// What was said last that is not the assistant's.
+fn last_question(messages: &[Json]) -> String {
+    let asked = messages.iter().rev().find(|message| {
+        message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant")
+    });
+    match asked.and_then(|message| message.as_object()?.get("content")) {
+        Some(Json::String(text)) => text.clone(),
+        Some(Json::Null) | None => String::new(),
+        Some(parts) => parts.to_string(),
+    }
+}
+
+fn as_number(value: &Json) -> Option<f64> {
+    text(value).and_then(|text| number(&text))
+}
+
+fn keep(texts: &mut Builder<u8>, text: &str) -> Result<(), Problem> {
+    texts
+        .push(text.as_bytes())
+        .map_err(|error| Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
+}
