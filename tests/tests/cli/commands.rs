@@ -28,12 +28,12 @@ fn a_plan_shows_stages_objectives_and_cost() {
 /// What the language can say and this version can't run is shown, then refused by name.
 #[test]
 fn a_plan_that_is_refused_shows_what_is_known() {
-    let running = "objective running {\n  term pull = cumsum(where(span.think, teacher.logp - student.logp, \
+    let running = "objective running {\n  term pull = cumsum(where(masked, teacher.logp - student.logp, \
                    0), over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
     let place =
         Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
     place.mopd(&["check", "a.mopd"]).is(0, &[]);
-    let refusal = ["error[not-supported-yet]", "the signal `span.think` is not supported yet", "a.mopd:26"];
+    let refusal = ["error[not-supported-yet]", "the signal `masked` is not supported yet", "a.mopd:26"];
     let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
     for part in [
         "tiny: 4 stages, 1 domain, seed 1, not fit to run",
