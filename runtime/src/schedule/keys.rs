@@ -494,7 +494,7 @@ mod tests {
         let plan = compiled::plan(format!(
             "use std.cross_tokenizer.uld\n\
              experiment \"t\" {{ seed = 1 }}\n\
-             domain d {{ prompts = \"d.jsonl\", reward = exact_match }}\n\
+             domain d {{ prompts = \"d.jsonl\", format = chat, reward = exact_match }}\n\
              model base = hf(\"small\")\n\
              teacher one = hf(\"one\"){teacher}\n\
              route {{ else -> one }}\n\
@@ -517,6 +517,6 @@ mod tests {
     #[test]
     fn a_teacher_with_another_tokenizer_reads_the_prompts_by_its_own() {
         assert_eq!(tokenizers(" { origin = foreign, align = tokens }"), 2);
-        assert_eq!(tokenizers(""), 1, "it reads the student's tokens");
+        assert_eq!(tokenizers(" { origin = same }"), 1, "it reads the student's tokens");
     }
 }

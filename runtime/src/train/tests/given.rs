@@ -97,6 +97,17 @@ fn a_step_reads_the_losses_of_the_one_before() {
     }
 }
 
+#[test]
+fn a_step_with_nothing_to_train_on_leaves_the_losses() {
+    let train = reads_losses("");
+    let mut losses = Losses::first([&train.objective]);
+    losses.restore(&[2.0f64, 0.5, f64::INFINITY].map(f64::to_bits)).unwrap();
+    let before = losses.position();
+    assert_eq!(losses.learn([(&train.objective, None)].into_iter()), 0.0);
+    assert_eq!(losses.position(), before);
+    assert!(losses.restore(&before[..2]).is_err(), "of another objective");
+}
+
 /// Each completion's own row; each token's place in the text.
 #[test]
 fn rows_and_tags_weigh_their_own_tokens() {
