@@ -87,7 +87,9 @@ fn folder() -> TempDir {
     for name in ["environment.py", "tools.py", "kitchen.py"] {
         fs::write(folder.path().join(name), ENVIRONMENT).expect("writing a test file");
     }
-    fs::write(folder.path().join("project.py"), EDIT).expect("writing a test file");
+    for name in ["project.py", "filter.py"] {
+        fs::write(folder.path().join(name), EDIT).expect("writing a test file");
+    }
     folder
 }
 
