@@ -177,7 +177,13 @@ impl Objective {
 
     /// Everything that is read, inside divergences too; with repetition.
     pub fn signals(&self) -> Vec<Signal> {
-        let mut signals = self.graph.signals(&self.outputs());
+        let signals = self.graph.signals(&self.outputs());
+        signals.into_iter().chain(self.signals_inside()).collect()
+    }
+
+    /// What numbers inside divergences are computed from, with repetition.
+    pub fn signals_inside(&self) -> Vec<Signal> {
+        let signals = self.graph.signals(&self.outputs());
         let of_signals = signals.iter().filter_map(|signal| match signal {
             Signal::Divergence(divergence) => Some(divergence),
             _ => None,
@@ -186,9 +192,7 @@ impl Objective {
             Live::Divergence(divergence) => Some(divergence),
             _ => None,
         });
-        let inside: Vec<Signal> = of_signals.chain(of_live).flat_map(Divergence::signals).collect();
-        signals.extend(inside);
-        signals
+        of_signals.chain(of_live).flat_map(Divergence::signals).collect()
     }
 
     /// The roles whose distributions must be computed, the student's aside.

@@ -67,9 +67,8 @@ struct StageKey<'a> {
     tokenizer: Option<String>,
     /// In the order of the mixture.
     data: Vec<DataKey<'a>>,
-    /// Of the programs that answer the student.
+    /// Of the programs that its rollouts start, hashes.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    /// Hashes of the programs that its rollouts start.
     environments: &'a [String],
     inputs: Vec<&'a str>,
 }

@@ -78,25 +78,19 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let mut signals = of_data(scoring.stage, sequences)?;
     signals.extend(scoring.losses.signals());
     signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(scoring.stage, sequences)));
+    for signal in objective.signals() {
+        if let Signal::Available { role } = signal
+            && !signals.iter().any(|(known, _)| *known == signal)
+        {
+            signals.push((signal, availability(scoring, role, sequences)?));
+        }
+    }
     let mut batch = Batch { layout, signals, step, steps: scoring.stage.steps, ..Batch::default() };
     compose(scoring, sequences, &mut forward, &mut batch)?;
     forward.read_rest(objective, sequences, &mut batch)?;
     let mut wanted = objective.graph.signals(&objective.outputs());
-    // Formulas inside divergences are worked out before the divergences are.
-    let inside =
-        wanted.iter().filter_map(|signal| if let Signal::Divergence(of) = signal { Some(of) } else { None });
-    let inside_live = objective
-        .live
-        .iter()
-        .filter_map(|live| if let Live::Divergence(of) = &live.primitive { Some(of) } else { None });
-    let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
-    for signal in wanted.iter().chain(&first) {
-        if let (Signal::Available { role }, None) = (signal, batch.signal(signal)) {
-            let values = availability(scoring, *role, sequences)?;
-            batch.signals.push((signal.clone(), values));
-        }
-    }
-    forward.read(&first, &[], objective, sequences, &mut batch)?;
+    // They are worked out before the divergences are.
+    forward.read(&objective.signals_inside(), &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
     if scoring.roles.contains(&Role::TEACHER) && !scoring.models.own_tokens(Role::TEACHER) {
         wanted.push(TEACHER_LOGP);
@@ -118,8 +112,9 @@ fn availability(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<
 }
 
 /// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
-/// of the batch; where its tokens and the student's begin together, if it has another tokenizer. What does not change while the student learns is kept for the next pass over the same
-/// rollouts. `last`: no other role comes after it.
+/// of the batch; where its tokens and the student's begin together, if it has another tokenizer. What does not
+/// change while the student learns is kept for the next pass over the same rollouts. `last`: no other role
+/// comes after it.
 fn logits_of(
     scoring: &Scoring,
     role: Role,

@@ -160,6 +160,25 @@ fn a_group_without_a_right_completion_has_no_gradient() {
     }
 }
 
+/// What is shown belongs to the rollouts that later passes train on.
+#[test]
+fn a_stage_that_was_cut_shows_the_same() {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    for slot in [Slot::Feedback, Slot::Group(GroupMember::Other)] {
+        let name = format!("{slot:?}");
+        let seeing = TeacherChoice { sees: view("shown", slot), ..choice(Teacher::Model(ModelId(1))) };
+        let mut train = train(direct(Support::Full, Mass::Raw), 2);
+        train.rollout = Rollout::new(6, Producer::student(sampling(2)));
+        train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
+        let mut stage = fixture.stage(&train, ROUTED, &weights);
+        stage.steps = 5;
+        for source in &mut stage.sources {
+            source.route = Route::all(&seeing);
+        }
+        resume::ends_the_same_wherever_it_is_cut(&name, &stage);
+    }
+}
+
 /// A reward command need not say anything, but then there is nothing to show.
 #[test]
 fn silence_is_an_error() {

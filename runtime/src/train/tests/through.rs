@@ -76,6 +76,19 @@ fn completions_are_what_the_program_answers() {
     }
 }
 
+/// Of a program that always answers the same, what was left out is counted again too.
+#[test]
+fn a_stage_that_was_cut_ends_the_same() {
+    let (fixture, weights) = (Fixture::new(), models(true));
+    let program = answering("None if len(completion) % 3 == 0 else completion.upper()");
+    std::fs::write(fixture.folder.path().join("edit.py"), program).unwrap();
+    let mut train = train(mopd(1.0), 2);
+    train.rollout = Rollout::new(6, through(Producer::student(sampling(2))));
+    let mut stage = fixture.stage(&train, ROUTED, &weights);
+    stage.steps = 5;
+    resume::ends_the_same_wherever_it_is_cut("through", &stage);
+}
+
 /// Its text is what is trained on: loss and gradient are those of a plain implementation.
 #[test]
 fn the_loss_is_that_of_the_program_s_text() {
