@@ -7,8 +7,10 @@ use crate::plan::{
     Stage, Teacher, Train, Trainable,
 };
 
-/// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
-const TRAINING_BYTES: u64 = 16;
+/// Bytes per trained parameter: weight and gradient, in f32.
+const TRAINING_BYTES: u64 = 8;
+/// Of each number that the optimizer keeps of it.
+const MOMENT_BYTES: u64 = 4;
 /// The sum of records' gradients, in f32, beside that of the one at hand.
 const PRIVATE_BYTES: u64 = 4;
 /// A weight alone.
@@ -147,7 +149,9 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
-        let each = TRAINING_BYTES + if train.private.is_some() { PRIVATE_BYTES } else { 0 };
+        let each = TRAINING_BYTES
+            + MOMENT_BYTES * train.optimizer.moments()
+            + if train.private.is_some() { PRIVATE_BYTES } else { 0 };
         frozen.saturating_add(trained.saturating_mul(each))
     });
     let flops = train.objectives().map(flops_of).sum();

@@ -11,8 +11,8 @@ use crate::keys::{VERSION, hash, text};
 use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
-    AdamW, Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation,
-    Experiment, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Pretrained, Private,
+    Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
+    Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Pretrained, Private,
     PromptFormat, Recipe, Reward, Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
     Trainable,
 };
@@ -101,7 +101,7 @@ struct TrainMeaning<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
     trainable: &'a Trainable,
-    optimizer: &'a AdamW,
+    optimizer: &'a Optimizer,
     #[serde(skip_serializing_if = "Option::is_none")]
     private: Option<Private>,
     length: Length,

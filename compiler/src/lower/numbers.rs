@@ -3,7 +3,7 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 
-use crate::plan::{Comparison, Domain, MergeMethod, Model, Reward, Sampling, Schedule, Stage};
+use crate::plan::{Comparison, Domain, MergeMethod, Model, Optimizer, Reward, Sampling, Schedule, Stage};
 use crate::refusal::Origins;
 
 pub(super) fn check<O>(
@@ -43,14 +43,18 @@ pub(super) fn check<O>(
             }
             Stage::Load(_) | Stage::Learner { .. } => {}
             Stage::Train(_) | Stage::Joint(_) => model.stage.trains().into_iter().for_each(|train| {
-                let optimizer = &train.optimizer;
-                let numbers = [
-                    ("`beta1`", optimizer.beta1),
-                    ("`beta2`", optimizer.beta2),
-                    ("`epsilon`", optimizer.epsilon),
-                    ("weight decay", optimizer.weight_decay),
-                    ("gradient clip", optimizer.clip_norm),
-                ];
+                let numbers = match &train.optimizer {
+                    Optimizer::AdamW(adam) => vec![
+                        ("`beta1`", adam.beta1),
+                        ("`beta2`", adam.beta2),
+                        ("`epsilon`", adam.epsilon),
+                        ("weight decay", adam.weight_decay),
+                        ("gradient clip", adam.clip_norm),
+                    ],
+                    Optimizer::Sgd(sgd) => {
+                        vec![("`momentum`", sgd.momentum), ("gradient clip", sgd.clip_norm)]
+                    }
+                };
                 finite(&numbers, &what, model.origin);
                 if let Some(private) = train.private {
                     let numbers = [

@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,
     Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe,
-    Reward, Row, Sampling, Schedule, SettingMark, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer,
-    Train, Trainable, WeightFilter, WeightGroup,
+    ModelId, Normalized, Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat,
+    Recipe, Reward, Row, Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice,
+    Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use views::View;

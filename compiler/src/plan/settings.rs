@@ -4,7 +4,7 @@
 pub use mopd_lang::experiment::{
     AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Keep,
     Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat,
-    Schedule, SettingMark, Tokenizer, Trainable, WeightFilter, WeightGroup,
+    Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -159,7 +159,7 @@ pub struct Train<O> {
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub own_data: Vec<OwnData<O>>,
     pub trainable: Trainable,
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// What a record may tell of itself; anything where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<Private>,
@@ -169,6 +169,23 @@ pub struct Train<O> {
     /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
     pub execution: Execution,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Optimizer {
+    AdamW(AdamW),
+    Sgd(Sgd),
+}
+
+impl Optimizer {
+    /// Numbers that it keeps of each parameter, in single precision.
+    pub fn moments(&self) -> u64 {
+        match self {
+            Optimizer::AdamW(_) => 2,
+            Optimizer::Sgd(sgd) => u64::from(sgd.momentum != 0.0),
+        }
+    }
 }
 
 /// Each record's gradient is clipped, and their sum gets noise, so that all steps together are

@@ -41,11 +41,7 @@ impl WeightGroup {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Optimizer {
     AdamW(AdamW),
-    Sgd {
-        momentum: f64,
-        clip_norm: f64,
-        origin: Origin,
-    },
+    Sgd(Sgd),
     /// Gradients clipped per example and noised (arXiv:1607.00133), until the budget is spent.
     Private {
         clip: f64,
@@ -53,6 +49,14 @@ pub enum Optimizer {
         delta: f64,
         origin: Origin,
     },
+}
+
+/// Gradient descent, with momentum where it is not 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sgd {
+    pub momentum: f64,
+    /// Largest global gradient norm.
+    pub clip_norm: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

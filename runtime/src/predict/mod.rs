@@ -95,7 +95,10 @@ pub fn predict(
     };
     // A turn's own are in what its trial takes.
     let moments = |train: &Train<Objective>| match train.trainable {
-        Trainable::Weights { .. } => 8 * Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64,
+        Trainable::Weights { .. } => {
+            let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
+            4 * train.optimizer.moments() * parameters
+        }
         Trainable::Adapter(_) => 0,
     };
     let all: u64 = learners.iter().copied().map(moments).sum();

@@ -128,7 +128,7 @@ impl Trial<'_> {
         let beside = if self.models_fit() { beside.sum() } else { beside.fold(0.0, f64::max) };
         let own = match self.train.trainable {
             Trainable::Adapter(_) => 4.0,
-            Trainable::Weights { .. } => 20.0,
+            Trainable::Weights { .. } => 12.0 + 4.0 * self.train.optimizer.moments() as f64,
         };
         own * parameters(self.model) + 4.0 * beside
     }

@@ -13,7 +13,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
+use mopd_compiler::plan::{LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;

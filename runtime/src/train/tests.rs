@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length, Mass, ModelId,
-    Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling, Schedule,
-    Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable, WeightFilter,
+    self, AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length, Mass,
+    ModelId, Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling,
+    Schedule, Scorers, Signal, StudentCopy, Support, Teacher, TeacherChoice, Train, Trainable, WeightFilter,
     WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
@@ -160,6 +160,10 @@ fn load_with(path: &Path, numbers: &[DataFormula]) -> Prompts {
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())
 }
 
+fn adamw(weight_decay: f64) -> plan::Optimizer {
+    plan::Optimizer::AdamW(AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm: 1.0 })
+}
+
 fn train(objective: Objective, passes: u32) -> Train<Objective> {
     Train {
         recipe: Recipe::Distill,
@@ -173,7 +177,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         objective,
         own_data: Vec::new(),
         trainable: Trainable::default(),
-        optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
+        optimizer: adamw(0.0),
         length: Length::Steps(4),
         learning_rate: Schedule::Constant { value: 1e-2 },
         private: None,

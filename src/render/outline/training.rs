@@ -251,8 +251,12 @@ fn optimizer(optimizer: &Optimizer) -> String {
             setting(adam.weight_decay),
             setting(adam.clip_norm),
         ),
-        Optimizer::Sgd { momentum, clip_norm, .. } => {
-            format!("SGD, momentum {}, gradient norm at most {}", setting(*momentum), setting(*clip_norm))
+        Optimizer::Sgd(sgd) => {
+            format!(
+                "SGD, momentum {}, gradient norm at most {}",
+                setting(sgd.momentum),
+                setting(sgd.clip_norm)
+            )
         }
         Optimizer::Private { clip, epsilon, delta, .. } => format!(
             "private AdamW, each example's gradient at most {}, epsilon {}, delta {}",

@@ -1,24 +1,26 @@
-//! Optimizers: a plan knows AdamW, and AdamW on gradients that tell little of any record.
+//! Optimizers: a plan knows AdamW and SGD, and AdamW on gradients that tell little of any record.
 
 use mopd_lang::experiment as wide;
 
 use super::settings::Settings;
-use crate::plan::{AdamW, Private, Producer, Rollout};
+use crate::plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
-impl Settings<'_> {
-    pub(super) fn optimizer(&mut self, optimizer: &wide::Optimizer) -> Option<(AdamW, Option<Private>)> {
-        match optimizer {
-            wide::Optimizer::AdamW(adam) => Some((adam.clone(), None)),
-            wide::Optimizer::Sgd { origin, .. } => self.refuse(*origin, "the optimizer `sgd`"),
-            wide::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
-                // The usual values; what is to be clipped is clipped already.
-                let adam =
-                    AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: f64::MAX };
-                Some((adam, Some(Private { clip: *clip, epsilon: *epsilon, delta: *delta })))
-            }
+/// What moves the weights, and how much it may tell of a record.
+pub(super) fn executable(optimizer: &wide::Optimizer) -> (Optimizer, Option<Private>) {
+    match optimizer {
+        wide::Optimizer::AdamW(adam) => (Optimizer::AdamW(adam.clone()), None),
+        wide::Optimizer::Sgd(sgd) => (Optimizer::Sgd(sgd.clone()), None),
+        wide::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
+            // The usual values; what is to be clipped is clipped already.
+            let adam =
+                AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: f64::MAX };
+            let private = Private { clip: *clip, epsilon: *epsilon, delta: *delta };
+            (Optimizer::AdamW(adam), Some(private))
         }
     }
+}
 
+impl Settings<'_> {
     /// The accountant knows batches whose records are drawn one by one, each by a chance of its own, anew in
     /// every step.
     pub(super) fn refuse_unaccounted(&mut self, train: &wide::Train, rollout: &Rollout, in_turns: bool) {

@@ -279,7 +279,7 @@ impl<'a> Settings<'a> {
         if let Some(rollout) = &rollout {
             self.refuse_unaccounted(train, rollout, !learners.0.is_empty());
         }
-        let optimizer = self.optimizer(optimizer);
+        let (optimizer, private) = super::optimizer::executable(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
         {
@@ -289,7 +289,6 @@ impl<'a> Settings<'a> {
             .map_err(|refusal| self.note([*refusal]))
             .ok();
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
-        let (optimizer, private) = optimizer?;
         Some(Train {
             recipe,
             start: *start,

@@ -797,8 +797,6 @@ fn stages() {
         stage(&|train| (train.filter, train.rollout) = (Some(solved.clone()), ready.clone())),
         supported("a `filter` of prompts whose completions are not all drawn anew in every step")
     );
-    let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
-    assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
     let adapter = Adapter {
         kind: AdapterKind::Lora,
         rank: 4,

@@ -56,9 +56,9 @@ impl Checker {
             }
             OptimizerCall::Sgd(given) => {
                 let span = given.call.span;
-                let origin = self.origin(span);
                 let momentum = self.read(given.momentum, env)?;
-                Optimizer::Sgd { momentum, clip_norm: self.clip_norm(given.clip_norm, span, env)?, origin }
+                let clip_norm = self.clip_norm(given.clip_norm, span, env)?;
+                Optimizer::Sgd(experiment::Sgd { momentum, clip_norm })
             }
             OptimizerCall::PrivateAdamW(given) => {
                 let origin = self.origin(given.call.span);

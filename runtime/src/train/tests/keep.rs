@@ -93,7 +93,7 @@ fn a_step_with_nothing_left_changes_no_weights() {
         Fixture { verifier: matches("[^a-z[^a-z]]"), control: Control::new(told.clone()), ..Fixture::new() };
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
-    train.optimizer.weight_decay = 0.1;
+    train.optimizer = adamw(0.1);
     train.rollout = kept(Rollout::new(7, Producer::student(sampling(2))));
     let stage = fixture.stage(&train, ROUTED, &models);
     let (weights, rows) = trained_to_the_end(&stage);

@@ -107,7 +107,11 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {
         (train.rollout, train.ema) = (sampled(1), Some(0.5));
         // A student that equals its teachers learns nothing: decay moves it away from them first.
-        train.optimizer.weight_decay = 0.1;
+        train.optimizer = adamw(0.1);
+    });
+    case("momentum", ROUTED, &|train| {
+        let sgd = plan::Sgd { momentum: 0.9, clip_norm: 1.0 };
+        train.optimizer = plan::Optimizer::Sgd(sgd);
     });
     case("a mix", ROUTED, &|train| {
         let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
@@ -135,7 +139,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("replaced tokens", [averages(0), Teacher::Model(ModelId(2))], &|train| {
         train.rollout = Rollout::new(5, guided(Guidance::Interleave { top_k: 9 }, 1));
-        train.optimizer.weight_decay = 0.1;
+        train.optimizer = adamw(0.1);
     });
     case("replayed refinements", ROUTED, &|train| {
         train.rollout = Rollout::new(4, replay(refined(1), Keeps::Rollouts, 9, None));

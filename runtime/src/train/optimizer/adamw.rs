@@ -1,85 +1,57 @@
-//! AdamW (arXiv:1711.05101, algorithm 2) over one vector of parameters, with global-norm clipping.
+//! AdamW (arXiv:1711.05101, algorithm 2).
 
 use std::ops::Range;
 
-use mopd_compiler::plan::AdamW;
-use tch::{Kind, Tensor, no_grad_guard};
-
-use super::master::{Master, gradient_here};
-use crate::machine::device;
-use crate::model::Gradient;
-use crate::store::state::StateTensors;
+use mopd_compiler::plan;
 use mopd_kernels::adamw::{self, Update};
 use mopd_kernels::tensor::view_mut;
+use tch::{Kind, Tensor};
 
-pub struct Optimizer {
-    settings: AdamW,
+use super::{Master, Step, gradient_here, zeros};
+use crate::machine::device;
+
+pub struct AdamW {
+    settings: plan::AdamW,
     /// First and second moments, in the order of the parameters.
-    mean: Tensor,
-    square: Tensor,
-    decayed: i64,
-    steps: i32,
+    pub mean: Tensor,
+    pub square: Tensor,
+    /// The first so many parameters decay.
+    decayed: usize,
 }
 
-impl Optimizer {
-    /// State for as many parameters as there are, the first `decayed` of which decay.
-    pub fn new(settings: &AdamW, parameters: &Master, decayed: i64) -> Optimizer {
-        let zeros = || Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()));
-        let (mean, square) = (zeros(), zeros());
-        Optimizer { settings: settings.clone(), mean, square, decayed, steps: 0 }
+impl AdamW {
+    pub fn new(settings: &plan::AdamW, parameters: &Master, decayed: i64) -> AdamW {
+        let (mean, square) = (zeros(parameters), zeros(parameters));
+        AdamW { settings: settings.clone(), mean, square, decayed: decayed as usize }
     }
 
-    /// What it keeps, under names; answers the updates so far.
-    pub fn state(&self, tensors: &mut StateTensors) -> i32 {
-        tensors.put("optimizer.mean", &self.mean);
-        tensors.put("optimizer.square", &self.square);
-        self.steps
+    pub fn clip_norm(&self) -> f64 {
+        self.settings.clip_norm
     }
 
-    pub fn restore(&mut self, tensors: &StateTensors, updates: i32) -> Result<(), String> {
-        tensors.restore("optimizer.mean", &self.mean)?;
-        tensors.restore("optimizer.square", &self.square)?;
-        self.steps = updates;
-        Ok(())
-    }
-
-    /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite.
-    /// Weight decay is decoupled and leaves the normalisations alone.
-    pub fn step(&mut self, parameters: &mut Master, gradient: Gradient, norm: f64, learning_rate: f64) {
-        let _guard = no_grad_guard();
-        assert!(gradient.parameters() == parameters.len(), "a gradient of other parameters");
-        let AdamW { weight_decay, clip_norm, .. } = self.settings;
-        // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by
-        // rounding.
-        let scale = (clip_norm / (norm + 1e-6)).min(1.0);
-        self.steps += 1;
-        let keep = 1.0 - learning_rate * weight_decay;
-        for (range, piece) in gradient.into_pieces() {
-            let middle = (self.decayed as usize).clamp(range.start, range.end);
-            for (part, keep) in [(range.start..middle, keep), (middle..range.end, 1.0)] {
-                let gradient = piece.narrow(0, (part.start - range.start) as i64, part.len() as i64);
-                self.step_part(
-                    &mut parameters.part(part.clone()),
-                    part,
-                    &gradient,
-                    Factors { scale, keep, learning_rate },
-                );
-            }
+    /// Moves the parameters in `range`. Weight decay is decoupled and leaves the normalisations alone.
+    pub fn step(&self, parameters: &mut Master, range: Range<usize>, gradient: &Tensor, step: Step) {
+        let keep = 1.0 - step.learning_rate * self.settings.weight_decay;
+        let middle = self.decayed.clamp(range.start, range.end);
+        for (part, keep) in [(range.start..middle, keep), (middle..range.end, 1.0)] {
+            let gradient = gradient.narrow(0, (part.start - range.start) as i64, part.len() as i64);
+            self.step_part(&mut parameters.part(part.clone()), part, &gradient, keep, step);
         }
     }
 
-    /// `parameters` are those in `range`.
+    /// `parameters` are those in `range`; each is multiplied by `keep`.
     fn step_part(
-        &mut self,
+        &self,
         parameters: &mut Master,
         range: Range<usize>,
         gradient: &Tensor,
-        factors: Factors,
+        keep: f64,
+        step: Step,
     ) {
-        let Factors { scale, keep, learning_rate } = factors;
-        let AdamW { beta1, beta2, epsilon, .. } = self.settings;
-        let correction1 = 1.0 - beta1.powi(self.steps);
-        let correction2 = 1.0 - beta2.powi(self.steps);
+        let Step { scale, learning_rate, steps } = step;
+        let plan::AdamW { beta1, beta2, epsilon, .. } = self.settings;
+        let correction1 = 1.0 - beta1.powi(steps);
+        let correction2 = 1.0 - beta2.powi(steps);
         let [mut mean, mut square] =
             [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
         let cpu = device::cpu(gradient.device());
@@ -119,34 +91,18 @@ impl Optimizer {
     }
 }
 
-/// What a number of the gradient is multiplied by, what a parameter is, and the learning rate.
-#[derive(Clone, Copy)]
-struct Factors {
-    scale: f64,
-    keep: f64,
-    learning_rate: f64,
-}
-
-/// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
-pub fn gradient_norm(gradient: &Gradient) -> f64 {
-    let sums = gradient.written().map(|piece| match device::cpu(piece.device()).zip(gradient_here(piece)) {
-        Some((cpu, piece)) => adamw::sum_of_squares(cpu, piece.gradient()),
-        None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
-    });
-    sums.sum::<f64>().sqrt()
-}
-
 #[cfg(test)]
 mod tests {
     use tch::Device;
 
+    use super::super::{Optimizer, gradient_norm};
     use super::*;
     use crate::model::tests::{random_model, tiny};
-    use crate::model::{Decoder, EntryKind, layout, to_vec};
+    use crate::model::{Decoder, EntryKind, Gradient, layout, to_vec};
 
     /// Algorithm 2 with clipping, one number at a time.
     struct Reference {
-        settings: AdamW,
+        settings: plan::AdamW,
         parameters: Vec<f64>,
         decayed: Vec<bool>,
         mean: Vec<f64>,
@@ -156,7 +112,7 @@ mod tests {
 
     impl Reference {
         fn step(&mut self, gradient: &[f32], learning_rate: f64) {
-            let AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
+            let plan::AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
             let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
             self.steps += 1;
             for (i, &gradient) in gradient.iter().enumerate() {
@@ -184,11 +140,12 @@ mod tests {
             (Kind::Float, 0.5, 0.01),
             (Kind::BFloat16, 0.5, 0.01),
         ] {
-            let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
+            let settings = plan::AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
             let weights = random_model(&tiny(), 1);
             let model = Decoder::trainable(&weights, Device::Cpu, kind);
             let mut master = Master::of_model(model.flat(), &weights);
-            let mut optimizer = Optimizer::new(&settings, &master, model.decayed());
+            let mut optimizer =
+                Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), &master, model.decayed());
             let length = weights.values().len();
             let mut decayed = vec![true; length];
             for entry in layout(&weights.config) {
@@ -226,13 +183,14 @@ mod tests {
     /// What runs on other devices, against the processor's loop.
     #[test]
     fn tensors_step_as_the_loop_does() {
-        let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: 0.5 };
+        let settings =
+            plan::AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: 0.5 };
         let weights = random_model(&tiny(), 1);
         for kind in [Kind::Float, Kind::BFloat16] {
             let of = || Master::of_model(&weights.flat(kind, Device::Cpu), &weights);
             let (mut here, mut elsewhere) = (of(), of());
-            let [mut loops, mut tensors] =
-                [&here, &elsewhere].map(|master| Optimizer::new(&settings, master, 100));
+            let [mut loops, mut tensors] = [&here, &elsewhere]
+                .map(|master| Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), master, 100));
             for step in 0..3 {
                 let gradient =
                     (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();
@@ -249,15 +207,5 @@ mod tests {
             let apart = (here.single() - elsewhere.single()).abs().max().double_value(&[]);
             assert!(apart < 1e-7, "{kind:?}: {apart:e}");
         }
-    }
-
-    #[test]
-    fn the_norm_is_exact_and_tells_of_bad_numbers() {
-        let norm = |numbers: &[f32]| gradient_norm(&Gradient::whole(Tensor::from_slice(numbers)));
-        assert!((norm(&[3.0, 4.0]) - 5.0).abs() < 1e-12);
-        assert!(!norm(&[3.0, f32::NAN]).is_finite());
-        assert!(!norm(&[3.0, f32::NEG_INFINITY]).is_finite());
-        // Squares that overflow f32 are still a finite norm.
-        assert!(norm(&[1e30]).is_finite());
     }
 }

@@ -1,0 +1,115 @@
+//! What moves the weights: AdamW or SGD over one vector of parameters, with global-norm clipping.
+
+mod adamw;
+mod sgd;
+
+use mopd_compiler::plan;
+use mopd_kernels::adamw::sum_of_squares;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use self::adamw::AdamW;
+use self::sgd::Sgd;
+use super::master::{Master, gradient_here};
+use crate::machine::device;
+use crate::model::Gradient;
+use crate::store::state::StateTensors;
+
+pub struct Optimizer {
+    rule: Rule,
+    steps: i32,
+}
+
+enum Rule {
+    AdamW(AdamW),
+    Sgd(Sgd),
+}
+
+impl Optimizer {
+    /// State for as many parameters as there are, the first `decayed` of which decay.
+    pub fn new(settings: &plan::Optimizer, parameters: &Master, decayed: i64) -> Optimizer {
+        let rule = match settings {
+            plan::Optimizer::AdamW(settings) => Rule::AdamW(AdamW::new(settings, parameters, decayed)),
+            plan::Optimizer::Sgd(settings) => Rule::Sgd(Sgd::new(settings, parameters)),
+        };
+        Optimizer { rule, steps: 0 }
+    }
+
+    /// What it keeps, under names; answers the updates so far.
+    pub fn state(&self, tensors: &mut StateTensors) -> i32 {
+        self.kept().into_iter().for_each(|(name, kept)| tensors.put(name, kept));
+        self.steps
+    }
+
+    pub fn restore(&mut self, tensors: &StateTensors, updates: i32) -> Result<(), String> {
+        self.kept().into_iter().try_for_each(|(name, kept)| tensors.restore(name, kept))?;
+        self.steps = updates;
+        Ok(())
+    }
+
+    fn kept(&self) -> Vec<(&'static str, &Tensor)> {
+        match &self.rule {
+            Rule::AdamW(AdamW { mean, square, .. }) => {
+                vec![("optimizer.mean", mean), ("optimizer.square", square)]
+            }
+            Rule::Sgd(sgd) => sgd.velocity.iter().map(|velocity| ("optimizer.velocity", velocity)).collect(),
+        }
+    }
+
+    /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite.
+    pub fn step(&mut self, parameters: &mut Master, gradient: Gradient, norm: f64, learning_rate: f64) {
+        let _guard = no_grad_guard();
+        assert!(gradient.parameters() == parameters.len(), "a gradient of other parameters");
+        let clip_norm = match &self.rule {
+            Rule::AdamW(adamw) => adamw.clip_norm(),
+            Rule::Sgd(sgd) => sgd.clip_norm(),
+        };
+        // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by
+        // rounding.
+        let scale = (clip_norm / (norm + 1e-6)).min(1.0);
+        self.steps += 1;
+        let step = Step { scale, learning_rate, steps: self.steps };
+        for (range, piece) in gradient.into_pieces() {
+            match &self.rule {
+                Rule::AdamW(adamw) => adamw.step(parameters, range, &piece, step),
+                Rule::Sgd(sgd) => sgd.step(parameters, range, &piece, step),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Step {
+    /// A number of the gradient is multiplied by it.
+    scale: f64,
+    learning_rate: f64,
+    /// This one included.
+    steps: i32,
+}
+
+fn zeros(parameters: &Master) -> Tensor {
+    Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
+}
+
+/// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
+pub fn gradient_norm(gradient: &Gradient) -> f64 {
+    let sums = gradient.written().map(|piece| match device::cpu(piece.device()).zip(gradient_here(piece)) {
+        Some((cpu, piece)) => sum_of_squares(cpu, piece.gradient()),
+        None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
+    });
+    sums.sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_norm_is_exact_and_tells_of_bad_numbers() {
+        let norm = |numbers: &[f32]| gradient_norm(&Gradient::whole(Tensor::from_slice(numbers)));
+        assert!((norm(&[3.0, 4.0]) - 5.0).abs() < 1e-12);
+        assert!(!norm(&[3.0, f32::NAN]).is_finite());
+        assert!(!norm(&[3.0, f32::NEG_INFINITY]).is_finite());
+        // Squares that overflow f32 are still a finite norm.
+        assert!(norm(&[1e30]).is_finite());
+    }
+}
