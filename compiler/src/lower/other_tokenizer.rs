@@ -62,7 +62,7 @@ impl<'a> Asked<'a> {
         Asked { roles: live.roles(), divergence, support: None }
     }
 
-    /// Whose vocabulary the student's is compared with.
+    /// The role with whose vocabulary the student's is compared.
     fn compared(&self) -> Option<Role> {
         compared(self.support.or(self.divergence.map(|divergence| &divergence.support))?)
     }

@@ -189,7 +189,7 @@ pub trait Kind {
         None
     }
 
-    /// Whose completions it changes after they were written.
+    /// The producer of the completions that it changes after they were written.
     fn edited(&self) -> Option<&Producer> {
         None
     }
