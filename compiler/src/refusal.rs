@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{Member, Origin, TeacherId};
+use mopd_lang::experiment::{Member, Origin, PanelId, TeacherId};
 use mopd_lang::formula::{Formula, Role as CheckedRole};
 use mopd_lang::source::{FileId, Span};
 
@@ -30,8 +30,10 @@ pub struct StageRoles {
     /// The scorers after the reference, in order.
     pub named: Vec<NamedScorer>,
     pub sums: Vec<SummedTeachers>,
-    /// Those that may have nothing to read for a completion.
+    /// Those that may have nothing to read for a completion, or nothing to say of its prompt.
     pub partial: Vec<Role>,
+    /// The panels whose members are among them, in the order in which a plan has them.
+    pub panels: Vec<PanelId>,
 }
 
 /// A teacher that a stage scores.
@@ -50,7 +52,8 @@ pub struct SummedTeachers {
     pub members: Vec<(f64, CheckedRole)>,
 }
 
-const NO_ROLES: &StageRoles = &StageRoles { named: Vec::new(), sums: Vec::new(), partial: Vec::new() };
+const NO_ROLES: &StageRoles =
+    &StageRoles { named: Vec::new(), sums: Vec::new(), partial: Vec::new(), panels: Vec::new() };
 
 impl StageRoles {
     pub fn place(&self, scorer: NamedScorer) -> Option<usize> {

@@ -20,6 +20,8 @@ pub enum Purpose {
     Mix = 10,
     /// What an environment does by chance.
     Environment = 11,
+    /// What panels say.
+    Debate = 12,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

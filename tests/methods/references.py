@@ -24,14 +24,25 @@ LENGTHS = [[5, 3, 4], [6, 2, 4]]
 DOMAINS = ["math", "code"]
 # One of each group's rewards differs from the others'.
 REWARDS = [[1.0, 0.0, 0.25], [0.0, 1.0, 1.0]]
+# Of a panel's two members, completion by completion: whether it answered, and the confidence that it stated.
+SAID = [
+    [(True, 90), (True, 10)],
+    [(True, None), (True, 10)],
+    [(False, None), (True, 10)],
+    [(False, None), (True, None)],
+    [(False, None), (False, None)],
+    [(True, 0), (True, 100)],
+]
+MEMBERS = ["duo first", "duo second"]
 
 
 class Batch:
     """Everything that a loss may read. Per token: `s`, `t`, `b`, `r` are log-probabilities of all entries by the student, the
     teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
 
-    def __init__(self, seed, also):
+    def __init__(self, seed, also, panel):
         self.also = also  # further numbers of every completion
+        self.panel = panel  # whether two members of a panel judge as well
         draw = torch.Generator().manual_seed(seed)
         self.of = torch.tensor([c for c, n in enumerate(sum(LENGTHS, [])) for _ in range(n)])
         groups = [g for g, lengths in enumerate(LENGTHS) for _ in lengths]
@@ -59,6 +70,9 @@ class Batch:
         take = lambda logp: logp.gather(1, self.y[:, None])[:, 0]
         self.ls, self.lt, self.lb, self.lr = take(self.s), take(self.t), take(self.b), take(self.r)
         self.ratio = (self.ls - self.lb).exp()
+        draws = [1.1, 0.9] if panel else []
+        self.member_logits = [(torch.randn(n, ENTRIES, generator=draw) * spread).round(decimals=6) for spread in draws]
+        self.members = [torch.log_softmax(logits, -1) for logits in self.member_logits]
 
     # Ways to one number.
     def per_completion(self, x, how="mean"):
@@ -93,6 +107,11 @@ class Batch:
                     "reward": self.reward_of_completion[completion].item(),
                     **self.also,
                 })
+                for m, logits in enumerate(self.member_logits):
+                    answered, confidence = SAID[completion][m]
+                    name = MEMBERS[m]
+                    stated = {f"available({name})": answered, f"{name}.confidence": confidence}
+                    completions[-1] |= {name: rows(logits), **stated}
                 token, completion = token + n, completion + 1
             prompts.append({"domain": DOMAINS[g], "completions": completions})
         return prompts
@@ -158,9 +177,9 @@ def minmax(x):
 METHODS = {}
 
 
-def method(name, also={}, **arguments):
+def method(name, also={}, panel=False, **arguments):
     def add(loss):
-        METHODS[name] = (loss, also, arguments)
+        METHODS[name] = (loss, also, panel, arguments)
         return loss
 
     return add
@@ -550,10 +569,48 @@ def _(b):  # arXiv:2306.08543, eq. 5 to 9: discounts count from the token itself
     return (ppo(b.ratio, advantage, 0.2, 0.2) + kl(b.s, b.t)).mean()
 
 
+# A panel (arXiv:2605.01347): softmax of c / 100 over the members that answered; alike where one of them stated none.
+
+
+def trust(b):
+    weights = torch.zeros(len(SAID), len(MEMBERS))
+    for c, said in enumerate(SAID):
+        here = [m for m, (answered, _) in enumerate(said) if answered]
+        stated = [said[m][1] for m in here]
+        if here:
+            scores = torch.zeros(len(here)) if None in stated else torch.tensor(stated) / 100.0
+            weights[c, here] = scores.softmax(0)
+    return weights[b.of].T
+
+
+def of_panel(b, divergence):
+    return b.sequence_mean(sum(w * divergence(t) for w, t in zip(trust(b), b.members)))
+
+
+@method("mad.mad", panel=True)
+def _(b):
+    return of_panel(b, lambda t: jsd(t, b.s, 0.5))
+
+
+@method("mad.mad_reverse", panel=True)
+def _(b):
+    return of_panel(b, lambda t: kl(b.s, t))
+
+
+@method("mad.mad_top_k", panel=True, k=3)
+def _(b):
+    def renormalised(t):
+        t, s, chosen = among(t, top(t, 3)), among(b.s, top(t, 3)), top(t, 3)
+        m = (0.5 * t.exp() + 0.5 * s.exp()).log()
+        return (0.5 * (t.exp() * (t - m) + s.exp() * (s - m)) * chosen).sum(-1)
+
+    return of_panel(b, renormalised)
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
-    for seed, (name, (loss, also, arguments)) in enumerate(METHODS.items()):
-        batch = Batch(seed + 1, also)
+    for seed, (name, (loss, also, panel, arguments)) in enumerate(METHODS.items()):
+        batch = Batch(seed + 1, also, panel)
         prompts = batch.json()
         value = loss(batch)
         (gradient,) = torch.autograd.grad(value, batch.student_logits)

@@ -44,8 +44,12 @@ pub enum Signal {
     Correct,
     /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
     Chosen,
-    /// 1 where a role has something to read for the completion. Per sequence, bool.
+    /// 1 where a role has something to read for the completion; where it is of a panel, where it answered. Per
+    /// sequence, bool.
     Available { role: Role },
+    /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
+    /// real.
+    StatedConfidence { role: Role },
     /// step / steps. Run, fraction.
     Progress,
     /// The step, from 0. Run, count.
@@ -87,6 +91,7 @@ impl Signal {
             | Signal::Correct
             | Signal::Chosen
             | Signal::Available { .. }
+            | Signal::StatedConfidence { .. }
             | Signal::Data { .. }
             | Signal::DataIs { .. } => Axis::Sequence,
             Signal::Progress
@@ -119,6 +124,7 @@ impl Signal {
             | Signal::Correct
             | Signal::Chosen
             | Signal::Available { .. }
+            | Signal::StatedConfidence { .. }
             | Signal::Progress
             | Signal::Step
             | Signal::Loss

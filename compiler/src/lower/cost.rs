@@ -3,8 +3,8 @@
 
 use crate::plan::producers::Writer;
 use crate::plan::{
-    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Projection, Role, Rollout, Scorer,
-    Stage, Teacher, Train, Trainable,
+    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Panel, Projection, Role, Rollout,
+    Scorer, Stage, Teacher, Train, Trainable,
 };
 
 /// Bytes per trained parameter: weight and gradient, in f32.
@@ -141,11 +141,19 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let scored = train.scorers.scored(|role| objective.reads(role));
         let scores = scorers.iter().filter(|(role, _)| scored.contains(role));
         let scoring: f64 = scores.map(|(_, parameters)| FORWARD * *parameters as f64 * tokens).sum();
+        // What panels say, once for the completions of a prompt.
+        let spoken = |panel: &Panel| {
+            let of = |role: &Role| scorers.iter().find(|(known, _)| known == role);
+            let each: u64 = panel.members.iter().filter_map(of).map(|(_, parameters)| *parameters).sum();
+            let turns = tokens / f64::from(rollout.group().max(1)) / f64::from(train.passes.max(1));
+            FORWARD * each as f64 * f64::from(panel.rounds) * turns
+        };
+        let talk: f64 = train.panels.iter().map(spoken).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         // The batch is looked at as a whole, then record by record.
         let times = if train.private.is_some() { 2.0 } else { 1.0 };
-        Some(times * (updates * tokens + scoring) + sampling)
+        Some(times * (updates * tokens + scoring) + sampling + talk)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);

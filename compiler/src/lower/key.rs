@@ -12,9 +12,9 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Pretrained, Private,
-    PromptFormat, Recipe, Reward, Schedule, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
-    Trainable,
+    Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel, Pretrained,
+    Private, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Stage, StudentCopy, Teacher,
+    TeacherChoice, Tokenizer, Train, Trainable,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -94,6 +94,8 @@ struct TrainMeaning<'a> {
     /// Those that the objective reads by name, in the order in which it does.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     scorers: Vec<Vec<ArmMeaning<'a>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    panels: Vec<PanelMeaning<'a>>,
     prefixes: Fields,
     passes: u32,
     filter: &'a Option<Formula>,
@@ -109,6 +111,22 @@ struct TrainMeaning<'a> {
     ema: Option<f64>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
+}
+
+/// A panel without its name. What its members see is said of them as scorers.
+#[derive(Serialize)]
+struct PanelMeaning<'a> {
+    members: &'a [Role],
+    rounds: u32,
+    sampling: &'a Sampling,
+    confidence: Option<(i64, i64)>,
+}
+
+impl<'a> PanelMeaning<'a> {
+    fn of(panel: &'a Panel) -> PanelMeaning<'a> {
+        let Panel { name: _, members, rounds, sampling, confidence } = panel;
+        PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
+    }
 }
 
 /// An arm of a route.
@@ -285,6 +303,7 @@ impl<'a> TrainMeaning<'a> {
                 .map(|(domain, reference)| (domain_of(experiment, train, domain, files), of(&reference)))
                 .collect(),
             scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
+            panels: train.panels.iter().map(PanelMeaning::of).collect(),
             prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
             passes: train.passes,
             filter: &train.filter,

@@ -65,7 +65,7 @@ pub fn compile(
     findings.add(numbers::check(&domains, &models, &comparisons, origins));
     for model in &experiment.models {
         for train in checked_trains(&model.stage) {
-            let roles = &narrow::roles::find(train, &experiment.teachers).roles;
+            let roles = &narrow::roles::find(train, experiment).roles;
             findings.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
         }
     }
@@ -73,7 +73,7 @@ pub fn compile(
     let mut lowered = Vec::with_capacity(models.len());
     let of_start = |start: ModelId| tokens.get(start.0 as usize).copied().flatten();
     for model in models {
-        match self::lowered(model, &of_start, &experiment.teachers, origins, fused) {
+        match self::lowered(model, &of_start, experiment, origins, fused) {
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
@@ -186,14 +186,14 @@ fn checked_trains(stage: &checked::Stage) -> Vec<&checked::Train> {
 fn lowered(
     model: Model<&checked::Train>,
     tokens: &dyn Fn(ModelId) -> Option<u32>,
-    teachers: &[checked::Teacher],
+    experiment: &checked::Experiment,
     origins: Origins,
     fused: bool,
 ) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
     let train = |of: Train<&checked::Train>| {
         let tokens = tokens(of.start);
-        trained(of, tokens, teachers, origins, fused)
+        trained(of, tokens, experiment, origins, fused)
     };
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
@@ -231,12 +231,12 @@ fn read_losses(train: &checked::Train, scorers: &Scorers) -> Vec<String> {
 fn trained(
     train: Train<&checked::Train>,
     tokens: Option<u32>,
-    teachers: &[checked::Teacher],
+    experiment: &checked::Experiment,
     origins: Origins,
     fused: bool,
 ) -> Result<Train<Objective>, Box<Diagnostic>> {
     let checked = train.objective;
-    let roles = &narrow::roles::find(checked, teachers).roles;
+    let roles = &narrow::roles::find(checked, experiment).roles;
     let ladders = checked.ladders();
     let origins = Origins { roles, ladders: &ladders, ..origins };
     let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
@@ -269,7 +269,9 @@ fn trained(
     }
     let unfit = |part| {
         let scorers = &train.scorers;
-        other_tokenizer::unfit(part, scorers, origins).or_else(|| partial::unfit(part, scorers, origins))
+        other_tokenizer::unfit(part, scorers, origins)
+            .or_else(|| partial::unfit(part, scorers, origins))
+            .or_else(|| partial::without_confidence(part, &train.panels, origins))
     };
     if let Some(refusal) = parts.find_map(unfit) {
         return Err(refusal.into());
@@ -280,6 +282,7 @@ fn trained(
         mixture: train.mixture,
         sees: train.sees,
         scorers: train.scorers,
+        panels: train.panels,
         objective,
         own_data,
         rollout,

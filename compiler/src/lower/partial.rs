@@ -2,7 +2,7 @@
 
 use mopd_lang::diag::Diagnostic;
 
-use crate::plan::{Objective, Role, Scorers, Signal};
+use crate::plan::{Objective, Panel, Role, Scorers, Signal};
 use crate::refusal::{Origins, refused};
 
 pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Option<Diagnostic> {
@@ -32,4 +32,19 @@ pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Opti
     );
     let help = format!("guard what it reads: `where(available({name}), ..., 0)`");
     Some((*refused(at, construct)).help(help))
+}
+
+/// A confidence of a panel that states none.
+pub fn without_confidence(objective: &Objective, panels: &[Panel], origins: Origins) -> Option<Diagnostic> {
+    let stated =
+        |role: Role| panels.iter().any(|panel| panel.confidence.is_some() && panel.members.contains(&role));
+    let read = objective.signals().into_iter().find_map(|signal| match signal {
+        Signal::StatedConfidence { role } if !stated(role) => Some(role),
+        _ => None,
+    })?;
+    let name = panels.iter().find(|panel| panel.members.contains(&read)).map_or("", |panel| &panel.name);
+    let construct =
+        format!("an objective that reads the confidence of the panel `{name}`, which states none,");
+    let help = "say how it is read: `confidence = integer(0..=100)`";
+    Some((*refused(origins.span(objective.origin), construct)).help(help))
 }

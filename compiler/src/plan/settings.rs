@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
-use super::{Composition, Formula, Moving, Producer, Rollout, Scorers, View};
+use super::{Composition, Formula, Moving, Panel, Producer, Rollout, Scorers, View};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,6 +147,9 @@ pub struct Train<O> {
     /// The distributions that the objective reads beside the student's.
     #[serde(flatten)]
     pub scorers: Scorers,
+    /// Scorers that talk about a prompt first.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub panels: Vec<Panel>,
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
     /// Updates from each batch of rollouts.

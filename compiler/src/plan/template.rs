@@ -10,6 +10,24 @@ use mopd_lang::source::Span;
 
 /// What a template becomes; `at` is the place of what sees it.
 pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
+    pieces(template, None, at, origins)
+}
+
+/// The same for the members of one of the stage's panels. They have not seen a completion when they speak.
+pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Narrowed<View> {
+    let view = pieces(template, Some(panel), at, origins)?;
+    if view.slots().any(|slot| slot.of_completion() && *slot != Slot::Transcript(panel)) {
+        let construct = format!("the template `{}` of a panel, which shows a completion,", view.name);
+        return Err(refused(at, construct));
+    }
+    Ok(view)
+}
+
+fn pieces(template: &Template, panel: Option<u32>, at: Span, origins: Origins) -> Narrowed<View> {
+    let slot = |of: &WideSlot, name: &str, at: Span| match (of, panel) {
+        (WideSlot::Transcript, Some(panel)) => Ok(Slot::Transcript(panel)),
+        _ => slot(of, name, at),
+    };
     let piece = |piece: &TemplatePiece| {
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),

@@ -46,12 +46,14 @@ pub enum Slot {
     Feedback,
     /// Another completion of the prompt; a group may have none.
     Group(GroupMember),
+    /// What one of the stage's panels has said of the prompt.
+    Transcript(u32),
 }
 
 impl Slot {
-    /// Whether each completion has another.
+    /// Whether it is known when the completion is: each has another, or each step.
     pub fn of_completion(&self) -> bool {
-        matches!(self, Slot::Draft | Slot::Feedback | Slot::Group(_))
+        matches!(self, Slot::Draft | Slot::Feedback | Slot::Group(_) | Slot::Transcript(_))
     }
 }
 
@@ -105,6 +107,11 @@ impl View {
     /// Whether what the verifier said is part of it.
     pub fn has_feedback(&self) -> bool {
         self.slots().any(|slot| *slot == Slot::Feedback)
+    }
+
+    /// The panel whose words are part of it.
+    pub fn panel(&self) -> Option<u32> {
+        self.slots().find_map(|slot| if let Slot::Transcript(panel) = slot { Some(*panel) } else { None })
     }
 
     /// Whether there may be nothing to show: a group may have no such member.
@@ -187,7 +194,7 @@ mod tests {
             Slot::Prompt => "sort: 3 1",
             Slot::Data(_) => "größer",
             Slot::Draft => "3 1",
-            Slot::Feedback | Slot::Group(_) => unreachable!("no test has it"),
+            Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => unreachable!("no test has it"),
         })
     }
 
@@ -228,5 +235,7 @@ mod tests {
         assert!(view.may_lack() && view.has_feedback() && !view.is_fixed() && !view.has_draft());
         let written = serde_json::to_string(&view.pieces).unwrap();
         assert_eq!(written, r#"[{"slot":"feedback"},{"slot":{"group":"correct"}}]"#);
+        view.pieces = vec![Piece::Slot(Slot::Prompt), Piece::Slot(Slot::Transcript(1))];
+        assert!(view.panel() == Some(1) && !view.is_fixed() && !view.may_lack());
     }
 }

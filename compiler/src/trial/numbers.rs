@@ -153,9 +153,14 @@ impl Numbers {
 
     /// A number by its name, one per element of its axis; none where nobody gives it.
     ///
+    /// Where one `may_lack`, `null` says so: the number is NaN then.
+    ///
     /// # Errors
     /// What is no such number, or is given for some elements only.
-    pub(super) fn numbers(&self, name: &str, axis: Axis) -> Result<Option<Vec<f64>>, String> {
+    pub(super) fn numbers(&self, name: &str, axis: Axis, may_lack: bool) -> Result<Option<Vec<f64>>, String> {
+        let number = |value: &serde_json::Value| {
+            if may_lack && value.is_null() { Ok(f64::NAN) } else { number(value) }
+        };
         let mut found = Vec::new();
         let (mut given, mut missing) = (false, None);
         let mut one = |place: &str, of: &Given, tokens: Option<usize>| -> Result<(), String> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use mopd_lang::formula::{Axis, FormulaKind, Role, Signal, text};
+use mopd_lang::formula::{Axis, FormulaKind, Part, Role, Signal, text};
 
 use super::numbers::Numbers;
 use crate::audit::{TokenContext, ToyModel, is_live_of_distributions, is_of_distributions};
@@ -192,7 +192,11 @@ impl<'a> Source<'a> {
     }
 
     fn given(&self, name: &str, axis: Axis) -> Result<Option<Vec<f64>>, String> {
-        let found = self.numbers.numbers(name, axis)?;
+        self.given_or_lacking(name, axis, false)
+    }
+
+    fn given_or_lacking(&self, name: &str, axis: Axis, may_lack: bool) -> Result<Option<Vec<f64>>, String> {
+        let found = self.numbers.numbers(name, axis, may_lack)?;
         if found.is_some() {
             self.read.borrow_mut().insert(name.to_owned());
         }
@@ -201,7 +205,10 @@ impl<'a> Source<'a> {
 
     fn leaf(&self, leaf: &Leaf, inside: &[Vec<f64>], layout: &Layout) -> Result<Numbered, String> {
         let (name, axis) = (given_as(leaf), leaf.formula.axis());
-        if let Some(values) = self.given(&name, axis)? {
+        // What a member of a panel did not state.
+        let part = |signal: &Signal| matches!(signal, Signal::Of { part: Part::StatedConfidence, .. });
+        let may_lack = matches!(&leaf.formula.0.kind, FormulaKind::Signal(signal) if part(signal));
+        if let Some(values) = self.given_or_lacking(&name, axis, may_lack)? {
             return Ok(Numbered { values, by_logits: None });
         }
         let plain = |values| Ok(Numbered { values, by_logits: None });

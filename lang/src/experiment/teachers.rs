@@ -213,5 +213,9 @@ pub struct Panel {
     pub sees: Option<Rc<Template>>,
     /// A whole number that each states, between these.
     pub confidence: Option<(i64, i64)>,
+    /// Longest turn, in tokens.
+    pub max_tokens: u32,
+    /// Of what they say.
+    pub temperature: f64,
     pub origin: Origin,
 }

@@ -334,7 +334,7 @@ template hint(exposure: fraction) = "{first(solution, exposure)}"
 teacher insider(much: fraction) = self { sees = hint(much) }
 teacher star = logits(base) + w * logits(base) where v = beta, w = v
 rollout good(count: count = 8) = sample(n: count) |> keep(match { beta > 0 -> correct, else -> true })
-panel duo = debate([star, insider]) { rounds = 2 }
+panel duo = debate([star, insider]) { rounds = 2, max_tokens = 16 }
 eval easy { samples = 8 }
 model base = train {
   trains follower = base

@@ -18,6 +18,8 @@ pub struct Longest {
     /// The template that is seen in place of the prompt.
     pub template: Option<String>,
     pub tokens: u32,
+    /// Those of what a panel says, at most.
+    pub said: u32,
 }
 
 impl Longest {
@@ -29,7 +31,7 @@ impl Longest {
         let (file, place) = dataset.place(longest.0);
         let tokens = u32::try_from(longest.1).unwrap_or(u32::MAX);
         let target = target.map(str::to_owned);
-        Longest { file: file.to_owned(), place, target, template: None, tokens }
+        Longest { file: file.to_owned(), place, target, template: None, tokens, said: 0 }
     }
 
     /// The same, where a template was seen in place of the prompt.
@@ -37,9 +39,14 @@ impl Longest {
         Longest { template: Some(template.to_owned()), ..self }
     }
 
+    /// The same, where a panel's words stand in the template.
+    pub fn with_words(self, said: u32) -> Longest {
+        Longest { said, ..self }
+    }
+
     /// Whether the sequence, with `completion` tokens more, fits a model's context.
     pub fn fits(&self, completion: u32, context: u32) -> Result<(), ContextError> {
-        let needed = self.tokens.saturating_add(completion);
+        let needed = self.tokens.saturating_add(self.said).saturating_add(completion);
         if needed <= context {
             Ok(())
         } else {
@@ -67,7 +74,7 @@ impl From<ContextError> for Error {
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ContextError { sequence, completion, context } = self;
-        let Longest { file, place, target, template, tokens } = sequence;
+        let Longest { file, place, target, template, tokens, said } = sequence;
         write!(f, "{}{place}: ", file.display())?;
         let prompt = match template {
             Some(template) => format!("the template `{template}`"),
@@ -79,6 +86,9 @@ impl fmt::Display for ContextError {
             }
             None => write!(f, "{prompt} takes {tokens} tokens")?,
         }
+        if *said > 0 {
+            write!(f, ", a panel's words in it up to {said}")?;
+        }
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;
         }
@@ -88,13 +98,17 @@ impl fmt::Display for ContextError {
 
 impl ContextError {
     pub fn help(&self) -> String {
-        let needed = self.sequence.tokens.saturating_add(self.completion);
+        let Longest { tokens, said, .. } = self.sequence;
+        let needed = tokens.saturating_add(said).saturating_add(self.completion);
         let room = self.context.saturating_sub(self.sequence.tokens);
         let shorten = match self.sequence.place {
             RowPlace::Row(_) => "shorten the row",
             RowPlace::File | RowPlace::Line(_) => "shorten the line",
         };
-        if self.completion > 0 && room > 0 {
+        if said > 0 {
+            let panel = "give the panel a smaller `max_tokens` or fewer `rounds`";
+            format!("set `context = {needed}` or more, or {panel}, or {shorten}")
+        } else if self.completion > 0 && room > 0 {
             format!("set `context = {needed}` or more, or `max_tokens = {room}` or less, or {shorten}")
         } else {
             format!("set `context = {needed}` or more, or {shorten}")

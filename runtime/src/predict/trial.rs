@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{
-    Keep, ModelId, Objective, Producer, Reward, Rollout, Share, Train, Trainable, WeightFilter,
+    Keep, ModelId, Objective, Panel, Producer, Reward, Rollout, Share, Train, Trainable, WeightFilter,
 };
 use tch::{Device, Kind};
 
@@ -105,7 +105,15 @@ impl Trial<'_> {
         let matrix = config.vocabulary * config.width;
         let own = f64::from(self.train.rollout.group());
         let all: u32 = self.train.rollouts().map(Rollout::group).sum();
-        8.0 * f64::from(batch) * (f64::from(all) / own) * self.length() * (layer * layers + matrix) as f64
+        let layers = (layer * layers + matrix) as f64;
+        let talk = self.spoken(batch) * layers * 2.0;
+        8.0 * f64::from(batch) * (f64::from(all) / own) * self.length() * layers + talk
+    }
+
+    /// Tokens that panels say about the prompts of so many sequences, at most.
+    fn spoken(&self, batch: u32) -> f64 {
+        let each: u32 = self.train.panels.iter().map(Panel::tokens).sum();
+        f64::from(each) * f64::from(batch) / f64::from(self.train.rollout.group().max(1))
     }
 
     /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are
@@ -115,7 +123,9 @@ impl Trial<'_> {
         let parameters = 4.0 * Weights::parameters(config) as f64;
         let written =
             if self.train.producers().any(Producer::fresh) { self.completion * self.turns() } else { 0 };
-        let reads = f64::from(written) + 20.0;
+        // One token of each prompt at a time.
+        let spoken: u32 = self.train.panels.iter().map(Panel::tokens).sum();
+        let reads = f64::from(written) + f64::from(spoken) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }

@@ -12,8 +12,8 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{self, Writer};
 use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward,
-    Role, Stage, Train, View,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Panel, Plan, Producer,
+    Reward, Role, Stage, Train, View,
 };
 use mopd_store::programs::Program;
 
@@ -273,6 +273,14 @@ fn with_completions(view: &View, completion: u32) -> u32 {
     completion.saturating_mul(1 + shown)
 }
 
+/// Tokens that a panel's words take in a template that shows them, at most.
+fn with_debate<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Result<u32> {
+    let Some(panel) = view.panel().and_then(|panel| train.panels.get(panel as usize)) else { return Ok(0) };
+    let before = format!("{}{}", Panel::BETWEEN, Panel::label(panel.members.len()));
+    let before = tokenizer.encode(&before)?.len() as u32;
+    Ok(panel.turns().saturating_mul(panel.sampling.max_tokens.saturating_add(before)))
+}
+
 /// Whether every row has the turns of an expert.
 fn experts(prompts: &Prompts) -> Result<()> {
     let dataset = &prompts.dataset;
@@ -342,11 +350,24 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             let Some(view) = &choice.sees else { continue };
             let longest = |field| prompts.longest(tokenizer, Some(view), field);
             let context = context(choice.teacher.form().unwrap_or(model));
+            let debate = with_debate(train, view, tokenizer)?;
             for field in fields() {
-                longest(Some(field))?.fits(0, context)?;
+                longest(Some(field))?.with_words(debate).fits(0, context)?;
             }
             for (_, sampling) in drawn() {
-                longest(None)?.fits(with_completions(view, sampling.max_tokens(data.limit)), context)?;
+                let completion = with_completions(view, sampling.max_tokens(data.limit));
+                longest(None)?.with_words(debate).fits(completion, context)?;
+            }
+        }
+        for panel in &train.panels {
+            let members = panel.members.iter().flat_map(|role| train.scorers.choices(*role));
+            for choice in members.filter(|choice| choice.domain == share.domain) {
+                // Where it sees what was said, its last turn is part of that.
+                let debate =
+                    choice.sees.as_ref().map_or(Ok(0), |view| with_debate(train, view, tokenizer))?;
+                let longest = prompts.longest(tokenizer, choice.sees.as_ref().or(sees), None)?;
+                let context = context(choice.teacher.form().unwrap_or(model));
+                longest.with_words(debate.max(panel.sampling.max_tokens)).fits(0, context)?;
             }
         }
         for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {

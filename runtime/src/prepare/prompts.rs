@@ -148,7 +148,9 @@ impl Prompts {
         Ok(view.filled(moment, |slot| match slot {
             Slot::Prompt => self.dataset.prompt(row),
             Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
-            Slot::Draft | Slot::Feedback | Slot::Group(_) => said.of(slot).unwrap_or_default(),
+            Slot::Draft | Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => {
+                said.of(slot).unwrap_or_default()
+            }
         }))
     }
 

@@ -52,6 +52,9 @@ pub struct Row {
     /// Completions for which some teacher had nothing to read, where the objective asks `available`.
     #[serde(default)]
     pub unavailable: Option<f64>,
+    /// Members of panels, prompt by prompt, that stated no confidence, where they are to state one.
+    #[serde(default)]
+    pub unstated: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -91,6 +94,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         reward,
         dropped,
         unavailable,
+        unstated,
         expert_entropy,
         expert_largest_share,
         loss,
@@ -133,6 +137,7 @@ mod tests {
             reward: Some(1.0),
             dropped: Some(3.0),
             unavailable: None,
+            unstated: Some(2.0),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             loss: -1.5e-300,
@@ -153,7 +158,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 28));
+        assert_eq!(table.shape(), (2, 29));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -184,7 +189,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 28));
+        assert_eq!(table.shape(), (0, 29));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

@@ -1,6 +1,7 @@
 //! Completions sampled from a model.
 
 mod continuous;
+mod debate;
 mod drawer;
 mod guided;
 mod in_step;
@@ -23,6 +24,7 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
+pub use debate::{Debate, Stance, confidence};
 pub use guided::Guidance;
 pub use sequence::Sequence;
 

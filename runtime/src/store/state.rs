@@ -8,7 +8,7 @@ use tch::{Tensor, no_grad_guard};
 
 use crate::data::mixture::{self, Draw};
 use crate::report::Record;
-use crate::rollout::Sequence;
+use crate::rollout::{Debate, Sequence};
 
 /// Tensors by name.
 #[derive(Debug, Default)]
@@ -122,6 +122,8 @@ pub struct StoredRollouts {
     pub draws: Vec<Draw>,
     #[serde(default)]
     pub dropped: Option<Vec<u32>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub debates: Vec<Debate>,
 }
 
 /// Sequences of a group.

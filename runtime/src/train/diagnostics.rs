@@ -5,11 +5,11 @@ use mopd_compiler::plan::Signal;
 use mopd_compiler::plan::events::Seconds;
 use mopd_compiler::plan::producers::Writer;
 
-use super::Stage;
 use super::objective::Outputs;
 use super::route::Section;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
+use super::{Stage, panels};
 use crate::model::ExpertLoad;
 use crate::report::metrics::Row;
 use crate::zip::zip_equal;
@@ -103,6 +103,7 @@ pub fn diagnose(
             unavailable: unavailable
                 .as_ref()
                 .map(|missing| missing[members].iter().map(|missing| f64::from(u8::from(*missing))).sum()),
+            unstated: panels::unstated(stage, sequences, own),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -140,6 +141,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         reward: None,
         dropped: None,
         unavailable: None,
+        unstated: None,
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
         loss: numbers.loss,

@@ -21,6 +21,7 @@ mod non_finite;
 mod objective;
 mod optimizer;
 mod other_tokenizer;
+mod panels;
 mod part;
 pub mod peft;
 pub mod privacy;

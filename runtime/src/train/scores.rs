@@ -26,7 +26,7 @@ use super::sequences::Sequences;
 use super::spans::rest_of;
 use super::views::{Shown, available};
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
-use super::{Source, Stage};
+use super::{Source, Stage, panels};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
 use crate::zip::zip_equal;
@@ -78,10 +78,13 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let mut signals = of_data(scoring.stage, sequences)?;
     signals.extend(scoring.losses.signals());
     signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(scoring.stage, sequences)));
-    for signal in objective.signals() {
-        if let Signal::Available { role } = signal
-            && !signals.iter().any(|(known, _)| *known == signal)
-        {
+    for signal in objective.signals().into_iter().chain(scoring.stage.train.scorers.signals()) {
+        if signals.iter().any(|(known, _)| *known == signal) {
+            continue;
+        }
+        if let Some(values) = panels::signal(scoring.stage, &signal, sequences) {
+            signals.push((signal, values));
+        } else if let Signal::Available { role } = signal {
             signals.push((signal, availability(scoring, role, sequences)?));
         }
     }

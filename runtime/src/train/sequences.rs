@@ -2,6 +2,7 @@
 
 use std::iter::zip;
 use std::ops::Range;
+use std::rc::Rc;
 
 use mopd_compiler::expr::batch::{Domains, Layout, Runs};
 
@@ -10,7 +11,7 @@ use super::batches::Group;
 use super::views::Shown;
 use crate::data::mixture::Draw;
 use crate::model::PackedBatch;
-use crate::rollout::Sequence;
+use crate::rollout::{Debate, Sequence};
 use crate::tokenizer::Token;
 
 impl Sequence {
@@ -27,6 +28,8 @@ pub struct Sequences {
     pub draws: Vec<Draw>,
     /// Of each section of the stage, how many `keep` left out.
     pub dropped: Option<Vec<u32>>,
+    /// What panels said of their prompts, panel by panel, each in the order of the prompts.
+    pub debates: Rc<[Debate]>,
     pub layout: Layout,
     /// The first completion token of each sequence among those of the step, and behind the last one their
     /// number.
@@ -55,7 +58,7 @@ impl Sequences {
             starts.push(layout.sequence_of_token.len());
         }
         layout.turns = turns(&list);
-        Sequences { list, draws: Vec::new(), dropped: None, layout, starts }
+        Sequences { list, draws: Vec::new(), dropped: None, debates: Rc::default(), layout, starts }
     }
 
     /// The same, `draws` being what was drawn for each group.
@@ -66,6 +69,18 @@ impl Sequences {
     /// The same, where `keep` left out so many of each section.
     pub fn without(self, dropped: Option<Vec<u32>>) -> Sequences {
         Sequences { dropped, ..self }
+    }
+
+    /// The same, where panels said this of the prompts.
+    pub fn debated(self, debates: Rc<[Debate]>) -> Sequences {
+        Sequences { debates, ..self }
+    }
+
+    /// What a panel said of a sequence's prompt; none where it was not asked.
+    pub fn debate(&self, panel: u32, sequence: &Sequence) -> Option<&Debate> {
+        let key = |debate: &Debate| (debate.panel, debate.prompt.source, debate.prompt.record);
+        let of = (panel, sequence.source, sequence.record);
+        self.debates.binary_search_by_key(&of, key).ok().map(|place| &self.debates[place])
     }
 
     pub fn groups(&self) -> impl Iterator<Item = &[Sequence]> {

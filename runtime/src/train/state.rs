@@ -102,12 +102,13 @@ impl Part<'_> {
                 tensors.put(self.name("policy.hidden"), hidden);
                 tensors.put(self.name("policy.matrix"), matrix);
             }
-            let Sequences { list, draws, dropped, .. } = &rollouts.sequences;
+            let Sequences { list, draws, dropped, debates, .. } = &rollouts.sequences;
             StoredRollouts {
                 sequences: list.clone(),
                 of_group: GroupSizes::Each(rollouts.sequences.groups().map(<[_]>::len).collect()),
                 draws: draws.clone(),
                 dropped: dropped.clone(),
+                debates: debates.to_vec(),
             }
         });
         let mut carried: Vec<(NodeId, u64)> =
@@ -146,7 +147,7 @@ impl Part<'_> {
     fn kept_rollouts(
         &self,
         model: &Decoder,
-        StoredRollouts { sequences, of_group, draws, dropped }: &StoredRollouts,
+        StoredRollouts { sequences, of_group, draws, dropped, debates }: &StoredRollouts,
         tensors: &StateTensors,
     ) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
@@ -179,8 +180,10 @@ impl Part<'_> {
         if dropped.as_ref().is_some_and(|dropped| dropped.len() != self.stage.sections().len()) {
             return Err("its rollouts are of teachers that the stage does not have".to_owned());
         }
-        let sequences =
-            Sequences::of_groups(groups, sources.len()).drawn(draws.clone()).without(dropped.clone());
+        let sequences = Sequences::of_groups(groups, sources.len())
+            .drawn(draws.clone())
+            .without(dropped.clone())
+            .debated(debates.as_slice().into());
         Ok(Rollouts { sequences, known: Default::default(), policy: std::cell::RefCell::new(policy) })
     }
 }

@@ -28,6 +28,7 @@ mod cached_scores;
 mod chosen;
 mod conversations;
 mod copies;
+mod debate;
 mod given;
 mod guided;
 mod half;
@@ -171,6 +172,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         mixture: Vec::new(),
         sees: None,
         scorers: Scorers::none(),
+        panels: Vec::new(),
         rollout: Rollout::new(7, Producer::data("answer")),
         passes,
         filter: None,

@@ -152,6 +152,10 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
                 Some(other) => text(stage, &sequences.list[other])?,
                 None => return Ok(None),
             },
+            Slot::Transcript(panel) => {
+                let debate = sequences.debate(*panel, sequence);
+                debate.expect("a panel talks before its members score").transcript.clone()
+            }
             Slot::Prompt | Slot::Data(_) => unreachable!("they are of the row"),
         };
         said.0.push((slot.clone(), text));

@@ -108,6 +108,7 @@ impl Builder {
             mixture: self.shares(domains),
             sees: None,
             scorers: Scorers::new(routed, [], Vec::new()),
+            panels: Vec::new(),
             rollout,
             passes: 1,
             filter: None,

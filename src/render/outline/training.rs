@@ -2,9 +2,9 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Keep, Length, ModelId, Optimizer, Over,
-    RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherWeights, Train,
-    Trainable, WeightFilter,
+    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Keep, Length, ModelId, Optimizer, Over, Panel,
+    RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights,
+    Train, Trainable, WeightFilter,
 };
 use mopd_lang::formula::{Formula, FormulaKind};
 
@@ -57,6 +57,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         };
         rows.push(("reference", joined(&train.reference, one)));
     }
+    rows.extend(panels(train, experiment).map(|panel| ("panel", panel)));
     if let Some(template) = &train.sees {
         rows.push(("student sees", template.name.clone()));
     }
@@ -113,6 +114,35 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         ));
     }
     rows
+}
+
+/// The panels whose members a stage asks, and what they say at most.
+fn panels<'a>(train: &Train, experiment: &'a Experiment) -> impl Iterator<Item = String> + 'a {
+    let asked = train.named_teachers();
+    let of_stage = move |panel: &&Panel| panel.members.iter().any(|member| asked.contains(member));
+    experiment.panels.iter().filter(of_stage).map(|panel| {
+        let Panel { name, members, rounds, sees, confidence, max_tokens, temperature, origin: _ } = panel;
+        let speaker = |member: &TeacherId| match &experiment.teacher(*member).weights {
+            TeacherWeights::Panelist { speaker, .. } => speaker.name().to_owned(),
+            _ => experiment.teacher(*member).name.clone(),
+        };
+        let sees = sees.as_ref().map(|template| format!(" behind {}", template.name)).unwrap_or_default();
+        let stated = confidence.map_or_else(String::new, |(low, high)| {
+            format!(", each states a confidence from {low} to {high}")
+        });
+        let most = u64::from(*rounds) * members.len() as u64 * u64::from(*max_tokens);
+        let drawn = match temperature {
+            0.0 => "greedy".to_owned(),
+            temperature => format!("temperature {}", setting(*temperature)),
+        };
+        format!(
+            "{name}: {} of {}{sees}, {drawn}, at most {} a turn and {} a prompt{stated}",
+            counted(*rounds as usize, "round"),
+            joined(members, speaker),
+            counted(*max_tokens as usize, "token"),
+            count(most),
+        )
+    })
 }
 
 /// A part of a stage as a stage of its own.

@@ -1,5 +1,8 @@
 //! Parts of formulas. `at` is the place of the formula that reads the part.
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use mopd_lang::experiment::{Objective, Reduce, Schedule};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedSpan};
@@ -69,6 +72,12 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
             );
         }
     }
+    found.extend(objective.formulas().into_iter().filter_map(bare_confidence).map(|bare| {
+        let signal = text::formula(bare, usize::MAX);
+        let construct = format!("the signal `{signal}`, which a teacher may not state, outside of `across`");
+        let help = "`softmax(..., across: panel, missing: uniform)` says what holds without it";
+        (*refused(origins.at(bare.0.origin), construct)).help(help)
+    }));
     found.sort_by_key(|refusal| refusal.primary.span);
     let mut once: Vec<Diagnostic> = Vec::new();
     for refusal in found {
@@ -77,6 +86,25 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
         }
     }
     once
+}
+
+/// A confidence where nothing says what holds without one.
+fn bare_confidence(formula: &Formula) -> Option<&Formula> {
+    let (mut seen, mut waiting): (HashSet<*const FormulaNode>, Vec<&Formula>) =
+        (HashSet::new(), vec![formula]);
+    while let Some(formula) = waiting.pop() {
+        if !seen.insert(Rc::as_ptr(&formula.0)) {
+            continue;
+        }
+        match &formula.0.kind {
+            FormulaKind::Signal(wide::Signal::Of { part: wide::Part::StatedConfidence, .. }) => {
+                return Some(formula);
+            }
+            FormulaKind::Across { among, .. } => waiting.extend(among),
+            _ => waiting.extend(formula.operands()),
+        }
+    }
+    None
 }
 
 /// What a formula becomes in a plan that runs.
@@ -168,8 +196,8 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
                 | wide::Part::Score
                 | wide::Part::Value
                 | wide::Part::Correct
-                | wide::Part::Confidence
-                | wide::Part::StatedConfidence => return unknown(),
+                | wide::Part::Confidence => return unknown(),
+                wide::Part::StatedConfidence => Signal::StatedConfidence { role },
             }
         }
         Wide::Divergence(of) => Signal::Divergence(divergence(of, at)?),
@@ -195,7 +223,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::Correct => Signal::Correct,
         Wide::Progress => Signal::Progress,
         Wide::Step => Signal::Step,
-        // A teacher that is a model of the run answers wherever it has something to read.
+        // A teacher that is a model of the run, and of no panel, answers wherever it has something to read.
         Wide::Available { role: of } => match role(of, at)? {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
             _ => return Ok(Kind::PerSequence(1.0)),

@@ -3,14 +3,15 @@
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{
-    DomainId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template, TemplatePiece, Train,
+    self as wide, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template, TemplatePiece,
+    Train,
 };
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
 
 use super::{refused, teacher};
 use crate::plan::producers::Writer;
-use crate::plan::{self, Rollout, Scorer, Scorers, TeacherChoice, View};
+use crate::plan::{self, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
@@ -20,7 +21,8 @@ pub struct Found {
 }
 
 /// Those that the objective reads come first, in its order.
-pub fn find(train: &Train, teachers: &[Teacher]) -> Found {
+pub fn find(train: &Train, experiment: &wide::Experiment) -> Found {
+    let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
     let mut found = Found { roles: StageRoles::default(), domains: Vec::new() };
     let whole = |teacher| NamedScorer { teacher, bare: false };
@@ -37,8 +39,14 @@ pub fn find(train: &Train, teachers: &[Teacher]) -> Found {
             found.members(scorer, &domain, &all, teachers, &mut pending);
         }
     }
-    while let Some((scorer, domains)) = pending.pop() {
-        found.members(scorer, &domains, &all, teachers, &mut pending);
+    loop {
+        while let Some((scorer, domains)) = pending.pop() {
+            found.members(scorer, &domains, &all, teachers, &mut pending);
+        }
+        found.panels(experiment, &mut pending);
+        if pending.is_empty() {
+            break;
+        }
     }
     if let [first, rest @ ..] = train.teachers.as_slice()
         && rest.iter().all(|choice| choice.teacher == first.teacher)
@@ -47,7 +55,10 @@ pub fn find(train: &Train, teachers: &[Teacher]) -> Found {
         let name = teachers[first.teacher.0 as usize].name.clone();
         found.roles.sums.push(SummedTeachers { teacher: None, name, members: members.to_vec() });
     }
-    let lacks = |teacher: TeacherId| teachers[teacher.0 as usize].sees.as_deref().is_some_and(may_lack);
+    let lacks = |teacher: TeacherId| {
+        let teacher = &teachers[teacher.0 as usize];
+        panel_of(teacher).is_some() || teacher.sees.as_deref().is_some_and(may_lack)
+    };
     let routed = train.teachers.iter().any(|choice| lacks(choice.teacher)).then_some(plan::Role::TEACHER);
     let named = found.roles.named.iter().enumerate().filter(|(_, scorer)| lacks(scorer.teacher));
     found.roles.partial =
@@ -63,6 +74,11 @@ fn may_lack(template: &Template) -> bool {
         }
         TemplatePiece::Text(_) | TemplatePiece::Number(_) | TemplatePiece::Anything => false,
     })
+}
+
+/// The panel that a teacher speaks in.
+fn panel_of(teacher: &Teacher) -> Option<PanelId> {
+    if let TeacherWeights::Panelist { panel, .. } = teacher.weights { Some(panel) } else { None }
 }
 
 /// The members of a `sum`.
@@ -141,6 +157,51 @@ impl Found {
         }
     }
 
+    /// All members of a panel speak about the prompts that one of them scores.
+    fn panels(&mut self, experiment: &wide::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
+        let teachers = experiment.teachers.as_slice();
+        for place in 0..self.roles.named.len() {
+            let Some(panel) = panel_of(&teachers[self.roles.named[place].teacher.0 as usize]) else {
+                continue;
+            };
+            if !self.roles.panels.contains(&panel) {
+                self.roles.panels.push(panel);
+            }
+            let domains = self.domains[place].clone();
+            for member in &experiment.panels[panel.0 as usize].members {
+                self.read(NamedScorer { teacher: *member, bare: false }, &domains, teachers, pending);
+            }
+        }
+    }
+
+    /// The panels of the stage, as the plan has them.
+    pub fn stage_panels(&self, experiment: &wide::Experiment) -> Vec<plan::Panel> {
+        let role = |member: &TeacherId| {
+            let place = self.roles.place(NamedScorer { teacher: *member, bare: false });
+            plan::Role::named(place.expect("all members of a panel are scorers"))
+        };
+        let panel = |panel: &PanelId| {
+            let wide::Panel {
+                name,
+                members,
+                rounds,
+                sees: _,
+                confidence,
+                max_tokens,
+                temperature,
+                origin: _,
+            } = &experiment.panels[panel.0 as usize];
+            plan::Panel {
+                name: name.clone(),
+                members: members.iter().map(role).collect(),
+                rounds: *rounds,
+                sampling: Sampling::new(1, *temperature, *max_tokens),
+                confidence: *confidence,
+            }
+        };
+        self.roles.panels.iter().map(panel).collect()
+    }
+
     /// As the plan has them.
     pub fn scorers(
         &self,
@@ -188,6 +249,7 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
 fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
     let judged = |view: &&View| view.has_feedback() || view.may_lack();
+    let debated = |view: &&View| view.panel().is_some();
     let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
     let of_scorers = || choices().filter_map(|choice| choice.sees.as_ref()).filter(judged);
     let student = student.filter(|view| view.of_completions());
@@ -206,7 +268,8 @@ fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at:
     let writes = |writer: Writer| match writer {
         Writer::Student => student,
         Writer::Scorer(role) => {
-            scorers.choices(role).iter().filter_map(|choice| choice.sees.as_ref()).find(judged)
+            let views = scorers.choices(role).iter().filter_map(|choice| choice.sees.as_ref());
+            views.into_iter().find(|view| judged(view) || debated(view))
         }
         Writer::Editor { .. } | Writer::Guide(_) | Writer::Model(_) => None,
     };

@@ -228,7 +228,7 @@ impl<'a> Settings<'a> {
             self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
         }
         let known = &self.experiment.teachers;
-        let (found, ladders) = (roles::find(train, known), train.ladders());
+        let (found, ladders) = (roles::find(train, self.experiment), train.ladders());
         let origins = Origins { roles: &found.roles, ladders: &ladders, learners, ..self.origins };
         let parts = train.parts();
         if let [_, own, ..] = parts.as_slice() {
@@ -295,6 +295,7 @@ impl<'a> Settings<'a> {
             mixture: mixture.iter().map(share).collect(),
             sees: sees?,
             scorers: scorers?,
+            panels: found.stage_panels(self.experiment),
             rollout: rollout?,
             passes: *passes,
             filter,

@@ -1,10 +1,10 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
-use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
+use mopd_lang::experiment::{self as wide, Alignment, PanelId, SelfCopy, TeacherWeights};
 use mopd_lang::formula::{Formula, Role};
 
 use super::{Diagnostic, Narrowed, data, divergence, formula, refused};
-use crate::plan::template::view;
+use crate::plan::template::{view, view_of_panel};
 use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice, View};
 use crate::refusal::{At, NamedScorer, Origins};
 
@@ -49,6 +49,9 @@ pub fn executable(
 ) -> Result<Executable, Vec<Diagnostic>> {
     let mut refusals = Vec::new();
     let teacher = &teachers[scorer.teacher.0 as usize];
+    if let TeacherWeights::Panelist { panel, speaker } = &teacher.weights {
+        return panelist(teacher, *panel, speaker, teachers, train, origins);
+    }
     let own_tokens = teacher.align == Alignment::Tokens;
     let weights = weights_of(teacher, train.start, origins, &mut refusals);
     let weights = weights.filter(|_| refusals.is_empty()).ok_or(refusals)?;
@@ -70,6 +73,43 @@ pub fn executable(
     let members = vec![Member { weight: Parameter::Number(1.0 / teacher.temperature), role }];
     let teacher = plan::Teacher::Composed(Composition { pool: Pool::Logits, members });
     Ok(Executable { teacher, sees: None, own_tokens })
+}
+
+/// One who speaks in a panel: a model that reads what has been said.
+fn panelist(
+    teacher: &wide::Teacher,
+    panel: PanelId,
+    speaker: &Role,
+    teachers: &[wide::Teacher],
+    train: &wide::Train,
+    origins: Origins,
+) -> Result<Executable, Vec<Diagnostic>> {
+    let at = origins.span(teacher.origin);
+    let refused = |construct: String| vec![*refused(at, construct)];
+    let Role::Named { teacher: id, name } = speaker else {
+        return Err(refused(format!("the role `{}` in a panel (`debate`)", speaker.name())));
+    };
+    let known = &teachers[id.0 as usize];
+    if let TeacherWeights::Panelist { .. } = known.weights {
+        return Err(refused("a panel (`debate`) of a panel's members".to_owned()));
+    }
+    let scorer = NamedScorer { teacher: *id, bare: false };
+    let Executable { teacher: weights, sees, own_tokens } = executable(scorer, teachers, train, origins)?;
+    if known.sees.is_some() || known.temperature != 1.0 || weights.composition().is_some() {
+        let what = "with a template or a temperature of its own, or made of others,";
+        return Err(refused(format!("`{name}`, a teacher {what} in a panel (`debate`)")));
+    }
+    if own_tokens {
+        return Err(refused(format!("`{name}`, a teacher with another tokenizer, in a panel (`debate`)")));
+    }
+    let place = origins.roles.panels.iter().position(|known| *known == panel);
+    let place = place.expect("its panel is one of the stage's") as u32;
+    let sees = match &teacher.sees {
+        Some(template) => view_of_panel(template, place, at, origins).map(Some),
+        None => Ok(sees),
+    };
+    let sees = sees.map_err(|refusal| vec![*refusal])?;
+    Ok(Executable { teacher: weights, sees, own_tokens })
 }
 
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
@@ -158,7 +198,7 @@ fn weights_of(
             let pooled = pooled(*pool, members, origins.at(*origin));
             return pooled.map(plan::Teacher::Composed).map_err(|found| refusals.push(*found)).ok();
         }
-        TeacherWeights::Panelist { .. } => "a teacher that speaks in a panel (`debate`)".to_owned(),
+        TeacherWeights::Panelist { .. } => unreachable!("it is the weights of whoever speaks"),
         TeacherWeights::Parameter => format!("the teacher `{}` without weights", teacher.name),
     };
     refuse(&construct);
@@ -172,6 +212,10 @@ fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Compositio
         let weight = divergence::parameter(factor, at)?;
         if weight.signals().iter().any(|signal| signal.roles().contains(&plan::Role::TEACHER)) {
             return Err(refused(at, "a factor of logits that reads the routed teacher"));
+        }
+        let stated = |signal: &plan::Signal| matches!(signal, plan::Signal::StatedConfidence { .. });
+        if weight.signals().iter().any(stated) {
+            return Err(refused(at, "a factor of logits that reads a stated confidence"));
         }
         Ok(Member { weight, role: self::member(role, at)? })
     };

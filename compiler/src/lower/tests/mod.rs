@@ -5,6 +5,7 @@ mod expressions;
 mod keys;
 mod objectives;
 mod own_data;
+mod panels;
 mod plans;
 mod refusals;
 

@@ -24,7 +24,7 @@ use super::{
 };
 use mopd_lang::formula::text;
 
-use scorers::{composed, name_writers};
+use scorers::{composed, name_writers, panels};
 
 /// What has to be said about the way from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -452,6 +452,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "teacher": by_domain(routed.collect()),
         "reference": by_domain(scorers.references().map(|(domain, id)| (domain, names.model(id))).collect()),
         "named teachers": named.collect::<Map<String, Value>>(),
+        "panel": panels(&train.panels, scorers),
         "rollout": of_rollout(rollout),
         "data": own.collect::<Map<String, Value>>(),
         "passes": passes,

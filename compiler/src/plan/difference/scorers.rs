@@ -1,9 +1,9 @@
 //! Scorers by their names.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::objective;
-use crate::plan::{Composition, Member, Parameter, Scorers};
+use crate::plan::{Composition, Member, Panel, Parameter, Scorers};
 
 /// The plan points into its list of scorers; people know names.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
@@ -26,4 +26,19 @@ pub fn composed(composition: &Composition, scorers: &Scorers) -> Value {
         json!([scorers.name(*role), weight])
     };
     json!({ composition.pool.name(): composition.members.iter().map(member).collect::<Vec<Value>>() })
+}
+
+/// Panels by name; what their members see is said of them as scorers.
+pub fn panels(panels: &[Panel], scorers: &Scorers) -> Value {
+    let panel = |Panel { name, members, rounds, sampling, confidence }: &Panel| {
+        let settings = json!({
+            "members": members.iter().map(|role| scorers.name(*role)).collect::<Vec<String>>(),
+            "rounds": rounds,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "confidence": confidence,
+        });
+        (name.clone(), settings)
+    };
+    Value::Object(panels.iter().map(panel).collect::<Map<String, Value>>())
 }

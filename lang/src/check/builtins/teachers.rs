@@ -23,7 +23,7 @@ builtins! { Teacher: TeacherName, TeacherCall {
     geometric => Geometric as Mixture,
 
     /// Teachers that discuss a prompt in turns before they score the student's completions.
-    #[usage = "debate([big, mid]) { rounds = 2 }"]
+    #[usage = "debate([big, mid]) { rounds = 2, max_tokens = 512 }"]
     debate => Debate { members: Teachers },
 
     /// A whole number that each member of a panel states.

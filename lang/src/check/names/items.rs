@@ -251,6 +251,8 @@ impl Checker {
                     rounds,
                     sees: None,
                     confidence,
+                    max_tokens: 1,
+                    temperature: 1.0,
                     origin,
                 });
                 Value::Panel(id)

@@ -13,11 +13,15 @@ use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 impl Checker {
-    /// `panel duo = debate([big, mid]) { rounds = 2 }`
+    /// `panel duo = debate([big, mid]) { rounds = 2, max_tokens = 512 }`
     pub(in crate::check) fn panel_item(&mut self, name: &Name, value: &Expr, env: &Env) -> Value {
         match self.evaluate(value, &env.named(&name.text)) {
             panel @ (Value::Panel(_) | Value::Error) => panel,
-            other => self.wrong_kind(value.span, "a panel is `debate([big, mid]) { rounds = 2 }`", &other),
+            other => self.wrong_kind(
+                value.span,
+                "a panel is `debate([big, mid]) { rounds = 2, max_tokens = 512 }`",
+                &other,
+            ),
         }
     }
 
@@ -56,11 +60,17 @@ impl Checker {
                 }
             },
         };
+        let max_tokens = self.required_count(&settings, "max_tokens", env, 1);
+        let temperature = match settings.get("temperature") {
+            Some(expr) => self.at_least(expr, "temperature", env, 0.0),
+            None => Some(1.0),
+        };
         let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) =
             (speakers, rounds, sees, confidence)
         else {
             return Value::Error;
         };
+        let (Some(max_tokens), Some(temperature)) = (max_tokens, temperature) else { return Value::Error };
         if speakers.len() < 2 {
             let diagnostic =
                 Diagnostic::error(Code::OutOfRange, place.span, "a debate needs at least two teachers");
@@ -92,7 +102,8 @@ impl Checker {
                 members.push(member);
             }
         }
-        self.parts.panels.write().push(Panel { name, members, rounds, sees, confidence, origin });
+        let panel = Panel { name, members, rounds, sees, confidence, max_tokens, temperature, origin };
+        self.parts.panels.write().push(panel);
         Value::Panel(id)
     }
 

@@ -67,7 +67,7 @@ rollout edits = turns("python3 env.py", at_most: 30, sample(n: 1)) |> keep(corre
   |> retry(until: correct, at_most: 8) |> best(reward, of: 1)
 rollout mixed = mix(0.5, refine(by: teacher, of: sample(n: 1), sees: worked),
   replay(sample(n: 1), capacity: 10_000, share: 0.25))
-panel duo = debate([big, mid]) { rounds = 2, sees = asked, confidence = integer(0..=100) }
+panel duo = debate([big, mid]) { rounds = 2, max_tokens = 16, sees = asked, confidence = integer(0..=100) }
 sweep { beta in [0.1, 0.5, 0.9], k in [16, 64] }
 eval math500 { prompts = "data/math500.jsonl", reward = numeric, samples = 16,
   metrics = [pass_at(1), pass_at(16), distinct] }

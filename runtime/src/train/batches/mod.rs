@@ -3,6 +3,7 @@
 
 mod chosen;
 pub mod data;
+mod debate;
 mod filter;
 mod first_of;
 mod guided;
@@ -24,6 +25,7 @@ use std::rc::Rc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Ladder, Length, Producer};
 
+use self::debate::Panels;
 pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
@@ -140,6 +142,7 @@ impl Batch<'_> {
 pub struct Batches {
     mixture: Mixture,
     producer: Box<dyn Draws>,
+    panels: Panels,
     /// How often each ladder of the objective was.
     climbed: Vec<u32>,
 }
@@ -165,7 +168,7 @@ impl Batches {
             }
         };
         let climbed = vec![0; stage.train.objective.ladders.len()];
-        Ok(Batches { mixture, producer, climbed })
+        Ok(Batches { mixture, producer, panels: Panels::of_stage(stage), climbed })
     }
 
     pub fn position(&self) -> MixturePosition {
@@ -238,7 +241,10 @@ impl Batches {
                 sequence.prompt = Some(prompt);
             }
         }
-        Ok(sequences)
+        let climbed = self.climbed.clone();
+        let batch = Batch { stage, student, models, step, climbed: &climbed };
+        let debates = self.panels.talk(&batch, &sequences)?;
+        Ok(sequences.debated(debates))
     }
 
     fn drawn_now(

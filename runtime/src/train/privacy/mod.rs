@@ -156,6 +156,7 @@ fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item
     sequences.groups().enumerate().map(move |(index, group)| {
         let draws = sequences.draws.get(index).copied().into_iter().collect();
         let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
+        let alone = alone.debated(sequences.debates.clone());
         Rollouts { sequences: alone, known: RefCell::default(), policy: RefCell::default() }
     })
 }

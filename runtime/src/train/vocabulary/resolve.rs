@@ -51,6 +51,7 @@ impl Parameters<'_> {
             | Signal::DataIs { .. }
             | Signal::Uniform { .. }
             | Signal::Available { .. }
+            | Signal::StatedConfidence { .. }
             | Signal::Other { .. } => return Ok(None),
         }))
     }

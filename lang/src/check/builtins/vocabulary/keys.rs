@@ -122,11 +122,21 @@ pub static TEACHER: &[Key] = &[
 
 pub static DEBATE: &[Key] = &[
     must("rounds", Takes::Count, "Number of turns of each teacher."),
-    may("sees", Takes::Template, "What each teacher is shown: usually the prompt and `{transcript}`."),
+    must("max_tokens", Takes::Count, "Longest turn, in tokens."),
+    may(
+        "temperature",
+        Takes::Number,
+        "Sampling temperature of the turns; 1 by default, 0 is greedy decoding.",
+    ),
+    may(
+        "sees",
+        Takes::Template,
+        "What each teacher is shown: usually the prompt and `{transcript}`; the prompt alone by default.",
+    ),
     may(
         "confidence",
         Takes::Number,
-        "A confidence that each teacher states for its answer: `integer(0..=100)`.",
+        "A confidence that each teacher states in its last turn: `integer(0..=100)`.",
     ),
 ];
 

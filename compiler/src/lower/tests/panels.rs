@@ -1,0 +1,193 @@
+//! Panels: what a stage's plan has of them, what enters its key, and what is refused.
+
+use std::rc::Rc;
+
+use super::*;
+use crate::plan::views::{Piece, Slot as PlanSlot};
+
+fn member(place: u32) -> Role {
+    Role::Named { teacher: TeacherId(place), name: format!("member {place}").into() }
+}
+
+fn confidence(place: u32) -> Formula {
+    signal(Signal::Of { role: member(place), part: Part::StatedConfidence })
+}
+
+/// Of member 2 or 3, times what it says of the token.
+fn weighed(place: u32) -> Formula {
+    let members = vec![confidence(2), confidence(3)];
+    let among = [2, 3].map(|place| signal(Signal::Available { role: member(place) })).into();
+    let kind = FormulaKind::Across { members, among, index: place as usize - 2 };
+    let share = formula(kind, Axis::Sequence, false);
+    let read = apply(Function::Multiply, [&logp(member(place)), &live(Live::Part(Part::Logp))]);
+    apply(Function::Multiply, [&share, &read])
+}
+
+fn template(pieces: Vec<TemplatePiece>) -> Option<Rc<Template>> {
+    Some(Rc::new(Template { name: "heard".into(), pieces, origin: HERE }))
+}
+
+fn student_of(experiment: &mut Experiment) -> &mut Train {
+    let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
+    train
+}
+
+/// The experts, as members 2 and 3, talk before they score the student.
+fn panelled() -> Experiment {
+    let mut experiment = experiment();
+    let sees = template(vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Slot(Slot::Transcript)]);
+    for (place, name) in [(0, "specialist[add]"), (1, "specialist[sort]")] {
+        let speaker = Role::Named { teacher: TeacherId(place), name: name.into() };
+        let weights = TeacherWeights::Panelist { panel: PanelId(0), speaker };
+        let own = Teacher { sees: sees.clone(), ..teacher(&format!("duo[{name}]"), weights) };
+        experiment.teachers.push(own);
+    }
+    experiment.panels.push(Panel {
+        name: "duo".into(),
+        members: vec![TeacherId(2), TeacherId(3)],
+        rounds: 2,
+        sees,
+        confidence: Some((0, 100)),
+        max_tokens: 16,
+        temperature: 1.0,
+        origin: HERE,
+    });
+    let value = apply(Function::Add, [&weighed(2), &weighed(3)]);
+    student_of(&mut experiment).objective = objective(value, sequence_mean());
+    experiment
+}
+
+fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
+    let mut experiment = panelled();
+    change(&mut experiment);
+    let (sources, origins) = sources();
+    let found = super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't run");
+    found.into_iter().map(|finding| finding.message).collect()
+}
+
+fn refused(change: impl FnOnce(&mut Experiment), construct: &str) {
+    assert_eq!(refusals(change), [format!("{construct} is not supported yet")]);
+}
+
+#[test]
+fn a_panel_in_a_plan() {
+    let plan = compiled(&panelled());
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    let [panel] = train.panels.as_slice() else { panic!("{:?}", train.panels) };
+    assert_eq!((panel.name.as_str(), panel.rounds, panel.turns(), panel.tokens()), ("duo", 2, 4, 64));
+    assert_eq!(panel.confidence, Some((0, 100)));
+    let names: Vec<String> = panel.members.iter().map(|role| train.scorers.name(*role)).collect();
+    assert_eq!(names, ["duo[specialist[add]]", "duo[specialist[sort]]"], "in the order in which they speak");
+    for (role, model) in panel.members.iter().zip([2, 3]) {
+        let [add, sort] = train.scorers.choices(*role) else { panic!("it judges both domains") };
+        assert_eq!((&add.teacher, &add.sees), (&sort.teacher, &sort.sees));
+        assert_eq!(add.teacher, plan::Teacher::Model(ModelId(model)));
+        let pieces = &add.sees.as_ref().expect("a template").pieces;
+        assert_eq!(*pieces, [Piece::Slot(PlanSlot::Prompt), Piece::Slot(PlanSlot::Transcript(0))]);
+    }
+    let signals = train.objective.signals();
+    for role in &panel.members {
+        for of_member in
+            [plan::Signal::Available { role: *role }, plan::Signal::StatedConfidence { role: *role }]
+        {
+            assert!(signals.contains(&of_member), "{of_member:?}");
+        }
+    }
+    let json = serde_json::to_string(&plan).unwrap();
+    assert!(json.contains(r#""confidence":[0,100]"#) && json.contains(r#"{"transcript":0}"#));
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+}
+
+#[test]
+fn what_is_said_is_part_of_the_key() {
+    let key = |change: &dyn Fn(&mut Experiment)| {
+        let mut experiment = panelled();
+        change(&mut experiment);
+        compiled(&experiment).stages[4].key.clone()
+    };
+    let plain = key(&|_| {});
+    let same: [&dyn Fn(&mut Experiment); 2] =
+        [&|experiment| experiment.panels[0].name = "other".into(), &|experiment| {
+            experiment.teachers[2].name = "other".into()
+        }];
+    for change in same {
+        assert_eq!(key(change), plain);
+    }
+    let moved: [&dyn Fn(&mut Experiment); 7] = [
+        &|experiment| experiment.panels[0].rounds = 3,
+        &|experiment| experiment.panels[0].max_tokens = 17,
+        &|experiment| experiment.panels[0].temperature = 0.5,
+        &|experiment| experiment.panels[0].confidence = Some((0, 10)),
+        &|experiment| experiment.panels[0].members.swap(0, 1),
+        &|experiment| experiment.teachers[0].weights = TeacherWeights::Model(ModelId(1)),
+        &|experiment| experiment.teachers[3].sees = template(vec![TemplatePiece::Slot(Slot::Transcript)]),
+    ];
+    let mut keys: Vec<String> = moved.iter().map(|change| key(*change)).chain([plain]).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 8);
+    // What is said takes work.
+    let flops = |experiment: &Experiment| compiled(experiment).stages[4].cost.flops.expect("it is known");
+    let mut longer = panelled();
+    longer.panels[0].rounds = 4;
+    assert!(flops(&longer) > flops(&panelled()));
+}
+
+#[test]
+fn what_is_refused_of_panels() {
+    let own = "a teacher with a template or a temperature of its own, or made of others,";
+    let construct = format!("`specialist[add]`, {own} in a panel (`debate`)");
+    refused(
+        |experiment| experiment.teachers[0].sees = template(vec![TemplatePiece::Slot(Slot::Prompt)]),
+        &construct,
+    );
+    refused(|experiment| experiment.teachers[0].temperature = 0.5, &construct);
+    refused(
+        |experiment| experiment.teachers[0].align = Alignment::Tokens,
+        "`specialist[add]`, a teacher with another tokenizer, in a panel (`debate`)",
+    );
+    refused(
+        |experiment| {
+            let weights = experiment.teachers[2].weights.clone();
+            experiment.teachers.push(teacher("twice", weights));
+            let speaker = Role::Named { teacher: TeacherId(4), name: "twice".into() };
+            experiment.teachers[3].weights = TeacherWeights::Panelist { panel: PanelId(0), speaker };
+        },
+        "a panel (`debate`) of a panel's members",
+    );
+    refused(
+        |experiment| experiment.teachers[2].sees = template(vec![TemplatePiece::Slot(Slot::Feedback)]),
+        "the template `heard` of a panel, which shows a completion,",
+    );
+    refused(
+        |experiment| experiment.panels[0].confidence = None,
+        "an objective that reads the confidence of the panel `duo`, which states none,",
+    );
+    refused(
+        |experiment| {
+            let bare = apply(Function::Multiply, [&confidence(2), &weighed(2)]);
+            student_of(experiment).objective = objective(bare, sequence_mean());
+        },
+        "the signal `member 2.confidence`, which a teacher may not state, outside of `across`",
+    );
+    refused(
+        |experiment| {
+            let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
+            let source = RolloutSource::From { teacher: member(2), sees: None, sequences: None, sampling };
+            student_of(experiment).rollout.source = source;
+        },
+        "the template `heard`, which shows what becomes of a completion, for whoever writes it,",
+    );
+}
+
+/// One member is read, and all speak.
+#[test]
+fn all_members_speak() {
+    let mut experiment = panelled();
+    let read = apply(Function::Multiply, [&logp(member(3)), &live(Live::Part(Part::Logp))]);
+    student_of(&mut experiment).objective = objective(read, sequence_mean());
+    let plan = compiled(&experiment);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    assert_eq!(train.panels[0].members.len(), 2);
+    assert!(train.panels[0].members.iter().all(|role| train.scorers.choices(*role).len() == 2));
+}

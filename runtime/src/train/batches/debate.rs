@@ -1,0 +1,212 @@
+//! `debate`: before their members score a step's completions, panels talk about its prompts (arXiv:2605.01347). What is
+//! said of a prompt is the same for all of its completions, and nobody who speaks has seen one.
+
+use std::rc::Rc;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::views::{Moment, Slot};
+use mopd_compiler::plan::{Panel, Role, Signal, View};
+
+use super::{Batch, text_of_at_most};
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
+use crate::quote::quote;
+use crate::random::Purpose;
+use crate::rollout::{Completion, Debate, Prompt, Sequence, Stance, confidence, rollout};
+use crate::tokenizer::Token;
+use crate::train::Stage;
+use crate::train::models::{Reader, Scored};
+use crate::train::sequences::Sequences;
+use crate::zip::zip_equal;
+
+/// The panels of a part of a stage.
+pub(super) struct Panels {
+    /// Those that its objective reads, as places among the stage's.
+    read: Vec<usize>,
+    /// The members of whom it was said that they state no confidence, by their panel.
+    told: Vec<(usize, usize)>,
+}
+
+/// A member's turn.
+#[derive(Clone, Copy)]
+struct Turn {
+    panel: usize,
+    number: u32,
+    member: usize,
+}
+
+impl Panels {
+    pub(super) fn of_stage(stage: &Stage) -> Panels {
+        let train = stage.train;
+        let scored = train.scorers.scored(|role| train.objective.reads(role));
+        let signals: Vec<Signal> =
+            train.objective.signals().into_iter().chain(train.scorers.signals()).collect();
+        let asked = |member: &Role| {
+            let of = |signal: &Signal| match signal {
+                Signal::Available { role } | Signal::StatedConfidence { role } => role == member,
+                _ => false,
+            };
+            scored.contains(member) || signals.iter().any(of)
+        };
+        let panels = train.panels.iter().enumerate();
+        let read = panels.filter(|(_, panel)| panel.members.iter().any(asked)).map(|(place, _)| place);
+        Panels { read: read.collect(), told: Vec::new() }
+    }
+
+    /// What is said of the prompts of some sequences: of each prompt once.
+    pub(super) fn talk(&mut self, batch: &Batch, sequences: &Sequences) -> Result<Rc<[Debate]>> {
+        let of = |sequence: &Sequence| (sequence.source, sequence.record);
+        let mut prompts: Vec<(usize, usize)> = sequences.list.iter().map(of).collect();
+        prompts.sort_unstable();
+        prompts.dedup();
+        let prompts: Vec<Draw> =
+            prompts.into_iter().map(|(source, record)| Draw { source, record }).collect();
+        let mut debates = Vec::new();
+        for panel in self.read.clone() {
+            debates.extend(self.debate(batch, panel, &prompts)?);
+        }
+        Ok(debates.into())
+    }
+
+    /// Those of the prompts that a panel is asked about.
+    fn debate(&mut self, batch: &Batch, place: usize, prompts: &[Draw]) -> Result<Vec<Debate>> {
+        let panel = &batch.stage.train.panels[place];
+        let speaks = |prompt: &Draw| panel.members.iter().all(|role| reader(batch, *role, *prompt).is_some());
+        let prompts: Vec<Draw> = prompts.iter().copied().filter(speaks).collect();
+        let mut transcripts = vec![String::new(); prompts.len()];
+        let mut last: Vec<Vec<String>> = vec![Vec::new(); panel.members.len()];
+        for number in 0..panel.turns() {
+            batch.stage.control.check()?;
+            let member = number as usize % panel.members.len();
+            let texts = turn(batch, Turn { panel: place, number, member }, &prompts, &transcripts)?;
+            for (transcript, text) in zip_equal(&mut transcripts, &texts) {
+                let between = if transcript.is_empty() { "" } else { Panel::BETWEEN };
+                *transcript += &format!("{between}{}{text}", Panel::label(member));
+            }
+            last[member] = texts;
+        }
+        let stance = |text: &String| Stance {
+            answered: !text.is_empty(),
+            confidence: panel.confidence.and_then(|range| confidence(range, text)),
+        };
+        self.tell_of_silence(batch, place, &last);
+        let debates =
+            zip_equal(prompts, transcripts).enumerate().map(|(number, (prompt, transcript))| Debate {
+                panel: place as u32,
+                prompt,
+                transcript,
+                stances: last.iter().map(|texts| stance(&texts[number])).collect(),
+            });
+        Ok(debates.collect())
+    }
+
+    /// Whoever states no confidence at all was probably not asked for one.
+    fn tell_of_silence(&mut self, batch: &Batch, place: usize, last: &[Vec<String>]) {
+        let Batch { stage, step, models, .. } = *batch;
+        let panel = &stage.train.panels[place];
+        let Some(range) = panel.confidence else { return };
+        for (member, texts) in last.iter().enumerate() {
+            let silent = !texts.is_empty() && texts.iter().all(|text| confidence(range, text).is_none());
+            if !silent || self.told.contains(&(place, member)) {
+                continue;
+            }
+            self.told.push((place, member));
+            let readers = models.of_role(panel.members[member]).iter().flatten();
+            let view = readers.filter_map(|scored| models.view(scored.reader()?)).next();
+            let template =
+                view.map_or("a template".to_owned(), |view| format!("the template `{}`", view.name));
+            let said = texts.iter().max_by_key(|text| text.len()).map_or("", String::as_str);
+            stage.control.warn(format!(
+                "`{}`: `{}` stated no confidence about any prompt of step {step}, so weights of the panel `{}` do not \
+                 follow one there. It said, for example, {}. Read is a number behind the word: let {template} ask for \
+                 \"Confidence: N\", from {} to {}. Later steps like it are not listed: `unstated` in `metrics.parquet` \
+                 counts them",
+                stage.name,
+                stage.train.scorers.name(panel.members[member]),
+                panel.name,
+                quote(said),
+                range.0,
+                range.1,
+            ));
+        }
+    }
+}
+
+/// Who speaks about a prompt in a role, and what it reads.
+fn reader(batch: &Batch, role: Role, Draw { source, record }: Draw) -> Option<Reader> {
+    batch.models.of_role(role)[batch.stage.section(source, record)].and_then(Scored::reader)
+}
+
+/// What a member says about some prompts, each with what was said of it before.
+fn turn(batch: &Batch, turn: Turn, prompts: &[Draw], transcripts: &[String]) -> Result<Vec<String>> {
+    let role = batch.stage.train.panels[turn.panel].members[turn.member];
+    let of = |prompt: &Draw| reader(batch, role, *prompt).expect("it speaks about these prompts");
+    let mut texts = Vec::with_capacity(prompts.len());
+    for alike in prompts.chunk_by(|one, next| of(one) == of(next)) {
+        let first = texts.len();
+        let before = &transcripts[first..first + alike.len()];
+        texts.extend(of_reader(batch, turn, of(&alike[0]), alike, before)?);
+    }
+    Ok(texts)
+}
+
+fn of_reader(
+    batch: &Batch,
+    Turn { panel: place, number, .. }: Turn,
+    reader: Reader,
+    prompts: &[Draw],
+    transcripts: &[String],
+) -> Result<Vec<String>> {
+    let Batch { stage, student, models, step, .. } = *batch;
+    let sampling = &stage.train.panels[place].sampling;
+    let tokenizer = &stage.start.tokenizer;
+    let moment = Moment::Step { step, steps: stage.steps };
+    let view = models.view(reader);
+    let mut read: Vec<Vec<Token>> = Vec::with_capacity(prompts.len());
+    for (Draw { source, record }, transcript) in zip_equal(prompts, transcripts) {
+        let source = &stage.sources[*source];
+        read.push(match view {
+            None => source.tokens.get(*record).to_vec(),
+            Some(view) => {
+                let said = Said(vec![(Slot::Transcript(place as u32), transcript.clone())]);
+                source.prompts.shown_now(tokenizer, view, moment, *record, &said)?
+            }
+        });
+    }
+    let decoder = models.decoder(reader.model_ref);
+    let decoder = decoder.as_deref().unwrap_or(student);
+    let asked = zip_equal(prompts, &read).map(|(prompt, tokens)| {
+        let room = decoder.config.context.saturating_sub(tokens.len());
+        if room < sampling.max_tokens as usize {
+            return Err(no_room(view, tokens.len(), sampling.max_tokens, decoder.config.context));
+        }
+        // Each prompt by a number of its own, each turn by another.
+        let id = before(stage, prompt.source) + prompt.record as u32;
+        Ok(Prompt { tokens, id, sample: (place as u32) << 16 | number, limit: None })
+    });
+    let asked: Vec<Prompt> = asked.collect::<Result<_>>()?;
+    let key = batch.key(Purpose::Debate);
+    let turns = rollout(decoder, &asked, sampling, key, stage.budget, stage.control)?;
+    let text = |Completion { tokens, .. }: &Completion| {
+        let text = text_of_at_most(tokenizer, tokens, sampling.max_tokens as usize)?;
+        Ok(text.trim().to_owned())
+    };
+    turns.iter().map(text).collect()
+}
+
+/// The prompts of the sources before one.
+fn before(stage: &Stage, source: usize) -> u32 {
+    stage.sources[..source].iter().map(|each| each.tokens.len()).sum::<usize>() as u32
+}
+
+fn no_room(view: Option<&View>, prompt: usize, turn: u32, context: usize) -> Error {
+    let name = view.map_or("prompt", |view| view.name.as_str());
+    let message = format!(
+        "the template `{name}` with a prompt and what a panel has said of it has {prompt} tokens, and a turn of {turn} \
+         may follow: more than a context of {context}"
+    );
+    let help =
+        "give the panel's teachers a longer context, or the panel a smaller `max_tokens` or fewer `rounds`";
+    Error::new(FailureKind::Context, message).help(help)
+}

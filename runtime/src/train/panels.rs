@@ -1,0 +1,47 @@
+//! What is known of the members of panels before a step is scored: whether they answered, and how sure they said
+//! they are.
+
+use mopd_compiler::plan::{Role, Signal};
+
+use super::Stage;
+use super::sequences::Sequences;
+use crate::rollout::{Sequence, Stance};
+
+/// A panel that a role speaks in, and its place there.
+fn seat(stage: &Stage, role: Role) -> Option<(u32, usize)> {
+    stage.train.panels.iter().zip(0..).find_map(|(panel, place)| {
+        let member = panel.members.iter().position(|member| *member == role)?;
+        Some((place, member))
+    })
+}
+
+/// A signal of a member of a panel, for each sequence; none of other signals.
+pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<Vec<f32>> {
+    let (role, value): (Role, fn(Stance) -> f32) = match signal {
+        Signal::Available { role } => (*role, |stance| f32::from(u8::from(stance.answered))),
+        Signal::StatedConfidence { role } => (*role, |stance| {
+            // What is not there is no number: `softmax(..., missing: uniform)` looks for that.
+            stance.confidence.map_or(f32::NAN, |confidence| confidence as f32)
+        }),
+        _ => return None,
+    };
+    let (panel, member) = seat(stage, role)?;
+    let silent = Stance { answered: false, confidence: None };
+    let stance = |sequence: &Sequence| {
+        sequences.debate(panel, sequence).map_or(silent, |debate| debate.stances[member])
+    };
+    Some(sequences.list.iter().map(|sequence| value(stance(sequence))).collect())
+}
+
+/// How often a member of a panel stated no confidence about the prompt of one of these sequences; none where nobody
+/// is to state any.
+pub fn unstated(stage: &Stage, sequences: &Sequences, own: &[Sequence]) -> Option<f64> {
+    let asked = |panel: u32| stage.train.panels[panel as usize].confidence.is_some();
+    let here = |prompt| own.iter().any(|sequence| (sequence.source, sequence.record) == prompt);
+    let debates = sequences.debates.iter().filter(|debate| asked(debate.panel));
+    let debates: Vec<_> =
+        debates.filter(|debate| here((debate.prompt.source, debate.prompt.record))).collect();
+    let stances = debates.iter().flat_map(|debate| &debate.stances);
+    let silent = stances.filter(|stance| stance.confidence.is_none()).count();
+    (!debates.is_empty()).then_some(silent as f64)
+}
