@@ -11,7 +11,7 @@
 //!   them turn by turn; [`rollout`]: completions sampled from a
 //!   model;
 //! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; [`prepare`]: models and
-//!   data of a plan, read and checked;
+//!   data of a plan, read and checked; [`evaluate`]: how well a model does on held-out prompts;
 //! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a
 //!   plan; [`bench`]: measurements.
 
@@ -23,6 +23,7 @@ mod compiled;
 pub mod control;
 pub mod data;
 mod environment;
+pub mod evaluate;
 pub mod failure;
 pub mod formats;
 pub mod machine;

@@ -22,6 +22,8 @@ pub enum Purpose {
     Environment = 11,
     /// What panels say.
     Debate = 12,
+    /// What is answered to a benchmark that decides in a stage.
+    Judge = 13,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

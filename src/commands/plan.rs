@@ -77,10 +77,12 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
                 .help("paths are relative to the folder of the experiment's file")
         })
     };
-    for domain in &experiment.domains {
-        if let Reward::Command { command, depends, .. } = &domain.reward {
-            let program = of(command, depends, format!("domain `{}`", domain.name))?;
-            programs.rewards.insert(domain.name.clone(), program);
+    let domains = experiment.domains.iter().map(|domain| ("domain", &domain.name, &domain.reward));
+    let evals = experiment.benchmarks.iter().map(|eval| ("eval", &eval.name, &eval.reward));
+    for (kind, name, reward) in domains.chain(evals) {
+        if let Reward::Command { command, depends, .. } = reward {
+            let program = of(command, depends, format!("{kind} `{name}`"))?;
+            programs.rewards.insert(name.clone(), program);
         }
     }
     for model in &experiment.models {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 22] = [
+const RUNTIME: [&str; 23] = [
     "zip",
     "quote",
     "failure",
@@ -25,6 +25,7 @@ const RUNTIME: [&str; 22] = [
     "report",
     "store",
     "prepare",
+    "evaluate",
     "train",
     "predict",
     "schedule",

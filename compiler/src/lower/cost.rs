@@ -13,6 +13,9 @@ const TRAINING_BYTES: u64 = 8;
 const MOMENT_BYTES: u64 = 4;
 /// The sum of records' gradients, in f32, beside that of the one at hand.
 const PRIVATE_BYTES: u64 = 4;
+/// Where the last extrapolation left it; and while candidates are judged, when there is no gradient, the weight as
+/// it is and the candidate's.
+const EXTRAPOLATED_BYTES: u64 = 8;
 /// A weight alone.
 const WEIGHT_BYTES: u64 = 4;
 /// Multiplications and additions per parameter and token (arXiv:2001.08361, section 2.1): forward, and
@@ -159,10 +162,13 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
         let each = TRAINING_BYTES
             + MOMENT_BYTES * train.optimizer.moments()
-            + if train.private.is_some() { PRIVATE_BYTES } else { 0 };
+            + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
+            + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 };
         frozen.saturating_add(trained.saturating_mul(each))
     });
-    let flops = train.objectives().map(flops_of).sum();
+    // How many prompts judge what is extrapolated, only their file knows.
+    let flops =
+        train.objectives().map(flops_of).sum::<Option<f64>>().filter(|_| train.extrapolation.is_none());
     Cost { parameters, trained, sequences, tokens, flops, memory }
 }
 

@@ -12,9 +12,9 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel, Pretrained,
-    Private, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Stage, StudentCopy, Teacher,
-    TeacherChoice, Tokenizer, Train, Trainable,
+    Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel,
+    Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Stage, StudentCopy, Teacher,
+    TeacherChoice, Tokenizer, Train, Trainable, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -109,6 +109,8 @@ struct TrainMeaning<'a> {
     length: Length,
     learning_rate: &'a Schedule,
     ema: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extrapolation: Option<ExtrapolationMeaning<'a>>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
 }
@@ -126,6 +128,35 @@ impl<'a> PanelMeaning<'a> {
     fn of(panel: &'a Panel) -> PanelMeaning<'a> {
         let Panel { name: _, members, rounds, sampling, confidence } = panel;
         PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
+    }
+}
+
+#[derive(Serialize)]
+struct ExtrapolationMeaning<'a> {
+    factor: f64,
+    rounds: u32,
+    powers_of: u32,
+    weights: &'a [WeightGroup],
+    judged_by: DomainMeaning<'a>,
+    evaluation: &'a Evaluation,
+}
+
+impl<'a> ExtrapolationMeaning<'a> {
+    fn of(
+        experiment: &'a Experiment<Objective>,
+        extrapolation: &'a Extrapolation,
+        files: Files,
+    ) -> ExtrapolationMeaning<'a> {
+        let Extrapolation { factor, rounds, powers_of, judged_by, evaluation, weights } = extrapolation;
+        let judge = domain(experiment, *judged_by);
+        let judged_by = match files {
+            Files::ByPath => judge,
+            Files::ByContent => {
+                DomainMeaning { prompts: None, reward: judge.reward.without_paths(), ..judge }
+            }
+        };
+        let (factor, rounds, powers_of) = (*factor, *rounds, *powers_of);
+        ExtrapolationMeaning { factor, rounds, powers_of, weights, judged_by, evaluation }
     }
 }
 
@@ -322,6 +353,10 @@ impl<'a> TrainMeaning<'a> {
             length: train.length,
             learning_rate: &train.learning_rate,
             ema: train.ema,
+            extrapolation: train
+                .extrapolation
+                .as_ref()
+                .map(|of| ExtrapolationMeaning::of(experiment, of, files)),
             micro_batch: train.execution.micro_batch,
         }
     }

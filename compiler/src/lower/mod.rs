@@ -55,8 +55,9 @@ pub fn compile(
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins::new(origins);
     let mut settings = Settings::new(experiment, origins);
-    let domains: Vec<Domain> =
+    let mut domains: Vec<Domain> =
         experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
+    domains.extend(settings.judges());
     let models: Vec<Model<&checked::Train>> =
         experiment.models.iter().filter_map(|model| settings.model(model)).collect();
     let comparisons: Vec<Comparison> =
@@ -294,6 +295,7 @@ fn trained(
         length: train.length,
         learning_rate: train.learning_rate,
         ema: train.ema,
+        extrapolation: train.extrapolation,
         execution: train.execution,
     })
 }

@@ -64,6 +64,13 @@ pub(super) fn check<O>(
                     ];
                     finite(&numbers, &what, model.origin);
                 }
+                if let Some(extrapolation) = &train.extrapolation {
+                    let numbers = [
+                        ("extrapolation's factor", extrapolation.factor),
+                        temperature(&extrapolation.evaluation.sampling),
+                    ];
+                    finite(&numbers, &what, model.origin);
+                }
                 let shares: Vec<(&str, f64)> =
                     train.mixture.iter().map(|share| ("share", share.share)).collect();
                 finite(&shares, &what, model.origin);

@@ -4,6 +4,7 @@
 mod data;
 pub mod difference;
 pub mod events;
+mod extrapolation;
 mod moving;
 mod panels;
 pub mod producers;
@@ -15,6 +16,7 @@ pub(crate) mod template;
 pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
+pub use extrapolation::Extrapolation;
 pub use moving::{Ladder, Moving};
 pub(crate) use moving::{moving, schedule};
 pub use panels::Panel;

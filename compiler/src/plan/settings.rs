@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
-use super::{Composition, Formula, Moving, Panel, Producer, Rollout, Scorers, View};
+use super::{Composition, Extrapolation, Formula, Moving, Panel, Producer, Rollout, Scorers, View};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,6 +171,9 @@ pub struct Train<O> {
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
     /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
+    /// Longer steps, where they help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extrapolation: Option<Extrapolation>,
     pub execution: Execution,
 }
 

@@ -385,7 +385,7 @@ impl Checker {
         self.check_routes(entry);
         let judged = module.items.iter().any(|item| matches!(item.kind, ItemKind::Compare { .. }));
         self.check_use_of_domains(judged);
-        self.warn_of_leakage();
+        self.warn_of_leakage(&comparisons);
         self.check_use_of_benchmarks(&comparisons);
         let header = header?;
         Some(Experiment {

@@ -16,6 +16,11 @@ pub struct Extrapolation {
     pub origin: Origin,
 }
 
+/// How many powers of `base` are among the whole numbers from 1 to `last`.
+pub fn powers_up_to(base: u32, last: u32) -> u32 {
+    last.checked_ilog(base.max(2)).map_or(0, |exponent| exponent + 1)
+}
+
 /// A part of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,6 +9,7 @@
 //! where the trained model and its teachers differ in depth, each has its own difference. Where even one
 //! layer would take too long, these have fewer sequences, too.
 
+mod judging;
 mod machine;
 mod trial;
 
@@ -165,12 +166,21 @@ fn turn(
         }
         _ => extrapolated(&trial)?,
     };
+    let (judged, memory) = match &train.extrapolation {
+        None => (0.0, taken.memory),
+        Some(of) => {
+            let judging = trial.judging(of, machine, most)?;
+            // Beside the weights, as they were and as a candidate, nothing of a step is there but the moments.
+            let held = taken.resting + trial.needed() + judging.answers;
+            (judging.seconds * of.evaluations(steps) as f64, taken.memory.max(held) + judging.base)
+        }
+    };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let steps = f64::from(steps);
     let rollout = taken.rollout * steps * part_written(train, domains, steps);
     let [scoring, update] = [taken.scoring, taken.update].map(|each| each * steps);
-    let seconds = taken.around + rollout + scoring + update + saved;
-    let (memory, resting) = (taken.memory as u64, taken.resting as u64);
+    let seconds = taken.around + rollout + scoring + update + judged + saved;
+    let (memory, resting) = (memory as u64, taken.resting as u64);
     Ok(Prediction { seconds, rollout, scoring, update, memory, resting })
 }
 

@@ -17,7 +17,7 @@ use crate::environment::Environments;
 use crate::failure::Result;
 use crate::machine::memory::{exactly, peak_since_reset, reset_peak_memory};
 use crate::model::{Config, Weights};
-use crate::prepare::{DomainData, trained};
+use crate::prepare::{DomainData, Form, trained};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
@@ -143,6 +143,35 @@ impl Trial<'_> {
         own * parameters(self.model) + 4.0 * beside
     }
 
+    /// What is known of the trained model.
+    pub fn form(&self) -> Form {
+        let index = self.model.0 as usize;
+        let (config, tokenizer) = (self.shapes.configs[index].clone(), self.shapes.tokenizers[index].clone());
+        Form { config, tokenizer, loaded: None }
+    }
+
+    /// Whether the weights that it begins with, or some like them, are there.
+    pub fn exists(&self) -> bool {
+        self.shapes.weights[self.model.0 as usize].is_some()
+    }
+
+    /// Weights of its own depth.
+    pub fn start(&self) -> Arc<Weights> {
+        self.weights(self.model, Size::Whole { batch: 1, written: None }, true)
+    }
+
+    /// Multiplications and additions for a token, forward.
+    pub fn products(&self) -> f64 {
+        let config = &self.shapes.configs[self.model.0 as usize];
+        let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
+        (layer * config.layers + config.vocabulary * config.width) as f64
+    }
+
+    /// Of its weights.
+    pub fn bytes(&self) -> f64 {
+        4.0 * Weights::parameters(&self.shapes.configs[self.model.0 as usize]) as f64
+    }
+
     /// Of a completion, at most.
     fn turns(&self) -> u32 {
         self.train.producers().map(|producer| producer.kind().turns()).max().unwrap_or(1)
@@ -238,6 +267,8 @@ impl Trial<'_> {
         }
         // Nor is it unlike.
         train.filter = None;
+        // What that takes is measured apart.
+        train.extrapolation = None;
         if matches!(size, Size::Whole { .. }) {
             return train;
         }
@@ -378,6 +409,7 @@ impl Trial<'_> {
             budget: self.budget,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
+            judge: None,
             device: self.device,
             kind: self.kind,
             environments: Environments::Untouched,

@@ -12,8 +12,8 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{self, Writer};
 use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Panel, Plan, Producer,
-    Reward, Role, Stage, Train, View,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, Evaluation, ModelId, Origin, Panel, Plan,
+    Producer, Reward, Role, Stage, Train, View,
 };
 use mopd_store::programs::Program;
 
@@ -135,6 +135,11 @@ pub fn prepare(
         let model = plan.experiment.model(*id);
         for train in model.stage.trains() {
             check_training(train, train.start, &domains, forms).map_err(|error| error.at(model.origin))?;
+            if let Some(extrapolation) = &train.extrapolation {
+                let data = &domains[extrapolation.judged_by.0 as usize];
+                fits(data, &forms[train.start.0 as usize], &extrapolation.evaluation)
+                    .map_err(|error| error.at(data.origin))?;
+            }
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,
@@ -171,6 +176,7 @@ fn load(
         }
         Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
     };
+    let trains = || stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let plays = |stage: &ModelId| {
         let trains = plan.experiment.model(*stage).stage.trains().into_iter();
@@ -180,7 +186,8 @@ fn load(
     let whole = verifier.reads_rows() || stages.iter().any(plays);
     let tests = match &domain.tests {
         Some(tests)
-            if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) =>
+            if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id))
+                || trains().any(|train| judges(train, id)) =>
         {
             Some(rows(places, tests, domain, &fields, (&[], &[]), whole)?)
         }
@@ -188,7 +195,7 @@ fn load(
     };
     let mut trained_on = false;
     let (mut routes, mut numbers): (Vec<Vec<DataFormula>>, Vec<DataFormula>) = Default::default();
-    for train in stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains()) {
+    for train in trains() {
         if train.mixture.iter().any(|share| share.domain == id) {
             trained_on = true;
             let conditions = train.conditions(id);
@@ -215,6 +222,11 @@ fn load(
     };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
+}
+
+/// Whether a domain's tests decide about the weights of a stage.
+fn judges(train: &Train<plan::Objective>, id: DomainId) -> bool {
+    train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
 }
 
 /// Of the programs that a stage's rollouts start, a hash of the files that each is made of.
@@ -454,9 +466,13 @@ pub fn tested(data: &DomainData) -> Result<&Prompts> {
 
 fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
     for (model, domain) in comparison.evaluations() {
-        let (data, form) = (&domains[domain.0 as usize], &forms[model.0 as usize]);
-        let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
-        longest.fits(comparison.evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?;
+        fits(&domains[domain.0 as usize], &forms[model.0 as usize], &comparison.evaluation)?;
     }
     Ok(())
+}
+
+/// That a model's context has room for every test prompt with its completion.
+fn fits(data: &DomainData, form: &Form, evaluation: &Evaluation) -> Result<()> {
+    let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
+    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?)
 }

@@ -59,6 +59,12 @@ pub struct Row {
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
     pub expert_largest_share: Option<f64>,
+    /// Where the weights were extrapolated after the step: how far, in changes since the last time, 1 where no
+    /// candidate was better; and what the benchmark says of them there.
+    #[serde(default)]
+    pub extrapolated: Option<f64>,
+    #[serde(default)]
+    pub judged: Option<f64>,
     /// Loss of the whole step, all domains and terms together.
     pub loss: f64,
     pub learning_rate: f64,
@@ -97,6 +103,8 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         unstated,
         expert_entropy,
         expert_largest_share,
+        extrapolated,
+        judged,
         loss,
         learning_rate,
         gradient_norm,
@@ -140,6 +148,8 @@ mod tests {
             unstated: Some(2.0),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
+            extrapolated: Some(3.0),
+            judged: None,
             loss: -1.5e-300,
             learning_rate: 1e-3,
             gradient_norm: 2.0,
@@ -158,7 +168,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 29));
+        assert_eq!(table.shape(), (2, 31));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -189,7 +199,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 29));
+        assert_eq!(table.shape(), (0, 31));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

@@ -16,11 +16,11 @@ use mopd_compiler::plan::{
 use serde::Serialize;
 
 use super::{LARGE, Task, Work, stream};
+use crate::evaluate::samples;
 use crate::machine::arithmetic::Numeric;
 use crate::model::Weights;
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, Form};
-use crate::schedule::evaluate::samples;
 use crate::tokenizer;
 use crate::zip::zip_equal;
 
@@ -67,6 +67,9 @@ struct StageKey<'a> {
     tokenizer: Option<String>,
     /// In the order of the mixture.
     data: Vec<DataKey<'a>>,
+    /// What its benchmark reads, where a stage goes by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judge: Option<DataKey<'a>>,
     /// Of the programs that its rollouts start, hashes.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     environments: &'a [String],
@@ -301,6 +304,7 @@ impl<'a> Maker<'a> {
             settings: &self.plan.stages[model.0 as usize].content_key,
             tokenizer: None,
             data: Vec::new(),
+            judge: None,
             environments: &self.environments[model.0 as usize],
             inputs: task.needs.iter().map(|need| before[*need].result.as_str()).collect(),
         };
@@ -326,6 +330,10 @@ impl<'a> Maker<'a> {
             Stage::Train(train) => {
                 let stream = stream(self.plan, model, self.domains);
                 key.data = self.data(train).collect();
+                key.judge = train.extrapolation.as_ref().map(|extrapolation| {
+                    let data = &self.domains[extrapolation.judged_by.0 as usize];
+                    DataKey::of(data, data.tests.as_deref(), [&*form.tokenizer])
+                });
                 let result_of = |wanted: ModelId| {
                     let made = |need: &&usize| self.tasks[**need].work == Work::Stage(wanted);
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");

@@ -1,6 +1,5 @@
 //! What has to be done for a plan, and in which order: stages per seed, then evaluations.
 
-pub mod evaluate;
 mod exclusive;
 mod keys;
 mod locking;

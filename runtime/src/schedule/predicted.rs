@@ -12,11 +12,11 @@ use super::room::Room;
 use super::run::Prepared;
 use super::{Task, Work};
 use crate::control::Control;
+use crate::evaluate;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::predict::{Machine, Shapes, predict};
-use crate::schedule::evaluate;
 
 /// Empty where nothing was asked.
 #[derive(Default)]

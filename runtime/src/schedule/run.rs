@@ -14,13 +14,13 @@ use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
 use mopd_store::Lock;
 use tch::{Device, Kind};
 
-use super::evaluate::{evaluate, samples};
 use super::exclusive::Tasks;
 use super::locking::{self, Access, Said};
 use super::predicted::Predicted;
 use super::room::Room;
 use super::{Keys, Task, Work};
 use crate::control::Control;
+use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::kind;

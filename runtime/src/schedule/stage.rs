@@ -217,6 +217,7 @@ impl Scheduler<'_> {
                 budget: self.room.generation(self.widths[index] > 1),
                 micro_batch: settings.execution.micro_batch,
                 recomputed: settings.execution.checkpointing.layers(),
+                judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
                 device: self.device,
                 kind: self.kind(),
                 environments: Environments::In(&self.base),

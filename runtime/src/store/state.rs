@@ -58,6 +58,9 @@ pub struct TrainPosition {
     pub seconds: f64,
     /// Updates that the optimiser made.
     pub updates: i32,
+    /// Steps that were done when the weights were extrapolated last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub extrapolated: u32,
     #[serde(flatten)]
     pub first: PartPosition,
     /// Of terms with completions of their own.
@@ -72,8 +75,8 @@ pub struct TrainPosition {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_zero(turn: &u32) -> bool {
-    *turn == 0
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Where some terms stand, with their completions.

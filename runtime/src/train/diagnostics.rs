@@ -144,6 +144,8 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         unstated: None,
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
+        extrapolated: None,
+        judged: None,
         loss: numbers.loss,
         learning_rate: numbers.learning_rate,
         gradient_norm: numbers.gradient_norm,

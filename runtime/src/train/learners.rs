@@ -87,7 +87,17 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         }
         (took, last) = (begun.elapsed(), Instant::now());
     };
-    for step in first.step..stage.steps {
+    for step in first.step..=stage.steps {
+        if let Err(error) = learners.extrapolate(step, &mut record) {
+            // Who is stopped here is where the step left everything.
+            if stage.control.interrupted() || matches!(error, Error::Interrupted) {
+                keep(&learners, Place { step, turn: 0 }, &mut record, true);
+            }
+            return Err(Box::new(Stopped { error: error.at_step(step - 1), last_good: None, record }));
+        }
+        if step == stage.steps {
+            break;
+        }
         let mut events = Vec::new();
         for turn in 0..stages.len() as u32 {
             let place = Place { step, turn };
@@ -183,6 +193,11 @@ impl<'a> Learners<'a> {
     pub(super) fn of_turn(&self, turn: u32) -> usize {
         let its = |trainer: &Trainer| trainer.stage.turn.place == turn;
         self.0.iter().position(its).expect("each turn is one model's")
+    }
+
+    /// What comes after so many steps.
+    fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
+        self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
     }
 
     pub(super) fn state(&self, Place { step, turn }: Place, seconds: f64, record: Record) -> TrainState {

@@ -10,6 +10,7 @@ mod batches;
 mod cached_scores;
 mod compose;
 mod diagnostics;
+mod extrapolate;
 mod first_epoch;
 mod given;
 mod learners;
@@ -53,6 +54,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 use self::diagnostics::{Step, diagnose};
+use self::extrapolate::Extrapolator;
 pub use self::learners::{train, train_in_turns};
 use self::losses::Losses;
 use self::models::Models;
@@ -71,14 +73,13 @@ use crate::data::mixture::MixturePosition;
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, Weights};
-use crate::prepare::prompts::Prompts;
+use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
-use crate::store::adapter;
-use crate::store::state::TrainState;
+use crate::store::{adapter, state::TrainState};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -108,6 +109,8 @@ pub struct Stage<'a> {
     pub budget: Budget,
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
+    /// The prompts by which weights are extrapolated, where they are.
+    pub judge: Option<&'a DomainData>,
     pub device: Device,
     /// What all models compute in: single precision, or half with what is trained in single.
     pub kind: Kind,
@@ -234,6 +237,7 @@ struct Trainer<'a> {
     models: Models,
     optimizer: Optimizer,
     privacy: Option<Privacy>,
+    extrapolator: Option<Extrapolator<'a>>,
     /// The terms on the stage's rollout, then those with completions of their own.
     parts: Vec<Part<'a>>,
     /// It was said that a step had nothing to train on.
@@ -277,11 +281,11 @@ impl<'a> Trainer<'a> {
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
         };
         let privacy = Privacy::of_stage(stage)?;
+        let extrapolator = Extrapolator::new(stage.train, stage.judge, (&trained, &model))?;
         let mut parts = vec![Part::new(stage, &models, cache.as_ref(), scores)?];
         for own in &stages[1..] {
             parts.push(Part::new(own, &models, None, None)?);
         }
-        let said_nothing_left = false;
         let losses = Losses::first(stages.iter().map(|part| &part.train.objective));
         Ok(Trainer {
             stage,
@@ -292,8 +296,9 @@ impl<'a> Trainer<'a> {
             models,
             optimizer,
             privacy,
+            extrapolator,
             parts,
-            said_nothing_left,
+            said_nothing_left: false,
             losses,
         })
     }

@@ -42,11 +42,17 @@ impl Trainer<'_> {
             tensors.put("average", average);
         }
         self.models.state(&mut tensors);
+        let extrapolated = self.extrapolator.as_ref().map_or(0, |extrapolator| {
+            extrapolator.state(&mut tensors);
+            extrapolator.steps
+        });
         let mut parts = self.parts.iter().map(|part| part.position(&mut tensors)).collect::<Vec<_>>();
         let first = parts.remove(0);
         let (turn, others) = (0, Vec::new());
         let losses = self.losses.position();
-        let position = TrainPosition { step, turn, seconds, updates, first, own_data: parts, others, losses };
+        let own_data = parts;
+        let position =
+            TrainPosition { step, turn, seconds, updates, extrapolated, first, own_data, others, losses };
         TrainState { position, tensors, record }
     }
 
@@ -65,6 +71,15 @@ impl Trainer<'_> {
             tensors.restore("average", average)?;
         }
         self.models.restore(tensors)?;
+        if let Some(extrapolator) = &mut self.extrapolator {
+            match mode {
+                RestoreMode::Resume => extrapolator.restore(tensors, position.extrapolated)?,
+                RestoreMode::Fork => {
+                    let weights = self.trained.parameters(&self.model).0;
+                    extrapolator.fork(tensors, position.extrapolated, position.step, &weights);
+                }
+            }
+        }
         let all: Vec<&PartPosition> = std::iter::once(&position.first).chain(&position.own_data).collect();
         if mode == RestoreMode::Fork {
             // What another stage has none of goes on from where its first part stood.

@@ -29,6 +29,7 @@ mod chosen;
 mod conversations;
 mod copies;
 mod debate;
+mod extrapolation;
 mod given;
 mod guided;
 mod half;
@@ -58,6 +59,8 @@ struct Fixture {
     folder: tempfile::TempDir,
     prompts: Vec<Prompts>,
     verifier: Verifier,
+    /// What stages that extrapolate go by.
+    judge: DomainData,
     control: Control,
 }
 
@@ -81,7 +84,20 @@ impl Fixture {
             prompts.push(load(&path));
         }
         let verifier = Verifier::new(&Reward::ExactMatch { field: "answer".into() }, Path::new(".")).unwrap();
-        Fixture { folder, prompts, verifier, control: Control::new(Vec::new()) }
+        let path = folder.path().join("quick.jsonl");
+        let line = |index: usize| format!("{{\"prompt\": \"{}\", \"answer\": \"a\"}}\n", &"quickly"[index..]);
+        std::fs::write(&path, (0..7).map(line).collect::<String>()).unwrap();
+        let judge = DomainData {
+            id: DomainId(2),
+            name: "quick".to_owned(),
+            origin: Origin(0),
+            verifier: keep::matches(keep::SOME),
+            program: None,
+            limit: None,
+            train: None,
+            tests: Some(Arc::new(load(&path))),
+        };
+        Fixture { folder, prompts, verifier, judge, control: Control::new(Vec::new()) }
     }
 
     /// Models: 0 is where the student starts, and the reference; 1 and 2 are teachers. By name it is 2.
@@ -125,6 +141,7 @@ impl Fixture {
             budget: Budget(usize::MAX),
             micro_batch: None,
             recomputed: 0,
+            judge: train.extrapolation.as_ref().map(|_| &self.judge),
             device: Device::Cpu,
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
@@ -184,6 +201,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         learning_rate: Schedule::Constant { value: 1e-2 },
         private: None,
         ema: None,
+        extrapolation: None,
         execution: Execution::default(),
     }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter};
+use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter, WeightGroup};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::master::Master;
@@ -88,10 +88,7 @@ impl Trained {
                     .sum();
                 let mut ranges: Vec<Range<usize>> = Vec::new();
                 for entry in &chosen {
-                    match ranges.last_mut() {
-                        Some(last) if last.end == entry.offset => last.end += entry.len(),
-                        _ => ranges.push(entry.offset..entry.offset + entry.len()),
-                    }
+                    append(&mut ranges, entry.offset..entry.offset + entry.len());
                 }
                 let values: Vec<f32> = chosen.iter().flat_map(|entry| start.of(entry).into_owned()).collect();
                 What::Parts { ranges, decayed, parameters: Tensor::from_slice(&values).to_device(device) }
@@ -109,6 +106,38 @@ impl Trained {
             What::All(master) => (master.shallow_clone(), model.decayed()),
             What::Parts { parameters, decayed, .. } => (Master::whole(parameters), *decayed as i64),
             What::Adapter(adapted) => (Master::whole(&adapted.parameters), adapted.decayed as i64),
+        }
+    }
+
+    /// Where the weights of some groups, or of all where none is named, stand in that vector; nowhere where adapters
+    /// stand in it.
+    pub fn ranges_of(&self, groups: &[WeightGroup]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        for entry in layout(&self.start.config) {
+            if (groups.is_empty() || groups.contains(&entry.group))
+                && let Some(place) = self.place(entry.offset)
+            {
+                append(&mut found, place..place + entry.len());
+            }
+        }
+        found
+    }
+
+    /// Where a number of the model's flat vector stands in that of what is updated.
+    fn place(&self, offset: usize) -> Option<usize> {
+        match &self.what {
+            What::All(_) => Some(offset),
+            What::Parts { ranges, .. } => {
+                let mut before = 0;
+                for range in ranges {
+                    if range.contains(&offset) {
+                        return Some(before + offset - range.start);
+                    }
+                    before += range.len();
+                }
+                None
+            }
+            What::Adapter(_) => None,
         }
     }
 
@@ -179,6 +208,14 @@ impl Trained {
 
     pub fn adapter(&self) -> Option<&Adapted> {
         if let What::Adapter(adapted) = &self.what { Some(adapted) } else { None }
+    }
+}
+
+/// Adds a range, which may go on where the last one ends.
+fn append(ranges: &mut Vec<Range<usize>>, next: Range<usize>) {
+    match ranges.last_mut() {
+        Some(last) if last.end == next.start => last.end = next.end,
+        _ => ranges.push(next),
     }
 }
 

@@ -126,6 +126,7 @@ impl Builder {
             learning_rate: Schedule::Constant { value: learning_rate },
             private: None,
             ema: None,
+            extrapolation: None,
             execution: Execution::default(),
         };
         self.model(name, Stage::Train(Box::new(train)))

@@ -34,8 +34,16 @@ const OF_DOMAIN: [&str; 12] = [
     "clipped_fraction",
     "domain_weight",
 ];
-const OF_STEP: [&str; 6] =
-    ["loss", "learning_rate", "gradient_norm", "expert_entropy", "expert_largest_share", "seconds"];
+const OF_STEP: [&str; 8] = [
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "extrapolated",
+    "judged",
+    "expert_entropy",
+    "expert_largest_share",
+    "seconds",
+];
 
 pub fn export(arguments: &ExportArgs) -> Result<Status, Problem> {
     if let Some(engine) = &arguments.engine {

@@ -24,8 +24,16 @@ const OF_DOMAIN: [&str; 11] = [
     "signal_share",
 ];
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
-const OF_STEP: [&str; 6] =
-    ["loss", "gradient_norm", "learning_rate", "expert_entropy", "expert_largest_share", "seconds"];
+const OF_STEP: [&str; 8] = [
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "extrapolated",
+    "judged",
+    "expert_entropy",
+    "expert_largest_share",
+    "seconds",
+];
 
 /// Numbers that all series of a page have together.
 const NUMBERS: usize = 60_000;

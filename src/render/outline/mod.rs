@@ -34,7 +34,7 @@ pub type Predictions = BTreeMap<String, Prediction>;
 /// What the author's programs are made of.
 #[derive(Default)]
 pub struct Programs {
-    /// By domain.
+    /// By domain or benchmark.
     pub rewards: BTreeMap<String, Program>,
     /// Environments and edits, by command.
     pub of_rollouts: BTreeMap<String, Program>,
@@ -102,11 +102,9 @@ pub fn tree(
         );
     }
     for benchmark in &experiment.benchmarks {
-        out += &node(
-            &format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)),
-            &self::benchmark(benchmark),
-            style,
-        );
+        let mut rows = self::benchmark(benchmark);
+        rows.extend(programs.rewards.get(&benchmark.name).map(|program| ("reward", made_of(program))));
+        out += &node(&format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)), &rows, style);
     }
     for comparison in &experiment.comparisons {
         let head = format!("{} {}", style.bold("compare"), style.bold(&format!("{:?}", comparison.name)));

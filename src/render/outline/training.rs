@@ -2,9 +2,9 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Keep, Length, ModelId, Optimizer, Over, Panel,
-    RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights,
-    Train, Trainable, WeightFilter,
+    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Extrapolation, Keep, Length, ModelId, Optimizer,
+    Over, Panel, RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
+    TeacherWeights, Train, Trainable, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Formula, FormulaKind};
 
@@ -108,10 +108,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         rows.push(("execution", execution.join(", ")));
     }
     if let Some(extrapolation) = &train.extrapolation {
-        rows.push((
-            "extrapolation",
-            format!("factor {}, {} rounds", setting(extrapolation.factor), extrapolation.rounds),
-        ));
+        rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
     }
     rows
 }
@@ -143,6 +140,29 @@ fn panels<'a>(train: &Train, experiment: &'a Experiment) -> impl Iterator<Item =
             count(most),
         )
     })
+}
+
+/// When, how far, by whom it is judged, and how often that is asked.
+fn extrapolation(extrapolation: &Extrapolation, length: Length, experiment: &Experiment) -> String {
+    let Extrapolation { factor, rounds, powers_of, judged_by, weights, origin: _ } = extrapolation;
+    let judge = &experiment.benchmarks[judged_by.0 as usize].name;
+    let moved = match weights.as_slice() {
+        [] => String::new(),
+        weights => format!(" of {}", joined(weights, |group| group.name().to_owned())),
+    };
+    let candidates = counted(*rounds as usize, "candidate");
+    let evaluations = match length {
+        Length::Steps(steps) => {
+            let times = u64::from(powers_up_to(*powers_of, steps)) * (1 + u64::from(*rounds));
+            format!("; `{judge}` is answered up to {}", counted(times as usize, "time"))
+        }
+        Length::Epochs(_) => String::new(),
+    };
+    format!(
+        "after steps that are powers of {powers_of}, the change{moved} since the last one by factor {}, up to \
+         {candidates}, while `{judge}` improves{evaluations}",
+        setting(*factor)
+    )
 }
 
 /// A part of a stage as a stage of its own.

@@ -43,11 +43,11 @@ fn folder() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     fs::create_dir(folder.path().join("data")).expect("a folder");
     let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
-    for (name, sign) in [("sort", '<'), ("reverse", '~'), ("copy", '='), ("grid", '#')] {
+    for (name, sign) in [("sort", '<'), ("reverse", '~'), ("copy", '='), ("grid", '#'), ("quick", '<')] {
         let line = |word: &&str| {
             let mut letters: Vec<char> = word.chars().collect();
             match name {
-                "sort" => letters.sort_unstable(),
+                "sort" | "quick" => letters.sort_unstable(),
                 "reverse" => letters.reverse(),
                 _ => {}
             }

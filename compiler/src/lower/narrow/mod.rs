@@ -5,6 +5,7 @@
 
 mod data;
 mod divergence;
+mod extrapolation;
 mod filter;
 pub(super) mod formula;
 mod optimizer;

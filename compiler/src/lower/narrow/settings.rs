@@ -19,7 +19,7 @@ use crate::refusal::Origins;
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a
 /// refusal, so that one look shows all of them.
 pub struct Settings<'a> {
-    experiment: &'a wide::Experiment,
+    pub(super) experiment: &'a wide::Experiment,
     origins: Origins<'a>,
     pub refusals: Vec<Diagnostic>,
 }
@@ -48,10 +48,7 @@ impl<'a> Settings<'a> {
 
     /// What is said of the run as a whole.
     fn run(&mut self) {
-        let experiment = self.experiment;
-        for benchmark in &experiment.benchmarks {
-            self.refuse::<()>(benchmark.origin, format!("the benchmark `{}`", benchmark.name));
-        }
+        self.refuse_columns();
     }
 
     pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
@@ -100,7 +97,7 @@ impl<'a> Settings<'a> {
         })
     }
 
-    fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
+    pub(super) fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
         Some(match reward {
             wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
             wide::Reward::Numeric { field, tolerance } => {
@@ -192,7 +189,7 @@ impl<'a> Settings<'a> {
             optimizer,
             length,
             learning_rate,
-            extrapolation,
+            extrapolation: _,
             trainable,
             execution,
             ema,
@@ -223,9 +220,6 @@ impl<'a> Settings<'a> {
         }
         if refresh.is_some() {
             self.refuse::<()>(origin, "`refresh`");
-        }
-        if let Some(extrapolation) = extrapolation {
-            self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
         }
         let known = &self.experiment.teachers;
         let (found, ladders) = (roles::find(train, self.experiment), train.ladders());
@@ -279,6 +273,7 @@ impl<'a> Settings<'a> {
         if let Some(rollout) = &rollout {
             self.refuse_unaccounted(train, rollout, !learners.0.is_empty());
         }
+        let extrapolation = self.extrapolation(train, !learners.0.is_empty());
         let (optimizer, private) = super::optimizer::executable(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
@@ -310,6 +305,7 @@ impl<'a> Settings<'a> {
             length: *length,
             learning_rate: learning_rate?,
             ema: *ema,
+            extrapolation,
             execution: *execution,
         })
     }
@@ -345,13 +341,6 @@ impl<'a> Settings<'a> {
             self.refuse::<()>(*origin, "a comparison at equal `budget`");
         }
         let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
-        let wide::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
-        let sampling = Sampling {
-            top_p: top_p.filter(|p| *p < 1.0),
-            top_k: *top_k,
-            stop: stop.clone(),
-            ..Sampling::new(*samples, *temperature, *max_tokens)
-        };
         Some(Comparison {
             name: name.clone(),
             rows: rows.iter().map(row).collect(),
@@ -360,10 +349,21 @@ impl<'a> Settings<'a> {
                 .as_ref()
                 .map(|wide::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
             seeds: *seeds,
-            evaluation: Evaluation { sampling, prompts: *prompts },
+            evaluation: self::evaluation(evaluation),
             origin: *origin,
         })
     }
+}
+
+pub(super) fn evaluation(evaluation: &wide::Evaluation) -> Evaluation {
+    let wide::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
+    let sampling = Sampling {
+        top_p: top_p.filter(|p| *p < 1.0),
+        top_k: *top_k,
+        stop: stop.clone(),
+        ..Sampling::new(*samples, *temperature, *max_tokens)
+    };
+    Evaluation { sampling, prompts: *prompts }
 }
 
 fn architecture(architecture: &wide::Architecture) -> Architecture {

@@ -2,6 +2,7 @@
 
 mod balance;
 mod expressions;
+mod extrapolation;
 mod keys;
 mod objectives;
 mod own_data;

@@ -394,7 +394,9 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, objective: _, .. } = train;
-    let Train { own_data, trainable, optimizer, private, length, learning_rate, ema, execution, .. } = train;
+    let Train { own_data, trainable, optimizer, private, length, learning_rate, ema, extrapolation, .. } =
+        train;
+    let execution = &train.execution;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -463,6 +465,11 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "length": written(length),
         "lr": text::schedule(learning_rate),
         "ema": ema,
+        "extrapolate": extrapolation.as_ref().map(|extrapolation| {
+            let mut settings = written(extrapolation);
+            settings["judged_by"] = json!(names.domain(extrapolation.judged_by));
+            settings
+        }),
         "execution": written(execution),
     })
 }

@@ -1,29 +1,24 @@
-//! Prompts that a model is trained on and judged on: its score then says how well it remembers.
+//! Prompts that a model is trained on, or chosen by, and judged on: its score then says how well it remembers, or
+//! how lucky its choice was.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DataSource, DomainId};
+use crate::experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};
 use crate::formula::text;
 
 use crate::check::Checker;
 
 impl Checker {
-    /// Held-out prompts, of domains and of `eval`s, that are prompts of a domain that is trained on.
-    pub(in crate::check) fn warn_of_leakage(&mut self) {
+    /// Held-out prompts, of domains and of `eval`s, that are prompts of a domain that is trained on, or of an
+    /// `eval` that decides about weights in training.
+    pub(in crate::check) fn warn_of_leakage(&mut self, comparisons: &[Comparison]) {
         let trained: Vec<DomainId> = (0..self.parts.domains.read().len() as u32)
             .map(DomainId)
             .filter(|domain| self.is_trained_on(*domain))
             .collect();
-        let whole = |path: &str, origin| DataSource {
-            path: path.to_owned(),
-            split: None,
-            filter: None,
-            limit: None,
-            origin,
-        };
         let tests = self.parts.domains.read().iter().filter_map(|domain| domain.tests.clone());
         let benchmarks =
             self.parts.benchmarks.read().iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
-        let found = tests.chain(benchmarks).filter_map(|tests| {
+        let of_training = tests.chain(benchmarks).filter_map(|tests| {
             let domain = trained
                 .iter()
                 .map(|domain| self.domain(*domain))
@@ -38,10 +33,49 @@ impl Checker {
                     .help("judge on prompts that no model is trained on: another file, split or filter"),
             )
         });
-        for diagnostic in found.collect::<Vec<_>>() {
+        let mut found: Vec<Diagnostic> = of_training.collect();
+        found.extend(self.judged_twice(comparisons));
+        for diagnostic in found {
             self.report(diagnostic);
         }
     }
+
+    /// Held-out prompts by which weights are chosen in training.
+    fn judged_twice(&self, comparisons: &[Comparison]) -> Vec<Diagnostic> {
+        let (domains, benchmarks) = (self.parts.domains.read(), self.parts.benchmarks.read());
+        let choosing =
+            self.trains().into_iter().filter_map(|train| Some(train.extrapolation.as_ref()?.judged_by));
+        let mut choosing: Vec<BenchmarkId> = choosing.collect();
+        choosing.sort_unstable();
+        choosing.dedup();
+        let shown = |id: &BenchmarkId| comparisons.iter().any(|table| table.benchmarks.contains(id));
+        let tests = domains.iter().filter_map(|domain| domain.tests.clone());
+        let columns = (0..benchmarks.len() as u32).map(BenchmarkId).filter(shown);
+        let columns = columns.map(|id| &benchmarks[id.0 as usize]);
+        let columns = columns.map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
+        let warning = |tests: DataSource| {
+            let mut choosing = choosing.iter().map(|id| &benchmarks[id.0 as usize]);
+            let same = |judge: &&Benchmark| overlap(&tests, &whole(&judge.prompts, judge.origin));
+            let judge = choosing.find(same)?;
+            let text = format!(
+                "these held-out prompts are those of `{}`, by which a stage chooses weights",
+                judge.name
+            );
+            let diagnostic = Diagnostic::warning(Code::DataLeakage, self.span(tests.origin), text)
+                .label("seen in training");
+            let diagnostic = match judge.origin == tests.origin {
+                true => diagnostic,
+                false => diagnostic.note(self.span(judge.origin), "weights are chosen by these"),
+            };
+            Some(diagnostic.help("let a stage be judged by prompts that no table shows: another file"))
+        };
+        tests.chain(columns).filter_map(warning).collect()
+    }
+}
+
+/// A file as it is.
+fn whole(path: &str, origin: Origin) -> DataSource {
+    DataSource { path: path.to_owned(), split: None, filter: None, limit: None, origin }
 }
 
 /// Whether two sources share rows, as far as their descriptions tell: one file under two names is not

@@ -1,12 +1,13 @@
 //! A stage that is cut off after any step ends with the same bits as one that is not.
 
 use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
-use mopd_compiler::plan::{Axis, Function, Live, Memory, OwnData, Private, Reduction};
+use mopd_compiler::plan::{Axis, Extrapolation, Function, Live, Memory, OwnData, Private, Reduction};
 
 use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::chosen::tiers;
+use super::extrapolation::extrapolation;
 use super::guided::{guided, token_mix};
 use super::keep::{SOME, kept, matches};
 use super::producers::{climbing, mean_length, replay};
@@ -191,6 +192,17 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("private", ROUTED, &|train| {
         train.private = Some(Private { clip: 0.1, epsilon: 5.0, delta: 1e-3 });
         train.rollout = sampled(2);
+    });
+    case("extrapolated weights", ROUTED, &|train| {
+        (train.rollout, train.extrapolation) = (sampled(2), Some(extrapolation(1.0)));
+    });
+    case("some extrapolated weights, between passes", ROUTED, &|train| {
+        (train.objective, train.passes, train.rollout) = (ratio(), 3, sampled(2));
+        train.extrapolation = Some(Extrapolation { weights: Vec::new(), ..extrapolation(0.0) });
+        train.trainable = Trainable::Weights {
+            only: Some(vec![WeightFilter::Group(WeightGroup::Attention)]),
+            except: vec![WeightFilter::Layers { first: 1, last: 1 }],
+        };
     });
     for kind in [AdapterKind::Lora, AdapterKind::Dora] {
         case("an adapter", ROUTED, &|train| train.trainable = Trainable::Adapter(adapter(kind)));

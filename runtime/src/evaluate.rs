@@ -1,4 +1,4 @@
-//! How well a model does on held-out prompts.
+//! How well a model does on held-out prompts: for a table, or for a stage that goes by it.
 
 use mopd_compiler::plan::{Evaluation, Sampling};
 use tch::{Device, Kind};
@@ -16,19 +16,20 @@ pub fn samples(sampling: &Sampling) -> u32 {
     if sampling.temperature == 0.0 { 1 } else { sampling.n.max(1) }
 }
 
-fn sampling(evaluation: &Evaluation) -> Sampling {
+/// With so many samples.
+pub fn sampling(evaluation: &Evaluation) -> Sampling {
     Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() }
 }
 
 /// How many of the test prompts are asked.
-fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
+pub fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
     evaluation.prompts.map_or(prompts, |limit| prompts.min(limit as usize))
 }
 
 /// Prompts that are sampled together.
 const CHUNK: usize = 64;
 
-/// Bytes that an evaluation takes, about: the model's weights, and what [`rollout`] keeps.
+/// Bytes that an evaluation takes, about: the model's weights, and what answers keep.
 pub fn memory(
     form: &Form,
     domain: &DomainData,
@@ -36,17 +37,27 @@ pub fn memory(
     kind: Kind,
     budget: Budget,
 ) -> Result<u64> {
+    let weights = Weights::parameters(&form.config) * kind.elt_size_in_bytes();
+    Ok((weights + answers_memory(form, domain, evaluation, kind, budget)?) as u64)
+}
+
+/// Bytes that [`rollout`] keeps at most while the prompts are answered.
+pub fn answers_memory(
+    form: &Form,
+    domain: &DomainData,
+    evaluation: &Evaluation,
+    kind: Kind,
+    budget: Budget,
+) -> Result<usize> {
     let tokens = tested(domain)?.tokens(&form.tokenizer)?;
     let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
     // Of the chunk that takes most.
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     lengths.truncate(CHUNK);
-    let weights = Weights::parameters(&form.config) * kind.elt_size_in_bytes();
-    let kept = rollout::memory(&form.config, kind, lengths.into_iter(), &sampling(evaluation), budget);
-    Ok((weights + kept) as u64)
+    Ok(rollout::memory(&form.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
 }
 
-/// The rewards of [`samples`] completions of every test prompt, those of a prompt adjacent.
+/// The rewards of a model for a table.
 ///
 /// Random numbers are keyed by seed, test file, prompt and sample only, so that all models answer with the
 /// same luck.
@@ -58,19 +69,32 @@ pub fn evaluate(
     (device, kind, budget): (Device, Kind, Budget),
     control: &Control,
 ) -> Result<Vec<f64>> {
+    let decoder = Decoder::frozen(weights, device, kind);
+    let key = Key::new(seed, stream_of(&tested(domain)?.dataset.hash), Purpose::Evaluate, 0);
+    rewards(&decoder, domain, evaluation, (key, budget), control)
+}
+
+/// The rewards of [`samples`] completions of every test prompt, those of a prompt adjacent. What is drawn
+/// depends on key, prompt and sample only.
+pub fn rewards(
+    decoder: &Decoder,
+    domain: &DomainData,
+    evaluation: &Evaluation,
+    (key, budget): (Key, Budget),
+    control: &Control,
+) -> Result<Vec<f64>> {
     let tests = tested(domain)?;
-    let tokens = tests.tokens(&weights.tokenizer)?;
+    let tokenizer = &*decoder.tokenizer;
+    let tokens = tests.tokens(tokenizer)?;
     let count = asked(evaluation, tokens.len());
     let sampling = sampling(evaluation);
     let n = sampling.n as usize;
-    let decoder = Decoder::frozen(weights, device, kind);
-    let key = Key::new(seed, stream_of(&tests.dataset.hash), Purpose::Evaluate, 0);
     let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: domain.limit };
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
     let mut rewards = Vec::with_capacity(count * n);
     for chunk in prompts.chunks(CHUNK) {
-        let completions = rollout(&decoder, chunk, &sampling, key, budget, control)?;
-        let texts = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens));
+        let completions = rollout(decoder, chunk, &sampling, key, budget, control)?;
+        let texts = completions.iter().map(|completion| tokenizer.decode(&completion.tokens));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let records: Vec<_> = chunk.iter().map(|prompt| tests.dataset.object(prompt.id as usize)).collect();
         let answers: Vec<RewardInput> = texts

@@ -1,0 +1,93 @@
+//! Weights that go on in the direction of their change, where a benchmark says that it helps.
+
+use mopd_lang::experiment::powers_up_to;
+use serde::{Deserialize, Serialize};
+
+use super::{DomainId, Evaluation, WeightGroup};
+
+/// After some steps the weights are moved further away from where the last extrapolation left them, at first
+/// from where the stage began, in the direction of their change since then (arXiv:2605.11739). A candidate is
+/// kept while a benchmark improves by it; the first one that does not improve it is dropped, and ends it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Extrapolation {
+    pub factor: f64,
+    /// Candidates at most.
+    pub rounds: u32,
+    /// After 1 step, after so many, after the square of it, and so on.
+    pub powers_of: u32,
+    /// Its tests decide. No stage is trained on it.
+    pub judged_by: DomainId,
+    /// How they are answered.
+    pub evaluation: Evaluation,
+    /// The weights that are moved; all that are trained where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<WeightGroup>,
+}
+
+impl Extrapolation {
+    /// Whether there is one after so many steps.
+    pub fn comes(&self, steps: u32) -> bool {
+        let mut rest = steps;
+        while rest > 1 && rest.is_multiple_of(self.powers_of.max(2)) {
+            rest /= self.powers_of.max(2);
+        }
+        rest == 1
+    }
+
+    /// How often the benchmark is answered in so many steps, at most: by the weights as they are and by each
+    /// candidate.
+    pub fn evaluations(&self, steps: u32) -> u64 {
+        u64::from(powers_up_to(self.powers_of, steps)) * (1 + u64::from(self.rounds))
+    }
+
+    /// How far away a candidate is, in changes; 0 stands for the weights as they are. The paper multiplies what
+    /// the change has become by `1 + f`, with `f` the factor at first and `f / (1 + f)` after each candidate:
+    /// the product of the first `n` is `1 + n * factor`.
+    pub fn multiple(&self, candidate: u32) -> f64 {
+        1.0 + f64::from(candidate) * self.factor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Sampling;
+
+    fn extrapolation(factor: f64, powers_of: u32) -> Extrapolation {
+        let evaluation = Evaluation { sampling: Sampling::new(1, 0.0, 8), prompts: None };
+        let (rounds, judged_by, weights) = (5, DomainId(0), Vec::new());
+        Extrapolation { factor, rounds, powers_of, judged_by, evaluation, weights }
+    }
+
+    #[test]
+    fn it_comes_after_powers() {
+        let steps = |powers_of: u32| {
+            (0..100).filter(|steps| extrapolation(2.0, powers_of).comes(*steps)).collect::<Vec<u32>>()
+        };
+        assert_eq!(steps(2), [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(steps(3), [1, 3, 9, 27, 81]);
+        for (powers_of, last) in [(2, 0), (2, 1), (2, 16), (2, 31), (3, 26), (3, 27), (10, 1000)] {
+            let one = extrapolation(2.0, powers_of);
+            let counted = (0..=last).filter(|steps| one.comes(*steps)).count() as u32;
+            assert_eq!(one.evaluations(last), 6 * u64::from(counted));
+        }
+    }
+
+    /// Candidate by candidate, as the paper has it.
+    #[test]
+    fn the_multiple_is_the_product_of_the_papers_factors() {
+        for factor in [2.0, 1.5, 7.0] {
+            let one = extrapolation(factor, 2);
+            let (mut product, mut f) = (1.0, factor);
+            assert_eq!(one.multiple(0), 1.0);
+            for candidate in 1..=8 {
+                product *= 1.0 + f;
+                f /= 1.0 + f;
+                assert!((one.multiple(candidate) - product).abs() < 1e-12 * product, "{candidate}");
+            }
+        }
+        let published: Vec<f64> =
+            (1..=5).map(|candidate| extrapolation(2.0, 2).multiple(candidate)).collect();
+        assert_eq!(published, [3.0, 5.0, 7.0, 9.0, 11.0]);
+    }
+}

@@ -1,0 +1,77 @@
+//! What extrapolated weights take: the answers to the benchmark that they are judged by, and the weights that are
+//! kept beside them.
+
+use std::time::Instant;
+
+use mopd_compiler::plan::{Evaluation, Extrapolation, Sampling};
+use tch::no_grad_guard;
+
+use super::machine::Machine;
+use super::trial::Trial;
+use crate::control::Control;
+use crate::evaluate::{answers_memory, asked, sampling};
+use crate::failure::Result;
+use crate::model::{Decoder, Weights};
+use crate::prepare::tested;
+use crate::random::{Key, Purpose};
+use crate::rollout::{Prompt, rollout};
+
+/// Prompts that are answered to measure how long it takes.
+const TRIED: usize = 64;
+/// Rows that read the weights together, about.
+const TOGETHER: f64 = 256.0;
+
+/// Of a stage.
+pub struct Judging {
+    /// Of one evaluation.
+    pub seconds: f64,
+    /// Of the weights where the last extrapolation left them.
+    pub base: f64,
+    /// That answers take.
+    pub answers: f64,
+}
+
+impl Trial<'_> {
+    /// Measured on the first prompts, with a model like the stage's; estimated where these would take more
+    /// than `most` seconds.
+    pub fn judging(&self, of: &Extrapolation, machine: &Machine, most: f64) -> Result<Judging> {
+        let data = &self.domains[of.judged_by.0 as usize];
+        let form = self.form();
+        let tokens = tested(data)?.tokens(&form.tokenizer)?;
+        let all = asked(&of.evaluation, tokens.len());
+        let length = tokens.lengths().take(all).sum::<usize>() as f64 / all.max(1) as f64;
+        let sampling = self.judged_sampling(&of.evaluation);
+        let few = all.min(TRIED);
+        let estimated = |prompts: usize| {
+            let sequences = prompts as f64 * f64::from(sampling.n);
+            let written = f64::from(sampling.max_tokens(data.limit));
+            let products = sequences * (length + written) * self.products();
+            let read = written * (sequences / TOGETHER).ceil() * self.bytes();
+            products / machine.products + read / machine.bytes
+        };
+        let fits = machine.free.is_none_or(|free| self.needed() <= super::FREE * free);
+        let seconds = if fits && estimated(few) <= most {
+            let _guard = no_grad_guard();
+            let decoder = Decoder::frozen(&self.start(), self.device, self.kind);
+            let prompt =
+                |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: data.limit };
+            let prompts: Vec<Prompt> = (0..few).map(prompt).collect();
+            let (key, quiet) = (Key::new(0, 0, Purpose::Judge, 0), Control::new(std::io::sink()));
+            let started = Instant::now();
+            rollout(&decoder, &prompts, &sampling, key, self.budget, &quiet)?;
+            started.elapsed().as_secs_f64() * all as f64 / few.max(1) as f64
+        } else {
+            estimated(all)
+        };
+        let answers = answers_memory(&form, data, &of.evaluation, self.kind, self.budget)? as f64;
+        let base = 4.0 * Weights::parameters(&form.config) as f64;
+        Ok(Judging { seconds, base, answers })
+    }
+
+    /// A model whose numbers are made up never ends.
+    fn judged_sampling(&self, evaluation: &Evaluation) -> Sampling {
+        let sampling = sampling(evaluation);
+        let longest = if self.exists() { sampling.max_tokens } else { self.completion.max(1) };
+        Sampling { max_tokens: sampling.max_tokens.min(longest), ..sampling }
+    }
+}
