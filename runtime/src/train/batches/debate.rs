@@ -118,10 +118,10 @@ impl Panels {
                 view.map_or("a template".to_owned(), |view| format!("the template `{}`", view.name));
             let said = texts.iter().max_by_key(|text| text.len()).map_or("", String::as_str);
             stage.control.warn(format!(
-                "`{}`: `{}` stated no confidence about any prompt of step {step}, so weights of the panel `{}` do not \
-                 follow one there. It said, for example, {}. Read is a number behind the word: let {template} ask for \
-                 \"Confidence: N\", from {} to {}. Later steps like it are not listed: `unstated` in `metrics.parquet` \
-                 counts them",
+                "`{}`: `{}` stated no confidence about any prompt of step {step}, so `missing` decides there what the \
+                 members of the panel `{}` count. It said, for example, {}. What is read is a number behind the word: \
+                 let {template} ask for \"Confidence: N\", from {} to {}. Later steps like it are not listed: \
+                 `unstated` in `metrics.parquet` counts them",
                 stage.name,
                 stage.train.scorers.name(panel.members[member]),
                 panel.name,
