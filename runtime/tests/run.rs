@@ -438,7 +438,7 @@ fn weights_that_explode_are_noticed() {
     let Stage::Train(train) = &mut b.plan.experiment.models[1].stage else {
         panic!("the second model is trained")
     };
-    train.learning_rate = Schedule::Constant { value: 1e30 };
+    train.learning_rate = Schedule::Constant { value: 1e30 }.into();
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(1)), "{}", failure.message);

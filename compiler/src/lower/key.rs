@@ -12,8 +12,8 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, Optimizer, Panel,
-    Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Stage, StudentCopy, Teacher,
+    Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer, Panel,
+    Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Stage, StudentCopy, Teacher,
     TeacherChoice, Tokenizer, Train, Trainable, WeightGroup,
 };
 
@@ -107,7 +107,7 @@ struct TrainMeaning<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     private: Option<Private>,
     length: Length,
-    learning_rate: &'a Schedule,
+    learning_rate: &'a OfStep,
     ema: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     extrapolation: Option<ExtrapolationMeaning<'a>>,

@@ -3,7 +3,9 @@
 
 use mopd_lang::diag::{Code, Diagnostic};
 
-use crate::plan::{Comparison, Domain, MergeMethod, Model, Optimizer, Reward, Sampling, Schedule, Stage};
+use crate::plan::{
+    Comparison, Domain, MergeMethod, Model, OfStep, Optimizer, Reward, Sampling, Schedule, Stage,
+};
 use crate::refusal::Origins;
 
 pub(super) fn check<O>(
@@ -74,7 +76,10 @@ pub(super) fn check<O>(
                 let shares: Vec<(&str, f64)> =
                     train.mixture.iter().map(|share| ("share", share.share)).collect();
                 finite(&shares, &what, model.origin);
-                if !schedule_is_finite(&train.learning_rate) {
+                // What is computed has its constants in a graph, which holds finite ones only.
+                if let OfStep::Schedule(rate) = &train.learning_rate
+                    && !schedule_is_finite(rate)
+                {
                     finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
                 }
                 let samplings = train.producers().flat_map(|producer| producer.drawn());

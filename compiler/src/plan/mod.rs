@@ -17,7 +17,7 @@ pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
 pub use extrapolation::Extrapolation;
-pub use moving::{Ladder, Moving};
+pub use moving::{Ladder, Moving, OfStep};
 pub(crate) use moving::{moving, schedule};
 pub use panels::Panel;
 pub use producers::{Producer, Rollout};

@@ -3,8 +3,9 @@
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use serde::{Deserialize, Serialize};
 
-use super::Schedule;
-use crate::expr::graph::NodeId;
+use super::{Schedule, Signal};
+use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::signals;
 use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,53 @@ pub enum Moving {
         ladder: u32,
         values: Vec<f64>,
     },
+}
+
+/// A number of a stage that follows from the step alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OfStep {
+    Schedule(Schedule),
+    /// Of the signals [`Signal::Step`] and [`Signal::Progress`], and of schedules.
+    Formula(signals::Formula),
+}
+
+impl From<Schedule> for OfStep {
+    fn from(schedule: Schedule) -> OfStep {
+        OfStep::Schedule(schedule)
+    }
+}
+
+impl OfStep {
+    /// At `step` of `steps`, in float64.
+    pub fn at(&self, step: u32, steps: u32) -> f64 {
+        match self {
+            OfStep::Schedule(schedule) => schedule.at(step, steps),
+            OfStep::Formula(formula) => value(&formula.graph, formula.value, step, steps),
+        }
+    }
+}
+
+fn value(graph: &Graph, of: NodeId, step: u32, steps: u32) -> f64 {
+    let mut values: Vec<f64> = Vec::with_capacity(graph.len());
+    for (_, node) in graph.nodes() {
+        let known = |id: &NodeId| values[id.0 as usize];
+        values.push(match &node.operation {
+            Operation::Constant { value } => *value,
+            Operation::Schedule { schedule } => schedule.at(step, steps),
+            Operation::Signal { signal: Signal::Step } => f64::from(step),
+            Operation::Signal { signal: Signal::Progress } => f64::from(step) / f64::from(steps.max(1)),
+            Operation::Broadcast { operand } => known(operand),
+            Operation::Apply { function, operands } => {
+                let operands: Vec<f64> = operands.iter().map(known).collect();
+                function.value(&operands)
+            }
+            other => {
+                unreachable!("{other:?} does not follow from the step, which the compiler has looked at")
+            }
+        });
+    }
+    values[of.0 as usize]
 }
 
 /// When a ladder is climbed.

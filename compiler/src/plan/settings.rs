@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
-use super::{Composition, Extrapolation, Formula, Moving, Panel, Producer, Rollout, Scorers, View};
+use super::{Composition, Extrapolation, Formula, Moving, OfStep, Panel, Producer, Rollout, Scorers, View};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -167,7 +167,7 @@ pub struct Train<O> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<Private>,
     pub length: Length,
-    pub learning_rate: Schedule,
+    pub learning_rate: OfStep,
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
     /// step. The weights after the last step where absent.
     pub ema: Option<f64>,

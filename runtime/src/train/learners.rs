@@ -10,6 +10,7 @@ use mopd_compiler::plan::{Objective, Train};
 use tch::Tensor;
 
 use super::cached_scores::CachedScores;
+use super::non_finite::check_learning_rate;
 use super::state::RestoreMode;
 use super::trained::Trained;
 use super::{
@@ -32,10 +33,11 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
 /// The same with several models: a stage for each, of as many steps. The first is what the stage answers.
 pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let stage = &stages[0];
+    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
+    stages.iter().try_for_each(check_learning_rate).map_err(stopped)?;
     let started = Instant::now();
     let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
     let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
-    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
     let mut checkpoints = checkpoints;
     let (cache, scores) =
         checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));

@@ -24,6 +24,19 @@ pub fn classify(error: Error) -> Classified {
     (error, finite)
 }
 
+/// Looks at every step's learning rate before the first: one that is computed may divide by 0, or fall below it
+/// where the number of steps follows from the data.
+pub fn check_learning_rate(stage: &Stage) -> Result<()> {
+    let rate = |step| (step, stage.train.learning_rate.at(step, stage.steps));
+    let unfit = (0..stage.steps).map(rate).find(|(_, rate)| !(rate.is_finite() && *rate >= 0.0));
+    unfit.map_or(Ok(()), |(step, rate)| {
+        let message =
+            format!("the learning rate of `{}` is {rate} at step {step} of {}", stage.name, stage.steps);
+        Err(Error::new(FailureKind::NonFinite, message)
+            .help("a learning rate is a finite number that is not below 0, at every step"))
+    })
+}
+
 /// Checks every number per token that the objective or the diagnostics read.
 pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Result<(), Classified> {
     let objective = &stage.train.objective;

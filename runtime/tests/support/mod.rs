@@ -123,7 +123,7 @@ impl Builder {
                 clip_norm: 1.0,
             }),
             length: Length::Steps(steps),
-            learning_rate: Schedule::Constant { value: learning_rate },
+            learning_rate: Schedule::Constant { value: learning_rate }.into(),
             private: None,
             ema: None,
             extrapolation: None,

@@ -8,6 +8,7 @@ mod divergence;
 mod extrapolation;
 mod filter;
 pub(super) mod formula;
+mod of_step;
 mod optimizer;
 pub(super) mod roles;
 pub(super) mod settings;

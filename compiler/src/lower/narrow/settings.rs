@@ -6,13 +6,13 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::Formula;
 
+use super::of_step::of_step;
 use super::{Diagnostic, data, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
     Architecture, Axis, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized,
     Origin, OwnData, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
-    schedule,
 };
 use crate::refusal::Origins;
 
@@ -280,7 +280,7 @@ impl<'a> Settings<'a> {
         {
             self.refuse::<()>(origin, "an adapter with `dropout`");
         }
-        let learning_rate = schedule(learning_rate, "a learning rate", self.origins)
+        let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
             .map_err(|refusal| self.note([*refusal]))
             .ok();
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };

@@ -131,3 +131,34 @@ fn costs_are_counted_from_the_architecture() {
     let untied = plan::Architecture { tied: false, ..architecture.clone() };
     assert_eq!(cost::parameters(&untied), Some(parameters + 259 * 96));
 }
+
+/// Two pieces, as the recipe of MAD-OPD has them (arXiv:2605.01347): up over the first twentieth, down by half a
+/// cosine.
+#[test]
+fn a_learning_rate_is_computed_from_the_step_in_float64() {
+    let mut experiment = experiment();
+    let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
+    let progress = || signal(Signal::Progress);
+    let of = |function, left: &Formula, right: &Formula| apply(function, [left, right]);
+    let rising = of(Function::Divide, &of(Function::Multiply, &number(1e-5), &progress()), &number(0.05));
+    let falling = of(
+        Function::Multiply,
+        &number(1e-5),
+        &schedule(Schedule::Linear { from: 1.0, to: 0.5, over: Over::Run }),
+    );
+    let early = of(Function::Less, &progress(), &number(0.05));
+    train.learning_rate = apply(Function::Where, [&early, &rising, &falling]);
+    let plan = compiled(&experiment);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
+        panic!("the student is trained")
+    };
+    let at = |step: u32| train.learning_rate.at(step, 60);
+    assert_eq!(at(0), 0.0);
+    // A float32 would be off in the eighth digit.
+    assert_eq!(at(1), 1e-5 * (1.0 / 60.0) / 0.05);
+    assert_eq!(at(2), 1e-5 * (2.0 / 60.0) / 0.05);
+    assert_eq!(at(3), 1e-5 * (1.0 - 0.5 * (3.0 / 60.0)));
+    assert_eq!(at(59), 1e-5 * (1.0 - 0.5 * (59.0 / 60.0)));
+    let text = serde_json::to_string(&plan).expect("a plan is plain data");
+    assert_eq!(serde_json::from_str::<Plan>(&text).expect("a plan reads its own text"), plan);
+}

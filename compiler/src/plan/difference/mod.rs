@@ -19,8 +19,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, DataFormula, Domain, DomainId, Learner, Model, ModelId, Objective, Plan, Rollout, Stage,
-    StageFacts, Teacher, TeacherChoice, Train, producers,
+    Comparison, DataFormula, Domain, DomainId, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout,
+    Stage, StageFacts, Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
 
@@ -463,7 +463,10 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "optimizer": written(optimizer),
         "private": private.as_ref().map(written),
         "length": written(length),
-        "lr": text::schedule(learning_rate),
+        "lr": match learning_rate {
+            OfStep::Schedule(schedule) => text::schedule(schedule),
+            OfStep::Formula(formula) => objective::expression(&formula.graph, formula.value),
+        },
         "ema": ema,
         "extrapolate": extrapolation.as_ref().map(|extrapolation| {
             let mut settings = written(extrapolation);

@@ -218,7 +218,7 @@ fn an_edit_of_the_objective_finds_the_scores() {
     let one = train(direct(Support::Full, Mass::Raw), 1);
     let all = kept.run(&fixture.stage(&one, ROUTED, &models)).0.of;
     let other = Train {
-        learning_rate: Schedule::Constant { value: 1e-3 },
+        learning_rate: Schedule::Constant { value: 1e-3 }.into(),
         ..train(direct(Support::TopK { role: Role::TEACHER, k: 4 }, Mass::Generalized), 1)
     };
     let edited = fixture.stage(&other, ROUTED, &models);

@@ -82,7 +82,7 @@ fn small_updates_add_up() {
     let fixture = Fixture::new();
     let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
     let mut train = train(mopd(1.0), 1);
-    train.learning_rate = Schedule::Constant { value: 1e-6 };
+    train.learning_rate = Schedule::Constant { value: 1e-6 }.into();
     let start = models[0].values().into_owned();
     let moved = |kind| {
         let mut stage = Stage { kind, ..fixture.stage(&train, ROUTED, &models) };
@@ -103,7 +103,7 @@ fn averages_are_in_single_precision() {
     let models = models(true);
     let mut train = train(mopd(1.0), 1);
     train.ema = Some(0.9);
-    train.learning_rate = Schedule::Constant { value: 1e-5 };
+    train.learning_rate = Schedule::Constant { value: 1e-5 }.into();
     let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, [averages(0), averages(1)], &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut expected =

@@ -9,7 +9,7 @@ fn settings() -> [Train<Objective>; 2] {
     let of = |rate: f64| {
         let mut train = train(mopd(5.0), 1);
         train.recipe = Recipe::Step;
-        train.learning_rate = Schedule::Constant { value: rate };
+        train.learning_rate = Schedule::Constant { value: rate }.into();
         train
     };
     [of(1e-2), of(5e-3)]

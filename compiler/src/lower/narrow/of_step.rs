@@ -1,0 +1,23 @@
+//! Numbers of a stage that follow from the step alone.
+
+use mopd_lang::formula::{Formula, FormulaKind};
+
+use super::{Narrowed, refused};
+use crate::lower::formula::{Lowering, Supply};
+use crate::plan::{self, OfStep, Signal, schedule};
+use crate::refusal::Origins;
+
+/// `what` is the number, a noun phrase.
+pub fn of_step(formula: &Formula, what: &str, origins: Origins) -> Narrowed<OfStep> {
+    if let FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Adaptive(_) = formula.0.kind {
+        return schedule(formula, what, origins).map(OfStep::Schedule);
+    }
+    let mut lowering = Lowering::new(Supply::Runtime, origins);
+    let value = lowering.lower(formula)?;
+    let known = |signal: &Signal| matches!(signal, Signal::Step | Signal::Progress);
+    if !lowering.graph.signals(&[value]).iter().all(known) {
+        let at = origins.span(formula.0.origin);
+        return Err(refused(at, format!("{what} that reads more than `step` and `progress`")));
+    }
+    Ok(OfStep::Formula(plan::Formula { graph: lowering.graph, value }))
+}
