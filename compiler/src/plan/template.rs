@@ -5,17 +5,33 @@ use mopd_lang::experiment::{Slot as WideSlot, Template, TemplatePiece};
 
 use super::schedule;
 use super::views::{Piece, Slot, View};
+use crate::plan;
 use crate::refusal::{Narrowed, Origins, refused};
+use mopd_lang::formula::Formula;
 use mopd_lang::source::Span;
 
-/// What a template becomes; `at` is the place of what sees it.
+/// What a template becomes where no number stands in it; `at` is the place of what sees it.
 pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
-    pieces(template, None, at, origins)
+    let none = none_here(template, at);
+    let pieces = pieces(template, None, at, origins, &none)?;
+    Ok(View { name: template.name.clone(), pieces })
+}
+
+/// The same with numbers, which `number` lowers: one per sequence.
+pub(crate) fn view_with_numbers(
+    template: &Template,
+    at: Span,
+    origins: Origins,
+    number: Number,
+) -> Narrowed<View> {
+    let pieces = pieces(template, None, at, origins, number)?;
+    Ok(View { name: template.name.clone(), pieces })
 }
 
 /// The same for the members of one of the stage's panels. They have not seen a completion when they speak.
 pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Narrowed<View> {
-    let view = pieces(template, Some(panel), at, origins)?;
+    let pieces = pieces(template, Some(panel), at, origins, &none_here(template, at))?;
+    let view = View { name: template.name.clone(), pieces };
     if view.slots().any(|slot| slot.of_completion() && *slot != Slot::Transcript(panel)) {
         let construct = format!("the template `{}` of a panel, which shows a completion,", view.name);
         return Err(refused(at, construct));
@@ -23,7 +39,21 @@ pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: 
     Ok(view)
 }
 
-fn pieces(template: &Template, panel: Option<u32>, at: Span, origins: Origins) -> Narrowed<View> {
+/// What becomes of a number that stands in a template.
+type Number<'a> = &'a dyn Fn(&Formula) -> Narrowed<plan::Formula>;
+
+fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Narrowed<plan::Formula> {
+    move |_| Err(refused(at, format!("a number in the template `{}` here", template.name)))
+}
+
+/// The pieces of a template, of a `rewrite` too.
+pub(crate) fn pieces(
+    template: &Template,
+    panel: Option<u32>,
+    at: Span,
+    origins: Origins,
+    number: Number,
+) -> Narrowed<Vec<Piece>> {
     let slot = |of: &WideSlot, name: &str, at: Span| match (of, panel) {
         (WideSlot::Transcript, Some(panel)) => Ok(Slot::Transcript(panel)),
         _ => slot(of, name, at),
@@ -40,14 +70,11 @@ fn pieces(template: &Template, panel: Option<u32>, at: Span, origins: Origins) -
                 slot: slot(of, &template.name, at)?,
                 share: schedule(part, "a share of a slot", origins)?,
             },
-            TemplatePiece::Number(_) => {
-                return Err(refused(at, format!("a number in the template `{}`", template.name)));
-            }
+            TemplatePiece::Number(formula) => Piece::Number(number(formula)?),
             TemplatePiece::Anything => unreachable!("it stands on the left of a `rewrite` only"),
         })
     };
-    let pieces = template.pieces.iter().map(piece).collect::<Narrowed<_>>()?;
-    Ok(View { name: template.name.clone(), pieces })
+    template.pieces.iter().map(piece).collect()
 }
 
 fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {

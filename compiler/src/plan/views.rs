@@ -6,7 +6,7 @@ use std::borrow::Cow;
 pub use mopd_lang::experiment::GroupMember;
 use serde::{Deserialize, Serialize};
 
-use super::Schedule;
+use super::{Formula, Schedule};
 
 /// A template whose slots are filled row by row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum Piece {
         slot: Slot,
         share: Schedule,
     },
+    /// A number of rewards and lengths, per sequence: as [`number`] writes it.
+    Number(Formula),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,7 +78,7 @@ impl View {
 
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Text(_) => None,
+            Piece::Text(_) | Piece::Number(_) => None,
             Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => Some(slot),
         })
     }
@@ -121,7 +123,14 @@ impl View {
 
     /// Whether it is another for each completion of a row.
     pub fn of_completions(&self) -> bool {
-        self.slots().any(Slot::of_completion)
+        self.slots().any(Slot::of_completion) || self.numbers().next().is_some()
+    }
+
+    /// What is computed for it of each completion, in its order.
+    pub fn numbers(&self) -> impl Iterator<Item = &Formula> {
+        self.pieces
+            .iter()
+            .filter_map(|piece| if let Piece::Number(formula) = piece { Some(formula) } else { None })
     }
 
     /// Whether a row looks alike at every step.
@@ -132,17 +141,25 @@ impl View {
     /// Whether a share of a slot changes during the run.
     pub fn moves(&self) -> bool {
         self.pieces.iter().any(|piece| match piece {
-            Piece::Text(_) | Piece::Slot(_) => false,
+            Piece::Text(_) | Piece::Slot(_) | Piece::Number(_) => false,
             Piece::First { share, .. } | Piece::Last { share, .. } => {
                 !matches!(share, Schedule::Constant { .. })
             }
         })
     }
 
-    /// Its text, `slot` being what a row has for a slot.
-    pub fn filled<'a>(&self, moment: Moment, slot: impl Fn(&Slot) -> &'a str) -> String {
+    /// Its text, `slot` being what a row has for a slot, and `numbers` what [`View::numbers`] are; nothing stands
+    /// where those are not known.
+    pub fn filled<'a>(
+        &self,
+        moment: Moment,
+        slot: impl Fn(&Slot) -> &'a str,
+        numbers: &'a [String],
+    ) -> String {
+        let mut numbers = numbers.iter();
         let part = |piece: &Piece| -> Cow<'_, str> {
             match piece {
+                Piece::Number(_) => Cow::Borrowed(numbers.next().map_or("", String::as_str)),
                 Piece::Text(text) => Cow::Owned(text.clone()),
                 Piece::Slot(of) => Cow::Borrowed(slot(of)),
                 Piece::First { slot: of, share } => {
@@ -157,6 +174,15 @@ impl View {
             }
         };
         self.pieces.iter().map(part).collect()
+    }
+}
+
+/// A number as a text has it: of at most three decimals, so that a share of eight attempts is exact.
+pub fn number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    match text.trim_end_matches('0').trim_end_matches('.') {
+        "-0" => "0".to_owned(),
+        short => short.to_owned(),
     }
 }
 
@@ -190,12 +216,16 @@ mod tests {
 
     fn filled(pieces: Vec<Piece>, moment: Moment) -> String {
         let view = View { name: "shown".to_owned(), pieces };
-        view.filled(moment, |slot| match slot {
-            Slot::Prompt => "sort: 3 1",
-            Slot::Data(_) => "größer",
-            Slot::Draft => "3 1",
-            Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => unreachable!("no test has it"),
-        })
+        view.filled(
+            moment,
+            |slot| match slot {
+                Slot::Prompt => "sort: 3 1",
+                Slot::Data(_) => "größer",
+                Slot::Draft => "3 1",
+                Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => unreachable!("no test has it"),
+            },
+            &[],
+        )
     }
 
     #[test]
@@ -237,5 +267,29 @@ mod tests {
         assert_eq!(written, r#"[{"slot":"feedback"},{"slot":{"group":"correct"}}]"#);
         view.pieces = vec![Piece::Slot(Slot::Prompt), Piece::Slot(Slot::Transcript(1))];
         assert!(view.panel() == Some(1) && !view.is_fixed() && !view.may_lack());
+    }
+
+    #[test]
+    fn a_number_is_short_and_exact_for_eighths() {
+        assert_eq!(
+            [0.375, 1.0, 0.0, -0.0001, 2.0 / 3.0, 12.5, 100.0].map(number),
+            ["0.375", "1", "0", "0", "0.667", "12.5", "100"]
+        );
+    }
+
+    #[test]
+    fn numbers_stand_in_their_order_and_are_of_completions() {
+        let formula = |value| {
+            let mut graph = crate::expr::graph::Graph::default();
+            let value = graph.constant(crate::plan::Axis::Sequence, value);
+            Piece::Number(Formula { graph, value })
+        };
+        let pieces = vec![formula(1.0), Piece::Text(" of ".to_owned()), formula(2.0)];
+        let view = View { name: "shown".to_owned(), pieces };
+        assert!(view.of_completions() && !view.is_fixed() && !view.may_lack() && !view.moves());
+        let numbers = ["3".to_owned(), "8".to_owned()];
+        let filled = |numbers| view.filled(Moment::Most, |_| unreachable!("it has no slot"), numbers);
+        assert_eq!(filled(&numbers), "3 of 8");
+        assert_eq!(filled(&[]), " of ", "before there are completions");
     }
 }

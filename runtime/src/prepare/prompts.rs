@@ -64,17 +64,22 @@ pub struct Examples {
     rows: Arc<Lists<Token>>,
 }
 
-/// What a template shows of a completion: its draft, what the verifier said of it, others of its group.
+/// What a template shows of a completion: its draft, what the verifier said of it, others of its group, numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Said(pub Vec<(Slot, String)>);
+pub struct Said {
+    pub slots: Vec<(Slot, String)>,
+    /// Of the template, in their order.
+    pub numbers: Vec<String>,
+}
 
 impl Said {
     pub fn draft(draft: Option<&str>) -> Said {
-        Said(draft.map(|draft| (Slot::Draft, draft.to_owned())).into_iter().collect())
+        let slots = draft.map(|draft| (Slot::Draft, draft.to_owned())).into_iter().collect();
+        Said { slots, numbers: Vec::new() }
     }
 
     pub fn of(&self, slot: &Slot) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == slot).map(|(_, text)| text.as_str())
+        self.slots.iter().find(|(known, _)| known == slot).map(|(_, text)| text.as_str())
     }
 }
 
@@ -141,17 +146,18 @@ impl Prompts {
     }
 
     /// A row as a view shows it at some time.
-    fn filled(&self, view: &View, moment: Moment, row: usize, said: &Said) -> Result<String> {
+    pub fn filled(&self, view: &View, moment: Moment, row: usize, said: &Said) -> Result<String> {
         for field in view.fields() {
             self.field(row, field)?;
         }
-        Ok(view.filled(moment, |slot| match slot {
+        let slot = |slot: &Slot| match slot {
             Slot::Prompt => self.dataset.prompt(row),
             Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
             Slot::Draft | Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => {
                 said.of(slot).unwrap_or_default()
             }
-        }))
+        };
+        Ok(view.filled(moment, slot, &said.numbers))
     }
 
     /// What a model reads where a row was answered so, `sees` being what it reads in place of the prompt.

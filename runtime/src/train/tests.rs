@@ -45,6 +45,8 @@ mod ratio;
 mod reference;
 mod refine;
 mod resume;
+mod retry;
+mod rewrite;
 mod routes;
 mod said;
 mod scorers;
@@ -198,7 +200,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         trainable: Trainable::default(),
         optimizer: adamw(0.0),
         length: Length::Steps(4),
-        learning_rate: Schedule::Constant { value: 1e-2 },
+        learning_rate: Schedule::Constant { value: 1e-2 }.into(),
         private: None,
         ema: None,
         extrapolation: None,

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use mopd_compiler::plan::View;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::{GroupMember, Moment, Slot};
+use mopd_compiler::plan::views::{self, GroupMember, Moment, Slot};
+use mopd_compiler::plan::{Formula, Signal, View};
 
 use super::Stage;
-use super::batches::text_of_at_most;
+use super::batches::{of_completions, text_of_at_most};
 use super::sequences::Sequences;
 use crate::data::Lists;
 use crate::data::mixture::Draw;
@@ -42,10 +42,16 @@ impl Shown {
         step: u32,
     ) -> Result<Shown> {
         let Some(view) = sees else { return Ok(Shown::Own) };
+        let numbers = view.numbers().map(|number| numbers(stage, view, number, sequences, step));
+        let numbers: Vec<Vec<f64>> = numbers.collect::<Result<_>>()?;
         let read = |member| {
             let Sequence { source, record, completion, .. } = &sequences.list[member];
             let draw = Draw { source: *source, record: *record };
-            Ok((member, draw, said(stage, view, sequences, member)?, completion.len()))
+            let mut said = said(stage, view, sequences, member)?;
+            if let Some(said) = &mut said {
+                said.numbers = numbers.iter().map(|of_members| views::number(of_members[member])).collect();
+            }
+            Ok((member, draw, said, completion.len()))
         };
         Shown::of(stage, view, members.map(read), step, context)
     }
@@ -158,9 +164,35 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
             }
             Slot::Prompt | Slot::Data(_) => unreachable!("they are of the row"),
         };
-        said.0.push((slot.clone(), text));
+        said.slots.push((slot.clone(), text));
     }
     Ok(Some(said))
+}
+
+/// A number of a template, for each sequence.
+fn numbers(
+    stage: &Stage,
+    view: &View,
+    number: &Formula,
+    sequences: &Sequences,
+    step: u32,
+) -> Result<Vec<f64>> {
+    let wanted = number.graph.signals(&[number.value]);
+    let asks_reward = wanted.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct));
+    if asks_reward && sequences.list.iter().any(|sequence| sequence.reward.is_none()) {
+        return Err(unjudged());
+    }
+    let what = format!("a number of the template `{}`", view.name);
+    let numbers = of_completions(stage, number, sequences, Vec::new(), step, &what)?;
+    assert_eq!(numbers.len(), sequences.list.len(), "a number for each");
+    if numbers.iter().all(|number| number.is_finite()) {
+        return Ok(numbers);
+    }
+    Err(Error::new(FailureKind::NonFinite, format!("{what} is not finite")))
+}
+
+fn unjudged() -> Error {
+    Error::new(FailureKind::Runtime, "a template shows what became of completions, and they were not judged")
 }
 
 /// A completion as text, of no more tokens than it may have.
@@ -190,12 +222,7 @@ fn other(sequences: &Sequences, member: usize, which: GroupMember) -> Result<Opt
         of.partition_point(|group| *group < of[member])..of.partition_point(|group| *group <= of[member]);
     for place in group.filter(|place| *place != member) {
         let reward = sequences.list[place].reward;
-        let reward = reward.ok_or_else(|| {
-            Error::new(
-                FailureKind::Runtime,
-                "a template shows completions of the group, and they were not judged",
-            )
-        })?;
+        let reward = reward.ok_or_else(unjudged)?;
         let is = match which {
             GroupMember::Correct => reward >= 1.0,
             GroupMember::Wrong => reward < 1.0,

@@ -37,6 +37,18 @@ pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Orig
     Ok(Formula { graph: lowering.graph, value })
 }
 
+/// A number for each completion, of what is known before any model scores.
+pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Narrowed<Formula> {
+    let lowered = formula(number, what, Axis::Sequence, origins)?;
+    if lowered.graph.signals(&[lowered.value]).iter().any(of_student) {
+        return Err(refused(
+            origins.span(number.0.origin),
+            format!("{what} that reads what the student says"),
+        ));
+    }
+    Ok(lowered)
+}
+
 /// What the student says of the token taken.
 fn of_student(signal: &Signal) -> bool {
     matches!(

@@ -248,7 +248,7 @@ pub fn sums_in_route(train: &Train, teachers: &[Teacher], origins: Origins) -> O
 /// `student` is what the student sees.
 fn unfit_slots(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
     let producer = &rollout.producer;
-    let judged = |view: &&View| view.has_feedback() || view.may_lack();
+    let judged = |view: &&View| view.has_feedback() || view.may_lack() || view.numbers().next().is_some();
     let debated = |view: &&View| view.panel().is_some();
     let choices = || scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
     let of_scorers = || choices().filter_map(|choice| choice.sees.as_ref()).filter(judged);

@@ -3,8 +3,8 @@
 use mopd_lang::experiment::{self as wide, Alignment, PanelId, SelfCopy, TeacherWeights};
 use mopd_lang::formula::{Formula, Role};
 
-use super::{Diagnostic, Narrowed, data, divergence, formula, refused};
-use crate::plan::template::{view, view_of_panel};
+use super::{Diagnostic, Narrowed, data, divergence, filter, formula, refused};
+use crate::plan::template::{view_of_panel, view_with_numbers};
 use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice, View};
 use crate::refusal::{At, NamedScorer, Origins};
 
@@ -115,7 +115,11 @@ fn panelist(
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
 fn sees(teacher: &wide::Teacher, train: &wide::Train, origins: Origins) -> Narrowed<Option<View>> {
     match &teacher.sees {
-        Some(template) => view(template, origins.span(teacher.origin), origins).map(Some),
+        Some(template) => {
+            let what = format!("a number in the template `{}`", template.name);
+            let number = |number: &Formula| filter::of_rewards(number, &what, origins);
+            view_with_numbers(template, origins.span(teacher.origin), origins, &number).map(Some)
+        }
         None => Ok(train.sees.as_ref().map(|_| View::of_prompt())),
     }
 }

@@ -274,7 +274,7 @@ fn rollouts() {
     );
     // All that is wrong with a rollout at once.
     let retry = || Edit::Retry { until: signal(Signal::Correct), at_most: 8 };
-    let edits = vec![retry(), Edit::FirstTurns { turns: number(1.0) }];
+    let edits = vec![Edit::FirstTurns { turns: number(1.0) }, retry()];
     let all = rollout(|train| {
         train.rollout.edits = edits;
         train.rollout.source = RolloutSource::Speculative { block: 16, of: of() };
@@ -282,7 +282,6 @@ fn rollouts() {
     assert_eq!(
         all,
         [
-            "the edit `retry` of a rollout is not supported yet",
             "the edit `first_turns` of a rollout is not supported yet",
             "the rollout `speculative` is not supported yet",
         ]
@@ -423,6 +422,97 @@ fn edits_by_a_program() {
     assert_eq!(train.rollout.producer.programs().len(), 1);
 }
 
+/// What is written for the prompts of a step can be written anew; numbers are of rewards, lengths and the student.
+#[test]
+fn rewritten_texts() {
+    let template = |pieces| Rc::new(Template { name: "rewrite".into(), pieces, origin: HERE });
+    let rewrite = |to: TemplatePiece| Edit::Rewrite {
+        from: template(vec![TemplatePiece::Text("sure: ".into()), TemplatePiece::Anything]),
+        to: template(vec![TemplatePiece::Text("sure: ".into()), to]),
+    };
+    let correct = || reduce(Reduction::Mean, &signal(Signal::Correct), Axis::Group);
+    let edited = |source: RolloutSource, edit: Edit| {
+        move |experiment: &mut Experiment| {
+            let train = distilled(experiment);
+            (train.rollout.source, train.rollout.edits) = (source, vec![edit]);
+            train.objective = objective(live(Live::Part(Part::Logp)), sequence_mean());
+        }
+    };
+    let number = |of: Formula| rewrite(TemplatePiece::Number(of));
+    let data = RolloutSource::Data { field: "answer".into() };
+    assert_eq!(
+        refusals(edited(data, number(correct()))),
+        supported("the edit `rewrite` of the rollout `data`")
+    );
+    assert_eq!(
+        refusals(edited(
+            student(4, 2).0,
+            number(reduce(Reduction::Mean, &logp(Role::Teacher), Axis::Sequence))
+        )),
+        supported("a number of a `rewrite` that reads more than rewards, lengths and the student")
+    );
+    assert_eq!(
+        refusals(edited(student(4, 2).0, rewrite(TemplatePiece::Slot(Slot::Group(GroupMember::Other))))),
+        supported("the slot `{group}` in the text of a `rewrite`")
+    );
+    let mut sound = experiment();
+    edited(student(4, 2).0, number(correct()))(&mut sound);
+    compiled(&sound);
+    // A teacher is shown numbers of rewards; whoever writes sees none.
+    let shown = |of: Formula| {
+        let pieces = vec![TemplatePiece::Slot(Slot::Prompt), TemplatePiece::Number(of)];
+        Some(Rc::new(Template { name: "hint".into(), pieces, origin: HERE }))
+    };
+    let mut sound = experiment();
+    sound.teachers[0].sees = shown(correct());
+    distilled(&mut sound).rollout.source = student(4, 2).0;
+    compiled(&sound);
+    let told = refusals(|experiment| {
+        let unsure = reduce(Reduction::Mean, &logp(Role::Student), Axis::Sequence);
+        experiment.teachers[0].sees = shown(unsure);
+        distilled(experiment).rollout.source = student(4, 2).0;
+    });
+    assert_eq!(told, supported("a number in the template `hint` that reads what the student says"));
+    let told = refusals(|experiment| {
+        let train = distilled(experiment);
+        (train.sees, train.rollout.source) = (shown(correct()), student(4, 2).0);
+    });
+    assert_eq!(told, supported("a number in the template `hint` here"));
+}
+
+/// Each completion of a step has its place for another attempt.
+#[test]
+fn further_attempts() {
+    let retry = |at_most| Edit::Retry { until: signal(Signal::Correct), at_most };
+    let edited = |source: RolloutSource, edits: Vec<Edit>| {
+        move |experiment: &mut Experiment| {
+            let train = distilled(experiment);
+            (train.rollout.source, train.rollout.edits) = (source, edits);
+        }
+    };
+    let data = || RolloutSource::Data { field: "answer".into() };
+    let keep = || Edit::Keep { condition: signal(Signal::Correct) };
+    let of = |source, edits| refusals(edited(source, edits));
+    assert_eq!(of(data(), vec![retry(2)]), supported("the edit `retry` of the rollout `data`"));
+    assert_eq!(
+        of(student(4, 2).0, vec![retry(256)]),
+        supported("the edit `retry` with more than 255 attempts")
+    );
+    let behind = "the edit `retry` behind one that leaves completions out";
+    assert_eq!(of(student(4, 2).0, vec![keep(), retry(2)]), supported(behind));
+    assert_eq!(
+        of(student(4, 2).0, vec![retry(2), retry(3)]),
+        supported("the edit `retry` of a rollout twice")
+    );
+    let unsure = reduce(Reduction::Mean, &logp(Role::Teacher), Axis::Sequence);
+    let judged = Edit::Retry { until: apply(Function::Less, [&unsure, &number(-2.0)]), at_most: 2 };
+    let reads = "a `retry` that reads more than rewards, lengths and the student";
+    assert_eq!(of(student(4, 2).0, vec![judged]), supported(reads));
+    let mut sound = experiment();
+    edited(student(4, 2).0, vec![retry(8), keep()])(&mut sound);
+    compiled(&sound);
+}
+
 /// A buffer of what is drawn anew at every step.
 #[test]
 fn replays() {
@@ -520,7 +610,7 @@ fn templates() {
         assert_eq!(refused(TemplatePiece::Slot(slot)), supported(&construct));
     }
     let mean = TemplatePiece::Number(mean_of(&entropy()));
-    assert_eq!(refused(mean), supported("a number in the template `hint`"));
+    assert_eq!(refused(mean), supported("a number in the template `hint` that reads what the student says"));
     let fading = |slot| TemplatePiece::First {
         slot,
         share: schedule(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run }),
@@ -809,10 +899,10 @@ fn stages() {
         stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())),
         supported("an adapter with `dropout`")
     );
-    let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
+    let product = apply(Function::Multiply, [&signal(Signal::Loss), &number(1e-3)]);
     assert_eq!(
         stage(&|train| train.learning_rate = product.clone()),
-        supported("a learning rate that is computed from others")
+        supported("a learning rate that reads more than `step` and `progress`")
     );
     // A family asks once, however many its members.
     let family = refusals(|experiment| {
@@ -1268,7 +1358,7 @@ fn turns() {
     };
     assert_eq!(
         edited(&Edit::Retry { until: signal(Signal::Correct), at_most: 8 }),
-        supported("the edit `retry` of a rollout")
+        supported("the edit `retry` of the rollout `turns`")
     );
     assert_eq!(
         edited(&Edit::FirstTurns { turns: reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group) }),

@@ -4,6 +4,7 @@ use mopd_lang::experiment::Edit;
 use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer};
+use crate::expr::graph::Graph;
 use crate::plan::{Axis, Formula, Role};
 use crate::refusal::{Narrowed, refused};
 
@@ -31,13 +32,19 @@ impl Choice {
             Choice::Keep { condition: formula } | Choice::Best { by: formula, .. } => formula,
         }
     }
+}
 
-    /// Whether the student scores what it chooses from.
-    pub fn reads_student(&self) -> bool {
-        let formula = self.formula();
-        let signals = formula.graph.signals(&[formula.value]);
-        signals.iter().any(|signal| signal.roles().contains(&Role::Student))
-    }
+/// Whether the student scores completions for what is computed of them.
+pub fn reads_student(formula: &Formula) -> bool {
+    let signals = formula.graph.signals(&[formula.value]);
+    signals.iter().any(|signal| signal.roles().contains(&Role::Student))
+}
+
+/// A condition that is known, per sequence.
+pub(super) fn holding(holds: bool) -> Formula {
+    let mut graph = Graph::default();
+    let value = graph.constant(Axis::Sequence, f64::from(u8::from(holds)));
+    Formula { graph, value }
 }
 
 impl Chosen {
@@ -89,9 +96,7 @@ impl Kind for Chosen {
 
     fn settle(&mut self, holds: bool) {
         if let Choice::Keep { condition } = &mut self.choice {
-            let mut graph = crate::expr::graph::Graph::default();
-            let value = graph.constant(Axis::Sequence, f64::from(u8::from(holds)));
-            *condition = Formula { graph, value };
+            *condition = holding(holds);
         }
         self.of.kind_mut().settle(holds);
     }
@@ -103,7 +108,7 @@ impl Kind for Chosen {
     /// Of all that it chooses from.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         let drawn = f64::from(self.of.kind().group().max(1)) / f64::from(self.group().max(1));
-        let read = if self.choice.reads_student() { of(Writer::Student)? as f64 } else { 0.0 };
+        let read = if reads_student(self.choice.formula()) { of(Writer::Student)? as f64 } else { 0.0 };
         Some(drawn * (self.of.kind().parameters(of)? + read))
     }
 

@@ -5,7 +5,8 @@ use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::source::Span;
 
 use super::{
-    Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, teacher, through, turns,
+    Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, retry, rewrite, teacher,
+    through, turns,
 };
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -24,8 +25,9 @@ pub(crate) fn rollout(
         return pairs.map_err(|refusal| vec![*refusal]);
     }
     let at = origins.span(train.rollout.origin);
-    let others = other_edits(&train.rollout).filter(|edit| !matches!(edit, Edit::Through { .. }));
-    let mut refusals: Vec<Diagnostic> = others.map(|edit| *refused(at, edit_name(edit))).collect();
+    // Of what has no turns.
+    let strays = other_edits(&train.rollout).filter(|edit| turns::makes(edit));
+    let mut refusals: Vec<Diagnostic> = strays.map(|edit| *refused(at, edit_name(edit))).collect();
     let made = producer(&train.rollout, train.keep, origins, of_completions).and_then(|producer| {
         let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
         kept(rollout, train.keep, at)
@@ -40,13 +42,29 @@ pub(super) fn edit_name(edit: &checked::Edit) -> String {
     format!("the edit `{}` of a rollout", edit.name())
 }
 
+/// Whether the texts of a rollout can be edited: a buffer would have what was drawn, an episode has the environment's
+/// tokens, and a pair two writers.
+pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Narrowed<()> {
+    let written = matches!(
+        rollout.source,
+        RolloutSource::Sample(_)
+            | RolloutSource::From { .. }
+            | RolloutSource::Snapshot { .. }
+            | RolloutSource::TokenMix { .. }
+            | RolloutSource::Interleave { .. }
+            | RolloutSource::Refine { .. }
+    );
+    let (edit, source) = (edit.name(), rollout.source.name());
+    if written { Ok(()) } else { Err(refused(at, format!("the edit `{edit}` of the rollout `{source}`"))) }
+}
+
 /// The edits that neither choose among completions nor are part of how its source draws.
 pub(super) fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &checked::Edit> {
     let turns = matches!(rollout.source, RolloutSource::Turns { .. });
     rollout.edits.iter().filter(move |edit| !(chosen::makes(edit) || turns && turns::makes(edit)))
 }
 
-/// A rollout with the edits that choose and those by programs, other edits aside.
+/// A rollout with its edits, from the first to the last.
 pub(super) fn producer(
     rollout: &checked::Rollout,
     keep: Keep,
@@ -57,6 +75,8 @@ pub(super) fn producer(
     let made = source(rollout, keep, origins, of_completions)?;
     rollout.edits.iter().try_fold(made, |made, edit| match edit {
         Edit::Through { .. } => through::executable(made, edit, rollout, origins),
+        Edit::Retry { .. } => retry::executable(made, edit, rollout, origins, of_completions),
+        Edit::Rewrite { .. } => rewrite::executable(made, edit, rollout, origins, of_completions),
         _ => chosen::executable(made, edit, at, of_completions),
     })
 }

@@ -3,7 +3,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Keeps, ModelId, Sampling};
+use super::{Keeps, ModelId, PatternPiece, Sampling};
 use crate::plan::views::Piece;
 use crate::plan::{Formula, Keep, Moving, Role, View};
 
@@ -28,6 +28,7 @@ pub enum Value {
     Moving(Moving),
     View(View),
     Pieces(Vec<Piece>),
+    Pattern(Vec<PatternPiece>),
     Fields(Fields),
     Each(Vec<Fields>),
 }

@@ -14,6 +14,8 @@ mod model;
 mod pairs;
 mod refine;
 mod replay;
+mod retry;
+mod rewrite;
 mod student;
 mod teacher;
 mod through;
@@ -22,7 +24,8 @@ mod turns;
 pub use mopd_lang::experiment::Keeps;
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use chosen::{Choice, Chosen};
+use chosen::holding;
+pub use chosen::{Choice, Chosen, reads_student};
 pub use data::Data;
 pub use fields::{Fields, Value};
 pub use first_of::FirstOf;
@@ -32,13 +35,15 @@ pub use model::Model;
 pub use pairs::Pairs;
 pub use refine::Refine;
 pub use replay::Replay;
+pub use retry::Retry;
+pub use rewrite::{PatternPiece, Rewrite};
 pub use student::Student;
 pub use teacher::{Once, Teacher};
 pub use through::{Program, Through};
 pub use turns::{ExpertTurns, Turns};
 
 pub(crate) use self::executable::rollout;
-use self::executable::{OfCompletions, edit_name, other_edits, producer, sampling, sampling_once};
+use self::executable::{OfCompletions, edit_name, editable, other_edits, producer, sampling, sampling_once};
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
@@ -74,6 +79,8 @@ pub enum Producer {
     Refine(Box<Refine>),
     Chosen(Box<Chosen>),
     Through(Box<Through>),
+    Rewrite(Box<Rewrite>),
+    Retry(Box<Retry>),
     FirstOf(Box<FirstOf>),
 }
 
@@ -92,6 +99,8 @@ impl Producer {
             Producer::Refine(kind) => &**kind,
             Producer::Chosen(kind) => &**kind,
             Producer::Through(kind) => &**kind,
+            Producer::Rewrite(kind) => &**kind,
+            Producer::Retry(kind) => &**kind,
             Producer::FirstOf(kind) => &**kind,
         }
     }
@@ -110,6 +119,8 @@ impl Producer {
             Producer::Refine(kind) => &mut **kind,
             Producer::Chosen(kind) => &mut **kind,
             Producer::Through(kind) => &mut **kind,
+            Producer::Rewrite(kind) => &mut **kind,
+            Producer::Retry(kind) => &mut **kind,
             Producer::FirstOf(kind) => &mut **kind,
         }
     }
@@ -365,7 +376,10 @@ impl Producer {
     /// Whether a step draws all of them itself: none is data, an earlier step's, or one of a pair.
     pub fn drawn_anew(&self) -> bool {
         let inner = self.kind().inner();
-        let of_others = matches!(self, Producer::Mix(_) | Producer::Through(_));
+        let of_others = matches!(
+            self,
+            Producer::Mix(_) | Producer::Through(_) | Producer::Rewrite(_) | Producer::Retry(_)
+        );
         let drawn = self.kind().drawn().is_some() || of_others;
         drawn && self.fresh() && inner.into_iter().all(Producer::drawn_anew)
     }

@@ -1,7 +1,9 @@
 //! The words in which plans have producers stay: those of earlier versions are read, and keys keep their bits.
 
 use super::*;
-use crate::plan::{Formula, Schedule};
+use crate::expr::graph::Graph;
+use crate::plan::views::Piece;
+use crate::plan::{Axis, Formula, Schedule, Signal};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
 
@@ -146,6 +148,55 @@ fn an_edit_says_what_it_edits() {
     assert_eq!((programs, rollout.producer.environments().len()), (vec!["python3 edit.py"], 0));
     let once = edited(Producer::teacher_once(64, Keep::All, sampling()));
     assert_eq!((once.fresh(), once.once().map(|once| once.sequences)), (false, Some(64)));
+}
+
+/// What is looked for and what stands there instead change results.
+#[test]
+fn a_rewrite_says_what_it_changes() {
+    let mut graph = Graph::default();
+    let value = graph.constant(Axis::Sequence, 0.5);
+    let number = Piece::Number(Formula { graph, value });
+    let rewrite = |of| {
+        let pattern = vec![PatternPiece::Text("sure: ".to_owned()), PatternPiece::Anything];
+        let text = vec![Piece::Text("sure: ".to_owned()), number.clone()];
+        Producer::Rewrite(Box::new(Rewrite { pattern, text, of }))
+    };
+    let rollout = Rollout::new(5, rewrite(Producer::student(sampling())));
+    let text = r#"{"from":"rewrite","pattern":[{"text":"sure: "},"anything"],"text":[{"text":"sure: "},{"number":N}],"of":{"from":"student","sampling":S},"batch":5}"#;
+    let Piece::Number(formula) = &number else { unreachable!("it is one") };
+    let text = text.replace('N', &serde_json::to_string(formula).unwrap()).replace('S', SAMPLING);
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), text);
+    let kind = rollout.producer.kind();
+    assert_eq!((kind.group(), kind.fresh(), kind.policy().is_err()), (2, true, true));
+    assert!(rollout.producer.drawn_anew() && rollout.producer.is_drawn());
+    assert_eq!(rollout.producer.unedited(), &Producer::student(sampling()));
+    assert_eq!(kind.parameters(&|_| Some(10)), Some(10.0));
+}
+
+/// All attempts cost.
+#[test]
+fn a_retry_says_how_often_it_draws() {
+    let mut graph = Graph::default();
+    let until = Formula { value: graph.signal(Signal::Correct), graph };
+    let of = Producer::student(sampling());
+    let mut rollout = Rollout::new(
+        5,
+        Producer::Retry(Box::new(Retry { until: until.clone(), at_most: 8, of: of.clone() })),
+    );
+    let text = r#"{"from":"retry","until":N,"at_most":8,"of":{"from":"student","sampling":S},"batch":5}"#;
+    let text = text.replace('N', &serde_json::to_string(&until).unwrap()).replace('S', SAMPLING);
+    assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), text);
+    let kind = rollout.producer.kind();
+    assert_eq!((kind.group(), kind.fresh(), kind.leaves_out()), (2, true, false));
+    assert_eq!((kind.parameters(&|_| Some(10)), kind.policy()), (Some(80.0), of.kind().policy()));
+    assert!(rollout.producer.drawn_anew());
+    rollout.settle();
+    let Producer::Retry(retry) = &rollout.producer else { unreachable!("it stays one") };
+    assert_eq!(retry.until.graph.constant_value(retry.until.value), Some(0.0), "a step costs most so");
 }
 
 /// Both models read each token that is drawn.

@@ -1,9 +1,9 @@
 //! `... |> through("python3 edit.py")`: completions that a program of the author's may write anew, or leave out.
 
-use mopd_lang::experiment::{self as checked, Edit, RolloutSource};
+use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Once, Producer, Sampling, Value, Writer, edit_name};
+use super::{Fields, Kind, ModelId, Once, Producer, Sampling, Value, Writer, edit_name, editable};
 use crate::plan::events::FailureKind;
 use crate::refusal::{Narrowed, Origins, refused};
 
@@ -117,19 +117,7 @@ pub(super) fn executable(
     let Edit::Through { command, time_limit_seconds, depends } = edit else {
         unreachable!("the caller has looked")
     };
-    // A buffer would have what was drawn, an episode has the environment's tokens, and a pair two writers.
-    let drawn = matches!(
-        rollout.source,
-        RolloutSource::Sample(_)
-            | RolloutSource::From { .. }
-            | RolloutSource::Snapshot { .. }
-            | RolloutSource::TokenMix { .. }
-            | RolloutSource::Interleave { .. }
-            | RolloutSource::Refine { .. }
-    );
-    if !drawn {
-        return Err(refused(at, format!("the edit `through` of the rollout `{}`", rollout.source.name())));
-    }
+    editable(edit, rollout, at)?;
     if matches!(of, Producer::Through(_)) {
         return Err(refused(at, format!("{} twice", edit_name(edit))));
     }

@@ -2,8 +2,8 @@
 
 use mopd_compiler::expr;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Choice, Chosen};
-use mopd_compiler::plan::{Role, Signal};
+use mopd_compiler::plan::producers::{Choice, Chosen, reads_student};
+use mopd_compiler::plan::{Formula, Role, Signal};
 use tch::{Tensor, no_grad_guard};
 
 use super::filter::of_completions;
@@ -41,7 +41,11 @@ impl Draws for OfChosen {
 
 /// What is left of each group.
 pub(super) fn choose(batch: &Batch, choice: &Choice, mut groups: Vec<Group>) -> Result<Vec<Group>> {
-    let mut numbers = numbers(batch, choice, &mut groups)?.into_iter();
+    let what = match choice {
+        Choice::Keep { .. } => "the condition of a `keep`",
+        Choice::Best { .. } => "the number of a `best`",
+    };
+    let mut numbers = numbers(batch, (choice.formula(), what), &mut groups)?.into_iter();
     let mut left = |group: Group| {
         let mut number = || numbers.next().expect("a number for each");
         let of_group: Vec<(Sequence, f64)> = group.into_iter().map(|sequence| (sequence, number())).collect();
@@ -67,10 +71,14 @@ fn best(group: Vec<(Sequence, f64)>, count: usize) -> Group {
     chosen.map(|(_, (sequence, _))| sequence).collect()
 }
 
-/// What the choice is made by, a number for each sequence.
-fn numbers(batch: &Batch, choice: &Choice, groups: &mut [Group]) -> Result<Vec<f64>> {
+/// What is computed of completions that no step trains on yet, a number for each sequence; judges those that are
+/// not, where it reads rewards.
+pub(super) fn numbers(
+    batch: &Batch,
+    (formula, what): (&Formula, &str),
+    groups: &mut [Group],
+) -> Result<Vec<f64>> {
     let stage = batch.stage;
-    let formula = choice.formula();
     let wanted = formula.graph.signals(&[formula.value]);
     let asks_reward = wanted.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct));
     if asks_reward && groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
@@ -81,13 +89,9 @@ fn numbers(batch: &Batch, choice: &Choice, groups: &mut [Group]) -> Result<Vec<f
         return Ok(Vec::new());
     }
     let sequences = Sequences::of_groups(full, stage.sources.len());
-    let known = match choice.reads_student() {
+    let known = match reads_student(formula) {
         true => of_student(batch, &sequences, &wanted)?,
         false => Vec::new(),
-    };
-    let what = match choice {
-        Choice::Keep { .. } => "the condition of a `keep`",
-        Choice::Best { .. } => "the number of a `best`",
     };
     let numbers = of_completions(stage, formula, &sequences, known, batch.step, what)?;
     match zip_equal(&sequences.list, &numbers).find(|(_, number)| number.is_nan()) {

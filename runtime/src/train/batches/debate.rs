@@ -169,7 +169,8 @@ fn of_reader(
         read.push(match view {
             None => source.tokens.get(*record).to_vec(),
             Some(view) => {
-                let said = Said(vec![(Slot::Transcript(place as u32), transcript.clone())]);
+                let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
+                let said = Said { slots, ..Said::default() };
                 source.prompts.shown_now(tokenizer, view, moment, *record, &said)?
             }
         });

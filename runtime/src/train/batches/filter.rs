@@ -77,7 +77,7 @@ pub(super) fn of_groups(
 }
 
 /// The same for each element of the formula's axis, with more signals that are known.
-pub(super) fn of_completions(
+pub fn of_completions(
     stage: &Stage,
     formula: &Formula,
     sequences: &Sequences,

@@ -4,6 +4,7 @@
 mod chosen;
 pub mod data;
 mod debate;
+mod edited;
 mod filter;
 mod first_of;
 mod guided;
@@ -13,6 +14,8 @@ mod model;
 mod pairs;
 mod refine;
 mod replay;
+mod retry;
+mod rewrite;
 mod sample;
 mod student;
 mod teacher;
@@ -26,6 +29,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Ladder, Length, Producer};
 
 use self::debate::Panels;
+pub use self::filter::of_completions;
 pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
@@ -117,6 +121,8 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::FirstOf(kind) => Box::new(first_of::make_first(kind, making)?),
         Producer::Turns(kind) => Box::new(turns::make(kind, making)?),
         Producer::Through(kind) => through::make_edited(kind, making)?,
+        Producer::Retry(kind) => Box::new(retry::make_retried(kind, making)?),
+        Producer::Rewrite(kind) => Box::new(rewrite::make_rewritten(kind, making)?),
     })
 }
 

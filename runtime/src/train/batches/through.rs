@@ -7,21 +7,18 @@ use std::rc::Rc;
 use mopd_compiler::plan::Producer;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Through;
-use mopd_compiler::plan::views::Moment;
 use serde_json::Value;
 
+use super::edited::{Texts, text};
 use super::sample::{Numbered, judge};
 use super::{Batch, Draws, Group, Making, make, model, teacher};
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
 use crate::program::{self, Failure, Pool, Unanswered};
 use crate::quote::quote;
 use crate::random::Purpose;
 use crate::reward::RewardInput;
 use crate::rollout::Sequence;
-use crate::tokenizer::Token;
-use crate::tokenizer::chat::Example;
 use crate::train::Stage;
 use crate::zip::zip_equal;
 
@@ -30,12 +27,9 @@ pub(super) struct Editor {
     /// None in a trial, where nobody's program is asked about nonsense.
     pool: Option<Pool>,
     command: String,
-    /// Tokens of a completion, at most.
-    most: u32,
+    texts: Texts,
     /// So many were left out, of so many.
     left_out: Cell<(usize, usize)>,
-    /// How many were cut off.
-    cut: Cell<usize>,
 }
 
 /// Completions that are new in every step.
@@ -74,7 +68,7 @@ impl Draws for Edited {
 impl Editor {
     fn new(through: &Through, making: &Making) -> Result<Editor> {
         let Through { command, time_limit_seconds: limit, of, .. } = through;
-        let most = of.sampling().expect("somebody draws").max_tokens;
+        let texts = Texts::new(format!("`{command}`"), "through", of);
         let pool = match making.stage.environments {
             Environments::Untouched => None,
             Environments::In(folder) => {
@@ -85,7 +79,7 @@ impl Editor {
                 })?)
             }
         };
-        Ok(Editor { pool, command: command.clone(), most, left_out: Cell::default(), cut: Cell::default() })
+        Ok(Editor { pool, command: command.clone(), texts, left_out: Cell::default() })
     }
 
     /// Groups without what was left out; nobody knows any more with which probability a token was drawn.
@@ -102,7 +96,7 @@ impl Editor {
                 None => Some(Sequence { logps: None, ..sequence }),
                 Some(Answer::LeftOut) => None,
                 Some(Answer::Same) => Some(Sequence { logps: None, ..sequence }),
-                Some(Answer::Other(text)) => Some(self.written(stage, sequence, &text)?),
+                Some(Answer::Other(text)) => Some(self.texts.replaced(stage, sequence, &text)?),
             });
         }
         let (gone, all) = self.left_out.get();
@@ -130,11 +124,7 @@ impl Editor {
 
     /// What the program answers to each.
     fn asked(&self, pool: &Pool, stage: &Stage, list: &[Sequence]) -> Result<Vec<Answer>> {
-        let text = |sequence: &Sequence| {
-            let tokens: Vec<Token> = sequence.of_trained(&sequence.completion).copied().collect();
-            stage.start.tokenizer.decode(&tokens)
-        };
-        let texts: Vec<String> = list.iter().map(text).collect::<Result<_, _>>()?;
+        let texts: Vec<String> = list.iter().map(|sequence| text(stage, sequence)).collect::<Result<_>>()?;
         let dataset = |sequence: &Sequence| &stage.sources[sequence.source].prompts.dataset;
         let records: Vec<_> = list.iter().map(|each| dataset(each).object(each.record)).collect();
         let asked: Vec<RewardInput> = zip_equal(list, zip_equal(&texts, &records))
@@ -159,37 +149,6 @@ impl Editor {
             Some(after) => Answer::Other(after),
         };
         Ok(zip_equal(&texts, answers).map(answer).collect())
-    }
-
-    /// A completion with another text.
-    fn written(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Sequence> {
-        let source = &stage.sources[sequence.source];
-        let sees = stage.train.sees.as_ref().filter(|view| !view.of_completions());
-        let sees = sees.map(|view| (view, Moment::Most));
-        let Example { prompt, mut completion, written } =
-            source.prompts.answered(&stage.start.tokenizer, sees, sequence.record, text, &Said::default())?;
-        if prompt != source.tokens.get(sequence.record) || written.contains(&false) {
-            let message = format!(
-                "with the answer of `{}` the conversation of a prompt of `{}` begins otherwise than without",
-                self.command, source.name
-            );
-            return Err(Error::new(FailureKind::Data, message).help(
-                "`through` needs a chat template that leaves the prompt as it is, or prompts as plain text",
-            ));
-        }
-        let most = source.limit.unwrap_or(u32::MAX).min(self.most).max(1) as usize;
-        let truncated = completion.len() > most;
-        if truncated {
-            completion.truncate(most);
-            if self.cut.replace(self.cut.get() + 1) == 0 {
-                stage.control.warn(format!(
-                    "`{}` answers with completions that are longer than `max_tokens`, {most} tokens: their ends are \
-                     not trained on",
-                    self.command
-                ));
-            }
-        }
-        Ok(Sequence { prompt: None, completion, written: None, logps: None, truncated, ..sequence })
     }
 
     fn failed(

@@ -12,6 +12,8 @@ use super::guided::{guided, token_mix};
 use super::keep::{SOME, kept, matches};
 use super::producers::{climbing, mean_length, replay};
 use super::refine::refined;
+use super::retry::retry;
+use super::rewrite::rewritten;
 use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::state::TrainState;
@@ -141,6 +143,13 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("replaced tokens", [averages(0), Teacher::Model(ModelId(2))], &|train| {
         train.rollout = Rollout::new(5, guided(Guidance::Interleave { top_k: 9 }, 1));
         train.optimizer = adamw(0.1);
+    });
+    case("rewritten texts", ROUTED, &|train| {
+        train.rollout = Rollout::new(5, rewritten("a", Producer::student(Sampling::new(2, 1.0, 6))));
+    });
+    case("further attempts", ROUTED, &|train| {
+        (train.objective, train.passes) = (ratio(), 2);
+        train.rollout = Rollout::new(5, retry(3, Producer::student(Sampling::new(2, 1.0, 6))));
     });
     case("replayed refinements", ROUTED, &|train| {
         train.rollout = Rollout::new(4, replay(refined(1), Keeps::Rollouts, 9, None));
@@ -341,7 +350,7 @@ fn a_fork_goes_on_from_anothers_state() {
     let models = models(true);
     let (one, mut other) = (train(mopd(5.0), 1), train(mopd(5.0), 1));
     other.objective = direct(Support::Full, Mass::Raw);
-    other.learning_rate = Schedule::Constant { value: 1e-3 };
+    other.learning_rate = Schedule::Constant { value: 1e-3 }.into();
     let (_folder, store) = store();
     let stage = fixture.stage(&one, ROUTED, &models);
     with_states(&stage, &store);

@@ -38,7 +38,7 @@ fn plain<'a>(stage: &'a Stage, sequence: &Sequence) -> &'a str {
 }
 
 /// KL(student || teacher) of one sequence, each behind its own text, in float64.
-fn kl(models: [&Reference; 2], texts: [&str; 2], sequence: &Sequence) -> Tensor {
+pub(super) fn kl(models: [&Reference; 2], texts: [&str; 2], sequence: &Sequence) -> Tensor {
     let [student, teacher] = zip_equal(models, texts)
         .map(|(model, text)| model.logps(&Tokenizer::Bytes.prompt(text).unwrap(), &sequence.completion))
         .collect::<Vec<_>>()
@@ -48,7 +48,7 @@ fn kl(models: [&Reference; 2], texts: [&str; 2], sequence: &Sequence) -> Tensor 
     each.sum_dim_intlist(-1, false, Kind::Double).mean(Kind::Double)
 }
 
-fn agrees(loss: f64, gradient: &[f32], losses: Vec<Tensor>, student: &Reference) {
+pub(super) fn agrees(loss: f64, gradient: &[f32], losses: Vec<Tensor>, student: &Reference) {
     let expected = Tensor::stack(&losses, 0).mean(Kind::Double);
     assert!((loss - expected.double_value(&[])).abs() < 1e-5, "{loss} {expected:?}");
     let apart = apart(gradient, &student.gradient(&expected));

@@ -1,0 +1,98 @@
+//! `... |> retry(until: correct, at_most: 8)`: a completion is drawn again until a condition holds for it.
+
+use mopd_lang::experiment::{self as checked, Edit};
+use serde::Deserialize;
+
+use super::{
+    Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, editable, holding, reads_student,
+};
+use crate::plan::{Axis, Formula};
+use crate::refusal::{Narrowed, Origins, refused};
+
+/// Attempts at a completion, at most: each round of them has random numbers of its own.
+const MOST: u32 = 255;
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Retry {
+    /// Per sequence. Where it never holds, the last attempt stays.
+    pub until: Formula,
+    /// Attempts, the first among them.
+    pub at_most: u32,
+    pub of: Producer,
+}
+
+impl Retry {
+    fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
+        Fields::of("retry")
+            .with("until", Value::Formula(self.until.clone()))
+            .with("at_most", Value::Count(self.at_most))
+            .with("of", Value::Fields(of))
+            .with_groups("batch", groups)
+    }
+}
+
+impl Kind for Retry {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.of.kind().fields(None, model), groups)
+    }
+
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.of.kind().key(None, model), groups)
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// A step costs most where all attempts are made.
+    fn settle(&mut self, holds: bool) {
+        self.until = holding(false);
+        self.of.kind_mut().settle(holds);
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        self.of.kind().policy()
+    }
+
+    /// Of all attempts.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        let read = if reads_student(&self.until) { of(Writer::Student)? as f64 } else { 0.0 };
+        Some(f64::from(self.at_most) * (self.of.kind().parameters(of)? + read))
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+/// What is drawn again where `edit` says so.
+pub(super) fn executable(
+    of: Producer,
+    edit: &Edit,
+    rollout: &checked::Rollout,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let Edit::Retry { until, at_most } = edit else { unreachable!("the caller has looked") };
+    let at = origins.span(rollout.origin);
+    editable(edit, rollout, at)?;
+    if of.once().is_some() || of.once_a_prompt() {
+        return Err(refused(at, "the edit `retry` of rollouts that are made once"));
+    }
+    // What leaves completions out has no place for another attempt.
+    if of.kind().leaves_out() || of.all().into_iter().any(|inside| matches!(inside, Producer::Chosen(_))) {
+        return Err(refused(at, "the edit `retry` behind one that leaves completions out"));
+    }
+    if of.all().into_iter().any(|inside| matches!(inside, Producer::Retry(_))) {
+        return Err(refused(at, "the edit `retry` of a rollout twice"));
+    }
+    if *at_most > MOST {
+        return Err(refused(at, format!("the edit `retry` with more than {MOST} attempts")));
+    }
+    let until = of_completions(until, "a `retry`", Axis::Sequence)?;
+    Ok(Producer::Retry(Box::new(Retry { until, at_most: *at_most, of })))
+}

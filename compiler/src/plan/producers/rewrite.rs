@@ -1,0 +1,116 @@
+//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one text
+//! becomes another.
+
+use mopd_lang::experiment::{self as checked, Edit, TemplatePiece};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, editable, reads_student,
+};
+use crate::plan::views::{Piece, Slot};
+use crate::plan::{Axis, template};
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Rewrite {
+    pub pattern: Vec<PatternPiece>,
+    /// What stands there instead. Numbers are per sequence.
+    pub text: Vec<Piece>,
+    pub of: Producer,
+}
+
+/// A part of what is looked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatternPiece {
+    Text(String),
+    /// Any text within a line: as little as fits, and at the end of the pattern the rest of the line.
+    Anything,
+}
+
+impl Rewrite {
+    fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
+        Fields::of("rewrite")
+            .with("pattern", Value::Pattern(self.pattern.clone()))
+            .with("text", Value::Pieces(self.text.clone()))
+            .with("of", Value::Fields(of))
+            .with_groups("batch", groups)
+    }
+}
+
+impl Kind for Rewrite {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.of.kind().fields(None, model), groups)
+    }
+
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(self.of.kind().key(None, model), groups)
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    fn edited(&self) -> Option<&Producer> {
+        Some(&self.of)
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Err("`rewrite` changes the text after it was drawn")
+    }
+
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        let scored =
+            self.text.iter().any(|piece| matches!(piece, Piece::Number(number) if reads_student(number)));
+        let read = if scored { of(Writer::Student)? as f64 } else { 0.0 };
+        Some(self.of.kind().parameters(of)? + read)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+/// What becomes of the completions of `of`.
+pub(super) fn executable(
+    of: Producer,
+    edit: &Edit,
+    rollout: &checked::Rollout,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let Edit::Rewrite { from, to } = edit else { unreachable!("the caller has looked") };
+    let at = origins.span(rollout.origin);
+    editable(edit, rollout, at)?;
+    if of.once().is_some() || of.once_a_prompt() {
+        return Err(refused(at, "the edit `rewrite` of rollouts that are made once"));
+    }
+    let pattern = from.pieces.iter().map(|piece| match piece {
+        TemplatePiece::Text(text) => PatternPiece::Text(text.clone()),
+        TemplatePiece::Anything => PatternPiece::Anything,
+        other => unreachable!("{other:?} is not looked for, which the checker has said"),
+    });
+    let pattern = pattern.collect();
+    let text = template::pieces(to, None, at, origins, &|formula| {
+        of_completions(formula, "a number of a `rewrite`", Axis::Sequence)
+    })?;
+    let of_others = |piece: &&Piece| match piece {
+        Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => slot.of_completion(),
+        Piece::Text(_) | Piece::Number(_) => false,
+    };
+    if let Some(Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. }) =
+        text.iter().find(of_others)
+    {
+        let slot = match slot {
+            Slot::Draft => "draft",
+            Slot::Feedback => "feedback",
+            _ => "group",
+        };
+        return Err(refused(at, format!("the slot `{{{slot}}}` in the text of a `rewrite`")));
+    }
+    Ok(Producer::Rewrite(Box::new(Rewrite { pattern, text, of })))
+}

@@ -1,0 +1,62 @@
+//! `... |> retry(until: correct, at_most: 8)`: a completion is drawn again until a condition holds for it.
+
+use mopd_compiler::plan::Formula;
+use mopd_compiler::plan::producers::Retry;
+
+use super::chosen::numbers;
+use super::sample::Numbered;
+use super::{Batch, Draws, Group, Making, make};
+use crate::failure::Result;
+use crate::random::Purpose;
+use crate::zip::zip_equal;
+
+pub(super) struct Retried {
+    until: Formula,
+    at_most: u32,
+    of: Box<dyn Draws>,
+}
+
+/// Prompts of a step have numbers below it, and attempts others; what `first_of` draws beside has numbers above both.
+const ATTEMPT: u32 = 1 << 20;
+
+pub(super) fn make_retried(retry: &Retry, making: &Making) -> Result<Retried> {
+    let [inside, _] = making.inside();
+    Ok(Retried { until: retry.until.clone(), at_most: retry.at_most, of: make(&retry.of, &inside)? })
+}
+
+impl Draws for Retried {
+    /// All completions of a prompt are drawn again, and those that missed are replaced: each has its random numbers by its
+    /// place in the group.
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+        let mut groups = self.of.draw(batch, draws, purpose)?;
+        for attempt in 1..self.at_most {
+            let holds = numbers(batch, (&self.until, "the condition of a `retry`"), &mut groups)?;
+            let mut holds = holds.into_iter().map(|holds| holds != 0.0);
+            let missed = |group: &Group| -> Vec<bool> {
+                holds.by_ref().take(group.len()).map(|holds| !holds).collect()
+            };
+            let missed: Vec<Vec<bool>> = groups.iter().map(missed).collect();
+            let open = |place: &usize| missed[*place].contains(&true);
+            let open: Vec<usize> = (0..groups.len()).filter(open).collect();
+            if open.is_empty() {
+                break;
+            }
+            let number = |place: &usize| draws[*place].number + ATTEMPT * attempt;
+            let again: Vec<Numbered> =
+                open.iter().map(|place| Numbered { number: number(place), ..draws[*place] }).collect();
+            for (place, group) in zip_equal(&open, self.of.draw(batch, &again, purpose)?) {
+                let slots = zip_equal(&mut groups[*place], &missed[*place]);
+                for ((slot, missed), attempt) in zip_equal(slots, group) {
+                    if *missed {
+                        *slot = attempt;
+                    }
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.of]
+    }
+}

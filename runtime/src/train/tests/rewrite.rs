@@ -1,0 +1,117 @@
+//! Completions in which one text becomes another, and teachers that are shown numbers of completions.
+
+use mopd_compiler::plan::producers::{PatternPiece, Rewrite};
+use mopd_compiler::plan::views::{self, Piece, Slot, View};
+use mopd_compiler::plan::{Axis, Formula, Reduction, Signal};
+
+use super::producers::sampling;
+use super::*;
+use crate::rollout::Sequence;
+
+/// The share of the group that is right.
+fn share_right() -> Piece {
+    let mut graph = mopd_compiler::expr::graph::Graph::default();
+    let correct = graph.signal(Signal::Correct);
+    let share = graph.reduce(Reduction::Mean, correct, Axis::Group, None);
+    let value = graph.broadcast(share, Axis::Sequence);
+    Piece::Number(Formula { graph, value })
+}
+
+/// Right where it begins in the first half of the alphabet.
+fn verifier() -> Verifier {
+    let reward = Reward::Regex { pattern: "^[^n-zN-Z]".to_owned(), field: String::new() };
+    Verifier::new(&reward, Path::new(".")).unwrap()
+}
+
+pub(super) fn rewritten(letter: &str, of: Producer) -> Producer {
+    let pattern = vec![PatternPiece::Text(letter.to_owned())];
+    Producer::Rewrite(Box::new(Rewrite {
+        pattern,
+        text: vec![Piece::Text("<".to_owned()), share_right()],
+        of,
+    }))
+}
+
+fn text(sequence: &Sequence) -> String {
+    Tokenizer::Bytes.decode(&sequence.completion).unwrap()
+}
+
+/// What some steps train on.
+fn drawn(producer: Producer) -> Vec<Sequence> {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    let mut train = train(mopd(1.0), 1);
+    train.rollout = Rollout::new(6, producer);
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    (0..3).flat_map(|step| trainer.rollouts_of(step).unwrap().remove(0).sequences.list).collect()
+}
+
+/// The shares of right completions in groups of four.
+fn shares(list: &[Sequence]) -> Vec<f64> {
+    let of_group = |group: &[Sequence]| {
+        let right = group.iter().filter(|sequence| sequence.reward == Some(1.0)).count();
+        [right as f64 / group.len() as f64; 4]
+    };
+    list.chunks(4).flat_map(of_group).collect()
+}
+
+#[test]
+fn a_text_becomes_another_with_the_group_s_number() {
+    let plain = drawn(Producer::student(sampling(4)));
+    let has = |letter: char| plain.iter().filter(|sequence| text(sequence).contains(letter)).count();
+    // One that many have, and many have not.
+    let letter = ('a'..='z').min_by_key(|letter| has(*letter).abs_diff(plain.len() / 3)).unwrap();
+    assert!((2..plain.len()).contains(&has(letter)), "{letter}");
+    let edited = drawn(rewritten(&letter.to_string(), Producer::student(sampling(4))));
+    let shares = shares(&plain);
+    assert!(shares.iter().any(|share| *share > 0.0 && *share < 1.0), "{shares:?}");
+    let end = Tokenizer::Bytes.ends()[0];
+    let judge = |text: &str| !text.starts_with(|letter: char| matches!(letter, 'n'..='z' | 'N'..='Z'));
+    for ((before, after), share) in zip_equal(zip_equal(&plain, &edited), shares) {
+        assert!(after.logps.is_none(), "nobody drew it");
+        assert_eq!((before.source, before.record), (after.source, after.record));
+        if !text(before).contains(letter) {
+            assert!(*after == Sequence { logps: None, ..before.clone() });
+            continue;
+        }
+        let expected = text(before).replace(letter, &format!("<{}", views::number(share)));
+        let mut tokens = Tokenizer::Bytes.completion("", &expected).unwrap();
+        assert_eq!(tokens.last(), Some(&end));
+        if before.truncated {
+            tokens.pop();
+        }
+        let truncated = before.truncated || tokens.len() > 6;
+        tokens.truncate(6);
+        assert_eq!((&after.completion, after.truncated), (&tokens, truncated), "{}", text(before));
+        assert_eq!(after.reward, Some(f64::from(u8::from(judge(&text(after))))), "of the new text");
+    }
+}
+
+/// The teacher scores behind the share of the group that is right: loss and gradient in float64.
+#[test]
+fn a_teacher_is_shown_a_number_of_the_group() {
+    let (fixture, weights) = (Fixture { verifier: verifier(), ..Fixture::new() }, models(true));
+    let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text("|".to_owned()), share_right()];
+    let view = View { name: "shown".to_owned(), pieces };
+    let mut train = train(direct(Support::Full, Mass::Raw), 1);
+    train.rollout = Rollout::new(6, Producer::student(sampling(4)));
+    let seeing = TeacherChoice { sees: Some(view), ..choice(Teacher::Model(ModelId(1))) };
+    train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
+    let mut stage = fixture.stage(&train, ROUTED, &weights);
+    for source in &mut stage.sources {
+        source.route = Route::all(&seeing);
+    }
+    let (loss, gradient, rollouts) = first_step(&stage);
+    let list = &rollouts.sequences.list;
+    let shares = shares(list);
+    assert!(shares.iter().any(|share| *share != shares[0]), "{shares:?}");
+    let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
+    let losses: Vec<Tensor> = zip_equal(list, shares)
+        .map(|(sequence, share)| {
+            let prompt = stage.sources[sequence.source].prompts.dataset.prompt(sequence.record);
+            let shown = format!("{prompt}|{}", views::number(share));
+            said::kl([&student, &teacher], [prompt, &shown], sequence)
+        })
+        .collect();
+    said::agrees(loss, &gradient, losses, &student);
+}
