@@ -91,7 +91,9 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
         f32: compiled.as_ref().map(|compiled| compiled.get(node).to_vec()),
     };
     // The chain rule, token by token: a live number depends on the logits after its own prefix alone.
-    let mut logits = Some(vec![Vec::new(); batch.layout.tokens()]);
+    // Where a support is empty, a live number depends on none of them.
+    let entries = by_logits.iter().filter_map(|(_, known)| known.as_ref()).flatten().map(Vec::len).max();
+    let mut logits = Some(vec![vec![0.0; entries.unwrap_or(0)]; batch.layout.tokens()]);
     for (live, node) in &gradients {
         let by_token = exact.get(*node);
         let known = by_logits.iter().find(|(known, _)| known == live).and_then(|(_, known)| known.as_ref());
@@ -100,7 +102,6 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
             continue;
         };
         for (token, sums) in logits.iter_mut().flatten().enumerate() {
-            sums.resize(known[token].len(), 0.0);
             for (sum, partial) in sums.iter_mut().zip(&known[token]) {
                 // A token that is not trained on has no part in it, whatever its divergence is.
                 if by_token[token] != 0.0 {
