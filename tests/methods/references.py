@@ -7,7 +7,7 @@ student's logits as what is expected. `mopd try` computes the library's objectiv
 
     mopd try std.rl dapo tests/methods/numbers/rl.dapo.json
 
-A test holds all of them to 1e-5 (`tests/tests/trial.rs`). Needs torch; the files are kept, so that the test does not.
+A test holds all of them to 1e-5 (`tests/tests/cli/trial.rs`). Needs torch; the files are kept, so that the test does not.
 """
 
 import json
@@ -605,6 +605,242 @@ def _(b):
         return (0.5 * (t.exp() * (t - m) + s.exp() * (s - m)) * chosen).sum(-1)
 
     return of_panel(b, renormalised)
+
+
+# Methods outside of the catalogue.
+
+
+@method("abkd.abkd", alpha=0.2, beta=0.7)
+def _(b):  # arXiv:2505.04560, eq. 7, p the teacher
+    p, q, x, y = b.t.exp(), b.s.exp(), 0.2, 0.7
+    inside = p**x * q**y - x / (x + y) * p ** (x + y) - y / (x + y) * q ** (x + y)
+    return (-inside.sum(-1) / (x * y)).mean()
+
+
+@method("gmpo.gmpo")
+def _(b):  # arXiv:2507.20673, eq. 4: clipped log-ratio by log-ratio, on the side of the advantage
+    losses = []
+    advantage = b.grpo_advantage()
+    for c in range(len(b.lengths)):
+        here = b.of == c
+        gap, a = (b.ls - b.lb)[here], advantage[here][0]
+        bounded = torch.minimum(gap, gap.clip(-0.4, 0.4)) if a >= 0 else torch.maximum(gap, gap.clip(-0.4, 0.4))
+        losses.append(-a * bounded.sum().div(len(gap)).exp())
+    return torch.stack(losses).mean()
+
+
+@method("sapo.sapo")
+def _(b):  # arXiv:2511.20347: (4 / tau) sigmoid(tau (ratio - 1)), tau 1 for a positive advantage, else 1.05
+    advantage = b.grpo_advantage()
+    tau = torch.where(advantage > 0, 1.0, 1.05)
+    return b.sequence_mean(-advantage * 4 / tau * torch.sigmoid(tau * (b.ratio - 1)))
+
+
+# Weights by completion and by prefix.
+
+
+@method("renio.renio", bound=0.5)
+def _(b):  # catalogue A1.24: forward KL at temperature 1.1, bounded by token; a completion weighs by the tokens it should not have written
+    t, s = (x.div(1.1).log_softmax(-1) for x in [b.teacher_logits, b.student_logits])
+    excess, weights = (b.ls - b.lt).detach().clip(max=2.5), []
+    for c in range(len(b.lengths)):
+        wrong = [x for x in excess[b.of == c].tolist() if x >= 0.8]
+        weights.append(math.exp(sum(wrong) / len(wrong)) if wrong else 1.0)
+    weights = torch.tensor(weights)
+    weights = (weights / weights.mean()).clip(max=10)
+    return b.sequence_mean(weights[b.of] * kl(t, s).clip(max=0.5))
+
+
+def pruned(b, bad, step):
+    """1 - step for each bad token up to here, not below 0; the importance-weighted estimator of the reverse divergence."""
+    weights = []
+    for i in range(len(bad)):
+        before = sum(bool(bad[j]) for j in range(i + 1) if b.of[j] == b.of[i])
+        weights.append(max(0.0, 1 - step * before))
+    return (-torch.tensor(weights) * (b.lt - b.lb) * b.ratio).mean()
+
+
+@method("prune_opd.prune_opd", k=3, step_down=0.3)
+def _(b):  # arXiv:2605.07804: less than 70% of the student's 3 most probable tokens are among the teacher's
+    shared = (top(b.s, 3) & top(b.t, 3)).sum(-1) / 3
+    return pruned(b, shared < 0.7, 0.3)
+
+
+@method("prune_opd.prune_opd_nucleus", p=0.6, step_down=0.3)
+def _(b):  # the token lies outside of the fewest teacher's tokens that hold 60%
+    outside = []
+    for i, row in enumerate(b.t.exp()):
+        held, inside = 0.0, []
+        for entry in row.argsort(descending=True).tolist():
+            if held >= 0.6:
+                break
+            inside.append(entry)
+            held += row[entry].item()
+        outside.append(b.y[i].item() not in inside)
+    return pruned(b, outside, 0.3)
+
+
+@method("sod.sod_gated", least=0.2, most=0.9, steepness=2)
+def _(b):  # arXiv:2605.07725: the better a sample did, the less the teacher adds
+    outcome = b.grpo_advantage()
+    guidance = 0.2 + 0.7 * torch.sigmoid(-2 * outcome)
+    return ppo(b.ratio, outcome + guidance * (b.lt - b.ls).detach(), 0.2, 0.28).mean()
+
+
+def uni_opd(b, lead):
+    """arXiv:2605.03677: what the right completions of a prompt lack of a lead of 0.4 over the wrong ones, half to each."""
+    level = b.per_completion((b.lt - b.lb).detach())
+    right, shift = b.reward_of_completion >= 1, torch.zeros(len(b.lengths))
+    for g in range(len(LENGTHS)):
+        here = b.group_of_completion == g
+        missing = max(0.0, 0.4 - lead(level[here & right], level[here & ~right]).item())
+        shift[here & right], shift[here & ~right] = missing / 2, -missing / 2
+    usable = (b.ls - b.lt).abs() < 10
+    return b.sequence_mean(usable * ppo(b.ratio, b.lt - b.lb + shift[b.of], 0.2, 0.28))
+
+
+@method("uni_opd.uni_opd", also={"available(teacher)": True})
+def _(b):
+    return uni_opd(b, lambda right, wrong: right.mean() - wrong.mean())
+
+
+@method("uni_opd.uni_opd_strict", also={"available(teacher)": True})
+def _(b):
+    return uni_opd(b, lambda right, wrong: right.min() - wrong.max())
+
+
+# Supports, bounds and selections of methods above.
+
+
+def jsd_with_tail(t, s, chosen, beta):
+    """All entries outside the chosen ones together are one more entry, on both sides and in the mixture."""
+    rows = lambda p: torch.cat([p.exp() * chosen, (p.exp() * ~chosen).sum(-1, keepdim=True)], -1)
+    p, q = rows(t), rows(s)
+    m = beta * p + (1 - beta) * q
+    term = lambda x: torch.where(x > 0, x * (x.clip(min=1e-300) / m.clip(min=1e-300)).log(), 0.0).sum(-1)
+    return beta * term(p) + (1 - beta) * term(q)
+
+
+def jsd_among(t, s, chosen, beta):
+    p, q = among(t, chosen), among(s, chosen)
+    m = (beta * p.exp() + (1 - beta) * q.exp()).log()
+    return ((beta * p.exp() * (p - m) + (1 - beta) * q.exp() * (q - m)) * chosen).sum(-1)
+
+
+def tempered(b, temperature):
+    return [x.div(temperature).log_softmax(-1) for x in [b.teacher_logits, b.student_logits]]
+
+
+@method("many_faces.reverse_partial", k=3)
+def _(b):
+    return b.sequence_mean(kl_raw(b.s, b.t, top(b.s, 3)))
+
+
+@method("many_faces.reverse_detached", k=3)
+def _(b):  # s (log s - log t) with the logarithm of s detached: its value is not the one that is logged, its gradient is
+    chosen = top(b.s, 3)
+    return b.sequence_mean(kl_generalized(b.s, b.t, chosen))
+
+
+@method("many_faces.reverse_shared", k=3)
+def _(b):
+    chosen = top(b.s, 3) & top(b.t, 3)
+    return b.sequence_mean(torch.where(chosen.any(-1), kl_among(b.s, b.t, chosen | ~chosen.any(-1, keepdim=True)), 0.0))
+
+
+@method("opsd.opsd_top_k", k=3)
+def _(b):  # arXiv:2601.18734: logits / 1.1, the teacher's 3 most probable entries renormalised
+    t, s = tempered(b, 1.1)
+    return jsd_among(t, s, top(t, 3), 0.5).mean()
+
+
+@method("opsd.opsd_bounded", most=0.1)
+def _(b):
+    t, s = tempered(b, 1.1)
+    return jsd(t, s, 0.5).clip(max=0.1).mean()
+
+
+@method("vision_opd.vision_opd", k=3)
+def _(b):
+    return (b.ratio.detach().clip(max=2) * jsd_with_tail(b.t, b.s, top(b.s, 3), 0.5)).mean()
+
+
+@method("gkd.gkd_normalized", beta=0.3)
+def _(b):
+    return b.sequence_mean(jsd(b.t, b.s, 0.3) / (0.3 * 0.7))
+
+
+@method("g_opd.list_opd")
+def _(b):  # 1 + log 5 / (logit 0.9993 - logit 0.5) times what the teacher has over the reference
+    scale = 1 + math.log(5) / math.log(0.9993 / 0.0007)
+    gain = scale * (b.lt - b.lr) - (b.ls - b.lr)
+    return (-(b.ratio.clip(max=5) * gain).detach() * b.ls).mean()
+
+
+@method("vopd.vopd_top_k", k=3)
+def _(b):  # arXiv:2605.07865: the baseline from the 3 most probable entries, renormalised; the score from all
+    gain = b.lt - b.ls + kl_among(b.s, b.t, top(b.s, 3))
+    return (-gain.detach() * b.ls).mean()
+
+
+@method("drpo.drpo_plain", width=2)
+def _(b):
+    gain = b.lt - b.lb
+    return (-gain * b.ratio + gain.abs() * (b.ratio - 1) ** 2 / 4).mean()
+
+
+@method("scope.scope", k=3)
+def _(b):  # arXiv:2604.10688: by group and verdict a softmax of the mean log-probability, times how many; each verdict has its mean
+    right, weights = b.reward_of_completion >= 1, torch.zeros(len(b.lengths))
+    for g in range(len(LENGTHS)):
+        for verdict, level in [(right, -b.per_completion(b.ls.detach())), (~right, b.per_completion(b.lt))]:
+            here = (b.group_of_completion == g) & verdict
+            weights[here] = level[here].softmax(0) * here.sum()
+    loss = torch.where(right[b.of], -b.ls, kl_among(b.s, b.t, top(b.t, 3))) * weights[b.of]
+    return loss[right[b.of]].mean() + loss[~right[b.of]].mean()
+
+
+@method("tip.tip_confident", keep=0.25)
+def _(b):
+    h = entropy(b.s).detach() / math.log(ENTRIES)
+    h = minmax(h.clip(max=h.quantile(0.98)))
+    d = minmax(kl(b.t, b.s).detach())
+    best = (d * (1 - h)).topk(len(h) // 4).indices
+    return kl(b.s, b.t)[best].mean()
+
+
+@method("tip.tip_rewarded", tau=0.5)
+def _(b):
+    h = entropy(b.s).detach() / math.log(ENTRIES)
+    h = minmax(h.clip(max=h.quantile(0.98)))
+    d = minmax(kl(b.t, b.s).detach())
+    best = (h + d - h * d).topk(len(h) // 2).indices
+    share = (b.reward_of_completion / 0.5).softmax(0) * len(b.lengths)
+    return (share[b.of] * kl(b.s, b.t))[best].mean()
+
+
+@method("strong_teacher.corpus_distillation_gated", share=0.4)
+def _(b):
+    return (0.6 * -b.ls + 0.4 * (b.lt > b.ls) * kl(b.t, b.s)).mean()
+
+
+@method("zppo.zppo_loss")
+def _(b):  # catalogue A1.6: compared in the group, then over the batch among the completions of groups that tell something
+    outcome = torch.zeros(len(b.lengths))
+    telling = torch.zeros(len(b.lengths), dtype=torch.bool)
+    for g in range(len(LENGTHS)):
+        here = b.group_of_completion == g
+        rewards = b.reward_of_completion[here]
+        outcome[here] = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        telling[here] = bool(rewards.std() > 0)
+    among_telling = outcome[telling]
+    advantage = torch.where(telling, (outcome - among_telling.mean()) / (among_telling.std() + 1e-4), 0.0)
+    return ppo(b.ratio, advantage[b.of], 0.2, 0.28).mean()
+
+
+@method("video_opd.video_opd")
+def _(b):
+    return b.sequence_mean(-(b.lt - b.ls).detach() * b.ratio)
 
 
 def main():

@@ -12,9 +12,9 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer, Panel,
-    Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Stage, StudentCopy, Teacher,
-    TeacherChoice, Tokenizer, Train, Trainable, WeightGroup,
+    Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep,
+    Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Stage, StudentCopy,
+    Teacher, TeacherChoice, Tokenizer, Train, Trainable, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.

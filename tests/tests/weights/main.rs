@@ -17,7 +17,7 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::fs;
 
-use mopd_tests::{generate, root, settle};
+use mopd_tests::{files, generate, root, settle};
 
 use case::{Case, compare};
 
@@ -67,9 +67,15 @@ fn public(kind: &str) -> Vec<String> {
     found
 }
 
+/// Objectives whose loss and gradient are compared as a whole: `tests/methods/numbers`.
+fn compared_whole() -> Vec<String> {
+    let numbers = files(&root().join("tests/methods/numbers"), ".json");
+    numbers.iter().map(|path| path.file_stem().expect("a file").to_string_lossy().into_owned()).collect()
+}
+
 #[test]
 fn everything_of_the_library_that_weighs_or_selects_has_a_reference() {
-    let known: Vec<String> = cases().iter().map(Case::path).collect();
+    let known: Vec<String> = cases().iter().map(Case::path).chain(compared_whole()).collect();
     for objective in public("objective") {
         let excused = WITHOUT.iter().any(|(known, _)| *known == objective);
         assert_ne!(
