@@ -40,8 +40,8 @@ class Batch:
     """Everything that a loss may read. Per token: `s`, `t`, `b`, `r` are log-probabilities of all entries by the student, the
     teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
 
-    def __init__(self, seed, also, panel):
-        self.also = also  # further numbers of every completion
+    def __init__(self, seed, also, panel, named):
+        self.also = also  # further numbers of every completion, or of each of its tokens by its position
         self.panel = panel  # whether two members of a panel judge as well
         draw = torch.Generator().manual_seed(seed)
         self.of = torch.tensor([c for c, n in enumerate(sum(LENGTHS, [])) for _ in range(n)])
@@ -60,8 +60,8 @@ class Batch:
         self.sampler_logits = self.student_logits.detach() + moved
         self.sampler_logits = self.sampler_logits.round(decimals=6)
         self.reference_logits = logits(0.8)
-        for logits in [self.student_logits, self.teacher_logits]:  # which of equals is in a top-k is nobody's business here
-            assert all(len(set(row)) == ENTRIES for row in logits.tolist())
+        for given in [self.student_logits, self.teacher_logits]:  # which of equals is in a top-k is nobody's business here
+            assert all(len(set(row)) == ENTRIES for row in given.tolist())
         self.y = torch.randint(0, ENTRIES, (n,), generator=draw)
         self.lengths = torch.bincount(self.of)
         self.position = torch.cat([torch.arange(k) for k in self.lengths])
@@ -70,9 +70,10 @@ class Batch:
         take = lambda logp: logp.gather(1, self.y[:, None])[:, 0]
         self.ls, self.lt, self.lb, self.lr = take(self.s), take(self.t), take(self.b), take(self.r)
         self.ratio = (self.ls - self.lb).exp()
-        draws = [1.1, 0.9] if panel else []
-        self.member_logits = [(torch.randn(n, ENTRIES, generator=draw) * spread).round(decimals=6) for spread in draws]
-        self.members = [torch.log_softmax(logits, -1) for logits in self.member_logits]
+        self.names = MEMBERS if panel else named  # of teachers beside the routed one
+        self.named_logits = [logits(spread) for spread, _ in zip([1.1, 0.9], self.names)]
+        self.named = [torch.log_softmax(logits, -1) for logits in self.named_logits]
+        self.named_taken = [take(logp) for logp in self.named]
 
     # Ways to one number.
     def per_completion(self, x, how="mean"):
@@ -105,13 +106,13 @@ class Batch:
                     "sampler": rows(self.sampler_logits),
                     "reference": rows(self.reference_logits),
                     "reward": self.reward_of_completion[completion].item(),
-                    **self.also,
+                    **{name: of(self.position[here]).tolist() if callable(of) else of for name, of in self.also.items()},
                 })
-                for m, logits in enumerate(self.member_logits):
-                    answered, confidence = SAID[completion][m]
-                    name = MEMBERS[m]
-                    stated = {f"available({name})": answered, f"{name}.confidence": confidence}
-                    completions[-1] |= {name: rows(logits), **stated}
+                for m, (name, logits) in enumerate(zip(self.names, self.named_logits)):
+                    completions[-1][name] = rows(logits)
+                    if self.panel:
+                        answered, confidence = SAID[completion][m]
+                        completions[-1] |= {f"available({name})": answered, f"{name}.confidence": confidence}
                 token, completion = token + n, completion + 1
             prompts.append({"domain": DOMAINS[g], "completions": completions})
         return prompts
@@ -177,9 +178,9 @@ def minmax(x):
 METHODS = {}
 
 
-def method(name, also={}, panel=False, **arguments):
+def method(name, also={}, panel=False, named=(), **arguments):
     def add(loss):
-        METHODS[name] = (loss, also, panel, arguments)
+        METHODS[name] = (loss, also, panel, named, arguments)
         return loss
 
     return add
@@ -584,7 +585,7 @@ def trust(b):
 
 
 def of_panel(b, divergence):
-    return b.sequence_mean(sum(w * divergence(t) for w, t in zip(trust(b), b.members)))
+    return b.sequence_mean(sum(w * divergence(t) for w, t in zip(trust(b), b.named)))
 
 
 @method("mad.mad", panel=True)
@@ -843,10 +844,98 @@ def _(b):
     return b.sequence_mean(-(b.lt - b.ls).detach() * b.ratio)
 
 
+# Teachers by name, beside the routed one.
+
+
+@method("erpd.extreme", side=-1)
+def _(b):
+    return (b.grpo_advantage() * b.ls).mean()
+
+
+@method("erpd.erpd", named=["strong"], clip_low=0.2, clip_high=0.28)
+def _(b):  # arXiv:2605.25582: the score is the stronger policy's log-ratio to the anchor
+    (strong,) = b.named_taken
+    return ppo(b.ratio, strong - b.lr, 0.2, 0.28).mean()
+
+
+@method("erpd.erpd_signed", named=["strong", "weak"], away=0.5, clip_low=0.2, clip_high=0.28)
+def _(b):
+    strong, weak = b.named_taken
+    return ppo(b.ratio, strong - b.lr - 0.5 * (weak - b.lr), 0.2, 0.28).mean()
+
+
+@method("v_zero.v_zero", named=["near", "far"], clip_low=0.2, clip_high=0.2)
+def _(b):  # arXiv:2606.25319: how much more it believes the completion with the evidence in view, compared in the group
+    near, far = (logp.clip(min=-10) for logp in b.named_taken)
+    score = b.per_completion((near - far).relu() - (far - near).relu())
+    trust = torch.zeros(len(b.lengths))
+    for g in range(len(LENGTHS)):
+        here = b.group_of_completion == g
+        deviation = score[here].std(correction=0) + 1e-4
+        trust[here] = (1 + 0.5 * (score[here] - score[here].mean()) / deviation).clip(0, 2)
+    gap = (b.lt.clip(min=-10) - b.ls.detach().clip(min=-10)).clip(-10, 10)
+    return b.sequence_mean(ppo(b.ratio, trust[b.of] * gap, 0.2, 0.2))
+
+
+@method("dopd.dopd", named=["guide", "insider"], k=3)
+def _(b):  # catalogue A1.1: four cases by the gap of the two and by who gives the token more than it does on average
+    (guide, insider), (lg, li) = b.named, b.named_taken
+    gap, sure = (lg - li).abs(), [lp.exp() >= lp.exp().mean() for lp in [lg, li]]
+    to_guide = 0.6 * kl_with_tail(b.s, guide, top(guide, 3))
+    to_insider = kl_with_tail(b.s, insider, top(insider, 3))
+    both_ways, losses = jsd(guide, b.s, 0.5), []
+    for i in range(len(gap)):
+        far, g, s = bool(gap[i] >= gap.mean()), bool(sure[0][i]), bool(sure[1][i])
+        if far and g and not s:
+            losses.append(both_ways[i])
+        elif far and s and not g:
+            losses.append(0.6 * to_insider[i])
+        elif g:
+            losses.append(to_guide[i])
+        elif s or not far:
+            losses.append(0.3 * to_insider[i])
+        else:
+            losses.append(0.0 * b.ls[i])
+    return b.sequence_mean(torch.stack(losses))
+
+
+@method("vpd.follow", named=["guide"])
+def _(b):
+    return b.sequence_mean(kl(b.s, b.named[0]))
+
+
+extrapolated = lambda position: 0.2 + 0.1 * position
+
+
+@method("aligndistil.aligndistil", also={"star.w": extrapolated}, named=["star"])
+def _(b):  # arXiv:2503.02832: to a composed teacher, token by token the less the more was extrapolated
+    return b.sequence_mean(0.1 / extrapolated(b.position) * kl(b.s, b.named[0]))
+
+
+@method("tcod.tcod_sequence_loss", also={"available(teacher)": True})
+def _(b):
+    return b.sequence_mean(ppo(b.ratio, b.lt - b.lb, 0.2, 0.2))
+
+
+@method("caopd.caopd_unsure", keep=0.5, skipped=1)
+def _(b):  # the less sure half of all tokens, of these the ones behind the first of a completion
+    h = entropy(b.s).detach()
+    chosen = (b.position >= 1) & (h >= h.quantile(0.5))
+    means = [kl(b.t, b.s)[chosen & (b.of == c)].mean() for c in range(len(b.lengths)) if (chosen & (b.of == c)).any()]
+    return torch.stack(means).mean()
+
+
+@method("ccopd.ccopd_loss", also={"span.final_turn": lambda position: position >= 2})
+def _(b):  # arXiv:2605.30251: a sum over the final turn; a completion without one takes no part
+    here = b.position >= 2
+    sums = [kl(b.s, b.t)[here & (b.of == c)].sum() for c in range(len(b.lengths)) if (here & (b.of == c)).any()]
+    return torch.stack(sums).mean()
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
-    for seed, (name, (loss, also, panel, arguments)) in enumerate(METHODS.items()):
-        batch = Batch(seed + 1, also, panel)
+    for seed, (name, (loss, also, panel, named, arguments)) in enumerate(METHODS.items()):
+        batch = Batch(seed + 1, also, panel, named)
         prompts = batch.json()
         value = loss(batch)
         (gradient,) = torch.autograd.grad(value, batch.student_logits)
