@@ -29,7 +29,7 @@ pub enum TemplatePiece {
         slot: Slot,
         share: Formula,
     },
-    /// `{mean(correct, over: group)}`: a number, in a `rewrite`.
+    /// `{mean(correct, over: group)}`: a number of the completion.
     Number(Formula),
     /// `{_}`: whatever stands there, on the left of a `rewrite`.
     Anything,
