@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! MOPD_KILLS=100 cargo test --release --locked --test endurance -- --ignored --nocapture kills
+//! MOPD_EXPERIMENT=$PWD/tests/endurance/everything.mopd MOPD_CHECKPOINTS=0s MOPD_KILLS=30 MOPD_KILLS_EACH=1 \
+//!   cargo test --release --locked --test endurance -- --ignored --nocapture kills
 //! MOPD_MINUTES=10 cargo test --release --locked --test endurance -- --ignored --nocapture simultaneous
 //! ```
 
@@ -105,6 +107,7 @@ impl Moments {
 #[ignore = "takes an hour: MOPD_KILLS=100"]
 fn kills_leave_no_trace() {
     let (wanted, each) = (number("MOPD_KILLS", 100), number("MOPD_KILLS_EACH", 3));
+    let checkpoints = std::env::var("MOPD_CHECKPOINTS").unwrap_or_else(|_| "1s".to_owned());
     let mut moments = Moments::new();
     let (whole, file) = folder();
     let begun = Instant::now();
@@ -118,7 +121,8 @@ fn kills_leave_no_trace() {
         let mut of_chain = 0;
         let last = (each - u32::from(each > 1 && moments.next() < 0.5)).min(wanted - kills);
         loop {
-            let mut run = start(folder.path(), &file, "out", &["--resume", "--checkpoint-every", "1s"]);
+            let mut run =
+                start(folder.path(), &file, "out", &["--resume", "--checkpoint-every", &checkpoints]);
             if of_chain < last {
                 std::thread::sleep(took.mul_f64(0.02 + 1.5 / f64::from(each) * moments.next()));
                 if run.try_wait().expect("it is ours").is_none() {
