@@ -35,6 +35,20 @@ pub enum Piece {
     Number(Formula),
 }
 
+impl Piece {
+    pub fn slot(&self) -> Option<&Slot> {
+        match self {
+            Piece::Text(_) | Piece::Number(_) => None,
+            Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => Some(slot),
+        }
+    }
+
+    /// The field of the data that it reads.
+    pub fn field(&self) -> Option<&str> {
+        if let Some(Slot::Data(field)) = self.slot() { Some(field) } else { None }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Slot {
@@ -77,19 +91,14 @@ impl View {
     }
 
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Text(_) | Piece::Number(_) => None,
-            Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => Some(slot),
-        })
+        self.pieces.iter().filter_map(Piece::slot)
     }
 
     /// The fields of the data that it reads, each once.
     pub fn fields(&self) -> Vec<&str> {
         let mut fields: Vec<&str> = Vec::new();
-        for slot in self.slots() {
-            if let Slot::Data(field) = slot
-                && !fields.contains(&field.as_str())
-            {
+        for field in self.pieces.iter().filter_map(Piece::field) {
+            if !fields.contains(&field) {
                 fields.push(field);
             }
         }

@@ -208,7 +208,9 @@ fn load(
                 }
             }
             let shown = train.views(id).flat_map(View::fields);
-            for field in train.producers().flat_map(Producer::fields_of_data).chain(shown) {
+            let written = train.producers().flat_map(Producer::fields_of_texts);
+            let of_data = train.producers().flat_map(Producer::fields_of_data);
+            for field in of_data.chain(shown).chain(written) {
                 if !fields.iter().any(|known| known.name == field) {
                     fields.push(Field::text(field));
                 }

@@ -44,6 +44,7 @@ pub use turns::{ExpertTurns, Turns};
 
 pub(crate) use self::executable::rollout;
 use self::executable::{OfCompletions, edit_name, editable, other_edits, producer, sampling, sampling_once};
+use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
@@ -184,6 +185,11 @@ pub trait Kind {
         None
     }
 
+    /// What it writes into completions.
+    fn text(&self) -> &[Piece] {
+        &[]
+    }
+
     /// Whether its sequences have drafts.
     fn drafts(&self) -> bool {
         let inner = self.inner();
@@ -306,6 +312,12 @@ impl Producer {
     /// The fields of the data that are completions.
     pub fn fields_of_data(&self) -> Vec<&str> {
         self.all().into_iter().filter_map(|producer| producer.kind().field()).collect()
+    }
+
+    /// The fields of the data that it writes into completions.
+    pub fn fields_of_texts(&self) -> Vec<&str> {
+        let texts = self.all().into_iter().flat_map(|producer| producer.kind().text());
+        texts.filter_map(Piece::field).collect()
     }
 
     /// What is read in place of the prompts where it is written.

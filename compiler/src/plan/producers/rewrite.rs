@@ -55,6 +55,10 @@ impl Kind for Rewrite {
         vec![&mut self.of]
     }
 
+    fn text(&self) -> &[Piece] {
+        &self.text
+    }
+
     fn edited(&self) -> Option<&Producer> {
         Some(&self.of)
     }
@@ -98,13 +102,7 @@ pub(super) fn executable(
     let text = template::pieces(to, None, at, origins, &|formula| {
         of_completions(formula, "a number of a `rewrite`", Axis::Sequence)
     })?;
-    let of_others = |piece: &&Piece| match piece {
-        Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => slot.of_completion(),
-        Piece::Text(_) | Piece::Number(_) => false,
-    };
-    if let Some(Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. }) =
-        text.iter().find(of_others)
-    {
+    if let Some(slot) = text.iter().filter_map(Piece::slot).find(|slot| slot.of_completion()) {
         let slot = match slot {
             Slot::Draft => "draft",
             Slot::Feedback => "feedback",

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::expr::graph::Graph;
-use crate::plan::views::Piece;
+use crate::plan::views::{Piece, Slot};
 use crate::plan::{Axis, Formula, Schedule, Signal};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
@@ -173,6 +173,13 @@ fn a_rewrite_says_what_it_changes() {
     assert!(rollout.producer.drawn_anew() && rollout.producer.is_drawn());
     assert_eq!(rollout.producer.unedited(), &Producer::student(sampling()));
     assert_eq!(kind.parameters(&|_| Some(10)), Some(10.0));
+    // What it writes of the data is read with it, wherever it stands.
+    let hint = || vec![Piece::Slot(Slot::Prompt), Piece::Slot(Slot::Data("hint".to_owned()))];
+    let Producer::Rewrite(mut told) = rewrite(Producer::data("answer")) else { unreachable!("it is one") };
+    told.text = hint();
+    let inside =
+        Producer::mix(Schedule::Constant { value: 0.5 }, Producer::Rewrite(told), Producer::data("other"));
+    assert_eq!((inside.fields_of_texts(), inside.fields_of_data()), (vec!["hint"], vec!["other", "answer"]));
 }
 
 /// All attempts cost.
