@@ -11,12 +11,7 @@ use mopd_lang::source::Span;
 pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<Diagnostic> {
     let mut named: Vec<(&str, Origin)> = Vec::new();
     for domain in &experiment.domains {
-        named.extend(
-            [Some(&domain.prompts), domain.tests.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|data| (data.path.as_str(), data.origin)),
-        );
+        named.extend(domain.sources().map(|(_, data)| (data.path.as_str(), data.origin)));
     }
     named
         .extend(experiment.benchmarks.iter().map(|benchmark| (benchmark.prompts.as_str(), benchmark.origin)));

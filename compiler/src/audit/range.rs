@@ -253,7 +253,7 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
         | Signal::Data { .. }
         | Signal::Loss
         | Signal::TermLoss { .. }
-        | Signal::HeldOutLoss => ALL,
+        | Signal::ValidationLoss => ALL,
         _ => match signal.unit() {
             Unit::Bool => TRUTH,
             Unit::Count => POSITIVE,

@@ -58,6 +58,9 @@ pub enum Signal {
     Loss,
     /// That of one term, before `weight`; 1 at the first step. Run, number.
     TermLoss { term: String },
+    /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
+    /// number.
+    ValidationLoss,
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
     /// A field of the prompt's row: a number, or a bool. Per sequence, real.
@@ -98,6 +101,7 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::ValidationLoss
             | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
@@ -129,6 +133,7 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::ValidationLoss
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }

@@ -14,7 +14,7 @@ use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
     Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep,
     Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Stage, StudentCopy,
-    Teacher, TeacherChoice, Tokenizer, Train, Trainable, WeightGroup,
+    Teacher, TeacherChoice, Tokenizer, Train, Trainable, Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -111,6 +111,8 @@ struct TrainMeaning<'a> {
     ema: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     extrapolation: Option<ExtrapolationMeaning<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation: Option<ValidationMeaning<'a>>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
 }
@@ -128,6 +130,33 @@ impl<'a> PanelMeaning<'a> {
     fn of(panel: &'a Panel) -> PanelMeaning<'a> {
         let Panel { name: _, members, rounds, sampling, confidence } = panel;
         PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
+    }
+}
+
+#[derive(Serialize)]
+struct ValidationMeaning<'a> {
+    #[serde(flatten)]
+    settings: &'a Validation,
+    /// In the order of the mixture.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rows: Vec<&'a Option<DataSource>>,
+}
+
+impl<'a> ValidationMeaning<'a> {
+    fn of(
+        experiment: &'a Experiment<Objective>,
+        train: &'a Train<Objective>,
+        files: Files,
+    ) -> Option<ValidationMeaning<'a>> {
+        let settings = train.validation.as_ref()?;
+        let rows = match files {
+            Files::ByPath => {
+                let domains = train.mixture.iter().map(|share| experiment.domain(share.domain));
+                domains.map(|domain| &domain.validation).collect()
+            }
+            Files::ByContent => Vec::new(),
+        };
+        Some(ValidationMeaning { settings, rows })
     }
 }
 
@@ -357,6 +386,7 @@ impl<'a> TrainMeaning<'a> {
                 .extrapolation
                 .as_ref()
                 .map(|of| ExtrapolationMeaning::of(experiment, of, files)),
+            validation: ValidationMeaning::of(experiment, train, files),
             micro_batch: train.execution.micro_batch,
         }
     }

@@ -268,6 +268,12 @@ fn trained(
         let construct = format!("the signal `loss.{name}`, where no such term is trained,");
         return Err(refused(origins.span(objective.origin), construct));
     }
+    let reads = |part: &Objective| part.signals().contains(&Signal::ValidationLoss);
+    let reads = parts.clone().any(reads) || train.scorers.signals().contains(&Signal::ValidationLoss);
+    if reads && train.validation.is_none() {
+        let construct = "the signal `loss.validation`, where the stage has no `validate`,";
+        return Err(refused(origins.span(objective.origin), construct));
+    }
     let unfit = |part| {
         let scorers = &train.scorers;
         other_tokenizer::unfit(part, scorers, origins)
@@ -296,6 +302,7 @@ fn trained(
         learning_rate: train.learning_rate,
         ema: train.ema,
         extrapolation: train.extrapolation,
+        validation: train.validation,
         execution: train.execution,
     })
 }

@@ -4,7 +4,7 @@ use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
 
-use super::settings::Column;
+use super::settings::{Column, Domain};
 
 /// Longest text of a formula, in characters.
 const LONGEST: usize = 100;
@@ -34,6 +34,15 @@ impl DataSource {
     /// The column that a field stands in.
     pub fn column<'a>(&'a self, field: &'a str) -> &'a str {
         self.columns.iter().find(|column| column.field == field).map_or(field, |column| &column.column)
+    }
+}
+
+impl Domain {
+    /// Where its rows are, by the names of the settings.
+    pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
+        let others = [("tests", &self.tests), ("validation", &self.validation)].into_iter();
+        let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));
+        std::iter::once(("prompts", &self.prompts)).chain(others)
     }
 }
 

@@ -13,6 +13,7 @@ mod scorers;
 mod settings;
 mod stages;
 pub(crate) mod template;
+mod validation;
 pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
@@ -31,6 +32,7 @@ pub use settings::{
     Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
+pub use validation::Validation;
 pub use views::View;
 
 use crate::expr::graph::{Graph, NodeId};

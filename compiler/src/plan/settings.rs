@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
-use super::{Composition, Extrapolation, Formula, Moving, OfStep, Panel, Producer, Rollout, Scorers, View};
+use super::{
+    Composition, Extrapolation, Formula, Moving, OfStep, Panel, Producer, Rollout, Scorers, Validation, View,
+};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +52,9 @@ pub struct Domain {
     pub prompts: DataSource,
     /// Held-out prompts for evaluation.
     pub tests: Option<DataSource>,
+    /// Rows for the loss of stages that validate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<DataSource>,
     pub format: PromptFormat,
     pub reward: Reward,
     /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
@@ -174,6 +179,8 @@ pub struct Train<O> {
     /// Longer steps, where they help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<Extrapolation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     pub execution: Execution,
 }
 

@@ -84,7 +84,7 @@
     ; teachers and panels
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"
     ; optimisers, comparisons, evaluations
-    "dataset" "columns" "lora" "dora" "layers" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "powers_of"
+    "dataset" "columns" "lora" "dora" "layers" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "validate" "powers_of"
     ; models and stages
     "hf" "gguf" "checkpoint" "llama" "qwen2" "qwen3" "gemma" "sft" "grpo" "distill" "merge" "train"))
 ((application constructor: (identifier) @function.builtin)

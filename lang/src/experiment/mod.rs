@@ -147,7 +147,9 @@ pub struct Domain {
     pub prompts: DataSource,
     /// Held-out prompts for evaluation.
     pub tests: Option<DataSource>,
-    /// Fields that stand in columns of other names, in `prompts` and in `tests`.
+    /// Rows for the loss of stages that validate.
+    pub validation: Option<DataSource>,
+    /// Fields that stand in columns of other names, in all of these.
     pub columns: Vec<Column>,
     /// Absent where nothing is said: then prompts are text.
     pub format: Option<PromptFormat>,
@@ -157,6 +159,15 @@ pub struct Domain {
     /// Longest completion in this domain, in tokens; the rollout's own limit where absent.
     pub limit: Option<(u32, Origin)>,
     pub origin: Origin,
+}
+
+impl Domain {
+    /// Where its rows are, by the names of the settings.
+    pub fn sources(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
+        let others = [("tests", &self.tests), ("validation", &self.validation)].into_iter();
+        let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));
+        std::iter::once(("prompts", &self.prompts)).chain(others)
+    }
 }
 
 /// How a completion is judged. Rewards are in [0, 1].

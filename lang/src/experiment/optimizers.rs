@@ -1,4 +1,4 @@
-//! How weights are changed: optimizers, extrapolation.
+//! How weights are changed: optimizers, extrapolation; and the loss by which one sees what they are worth.
 
 use super::{BenchmarkId, Origin};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,18 @@ pub struct Extrapolation {
     pub judged_by: BenchmarkId,
     /// Only these weights; all where empty.
     pub weights: Vec<WeightGroup>,
+    pub origin: Origin,
+}
+
+/// The loss on rows that no stage is trained on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validation {
+    /// The field whose text is predicted.
+    pub target: String,
+    /// It is computed before the first step, and again after so many.
+    pub every: u32,
+    /// The first ones of each domain; all where absent.
+    pub rows: Option<u32>,
     pub origin: Origin,
 }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::optimizers::{Extrapolation, Optimizer, WeightGroup};
+use super::optimizers::{Extrapolation, Optimizer, Validation, WeightGroup};
 use super::{
     DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights, Template,
 };
@@ -195,6 +195,7 @@ pub struct Train {
     pub length: Length,
     pub learning_rate: Formula,
     pub extrapolation: Option<Extrapolation>,
+    pub validation: Option<Validation>,
     pub trainable: Trainable,
     pub execution: Execution,
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every

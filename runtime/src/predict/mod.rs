@@ -12,6 +12,7 @@
 mod judging;
 mod machine;
 mod trial;
+mod validating;
 
 use std::sync::Arc;
 
@@ -175,11 +176,15 @@ fn turn(
             (judging.seconds * of.evaluations(steps) as f64, taken.memory.max(held) + judging.base)
         }
     };
+    let validated = match &train.validation {
+        None => 0.0,
+        Some(of) => trial.validated(of, machine)? * f64::from(of.times(steps)),
+    };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let steps = f64::from(steps);
     let rollout = taken.rollout * steps * part_written(train, domains, steps);
     let [scoring, update] = [taken.scoring, taken.update].map(|each| each * steps);
-    let seconds = taken.around + rollout + scoring + update + judged + saved;
+    let seconds = taken.around + rollout + scoring + update + judged + validated + saved;
     let (memory, resting) = (memory as u64, taken.resting as u64);
     Ok(Prediction { seconds, rollout, scoring, update, memory, resting })
 }

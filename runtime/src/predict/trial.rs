@@ -17,7 +17,8 @@ use crate::environment::Environments;
 use crate::failure::Result;
 use crate::machine::memory::{exactly, peak_since_reset, reset_peak_memory};
 use crate::model::{Config, Weights};
-use crate::prepare::{DomainData, Form, trained};
+use crate::prepare::prompts::Prompts;
+use crate::prepare::{DomainData, Form, trained, validated};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
@@ -269,6 +270,9 @@ impl Trial<'_> {
         train.filter = None;
         // What that takes is measured apart.
         train.extrapolation = None;
+        if let Some(validation) = &mut train.validation {
+            (validation.rows, validation.every) = (Some(1), u32::MAX);
+        }
         if matches!(size, Size::Whole { .. }) {
             return train;
         }
@@ -286,7 +290,12 @@ impl Trial<'_> {
         train
     }
 
-    fn sources<'s>(&'s self, train: &Train<Objective>, verifier: &'s Verifier) -> Result<Vec<Source<'s>>> {
+    fn sources<'s>(
+        &'s self,
+        train: &Train<Objective>,
+        rows: fn(&'s DomainData) -> Result<&'s Prompts>,
+        verifier: &'s Verifier,
+    ) -> Result<Vec<Source<'s>>> {
         let source = |share: &Share| {
             let data = &self.domains[share.domain.0 as usize];
             Ok(Source {
@@ -295,8 +304,8 @@ impl Trial<'_> {
                 share: share.share,
                 route: Route::new(train, share.domain, &trained(data)?.dataset)?,
                 scorers: train.scorers.beside_the_routed(share.domain),
-                prompts: trained(data)?,
-                tokens: trained(data)?
+                prompts: rows(data)?,
+                tokens: rows(data)?
                     .seen(&self.shapes.tokenizers[train.start.0 as usize], train.sees.as_ref())?,
                 limit: data.limit,
                 verifier,
@@ -402,7 +411,7 @@ impl Trial<'_> {
             train,
             turn,
             steps,
-            sources: self.sources(train, verifier)?,
+            sources: self.sources(train, trained, verifier)?,
             start,
             models: teachers,
             models_fit: Some(self.models_fit()),
@@ -410,6 +419,10 @@ impl Trial<'_> {
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             judge: None,
+            validation: match train.validation {
+                Some(_) => self.sources(train, validated, verifier)?,
+                None => Vec::new(),
+            },
             device: self.device,
             kind: self.kind,
             environments: Environments::Untouched,

@@ -2,6 +2,7 @@
 //! fields, lengths, rewards.
 
 pub mod cache;
+mod check;
 pub mod load;
 pub mod prompts;
 
@@ -9,25 +10,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{self, Writer};
-use mopd_compiler::plan::views::Slot;
+use mopd_compiler::plan::producers;
 use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, Evaluation, ModelId, Origin, Panel, Plan,
-    Producer, Reward, Role, Stage, Train, View,
+    self, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward, Stage, Train,
+    View,
 };
 use mopd_store::programs::Program;
 
 use self::cache::DataCache;
+use self::check::{check_evaluation, check_training, fits, idle_arms};
 use self::load::Loaded;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, Field, Problem, Request, overlap};
-use crate::environment::{EXPERT_TURNS, recorded};
+use crate::data::{self, Dataset, Field, Request, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
-use crate::quote::quote;
 use crate::reward::Verifier;
 use crate::store::Store;
-use crate::tokenizer::{self, Counterparts, Tokenizer, difference};
+use crate::tokenizer::{self, Tokenizer};
 
 /// Where to look.
 #[derive(Clone, Copy)]
@@ -55,6 +54,7 @@ pub struct DomainData {
     pub limit: Option<u32>,
     pub train: Option<Arc<Prompts>>,
     pub tests: Option<Arc<Prompts>>,
+    pub validation: Option<Arc<Prompts>>,
 }
 
 /// What is known of a model before its weights are.
@@ -123,8 +123,10 @@ pub fn prepare(
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
         let id = DomainId(index as u32);
         let loaded = load(plan, id, domain, stages, places).map_err(|error| error.at(domain.origin))?;
-        if let (Some(train), Some(tests)) = (&loaded.train, &loaded.tests) {
-            warnings.extend(overlap(&train.dataset, &tests.dataset).map(|overlap| overlap.to_string()));
+        if let Some(train) = &loaded.train {
+            for held_out in loaded.tests.iter().chain(&loaded.validation) {
+                warnings.extend(overlap(&train.dataset, &held_out.dataset).map(|found| found.to_string()));
+            }
         }
         domains.push(loaded);
     }
@@ -156,7 +158,7 @@ pub fn prepare(
     warnings.extend(
         domains
             .iter()
-            .flat_map(|data| data.train.iter().chain(&data.tests))
+            .flat_map(|data| data.train.iter().chain(&data.tests).chain(&data.validation))
             .flat_map(|prompts| prompts.warnings()),
     );
     Ok((domains, warnings))
@@ -222,8 +224,37 @@ fn load(
     } else {
         None
     };
+    let validation = validation(plan, id, domain, stages, places)?;
     let (name, limit) = (domain.name.clone(), domain.limit);
-    Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
+    Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests, validation })
+}
+
+/// The validation rows of a domain, where a stage reads them.
+fn validation(
+    plan: &Plan,
+    id: DomainId,
+    domain: &Domain,
+    stages: &[ModelId],
+    places: Places,
+) -> Result<Option<Arc<Prompts>>> {
+    let trains = stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
+    let mut fields: Vec<Field> = Vec::new();
+    for train in trains.filter(|train| train.mixture.iter().any(|share| share.domain == id)) {
+        let Some(validation) = &train.validation else { continue };
+        for field in
+            std::iter::once(validation.target.as_str()).chain(train.sees.iter().flat_map(View::fields))
+        {
+            if !fields.iter().any(|known| known.name == field) {
+                fields.push(Field::text(field));
+            }
+        }
+    }
+    match &domain.validation {
+        Some(source) if !fields.is_empty() => {
+            rows(places, source, domain, &fields, (&[], &[]), false).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Whether a domain's tests decide about the weights of a stage.
@@ -280,178 +311,21 @@ fn rows(
     }
 }
 
-/// Tokens that come to a template: a completion, and before it drafts and other completions of as many. A
-/// verifier's words are counted when they are there.
-fn with_completions(view: &View, completion: u32) -> u32 {
-    let shown = view.slots().filter(|slot| matches!(slot, Slot::Draft | Slot::Group(_))).count() as u32;
-    completion.saturating_mul(1 + shown)
-}
-
-/// Tokens that a panel's words take in a template that shows them, at most.
-fn with_debate<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Result<u32> {
-    let Some(panel) = view.panel().and_then(|panel| train.panels.get(panel as usize)) else { return Ok(0) };
-    let before = format!("{}{}", Panel::BETWEEN, Panel::label(panel.members.len()));
-    let before = tokenizer.encode(&before)?.len() as u32;
-    Ok(panel.turns().saturating_mul(panel.sampling.max_tokens.saturating_add(before)))
-}
-
-/// Whether every row has the turns of an expert.
-fn experts(prompts: &Prompts) -> Result<()> {
-    let dataset = &prompts.dataset;
-    for row in 0..dataset.len() {
-        let record = dataset.object(row);
-        if recorded(&record).is_some() {
-            continue;
-        }
-        let field = EXPERT_TURNS;
-        let problem = match record.get(field) {
-            None => Problem::missing(field, record.keys().map(String::as_str)),
-            Some(found) => Problem::TypeMismatch {
-                field: field.to_owned(),
-                wanted: "a list of texts, none of them empty, one for each turn of the expert",
-                found: quote(&found.to_string()),
-            },
-        };
-        return Err(dataset.error(row, problem).into());
-    }
-    Ok(())
-}
-
-fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], forms: &[Form]) -> Result<()> {
-    let form = |model: ModelId| &forms[model.0 as usize];
-    let context = |model: ModelId| form(model).config.context as u32;
-    let tokenizer = &form(model).tokenizer;
-    if train.mixture.is_empty() {
-        return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
-    }
-    for share in &train.mixture {
-        let data = &domains[share.domain.0 as usize];
-        let prompts = trained(data)?;
-        // Of the student and all that have a role in the domain, the shortest.
-        let of_role = |role: Role| {
-            let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
-            choices.filter_map(|choice| choice.teacher.form()).map(context).fold(context(model), u32::min)
-        };
-        let sees = train.sees.as_ref();
-        let fields = || train.producers().flat_map(Producer::fields_of_data);
-        let drawn = || train.producers().flat_map(Producer::drawn);
-        for field in fields() {
-            prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
-        }
-        let environments = || train.producers().flat_map(Producer::environments);
-        if prompts.dataset.is_chat() && environments().next().is_some() {
-            let message =
-                format!("`turns` of `{}`, whose prompts are conversations, is not supported yet", data.name);
-            return Err(Error::new(FailureKind::Data, message).help(
-                "write its prompts as plain text, and what is to stand between turns in the observations",
-            ));
-        }
-        if environments().any(|turns| turns.expert_turns.is_some()) {
-            experts(prompts)?;
-        }
-        for (writer, sampling) in drawn() {
-            let shortest = match writer {
-                Writer::Student => context(model),
-                Writer::Scorer(role) => of_role(role),
-                // They may read more than the prompt: see below.
-                Writer::Guide(role) | Writer::Editor { editor: role, .. } => of_role(role),
-                Writer::Model(writer) => context(model).min(context(writer)),
-            };
-            let longest = prompts.longest(tokenizer, sees, None)?;
-            longest.fits(sampling.max_tokens(data.limit), shortest).map_err(Error::from)?;
-        }
-        for choice in train.scorers.readers(share.domain) {
-            let Some(view) = &choice.sees else { continue };
-            let longest = |field| prompts.longest(tokenizer, Some(view), field);
-            let context = context(choice.teacher.form().unwrap_or(model));
-            let debate = with_debate(train, view, tokenizer)?;
-            for field in fields() {
-                longest(Some(field))?.with_words(debate).fits(0, context)?;
-            }
-            for (_, sampling) in drawn() {
-                let completion = with_completions(view, sampling.max_tokens(data.limit));
-                longest(None)?.with_words(debate).fits(completion, context)?;
-            }
-        }
-        for panel in &train.panels {
-            let members = panel.members.iter().flat_map(|role| train.scorers.choices(*role));
-            for choice in members.filter(|choice| choice.domain == share.domain) {
-                // Where it sees what was said, its last turn is part of that.
-                let debate =
-                    choice.sees.as_ref().map_or(Ok(0), |view| with_debate(train, view, tokenizer))?;
-                let longest = prompts.longest(tokenizer, choice.sees.as_ref().or(sees), None)?;
-                let context = context(choice.teacher.form().unwrap_or(model));
-                longest.with_words(debate.max(panel.sampling.max_tokens)).fits(0, context)?;
-            }
-        }
-        for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
-            let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };
-            let longest = prompts.longest(tokenizer, Some(view), None)?;
-            longest.fits(with_completions(view, sampling.max_tokens(data.limit)), of_role(role))?;
-        }
-        // Whoever scores reads the same completions.
-        let scorers = train.scorers.iter().flat_map(|(role, scorer)| {
-            let own = scorer.choices.iter().filter(|choice| choice.domain == share.domain);
-            own.filter_map(move |choice| {
-                let name = match role {
-                    Role::REFERENCE => "the reference".to_owned(),
-                    _ => format!("the teacher `{}`", choice.name),
-                };
-                Some((name, choice.teacher.form()?, choice.own_tokens))
-            })
-        });
-        let writers = train
-            .producers()
-            .flat_map(Producer::models)
-            .map(|id| ("the model of the `snapshot`".to_owned(), id, false));
-        for (name, other, own_tokens) in scorers.chain(writers) {
-            let (student, other) = (form(model), form(other));
-            if own_tokens {
-                // How long completions get in its tokens is known when they are there.
-                Counterparts::new(tokenizer, &other.tokenizer, &name)?;
-                prompts.longest_prompt(&other.tokenizer)?.fits(1, other.config.context as u32)?;
-                continue;
-            }
-            if let Some(difference) = difference(tokenizer, &other.tokenizer) {
-                let message = format!("{name} has another tokenizer than its student: {difference}");
-                return Err(Error::new(FailureKind::Runtime, message).help(difference.help()));
-            }
-            let (own, needed) = (other.config.context, student.config.context);
-            if own < needed {
-                let message =
-                    format!("{name} has a context of {own} tokens, less than its student's {needed}");
-                return Err(
-                    Error::new(FailureKind::Context, message).help("give it at least the student's context")
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What a route says of a domain's data that is true of none of its rows: usually a slip in a text or a
-/// number.
-fn idle_arms<O>(stage: &str, train: &Train<O>, domain: DomainId, data: &DomainData) -> Result<Vec<String>> {
-    let dataset = &trained(data)?.dataset;
-    let taken = dataset.arms(&train.conditions(domain)).unwrap_or_default();
-    let conditional =
-        train.arms(domain).zip(0..).filter_map(|(arm, index)| Some((arm, arm.when.as_ref()?, index)));
-    let idle = conditional.filter(|(.., index)| !taken.contains(index));
-    Ok(idle
-        .map(|(arm, when, _)| {
-            let (domain, rows, when) = (&data.name, dataset.len(), when.text());
-            format!(
-                "`{stage}`: of the {rows} prompts of `{domain}`, none is routed to `{}` by `{when}`",
-                arm.name
-            )
-        })
-        .collect())
-}
-
 /// The training data of a domain that some stage trains on.
 pub fn trained(data: &DomainData) -> Result<&Prompts> {
     data.train.as_deref().ok_or_else(|| {
         Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name))
+    })
+}
+
+/// The validation rows of a domain that some stage validates on.
+pub fn validated(data: &DomainData) -> Result<&Prompts> {
+    data.validation.as_deref().ok_or_else(|| {
+        Error::new(
+            FailureKind::Data,
+            format!("the domain `{}` has no validation rows, but a stage validates on them", data.name),
+        )
+        .help("give the domain `validation = \"...\"`, a file laid out like its prompts")
     })
 }
 
@@ -464,17 +338,4 @@ pub fn tested(data: &DomainData) -> Result<&Prompts> {
         )
         .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
     })
-}
-
-fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
-    for (model, domain) in comparison.evaluations() {
-        fits(&domains[domain.0 as usize], &forms[model.0 as usize], &comparison.evaluation)?;
-    }
-    Ok(())
-}
-
-/// That a model's context has room for every test prompt with its completion.
-fn fits(data: &DomainData, form: &Form, evaluation: &Evaluation) -> Result<()> {
-    let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
-    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?)
 }

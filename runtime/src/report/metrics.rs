@@ -67,6 +67,9 @@ pub struct Row {
     pub judged: Option<f64>,
     /// Loss of the whole step, all domains and terms together.
     pub loss: f64,
+    /// Where it was computed before the step: the mean -log p of the tokens of validation rows, in nats.
+    #[serde(default)]
+    pub validation_loss: Option<f64>,
     pub learning_rate: f64,
     /// Global norm of the step's gradient before clipping.
     pub gradient_norm: f64,
@@ -106,6 +109,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         extrapolated,
         judged,
         loss,
+        validation_loss,
         learning_rate,
         gradient_norm,
         seconds,
@@ -151,6 +155,7 @@ mod tests {
             extrapolated: Some(3.0),
             judged: None,
             loss: -1.5e-300,
+            validation_loss: Some(2.5),
             learning_rate: 1e-3,
             gradient_norm: 2.0,
             seconds: 0.125,
@@ -168,7 +173,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 31));
+        assert_eq!(table.shape(), (2, 32));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -199,7 +204,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 31));
+        assert_eq!(table.shape(), (0, 32));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

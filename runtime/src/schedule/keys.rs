@@ -3,15 +3,15 @@
 //! Everything that enters a key is a field of a struct here, which is serialised and hashed with
 //! [`keys::VERSION`]; how the machine computes is in [`Numeric`].
 
+mod rollouts;
+
 use std::collections::BTreeSet;
 
 use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
-use mopd_compiler::plan::producers::{Once, Writer};
-use mopd_compiler::plan::views::Piece;
 use mopd_compiler::plan::{
-    DataFormula, Domain, DomainId, Evaluation, Keep, Learner, Length, ModelId, Objective, Plan, PromptFormat,
-    Reward, Rollout, Sampling, Stage, Tokenizer, Train,
+    Domain, DomainId, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat, Reward, Rollout, Sampling,
+    Stage, Tokenizer, Train,
 };
 use serde::Serialize;
 
@@ -70,6 +70,9 @@ struct StageKey<'a> {
     /// What its benchmark reads, where a stage goes by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     judge: Option<DataKey<'a>>,
+    /// Where the stage validates, in the order of the mixture.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    validation: Vec<DataKey<'a>>,
     /// Of the programs that its rollouts start, hashes.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     environments: &'a [String],
@@ -105,62 +108,6 @@ impl<'a> DataKey<'a> {
             program: data.program.as_deref(),
         }
     }
-}
-
-/// Rollouts that frozen models write before the first step.
-#[derive(Serialize)]
-struct RolloutsKey<'a> {
-    computed: ComputeKey<'a>,
-    /// Of random numbers.
-    stream: u64,
-    #[serde(flatten)]
-    written: WrittenKey,
-    /// In place of the prompts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sees: Option<&'a [Piece]>,
-    sampling: &'a Sampling,
-    /// The programs that edit them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    edits: Vec<&'a str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    programs: &'a [String],
-    tokenizer: String,
-    shares: Vec<ShareKey<'a>>,
-    data: &'a [DataKey<'a>],
-}
-
-/// How many.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WrittenKey {
-    Sequences {
-        sequences: u32,
-        keep: Keep,
-    },
-    /// Those that a stage draws: with the shares and the data, these numbers decide which.
-    Prompts {
-        groups: u32,
-        passes: u32,
-        length: Length,
-    },
-}
-
-#[derive(Serialize)]
-struct ShareKey<'a> {
-    share: f64,
-    reward: Reward,
-    format: &'a PromptFormat,
-    limit: Option<u32>,
-    writers: Vec<WriterKey<'a>>,
-}
-
-#[derive(Serialize)]
-struct WriterKey<'a> {
-    when: Option<&'a DataFormula>,
-    model: &'a str,
-    /// In place of the prompts, otherwise than the student.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sees: Option<&'a [Piece]>,
 }
 
 /// What a frozen model says of a stage's data. What it reads is in the names of the entries: this is what is
@@ -295,6 +242,14 @@ impl<'a> Maker<'a> {
         })
     }
 
+    fn validation(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
+        let form = self.form(train.start);
+        train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
+            let data = &self.domains[share.domain.0 as usize];
+            DataKey::of(data, data.validation.as_deref(), [&*form.tokenizer])
+        })
+    }
+
     fn stage(&self, task: &Task, model: ModelId, computed: ComputeKey<'a>, before: &[TaskKeys]) -> TaskKeys {
         let (stage, form) = (&self.plan.experiment.model(model).stage, self.form(model));
         let mut key = StageKey {
@@ -305,6 +260,7 @@ impl<'a> Maker<'a> {
             tokenizer: None,
             data: Vec::new(),
             judge: None,
+            validation: Vec::new(),
             environments: &self.environments[model.0 as usize],
             inputs: task.needs.iter().map(|need| before[*need].result.as_str()).collect(),
         };
@@ -321,6 +277,7 @@ impl<'a> Maker<'a> {
             Stage::Joint(joint) => {
                 for Learner { train, .. } in &joint.learners {
                     key.data.extend(self.data(train));
+                    key.validation.extend(self.validation(train));
                 }
                 let keys = TaskKeys::of(hashed("mopd result", &key));
                 let others = 1..joint.learners.len() as u32;
@@ -334,6 +291,7 @@ impl<'a> Maker<'a> {
                     let data = &self.domains[extrapolation.judged_by.0 as usize];
                     DataKey::of(data, data.tests.as_deref(), [&*form.tokenizer])
                 });
+                key.validation = self.validation(train).collect();
                 let result_of = |wanted: ModelId| {
                     let made = |need: &&usize| self.tasks[**need].work == Work::Stage(wanted);
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
@@ -365,59 +323,6 @@ impl<'a> Maker<'a> {
             }
         }
         TaskKeys { rollouts, scores, ..TaskKeys::of(hashed("mopd result", &key)) }
-    }
-
-    fn rollouts<'k>(
-        &'k self,
-        train: &'k Train<Objective>,
-        form: &Form,
-        (computed, stream): (ComputeKey<'k>, u64),
-        (data, programs): (&'k [DataKey<'k>], &'k [String]),
-        result_of: &impl Fn(ModelId) -> &'k str,
-    ) -> Option<RolloutsKey<'k>> {
-        let producer = train.rollout.producer.unedited();
-        let written = match producer.once() {
-            Some(Once { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
-            None if producer.kind().once_a_prompt() => WrittenKey::Prompts {
-                groups: train.rollout.groups,
-                passes: train.passes,
-                length: train.length,
-            },
-            None => return None,
-        };
-        let (writer, sampling) = producer.kind().drawn()?;
-        let edits = train.rollout.producer.programs();
-        let shares = train.mixture.iter().map(|share| {
-            let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
-            let writers = match writer {
-                Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
-                    let arms = train.scorers.choices(role).iter();
-                    let arms = arms.filter(|arm| arm.domain == share.domain).map(|arm| {
-                        // Before the first step, the student is what the stage starts from.
-                        let model = arm.teacher.model().unwrap_or(train.start);
-                        let sees = producer.kind().view().or(arm.sees.as_ref());
-                        let sees = sees.map(|view| view.pieces.as_slice());
-                        WriterKey { when: arm.when.as_ref(), model: result_of(model), sees }
-                    });
-                    arms.collect()
-                }
-                Writer::Model(id) => vec![WriterKey { when: None, model: result_of(id), sees: None }],
-                Writer::Student => Vec::new(),
-            };
-            ShareKey { share: share.share, reward: reward.without_paths(), format, limit: *limit, writers }
-        });
-        Some(RolloutsKey {
-            computed,
-            stream,
-            written,
-            sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
-            sampling,
-            edits: edits.iter().map(|program| program.command).collect(),
-            programs: if edits.is_empty() { &[] } else { programs },
-            tokenizer: form.tokenizer.hash(),
-            shares: shares.collect(),
-            data,
-        })
     }
 
     fn evaluation<'k>(

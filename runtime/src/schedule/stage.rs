@@ -17,7 +17,8 @@ use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::model::merge::merge;
-use crate::prepare::{Form, trained};
+use crate::prepare::prompts::Prompts;
+use crate::prepare::{DomainData, Form, trained, validated};
 use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
@@ -168,19 +169,24 @@ impl Scheduler<'_> {
         job.inputs[same].clone()
     }
 
-    /// The domains that a stage trains on.
-    fn sources(&self, settings: &Train<Objective>) -> Result<Vec<Source<'_>>> {
+    /// The domains that a stage trains on, with some of their rows.
+    fn sources<'s>(
+        &'s self,
+        settings: &Train<Objective>,
+        rows: fn(&'s DomainData) -> Result<&'s Prompts>,
+    ) -> Result<Vec<Source<'s>>> {
         let mut sources = Vec::new();
         for share in &settings.mixture {
             let data = &self.domains[share.domain.0 as usize];
+            let prompts = rows(data)?;
             sources.push(Source {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
                 route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
                 scorers: settings.scorers.beside_the_routed(share.domain),
-                prompts: trained(data)?,
-                tokens: trained(data)?
+                prompts,
+                tokens: prompts
                     .seen(&self.forms[settings.start.0 as usize].tokenizer, settings.sees.as_ref())?,
                 limit: data.limit,
                 verifier: &data.verifier,
@@ -210,7 +216,7 @@ impl Scheduler<'_> {
                 train: settings,
                 turn,
                 steps,
-                sources: self.sources(settings)?,
+                sources: self.sources(settings, trained)?,
                 start: self.input(job, settings.start),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
                 models_fit: None,
@@ -218,6 +224,10 @@ impl Scheduler<'_> {
                 micro_batch: settings.execution.micro_batch,
                 recomputed: settings.execution.checkpointing.layers(),
                 judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
+                validation: match settings.validation {
+                    Some(_) => self.sources(settings, validated)?,
+                    None => Vec::new(),
+                },
                 device: self.device,
                 kind: self.kind(),
                 environments: Environments::In(&self.base),

@@ -18,6 +18,8 @@ use crate::zip::zip_equal;
 pub struct Step {
     pub step: u32,
     pub loss: f64,
+    /// Where it was computed before the step.
+    pub validation_loss: Option<f64>,
     pub learning_rate: f64,
     pub gradient_norm: f64,
     pub seconds: Seconds,
@@ -147,6 +149,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         extrapolated: None,
         judged: None,
         loss: numbers.loss,
+        validation_loss: numbers.validation_loss,
         learning_rate: numbers.learning_rate,
         gradient_norm: numbers.gradient_norm,
         seconds: numbers.seconds.sum(),

@@ -1,4 +1,4 @@
-//! The losses of a step as the next one reads them: `loss` and `loss.<term>`.
+//! The losses that objectives read: `loss` and `loss.<term>` of the step before, `loss.validation`.
 
 use mopd_compiler::plan::{Objective, Signal, TermLoss};
 
@@ -10,6 +10,15 @@ pub struct Losses {
     total: f64,
     /// In the order of the parts.
     of_terms: Vec<(Signal, f32)>,
+    /// The last loss on validation rows, where the stage has computed one.
+    pub validated: Option<Validated>,
+}
+
+/// A loss on validation rows, in nats per token, and the step before which it was computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validated {
+    pub step: u32,
+    pub loss: f64,
 }
 
 impl Losses {
@@ -17,7 +26,7 @@ impl Losses {
     pub fn first<'o>(objectives: impl IntoIterator<Item = &'o Objective>) -> Losses {
         let losses = objectives.into_iter().flat_map(|objective| &objective.term_losses);
         let first = |of: &TermLoss| (Signal::TermLoss { term: of.term.clone() }, 1.0);
-        Losses { total: 1.0, of_terms: losses.map(first).collect() }
+        Losses { total: 1.0, of_terms: losses.map(first).collect(), validated: None }
     }
 
     /// Answers the loss of a step: of the parts that had something to train on. What had nothing keeps the
@@ -40,10 +49,17 @@ impl Losses {
     /// One value each, of an axis with one element.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
         let total = (Signal::Loss, self.total as f32);
-        std::iter::once(total).chain(self.of_terms.iter().cloned()).map(|(signal, loss)| (signal, vec![loss]))
+        let validated = self.validated.map(|Validated { loss, .. }| (Signal::ValidationLoss, loss as f32));
+        let all = std::iter::once(total).chain(self.of_terms.iter().cloned()).chain(validated);
+        all.map(|(signal, loss)| (signal, vec![loss]))
     }
 
-    /// As bits: JSON has no infinity.
+    /// The loss on validation rows, where it was computed before this very step.
+    pub fn validated_before(&self, step: u32) -> Option<f64> {
+        self.validated.filter(|validated| validated.step == step).map(|validated| validated.loss)
+    }
+
+    /// Those of the step before. As bits: JSON has no infinity.
     pub fn position(&self) -> Vec<u64> {
         let of_terms = self.of_terms.iter().map(|(_, loss)| f64::from(*loss).to_bits());
         std::iter::once(self.total.to_bits()).chain(of_terms).collect()

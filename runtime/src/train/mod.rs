@@ -26,6 +26,7 @@ mod panels;
 mod part;
 pub mod peft;
 pub mod privacy;
+mod progress;
 mod route;
 mod scores;
 mod sequences;
@@ -37,6 +38,7 @@ mod tensor_graph;
 mod tests;
 mod tokens;
 pub mod trained;
+mod validation;
 mod views;
 pub mod vocabulary;
 
@@ -46,9 +48,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
+use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, Recipe, TeacherChoice, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 pub use self::batches::{RolloutCache, Written};
@@ -67,6 +69,7 @@ use self::privacy::Privacy;
 pub use self::route::{Route, RoutedTeacher};
 use self::state::RestoreMode;
 use self::trained::Trained;
+use self::validation::Validator;
 use crate::control::Control;
 use crate::data::Lists;
 use crate::data::mixture::MixturePosition;
@@ -76,7 +79,6 @@ use crate::model::{Decoder, Gradient, Weights};
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
-use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
 use crate::store::{adapter, state::TrainState};
@@ -111,6 +113,9 @@ pub struct Stage<'a> {
     pub recomputed: usize,
     /// The prompts by which weights are extrapolated, where they are.
     pub judge: Option<&'a DomainData>,
+    /// The domains with their validation rows in place of those trained on; none where the stage does not
+    /// validate.
+    pub validation: Vec<Source<'a>>,
     pub device: Device,
     /// What all models compute in: single precision, or half with what is trained in single.
     pub kind: Kind,
@@ -238,11 +243,11 @@ struct Trainer<'a> {
     optimizer: Optimizer,
     privacy: Option<Privacy>,
     extrapolator: Option<Extrapolator<'a>>,
+    validator: Option<Validator<'a>>,
     /// The terms on the stage's rollout, then those with completions of their own.
     parts: Vec<Part<'a>>,
     /// It was said that a step had nothing to train on.
     said_nothing_left: bool,
-    /// Of the step before.
     losses: Losses,
 }
 
@@ -282,6 +287,7 @@ impl<'a> Trainer<'a> {
         };
         let privacy = Privacy::of_stage(stage)?;
         let extrapolator = Extrapolator::new(stage.train, stage.judge, (&trained, &model))?;
+        let validator = Validator::new(stage)?;
         let mut parts = vec![Part::new(stage, &models, cache.as_ref(), scores)?];
         for own in &stages[1..] {
             parts.push(Part::new(own, &models, None, None)?);
@@ -297,6 +303,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             privacy,
             extrapolator,
+            validator,
             parts,
             said_nothing_left: false,
             losses,
@@ -336,6 +343,7 @@ impl<'a> Trainer<'a> {
     /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
     /// so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
+        self.validate(step).map_err(non_finite::classify)?;
         let started = Instant::now();
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
         self.update(rollouts, started, step, record)
@@ -403,7 +411,9 @@ impl<'a> Trainer<'a> {
             update: (rolled_out.elapsed() - scoring).as_secs_f64(),
         };
         let experts = self.model.take_expert_load();
-        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
+        let validation_loss = self.losses.validated_before(step);
+        let numbers =
+            Step { step, loss, validation_loss, learning_rate, gradient_norm: norm, seconds, experts };
         let several = self.parts.len() > 1;
         let (mut rows, mut tokens) = (Vec::new(), 0);
         for (part, (rollouts, evaluated)) in zip_equal(&mut self.parts, zip_equal(rollouts, &evaluated)) {
@@ -416,10 +426,9 @@ impl<'a> Trainer<'a> {
             part.rollouts = (train.passes > 1).then_some(rollouts);
         }
         // Progress is that on the first part's completions.
-        let headline = headline(train.recipe, &rows[0], loss);
-        let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
+        let event = self.event(step, &rows[0], tokens, seconds, loss);
         record.rows.extend(rows.into_iter().flatten());
-        Ok(self.event(step, headline, tokens, seconds, loss, domains))
+        Ok(event)
     }
 
     /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate. Without
@@ -437,20 +446,6 @@ impl<'a> Trainer<'a> {
         self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
         learning_rate
     }
-
-    fn event(
-        &self,
-        step: u32,
-        (metric, value): (&str, f64),
-        tokens: u64,
-        seconds: Seconds,
-        loss: f64,
-        domains: Vec<DomainStep>,
-    ) -> Event {
-        let Stage { name, seed, steps, .. } = *self.stage;
-        let (stage, metric) = (name.to_owned(), metric.to_owned());
-        Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains }
-    }
 }
 
 /// What a model of a stage starts as.
@@ -460,41 +455,4 @@ fn student(stage: &Stage) -> Rc<Decoder> {
 
 fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
     objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
-}
-
-/// From the rows of a domain: one for each teacher. None of their means is of a row without sequences.
-fn domain_step(rows: &[Row]) -> DomainStep {
-    // JSON has no other numbers.
-    let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
-    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
-        let whole: f64 = rows.iter().map(share).sum();
-        let rows = rows.iter().filter(|row| share(row) > 0.0);
-        let sum = rows.map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>();
-        sum.filter(|_| whole > 0.0)
-    };
-    let teacher =
-        |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
-    DomainStep {
-        domain: rows[0].domain.clone(),
-        teachers: rows.iter().filter_map(teacher).collect(),
-        divergence: finite(mean(|row| row.divergence, |row| row.token_share)),
-        reward: finite(mean(|row| row.reward, |row| row.prompt_share)),
-    }
-}
-
-/// The number that tells whether a recipe makes progress, over the whole step.
-fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
-    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
-        let rows = rows.iter().filter(|row| share(row) > 0.0);
-        let parts: Option<Vec<f64>> = rows.map(|row| Some(value(row)? * share(row))).collect();
-        parts.filter(|parts| !parts.is_empty()).map(|parts| parts.iter().sum())
-    };
-    let special = match recipe {
-        Recipe::Sft | Recipe::Dpo | Recipe::Step => None,
-        Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
-        Recipe::Distill => {
-            mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value))
-        }
-    };
-    special.unwrap_or(("loss", loss))
 }

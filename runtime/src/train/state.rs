@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use mopd_compiler::expr::graph::NodeId;
 
 use super::Trainer;
+use super::losses::Validated;
 use super::part::{Part, Rollouts};
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Matrix};
@@ -50,9 +51,19 @@ impl Trainer<'_> {
         let first = parts.remove(0);
         let (turn, others) = (0, Vec::new());
         let losses = self.losses.position();
-        let own_data = parts;
-        let position =
-            TrainPosition { step, turn, seconds, updates, extrapolated, first, own_data, others, losses };
+        let validated = self.losses.validated.map(|Validated { step, loss }| (step, loss.to_bits()));
+        let position = TrainPosition {
+            step,
+            turn,
+            seconds,
+            updates,
+            extrapolated,
+            first,
+            own_data: parts,
+            others,
+            losses,
+            validated,
+        };
         TrainState { position, tensors, record }
     }
 
@@ -94,6 +105,8 @@ impl Trainer<'_> {
             ));
         }
         self.losses.restore(&position.losses)?;
+        let validated = |(step, loss)| Validated { step, loss: f64::from_bits(loss) };
+        self.losses.validated = position.validated.map(validated);
         let model = &self.model;
         zip_equal(&mut self.parts, all)
             .try_for_each(|(part, position)| part.restore(model, position, tensors))

@@ -22,6 +22,7 @@ use super::*;
 use crate::data::{Dataset, Field, Request};
 use crate::model::tests::{random_model, tiny};
 use crate::model::{layout, to_vec};
+use crate::report::metrics::Row;
 use crate::tokenizer::Tokenizer;
 
 mod cached_scores;
@@ -53,6 +54,7 @@ mod scorers;
 mod through;
 mod trained;
 mod turns;
+mod validation;
 mod views;
 mod writers;
 
@@ -98,6 +100,7 @@ impl Fixture {
             limit: None,
             train: None,
             tests: Some(Arc::new(load(&path))),
+            validation: None,
         };
         Fixture { folder, prompts, verifier, judge, control: Control::new(Vec::new()) }
     }
@@ -144,6 +147,7 @@ impl Fixture {
             micro_batch: None,
             recomputed: 0,
             judge: train.extrapolation.as_ref().map(|_| &self.judge),
+            validation: Vec::new(),
             device: Device::Cpu,
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
@@ -204,6 +208,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         private: None,
         ema: None,
         extrapolation: None,
+        validation: None,
         execution: Execution::default(),
     }
 }

@@ -68,6 +68,7 @@ impl Builder {
             name: name.into(),
             prompts: DataSource::file(format!("{name}.train.jsonl")),
             tests: Some(DataSource::file(format!("{name}.test.jsonl"))),
+            validation: None,
             format: PromptFormat::Text,
             reward: Reward::ExactMatch { field: "answer".into() },
             share,
@@ -127,6 +128,7 @@ impl Builder {
             private: None,
             ema: None,
             extrapolation: None,
+            validation: None,
             execution: Execution::default(),
         };
         self.model(name, Stage::Train(Box::new(train)))

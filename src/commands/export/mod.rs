@@ -34,8 +34,9 @@ const OF_DOMAIN: [&str; 12] = [
     "clipped_fraction",
     "domain_weight",
 ];
-const OF_STEP: [&str; 8] = [
+const OF_STEP: [&str; 9] = [
     "loss",
+    "validation_loss",
     "learning_rate",
     "gradient_norm",
     "extrapolated",

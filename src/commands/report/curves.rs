@@ -24,8 +24,9 @@ const OF_DOMAIN: [&str; 11] = [
     "signal_share",
 ];
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
-const OF_STEP: [&str; 8] = [
+const OF_STEP: [&str; 9] = [
     "loss",
+    "validation_loss",
     "gradient_norm",
     "learning_rate",
     "extrapolated",

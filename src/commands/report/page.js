@@ -212,6 +212,7 @@
     clipped_fraction: ["Tokens at the bound of a clip", "fraction"],
     gradient_norm: ["Norm of the gradient before clipping", "norm"],
     learning_rate: ["Learning rate", "learning rate"],
+    validation_loss: ["Loss on validation rows", "nats per token"],
     extrapolated: ["How far weights were extrapolated", "changes since the last time"],
     judged: ["Benchmark that extrapolation goes by", "mean reward"],
     expert_entropy: ["Evenness of experts", "fraction of the most"],

@@ -195,9 +195,7 @@ fn hash(bytes: &[u8]) -> u64 {
 fn read_by(plan: &Plan) -> Vec<String> {
     let mut paths = Vec::new();
     for domain in &plan.experiment.domains {
-        paths.extend(
-            std::iter::once(&domain.prompts).chain(&domain.tests).map(|DataSource { path, .. }| path.clone()),
-        );
+        paths.extend(domain.sources().map(|(_, DataSource { path, .. })| path.clone()));
     }
     for model in &plan.experiment.models {
         match &model.stage {

@@ -147,9 +147,8 @@ fn data(domain: &Domain) -> Rows {
     let mut rows = Vec::new();
     let plain =
         |source: &DataSource| source.split.is_none() && source.filter.is_none() && source.limit.is_none();
-    for (name, source) in [("prompts", Some(&domain.prompts)), ("tests", domain.tests.as_ref())] {
-        rows.extend(source.filter(|source| !plain(source)).map(|source| (name, self::source(source))));
-    }
+    let unusual = domain.sources().filter(|(_, source)| !plain(source));
+    rows.extend(unusual.map(|(name, source)| (name, self::source(source))));
     if !domain.columns.is_empty() {
         rows.push((
             "fields",

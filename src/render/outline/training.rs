@@ -4,7 +4,7 @@ use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
     Adapter, BatchSize, Checkpointing, DomainId, Experiment, Extrapolation, Keep, Length, ModelId, Optimizer,
     Over, Panel, RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
-    TeacherWeights, Train, Trainable, WeightFilter, powers_up_to,
+    TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Formula, FormulaKind};
 
@@ -106,6 +106,16 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
     let execution: Vec<String> = execution.into_iter().flatten().collect();
     if !execution.is_empty() {
         rows.push(("execution", execution.join(", ")));
+    }
+    if let Some(Validation { target, every, rows: read, origin: _ }) = &train.validation {
+        let read = match read {
+            Some(read) => format!("the first {} of each domain", counted(*read as usize, "validation row")),
+            None => "the validation rows".to_owned(),
+        };
+        rows.push((
+            "validation",
+            format!("loss on `{target}` of {read}, every {}", counted(*every as usize, "step")),
+        ));
     }
     if let Some(extrapolation) = &train.extrapolation {
         rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));

@@ -53,7 +53,7 @@ fn settings() -> Vec<Setting> {
         }),
         // Card B5, DistiLLM: when the validation loss rises by more than epsilon.
         setting("distillm", "ladder", |t| {
-            f64::from(t.s("loss.held_out") > t.s("before loss.held_out") + 0.01)
+            f64::from(t.s("loss.validation") > t.s("before loss.validation") + 0.01)
         }),
         // Card B1.10: 27 regions of the pose, routed to their specialists; the last region has its upper
         // end.

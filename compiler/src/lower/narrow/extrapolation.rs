@@ -52,6 +52,7 @@ impl Settings<'_> {
         Some(Domain {
             name: name.clone(),
             tests: Some(prompts.clone()),
+            validation: None,
             prompts,
             format: PromptFormat::default(),
             reward,

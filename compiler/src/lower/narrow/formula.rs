@@ -230,6 +230,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         },
         Wide::Loss => Signal::Loss,
         Wide::TermLoss { term } => Signal::TermLoss { term: term.clone() },
+        Wide::ValidationLoss => Signal::ValidationLoss,
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::Data { field } => Signal::Data { field: field.clone() },
         Wide::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
@@ -240,8 +241,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         | Wide::Offset
         | Wide::Accepted
         | Wide::Masked
-        | Wide::RewardPart { .. }
-        | Wide::HeldOutLoss => return unknown(),
+        | Wide::RewardPart { .. } => return unknown(),
     }))
 }
 

@@ -13,6 +13,7 @@ use crate::plan::template::view;
 use crate::plan::{
     Architecture, Axis, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized,
     Origin, OwnData, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
+    Validation,
 };
 use crate::refusal::Origins;
 
@@ -52,13 +53,19 @@ impl<'a> Settings<'a> {
     }
 
     pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
-        let wide::Domain { name, prompts, tests, columns, format, reward, share, limit, origin } = domain;
+        let wide::Domain { name, prompts, tests, validation, columns, format, reward, share, limit, origin } =
+            domain;
         let format = format.clone().unwrap_or_default();
         let prompts = self.source(prompts, columns);
         let tests = tests.as_ref().map(|tests| self.source(tests, columns));
+        let validation = validation.as_ref().map(|validation| self.source(validation, columns));
         let reward = self.reward(reward, *origin);
         let tests = match tests {
             Some(tests) => Some(tests?),
+            None => None,
+        };
+        let validation = match validation {
+            Some(validation) => Some(validation?),
             None => None,
         };
         let limit = limit.map(|(limit, _)| limit);
@@ -66,6 +73,7 @@ impl<'a> Settings<'a> {
             name: name.clone(),
             prompts: prompts?,
             tests,
+            validation,
             format,
             reward: reward?,
             share: *share,
@@ -190,6 +198,7 @@ impl<'a> Settings<'a> {
             length,
             learning_rate,
             extrapolation: _,
+            validation,
             trainable,
             execution,
             ema,
@@ -306,6 +315,9 @@ impl<'a> Settings<'a> {
             learning_rate: learning_rate?,
             ema: *ema,
             extrapolation,
+            validation: validation.as_ref().map(|wide::Validation { target, every, rows, origin: _ }| {
+                Validation { target: target.clone(), every: *every, rows: *rows }
+            }),
             execution: *execution,
         })
     }

@@ -9,6 +9,7 @@ mod own_data;
 mod panels;
 mod plans;
 mod refusals;
+mod validation;
 
 use mopd_lang::experiment::*;
 use mopd_lang::formula::*;
@@ -156,6 +157,7 @@ fn domain(name: &str, share: f64) -> Domain {
         name: name.into(),
         prompts: file(&format!("{name}.train.jsonl")),
         tests: Some(file(&format!("{name}.test.jsonl"))),
+        validation: None,
         columns: vec![],
         format: None,
         reward: Reward::ExactMatch { field: "answer".into() },
@@ -198,6 +200,7 @@ fn train(
         length: Length::Steps(10),
         learning_rate: schedule(learning_rate),
         extrapolation: None,
+        validation: None,
         trainable: Trainable::default(),
         execution: Execution::default(),
         ema: None,

@@ -60,12 +60,12 @@ fn entropy() -> Formula {
 #[test]
 fn a_refusal_points_at_the_construct() {
     let mut experiment = experiment();
-    let term = apply(Function::Multiply, [&signal(Signal::HeldOutLoss), &live(Live::Part(Part::Logp))]);
+    let term = apply(Function::Multiply, [&signal(Signal::Masked), &live(Live::Part(Part::Logp))]);
     distilled(&mut experiment).objective = objective(term, sequence_mean());
     let found = found(&experiment);
     let (sources, _) = sources();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].message, "the signal `loss.held_out` is not supported yet");
+    assert_eq!(found[0].message, "the signal `masked` is not supported yet");
     assert_eq!(sources.text(found[0].primary.span), "formula");
 }
 
@@ -98,7 +98,6 @@ fn signals_and_roles() {
         (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
         (Signal::Masked, "masked"),
         (Signal::RewardPart { part: "format".into() }, "reward.format"),
-        (Signal::HeldOutLoss, "loss.held_out"),
     ] {
         assert_refused(signal(of), &format!("the signal `{name}`"));
     }
@@ -577,11 +576,11 @@ fn ladders() {
         sampling.max_tokens = ladder(advance_if);
         experiment
     };
-    let loss = signal(Signal::HeldOutLoss);
+    let formats = reduce(Reduction::Mean, &signal(Signal::RewardPart { part: "format".into() }), Axis::Batch);
     let unsure = apply(Function::Greater, [&reduce(Reduction::Mean, &entropy(), Axis::Batch), &number(0.4)]);
     assert_eq!(
-        refusals(|experiment| *experiment = with(&apply(Function::Greater, [&loss, &number(1.0)]))),
-        supported("the signal `loss.held_out`")
+        refusals(|experiment| *experiment = with(&apply(Function::Greater, [&formats, &number(1.0)]))),
+        supported("the signal `reward.format`")
     );
     let plan = compiled(&with(&unsure));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {

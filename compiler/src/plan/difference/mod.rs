@@ -360,8 +360,8 @@ fn domain(domain: &Domain) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.remove("name");
     }
-    for (name, source) in [("prompts", Some(&domain.prompts)), ("tests", domain.tests.as_ref())] {
-        if let Some(filter) = source.and_then(|source| source.filter.as_ref()) {
+    for (name, source) in domain.sources() {
+        if let Some(filter) = &source.filter {
             value[name]["filter"] = json!(filter.text());
         }
     }
@@ -394,9 +394,8 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, objective: _, .. } = train;
-    let Train { own_data, trainable, optimizer, private, length, learning_rate, ema, extrapolation, .. } =
-        train;
-    let execution = &train.execution;
+    let Train { own_data, trainable, optimizer, private, length, learning_rate, .. } = train;
+    let Train { ema, extrapolation, validation, execution, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -473,6 +472,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             settings["judged_by"] = json!(names.domain(extrapolation.judged_by));
             settings
         }),
+        "validate": validation.as_ref().map(written),
         "execution": written(execution),
     })
 }

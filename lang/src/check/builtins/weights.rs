@@ -1,8 +1,8 @@
-//! What is trained of a model, and when its weights are extrapolated.
+//! What is trained of a model, and what is done between its updates.
 
 use super::declare::builtins;
 use super::types::{
-    Benchmark, Count, Fraction, LayerRange, Positive, Powers, Projections, Real, WeightGroups,
+    Benchmark, Count, Field, Fraction, LayerRange, Positive, Powers, Projections, Real, WeightGroups,
 };
 
 builtins! { Weights: WeightsName, WeightsCall {
@@ -35,6 +35,12 @@ builtins! { Weights: WeightsName, WeightsCall {
         judged_by: Benchmark,
         weights: Option<WeightGroups>,
     },
+
+    /// The loss on the `validation` rows of the domains, before a step and then every so many: the mean negative
+    /// log-probability of the tokens of the field `target`. `rows` are the first ones of each domain; all by
+    /// default.
+    #[usage = "validate(target: answer, every: 10 steps)"]
+    validate => Validate { target: Field, every: Count, rows: Option<Count> },
 
     /// Steps 1, 2, 4, 8, ...
     #[usage = "powers_of(2)"]

@@ -137,6 +137,7 @@ impl Checker {
         shares.push(share.unwrap_or((unsaid, name.span)));
         let prompts = self.required(&settings, "prompts").and_then(|expr| self.source(expr, "prompts", &env));
         let tests = settings.get("tests").map(|expr| self.source(expr, "tests", &env));
+        let validation = settings.get("validation").map(|expr| self.source(expr, "validation", &env));
         let columns = self.fields(&settings, &env);
         let format = self.format(&settings, &env);
         let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
@@ -147,6 +148,9 @@ impl Checker {
             name: name.text.clone(),
             prompts: prompts.unwrap_or_else(nowhere),
             tests: tests.map(|tests| tests.unwrap_or_else(nowhere)).or_else(|| settings.broken.then(nowhere)),
+            validation: validation
+                .map(|rows| rows.unwrap_or_else(nowhere))
+                .or_else(|| settings.broken.then(nowhere)),
             columns,
             format,
             reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),

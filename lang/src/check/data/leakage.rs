@@ -18,7 +18,9 @@ impl Checker {
         let tests = self.parts.domains.read().iter().filter_map(|domain| domain.tests.clone());
         let benchmarks =
             self.parts.benchmarks.read().iter().map(|benchmark| whole(&benchmark.prompts, benchmark.origin));
-        let of_training = tests.chain(benchmarks).filter_map(|tests| {
+        let validation = self.parts.domains.read().iter().filter_map(|domain| domain.validation.clone());
+        let validation: Vec<DataSource> = validation.collect();
+        let of_training = tests.chain(benchmarks).chain(validation).filter_map(|tests| {
             let domain = trained
                 .iter()
                 .map(|domain| self.domain(*domain))

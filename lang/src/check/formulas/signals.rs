@@ -85,7 +85,7 @@ impl Checker {
                     Some(span) => Some(Signal::InSpan(span)),
                     None => return Value::Error,
                 },
-                "loss" if field.text == "held_out" => Some(Signal::HeldOutLoss),
+                "loss" if field.text == "validation" => Some(Signal::ValidationLoss),
                 "loss" => Some(Signal::TermLoss { term: field.text.clone() }),
                 _ => None,
             };

@@ -195,7 +195,8 @@ impl Changed {
 /// A domain without what no other item's check depends on. Places are told in diagnostics, and a check with
 /// diagnostics is not kept.
 fn as_checks_see_it(domain: &Domain) -> Domain {
-    let Domain { name, prompts: _, tests, columns: _, format, reward, share, limit, origin: _ } = domain;
+    let Domain { name, prompts: _, tests, validation, columns: _, format, reward, share, limit, origin: _ } =
+        domain;
     let nowhere =
         || DataSource { path: String::new(), split: None, filter: None, limit: None, origin: Origin(0) };
     let nothing = || Reward::ExactMatch { field: String::new() };
@@ -204,6 +205,7 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
         // Files are read when it runs.
         prompts: nowhere(),
         tests: tests.as_ref().map(|_| nowhere()),
+        validation: validation.as_ref().map(|_| nowhere()),
         columns: Vec::new(),
         // Whether it is said.
         format: format.as_ref().map(|_| PromptFormat::Text),

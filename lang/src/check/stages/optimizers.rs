@@ -1,7 +1,7 @@
-//! Optimizers, with the field's usual values where nothing is said.
+//! Optimizers, with the field's usual values where nothing is said, and what is done between updates.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{self, Extrapolation, Optimizer, WeightGroup};
+use crate::experiment::{self, Extrapolation, Optimizer, Validation, WeightGroup};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
@@ -9,7 +9,7 @@ use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::optimizers::{AdamW, OptimizerCall};
 use crate::check::builtins::types::{Decay, NotNegative};
-use crate::check::builtins::weights::Extrapolate;
+use crate::check::builtins::weights::{Extrapolate, Validate};
 use crate::check::builtins::{self, Kind};
 use crate::check::stages::settings::Settings;
 use crate::check::stages::trainable::WEIGHT_GROUPS;
@@ -127,6 +127,14 @@ impl Checker {
         let weights = self.read(given.weights, env)?.unwrap_or_default();
         let origin = self.origin(given.call.span);
         Some(Extrapolation { factor, rounds, powers_of, judged_by, weights, origin })
+    }
+
+    /// `validate(target: answer, every: 10 steps)`
+    pub(in crate::check) fn validation(&mut self, given: Validate, env: &Env) -> Option<Validation> {
+        let (target, every) = (self.read(given.target, env), self.read(given.every, env));
+        let rows = self.read(given.rows, env)?;
+        let origin = self.origin(given.call.span);
+        Some(Validation { target: target?, every: every?, rows, origin })
     }
 
     /// `weights: [attention, feed_forward]`

@@ -141,6 +141,7 @@ impl Checker {
             self.check_settings_are_read(train, settings),
             self.check_privacy(train),
             self.check_reward_parts(train),
+            self.check_validation(train, settings),
             self.check_numbers(train, settings),
             self.check_context(train, settings),
             self.check_trainable(train, settings),
@@ -227,7 +228,7 @@ impl Checker {
             FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
             FormulaKind::Memory { .. } => true,
-            FormulaKind::Signal(Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss) => true,
+            FormulaKind::Signal(Signal::Loss | Signal::TermLoss { .. } | Signal::ValidationLoss) => true,
             _ => false,
         };
         let Some(span) = self.first_place(&train.objective, across) else { return true };
@@ -278,6 +279,45 @@ impl Checker {
             }
         }
         true
+    }
+
+    /// `loss.validation` is read where it is computed, and that of domains that have rows for it.
+    fn check_validation(&mut self, train: &Train, settings: &Settings) -> bool {
+        let Some(validation) = &train.validation else {
+            let is_read = |formula: &&Formula| {
+                matches!(formula.0.kind, FormulaKind::Signal(Signal::ValidationLoss)) && !settings.broken
+            };
+            let ladders = train.ladders();
+            let formulas = train.objective.formulas().into_iter().chain(&ladders);
+            let Some(read) = formulas.flat_map(Formula::parts).find(is_read) else { return true };
+            let at = self.span(read.0.origin);
+            self.report(
+                Diagnostic::error(
+                    Code::MissingKey,
+                    settings.span,
+                    "this stage reads `loss.validation`, but does not compute it",
+                )
+                .note(at, "read here")
+                .help(
+                    "add `validate = validate(target: answer, every: 10 steps)`, with the field to predict",
+                ),
+            );
+            return false;
+        };
+        let without = train
+            .mixture
+            .iter()
+            .map(|share| self.domain(share.domain))
+            .find(|domain| domain.validation.is_none());
+        let Some(domain) = without else { return true };
+        let text = format!("the domain `{}` has no validation rows", domain.name);
+        let (span, declared) = (self.span(validation.origin), self.span(domain.origin));
+        self.report(
+            Diagnostic::error(Code::MissingKey, span, text)
+                .note(declared, "trained on here")
+                .help("add `validation = \"FILE.jsonl\"` to it: rows that no stage is trained on"),
+        );
+        false
     }
 
     /// Numbers that move over training time, over the whole run.

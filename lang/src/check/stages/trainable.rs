@@ -86,6 +86,9 @@ impl Checker {
             WeightsCall::Extrapolate(given) => {
                 self.extrapolation(given, env).map(|found| Value::Extrapolation(Rc::new(found)))
             }
+            WeightsCall::Validate(given) => {
+                self.validation(given, env).map(|found| Value::Validation(Rc::new(found)))
+            }
             WeightsCall::PowersOf(given) => self.read(given.base, env).map(Value::PowersOf),
         }
     }

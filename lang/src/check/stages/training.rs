@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, DomainId, Execution, Length, ModelId, Objective, Optimizer, Recipe, Share, Stage, Template,
-    Train, Trainable,
+    BatchSize, DomainId, Execution, Extrapolation, Length, ModelId, Objective, Optimizer, Recipe, Share,
+    Stage, Template, Train, Trainable, Validation,
 };
 use crate::formula::{Axis, Formula};
 use crate::source::Span;
@@ -33,7 +33,8 @@ struct CommonSettings {
     filter: Option<Option<Formula>>,
     priority: Option<Option<Formula>>,
     refresh: Option<Option<u32>>,
-    extrapolation: Option<Option<crate::experiment::Extrapolation>>,
+    extrapolation: Option<Option<Extrapolation>>,
+    validation: Option<Option<Validation>>,
     trainable: Option<Trainable>,
     execution: Option<Execution>,
     ema: Option<Option<f64>>,
@@ -123,6 +124,7 @@ impl Checker {
             length: common.length?,
             learning_rate: common.learning_rate?,
             extrapolation: common.extrapolation?,
+            validation: common.validation?,
             trainable: common.trainable?,
             execution: common.execution?,
             ema: common.ema?,
@@ -152,17 +154,14 @@ impl Checker {
             Some(expr) => self.count(expr, "refresh", env, 1).map(Some),
             None => Some(None),
         };
-        let extrapolation = match settings.get("extrapolate") {
-            Some(expr) => match self.evaluate(expr, env) {
-                Value::Extrapolation(extrapolation) => Some(Some(Rc::unwrap_or_clone(extrapolation))),
-                other => {
-                    let usage = crate::check::builtins::find("extrapolate").expect("built in").usage;
-                    self.wrong_kind(expr.span, &format!("`extrapolate` is `{usage}`"), &other);
-                    None
-                }
-            },
-            None => Some(None),
-        };
+        let extrapolation = self.between_updates(settings, "extrapolate", env, |value| match value {
+            Value::Extrapolation(found) => Ok(Rc::unwrap_or_clone(found)),
+            other => Err(other),
+        });
+        let validation = self.between_updates(settings, "validate", env, |value| match value {
+            Value::Validation(found) => Ok(Rc::unwrap_or_clone(found)),
+            other => Err(other),
+        });
         let trainable = self.trainable(settings, env);
         let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
         CommonSettings {
@@ -176,9 +175,29 @@ impl Checker {
             priority,
             refresh,
             extrapolation,
+            validation,
             trainable,
             execution,
             ema,
+        }
+    }
+
+    /// A setting whose value is a call of the same name. `None` where it is faulty.
+    fn between_updates<T>(
+        &mut self,
+        settings: &Settings,
+        key: &str,
+        env: &Env,
+        of: impl Fn(Value) -> Result<T, Value>,
+    ) -> Option<Option<T>> {
+        let Some(expr) = settings.get(key) else { return Some(None) };
+        match of(self.evaluate(expr, env)) {
+            Ok(found) => Some(Some(found)),
+            Err(other) => {
+                let usage = crate::check::builtins::find(key).expect("built in").usage;
+                self.wrong_kind(expr.span, &format!("`{key}` is `{usage}`"), &other);
+                None
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::experiment::{
     Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Metric, ModelId, Objective,
-    Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
+    Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template, Validation,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -72,6 +72,7 @@ pub enum Value {
     Columns(Rc<Vec<Column>>),
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
+    Validation(Rc<Validation>),
     /// `powers_of(2)`
     PowersOf(u32),
     /// `integer(0..=100)`
@@ -176,6 +177,7 @@ impl Value {
             Value::Columns(_) => "a list of columns".into(),
             Value::Metric(_) => "a metric".into(),
             Value::Extrapolation(_) => "an extrapolation".into(),
+            Value::Validation(_) => "a validation".into(),
             Value::PowersOf(_) => "a list of steps".into(),
             Value::Integer { .. } => "a way to read a whole number".into(),
             Value::Item { kind, .. } => match kind {

@@ -226,7 +226,7 @@ pub enum Signal {
         term: String,
     },
     /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
-    HeldOutLoss,
+    ValidationLoss,
     /// Run, count.
     VocabularySize,
 }
@@ -264,7 +264,7 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
-            | Signal::HeldOutLoss
+            | Signal::ValidationLoss
             | Signal::VocabularySize => Axis::Run,
         }
     }
@@ -297,7 +297,7 @@ impl Signal {
             Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => {
                 Unit::Real
             }
-            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => {
+            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::ValidationLoss => {
                 Unit::Number
             }
         }

@@ -15,6 +15,7 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         name: format!("d{index}"),
         prompts: DataSource::file("prompts.jsonl"),
         tests: Some(DataSource::file("tests.jsonl")),
+        validation: None,
         format: PromptFormat::Text,
         reward: Reward::ExactMatch { field: "answer".to_owned() },
         share: 1.0 / domains as f64,

@@ -46,6 +46,7 @@ impl Parameters<'_> {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::ValidationLoss
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }

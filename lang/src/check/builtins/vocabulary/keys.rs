@@ -31,6 +31,11 @@ pub static DOMAIN: &[Key] = &[
         "Training rows with a `prompt` field: a path in quotes, relative to this file, or `dataset(...)`.",
     ),
     may("tests", Takes::Dataset, "Held-out rows in the same layout, for `compare`."),
+    may(
+        "validation",
+        Takes::Dataset,
+        "Rows in the same layout, for `validate`: no stage is trained on them.",
+    ),
     may("fields", Takes::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
     may(
         "format",
@@ -246,6 +251,11 @@ macro_rules! stage {
                 "extrapolate",
                 Takes::Formula,
                 "Extrapolates the weights beyond the updates so far: `extrapolate(factor: 2, ...)`."
+            ),
+            may(
+                "validate",
+                Takes::Formula,
+                "Computes the validation loss as it trains: `validate(target: answer, every: 10 steps)`."
             ),
         ]
     };

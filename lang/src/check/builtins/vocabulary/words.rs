@@ -189,7 +189,7 @@ pub static SIGNALS: &[SignalName] = &[
         "loss",
         "number[run]",
         "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term before \
-         `weight`, `loss.held_out` that on the held-out prompts.",
+         `weight`, `loss.validation` that on the validation rows.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];

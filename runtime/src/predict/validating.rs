@@ -1,0 +1,27 @@
+//! What a stage's validation loss takes.
+
+use mopd_compiler::plan::Validation;
+
+use super::machine::Machine;
+use super::trial::Trial;
+use crate::failure::Result;
+use crate::prepare::validated;
+
+impl Trial<'_> {
+    /// Seconds of one pass over the rows: products at the rate of the machine. The rows go through the model in
+    /// batches, forward only, so that reading its weights hides behind them.
+    pub fn validated(&self, of: &Validation, machine: &Machine) -> Result<f64> {
+        let tokenizer = self.form().tokenizer;
+        let mut tokens = 0;
+        for share in &self.train.mixture {
+            let prompts = validated(&self.domains[share.domain.0 as usize])?;
+            let (asked, examples) = (prompts.tokens(&tokenizer)?, prompts.examples(&tokenizer, &of.target)?);
+            let length = |row: usize| {
+                let (prompt, completion, _) = examples.get(row);
+                prompt.map_or_else(|| asked.get(row).len(), <[_]>::len) + completion.len()
+            };
+            tokens += (0..of.rows_of(prompts.dataset.len())).map(length).sum::<usize>();
+        }
+        Ok(tokens as f64 * self.products() / machine.products)
+    }
+}

@@ -1,0 +1,211 @@
+//! Whether models, data and templates fit each other: lengths, tokenizers, turns of experts.
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::Writer;
+use mopd_compiler::plan::views::Slot;
+use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Panel, Producer, Role, Train, View};
+
+use super::prompts::Prompts;
+use super::{DomainData, Form, tested, trained, validated};
+use crate::data::Problem;
+use crate::environment::{EXPERT_TURNS, recorded};
+use crate::failure::{Error, Result};
+use crate::quote::quote;
+use crate::tokenizer::{Counterparts, Tokenizer, difference};
+
+/// Tokens that come to a template: a completion, and before it drafts and other completions of as many. A
+/// verifier's words are counted when they are there.
+fn with_completions(view: &View, completion: u32) -> u32 {
+    let shown = view.slots().filter(|slot| matches!(slot, Slot::Draft | Slot::Group(_))).count() as u32;
+    completion.saturating_mul(1 + shown)
+}
+
+/// Tokens that a panel's words take in a template that shows them, at most.
+fn with_debate<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Result<u32> {
+    let Some(panel) = view.panel().and_then(|panel| train.panels.get(panel as usize)) else { return Ok(0) };
+    let before = format!("{}{}", Panel::BETWEEN, Panel::label(panel.members.len()));
+    let before = tokenizer.encode(&before)?.len() as u32;
+    Ok(panel.turns().saturating_mul(panel.sampling.max_tokens.saturating_add(before)))
+}
+
+/// Whether every row has the turns of an expert.
+fn experts(prompts: &Prompts) -> Result<()> {
+    let dataset = &prompts.dataset;
+    for row in 0..dataset.len() {
+        let record = dataset.object(row);
+        if recorded(&record).is_some() {
+            continue;
+        }
+        let field = EXPERT_TURNS;
+        let problem = match record.get(field) {
+            None => Problem::missing(field, record.keys().map(String::as_str)),
+            Some(found) => Problem::TypeMismatch {
+                field: field.to_owned(),
+                wanted: "a list of texts, none of them empty, one for each turn of the expert",
+                found: quote(&found.to_string()),
+            },
+        };
+        return Err(dataset.error(row, problem).into());
+    }
+    Ok(())
+}
+
+/// That what a stage reads fits the models that read it.
+pub fn check_training<O>(
+    train: &Train<O>,
+    model: ModelId,
+    domains: &[DomainData],
+    forms: &[Form],
+) -> Result<()> {
+    let form = |model: ModelId| &forms[model.0 as usize];
+    let context = |model: ModelId| form(model).config.context as u32;
+    let tokenizer = &form(model).tokenizer;
+    if train.mixture.is_empty() {
+        return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
+    }
+    for share in &train.mixture {
+        let data = &domains[share.domain.0 as usize];
+        let prompts = trained(data)?;
+        // Of the student and all that have a role in the domain, the shortest.
+        let of_role = |role: Role| {
+            let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
+            choices.filter_map(|choice| choice.teacher.form()).map(context).fold(context(model), u32::min)
+        };
+        let sees = train.sees.as_ref();
+        let fields = || train.producers().flat_map(Producer::fields_of_data);
+        let drawn = || train.producers().flat_map(Producer::drawn);
+        for field in fields() {
+            prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
+        }
+        if let Some(validation) = &train.validation {
+            let longest = validated(data)?.longest(tokenizer, sees, Some(&validation.target))?;
+            longest.fits(0, context(model))?;
+        }
+        let environments = || train.producers().flat_map(Producer::environments);
+        if prompts.dataset.is_chat() && environments().next().is_some() {
+            let message =
+                format!("`turns` of `{}`, whose prompts are conversations, is not supported yet", data.name);
+            return Err(Error::new(FailureKind::Data, message).help(
+                "write its prompts as plain text, and what is to stand between turns in the observations",
+            ));
+        }
+        if environments().any(|turns| turns.expert_turns.is_some()) {
+            experts(prompts)?;
+        }
+        for (writer, sampling) in drawn() {
+            let shortest = match writer {
+                Writer::Student => context(model),
+                Writer::Scorer(role) => of_role(role),
+                // They may read more than the prompt: see below.
+                Writer::Guide(role) | Writer::Editor { editor: role, .. } => of_role(role),
+                Writer::Model(writer) => context(model).min(context(writer)),
+            };
+            let longest = prompts.longest(tokenizer, sees, None)?;
+            longest.fits(sampling.max_tokens(data.limit), shortest).map_err(Error::from)?;
+        }
+        for choice in train.scorers.readers(share.domain) {
+            let Some(view) = &choice.sees else { continue };
+            let longest = |field| prompts.longest(tokenizer, Some(view), field);
+            let context = context(choice.teacher.form().unwrap_or(model));
+            let debate = with_debate(train, view, tokenizer)?;
+            for field in fields() {
+                longest(Some(field))?.with_words(debate).fits(0, context)?;
+            }
+            for (_, sampling) in drawn() {
+                let completion = with_completions(view, sampling.max_tokens(data.limit));
+                longest(None)?.with_words(debate).fits(completion, context)?;
+            }
+        }
+        for panel in &train.panels {
+            let members = panel.members.iter().flat_map(|role| train.scorers.choices(*role));
+            for choice in members.filter(|choice| choice.domain == share.domain) {
+                // Where it sees what was said, its last turn is part of that.
+                let debate =
+                    choice.sees.as_ref().map_or(Ok(0), |view| with_debate(train, view, tokenizer))?;
+                let longest = prompts.longest(tokenizer, choice.sees.as_ref().or(sees), None)?;
+                let context = context(choice.teacher.form().unwrap_or(model));
+                longest.with_words(debate.max(panel.sampling.max_tokens)).fits(0, context)?;
+            }
+        }
+        for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
+            let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };
+            let longest = prompts.longest(tokenizer, Some(view), None)?;
+            longest.fits(with_completions(view, sampling.max_tokens(data.limit)), of_role(role))?;
+        }
+        // Whoever scores reads the same completions.
+        let scorers = train.scorers.iter().flat_map(|(role, scorer)| {
+            let own = scorer.choices.iter().filter(|choice| choice.domain == share.domain);
+            own.filter_map(move |choice| {
+                let name = match role {
+                    Role::REFERENCE => "the reference".to_owned(),
+                    _ => format!("the teacher `{}`", choice.name),
+                };
+                Some((name, choice.teacher.form()?, choice.own_tokens))
+            })
+        });
+        let writers = train
+            .producers()
+            .flat_map(Producer::models)
+            .map(|id| ("the model of the `snapshot`".to_owned(), id, false));
+        for (name, other, own_tokens) in scorers.chain(writers) {
+            let (student, other) = (form(model), form(other));
+            if own_tokens {
+                // How long completions get in its tokens is known when they are there.
+                Counterparts::new(tokenizer, &other.tokenizer, &name)?;
+                prompts.longest_prompt(&other.tokenizer)?.fits(1, other.config.context as u32)?;
+                continue;
+            }
+            if let Some(difference) = difference(tokenizer, &other.tokenizer) {
+                let message = format!("{name} has another tokenizer than its student: {difference}");
+                return Err(Error::new(FailureKind::Runtime, message).help(difference.help()));
+            }
+            let (own, needed) = (other.config.context, student.config.context);
+            if own < needed {
+                let message =
+                    format!("{name} has a context of {own} tokens, less than its student's {needed}");
+                return Err(
+                    Error::new(FailureKind::Context, message).help("give it at least the student's context")
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a route says of a domain's data that is true of none of its rows: usually a slip in a text or a
+/// number.
+pub fn idle_arms<O>(
+    stage: &str,
+    train: &Train<O>,
+    domain: DomainId,
+    data: &DomainData,
+) -> Result<Vec<String>> {
+    let dataset = &trained(data)?.dataset;
+    let taken = dataset.arms(&train.conditions(domain)).unwrap_or_default();
+    let conditional =
+        train.arms(domain).zip(0..).filter_map(|(arm, index)| Some((arm, arm.when.as_ref()?, index)));
+    let idle = conditional.filter(|(.., index)| !taken.contains(index));
+    Ok(idle
+        .map(|(arm, when, _)| {
+            let (domain, rows, when) = (&data.name, dataset.len(), when.text());
+            format!(
+                "`{stage}`: of the {rows} prompts of `{domain}`, none is routed to `{}` by `{when}`",
+                arm.name
+            )
+        })
+        .collect())
+}
+
+/// The same of every evaluation of a table.
+pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
+    for (model, domain) in comparison.evaluations() {
+        fits(&domains[domain.0 as usize], &forms[model.0 as usize], &comparison.evaluation)?;
+    }
+    Ok(())
+}
+
+/// That a model's context has room for every test prompt with its completion.
+pub fn fits(data: &DomainData, form: &Form, evaluation: &Evaluation) -> Result<()> {
+    let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
+    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?)
+}

@@ -1,0 +1,121 @@
+//! The key of rollouts that frozen models write before the first step.
+
+use mopd_compiler::plan::producers::{Once, Writer};
+use mopd_compiler::plan::views::Piece;
+use mopd_compiler::plan::{
+    DataFormula, Domain, Keep, Length, ModelId, Objective, PromptFormat, Reward, Sampling, Train,
+};
+use serde::Serialize;
+
+use super::{ComputeKey, DataKey, Maker};
+use crate::prepare::Form;
+
+#[derive(Serialize)]
+pub(super) struct RolloutsKey<'a> {
+    computed: ComputeKey<'a>,
+    /// Of random numbers.
+    stream: u64,
+    #[serde(flatten)]
+    written: WrittenKey,
+    /// In place of the prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sees: Option<&'a [Piece]>,
+    sampling: &'a Sampling,
+    /// The programs that edit them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    edits: Vec<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    programs: &'a [String],
+    tokenizer: String,
+    shares: Vec<ShareKey<'a>>,
+    data: &'a [DataKey<'a>],
+}
+
+/// How many.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WrittenKey {
+    Sequences {
+        sequences: u32,
+        keep: Keep,
+    },
+    /// Those that a stage draws: with the shares and the data, these numbers decide which.
+    Prompts {
+        groups: u32,
+        passes: u32,
+        length: Length,
+    },
+}
+
+#[derive(Serialize)]
+struct ShareKey<'a> {
+    share: f64,
+    reward: Reward,
+    format: &'a PromptFormat,
+    limit: Option<u32>,
+    writers: Vec<WriterKey<'a>>,
+}
+
+#[derive(Serialize)]
+struct WriterKey<'a> {
+    when: Option<&'a DataFormula>,
+    model: &'a str,
+    /// In place of the prompts, otherwise than the student.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sees: Option<&'a [Piece]>,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn rollouts<'k>(
+        &'k self,
+        train: &'k Train<Objective>,
+        form: &Form,
+        (computed, stream): (ComputeKey<'k>, u64),
+        (data, programs): (&'k [DataKey<'k>], &'k [String]),
+        result_of: &impl Fn(ModelId) -> &'k str,
+    ) -> Option<RolloutsKey<'k>> {
+        let producer = train.rollout.producer.unedited();
+        let written = match producer.once() {
+            Some(Once { sequences, keep }) => WrittenKey::Sequences { sequences, keep },
+            None if producer.kind().once_a_prompt() => WrittenKey::Prompts {
+                groups: train.rollout.groups,
+                passes: train.passes,
+                length: train.length,
+            },
+            None => return None,
+        };
+        let (writer, sampling) = producer.kind().drawn()?;
+        let edits = train.rollout.producer.programs();
+        let shares = train.mixture.iter().map(|share| {
+            let Domain { reward, format, limit, .. } = self.plan.experiment.domain(share.domain);
+            let writers = match writer {
+                Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
+                    let arms = train.scorers.choices(role).iter();
+                    let arms = arms.filter(|arm| arm.domain == share.domain).map(|arm| {
+                        // Before the first step, the student is what the stage starts from.
+                        let model = arm.teacher.model().unwrap_or(train.start);
+                        let sees = producer.kind().view().or(arm.sees.as_ref());
+                        let sees = sees.map(|view| view.pieces.as_slice());
+                        WriterKey { when: arm.when.as_ref(), model: result_of(model), sees }
+                    });
+                    arms.collect()
+                }
+                Writer::Model(id) => vec![WriterKey { when: None, model: result_of(id), sees: None }],
+                Writer::Student => Vec::new(),
+            };
+            ShareKey { share: share.share, reward: reward.without_paths(), format, limit: *limit, writers }
+        });
+        Some(RolloutsKey {
+            computed,
+            stream,
+            written,
+            sees: train.sees.as_ref().map(|view| view.pieces.as_slice()),
+            sampling,
+            edits: edits.iter().map(|program| program.command).collect(),
+            programs: if edits.is_empty() { &[] } else { programs },
+            tokenizer: form.tokenizer.hash(),
+            shares: shares.collect(),
+            data,
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! What is said of a step while it runs.
+
+use mopd_compiler::plan::Recipe;
+use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
+
+use super::{Stage, Trainer};
+use crate::report::metrics::Row;
+
+impl Trainer<'_> {
+    /// From the rows of a step.
+    pub(super) fn event(&self, step: u32, rows: &[Row], tokens: u64, seconds: Seconds, loss: f64) -> Event {
+        let Stage { name, seed, steps, train, .. } = *self.stage;
+        let (metric, value) = headline(train.recipe, rows, loss);
+        let domains = rows.chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
+        let (stage, metric) = (name.to_owned(), metric.to_owned());
+        Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains }
+    }
+}
+
+/// From the rows of a domain: one for each teacher. None of their means is of a row without sequences.
+fn domain_step(rows: &[Row]) -> DomainStep {
+    // JSON has no other numbers.
+    let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
+    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
+        let whole: f64 = rows.iter().map(share).sum();
+        let rows = rows.iter().filter(|row| share(row) > 0.0);
+        let sum = rows.map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>();
+        sum.filter(|_| whole > 0.0)
+    };
+    let teacher =
+        |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
+    DomainStep {
+        domain: rows[0].domain.clone(),
+        teachers: rows.iter().filter_map(teacher).collect(),
+        divergence: finite(mean(|row| row.divergence, |row| row.token_share)),
+        reward: finite(mean(|row| row.reward, |row| row.prompt_share)),
+    }
+}
+
+/// The number that tells whether a recipe makes progress, over the whole step.
+fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
+    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
+        let rows = rows.iter().filter(|row| share(row) > 0.0);
+        let parts: Option<Vec<f64>> = rows.map(|row| Some(value(row)? * share(row))).collect();
+        parts.filter(|parts| !parts.is_empty()).map(|parts| parts.iter().sum())
+    };
+    let special = match recipe {
+        Recipe::Sft | Recipe::Dpo | Recipe::Step => None,
+        Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
+        Recipe::Distill => {
+            mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value))
+        }
+    };
+    special.unwrap_or(("loss", loss))
+}

@@ -1,0 +1,142 @@
+//! The loss on validation rows, against the reference in double precision.
+
+use mopd_compiler::plan::Validation;
+
+use super::super::batches::data::all_examples;
+use super::super::losses::Validated;
+use super::super::state::RestoreMode;
+use super::*;
+use crate::compiled;
+
+/// Stages whose objective is weighted by its own validation loss. In the fixture, they validate on the rows
+/// that they train on.
+pub fn validating(every: u32, rows: Option<u32>) -> Train<Objective> {
+    let plan = compiled::plan(
+        "experiment \"t\" { seed = 1 }\n\
+         domain d { prompts = \"d.jsonl\", validation = \"v.jsonl\", format = text, reward = exact_match }\n\
+         model base = llama { layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }\n\
+         objective o {\n\
+           weight = 0.5 + loss.validation + previous(loss.validation)\n\
+           term a = -live student.logp\n\
+           reduce = mean(token) then mean(sequence)\n\
+         }\n\
+         model student = sft(base, on: domains) {\n\
+           target = answer, objective = o, batch = 5, steps = 10, lr = 1e-3\n\
+           validate = validate(target: answer, every: 2)\n\
+         }\n"
+        .to_owned(),
+    );
+    let read = compiled::train(&plan, "student").clone();
+    assert_eq!(read.validation, Some(Validation { target: "answer".to_owned(), every: 2, rows: None }));
+    let validation = Some(Validation { target: "answer".to_owned(), every, rows });
+    let mut train = train(read.objective, 1);
+    (train.validation, train.scorers) = (validation, read.scorers);
+    train
+}
+
+fn stage<'a>(fixture: &'a Fixture, train: &'a Train<Objective>, weights: &[Arc<Weights>]) -> Stage<'a> {
+    let stage = fixture.stage(train, ROUTED, weights);
+    Stage { validation: stage.sources.clone(), ..stage }
+}
+
+/// The mean of -log p over all tokens of the first rows of each domain.
+fn expected(stage: &Stage, weights: Weights, rows: usize) -> f64 {
+    let reference = Reference::new(&Arc::new(weights));
+    let (mut sum, mut count) = (0.0, 0);
+    for domain in all_examples(stage, "answer").unwrap() {
+        for row in domain.into_iter().take(rows) {
+            let logps = reference.logps(row.prompt(stage), &row.completion);
+            let taken = logps.gather(1, &Tensor::from_slice(&row.completion).unsqueeze(1), false);
+            sum -= taken.sum(Kind::Double).double_value(&[]);
+            count += row.completion.len();
+        }
+    }
+    sum / count as f64
+}
+
+fn now(trainer: &Trainer) -> Weights {
+    trainer.stage.start.with_values(trainer.trained.numbers(&trainer.model))
+}
+
+/// However the rows are divided, of some rows or all, where a domain cuts them off.
+#[test]
+fn it_is_the_mean_over_all_tokens() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    for (rows, micro_batch, limit) in
+        [(None, None, None), (None, Some(3), None), (Some(3), None, None), (Some(100), Some(1), Some(4))]
+    {
+        let train = validating(1, rows);
+        let mut stage = Stage { micro_batch, ..stage(&fixture, &train, &weights) };
+        stage.validation.iter_mut().for_each(|source| source.limit = limit);
+        stage.sources = stage.validation.clone();
+        let mut trainer = Trainer::new(&stage).unwrap();
+        trainer.validate(0).unwrap();
+        let got = trainer.losses.validated_before(0).unwrap();
+        let expected = expected(&stage, (*weights[0]).clone(), rows.map_or(usize::MAX, |rows| rows as usize));
+        assert!((got - expected).abs() < 1e-5, "{rows:?} {micro_batch:?} {limit:?}: {got} {expected}");
+    }
+}
+
+/// The objective reads the last one that was computed, and before it the one of the step before; the record has
+/// each where it was computed; a checkpoint between two of them keeps it.
+#[test]
+fn an_objective_reads_the_last_one() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    let train = validating(2, None);
+    let stage = stage(&fixture, &train, &weights);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let (mut record, mut last, mut before) = (Record::default(), 0.0, None);
+    for step in 0..5u32 {
+        if step.is_multiple_of(2) {
+            last = expected(&stage, now(&trainer), usize::MAX);
+        }
+        if step == 3 {
+            let state = trainer.state(step, 0.0, Record::default());
+            trainer = Trainer::new(&stage).unwrap();
+            trainer.restore(&state, RestoreMode::Resume).unwrap();
+            assert_eq!(trainer.losses.validated.map(|Validated { step, .. }| step), Some(2));
+        }
+        trainer.validate(step).unwrap();
+        let rollouts = trainer.rollouts_of(step).unwrap();
+        let Evaluated { batch, outputs, .. } =
+            trainer.evaluate(0, &rollouts[0], step).map_err(|(error, _)| error).unwrap();
+        let read = f64::from(batch.signal(&Signal::ValidationLoss).unwrap()[0]);
+        assert!((read - last).abs() < 1e-5, "{step}: {read} {last}");
+        let sequences = &rollouts[0].sequences;
+        let term = outputs.get(stage.train.objective.terms[0].value);
+        let mean = |sequence: usize| {
+            let tokens = &term[sequences.tokens(sequence)];
+            tokens.iter().map(|value| f64::from(*value)).sum::<f64>() / tokens.len() as f64
+        };
+        let count = sequences.list.len();
+        let term = (0..count).map(mean).sum::<f64>() / count as f64;
+        let loss = (0.5 + last + before.unwrap_or(last)) * term;
+        let got = f64::from(outputs.get(stage.train.objective.loss)[0]);
+        assert!((got - loss).abs() < 1e-4 * loss.abs(), "{step}: {got} {loss}");
+        before = Some(last);
+        trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
+        let row = record.rows.last().unwrap();
+        assert_eq!(row.validation_loss.is_some(), step.is_multiple_of(2), "{step}");
+        assert!(row.validation_loss.is_none_or(|loss| (loss - last).abs() < 1e-5));
+    }
+}
+
+/// A stage that goes on from another one's checkpoint computes its own.
+#[test]
+fn a_fork_computes_it_anew() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    let train = validating(100, None);
+    let stage = stage(&fixture, &train, &weights);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    trainer.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+    let state = trainer.state(1, 0.0, Record::default());
+    let mut fork = Trainer::new(&stage).unwrap();
+    fork.restore(&state, RestoreMode::Fork).unwrap();
+    fork.validate(1).unwrap();
+    let got = fork.losses.validated_before(1).unwrap();
+    assert!((got - expected(&stage, now(&trainer), usize::MAX)).abs() < 1e-5);
+    assert!((got - trainer.losses.validated_before(0).unwrap()).abs() > 1e-5, "the weights have moved");
+}

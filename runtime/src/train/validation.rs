@@ -1,0 +1,88 @@
+//! The loss on rows that no stage is trained on, as the student is between two of its updates.
+
+use mopd_compiler::plan::{Role, Validation};
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::batches::data::all_examples;
+use super::losses::Validated;
+use super::sequences::Sequences;
+use super::views::Shown;
+use super::vocabulary::{Logits, Matrix, Quantity, Vocabulary};
+use super::{Stage, Trainer};
+use crate::failure::Result;
+use crate::model::Decoder;
+use crate::rollout::Sequence;
+
+/// Rows that go through the student together, at most.
+const TOGETHER: u32 = 16;
+
+/// Of a stage that validates.
+pub struct Validator<'a> {
+    settings: &'a Validation,
+    /// The stage, with the validation rows of its domains in place of those that it trains on.
+    stage: Stage<'a>,
+    /// Those of similar length together.
+    batches: Vec<Sequences>,
+}
+
+impl<'a> Validator<'a> {
+    /// None where the stage does not validate.
+    pub fn new(stage: &Stage<'a>) -> Result<Option<Validator<'a>>> {
+        let Some(settings) = &stage.train.validation else { return Ok(None) };
+        let stage = Stage { sources: stage.validation.clone(), ..stage.clone() };
+        let examples = all_examples(&stage, &settings.target)?;
+        let read = examples.into_iter().flat_map(|rows| {
+            let count = settings.rows_of(rows.len());
+            rows.into_iter().take(count)
+        });
+        let mut rows: Vec<Sequence> = read.collect();
+        rows.sort_by_key(|row| row.prompt(&stage).len() + row.completion.len());
+        // Never more than a step trains on at once: then it has room.
+        let step = stage.train.rollout.sequences();
+        let together = stage.micro_batch.unwrap_or(step).clamp(1, TOGETHER) as usize;
+        let domains = stage.sources.len();
+        let batches = rows.chunks(together).map(|rows| Sequences::new(rows.to_vec(), 1, domains)).collect();
+        Ok(Some(Validator { settings, stage, batches }))
+    }
+
+    fn is_due(&self, last: Option<Validated>, step: u32) -> bool {
+        last.is_none_or(|last| step >= last.step.saturating_add(self.settings.every))
+    }
+
+    /// The mean over all tokens of -log p. `lm_head` is the student's.
+    fn loss(&self, student: &Decoder, lm_head: &Tensor) -> Result<f64> {
+        let _guard = no_grad_guard();
+        let (mut sum, mut count) = (0.0, 0);
+        for sequences in &self.batches {
+            self.stage.control.check()?;
+            let members: Vec<usize> = (0..sequences.list.len()).collect();
+            let packed = sequences.packed(&self.stage, &members, &Shown::Own);
+            let logits = Logits::Projected {
+                hidden: student.hidden(&packed),
+                matrix: Matrix::Held(lm_head.shallow_clone()),
+                softcap: student.config.logit_softcap,
+            };
+            let targets = Tensor::from_slice(&sequences.targets()).to_device(self.stage.device);
+            let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+                .without(student.tokenizer.absent());
+            let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
+            sum -= logps[0].sum(Kind::Double).double_value(&[]);
+            count += sequences.layout.tokens();
+        }
+        // The experts that it asked are in no step's numbers.
+        let _ = student.take_expert_load();
+        Ok(sum / count as f64)
+    }
+}
+
+impl Trainer<'_> {
+    /// Before a step, where it is time.
+    pub(super) fn validate(&mut self, step: u32) -> Result<()> {
+        let Trainer { model, models, validator: Some(validator), losses, .. } = self else { return Ok(()) };
+        if validator.is_due(losses.validated, step) {
+            let loss = validator.loss(model, &models.compared(model))?;
+            losses.validated = Some(Validated { step, loss });
+        }
+        Ok(())
+    }
+}
