@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{Dataset, RowPlace};
 
-/// Test prompts that are also trained on. Not an error: the author may mean it, but no score should be read
+/// Held-out prompts that are also trained on. Not an error: the author may mean it, but no score should be read
 /// without knowing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlap {
@@ -21,7 +21,7 @@ pub struct Overlap {
 impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (number, verb) = if self.prompts == 1 { ("prompt", "is") } else { ("prompts", "are") };
-        write!(f, "{}: {} test {number} {verb} trained on too, ", self.tests.0.display(), self.prompts)?;
+        write!(f, "{}: {} held-out {number} {verb} trained on too, ", self.tests.0.display(), self.prompts)?;
         write!(
             f,
             "the first at {} ({} of {})",

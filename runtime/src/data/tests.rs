@@ -277,7 +277,7 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
     let (test, train_path) = (tests.path.display(), train.path.display());
     assert_eq!(
         warning.to_string(),
-        format!("{test}: 1 test prompt is trained on too, the first at line 3 (line 2 of {train_path})")
+        format!("{test}: 1 held-out prompt is trained on too, the first at line 3 (line 2 of {train_path})")
     );
     let apart = load("{\"prompt\": \"d\", \"answer\": 1}\n");
     assert_eq!(overlap(&train, &apart), None);
