@@ -932,6 +932,33 @@ def _(b):  # arXiv:2605.30251: a sum over the final turn; a completion without o
     return torch.stack(sums).mean()
 
 
+# Drafts: the first two tokens of a completion stood, the others are of a draft from its first rejected token on.
+drafts = {"accepted": lambda position: position < 2, "offset": lambda position: (position - 1).clip(min=0)}
+
+
+def joint(b, loss):
+    """Both streams over one denominator: a rejected token is worth 2 * 0.9^(offset - 1) of the others (arXiv:2605.29343)."""
+    worth = torch.where(b.position < 2, 1.0, 2 * 0.9 ** (b.position - 2))
+    return (worth * loss).sum() / worth.sum()
+
+
+@method("draft_opd.draft_opd", also=drafts)
+def _(b):  # the Bernoulli divergence of the drafted token
+    p, q = b.lt.exp(), b.ls.exp()
+    return joint(b, p * (p.log() - q.log()) + (1 - p) * ((1 - p).log() - (1 - q).log()))
+
+
+@method("draft_opd.draft_opd_k3", also=drafts)
+def _(b):
+    gap = (b.lt.clip(min=-10) - b.ls.clip(min=-10)).clip(-10, 10)
+    return joint(b, gap.exp() - 1 - gap)
+
+
+@method("draft_opd.draft_opd_tv", also=drafts)
+def _(b):
+    return joint(b, 0.5 * (b.t.exp() - b.s.exp()).abs().sum(-1))
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
     for seed, (name, (loss, also, panel, named, arguments)) in enumerate(METHODS.items()):
