@@ -34,6 +34,11 @@ pub enum Signal {
     Position,
     /// The token is between `<tag>` and `</tag>`. Per token, bool.
     InSpan { tag: String },
+    /// Of a trajectory that is sampled with drafts: 1 where the token is of it, 0 where it is of a draft, from the
+    /// first token that was rejected on. Per token, bool.
+    Accepted,
+    /// Place in such a draft, from 1 at the first token that was rejected; 0 in the trajectory. Per token, count.
+    Offset,
     /// Number of completion tokens. Per sequence, count.
     Length,
     /// 1 where the completion was cut off before its end token. Per sequence, bool.
@@ -88,6 +93,7 @@ impl Signal {
             Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position | Signal::InSpan { .. } => {
                 Axis::Token
             }
+            Signal::Accepted | Signal::Offset => Axis::Token,
             Signal::Length
             | Signal::Truncated
             | Signal::Reward
@@ -122,6 +128,8 @@ impl Signal {
             Signal::Divergence(divergence) => divergence.roles(),
             Signal::Position
             | Signal::InSpan { .. }
+            | Signal::Accepted
+            | Signal::Offset
             | Signal::Length
             | Signal::Truncated
             | Signal::Reward
@@ -238,11 +246,15 @@ impl Divergence {
         roles
     }
 
+    /// The weights of its sides.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.left.parameters().into_iter().chain(self.right.parameters())
+    }
+
     /// The signals that the weights of its sides are computed from.
     pub fn signals(&self) -> Vec<Signal> {
-        let parameters = self.left.parameters().into_iter().chain(self.right.parameters());
         let mut signals: Vec<Signal> = Vec::new();
-        for signal in parameters.flat_map(Parameter::signals) {
+        for signal in self.parameters().flat_map(Parameter::signals) {
             if !signals.contains(&signal) {
                 signals.push(signal);
             }

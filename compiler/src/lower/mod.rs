@@ -3,6 +3,7 @@
 
 mod balance;
 mod cost;
+mod drafts;
 mod expression;
 mod formula;
 mod key;
@@ -281,6 +282,13 @@ fn trained(
             .or_else(|| partial::without_confidence(part, &train.panels, origins))
     };
     if let Some(refusal) = parts.find_map(unfit) {
+        return Err(refusal.into());
+    }
+    let own = own_data.iter().map(|own| (&own.objective, &own.rollout));
+    let mut drafted = std::iter::once((&objective, &rollout)).chain(own);
+    if let Some(refusal) =
+        drafted.find_map(|(part, rollout)| drafts::unfit(part, rollout, &train.scorers, origins))
+    {
         return Err(refusal.into());
     }
     Ok(Train {

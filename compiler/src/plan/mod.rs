@@ -189,16 +189,20 @@ impl Objective {
 
     /// What numbers inside divergences are computed from, with repetition.
     pub fn signals_inside(&self) -> Vec<Signal> {
-        let signals = self.graph.signals(&self.outputs());
-        let of_signals = signals.iter().filter_map(|signal| match signal {
+        self.divergences().iter().flat_map(Divergence::signals).collect()
+    }
+
+    /// Those that are read, then those that gradient flows through.
+    pub fn divergences(&self) -> Vec<Divergence> {
+        let of_signals = self.graph.signals(&self.outputs()).into_iter().filter_map(|signal| match signal {
             Signal::Divergence(divergence) => Some(divergence),
             _ => None,
         });
         let of_live = self.live.iter().filter_map(|live| match &live.primitive {
-            Live::Divergence(divergence) => Some(divergence),
+            Live::Divergence(divergence) => Some(divergence.clone()),
             _ => None,
         });
-        of_signals.chain(of_live).flat_map(Divergence::signals).collect()
+        of_signals.chain(of_live).collect()
     }
 
     /// The roles whose distributions must be computed, the student's aside.

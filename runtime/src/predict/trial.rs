@@ -105,10 +105,11 @@ impl Trial<'_> {
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
         let own = f64::from(self.train.rollout.group());
-        let all: u32 = self.train.rollouts().map(Rollout::group).sum();
+        let rows = |rollout: &Rollout| f64::from(rollout.group()) * f64::from(rollout.producer.kind().rows());
+        let all: f64 = self.train.rollouts().map(rows).sum();
         let layers = (layer * layers + matrix) as f64;
         let talk = self.spoken(batch) * layers * 2.0;
-        8.0 * f64::from(batch) * (f64::from(all) / own) * self.length() * layers + talk
+        8.0 * f64::from(batch) * (all / own) * self.length() * layers + talk
     }
 
     /// Tokens that panels say about the prompts of so many sequences, at most.

@@ -55,6 +55,12 @@ pub struct Row {
     /// Members of panels, prompt by prompt, that stated no confidence, where they are to state one.
     #[serde(default)]
     pub unstated: Option<f64>,
+    /// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood;
+    /// and tokens of a completion per draft.
+    #[serde(default)]
+    pub accepted: Option<f64>,
+    #[serde(default)]
+    pub accepted_length: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -104,6 +110,8 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         dropped,
         unavailable,
         unstated,
+        accepted,
+        accepted_length,
         expert_entropy,
         expert_largest_share,
         extrapolated,
@@ -150,6 +158,8 @@ mod tests {
             dropped: Some(3.0),
             unavailable: None,
             unstated: Some(2.0),
+            accepted: None,
+            accepted_length: Some(2.5),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             extrapolated: Some(3.0),
@@ -173,7 +183,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 32));
+        assert_eq!(table.shape(), (2, 34));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -204,7 +214,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 32));
+        assert_eq!(table.shape(), (0, 34));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

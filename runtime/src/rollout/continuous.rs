@@ -199,7 +199,12 @@ impl<'a> Flight<'a> {
             .iter()
             .map(|&(place, sample)| self.prompts[unit[place]].uniforms(self.key, sample))
             .collect();
-        let drawn = |((place, _), uniforms)| drawer::DrawRow { uniforms, place, seen: [tokens[place], &[]] };
+        let drawn = |((place, _), uniforms)| drawer::DrawRow {
+            uniforms,
+            place,
+            seen: [tokens[place], &[]],
+            verdicts: &[],
+        };
         let mut drawn: Vec<drawer::DrawRow> =
             zip_equal(rows.iter().copied(), &mut uniforms).map(drawn).collect();
         let draws = self.drawer.draw(
@@ -288,11 +293,11 @@ impl<'a> Flight<'a> {
         for (place, row) in self.flying.iter_mut().enumerate() {
             row.fed += 1;
             // Where a row reads again what it had written, nothing is drawn.
-            let completion = &self.completions[row.index].tokens;
+            let Completion { tokens: completion, verdicts, .. } = &self.completions[row.index];
             if row.fed == completion.len() {
                 let seen = [self.prompts[row.index / self.n].tokens, completion];
                 places.push(place);
-                rows.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen });
+                rows.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen, verdicts });
             }
         }
         let guide = self.guide.as_mut().map(PagedGenerator::logits);

@@ -6,6 +6,7 @@ use mopd_kernels::Cpu;
 use super::Author;
 use super::guided::{self, Guidance, GuidedScratch};
 use super::sampler::{Draw, draw};
+use super::speculative::Verdict;
 use super::stop::Stop;
 use crate::machine::device;
 use crate::model::{ABSENT, Decoder};
@@ -56,6 +57,8 @@ pub(super) struct DrawRow<'a> {
     pub(super) place: usize,
     /// Its prompt, and what it has written.
     pub(super) seen: [&'a [Token]; 2],
+    /// Those on what it has written.
+    pub(super) verdicts: &'a [Verdict],
 }
 
 /// Draws next tokens, and knows what ends a completion.
@@ -116,7 +119,8 @@ impl<'a> Drawer<'a> {
                 None => draw(own, sampling, row.seen, row.uniforms, &mut scratch.own),
                 Some((tokens, guidance, logits)) => {
                     let logits = [own, tokens.of_row(logits, row.place)];
-                    guided::draw(logits, guidance, sampling, row.seen, row.uniforms, scratch)
+                    let before = (row.seen, row.verdicts);
+                    guided::draw(logits, guidance, sampling, before, row.uniforms, scratch)
                 }
             };
         });

@@ -1,6 +1,7 @@
 //! Tokens that a second model has a say in. It reads what the first one does, token by token.
 
 use super::sampler::{Draw, Scratch, Weighed, pick, summed, weigh};
+use super::speculative::{Verdict, Verification, verified};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use mopd_compiler::plan::Sampling;
@@ -14,6 +15,8 @@ pub enum Guidance {
     /// The first model proposes a token. Where that is not among the so many that the second finds most
     /// probable, the second draws one (arXiv:2410.11325, algorithm 1).
     Replace { top_k: u32 },
+    /// The first model drafts, the second verifies.
+    Verify(Verification),
 }
 
 /// Memory that is used again from draw to draw.
@@ -27,21 +30,24 @@ pub(super) struct GuidedScratch {
 }
 
 /// A token, and its log-probability under all of this: the distribution that it was drawn from. The settings
-/// shape the distribution of each model alone. None where logits are not finite.
+/// shape the distribution of each model alone. None where logits are not finite. `verdicts` are those on the tokens
+/// before.
 pub(super) fn draw(
     logits: [&[f32]; 2],
     guidance: Guidance,
     sampling: &Sampling,
-    seen: [&[Token]; 2],
+    (seen, verdicts): ([&[Token]; 2], &[Verdict]),
     uniforms: &mut Uniforms,
     scratch: &mut GuidedScratch,
 ) -> Option<Draw> {
     let GuidedScratch { own, guide, mixture, ends, order } = scratch;
-    let uniform = uniforms.uniform();
     let [own, guide] = [weigh(logits[0], sampling, seen, own)?, weigh(logits[1], sampling, seen, guide)?];
     match guidance {
-        Guidance::Mix { share } => mixed(&own, &guide, share, uniform, (mixture, ends)),
-        Guidance::Replace { top_k } => replaced(&own, &guide, top_k, uniform, uniforms, order),
+        Guidance::Mix { share } => mixed(&own, &guide, share, uniforms.uniform(), (mixture, ends)),
+        Guidance::Replace { top_k } => replaced(&own, &guide, top_k, uniforms, order),
+        Guidance::Verify(verification) => {
+            verified(&own, &guide, verification, verdicts, uniforms, (mixture, ends))
+        }
     }
 }
 
@@ -61,7 +67,7 @@ fn mixed(
     summed(mixture, ends);
     let entry = pick(mixture, ends, uniform)?;
     let logp = log_sum((1.0 - share).ln() + more.logp(entry), share.ln() + less.logp(entry));
-    Some(Draw { token: entry as Token, logp })
+    Some(Draw::new(entry as Token, logp))
 }
 
 /// A token comes from the proposals among the `top_k`, or from the second model after any of the others: with
@@ -71,11 +77,10 @@ fn replaced(
     own: &Weighed,
     guide: &Weighed,
     top_k: u32,
-    uniform: f64,
     uniforms: &mut Uniforms,
     order: &mut Vec<u32>,
 ) -> Option<Draw> {
-    let proposed = own.pick(uniform)?;
+    let proposed = own.pick(uniforms.uniform())?;
     order.clear();
     order.extend(0..guide.logits.len() as u32);
     let k = (top_k as usize).clamp(1, order.len());
@@ -90,7 +95,7 @@ fn replaced(
     let is_top = |entry: usize| top.iter().any(|top| *top as usize == entry);
     let token = if is_top(proposed) { proposed } else { guide.pick(uniforms.uniform())? };
     let kept = if is_top(token) { own.logp(token) } else { f64::NEG_INFINITY };
-    Some(Draw { token: token as Token, logp: log_sum(kept, replaced.ln() + guide.logp(token)) })
+    Some(Draw::new(token as Token, log_sum(kept, replaced.ln() + guide.logp(token))))
 }
 
 /// ln(exp(a) + exp(b)); exactly the one where the other is negative infinity.
@@ -123,7 +128,8 @@ mod tests {
         let mut counts = [0.0; 5];
         for _ in 0..n {
             let drawn =
-                draw([&OWN, &GUIDE], guidance, sampling, [&[], &[]], &mut uniforms, &mut scratch).unwrap();
+                draw([&OWN, &GUIDE], guidance, sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch)
+                    .unwrap();
             let wanted = expected[drawn.token as usize].ln();
             assert!((drawn.logp - wanted).abs() < 1e-6, "{guidance:?}: {drawn:?}, {wanted}");
             counts[drawn.token as usize] += 1.0 / f64::from(n);
@@ -175,7 +181,7 @@ mod tests {
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
             let mut one = || match guidance {
                 Some(guidance) => {
-                    draw(logits, guidance, &sampling, [&[], &[]], &mut uniforms, &mut scratch).unwrap()
+                    draw(logits, guidance, &sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch).unwrap()
                 }
                 None => {
                     let scratch = &mut scratch.own;
@@ -200,7 +206,10 @@ mod tests {
             let logits = logits.map(<[f32; 5]>::as_slice);
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
             let guidance = Guidance::Mix { share: 0.2 };
-            assert_eq!(draw(logits, guidance, &sampling, [&[], &[]], &mut uniforms, &mut scratch), None);
+            assert_eq!(
+                draw(logits, guidance, &sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch),
+                None
+            );
         }
     }
 }

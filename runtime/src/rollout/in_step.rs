@@ -72,8 +72,9 @@ fn together(
         control.check()?;
         let mut drawn = Vec::with_capacity(rows.len());
         for (StepRow { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
-            let seen = [prompts[*index / n].tokens, completions[*index].tokens.as_slice()];
-            drawn.push(drawer::DrawRow { uniforms, place, seen });
+            let Completion { tokens, verdicts, .. } = &completions[*index];
+            let seen = [prompts[*index / n].tokens, tokens.as_slice()];
+            drawn.push(drawer::DrawRow { uniforms, place, seen, verdicts });
         }
         let draws = drawer.draw(&mut drawn, generator.logits(), guide.as_mut().map(Generator::logits));
         let mut inputs = vec![author.model.tokenizer.padding(); width];

@@ -9,6 +9,7 @@ mod in_step;
 mod precision;
 mod sampler;
 mod sequence;
+mod speculative;
 mod stop;
 
 use std::ops::Range;
@@ -26,7 +27,8 @@ use mopd_kernels::pages::{PAGE, pages_of};
 
 pub use debate::{Debate, Stance, confidence};
 pub use guided::Guidance;
-pub use sequence::Sequence;
+pub use sequence::{Sequence, Speculation};
+pub use speculative::{Counts, Rejected, Verdict, Verification, speculative};
 
 use drawer::Drawer;
 use sampler::Draw;
@@ -39,6 +41,8 @@ pub struct Completion {
     pub tokens: Vec<Token>,
     /// Log-probability of each token under the distribution it was drawn from.
     pub logps: Vec<f32>,
+    /// Where each token comes from, if it was drafted and verified.
+    pub verdicts: Vec<Verdict>,
     /// Cut off at `max_tokens`, or at the limit of its domain.
     pub truncated: bool,
 }
@@ -182,6 +186,7 @@ fn append(completion: &mut Completion, draw: Option<Draw>, most: usize, drawer: 
     })?;
     completion.tokens.push(draw.token);
     completion.logps.push(draw.logp as f32);
+    completion.verdicts.extend(draw.verdict);
     completion.truncated =
         !(drawer.decoder.tokenizer.is_end(draw.token) || drawer.stop.ends(&completion.tokens)?);
     Ok(completion.truncated && completion.tokens.len() < most)

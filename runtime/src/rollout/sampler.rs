@@ -2,6 +2,7 @@
 
 use mopd_compiler::plan::Sampling;
 
+use super::speculative::Verdict;
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use mopd_kernels::functions::exp;
@@ -14,6 +15,14 @@ use mopd_kernels::with_cpu_features;
 pub struct Draw {
     pub token: Token,
     pub logp: f64,
+    /// Where it comes from, if it was drafted and verified.
+    pub verdict: Option<Verdict>,
+}
+
+impl Draw {
+    pub fn new(token: Token, logp: f64) -> Draw {
+        Draw { token, logp, verdict: None }
+    }
 }
 
 /// Entries whose probabilities are summed before the sums are: drawing looks for the piece, then for the
@@ -55,11 +64,11 @@ pub fn draw(
     let uniform = uniforms.uniform();
     if sampling.temperature == 0.0 {
         let (logits, largest) = shaped(logits, sampling, seen, &mut scratch.penalised)?;
-        return Some(Draw { token: best(logits, largest) as Token, logp: 0.0 });
+        return Some(Draw::new(best(logits, largest) as Token, 0.0));
     }
     let weighed = weigh(logits, sampling, seen, scratch)?;
     let index = weighed.pick(uniform)?;
-    Some(Draw { token: index as Token, logp: weighed.logp(index) })
+    Some(Draw::new(index as Token, weighed.logp(index)))
 }
 
 /// The logits that are drawn by, and the largest of them; none where they are not finite.
@@ -160,6 +169,10 @@ pub(super) fn pick(weights: &[f32], ends: &[f64], uniform: f64) -> Option<usize>
 impl Weighed<'_> {
     pub(super) fn pick(&self, uniform: f64) -> Option<usize> {
         pick(self.weights, self.ends, uniform)
+    }
+
+    pub(super) fn probability(&self, entry: usize) -> f64 {
+        f64::from(self.weights[entry]) / self.total
     }
 
     /// Of an entry that can be drawn; negative infinity for others.
@@ -272,7 +285,7 @@ mod tests {
     #[test]
     fn temperature_zero_is_greedy_and_certain() {
         let draw = plainly(&[1.0, 3.0, 3.0], 0.0, &mut uniforms()).unwrap();
-        assert_eq!(draw, Draw { token: 1, logp: 0.0 });
+        assert_eq!(draw, Draw::new(1, 0.0));
     }
 
     #[test]

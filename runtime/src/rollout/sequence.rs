@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::Counts;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -33,6 +34,20 @@ pub struct Sequence {
     /// What the verifier said of it, where a template shows that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feedback: Option<String>,
+    /// What it is of a trajectory that was sampled with drafts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<Speculation>,
+}
+
+/// A row of a trajectory that was sampled with drafts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speculation {
+    /// The trajectory itself.
+    Trajectory(Counts),
+    /// What was rejected of a draft, which is no completion: behind the trajectory up to there, which is not trained
+    /// on here.
+    Rejected,
 }
 
 impl Sequence {
@@ -42,6 +57,11 @@ impl Sequence {
             Some(written) => written.iter().filter(|written| **written).count(),
             None => self.completion.len(),
         }
+    }
+
+    /// Whether it is what was rejected of a draft.
+    pub fn is_rejected(&self) -> bool {
+        self.speculation == Some(Speculation::Rejected)
     }
 
     /// What it wrote without interruption, of a completion that has tokens of others between them.

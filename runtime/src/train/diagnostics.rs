@@ -12,6 +12,7 @@ use super::sequences::Sequences;
 use super::{Stage, panels};
 use crate::model::ExpertLoad;
 use crate::report::metrics::Row;
+use crate::rollout::{Sequence, Speculation};
 use crate::zip::zip_equal;
 
 /// The numbers of a step that belong to no domain.
@@ -61,6 +62,7 @@ pub fn diagnose(
     let [clipped, domain_weight] =
         [objective.clipped, objective.domain_weight].map(|node| node.map(|node| outputs.get(node)));
     let all_tokens = sequences.layout.tokens() as f64;
+    let all_completions = completions(&sequences.list).count() as f64;
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
     let unavailable = unavailable(batch, sequences.list.len());
     let mut rows = Vec::new();
@@ -79,9 +81,11 @@ pub fn diagnose(
         let tokens = count as f64;
         let sum = |values: &[f32]| values[range.clone()].iter().map(|&value| f64::from(value)).sum::<f64>();
         let own_signal: f64 = signal[range.clone()].iter().map(|value| f64::from(value.abs())).sum();
-        let rewards: Option<Vec<f64>> = own.iter().map(|sequence| sequence.reward).collect();
+        let rewards: Option<Vec<f64>> = completions(own).map(|sequence| sequence.reward).collect();
+        let written: usize = completions(own).map(Sequence::trained).sum();
+        let acceptance = acceptance(own);
         rows.push(Row {
-            prompt_share: own.len() as f64 / sequences.list.len() as f64,
+            prompt_share: completions(own).count() as f64 / all_completions,
             token_share: tokens / all_tokens,
             divergence: student_logps
                 .zip(teacher_logps)
@@ -95,17 +99,20 @@ pub fn diagnose(
             signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
             signal_mean: Some(own_signal / tokens),
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
-            length: Some(tokens / own.len() as f64),
+            length: Some(written as f64 / completions(own).count() as f64),
             clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
             domain_weight: domain_weight
                 .and_then(|weights| weights.get(range.start))
                 .map(|&weight| f64::from(weight)),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
             dropped: dropped(index),
-            unavailable: unavailable
-                .as_ref()
-                .map(|missing| missing[members].iter().map(|missing| f64::from(u8::from(*missing))).sum()),
+            unavailable: unavailable.as_ref().map(|missing| {
+                let missing = zip_equal(own, &missing[members]);
+                missing.filter(|(sequence, missing)| **missing && !sequence.is_rejected()).count() as f64
+            }),
             unstated: panels::unstated(stage, sequences, own),
+            accepted: acceptance.map(|[accepted, _]| accepted),
+            accepted_length: acceptance.map(|[_, length]| length),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -119,6 +126,26 @@ fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
     let asked: Vec<&Vec<f32>> = asked.map(|(_, values)| values).collect();
     (!asked.is_empty())
         .then(|| (0..sequences).map(|place| asked.iter().any(|values| values[place] == 0.0)).collect())
+}
+
+/// Those that are completions, not what was rejected of drafts.
+fn completions(own: &[Sequence]) -> impl Iterator<Item = &Sequence> {
+    own.iter().filter(|sequence| !sequence.is_rejected())
+}
+
+/// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood; and
+/// tokens of a completion per draft, those that stood and the teacher's own behind them.
+fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
+    let (mut tokens, mut blocks, mut stood, mut verified) = (0, 0, 0, 0);
+    for sequence in own {
+        let Some(Speculation::Trajectory(counts)) = sequence.speculation else { continue };
+        tokens += sequence.completion.len();
+        blocks += counts.blocks;
+        stood += counts.stood;
+        verified += counts.stood + counts.rejected;
+    }
+    // Each draft has a first token, which is verified.
+    (verified > 0).then(|| [f64::from(stood) / f64::from(verified), tokens as f64 / f64::from(blocks)])
 }
 
 /// What the whole step has in common, without a sequence.
@@ -144,6 +171,8 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         dropped: None,
         unavailable: None,
         unstated: None,
+        accepted: None,
+        accepted_length: None,
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
         extrapolated: None,

@@ -21,6 +21,19 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
                 .map(Some)
                 .ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
         }
+        Signal::Accepted => {
+            drafted(objective, sequences, "accepted", |rejected, _| f32::from(u8::from(!rejected)))
+        }
+        Signal::Offset => {
+            drafted(
+                objective,
+                sequences,
+                "offset",
+                |rejected, place| {
+                    if rejected { (place + 1) as f32 } else { 0.0 }
+                },
+            )
+        }
         Signal::Truncated => {
             per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
         }
@@ -35,6 +48,22 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
         Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
         _ => Ok(None),
     }
+}
+
+/// One number for each token, by whether it is of a rejected draft, and its place in what is trained on of its row.
+fn drafted(
+    objective: &Objective,
+    sequences: &Sequences,
+    what: &str,
+    value: impl Fn(bool, usize) -> f32,
+) -> Result<Option<Vec<f32>>> {
+    if sequences.list.iter().any(|sequence| sequence.speculation.is_none()) {
+        return Err(missing(what, "the completions were not sampled with drafts", objective));
+    }
+    let of_row = |sequence: &Sequence| -> Vec<f32> {
+        (0..sequence.trained()).map(|place| value(sequence.is_rejected(), place)).collect()
+    };
+    Ok(Some(sequences.list.iter().flat_map(of_row).collect()))
 }
 
 /// What the rows of the data say of their completions.

@@ -51,6 +51,7 @@ mod rewrite;
 mod routes;
 mod said;
 mod scorers;
+mod speculative;
 mod through;
 mod trained;
 mod turns;

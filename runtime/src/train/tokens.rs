@@ -67,9 +67,11 @@ pub fn record(
                 Quantity::Signal => Some(seen.signal),
                 Quantity::Weight => seen.weight,
             };
+            // Of a rejected draft, behind what it was drafted after.
+            let before = if sequence.is_rejected() { sequence.completion.len() - range.len() } else { 0 };
             for (position, token) in range.clone().enumerate() {
                 let place = match histogram.over {
-                    Over::Position => Some(position as f64),
+                    Over::Position => Some((before + position) as f64),
                     Over::Entropy => seen.entropy.map(|entropies| f64::from(entropies[token])),
                 };
                 if let (Some(values), Some(place)) = (values, place) {
@@ -78,7 +80,7 @@ pub fn record(
             }
         }
         let kept = &mut kept[stage.section_of(sequence)];
-        if *kept < SEQUENCES && is_moment(step, stage.steps) {
+        if *kept < SEQUENCES && !sequence.is_rejected() && is_moment(step, stage.steps) {
             *kept += 1;
             let number = numbers[sequence.source];
             numbers[sequence.source] += 1;

@@ -217,6 +217,8 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::InSpan(NamedSpan::Tag(tag)) => Signal::InSpan { tag: tag.clone() },
         Wide::Turn => return Ok(Kind::Turn),
         Wide::Selected => return Ok(Kind::Selected),
+        Wide::Accepted => Signal::Accepted,
+        Wide::Offset => Signal::Offset,
         Wide::Length => Signal::Length,
         Wide::Truncated => Signal::Truncated,
         Wide::Reward => Signal::Reward,
@@ -238,8 +240,6 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         | Wide::Agreement { .. }
         | Wide::Block
         | Wide::Head
-        | Wide::Offset
-        | Wide::Accepted
         | Wide::Masked
         | Wide::RewardPart { .. } => return unknown(),
     }))

@@ -11,7 +11,7 @@ use mopd_lang::source::Span;
 
 use super::{refused, teacher};
 use crate::plan::producers::Writer;
-use crate::plan::{self, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
+use crate::plan::{self, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
@@ -330,6 +330,19 @@ pub fn unfit_writer(
         }
         if choices().any(|choice| choice.own_tokens) {
             return Some(*refused(at, "`turns` with a teacher that has another tokenizer"));
+        }
+    }
+    if matches!(rollout.producer, Producer::Speculative(_)) {
+        if choices().any(|choice| choice.own_tokens) {
+            return Some(*refused(at, "`speculative` with a teacher that has another tokenizer"));
+        }
+        let views = choices().filter_map(|choice| choice.sees.as_ref()).chain(student);
+        if let Some(view) = views.into_iter().find(|view| view.of_completions()) {
+            let construct = format!(
+                "the template `{}`, which shows what becomes of a completion, with the rollout `speculative`",
+                view.name
+            );
+            return Some(*refused(at, construct));
         }
     }
     let unfit = unfit_draft(rollout, scorers, at).or_else(|| unfit_slots(rollout, scorers, student, at));

@@ -249,15 +249,8 @@ fn rollouts() {
         refusals(|experiment| change(distilled(experiment)))
     }
     let of = || Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
-    for (source, name) in [
-        (RolloutSource::Speculative { block: 16, of: of() }, "speculative"),
-        (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
-    ] {
-        assert_eq!(
-            rollout(|train| train.rollout.source = source),
-            supported(&format!("the rollout `{name}`"))
-        );
-    }
+    let denoise = || RolloutSource::Denoise { steps: 4, block: 4, of: of() };
+    assert_eq!(rollout(|train| train.rollout.source = denoise()), supported("the rollout `denoise`"));
     let sampled = |change: &dyn Fn(&mut Sampling)| {
         rollout(|train| {
             let RolloutSource::Sample(sampling) = &mut train.rollout.source else {
@@ -276,13 +269,13 @@ fn rollouts() {
     let edits = vec![Edit::FirstTurns { turns: number(1.0) }, retry()];
     let all = rollout(|train| {
         train.rollout.edits = edits;
-        train.rollout.source = RolloutSource::Speculative { block: 16, of: of() };
+        train.rollout.source = denoise();
     });
     assert_eq!(
         all,
         [
             "the edit `first_turns` of a rollout is not supported yet",
-            "the rollout `speculative` is not supported yet",
+            "the rollout `denoise` is not supported yet",
         ]
     );
     let teachers = |sequences| {
@@ -542,8 +535,8 @@ fn replays() {
     let same = "a `replay` of completions that are the same at every step";
     assert_eq!(inside(&RolloutSource::Data { field: "answer".into() }), supported(same));
     assert_eq!(
-        inside(&RolloutSource::Speculative { block: 16, of: of(student(4, 1).0) }),
-        supported("the rollout `speculative`")
+        inside(&RolloutSource::Denoise { steps: 4, block: 4, of: of(student(4, 1).0) }),
+        supported("the rollout `denoise`")
     );
     let ordered = |formula: &Formula| {
         let formula = formula.clone();
@@ -798,8 +791,8 @@ fn mixes() {
     let mut edited = (*sampled(1)).clone();
     edited.edits = vec![Edit::Retry { until: signal(Signal::Correct), at_most: 8 }];
     assert_eq!(said(mix(half(), Rc::new(edited), data())), supported("the edit `retry` of a rollout"));
-    let other = of(RolloutSource::Speculative { block: 16, of: sampled(1) });
-    assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `speculative`"));
+    let other = of(RolloutSource::Denoise { steps: 4, block: 4, of: sampled(1) });
+    assert_eq!(said(mix(half(), sampled(1), other)), supported("the rollout `denoise`"));
     let computed = apply(Function::Multiply, [&signal(Signal::Progress), &half()]);
     assert_eq!(
         said(mix(computed, sampled(1), data())),

@@ -5,8 +5,8 @@ use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::source::Span;
 
 use super::{
-    Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, retry, rewrite, teacher,
-    through, turns,
+    Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, retry, rewrite,
+    speculative, teacher, through, turns,
 };
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -28,7 +28,11 @@ pub(crate) fn rollout(
     // Of what has no turns.
     let strays = other_edits(&train.rollout).filter(|edit| turns::makes(edit));
     let mut refusals: Vec<Diagnostic> = strays.map(|edit| *refused(at, edit_name(edit))).collect();
-    let made = producer(&train.rollout, train.keep, origins, of_completions).and_then(|producer| {
+    let made = match &train.rollout.source {
+        RolloutSource::Speculative { .. } => speculative::executable(train, origins),
+        _ => producer(&train.rollout, train.keep, origins, of_completions),
+    };
+    let made = made.and_then(|producer| {
         let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
         kept(rollout, train.keep, at)
     });
@@ -108,10 +112,10 @@ pub(super) fn source(
         }
         RolloutSource::Refine { .. } => refine::executable(rollout, origins),
         RolloutSource::FirstOf { choices } => first_of::executable(choices, origins, of_completions),
-        RolloutSource::Speculative { .. }
-        | RolloutSource::Denoise { .. }
-        | RolloutSource::Derived { .. }
-        | RolloutSource::EachTurn { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
+        RolloutSource::Speculative { .. } => Err(refused(at, "the rollout `speculative` inside another one")),
+        RolloutSource::Denoise { .. } | RolloutSource::Derived { .. } | RolloutSource::EachTurn { .. } => {
+            Err(refused(at, format!("the rollout `{}`", source.name())))
+        }
     }
 }
 

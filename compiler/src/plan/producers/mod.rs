@@ -16,6 +16,7 @@ mod refine;
 mod replay;
 mod retry;
 mod rewrite;
+mod speculative;
 mod student;
 mod teacher;
 mod through;
@@ -37,6 +38,7 @@ pub use refine::Refine;
 pub use replay::Replay;
 pub use retry::Retry;
 pub use rewrite::{PatternPiece, Rewrite};
+pub use speculative::Speculative;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
 pub use through::{Program, Through};
@@ -83,6 +85,7 @@ pub enum Producer {
     Rewrite(Box<Rewrite>),
     Retry(Box<Retry>),
     FirstOf(Box<FirstOf>),
+    Speculative(Box<Speculative>),
 }
 
 impl Producer {
@@ -103,6 +106,7 @@ impl Producer {
             Producer::Rewrite(kind) => &**kind,
             Producer::Retry(kind) => &**kind,
             Producer::FirstOf(kind) => &**kind,
+            Producer::Speculative(kind) => &**kind,
         }
     }
 
@@ -123,6 +127,7 @@ impl Producer {
             Producer::Rewrite(kind) => &mut **kind,
             Producer::Retry(kind) => &mut **kind,
             Producer::FirstOf(kind) => &mut **kind,
+            Producer::Speculative(kind) => &mut **kind,
         }
     }
 }
@@ -155,6 +160,11 @@ pub trait Kind {
     /// Sequences of a group: as many as the first producer inside makes.
     fn group(&self) -> u32 {
         self.inner().first().map_or(1, |inner| inner.kind().group())
+    }
+
+    /// Rows that a step trains on for each sequence of a group, at most: the sequence, and parts of others.
+    fn rows(&self) -> u32 {
+        1
     }
 
     /// The producers inside.

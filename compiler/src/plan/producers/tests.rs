@@ -31,6 +31,8 @@ fn plans_and_keys_have_the_words_that_they_had() {
         condition: None,
         order: None,
     };
+    let drafted = Speculative { block: 16, rejects: false, of: Producer::student(sampling()) };
+    let speculative = Producer::Speculative(Box::new(drafted));
     let cases = [
         (Rollout::new(8, Producer::data("answer")), r#"{"from":"data","field":"answer","batch":8}"#),
         (Rollout::new(4, Producer::student(sampling())), r#"{"from":"student","prompts":4,"sampling":S}"#),
@@ -64,6 +66,10 @@ fn plans_and_keys_have_the_words_that_they_had() {
         (
             Rollout::new(3, guided(Guidance::Interleave { top_k: 25 })),
             r#"{"from":"guided","guidance":"interleave","top_k":25,"of":{"from":"student","sampling":S},"batch":3}"#,
+        ),
+        (
+            Rollout::new(3, speculative),
+            r#"{"from":"speculative","block":16,"of":{"from":"student","sampling":S},"batch":3}"#,
         ),
         (
             Rollout { keep: Keep::Correct, ..Rollout::new(4, Producer::student(sampling())) },

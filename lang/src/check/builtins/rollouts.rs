@@ -77,7 +77,9 @@ builtins! { Rollout: RolloutName, RolloutCall {
         order: Option<Formula>,
     },
 
-    /// The student drafts `block` tokens at a time, the teacher accepts them up to the first that it rejects.
+    /// The student drafts `block` tokens at a time, the teacher accepts them up to the first that it rejects, and writes
+    /// the next one. A draft is a row of its own from the token that was rejected on: `accepted` and `offset` tell both
+    /// apart.
     #[usage = "speculative(block: 16, sample(...))"]
     speculative => Speculative { block: Count, of: Drawn },
 

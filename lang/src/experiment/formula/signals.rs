@@ -181,9 +181,9 @@ pub enum Signal {
     Block,
     /// The output head that wrote the token, from 0. Per token, count.
     Head,
-    /// Tokens since the draft was first rejected, from 1. Per token, count.
+    /// Place in a rejected draft, from 1 at its first token that did not stand; 0 in the trajectory. Per token, count.
     Offset,
-    /// The target kept the drafted token. Per token, bool.
+    /// The token is of the trajectory: a drafted one that the target kept, or the target's own. Per token, bool.
     Accepted,
     /// The denoiser has not filled this position yet. Per token, bool.
     Masked,

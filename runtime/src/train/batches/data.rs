@@ -69,6 +69,7 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             chosen: None,
             draft: None,
             feedback: None,
+            speculation: None,
         }
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();

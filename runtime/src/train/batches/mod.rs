@@ -17,6 +17,7 @@ mod replay;
 mod retry;
 mod rewrite;
 mod sample;
+mod speculative;
 mod student;
 mod teacher;
 mod through;
@@ -123,6 +124,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Through(kind) => through::make_edited(kind, making)?,
         Producer::Retry(kind) => Box::new(retry::make_retried(kind, making)?),
         Producer::Rewrite(kind) => Box::new(rewrite::make_rewritten(kind, making)?),
+        Producer::Speculative(kind) => Box::new(speculative::make(kind, making)),
     })
 }
 

@@ -92,7 +92,7 @@ impl Refined {
         let written = rollout(decoder, &prompts, &once, key, stage.budget, stage.control)?;
         let drafted = zip_equal(drafts, shown.iter().map(|(draft, _)| draft.clone()));
         let refined = |(completion, (sequence, draft)): (Completion, (Sequence, String))| {
-            let Completion { tokens, logps, truncated } = completion;
+            let Completion { tokens, logps, truncated, .. } = completion;
             assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
             Sequence { completion: tokens, logps: Some(logps), truncated, draft: Some(draft), ..sequence }
         };

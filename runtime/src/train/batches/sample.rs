@@ -7,7 +7,7 @@ use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
 use crate::reward::{RewardInput, Verdict};
-use crate::rollout::{Author, Prompt, Sequence, rollout};
+use crate::rollout::{Author, Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
 use crate::train::views::Shown;
@@ -92,35 +92,40 @@ pub(super) fn sample<'a>(
     sampling: &Sampling,
     key: Key,
 ) -> Result<Vec<Group>> {
-    let prompts: Vec<Prompt> = draws
-        .iter()
-        .enumerate()
-        .map(|(place, Numbered { number, draw, .. })| Prompt {
-            tokens: shown.of_draw(stage, *draw, place),
-            id: *number,
-            sample: 0,
-            limit: stage.sources[draw.source].limit,
-        })
-        .collect();
     let n = sampling.n.max(1) as usize;
+    let prompts = prompts(stage, shown, draws);
     let completions = rollout(author, &prompts, sampling, key, stage.budget, stage.control)?;
-    let sequences = completions.into_iter().enumerate().map(|(index, completion)| {
-        let draw = draws[index / n].draw;
-        Sequence {
-            source: draw.source,
-            record: draw.record,
-            prompt: None,
-            completion: completion.tokens,
-            written: None,
-            logps: Some(completion.logps),
-            truncated: completion.truncated,
-            reward: None,
-            chosen: None,
-            draft: None,
-            feedback: None,
-        }
-    });
-    Ok(in_groups(sequences, n))
+    let sequences = completions.into_iter().enumerate();
+    Ok(in_groups(sequences.map(|(index, completion)| sequence(draws[index / n].draw, completion)), n))
+}
+
+/// The drawn prompts, as they are shown to whoever writes.
+pub(super) fn prompts<'p>(stage: &'p Stage, shown: &'p Shown, draws: &[Numbered]) -> Vec<Prompt<'p>> {
+    let prompt = |(place, Numbered { number, draw }): (usize, &Numbered)| Prompt {
+        tokens: shown.of_draw(stage, *draw, place),
+        id: *number,
+        sample: 0,
+        limit: stage.sources[draw.source].limit,
+    };
+    draws.iter().enumerate().map(prompt).collect()
+}
+
+/// What was written behind a drawn prompt.
+pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
+    Sequence {
+        source: draw.source,
+        record: draw.record,
+        prompt: None,
+        completion: completion.tokens,
+        written: None,
+        logps: Some(completion.logps),
+        truncated: completion.truncated,
+        reward: None,
+        chosen: None,
+        draft: None,
+        feedback: None,
+        speculation: None,
+    }
 }
 
 /// Fills in the rewards, each by the verifier of its own domain.

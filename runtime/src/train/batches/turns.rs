@@ -335,7 +335,7 @@ impl Trajectory {
         Ok(())
     }
 
-    fn write(&mut self, Completion { tokens, logps, truncated: _ }: Completion) {
+    fn write(&mut self, Completion { tokens, logps, .. }: Completion) {
         assert_eq!(tokens.len(), logps.len(), "every token was drawn with a probability");
         self.completion.extend(tokens);
         self.written.resize(self.completion.len(), true);
@@ -357,6 +357,7 @@ impl Trajectory {
             chosen: None,
             draft: None,
             feedback: None,
+            speculation: None,
         }
     }
 }

@@ -99,6 +99,7 @@ fn sequence(value: &Value) -> Sequence {
         chosen: value["chosen"].as_bool(),
         draft: None,
         feedback: None,
+        speculation: None,
     }
 }
 

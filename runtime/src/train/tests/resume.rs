@@ -14,6 +14,7 @@ use super::producers::{climbing, mean_length, replay};
 use super::refine::refined;
 use super::retry::retry;
 use super::rewrite::rewritten;
+use super::speculative::{speculative, weighed};
 use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
 use crate::store::state::TrainState;
@@ -142,6 +143,10 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("replaced tokens", [averages(0), Teacher::Model(ModelId(2))], &|train| {
         train.rollout = Rollout::new(5, guided(Guidance::Interleave { top_k: 9 }, 1));
+        train.optimizer = adamw(0.1);
+    });
+    case("drafts", [averages(0), Teacher::Model(ModelId(2))], &|train| {
+        (train.objective, train.passes, train.rollout) = (weighed(), 2, Rollout::new(5, speculative(4, 2)));
         train.optimizer = adamw(0.1);
     });
     case("rewritten texts", ROUTED, &|train| {

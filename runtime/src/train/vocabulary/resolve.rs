@@ -37,6 +37,8 @@ impl Parameters<'_> {
             }
             Signal::Position
             | Signal::InSpan { .. }
+            | Signal::Accepted
+            | Signal::Offset
             | Signal::Length
             | Signal::Truncated
             | Signal::Reward

@@ -178,8 +178,17 @@ pub static SIGNALS: &[SignalName] = &[
     seen("turn", "count[token]", "Index of the token's turn, from 0."),
     seen("block", "count[token]", "Index of the token's block, from 0."),
     seen("head", "count[token]", "The output head that generated the token, from 0."),
-    seen("offset", "count[token]", "Tokens since the draft was first rejected, from 1."),
-    seen("accepted", "bool[token]", "Whether the target kept the drafted token."),
+    seen(
+        "offset",
+        "count[token]",
+        "Place of a token in a rejected draft, from 1 at the first that was rejected; 0 if it was accepted.",
+    ),
+    seen(
+        "accepted",
+        "bool[token]",
+        "Whether the token is of the completion: drafted and accepted by the teacher, or the teacher's own. \
+         Otherwise it is of a draft, from the first rejected token on.",
+    ),
     seen("masked", "bool[token]", "Whether the denoiser has not filled this position yet."),
     seen("length", "count[sequence]", "Number of completion tokens."),
     seen("truncated", "bool[sequence]", "Whether the completion was cut off before its end token."),

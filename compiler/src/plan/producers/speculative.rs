@@ -1,0 +1,97 @@
+//! `speculative(block: 16, sample(...))`: what the routed teachers write, sampled with the student's drafts, and of
+//! each draft what a teacher rejected.
+
+use mopd_lang::experiment::{self as checked, RolloutSource};
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use crate::plan::{Keep, Role};
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Speculative {
+    /// Tokens that the student drafts before the teacher verifies them.
+    pub block: u32,
+    /// Every draft is rejected, at its first token: a step costs most then. Plans never say so.
+    #[serde(skip)]
+    pub rejects: bool,
+    /// The student.
+    pub of: Producer,
+}
+
+impl Speculative {
+    pub fn sampling(&self) -> &Sampling {
+        self.of.sampling().expect("the student drafts")
+    }
+}
+
+impl Kind for Speculative {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        Fields::of("speculative")
+            .with("block", Value::Count(self.block))
+            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with_groups("batch", groups)
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// The teacher, beside the student inside.
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        Some((Writer::Guide(Role::TEACHER), self.sampling()))
+    }
+
+    /// Each rejected draft is behind another token of the trajectory.
+    fn rows(&self) -> u32 {
+        self.sampling().max_tokens.saturating_add(1)
+    }
+
+    fn settle(&mut self, _: bool) {
+        self.rejects = true;
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Err("a teacher rejected some of the tokens and wrote others")
+    }
+
+    /// Both read the trajectory; drafts are the student's alone.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some(self.of.kind().parameters(of)? + of(Writer::Guide(Role::TEACHER))? as f64)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+/// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a prompt,
+/// edits them or keeps them for later.
+pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
+    let rollout = &train.rollout;
+    let RolloutSource::Speculative { block, of } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
+    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
+    if let Some(edit) = rollout.edits.first() {
+        return Err(refused(at, format!("the edit `{}` of the rollout `speculative`", edit.name())));
+    }
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(inside, edit_name(edit)));
+    }
+    let RolloutSource::Sample(drawn) = &of.source else {
+        return Err(refused(inside, format!("`speculative` of the rollout `{}`", of.source.name())));
+    };
+    if train.keep != Keep::All {
+        return Err(refused(at, "`keep = correct` of the rollout `speculative`"));
+    }
+    if let Some(filter) = &train.filter {
+        return Err(refused(origins.span(filter.0.origin), "a `filter` of the rollout `speculative`"));
+    }
+    let of = Producer::student(sampling(drawn, origins, of.origin)?);
+    Ok(Producer::Speculative(Box::new(Speculative { block: *block, rejects: false, of })))
+}

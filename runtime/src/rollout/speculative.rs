@@ -1,0 +1,200 @@
+//! Speculative decoding (arXiv:2211.17192, algorithm 1): a student drafts some tokens, and a teacher verifies them.
+//! What stands is distributed as if the teacher had written it alone.
+//!
+//! Both read the trajectory token by token: whether a drafted token stands depends on what was drafted before it, and
+//! that stood too. What a draft has behind its first rejected token decides about nothing, so it is drawn afterwards.
+
+use mopd_compiler::plan::Sampling;
+use serde::{Deserialize, Serialize};
+
+use super::sampler::{Draw, Weighed, pick, summed};
+use super::stop::Stop;
+use super::{Author, Budget, Completion, Guidance, Guide, Prompt, rollout};
+use crate::control::Control;
+use crate::failure::Result;
+use crate::model::Decoder;
+use crate::random::{Key, Uniforms};
+use crate::tokenizer::Token;
+use crate::zip::zip_equal;
+
+/// Where a token of a trajectory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was drafted, and stood.
+    Stood,
+    /// The teacher's, in the place of this one, which it rejected.
+    Corrected { draft: Token },
+    /// The teacher's, behind a draft of which every token stood.
+    Added,
+}
+
+/// How drafts are verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// Tokens of a draft.
+    pub block: u32,
+    /// None stands, whatever the teacher says of it.
+    pub rejects: bool,
+}
+
+/// What a teacher did not let stand of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The token of the completion that stands in the place of its first one.
+    pub at: usize,
+    /// To the end of its draft.
+    pub tokens: Vec<Token>,
+}
+
+/// So many of the last tokens are drafted ones that stood, of one draft.
+fn stood(verdicts: &[Verdict]) -> usize {
+    verdicts.iter().rev().take_while(|verdict| **verdict == Verdict::Stood).count()
+}
+
+/// The next token of a trajectory, with the log-probability that the teacher gives it. A drafted token stands with
+/// probability min(1, p / q), for p the teacher's and q the student's; otherwise the teacher draws from what it has
+/// more than the student, max(0, p - q). Together that is p.
+pub(super) fn verified(
+    own: &Weighed,
+    teacher: &Weighed,
+    Verification { block, rejects }: Verification,
+    verdicts: &[Verdict],
+    uniforms: &mut Uniforms,
+    (more, ends): (&mut Vec<f32>, &mut Vec<f64>),
+) -> Option<Draw> {
+    let drawn = |entry: usize, verdict: Verdict| Draw {
+        token: entry as Token,
+        logp: teacher.logp(entry),
+        verdict: Some(verdict),
+    };
+    assert_eq!(own.weights.len(), teacher.weights.len(), "both have one tokenizer");
+    if stood(verdicts) >= block as usize {
+        return Some(drawn(teacher.pick(uniforms.uniform())?, Verdict::Added));
+    }
+    let draft = own.pick(uniforms.uniform())?;
+    let [p, q] = [teacher, own].map(|of| of.probability(draft));
+    if !rejects && uniforms.uniform() * q < p {
+        return Some(drawn(draft, Verdict::Stood));
+    }
+    more.clear();
+    let left = |entry: usize| (teacher.probability(entry) - own.probability(entry)).max(0.0) as f32;
+    more.extend((0..teacher.weights.len()).map(left));
+    // Where the two are equal but for rounding, or where nothing stands that would have.
+    let entry = match summed(more, ends) {
+        0.0 => teacher.pick(uniforms.uniform())?,
+        _ => pick(more, ends, uniforms.uniform())?,
+    };
+    Some(drawn(entry, Verdict::Corrected { draft: draft as Token }))
+}
+
+/// A rejected draft that may go on behind its first token.
+struct Open {
+    /// Index into all that was rejected.
+    index: usize,
+    /// Prompt, trajectory, and its first token.
+    context: Vec<Token>,
+    /// Of its completion: the prompt, and the number of its random draws.
+    id: u32,
+    number: u32,
+    /// Tokens that may follow.
+    room: u32,
+}
+
+/// `sampling.n` completions of every prompt, those of a prompt adjacent, each with what was rejected of its drafts.
+pub fn speculative(
+    [student, teacher]: [&Decoder; 2],
+    verification: Verification,
+    prompts: &[Prompt],
+    (sampling, key): (&Sampling, Key),
+    budget: Budget,
+    control: &Control,
+) -> Result<Vec<(Completion, Vec<Rejected>)>> {
+    let guide = Guide { model: teacher, guidance: Guidance::Verify(verification) };
+    let author = Author { model: student, guide: Some(guide) };
+    let completions = rollout(author, prompts, sampling, key, budget, control)?;
+    let n = sampling.n.max(1) as usize;
+    let stop = Stop::new(&sampling.stop, &student.tokenizer);
+    let (mut rejected, mut open): (Vec<(usize, Rejected)>, Vec<Open>) = Default::default();
+    for (index, completion) in completions.iter().enumerate() {
+        let prompt = &prompts[index / n];
+        let most = sampling.max_tokens(prompt.limit) as usize;
+        for (at, verdict) in completion.verdicts.iter().enumerate() {
+            let Verdict::Corrected { draft } = *verdict else { continue };
+            let left = verification.block as usize - stood(&completion.verdicts[..at]);
+            let room = left.min(most - at) - 1;
+            let before = &completion.tokens[..at];
+            if room > 0 && !ends(&[before, &[draft]].concat(), student, &stop)? {
+                let sample = prompt.sample + (index % n) as u32;
+                open.push(Open {
+                    index: rejected.len(),
+                    context: [prompt.tokens, before, &[draft]].concat(),
+                    id: prompt.id,
+                    // One for each place of each sample.
+                    number: sample.wrapping_mul(sampling.max_tokens).wrapping_add(at as u32),
+                    room: room as u32,
+                });
+            }
+            rejected.push((index, Rejected { at, tokens: vec![draft] }));
+        }
+    }
+    let further: Vec<Prompt> = open
+        .iter()
+        .map(|Open { context, id, number, room, .. }| Prompt {
+            tokens: context,
+            id: *id,
+            sample: *number,
+            limit: Some(*room),
+        })
+        .collect();
+    if !further.is_empty() {
+        // A text that ends completions may begin before the draft: it is looked for behind it.
+        let drafting = Sampling { n: 1, stop: Vec::new(), ..sampling.clone() };
+        let drafted = rollout(student, &further, &drafting, key.turn(1), budget, control)?;
+        for (Open { index, .. }, drafted) in zip_equal(&open, drafted) {
+            let (completion, Rejected { at, tokens }) = &mut rejected[*index];
+            let before = &completions[*completion].tokens[..*at];
+            for token in drafted.tokens {
+                tokens.push(token);
+                if !sampling.stop.is_empty() && stop.ends(&[before, tokens].concat())? {
+                    break;
+                }
+            }
+        }
+    }
+    let mut rejected = rejected.into_iter().peekable();
+    let with_rejected = completions.into_iter().enumerate().map(|(index, completion)| {
+        let own = std::iter::from_fn(|| rejected.next_if(|(of, _)| *of == index));
+        let own = own.map(|(_, rejected)| rejected).collect();
+        (completion, own)
+    });
+    Ok(with_rejected.collect())
+}
+
+/// Whether nothing follows the last token.
+fn ends(tokens: &[Token], student: &Decoder, stop: &Stop) -> Result<bool> {
+    let last = tokens.last().is_some_and(|last| student.tokenizer.is_end(*last));
+    Ok(last || stop.ends(tokens)?)
+}
+
+/// What became of the drafts of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub blocks: u32,
+    /// Drafted tokens that were verified: those that stood, and the first of each rejected draft.
+    pub stood: u32,
+    pub rejected: u32,
+}
+
+impl Counts {
+    pub fn of(verdicts: &[Verdict]) -> Counts {
+        let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count() as u32;
+        let stood = count(|verdict| *verdict == Verdict::Stood);
+        let rejected = count(|verdict| matches!(verdict, Verdict::Corrected { .. }));
+        // The last one may end with the completion.
+        let open = u32::from(verdicts.last() == Some(&Verdict::Stood));
+        Counts { blocks: verdicts.len() as u32 - stood + open, stood, rejected }
+    }
+}
+
+#[cfg(test)]
+mod tests;

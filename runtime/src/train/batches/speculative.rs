@@ -1,0 +1,85 @@
+//! `speculative(...)`: what the routed teachers write, sampled with the student's drafts. Prompts of a teacher are
+//! written together. Behind each trajectory come the drafts that were rejected, each a row of its own: the trajectory
+//! up to there, which is read only, and what was drafted from the first token that did not stand.
+
+use mopd_compiler::plan::producers::Speculative;
+use mopd_compiler::plan::{Role, Sampling};
+
+use super::sample::{Numbered, draw_by, judge, prompts, sequence};
+use super::teacher::teacher_of;
+use super::{Batch, Draws, Group, Making};
+use crate::data::mixture::Draw;
+use crate::failure::Result;
+use crate::random::Purpose;
+use crate::rollout::{Completion, Counts, Rejected, Sequence, Speculation, Verification, speculative};
+use crate::train::views::Shown;
+
+pub(super) struct OfDrafts {
+    verification: Verification,
+    sampling: Sampling,
+    judged: bool,
+}
+
+pub(super) fn make(producer: &Speculative, making: &Making) -> OfDrafts {
+    let verification = Verification { block: producer.block, rejects: producer.rejects };
+    OfDrafts { verification, sampling: producer.sampling().clone(), judged: making.judged }
+}
+
+impl Draws for OfDrafts {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+        let Batch { stage, student, models, step, climbed } = *batch;
+        let sampling = self.sampling.at(step, stage.steps, climbed);
+        let n = sampling.n.max(1) as usize;
+        let mut list = draw_by(
+            draws,
+            |draw| draw.section(stage),
+            |_, draws| {
+                let teacher = teacher_of(stage, models, Role::TEACHER, draws[0].draw)?;
+                let teacher = models.decoder(teacher.model_ref);
+                let verified = speculative(
+                    [student, teacher.as_deref().unwrap_or(student)],
+                    self.verification,
+                    &prompts(stage, &Shown::Own, draws),
+                    (&sampling, batch.key(purpose)),
+                    stage.budget,
+                    stage.control,
+                )?;
+                let mut verified = verified.into_iter();
+                let group = |draw: &Numbered| {
+                    let own = verified.by_ref().take(n);
+                    own.flat_map(|(completion, rejected)| rows(draw.draw, completion, rejected)).collect()
+                };
+                Ok(draws.iter().map(group).collect())
+            },
+        )?;
+        if self.judged {
+            // What was rejected is no answer.
+            judge(stage, list.iter_mut().flatten().filter(|sequence| !sequence.is_rejected()))?;
+        }
+        Ok(list)
+    }
+}
+
+/// A trajectory, then what was rejected of its drafts.
+fn rows(draw: Draw, completion: Completion, rejected: Vec<Rejected>) -> Vec<Sequence> {
+    let counts = Counts::of(&completion.verdicts);
+    // Nobody knows the probability of a rejected token, so no row has one.
+    let trajectory = Sequence {
+        logps: None,
+        speculation: Some(Speculation::Trajectory(counts)),
+        ..sequence(draw, completion)
+    };
+    let of_draft = |Rejected { at, tokens }: Rejected| {
+        let completion = [&trajectory.completion[..at], &tokens].concat();
+        let written = (at > 0).then(|| (0..completion.len()).map(|place| place >= at).collect());
+        Sequence {
+            completion,
+            written,
+            truncated: true,
+            speculation: Some(Speculation::Rejected),
+            ..trajectory.clone()
+        }
+    };
+    let rejected: Vec<Sequence> = rejected.into_iter().map(of_draft).collect();
+    [vec![trajectory], rejected].concat()
+}
