@@ -34,6 +34,8 @@ pub struct StageRoles {
     pub partial: Vec<Role>,
     /// The panels whose members are among them, in the order in which a plan has them.
     pub panels: Vec<PanelId>,
+    /// The teachers that a model writes feedback for, in that order.
+    pub feedback: Vec<TeacherId>,
 }
 
 /// A teacher that a stage scores.
@@ -52,8 +54,13 @@ pub struct SummedTeachers {
     pub members: Vec<(f64, CheckedRole)>,
 }
 
-const NO_ROLES: &StageRoles =
-    &StageRoles { named: Vec::new(), sums: Vec::new(), partial: Vec::new(), panels: Vec::new() };
+const NO_ROLES: &StageRoles = &StageRoles {
+    named: Vec::new(),
+    sums: Vec::new(),
+    partial: Vec::new(),
+    panels: Vec::new(),
+    feedback: Vec::new(),
+};
 
 impl StageRoles {
     pub fn place(&self, scorer: NamedScorer) -> Option<usize> {

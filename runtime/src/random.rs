@@ -24,6 +24,10 @@ pub enum Purpose {
     Debate = 12,
     /// What is answered to a benchmark that decides in a stage.
     Judge = 13,
+    /// Completions of others whose correctness an objective reads.
+    Attempt = 14,
+    /// What others write about completions.
+    Feedback = 15,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

@@ -41,7 +41,7 @@ class Batch:
     teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
 
     def __init__(self, seed, also, panel, named):
-        self.also = also  # further numbers of every completion, or of each of its tokens by its position
+        self.also = also  # further numbers of every completion, of one after the other, or of each token by its position
         self.panel = panel  # whether two members of a panel judge as well
         draw = torch.Generator().manual_seed(seed)
         self.of = torch.tensor([c for c, n in enumerate(sum(LENGTHS, [])) for _ in range(n)])
@@ -106,7 +106,8 @@ class Batch:
                     "sampler": rows(self.sampler_logits),
                     "reference": rows(self.reference_logits),
                     "reward": self.reward_of_completion[completion].item(),
-                    **{name: of(self.position[here]).tolist() if callable(of) else of for name, of in self.also.items()},
+                    **{name: of(self.position[here]).tolist() if callable(of) else of[completion] if isinstance(of, list) else of
+                       for name, of in self.also.items()},
                 })
                 for m, (name, logits) in enumerate(zip(self.names, self.named_logits)):
                     completions[-1][name] = rows(logits)
@@ -957,6 +958,30 @@ def _(b):
 @method("draft_opd.draft_opd_tv", also=drafts)
 def _(b):
     return joint(b, 0.5 * (b.t.exp() - b.s.exp()).abs().sum(-1))
+
+ADVISED = {  # the peer is right about the second prompt only, and some completions have no advice, or no attempt to show
+    "peer.correct": [True, False, False, True, False, True],
+    "available(tutor)": [True, True, False, True, False, True],
+    "available(fallback)": [True, False, True, True, True, False],
+}
+
+
+@method("opcod.co_distillation", also=ADVISED, named=["tutor", "fallback"], reliable=0.5, k=3)
+def _(b):  # arXiv:2606.14368 on SDPO's loss: the student's 3 likeliest entries and one for all others, ratio at most 2
+    right, advised, shown = (torch.tensor(ADVISED[name]) for name in ADVISED)
+    likely = b.s.detach().topk(3, -1).indices
+
+    def with_tail(logp):
+        inside = logp.gather(1, likely)
+        rest = logp.exp().sum(-1) - inside.exp().sum(-1)
+        return torch.cat([inside, rest.log()[:, None]], -1)
+
+    losses = []
+    for i, c in enumerate(b.of.tolist()):
+        trusted = right[b.group_of_completion == b.group_of_completion[c]].double().mean() >= 0.5
+        to = 0 if trusted and advised[c] else 1 if shown[c] else None
+        losses.append(0.0 * b.ls[i] if to is None else jsd(with_tail(b.named[to]), with_tail(b.s), 0.5)[i])
+    return (b.ratio.detach().clip(max=2) * torch.stack(losses)).mean()
 
 
 def main():

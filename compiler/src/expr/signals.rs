@@ -52,6 +52,9 @@ pub enum Signal {
     /// 1 where a role has something to read for the completion; where it is of a panel, where it answered. Per
     /// sequence, bool.
     Available { role: Role },
+    /// Whether a completion of a role's own is right: of the same prompt, by the same settings, and of the same place
+    /// among those of the prompt. Per sequence, bool.
+    CorrectOf { role: Role },
     /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
     /// real.
     StatedConfidence { role: Role },
@@ -100,6 +103,7 @@ impl Signal {
             | Signal::Correct
             | Signal::Chosen
             | Signal::Available { .. }
+            | Signal::CorrectOf { .. }
             | Signal::StatedConfidence { .. }
             | Signal::Data { .. }
             | Signal::DataIs { .. } => Axis::Sequence,
@@ -136,6 +140,7 @@ impl Signal {
             | Signal::Correct
             | Signal::Chosen
             | Signal::Available { .. }
+            | Signal::CorrectOf { .. }
             | Signal::StatedConfidence { .. }
             | Signal::Progress
             | Signal::Step

@@ -153,11 +153,19 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             FORWARD * each as f64 * f64::from(panel.rounds) * turns
         };
         let talk: f64 = train.panels.iter().map(spoken).sum();
+        // What is written about each completion, and the completions of others of the same prompts.
+        let beside =
+            train.feedback_for(objective).into_iter().map(|place| train.feedback[place as usize].writer);
+        let beside = beside.chain(objective.attempts()).map(|role| {
+            let writer = scorers.iter().find(|(known, _)| *known == role);
+            rollouts * writer.map_or(0.0, |(_, parameters)| *parameters as f64)
+        });
+        let beside: f64 = beside.sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         // The batch is looked at as a whole, then record by record.
         let times = if train.private.is_some() { 2.0 } else { 1.0 };
-        Some(times * (updates * tokens + scoring) + sampling + talk)
+        Some(times * (updates * tokens + scoring) + sampling + talk + beside)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);

@@ -12,9 +12,9 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Extrapolation, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep,
-    Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling, Stage, StudentCopy,
-    Teacher, TeacherChoice, Tokenizer, Train, Trainable, Validation, WeightGroup,
+    Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId,
+    Objective, OfStep, Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling,
+    Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable, Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -96,6 +96,8 @@ struct TrainMeaning<'a> {
     scorers: Vec<Vec<ArmMeaning<'a>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     panels: Vec<PanelMeaning<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    feedback: Vec<FeedbackMeaning<'a>>,
     prefixes: Fields,
     passes: u32,
     filter: &'a Option<Formula>,
@@ -364,6 +366,7 @@ impl<'a> TrainMeaning<'a> {
                 .collect(),
             scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
             panels: train.panels.iter().map(PanelMeaning::of).collect(),
+            feedback: train.feedback.iter().map(Feedback::meaning).collect(),
             prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
             passes: train.passes,
             filter: &train.filter,

@@ -1,6 +1,7 @@
 //! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives
 //! become graphs with their derivatives, stages get their keys and costs.
 
+mod attempts;
 mod balance;
 mod cost;
 mod drafts;
@@ -263,23 +264,26 @@ fn trained(
     let Some((rollout, objective)) = first else {
         return Err(failed.expect("an objective has a term"));
     };
-    let mut parts = std::iter::once(&objective).chain(own_data.iter().map(|own| &own.objective));
-    let known = |name: &String| parts.clone().flat_map(|part| &part.term_losses).any(|of| of.term == *name);
+    let own_parts = own_data.iter().map(|own| (&own.rollout, &own.objective));
+    let mut parts = std::iter::once((&rollout, &objective)).chain(own_parts);
+    let known =
+        |name: &String| parts.clone().flat_map(|(_, part)| &part.term_losses).any(|of| of.term == *name);
     if let Some(name) = read_losses.iter().find(|name| !known(name)) {
         let construct = format!("the signal `loss.{name}`, where no such term is trained,");
         return Err(refused(origins.span(objective.origin), construct));
     }
-    let reads = |part: &Objective| part.signals().contains(&Signal::ValidationLoss);
+    let reads = |(_, part): (_, &Objective)| part.signals().contains(&Signal::ValidationLoss);
     let reads = parts.clone().any(reads) || train.scorers.signals().contains(&Signal::ValidationLoss);
     if reads && train.validation.is_none() {
         let construct = "the signal `loss.validation`, where the stage has no `validate`,";
         return Err(refused(origins.span(objective.origin), construct));
     }
-    let unfit = |part| {
+    let unfit = |(rollout, part)| {
         let scorers = &train.scorers;
         other_tokenizer::unfit(part, scorers, origins)
             .or_else(|| partial::unfit(part, scorers, origins))
             .or_else(|| partial::without_confidence(part, &train.panels, origins))
+            .or_else(|| attempts::unfit(part, rollout, scorers, origins))
     };
     if let Some(refusal) = parts.find_map(unfit) {
         return Err(refusal.into());
@@ -298,6 +302,7 @@ fn trained(
         sees: train.sees,
         scorers: train.scorers,
         panels: train.panels,
+        feedback: train.feedback,
         objective,
         own_data,
         rollout,

@@ -27,7 +27,7 @@ pub fn unfit(objective: &Objective, scorers: &Scorers, origins: Origins) -> Opti
     })?;
     let name = scorers.name(role);
     let construct = format!(
-        "an objective that reads `{name}` without asking whether the group has what `{}` shows",
+        "an objective that reads `{name}` without asking whether there is what `{}` shows",
         view.name
     );
     let help = format!("guard what it reads: `where(available({name}), ..., 0)`");

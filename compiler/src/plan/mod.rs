@@ -5,6 +5,7 @@ mod data;
 pub mod difference;
 pub mod events;
 mod extrapolation;
+mod feedback;
 mod moving;
 mod panels;
 pub mod producers;
@@ -18,6 +19,8 @@ pub mod views;
 
 pub use data::{DataFormula, DataNode, DataSource};
 pub use extrapolation::Extrapolation;
+pub use feedback::Feedback;
+pub(crate) use feedback::FeedbackMeaning;
 pub use moving::{Ladder, Moving, OfStep};
 pub(crate) use moving::{moving, schedule};
 pub use panels::Panel;

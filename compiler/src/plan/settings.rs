@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
-    Composition, Extrapolation, Formula, Moving, OfStep, Panel, Producer, Rollout, Scorers, Validation, View,
+    Composition, Extrapolation, Feedback, Formula, Moving, OfStep, Panel, Producer, Rollout, Scorers,
+    Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -155,6 +156,9 @@ pub struct Train<O> {
     /// Scorers that talk about a prompt first.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub panels: Vec<Panel>,
+    /// What models write about completions before they are scored.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub feedback: Vec<Feedback>,
     #[serde(rename = "prefixes")]
     pub rollout: Rollout,
     /// Updates from each batch of rollouts.
@@ -265,13 +269,11 @@ impl<O> Train<O> {
     /// What is read in place of the prompts of a domain, by whomever.
     pub fn views(&self, domain: DomainId) -> impl Iterator<Item = &View> {
         let scorers = self.scorers.readers(domain).filter_map(|choice| choice.sees.as_ref());
-        self.sees.iter().chain(scorers).chain(self.producers().flat_map(Producer::views))
-    }
-
-    /// Whether somebody reads what the verifier said of a completion.
-    pub fn shows_feedback(&self) -> bool {
-        let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
-        self.sees.iter().chain(choices.filter_map(|choice| choice.sees.as_ref())).any(View::has_feedback)
+        let feedback =
+            self.feedback.iter().filter(move |feedback| feedback.is_written(&self.scorers, domain));
+        let of_writers =
+            self.producers().flat_map(Producer::views).chain(feedback.filter_map(Feedback::sees));
+        self.sees.iter().chain(scorers).chain(of_writers)
     }
 
     /// The arms of the route for the prompts of a domain, in order.

@@ -13,30 +13,40 @@ use mopd_lang::source::Span;
 /// What a template becomes where no number stands in it; `at` is the place of what sees it.
 pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
     let none = none_here(template, at);
-    let pieces = pieces(template, None, at, origins, &none)?;
+    let pieces = pieces(template, Others::default(), at, origins, &none)?;
     Ok(View { name: template.name.clone(), pieces })
 }
 
-/// The same with numbers, which `number` lowers: one per sequence.
+/// The same with numbers, which `number` lowers: one per sequence. Where a model writes feedback for it, that is one
+/// of the stage's.
 pub(crate) fn view_with_numbers(
     template: &Template,
+    feedback: Option<u32>,
     at: Span,
     origins: Origins,
     number: Number,
 ) -> Narrowed<View> {
-    let pieces = pieces(template, None, at, origins, number)?;
+    let pieces = pieces(template, Others { panel: None, feedback }, at, origins, number)?;
     Ok(View { name: template.name.clone(), pieces })
 }
 
 /// The same for the members of one of the stage's panels. They have not seen a completion when they speak.
 pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Narrowed<View> {
-    let pieces = pieces(template, Some(panel), at, origins, &none_here(template, at))?;
+    let others = Others { panel: Some(panel), feedback: None };
+    let pieces = pieces(template, others, at, origins, &none_here(template, at))?;
     let view = View { name: template.name.clone(), pieces };
     if view.slots().any(|slot| slot.of_completion() && *slot != Slot::Transcript(panel)) {
         let construct = format!("the template `{}` of a panel, which shows a completion,", view.name);
         return Err(refused(at, construct));
     }
     Ok(view)
+}
+
+/// Which of the stage's panels and feedbacks fill a template.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Others {
+    pub panel: Option<u32>,
+    pub feedback: Option<u32>,
 }
 
 /// What becomes of a number that stands in a template.
@@ -49,13 +59,14 @@ fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Narrowed<pla
 /// The pieces of a template, of a `rewrite` too.
 pub(crate) fn pieces(
     template: &Template,
-    panel: Option<u32>,
+    Others { panel, feedback }: Others,
     at: Span,
     origins: Origins,
     number: Number,
 ) -> Narrowed<Vec<Piece>> {
-    let slot = |of: &WideSlot, name: &str, at: Span| match (of, panel) {
-        (WideSlot::Transcript, Some(panel)) => Ok(Slot::Transcript(panel)),
+    let slot = |of: &WideSlot, name: &str, at: Span| match (of, panel, feedback) {
+        (WideSlot::Transcript, Some(panel), _) => Ok(Slot::Transcript(panel)),
+        (WideSlot::Feedback, _, Some(feedback)) => Ok(Slot::WrittenFeedback(feedback)),
         _ => slot(of, name, at),
     };
     let piece = |piece: &TemplatePiece| {

@@ -60,6 +60,8 @@ pub enum Slot {
     Draft,
     /// What the verifier said of the completion.
     Feedback,
+    /// What another model wrote about the completion: one of the stage's feedbacks, which may be empty.
+    WrittenFeedback(u32),
     /// Another completion of the prompt; a group may have none.
     Group(GroupMember),
     /// What one of the stage's panels has said of the prompt.
@@ -69,7 +71,14 @@ pub enum Slot {
 impl Slot {
     /// Whether it is known when the completion is: each has another, or each step.
     pub fn of_completion(&self) -> bool {
-        matches!(self, Slot::Draft | Slot::Feedback | Slot::Group(_) | Slot::Transcript(_))
+        match self {
+            Slot::Draft
+            | Slot::Feedback
+            | Slot::WrittenFeedback(_)
+            | Slot::Group(_)
+            | Slot::Transcript(_) => true,
+            Slot::Prompt | Slot::Data(_) => false,
+        }
     }
 }
 
@@ -115,6 +124,11 @@ impl View {
         self.slots().any(|slot| *slot == Slot::Draft)
     }
 
+    /// How often a draft is.
+    pub fn drafts(&self) -> u32 {
+        self.slots().filter(|slot| **slot == Slot::Draft).count() as u32
+    }
+
     /// Whether what the verifier said is part of it.
     pub fn has_feedback(&self) -> bool {
         self.slots().any(|slot| *slot == Slot::Feedback)
@@ -125,9 +139,15 @@ impl View {
         self.slots().find_map(|slot| if let Slot::Transcript(panel) = slot { Some(*panel) } else { None })
     }
 
-    /// Whether there may be nothing to show: a group may have no such member.
+    /// The stage's feedbacks that are part of it, as places, with repetition.
+    pub fn written_feedback(&self) -> impl Iterator<Item = u32> {
+        self.slots()
+            .filter_map(|slot| if let Slot::WrittenFeedback(place) = slot { Some(*place) } else { None })
+    }
+
+    /// Whether there may be nothing to show: a group may have no such member, and a writer may write nothing.
     pub fn may_lack(&self) -> bool {
-        self.slots().any(|slot| matches!(slot, Slot::Group(_)))
+        self.slots().any(|slot| matches!(slot, Slot::Group(_) | Slot::WrittenFeedback(_)))
     }
 
     /// Whether it is another for each completion of a row.
@@ -231,7 +251,7 @@ mod tests {
                 Slot::Prompt => "sort: 3 1",
                 Slot::Data(_) => "größer",
                 Slot::Draft => "3 1",
-                Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => unreachable!("no test has it"),
+                _ => unreachable!("no test has it"),
             },
             &[],
         )
@@ -274,6 +294,9 @@ mod tests {
         assert!(view.may_lack() && view.has_feedback() && !view.is_fixed() && !view.has_draft());
         let written = serde_json::to_string(&view.pieces).unwrap();
         assert_eq!(written, r#"[{"slot":"feedback"},{"slot":{"group":"correct"}}]"#);
+        view.pieces = vec![Piece::Slot(Slot::Draft), Piece::Slot(Slot::WrittenFeedback(2))];
+        assert!(view.may_lack() && !view.has_feedback() && view.of_completions() && view.drafts() == 1);
+        assert_eq!(view.written_feedback().collect::<Vec<_>>(), [2]);
         view.pieces = vec![Piece::Slot(Slot::Prompt), Piece::Slot(Slot::Transcript(1))];
         assert!(view.panel() == Some(1) && !view.is_fixed() && !view.may_lack());
     }

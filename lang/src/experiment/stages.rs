@@ -368,6 +368,8 @@ impl Train {
                 continue;
             }
             seen.push(id);
+            let feedback = teachers[id.0 as usize].feedback.iter().flat_map(|feedback| feedback.all());
+            waiting.extend(feedback.filter_map(Rollout::writer).filter_map(named));
             match &teachers[id.0 as usize].weights {
                 TeacherWeights::Model(model) => inputs.push(*model),
                 TeacherWeights::Composed { logits, .. } => {

@@ -18,7 +18,7 @@ pub struct Longest {
     /// The template that is seen in place of the prompt.
     pub template: Option<String>,
     pub tokens: u32,
-    /// Those of what a panel says, at most.
+    /// Those of what others say, a panel or a writer of feedback, at most.
     pub said: u32,
 }
 
@@ -39,7 +39,7 @@ impl Longest {
         Longest { template: Some(template.to_owned()), ..self }
     }
 
-    /// The same, where a panel's words stand in the template.
+    /// The same, where the words of others stand in the template, or come behind it.
     pub fn with_words(self, said: u32) -> Longest {
         Longest { said, ..self }
     }
@@ -87,7 +87,7 @@ impl fmt::Display for ContextError {
             None => write!(f, "{prompt} takes {tokens} tokens")?,
         }
         if *said > 0 {
-            write!(f, ", a panel's words in it up to {said}")?;
+            write!(f, ", what others say of it up to {said}")?;
         }
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;
@@ -106,8 +106,8 @@ impl ContextError {
             RowPlace::File | RowPlace::Line(_) => "shorten the line",
         };
         if said > 0 {
-            let panel = "give the panel a smaller `max_tokens` or fewer `rounds`";
-            format!("set `context = {needed}` or more, or {panel}, or {shorten}")
+            let less = "give whoever speaks a smaller `max_tokens`, a panel fewer `rounds`";
+            format!("set `context = {needed}` or more, or {less}, or {shorten}")
         } else if self.completion > 0 && room > 0 {
             format!("set `context = {needed}` or more, or `max_tokens = {room}` or less, or {shorten}")
         } else {

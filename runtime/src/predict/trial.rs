@@ -109,13 +109,23 @@ impl Trial<'_> {
         let all: f64 = self.train.rollouts().map(rows).sum();
         let layers = (layer * layers + matrix) as f64;
         let talk = self.spoken(batch) * layers * 2.0;
-        8.0 * f64::from(batch) * (all / own) * self.length() * layers + talk
+        let beside = self.beside_completions(f64::from(batch)) * layers * 2.0;
+        8.0 * f64::from(batch) * (all / own) * self.length() * layers + talk + beside
     }
 
     /// Tokens that panels say about the prompts of so many sequences, at most.
     fn spoken(&self, batch: u32) -> f64 {
         let each: u32 = self.train.panels.iter().map(Panel::tokens).sum();
         f64::from(each) * f64::from(batch) / f64::from(self.train.rollout.group().max(1))
+    }
+
+    /// Tokens that others read and write for so many completions: what they write about them, and completions of
+    /// their own.
+    fn beside_completions(&self, completions: f64) -> f64 {
+        let about = self.train.feedback.iter().map(|feedback| f64::from(feedback.tokens(self.completion)));
+        let beside: f64 = about.map(|tokens| tokens + self.length()).sum();
+        let attempts = self.train.objective.attempts().len() as f64 * self.length();
+        completions * (beside + attempts)
     }
 
     /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are
@@ -127,7 +137,9 @@ impl Trial<'_> {
             if self.train.producers().any(Producer::fresh) { self.completion * self.turns() } else { 0 };
         // One token of each prompt at a time.
         let spoken: u32 = self.train.panels.iter().map(Panel::tokens).sum();
-        let reads = f64::from(written) + f64::from(spoken) + 20.0;
+        let about: u32 = self.train.feedback.iter().map(|feedback| feedback.sampling.max_tokens).sum();
+        let attempted = self.completion * self.train.objective.attempts().len() as u32;
+        let reads = f64::from(written) + f64::from(spoken + about + attempted) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }

@@ -2,31 +2,16 @@
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::views::Slot;
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Panel, Producer, Role, Train, View};
+use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Producer, Role, Train};
 
 use super::prompts::Prompts;
+use super::room::{for_feedback, with_completions, with_words};
 use super::{DomainData, Form, tested, trained, validated};
 use crate::data::Problem;
 use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
 use crate::quote::quote;
-use crate::tokenizer::{Counterparts, Tokenizer, difference};
-
-/// Tokens that come to a template: a completion, and before it drafts and other completions of as many. A
-/// verifier's words are counted when they are there.
-fn with_completions(view: &View, completion: u32) -> u32 {
-    let shown = view.slots().filter(|slot| matches!(slot, Slot::Draft | Slot::Group(_))).count() as u32;
-    completion.saturating_mul(1 + shown)
-}
-
-/// Tokens that a panel's words take in a template that shows them, at most.
-fn with_debate<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Result<u32> {
-    let Some(panel) = view.panel().and_then(|panel| train.panels.get(panel as usize)) else { return Ok(0) };
-    let before = format!("{}{}", Panel::BETWEEN, Panel::label(panel.members.len()));
-    let before = tokenizer.encode(&before)?.len() as u32;
-    Ok(panel.turns().saturating_mul(panel.sampling.max_tokens.saturating_add(before)))
-}
+use crate::tokenizer::{Counterparts, difference};
 
 /// Whether every row has the turns of an expert.
 fn experts(prompts: &Prompts) -> Result<()> {
@@ -107,25 +92,28 @@ pub fn check_training<O>(
             let Some(view) = &choice.sees else { continue };
             let longest = |field| prompts.longest(tokenizer, Some(view), field);
             let context = context(choice.teacher.form().unwrap_or(model));
-            let debate = with_debate(train, view, tokenizer)?;
+            let words = with_words(train, view, tokenizer)?;
             for field in fields() {
-                longest(Some(field))?.with_words(debate).fits(0, context)?;
+                longest(Some(field))?.with_words(words).fits(0, context)?;
             }
             for (_, sampling) in drawn() {
                 let completion = with_completions(view, sampling.max_tokens(data.limit));
-                longest(None)?.with_words(debate).fits(completion, context)?;
+                longest(None)?.with_words(words).fits(completion, context)?;
             }
         }
         for panel in &train.panels {
             let members = panel.members.iter().flat_map(|role| train.scorers.choices(*role));
             for choice in members.filter(|choice| choice.domain == share.domain) {
                 // Where it sees what was said, its last turn is part of that.
-                let debate =
-                    choice.sees.as_ref().map_or(Ok(0), |view| with_debate(train, view, tokenizer))?;
+                let debate = choice.sees.as_ref().map_or(Ok(0), |view| with_words(train, view, tokenizer))?;
                 let longest = prompts.longest(tokenizer, choice.sees.as_ref().or(sees), None)?;
                 let context = context(choice.teacher.form().unwrap_or(model));
                 longest.with_words(debate.max(panel.sampling.max_tokens)).fits(0, context)?;
             }
+        }
+        for (choice, view, words) in for_feedback(train, share.domain, data.limit) {
+            let longest = prompts.longest(tokenizer, view, None)?;
+            longest.with_words(words).fits(0, context(choice.teacher.form().unwrap_or(model)))?;
         }
         for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
             let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };

@@ -5,6 +5,7 @@ pub mod cache;
 mod check;
 pub mod load;
 pub mod prompts;
+mod room;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -153,9 +153,11 @@ impl Prompts {
         let slot = |slot: &Slot| match slot {
             Slot::Prompt => self.dataset.prompt(row),
             Slot::Data(field) => self.dataset.text(row, field).unwrap_or_default(),
-            Slot::Draft | Slot::Feedback | Slot::Group(_) | Slot::Transcript(_) => {
-                said.of(slot).unwrap_or_default()
-            }
+            Slot::Draft
+            | Slot::Feedback
+            | Slot::WrittenFeedback(_)
+            | Slot::Group(_)
+            | Slot::Transcript(_) => said.of(slot).unwrap_or_default(),
         };
         Ok(view.filled(moment, slot, &said.numbers))
     }

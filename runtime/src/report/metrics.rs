@@ -61,6 +61,10 @@ pub struct Row {
     pub accepted: Option<f64>,
     #[serde(default)]
     pub accepted_length: Option<f64>,
+    /// Of the completions that others wrote of the same prompts, where the objective asks whether they are right: the
+    /// share that is.
+    #[serde(default)]
+    pub correct_of_others: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -112,6 +116,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         unstated,
         accepted,
         accepted_length,
+        correct_of_others,
         expert_entropy,
         expert_largest_share,
         extrapolated,
@@ -160,6 +165,7 @@ mod tests {
             unstated: Some(2.0),
             accepted: None,
             accepted_length: Some(2.5),
+            correct_of_others: Some(0.25),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             extrapolated: Some(3.0),
@@ -183,7 +189,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 34));
+        assert_eq!(table.shape(), (2, 35));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> =
@@ -214,7 +220,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 34));
+        assert_eq!(table.shape(), (0, 35));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

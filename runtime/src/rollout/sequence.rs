@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use mopd_compiler::plan::Role;
 use serde::{Deserialize, Serialize};
 
 use super::Counts;
@@ -37,6 +38,12 @@ pub struct Sequence {
     /// What it is of a trajectory that was sampled with drafts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculation: Option<Speculation>,
+    /// What models wrote about it: each of the stage's feedbacks, or nothing where none is shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written_feedback: Vec<String>,
+    /// Of roles that the objective asks about it: whether the completion of its place among their own is right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub correct_of: Vec<(Role, bool)>,
 }
 
 /// A row of a trajectory that was sampled with drafts.
@@ -51,6 +58,11 @@ pub enum Speculation {
 }
 
 impl Sequence {
+    /// Whether the completion of its place among a role's own is right.
+    pub fn correct_of(&self, role: Role) -> Option<bool> {
+        self.correct_of.iter().find(|(known, _)| *known == role).map(|(_, right)| *right)
+    }
+
     /// Number of tokens that are trained on.
     pub fn trained(&self) -> usize {
         match &self.written {

@@ -113,6 +113,7 @@ pub fn diagnose(
             unstated: panels::unstated(stage, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
+            correct_of_others: correct_of_others(own),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -148,6 +149,13 @@ fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
     (verified > 0).then(|| [f64::from(stood) / f64::from(verified), tokens as f64 / f64::from(blocks)])
 }
 
+/// Of what others wrote of the same prompts, the share that is right; none where nobody asks.
+fn correct_of_others(own: &[Sequence]) -> Option<f64> {
+    let asked = || own.iter().flat_map(|sequence| &sequence.correct_of);
+    let right = asked().filter(|(_, right)| *right).count();
+    (asked().count() > 0).then(|| right as f64 / asked().count() as f64)
+}
+
 /// What the whole step has in common, without a sequence.
 fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step) -> Row {
     Row {
@@ -173,6 +181,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         unstated: None,
         accepted: None,
         accepted_length: None,
+        correct_of_others: None,
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
         extrapolated: None,

@@ -42,6 +42,12 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             |sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))),
             "reward",
         ),
+        Signal::CorrectOf { role } => {
+            let of = |sequence: &Sequence| Some(f32::from(u8::from(sequence.correct_of(*role)?)));
+            let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
+            let why = "no completions of a teacher's own were judged";
+            values.map(Some).ok_or_else(|| missing("`correct` of a teacher", why, objective))
+        }
         Signal::Chosen => {
             per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
         }

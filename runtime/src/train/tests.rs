@@ -31,6 +31,7 @@ mod conversations;
 mod copies;
 mod debate;
 mod extrapolation;
+mod feedback;
 mod given;
 mod guided;
 mod half;
@@ -197,6 +198,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         sees: None,
         scorers: Scorers::none(),
         panels: Vec::new(),
+        feedback: Vec::new(),
         rollout: Rollout::new(7, Producer::data("answer")),
         passes,
         filter: None,

@@ -153,7 +153,11 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
     for slot in view.slots().filter(|slot| slot.of_completion()) {
         let text = match slot {
             Slot::Draft => sequence.draft.clone().expect("a template of drafts is read where there are some"),
-            Slot::Feedback => sequence.feedback.clone().ok_or_else(|| unsaid(stage, view, sequence))?,
+            Slot::Feedback => sequence.feedback.clone().ok_or_else(|| unsaid(stage, &view.name, sequence))?,
+            Slot::WrittenFeedback(place) => match written(sequence, *place) {
+                Some(text) => text.to_owned(),
+                None => return Ok(None),
+            },
             Slot::Group(which) => match other(sequences, member, *which)? {
                 Some(other) => text(stage, &sequences.list[other])?,
                 None => return Ok(None),
@@ -167,6 +171,11 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
         said.slots.push((slot.clone(), text));
     }
     Ok(Some(said))
+}
+
+/// What a model wrote about a completion; none where that is nothing.
+fn written(sequence: &Sequence, place: u32) -> Option<&str> {
+    sequence.written_feedback.get(place as usize).map(String::as_str).filter(|text| !text.is_empty())
 }
 
 /// A number of a template, for each sequence.
@@ -196,7 +205,7 @@ fn unjudged() -> Error {
 }
 
 /// A completion as text, of no more tokens than it may have.
-fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
+pub fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     let limit = stage.sources[sequence.source].limit;
     let sampling = stage.train.rollout.producer.sampling();
     let most = sampling.map_or(u32::MAX, |sampling| sampling.max_tokens(limit));
@@ -204,11 +213,12 @@ fn text(stage: &Stage, sequence: &Sequence) -> Result<String> {
     text_of_at_most(&stage.start.tokenizer, &tokens, most as usize)
 }
 
-fn unsaid(stage: &Stage, view: &View, sequence: &Sequence) -> Error {
+/// The verifier is silent about a completion where a template of that name shows its words.
+pub fn unsaid(stage: &Stage, template: &str, sequence: &Sequence) -> Error {
     let source = &stage.sources[sequence.source];
     let message = format!(
-        "the reward of `{}` says nothing of a completion, which the template `{}` is to show as `{{feedback}}`",
-        source.name, view.name
+        "the reward of `{}` says nothing of a completion, which the template `{template}` is to show as `{{feedback}}`",
+        source.name
     );
     Error::new(FailureKind::Reward, message)
         .at(source.origin)
@@ -238,9 +248,12 @@ fn other(sequences: &Sequences, member: usize, which: GroupMember) -> Result<Opt
 /// Whether there is all that a view shows of a completion.
 pub fn available(view: Option<&View>, sequences: &Sequences, member: usize) -> Result<bool> {
     for slot in view.into_iter().flat_map(View::slots) {
-        if let Slot::Group(which) = slot
-            && other(sequences, member, *which)?.is_none()
-        {
+        let lacks = match slot {
+            Slot::Group(which) => other(sequences, member, *which)?.is_none(),
+            Slot::WrittenFeedback(place) => written(&sequences.list[member], *place).is_none(),
+            _ => false,
+        };
+        if lacks {
             return Ok(false);
         }
     }

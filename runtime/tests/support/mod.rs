@@ -110,6 +110,7 @@ impl Builder {
             sees: None,
             scorers: Scorers::new(routed, [], Vec::new()),
             panels: Vec::new(),
+            feedback: Vec::new(),
             rollout,
             passes: 1,
             filter: None,

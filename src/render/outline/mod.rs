@@ -1,6 +1,7 @@
 //! An experiment as a tree: stages in the order in which they run, their inputs, their objectives in
 //! normal form, and, if there is a plan, key and cost.
 
+mod beside;
 mod training;
 
 use std::collections::BTreeMap;

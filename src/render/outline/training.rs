@@ -8,7 +8,7 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use super::{Rows, formula, joined};
+use super::{Rows, beside, formula, joined};
 use crate::figures::{count, percent, setting};
 use crate::output::counted;
 
@@ -58,6 +58,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         rows.push(("reference", joined(&train.reference, one)));
     }
     rows.extend(panels(train, experiment).map(|panel| ("panel", panel)));
+    rows.extend(beside::rows(train, experiment));
     if let Some(template) = &train.sees {
         rows.push(("student sees", template.name.clone()));
     }
@@ -272,7 +273,7 @@ fn tokens(train: &Train) -> String {
     }
 }
 
-fn samples(sampling: &Sampling) -> String {
+pub fn samples(sampling: &Sampling) -> String {
     let most = [
         sampling.top_p.map(|p| format!(", top_p {}", setting(p))),
         sampling.top_k.map(|k| format!(", top_k {k}")),

@@ -195,8 +195,8 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
                 | wide::Part::Deviation
                 | wide::Part::Score
                 | wide::Part::Value
-                | wide::Part::Correct
                 | wide::Part::Confidence => return unknown(),
+                wide::Part::Correct => Signal::CorrectOf { role },
                 wide::Part::StatedConfidence => Signal::StatedConfidence { role },
             }
         }

@@ -6,6 +6,7 @@
 mod data;
 mod divergence;
 mod extrapolation;
+pub(super) mod feedback;
 mod filter;
 pub(super) mod formula;
 mod of_step;

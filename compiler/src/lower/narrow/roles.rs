@@ -9,9 +9,9 @@ use mopd_lang::experiment::{
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
 
-use super::{refused, teacher};
+use super::{feedback, refused, teacher};
 use crate::plan::producers::Writer;
-use crate::plan::{self, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
+use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
@@ -44,6 +44,7 @@ pub fn find(train: &Train, experiment: &wide::Experiment) -> Found {
             found.members(scorer, &domains, &all, teachers, &mut pending);
         }
         found.panels(experiment, &mut pending);
+        found.writers(train, teachers, &mut pending);
         if pending.is_empty() {
             break;
         }
@@ -57,7 +58,8 @@ pub fn find(train: &Train, experiment: &wide::Experiment) -> Found {
     }
     let lacks = |teacher: TeacherId| {
         let teacher = &teachers[teacher.0 as usize];
-        panel_of(teacher).is_some() || teacher.sees.as_deref().is_some_and(may_lack)
+        let written = panel_of(teacher).is_some() || teacher.feedback.is_some();
+        written || teacher.sees.as_deref().is_some_and(may_lack)
     };
     let routed = train.teachers.iter().any(|choice| lacks(choice.teacher)).then_some(plan::Role::TEACHER);
     let named = found.roles.named.iter().enumerate().filter(|(_, scorer)| lacks(scorer.teacher));
@@ -172,6 +174,37 @@ impl Found {
                 self.read(NamedScorer { teacher: *member, bare: false }, &domains, teachers, pending);
             }
         }
+    }
+
+    /// Whoever writes feedback about the completions that a teacher scores.
+    fn writers(
+        &mut self,
+        train: &Train,
+        teachers: &[Teacher],
+        pending: &mut Vec<(NamedScorer, Vec<DomainId>)>,
+    ) {
+        let routed = train.teachers.iter().map(|choice| (choice.teacher, vec![choice.domain]));
+        let named = self.roles.named.iter().zip(&self.domains);
+        let named = named.map(|(scorer, domains)| (scorer.teacher, domains.clone()));
+        for (id, domains) in routed.chain(named).collect::<Vec<_>>() {
+            let teacher = &teachers[id.0 as usize];
+            if teacher.feedback.is_some() && !self.roles.feedback.contains(&id) {
+                self.roles.feedback.push(id);
+            }
+            if let Some(writer) = feedback::writer(teacher) {
+                self.read(NamedScorer { teacher: writer, bare: false }, &domains, teachers, pending);
+            }
+        }
+    }
+
+    /// The feedback of the stage, as the plan has it.
+    pub fn feedback(&self, teachers: &[Teacher], origins: Origins) -> Result<Vec<Feedback>, Vec<Diagnostic>> {
+        let each = self.roles.feedback.iter().map(|id| {
+            let teacher = &teachers[id.0 as usize];
+            let rollout = teacher.feedback.as_deref().expect("it is one that is written for");
+            feedback::executable(teacher, rollout, origins).map_err(|refusal| vec![*refusal])
+        });
+        each.collect()
     }
 
     /// The panels of the stage, as the plan has them.

@@ -7,7 +7,7 @@ use mopd_lang::experiment as wide;
 use mopd_lang::formula::Formula;
 
 use super::of_step::of_step;
-use super::{Diagnostic, data, filter, refused, roles, teacher};
+use super::{Diagnostic, data, feedback, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
@@ -279,6 +279,10 @@ impl<'a> Settings<'a> {
                 self.note(roles::unfit_writer(rollout, scorers, student, at));
             }
         }
+        let written = found.feedback(known, origins).map_err(|refusals| self.note(refusals)).ok();
+        if let Some((written, scorers)) = written.as_deref().zip(scorers.as_ref()) {
+            self.note(feedback::unfit(written, scorers, origins.span(origin)));
+        }
         if let Some(rollout) = &rollout {
             self.refuse_unaccounted(train, rollout, !learners.0.is_empty());
         }
@@ -300,6 +304,7 @@ impl<'a> Settings<'a> {
             sees: sees?,
             scorers: scorers?,
             panels: found.stage_panels(self.experiment),
+            feedback: written?,
             rollout: rollout?,
             passes: *passes,
             filter,

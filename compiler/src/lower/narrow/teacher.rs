@@ -1,6 +1,6 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
-use mopd_lang::experiment::{self as wide, Alignment, PanelId, SelfCopy, TeacherWeights};
+use mopd_lang::experiment::{self as wide, Alignment, PanelId, SelfCopy, TeacherId, TeacherWeights};
 use mopd_lang::formula::{Formula, Role};
 
 use super::{Diagnostic, Narrowed, data, divergence, filter, formula, refused};
@@ -59,7 +59,7 @@ pub fn executable(
         let sees = match weights {
             // Whoever they are composed of reads.
             plan::Teacher::Composed(_) => None,
-            _ => sees(teacher, train, origins).map_err(|refusal| vec![*refusal])?,
+            _ => sees(scorer.teacher, teacher, train, origins).map_err(|refusal| vec![*refusal])?,
         };
         return Ok(Executable { teacher: weights, sees, own_tokens });
     }
@@ -113,12 +113,19 @@ fn panelist(
 }
 
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
-fn sees(teacher: &wide::Teacher, train: &wide::Train, origins: Origins) -> Narrowed<Option<View>> {
+fn sees(
+    id: TeacherId,
+    teacher: &wide::Teacher,
+    train: &wide::Train,
+    origins: Origins,
+) -> Narrowed<Option<View>> {
     match &teacher.sees {
         Some(template) => {
             let what = format!("a number in the template `{}`", template.name);
             let number = |number: &Formula| filter::of_rewards(number, &what, origins);
-            view_with_numbers(template, origins.span(teacher.origin), origins, &number).map(Some)
+            let feedback =
+                origins.roles.feedback.iter().position(|known| *known == id).map(|place| place as u32);
+            view_with_numbers(template, feedback, origins.span(teacher.origin), origins, &number).map(Some)
         }
         None => Ok(train.sees.as_ref().map(|_| View::of_prompt())),
     }
@@ -142,7 +149,8 @@ fn weights_of(
         foreign: _,
         align,
         reveals,
-        feedback,
+        // It is of the stage: see `feedback`.
+        feedback: _,
         origin,
     } = teacher;
     let at = origins.span(*origin);
@@ -150,9 +158,6 @@ fn weights_of(
     let of_others = matches!(weights, TeacherWeights::Composed { .. } | TeacherWeights::Pooled { .. });
     if of_others && sees.is_some() {
         refuse("a template that a teacher sees which is composed of others");
-    }
-    if feedback.is_some() {
-        refuse("a teacher with `feedback` that another model writes");
     }
     if reveals.is_some() {
         refuse("a teacher that reads what a denoising student has not filled yet");
@@ -220,6 +225,9 @@ fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Compositio
         let stated = |signal: &plan::Signal| matches!(signal, plan::Signal::StatedConfidence { .. });
         if weight.signals().iter().any(stated) {
             return Err(refused(at, "a factor of logits that reads a stated confidence"));
+        }
+        if weight.signals().iter().any(|signal| matches!(signal, plan::Signal::CorrectOf { .. })) {
+            return Err(refused(at, "a factor of logits that reads what another model gets right"));
         }
         Ok(Member { weight, role: self::member(role, at)? })
     };

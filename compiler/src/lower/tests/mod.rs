@@ -4,6 +4,7 @@ mod balance;
 mod drafts;
 mod expressions;
 mod extrapolation;
+mod feedback;
 mod keys;
 mod objectives;
 mod own_data;

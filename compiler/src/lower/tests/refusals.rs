@@ -744,11 +744,6 @@ fn templates_of_completions() {
     let mut sound = experiment();
     of_student(&Slot::Feedback, from(None))(&mut sound);
     compiled(&sound);
-    let told = refusals(|experiment| {
-        let advice = Rollout { source: from(None), edits: vec![], origin: HERE };
-        experiment.teachers[0].feedback = Some(Rc::new(advice));
-    });
-    assert_eq!(told, supported("a teacher with `feedback` that another model writes"));
     // A teacher with nothing to read.
     let asked = |value: Formula, experiment: &mut Experiment| {
         experiment.teachers[0].sees = shown(&member);
@@ -756,7 +751,7 @@ fn templates_of_completions() {
         distilled(experiment).objective = objective(value, sequence_mean());
     };
     let read = || apply(Function::Multiply, [&logp(Role::Teacher), &live(Live::Part(Part::Logp))]);
-    let name = "an objective that reads `teacher` without asking whether the group has what `hint` shows";
+    let name = "an objective that reads `teacher` without asking whether there is what `hint` shows";
     assert_eq!(refusals(|experiment| asked(read(), experiment)), supported(name));
     let available = signal(Signal::Available { role: Role::Teacher });
     let guarded = apply(Function::Where, [&available, &read(), &number(0.0)]);

@@ -24,7 +24,7 @@ use super::{
 };
 use mopd_lang::formula::text;
 
-use scorers::{composed, name_writers, panels};
+use scorers::{composed, feedback, name_writers, panels};
 
 /// What has to be said about the way from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -393,9 +393,8 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 }
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
-    let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, objective: _, .. } = train;
-    let Train { own_data, trainable, optimizer, private, length, learning_rate, .. } = train;
-    let Train { ema, extrapolation, validation, execution, .. } = train;
+    let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, validation, ema, .. } = train;
+    let Train { own_data, trainable, optimizer, private, length, learning_rate, extrapolation, .. } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -454,6 +453,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "reference": by_domain(scorers.references().map(|(domain, id)| (domain, names.model(id))).collect()),
         "named teachers": named.collect::<Map<String, Value>>(),
         "panel": panels(&train.panels, scorers),
+        "feedback": feedback(&train.feedback, scorers),
         "rollout": of_rollout(rollout),
         "data": own.collect::<Map<String, Value>>(),
         "passes": passes,
@@ -473,7 +473,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             settings
         }),
         "validate": validation.as_ref().map(written),
-        "execution": written(execution),
+        "execution": written(&train.execution),
     })
 }
 

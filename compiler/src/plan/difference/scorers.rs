@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::objective;
-use crate::plan::{Composition, Member, Panel, Parameter, Scorers};
+use crate::plan::{Composition, Feedback, Member, Panel, Parameter, Scorers};
 
 /// The plan points into its list of scorers; people know names.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
@@ -41,4 +41,17 @@ pub fn panels(panels: &[Panel], scorers: &Scorers) -> Value {
         (name.clone(), settings)
     };
     Value::Object(panels.iter().map(panel).collect::<Map<String, Value>>())
+}
+
+/// What is written about completions, by the teachers that it is shown to.
+pub fn feedback(feedback: &[Feedback], scorers: &Scorers) -> Value {
+    let one = |Feedback { name, writer, sees, sampling }: &Feedback| {
+        let settings = json!({
+            "from": scorers.name(*writer),
+            "sees": sees.as_ref().map(|view| &view.pieces),
+            "sampling": sampling,
+        });
+        (name.clone(), settings)
+    };
+    Value::Object(feedback.iter().map(one).collect::<Map<String, Value>>())
 }

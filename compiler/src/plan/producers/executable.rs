@@ -158,7 +158,7 @@ pub(super) fn sampling_once(
     }
 }
 
-pub(super) fn sampling(
+pub(crate) fn sampling(
     sampling: &checked::Sampling,
     origins: Origins,
     origin: checked::Origin,

@@ -44,8 +44,8 @@ pub use teacher::{Once, Teacher};
 pub use through::{Program, Through};
 pub use turns::{ExpertTurns, Turns};
 
-pub(crate) use self::executable::rollout;
-use self::executable::{OfCompletions, edit_name, editable, other_edits, producer, sampling, sampling_once};
+use self::executable::{OfCompletions, edit_name, editable, other_edits, producer, sampling_once};
+pub(crate) use self::executable::{rollout, sampling};
 use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
 

@@ -99,7 +99,7 @@ pub(super) fn executable(
         other => unreachable!("{other:?} is not looked for, which the checker has said"),
     });
     let pattern = pattern.collect();
-    let text = template::pieces(to, None, at, origins, &|formula| {
+    let text = template::pieces(to, template::Others::default(), at, origins, &|formula| {
         of_completions(formula, "a number of a `rewrite`", Axis::Sequence)
     })?;
     if let Some(slot) = text.iter().filter_map(Piece::slot).find(|slot| slot.of_completion()) {

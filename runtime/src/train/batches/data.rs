@@ -70,6 +70,8 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             draft: None,
             feedback: None,
             speculation: None,
+            written_feedback: Vec::new(),
+            correct_of: Vec::new(),
         }
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();

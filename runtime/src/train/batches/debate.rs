@@ -4,19 +4,19 @@
 use std::rc::Rc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::views::{Moment, Slot};
+use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Panel, Role, Signal, View};
 
-use super::{Batch, text_of_at_most};
+use super::Batch;
+use super::words::{Asked, prompts, reader, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::Said;
 use crate::quote::quote;
 use crate::random::Purpose;
-use crate::rollout::{Completion, Debate, Prompt, Sequence, Stance, confidence, rollout};
-use crate::tokenizer::Token;
+use crate::rollout::{Debate, Stance, confidence};
 use crate::train::Stage;
-use crate::train::models::{Reader, Scored};
+use crate::train::models::Reader;
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
@@ -56,12 +56,7 @@ impl Panels {
 
     /// What is said of the prompts of some sequences: of each prompt once.
     pub(super) fn talk(&mut self, batch: &Batch, sequences: &Sequences) -> Result<Rc<[Debate]>> {
-        let of = |sequence: &Sequence| (sequence.source, sequence.record);
-        let mut prompts: Vec<(usize, usize)> = sequences.list.iter().map(of).collect();
-        prompts.sort_unstable();
-        prompts.dedup();
-        let prompts: Vec<Draw> =
-            prompts.into_iter().map(|(source, record)| Draw { source, record }).collect();
+        let prompts = prompts(sequences);
         let mut debates = Vec::new();
         for panel in self.read.clone() {
             debates.extend(self.debate(batch, panel, &prompts)?);
@@ -133,11 +128,6 @@ impl Panels {
     }
 }
 
-/// Who speaks about a prompt in a role, and what it reads.
-fn reader(batch: &Batch, role: Role, Draw { source, record }: Draw) -> Option<Reader> {
-    batch.models.of_role(role)[batch.stage.section(source, record)].and_then(Scored::reader)
-}
-
 /// What a member says about some prompts, each with what was said of it before.
 fn turn(batch: &Batch, turn: Turn, prompts: &[Draw], transcripts: &[String]) -> Result<Vec<String>> {
     let role = batch.stage.train.panels[turn.panel].members[turn.member];
@@ -158,47 +148,17 @@ fn of_reader(
     prompts: &[Draw],
     transcripts: &[String],
 ) -> Result<Vec<String>> {
-    let Batch { stage, student, models, step, .. } = *batch;
-    let sampling = &stage.train.panels[place].sampling;
-    let tokenizer = &stage.start.tokenizer;
-    let moment = Moment::Step { step, steps: stage.steps };
-    let view = models.view(reader);
-    let mut read: Vec<Vec<Token>> = Vec::with_capacity(prompts.len());
-    for (Draw { source, record }, transcript) in zip_equal(prompts, transcripts) {
-        let source = &stage.sources[*source];
-        read.push(match view {
-            None => source.tokens.get(*record).to_vec(),
-            Some(view) => {
-                let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
-                let said = Said { slots, ..Said::default() };
-                source.prompts.shown_now(tokenizer, view, moment, *record, &said)?
-            }
-        });
-    }
-    let decoder = models.decoder(reader.model_ref);
-    let decoder = decoder.as_deref().unwrap_or(student);
-    let asked = zip_equal(prompts, &read).map(|(prompt, tokens)| {
-        let room = decoder.config.context.saturating_sub(tokens.len());
-        if room < sampling.max_tokens as usize {
-            return Err(no_room(view, tokens.len(), sampling.max_tokens, decoder.config.context));
-        }
-        // Each prompt by a number of its own, each turn by another.
-        let id = before(stage, prompt.source) + prompt.record as u32;
-        Ok(Prompt { tokens, id, sample: (place as u32) << 16 | number, limit: None })
+    let sampling = &batch.stage.train.panels[place].sampling;
+    let view = batch.models.view(reader);
+    let asked = zip_equal(prompts, transcripts).map(|(prompt, transcript)| {
+        let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
+        let said = Said { slots, ..Said::default() };
+        // Each turn by another number.
+        Asked { prompt: *prompt, said, sample: (place as u32) << 16 | number }
     });
-    let asked: Vec<Prompt> = asked.collect::<Result<_>>()?;
-    let key = batch.key(Purpose::Debate);
-    let turns = rollout(decoder, &asked, sampling, key, stage.budget, stage.control)?;
-    let text = |Completion { tokens, .. }: &Completion| {
-        let text = text_of_at_most(tokenizer, tokens, sampling.max_tokens as usize)?;
-        Ok(text.trim().to_owned())
-    };
-    turns.iter().map(text).collect()
-}
-
-/// The prompts of the sources before one.
-fn before(stage: &Stage, source: usize) -> u32 {
-    stage.sources[..source].iter().map(|each| each.tokens.len()).sum::<usize>() as u32
+    let asked: Vec<Asked> = asked.collect();
+    let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
+    texts(batch, (reader.model_ref, view), &asked, (sampling, batch.key(Purpose::Debate)), no_room)
 }
 
 fn no_room(view: Option<&View>, prompt: usize, turn: u32, context: usize) -> Error {

@@ -1,10 +1,12 @@
 //! What a step trains on: what the stage's producer makes of the prompts that are drawn. A kind of producer
 //! has a file of the name that it has in the plan (`compiler/src/plan/producers`), with how it draws.
 
+mod attempts;
 mod chosen;
 pub mod data;
 mod debate;
 mod edited;
+mod feedback;
 mod filter;
 mod first_of;
 mod guided;
@@ -22,6 +24,7 @@ mod student;
 mod teacher;
 mod through;
 mod turns;
+mod words;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -251,6 +254,8 @@ impl Batches {
         }
         let climbed = self.climbed.clone();
         let batch = Batch { stage, student, models, step, climbed: &climbed };
+        attempts::attempt(&batch, &mut sequences)?;
+        feedback::write(&batch, &mut sequences)?;
         let debates = self.panels.talk(&batch, &sequences)?;
         Ok(sequences.debated(debates))
     }

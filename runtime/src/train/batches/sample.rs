@@ -125,6 +125,8 @@ pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
         draft: None,
         feedback: None,
         speculation: None,
+        written_feedback: Vec::new(),
+        correct_of: Vec::new(),
     }
 }
 

@@ -358,6 +358,8 @@ impl Trajectory {
             draft: None,
             feedback: None,
             speculation: None,
+            written_feedback: Vec::new(),
+            correct_of: Vec::new(),
         }
     }
 }

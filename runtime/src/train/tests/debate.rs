@@ -46,7 +46,7 @@ fn debated(teachers: [Teacher; 2], temperature: f64) -> Train<Objective> {
 }
 
 /// With room for what is said.
-fn roomy() -> Vec<Arc<Weights>> {
+pub(super) fn roomy() -> Vec<Arc<Weights>> {
     let config = Config { context: 128, ..tiny() };
     (0..3).map(|seed| Arc::new(random_model(&config, seed))).collect()
 }
@@ -64,7 +64,12 @@ fn prompt_of<'a>(stage: &'a Stage, debate: &Debate) -> &'a str {
 }
 
 /// The most probable tokens, up to the end, as text.
-fn greedy(model: &Reference, prompt: &str, most: usize) -> String {
+pub(super) fn greedy(model: &Reference, prompt: &str, most: usize) -> String {
+    let written = greedy_tokens(model, prompt, most);
+    super::super::batches::text_of_at_most(&Tokenizer::Bytes, &written, most).unwrap().trim().to_owned()
+}
+
+pub(super) fn greedy_tokens(model: &Reference, prompt: &str, most: usize) -> Vec<Token> {
     let prompt = Tokenizer::Bytes.prompt(prompt).unwrap();
     let mut written: Vec<Token> = Vec::new();
     while written.len() < most {
@@ -75,7 +80,7 @@ fn greedy(model: &Reference, prompt: &str, most: usize) -> String {
             break;
         }
     }
-    super::super::batches::text_of_at_most(&Tokenizer::Bytes, &written, most).unwrap().trim().to_owned()
+    written
 }
 
 /// In turns, each behind the prompt and all that was said before; of each prompt once, whatever its completions.

@@ -100,6 +100,8 @@ fn sequence(value: &Value) -> Sequence {
         draft: None,
         feedback: None,
         speculation: None,
+        written_feedback: Vec::new(),
+        correct_of: Vec::new(),
     }
 }
 

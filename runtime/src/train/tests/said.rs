@@ -14,7 +14,7 @@ fn view(name: &str, slot: Slot) -> Option<View> {
 }
 
 /// Right where it begins in the first half of the alphabet.
-fn verifier() -> Verifier {
+pub(super) fn verifier() -> Verifier {
     let reward = Reward::Regex { pattern: "^[^n-zN-Z]".to_owned(), field: String::new() };
     Verifier::new(&reward, Path::new(".")).unwrap()
 }
@@ -24,7 +24,7 @@ fn text(sequence: &Sequence) -> String {
 }
 
 /// What is shown of it: characters of no more tokens than a completion may have.
-fn begun(sequence: &Sequence) -> String {
+pub(super) fn begun(sequence: &Sequence) -> String {
     let mut bytes = 0;
     let fits = |letter: &char| {
         bytes += letter.len_utf8();
@@ -33,7 +33,7 @@ fn begun(sequence: &Sequence) -> String {
     text(sequence).chars().take_while(fits).collect()
 }
 
-fn plain<'a>(stage: &'a Stage, sequence: &Sequence) -> &'a str {
+pub(super) fn plain<'a>(stage: &'a Stage, sequence: &Sequence) -> &'a str {
     stage.sources[sequence.source].prompts.dataset.prompt(sequence.record)
 }
 

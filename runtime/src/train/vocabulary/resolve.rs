@@ -54,6 +54,7 @@ impl Parameters<'_> {
             | Signal::DataIs { .. }
             | Signal::Uniform { .. }
             | Signal::Available { .. }
+            | Signal::CorrectOf { .. }
             | Signal::StatedConfidence { .. }
             | Signal::Other { .. } => return Ok(None),
         }))

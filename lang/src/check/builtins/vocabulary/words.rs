@@ -218,7 +218,11 @@ pub static PARTS: &[SignalName] = &[
     seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
     seen("deviation", "real[token]", "Its standard deviation."),
     seen("value", "real[token]", "The value estimate of a critic head."),
-    seen("correct", "bool[sequence]", "Whether a completion of a model trained beside the student is right."),
+    seen(
+        "correct",
+        "bool[sequence]",
+        "Of a teacher by name, such as a model that is trained beside the student: whether a completion of its own is right.",
+    ),
     seen("score", "real[sequence]", "The output of a scalar head for the completion."),
     seen(
         "confidence",

@@ -1,0 +1,40 @@
+//! `peer.correct`: whether completions that a teacher writes itself are right. It writes as many of each prompt as its
+//! group has, by the same settings.
+
+use mopd_lang::diag::Diagnostic;
+
+use crate::plan::{Objective, Producer, Rollout, Scorers, View};
+use crate::refusal::{Origins, refused};
+
+pub fn unfit(
+    objective: &Objective,
+    rollout: &Rollout,
+    scorers: &Scorers,
+    origins: Origins,
+) -> Option<Diagnostic> {
+    let at = origins.span(objective.origin);
+    objective.attempts().into_iter().find_map(|role| {
+        let signal = format!("`{}.correct`", scorers.name(role));
+        let refuse = |of: &str| Some(*refused(at, format!("{signal}, {of},")));
+        for choice in scorers.choices(role) {
+            if choice.teacher.composition().is_some() {
+                return refuse("of a teacher that is no model of its own");
+            }
+            if choice.own_tokens {
+                return refuse("of a teacher with another tokenizer");
+            }
+            if choice.sees.as_ref().is_some_and(View::of_completions) {
+                return refuse("of a teacher whose template shows what becomes of a completion");
+            }
+        }
+        // It writes by the settings of this rollout, sample for sample.
+        let producer = &rollout.producer;
+        let plain =
+            matches!(producer, Producer::Student(_) | Producer::Teacher(_)) && producer.once().is_none();
+        if !plain || rollout.leaves_out() {
+            let help = "draw the stage's completions by `sample(...)`, and keep all of them";
+            return Some(refuse("beside completions that are not plainly sampled at every step")?.help(help));
+        }
+        None
+    })
+}

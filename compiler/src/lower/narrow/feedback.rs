@@ -1,0 +1,90 @@
+//! `feedback = from(peer, max_tokens: 64, sees: critique)`: what fills `{feedback}` in a teacher's template, written by
+//! another model about each completion.
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment::{self as wide, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
+use mopd_lang::formula::Role;
+use mopd_lang::source::Span;
+
+use super::{Narrowed, refused};
+use crate::plan::producers::sampling;
+use crate::plan::template::view;
+use crate::plan::{Feedback, Scorers, View};
+use crate::refusal::{Origins, role};
+
+/// Who writes for a teacher, by name.
+pub fn writer(teacher: &wide::Teacher) -> Option<TeacherId> {
+    match &teacher.feedback.as_deref()?.source {
+        RolloutSource::From { teacher: Role::Named { teacher, .. }, .. } => Some(*teacher),
+        _ => None,
+    }
+}
+
+/// What the stage's feedback for a teacher becomes.
+pub fn executable(teacher: &wide::Teacher, rollout: &wide::Rollout, origins: Origins) -> Narrowed<Feedback> {
+    let name = &teacher.name;
+    let at = origins.span(teacher.origin);
+    if !teacher.sees.as_deref().is_some_and(shows_it) {
+        let construct = format!("`feedback` for `{name}`, which reads no template with `{{feedback}}`,");
+        return Err(refused(at, construct));
+    }
+    let wide::Rollout { source, edits, origin } = rollout;
+    let at = origins.span(*origin);
+    let RolloutSource::From { teacher: by, sees, sequences: None, sampling: drawn } = source else {
+        let help =
+            "let a teacher write it at every step: `feedback = from(big, max_tokens: 64, sees: asked)`";
+        let refusal =
+            *refused(at, format!("`feedback` for `{name}` by anything but `from(...)` of every step"));
+        return Err(Box::new(refusal.help(help)));
+    };
+    if !edits.is_empty() {
+        return Err(refused(at, format!("`feedback` for `{name}` that is edited")));
+    }
+    if !matches!(by, Role::Named { .. }) {
+        let refusal = *refused(at, format!("`feedback` for `{name}` by the role `{}`", by.name()));
+        return Err(Box::new(refusal.help("name the teacher that writes it: `from(big, ...)`")));
+    }
+    if drawn.n != 1 {
+        return Err(refused(at, format!("several samples (`n`) of the `feedback` for `{name}`")));
+    }
+    let sees = sees.as_deref().map(|template| view(template, at, origins)).transpose()?;
+    if let Some(view) = sees.as_ref().filter(|view| view.may_lack()) {
+        let construct =
+            format!("the slot `{{group}}` of the template `{}`, for whoever writes `feedback`,", view.name);
+        return Err(refused(at, construct));
+    }
+    Ok(Feedback {
+        name: name.clone(),
+        writer: role(by, origins.at(*origin))?,
+        sees,
+        sampling: sampling(drawn, origins, *origin)?,
+    })
+}
+
+fn shows_it(template: &Template) -> bool {
+    template.pieces.iter().any(|piece| match piece {
+        TemplatePiece::Slot(slot) | TemplatePiece::First { slot, .. } | TemplatePiece::Last { slot, .. } => {
+            *slot == Slot::Feedback
+        }
+        TemplatePiece::Text(_) | TemplatePiece::Number(_) | TemplatePiece::Anything => false,
+    })
+}
+
+/// Feedback is drawn from a model, token by token, that reads the student's.
+pub fn unfit(feedback: &[Feedback], scorers: &Scorers, at: Span) -> Option<Diagnostic> {
+    feedback.iter().find_map(|Feedback { name, writer, sees, .. }| {
+        let what = |of: &str| Some(*refused(at, format!("`feedback` for `{name}` by a teacher {of}")));
+        scorers.choices(*writer).iter().find_map(|choice| {
+            let reads = || choice.sees.as_ref().is_some_and(View::of_completions);
+            match () {
+                _ if choice.teacher.composition().is_some() => what("that is no model of its own"),
+                _ if choice.own_tokens => what("with another tokenizer"),
+                _ if sees.is_none() && reads() => {
+                    let help = "show it a template of its own: `feedback = from(..., sees: asked)`";
+                    Some(what("whose template shows what becomes of a completion")?.help(help))
+                }
+                _ => None,
+            }
+        })
+    })
+}

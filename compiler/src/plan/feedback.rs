@@ -1,0 +1,91 @@
+//! Feedback that another model writes: of each completion, before its teachers score it (arXiv:2606.14368).
+
+use serde::{Deserialize, Serialize};
+
+use super::views::Piece;
+use super::{DomainId, Objective, Role, Sampling, Scorers, Signal, Train, View};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// Of the teacher whose template shows it.
+    pub name: String,
+    /// Which of the stage's scorers writes it.
+    pub writer: Role,
+    /// What it reads while it writes, the completion in place of a draft; where absent, what it reads as a scorer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sees: Option<View>,
+    /// How it is drawn.
+    pub sampling: Sampling,
+}
+
+/// Feedback as it enters a key: without the name of the teacher that it is for. What that sees is said of it as a scorer.
+#[derive(Serialize)]
+pub(crate) struct FeedbackMeaning<'a> {
+    writer: Role,
+    sees: Option<&'a [Piece]>,
+    sampling: &'a Sampling,
+}
+
+impl Feedback {
+    pub(crate) fn meaning(&self) -> FeedbackMeaning<'_> {
+        let Feedback { name: _, writer, sees, sampling } = self;
+        FeedbackMeaning { writer: *writer, sees: sees.as_ref().map(|view| view.pieces.as_slice()), sampling }
+    }
+
+    pub fn sees(&self) -> Option<&View> {
+        self.sees.as_ref()
+    }
+
+    /// The most tokens that its writer reads and writes beside a prompt, where a completion has so many.
+    pub fn tokens(&self, completion: u32) -> u32 {
+        let drafts = self.sees.as_ref().map_or(0, View::drafts);
+        completion.saturating_mul(drafts).saturating_add(self.sampling.max_tokens)
+    }
+
+    /// Whether it is written about completions of a domain.
+    pub fn is_written(&self, scorers: &Scorers, domain: DomainId) -> bool {
+        scorers.choices(self.writer).iter().any(|choice| choice.domain == domain)
+    }
+}
+
+impl<O> Train<O> {
+    /// Whether somebody reads what the verifier said of a completion.
+    pub fn shows_feedback(&self) -> bool {
+        let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+        let scorers = choices.filter_map(|choice| choice.sees.as_ref());
+        let writers = self.feedback.iter().filter_map(Feedback::sees);
+        self.sees.iter().chain(scorers).chain(writers).any(View::has_feedback)
+    }
+
+    /// What an objective needs of the stage's feedback, as places: what is shown to whomever it reads, or asks about.
+    pub fn feedback_for(&self, objective: &Objective) -> Vec<u32> {
+        let mut readers = self.scorers.scored(|role| objective.reads(role));
+        readers.extend(objective.signals().into_iter().filter_map(|signal| match signal {
+            Signal::Available { role } => Some(role),
+            _ => None,
+        }));
+        let choices = readers.into_iter().flat_map(|role| self.scorers.choices(role));
+        let views = choices.filter_map(|choice| choice.sees.as_ref());
+        let mut places: Vec<u32> = views.flat_map(View::written_feedback).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+}
+
+impl Objective {
+    /// The roles of whom it asks whether completions of their own are right, each once.
+    pub fn attempts(&self) -> Vec<Role> {
+        let mut roles: Vec<Role> = self
+            .signals()
+            .into_iter()
+            .filter_map(|signal| match signal {
+                Signal::CorrectOf { role } => Some(role),
+                _ => None,
+            })
+            .collect();
+        roles.sort_unstable();
+        roles.dedup();
+        roles
+    }
+}

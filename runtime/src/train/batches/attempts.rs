@@ -1,0 +1,65 @@
+//! `peer.correct`: whether completions that a teacher writes itself are right (arXiv:2606.14368). It writes as many of
+//! each prompt of a step as the prompt's group has, by the same settings.
+
+use std::collections::HashMap;
+
+use mopd_compiler::plan::Role;
+
+use super::sample::{Numbered, draw_by, judge, sample};
+use super::teacher::teacher_of;
+use super::words::{number, prompts};
+use super::{Batch, Group};
+use crate::failure::Result;
+use crate::random::Purpose;
+use crate::rollout::Sequence;
+use crate::train::sequences::Sequences;
+use crate::train::views::Shown;
+use crate::zip::zip_equal;
+
+/// Fills in for each sequence whether those that are right which have its place among the role's own completions of
+/// the prompt.
+pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
+    let stage = batch.stage;
+    let prompts = prompts(sequences);
+    let groups: Vec<usize> = sequences.groups().map(<[_]>::len).collect();
+    for role in stage.train.objective.attempts() {
+        stage.control.check()?;
+        let draws: Vec<Numbered> =
+            prompts.iter().map(|draw| Numbered { number: number(stage, *draw), draw: *draw }).collect();
+        let mut attempts = attempts(batch, role, &draws)?;
+        judge(stage, attempts.iter_mut().flatten())?;
+        let right = |sequence: &Sequence| sequence.reward >= Some(1.0);
+        let right: HashMap<(usize, usize), Vec<bool>> = zip_equal(&prompts, attempts)
+            .map(|(draw, group)| ((draw.source, draw.record), group.iter().map(right).collect()))
+            .collect();
+        let mut rest = sequences.list.iter_mut();
+        for size in &groups {
+            let mut own = rest.by_ref().take(*size).peekable();
+            let Some(first) = own.peek() else { break };
+            let right = &right[&(first.source, first.record)];
+            assert_eq!(right.len(), *size, "as many as the group has");
+            own.zip(right).for_each(|(sequence, right)| sequence.correct_of.push((role, *right)));
+        }
+    }
+    Ok(())
+}
+
+fn attempts(batch: &Batch, role: Role, draws: &[Numbered]) -> Result<Vec<Group>> {
+    let super::Batch { stage, student, models, step, climbed } = *batch;
+    let sampling = stage.train.rollout.producer.sampling().expect("the stage's completions are sampled");
+    let sampling = sampling.at(step, stage.steps, climbed);
+    let Role::Scorer(place) = role else { unreachable!("a teacher by name is a scorer") };
+    let key = batch.key(Purpose::Attempt).turn(place.0);
+    draw_by(
+        draws,
+        |draw| draw.section(stage),
+        |_, draws| {
+            let reader = teacher_of(stage, models, role, draws[0].draw)?;
+            let decoder = models.decoder(reader.model_ref);
+            let shown =
+                Shown::of_draws(stage, models.view(reader), draws.iter().map(|each| each.draw), step)?;
+            let author = (decoder.as_deref().unwrap_or(student), &shown);
+            sample(stage, author, draws, &sampling, key)
+        },
+    )
+}

@@ -1,0 +1,98 @@
+//! `feedback = from(peer, ...)`: before a step's completions are scored, a model writes about each of them
+//! (arXiv:2606.14368). What it writes is shown to a teacher, and never to the student.
+
+use std::collections::HashMap;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::views::Slot;
+use mopd_compiler::plan::{Feedback, View};
+
+use super::Batch;
+use super::words::{Asked, reader, texts};
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
+use crate::random::Purpose;
+use crate::train::models::Reader;
+use crate::train::sequences::Sequences;
+use crate::train::views::{text, unsaid};
+use crate::zip::zip_equal;
+
+/// Fills in what is written about each sequence. Where a text is empty, or nobody is asked, there is nothing to show.
+pub(super) fn write(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
+    let train = batch.stage.train;
+    for place in train.feedback_for(&train.objective) {
+        batch.stage.control.check()?;
+        let written = written(batch, place, sequences)?;
+        for (sequence, text) in zip_equal(&mut sequences.list, written) {
+            sequence.written_feedback.resize(train.feedback.len(), String::new());
+            sequence.written_feedback[place as usize] = text;
+        }
+    }
+    Ok(())
+}
+
+/// By one writer, or by those that the route has for the prompts.
+fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<String>> {
+    let Batch { stage, step, models, climbed, .. } = *batch;
+    let Feedback { writer, sees, sampling, .. } = &stage.train.feedback[place as usize];
+    let sampling = sampling.at(step, stage.steps, climbed);
+    let key = batch.key(Purpose::Feedback).turn(place);
+    let of = |member: usize| {
+        let sequence = &sequences.list[member];
+        reader(batch, *writer, Draw { source: sequence.source, record: sequence.record })
+    };
+    let mut samples: HashMap<(usize, usize), u32> = HashMap::new();
+    let mut all = Vec::with_capacity(sequences.list.len());
+    // The sequences of a section are adjacent.
+    let members: Vec<usize> = (0..sequences.list.len()).collect();
+    for alike in members.chunk_by(|one, next| of(*one) == of(*next)) {
+        let Some(Reader { model_ref, .. }) = of(alike[0]) else {
+            all.extend(alike.iter().map(|_| String::new()));
+            continue;
+        };
+        let view = sees.as_ref().or_else(|| of(alike[0]).and_then(|reader| models.view(reader)));
+        let mut asked = Vec::with_capacity(alike.len());
+        for member in alike {
+            let sequence = &sequences.list[*member];
+            let prompt = Draw { source: sequence.source, record: sequence.record };
+            let sample = samples.entry((prompt.source, prompt.record)).or_default();
+            asked.push(Asked { prompt, said: said(batch, view, sequences, *member)?, sample: *sample });
+            *sample += 1;
+        }
+        let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
+        all.extend(texts(batch, (model_ref, view), &asked, (&sampling, key), no_room)?);
+    }
+    Ok(all)
+}
+
+/// What a writer's template shows of a completion: itself, as a draft, and what the verifier said of it.
+fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize) -> Result<Said> {
+    let sequence = &sequences.list[member];
+    let mut said = Said::default();
+    for slot in view.into_iter().flat_map(View::slots) {
+        let text = match slot {
+            Slot::Draft => text(batch.stage, sequence)?,
+            Slot::Feedback => {
+                let unsaid = || unsaid(batch.stage, &view.expect("it has the slot").name, sequence);
+                sequence.feedback.clone().ok_or_else(unsaid)?
+            }
+            Slot::Prompt | Slot::Data(_) => continue,
+            Slot::Group(_) | Slot::Transcript(_) | Slot::WrittenFeedback(_) => {
+                unreachable!("no writer of feedback is shown it")
+            }
+        };
+        said.slots.push((slot.clone(), text));
+    }
+    Ok(said)
+}
+
+fn no_room(view: Option<&View>, prompt: usize, feedback: u32, context: usize) -> Error {
+    let name = view.map_or("prompt", |view| view.name.as_str());
+    let message = format!(
+        "the template `{name}` with a prompt and a completion has {prompt} tokens, and feedback of {feedback} may \
+         follow: more than a context of {context}"
+    );
+    let help = "give its writer a longer context, or the feedback a smaller `max_tokens`";
+    Error::new(FailureKind::Context, message).help(help)
+}

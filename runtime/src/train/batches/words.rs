@@ -1,0 +1,82 @@
+//! What models say beside the completions: short texts, each behind what its writer is shown.
+
+use mopd_compiler::plan::views::Moment;
+use mopd_compiler::plan::{Sampling, View};
+
+use super::{Batch, text_of_at_most};
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
+use crate::random::Key;
+use crate::rollout::{Completion, Prompt, rollout};
+use crate::tokenizer::Token;
+use crate::train::Stage;
+use crate::train::models::{ModelRef, Reader};
+use crate::train::sequences::Sequences;
+use crate::zip::zip_equal;
+
+/// What a text is asked for.
+pub(super) struct Asked {
+    pub prompt: Draw,
+    pub said: Said,
+    /// Its number among the texts about the prompt: with the prompt's, the key of its random numbers.
+    pub sample: u32,
+}
+
+/// One text each, without the space around it. `no_room` is said of a prompt of so many tokens in a context.
+pub(super) fn texts(
+    batch: &Batch,
+    (model_ref, view): (ModelRef, Option<&View>),
+    asked: &[Asked],
+    (sampling, key): (&Sampling, Key),
+    no_room: impl Fn(usize, usize) -> Error,
+) -> Result<Vec<String>> {
+    let Batch { stage, student, models, step, .. } = *batch;
+    let tokenizer = &stage.start.tokenizer;
+    let moment = Moment::Step { step, steps: stage.steps };
+    let mut read: Vec<Vec<Token>> = Vec::with_capacity(asked.len());
+    for Asked { prompt: Draw { source, record }, said, .. } in asked {
+        let source = &stage.sources[*source];
+        read.push(match view {
+            None => source.tokens.get(*record).to_vec(),
+            Some(view) => source.prompts.shown_now(tokenizer, view, moment, *record, said)?,
+        });
+    }
+    let decoder = models.decoder(model_ref);
+    let decoder = decoder.as_deref().unwrap_or(student);
+    let context = decoder.config.context;
+    let prompts = zip_equal(asked, &read).map(|(asked, tokens)| {
+        if context.saturating_sub(tokens.len()) < sampling.max_tokens as usize {
+            return Err(no_room(tokens.len(), context));
+        }
+        Ok(Prompt { tokens, id: number(stage, asked.prompt), sample: asked.sample, limit: None })
+    });
+    let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
+    let written = rollout(decoder, &prompts, sampling, key, stage.budget, stage.control)?;
+    let text = |Completion { tokens, .. }: &Completion| {
+        let text = text_of_at_most(tokenizer, tokens, sampling.max_tokens as usize)?;
+        Ok(text.trim().to_owned())
+    };
+    written.iter().map(text).collect()
+}
+
+/// Each prompt has a number of its own, whoever draws it.
+pub(super) fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
+    let before: usize = stage.sources[..source].iter().map(|each| each.tokens.len()).sum();
+    (before + record) as u32
+}
+
+/// Who has a role for a prompt, where that is a model.
+pub(super) fn reader(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<Reader> {
+    let section = batch.stage.section(prompt.source, prompt.record);
+    batch.models.of_role(role)[section].and_then(|scored| scored.reader())
+}
+
+/// The prompts of some sequences, each once, in the order of the data.
+pub(super) fn prompts(sequences: &Sequences) -> Vec<Draw> {
+    let mut prompts: Vec<(usize, usize)> =
+        sequences.list.iter().map(|sequence| (sequence.source, sequence.record)).collect();
+    prompts.sort_unstable();
+    prompts.dedup();
+    prompts.into_iter().map(|(source, record)| Draw { source, record }).collect()
+}
