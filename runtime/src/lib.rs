@@ -41,6 +41,7 @@ pub mod reward;
 pub mod rollout;
 pub mod schedule;
 pub mod store;
+pub mod table;
 pub mod tokenizer;
 pub mod train;
 pub mod zip;

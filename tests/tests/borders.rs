@@ -32,19 +32,19 @@ fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
     let never = [
         (
             "mopd-ops",
-            &["tch", "torch-sys", "cranelift", "polars", "mopd-lang", "mopd-compiler", "mopd-runtime"][..],
+            &["tch", "torch-sys", "cranelift", "parquet", "mopd-lang", "mopd-compiler", "mopd-runtime"][..],
         ),
         (
             "mopd-lang",
-            &["tch", "torch-sys", "cranelift", "polars", "miette", "lsp", "mopd-compiler", "mopd-runtime"],
+            &["tch", "torch-sys", "cranelift", "parquet", "miette", "lsp", "mopd-compiler", "mopd-runtime"],
         ),
-        ("mopd-compiler", &["tch", "torch-sys", "polars", "miette", "lsp", "mopd-runtime"]),
+        ("mopd-compiler", &["tch", "torch-sys", "parquet", "miette", "lsp", "mopd-runtime"]),
         (
             "mopd-store",
-            &["tch", "torch-sys", "polars", "miette", "mopd-lang", "mopd-compiler", "mopd-runtime"],
+            &["tch", "torch-sys", "parquet", "miette", "mopd-lang", "mopd-compiler", "mopd-runtime"],
         ),
         ("mopd-kernels", &["tch", "torch-sys", "mopd-lang", "mopd-compiler", "mopd-store", "mopd-runtime"]),
-        ("mopd", &["tch", "torch-sys", "polars", "mopd-runtime", "mopd-kernels"]),
+        ("mopd", &["tch", "torch-sys", "parquet", "mopd-runtime", "mopd-kernels"]),
         ("mopd-runtime", &["miette", "clap", "mopd-std"]),
     ];
     for (package, forbidden) in never {

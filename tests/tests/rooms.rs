@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 23] = [
+const RUNTIME: [&str; 24] = [
     "zip",
     "quote",
+    "table",
     "failure",
     "control",
     "random",

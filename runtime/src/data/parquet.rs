@@ -1,12 +1,17 @@
-//! Parquet files, by polars: the wanted columns only, a row group at a time.
+//! Parquet files: the wanted columns only, row by row.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use mopd_store::regular;
-use polars::prelude::{AnyValue, ArrowDataType, Column, DataFrame, ParquetReader, PolarsError, SerReader};
+use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as Physical};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::{Field, Row};
+use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
 use super::error::{DataError, Problem, RowPlace};
@@ -14,14 +19,11 @@ use super::rows::{DataRow, Take, Wanted};
 use crate::content;
 use crate::tokenizer::json::{Json, Object};
 
-/// Bytes of a row group, uncompressed, that are read at once; larger ones are read in slices.
-const SLICE: usize = 128 << 20;
-
 pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) -> Result<String, DataError> {
     let of_file = |problem| DataError::of_file(path, problem);
     let unreadable = |error: io::Error| of_file(Problem::unreadable(path, &error));
-    let refused = |error: PolarsError| of_file(Problem::NotParquet { cause: first_line(&error.to_string()) });
-    let open = || regular::open(path).map_err(unreadable);
+    let refused =
+        |error: ParquetError| of_file(Problem::NotParquet { cause: first_line(&error.to_string()) });
     // Of a large file a few columns and rows may be all that is read.
     let hash = match notes {
         Some(notes) => content::hash(path, notes),
@@ -29,125 +31,117 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     };
     let hash = hash.map_err(unreadable)?;
 
-    let mut reader = ParquetReader::new(open()?);
-    let (schema, metadata) =
-        guarded(|| Ok((reader.schema()?, reader.get_metadata()?.clone()))).map_err(refused)?;
-    let present: Vec<String> = schema.iter_names().map(|name| name.to_string()).collect();
-    let read: Vec<String> =
-        present.iter().filter(|name| wanted.whole || wanted.columns.contains(name)).cloned().collect();
-    for name in &read {
-        let dtype = schema.get(name).map(|field| field.dtype());
-        if let Some(kind) = dtype.and_then(unsupported) {
+    let file = regular::open(path).map_err(unreadable)?;
+    let reader = guarded(|| SerializedFileReader::new(file)).map_err(refused)?;
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let present: Vec<String> =
+        schema.root_schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
+    let is_read = |name: &str| wanted.whole || wanted.columns.iter().any(|column| column == name);
+    for column in schema.columns() {
+        let name = &column.path().parts()[0];
+        if let Some(kind) = unsupported(column).filter(|_| is_read(name)) {
             return Err(of_file(Problem::ColumnKind { column: name.clone(), kind }));
         }
     }
-    let complete = wanted.columns.iter().all(|column| read.contains(column));
+    let read = schema.root_schema().get_fields().iter().filter(|field| is_read(field.name()));
+    let read: Vec<Arc<Type>> = read.cloned().collect();
+    let complete = wanted.columns.iter().all(|column| present.contains(column));
     let present = if complete { Vec::new() } else { present };
-    let mut first = 0;
-    for group in &metadata.row_groups {
-        let rows = group.num_rows();
-        let step = (rows * SLICE / group.total_byte_size().max(1)).clamp(1, rows.max(1));
-        for start in (0..rows).step_by(step) {
-            let count = step.min(rows - start);
-            let mut slice = ParquetReader::new(open()?).with_slice(Some((first + start, count)));
-            slice.set_metadata(metadata.clone());
-            // Without a column to read there still are rows, whose fields are missing.
-            let frame = if read.is_empty() {
-                DataFrame::empty()
-            } else {
-                guarded(|| slice.with_columns(Some(read.clone())).finish()).map_err(refused)?
-            };
-            for index in 0..count {
-                let place = RowPlace::Row(u32::try_from(first + start + index + 1).unwrap_or(u32::MAX));
-                let failed = |problem| DataError::new(path, place, problem);
-                let row = row(&frame, index, place, wanted, &present).map_err(failed)?;
-                if take(row).map_err(failed)? == ControlFlow::Break(()) {
-                    return Ok(hash);
-                }
-            }
+    let mut rows = match read.is_empty() {
+        // There still are rows, whose fields are missing.
+        true => None,
+        false => Some(
+            guarded(|| {
+                let projection = Type::group_type_builder(schema.root_schema().name()).with_fields(read);
+                reader.get_row_iter(Some(projection.build()?))
+            })
+            .map_err(refused)?,
+        ),
+    };
+    for index in 0..reader.metadata().file_metadata().num_rows() {
+        let place = RowPlace::Row(u32::try_from(index + 1).unwrap_or(u32::MAX));
+        let object = match &mut rows {
+            None => Object::default(),
+            Some(rows) => match guarded(|| rows.next().transpose()).map_err(refused)? {
+                Some(row) => object(row),
+                None => return Err(refused(ParquetError::EOF("rows are missing".to_owned()))),
+            },
+        };
+        let failed = |problem| DataError::new(path, place, problem);
+        let row = DataRow { present: present.clone(), ..wanted.of_object(place, object) };
+        if take(row).map_err(failed)? == ControlFlow::Break(()) {
+            break;
         }
-        first += rows;
     }
     Ok(hash)
 }
 
 /// Damaged files can make the reader panic; that is the file's fault and said as such.
-fn guarded<T>(read: impl FnOnce() -> Result<T, PolarsError>) -> Result<T, PolarsError> {
+fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(PolarsError::ComputeError("the file is damaged".into())))
+        .unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".to_owned())))
 }
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn row(
-    frame: &DataFrame,
-    index: usize,
-    place: RowPlace,
-    wanted: Wanted,
-    present: &[String],
-) -> Result<DataRow, Problem> {
-    let member = |column: &Column| {
-        let value = column
-            .get(index)
-            .map_err(|error| Problem::NotParquet { cause: first_line(&error.to_string()) })?;
-        Ok((column.name().to_string(), json(&value)))
-    };
-    let object = frame.columns().iter().map(member).collect::<Result<Object, Problem>>()?;
-    let row = wanted.of_object(place, object);
-    Ok(DataRow { present: present.to_vec(), ..row })
+fn object(row: Row) -> Object {
+    row.into_columns().into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 
 /// A value as JSON. Structs lose members that are null: a column of structs has the members of all its rows,
 /// so null there says that a row has no such member.
-fn json(value: &AnyValue) -> Json {
-    let series =
-        |series: &polars::prelude::Series| Json::Array(series.iter().map(|item| json(&item)).collect());
+fn json(value: Field) -> Json {
+    let float = |number: f64| Number::from_f64(number).map_or(Json::Null, Json::Number);
     match value {
-        AnyValue::Null => Json::Null,
-        AnyValue::Boolean(value) => Json::Bool(*value),
-        AnyValue::String(text) => Json::String((*text).to_owned()),
-        AnyValue::StringOwned(text) => Json::String(text.to_string()),
-        AnyValue::Int32(number) => Json::Number((*number).into()),
-        AnyValue::Int64(number) => Json::Number((*number).into()),
-        AnyValue::UInt32(number) => Json::Number((*number).into()),
-        AnyValue::UInt64(number) => Json::Number((*number).into()),
+        Field::Null => Json::Null,
+        Field::Bool(truth) => Json::Bool(truth),
+        Field::Str(text) => Json::String(text),
+        // Texts of writers that annotate them in the newer way only.
+        Field::Bytes(text) => Json::String(String::from_utf8_lossy(text.data()).into_owned()),
+        Field::Byte(number) => Json::Number(number.into()),
+        Field::Short(number) => Json::Number(number.into()),
+        Field::Int(number) => Json::Number(number.into()),
+        Field::Long(number) => Json::Number(number.into()),
+        Field::UByte(number) => Json::Number(number.into()),
+        Field::UShort(number) => Json::Number(number.into()),
+        Field::UInt(number) => Json::Number(number.into()),
+        Field::ULong(number) => Json::Number(number.into()),
         // As it is written: 0.1, not 0.10000000149011612.
-        AnyValue::Float32(number) => {
-            number.to_string().parse().ok().and_then(Number::from_f64).map_or(Json::Null, Json::Number)
+        Field::Float(number) => number.to_string().parse().map_or(Json::Null, float),
+        Field::Float16(number) => number.to_string().parse().map_or(Json::Null, float),
+        Field::Double(number) => float(number),
+        Field::ListInternal(list) => Json::Array(list.elements().iter().cloned().map(json).collect()),
+        Field::Group(row) => {
+            let members = row.into_columns().into_iter().filter(|(_, member)| *member != Field::Null);
+            Json::Object(members.map(|(name, member)| (name, json(member))).collect())
         }
-        AnyValue::Float64(number) => Number::from_f64(*number).map_or(Json::Null, Json::Number),
-        AnyValue::List(items) => series(items),
-        AnyValue::Struct(..) | AnyValue::StructOwned(_) => {
-            let owned = value.clone().into_static();
-            let AnyValue::StructOwned(parts) = &owned else { return Json::Object(Object::default()) };
-            let members = parts.0.iter().zip(&parts.1).filter(|(item, _)| !matches!(item, AnyValue::Null));
-            Json::Object(members.map(|(item, field)| (field.name().to_string(), json(item))).collect())
-        }
-        other => Json::String(other.to_string()),
+        Field::Date(_)
+        | Field::TimeMillis(_)
+        | Field::TimeMicros(_)
+        | Field::TimestampMillis(_)
+        | Field::TimestampMicros(_)
+        | Field::Decimal(_)
+        | Field::MapInternal(_) => Json::String(value.to_string()),
     }
 }
 
 /// The name of a kind of values that cannot be read; none where it can.
-fn unsupported(kind: &ArrowDataType) -> Option<String> {
-    use ArrowDataType as Kind;
-    match kind {
-        Kind::Null
-        | Kind::Boolean
-        | Kind::Int32
-        | Kind::Int64
-        | Kind::UInt32
-        | Kind::UInt64
-        | Kind::Float32
-        | Kind::Float64
-        | Kind::Utf8
-        | Kind::LargeUtf8
-        | Kind::Utf8View
-        | Kind::Date32
-        | Kind::Timestamp(..) => None,
-        Kind::List(item) | Kind::LargeList(item) => unsupported(item.dtype()),
-        Kind::Struct(fields) => fields.iter().find_map(|field| unsupported(field.dtype())),
-        other => Some(format!("{other:?}")),
+fn unsupported(column: &ColumnDescriptor) -> Option<String> {
+    let logical = column.logical_type_ref();
+    let text = matches!(logical, Some(LogicalType::String | LogicalType::Enum | LogicalType::Json))
+        || matches!(column.converted_type(), ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON);
+    match (column.physical_type(), logical) {
+        (_, Some(LogicalType::Decimal(_))) => Some("Decimal".to_owned()),
+        (_, Some(LogicalType::Time(_))) => Some("Time".to_owned()),
+        (_, Some(LogicalType::Timestamp(of))) if of.unit == TimeUnit::NANOS => {
+            Some("Timestamp(Nanosecond)".to_owned())
+        }
+        (Physical::BYTE_ARRAY, _) if !text => Some("Binary".to_owned()),
+        (Physical::FIXED_LEN_BYTE_ARRAY, logical) if logical != Some(&LogicalType::Float16) => {
+            Some("FixedSizeBinary".to_owned())
+        }
+        _ => None,
     }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{Column, ColumnValues, CompareJob, Event, FailureKind, ReadJob};
-use polars::prelude::{DataFrame, DataType, ParquetReader, PolarsResult, SerReader};
+use parquet::basic::{ConvertedType, Type};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -109,32 +111,65 @@ pub fn columns(path: &Path) -> Result<Vec<Column>> {
             .help("`mopd run` writes it anew; stages that are kept are not run again")
     };
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    let table = ParquetReader::new(file).finish().map_err(|error| failed(error.to_string()))?;
-    every(&table).map_err(|error| failed(error.to_string()))
+    every(file).map_err(|error| failed(error.to_string()))
 }
 
-fn every(table: &DataFrame) -> PolarsResult<Vec<Column>> {
-    let mut found = Vec::with_capacity(table.width());
-    for column in table.columns() {
-        let values = match column.dtype() {
-            DataType::UInt32 | DataType::UInt64 => {
-                ColumnValues::Wholes(column.cast(&DataType::UInt64)?.u64()?.iter().collect())
-            }
-            kind if kind.is_primitive_numeric() => {
-                let numbers = column.cast(&DataType::Float64)?;
-                ColumnValues::Numbers(
-                    numbers.f64()?.iter().map(|value| value.filter(|value| value.is_finite())).collect(),
-                )
-            }
-            DataType::Boolean => ColumnValues::Truths(column.bool()?.iter().collect()),
-            DataType::String => {
-                ColumnValues::Texts(column.str()?.iter().map(|text| text.map(str::to_owned)).collect())
-            }
-            _ => continue,
-        };
-        found.push(Column { name: column.name().to_string(), values });
+fn every(file: File) -> parquet::errors::Result<Vec<Column>> {
+    let reader = SerializedFileReader::new(file)?;
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let mut found: Vec<Option<Column>> = Vec::new();
+    for field in schema.root_schema().get_fields() {
+        let values = field.is_primitive().then(|| {
+            let converted = field.get_basic_info().converted_type();
+            Some(match (field.get_physical_type(), converted) {
+                (Type::INT32 | Type::INT64, ConvertedType::UINT_32 | ConvertedType::UINT_64) => {
+                    ColumnValues::Wholes(Vec::new())
+                }
+                (Type::INT32 | Type::INT64, ConvertedType::NONE) | (Type::FLOAT | Type::DOUBLE, _) => {
+                    ColumnValues::Numbers(Vec::new())
+                }
+                (Type::BOOLEAN, _) => ColumnValues::Truths(Vec::new()),
+                (Type::BYTE_ARRAY, ConvertedType::UTF8) => ColumnValues::Texts(Vec::new()),
+                _ => return None,
+            })
+        });
+        found.push(values.flatten().map(|values| Column { name: field.name().to_owned(), values }));
     }
-    Ok(found)
+    for row in reader.get_row_iter(None)? {
+        for ((_, cell), column) in zip_equal(row?.into_columns(), &mut found) {
+            if let Some(Column { values, .. }) = column {
+                push(values, cell);
+            }
+        }
+    }
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn push(values: &mut ColumnValues, cell: record::Field) {
+    use record::Field;
+    match values {
+        ColumnValues::Wholes(wholes) => wholes.push(match cell {
+            Field::UInt(whole) => Some(u64::from(whole)),
+            Field::ULong(whole) => Some(whole),
+            _ => None,
+        }),
+        ColumnValues::Numbers(numbers) => {
+            let number = match cell {
+                Field::Int(number) => Some(f64::from(number)),
+                Field::Long(number) => Some(number as f64),
+                Field::Float(number) => Some(f64::from(number)),
+                Field::Double(number) => Some(number),
+                _ => None,
+            };
+            numbers.push(number.filter(|number| number.is_finite()));
+        }
+        ColumnValues::Truths(truths) => {
+            truths.push(if let Field::Bool(truth) = cell { Some(truth) } else { None });
+        }
+        ColumnValues::Texts(texts) => {
+            texts.push(if let Field::Str(text) = cell { Some(text) } else { None });
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use mopd_compiler::plan::{DomainId, Plan};
 
-use super::parquet::{self, table};
+use super::parquet;
 use super::statistics::Scores;
 use crate::files::WriteError;
+use crate::table::table;
 
 /// One test prompt of one evaluation.
 #[derive(Clone, Debug, PartialEq)]

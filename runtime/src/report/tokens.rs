@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::parquet::{self, table};
+use super::parquet;
 use crate::files::WriteError;
+use crate::table::table;
 
 /// What a stage's training left to look at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

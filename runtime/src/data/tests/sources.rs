@@ -1,16 +1,38 @@
 //! Tables, folders, columns of other names, filters, limits and conversations.
 
+use ::parquet::column::writer::ColumnWriter;
+use ::parquet::data_type::ByteArray;
+use ::parquet::file::properties::WriterProperties;
+use ::parquet::file::writer::SerializedFileWriter;
+use ::parquet::schema::parser::parse_message_type;
 use mopd_compiler::plan::{Column, DataFormula, DataNode, Function};
-use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, Series, StructChunked, df};
 
 use super::*;
+use crate::table::{self, encode, table};
 use crate::tokenizer::chat::Role;
 
 const CHAT: PromptFormat = PromptFormat::Chat { system: None };
 
-fn write(path: &Path, frame: &mut DataFrame) {
+fn write(path: &Path, groups: &[Vec<table::Column>]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    ParquetWriter::new(fs::File::create(path).unwrap()).with_row_group_size(Some(2)).finish(frame).unwrap();
+    fs::write(path, encode(groups).unwrap()).unwrap();
+}
+
+struct Question {
+    question: String,
+    final_answer: i64,
+    level: &'static str,
+    score: f32,
+}
+
+/// In row groups of two.
+fn questions(rows: &[Question]) -> Vec<Vec<table::Column>> {
+    rows.chunks(2).map(|rows| table!(rows; question, final_answer, level, score)).collect()
+}
+
+struct Pair {
+    prompt: String,
+    answer: String,
 }
 
 fn column(field: &str, column: &str) -> Column {
@@ -31,19 +53,18 @@ fn greater(field: &str, bound: f64) -> DataFormula {
 /// Seven rows in two files of row groups of two.
 fn published() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let questions: Vec<String> = (0..7).map(|row| format!("What is {row}²?")).collect();
-    let answers: Vec<i64> = (0..7).map(|row| row * row).collect();
-    let level: Vec<&str> = (0..7).map(|row| if row % 3 == 0 { "hard" } else { "easy" }).collect();
-    let score: Vec<f32> = (0..7).map(|row| row as f32 / 10.0).collect();
-    let all =
-        df!("question" => questions, "final_answer" => answers, "level" => level, "score" => score).unwrap();
-    for (part, (start, count)) in [(0, 5), (5, 2)].into_iter().enumerate() {
-        write(
-            &folder.path().join(format!("data/train-0000{part}-of-00002.parquet")),
-            &mut all.slice(start, count),
-        );
+    let all: Vec<Question> = (0..7)
+        .map(|row| Question {
+            question: format!("What is {row}²?"),
+            final_answer: row * row,
+            level: if row % 3 == 0 { "hard" } else { "easy" },
+            score: row as f32 / 10.0,
+        })
+        .collect();
+    for (part, rows) in [&all[..5], &all[5..]].into_iter().enumerate() {
+        write(&folder.path().join(format!("data/train-0000{part}-of-00002.parquet")), &questions(rows));
     }
-    write(&folder.path().join("data/test-00000-of-00001.parquet"), &mut all.slice(1, 1));
+    write(&folder.path().join("data/test-00000-of-00001.parquet"), &questions(&all[1..2]));
     folder
 }
 
@@ -205,8 +226,9 @@ fn the_hash_of_a_large_file_is_remembered() {
     let path = folder.path().join("large.parquet");
     // Numbers that a file can't hold in less space than they take.
     let number = |row: u64| (row + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_string();
-    let prompts: Vec<String> = (0..100_000).map(number).collect();
-    write(&path, &mut df!("prompt" => prompts.clone(), "answer" => prompts).unwrap());
+    let pair = |row: u64| Pair { prompt: number(row), answer: number(row) };
+    let rows: Vec<Pair> = (0..100_000).map(pair).collect();
+    write(&path, &[table!(&rows; prompt, answer)]);
     assert!(fs::metadata(&path).unwrap().len() > 1 << 20);
     let source = DataSource::file("large.parquet");
     let notes = folder.path().join("notes");
@@ -232,10 +254,8 @@ fn the_hash_covers_all_that_decides_what_is_read() {
     assert_ne!(hashes[0], hashes[1]);
     assert_ne!(hashes[0], hashes[2]);
     assert_eq!(hashes[0], hash(&published_source()));
-    let mut other =
-        df!("question" => ["new"], "final_answer" => [1i64], "level" => ["easy"], "score" => [0.5f32])
-            .unwrap();
-    write(&folder.path().join("data/train-00001-of-00002.parquet"), &mut other);
+    let other = Question { question: "new".to_owned(), final_answer: 1, level: "easy", score: 0.5 };
+    write(&folder.path().join("data/train-00001-of-00002.parquet"), &questions(&[other]));
     assert_ne!(hash(&whole), hashes[0]);
 }
 
@@ -268,8 +288,9 @@ fn cells_are_text_with_lines() {
 fn what_is_no_table_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.parquet");
-    let mut frame = df!("prompt" => ["a"; 50], "answer" => ["b"; 50]).unwrap();
-    write(&path, &mut frame);
+    let row = || Pair { prompt: "a".to_owned(), answer: "b".to_owned() };
+    let rows: Vec<Pair> = (0..50).map(|_| row()).collect();
+    write(&path, &rows.chunks(2).map(|rows| table!(rows; prompt, answer)).collect::<Vec<_>>());
     let whole = fs::read(&path).unwrap();
     fs::write(&path, "{\"prompt\": \"a\"}\n").unwrap();
     assert_eq!(
@@ -294,6 +315,38 @@ fn what_is_no_table_is_refused() {
     );
 }
 
+/// A row of a list of two structs and a text: as other programs write them, level by level.
+fn messages() -> Vec<u8> {
+    let schema = parse_message_type(
+        "message table {
+           optional group messages (LIST) { repeated group list { optional group element {
+             optional binary role (STRING); optional binary content (STRING); optional binary name (STRING);
+           } } }
+           optional binary answer (STRING);
+         }",
+    )
+    .unwrap();
+    let mut bytes = Vec::new();
+    let mut file =
+        SerializedFileWriter::new(&mut bytes, schema.into(), WriterProperties::builder().build().into())
+            .unwrap();
+    let mut rows = file.next_row_group().unwrap();
+    let mut column = |values: &[&str], defined: &[i16], repeated: Option<&[i16]>| {
+        let mut column = rows.next_column().unwrap().unwrap();
+        let ColumnWriter::ByteArrayColumnWriter(writer) = column.untyped() else { panic!("texts") };
+        let values: Vec<ByteArray> = values.iter().map(|text| ByteArray::from(*text)).collect();
+        writer.write_batch(&values, Some(defined), repeated).unwrap();
+        column.close().unwrap();
+    };
+    column(&["user", "assistant"], &[4, 4], Some(&[0, 1]));
+    column(&["Go", "1"], &[4, 4], Some(&[0, 1]));
+    column(&["ann"], &[4, 3], Some(&[0, 1]));
+    column(&["1"], &[1], None);
+    rows.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
 #[test]
 fn conversations_come_from_lines_and_from_tables() {
     let folder = tempfile::tempdir().unwrap();
@@ -305,16 +358,7 @@ fn conversations_come_from_lines_and_from_tables() {
     ], "tools": [{"type": "function", "function": {"name": "add"}}], "answer": "1"});
     fs::write(&lines, format!("{talk}\n{}\n", json!({"prompt": "plain", "answer": "x"}))).unwrap();
     let table = folder.path().join("talk.parquet");
-    let members = [
-        Series::new("role".into(), ["user", "assistant"]),
-        Series::new("content".into(), ["Go", "1"]),
-        Series::new("name".into(), [Some("ann"), None]),
-    ];
-    let list = StructChunked::from_series("messages".into(), 2, members.iter()).unwrap().into_series();
-    let list = Series::new("messages".into(), [list]);
-    let mut messages =
-        DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
-    write(&table, &mut messages);
+    fs::write(&table, messages()).unwrap();
 
     for (path, roles, tools) in [
         (&lines, vec![Role::System, Role::User, Role::Assistant], true),

@@ -1,0 +1,143 @@
+//! Tables of rows as Parquet files, a column per field.
+
+use std::sync::Arc;
+
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::ByteArray;
+use parquet::errors::Result;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+/// A column of a table: what is there of it, and for each row 1 where something is, 0 where it is null.
+pub struct Column {
+    pub name: &'static str,
+    pub levels: Vec<i16>,
+    pub cells: Cells,
+}
+
+/// In the types of the format, which has unsigned numbers as annotated signed ones.
+pub enum Cells {
+    UInt32(Vec<i32>),
+    UInt64(Vec<i64>),
+    Int64(Vec<i64>),
+    Float(Vec<f32>),
+    Double(Vec<f64>),
+    Bool(Vec<bool>),
+    Text(Vec<ByteArray>),
+}
+
+/// What a row has in a column.
+pub trait Cell: Sized {
+    /// With the levels of a [`Column`].
+    fn cells(cells: impl Iterator<Item = Self>) -> (Vec<i16>, Cells);
+}
+
+macro_rules! cells {
+    ($($kind:ident: $type:ty => $convert:expr;)*) => {$(
+        impl Cell for Option<$type> {
+            fn cells(cells: impl Iterator<Item = Self>) -> (Vec<i16>, Cells) {
+                let (mut levels, mut values) = (Vec::new(), Vec::new());
+                for cell in cells {
+                    levels.push(i16::from(cell.is_some()));
+                    values.extend(cell.map($convert));
+                }
+                (levels, Cells::$kind(values))
+            }
+        }
+
+        impl Cell for $type {
+            fn cells(cells: impl Iterator<Item = Self>) -> (Vec<i16>, Cells) {
+                <Option<$type>>::cells(cells.map(Some))
+            }
+        }
+    )*};
+}
+
+cells! {
+    UInt32: u32 => |number| number as i32;
+    UInt64: u64 => |number| number as i64;
+    Int64: i64 => |number| number;
+    Float: f32 => |number| number;
+    Double: f64 => |number| number;
+    Bool: bool => |truth| truth;
+    Text: String => |text| ByteArray::from(text.into_bytes());
+    Text: &'static str => ByteArray::from;
+}
+
+impl Column {
+    pub fn new<C: Cell>(name: &'static str, cells: impl Iterator<Item = C>) -> Column {
+        let (levels, cells) = C::cells(cells);
+        Column { name, levels, cells }
+    }
+
+    /// As a schema says it.
+    fn declared(&self) -> String {
+        let (kind, annotation) = match self.cells {
+            Cells::UInt32(_) => ("int32", " (INTEGER(32,false))"),
+            Cells::UInt64(_) => ("int64", " (INTEGER(64,false))"),
+            Cells::Int64(_) => ("int64", ""),
+            Cells::Float(_) => ("float", ""),
+            Cells::Double(_) => ("double", ""),
+            Cells::Bool(_) => ("boolean", ""),
+            Cells::Text(_) => ("binary", " (STRING)"),
+        };
+        format!("optional {kind} {}{annotation};", self.name)
+    }
+}
+
+/// The columns of a list of structs: one for each field that is named, with the field's name.
+macro_rules! table {
+    ($rows:expr; $($field:ident),* $(,)?) => {{
+        let rows = $rows;
+        vec![$($crate::table::Column::new(
+            stringify!($field),
+            rows.iter().map(|row| row.$field.clone()),
+        )),*]
+    }};
+}
+pub(crate) use table;
+
+/// A file of row groups, all of which have the same columns.
+pub fn encode(groups: &[Vec<Column>]) -> Result<Vec<u8>> {
+    let columns = groups.first().map_or(&[][..], Vec::as_slice);
+    let declared: Vec<String> = columns.iter().map(Column::declared).collect();
+    let schema = parse_message_type(&format!("message table {{ {} }}", declared.join(" ")))?;
+    let compression = Compression::ZSTD(ZstdLevel::default());
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, Arc::new(schema), Arc::new(properties))?;
+    for group in groups.iter().filter(|group| group.iter().any(|column| !column.levels.is_empty())) {
+        let mut rows = file.next_row_group()?;
+        for Column { levels, cells, .. } in group {
+            let mut column = rows.next_column()?.expect("a column for each of the schema");
+            let levels = Some(levels.as_slice());
+            match (column.untyped(), cells) {
+                (ColumnWriter::Int32ColumnWriter(writer), Cells::UInt32(values)) => {
+                    writer.write_batch(values, levels, None)?
+                }
+                (ColumnWriter::Int64ColumnWriter(writer), Cells::UInt64(values) | Cells::Int64(values)) => {
+                    writer.write_batch(values, levels, None)?
+                }
+                (ColumnWriter::FloatColumnWriter(writer), Cells::Float(values)) => {
+                    writer.write_batch(values, levels, None)?
+                }
+                (ColumnWriter::DoubleColumnWriter(writer), Cells::Double(values)) => {
+                    writer.write_batch(values, levels, None)?
+                }
+                (ColumnWriter::BoolColumnWriter(writer), Cells::Bool(values)) => {
+                    writer.write_batch(values, levels, None)?
+                }
+                (ColumnWriter::ByteArrayColumnWriter(writer), Cells::Text(values)) => {
+                    writer.write_batch(values, levels, None)?
+                }
+                _ => unreachable!("the schema is made of the first group's columns, which all groups have"),
+            };
+            column.close()?;
+        }
+        rows.close()?;
+    }
+    file.close()?;
+    Ok(bytes)
+}
