@@ -20,7 +20,7 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 12] = [
+const OF_DOMAIN: [&str; 15] = [
     "reward",
     "dropped",
     "divergence",
@@ -33,6 +33,9 @@ const OF_DOMAIN: [&str; 12] = [
     "prompt_share",
     "clipped_fraction",
     "domain_weight",
+    "accepted",
+    "accepted_length",
+    "correct_of_others",
 ];
 const OF_STEP: [&str; 9] = [
     "loss",

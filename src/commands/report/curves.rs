@@ -10,7 +10,7 @@ use crate::metrics::{SHARES, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 11] = [
+const OF_DOMAIN: [&str; 14] = [
     "reward",
     "dropped",
     "divergence",
@@ -19,6 +19,9 @@ const OF_DOMAIN: [&str; 11] = [
     "signal_mean",
     "clipped_fraction",
     "domain_weight",
+    "accepted",
+    "accepted_length",
+    "correct_of_others",
     "prompt_share",
     "token_share",
     "signal_share",
