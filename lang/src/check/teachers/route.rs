@@ -426,7 +426,29 @@ impl Checker {
                     .help("train on it, or remove it: its share of the prompts would not be used"),
                 );
             }
+            self.check_use_of_validation(id);
         }
+    }
+
+    /// That some stage reads the validation rows of a domain.
+    fn check_use_of_validation(&mut self, id: DomainId) {
+        let domain = self.domain(id);
+        let Some(rows) = domain.validation.clone() else { return };
+        let reads = |train: &&Train| {
+            train.validation.is_some() && train.mixture.iter().any(|share| share.domain == id)
+        };
+        if self.trains().iter().any(reads) {
+            return;
+        }
+        let (name, span) = (domain.name.clone(), self.span(rows.origin));
+        self.report(
+            Diagnostic::warning(
+                Code::UnusedSetting,
+                span,
+                format!("no stage validates on the rows of `{name}`"),
+            )
+            .help("add `validate = validate(target: answer, every: 10 steps)` to a stage, or remove them"),
+        );
     }
 }
 
