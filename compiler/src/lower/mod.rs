@@ -284,15 +284,9 @@ fn trained(
             .or_else(|| partial::unfit(part, scorers, origins))
             .or_else(|| partial::without_confidence(part, &train.panels, origins))
             .or_else(|| attempts::unfit(part, rollout, scorers, origins))
+            .or_else(|| drafts::unfit(part, rollout, scorers, origins))
     };
     if let Some(refusal) = parts.find_map(unfit) {
-        return Err(refusal.into());
-    }
-    let own = own_data.iter().map(|own| (&own.objective, &own.rollout));
-    let mut drafted = std::iter::once((&objective, &rollout)).chain(own);
-    if let Some(refusal) =
-        drafted.find_map(|(part, rollout)| drafts::unfit(part, rollout, &train.scorers, origins))
-    {
         return Err(refusal.into());
     }
     Ok(Train {

@@ -58,6 +58,26 @@ pub enum Speculation {
 }
 
 impl Sequence {
+    /// A completion of a record, of which nothing else is known yet.
+    pub fn new(source: usize, record: usize, completion: Vec<Token>) -> Sequence {
+        Sequence {
+            source,
+            record,
+            completion,
+            prompt: None,
+            written: None,
+            logps: None,
+            truncated: false,
+            reward: None,
+            chosen: None,
+            draft: None,
+            feedback: None,
+            speculation: None,
+            written_feedback: Vec::new(),
+            correct_of: Vec::new(),
+        }
+    }
+
     /// Whether the completion of its place among a role's own is right.
     pub fn correct_of(&self, role: Role) -> Option<bool> {
         self.correct_of.iter().find(|(known, _)| *known == role).map(|(_, right)| *right)

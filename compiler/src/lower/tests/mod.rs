@@ -27,6 +27,13 @@ pub fn sources() -> (Sources, Vec<Span>) {
     (sources, vec![Span::new(file, 0, 10), Span::new(file, 11, 18)])
 }
 
+/// What is said of an experiment that no plan can be made of.
+pub fn refusals_of(experiment: &Experiment) -> Vec<String> {
+    let (sources, origins) = sources();
+    let found = super::compile(experiment, &origins, &sources, true).expect_err("it can't run");
+    found.into_iter().map(|finding| finding.message).collect()
+}
+
 pub const HERE: Origin = Origin(0);
 
 pub fn formula(kind: FormulaKind, axis: Axis, live: bool) -> Formula {

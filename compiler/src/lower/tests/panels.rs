@@ -60,9 +60,7 @@ fn panelled() -> Experiment {
 fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
     let mut experiment = panelled();
     change(&mut experiment);
-    let (sources, origins) = sources();
-    let found = super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't run");
-    found.into_iter().map(|finding| finding.message).collect()
+    refusals_of(&experiment)
 }
 
 fn refused(change: impl FnOnce(&mut Experiment), construct: &str) {

@@ -85,12 +85,8 @@ fn a_loss_that_nobody_computes_is_refused() {
         reads(experiment);
         distilled(experiment).validation = None;
     });
-    let (sources, origins) = sources();
-    let found =
-        super::super::compile(&experiment, &origins, &sources, true).expect_err("nothing supplies it");
-    let said: Vec<&str> = found.iter().map(|finding| finding.message.as_str()).collect();
     assert_eq!(
-        said,
+        refusals_of(&experiment),
         ["the signal `loss.validation`, where the stage has no `validate`, is not supported yet"]
     );
 }

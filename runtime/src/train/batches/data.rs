@@ -58,20 +58,10 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             cut += 1;
         }
         Sequence {
-            source: index,
-            record,
             prompt: prompt.map(<[Token]>::to_vec),
-            completion,
             written: written.contains(&false).then_some(written),
-            logps: None,
             truncated: end.is_some(),
-            reward: None,
-            chosen: None,
-            draft: None,
-            feedback: None,
-            speculation: None,
-            written_feedback: Vec::new(),
-            correct_of: Vec::new(),
+            ..Sequence::new(index, record, completion)
         }
     };
     let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();

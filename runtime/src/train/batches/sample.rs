@@ -113,20 +113,9 @@ pub(super) fn prompts<'p>(stage: &'p Stage, shown: &'p Shown, draws: &[Numbered]
 /// What was written behind a drawn prompt.
 pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
     Sequence {
-        source: draw.source,
-        record: draw.record,
-        prompt: None,
-        completion: completion.tokens,
-        written: None,
         logps: Some(completion.logps),
         truncated: completion.truncated,
-        reward: None,
-        chosen: None,
-        draft: None,
-        feedback: None,
-        speculation: None,
-        written_feedback: Vec::new(),
-        correct_of: Vec::new(),
+        ..Sequence::new(draw.source, draw.record, completion.tokens)
     }
 }
 

@@ -346,20 +346,10 @@ impl Trajectory {
     fn sequence(self) -> Sequence {
         assert_eq!(self.written.last(), Some(&true), "an episode ends with what the student wrote");
         Sequence {
-            source: self.source,
-            record: self.record,
             prompt: self.observed_first.then_some(self.prompt),
-            completion: self.completion,
             written: self.written.contains(&false).then_some(self.written),
             logps: Some(self.logps),
-            truncated: false,
-            reward: None,
-            chosen: None,
-            draft: None,
-            feedback: None,
-            speculation: None,
-            written_feedback: Vec::new(),
-            correct_of: Vec::new(),
+            ..Sequence::new(self.source, self.record, self.completion)
         }
     }
 }
