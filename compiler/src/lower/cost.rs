@@ -98,7 +98,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         Length::Epochs(_) => None,
     };
     let of_rollout = |rollout: &Rollout| {
-        let rows = u64::from(rollout.group()).saturating_mul(u64::from(rollout.producer.kind().rows()));
+        let rows = u64::from(rollout.group()).saturating_mul(u64::from(rollout.producer.kind().rows()?));
         let each_step = u64::from(rollout.groups).saturating_mul(rows);
         steps.map(|steps| steps.saturating_mul(each_step))
     };

@@ -380,7 +380,7 @@ fn source(source: &RolloutSource) -> String {
             )
         }
         RolloutSource::EachTurn { history, of } => {
-            format!("each_turn({}, of: {})", rollout(of), rollout(history))
+            format!("each_turn({}, {})", rollout(history), rollout(of))
         }
     }
 }

@@ -17,6 +17,7 @@ mod order;
 mod other_tokenizer;
 mod partial;
 mod positions;
+mod recorded;
 mod reduced;
 #[cfg(test)]
 mod tests;
@@ -285,6 +286,11 @@ fn trained(
             .or_else(|| partial::without_confidence(part, &train.panels, origins))
             .or_else(|| attempts::unfit(part, rollout, scorers, origins))
             .or_else(|| drafts::unfit(part, rollout, scorers, origins))
+            .or_else(|| {
+                let student = train.sees.as_ref();
+                let shown = recorded::Shown { scorers, feedback: &train.feedback, student };
+                recorded::unfit((part, &checked.objective), rollout, shown, origins)
+            })
     };
     if let Some(refusal) = parts.find_map(unfit) {
         return Err(refusal.into());

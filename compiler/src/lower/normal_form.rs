@@ -245,8 +245,9 @@ fn source(rollout: &Rollout) -> String {
             let choices: Vec<&str> = choices.iter().map(|choice| choice.source.name()).collect();
             format!("the first that has any of {}", choices.join(", "))
         }
-        RolloutSource::EachTurn { .. } => {
-            format!("one student turn{} after each of a recorded trajectory", drawn())
+        RolloutSource::EachTurn { history, .. } => {
+            let n = rollout.sampling().map_or(1, |sampling| sampling.n);
+            format!("student turns ({n} for each of the assistant's in {}){}", source(history), drawn())
         }
         RolloutSource::Derived { template, .. } => {
             format!("prompts made by `{}` from student rollouts{}", template.name, drawn())

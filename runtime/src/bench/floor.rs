@@ -258,7 +258,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     let (mut length, mut sum) = (0.0, 0.0);
     let mut teachers: Vec<(&Config, usize, f64)> = Vec::new();
     for share in &train.mixture {
-        let data = trained(&domains[share.domain.0 as usize])?;
+        let data = trained(&domains[share.domain.0 as usize], train)?;
         let lengths = data.tokens(&form.tokenizer)?;
         let mean = lengths.lengths().sum::<usize>() as f64 / lengths.len().max(1) as f64;
         length += share.share * mean;

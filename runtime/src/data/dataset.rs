@@ -2,6 +2,7 @@
 
 mod reading;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::keys;
@@ -13,7 +14,7 @@ use self::reading::Reading;
 use super::error::{DataError, Problem, RowPlace};
 use super::lists::{Builder, Lists};
 use super::rows::{self, Wanted};
-use super::{Field, files};
+use super::{Field, FieldKind, files};
 use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object};
 
@@ -59,6 +60,14 @@ struct DataContent<'a> {
     limit: &'a Option<u32>,
 }
 
+/// Rows that are turns of trajectories.
+#[derive(Serialize)]
+struct TurnsContent<'a> {
+    /// The hash of the data that has them.
+    data: &'a str,
+    trajectory: &'a str,
+}
+
 /// The rows of a data source, in the order of its files. Kept as columns of text end to end, of needed fields
 /// only.
 #[derive(Debug)]
@@ -72,6 +81,8 @@ pub struct Dataset {
     /// The number of each file's first row, counted through.
     first: Vec<usize>,
     places: Vec<RowPlace>,
+    /// Where rows are turns, the first of each trajectory, and behind the last one their number.
+    trajectories: Option<Vec<usize>>,
     prompts: Lists<u8>,
     /// Conversations as JSON, `{"messages": ..., "tools": ...}`; empty text where a row is a prompt alone.
     conversations: Option<Lists<u8>>,
@@ -83,6 +94,19 @@ pub struct Dataset {
     arms: Vec<(Vec<DataFormula>, Vec<u32>)>,
     /// Of each formula that was asked for, by row.
     numbers: Vec<(DataFormula, Vec<f32>)>,
+}
+
+impl<'a> Request<'a> {
+    /// The field whose turns are the rows.
+    pub fn trajectory(&self) -> Option<&'a str> {
+        let mut fields = self.fields.iter();
+        fields.find(|field| field.kind == FieldKind::Trajectory).map(|field| field.name)
+    }
+
+    /// The others, of which a row has one text each.
+    fn texts(&self) -> impl Iterator<Item = &'a Field<'a>> + use<'a> {
+        self.fields.iter().filter(|field| field.kind != FieldKind::Trajectory)
+    }
 }
 
 impl Dataset {
@@ -116,6 +140,13 @@ impl Dataset {
                 keys::hash("mopd data", VERSION, &content).to_hex().to_string()
             }
         };
+        let hash = match request.trajectory() {
+            None => hash,
+            Some(trajectory) => {
+                let content = TurnsContent { data: &hash, trajectory };
+                keys::hash("mopd turns", VERSION, &content).to_hex().to_string()
+            }
+        };
         let files = files.into_iter().map(|file| file.path).collect();
         reading.finish().map(|kept| Dataset { hash, files, first, path: path.clone(), ..kept }).map_err(
             |error| {
@@ -131,6 +162,16 @@ impl Dataset {
     #[expect(clippy::len_without_is_empty, reason = "a dataset has at least one row")]
     pub fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// What is drawn of it: its rows, or trajectories of which they are the turns.
+    pub fn draws(&self) -> usize {
+        self.trajectories.as_ref().map_or(self.len(), |first| first.len() - 1)
+    }
+
+    /// The rows of a draw, in their order.
+    pub fn of_draw(&self, draw: usize) -> Range<usize> {
+        self.trajectories.as_ref().map_or(draw..draw + 1, |first| first[draw]..first[draw + 1])
     }
 
     /// The prompt as text: of a conversation, what was said last that is not the assistant's.

@@ -100,6 +100,11 @@ pub enum Problem {
     Chat {
         error: Box<ChatError>,
     },
+    /// A recorded trajectory without turns to write.
+    Trajectory {
+        field: String,
+        problem: String,
+    },
     /// A prompt of no tokens.
     NoTokens,
     Compressed,
@@ -178,6 +183,7 @@ impl fmt::Display for Problem {
                 write!(f, "the field `{field}` is a list of messages, but prompts are plain text")
             }
             Problem::Chat { error } => error.fmt(f),
+            Problem::Trajectory { field, problem } => write!(f, "the trajectory in `{field}` {problem}"),
             Problem::NoTokens => write!(f, "the prompt is empty, and the tokenizer begins it with no token"),
             Problem::Compressed => write!(f, "the file is compressed"),
             Problem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
@@ -249,6 +255,11 @@ impl DataError {
             Problem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
             Problem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
             Problem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
+            Problem::Trajectory { .. } => "leave the row out, or write the trajectory as a list such as \
+                                           [{\"role\": \"user\", \"content\": \"2+2?\"}, {\"role\": \
+                                           \"assistant\", \"content\": \"4\"}]; messages with other content need \
+                                           `format = chat` in the domain"
+                .to_owned(),
             Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
             Problem::Compressed => {
                 "unpack it first, or save it as parquet, which is compressed by itself".to_owned()

@@ -13,6 +13,7 @@ mod numbers;
 mod overlap;
 mod parquet;
 mod rows;
+mod trajectory;
 
 pub use dataset::{Dataset, Request};
 pub use error::{DataError, Problem, RowPlace};
@@ -45,6 +46,9 @@ pub enum FieldKind {
     Text,
     /// A number, or a string that [`number`] can read.
     Number,
+    /// A list of messages. There is a row for each of the assistant's turns, whose prompt is what was said before it;
+    /// the row's own prompt is not read. At most one field is one.
+    Trajectory,
 }
 
 impl<'a> Field<'a> {
@@ -54,6 +58,10 @@ impl<'a> Field<'a> {
 
     pub fn number(name: &'a str) -> Field<'a> {
         Field { name, kind: FieldKind::Number }
+    }
+
+    pub fn trajectory(name: &'a str) -> Field<'a> {
+        Field { name, kind: FieldKind::Trajectory }
     }
 }
 

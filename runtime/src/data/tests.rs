@@ -284,6 +284,7 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
 }
 
 mod sources;
+mod trajectories;
 
 /// Not regular files: a pipe would wait for its other end, a device never ends.
 #[test]

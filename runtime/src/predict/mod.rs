@@ -196,7 +196,7 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
     }
     let drawn = (steps / f64::from(train.passes.max(1))).ceil() * f64::from(train.rollout.groups);
     let new = |share: &Share| {
-        let prompts = domains[share.domain.0 as usize].train.as_ref().map_or(0, |data| data.dataset.len());
+        let prompts = domains[share.domain.0 as usize].rows_of(train).map_or(0, |data| data.dataset.len());
         (drawn * share.share).min(prompts as f64)
     };
     train.mixture.iter().map(new).sum::<f64>() / drawn.max(1.0)
@@ -338,7 +338,7 @@ fn completion(
     for share in &train.mixture {
         let domain = plan.experiment.domain(share.domain);
         let limit = most.max_tokens(domain.limit);
-        let answer = match (&domain.reward, &domains[share.domain.0 as usize].train) {
+        let answer = match (&domain.reward, domains[share.domain.0 as usize].rows_of(train)) {
             (Reward::ExactMatch { field }, Some(prompts)) if !exists => {
                 let answer = |row| prompts.dataset.text(row, field);
                 // A completion is its answer and the token that ends it.

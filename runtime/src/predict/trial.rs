@@ -105,18 +105,32 @@ impl Trial<'_> {
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
         let own = f64::from(self.train.rollout.group());
-        let rows = |rollout: &Rollout| f64::from(rollout.group()) * f64::from(rollout.producer.kind().rows());
+        let batch = f64::from(batch) * self.rows_of_draw();
+        let rows = |rollout: &Rollout| {
+            // Where the data says how many, `batch` says so too.
+            let rows = rollout.producer.kind().rows().unwrap_or(1);
+            f64::from(rollout.group()) * f64::from(rows)
+        };
         let all: f64 = self.train.rollouts().map(rows).sum();
         let layers = (layer * layers + matrix) as f64;
         let talk = self.spoken(batch) * layers * 2.0;
-        let beside = self.beside_completions(f64::from(batch)) * layers * 2.0;
-        8.0 * f64::from(batch) * (all / own) * self.length() * layers + talk + beside
+        let beside = self.beside_completions(batch) * layers * 2.0;
+        8.0 * batch * (all / own) * self.length() * layers + talk + beside
     }
 
     /// Tokens that panels say about the prompts of so many sequences, at most.
-    fn spoken(&self, batch: u32) -> f64 {
+    fn spoken(&self, batch: f64) -> f64 {
         let each: u32 = self.train.panels.iter().map(Panel::tokens).sum();
-        f64::from(each) * f64::from(batch) / f64::from(self.train.rollout.group().max(1))
+        f64::from(each) * batch / f64::from(self.train.rollout.group().max(1))
+    }
+
+    /// Prompts of what is drawn once, on average: a trajectory has several.
+    fn rows_of_draw(&self) -> f64 {
+        let of = |share: &Share| {
+            let rows = self.domains[share.domain.0 as usize].rows_of(self.train)?;
+            Some(share.share * rows.dataset.len() as f64 / rows.dataset.draws() as f64)
+        };
+        self.train.mixture.iter().map(of).sum::<Option<f64>>().unwrap_or(1.0)
     }
 
     /// Tokens that others read and write for so many completions: what they write about them, and completions of
@@ -197,7 +211,7 @@ impl Trial<'_> {
         let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
         let prompt = |share: &Share| {
             // They are known since the plan was checked.
-            let tokens = self.domains[share.domain.0 as usize].train.as_ref()?.tokens(tokenizer).ok()?;
+            let tokens = self.domains[share.domain.0 as usize].rows_of(self.train)?.tokens(tokenizer).ok()?;
             Some(share.share * tokens.lengths().sum::<usize>() as f64 / tokens.len().max(1) as f64)
         };
         let pieces = 2 * self.turns() - 1;
@@ -306,7 +320,7 @@ impl Trial<'_> {
     fn sources<'s>(
         &'s self,
         train: &Train<Objective>,
-        rows: fn(&'s DomainData) -> Result<&'s Prompts>,
+        rows: impl Fn(&'s DomainData) -> Result<&'s Prompts>,
         verifier: &'s Verifier,
     ) -> Result<Vec<Source<'s>>> {
         let source = |share: &Share| {
@@ -315,7 +329,7 @@ impl Trial<'_> {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
-                route: Route::new(train, share.domain, &trained(data)?.dataset)?,
+                route: Route::new(train, share.domain, &trained(data, train)?.dataset)?,
                 scorers: train.scorers.beside_the_routed(share.domain),
                 prompts: rows(data)?,
                 tokens: rows(data)?
@@ -424,7 +438,7 @@ impl Trial<'_> {
             train,
             turn,
             steps,
-            sources: self.sources(train, trained, verifier)?,
+            sources: self.sources(train, |data| trained(data, train), verifier)?,
             start,
             models: teachers,
             models_fit: Some(self.models_fit()),

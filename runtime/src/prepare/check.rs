@@ -50,7 +50,7 @@ pub fn check_training<O>(
     }
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];
-        let prompts = trained(data)?;
+        let prompts = trained(data, train)?;
         // Of the student and all that have a role in the domain, the shortest.
         let of_role = |role: Role| {
             let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
@@ -168,7 +168,7 @@ pub fn idle_arms<O>(
     domain: DomainId,
     data: &DomainData,
 ) -> Result<Vec<String>> {
-    let dataset = &trained(data)?.dataset;
+    let dataset = &trained(data, train)?.dataset;
     let taken = dataset.arms(&train.conditions(domain)).unwrap_or_default();
     let conditional =
         train.arms(domain).zip(0..).filter_map(|(arm, index)| Some((arm, arm.when.as_ref()?, index)));

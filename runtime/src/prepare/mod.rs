@@ -22,7 +22,7 @@ use self::cache::DataCache;
 use self::check::{check_evaluation, check_training, fits, idle_arms};
 use self::load::Loaded;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, Field, Request, overlap};
+use crate::data::{self, Dataset, Field, FieldKind, Request, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -54,6 +54,8 @@ pub struct DomainData {
     /// Longest completion, in tokens.
     pub limit: Option<u32>,
     pub train: Option<Arc<Prompts>>,
+    /// The same in turns of recorded trajectories, each by the field that has them.
+    pub turns: Vec<(String, Arc<Prompts>)>,
     pub tests: Option<Arc<Prompts>>,
     pub validation: Option<Arc<Prompts>>,
 }
@@ -124,7 +126,7 @@ pub fn prepare(
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
         let id = DomainId(index as u32);
         let loaded = load(plan, id, domain, stages, places).map_err(|error| error.at(domain.origin))?;
-        if let Some(train) = &loaded.train {
+        for train in loaded.train.iter().chain(turns(&loaded)) {
             for held_out in loaded.tests.iter().chain(&loaded.validation) {
                 warnings.extend(overlap(&train.dataset, &held_out.dataset).map(|found| found.to_string()));
             }
@@ -159,7 +161,7 @@ pub fn prepare(
     warnings.extend(
         domains
             .iter()
-            .flat_map(|data| data.train.iter().chain(&data.tests).chain(&data.validation))
+            .flat_map(|data| data.train.iter().chain(&data.tests).chain(&data.validation).chain(turns(data)))
             .flat_map(|prompts| prompts.warnings()),
     );
     Ok((domains, warnings))
@@ -180,7 +182,7 @@ fn load(
         Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
     };
     let trains = || stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
-    let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
+    let fields: Vec<Field> = verifier.needed().into_iter().collect();
     let plays = |stage: &ModelId| {
         let trains = plan.experiment.model(*stage).stage.trains().into_iter();
         trains.flat_map(Train::producers).any(|producer| !producer.programs().is_empty())
@@ -196,38 +198,65 @@ fn load(
         }
         _ => None,
     };
-    let mut trained_on = false;
+    let read = |trajectory: Option<&str>| {
+        let stages: Vec<&Train<plan::Objective>> = trains()
+            .filter(|train| train.trajectory() == trajectory)
+            .filter(|train| train.mixture.iter().any(|share| share.domain == id))
+            .collect();
+        match stages.as_slice() {
+            [] => Ok(None),
+            stages => trained_on(places, (id, domain), stages, (&fields, trajectory), whole).map(Some),
+        }
+    };
+    let train = read(None)?;
+    let mut turns: Vec<(String, Arc<Prompts>)> = Vec::new();
+    for field in trains().filter_map(Train::trajectory) {
+        if turns.iter().any(|(known, _)| known == field) {
+            continue;
+        }
+        turns.extend(read(Some(field))?.map(|prompts| (field.to_owned(), prompts)));
+    }
+    let validation = validation(plan, id, domain, stages, places)?;
+    let (name, limit) = (domain.name.clone(), domain.limit);
+    let origin = domain.origin;
+    Ok(DomainData { id, name, origin, verifier, program, limit, train, turns, tests, validation })
+}
+
+/// The rows of a domain that some stages train on, with all that these read of them; in turns, where a field with
+/// trajectories is given. Nobody judges turns, so what the verifier reads is in none of those.
+fn trained_on(
+    places: Places,
+    (id, domain): (DomainId, &Domain),
+    stages: &[&Train<plan::Objective>],
+    (judged, trajectory): (&[Field], Option<&str>),
+    whole: bool,
+) -> Result<Arc<Prompts>> {
     let (mut routes, mut numbers): (Vec<Vec<DataFormula>>, Vec<DataFormula>) = Default::default();
-    for train in trains() {
-        if train.mixture.iter().any(|share| share.domain == id) {
-            trained_on = true;
-            let conditions = train.conditions(id);
-            if !conditions.is_empty() && !routes.contains(&conditions) {
-                routes.push(conditions);
+    let mut fields: Vec<Field> = match trajectory {
+        None => judged.to_vec(),
+        Some(field) => vec![Field::trajectory(field)],
+    };
+    for train in stages {
+        let conditions = train.conditions(id);
+        if !conditions.is_empty() && !routes.contains(&conditions) {
+            routes.push(conditions);
+        }
+        for (_, number) in train.data_signals() {
+            if !numbers.contains(&number) {
+                numbers.push(number);
             }
-            for (_, number) in train.data_signals() {
-                if !numbers.contains(&number) {
-                    numbers.push(number);
-                }
-            }
-            let shown = train.views(id).flat_map(View::fields);
-            let written = train.producers().flat_map(Producer::fields_of_texts);
-            let of_data = train.producers().flat_map(Producer::fields_of_data);
-            for field in of_data.chain(shown).chain(written) {
-                if !fields.iter().any(|known| known.name == field) {
-                    fields.push(Field::text(field));
-                }
+        }
+        let shown = train.views(id).flat_map(View::fields);
+        let written = train.producers().flat_map(Producer::fields_of_texts);
+        let of_data = train.producers().flat_map(Producer::fields_of_data);
+        for field in of_data.chain(shown).chain(written) {
+            let known = |known: &Field| known.name == field && known.kind != FieldKind::Trajectory;
+            if !fields.iter().any(known) {
+                fields.push(Field::text(field));
             }
         }
     }
-    let train = if trained_on {
-        Some(rows(places, &domain.prompts, domain, &fields, (&routes, &numbers), whole)?)
-    } else {
-        None
-    };
-    let validation = validation(plan, id, domain, stages, places)?;
-    let (name, limit) = (domain.name.clone(), domain.limit);
-    Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests, validation })
+    rows(places, &domain.prompts, domain, &fields, (&routes, &numbers), whole)
 }
 
 /// The validation rows of a domain, where a stage reads them.
@@ -286,7 +315,8 @@ fn rows(
     whole: bool,
 ) -> Result<Arc<Prompts>> {
     let Places { base, notes, cache, store } = places;
-    let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
+    let own = |field: &&Field| field.name != MESSAGES || field.kind == FieldKind::Trajectory;
+    let fields: Vec<Field> = fields.iter().filter(own).copied().collect();
     let request = Request {
         source,
         format: &domain.format,
@@ -312,9 +342,23 @@ fn rows(
     }
 }
 
+fn turns(data: &DomainData) -> impl Iterator<Item = &Arc<Prompts>> {
+    data.turns.iter().map(|(_, turns)| turns)
+}
+
+impl DomainData {
+    /// The rows that a stage trains on.
+    pub fn rows_of<O>(&self, train: &Train<O>) -> Option<&Arc<Prompts>> {
+        match train.trajectory() {
+            None => self.train.as_ref(),
+            Some(field) => self.turns.iter().find(|(known, _)| known == field).map(|(_, turns)| turns),
+        }
+    }
+}
+
 /// The training data of a domain that some stage trains on.
-pub fn trained(data: &DomainData) -> Result<&Prompts> {
-    data.train.as_deref().ok_or_else(|| {
+pub fn trained<'d, O>(data: &'d DomainData, train: &Train<O>) -> Result<&'d Prompts> {
+    data.rows_of(train).map(|prompts| &**prompts).ok_or_else(|| {
         Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name))
     })
 }

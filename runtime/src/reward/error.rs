@@ -45,6 +45,7 @@ fn kind_name(kind: FieldKind) -> &'static str {
     match kind {
         FieldKind::Text => "text",
         FieldKind::Number => "number",
+        FieldKind::Trajectory => "list of messages",
     }
 }
 

@@ -238,7 +238,11 @@ impl<'a> Maker<'a> {
     fn data(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
         train.mixture.iter().map(|share| {
             let data = &self.domains[share.domain.0 as usize];
-            DataKey::of(data, data.train.as_deref(), readers(train, share.domain, self.forms))
+            DataKey::of(
+                data,
+                data.rows_of(train).map(|rows| &**rows),
+                readers(train, share.domain, self.forms),
+            )
         })
     }
 

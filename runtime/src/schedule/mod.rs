@@ -159,8 +159,8 @@ pub fn check_privacy(plan: &Plan, tasks: &[Task], domains: &[DomainData]) -> Res
         let steps = steps(&model.stage, domains);
         for train in model.stage.trains() {
             let records = |share: &Share| {
-                let data = domains[share.domain.0 as usize].train.as_ref();
-                (share.share, data.map_or(0, |data| data.dataset.len()))
+                let data = domains[share.domain.0 as usize].rows_of(train);
+                (share.share, data.map_or(0, |data| data.dataset.draws()))
             };
             let sources: Vec<(f64, usize)> = train.mixture.iter().map(records).collect();
             Privacy::new(train, steps, &sources).map_err(|error| error.at(model.origin))?;
@@ -210,8 +210,8 @@ pub fn stream(plan: &Plan, model: ModelId, domains: &[DomainData]) -> u64 {
     }
     let content = trains
         .iter()
-        .flat_map(|train| &train.mixture)
-        .filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
+        .flat_map(|train| train.mixture.iter().map(move |share| (train, share)))
+        .filter_map(|(train, share)| domains.get(share.domain.0 as usize)?.rows_of(train));
     let content: Vec<&str> = content.map(|prompts| prompts.dataset.hash.as_str()).collect();
     stream_of(&format!("{of_plan} {}", content.join(" ")))
 }
@@ -221,7 +221,7 @@ pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
     stage.trains().first().map_or(0, |train| training_steps(train, domains))
 }
 
-/// An epoch is as many prompts as the domains have together, or as many sequences as the teachers are asked
+/// An epoch is as many prompts as the domains have together, or trajectories, or as many sequences as the teachers are asked
 /// for.
 fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     let epochs = match train.length {
@@ -230,8 +230,8 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     };
     let rows = || {
         let rows =
-            train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
-        rows.map(|prompts| prompts.dataset.len() as u64).sum()
+            train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.rows_of(train));
+        rows.map(|prompts| prompts.dataset.draws() as u64).sum()
     };
     let all = train.rollout.producer.once().map_or_else(rows, |once| u64::from(once.sequences));
     let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(train.rollout.groups.max(1)));

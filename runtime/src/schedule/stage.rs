@@ -173,7 +173,7 @@ impl Scheduler<'_> {
     fn sources<'s>(
         &'s self,
         settings: &Train<Objective>,
-        rows: fn(&'s DomainData) -> Result<&'s Prompts>,
+        rows: impl Fn(&'s DomainData) -> Result<&'s Prompts>,
     ) -> Result<Vec<Source<'s>>> {
         let mut sources = Vec::new();
         for share in &settings.mixture {
@@ -183,7 +183,7 @@ impl Scheduler<'_> {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
-                route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
+                route: Route::new(settings, share.domain, &trained(data, settings)?.dataset)?,
                 scorers: settings.scorers.beside_the_routed(share.domain),
                 prompts,
                 tokens: prompts
@@ -216,7 +216,7 @@ impl Scheduler<'_> {
                 train: settings,
                 turn,
                 steps,
-                sources: self.sources(settings, trained)?,
+                sources: self.sources(settings, |data| trained(data, settings))?,
                 start: self.input(job, settings.start),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
                 models_fit: None,

@@ -30,6 +30,7 @@ mod chosen;
 mod conversations;
 mod copies;
 mod debate;
+mod each_turn;
 mod extrapolation;
 mod feedback;
 mod given;
@@ -101,6 +102,7 @@ impl Fixture {
             program: None,
             limit: None,
             train: None,
+            turns: Vec::new(),
             tests: Some(Arc::new(load(&path))),
             validation: None,
         };

@@ -58,6 +58,10 @@ fn attempts(train: &Train) -> Vec<String> {
 
 /// In all, where that is known: a text for each completion.
 fn most(train: &Train, sampling: &Sampling) -> String {
+    // How many turns a trajectory has, the data says.
+    if matches!(train.rollout.source, RolloutSource::EachTurn { .. }) {
+        return String::new();
+    }
     let sequences = match train.size {
         BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
         BatchSize::Sequences(sequences) => u64::from(sequences),

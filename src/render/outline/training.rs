@@ -268,6 +268,11 @@ fn tokens(train: &Train) -> String {
             let batch = size.trim_end_matches(" sequences").trim_end_matches(" sequence");
             edits(format!("{whose}, once: {made} sequences{kept}, {}; {batch} a step", samples(sampling)))
         }
+        RolloutSource::EachTurn { .. } => {
+            let (count, prompts) = size.split_once(' ').unwrap_or((&size, ""));
+            let of = if prompts == "prompt" { "trajectory" } else { "trajectories" };
+            format!("{}; all turns of {count} {of} a step", normal_form(train).prefixes)
+        }
         // The layered ones are told as the normal form tells them.
         _ => format!("{}; {size} a step", normal_form(train).prefixes),
     }

@@ -69,8 +69,9 @@ fn folder() -> TempDir {
             let fields = fields.map(|field| format!("\"{field}\": \"{answer}\", "));
             format!(
                 "{{{}\"prompt\": \"{word}{sign}\", \"rejected\": \"{word}\", \"effort\": \"high\", \
-                 \"expert_turns\": [\"a\", \"b\", \"c\"]}}\n",
-                fields.concat()
+                 \"expert_turns\": [\"a\", \"b\", \"c\"], \"trajectory\": {}}}\n",
+                fields.concat(),
+                trajectory(&format!("{word}{sign}"), word, &answer)
             )
         };
         let lines: String = words.iter().map(line).collect();
@@ -91,6 +92,13 @@ fn folder() -> TempDir {
         fs::write(folder.path().join(name), EDIT).expect("writing a test file");
     }
     folder
+}
+
+/// Of two turns, with a tool's reply between them.
+fn trajectory(prompt: &str, first: &str, second: &str) -> String {
+    let said = [("user", prompt), ("assistant", first), ("tool", "no"), ("assistant", second)];
+    let said = said.map(|(role, text)| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}"));
+    format!("[{}]", said.join(", "))
 }
 
 /// Answers four times, then ends the episode.

@@ -335,6 +335,11 @@ impl<'a> Settings<'a> {
         if !ladders.is_empty() {
             self.refuse::<()>(term, "a term with completions of its own where a `ladder` moves a rollout,");
         }
+        let recorded =
+            |part: &wide::Train| matches!(part.rollout.source, wide::RolloutSource::EachTurn { .. });
+        if train.parts().iter().any(recorded) {
+            self.refuse::<()>(term, "a term with completions of its own beside the rollout `each_turn`");
+        }
     }
 
     pub fn comparison(&mut self, comparison: &wide::Comparison) -> Option<Comparison> {

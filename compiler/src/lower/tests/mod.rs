@@ -10,6 +10,7 @@ mod objectives;
 mod own_data;
 mod panels;
 mod plans;
+mod recorded;
 mod refusals;
 mod validation;
 

@@ -5,8 +5,8 @@ use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::source::Span;
 
 use super::{
-    Producer, Rollout, chosen, first_of, guided, mix, model, pairs, refine, replay, retry, rewrite,
-    speculative, teacher, through, turns,
+    Producer, Rollout, chosen, each_turn, first_of, guided, mix, model, pairs, refine, replay, retry,
+    rewrite, speculative, teacher, through, turns,
 };
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -30,6 +30,7 @@ pub(crate) fn rollout(
     let mut refusals: Vec<Diagnostic> = strays.map(|edit| *refused(at, edit_name(edit))).collect();
     let made = match &train.rollout.source {
         RolloutSource::Speculative { .. } => speculative::executable(train, origins),
+        RolloutSource::EachTurn { .. } => each_turn::executable(train, origins),
         _ => producer(&train.rollout, train.keep, origins, of_completions),
     };
     let made = made.and_then(|producer| {
@@ -112,8 +113,10 @@ pub(super) fn source(
         }
         RolloutSource::Refine { .. } => refine::executable(rollout, origins),
         RolloutSource::FirstOf { choices } => first_of::executable(choices, origins, of_completions),
-        RolloutSource::Speculative { .. } => Err(refused(at, "the rollout `speculative` inside another one")),
-        RolloutSource::Denoise { .. } | RolloutSource::Derived { .. } | RolloutSource::EachTurn { .. } => {
+        RolloutSource::Speculative { .. } | RolloutSource::EachTurn { .. } => {
+            Err(refused(at, format!("the rollout `{}` inside another one", source.name())))
+        }
+        RolloutSource::Denoise { .. } | RolloutSource::Derived { .. } => {
             Err(refused(at, format!("the rollout `{}`", source.name())))
         }
     }

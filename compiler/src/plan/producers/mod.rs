@@ -5,6 +5,7 @@
 
 mod chosen;
 mod data;
+mod each_turn;
 mod executable;
 mod fields;
 mod first_of;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use chosen::holding;
 pub use chosen::{Choice, Chosen, reads_student};
 pub use data::Data;
+pub use each_turn::EachTurn;
 pub use fields::{Fields, Value};
 pub use first_of::FirstOf;
 pub use guided::{Guidance, Guided};
@@ -86,6 +88,7 @@ pub enum Producer {
     Retry(Box<Retry>),
     FirstOf(Box<FirstOf>),
     Speculative(Box<Speculative>),
+    EachTurn(Box<EachTurn>),
 }
 
 impl Producer {
@@ -107,6 +110,7 @@ impl Producer {
             Producer::Retry(kind) => &**kind,
             Producer::FirstOf(kind) => &**kind,
             Producer::Speculative(kind) => &**kind,
+            Producer::EachTurn(kind) => &**kind,
         }
     }
 
@@ -128,6 +132,7 @@ impl Producer {
             Producer::Retry(kind) => &mut **kind,
             Producer::FirstOf(kind) => &mut **kind,
             Producer::Speculative(kind) => &mut **kind,
+            Producer::EachTurn(kind) => &mut **kind,
         }
     }
 }
@@ -162,9 +167,10 @@ pub trait Kind {
         self.inner().first().map_or(1, |inner| inner.kind().group())
     }
 
-    /// Rows that a step trains on for each sequence of a group, at most: the sequence, and parts of others.
-    fn rows(&self) -> u32 {
-        1
+    /// Rows that a step trains on for each sequence of a group, at most: the sequence, and parts of others. None where
+    /// the data says how many.
+    fn rows(&self) -> Option<u32> {
+        Some(1)
     }
 
     /// The producers inside.
@@ -178,6 +184,11 @@ pub trait Kind {
 
     /// The field of the data that it reads.
     fn field(&self) -> Option<&str> {
+        None
+    }
+
+    /// The field of the data whose turns are its prompts.
+    fn trajectory(&self) -> Option<&str> {
         None
     }
 

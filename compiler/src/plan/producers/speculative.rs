@@ -47,8 +47,8 @@ impl Kind for Speculative {
     }
 
     /// Each rejected draft is behind another token of the trajectory.
-    fn rows(&self) -> u32 {
-        self.sampling().max_tokens.saturating_add(1)
+    fn rows(&self) -> Option<u32> {
+        Some(self.sampling().max_tokens.saturating_add(1))
     }
 
     fn settle(&mut self, _: bool) {

@@ -33,6 +33,8 @@ fn plans_and_keys_have_the_words_that_they_had() {
     };
     let drafted = Speculative { block: 16, rejects: false, of: Producer::student(sampling()) };
     let speculative = Producer::Speculative(Box::new(drafted));
+    let each_turn = EachTurn { trajectory: "trajectory".to_owned(), of: Producer::student(sampling()) };
+    let each_turn = Producer::EachTurn(Box::new(each_turn));
     let cases = [
         (Rollout::new(8, Producer::data("answer")), r#"{"from":"data","field":"answer","batch":8}"#),
         (Rollout::new(4, Producer::student(sampling())), r#"{"from":"student","prompts":4,"sampling":S}"#),
@@ -70,6 +72,10 @@ fn plans_and_keys_have_the_words_that_they_had() {
         (
             Rollout::new(3, speculative),
             r#"{"from":"speculative","block":16,"of":{"from":"student","sampling":S},"batch":3}"#,
+        ),
+        (
+            Rollout::new(3, each_turn),
+            r#"{"from":"each_turn","trajectory":"trajectory","of":{"from":"student","sampling":S},"batch":3}"#,
         ),
         (
             Rollout { keep: Keep::Correct, ..Rollout::new(4, Producer::student(sampling())) },

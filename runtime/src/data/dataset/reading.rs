@@ -1,18 +1,20 @@
 //! Row by row: what of it is kept.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use mopd_compiler::plan::{DataFormula, DataNode, PromptFormat};
 
 use super::{DOCUMENTS, Dataset, MESSAGES, PROMPT, Request, TOOLS, VARIABLES};
-use crate::data::FieldKind;
 use crate::data::error::{Problem, RowPlace};
 use crate::data::lists::Builder;
 use crate::data::numbers::{number, text};
 use crate::data::rows::DataRow;
+use crate::data::{Field, FieldKind, trajectory};
 use crate::tokenizer::chat::Conversation;
 use crate::tokenizer::json::{Json, Object, describe};
+use crate::zip::zip_equal;
 
 /// A dataset while it is read.
 pub(super) struct Reading<'a> {
@@ -21,6 +23,8 @@ pub(super) struct Reading<'a> {
     pub(super) columns: Vec<String>,
     pub(super) left_out: u64,
     pub(super) places: Vec<RowPlace>,
+    /// The first of the rows that each row of a file became.
+    trajectories: Vec<usize>,
     prompts: Builder<u8>,
     conversations: Builder<u8>,
     fields: Vec<Builder<u8>>,
@@ -47,6 +51,7 @@ impl<'a> Reading<'a> {
         let formulas = source.filter.iter().chain(request.routes.iter().flatten()).chain(request.numbers);
         let chat = [PROMPT, MESSAGES, TOOLS, DOCUMENTS, VARIABLES];
         let chat = if request.format == &PromptFormat::Text { &chat[..2] } else { &chat };
+        let chat = if request.trajectory().is_some() { &chat[2..] } else { chat };
         let fields = request.fields.iter().map(|field| field.name);
         for field in fields.chain(formulas.flat_map(DataFormula::fields)).chain(chat.iter().copied()) {
             let column = source.column(field);
@@ -54,7 +59,7 @@ impl<'a> Reading<'a> {
                 columns.push(column.to_owned());
             }
         }
-        let fields = request.fields.iter().map(|_| Builder::default()).collect();
+        let fields = request.texts().map(|_| Builder::default()).collect();
         let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
         let arms = request.routes.iter().map(|_| Vec::new()).collect();
         let numbers = request.numbers.iter().map(|_| Vec::new()).collect();
@@ -63,6 +68,7 @@ impl<'a> Reading<'a> {
             columns,
             left_out: 0,
             places: Vec::new(),
+            trajectories: Vec::new(),
             prompts,
             conversations,
             fields,
@@ -77,13 +83,15 @@ impl<'a> Reading<'a> {
             PromptFormat::Text => None,
             PromptFormat::Chat { system } => Some(system.clone()),
         };
-        let names = self.request.fields.iter().map(|field| field.name.to_owned());
+        let names = self.request.texts().map(|field| field.name.to_owned());
+        let first = self.trajectories.into_iter().chain([self.places.len()]);
         let fields = names.zip(self.fields).map(|(name, texts)| Ok((name, texts.finish()?)));
         Ok(Dataset {
             path: PathBuf::new(),
             hash: String::new(),
             files: Vec::new(),
             first: Vec::new(),
+            trajectories: self.request.trajectory().map(|_| first.collect()),
             places: self.places,
             prompts: self.prompts.finish()?,
             conversations: if chat.is_some() { Some(self.conversations.finish()?) } else { None },
@@ -103,7 +111,7 @@ impl<'a> Reading<'a> {
 
     pub(super) fn take(&mut self, mut row: DataRow) -> Result<ControlFlow<()>, Problem> {
         let source = self.request.source;
-        if source.limit.is_some_and(|limit| self.places.len() >= limit as usize) {
+        if source.limit.is_some_and(|limit| self.trajectories.len() >= limit as usize) {
             return Ok(ControlFlow::Break(()));
         }
         if let Some(filter) = &source.filter
@@ -112,40 +120,77 @@ impl<'a> Reading<'a> {
             self.left_out += 1;
             return Ok(ControlFlow::Continue(()));
         }
-        for (index, conditions) in self.request.routes.iter().enumerate() {
-            let arm = self.arm(conditions, &row)?;
-            self.arms[index].push(arm);
-        }
-        for (index, formula) in self.request.numbers.iter().enumerate() {
-            let number = self.number(formula, &row, Null::Fault)? as f32;
-            self.numbers[index].push(number);
-        }
-        let (prompt, conversation) = self.prompt(&row)?;
-        for (index, field) in self.request.fields.iter().enumerate() {
-            let value = self.value(&row, field.name).ok_or_else(|| self.missing(field.name, &row))?;
-            let wrong = |wanted| Problem::TypeMismatch {
-                field: field.name.to_owned(),
-                wanted,
-                found: describe(value),
-            };
-            let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
-            if field.kind == FieldKind::Number && number(&text).is_none() {
-                return Err(wrong("a number"));
+        let whole = row.whole.take().map(|object| self.whole(object));
+        let arms = self.request.routes.iter().map(|conditions| self.arm(conditions, &row));
+        let arms: Vec<u32> = arms.collect::<Result<_, _>>()?;
+        let numbers = self.request.numbers.iter().map(|formula| self.number(formula, &row, Null::Fault));
+        let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
+        let prompts = match self.request.trajectory() {
+            None => vec![self.prompt(&row)?],
+            Some(field) => self.turns(field, &row)?,
+        };
+        let texts = self.request.texts().map(|field| self.text(field, &row));
+        let texts: Vec<Cow<str>> = texts.collect::<Result<_, _>>()?;
+        self.trajectories.push(self.places.len());
+        for (prompt, conversation) in prompts {
+            for (arms, arm) in zip_equal(&mut self.arms, &arms) {
+                arms.push(*arm);
             }
-            keep(&mut self.fields[index], &text)?;
-        }
-        keep(&mut self.prompts, &prompt)?;
-        keep(&mut self.conversations, &conversation)?;
-        if let Some(mut object) = row.whole.take() {
-            for column in &source.columns {
-                if let Some(value) = object.shift_remove(&column.column) {
-                    object.insert(column.field.clone(), value);
-                }
+            for (numbers, number) in zip_equal(&mut self.numbers, &numbers) {
+                numbers.push(*number as f32);
             }
-            keep(&mut self.rows, &Json::Object(object).to_string())?;
+            for (field, text) in zip_equal(&mut self.fields, &texts) {
+                keep(field, text)?;
+            }
+            keep(&mut self.prompts, &prompt)?;
+            keep(&mut self.conversations, &conversation)?;
+            if let Some(whole) = &whole {
+                keep(&mut self.rows, whole)?;
+            }
+            self.places.push(row.place);
         }
-        self.places.push(row.place);
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The text of a field.
+    fn text<'r>(&self, field: &Field, row: &'r DataRow) -> Result<Cow<'r, str>, Problem> {
+        let value = self.value(row, field.name).ok_or_else(|| self.missing(field.name, row))?;
+        let wrong =
+            |wanted| Problem::TypeMismatch { field: field.name.to_owned(), wanted, found: describe(value) };
+        let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
+        if field.kind == FieldKind::Number && number(&text).is_none() {
+            return Err(wrong("a number"));
+        }
+        Ok(text)
+    }
+
+    /// All of a row, its fields by the names that the domain gives them.
+    fn whole(&self, mut object: Object) -> String {
+        for column in &self.request.source.columns {
+            if let Some(value) = object.shift_remove(&column.column) {
+                object.insert(column.field.clone(), value);
+            }
+        }
+        Json::Object(object).to_string()
+    }
+
+    /// A prompt, with its conversation, for each turn of a trajectory.
+    fn turns(&self, field: &str, row: &DataRow) -> Result<Vec<(String, String)>, Problem> {
+        let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
+        // Tables have no lists of any structure.
+        let parsed = if let Json::String(text) = value { Json::parse(text).ok() } else { None };
+        let turns = trajectory::turns(field, parsed.as_ref().unwrap_or(value))?;
+        if self.request.format == &PromptFormat::Text {
+            return turns.iter().map(|turn| Ok((turn.text(field)?, String::new()))).collect();
+        }
+        let parts = self.parts(row)?;
+        let conversation = |turn: &trajectory::Turn| {
+            let mut parts = parts.clone();
+            let question = last_question(turn.before);
+            parts.insert(MESSAGES.to_owned(), Json::Array(turn.before.to_vec()));
+            (question, Json::Object(parts).to_string())
+        };
+        Ok(turns.iter().map(conversation).collect())
     }
 
     fn missing(&self, field: &str, row: &DataRow) -> Problem {
@@ -195,25 +240,8 @@ impl<'a> Reading<'a> {
         Ok(formula.value(numeric, is))
     }
 
-    /// The prompt as text, and as a conversation where there is more to it.
-    fn prompt(&self, row: &DataRow) -> Result<(String, String), Problem> {
-        let (field, value) = [PROMPT, MESSAGES]
-            .into_iter()
-            .find_map(|field| Some((field, self.value(row, field)?)))
-            .ok_or_else(|| self.missing(PROMPT, row))?;
-        let system = match self.request.format {
-            PromptFormat::Chat { system } => Some(system),
-            PromptFormat::Text => None,
-        };
-        let wrong =
-            |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
-        let Some(system) = system else {
-            return match value {
-                Json::String(prompt) => Ok((prompt.clone(), String::new())),
-                Json::Array(_) => Err(Problem::Conversation { field: field.to_owned() }),
-                _ => Err(wrong("a string")),
-            };
-        };
+    /// What a template gets to know besides the messages.
+    fn parts(&self, row: &DataRow) -> Result<Object, Problem> {
         let mut parts = Object::default();
         for name in [TOOLS, DOCUMENTS, VARIABLES] {
             if let Some(value) = self.value(row, name).filter(|value| !value.is_null()) {
@@ -238,6 +266,29 @@ impl<'a> Reading<'a> {
                 parts.insert(name.to_owned(), value);
             }
         }
+        Ok(parts)
+    }
+
+    /// The prompt as text, and as a conversation where there is more to it.
+    fn prompt(&self, row: &DataRow) -> Result<(String, String), Problem> {
+        let (field, value) = [PROMPT, MESSAGES]
+            .into_iter()
+            .find_map(|field| Some((field, self.value(row, field)?)))
+            .ok_or_else(|| self.missing(PROMPT, row))?;
+        let system = match self.request.format {
+            PromptFormat::Chat { system } => Some(system),
+            PromptFormat::Text => None,
+        };
+        let wrong =
+            |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
+        let Some(system) = system else {
+            return match value {
+                Json::String(prompt) => Ok((prompt.clone(), String::new())),
+                Json::Array(_) => Err(Problem::Conversation { field: field.to_owned() }),
+                _ => Err(wrong("a string")),
+            };
+        };
+        let mut parts = self.parts(row)?;
         let prompt = match value {
             Json::String(prompt) => prompt.clone(),
             Json::Array(messages) => {

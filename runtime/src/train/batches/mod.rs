@@ -5,6 +5,7 @@ mod attempts;
 mod chosen;
 pub mod data;
 mod debate;
+mod each_turn;
 mod edited;
 mod feedback;
 mod filter;
@@ -128,6 +129,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Retry(kind) => Box::new(retry::make_retried(kind, making)?),
         Producer::Rewrite(kind) => Box::new(rewrite::make_rewritten(kind, making)?),
         Producer::Speculative(kind) => Box::new(speculative::make(kind, making)),
+        Producer::EachTurn(kind) => Box::new(each_turn::make(kind)),
     })
 }
 
@@ -272,7 +274,8 @@ impl Batches {
         if stage.train.rollout.leaves_out() {
             return keep::what_is_left(stage, groups, &draws);
         }
-        if stage.routes_by_data() {
+        // Trajectories are drawn whole; of what they are drawn for, there is no one prompt.
+        if stage.routes_by_data() || stage.train.trajectory().is_some() {
             // Only now, so that another route changes no prompt's random numbers.
             groups.sort_by_key(|group| stage.section_of(&group[0]));
             return Ok(Sequences::of_groups(groups, stage.sources.len()));
@@ -333,9 +336,9 @@ fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
     )
 }
 
-/// The prompts of each source.
+/// The prompts of each source, or its trajectories.
 fn prompts(stage: &Stage) -> Vec<usize> {
-    stage.sources.iter().map(|source| source.tokens.len()).collect()
+    stage.sources.iter().map(|source| source.prompts.dataset.draws()).collect()
 }
 
 /// From the prompts, as long as the stage trains.

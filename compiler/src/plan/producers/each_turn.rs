@@ -1,0 +1,108 @@
+//! `each_turn(data(trajectory), sample(...))`: the student's turn in place of each of the assistant's in a recorded
+//! trajectory, behind what was said before it there.
+
+use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
+use serde::Deserialize;
+
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use crate::plan::{Keep, Train};
+use crate::refusal::{Narrowed, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct EachTurn {
+    /// The field of the data that has the trajectory: a list of messages.
+    pub trajectory: String,
+    /// The student.
+    pub of: Producer,
+}
+
+impl EachTurn {
+    /// Of a turn.
+    pub fn sampling(&self) -> &Sampling {
+        self.of.sampling().expect("the student writes")
+    }
+}
+
+impl Kind for EachTurn {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        Fields::of("each_turn")
+            .with("trajectory", Value::Text(self.trajectory.clone()))
+            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with_groups("batch", groups)
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    /// As many as a trajectory has turns.
+    fn rows(&self) -> Option<u32> {
+        None
+    }
+
+    fn trajectory(&self) -> Option<&str> {
+        Some(&self.trajectory)
+    }
+
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        self.of.kind().policy()
+    }
+
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        self.of.kind().parameters(of)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+impl<O> Train<O> {
+    /// The field with trajectories whose turns it has in place of prompts.
+    pub fn trajectory(&self) -> Option<&str> {
+        self.producers().find_map(|producer| producer.kind().trajectory())
+    }
+}
+
+/// Of a stage's own rollout: what a step draws are trajectories then, not prompts, so nothing else draws beside it.
+pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
+    let rollout = &train.rollout;
+    let RolloutSource::EachTurn { history, of } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
+    let (at, recorded, inside) =
+        (origins.span(rollout.origin), origins.span(history.origin), origins.span(of.origin));
+    if let Some(edit) = rollout.edits.first() {
+        return Err(refused(at, format!("the edit `{}` of the rollout `each_turn`", edit.name())));
+    }
+    for (edited, at) in [(history, recorded), (of, inside)] {
+        if let Some(edit) = edited.edits.first() {
+            return Err(refused(at, edit_name(edit)));
+        }
+    }
+    let RolloutSource::Data { field: trajectory } = &history.source else {
+        let construct = format!("`each_turn` of trajectories from `{}`", history.source.name());
+        return Err((*refused(recorded, construct))
+            .help("read them from the data: `data(trajectory)`")
+            .into());
+    };
+    let RolloutSource::Sample(drawn) = &of.source else {
+        return Err(refused(inside, format!("`each_turn` of the rollout `{}`", of.source.name())));
+    };
+    if train.keep != Keep::All {
+        return Err(refused(at, "`keep = correct` of the rollout `each_turn`"));
+    }
+    if let Some(filter) = &train.filter {
+        return Err(refused(origins.span(filter.0.origin), "a `filter` of the rollout `each_turn`"));
+    }
+    if let BatchSize::Sequences(_) = train.size {
+        let construct = "a batch of the rollout `each_turn` that is counted in sequences";
+        return Err((*refused(at, construct)).help("count trajectories: `prompts = 8`").into());
+    }
+    let of = Producer::student(sampling(drawn, origins, of.origin)?);
+    Ok(Producer::EachTurn(Box::new(EachTurn { trajectory: trajectory.clone(), of })))
+}

@@ -1,0 +1,53 @@
+//! Recorded trajectories: what users, tools and an assistant said in turn, and what was said before each of the
+//! assistant's turns.
+
+use super::Problem;
+use crate::tokenizer::chat::{Conversation, Role};
+use crate::tokenizer::json::{Json, describe};
+
+/// One of the assistant's turns: its messages without interruption.
+pub struct Turn<'a> {
+    /// What was said before it, which is something.
+    pub before: &'a [Json],
+}
+
+/// The assistant's turns of a list of messages, which a table may have as text. There is at least one.
+pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, Problem> {
+    let Json::Array(list) = messages else {
+        let wanted = "a list of messages, or its JSON as text";
+        return Err(Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(messages) });
+    };
+    let conversation =
+        Conversation::new(messages, None).map_err(|error| Problem::Chat { error: Box::new(error) })?;
+    let roles: Vec<Role> = conversation.roles().collect();
+    let wrong = |problem: &str| Problem::Trajectory { field: field.to_owned(), problem: problem.to_owned() };
+    let written = |place: usize| roles[place] == Role::Assistant;
+    if written(0) {
+        return Err(wrong("begins with the assistant, so nothing stands before its first turn"));
+    }
+    let begins = (1..roles.len()).filter(|place| written(*place) && !written(*place - 1));
+    let turns: Vec<Turn> = begins.map(|place| Turn { before: &list[..place] }).collect();
+    if turns.is_empty() {
+        return Err(wrong("has no message of the role `assistant`, so there is no turn to write"));
+    }
+    Ok(turns)
+}
+
+impl Turn<'_> {
+    /// What was said before it as plain text, a line for each message: a single one is a prompt as it stands.
+    pub fn text(&self, field: &str) -> Result<String, Problem> {
+        let mut lines: Vec<&str> = Vec::with_capacity(self.before.len());
+        for (message, number) in self.before.iter().zip(1..) {
+            match message.as_object().and_then(|message| message.get("content")) {
+                Some(Json::String(text)) => lines.push(text),
+                _ => {
+                    let problem = format!(
+                        "has a message {number} whose `content` is no text, and prompts are plain text here"
+                    );
+                    return Err(Problem::Trajectory { field: field.to_owned(), problem });
+                }
+            }
+        }
+        Ok(lines.join("\n"))
+    }
+}
