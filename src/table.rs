@@ -4,39 +4,63 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::results::{Interval, Results, Score, StageRecord, Table};
-use mopd_compiler::plan::{Comparison, Plan};
+use mopd_compiler::plan::results::{Interval, Results, Score, StageRecord, Table, TableRow};
+use mopd_compiler::plan::{Comparison, Evaluation, Plan};
 
 use crate::figures::{bytes, duration};
 use crate::output::{Style, counted};
 
-/// Every table with its caption. The best value of a column is bold on a terminal.
+/// Every table with its caption, and behind it one for each further metric. The best value of a column is bold
+/// on a terminal.
 pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
     let tables = results.tables.iter().map(|table| {
         let comparison = plan.experiment.comparisons.iter().find(|comparison| comparison.name == table.name);
-        format!("{}\n\n{}\n", caption(table, comparison, &results.seeds, style), grid(table, style))
+        let mut shown =
+            format!("{}\n\n{}\n", caption(table, comparison, &results.seeds, style), grid(table, style));
+        for metric in &table.metrics {
+            let title = format!("{}, {metric}:", style.bold(&table.name));
+            shown += &format!("\n{title}\n\n{}\n", grid_of(table, metric, style));
+        }
+        shown
     });
     tables.collect::<Vec<_>>().join("\n")
 }
 
 fn caption(table: &Table, comparison: Option<&Comparison>, seeds: &[u64], style: Style) -> String {
-    let temperature = match comparison.map(|comparison| comparison.evaluation.sampling.temperature) {
-        Some(temperature) if temperature > 0.0 => format!(" at temperature {temperature}"),
-        _ => String::new(),
-    };
     let used =
         &seeds[..comparison.map_or(seeds.len(), |comparison| (comparison.seeds as usize).min(seeds.len()))];
     let seeds: Vec<String> = used.iter().map(u64::to_string).collect();
     let word = if seeds.len() == 1 { "seed" } else { "seeds" };
     format!(
-        "{}: {}, {} a prompt{temperature}, {}, {word} {}; mean [95% interval{}]",
+        "{}: {}, {}, {}, {word} {}; mean [95% interval{}]",
         style.bold(&table.name),
         table.metric,
-        counted(table.samples as usize, "sample"),
+        sampled(table, comparison),
         prompts(table),
         seeds.join(", "),
         table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default(),
     )
+}
+
+/// `8 samples a prompt at temperature 1`, or how each column was sampled where they differ.
+pub fn sampled(table: &Table, comparison: Option<&Comparison>) -> String {
+    let of = |evaluation: &Evaluation| {
+        let samples = format!("{} a prompt", counted(evaluation.samples() as usize, "sample"));
+        match evaluation.is_greedy() {
+            true => samples,
+            false => format!("{samples} at temperature {}", evaluation.sampling.temperature),
+        }
+    };
+    let columns = comparison.map_or(&[][..], |comparison| &comparison.columns);
+    let each: Vec<String> = columns.iter().map(|column| of(&column.evaluation)).collect();
+    match &each[..] {
+        [] => format!("{} a prompt", counted(table.samples as usize, "sample")),
+        [first, others @ ..] if others.iter().all(|other| other == first) => first.clone(),
+        each => {
+            let named = table.domains.iter().zip(each);
+            named.map(|(domain, sampled)| format!("{sampled} ({domain})")).collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 /// `200 prompts a domain`, or one number per domain where they differ.
@@ -114,17 +138,7 @@ fn grid(table: &Table, style: Style) -> Grid {
     let best_normalized =
         best(table.rows.iter().map(|row| row.normalized.as_ref().map(|interval| interval.mean)).collect());
 
-    let mut grid = Grid::new();
-    grid.load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header);
-    // The attribute is written only where the style allows it; comfy-table's own guess looks at the terminal
-    // alone.
-    if style.terminal {
-        grid.enforce_styling();
-    } else {
-        grid.force_no_tty();
-    }
+    let mut grid = empty(header, style);
     for row in &table.rows {
         let mut cells = vec![Cell::new(&row.model)];
         for (domain, best) in table.domains.iter().zip(&best_scores) {
@@ -143,6 +157,46 @@ fn grid(table: &Table, style: Style) -> Grid {
         }
         grid.add_row(cells);
     }
+    aligned(grid, columns)
+}
+
+/// The columns that have a metric.
+fn grid_of(table: &Table, metric: &str, style: Style) -> Grid {
+    let of = |row: &TableRow, domain: &String| row.metrics.get(metric)?.get(domain).cloned();
+    let domains: Vec<&String> = table
+        .domains
+        .iter()
+        .filter(|domain| table.rows.iter().any(|row| of(row, domain).is_some()))
+        .collect();
+    let header = std::iter::once("model".to_owned()).chain(domains.iter().map(|domain| (*domain).clone()));
+    let mut grid = empty(header.collect(), style);
+    for row in &table.rows {
+        let text = |domain: &&String| {
+            let score = of(row, domain);
+            score.map(|score| span(score.mean, score.low, score.high)).unwrap_or_default()
+        };
+        grid.add_row(std::iter::once(row.model.clone()).chain(domains.iter().map(text)));
+    }
+    aligned(grid, 1 + domains.len())
+}
+
+fn empty(header: Vec<String>, style: Style) -> Grid {
+    let mut grid = Grid::new();
+    grid.load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    // The attribute is written only where the style allows it; comfy-table's own guess looks at the terminal
+    // alone.
+    if style.terminal {
+        grid.enforce_styling();
+    } else {
+        grid.force_no_tty();
+    }
+    grid
+}
+
+/// Numbers stand at the right.
+fn aligned(mut grid: Grid, columns: usize) -> Grid {
     for index in 1..columns {
         if let Some(column) = grid.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -164,7 +218,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mopd_compiler::plan::events::{Prediction, Versions};
-    use mopd_compiler::plan::results::{Intervals, TableRow};
+    use mopd_compiler::plan::results::Intervals;
     use mopd_compiler::plan::{Dtype, Experiment, SCHEMA};
 
     use super::*;
@@ -197,6 +251,7 @@ mod tests {
             normalized: normalized.map(|mean| Interval { mean, low: mean - 0.03, high: mean + 0.03 }),
             normalized_by_seed: normalized.into_iter().collect(),
             spread: normalized.map(|_| 0.031),
+            metrics: BTreeMap::new(),
         }
     }
 
@@ -216,6 +271,7 @@ mod tests {
                 intervals: Some(Intervals::Prompts),
                 samples: 8,
                 domains: vec!["sort".to_owned()],
+                metrics: Vec::new(),
                 rows,
             }],
             seconds: 1.0,
@@ -289,5 +345,27 @@ merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% int
         let shown = show(&results(rows), &plan(), Style::PLAIN);
         let empty = shown.lines().find(|line| line.contains("start")).expect("a row");
         assert_eq!(empty.replace(' ', ""), "|start||");
+    }
+
+    #[test]
+    fn a_metric_has_a_table_of_its_own() {
+        let mut results = results(vec![row("start", 0.46, None), row("student", 0.72, None)]);
+        let table = &mut results.tables[0];
+        table.domains.push("sums".to_owned());
+        table.metrics = vec!["pass@8".to_owned()];
+        let score = |mean| Score { mean, low: mean - 0.1, high: mean, n: 9, by_seed: vec![mean] };
+        for (row, mean) in table.rows.iter_mut().zip([0.5, 1.0]) {
+            let of_sums = BTreeMap::from([("sums".to_owned(), score(mean))]);
+            row.metrics = BTreeMap::from([("pass@8".to_owned(), of_sums)]);
+        }
+        let shown = show(&results, &plan(), Style::PLAIN);
+        let (_, metric) = shown.split_once("merging, pass@8:\n\n").expect("the metric's table");
+        let expected = "\
+| model   |              sums |
+|---------|-------------------|
+| start   | 0.50 [0.40, 0.50] |
+| student | 1.00 [0.90, 1.00] |
+";
+        assert_eq!(metric, expected);
     }
 }

@@ -8,17 +8,14 @@ use crate::failure::{Error, Result};
 use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, Form, tested};
 use crate::random::{Key, Purpose, stream_of};
+use crate::report::answers::{Answer, PromptAnswers};
 use crate::reward::RewardInput;
 use crate::rollout::{self, Budget, Prompt, rollout};
+use crate::zip::zip_equal;
 
-/// Samples a prompt: greedy completions are all alike, so one is enough.
-pub fn samples(sampling: &Sampling) -> u32 {
-    if sampling.temperature == 0.0 { 1 } else { sampling.n.max(1) }
-}
-
-/// With so many samples.
+/// With as many samples as are drawn.
 pub fn sampling(evaluation: &Evaluation) -> Sampling {
-    Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() }
+    Sampling { n: evaluation.samples(), ..evaluation.sampling.clone() }
 }
 
 /// How many of the test prompts are asked.
@@ -57,7 +54,7 @@ pub fn answers_memory(
     Ok(rollout::memory(&form.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
 }
 
-/// The rewards of a model for a table.
+/// The answers of a model for a table.
 ///
 /// Random numbers are keyed by seed, test file, prompt and sample only, so that all models answer with the
 /// same luck.
@@ -68,21 +65,21 @@ pub fn evaluate(
     seed: u64,
     (device, kind, budget): (Device, Kind, Budget),
     control: &Control,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<PromptAnswers>> {
     let decoder = Decoder::frozen(weights, device, kind);
     let key = Key::new(seed, stream_of(&tested(domain)?.dataset.hash), Purpose::Evaluate, 0);
-    rewards(&decoder, domain, evaluation, (key, budget), control)
+    answers(&decoder, domain, evaluation, (key, budget), control)
 }
 
-/// The rewards of [`samples`] completions of every test prompt, those of a prompt adjacent. What is drawn
-/// depends on key, prompt and sample only.
-pub fn rewards(
+/// The answers to every test prompt that is asked, in the order of the file. What is drawn depends on key,
+/// prompt and sample only.
+pub fn answers(
     decoder: &Decoder,
     domain: &DomainData,
     evaluation: &Evaluation,
     (key, budget): (Key, Budget),
     control: &Control,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<PromptAnswers>> {
     let tests = tested(domain)?;
     let tokenizer = &*decoder.tokenizer;
     let tokens = tests.tokens(tokenizer)?;
@@ -91,13 +88,13 @@ pub fn rewards(
     let n = sampling.n as usize;
     let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: domain.limit };
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
-    let mut rewards = Vec::with_capacity(count * n);
+    let mut answered = Vec::with_capacity(count);
     for chunk in prompts.chunks(CHUNK) {
         let completions = rollout(decoder, chunk, &sampling, key, budget, control)?;
         let texts = completions.iter().map(|completion| tokenizer.decode(&completion.tokens));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let records: Vec<_> = chunk.iter().map(|prompt| tests.dataset.object(prompt.id as usize)).collect();
-        let answers: Vec<RewardInput> = texts
+        let inputs: Vec<RewardInput> = texts
             .iter()
             .enumerate()
             .map(|(index, completion)| {
@@ -106,11 +103,25 @@ pub fn rewards(
             })
             .collect();
         let verdicts =
-            domain.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(domain.origin))?;
-        rewards.extend(verdicts.into_iter().map(|verdict| verdict.reward));
+            domain.verifier.judge(&inputs, control).map_err(|error| Error::from(error).at(domain.origin))?;
+        let judged = zip_equal(zip_equal(&verdicts, &texts), &completions);
+        let judged: Vec<Answer> = judged
+            .map(|((verdict, text), completion)| Answer {
+                reward: verdict.reward,
+                text,
+                tokens: completion.tokens.len() as u32,
+            })
+            .collect();
+        answered.extend(judged.chunks(n).map(PromptAnswers::of));
         for warning in domain.verifier.take_warnings() {
             control.warn(warning);
         }
     }
-    Ok(rewards)
+    Ok(answered)
+}
+
+/// Mean reward over prompts and samples. Sums of verdicts are exact: equal scores are equal numbers.
+pub fn score(answers: &[PromptAnswers]) -> f64 {
+    let samples: u32 = answers.iter().map(|prompt| prompt.samples).sum();
+    answers.iter().map(|prompt| prompt.reward).sum::<f64>() / f64::from(samples.max(1))
 }

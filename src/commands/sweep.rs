@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use mopd_compiler::plan::results::{Results, Table, TableRow};
-use mopd_compiler::plan::{Evaluation, Plan};
+use mopd_compiler::plan::{Plan, TableColumn};
 use mopd_lang::Analysis;
 use mopd_lang::experiment::SweepAxis;
 use mopd_store::write_atomically;
@@ -327,10 +327,10 @@ fn together(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
 }
 
 /// What the models of a row of a table are made by, and what they are asked.
-fn keys(plan: &Plan, table: usize, row: usize) -> Option<(Vec<&str>, &Evaluation)> {
+fn keys(plan: &Plan, table: usize, row: usize) -> Option<(Vec<&str>, &[TableColumn])> {
     let comparison = plan.experiment.comparisons.get(table)?;
     let models = &comparison.rows.get(row)?.models;
-    Some((models.iter().map(|id| plan.stages[id.0 as usize].key.as_str()).collect(), &comparison.evaluation))
+    Some((models.iter().map(|id| plan.stages[id.0 as usize].key.as_str()).collect(), &comparison.columns))
 }
 
 #[cfg(test)]

@@ -94,7 +94,8 @@ fn described(memory: bool, plan: &Plan, at_work: &[ActiveStage], to_come: bool) 
         }
     }
     if at_work.is_empty() {
-        let asked = plan.experiment.comparisons.iter().map(|comparison| &comparison.evaluation.sampling);
+        let asked = plan.experiment.comparisons.iter().flat_map(|comparison| &comparison.columns);
+        let asked = asked.map(|column| &column.evaluation.sampling);
         let longest = asked.max_by_key(|sampling| sampling.max_tokens);
         ways.extend(
             longest.map(|sampling| format!("of evaluations, lower `max_tokens = {}`", sampling.max_tokens)),

@@ -14,7 +14,8 @@ use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
     Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId,
     Objective, OfStep, Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling,
-    Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable, Validation, WeightGroup,
+    Stage, StudentCopy, TableColumn, Teacher, TeacherChoice, Tokenizer, Train, Trainable, Validation,
+    WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -457,26 +458,25 @@ struct PlanMeaning<'a> {
 #[derive(Serialize)]
 struct ComparisonMeaning<'a> {
     rows: Vec<Vec<&'a str>>,
-    domains: &'a [DomainId],
+    columns: &'a [TableColumn],
     zero: Option<Vec<&'a str>>,
     one: Option<Vec<&'a str>>,
     seeds: u32,
-    evaluation: &'a Evaluation,
 }
 
 /// The hash of the whole plan.
 pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> String {
     let of = |models: &[ModelId]| models.iter().map(|id| keys[id.0 as usize].as_str()).collect::<Vec<&str>>();
-    let comparisons = experiment.comparisons.iter().map(
-        |Comparison { rows, domains, normalized, seeds, evaluation, .. }| ComparisonMeaning {
-            rows: rows.iter().map(|row| of(&row.models)).collect(),
-            domains,
-            zero: normalized.as_ref().map(|normalized| of(&normalized.zero)),
-            one: normalized.as_ref().map(|normalized| of(&normalized.one)),
-            seeds: *seeds,
-            evaluation,
-        },
-    );
+    let comparisons =
+        experiment.comparisons.iter().map(|Comparison { rows, columns, normalized, seeds, .. }| {
+            ComparisonMeaning {
+                rows: rows.iter().map(|row| of(&row.models)).collect(),
+                columns,
+                zero: normalized.as_ref().map(|normalized| of(&normalized.zero)),
+                one: normalized.as_ref().map(|normalized| of(&normalized.one)),
+                seeds: *seeds,
+            }
+        });
     let domains = experiment
         .domains
         .iter()

@@ -60,7 +60,7 @@ pub fn compile(
     let mut settings = Settings::new(experiment, origins);
     let mut domains: Vec<Domain> =
         experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
-    domains.extend(settings.judges());
+    domains.extend(settings.benchmarks());
     let models: Vec<Model<&checked::Train>> =
         experiment.models.iter().filter_map(|model| settings.model(model)).collect();
     let comparisons: Vec<Comparison> =

@@ -99,7 +99,8 @@ pub(super) fn check<O>(
     }
     for comparison in comparisons {
         let what = format!("comparison \"{}\"", comparison.name);
-        finite(&[temperature(&comparison.evaluation.sampling)], &what, comparison.origin);
+        let temperatures = comparison.columns.iter().map(|column| temperature(&column.evaluation.sampling));
+        finite(&temperatures.collect::<Vec<_>>(), &what, comparison.origin);
     }
     diagnostics
 }

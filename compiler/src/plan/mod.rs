@@ -1,6 +1,7 @@
 //! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no
 //! source text but a table of places to point at when something fails.
 
+mod comparisons;
 mod data;
 pub mod difference;
 pub mod events;
@@ -17,6 +18,7 @@ pub(crate) mod template;
 mod validation;
 pub mod views;
 
+pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
 pub use data::{DataFormula, DataNode, DataSource};
 pub use extrapolation::Extrapolation;
 pub use feedback::Feedback;
@@ -28,11 +30,11 @@ pub use producers::{Producer, Rollout};
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId,
-    Dtype, Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat,
-    Recipe, Reward, Row, Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice,
-    Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Device, Domain, DomainId, Dtype,
+    Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,
+    Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Reward,
+    Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
+    Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use validation::Validation;
@@ -46,7 +48,7 @@ pub use crate::expr::signals::{
 };
 
 /// Raised whenever the meaning of a field changes.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

@@ -63,9 +63,13 @@ pub struct Table {
     /// What intervals speak of; none in files of before.
     #[serde(default)]
     pub intervals: Option<Intervals>,
-    /// Samples per prompt.
+    /// Samples per prompt, of the first column.
     pub samples: u32,
+    /// The columns, benchmarks among them.
     pub domains: Vec<String>,
+    /// What cells show beside their score, in order: `pass@8`, `length`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<String>,
     pub rows: Vec<TableRow>,
 }
 
@@ -80,6 +84,9 @@ pub struct TableRow {
     pub normalized_by_seed: Vec<f64>,
     /// Population standard deviation over domains of the per-domain normalized score.
     pub spread: Option<f64>,
+    /// By metric and domain; a benchmark may have others than the rest of the table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, BTreeMap<String, Score>>,
 }
 
 /// Mean over test prompts, samples and seeds, with a 95% interval.

@@ -7,15 +7,14 @@ pub use mopd_lang::experiment::{
     Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
-    Composition, Extrapolation, Feedback, Formula, Moving, OfStep, Panel, Producer, Rollout, Scorers,
-    Validation, View,
+    Comparison, Composition, Extrapolation, Feedback, Formula, Moving, OfStep, Panel, Producer, Rollout,
+    Scorers, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -445,52 +444,4 @@ impl Sampling {
     pub fn max_tokens(&self, limit: Option<u32>) -> u32 {
         limit.map_or(self.max_tokens, |limit| limit.min(self.max_tokens))
     }
-}
-
-/// A table: rows of models, columns of domains.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
-    pub name: String,
-    pub rows: Vec<Row>,
-    /// Columns.
-    pub domains: Vec<DomainId>,
-    /// The rows that score 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
-    pub normalized: Option<Normalized>,
-    /// Number of seeds; every model of the table is trained once per seed.
-    pub seeds: u32,
-    pub evaluation: Evaluation,
-    pub origin: Origin,
-}
-
-impl Comparison {
-    /// The models that it evaluates, each with the domain of its column.
-    pub fn evaluations(&self) -> BTreeSet<(ModelId, DomainId)> {
-        let normalized = self.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
-        let rows = self.rows.iter().map(|row| &row.models).chain(normalized);
-        rows.flat_map(|models| models.iter().copied().zip(self.domains.iter().copied())).collect()
-    }
-}
-
-/// One row. A family puts each member in its own domain's column.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    pub label: String,
-    /// One model per column, in the order of [`Comparison::domains`].
-    pub models: Vec<ModelId>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Normalized {
-    /// One model per column.
-    pub zero: Vec<ModelId>,
-    pub one: Vec<ModelId>,
-}
-
-/// How a model is judged on held-out prompts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// `n` samples a prompt: the score is their mean reward. Temperature 0 is greedy, one sample.
-    pub sampling: Sampling,
-    /// At most this many test prompts a domain, the first ones of the file; all where absent.
-    pub prompts: Option<u32>,
 }

@@ -1,6 +1,6 @@
 //! Comparisons and benchmarks.
 
-use super::{BenchmarkId, DomainId, ModelId, Origin, Reward};
+use super::{BenchmarkId, DomainId, ModelId, Origin, PromptFormat, Reward};
 
 /// A table: rows of models, columns of domains and benchmarks.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,8 @@ pub struct Evaluation {
 pub struct Benchmark {
     pub name: String,
     pub prompts: String,
+    /// None where the file does not say.
+    pub format: Option<PromptFormat>,
     pub reward: Reward,
     pub evaluation: Evaluation,
     pub metrics: Vec<Metric>,

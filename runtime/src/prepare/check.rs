@@ -2,7 +2,7 @@
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Producer, Role, Train};
+use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Producer, Role, TableColumn, Train};
 
 use super::prompts::Prompts;
 use super::room::{for_feedback, with_completions, with_words};
@@ -186,8 +186,9 @@ pub fn idle_arms<O>(
 
 /// The same of every evaluation of a table.
 pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
-    for (model, domain) in comparison.evaluations() {
-        fits(&domains[domain.0 as usize], &forms[model.0 as usize], &comparison.evaluation)?;
+    for (model, column) in comparison.evaluations() {
+        let TableColumn { domain, evaluation, metrics: _ } = &comparison.columns[column];
+        fits(&domains[domain.0 as usize], &forms[model.0 as usize], evaluation)?;
     }
     Ok(())
 }

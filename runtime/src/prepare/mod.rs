@@ -13,8 +13,8 @@ use std::sync::Arc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
 use mopd_compiler::plan::{
-    self, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward, Stage, Train,
-    View,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward,
+    Stage, Train, View,
 };
 use mopd_store::programs::Program;
 
@@ -191,7 +191,7 @@ fn load(
     let whole = verifier.reads_rows() || stages.iter().any(plays);
     let tests = match &domain.tests {
         Some(tests)
-            if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id))
+            if plan.experiment.comparisons.iter().any(|comparison| is_column(comparison, id))
                 || trains().any(|train| judges(train, id)) =>
         {
             Some(rows(places, tests, domain, &fields, (&[], &[]), whole)?)
@@ -285,6 +285,11 @@ fn validation(
         }
         _ => Ok(None),
     }
+}
+
+/// Whether a domain's tests are a column of a table.
+fn is_column(comparison: &Comparison, id: DomainId) -> bool {
+    comparison.columns.iter().any(|column| column.domain == id)
 }
 
 /// Whether a domain's tests decide about the weights of a stage.

@@ -1,6 +1,7 @@
 //! What a run leaves for people and tools to read: the series of every step, a look at single tokens, the
 //! rewards behind the tables, and the tables.
 
+pub mod answers;
 pub mod metrics;
 mod parquet;
 pub mod read;

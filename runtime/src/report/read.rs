@@ -175,6 +175,7 @@ fn push(values: &mut ColumnValues, cell: record::Field) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::answers::{Answer, PromptAnswers};
     use crate::report::rewards::{PromptReward, write};
 
     #[test]
@@ -190,12 +191,16 @@ mod tests {
             prompt: 0,
             reward: f64::NAN,
         };
-        write(&[row.clone(), PromptReward { reward: 0.5, ..row }], &path).unwrap();
+        let answers = PromptAnswers::of(&[Answer { reward: 1.0, text: "a", tokens: 3 }]);
+        write(&[row.clone(), PromptReward { reward: 0.5, ..row }], &[answers; 2], &path).unwrap();
         let columns = columns(&path).unwrap();
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-        assert_eq!(names, ["table", "model", "domain", "seed", "tests", "prompt", "reward"]);
+        let of_answers = ["samples", "correct", "distinct", "length"];
+        assert_eq!(names[..7], ["table", "model", "domain", "seed", "tests", "prompt", "reward"]);
+        assert_eq!(names[7..], of_answers);
         assert_eq!(columns[3].values, ColumnValues::Wholes(vec![Some(u64::MAX); 2]));
         assert_eq!(columns[6].values, ColumnValues::Numbers(vec![None, Some(0.5)]));
+        assert_eq!(columns[10].values, ColumnValues::Numbers(vec![Some(3.0); 2]));
     }
 
     #[test]

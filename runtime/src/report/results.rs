@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::results::{Intervals, Results, StageRecord, Table};
-use mopd_compiler::plan::{Comparison, Plan, events::Versions};
+use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
 use super::statistics::{Experiment, Scores, StatisticsError, table_rows};
 use crate::files::{WriteError, write_atomically};
@@ -48,14 +48,14 @@ pub fn assemble(
         let seeds = seeds(plan, comparison);
         let (rows, found) = table_rows(experiment, comparison, &seeds, scores)?;
         warnings.extend(found);
-        let sampling = &comparison.evaluation.sampling;
-        let greedy = sampling.temperature == 0.0;
+        let names = comparison.columns.iter().map(|column| experiment.domain(column.domain).name.clone());
         tables.push(Table {
             name: comparison.name.clone(),
-            metric: metric(experiment, comparison, greedy),
+            metric: metric(experiment, comparison),
             intervals: Some(Intervals::of(seeds.len())),
-            samples: if greedy { 1 } else { sampling.n },
-            domains: comparison.domains.iter().map(|id| experiment.domain(*id).name.clone()).collect(),
+            samples: comparison.columns.first().map_or(1, |column| column.evaluation.samples()),
+            domains: names.collect(),
+            metrics: comparison.metrics().iter().map(Metric::to_string).collect(),
             rows,
         });
     }
@@ -76,16 +76,25 @@ pub fn assemble(
     Ok((results, warnings))
 }
 
-/// What the numbers of a table are called.
-fn metric(experiment: &Experiment, comparison: &Comparison, greedy: bool) -> String {
-    let verdicts = comparison.domains.iter().all(|id| experiment.domain(*id).reward.is_verdict());
-    let name = match (greedy, verdicts) {
+/// What the numbers of a table are called; by column, where some are greedy and others are not.
+fn metric(experiment: &Experiment, comparison: &Comparison) -> String {
+    let domain = |column: &TableColumn| experiment.domain(column.domain);
+    let verdicts = comparison.columns.iter().all(|column| domain(column).reward.is_verdict());
+    let name = |column: &TableColumn| match (column.evaluation.is_greedy(), verdicts) {
         (false, true) => "pass@1",
         (false, false) => "mean reward",
         (true, true) => "greedy",
         (true, false) => "greedy mean reward",
     };
-    name.to_owned()
+    match &comparison.columns[..] {
+        [first, others @ ..] if others.iter().all(|other| name(other) == name(first)) => {
+            name(first).to_owned()
+        }
+        columns => {
+            let each = columns.iter().map(|column| format!("{} ({})", name(column), domain(column).name));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 /// Writes `results.json` into a folder; answers its path.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mopd_compiler::plan::{DomainId, Plan};
 
+use super::answers::PromptAnswers;
 use super::parquet;
 use super::statistics::Scores;
 use crate::files::WriteError;
@@ -34,10 +35,10 @@ pub fn write_rewards(
     tests: impl Fn(DomainId) -> String,
     folder: &Path,
 ) -> Result<(), WriteError> {
-    let mut rows = Vec::new();
+    let (mut rows, mut answered) = (Vec::new(), Vec::new());
     for (comparison, scores) in plan.experiment.comparisons.iter().zip(scores) {
-        for (model, domain, seed, rewards) in scores.by_prompt() {
-            for (prompt, reward) in rewards.iter().enumerate() {
+        for (model, domain, seed, prompts) in scores.by_prompt() {
+            for (prompt, answers) in prompts.iter().enumerate() {
                 rows.push(PromptReward {
                     table: comparison.name.clone(),
                     model: plan.experiment.model(model).name.clone(),
@@ -45,14 +46,19 @@ pub fn write_rewards(
                     seed,
                     tests: tests(domain),
                     prompt: prompt as u32,
-                    reward: *reward,
+                    reward: answers.mean_reward(),
                 });
+                answered.push(*answers);
             }
         }
     }
-    write(&rows, &folder.join("rewards.parquet"))
+    write(&rows, &answered, &folder.join("rewards.parquet"))
 }
 
-pub(super) fn write(rows: &[PromptReward], path: &Path) -> Result<(), WriteError> {
-    parquet::write(table!(rows; table, model, domain, seed, tests, prompt, reward), path)
+/// A row for each prompt, with what the model answered.
+pub(super) fn write(rows: &[PromptReward], answers: &[PromptAnswers], path: &Path) -> Result<(), WriteError> {
+    assert_eq!(rows.len(), answers.len(), "each prompt has its answers");
+    let mut columns = table!(rows; table, model, domain, seed, tests, prompt, reward);
+    columns.extend(table!(answers; samples, correct, distinct, length));
+    parquet::write(columns, path)
 }

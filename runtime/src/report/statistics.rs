@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use mopd_compiler::plan::results::{Interval, Score, TableRow};
-use mopd_compiler::plan::{Comparison, DomainId, ModelId, Objective};
+use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective};
 
+use super::answers::PromptAnswers;
 use interval::{Crossed, Estimate, of_rewards};
 
 pub mod compare;
@@ -16,10 +17,12 @@ pub(super) type Experiment = mopd_compiler::plan::Experiment<Objective>;
 /// smallest that `n` prompts can show is `1 / n`.
 const SMALLEST_GAIN: f64 = 1e-6;
 
-/// The rewards behind one table.
+/// What is behind one table, by model, column and seed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
-    by_prompt: BTreeMap<(ModelId, DomainId, u64), Vec<f64>>,
+    answers: BTreeMap<(ModelId, DomainId, u64), Vec<PromptAnswers>>,
+    /// The mean reward of each prompt.
+    rewards: BTreeMap<(ModelId, DomainId, u64), Vec<f64>>,
 }
 
 /// The rewards that a table needs and does not have: a mistake of the caller, not of the experiment.
@@ -32,23 +35,20 @@ pub enum StatisticsError {
 }
 
 impl Scores {
-    /// Records an evaluation: `samples` rewards for each prompt, prompt after prompt, in the order of the
-    /// test file. What is kept is each prompt's mean: pass@1, where rewards are verdicts.
+    /// Records an evaluation, in the order of the test file.
     ///
     /// Every model must be evaluated on the same prompts of a domain: they are compared prompt by prompt.
-    pub fn insert(&mut self, model: ModelId, domain: DomainId, seed: u64, rewards: &[f64], samples: u32) {
-        let means = rewards.chunks(samples.max(1) as usize).map(mean).collect();
-        self.by_prompt.insert((model, domain, seed), means);
+    pub fn insert(&mut self, model: ModelId, domain: DomainId, seed: u64, answers: Vec<PromptAnswers>) {
+        let rewards = answers.iter().map(PromptAnswers::mean_reward).collect();
+        self.rewards.insert((model, domain, seed), rewards);
+        self.answers.insert((model, domain, seed), answers);
     }
 
-    /// The mean reward of each prompt, for every model, domain and seed.
-    pub fn by_prompt(&self) -> impl Iterator<Item = (ModelId, DomainId, u64, &[f64])> {
-        self.by_prompt.iter().map(|((model, domain, seed), means)| (*model, *domain, *seed, means.as_slice()))
-    }
-
-    /// Mean reward over prompts and samples.
-    pub fn mean(&self, model: ModelId, domain: DomainId, seed: u64) -> Option<f64> {
-        Some(mean(self.by_prompt.get(&(model, domain, seed))?))
+    /// The answers to each prompt, for every model, domain and seed.
+    pub fn by_prompt(&self) -> impl Iterator<Item = (ModelId, DomainId, u64, &[PromptAnswers])> {
+        self.answers
+            .iter()
+            .map(|((model, domain, seed), prompts)| (*model, *domain, *seed, prompts.as_slice()))
     }
 }
 
@@ -78,7 +78,7 @@ pub fn table_rows(
         comparison,
         rows.iter().chain(anchors.iter().flat_map(|(zero, one)| [zero, one])),
     )?;
-    let domain = |column: usize| experiment.domain(comparison.domains[column]);
+    let domain = |column: usize| experiment.domain(comparison.columns[column].domain);
 
     let mut warnings = Vec::new();
     let mut warn = |what: String| warnings.push(format!("compare \"{}\": {what}", comparison.name));
@@ -164,9 +164,38 @@ pub fn table_rows(
                 .map(|(seed, scale)| mean(&scale.normalized(&row.means(seed..seed + 1))))
                 .collect(),
             spread: normalized.as_deref().map(population_deviation),
+            metrics: metrics_of_row(experiment, comparison, seeds, scores, &named.models),
         });
     }
     Ok((table, warnings))
+}
+
+/// The further numbers of a row's cells, by metric and domain; its answers are known to be there.
+fn metrics_of_row(
+    experiment: &Experiment,
+    comparison: &Comparison,
+    seeds: &[u64],
+    scores: &Scores,
+    models: &[ModelId],
+) -> BTreeMap<String, BTreeMap<String, Score>> {
+    let mut found: BTreeMap<String, BTreeMap<String, Score>> = BTreeMap::new();
+    for (column, model) in comparison.columns.iter().zip(models) {
+        let answers = |seed: &u64| &scores.answers[&(*model, column.domain, *seed)];
+        for metric in &column.metrics {
+            let of_seed = |seed| answers(seed).iter().map(|prompt| prompt.metric(*metric)).collect();
+            let estimate = Estimate { columns: vec![seeds.iter().map(of_seed).collect()] };
+            let name = experiment.domain(column.domain).name.clone();
+            found.entry(metric.to_string()).or_default().insert(name, score_of(&estimate, *metric));
+        }
+    }
+    found
+}
+
+/// A mean over prompts and seeds.
+fn score_of(estimate: &Estimate, metric: Metric) -> Score {
+    let (low, high) = if metric.is_share() { of_rewards(estimate) } else { estimate.interval() };
+    let prompts = estimate.columns.first().and_then(|column| column.first()).map_or(0, Vec::len);
+    Score { mean: estimate.value(), low, high, n: prompts as u32, by_seed: estimate.of_seeds() }
 }
 
 /// A weighted sum of rewards, prompt by prompt and seed by seed.
@@ -193,14 +222,14 @@ impl<'a> TableEntry<'a> {
         models: &[ModelId],
     ) -> Result<TableEntry<'a>, StatisticsError> {
         let find = |(domain, model): (&DomainId, &ModelId), seed: u64| {
-            let found = scores.by_prompt.get(&(*model, *domain, seed)).filter(|rewards| !rewards.is_empty());
+            let found = scores.rewards.get(&(*model, *domain, seed)).filter(|rewards| !rewards.is_empty());
             found.map(Vec::as_slice).ok_or_else(|| StatisticsError::NotEvaluated {
                 model: experiment.model(*model).name.clone(),
                 domain: experiment.domain(*domain).name.clone(),
                 seed,
             })
         };
-        let columns = comparison.domains.iter().zip(models);
+        let columns = comparison.columns.iter().map(|column| &column.domain).zip(models);
         let columns = columns.map(|column| seeds.iter().map(|seed| find(column, *seed)).collect());
         Ok(TableEntry(columns.collect::<Result<_, _>>()?))
     }
@@ -220,13 +249,13 @@ fn prompts<'a>(
     comparison: &Comparison,
     entries: impl Iterator<Item = &'a TableEntry<'a>>,
 ) -> Result<Vec<usize>, StatisticsError> {
-    let mut sizes: Vec<Option<usize>> = vec![None; comparison.domains.len()];
+    let mut sizes: Vec<Option<usize>> = vec![None; comparison.columns.len()];
     for TableEntry(columns) in entries {
         for (index, column) in columns.iter().enumerate() {
             for rewards in column {
                 let wanted = *sizes[index].get_or_insert(rewards.len());
                 if wanted != rewards.len() {
-                    let domain = experiment.domain(comparison.domains[index]).name.clone();
+                    let domain = experiment.domain(comparison.columns[index].domain).name.clone();
                     return Err(StatisticsError::DifferentPrompts { domain, wanted, found: rewards.len() });
                 }
             }

@@ -16,7 +16,6 @@ use mopd_compiler::plan::{
 use serde::Serialize;
 
 use super::{LARGE, Task, Work, stream};
-use crate::evaluate::samples;
 use crate::machine::arithmetic::Numeric;
 use crate::model::Weights;
 use crate::prepare::prompts::Prompts;
@@ -85,6 +84,9 @@ struct ForkKey<'a> {
     step: u32,
 }
 
+/// Raised whenever more, or something else, is kept of the answers to a prompt.
+const ANSWERS: u32 = 1;
+
 /// What is read of a domain.
 #[derive(Clone, Serialize)]
 struct DataKey<'a> {
@@ -126,6 +128,7 @@ struct ScoresKey<'a> {
 #[derive(Serialize)]
 struct EvaluationKey<'a> {
     computed: ComputeKey<'a>,
+    answers: u32,
     samples: u32,
     temperature: f64,
     max_tokens: u32,
@@ -223,8 +226,8 @@ impl<'a> Maker<'a> {
                 Some(loaded) => TaskKeys::of(hashed("mopd loaded", &loaded.content)),
                 None => self.stage(task, *model, computed, before),
             },
-            Work::Evaluate { model, domain, comparisons } => {
-                let key = self.evaluation(task, (*model, *domain), comparisons, computed, before);
+            Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
+                let key = self.evaluation(task, (*model, *domain), evaluation, computed, before);
                 TaskKeys::of(hashed("mopd evaluation", &key))
             }
         }
@@ -333,12 +336,12 @@ impl<'a> Maker<'a> {
         &'k self,
         task: &Task,
         (model, domain): (ModelId, DomainId),
-        comparisons: &[usize],
+        evaluation: &'k Evaluation,
         computed: ComputeKey<'k>,
         before: &'k [TaskKeys],
     ) -> EvaluationKey<'k> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
-        let Evaluation { sampling, prompts } = super::evaluation(self.plan, comparisons);
+        let Evaluation { sampling, prompts } = evaluation;
         let data = &self.domains[domain.0 as usize];
         // No evaluation changes its length meanwhile.
         let Sampling {
@@ -353,7 +356,8 @@ impl<'a> Maker<'a> {
         } = sampling;
         EvaluationKey {
             computed,
-            samples: samples(sampling),
+            answers: ANSWERS,
+            samples: evaluation.samples(),
             temperature: *temperature,
             max_tokens: sampling.max_tokens(*limit),
             top_p: *top_p,

@@ -13,7 +13,9 @@ mod stage;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{DomainId, Evaluation, Length, ModelId, Objective, Plan, Share, Stage, Train};
+use mopd_compiler::plan::{
+    DomainId, Evaluation, Length, ModelId, Objective, Plan, Share, Stage, TableColumn, Train,
+};
 
 pub use keys::{Keys, fork_of};
 pub use room::Room;
@@ -40,11 +42,11 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     Stage(ModelId),
-    /// A model on the tests of a domain; the settings are those of the comparisons in the list, which share
-    /// the result.
+    /// A model on the tests of a domain, for the comparisons in the list, which share the result.
     Evaluate {
         model: ModelId,
         domain: DomainId,
+        evaluation: Evaluation,
         comparisons: Vec<usize>,
     },
 }
@@ -105,11 +107,11 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
     }
     for (index, comparison) in comparisons.iter().enumerate() {
         for seed in seeds(plan, comparison) {
-            for (model, domain) in comparison.evaluations() {
+            for (model, column) in comparison.evaluations() {
+                let TableColumn { domain, evaluation, metrics: _ } = &comparison.columns[column];
                 let same = |task: &&mut Task| match &task.work {
-                    Work::Evaluate { model: of, domain: on, comparisons: shared } => {
-                        (task.seed, *of, *on) == (seed, model, domain)
-                            && comparisons[shared[0]].evaluation == comparison.evaluation
+                    Work::Evaluate { model: of, domain: on, evaluation: by, comparisons: _ } => {
+                        (task.seed, of, on, by) == (seed, &model, domain, evaluation)
                     }
                     Work::Stage(_) => false,
                 };
@@ -119,7 +121,8 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
                     comparisons.push(index);
                     continue;
                 }
-                let work = Work::Evaluate { model, domain, comparisons: vec![index] };
+                let (domain, evaluation) = (*domain, evaluation.clone());
+                let work = Work::Evaluate { model, domain, evaluation, comparisons: vec![index] };
                 tasks.push(Task { seed, work, needs: vec![place[&(model, seed)]], critical_path: 0.0 });
             }
         }
@@ -136,11 +139,6 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
         }
     }
     tasks
-}
-
-/// The settings of an evaluation.
-pub fn evaluation<'a>(plan: &'a Plan, comparisons: &[usize]) -> &'a Evaluation {
-    &plan.experiment.comparisons[comparisons[0]].evaluation
 }
 
 /// The stages among the tasks, each model once.

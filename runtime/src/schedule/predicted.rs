@@ -51,10 +51,9 @@ impl Predicted {
             let id = match &task.work {
                 Work::Stage(id) if trials => *id,
                 Work::Stage(_) => continue,
-                Work::Evaluate { model, domain, comparisons } => {
+                Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                     let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
-                    let bytes =
-                        evaluate::memory(form, domain, super::evaluation(plan, comparisons), kind, budget);
+                    let bytes = evaluate::memory(form, domain, evaluation, kind, budget);
                     // What is wrong with its tests an evaluation says best itself.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;
@@ -107,7 +106,7 @@ impl Predicted {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::DomainId;
+    use mopd_compiler::plan::{DomainId, Evaluation, Sampling};
 
     use super::*;
 
@@ -121,7 +120,12 @@ mod tests {
             memory,
             resting,
         };
-        let evaluation = Work::Evaluate { model: ModelId(0), domain: DomainId(0), comparisons: vec![0] };
+        let evaluation = Work::Evaluate {
+            model: ModelId(0),
+            domain: DomainId(0),
+            evaluation: Evaluation { sampling: Sampling::new(1, 1.0, 1), prompts: None },
+            comparisons: vec![0],
+        };
         let works = [Work::Stage(ModelId(0)), Work::Stage(ModelId(1)), Work::Stage(ModelId(2)), evaluation];
         let tasks: Vec<Task> = works
             .into_iter()

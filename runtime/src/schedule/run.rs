@@ -20,7 +20,7 @@ use super::predicted::Predicted;
 use super::room::Room;
 use super::{Keys, Task, Work};
 use crate::control::Control;
-use crate::evaluate::{evaluate, samples};
+use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::kind;
@@ -28,6 +28,7 @@ use crate::model::Weights;
 use crate::prepare::cache::DataCache;
 use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
 use crate::report::Record;
+use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
@@ -83,8 +84,8 @@ struct RunState {
     users: Vec<usize>,
     /// What training left to look at, by task.
     records: Vec<Record>,
-    /// Rewards, by evaluation task.
-    rewards: HashMap<usize, Vec<f64>>,
+    /// By evaluation task.
+    answers: HashMap<usize, Vec<PromptAnswers>>,
     failure: Option<Error>,
     finished_stages: u32,
     /// Most memory that tasks running side by side were predicted to take, in bytes.
@@ -97,7 +98,7 @@ type ReadyTask = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 /// What a task leaves behind.
 pub(super) enum TaskOutput {
     Weights(Arc<Weights>, Record),
-    Rewards(Vec<f64>),
+    Answers(Vec<PromptAnswers>),
 }
 
 /// A task that ended early, with what its steps left to look at.
@@ -262,7 +263,7 @@ pub fn run(
     }
     control.check()?;
     written?;
-    let scores = shared.scores(&state.rewards);
+    let scores = shared.scores(&state.answers);
     let tests = |domain: DomainId| {
         let tests = shared.domains[domain.0 as usize].tests.as_ref();
         tests.map(|tests| tests.dataset.hash.clone()).unwrap_or_default()
@@ -298,7 +299,7 @@ impl Scheduler<'_> {
             weights: HashMap::new(),
             users,
             records: vec![Record::default(); self.tasks.len()],
-            rewards: HashMap::new(),
+            answers: HashMap::new(),
             failure: None,
             finished_stages: 0,
             predicted_memory: None,
@@ -401,8 +402,8 @@ impl Scheduler<'_> {
                             state.weights.insert(index, weights);
                         }
                     }
-                    TaskOutput::Rewards(rewards) => {
-                        state.rewards.insert(index, rewards);
+                    TaskOutput::Answers(answers) => {
+                        state.answers.insert(index, answers);
                     }
                 }
             }
@@ -440,43 +441,41 @@ impl Scheduler<'_> {
                 self.stage(index, *model, inputs, &running, &mut guard)
                     .map_err(|unfinished| Stopped { error: unfinished.error.at(origin), ..unfinished })
             }
-            Work::Evaluate { model, domain, comparisons } => {
+            Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                 let data = &self.domains[domain.0 as usize];
                 let key = self.keys.of(index);
                 let kept = self.kept(index, &mut guard, || self.store.find_value(key))?;
-                let rewards = match kept {
-                    Some(rewards) => rewards,
+                let answers = match kept {
+                    Some(answers) => answers,
                     None => {
-                        let settings = super::evaluation(self.plan, comparisons);
                         let weights = &inputs[&task.needs[0]];
                         let budget = self.room.generation(self.widths[index] > 1);
                         let on = (self.device, self.kind(), budget);
-                        let rewards = evaluate(weights, data, settings, task.seed, on, self.control)?;
-                        self.store.insert_value(key, &self.about(index), &rewards)?;
+                        let answers = evaluate(weights, data, evaluation, task.seed, on, self.control)?;
+                        self.store.insert_value(key, &self.about(index), &answers)?;
                         lock(&self.made).insert(key.to_owned());
-                        rewards
+                        answers
                     }
                 };
                 self.control.emit(&Event::Evaluated {
                     model: self.plan.experiment.model(*model).name.clone(),
                     seed: task.seed,
                     domain: data.name.clone(),
-                    score: rewards.iter().sum::<f64>() / rewards.len().max(1) as f64,
+                    score: score(&answers),
                 });
-                Ok(TaskOutput::Rewards(rewards))
+                Ok(TaskOutput::Answers(answers))
             }
         }
     }
 
-    /// The rewards of each comparison, for its table.
-    fn scores(&self, rewards: &HashMap<usize, Vec<f64>>) -> Vec<Scores> {
+    /// What is behind each comparison's table.
+    fn scores(&self, answers: &HashMap<usize, Vec<PromptAnswers>>) -> Vec<Scores> {
         let mut scores: Vec<Scores> =
             self.plan.experiment.comparisons.iter().map(|_| Scores::default()).collect();
         for (index, task) in self.tasks.iter().enumerate() {
-            if let Work::Evaluate { model, domain, comparisons } = &task.work {
+            if let Work::Evaluate { model, domain, evaluation: _, comparisons } = &task.work {
                 for comparison in comparisons {
-                    let n = samples(&super::evaluation(self.plan, comparisons).sampling);
-                    scores[*comparison].insert(*model, *domain, task.seed, &rewards[&index], n);
+                    scores[*comparison].insert(*model, *domain, task.seed, answers[&index].clone());
                 }
             }
         }

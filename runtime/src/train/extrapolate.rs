@@ -156,8 +156,8 @@ impl Trainer<'_> {
         let key = stage.key(Purpose::Judge, u64::from(steps));
         self.extrapolate_by(steps, record, |model| {
             let by = (key, stage.budget);
-            let rewards = evaluate::rewards(model, judge, &settings.evaluation, by, stage.control)?;
-            Ok(rewards.iter().sum::<f64>() / rewards.len().max(1) as f64)
+            let answers = evaluate::answers(model, judge, &settings.evaluation, by, stage.control)?;
+            Ok(evaluate::score(&answers))
         })
     }
 

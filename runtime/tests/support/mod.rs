@@ -139,13 +139,17 @@ impl Builder {
         let rows = rows
             .iter()
             .map(|(label, model)| Row { label: (*label).into(), models: vec![*model; domains.len()] });
+        let column = |domain: &DomainId| TableColumn {
+            domain: *domain,
+            evaluation: Evaluation { sampling: sampling(n), prompts: None },
+            metrics: Vec::new(),
+        };
         self.plan.experiment.comparisons.push(Comparison {
             name: "table".into(),
             rows: rows.collect(),
-            domains: domains.to_vec(),
+            columns: domains.iter().map(column).collect(),
             normalized: None,
             seeds,
-            evaluation: Evaluation { sampling: sampling(n), prompts: None },
             origin: Origin(0),
         });
     }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
-use mopd_compiler::plan::results::{Interval, StageRecord};
-use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
+use mopd_compiler::plan::results::{Interval, StageRecord, Table, TableRow};
+use mopd_compiler::plan::{Comparison, Model, ModelId, Objective, Recipe, Stage};
 use serde::Serialize;
 
 use super::Rounded;
@@ -395,27 +395,7 @@ fn tables(run: &RunFolder) -> Vec<Value> {
         let mut prompts: BTreeMap<&str, u32> = BTreeMap::new();
         let rows: Vec<Value> = (table.rows.iter())
             .map(|row| {
-                let models = comparison
-                    .and_then(|comparison| comparison.rows.iter().find(|known| known.label == row.model));
-                let of_column = |column: usize| {
-                    let model = models.and_then(|known| known.models.get(column));
-                    model.map_or_else(|| "provenance".to_owned(), |model| anchor(*model))
-                };
-                let cell = |interval: Interval, anchor: String, n: Option<u32>, by_seed: &[f64]| {
-                    let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
-                    let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");
-                    let prompts = n.map(|n| format!(", {}", counted(n as usize, "prompt")));
-                    let prompts = prompts.unwrap_or_default();
-                    let Interval { mean, low, high } = interval;
-                    context! {
-                        mean => format!("{mean:.2}"),
-                        low => format!("{low:.2}"),
-                        high => format!("{high:.2}"),
-                        seeds,
-                        anchor,
-                        title => format!("{mean:.4}, 95% interval {low:.4} to {high:.4}{prompts}"),
-                    }
-                };
+                let of_column = |column: usize| anchor_of(comparison, &row.model, column);
                 let mut cells: Vec<Option<Value>> = Vec::new();
                 for (column, domain) in table.domains.iter().enumerate() {
                     cells.push(row.scores.get(domain).map(|score| {
@@ -437,8 +417,6 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                 }
             })
             .collect();
-        let samples =
-            if table.samples == 1 { String::new() } else { format!(", {} samples a prompt", table.samples) };
         let most = prompts
             .values()
             .max()
@@ -449,14 +427,62 @@ fn tables(run: &RunFolder) -> Vec<Value> {
             table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
         let seeds = if several { "; below it, the mean of each seed" } else { "" };
         let legend = format!(
-            "{}{samples}{most}. Mean and 95% interval{over}{seeds}. Each number links to its \
+            "{}, {}{most}. Mean and 95% interval{over}{seeds}. Each number links to its \
              stage.",
-            table.metric
+            table.metric,
+            crate::table::sampled(table, comparison)
         );
         let domains: Vec<String> = table.domains.iter().map(|name| printable(name)).collect();
-        shown_tables.push(context! { name => printable(&table.name), legend, domains, normalized, rows });
+        let mut grids = vec![context! { metric => "", domains, normalized, rows }];
+        grids.extend(table.metrics.iter().map(|metric| metric_grid(table, metric, comparison)));
+        shown_tables.push(context! { name => printable(&table.name), legend, grids });
     }
     shown_tables
+}
+
+/// The columns that have a metric.
+fn metric_grid(table: &Table, metric: &str, comparison: Option<&Comparison>) -> Value {
+    let of = |row: &TableRow, domain: &String| row.metrics.get(metric)?.get(domain).cloned();
+    let asked = |domain: &str| table.rows.iter().any(|row| of(row, &domain.to_owned()).is_some());
+    let columns: Vec<(usize, &String)> =
+        table.domains.iter().enumerate().filter(|(_, domain)| asked(domain)).collect();
+    let rows = table.rows.iter().map(|row| {
+        let cells: Vec<Option<Value>> = (columns.iter())
+            .map(|(column, domain)| {
+                let score = of(row, domain)?;
+                let interval = Interval { mean: score.mean, low: score.low, high: score.high };
+                let anchor = anchor_of(comparison, &row.model, *column);
+                Some(cell(interval, anchor, Some(score.n), &score.by_seed))
+            })
+            .collect();
+        context! { model => printable(&row.model), anchor => anchor_of(comparison, &row.model, 0), cells }
+    });
+    let rows: Vec<Value> = rows.collect();
+    let domains: Vec<String> = columns.iter().map(|(_, domain)| printable(domain)).collect();
+    context! { metric, domains, normalized => false, rows }
+}
+
+/// Where the stage of a row's model in a column is told of.
+fn anchor_of(comparison: Option<&Comparison>, row: &str, column: usize) -> String {
+    let row = comparison.and_then(|comparison| comparison.rows.iter().find(|known| known.label == row));
+    let model = row.and_then(|row| row.models.get(column));
+    model.map_or_else(|| "provenance".to_owned(), |model| anchor(*model))
+}
+
+/// A number with its interval, and where it comes from.
+fn cell(interval: Interval, anchor: String, prompts: Option<u32>, by_seed: &[f64]) -> Value {
+    let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
+    let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");
+    let prompts = prompts.map(|n| format!(", {}", counted(n as usize, "prompt"))).unwrap_or_default();
+    let Interval { mean, low, high } = interval;
+    context! {
+        mean => format!("{mean:.2}"),
+        low => format!("{low:.2}"),
+        high => format!("{high:.2}"),
+        seeds,
+        anchor,
+        title => format!("{mean:.4}, 95% interval {low:.4} to {high:.4}{prompts}"),
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod leftovers;
 mod methods;
 mod private;
 mod signals;
+mod tables;
 mod train;
 mod turns;
 

@@ -3,6 +3,7 @@
 //! a type: a construct that the language gains is a compile error here until somebody decides what becomes of
 //! it.
 
+mod comparisons;
 mod data;
 mod divergence;
 mod extrapolation;

@@ -11,9 +11,8 @@ use super::{Diagnostic, data, feedback, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
-    Architecture, Axis, Comparison, DataSource, Domain, Evaluation, Joint, Learner, Model, Normalized,
-    Origin, OwnData, Recipe, Reward, Rollout, Row, Sampling, Scorers, Share, Stage, Train, Trainable,
-    Validation,
+    Architecture, Axis, DataSource, Domain, Evaluation, Joint, Learner, Model, Origin, OwnData, Recipe,
+    Reward, Rollout, Sampling, Scorers, Share, Stage, Train, Trainable, Validation,
 };
 use crate::refusal::Origins;
 
@@ -27,9 +26,7 @@ pub struct Settings<'a> {
 
 impl<'a> Settings<'a> {
     pub fn new(experiment: &'a wide::Experiment, origins: Origins<'a>) -> Settings<'a> {
-        let mut settings = Settings { experiment, origins, refusals: Vec::new() };
-        settings.run();
-        settings
+        Settings { experiment, origins, refusals: Vec::new() }
     }
 
     pub(super) fn refuse<T>(&mut self, origin: Origin, construct: impl Display) -> Option<T> {
@@ -45,11 +42,6 @@ impl<'a> Settings<'a> {
                 self.refusals.push(refusal);
             }
         }
-    }
-
-    /// What is said of the run as a whole.
-    fn run(&mut self) {
-        self.refuse_columns();
     }
 
     pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
@@ -106,25 +98,10 @@ impl<'a> Settings<'a> {
     }
 
     pub(super) fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
-        Some(match reward {
-            wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
-            wide::Reward::Numeric { field, tolerance } => {
-                Reward::Numeric { field: field.clone(), tolerance: *tolerance }
-            }
-            wide::Reward::Regex { pattern, field } => {
-                Reward::Regex { pattern: pattern.clone(), field: field.clone() }
-            }
-            wide::Reward::Command { command, time_limit_seconds, batch, depends } => Reward::Command {
-                command: command.clone(),
-                time_limit_seconds: *time_limit_seconds,
-                batch: *batch,
-                depends: depends.clone(),
-            },
-            wide::Reward::JsonSchema { .. } => return self.refuse(origin, "the reward `json_schema`"),
-            wide::Reward::UnitTests { .. } => return self.refuse(origin, "the reward `unit_tests`"),
-            wide::Reward::Http { .. } => return self.refuse(origin, "the reward `http`"),
-            wide::Reward::Parts(_) => return self.refuse(origin, "a reward of several parts"),
-        })
+        match executable_reward(reward) {
+            Ok(reward) => Some(reward),
+            Err(construct) => self.refuse(origin, construct),
+        }
     }
 
     pub fn model(&mut self, model: &'a wide::Model) -> Option<Model<&'a wide::Train>> {
@@ -341,40 +318,29 @@ impl<'a> Settings<'a> {
             self.refuse::<()>(term, "a term with completions of its own beside the rollout `each_turn`");
         }
     }
+}
 
-    pub fn comparison(&mut self, comparison: &wide::Comparison) -> Option<Comparison> {
-        let wide::Comparison {
-            name,
-            rows,
-            domains,
-            // Refused as a whole, where they are declared.
-            benchmarks: _,
-            normalized,
-            seeds,
-            evaluation,
-            metrics,
-            budget,
-            origin,
-        } = comparison;
-        for metric in metrics.iter().filter(|metric| **metric != wide::Metric::PassAt(1)) {
-            self.refuse::<()>(*origin, format!("the metric `{metric}`"));
+/// Or what it is called that this version can't run.
+pub(super) fn executable_reward(reward: &wide::Reward) -> Result<Reward, &'static str> {
+    Ok(match reward {
+        wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
+        wide::Reward::Numeric { field, tolerance } => {
+            Reward::Numeric { field: field.clone(), tolerance: *tolerance }
         }
-        if budget.is_some() {
-            self.refuse::<()>(*origin, "a comparison at equal `budget`");
+        wide::Reward::Regex { pattern, field } => {
+            Reward::Regex { pattern: pattern.clone(), field: field.clone() }
         }
-        let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
-        Some(Comparison {
-            name: name.clone(),
-            rows: rows.iter().map(row).collect(),
-            domains: domains.clone(),
-            normalized: normalized
-                .as_ref()
-                .map(|wide::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
-            seeds: *seeds,
-            evaluation: self::evaluation(evaluation),
-            origin: *origin,
-        })
-    }
+        wide::Reward::Command { command, time_limit_seconds, batch, depends } => Reward::Command {
+            command: command.clone(),
+            time_limit_seconds: *time_limit_seconds,
+            batch: *batch,
+            depends: depends.clone(),
+        },
+        wide::Reward::JsonSchema { .. } => return Err("the reward `json_schema`"),
+        wide::Reward::UnitTests { .. } => return Err("the reward `unit_tests`"),
+        wide::Reward::Http { .. } => return Err("the reward `http`"),
+        wide::Reward::Parts(_) => return Err("a reward of several parts"),
+    })
 }
 
 pub(super) fn evaluation(evaluation: &wide::Evaluation) -> Evaluation {

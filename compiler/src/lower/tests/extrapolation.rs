@@ -9,6 +9,7 @@ fn benchmark(name: &str, prompts: &str) -> Benchmark {
     Benchmark {
         name: name.into(),
         prompts: prompts.into(),
+        format: None,
         reward: Reward::ExactMatch { field: "answer".into() },
         evaluation: Evaluation {
             samples: 1,
@@ -167,14 +168,5 @@ fn what_it_does_not_go_with_is_refused() {
     assert_eq!(
         refusals(|experiment| experiment.benchmarks[0].reward = Reward::Parts(vec![])),
         supported("a reward of several parts")
-    );
-    // A benchmark is no column of a table, also one that judges.
-    assert_eq!(
-        refusals(|experiment| experiment.comparisons[0].benchmarks = vec![BenchmarkId(0)]),
-        supported("the benchmark `quick`")
-    );
-    assert_eq!(
-        refusals(|experiment| experiment.benchmarks.push(benchmark("idle", "idle.jsonl"))),
-        supported("the benchmark `idle`")
     );
 }

@@ -910,15 +910,22 @@ fn the_run_its_domains_and_its_tables() {
         refusals(|experiment| experiment.domains[0].reward = schema),
         supported("the reward `json_schema`")
     );
-    let metrics = vec![Metric::PassAt(1), Metric::PassAt(8), Metric::Distinct];
+    let metrics = vec![Metric::PassAt(8), Metric::Entropy];
     assert_eq!(
         refusals(|experiment| experiment.comparisons[0].metrics = metrics),
-        ["the metric `pass_at(8)` is not supported yet", "the metric `distinct` is not supported yet"]
+        supported("the metric `entropy`")
     );
-    let budget = Budget { unit: BudgetUnit::Tokens, teachers_charged: true };
+    let charged = |unit| Some(Budget { unit, teachers_charged: true });
     assert_eq!(
-        refusals(|experiment| experiment.comparisons[0].budget = Some(budget)),
-        supported("a comparison at equal `budget`")
+        refusals(|experiment| experiment.comparisons[0].budget = charged(BudgetUnit::Tokens)),
+        supported("a comparison at equal `budget = tokens`")
+    );
+    assert_eq!(
+        refusals(|experiment| {
+            experiment.comparisons[0].budget = charged(BudgetUnit::Sequences);
+            distilled(experiment).length = Length::Epochs(2);
+        }),
+        supported("a comparison at equal `budget` of stages whose length is in epochs")
     );
 }
 

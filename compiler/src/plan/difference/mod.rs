@@ -5,6 +5,7 @@
 //! Settings are compared as the plan writes them down, field by field, so that none can be forgotten; indices
 //! into the plan are replaced by the names of what they point to first.
 
+mod comparisons;
 mod families;
 mod objective;
 mod scorers;
@@ -19,11 +20,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Comparison, DataFormula, Domain, DomainId, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout,
-    Stage, StageFacts, Teacher, TeacherChoice, Train, producers,
+    DataFormula, Domain, DomainId, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout, Stage,
+    StageFacts, Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
 
+use comparisons::comparison;
 use scorers::{composed, feedback, name_writers, panels};
 
 /// What has to be said about the way from one plan to another.
@@ -474,27 +476,5 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         }),
         "validate": validation.as_ref().map(written),
         "execution": written(&train.execution),
-    })
-}
-
-fn comparison(comparison: &Comparison, names: &Names) -> Value {
-    let Comparison { name: _, rows, domains, normalized, seeds, evaluation, origin: _ } = comparison;
-    let models = |ids: &[ModelId]| ids.iter().map(|id| names.model(*id)).collect::<Vec<Value>>();
-    let mut settings = written(evaluation);
-    if let Value::Object(fields) = &mut settings
-        && let Some(Value::Object(sampling)) = fields.remove("sampling")
-    {
-        fields.extend(sampling);
-    }
-    json!({
-        "models": rows
-            .iter()
-            .map(|row| (row.label.clone(), json!(models(&row.models))))
-            .collect::<Map<String, Value>>(),
-        "domains": domains.iter().map(|id| names.domain(*id)).collect::<Vec<_>>(),
-        "zero": normalized.as_ref().map(|normalized| models(&normalized.zero)),
-        "one": normalized.as_ref().map(|normalized| models(&normalized.one)),
-        "seeds": seeds,
-        "evaluation": settings,
     })
 }

@@ -6,7 +6,10 @@ pub mod leakage;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Column, DataSource, DomainId, ModelId, Pretrained, PromptFormat, Stage};
+use crate::experiment::{
+    Benchmark, BenchmarkId, Column, DataSource, Domain, DomainId, Metric, ModelId, Origin, Pretrained,
+    PromptFormat, Stage,
+};
 use crate::formula::{Formula, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -19,7 +22,6 @@ use crate::check::stages::settings::{Settings, open};
 use crate::check::teachers::route::decided_by_data;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::Value;
-use crate::experiment::Metric;
 
 impl Checker {
     /// `prompts = "math.jsonl"`, `prompts = dataset("data/gsm8k", split: "train")`
@@ -248,24 +250,37 @@ impl Checker {
         }
     }
 
+    pub(in crate::check) fn check_format(&mut self, model: ModelId, domain: DomainId, span: Span) -> bool {
+        let Domain { name, format, origin, .. } = self.domain(domain);
+        let (prompts, origin) = (format!("the domain `{name}`"), *origin);
+        format.is_some() || self.check_format_of(model, &prompts, origin, span)
+    }
+
+    pub(in crate::check) fn check_format_of_benchmark(
+        &mut self,
+        model: ModelId,
+        benchmark: BenchmarkId,
+        span: Span,
+    ) -> bool {
+        let Benchmark { name, format, origin, .. } = self.benchmark(benchmark);
+        format.is_some() || self.check_format_of(model, &format!("the `eval {name}`"), origin, span)
+    }
+
     /// What comes from elsewhere may have been trained on conversations: whether its prompts are put into its
     /// template changes every number, so it must be said.
-    pub(in crate::check) fn check_format(&mut self, model: ModelId, domain: DomainId, span: Span) -> bool {
-        if self.domain(domain).format.is_some() {
-            return true;
-        }
+    fn check_format_of(&mut self, model: ModelId, prompts: &str, origin: Origin, span: Span) -> bool {
         let first = self.first_weights(model);
         let Stage::Load(Pretrained::HuggingFace { .. } | Pretrained::Gguf { .. }) = &self.model(first).stage
         else {
             return true;
         };
-        let (name, place) = (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
+        let place = self.span(origin);
         let loaded = self.span(self.model(first).origin);
         self.report(
             Diagnostic::error(
                 Code::MissingKey,
                 place,
-                format!("the domain `{name}` must say how its prompts are handed over"),
+                format!("{prompts} must say how its prompts are handed over"),
             )
             .note(loaded, "this model may have been trained on conversations")
             .note(span, "used here")

@@ -3,6 +3,7 @@
 
 use crate::diag::{Code, Diagnostic, Severity, nearest};
 use crate::experiment::{Benchmark, BenchmarkId, Evaluation, Metric};
+use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
 use crate::check::Checker;
@@ -17,6 +18,7 @@ impl Checker {
         let settings = self.settings(Some(block), &owner, name.span, vocabulary::EVAL, false);
         self.keep_marks(&settings, &owner);
         let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", env));
+        let format = self.format(&settings, env);
         let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, env));
         let evaluation = self.evaluation(&settings, None, env);
         let metrics = match (settings.get("metrics"), &evaluation) {
@@ -32,12 +34,17 @@ impl Checker {
         self.parts.benchmarks.write().push(Benchmark {
             name: name.text.clone(),
             prompts,
+            format,
             reward,
             evaluation,
             metrics,
             origin,
         });
         Value::Benchmark(BenchmarkId(self.parts.benchmarks.read().len() as u32 - 1))
+    }
+
+    pub(in crate::check) fn benchmark(&self, id: BenchmarkId) -> Benchmark {
+        self.parts.benchmarks.read()[id.0 as usize].clone()
     }
 
     /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
@@ -107,22 +114,9 @@ impl Checker {
         let mut metrics = Vec::new();
         for item in items {
             let metric = self.metric(item, env)?;
-            if let Metric::PassAt(k) = metric
-                && k > samples
-            {
-                let text = format!("pass@{k} needs {k} samples of each prompt");
-                self.report(
-                    Diagnostic::error(Code::OutOfRange, item.span, text)
-                        .label(format!("{samples} are drawn")),
-                );
-                return None;
-            }
-            if metric == Metric::Distinct && samples < 2 {
-                let text = "one sample of a prompt is always different from all others";
-                self.report(
-                    Diagnostic::error(Code::OutOfRange, item.span, text)
-                        .help("draw at least 2 samples of each prompt"),
-                );
+            if let Some((text, label)) = too_few(metric, samples) {
+                let diagnostic = Diagnostic::error(Code::OutOfRange, item.span, text).label(label);
+                self.report(diagnostic.help("raise `samples`"));
                 return None;
             }
             if metrics.contains(&metric) {
@@ -165,6 +159,26 @@ impl Checker {
         }
     }
 
+    /// That the metrics of a table can be had of its benchmarks, which draw their own samples.
+    pub(in crate::check) fn check_metrics_of_benchmarks(
+        &mut self,
+        metrics: &[Metric],
+        benchmarks: &[BenchmarkId],
+        place: Span,
+    ) {
+        for benchmark in benchmarks {
+            let Benchmark { name, evaluation, origin, .. } = self.benchmark(*benchmark);
+            let found = metrics.iter().find_map(|metric| too_few(*metric, evaluation.samples));
+            if let Some((text, label)) = found {
+                let declared = self.span(origin);
+                let diagnostic = Diagnostic::error(Code::OutOfRange, place, text)
+                    .label(format!("asked of every column, `{name}` too"))
+                    .note(declared, label);
+                self.report(diagnostic.help(format!("raise the `samples` of `{name}`")));
+            }
+        }
+    }
+
     /// That every `eval` is judged on by some table or stage.
     pub(in crate::check) fn check_use_of_benchmarks(
         &mut self,
@@ -194,4 +208,17 @@ impl Checker {
             );
         }
     }
+}
+
+/// Why a metric can't be had of so many samples of a prompt, and how many those are.
+fn too_few(metric: Metric, samples: u32) -> Option<(String, String)> {
+    let text = match metric {
+        Metric::PassAt(k) if k > samples => format!("pass@{k} needs {k} samples of each prompt"),
+        Metric::Distinct if samples < 2 => {
+            "one sample of a prompt is always different from all others".to_owned()
+        }
+        _ => return None,
+    };
+    let drawn = if samples == 1 { "1 is drawn".to_owned() } else { format!("{samples} are drawn") };
+    Some((text, drawn))
 }

@@ -71,6 +71,11 @@ impl Checker {
             (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, &env),
             _ => Some(Vec::new()),
         };
+        if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
+            // Where there is no domain, the first one's samples are those of the table.
+            let known = usize::from(columns.domains.is_empty());
+            self.check_metrics_of_benchmarks(metrics, &columns.benchmarks[known..], place);
+        }
         let budget = self.budget(&settings);
         for &domain in &columns.domains {
             if self.domain(domain).tests.is_none() {
@@ -93,6 +98,11 @@ impl Checker {
         for row in &rows {
             for (model, domain) in row.models.iter().zip(&columns.domains) {
                 if !self.check_format(*model, *domain, name.span) {
+                    return None;
+                }
+            }
+            for (model, benchmark) in row.models[columns.domains.len()..].iter().zip(&columns.benchmarks) {
+                if !self.check_format_of_benchmark(*model, *benchmark, name.span) {
                     return None;
                 }
             }

@@ -420,7 +420,9 @@ impl Checker {
         let said =
             train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
         // Every domain is looked at, also behind one that is wrong.
-        said.filter(|good| !good).count() == 0
+        let good = said.filter(|good| !good).count() == 0;
+        let judge = train.extrapolation.as_ref().map(|extrapolation| extrapolation.judged_by);
+        good & judge.is_none_or(|judge| self.check_format_of_benchmark(train.start, judge, settings.span))
     }
 
     /// Prompt and completion share the context.

@@ -11,12 +11,12 @@ use crate::report::statistics::tests::{comparison, experiment};
 fn plan() -> Plan {
     let mut experiment = experiment(1, 2);
     let mut sampled = comparison(&[&[0], &[1]], true);
-    sampled.evaluation.sampling.n = 2;
+    sampled.columns[0].evaluation.sampling.n = 2;
     sampled.seeds = 2;
     let mut greedy = comparison(&[&[0], &[1]], false);
     greedy.name = "greedy".to_owned();
-    greedy.evaluation.sampling.n = 8;
-    greedy.evaluation.sampling.temperature = 0.0;
+    greedy.columns[0].evaluation.sampling.n = 8;
+    greedy.columns[0].evaluation.sampling.temperature = 0.0;
     experiment.comparisons = vec![sampled, greedy];
     Plan { schema: 1, hash: "abc".to_owned(), experiment, stages: Vec::new(), places: Vec::new() }
 }
@@ -24,12 +24,12 @@ fn plan() -> Plan {
 fn results() -> Results {
     let mut sampled = Scores::default();
     for seed in [7, 8] {
-        sampled.insert(ModelId(0), DomainId(0), seed, &[0.0, 0.0, 0.0, 0.0], 2);
-        sampled.insert(ModelId(1), DomainId(0), seed, &[1.0, 0.0, 1.0, 1.0], 2);
+        sampled.insert_rewards(ModelId(0), DomainId(0), seed, &[0.0, 0.0, 0.0, 0.0], 2);
+        sampled.insert_rewards(ModelId(1), DomainId(0), seed, &[1.0, 0.0, 1.0, 1.0], 2);
     }
     let mut greedy = Scores::default();
-    greedy.insert(ModelId(0), DomainId(0), 7, &[0.0, 0.0], 1);
-    greedy.insert(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
+    greedy.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0, 0.0], 1);
+    greedy.insert_rewards(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
     let took = RunCost { seconds: 1.5, ..RunCost::default() };
     let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions).unwrap();
@@ -81,13 +81,18 @@ fn the_promised_fields_are_there() {
 #[test]
 fn only_verdicts_are_passes() {
     let mut plan = plan();
-    let named = |plan: &Plan, greedy| metric(&plan.experiment, &plan.experiment.comparisons[0], greedy);
-    assert_eq!([named(&plan, false), named(&plan, true)], ["pass@1", "greedy"]);
+    // The second table is greedy.
+    let named = |plan: &Plan, table: usize| metric(&plan.experiment, &plan.experiment.comparisons[table]);
+    assert_eq!([named(&plan, 0), named(&plan, 1)], ["pass@1", "greedy"]);
     plan.experiment.domains[0].reward = mopd_compiler::plan::Reward::Command {
         command: "judge".to_owned(),
         time_limit_seconds: 1.0,
         batch: 1,
         depends: Vec::new(),
     };
-    assert_eq!([named(&plan, false), named(&plan, true)], ["mean reward", "greedy mean reward"]);
+    assert_eq!([named(&plan, 0), named(&plan, 1)], ["mean reward", "greedy mean reward"]);
+    let mut other = plan.experiment.comparisons[1].columns[0].clone();
+    other.evaluation.sampling.temperature = 1.0;
+    plan.experiment.comparisons[1].columns.push(other);
+    assert_eq!(named(&plan, 1), "greedy mean reward (d0), mean reward (d0)");
 }

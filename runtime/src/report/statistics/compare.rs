@@ -49,7 +49,7 @@ impl Run {
 
     fn side<'a>(&'a self, comparison: &'a Comparison, shared: &[&str]) -> ComparedSide<'a> {
         let places = shared.iter().map(|name| {
-            let place = comparison.domains.iter().position(|id| self.domains[id.0 as usize] == *name);
+            let place = self.domains_of(comparison).iter().position(|domain| domain == name);
             let place = place.expect("a shared domain is in both tables");
             (place, self.column(&comparison.name, name))
         });
@@ -62,7 +62,8 @@ impl Run {
     }
 
     fn domains_of(&self, comparison: &Comparison) -> Vec<&str> {
-        comparison.domains.iter().map(|id| self.domains[id.0 as usize].as_str()).collect()
+        let columns = comparison.columns.iter();
+        columns.map(|column| self.domains[column.domain.0 as usize].as_str()).collect()
     }
 }
 
@@ -112,7 +113,7 @@ impl ComparedSide<'_> {
                 .comparison
                 .normalized
                 .as_ref()
-                .filter(|_| self.columns.len() == self.comparison.domains.len())?;
+                .filter(|_| self.columns.len() == self.comparison.columns.len())?;
             let (zero, one) = (self.rewards(&anchors.zero)?, self.rewards(&anchors.one)?);
             let scale = Scale::new(
                 &zero.iter().map(of_all).collect::<Vec<f64>>(),

@@ -3,11 +3,12 @@
 
 use mopd_compiler::plan::{
     Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat,
-    Reward, Row, Sampling, Stage, Tokenizer,
+    Reward, Row, Sampling, Stage, TableColumn, Tokenizer,
 };
 
 use super::*;
 use crate::random::{Key, Purpose, Uniforms};
+use crate::report::answers::Answer;
 
 /// Domains `d0`, `d1`, ... and models `m0`, `m1`, ..., none of them trained.
 pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment {
@@ -61,18 +62,31 @@ pub(in crate::report) fn comparison(rows: &[&[u32]], normalized: bool) -> Compar
         models: models.iter().map(|model| ModelId(*model)).collect(),
     };
     let rows: Vec<_> = rows.iter().enumerate().map(row).collect();
-    let domains = (0..rows[0].models.len() as u32).map(DomainId).collect();
+    let evaluation = Evaluation { sampling: Sampling::new(1, 1.0, 4), prompts: None };
+    let column = |domain| TableColumn {
+        domain: DomainId(domain),
+        evaluation: evaluation.clone(),
+        metrics: Vec::new(),
+    };
+    let columns = (0..rows[0].models.len() as u32).map(column).collect();
     let anchors =
         normalized.then(|| Normalized { zero: rows[0].models.clone(), one: rows[1].models.clone() });
-    let sampling = Sampling::new(1, 1.0, 4);
-    Comparison {
-        name: "all".to_owned(),
-        rows,
-        domains,
-        normalized: anchors,
-        seeds: 1,
-        evaluation: Evaluation { sampling, prompts: None },
-        origin: Origin(0),
+    Comparison { name: "all".to_owned(), rows, columns, normalized: anchors, seeds: 1, origin: Origin(0) }
+}
+
+impl Scores {
+    /// `samples` rewards for each prompt, prompt after prompt.
+    pub(in crate::report) fn insert_rewards(
+        &mut self,
+        model: ModelId,
+        domain: DomainId,
+        seed: u64,
+        rewards: &[f64],
+        samples: usize,
+    ) {
+        let answer = |reward: &f64| Answer { reward: *reward, text: "", tokens: 1 };
+        let answers = rewards.chunks(samples).map(|prompt| prompt.iter().map(answer).collect::<Vec<_>>());
+        self.insert(model, domain, seed, answers.map(|prompt| PromptAnswers::of(&prompt)).collect());
     }
 }
 
@@ -92,10 +106,8 @@ fn close(found: f64, wanted: f64, tolerance: f64) {
 #[test]
 fn samples_of_a_prompt_are_averaged_first() {
     let mut scores = Scores::default();
-    scores.insert(ModelId(0), DomainId(0), 1, &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.5], 4);
-    assert_eq!(scores.by_prompt[&(ModelId(0), DomainId(0), 1)], [0.75, 0.125]);
-    assert_eq!(scores.mean(ModelId(0), DomainId(0), 1), Some(0.4375));
-    assert_eq!(scores.mean(ModelId(0), DomainId(0), 2), None);
+    scores.insert_rewards(ModelId(0), DomainId(0), 1, &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.5], 4);
+    assert_eq!(scores.rewards[&(ModelId(0), DomainId(0), 1)], [0.75, 0.125]);
 }
 
 #[test]
@@ -104,8 +116,9 @@ fn estimates_are_the_formula() {
     // The expert is a family: m1 on d0, m2 on d1.
     let comparison = comparison(&[&[0, 0], &[1, 2], &[3, 3]], true);
     let mut scores = Scores::default();
-    let mut add =
-        |model, domain, rewards: &[f64]| scores.insert(ModelId(model), DomainId(domain), 7, rewards, 1);
+    let mut add = |model, domain, rewards: &[f64]| {
+        scores.insert_rewards(ModelId(model), DomainId(domain), 7, rewards, 1)
+    };
     add(0, 0, &[0.0, 0.0, 0.0, 1.0]); // 0.25
     add(0, 1, &[0.0, 1.0]); // 0.5
     add(1, 0, &[1.0, 0.0, 1.0, 1.0]); // 0.75
@@ -159,7 +172,7 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
         for (domain, size) in sizes.into_iter().enumerate() {
             for (place, seed) in seeds.into_iter().enumerate() {
                 let values = coins(probability, 4 * size, &mut numbers);
-                scores.insert(ModelId(model as u32), DomainId(domain as u32), seed, &values, 4);
+                scores.insert_rewards(ModelId(model as u32), DomainId(domain as u32), seed, &values, 4);
                 rewards.insert((model, domain, place), values.chunks(4).map(mean).collect::<Vec<_>>());
             }
         }
@@ -227,7 +240,7 @@ fn an_interval_is_as_wide_as_theory_says() {
     let comparison = comparison(&[&[0]], false);
     let mut scores = Scores::default();
     let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2)).collect();
-    scores.insert(ModelId(0), DomainId(0), 7, &values, 1);
+    scores.insert_rewards(ModelId(0), DomainId(0), 7, &values, 1);
     let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     let score = &rows[0].scores["d0"];
     // A mean of 400 coins: 1.96 * 0.5 / 20 on either side.
@@ -246,7 +259,7 @@ fn models_are_compared_prompt_by_prompt() {
     let one: Vec<f64> = zero.iter().map(|reward| 0.5 + reward / 2.0).collect();
     let halfway: Vec<f64> = zero.iter().zip(&one).map(|(zero, one)| (zero + one) / 2.0).collect();
     for (model, rewards) in [&zero, &one, &one, &halfway].into_iter().enumerate() {
-        scores.insert(ModelId(model as u32), DomainId(0), 7, rewards, 1);
+        scores.insert_rewards(ModelId(model as u32), DomainId(0), 7, rewards, 1);
     }
     let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     // Who does the same as the anchor, or always half of it, is not uncertain, though each score alone is.
@@ -267,7 +280,7 @@ fn seeds_count_as_what_they_are_a_few_numbers() {
     let row = |rewards: [f64; 2]| {
         let mut scores = Scores::default();
         for (seed, reward) in [7, 8].into_iter().zip(rewards) {
-            scores.insert(ModelId(0), DomainId(0), seed, &[reward; 20], 1);
+            scores.insert_rewards(ModelId(0), DomainId(0), seed, &[reward; 20], 1);
         }
         let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
         rows[0].scores["d0"].clone()
@@ -283,8 +296,9 @@ fn an_expert_that_is_no_better_than_the_start_is_told() {
     let experiment = experiment(2, 2);
     let comparison = comparison(&[&[0, 0], &[1, 1]], true);
     let mut scores = Scores::default();
-    let mut add =
-        |model, domain, rewards: &[f64]| scores.insert(ModelId(model), DomainId(domain), 7, rewards, 1);
+    let mut add = |model, domain, rewards: &[f64]| {
+        scores.insert_rewards(ModelId(model), DomainId(domain), 7, rewards, 1)
+    };
     add(0, 0, &[0.0, 0.0]);
     add(1, 0, &[1.0, 1.0]);
     add(0, 1, &[1.0, 0.0, 1.0]);
@@ -308,8 +322,8 @@ fn a_seed_without_a_scale_is_told() {
     let mut scores = Scores::default();
     for seed in 7..12 {
         let one = if seed == 9 { 0.0 } else { 1.0 };
-        scores.insert(ModelId(0), DomainId(0), seed, &[0.0; 30], 1);
-        scores.insert(ModelId(1), DomainId(0), seed, &[one; 30], 1);
+        scores.insert_rewards(ModelId(0), DomainId(0), seed, &[0.0; 30], 1);
+        scores.insert_rewards(ModelId(1), DomainId(0), seed, &[one; 30], 1);
     }
     let (rows, warnings) = table_rows(&experiment, &comparison, &[7, 8, 9, 10, 11], &scores).unwrap();
     assert_eq!(
@@ -329,8 +343,8 @@ fn a_lead_that_may_be_chance_is_told() {
     // The experts' lead hangs on one prompt of ten.
     let mut one = [0.0; 10];
     one[3] = 1.0;
-    scores.insert(ModelId(0), DomainId(0), 7, &[0.0; 10], 1);
-    scores.insert(ModelId(1), DomainId(0), 7, &one, 1);
+    scores.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0; 10], 1);
+    scores.insert_rewards(ModelId(1), DomainId(0), 7, &one, 1);
     let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     assert_eq!(
         warnings,
@@ -345,10 +359,44 @@ fn a_missing_or_uneven_evaluation_is_an_error() {
     let experiment = experiment(1, 2);
     let comparison = comparison(&[&[0], &[1]], false);
     let mut scores = Scores::default();
-    scores.insert(ModelId(0), DomainId(0), 7, &[0.0, 1.0], 1);
+    scores.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0, 1.0], 1);
     let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`m1` was not evaluated on `d0` with seed 7");
-    scores.insert(ModelId(1), DomainId(0), 7, &[0.0, 1.0, 1.0], 1);
+    scores.insert_rewards(ModelId(1), DomainId(0), 7, &[0.0, 1.0, 1.0], 1);
     let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`d0` was evaluated on 3 prompts for one model and 2 for another");
+}
+
+/// A metric's mean and interval are over prompts and seeds as the score's are; one that is no share may be
+/// above 1.
+#[test]
+fn metrics_stand_beside_the_score() {
+    let experiment = experiment(2, 1);
+    let mut comparison = comparison(&[&[0, 0]], false);
+    comparison.columns[1].metrics = vec![Metric::PassAt { k: 2 }, Metric::Length];
+    let mut scores = Scores::default();
+    for seed in [7, 8] {
+        for domain in [0, 1] {
+            // Of the first prompt's four samples, two are right by one seed and one by the other.
+            let first = [1.0, if seed == 7 { 1.0 } else { 0.0 }, 0.0, 0.0];
+            let answers = [first, [1.0, 0.0, 0.0, 0.0]].map(|rewards| {
+                let of = |(index, reward)| Answer { reward, text: "", tokens: 10 + index as u32 };
+                PromptAnswers::of(&rewards.into_iter().enumerate().map(of).collect::<Vec<_>>())
+            });
+            scores.insert(ModelId(0), DomainId(domain), seed, answers.to_vec());
+        }
+    }
+    let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
+    let metrics = &rows[0].metrics;
+    assert_eq!(metrics.keys().collect::<Vec<_>>(), ["length", "pass@2"]);
+    assert!(metrics.values().all(|of| of.keys().eq(["d1"])), "{metrics:?}");
+    // 1 - C(2, 2) / C(4, 2) = 5/6, 1 - C(3, 2) / C(4, 2) = 1/2.
+    let (five_sixths, half) = (5.0 / 6.0, 0.5);
+    let passed = &metrics["pass@2"]["d1"];
+    close(passed.mean, (five_sixths + 3.0 * half) / 4.0, 1e-12);
+    close(passed.by_seed[0], (five_sixths + half) / 2.0, 1e-12);
+    close(passed.by_seed[1], half, 1e-12);
+    assert_eq!(passed.n, 2);
+    let length = &metrics["length"]["d1"];
+    assert_eq!((length.mean, length.low, length.high), (11.5, 11.5, 11.5));
 }

@@ -241,14 +241,14 @@ fn a_stage_goes_by_its_benchmark() {
                 let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
                 let key = Key::new(stage.seed, stage.stream, Purpose::Judge, u64::from(step + 1));
                 let by = &extrapolation(temperature).evaluation;
-                let rewards = crate::evaluate::rewards(
+                let answers = crate::evaluate::answers(
                     &decoder,
                     &fixture.judge,
                     by,
                     (key, stage.budget),
                     &fixture.control,
                 );
-                rewards.unwrap().iter().sum::<f64>()
+                answers.unwrap().iter().map(|prompt| prompt.reward).sum::<f64>()
             };
             let mut kept = 1.0;
             for multiple in [3.0, 5.0, 7.0, 9.0, 11.0] {

@@ -80,6 +80,16 @@ pub static EVAL: &[Key] = &[
         Takes::Text,
         "JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on.",
     ),
+    may(
+        "format",
+        Takes::Words(FORMATS),
+        "How prompts are passed to a model; required if the model is loaded, otherwise `text` by default.",
+    ),
+    may(
+        "system",
+        Takes::Text,
+        "With `format = chat`: the system message of every conversation that has none.",
+    ),
     must("reward", Takes::Reward, "The reward of a completion, from 0 to 1."),
     must("samples", Takes::Count, "Completions of each prompt."),
     must("temperature", Takes::Number, "Sampling temperature; 0 is greedy decoding."),

@@ -1,0 +1,133 @@
+//! Tables, and the benchmarks that are their columns or decide about weights.
+
+use mopd_lang::experiment as wide;
+
+use super::settings::{Settings, evaluation, executable_reward};
+use crate::lower::checked_trains;
+use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Normalized, Origin, Row, TableColumn};
+
+/// Benchmarks stand behind the domains of a plan, as domains that no stage is trained on.
+pub(super) fn domain_of(experiment: &wide::Experiment, benchmark: wide::BenchmarkId) -> DomainId {
+    DomainId(experiment.domains.len() as u32 + benchmark.0)
+}
+
+impl Settings<'_> {
+    /// The domains that stand for benchmarks.
+    pub fn benchmarks(&mut self) -> Vec<Domain> {
+        let experiment = self.experiment;
+        experiment.benchmarks.iter().filter_map(|benchmark| self.benchmark(benchmark)).collect()
+    }
+
+    fn benchmark(&mut self, benchmark: &wide::Benchmark) -> Option<Domain> {
+        let wide::Benchmark { name, prompts, format, reward, evaluation: _, metrics, origin } = benchmark;
+        if !self.is_column(benchmark) {
+            for metric in metrics.iter().filter(|metric| **metric != wide::Metric::PassAt(1)) {
+                let construct = format!(
+                    "the metric `{metric}` of the benchmark `{name}`, by whose mean reward a stage \
+                     goes,"
+                );
+                self.refuse::<()>(*origin, construct);
+            }
+        }
+        let reward = self.reward(reward, *origin)?;
+        let prompts = DataSource::file(prompts.clone());
+        Some(Domain {
+            name: name.clone(),
+            tests: Some(prompts.clone()),
+            validation: None,
+            prompts,
+            format: format.clone().unwrap_or_default(),
+            reward,
+            share: 0.0,
+            limit: None,
+            origin: *origin,
+        })
+    }
+
+    fn is_column(&self, benchmark: &wide::Benchmark) -> bool {
+        let columns = self.experiment.comparisons.iter().flat_map(|table| &table.benchmarks);
+        columns.into_iter().any(|id| self.experiment.benchmarks[id.0 as usize] == *benchmark)
+    }
+
+    pub fn comparison(&mut self, comparison: &wide::Comparison) -> Option<Comparison> {
+        let experiment = self.experiment;
+        let wide::Comparison {
+            name,
+            rows,
+            domains,
+            benchmarks,
+            normalized,
+            seeds,
+            evaluation: of_domains,
+            metrics,
+            budget,
+            origin,
+        } = comparison;
+        if let Some(budget) = budget {
+            self.refuse_unknown_budget(comparison, *budget);
+        }
+        let metrics = self.metrics(metrics, *origin);
+        let mut columns: Vec<TableColumn> = Vec::new();
+        for id in domains {
+            let verdict = is_verdict(&experiment.domain(*id).reward);
+            let evaluation = evaluation(of_domains);
+            columns.push(TableColumn { domain: *id, metrics: beside(&metrics, verdict), evaluation });
+        }
+        for id in benchmarks {
+            let benchmark = &experiment.benchmarks[id.0 as usize];
+            let mut asked = self.metrics(&benchmark.metrics, benchmark.origin);
+            asked
+                .extend(metrics.iter().filter(|metric| !asked.contains(metric)).copied().collect::<Vec<_>>());
+            columns.push(TableColumn {
+                domain: domain_of(experiment, *id),
+                evaluation: evaluation(&benchmark.evaluation),
+                metrics: beside(&asked, is_verdict(&benchmark.reward)),
+            });
+        }
+        let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
+        Some(Comparison {
+            name: name.clone(),
+            rows: rows.iter().map(row).collect(),
+            columns,
+            normalized: normalized
+                .as_ref()
+                .map(|wide::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
+            seeds: *seeds,
+            origin: *origin,
+        })
+    }
+
+    fn metrics(&mut self, metrics: &[wide::Metric], origin: Origin) -> Vec<Metric> {
+        let executable = |metric: &wide::Metric| match metric {
+            wide::Metric::PassAt(k) => Some(Metric::PassAt { k: *k }),
+            wide::Metric::Distinct => Some(Metric::Distinct),
+            wide::Metric::Length => Some(Metric::Length),
+            wide::Metric::Entropy => self.refuse(origin, format!("the metric `{metric}`")),
+        };
+        metrics.iter().filter_map(executable).collect()
+    }
+
+    /// That rows spent the same was checked where it can be known before the run.
+    fn refuse_unknown_budget(&mut self, comparison: &wide::Comparison, budget: wide::Budget) {
+        let experiment = self.experiment;
+        if budget.unit == wide::BudgetUnit::Tokens {
+            self.refuse::<()>(comparison.origin, "a comparison at equal `budget = tokens`");
+            return;
+        }
+        let mut trains = experiment.models.iter().flat_map(|model| checked_trains(&model.stage));
+        if trains.any(|train| !matches!(train.length, wide::Length::Steps(_))) {
+            let construct = "a comparison at equal `budget` of stages whose length is in epochs";
+            self.refuse::<()>(comparison.origin, construct);
+        }
+    }
+}
+
+fn is_verdict(reward: &wide::Reward) -> bool {
+    executable_reward(reward).is_ok_and(|reward| reward.is_verdict())
+}
+
+/// What is not the score itself: that is pass@1 where rewards are verdicts.
+fn beside(metrics: &[Metric], verdict: bool) -> Vec<Metric> {
+    let score = Metric::PassAt { k: 1 };
+    metrics.iter().filter(|metric| !(verdict && **metric == score)).copied().collect()
+}

@@ -1,0 +1,118 @@
+//! Tables: which models answer which held-out prompts, and what is made of the answers.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DomainId, ModelId, Origin, Sampling};
+
+/// A table: rows of models, columns of held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub name: String,
+    pub rows: Vec<Row>,
+    /// Domains first, then benchmarks.
+    pub columns: Vec<TableColumn>,
+    /// The rows that score 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
+    pub normalized: Option<Normalized>,
+    /// Number of seeds; every model of the table is trained once per seed.
+    pub seeds: u32,
+    pub origin: Origin,
+}
+
+impl Comparison {
+    /// The models that it evaluates, each with the place of its column.
+    pub fn evaluations(&self) -> BTreeSet<(ModelId, usize)> {
+        let normalized = self.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
+        let rows = self.rows.iter().map(|row| &row.models).chain(normalized);
+        rows.flat_map(|models| models.iter().copied().zip(0..self.columns.len())).collect()
+    }
+
+    /// What its cells show beside the score, each once, in the order of the columns.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics: Vec<Metric> = Vec::new();
+        for metric in self.columns.iter().flat_map(|column| &column.metrics) {
+            if !metrics.contains(metric) {
+                metrics.push(*metric);
+            }
+        }
+        metrics
+    }
+}
+
+/// The tests of a domain, which may be one that stands for a benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableColumn {
+    pub domain: DomainId,
+    /// A benchmark has its own.
+    pub evaluation: Evaluation,
+    /// What its cells show beside the score.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<Metric>,
+}
+
+/// One row. A family puts each member in its own domain's column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub label: String,
+    /// One model per column, in the order of [`Comparison::columns`].
+    pub models: Vec<ModelId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalized {
+    /// One model per column.
+    pub zero: Vec<ModelId>,
+    pub one: Vec<ModelId>,
+}
+
+/// How a model is judged on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `n` samples a prompt: the score is their mean reward. Temperature 0 is greedy, one sample.
+    pub sampling: Sampling,
+    /// At most this many test prompts a domain, the first ones of the file; all where absent.
+    pub prompts: Option<u32>,
+}
+
+impl Evaluation {
+    pub fn is_greedy(&self) -> bool {
+        self.sampling.temperature == 0.0
+    }
+
+    /// Samples a prompt: greedy completions are all alike, so one is enough.
+    pub fn samples(&self) -> u32 {
+        if self.is_greedy() { 1 } else { self.sampling.n.max(1) }
+    }
+}
+
+/// A number of a cell beside its score: a mean over prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "metric", rename_all = "snake_case")]
+pub enum Metric {
+    /// The chance that at least one of `k` samples is right, without bias (arXiv:2107.03374, equation 1).
+    PassAt { k: u32 },
+    /// The share of different completions among the samples of a prompt.
+    Distinct,
+    /// Tokens of a completion, the end token included.
+    Length,
+}
+
+impl Metric {
+    /// Whether it is between 0 and 1.
+    pub fn is_share(self) -> bool {
+        !matches!(self, Metric::Length)
+    }
+}
+
+/// As tables name it.
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Metric::PassAt { k } => write!(f, "pass@{k}"),
+            Metric::Distinct => f.write_str("distinct"),
+            Metric::Length => f.write_str("length"),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What models answer to held-out prompts: what is kept of the completions of each, and the numbers that tables
+//! show of them.
+
+use std::collections::HashSet;
+
+use mopd_compiler::plan::Metric;
+use serde::{Deserialize, Serialize};
+
+/// One completion, judged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer<'a> {
+    /// In [0, 1].
+    pub reward: f64,
+    pub text: &'a str,
+    /// The end token included.
+    pub tokens: u32,
+}
+
+/// The completions of one test prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromptAnswers {
+    pub samples: u32,
+    /// Sum over the samples.
+    pub reward: f64,
+    /// Samples with reward 1.
+    pub correct: u32,
+    /// Different texts among the samples.
+    pub distinct: u32,
+    /// Mean number of tokens.
+    pub length: f64,
+}
+
+impl PromptAnswers {
+    /// # Panics
+    /// Without a completion there is nothing to tell.
+    pub fn of(answers: &[Answer]) -> PromptAnswers {
+        assert!(!answers.is_empty(), "a prompt has at least one completion");
+        let samples = answers.len() as f64;
+        PromptAnswers {
+            samples: answers.len() as u32,
+            reward: answers.iter().map(|answer| answer.reward).sum(),
+            correct: answers.iter().filter(|answer| answer.reward >= 1.0).count() as u32,
+            distinct: answers.iter().map(|answer| answer.text).collect::<HashSet<_>>().len() as u32,
+            length: answers.iter().map(|answer| f64::from(answer.tokens)).sum::<f64>() / samples,
+        }
+    }
+
+    /// Over the samples: pass@1, where rewards are verdicts.
+    pub fn mean_reward(&self) -> f64 {
+        self.reward / f64::from(self.samples)
+    }
+
+    pub fn metric(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::PassAt { k } => self.pass_at(k),
+            Metric::Distinct => f64::from(self.distinct) / f64::from(self.samples),
+            Metric::Length => self.length,
+        }
+    }
+
+    /// `1 - C(n - c, k) / C(n, k)`: over all ways to choose `k` of the `n` samples, the share that has one of
+    /// the `c` correct ones (arXiv:2107.03374, equation 1).
+    fn pass_at(&self, k: u32) -> f64 {
+        let wrong = self.samples - self.correct;
+        if wrong < k {
+            return 1.0;
+        }
+        let missed = (wrong + 1..=self.samples).map(|i| 1.0 - f64::from(k) / f64::from(i));
+        1.0 - missed.product::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(correct: u32, samples: u32) -> PromptAnswers {
+        let of = |index| Answer { reward: f64::from(u8::from(index < correct)), text: "", tokens: 1 };
+        PromptAnswers::of(&(0..samples).map(of).collect::<Vec<_>>())
+    }
+
+    /// By going through all subsets.
+    fn counted(correct: u32, samples: u32, k: u32) -> f64 {
+        let subsets = (0u32..1 << samples).filter(|subset| subset.count_ones() == k);
+        let (mut passed, mut all) = (0, 0);
+        for subset in subsets {
+            all += 1;
+            passed += u32::from(subset & ((1 << correct) - 1) != 0);
+        }
+        f64::from(passed) / f64::from(all)
+    }
+
+    #[test]
+    fn pass_at_k_is_the_share_of_subsets_with_a_correct_sample() {
+        for samples in 1..=8 {
+            for correct in 0..=samples {
+                for k in 1..=samples {
+                    let found = answers(correct, samples).metric(Metric::PassAt { k });
+                    let wanted = counted(correct, samples, k);
+                    assert!((found - wanted).abs() < 1e-12, "{correct} of {samples}, {k}: {found} {wanted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_is_correct_with_the_whole_reward() {
+        let answer = |reward, text, tokens| Answer { reward, text, tokens };
+        let found = PromptAnswers::of(&[answer(1.0, "a", 2), answer(0.5, "b", 3), answer(0.0, "a", 7)]);
+        assert_eq!((found.samples, found.correct, found.distinct), (3, 1, 2));
+        assert_eq!((found.mean_reward(), found.length), (0.5, 4.0));
+        assert_eq!((found.metric(Metric::Distinct), found.metric(Metric::Length)), (2.0 / 3.0, 4.0));
+    }
+}

@@ -1,0 +1,72 @@
+//! Tables with columns and metrics of their own, from the text to what a run leaves.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{Bench, text};
+
+/// A model that copies three letters, and one that was never trained, on the domain's tests and on a benchmark.
+const TABLE: &str = r#"
+experiment "columns" { seed = 1 }
+
+domain copy { prompts = "copy.jsonl", tests = "copy.test.jsonl", reward = exact_match }
+
+eval last { prompts = "last.test.jsonl", reward = exact_match, samples = 4, temperature = 0.5, max_tokens = 4, metrics = [pass_at(4)] }
+
+model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
+model start = sft(base, on: domains) { target = answer, steps = 20, batch = 16, lr = 3e-3 }
+
+compare "columns" { models = [base, start], on = [copy, last], samples = 3, temperature = 1, max_tokens = 6, metrics = [distinct, length] }
+"#;
+
+#[test]
+fn a_benchmark_is_a_column_and_metrics_are_tables() {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", TABLE);
+    let output = bench.run(&["--out", "out"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains(
+            "3 samples a prompt at temperature 1 (copy), 4 samples a prompt at temperature 0.5 (last)"
+        ),
+        "{said}"
+    );
+    for metric in ["columns, distinct:", "columns, length:", "columns, pass@4:"] {
+        assert!(said.contains(metric), "{said}");
+    }
+    let read = |name: &str| fs::read(bench.path("out").join(name)).expect(name);
+    let results: Value = serde_json::from_slice(&read("results.json")).expect("JSON");
+    let table = &results["tables"][0];
+    assert_eq!(table["domains"], serde_json::json!(["copy", "last"]));
+    assert_eq!(table["metrics"], serde_json::json!(["distinct", "length", "pass@4"]));
+    let number = |value: &Value| value.as_f64().expect("a number");
+    for row in table["rows"].as_array().expect("rows") {
+        let of = |metric: &str, domain: &str| &row["metrics"][metric][domain];
+        assert!(of("pass@4", "copy").is_null(), "only the benchmark asks for it: {row}");
+        // At least one of four is right at least as often as one.
+        assert!(number(&of("pass@4", "last")["mean"]) >= number(&row["scores"]["last"]["mean"]), "{row}");
+        for domain in ["copy", "last"] {
+            let longest = if domain == "copy" { 6.0 } else { 4.0 };
+            assert!((1.0..=longest).contains(&number(&of("length", domain)["mean"])), "{row}");
+        }
+        // Three samples are one, two or three texts.
+        let distinct = number(&of("distinct", "copy")["mean"]);
+        assert!((1.0 / 3.0..=1.0).contains(&distinct), "{row}");
+        assert_eq!(of("length", "last")["n"], 4);
+    }
+    // Whoever asks for another metric of the same answers reads them from the store.
+    bench.edit("tiny.mopd", "metrics = [distinct, length]", "metrics = [pass_at(3)]");
+    let again = bench.run(&["--out", "again", "--format", "json"]);
+    let said = text(&again);
+    assert!(again.status.success() && !said.contains("\"event\":\"stage_started\""), "{said}");
+    let results: Value =
+        serde_json::from_slice(&fs::read(bench.path("again/results.json")).expect("results.json"))
+            .expect("JSON");
+    let after = &results["tables"][0];
+    assert_eq!(after["metrics"], serde_json::json!(["pass@3", "pass@4"]));
+    for (before, after) in table["rows"].as_array().unwrap().iter().zip(after["rows"].as_array().unwrap()) {
+        assert_eq!(before["scores"], after["scores"]);
+    }
+}
