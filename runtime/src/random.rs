@@ -28,6 +28,8 @@ pub enum Purpose {
     Attempt = 14,
     /// What others write about completions.
     Feedback = 15,
+    /// What stands in derived prompts: what teachers write for them, and in which order.
+    Derived = 16,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

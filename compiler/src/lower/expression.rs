@@ -371,7 +371,7 @@ fn source(source: &RolloutSource) -> String {
             format!("denoise({}, steps: {steps}, block: {block})", rollout(of))
         }
         RolloutSource::Derived { template: made, of } => {
-            format!("derived({}, by: {})", rollout(of), template(made))
+            format!("derived({}, from: {})", template(made), rollout(of))
         }
         RolloutSource::FirstOf { choices } => {
             format!(

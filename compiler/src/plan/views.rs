@@ -43,6 +43,13 @@ impl Piece {
         }
     }
 
+    pub fn slot_mut(&mut self) -> Option<&mut Slot> {
+        match self {
+            Piece::Text(_) | Piece::Number(_) => None,
+            Piece::Slot(slot) | Piece::First { slot, .. } | Piece::Last { slot, .. } => Some(slot),
+        }
+    }
+
     /// The field of the data that it reads.
     pub fn field(&self) -> Option<&str> {
         if let Some(Slot::Data(field)) = self.slot() { Some(field) } else { None }
@@ -66,6 +73,8 @@ pub enum Slot {
     Group(GroupMember),
     /// What one of the stage's panels has said of the prompt.
     Transcript(u32),
+    /// What was written for a derived prompt, or put in order: one of the texts of its producer.
+    Made(u32),
 }
 
 impl Slot {
@@ -76,7 +85,8 @@ impl Slot {
             | Slot::Feedback
             | Slot::WrittenFeedback(_)
             | Slot::Group(_)
-            | Slot::Transcript(_) => true,
+            | Slot::Transcript(_)
+            | Slot::Made(_) => true,
             Slot::Prompt | Slot::Data(_) => false,
         }
     }
@@ -147,7 +157,7 @@ impl View {
 
     /// Whether there may be nothing to show: a group may have no such member, and a writer may write nothing.
     pub fn may_lack(&self) -> bool {
-        self.slots().any(|slot| matches!(slot, Slot::Group(_) | Slot::WrittenFeedback(_)))
+        self.slots().any(|slot| matches!(slot, Slot::Group(_) | Slot::WrittenFeedback(_) | Slot::Made(_)))
     }
 
     /// Whether it is another for each completion of a row.

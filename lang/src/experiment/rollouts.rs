@@ -251,6 +251,14 @@ impl Rollout {
         }
     }
 
+    /// Everybody else who writes for it: tokens of completions, or what stands in the prompts that it makes.
+    pub fn writers(&self) -> Vec<&Role> {
+        match &self.source {
+            RolloutSource::Derived { template, .. } => template.writers(),
+            _ => self.writer().into_iter().collect(),
+        }
+    }
+
     /// Samples of one prompt.
     pub fn group(&self) -> u32 {
         let drawn = self.sampling().map_or(1, |sampling| sampling.n);

@@ -343,10 +343,10 @@ impl Train {
     }
 
     /// The declared teachers that it asks by name: those that the objective reads, then those that write
-    /// completions.
+    /// for its rollouts.
     pub fn named_teachers(&self) -> Vec<TeacherId> {
         let mut found = self.objective.named_teachers();
-        let writers = self.rollouts().into_iter().filter_map(Rollout::writer);
+        let writers = self.rollouts().into_iter().flat_map(Rollout::writers);
         for teacher in writers.filter_map(named) {
             if !found.contains(&teacher) {
                 found.push(teacher);

@@ -14,6 +14,27 @@ pub struct Template {
     pub origin: Origin,
 }
 
+impl Template {
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            TemplatePiece::Slot(slot)
+            | TemplatePiece::First { slot, .. }
+            | TemplatePiece::Last { slot, .. } => Some(slot),
+            TemplatePiece::Text(_) | TemplatePiece::Number(_) | TemplatePiece::Anything => None,
+        })
+    }
+
+    /// Whoever writes texts that stand in it: answers of their own, and what they shorten.
+    pub fn writers(&self) -> Vec<&Role> {
+        let all = self.slots().flat_map(Slot::all);
+        all.filter_map(|slot| match slot {
+            Slot::Answer { by, .. } | Slot::Shortened { by, .. } => Some(by),
+            _ => None,
+        })
+        .collect()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum TemplatePiece {
     Text(String),
@@ -59,10 +80,23 @@ pub enum Slot {
         by: Role,
         max_tokens: u32,
     },
-    /// `shuffled(a, b)`: all of them, in an order of its own for each sequence.
+    /// `shuffled(a, b)`: all of them, in an order of its own for each prompt.
     Shuffled(Vec<Slot>),
     /// A field of the data.
     Data(String),
+}
+
+impl Slot {
+    /// Those inside it, and itself.
+    pub fn all(&self) -> Vec<&Slot> {
+        let mut all = match self {
+            Slot::Shortened { slot, .. } => slot.all(),
+            Slot::Shuffled(slots) => slots.iter().flat_map(Slot::all).collect(),
+            _ => Vec::new(),
+        };
+        all.push(self);
+        all
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

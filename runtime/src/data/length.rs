@@ -20,6 +20,8 @@ pub struct Longest {
     pub tokens: u32,
     /// Those of what others say, a panel or a writer of feedback, at most.
     pub said: u32,
+    /// Those of completions, and of texts made from them, that a derived prompt shows, at most.
+    pub shown: u32,
 }
 
 impl Longest {
@@ -31,7 +33,7 @@ impl Longest {
         let (file, place) = dataset.place(longest.0);
         let tokens = u32::try_from(longest.1).unwrap_or(u32::MAX);
         let target = target.map(str::to_owned);
-        Longest { file: file.to_owned(), place, target, template: None, tokens, said: 0 }
+        Longest { file: file.to_owned(), place, target, template: None, tokens, said: 0, shown: 0 }
     }
 
     /// The same, where a template was seen in place of the prompt.
@@ -44,9 +46,19 @@ impl Longest {
         Longest { said, ..self }
     }
 
+    /// The same, where completions, or texts made from them, stand in the template, or come behind it.
+    pub fn with_shown(self, shown: u32) -> Longest {
+        Longest { shown, ..self }
+    }
+
+    /// Tokens without a completion.
+    fn all(&self) -> u32 {
+        self.tokens.saturating_add(self.said).saturating_add(self.shown)
+    }
+
     /// Whether the sequence, with `completion` tokens more, fits a model's context.
     pub fn fits(&self, completion: u32, context: u32) -> Result<(), ContextError> {
-        let needed = self.tokens.saturating_add(self.said).saturating_add(completion);
+        let needed = self.all().saturating_add(completion);
         if needed <= context {
             Ok(())
         } else {
@@ -74,7 +86,7 @@ impl From<ContextError> for Error {
 impl fmt::Display for ContextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ContextError { sequence, completion, context } = self;
-        let Longest { file, place, target, template, tokens, said } = sequence;
+        let Longest { file, place, target, template, tokens, said, shown } = sequence;
         write!(f, "{}{place}: ", file.display())?;
         let prompt = match template {
             Some(template) => format!("the template `{template}`"),
@@ -89,6 +101,9 @@ impl fmt::Display for ContextError {
         if *said > 0 {
             write!(f, ", what others say of it up to {said}")?;
         }
+        if *shown > 0 {
+            write!(f, ", what is shown and written of attempts up to {shown}")?;
+        }
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;
         }
@@ -98,8 +113,8 @@ impl fmt::Display for ContextError {
 
 impl ContextError {
     pub fn help(&self) -> String {
-        let Longest { tokens, said, .. } = self.sequence;
-        let needed = tokens.saturating_add(said).saturating_add(self.completion);
+        let Longest { said, shown, .. } = self.sequence;
+        let needed = self.sequence.all().saturating_add(self.completion);
         let room = self.context.saturating_sub(self.sequence.tokens);
         let shorten = match self.sequence.place {
             RowPlace::Row(_) => "shorten the row",
@@ -107,6 +122,9 @@ impl ContextError {
         };
         if said > 0 {
             let less = "give whoever speaks a smaller `max_tokens`, a panel fewer `rounds`";
+            format!("set `context = {needed}` or more, or {less}, or {shorten}")
+        } else if shown > 0 {
+            let less = "give the attempts or a `short(...)` a smaller `max_tokens`";
             format!("set `context = {needed}` or more, or {less}, or {shorten}")
         } else if self.completion > 0 && room > 0 {
             format!("set `context = {needed}` or more, or `max_tokens = {room}` or less, or {shorten}")

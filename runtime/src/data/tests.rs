@@ -247,6 +247,20 @@ fn a_sequence_beyond_the_context_is_named() {
     );
     assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
     assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
+    let derived = longest.clone().seen_as("tried").with_shown(5);
+    assert_eq!(derived.fits(4, 16), Ok(()));
+    let error = derived.fits(5, 16).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{path}:2: the template `tried` takes 7 tokens, what is shown and written of attempts up to 5 and its \
+             completion up to 5, the model's context is 16"
+        )
+    );
+    assert_eq!(
+        error.help(),
+        "set `context = 17` or more, or give the attempts or a `short(...)` a smaller `max_tokens`, or shorten the line"
+    );
 
     let answers = (0..3).map(|row| {
         Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len()

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::producers::{Derived, Once};
 use mopd_compiler::plan::{
     Keep, ModelId, Objective, Panel, Producer, Reward, Rollout, Share, Train, Trainable, WeightFilter,
 };
@@ -139,7 +139,22 @@ impl Trial<'_> {
         let about = self.train.feedback.iter().map(|feedback| f64::from(feedback.tokens(self.completion)));
         let beside: f64 = about.map(|tokens| tokens + self.length()).sum();
         let attempts = self.train.objective.attempts().len() as f64 * self.length();
-        completions * (beside + attempts)
+        let derived: f64 = self.derived().map(|derived| self.beside_derived(derived)).sum();
+        completions * (beside + attempts + derived)
+    }
+
+    fn derived(&self) -> impl Iterator<Item = &Derived> {
+        self.train.producers().flat_map(Producer::derives)
+    }
+
+    /// Tokens that are read and written for a completion of a derived prompt: an attempt, answers, and of each group
+    /// what is shortened.
+    fn beside_derived(&self, derived: &Derived) -> f64 {
+        let whole = (1 + derived.answering().len()) as f64 * self.length();
+        let shown = |view| f64::from(derived.shown(view, self.completion, 1));
+        let short = |(_, view, most): (_, _, u32)| shown(view) + f64::from(most) + self.length();
+        let of_group: f64 = derived.shorts().map(short).sum();
+        whole + shown(&derived.sees) + of_group / f64::from(self.train.rollout.group().max(1))
     }
 
     /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are
@@ -153,7 +168,12 @@ impl Trial<'_> {
         let spoken: u32 = self.train.panels.iter().map(Panel::tokens).sum();
         let about: u32 = self.train.feedback.iter().map(|feedback| feedback.sampling.max_tokens).sum();
         let attempted = self.completion * self.train.objective.attempts().len() as u32;
-        let reads = f64::from(written) + f64::from(spoken + about + attempted) + 20.0;
+        let derived = |derived: &Derived| {
+            let shorts: u32 = derived.shorts().map(|(.., most)| most).sum();
+            self.completion * (1 + derived.answering().len() as u32) + shorts
+        };
+        let derived: u32 = self.derived().map(derived).sum();
+        let reads = f64::from(written) + f64::from(spoken + about + attempted + derived) + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }

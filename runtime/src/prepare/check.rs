@@ -5,7 +5,7 @@ use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Producer, Role, TableColumn, Train};
 
 use super::prompts::Prompts;
-use super::room::{for_feedback, with_completions, with_words};
+use super::room::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
 use super::{DomainData, Form, tested, trained, validated};
 use crate::data::Problem;
 use crate::environment::{EXPERT_TURNS, recorded};
@@ -114,6 +114,10 @@ pub fn check_training<O>(
         for (choice, view, words) in for_feedback(train, share.domain, data.limit) {
             let longest = prompts.longest(tokenizer, view, None)?;
             longest.with_words(words).fits(0, context(choice.teacher.form().unwrap_or(model)))?;
+        }
+        for OfAttempts { writer, view, shown, completion } in for_derived(train, tokenizer, data.limit)? {
+            let longest = prompts.longest(tokenizer, Some(view), None)?.with_shown(shown);
+            longest.fits(completion, writer.map_or(context(model), of_role))?;
         }
         for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
             let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };

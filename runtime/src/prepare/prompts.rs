@@ -157,7 +157,8 @@ impl Prompts {
             | Slot::Feedback
             | Slot::WrittenFeedback(_)
             | Slot::Group(_)
-            | Slot::Transcript(_) => said.of(slot).unwrap_or_default(),
+            | Slot::Transcript(_)
+            | Slot::Made(_) => said.of(slot).unwrap_or_default(),
         };
         Ok(view.filled(moment, slot, &said.numbers))
     }

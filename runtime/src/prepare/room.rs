@@ -1,7 +1,8 @@
 //! How much room a context must have for what stands in templates beside a row of the data.
 
+use mopd_compiler::plan::producers::Derived;
 use mopd_compiler::plan::views::Slot;
-use mopd_compiler::plan::{DomainId, Panel, Producer, TeacherChoice, Train, View};
+use mopd_compiler::plan::{DomainId, Panel, Producer, Role, TeacherChoice, Train, View};
 
 use crate::failure::Result;
 use crate::tokenizer::Tokenizer;
@@ -42,4 +43,36 @@ pub fn for_feedback<O>(
             (choice, sees, feedback.tokens(completion))
         })
     })
+}
+
+/// Whoever reads what is made of attempts.
+pub struct OfAttempts<'t> {
+    /// One who shortens a text; the student where absent.
+    pub writer: Option<Role>,
+    /// In place of the prompts.
+    pub view: &'t View,
+    /// Tokens that come to that at most, with those of a short text.
+    pub shown: u32,
+    /// Of a completion behind them.
+    pub completion: u32,
+}
+
+pub fn for_derived<'t, O>(
+    train: &'t Train<O>,
+    tokenizer: &Tokenizer,
+    limit: Option<u32>,
+) -> Result<Vec<OfAttempts<'t>>> {
+    let between = tokenizer.encode(Derived::BETWEEN)?.len() as u32;
+    let mut readers = Vec::new();
+    for derived in train.producers().flat_map(Producer::derives) {
+        let completion = derived.sampling().max_tokens(limit);
+        let shown = |view| derived.shown(view, completion, between);
+        let view = &derived.sees;
+        readers.push(OfAttempts { writer: None, view, shown: shown(view), completion });
+        readers.extend(derived.shorts().map(|(writer, view, most)| {
+            let shown = shown(view).saturating_add(most);
+            OfAttempts { writer: Some(writer), view, shown, completion: 0 }
+        }));
+    }
+    Ok(readers)
 }

@@ -66,6 +66,9 @@ pub struct Row {
     /// share that is.
     #[serde(default)]
     pub correct_of_others: Option<f64>,
+    /// Where prompts are derived from completions: the share of the completions that are of such a prompt.
+    #[serde(default)]
+    pub derived: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -118,6 +121,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         accepted,
         accepted_length,
         correct_of_others,
+        derived,
         expert_entropy,
         expert_largest_share,
         extrapolated,
@@ -166,6 +170,7 @@ mod tests {
             accepted: None,
             accepted_length: Some(2.5),
             correct_of_others: Some(0.25),
+            derived: Some(0.125),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             extrapolated: Some(3.0),

@@ -44,6 +44,13 @@ pub struct Sequence {
     /// Of roles that the objective asks about it: whether the completion of its place among their own is right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub correct_of: Vec<(Role, bool)>,
+    /// Whether its prompt was derived from completions of the record's own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub derived: bool,
+}
+
+fn is_false(of: &bool) -> bool {
+    !of
 }
 
 /// A row of a trajectory that was sampled with drafts.
@@ -75,6 +82,7 @@ impl Sequence {
             speculation: None,
             written_feedback: Vec::new(),
             correct_of: Vec::new(),
+            derived: false,
         }
     }
 

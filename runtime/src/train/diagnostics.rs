@@ -114,6 +114,7 @@ pub fn diagnose(
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
             correct_of_others: correct_of_others(own),
+            derived: derived(stage, own),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -156,6 +157,15 @@ fn correct_of_others(own: &[Sequence]) -> Option<f64> {
     (asked().count() > 0).then(|| right as f64 / asked().count() as f64)
 }
 
+/// Of the completions, the share whose prompts were derived; none in a stage that derives none.
+fn derived(stage: &Stage, own: &[Sequence]) -> Option<f64> {
+    if stage.train.rollout.producer.derives().is_empty() {
+        return None;
+    }
+    let derived = own.iter().filter(|sequence| sequence.derived).count();
+    Some(derived as f64 / own.len() as f64)
+}
+
 /// What the whole step has in common, without a sequence.
 fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step) -> Row {
     Row {
@@ -182,6 +192,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         accepted: None,
         accepted_length: None,
         correct_of_others: None,
+        derived: None,
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
         extrapolated: None,

@@ -30,6 +30,7 @@ mod chosen;
 mod conversations;
 mod copies;
 mod debate;
+mod derived;
 mod each_turn;
 mod extrapolation;
 mod feedback;

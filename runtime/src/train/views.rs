@@ -166,6 +166,7 @@ fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Res
                 let debate = sequences.debate(*panel, sequence);
                 debate.expect("a panel talks before its members score").transcript.clone()
             }
+            Slot::Made(_) => unreachable!("it stands in derived prompts only"),
             Slot::Prompt | Slot::Data(_) => unreachable!("they are of the row"),
         };
         said.slots.push((slot.clone(), text));

@@ -20,7 +20,7 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 15] = [
+const OF_DOMAIN: [&str; 16] = [
     "reward",
     "dropped",
     "divergence",
@@ -36,6 +36,7 @@ const OF_DOMAIN: [&str; 15] = [
     "accepted",
     "accepted_length",
     "correct_of_others",
+    "derived",
 ];
 const OF_STEP: [&str; 9] = [
     "loss",

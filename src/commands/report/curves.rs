@@ -10,7 +10,7 @@ use crate::metrics::{SHARES, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 14] = [
+const OF_DOMAIN: [&str; 15] = [
     "reward",
     "dropped",
     "divergence",
@@ -22,6 +22,7 @@ const OF_DOMAIN: [&str; 14] = [
     "accepted",
     "accepted_length",
     "correct_of_others",
+    "derived",
     "prompt_share",
     "token_share",
     "signal_share",

@@ -213,6 +213,7 @@
     accepted: ["Drafted tokens that stood", "fraction"],
     accepted_length: ["Tokens of a completion per draft", "tokens"],
     correct_of_others: ["What other models got right of the prompts", "fraction"],
+    derived: ["Completions of derived prompts", "fraction"],
     gradient_norm: ["Norm of the gradient before clipping", "norm"],
     learning_rate: ["Learning rate", "learning rate"],
     validation_loss: ["Loss on validation rows", "nats per token"],

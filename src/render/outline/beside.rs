@@ -1,6 +1,8 @@
 //! What models write beside a stage's completions: feedback about them, and completions of their own.
 
-use mopd_lang::experiment::{BatchSize, Experiment, RolloutSource, Sampling, TeacherId, Train};
+use mopd_lang::experiment::{
+    BatchSize, Experiment, GroupMember, RolloutSource, Sampling, Slot, TeacherId, Train,
+};
 use mopd_lang::formula::{Formula, FormulaKind, Part, Signal};
 
 use super::Rows;
@@ -10,7 +12,61 @@ use crate::output::counted;
 
 pub fn rows(train: &Train, experiment: &Experiment) -> Rows {
     let feedback = feedback(train, experiment).map(|text| ("feedback", text));
-    feedback.chain(attempts(train).into_iter().map(|text| ("beside", text))).collect()
+    let beside = attempts(train).into_iter().chain(derived(train));
+    feedback.chain(beside.map(|text| ("beside", text))).collect()
+}
+
+/// What teachers write for prompts that are derived, each once.
+fn derived(train: &Train) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    let mut tell = |text: String| {
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    };
+    for rollout in train.rollouts() {
+        let RolloutSource::Derived { template, .. } = &rollout.source else { continue };
+        let each = rollout.sampling().map(samples).unwrap_or_default();
+        for slot in template.slots().flat_map(Slot::all) {
+            match slot {
+                Slot::Answer { by, .. } => {
+                    let by = by.name();
+                    tell(format!("{by} answers the prompts of {} itself, {each}", template.name));
+                }
+                Slot::Shortened { slot, by, max_tokens } => {
+                    let (by, of) = (by.name(), named(slot));
+                    let most = counted(*max_tokens as usize, "token");
+                    tell(format!("{by} shortens {of} for {}, at most {most} a prompt", template.name));
+                }
+                _ => {}
+            }
+        }
+    }
+    told
+}
+
+/// As it is written.
+fn named(slot: &Slot) -> String {
+    let member = |of: &str, member: &GroupMember| {
+        let member = match member {
+            GroupMember::Correct => "correct",
+            GroupMember::Wrong => "wrong",
+            GroupMember::Other => "other",
+        };
+        format!("{of}.{member}")
+    };
+    match slot {
+        Slot::Group(of) => member("group", of),
+        Slot::Answer { by, member: of } => member(by.name(), of),
+        Slot::Data(field) => field.clone(),
+        Slot::Prompt => "prompt".to_owned(),
+        Slot::Shortened { .. } => "short(...)".to_owned(),
+        Slot::Shuffled(_) => "shuffled(...)".to_owned(),
+        Slot::Completion => "completion".to_owned(),
+        Slot::Draft => "draft".to_owned(),
+        Slot::Transcript => "transcript".to_owned(),
+        Slot::Feedback => "feedback".to_owned(),
+    }
 }
 
 fn feedback<'a>(train: &'a Train, experiment: &'a Experiment) -> impl Iterator<Item = String> + 'a {

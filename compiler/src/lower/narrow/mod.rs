@@ -5,6 +5,7 @@
 
 mod comparisons;
 mod data;
+mod derived;
 mod divergence;
 mod extrapolation;
 pub(super) mod feedback;

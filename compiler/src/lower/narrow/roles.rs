@@ -9,7 +9,7 @@ use mopd_lang::experiment::{
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
 
-use super::{feedback, refused, teacher};
+use super::{derived, feedback, refused, teacher};
 use crate::plan::producers::Writer;
 use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, TeacherChoice, View};
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
@@ -378,7 +378,9 @@ pub fn unfit_writer(
             return Some(*refused(at, construct));
         }
     }
-    let unfit = unfit_draft(rollout, scorers, at).or_else(|| unfit_slots(rollout, scorers, student, at));
+    let unfit = unfit_draft(rollout, scorers, at)
+        .or_else(|| unfit_slots(rollout, scorers, student, at))
+        .or_else(|| derived::unfit(rollout, scorers, student, at));
     if unfit.is_some() {
         return unfit;
     }

@@ -7,7 +7,7 @@ use mopd_lang::experiment as wide;
 use mopd_lang::formula::Formula;
 
 use super::of_step::of_step;
-use super::{Diagnostic, data, feedback, filter, refused, roles, teacher};
+use super::{Diagnostic, data, derived, feedback, filter, refused, roles, teacher};
 use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
@@ -259,6 +259,10 @@ impl<'a> Settings<'a> {
         let written = found.feedback(known, origins).map_err(|refusals| self.note(refusals)).ok();
         if let Some((written, scorers)) = written.as_deref().zip(scorers.as_ref()) {
             self.note(feedback::unfit(written, scorers, origins.span(origin)));
+            let derives = rollout.iter().chain(own_data.iter().flatten()).any(derived::derives);
+            if derives && !written.is_empty() {
+                self.refuse::<()>(origin, "`feedback` about completions of prompts that are `derived`");
+            }
         }
         if let Some(rollout) = &rollout {
             self.refuse_unaccounted(train, rollout, !learners.0.is_empty());

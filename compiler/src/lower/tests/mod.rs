@@ -2,6 +2,7 @@
 
 mod balance;
 mod comparisons;
+mod derived;
 mod drafts;
 mod expressions;
 mod extrapolation;

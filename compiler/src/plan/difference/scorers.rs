@@ -7,7 +7,11 @@ use crate::plan::{Composition, Feedback, Member, Panel, Parameter, Scorers};
 
 /// The plan points into its list of scorers; people know names.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
-    let Value::Object(fields) = rollout else { return };
+    let fields = match rollout {
+        Value::Object(fields) => fields,
+        Value::Array(list) => return list.iter_mut().for_each(|inside| name_writers(inside, scorers)),
+        _ => return,
+    };
     if let Some(writer) = fields.get_mut("writer")
         && let Ok(role) = serde_json::from_value(writer.clone())
     {

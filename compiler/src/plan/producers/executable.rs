@@ -5,8 +5,8 @@ use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::source::Span;
 
 use super::{
-    Producer, Rollout, chosen, each_turn, first_of, guided, mix, model, pairs, refine, replay, retry,
-    rewrite, speculative, teacher, through, turns,
+    Producer, Rollout, chosen, derived, each_turn, first_of, guided, mix, model, pairs, refine, replay,
+    retry, rewrite, speculative, teacher, through, turns,
 };
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -116,9 +116,8 @@ pub(super) fn source(
         RolloutSource::Speculative { .. } | RolloutSource::EachTurn { .. } => {
             Err(refused(at, format!("the rollout `{}` inside another one", source.name())))
         }
-        RolloutSource::Denoise { .. } | RolloutSource::Derived { .. } => {
-            Err(refused(at, format!("the rollout `{}`", source.name())))
-        }
+        RolloutSource::Derived { .. } => derived::executable(rollout, origins, of_completions),
+        RolloutSource::Denoise { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
     }
 }
 

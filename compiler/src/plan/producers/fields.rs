@@ -3,7 +3,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Keeps, ModelId, PatternPiece, Sampling};
+use super::{Keeps, ModelId, PatternPiece, Sampling, Text};
 use crate::plan::views::Piece;
 use crate::plan::{Formula, Keep, Moving, Role, View};
 
@@ -29,6 +29,7 @@ pub enum Value {
     View(View),
     Pieces(Vec<Piece>),
     Pattern(Vec<PatternPiece>),
+    Made(Vec<Text>),
     Fields(Fields),
     Each(Vec<Fields>),
 }

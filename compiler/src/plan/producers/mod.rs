@@ -5,6 +5,7 @@
 
 mod chosen;
 mod data;
+mod derived;
 mod each_turn;
 mod executable;
 mod fields;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use chosen::holding;
 pub use chosen::{Choice, Chosen, reads_student};
 pub use data::Data;
+pub use derived::{Derived, Text};
 pub use each_turn::EachTurn;
 pub use fields::{Fields, Value};
 pub use first_of::FirstOf;
@@ -88,6 +90,7 @@ pub enum Producer {
     Retry(Box<Retry>),
     FirstOf(Box<FirstOf>),
     Speculative(Box<Speculative>),
+    Derived(Box<Derived>),
     EachTurn(Box<EachTurn>),
 }
 
@@ -110,6 +113,7 @@ impl Producer {
             Producer::Retry(kind) => &**kind,
             Producer::FirstOf(kind) => &**kind,
             Producer::Speculative(kind) => &**kind,
+            Producer::Derived(kind) => &**kind,
             Producer::EachTurn(kind) => &**kind,
         }
     }
@@ -132,6 +136,7 @@ impl Producer {
             Producer::Retry(kind) => &mut **kind,
             Producer::FirstOf(kind) => &mut **kind,
             Producer::Speculative(kind) => &mut **kind,
+            Producer::Derived(kind) => &mut **kind,
             Producer::EachTurn(kind) => &mut **kind,
         }
     }
@@ -219,6 +224,11 @@ pub trait Kind {
 
     /// Where a program answers the student.
     fn environment(&self) -> Option<&Turns> {
+        None
+    }
+
+    /// Where it makes prompts of its own.
+    fn derives(&self) -> Option<&Derived> {
         None
     }
 
@@ -343,7 +353,13 @@ impl Producer {
 
     /// What is read in place of the prompts where it is written.
     pub fn views(&self) -> Vec<&View> {
-        self.all().into_iter().filter_map(|producer| producer.kind().view()).collect()
+        let of_writers = self.all().into_iter().filter_map(|producer| producer.kind().view());
+        of_writers.chain(self.derives().into_iter().flat_map(Derived::views)).collect()
+    }
+
+    /// Where prompts are made that are not the data's.
+    pub fn derives(&self) -> Vec<&Derived> {
+        self.all().into_iter().filter_map(|producer| producer.kind().derives()).collect()
     }
 
     /// Who reads something in place of the prompts while it writes, and what, beside what they read as scorers.
@@ -411,7 +427,11 @@ impl Producer {
         let inner = self.kind().inner();
         let of_others = matches!(
             self,
-            Producer::Mix(_) | Producer::Through(_) | Producer::Rewrite(_) | Producer::Retry(_)
+            Producer::Mix(_)
+                | Producer::Through(_)
+                | Producer::Rewrite(_)
+                | Producer::Retry(_)
+                | Producer::Derived(_)
         );
         let drawn = self.kind().drawn().is_some() || of_others;
         drawn && self.fresh() && inner.into_iter().all(Producer::drawn_anew)

@@ -99,7 +99,8 @@ builtins! { Rollout: RolloutName, RolloutCall {
     #[usage = "denoise(steps: 4, block: 4, sample(...))"]
     denoise => Denoise { steps: Count, block: Count, of: Drawn },
 
-    /// New prompts, made from a group's completions by a template, which the student completes.
+    /// New prompts, which the student completes: a template shows what it wrote of a prompt before, and what a teacher
+    /// answers. A prompt for which something of that is missing keeps the completions that it has.
     #[usage = "derived(compare_answers, from: sample(...))"]
     derived => Derived { template: Template, from: Drawn },
 

@@ -28,6 +28,7 @@ impl Checker {
             RolloutSource::TokenMix { .. }
             | RolloutSource::Interleave { .. }
             | RolloutSource::Speculative { .. } => true,
+            RolloutSource::Derived { .. } => rollout.writers().contains(&&Role::Teacher),
             _ => false,
         })
     }

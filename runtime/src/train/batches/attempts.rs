@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use mopd_compiler::plan::Role;
+use mopd_compiler::plan::{Role, Sampling};
 
 use super::sample::{Numbered, draw_by, judge, sample};
 use super::teacher::teacher_of;
 use super::words::{number, prompts};
 use super::{Batch, Group};
 use crate::failure::Result;
-use crate::random::Purpose;
+use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
 use crate::train::sequences::Sequences;
 use crate::train::views::Shown;
@@ -26,7 +26,10 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
         stage.control.check()?;
         let draws: Vec<Numbered> =
             prompts.iter().map(|draw| Numbered { number: number(stage, *draw), draw: *draw }).collect();
-        let mut attempts = attempts(batch, role, &draws)?;
+        let sampling = stage.train.rollout.producer.sampling().expect("the stage's completions are sampled");
+        let Role::Scorer(place) = role else { unreachable!("a teacher by name is a scorer") };
+        let key = batch.key(Purpose::Attempt).turn(place.0);
+        let mut attempts = attempts(batch, role, &draws, (sampling, key))?;
         judge(stage, attempts.iter_mut().flatten())?;
         let right = |sequence: &Sequence| sequence.reward >= Some(1.0);
         let right: HashMap<(usize, usize), Vec<bool>> = zip_equal(&prompts, attempts)
@@ -44,12 +47,15 @@ pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     Ok(())
 }
 
-fn attempts(batch: &Batch, role: Role, draws: &[Numbered]) -> Result<Vec<Group>> {
-    let super::Batch { stage, student, models, step, climbed } = *batch;
-    let sampling = stage.train.rollout.producer.sampling().expect("the stage's completions are sampled");
+/// What a scorer completes itself, as long as that may get at this step.
+pub(super) fn attempts(
+    batch: &Batch,
+    role: Role,
+    draws: &[Numbered],
+    (sampling, key): (&Sampling, Key),
+) -> Result<Vec<Group>> {
+    let Batch { stage, student, models, step, climbed } = *batch;
     let sampling = sampling.at(step, stage.steps, climbed);
-    let Role::Scorer(place) = role else { unreachable!("a teacher by name is a scorer") };
-    let key = batch.key(Purpose::Attempt).turn(place.0);
     draw_by(
         draws,
         |draw| draw.section(stage),

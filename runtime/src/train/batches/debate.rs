@@ -8,7 +8,7 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Panel, Role, Signal, View};
 
 use super::Batch;
-use super::words::{Asked, prompts, reader, texts};
+use super::words::{self, Asked, prompts, reader, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::Said;
@@ -154,7 +154,8 @@ fn of_reader(
         let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
         let said = Said { slots, ..Said::default() };
         // Each turn by another number.
-        Asked { prompt: *prompt, said, sample: (place as u32) << 16 | number }
+        let sample = (place as u32) << 16 | number;
+        Asked { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
     });
     let asked: Vec<Asked> = asked.collect();
     let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);

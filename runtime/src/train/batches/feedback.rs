@@ -8,7 +8,7 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Feedback, View};
 
 use super::Batch;
-use super::words::{Asked, reader, texts};
+use super::words::{Asked, number, reader, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::Said;
@@ -57,7 +57,8 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
             let sequence = &sequences.list[*member];
             let prompt = Draw { source: sequence.source, record: sequence.record };
             let sample = samples.entry((prompt.source, prompt.record)).or_default();
-            asked.push(Asked { prompt, said: said(batch, view, sequences, *member)?, sample: *sample });
+            let (number, said) = (number(stage, prompt), said(batch, view, sequences, *member)?);
+            asked.push(Asked { prompt, said, number, sample: *sample });
             *sample += 1;
         }
         let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
@@ -78,7 +79,7 @@ fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize
                 sequence.feedback.clone().ok_or_else(unsaid)?
             }
             Slot::Prompt | Slot::Data(_) => continue,
-            Slot::Group(_) | Slot::Transcript(_) | Slot::WrittenFeedback(_) => {
+            Slot::Group(_) | Slot::Transcript(_) | Slot::WrittenFeedback(_) | Slot::Made(_) => {
                 unreachable!("no writer of feedback is shown it")
             }
         };

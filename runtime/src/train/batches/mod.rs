@@ -5,6 +5,7 @@ mod attempts;
 mod chosen;
 pub mod data;
 mod debate;
+mod derived;
 mod each_turn;
 mod edited;
 mod feedback;
@@ -129,6 +130,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Retry(kind) => Box::new(retry::make_retried(kind, making)?),
         Producer::Rewrite(kind) => Box::new(rewrite::make_rewritten(kind, making)?),
         Producer::Speculative(kind) => Box::new(speculative::make(kind, making)),
+        Producer::Derived(kind) => Box::new(derived::make_derived(kind, making)?),
         Producer::EachTurn(kind) => Box::new(each_turn::make(kind)),
     })
 }

@@ -19,7 +19,8 @@ use crate::zip::zip_equal;
 pub(super) struct Asked {
     pub prompt: Draw,
     pub said: Said,
-    /// Its number among the texts about the prompt: with the prompt's, the key of its random numbers.
+    /// The prompt's number, and that of the text among those about the prompt: the key of its random numbers.
+    pub number: u32,
     pub sample: u32,
 }
 
@@ -49,7 +50,7 @@ pub(super) fn texts(
         if context.saturating_sub(tokens.len()) < sampling.max_tokens as usize {
             return Err(no_room(tokens.len(), context));
         }
-        Ok(Prompt { tokens, id: number(stage, asked.prompt), sample: asked.sample, limit: None })
+        Ok(Prompt { tokens, id: asked.number, sample: asked.sample, limit: None })
     });
     let prompts: Vec<Prompt> = prompts.collect::<Result<_>>()?;
     let written = rollout(decoder, &prompts, sampling, key, stage.budget, stage.control)?;

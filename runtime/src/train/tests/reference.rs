@@ -102,6 +102,7 @@ fn sequence(value: &Value) -> Sequence {
         speculation: None,
         written_feedback: Vec::new(),
         correct_of: Vec::new(),
+        derived: false,
     }
 }
 

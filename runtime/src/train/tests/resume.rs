@@ -7,6 +7,7 @@ use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::chosen::tiers;
+use super::derived::derived;
 use super::extrapolation::extrapolation;
 use super::guided::{guided, token_mix};
 use super::keep::{SOME, kept, matches};
@@ -155,6 +156,13 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("further attempts", ROUTED, &|train| {
         (train.objective, train.passes) = (ratio(), 2);
         train.rollout = Rollout::new(5, retry(3, Producer::student(Sampling::new(2, 1.0, 6))));
+    });
+    case("derived prompts", [averages(0), averages(2)], &|train| {
+        let student = || Producer::student(Sampling::new(2, 1.0, 6));
+        let attempts = || replay(student(), Keeps::Prompts, 9, Some(mean_length()));
+        (train.objective, train.passes) = (ratio(), 2);
+        let share = Schedule::Constant { value: 0.7 };
+        train.rollout = Rollout::new(6, Producer::mix(share, derived(attempts()), attempts()));
     });
     case("replayed refinements", ROUTED, &|train| {
         train.rollout = Rollout::new(4, replay(refined(1), Keeps::Rollouts, 9, None));

@@ -1,0 +1,45 @@
+//! `derived(...)`: who can write for the prompts that it makes, and who can read them.
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::source::Span;
+
+use super::refused;
+use crate::plan::producers::Text;
+use crate::plan::{Rollout, Scorers, View};
+
+/// Whether some of a rollout's prompts are not the data's.
+pub fn derives(rollout: &Rollout) -> bool {
+    !rollout.producer.derives().is_empty()
+}
+
+/// Texts are drawn from a model, token by token, that reads the student's. Whoever scores completions reads the prompts
+/// that the student read.
+pub fn unfit(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
+    if !derives(rollout) {
+        return None;
+    }
+    if let Some(view) = student {
+        let construct = format!("`derived` for a student that sees the template `{}`", view.name);
+        let help = "let the template of the `derived` say all that is to stand there";
+        return Some((*refused(at, construct)).help(help));
+    }
+    let choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+    if let Some(choice) = choices.into_iter().find(|choice| choice.own_tokens) {
+        let construct = format!("`derived` with `{}`, a teacher with another tokenizer,", choice.name);
+        return Some(*refused(at, construct));
+    }
+    rollout.producer.derives().into_iter().find_map(|derived| {
+        let name = &derived.sees.name;
+        let what =
+            |of: &str| Some(*refused(at, format!("a text in the template `{name}` by a teacher {of}")));
+        let writers = derived.texts.iter().filter_map(Text::writer);
+        writers.flat_map(|writer| scorers.choices(writer)).find_map(|choice| {
+            let reads = || choice.sees.as_ref().is_some_and(View::of_completions);
+            match () {
+                _ if choice.teacher.composition().is_some() => what("that is no model of its own"),
+                _ if reads() => what("whose template shows what becomes of a completion"),
+                _ => None,
+            }
+        })
+    })
+}

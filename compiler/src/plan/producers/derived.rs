@@ -1,0 +1,325 @@
+//! `derived(two_candidates(guide), from: attempts)`: the student's attempts at a prompt, then its completions of a new
+//! prompt that a template makes of them, and of what teachers write for it (arXiv:2606.18216). A prompt for which the
+//! template has not all that it shows keeps its attempts.
+
+use mopd_lang::experiment::{self as checked, GroupMember, RolloutSource, Slot as WideSlot, TemplatePiece};
+use mopd_lang::formula::Role as CheckedRole;
+use mopd_lang::source::Span;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, producer,
+};
+use crate::plan::views::{Piece, Slot};
+use crate::plan::{Role, View, schedule};
+use crate::refusal::{Narrowed, Origins, refused, role};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Derived {
+    /// The new prompt.
+    pub sees: View,
+    /// What is made for it, in this order: each is a slot of the template, or of a later one.
+    pub texts: Vec<Text>,
+    /// The attempts: the student's.
+    pub of: Producer,
+}
+
+/// What stands in a derived prompt beside the row of the data and the attempts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Text {
+    /// The first such completion of the plain prompt, of as many as the student's group has, by the same settings.
+    Answer { writer: Role, member: GroupMember },
+    /// What one writes in few words of what it is shown.
+    Short { writer: Role, sees: View, max_tokens: u32 },
+    /// Some texts in random order.
+    Shuffled { slots: Vec<Slot> },
+}
+
+impl Text {
+    /// Whoever writes it.
+    pub fn writer(&self) -> Option<Role> {
+        match self {
+            Text::Answer { writer, .. } | Text::Short { writer, .. } => Some(*writer),
+            Text::Shuffled { .. } => None,
+        }
+    }
+
+    fn slots(&self) -> Vec<&Slot> {
+        match self {
+            Text::Answer { .. } => Vec::new(),
+            Text::Short { sees, .. } => sees.slots().collect(),
+            Text::Shuffled { slots } => slots.iter().collect(),
+        }
+    }
+}
+
+impl Derived {
+    /// Between texts that are shuffled.
+    pub const BETWEEN: &'static str = "\n\n";
+
+    fn described(&self, sees: Value, of: Fields, groups: Option<u32>) -> Fields {
+        Fields::of("derived")
+            .with("sees", sees)
+            .with("texts", Value::Made(self.texts.clone()))
+            .with("of", Value::Fields(of))
+            .with_groups("batch", groups)
+    }
+
+    /// How attempts and completions are drawn.
+    pub fn sampling(&self) -> &Sampling {
+        self.of.sampling().expect("the student attempts")
+    }
+
+    /// How a text is shortened: as attempts are drawn, to its own length and up to no text.
+    pub fn shortening(&self, max_tokens: u32) -> Sampling {
+        let (max_tokens_moves, stop) = (None, Vec::new());
+        Sampling { n: 1, max_tokens, max_tokens_moves, stop, ..self.sampling().clone() }
+    }
+
+    /// Those whose answers are asked for, each once.
+    pub fn answering(&self) -> Vec<Role> {
+        let mut roles: Vec<Role> = Vec::new();
+        for text in &self.texts {
+            if let Text::Answer { writer, .. } = text
+                && !roles.contains(writer)
+            {
+                roles.push(*writer);
+            }
+        }
+        roles
+    }
+
+    /// Those who shorten, what they read in place of the prompts, and the most tokens that they write.
+    pub fn shorts(&self) -> impl Iterator<Item = (Role, &View, u32)> {
+        self.texts.iter().filter_map(|text| match text {
+            Text::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
+            Text::Answer { .. } | Text::Shuffled { .. } => None,
+        })
+    }
+
+    /// What is read in place of the prompts, by whomever.
+    pub fn views(&self) -> impl Iterator<Item = &View> {
+        std::iter::once(&self.sees).chain(self.shorts().map(|(_, view, _)| view))
+    }
+
+    /// Which of the attempts are shown.
+    pub fn members(&self) -> Vec<GroupMember> {
+        let slots = self.sees.slots().chain(self.texts.iter().flat_map(Text::slots));
+        let mut members: Vec<GroupMember> = Vec::new();
+        for slot in slots {
+            if let Slot::Group(member) = slot
+                && !members.contains(member)
+            {
+                members.push(*member);
+            }
+        }
+        members
+    }
+
+    /// Tokens that attempts and texts take in a view, at most: a completion has so many, and what stands
+    /// [`Derived::BETWEEN`] two texts so many.
+    pub fn shown(&self, view: &View, completion: u32, between: u32) -> u32 {
+        let slots = view.slots().map(|slot| self.tokens(slot, completion, between));
+        slots.fold(0, u32::saturating_add)
+    }
+
+    fn tokens(&self, slot: &Slot, completion: u32, between: u32) -> u32 {
+        match slot {
+            Slot::Group(_) => completion,
+            Slot::Made(place) => match &self.texts[*place as usize] {
+                Text::Answer { .. } => completion,
+                Text::Short { max_tokens, .. } => *max_tokens,
+                Text::Shuffled { slots } => {
+                    let each = slots.iter().map(|slot| self.tokens(slot, completion, between));
+                    let gaps = between.saturating_mul(slots.len().saturating_sub(1) as u32);
+                    each.fold(gaps, u32::saturating_add)
+                }
+            },
+            _ => 0,
+        }
+    }
+}
+
+impl Kind for Derived {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(Value::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
+    }
+
+    /// A template's name changes no result.
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+        self.described(Value::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
+    }
+
+    fn inner(&self) -> Vec<&Producer> {
+        vec![&self.of]
+    }
+
+    fn inner_mut(&mut self) -> Vec<&mut Producer> {
+        vec![&mut self.of]
+    }
+
+    fn derives(&self) -> Option<&Derived> {
+        Some(self)
+    }
+
+    /// A step costs most where every template has all that it shows.
+    fn settle(&mut self, holds: bool) {
+        let any = |slot: &mut Slot| {
+            if let Slot::Group(member) = slot {
+                *member = GroupMember::Other;
+            }
+        };
+        self.sees.pieces.iter_mut().filter_map(Piece::slot_mut).for_each(any);
+        for text in &mut self.texts {
+            match text {
+                Text::Answer { member, .. } => *member = GroupMember::Other,
+                Text::Short { sees, .. } => {
+                    sees.pieces.iter_mut().filter_map(Piece::slot_mut).for_each(any);
+                }
+                Text::Shuffled { slots } => slots.iter_mut().for_each(any),
+            }
+        }
+        self.of.kind_mut().settle(holds);
+    }
+
+    /// The student writes attempts and completions in the same way.
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        self.of.kind().policy()
+    }
+
+    /// Of an attempt, of what comes of it, of others' answers, and of what is shortened for the whole group.
+    fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        let mut all = self.of.kind().parameters(of)? + of(Writer::Student)? as f64;
+        for writer in self.answering() {
+            all += of(Writer::Scorer(writer))? as f64;
+        }
+        for (writer, ..) in self.shorts() {
+            all += of(Writer::Scorer(writer))? as f64 / f64::from(self.group().max(1));
+        }
+        Some(all)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        self.of.kind().asked(groups)
+    }
+}
+
+pub(super) fn executable(
+    rollout: &checked::Rollout,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let RolloutSource::Derived { template, of } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
+    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(inside, edit_name(edit)));
+    }
+    let of = producer(of, Keep::All, origins, of_completions)?;
+    let attempts = if let Producer::Replay(replay) = &of { &replay.of } else { &of };
+    if !matches!(attempts, Producer::Student(_)) {
+        let refusal = *refused(inside, "`derived` from completions that are not the student's own samples");
+        return Err(Box::new(
+            refusal.help("let it attempt the prompts: `from: sample(...)`, or a `replay` of that"),
+        ));
+    }
+    let mut maker = Maker { template: &template.name, at, origins, rollout, texts: Vec::new() };
+    let pieces = template.pieces.iter().map(|piece| maker.piece(piece)).collect::<Narrowed<Vec<Piece>>>()?;
+    let sees = View { name: template.name.clone(), pieces };
+    let derived = Derived { sees, texts: maker.texts, of };
+    if derived.members().is_empty() && derived.answering().is_empty() {
+        let construct = format!("`derived` with the template `{}`, which shows no attempt,", template.name);
+        let help = "show one, as in \"{prompt}\\n\\nThis is wrong: {group.wrong}\"; a template that is the same for \
+                    every attempt is one that the stage `sees`";
+        return Err(Box::new((*refused(at, construct)).help(help)));
+    }
+    Ok(Producer::Derived(Box::new(derived)))
+}
+
+/// Turns the slots of a template into those of a plan.
+struct Maker<'a> {
+    /// Its name.
+    template: &'a str,
+    at: Span,
+    origins: Origins<'a>,
+    rollout: &'a checked::Rollout,
+    /// What is made for them.
+    texts: Vec<Text>,
+}
+
+impl Maker<'_> {
+    fn refused<T>(&self, what: &str) -> Narrowed<T> {
+        Err(refused(self.at, format!("{what} in the template `{}` of a `derived`", self.template)))
+    }
+
+    fn piece(&mut self, piece: &TemplatePiece) -> Narrowed<Piece> {
+        let part = |share| schedule(share, "a share of a slot", self.origins);
+        Ok(match piece {
+            TemplatePiece::Text(text) => Piece::Text(text.clone()),
+            TemplatePiece::Slot(slot) => Piece::Slot(self.slot(slot)?),
+            TemplatePiece::First { slot, share } => {
+                let share = part(share)?;
+                Piece::First { slot: self.slot(slot)?, share }
+            }
+            TemplatePiece::Last { slot, share } => {
+                let share = part(share)?;
+                Piece::Last { slot: self.slot(slot)?, share }
+            }
+            TemplatePiece::Number(_) => return self.refused("a number"),
+            TemplatePiece::Anything => unreachable!("it stands on the left of a `rewrite` only"),
+        })
+    }
+
+    fn slot(&mut self, slot: &WideSlot) -> Narrowed<Slot> {
+        let text = match slot {
+            WideSlot::Prompt => return Ok(Slot::Prompt),
+            WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
+            WideSlot::Group(member) => return Ok(Slot::Group(*member)),
+            WideSlot::Answer { by, member } => Text::Answer { writer: self.writer(by)?, member: *member },
+            WideSlot::Shortened { slot, by, max_tokens } => {
+                let (slot, writer) = (self.slot(slot)?, self.writer(by)?);
+                Text::Short { writer, sees: asked_to_shorten(slot), max_tokens: *max_tokens }
+            }
+            WideSlot::Shuffled(slots) => {
+                let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Narrowed<Vec<Slot>>>()?;
+                // How long these get is known from their settings alone.
+                if slots.iter().any(|slot| !slot.of_completion()) {
+                    return self.refused("the prompt, or a field of the data, in `shuffled(...)`");
+                }
+                Text::Shuffled { slots }
+            }
+            WideSlot::Completion => return self.refused("the slot `{completion}`"),
+            WideSlot::Draft => return self.refused("the slot `{draft}`"),
+            WideSlot::Transcript => return self.refused("the slot `{transcript}`"),
+            WideSlot::Feedback => return self.refused("the slot `{feedback}`"),
+        };
+        let known = self.texts.iter().position(|known| *known == text);
+        let place = known.unwrap_or_else(|| {
+            self.texts.push(text);
+            self.texts.len() - 1
+        });
+        Ok(Slot::Made(place as u32))
+    }
+
+    fn writer(&self, by: &CheckedRole) -> Narrowed<Role> {
+        match by {
+            CheckedRole::Teacher | CheckedRole::Named { .. } => {
+                role(by, self.origins.at(self.rollout.origin))
+            }
+            other => self.refused(&format!("what the role `{}` writes", other.name())),
+        }
+    }
+}
+
+/// What whoever shortens a text reads.
+fn asked_to_shorten(text: Slot) -> View {
+    let pieces = vec![
+        Piece::Slot(Slot::Prompt),
+        Piece::Text("\n\nAn answer:\n".to_owned()),
+        Piece::Slot(text),
+        Piece::Text("\n\nThe same answer in fewer words:\n".to_owned()),
+    ];
+    View { name: "short".to_owned(), pieces }
+}

@@ -1,0 +1,231 @@
+//! `derived(two_candidates(guide), from: attempts)`: the student attempts a prompt, and completes a new one that shows
+//! some of the attempts, and what teachers write for it (arXiv:2606.18216). Rewards judge these completions as answers
+//! to the prompt of the row. Where something is missing that the new prompt shows, the group are the attempts.
+
+use std::collections::HashMap;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::{Derived, Text};
+use mopd_compiler::plan::views::{GroupMember, Moment, Slot};
+use mopd_compiler::plan::{Role, View};
+
+use super::attempts::attempts;
+use super::sample::{Numbered, judge, sample};
+use super::teacher::no_teacher;
+use super::words::{Asked, reader, texts};
+use super::{Batch, Draws, Group, Making, make, text_of_at_most};
+use crate::data::mixture::Draw;
+use crate::failure::{Error, Result};
+use crate::prepare::prompts::Said;
+use crate::random::{Purpose, permutation};
+use crate::rollout::Sequence;
+use crate::tokenizer::Token;
+use crate::train::Stage;
+use crate::train::views::Shown;
+use crate::zip::zip_equal;
+
+pub(super) struct OfDerived {
+    settings: Derived,
+    of: Box<dyn Draws>,
+}
+
+/// What one completes itself of each prompt that it was asked, by its place.
+type Answers = HashMap<usize, Group>;
+
+pub(super) fn make_derived(derived: &Derived, making: &Making) -> Result<OfDerived> {
+    let [inside, _] = making.inside();
+    // Which attempt is shown is decided by the rewards.
+    Ok(OfDerived { settings: derived.clone(), of: make(&derived.of, &Making { judged: true, ..inside })? })
+}
+
+impl Draws for OfDerived {
+    fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
+        let Batch { stage, step, climbed, .. } = *batch;
+        let mut groups = self.of.draw(batch, draws, purpose)?;
+        // What was replayed is of another prompt than what was drawn.
+        let of_group = |(draw, group): (&Numbered, &Group)| {
+            let Sequence { source, record, .. } = group[0];
+            Numbered { draw: Draw { source, record }, ..*draw }
+        };
+        let prompts: Vec<Numbered> = zip_equal(draws, &groups).map(of_group).collect();
+        let said = self.said(batch, &prompts, &groups)?;
+        let sampling = self.settings.sampling().at(step, stage.steps, climbed);
+        let (mut open, mut shown) = (Vec::new(), HashMap::new());
+        for (place, said) in said.iter().enumerate() {
+            let Some(said) = said else { continue };
+            let most = sampling.max_tokens(stage.sources[prompts[place].draw.source].limit);
+            shown.insert(open.len(), self.prompt(batch, prompts[place].draw, said, most)?);
+            open.push(place);
+        }
+        if open.is_empty() {
+            return Ok(groups);
+        }
+        let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
+        let shown = Shown::Now(shown);
+        // Numbers of a later turn: the attempts had those of the first.
+        let mut completed =
+            sample(stage, (batch.student, &shown), &asked, &sampling, batch.key(purpose).turn(1))?;
+        for (place, group) in completed.iter_mut().enumerate() {
+            for sequence in group {
+                sequence.prompt = Some(shown.of_draw(stage, asked[place].draw, place).to_vec());
+                sequence.derived = true;
+            }
+        }
+        judge(stage, completed.iter_mut().flatten())?;
+        zip_equal(open, completed).for_each(|(place, group)| groups[place] = group);
+        Ok(groups)
+    }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.of]
+    }
+}
+
+impl OfDerived {
+    /// The new prompt, which `completion` tokens follow at most.
+    fn prompt(&self, batch: &Batch, draw: Draw, said: &Said, completion: u32) -> Result<Vec<Token>> {
+        let Batch { stage, student, step, .. } = *batch;
+        let (view, moment) = (&self.settings.sees, Moment::Step { step, steps: stage.steps });
+        let prompts = stage.sources[draw.source].prompts;
+        let tokens = prompts.shown_now(&stage.start.tokenizer, view, moment, draw.record, said)?;
+        let context = student.config.context;
+        if tokens.len() + completion as usize <= context {
+            return Ok(tokens);
+        }
+        let message = format!(
+            "the prompt that `{}` makes of a prompt's attempts has {} tokens, and a completion of {completion} may follow: \
+             more than a context of {context}",
+            view.name,
+            tokens.len()
+        );
+        let help = "give the student a longer context, or let less be shown: a smaller `max_tokens` of the attempts, or \
+                    of a `short(...)`";
+        Err(Error::new(FailureKind::Context, message).help(help))
+    }
+
+    /// What stands in each of the new prompts; none where something of it is missing. Teachers are asked for the others
+    /// only.
+    fn said(&self, batch: &Batch, prompts: &[Numbered], groups: &[Group]) -> Result<Vec<Option<Said>>> {
+        let attempted = groups.iter().map(|group| self.attempted(batch.stage, group));
+        let mut said: Vec<Option<Said>> = attempted.collect::<Result<_>>()?;
+        let mut answers: HashMap<Role, Answers> = HashMap::new();
+        for (place, text) in self.settings.texts.iter().enumerate() {
+            let open: Vec<usize> = (0..said.len()).filter(|place| said[*place].is_some()).collect();
+            if open.is_empty() {
+                break;
+            }
+            batch.stage.control.check()?;
+            let of_place = |place: &usize| said[*place].as_ref().expect("it is open");
+            let asked: Vec<(&Numbered, &Said)> =
+                open.iter().map(|place| (&prompts[*place], of_place(place))).collect();
+            let made: Vec<Option<String>> = match text {
+                Text::Answer { writer, member } => {
+                    if !answers.contains_key(writer) {
+                        answers.insert(*writer, self.answers(batch, *writer, prompts, &open)?);
+                    }
+                    let known = &answers[writer];
+                    let shown = open.iter().map(|place| self.member(batch.stage, &known[place], *member));
+                    shown.collect::<Result<_>>()?
+                }
+                Text::Short { writer, sees, max_tokens } => {
+                    self.shortened(batch, (*writer, sees, *max_tokens), &asked, place as u32)?
+                }
+                Text::Shuffled { slots } => {
+                    let each = asked.iter().map(|(prompt, said)| {
+                        let uniforms = batch.key(Purpose::Derived).row(prompt.number, place as u32);
+                        Some(shuffled(slots, said, &permutation(uniforms, slots.len())))
+                    });
+                    each.collect()
+                }
+            };
+            for (open, made) in zip_equal(open, made) {
+                match (&mut said[open], made) {
+                    (Some(said), Some(text)) => said.slots.push((Slot::Made(place as u32), text)),
+                    (said, _) => *said = None,
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    /// The attempts that are shown; none where there is no such attempt.
+    fn attempted(&self, stage: &Stage, group: &Group) -> Result<Option<Said>> {
+        let mut said = Said::default();
+        for member in self.settings.members() {
+            let Some(text) = self.member(stage, group, member)? else { return Ok(None) };
+            said.slots.push((Slot::Group(member), text));
+        }
+        Ok(Some(said))
+    }
+
+    /// The first that is right, wrong, or any, as text of no more tokens than a completion may have.
+    fn member(&self, stage: &Stage, group: &Group, member: GroupMember) -> Result<Option<String>> {
+        let is = |sequence: &&Sequence| {
+            let right = sequence.reward.expect("attempts and answers are judged") >= 1.0;
+            match member {
+                GroupMember::Correct => right,
+                GroupMember::Wrong => !right,
+                GroupMember::Other => true,
+            }
+        };
+        let text = |sequence: &Sequence| {
+            let most = self.settings.sampling().max_tokens(stage.sources[sequence.source].limit);
+            text_of_at_most(&stage.start.tokenizer, &sequence.completion, most as usize)
+        };
+        group.iter().find(is).map(text).transpose()
+    }
+
+    /// What one completes itself of some of the prompts, as often as the student.
+    fn answers(&self, batch: &Batch, writer: Role, prompts: &[Numbered], open: &[usize]) -> Result<Answers> {
+        let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
+        let Role::Scorer(scorer) = writer else { unreachable!("a teacher is a scorer") };
+        // Orders and what is shortened have the numbers of the first two turns.
+        let key = batch.key(Purpose::Derived).turn(2 + scorer.0);
+        let mut answers = attempts(batch, writer, &asked, (self.settings.sampling(), key))?;
+        judge(batch.stage, answers.iter_mut().flatten())?;
+        Ok(zip_equal(open.iter().copied(), answers).collect())
+    }
+
+    /// What one writes in few words of some texts; none where that is nothing.
+    fn shortened(
+        &self,
+        batch: &Batch,
+        (writer, sees, max_tokens): (Role, &View, u32),
+        asked: &[(&Numbered, &Said)],
+        place: u32,
+    ) -> Result<Vec<Option<String>>> {
+        let stage = batch.stage;
+        let sampling = self.settings.shortening(max_tokens);
+        let key = batch.key(Purpose::Derived).turn(1);
+        let no_room =
+            |prompt, context| no_room(&stage.train.scorers.name(writer), prompt, max_tokens, context);
+        let of = |(prompt, _): &(&Numbered, &Said)| reader(batch, writer, prompt.draw);
+        let mut written = Vec::with_capacity(asked.len());
+        for alike in asked.chunk_by(|one, next| of(one) == of(next)) {
+            let source = &stage.sources[alike[0].0.draw.source];
+            let reader = of(&alike[0]).ok_or_else(|| no_teacher(source))?;
+            let asked = alike.iter().map(|(prompt, said)| {
+                let (number, said) = (prompt.number, Said::clone(said));
+                Asked { prompt: prompt.draw, said, number, sample: place }
+            });
+            let asked: Vec<Asked> = asked.collect();
+            written.extend(texts(batch, (reader.model_ref, Some(sees)), &asked, (&sampling, key), no_room)?);
+        }
+        Ok(written.into_iter().map(|text| Some(text).filter(|text| !text.is_empty())).collect())
+    }
+}
+
+/// Some of what was said, in an order.
+fn shuffled(slots: &[Slot], said: &Said, order: &[u32]) -> String {
+    let text = |place: &u32| said.of(&slots[*place as usize]).expect("it was made before");
+    order.iter().map(text).collect::<Vec<&str>>().join(Derived::BETWEEN)
+}
+
+fn no_room(writer: &str, prompt: usize, short: u32, context: usize) -> Error {
+    let message = format!(
+        "a text that `{writer}` is to shorten has {prompt} tokens with its prompt, and {short} may follow: more than a \
+         context of {context}"
+    );
+    let help = "give it a longer context, or `short(...)` a smaller `max_tokens`";
+    Error::new(FailureKind::Context, message).help(help)
+}
