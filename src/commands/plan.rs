@@ -6,7 +6,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
-use mopd_lang::experiment::{Experiment, Reward, Train};
+use mopd_lang::experiment::{Experiment, Train};
 use mopd_store::programs::Program;
 
 use super::run::STORE;
@@ -80,9 +80,9 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let domains = experiment.domains.iter().map(|domain| ("domain", &domain.name, &domain.reward));
     let evals = experiment.benchmarks.iter().map(|eval| ("eval", &eval.name, &eval.reward));
     for (kind, name, reward) in domains.chain(evals) {
-        if let Reward::Command { command, depends, .. } = reward {
+        for (command, depends) in reward.commands() {
             let program = of(command, depends, format!("{kind} `{name}`"))?;
-            programs.rewards.insert(name.clone(), program);
+            programs.rewards.entry(name.clone()).or_default().push(program);
         }
     }
     for model in &experiment.models {

@@ -58,6 +58,8 @@ pub enum Signal {
     /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
     /// real.
     StatedConfidence { role: Role },
+    /// What one part of the verifier said of the completion, a number in [0, 1]. Per sequence, fraction.
+    RewardPart { part: String },
     /// step / steps. Run, fraction.
     Progress,
     /// The step, from 0. Run, count.
@@ -105,6 +107,7 @@ impl Signal {
             | Signal::Available { .. }
             | Signal::CorrectOf { .. }
             | Signal::StatedConfidence { .. }
+            | Signal::RewardPart { .. }
             | Signal::Data { .. }
             | Signal::DataIs { .. } => Axis::Sequence,
             Signal::Progress
@@ -115,6 +118,11 @@ impl Signal {
             | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
+    }
+
+    /// Whether completions must be judged for it.
+    pub fn is_of_reward(&self) -> bool {
+        matches!(self, Signal::Reward | Signal::Correct | Signal::RewardPart { .. })
     }
 
     /// The roles whose distributions must be known.
@@ -142,6 +150,7 @@ impl Signal {
             | Signal::Available { .. }
             | Signal::CorrectOf { .. }
             | Signal::StatedConfidence { .. }
+            | Signal::RewardPart { .. }
             | Signal::Progress
             | Signal::Step
             | Signal::Loss

@@ -78,6 +78,7 @@ fn of_completion(signal: &Signal) -> Option<&'static str> {
         Signal::Truncated => Some("truncated"),
         Signal::Reward => Some("reward"),
         Signal::Correct => Some("correct"),
+        Signal::RewardPart { .. } => Some("a part of the reward"),
         Signal::Chosen => Some("chosen"),
         Signal::Uniform { axis: Axis::Group | Axis::Sequence | Axis::Turn, .. } => Some("random"),
         _ => None,

@@ -4,7 +4,7 @@
 use mopd_lang::diag::{Code, Diagnostic};
 
 use crate::plan::{
-    Comparison, Domain, MergeMethod, Model, OfStep, Optimizer, Reward, Sampling, Schedule, Stage,
+    Comparison, Domain, MergeMethod, Model, OfStep, Optimizer, Reward, RewardPart, Sampling, Schedule, Stage,
 };
 use crate::refusal::Origins;
 
@@ -24,13 +24,7 @@ pub(super) fn check<O>(
     for domain in domains {
         let what = format!("domain `{}`", domain.name);
         finite(&[("share", domain.share)], &what, domain.origin);
-        match domain.reward {
-            Reward::Numeric { tolerance, .. } => finite(&[("tolerance", tolerance)], &what, domain.origin),
-            Reward::Command { time_limit_seconds, .. } => {
-                finite(&[("reward's time limit", time_limit_seconds)], &what, domain.origin);
-            }
-            Reward::ExactMatch { .. } | Reward::Regex { .. } => {}
-        }
+        finite(&of_reward(&domain.reward), &what, domain.origin);
     }
     for model in models {
         let what = format!("model `{}`", model.name);
@@ -103,6 +97,19 @@ pub(super) fn check<O>(
         finite(&temperatures.collect::<Vec<_>>(), &what, comparison.origin);
     }
     diagnostics
+}
+
+fn of_reward(reward: &Reward) -> Vec<(&'static str, f64)> {
+    match reward {
+        Reward::Numeric { tolerance, .. } => vec![("tolerance", *tolerance)],
+        Reward::Command { time_limit_seconds, .. } => vec![("reward's time limit", *time_limit_seconds)],
+        Reward::Parts { parts } => {
+            let of_part =
+                |part: &RewardPart| [vec![("weight", part.weight)], of_reward(&part.reward)].concat();
+            parts.iter().flat_map(of_part).collect()
+        }
+        Reward::ExactMatch { .. } | Reward::Regex { .. } => Vec::new(),
+    }
 }
 
 fn temperature(sampling: &Sampling) -> (&'static str, f64) {

@@ -33,8 +33,8 @@ pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Device, Domain, DomainId, Dtype,
     Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,
     Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Reward,
-    Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
-    Trainable, WeightFilter, WeightGroup,
+    RewardPart, Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer,
+    Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use validation::Validation;

@@ -85,25 +85,46 @@ pub enum Reward {
         #[serde(default)]
         depends: Vec<String>,
     },
+    /// The weighted sum of what others say of the completion. The weights add up to 1.
+    Parts { parts: Vec<RewardPart> },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RewardPart {
+    /// Unlike those of the other parts.
+    pub name: String,
+    pub weight: f64,
+    pub reward: Reward,
 }
 
 impl Reward {
     /// The same without paths that only say where something lies.
     pub fn without_paths(&self) -> Reward {
         let mut reward = self.clone();
-        if let Reward::Command { depends, .. } = &mut reward {
-            depends.clear();
+        match &mut reward {
+            Reward::Command { depends, .. } => depends.clear(),
+            Reward::Parts { parts } => {
+                parts.iter_mut().for_each(|part| part.reward = part.reward.without_paths());
+            }
+            Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => {}
         }
         reward
     }
-}
 
-impl Reward {
     /// Whether it is 0 or 1 whatever the completion: then its mean is a share, pass@1.
     pub fn is_verdict(&self) -> bool {
         match self {
             Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => true,
-            Reward::Command { .. } => false,
+            Reward::Command { .. } | Reward::Parts { .. } => false,
+        }
+    }
+
+    /// The programs that judge, each with what it reads beside its own sources.
+    pub fn commands(&self) -> Vec<(&str, &[String])> {
+        match self {
+            Reward::Command { command, depends, .. } => vec![(command, depends)],
+            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
+            Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => Vec::new(),
         }
     }
 }

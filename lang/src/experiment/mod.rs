@@ -198,6 +198,17 @@ pub enum Reward {
     Parts(Vec<RewardPart>),
 }
 
+impl Reward {
+    /// The programs that judge, each with what it reads beside its own sources.
+    pub fn commands(&self) -> Vec<(&str, &[String])> {
+        match self {
+            Reward::Command { command, depends, .. } => vec![(command, depends)],
+            Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.commands()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct RewardPart {
     pub name: String,

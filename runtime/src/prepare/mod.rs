@@ -13,8 +13,8 @@ use std::sync::Arc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
 use mopd_compiler::plan::{
-    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Reward,
-    Stage, Train, View,
+    self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
+    Train, View,
 };
 use mopd_store::programs::Program;
 
@@ -175,14 +175,12 @@ fn load(
     places: Places,
 ) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
-    let program = match &domain.reward {
-        Reward::Command { command, depends, .. } => {
-            Some(program(command, depends, places.base, FailureKind::Reward)?)
-        }
-        Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
-    };
+    let commands = domain.reward.commands().into_iter();
+    let of = |(command, depends)| program(command, depends, places.base, FailureKind::Reward);
+    let programs: Vec<String> = commands.map(of).collect::<Result<_>>()?;
+    let program = (!programs.is_empty()).then(|| programs.join(","));
     let trains = || stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
-    let fields: Vec<Field> = verifier.needed().into_iter().collect();
+    let fields: Vec<Field> = verifier.needed();
     let plays = |stage: &ModelId| {
         let trains = plan.experiment.model(*stage).stage.trains().into_iter();
         trains.flat_map(Train::producers).any(|producer| !producer.programs().is_empty())

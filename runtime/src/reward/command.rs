@@ -73,5 +73,5 @@ fn verdict(reply: &Value) -> Result<Verdict, String> {
     let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
     let reward = reward.ok_or("a `reward` that is not a number from 0 to 1")?;
     let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
-    Ok(Verdict { reward, feedback })
+    Ok(Verdict { reward, feedback, parts: Vec::new() })
 }

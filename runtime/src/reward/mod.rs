@@ -31,6 +31,8 @@ pub struct Verdict {
     pub reward: f64,
     /// In words; a command need not say any.
     pub feedback: Option<String>,
+    /// Where several judge: what each said, by its name.
+    pub parts: Vec<(String, f64)>,
 }
 
 /// The verifier of one domain.
@@ -47,6 +49,14 @@ pub struct Verifier {
 enum Judge {
     Rule(Rule),
     Command(command::Command),
+    Parts(Vec<Part>),
+}
+
+/// One of several that judge together.
+struct Part {
+    name: String,
+    weight: f64,
+    verifier: Verifier,
 }
 
 enum Rule {
@@ -77,26 +87,52 @@ impl Verifier {
                 let command = command::Command::new(command, *time_limit_seconds, *batch, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
+            plan::Reward::Parts { parts } => {
+                let part = |plan::RewardPart { name, weight, reward }: &plan::RewardPart| {
+                    let verifier = Verifier::new(reward, base)?;
+                    Ok(Part { name: name.clone(), weight: *weight, verifier })
+                };
+                let parts = parts.iter().map(part).collect::<Result<_, RewardError>>()?;
+                return Ok(Verifier { judge: Judge::Parts(parts) });
+            }
         };
         Ok(Verifier { judge: Judge::Rule(rule) })
     }
 
-    /// The field that every line of the domain's data must have, for [`crate::data::Dataset::read`].
-    pub fn needed(&self) -> Option<Field<'_>> {
-        let Judge::Rule(rule) = &self.judge else { return None };
-        match rule {
-            Rule::ExactMatch { field } => Some(Field::text(field)),
-            Rule::Numeric { field, .. } => Some(Field::number(field)),
-            Rule::Regex { pattern, field } => has_group(pattern).then_some(Field::text(field)),
+    /// The fields that every line of the domain's data must have, for [`crate::data::Dataset::read`].
+    pub fn needed(&self) -> Vec<Field<'_>> {
+        match &self.judge {
+            Judge::Rule(Rule::ExactMatch { field }) => vec![Field::text(field)],
+            Judge::Rule(Rule::Numeric { field, .. }) => vec![Field::number(field)],
+            Judge::Rule(Rule::Regex { pattern, field }) => {
+                has_group(pattern).then_some(Field::text(field)).into_iter().collect()
+            }
+            Judge::Command(_) => Vec::new(),
+            Judge::Parts(parts) => {
+                let mut needed: Vec<Field> = Vec::new();
+                for field in parts.iter().flat_map(|part| part.verifier.needed()) {
+                    match needed.iter_mut().find(|known| known.name == field.name) {
+                        // Whoever asks for a number asks for more.
+                        Some(known) if field.kind == FieldKind::Number => known.kind = field.kind,
+                        Some(_) => {}
+                        None => needed.push(field),
+                    }
+                }
+                needed
+            }
         }
     }
 
     /// Whether it reads whole rows: a command gets them.
     pub fn reads_rows(&self) -> bool {
-        matches!(self.judge, Judge::Command(_))
+        match &self.judge {
+            Judge::Rule(_) => false,
+            Judge::Command(_) => true,
+            Judge::Parts(parts) => parts.iter().any(|part| part.verifier.reads_rows()),
+        }
     }
 
-    /// One verdict per answer, in order. The records must have the field that
+    /// One verdict per answer, in order. The records must have the fields that
     /// [`Verifier::needed`] names. Blocks until all are judged, or until the job is to stop; a command
     /// takes at most twice its time limit per batch of its own size.
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
@@ -105,15 +141,27 @@ impl Verifier {
                 answers.iter().map(|answer| Ok(Verdict::of(rule.accepts(answer)?))).collect()
             }
             Judge::Command(command) => command.judge(answers, control),
+            Judge::Parts(parts) => {
+                let mut of_parts = Vec::with_capacity(parts.len());
+                for part in parts {
+                    of_parts.push(part.verifier.judge(answers, control)?);
+                }
+                let of_answer = |answer: usize| {
+                    let said = parts.iter().zip(&of_parts).map(|(part, verdicts)| (part, &verdicts[answer]));
+                    Verdict::together(said)
+                };
+                Ok((0..answers.len()).map(of_answer).collect())
+            }
         }
     }
 
-    /// What happened since the last call that the author should know though the run goes on: restarts of the
-    /// command.
+    /// What happened since the last call that the author should know though the run goes on: restarts of
+    /// commands.
     pub fn take_warnings(&self) -> Vec<String> {
         match &self.judge {
             Judge::Rule(_) => Vec::new(),
             Judge::Command(command) => command.take_warnings(),
+            Judge::Parts(parts) => parts.iter().flat_map(|part| part.verifier.take_warnings()).collect(),
         }
     }
 }
@@ -122,7 +170,23 @@ impl Verdict {
     /// Of a rule.
     fn of(accepted: bool) -> Verdict {
         let words = if accepted { "correct" } else { "wrong" };
-        Verdict { reward: f64::from(u8::from(accepted)), feedback: Some(words.to_owned()) }
+        let feedback = Some(words.to_owned());
+        Verdict { reward: f64::from(u8::from(accepted)), feedback, parts: Vec::new() }
+    }
+
+    /// Of parts: their weighted mean. Divided by the sum of the weights as it is rounded, so that where every
+    /// part is 1, it is 1.
+    fn together<'a>(said: impl Iterator<Item = (&'a Part, &'a Verdict)>) -> Verdict {
+        let (mut sum, mut weights) = (0.0, 0.0);
+        let (mut words, mut parts) = (Vec::new(), Vec::new());
+        for (Part { name, weight, .. }, verdict) in said {
+            sum += weight * verdict.reward;
+            weights += weight;
+            words.extend(verdict.feedback.as_ref().map(|words| format!("{name}: {words}")));
+            parts.push((name.clone(), verdict.reward));
+        }
+        let feedback = (!words.is_empty()).then(|| words.join("\n"));
+        Verdict { reward: sum / weights, feedback, parts }
     }
 }
 

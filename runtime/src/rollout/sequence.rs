@@ -27,6 +27,9 @@ pub struct Sequence {
     pub logps: Option<Vec<f32>>,
     pub truncated: bool,
     pub reward: Option<f64>,
+    /// What each part of the verifier said, where it has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reward_parts: Vec<(String, f64)>,
     /// Whether it is the preferred one of its pair; none outside of pairs.
     pub chosen: Option<bool>,
     /// What the student wrote, where a teacher refined it.
@@ -76,6 +79,7 @@ impl Sequence {
             logps: None,
             truncated: false,
             reward: None,
+            reward_parts: Vec::new(),
             chosen: None,
             draft: None,
             feedback: None,

@@ -48,6 +48,15 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             let why = "no completions of a teacher's own were judged";
             values.map(Some).ok_or_else(|| missing("`correct` of a teacher", why, objective))
         }
+        Signal::RewardPart { part } => {
+            let of = |sequence: &Sequence| {
+                let parts = sequence.reward_parts.iter();
+                parts.clone().find(|(name, _)| name == part).map(|(_, reward)| *reward as f32)
+            };
+            let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
+            let why = "no verifier of parts judged the completions";
+            values.map(Some).ok_or_else(|| missing(&format!("`reward.{part}`"), why, objective))
+        }
         Signal::Chosen => {
             per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen")
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::views::{self, GroupMember, Moment, Slot};
-use mopd_compiler::plan::{Formula, Signal, View};
+use mopd_compiler::plan::{Formula, View};
 
 use super::Stage;
 use super::batches::{of_completions, text_of_at_most};
@@ -188,7 +188,7 @@ fn numbers(
     step: u32,
 ) -> Result<Vec<f64>> {
     let wanted = number.graph.signals(&[number.value]);
-    let asks_reward = wanted.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct));
+    let asks_reward = wanted.iter().any(|signal| signal.is_of_reward());
     if asks_reward && sequences.list.iter().any(|sequence| sequence.reward.is_none()) {
         return Err(unjudged());
     }

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Reward, Stage, Tokenizer, Train};
+use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Stage, Tokenizer, Train};
 use mopd_store::programs::Program;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -216,10 +216,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
 
 /// The commands of rewards and rollouts, with what they depend on.
 fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
-    let rewards = plan.experiment.domains.iter().filter_map(|domain| match &domain.reward {
-        Reward::Command { command, depends, .. } => Some((command.as_str(), depends.as_slice())),
-        _ => None,
-    });
+    let rewards = plan.experiment.domains.iter().flat_map(|domain| domain.reward.commands());
     let trains = plan.experiment.models.iter().flat_map(|model| model.stage.trains());
     let of_rollouts = trains.flat_map(Train::producers).flat_map(Producer::programs);
     rewards.chain(of_rollouts.map(|program| (program.command, program.depends))).collect()

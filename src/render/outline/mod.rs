@@ -36,7 +36,7 @@ pub type Predictions = BTreeMap<String, Prediction>;
 #[derive(Default)]
 pub struct Programs {
     /// By domain or benchmark.
-    pub rewards: BTreeMap<String, Program>,
+    pub rewards: BTreeMap<String, Vec<Program>>,
     /// Environments and edits, by command.
     pub of_rollouts: BTreeMap<String, Program>,
 }
@@ -59,7 +59,14 @@ pub fn tree(
     );
     for domain in &experiment.domains {
         let mut rows = data(domain);
-        rows.extend(programs.rewards.get(&domain.name).map(|program| ("reward", made_of(program))));
+        rows.extend(
+            programs
+                .rewards
+                .get(&domain.name)
+                .into_iter()
+                .flatten()
+                .map(|program| ("reward", made_of(program))),
+        );
         if !rows.is_empty() {
             out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
         }
@@ -104,7 +111,14 @@ pub fn tree(
     }
     for benchmark in &experiment.benchmarks {
         let mut rows = self::benchmark(benchmark);
-        rows.extend(programs.rewards.get(&benchmark.name).map(|program| ("reward", made_of(program))));
+        rows.extend(
+            programs
+                .rewards
+                .get(&benchmark.name)
+                .into_iter()
+                .flatten()
+                .map(|program| ("reward", made_of(program))),
+        );
         out += &node(&format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)), &rows, style);
     }
     for comparison in &experiment.comparisons {

@@ -5,6 +5,7 @@ mod keys;
 mod leftovers;
 mod methods;
 mod private;
+mod rewards;
 mod signals;
 mod tables;
 mod train;

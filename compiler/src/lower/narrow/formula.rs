@@ -223,6 +223,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::Truncated => Signal::Truncated,
         Wide::Reward => Signal::Reward,
         Wide::Correct => Signal::Correct,
+        Wide::RewardPart { part } => Signal::RewardPart { part: part.clone() },
         Wide::Progress => Signal::Progress,
         Wide::Step => Signal::Step,
         // A teacher that is a model of the run, and of no panel, answers wherever it has something to read.
@@ -236,12 +237,9 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::Data { field } => Signal::Data { field: field.clone() },
         Wide::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
-        Wide::SpanScore { .. }
-        | Wide::Agreement { .. }
-        | Wide::Block
-        | Wide::Head
-        | Wide::Masked
-        | Wide::RewardPart { .. } => return unknown(),
+        Wide::SpanScore { .. } | Wide::Agreement { .. } | Wide::Block | Wide::Head | Wide::Masked => {
+            return unknown();
+        }
     }))
 }
 

@@ -12,7 +12,7 @@ use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
     Architecture, Axis, DataSource, Domain, Evaluation, Joint, Learner, Model, Origin, OwnData, Recipe,
-    Reward, Rollout, Sampling, Scorers, Share, Stage, Train, Trainable, Validation,
+    Reward, RewardPart, Rollout, Sampling, Scorers, Share, Stage, Train, Trainable, Validation,
 };
 use crate::refusal::Origins;
 
@@ -343,7 +343,13 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Result<Reward, &'stati
         wide::Reward::JsonSchema { .. } => return Err("the reward `json_schema`"),
         wide::Reward::UnitTests { .. } => return Err("the reward `unit_tests`"),
         wide::Reward::Http { .. } => return Err("the reward `http`"),
-        wide::Reward::Parts(_) => return Err("a reward of several parts"),
+        wide::Reward::Parts(parts) => {
+            let part = |wide::RewardPart { name, weight, reward }: &wide::RewardPart| {
+                let (name, weight) = (name.clone(), *weight);
+                Ok(RewardPart { name, weight, reward: executable_reward(reward)? })
+            };
+            Reward::Parts { parts: parts.iter().map(part).collect::<Result<_, &'static str>>()? }
+        }
     })
 }
 

@@ -97,7 +97,6 @@ fn signals_and_roles() {
     for (of, name) in [
         (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
         (Signal::Masked, "masked"),
-        (Signal::RewardPart { part: "format".into() }, "reward.format"),
     ] {
         assert_refused(signal(of), &format!("the signal `{name}`"));
     }
@@ -569,11 +568,11 @@ fn ladders() {
         sampling.max_tokens = ladder(advance_if);
         experiment
     };
-    let formats = reduce(Reduction::Mean, &signal(Signal::RewardPart { part: "format".into() }), Axis::Batch);
+    let masked = reduce(Reduction::Mean, &signal(Signal::Masked), Axis::Batch);
     let unsure = apply(Function::Greater, [&reduce(Reduction::Mean, &entropy(), Axis::Batch), &number(0.4)]);
     assert_eq!(
-        refusals(|experiment| *experiment = with(&apply(Function::Greater, [&formats, &number(1.0)]))),
-        supported("the signal `reward.format`")
+        refusals(|experiment| *experiment = with(&apply(Function::Greater, [&masked, &number(1.0)]))),
+        supported("the signal `masked`")
     );
     let plan = compiled(&with(&unsure));
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {

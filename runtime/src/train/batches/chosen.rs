@@ -80,7 +80,7 @@ pub(super) fn numbers(
 ) -> Result<Vec<f64>> {
     let stage = batch.stage;
     let wanted = formula.graph.signals(&[formula.value]);
-    let asks_reward = wanted.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct));
+    let asks_reward = wanted.iter().any(|signal| signal.is_of_reward());
     if asks_reward && groups.iter().flatten().any(|sequence| sequence.reward.is_none()) {
         judge(stage, groups.iter_mut().flatten())?;
     }

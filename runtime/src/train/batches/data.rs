@@ -1,7 +1,7 @@
 //! `data(answer)`: completions that the data gives.
 
+use mopd_compiler::plan::Objective;
 use mopd_compiler::plan::producers::Data;
-use mopd_compiler::plan::{Objective, Signal};
 
 use super::sample::{Numbered, judge};
 use super::{Batch, Draws, Group, Making};
@@ -37,7 +37,7 @@ impl Draws for Fixed {
 /// Whether what the data gives as completions must be judged too; rollouts always are.
 pub(super) fn reads_reward(objective: &Objective) -> bool {
     let signals = objective.graph.signals(&objective.outputs());
-    signals.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct))
+    signals.iter().any(|signal| signal.is_of_reward())
 }
 
 /// What the data gives as completions, by source.

@@ -69,6 +69,6 @@ impl Texts {
         }
         let changed =
             Sequence { prompt: None, completion, written: None, logps: None, truncated, ..sequence };
-        Ok(Sequence { reward: None, feedback: None, ..changed })
+        Ok(Sequence { reward: None, reward_parts: Vec::new(), feedback: None, ..changed })
     }
 }

@@ -155,8 +155,8 @@ pub(super) fn judge_by<'s>(
         }
         let own: Vec<&mut &mut Sequence> =
             sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
-        for (sequence, Verdict { reward, feedback }) in zip_equal(own, verdicts) {
-            sequence.reward = Some(reward);
+        for (sequence, Verdict { reward, feedback, parts }) in zip_equal(own, verdicts) {
+            (sequence.reward, sequence.reward_parts) = (Some(reward), parts);
             sequence.feedback = feedback.filter(|_| shown);
         }
     }

@@ -96,6 +96,7 @@ fn sequence(value: &Value) -> Sequence {
         logps: logps.map(|logps| logps.iter().map(|logp| logp.as_f64().unwrap() as f32).collect()),
         truncated: value["truncated"].as_bool().unwrap(),
         reward: value["reward"].as_f64(),
+        reward_parts: Vec::new(),
         chosen: value["chosen"].as_bool(),
         draft: None,
         feedback: None,

@@ -56,6 +56,7 @@ impl Parameters<'_> {
             | Signal::Available { .. }
             | Signal::CorrectOf { .. }
             | Signal::StatedConfidence { .. }
+            | Signal::RewardPart { .. }
             | Signal::Other { .. } => return Ok(None),
         }))
     }
