@@ -45,8 +45,9 @@ pub fn unfit(
     let of_numbers = numbers.flat_map(|number| number.graph.signals(&[number.value]));
     let signals = objective.signals().into_iter().chain(scorers.signals()).chain(of_numbers);
     let verdict = signals.into_iter().find_map(|signal| match signal {
-        Signal::Reward => Some("reward"),
-        Signal::Correct => Some("correct"),
+        Signal::Reward => Some("reward".to_owned()),
+        Signal::RewardPart { part } => Some(format!("reward.{part}")),
+        Signal::Correct => Some("correct".to_owned()),
         _ => None,
     });
     if let Some(verdict) = verdict {

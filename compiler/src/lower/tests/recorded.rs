@@ -130,6 +130,7 @@ fn a_turn_has_no_verdict_and_no_place_in_others() {
     let weighed = |of: &Formula| apply(Function::Multiply, [of, &live(Live::Part(Part::Logp))]);
     for (of, name) in [
         (Signal::Reward, "reward"),
+        (Signal::RewardPart { part: "format".into() }, "reward.format"),
         (Signal::Correct, "correct"),
         (Signal::Turn, "turn"),
         (Signal::InSpan(NamedSpan::FinalTurn), "span.final_turn"),

@@ -250,7 +250,8 @@ impl Checker {
     /// `reward.format` needs domains whose reward has such a part.
     fn check_reward_parts(&mut self, train: &Train) -> bool {
         let mut read: Vec<(String, Origin)> = Vec::new();
-        for part in train.objective.formulas().into_iter().flat_map(Formula::parts) {
+        let ladders = train.ladders();
+        for part in train.objective.formulas().into_iter().chain(&ladders).flat_map(Formula::parts) {
             if let FormulaKind::Signal(Signal::RewardPart { part: name }) = &part.0.kind {
                 read.push((name.clone(), part.0.origin));
             }
