@@ -1,6 +1,9 @@
 //! Comparisons and benchmarks.
 
-use super::{BenchmarkId, DomainId, ModelId, Origin, PromptFormat, Reward};
+use super::{
+    BatchSize, BenchmarkId, DomainId, Keep, Length, ModelId, Origin, PromptFormat, Reward, Rollout,
+    RolloutSource, Train,
+};
 
 /// A table: rows of models, columns of domains and benchmarks.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,4 +108,30 @@ pub enum BudgetUnit {
     Steps,
     Sequences,
     Tokens,
+}
+
+impl BudgetUnit {
+    /// What a training loop takes whose steps come in every so many of its stage; none where only the run
+    /// shows it.
+    pub fn spent(self, train: &Train, every: u32) -> Option<u64> {
+        let Length::Steps(steps) = train.length else { return None };
+        let steps = u64::from(steps.div_ceil(every));
+        match self {
+            BudgetUnit::Steps => Some(steps),
+            BudgetUnit::Sequences => Some(steps * sequences(train)?),
+            BudgetUnit::Tokens => None,
+        }
+    }
+}
+
+/// Of a step, where it has as many as it asks for, of one kind, and no other is written for them.
+fn sequences(train: &Train) -> Option<u64> {
+    let Rollout { source, edits, .. } = &train.rollout;
+    let plain =
+        matches!(source, RolloutSource::Sample(_) | RolloutSource::From { .. } | RolloutSource::Data { .. });
+    let whole = edits.is_empty() && train.keep == Keep::All && train.filter.is_none();
+    (plain && whole && train.parts().len() == 1).then(|| match train.size {
+        BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
+        BatchSize::Sequences(sequences) => u64::from(sequences),
+    })
 }

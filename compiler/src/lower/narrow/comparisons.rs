@@ -15,12 +15,13 @@ impl Settings<'_> {
     /// The domains that stand for benchmarks.
     pub fn benchmarks(&mut self) -> Vec<Domain> {
         let experiment = self.experiment;
-        experiment.benchmarks.iter().filter_map(|benchmark| self.benchmark(benchmark)).collect()
+        let ids = (0..).map(wide::BenchmarkId);
+        experiment.benchmarks.iter().zip(ids).filter_map(|(of, id)| self.benchmark(of, id)).collect()
     }
 
-    fn benchmark(&mut self, benchmark: &wide::Benchmark) -> Option<Domain> {
+    fn benchmark(&mut self, benchmark: &wide::Benchmark, id: wide::BenchmarkId) -> Option<Domain> {
         let wide::Benchmark { name, prompts, format, reward, evaluation: _, metrics, origin } = benchmark;
-        if !self.is_column(benchmark) {
+        if !self.experiment.comparisons.iter().any(|table| table.benchmarks.contains(&id)) {
             for metric in metrics.iter().filter(|metric| **metric != wide::Metric::PassAt(1)) {
                 let construct = format!(
                     "the metric `{metric}` of the benchmark `{name}`, by whose mean reward a stage \
@@ -42,11 +43,6 @@ impl Settings<'_> {
             limit: None,
             origin: *origin,
         })
-    }
-
-    fn is_column(&self, benchmark: &wide::Benchmark) -> bool {
-        let columns = self.experiment.comparisons.iter().flat_map(|table| &table.benchmarks);
-        columns.into_iter().any(|id| self.experiment.benchmarks[id.0 as usize] == *benchmark)
     }
 
     pub fn comparison(&mut self, comparison: &wide::Comparison) -> Option<Comparison> {
@@ -76,8 +72,11 @@ impl Settings<'_> {
         for id in benchmarks {
             let benchmark = &experiment.benchmarks[id.0 as usize];
             let mut asked = self.metrics(&benchmark.metrics, benchmark.origin);
-            asked
-                .extend(metrics.iter().filter(|metric| !asked.contains(metric)).copied().collect::<Vec<_>>());
+            for metric in &metrics {
+                if !asked.contains(metric) {
+                    asked.push(*metric);
+                }
+            }
             columns.push(TableColumn {
                 domain: domain_of(experiment, *id),
                 evaluation: evaluation(&benchmark.evaluation),
@@ -107,17 +106,24 @@ impl Settings<'_> {
         metrics.iter().filter_map(executable).collect()
     }
 
-    /// That rows spent the same was checked where it can be known before the run.
+    /// That rows spent the same was checked where it can be known before the run: elsewhere nothing was compared.
     fn refuse_unknown_budget(&mut self, comparison: &wide::Comparison, budget: wide::Budget) {
-        let experiment = self.experiment;
-        if budget.unit == wide::BudgetUnit::Tokens {
-            self.refuse::<()>(comparison.origin, "a comparison at equal `budget = tokens`");
-            return;
-        }
-        let mut trains = experiment.models.iter().flat_map(|model| checked_trains(&model.stage));
-        if trains.any(|train| !matches!(train.length, wide::Length::Steps(_))) {
-            let construct = "a comparison at equal `budget` of stages whose length is in epochs";
-            self.refuse::<()>(comparison.origin, construct);
+        let unit = match budget.unit {
+            wide::BudgetUnit::Steps => "steps",
+            wide::BudgetUnit::Sequences => "sequences",
+            wide::BudgetUnit::Tokens => {
+                self.refuse::<()>(comparison.origin, "a comparison at equal `budget = tokens`");
+                return;
+            }
+        };
+        for model in &self.experiment.models {
+            if checked_trains(&model.stage).iter().any(|train| budget.unit.spent(train, 1).is_none()) {
+                let construct = format!(
+                    "a comparison at equal `budget = {unit}` where only the run shows how many `{}` takes",
+                    model.name
+                );
+                self.refuse::<()>(comparison.origin, construct);
+            }
         }
     }
 }

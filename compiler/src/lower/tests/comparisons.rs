@@ -71,11 +71,13 @@ fn pass_at_1_stands_beside_a_reward_that_is_no_verdict() {
 
 /// That rows spent the same is checked before: there is nothing to execute.
 #[test]
-fn an_equal_budget_in_steps_changes_nothing() {
+fn an_equal_budget_changes_nothing() {
     let plain = compiled(&experiment());
-    let mut even = experiment();
-    even.comparisons[0].budget = Some(Budget { unit: BudgetUnit::Steps, teachers_charged: false });
-    assert_eq!(compiled(&even), plain);
+    for unit in [BudgetUnit::Steps, BudgetUnit::Sequences] {
+        let mut even = experiment();
+        even.comparisons[0].budget = Some(Budget { unit, teachers_charged: false });
+        assert_eq!(compiled(&even), plain);
+    }
 }
 
 #[test]

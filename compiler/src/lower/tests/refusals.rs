@@ -919,13 +919,23 @@ fn the_run_its_domains_and_its_tables() {
         refusals(|experiment| experiment.comparisons[0].budget = charged(BudgetUnit::Tokens)),
         supported("a comparison at equal `budget = tokens`")
     );
-    assert_eq!(
+    // What only the run shows was not compared before it.
+    let unknown = |unit, change: &dyn Fn(&mut Train)| {
         refusals(|experiment| {
-            experiment.comparisons[0].budget = charged(BudgetUnit::Sequences);
-            distilled(experiment).length = Length::Epochs(2);
-        }),
-        supported("a comparison at equal `budget` of stages whose length is in epochs")
-    );
+            experiment.comparisons[0].budget = charged(unit);
+            change(distilled(experiment));
+        })
+    };
+    let said = |unit: &str| {
+        supported(&format!(
+            "a comparison at equal `budget = {unit}` where only the run shows how many `student` takes"
+        ))
+    };
+    let epochs = |train: &mut Train| train.length = Length::Epochs(2);
+    assert_eq!(unknown(BudgetUnit::Steps, &epochs), said("steps"));
+    assert_eq!(unknown(BudgetUnit::Sequences, &epochs), said("sequences"));
+    let kept = |train: &mut Train| train.keep = Keep::Correct;
+    assert!(unknown(BudgetUnit::Sequences, &kept).contains(&said("sequences")[0]));
 }
 
 /// Two completions of one prompt, from wherever one side of a pair may come.

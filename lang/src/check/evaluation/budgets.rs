@@ -1,7 +1,7 @@
 //! Budgets of a table: what each row was trained with, in steps or sequences, its teachers charged or not.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{BatchSize, Budget, BudgetUnit, Length, ModelId, Normalized, Row, Stage, Train};
+use crate::experiment::{Budget, BudgetUnit, ModelId, Normalized, Row, Stage};
 use crate::source::Span;
 
 use crate::check::Checker;
@@ -95,25 +95,9 @@ impl Checker {
     /// What the stage itself takes; none where it can't be known before.
     fn own_cost(&self, model: ModelId, unit: BudgetUnit) -> Option<u64> {
         match &self.model(model).stage {
-            Stage::Train(train) => cost(train, 1, unit),
-            Stage::Joint(joint) => joint.steps.iter().map(|step| cost(&step.train, step.every, unit)).sum(),
+            Stage::Train(train) => unit.spent(train, 1),
+            Stage::Joint(joint) => joint.steps.iter().map(|step| unit.spent(&step.train, step.every)).sum(),
             _ => Some(0),
         }
-    }
-}
-
-fn cost(train: &Train, every: u32, unit: BudgetUnit) -> Option<u64> {
-    let Length::Steps(steps) = train.length else { return None };
-    let steps = u64::from(steps.div_ceil(every));
-    match unit {
-        BudgetUnit::Steps => Some(steps),
-        BudgetUnit::Sequences => Some(
-            steps
-                * match train.size {
-                    BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
-                    BatchSize::Sequences(sequences) => u64::from(sequences),
-                },
-        ),
-        BudgetUnit::Tokens => None,
     }
 }
