@@ -7,6 +7,8 @@ use crate::run_folder::ColumnTable;
 
 /// What adds up over the rows of a step to the whole of it.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
+/// What the columns of states begin with.
+pub const STATE: &str = "state.";
 /// What is counted.
 const COUNTS: [&str; 1] = ["dropped"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.

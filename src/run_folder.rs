@@ -114,6 +114,12 @@ impl ColumnTable {
         self.0.iter().find(|column| column.name == name).map(|column| &column.values)
     }
 
+    /// Columns whose names begin so.
+    pub fn columns<'a>(&'a self, beginning: &'a str) -> impl Iterator<Item = &'a str> {
+        let names = self.0.iter().map(|column| column.name.as_str());
+        names.filter(move |name| name.starts_with(beginning))
+    }
+
     /// The text in a row; empty where there is none.
     pub fn text(&self, name: &str, row: usize) -> &str {
         match self.values(name) {

@@ -15,7 +15,7 @@ const RESERVED = [
 ];
 
 /** Words that mean something at the beginning of a statement, but may be the name of a setting as well. */
-const STATEMENT_WORDS = ["route", "trains", "step"];
+const STATEMENT_WORDS = ["route", "state", "trains", "step"];
 
 const UNITS = ["steps", "step", "epochs", "epoch", "tokens", "token"];
 
@@ -194,9 +194,13 @@ module.exports = grammar({
     block: ($) => entries($, $.statement),
 
     statement: ($) =>
-      choice($.let_statement, $.term_statement, $.route_statement, $.trains_statement, $.step_statement, $.entry),
+      choice(
+        $.let_statement, $.state_statement, $.term_statement, $.route_statement, $.trains_statement, $.step_statement,
+        $.entry,
+      ),
 
     let_statement: ($) => seq("let", field("name", $.identifier), optional($.family), $._inner_value),
+    state_statement: ($) => seq("state", field("name", $.identifier), $._inner_value),
     term_statement: ($) => seq("term", field("name", $.identifier), optional($.family), $._inner_value),
     trains_statement: ($) => seq("trains", field("name", $.identifier), $._inner_value),
     step_statement: ($) => seq("step", field("name", $.identifier), field("body", $.block)),

@@ -1,5 +1,6 @@
 //! Tables of rows as Parquet files, a column per field.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ZstdLevel};
@@ -12,7 +13,7 @@ use parquet::schema::parser::parse_message_type;
 
 /// A column of a table: what is there of it, and for each row 1 where something is, 0 where it is null.
 pub struct Column {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub levels: Vec<i16>,
     pub cells: Cells,
 }
@@ -67,9 +68,9 @@ cells! {
 }
 
 impl Column {
-    pub fn new<C: Cell>(name: &'static str, cells: impl Iterator<Item = C>) -> Column {
+    pub fn new<C: Cell>(name: impl Into<Cow<'static, str>>, cells: impl Iterator<Item = C>) -> Column {
         let (levels, cells) = C::cells(cells);
-        Column { name, levels, cells }
+        Column { name: name.into(), levels, cells }
     }
 
     /// As a schema says it.

@@ -984,19 +984,30 @@ def _(b):  # arXiv:2606.14368 on SDPO's loss: the student's 3 likeliest entries 
     return (b.ratio.detach().clip(max=2) * torch.stack(losses)).mean()
 
 
+@method("rl.adaptive_kl_rl", target=2, start=0.3)
+def _(b):  # arXiv:1909.08593, eq. 2 and the controller of its section 2.2; eq. 7 of PPO on the advantage of RLOO
+    distance = b.per_completion(b.lb - b.lr, "sum")
+    charged, g = b.reward_of_completion - 0.3 * distance, b.group_of_completion
+    others = torch.stack([charged[(g == g[c]) & (torch.arange(len(g)) != c)].mean() for c in range(len(g))])
+    error = ((distance.mean() - 2) / 2).clip(-0.2, 0.2)
+    return ppo(b.ratio, (charged - others)[b.of], 0.2, 0.2).mean(), {"beta.next": 0.3 * (1 + 0.1 * error.item())}
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
     for seed, (name, (loss, also, panel, named, arguments)) in enumerate(METHODS.items()):
         batch = Batch(seed + 1, also, panel, named)
         prompts = batch.json()
-        value = loss(batch)
+        value, more = loss(batch), {}  # what comes out besides, by name
+        if isinstance(value, tuple):
+            value, more = value
         (gradient,) = torch.autograd.grad(value, batch.student_logits)
         numbers = {
             "step": 3,
             "steps": 10,
             "arguments": arguments,
             "prompts": prompts,
-            "expected": {"loss": value.item(), "d loss / d logits": gradient.tolist()},
+            "expected": {"loss": value.item(), "d loss / d logits": gradient.tolist()} | more,
         }
         (folder / f"{name}.json").write_text(json.dumps(numbers) + "\n")
 

@@ -54,6 +54,29 @@ fn the_last_stages_objective() {
 }
 
 #[test]
+fn a_states_values_are_said_by_its_name() {
+    let objective = |first: &str, by: &str| {
+        TEXT.replace("objective = mopd(clip_at: 5)", "objective = mine").replace(
+            "experiment \"quickstart\"",
+            &format!(
+                "objective mine {{\n  state heat = {first} then {by} * heat + mean(student.entropy, over: batch)\n  \
+                 term t = live kl(student || teacher) / heat\n  reduce = mean(token, over: batch)\n}}\n\
+                 experiment \"quickstart\""
+            ),
+        )
+    };
+    let before = plan(&objective("1", "0.5"));
+    let said = |first: &str, by: &str| {
+        let found = difference(&before, &plan(&objective(first, by)));
+        found.items.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(said("1", "0.5").is_empty());
+    let whole = |text: &str| format!("objective of `student_sampled`: {text}");
+    assert_eq!(said("2", "0.5"), [whole("the first value of state `heat` 1 -> 2")]);
+    assert_eq!(said("1", "0.75"), [whole("state `heat` 0.5 -> 0.75")]);
+}
+
+#[test]
 fn another_objective_is_said_by_its_slots() {
     let found = said(&[("objective = mopd_top_k(k: 64)", "objective = mopd(clip_at: 5)")]);
     let [said] = found.as_slice() else { panic!("{found:?}") };

@@ -190,6 +190,7 @@ impl<'a> Sample<'a> {
             Signal::Step => f64::from(step),
             Signal::VocabularySize => self.toy.size.vocabulary as f64,
             Signal::Loss | Signal::ValidationLoss => 1.0,
+            Signal::State { first, .. } => *first,
             Signal::TermLoss { term } => 0.5 + self.toy.chance(term, &[]),
             _ => return Err("it is no number of the run in a toy model".into()),
         })

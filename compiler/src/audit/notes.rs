@@ -1,6 +1,6 @@
 //! What a finding says besides its verdict: where it was looked at, and what was not.
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, text};
+use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, text};
 
 use super::divergence::Refusal;
 use super::evaluate::Evaluator;
@@ -88,6 +88,18 @@ impl Query<'_> {
         }
         if !open.is_empty() {
             notes.push(format!("with {} for want of a value", open.join(", ")));
+        }
+        let mut begun: Vec<String> = Vec::new();
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
+            if let FormulaKind::Signal(Signal::State { name, first, .. }) = &part.0.kind {
+                let taken = format!("{name} = {}", text::number(*first));
+                if !begun.contains(&taken) {
+                    begun.push(taken);
+                }
+            }
+        }
+        if !begun.is_empty() {
+            notes.push(format!("with {}, which the run moves", begun.join(", ")));
         }
         for axis in [Axis::Turn, Axis::Block, Axis::Domain] {
             let over = |node: &FormulaNode| match &node.kind {

@@ -253,6 +253,7 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
         | Signal::Data { .. }
         | Signal::Loss
         | Signal::TermLoss { .. }
+        | Signal::State { .. }
         | Signal::ValidationLoss => ALL,
         _ => match signal.unit() {
             Unit::Bool => TRUTH,

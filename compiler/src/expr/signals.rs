@@ -68,6 +68,8 @@ pub enum Signal {
     Loss,
     /// That of one term, before `weight`; 1 at the first step. Run, number.
     TermLoss { term: String },
+    /// A number that the objective carries from step to step, as the step began with it. Run.
+    State { name: String },
     /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
     /// number.
     ValidationLoss,
@@ -114,6 +116,7 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
@@ -155,6 +158,7 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::VocabularySize
             | Signal::Data { .. }

@@ -39,6 +39,8 @@ pub(super) struct Lowering<'a> {
     pub domain_weight: Option<NodeId>,
     /// Number of tokens of the student's tokenizer, where it is known before the run.
     vocabulary: Option<u32>,
+    /// What `loss` and `loss.<term>` are where they are those of this very step.
+    losses: Vec<(Signal, NodeId)>,
     /// The mask of the objective's `select`, per token, once it is known.
     selected: Option<NodeId>,
     /// By address of a formula that the objective keeps alive.
@@ -75,6 +77,7 @@ impl<'a> Lowering<'a> {
             constants: Vec::new(),
             domain_weight: None,
             vocabulary: None,
+            losses: Vec::new(),
             selected: None,
             known: HashMap::new(),
             places: HashMap::new(),
@@ -93,6 +96,17 @@ impl<'a> Lowering<'a> {
     /// What `selected` means from here on.
     pub fn select(&mut self, mask: NodeId) {
         self.selected = Some(mask);
+    }
+
+    /// From here on these are the step's own losses: its end has come, where states move.
+    pub fn end_of_step(&mut self, losses: Vec<(Signal, NodeId)>) {
+        self.losses = losses;
+        // A `let` that reads a loss has been lowered with that of the step before.
+        self.known.clear();
+    }
+
+    fn loss(&self, of: &Signal) -> Option<NodeId> {
+        self.losses.iter().find(|(known, _)| known == of).map(|(_, node)| *node)
     }
 
     /// Where the formula stands that a node was made for.
@@ -162,6 +176,16 @@ impl<'a> Lowering<'a> {
             | FormulaKind::Variable(_)
             | FormulaKind::Entry(_) => {}
             _ => return None,
+        }
+        let loss = match &formula.0.kind {
+            FormulaKind::Signal(wide::Signal::Loss) => self.loss(&Signal::Loss),
+            FormulaKind::Signal(wide::Signal::TermLoss { term }) => {
+                self.loss(&Signal::TermLoss { term: term.clone() })
+            }
+            _ => None,
+        };
+        if loss.is_some() {
+            return loss;
         }
         if let Some(known) = self.leaves.iter().find(|leaf| leaf.formula.0.kind == formula.0.kind) {
             return Some(known.node);
@@ -234,7 +258,10 @@ impl<'a> Lowering<'a> {
             Kind::Signal(Signal::VocabularySize) if let Some(tokens) = self.vocabulary => {
                 self.graph.constant(Axis::Run, f64::from(tokens))
             }
-            Kind::Signal(signal) => self.graph.signal(signal),
+            Kind::Signal(signal) => match self.loss(&signal) {
+                Some(loss) => loss,
+                None => self.graph.signal(signal),
+            },
             Kind::Remaining => positions::remaining(&mut self.graph),
             Kind::Turn => positions::turn(&mut self.graph),
             Kind::InFinalTurn => positions::in_final_turn(&mut self.graph),

@@ -264,6 +264,9 @@ struct ObjectiveMeaning<'a> {
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "<[Ladder]>::is_empty")]
     ladders: &'a [Ladder],
+    /// As the graph's signals call them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    states: Vec<(&'a str, f64, NodeId)>,
 }
 
 impl<'a> ObjectiveMeaning<'a> {
@@ -280,6 +283,7 @@ impl<'a> ObjectiveMeaning<'a> {
             domain_weight: objective.domain_weight,
             temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),
             ladders: &objective.ladders,
+            states: objective.states.iter().map(|of| (of.name.as_str(), of.first, of.next)).collect(),
         }
     }
 }

@@ -232,6 +232,30 @@ fn read_losses(train: &checked::Train, scorers: &Scorers) -> Vec<String> {
     of_formulas.chain(of_weights).collect()
 }
 
+/// A part's graph knows its own losses only, and a state is moved by the first part's.
+fn across_parts(
+    checked: &checked::Objective,
+    first: &Objective,
+    own_data: &[OwnData<Objective>],
+    origins: Origins,
+) -> Option<Box<Diagnostic>> {
+    if first.states.len() < checked.states.len() {
+        let at = origins.at(checked.states[0].origin);
+        return Some(refused(at, "a `state` where the terms on the stage's rollout are multiplied away,"));
+    }
+    let of_loss = |state: &&checked::State| {
+        state.next.any(|node| {
+            matches!(node.kind, FormulaKind::Signal(wide::Signal::Loss | wide::Signal::TermLoss { .. }))
+        })
+    };
+    let state = checked.states.iter().find(of_loss).filter(|_| !own_data.is_empty())?;
+    let construct = format!(
+        "`loss` in the next value of the state `{}`, where terms have completions of their own,",
+        state.name
+    );
+    Some(refused(origins.at(state.origin), construct))
+}
+
 fn trained(
     train: Train<&checked::Train>,
     tokens: Option<u32>,
@@ -265,6 +289,9 @@ fn trained(
     let Some((rollout, objective)) = first else {
         return Err(failed.expect("an objective has a term"));
     };
+    if let Some(refusal) = across_parts(&checked.objective, &objective, &own_data, origins) {
+        return Err(refusal);
+    }
     let own_parts = own_data.iter().map(|own| (&own.rollout, &own.objective));
     let mut parts = std::iter::once((&rollout, &objective)).chain(own_parts);
     let known =

@@ -4,7 +4,7 @@
 
 mod reading;
 
-use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, Term};
+use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, State, Term};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part,
@@ -90,6 +90,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
             _ => "direct".into(),
         }),
         terms: terms(objective)
+            + &states(objective)
             + &if scored_at == 1.0 {
                 String::new()
             } else {
@@ -108,6 +109,14 @@ fn terms(objective: &Objective) -> String {
             .collect::<Vec<String>>()
             .join("; "),
     }
+}
+
+/// Every state with its first value and what it is next.
+fn states(objective: &Objective) -> String {
+    let each = objective.states.iter().map(|State { name, first, next, .. }| {
+        format!("; state {name} = {} then {}", text::number(*first), exact(next))
+    });
+    each.collect()
 }
 
 /// Which temperature numbers are at, where it is not 1.
@@ -359,6 +368,7 @@ fn shaping(parts: &FormulaParts) -> String {
         FormulaKind::Scan { scan, over, .. } => Some(format!("{} over {}", scan.name(), over.name())),
         FormulaKind::Memory { memory: Memory::Ema { .. }, .. } => Some("ema over steps".into()),
         FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
+        FormulaKind::Signal(Signal::State { name, .. }) => Some(format!("state {name}")),
         FormulaKind::Across { .. } => Some("softmax across a panel".into()),
         FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
             [_, low, high] if is_negation(low, high) => format!("clip ±{}", exact(high)),

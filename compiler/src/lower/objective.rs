@@ -12,7 +12,8 @@ use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{
-    Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Term, TermLoss,
+    Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Signal, State, Term,
+    TermLoss,
 };
 use crate::refusal::{Origins, refused};
 
@@ -61,6 +62,10 @@ pub(super) fn lower(
     let ladders = origins.ladders.iter().map(|ladder| self::ladder(&mut lowering, ladder, origins));
     let ladders = ladders.collect::<Result<Vec<Ladder>, _>>()?;
 
+    let mut losses = vec![(Signal::Loss, loss)];
+    losses.extend(term_losses.iter().map(|of| (Signal::TermLoss { term: of.term.clone() }, of.loss)));
+    let states = states(&mut lowering, objective, losses)?;
+
     let own = if let [term] = weighted.as_slice() { term.weight } else { None };
     let weight = [weight, own]
         .into_iter()
@@ -88,6 +93,7 @@ pub(super) fn lower(
         domain_weight,
         temperature,
         ladders,
+        states,
         normal_form,
         origin: objective.origin,
     })
@@ -102,6 +108,23 @@ fn ladder(lowering: &mut Lowering, ladder: &Formula, origins: Origins) -> Result
         unreachable!("there is a formula")
     };
     Ok(Ladder { advance_if, every: (*every).max(1), values: values.len() as u32 })
+}
+
+/// What the objective's states are after a step of these losses.
+fn states(
+    lowering: &mut Lowering,
+    objective: &checked::Objective,
+    losses: Vec<(Signal, NodeId)>,
+) -> Result<Vec<State>, Box<Diagnostic>> {
+    if objective.states.is_empty() {
+        return Ok(Vec::new());
+    }
+    lowering.end_of_step(losses);
+    let states = objective.states.iter().map(|checked::State { name, first, next, origin }| {
+        let next = lowering.lower(next)?;
+        Ok(State { name: name.clone(), first: *first, next, origin: *origin })
+    });
+    states.collect()
 }
 
 /// An objective's `select`, weights and terms, before they are reduced to a loss.
@@ -227,6 +250,14 @@ pub(crate) fn whole(
         parts.extend(weighted.when.map(|node| (format!("{}.when", term.name), node)));
     }
     let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
+    let mut losses = vec![(Signal::Loss, loss)];
+    for (term, weighted) in objective.terms.iter().zip(&weighted).filter(|_| !objective.states.is_empty()) {
+        let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
+        losses.push((Signal::TermLoss { term: term.name.clone() }, loss));
+    }
+    for State { name, next, .. } in states(&mut lowering, objective, losses)? {
+        parts.push((format!("{name}.next"), next));
+    }
     let mut live = Vec::new();
     for leaf in lowering.leaves.iter().filter(|leaf| matches!(leaf.formula.0.kind, FormulaKind::Live(_))) {
         match lowering.graph.node(leaf.node).operation {

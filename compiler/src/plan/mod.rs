@@ -147,6 +147,9 @@ pub struct Objective {
     /// By which the stage's rollouts change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ladders: Vec<Ladder>,
+    /// The numbers that it carries from step to step. Its signals call them by name, in every part of the stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<State>,
     pub normal_form: NormalForm,
     pub origin: Origin,
 }
@@ -183,6 +186,7 @@ impl Objective {
             .chain(self.weight)
             .chain(self.domain_weight)
             .chain(self.ladders.iter().map(|ladder| ladder.advance_if))
+            .chain(self.states.iter().map(|state| state.next))
             .collect()
     }
 
@@ -248,6 +252,17 @@ impl Train<Objective> {
         }
         found
     }
+}
+
+/// A number that is the same for a whole step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub name: String,
+    /// In the first step.
+    pub first: f64,
+    /// One number: what it is in the next step.
+    pub next: NodeId,
+    pub origin: Origin,
 }
 
 /// What a term adds to the loss where nothing is weighted.

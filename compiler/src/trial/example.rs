@@ -41,6 +41,9 @@ pub(super) fn of(formulas: &FormulaGraph) -> Value {
             // A parameter: arguments give it a value. (`star.w` is the weight of a composed teacher.)
             FormulaKind::Variable(name) if !name.contains('.') => {}
             FormulaKind::Signal(Signal::Correct) => example.add("reward", Axis::Sequence),
+            FormulaKind::Signal(Signal::State { name, first, .. }) => {
+                drop(example.run.insert(name.clone(), json!(first)));
+            }
             _ => example.add(&given_as(leaf), leaf.formula.axis()),
         }
     }

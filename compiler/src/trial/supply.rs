@@ -216,6 +216,9 @@ impl<'a> Source<'a> {
             if let Some(values) = self.of_layout(signal, layout)? {
                 return plain(values);
             }
+            if let Signal::State { first, .. } = signal {
+                return plain(vec![*first]);
+            }
             if *signal == Signal::VocabularySize
                 && let Some(distributions) = &self.distributions
             {

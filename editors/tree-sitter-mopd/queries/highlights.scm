@@ -110,7 +110,7 @@
 [
   "experiment" "domain" "model" "teacher" "route" "objective" "compare" "let" "fn" "stage" "schedule" "reward" "param" "use"
   "sweep" "template" "panel" "eval" "divergence" "rollout"
-  "pub" "term" "trains" "step" "in" "for" "match" "where" "by"
+  "pub" "term" "state" "trains" "step" "in" "for" "match" "where" "by"
   (else)
 ] @keyword
 

@@ -20,6 +20,7 @@
 (for_head name: (identifier) @local.definition)
 (for_head carried: (identifier) @local.definition)
 (let_statement name: (identifier) @local.definition)
+(state_statement name: (identifier) @local.definition)
 (let_item name: (identifier) @local.definition)
 (term_statement name: (identifier) @local.definition)
 (where_binding name: (identifier) @local.definition)

@@ -23,6 +23,21 @@ pub struct Objective {
     pub reduce: Option<Reduce>,
     /// What its `let`s are numbers of, in source order. Formulas hold them already; these are for people.
     pub lets: Vec<(String, Formula)>,
+    /// The numbers that it carries from step to step, in source order.
+    pub states: Vec<State>,
+    pub origin: Origin,
+}
+
+/// `state beta = 0.04 then clip(...)`: a number of the run. Formulas read it as [`Signal::State`], the value that
+/// the step began with; at the end of the step all states move at once.
+///
+/// [`Signal::State`]: crate::experiment::formula::Signal::State
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub name: String,
+    pub first: f64,
+    /// Of the step's numbers, with the losses of this very step.
+    pub next: Formula,
     pub origin: Origin,
 }
 
@@ -36,6 +51,7 @@ impl Objective {
             formulas.extend(term.reduce.iter().filter_map(|reduce| reduce.denominator.as_ref()));
         }
         formulas.extend(self.reduce.iter().filter_map(|reduce| reduce.denominator.as_ref()));
+        formulas.extend(self.states.iter().map(|state| &state.next));
         formulas
     }
 

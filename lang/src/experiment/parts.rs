@@ -6,7 +6,7 @@ use super::{Keep, Train};
 impl Train {
     /// The stage in parts, one for each set of completions that terms are trained on: the terms on the
     /// stage's rollout, then those with completions of their own, in the order of the terms. Where all have
-    /// their own, the stage's rollout is that of the first.
+    /// their own, the stage's rollout is that of the first. States are moved by the first part's numbers.
     pub fn parts(&self) -> Vec<Train> {
         let mut parts: Vec<(Completions<'_>, Train)> = Vec::new();
         for term in &self.objective.terms {
@@ -24,6 +24,8 @@ impl Train {
         }
         // The sort is stable.
         parts.sort_by_key(|(of, _)| *of != (None, Vec::new()));
-        parts.into_iter().map(|(_, part)| part).collect()
+        let mut parts: Vec<Train> = parts.into_iter().map(|(_, part)| part).collect();
+        parts.iter_mut().skip(1).for_each(|part| part.objective.states.clear());
+        parts
     }
 }

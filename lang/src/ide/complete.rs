@@ -218,7 +218,7 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
         | Takes::Numbers
         | Takes::Formula
         | Takes::Condition => {
-            matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
+            matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet | S::State)
         }
         _ => false,
     }
@@ -330,6 +330,7 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
     if owner == "objective" {
         list.keyword("term", "term name = ... * live student.logp", 0);
         list.keyword("let", "let name = value", 0);
+        list.keyword("state", "state name = first then next", 0);
     }
     if vocabulary::may_route(owner) {
         list.keyword("route", "route { ... } for this stage alone", 2);

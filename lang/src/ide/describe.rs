@@ -72,7 +72,11 @@ pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
             Some(parameter) => written(parameter, source),
             None => symbol.name.clone(),
         },
-        SymbolKind::LocalLet | SymbolKind::Term | SymbolKind::Trained | SymbolKind::Step => {
+        SymbolKind::LocalLet
+        | SymbolKind::State
+        | SymbolKind::Term
+        | SymbolKind::Trained
+        | SymbolKind::Step => {
             format!("{} {}", symbol.kind.name(), shortened(analysis.sources.text(symbol.extent)))
         }
         SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => {

@@ -20,7 +20,7 @@ pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
         let info = symbol
             .info
             .as_ref()
-            .filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::Term))?;
+            .filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::State | SymbolKind::Term))?;
         Some(Inlay { offset: symbol.span.end, text: format!(": {}", describe::unit_and_axis(info)?) })
     };
     declared.filter_map(hint).collect()

@@ -153,7 +153,7 @@ impl CompletionContext<'_> {
         if self.is(start, "route") {
             return CompletionPlace::Nothing;
         }
-        let let_or_term = matches!(self.text(start), "let" | "term" | "trains");
+        let let_or_term = matches!(self.text(start), "let" | "state" | "term" | "trains");
         let Some(assigned) = (start..end).find(|at| self.is(*at, "=")) else {
             return CompletionPlace::Nothing;
         };

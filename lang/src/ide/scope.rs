@@ -101,6 +101,14 @@ fn locals<'a>(context: &CompletionContext<'a>, found: &mut Vec<LocalName<'a>>) {
             "let" if matches!(text(at + 1), "=" | "[") && at > head + 1 && words[at - 1] != statement => {
                 add(text(at), SymbolKind::LocalLet)
             }
+            // What it is next may read it.
+            "state"
+                if text(at + 1) == "="
+                    && (words[at - 1] != statement
+                        || (at..words.len()).any(|later| text(later) == "then")) =>
+            {
+                add(text(at), SymbolKind::State)
+            }
             "trains" if text(at + 1) == "=" => add(text(at), SymbolKind::Trained),
             "where" if text(at + 1) == "=" => add(text(at), SymbolKind::Where),
             "for" => add(text(at), SymbolKind::Turn),

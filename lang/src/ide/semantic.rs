@@ -122,7 +122,7 @@ fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, 
         || matches!(word, "route" | "experiment" | "compare" | "sweep" | "match") && begins(b"{\"")
         // What trails a value stands before a name.
         || matches!(word, "where" | "by") && next.bytes().next().is_some_and(words::is_word_byte)
-        || matches!(word, "trains" | "step") && named;
+        || matches!(word, "state" | "trains" | "step") && named;
     if keyword {
         Some((Meaning::Keyword, false, false))
     } else if next == ":" {

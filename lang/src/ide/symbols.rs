@@ -86,6 +86,7 @@ fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
             kind,
             SymbolKind::Parameter
                 | SymbolKind::LocalLet
+                | SymbolKind::State
                 | SymbolKind::Term
                 | SymbolKind::Where
                 | SymbolKind::Trained

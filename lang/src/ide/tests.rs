@@ -52,7 +52,11 @@ fn a_block_proposes_the_settings_that_it_lacks() {
     proposes("experiment \"a\" { <CURSOR> }", &["seed", "out", "device"], &["steps"]);
     proposes("domain a { prompts = \"x\", <CURSOR>", &["reward", "share", "limits"], &["prompts"]);
     proposes("model m = llama {\n  layers = 2\n  w<CURSOR>\n", &["width", "tokenizer"], &["layers"]);
-    proposes("objective o(k: count = 2) {\n  <CURSOR>", &["term", "let", "reduce", "select"], &["k"]);
+    proposes(
+        "objective o(k: count = 2) {\n  <CURSOR>",
+        &["term", "let", "state", "reduce", "select"],
+        &["k"],
+    );
 }
 
 #[test]
@@ -159,7 +163,9 @@ fn the_new_forms_propose_what_fits() {
     proposes("rollout r = sample(n: 1) |> keep(<CURSOR>", &["reward"], &[]);
     proposes("teacher t(a: fraction) = self { sees = f(<CURSOR>) }", &["a"], &[]);
     proposes("objective o {\n  let x[t in duo] = t.logp\n  term y = <CURSOR>\n}", &["x"], &[]);
-    proposes("model m = train {\n  <CURSOR>\n}", &["trains", "step"], &["term"]);
+    proposes("objective o {\n  state x = 1 then 2 * <CURSOR>\n}", &["x", "student", "loss"], &["live"]);
+    proposes("objective o {\n  state x = 1 then x\n  let y = <CURSOR>\n}", &["x"], &["y"]);
+    proposes("model m = train {\n  <CURSOR>\n}", &["trains", "step"], &["term", "state"]);
     proposes("objective o {\n  <CURSOR>\n}", &["term", "let"], &["trains"]);
     proposes("<CURSOR>", &["template", "rollout", "divergence", "panel", "eval", "sweep"], &[]);
 }
@@ -478,7 +484,8 @@ fn words_are_coloured_by_what_they_mean() {
     assert_eq!(meaning("/// How"), Some(Meaning::Comment));
     let text = "let match = 1\nlet step = 2\nlet a = match { step > 1 -> match, else -> where(step, 1, 2) } \
                 where w = 1\nsweep { step in [1] }\nmodel m = train {\n  trains x = y\n  step z { every = 1 \
-                }\n  step = 3\n}\nobjective o { reduce = sum(token) by domain { target = 1 } }\n";
+                }\n  step = 3\n}\nobjective o { reduce = sum(token) by domain { target = 1 } }\nobjective p {\n  state x = 1 then x\n  \
+                state = 2\n}\n";
     let tokens = semantic_tokens(text, &check(text));
     let keywords = tokens.iter().filter(|token| token.meaning == Meaning::Keyword);
     let keywords: Vec<&str> = keywords.map(|token| &text[token.start as usize..token.end as usize]).collect();
@@ -496,6 +503,9 @@ fn words_are_coloured_by_what_they_mean() {
         "step",
         "objective",
         "by",
+        "objective",
+        "state",
+        "then",
     ];
     assert_eq!(keywords, expected);
 }

@@ -159,6 +159,7 @@ enums! {
     Statement {
         Entry(entry),
         Let { name, index, value },
+        State { name, first, next },
         Term { name, index, value, block },
         Trains { name, value },
         Step { name, block },

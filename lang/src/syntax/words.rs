@@ -41,7 +41,7 @@ pub enum LineHead {
     Item,
     /// `let name` or `route {`.
     ItemOrStatement,
-    /// `term name`, `trains name =` or `step name {`
+    /// `term name`, `state name =`, `trains name =` or `step name {`
     Statement,
     /// `key =`
     Entry,
@@ -108,7 +108,7 @@ fn head(text: &str) -> LineHead {
         "let" if named => LineHead::ItemOrStatement,
         "route" if rest.starts_with('{') => LineHead::ItemOrStatement,
         "term" if named => LineHead::Statement,
-        "trains" if named && assigns(after) => LineHead::Statement,
+        "state" | "trains" if named && assigns(after) => LineHead::Statement,
         "step" if named && after.starts_with('{') => LineHead::Statement,
         "where" if named && assigns(after) => LineHead::Tail,
         "experiment" | "compare" if rest.starts_with('"') => LineHead::Item,

@@ -1,12 +1,13 @@
 //! `metrics.parquet`: one row per stage, step, domain and teacher.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::parquet;
 use crate::files::WriteError;
-use crate::table::table;
+use crate::table::{Column, table};
 
 /// What one training step did to the prompts of one domain, of those that one teacher judged where the data
 /// routes. Numbers that a stage does not have (a reward without a verifier call, a divergence without a
@@ -93,11 +94,14 @@ pub struct Row {
     pub rollout_seconds: f64,
     pub scoring_seconds: f64,
     pub update_seconds: f64,
+    /// The states of the objective, as the step began with them: a column `state.<name>` each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: BTreeMap<String, f64>,
 }
 
 /// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
 pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
-    let table = table!(rows;
+    let mut table = table!(rows;
         seed,
         stage,
         step,
@@ -135,6 +139,10 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         scoring_seconds,
         update_seconds,
     );
+    let states: BTreeSet<&String> = rows.iter().flat_map(|row| row.states.keys()).collect();
+    table.extend(states.into_iter().map(|name| {
+        Column::new(format!("state.{name}"), rows.iter().map(|row| row.states.get(name).copied()))
+    }));
     parquet::write(table, path)
 }
 
@@ -183,6 +191,7 @@ mod tests {
             rollout_seconds: 0.0625,
             scoring_seconds: 0.03125,
             update_seconds: 0.03125,
+            states: BTreeMap::new(),
         }
     }
 
@@ -190,10 +199,17 @@ mod tests {
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.parquet");
-        let routed = Row { teacher: Some("specialist[sort]".to_owned()), divergence: Some(-0.04), ..row(1) };
+        let states = [("beta".to_owned(), 0.06)].into();
+        let routed =
+            Row { teacher: Some("specialist[sort]".to_owned()), divergence: Some(-0.04), states, ..row(1) };
         write_parquet(&[row(0), routed], &path).unwrap();
 
-        let table = columns(&path).unwrap();
+        let mut table = columns(&path).unwrap();
+        let beta = table.pop().unwrap();
+        assert_eq!(
+            (beta.name.as_str(), beta.values),
+            ("state.beta", ColumnValues::Numbers(vec![None, Some(0.06)]))
+        );
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> = table

@@ -1,5 +1,7 @@
 //! What a step did to every domain: the numbers that show early when one domain drowns another.
 
+use std::collections::BTreeMap;
+
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::Signal;
 use mopd_compiler::plan::events::Seconds;
@@ -21,6 +23,8 @@ pub struct Step {
     pub loss: f64,
     /// Where it was computed before the step.
     pub validation_loss: Option<f64>,
+    /// As the step began with them.
+    pub states: BTreeMap<String, f64>,
     pub learning_rate: f64,
     pub gradient_norm: f64,
     pub seconds: Seconds,
@@ -205,6 +209,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         rollout_seconds: numbers.seconds.rollout,
         scoring_seconds: numbers.seconds.scoring,
         update_seconds: numbers.seconds.update,
+        states: numbers.states.clone(),
     }
 }
 

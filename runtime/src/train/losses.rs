@@ -1,8 +1,9 @@
-//! The losses that objectives read: `loss` and `loss.<term>` of the step before, `loss.validation`.
+//! What objectives read of the steps before: `loss` and `loss.<term>` of the last one, `loss.validation`, states.
 
 use mopd_compiler::plan::{Objective, Signal, TermLoss};
 
 use super::objective::Outputs;
+use super::states::States;
 use crate::zip::zip_equal;
 
 pub struct Losses {
@@ -12,6 +13,7 @@ pub struct Losses {
     of_terms: Vec<(Signal, f32)>,
     /// The last loss on validation rows, where the stage has computed one.
     pub validated: Option<Validated>,
+    pub states: States,
 }
 
 /// A loss on validation rows, in nats per token, and the step before which it was computed.
@@ -23,14 +25,15 @@ pub struct Validated {
 
 impl Losses {
     /// Before the first step, of the parts' objectives: 1.
-    pub fn first<'o>(objectives: impl IntoIterator<Item = &'o Objective>) -> Losses {
+    pub fn first<'o>(objectives: impl IntoIterator<Item = &'o Objective> + Clone) -> Losses {
+        let states = States::first(objectives.clone());
         let losses = objectives.into_iter().flat_map(|objective| &objective.term_losses);
         let first = |of: &TermLoss| (Signal::TermLoss { term: of.term.clone() }, 1.0);
-        Losses { total: 1.0, of_terms: losses.map(first).collect(), validated: None }
+        Losses { total: 1.0, of_terms: losses.map(first).collect(), validated: None, states }
     }
 
     /// Answers the loss of a step: of the parts that had something to train on. What had nothing keeps the
-    /// loss that it had.
+    /// loss and the states that it had.
     pub fn learn<'o>(&mut self, parts: impl Iterator<Item = (&'o Objective, Option<&'o Outputs>)>) -> f64 {
         let (mut step, mut place) = (None, 0);
         for (objective, outputs) in parts {
@@ -41,6 +44,7 @@ impl Losses {
             for ((_, loss), of) in zip_equal(own, &objective.term_losses) {
                 *loss = outputs.get(of.loss)[0];
             }
+            self.states.learn(objective, outputs);
         }
         self.total = step.unwrap_or(self.total);
         step.unwrap_or(0.0)
@@ -51,7 +55,7 @@ impl Losses {
         let total = (Signal::Loss, self.total as f32);
         let validated = self.validated.map(|Validated { loss, .. }| (Signal::ValidationLoss, loss as f32));
         let all = std::iter::once(total).chain(self.of_terms.iter().cloned()).chain(validated);
-        all.map(|(signal, loss)| (signal, vec![loss]))
+        all.chain(self.states.signals()).map(|(signal, loss)| (signal, vec![loss]))
     }
 
     /// The loss on validation rows, where it was computed before this very step.

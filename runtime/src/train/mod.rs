@@ -32,6 +32,7 @@ mod scores;
 mod sequences;
 mod spans;
 pub mod state;
+mod states;
 mod tags;
 mod tensor_graph;
 #[cfg(test)]
@@ -390,6 +391,7 @@ impl<'a> Trainer<'a> {
                 self.stage.name
             ));
         }
+        let states = self.losses.states.values().clone();
         for (part, evaluated) in zip_equal(&mut self.parts, &evaluated) {
             if let Some((_, outputs)) = evaluated {
                 part.learn(outputs, step);
@@ -412,8 +414,16 @@ impl<'a> Trainer<'a> {
         };
         let experts = self.model.take_expert_load();
         let validation_loss = self.losses.validated_before(step);
-        let numbers =
-            Step { step, loss, validation_loss, learning_rate, gradient_norm: norm, seconds, experts };
+        let numbers = Step {
+            step,
+            loss,
+            validation_loss,
+            states,
+            learning_rate,
+            gradient_norm: norm,
+            seconds,
+            experts,
+        };
         let several = self.parts.len() > 1;
         let (mut rows, mut tokens) = (Vec::new(), 0);
         for (part, (rollouts, evaluated)) in zip_equal(&mut self.parts, zip_equal(rollouts, &evaluated)) {

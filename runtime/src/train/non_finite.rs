@@ -53,7 +53,7 @@ pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Res
     Ok(())
 }
 
-/// Checks the terms, the adjoints and the loss.
+/// Checks the terms, the adjoints, the loss and what the states are next.
 pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<(), Classified> {
     let objective = &stage.train.objective;
     for term in &objective.terms {
@@ -71,6 +71,14 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
             Error::new(FailureKind::NonFinite, "the loss is not finite").at(objective.origin),
             false,
         ));
+    }
+    for state in &objective.states {
+        let next = outputs.get(state.next)[0];
+        if !next.is_finite() {
+            let message = format!("the state `{}` would be {next} in the next step", state.name);
+            let error = Error::new(FailureKind::NonFinite, message).at(state.origin);
+            return Err((error.help("bound it, as in `clip(..., 0.001, 1)`"), false));
+        }
     }
     Ok(())
 }

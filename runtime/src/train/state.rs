@@ -5,7 +5,7 @@
 //! with the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that
 //! teachers wrote before the first step.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mopd_compiler::expr::graph::NodeId;
 
@@ -51,6 +51,8 @@ impl Trainer<'_> {
         let first = parts.remove(0);
         let (turn, others) = (0, Vec::new());
         let losses = self.losses.position();
+        let mut numbers = BTreeMap::new();
+        self.losses.states.put(&mut numbers);
         let validated = self.losses.validated.map(|Validated { step, loss }| (step, loss.to_bits()));
         let position = TrainPosition {
             step,
@@ -62,6 +64,7 @@ impl Trainer<'_> {
             own_data: parts,
             others,
             losses,
+            numbers,
             validated,
         };
         TrainState { position, tensors, record }
@@ -105,6 +108,7 @@ impl Trainer<'_> {
             ));
         }
         self.losses.restore(&position.losses)?;
+        self.losses.states.restore(&position.numbers)?;
         let validated = |(step, loss)| Validated { step, loss: f64::from_bits(loss) };
         self.losses.validated = position.validated.map(validated);
         let model = &self.model;

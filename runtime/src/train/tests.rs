@@ -55,6 +55,7 @@ mod routes;
 mod said;
 mod scorers;
 mod speculative;
+mod states;
 mod through;
 mod trained;
 mod turns;

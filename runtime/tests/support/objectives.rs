@@ -40,6 +40,7 @@ pub fn objective(
         domain_weight: None,
         temperature: 1.0,
         ladders: Vec::new(),
+        states: Vec::new(),
         normal_form: NormalForm {
             prefixes: empty(),
             sequence_selection: empty(),

@@ -1,12 +1,13 @@
 //! The series of `metrics.parquet`, reduced to the size of a page: means over steps, and the range over
 //! seeds.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::Rounded;
-use crate::metrics::{SHARES, domain, gathered, number};
+use crate::metrics::{SHARES, STATE, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
@@ -63,7 +64,7 @@ pub struct Curves {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Series {
-    pub metric: &'static str,
+    pub metric: Cow<'static, str>,
     pub by: By,
     /// The domain's or the teacher's name; empty of what the whole step has.
     pub of: String,
@@ -149,36 +150,37 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
         whole: points == steps,
         series: Vec::new(),
     };
-    let series = |metric: &'static str, by: By, of: &str, values: &mut dyn Iterator<Item = CurvePoint>| {
-        let mut means = vec![vec![WeightedMean::default(); points]; seeds.len()];
-        for CurvePoint { row, value, weight } in values {
-            if let (Some(value), Some(weight)) = (value, weight) {
-                let point = metrics.whole("step", row) as usize * points / steps;
-                let seed = metrics.whole("seed", row);
-                let seed =
-                    seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
-                means[seed][point].add(value, weight);
+    let series =
+        |metric: Cow<'static, str>, by: By, of: &str, values: &mut dyn Iterator<Item = CurvePoint>| {
+            let mut means = vec![vec![WeightedMean::default(); points]; seeds.len()];
+            for CurvePoint { row, value, weight } in values {
+                if let (Some(value), Some(weight)) = (value, weight) {
+                    let point = metrics.whole("step", row) as usize * points / steps;
+                    let seed = metrics.whole("seed", row);
+                    let seed =
+                        seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
+                    means[seed][point].add(value, weight);
+                }
             }
-        }
-        let of_seeds = |point: usize| means.iter().filter_map(move |seed| seed[point].value());
-        let over = |join: fn(f64, f64) -> f64| {
-            (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>()
+            let of_seeds = |point: usize| means.iter().filter_map(move |seed| seed[point].value());
+            let over = |join: fn(f64, f64) -> f64| {
+                (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>()
+            };
+            let mean = (0..points).map(|point| {
+                let mut mean = WeightedMean::default();
+                of_seeds(point).for_each(|value| mean.add(value, 1.0));
+                mean.value().map(Rounded)
+            });
+            let mean: Vec<_> = mean.collect();
+            mean.iter().any(Option::is_some).then(|| Series {
+                metric,
+                by,
+                of: of.to_owned(),
+                mean,
+                low: (seeds.len() > 1).then(|| over(f64::min)),
+                high: (seeds.len() > 1).then(|| over(f64::max)),
+            })
         };
-        let mean = (0..points).map(|point| {
-            let mut mean = WeightedMean::default();
-            of_seeds(point).for_each(|value| mean.add(value, 1.0));
-            mean.value().map(Rounded)
-        });
-        let mean: Vec<_> = mean.collect();
-        mean.iter().any(Option::is_some).then(|| Series {
-            metric,
-            by,
-            of: of.to_owned(),
-            mean,
-            low: (seeds.len() > 1).then(|| over(f64::min)),
-            high: (seeds.len() > 1).then(|| over(f64::max)),
-        })
-    };
     let is = |column: &str, row: usize, name: &str| metrics.text(column, row) == name;
     for metric in OF_DOMAIN {
         for of in &domains {
@@ -188,7 +190,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
                 value: number(metrics, metric, rows),
                 weight: Some(1.0),
             });
-            curves.series.extend(series(metric, By::Domain, of, &mut values));
+            curves.series.extend(series(metric.into(), By::Domain, of, &mut values));
         }
     }
     let of_steps = if routed { gathered(metrics, rows.iter().copied(), "stage") } else { Vec::new() };
@@ -201,7 +203,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
                 let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
                 CurvePoint { row: rows[0], value, weight: Some(1.0) }
             });
-            curves.series.extend(series(metric, By::Teacher, teacher, &mut values));
+            curves.series.extend(series(metric.into(), By::Teacher, teacher, &mut values));
         }
     }
     for metric in OF_TEACHER {
@@ -212,14 +214,19 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
                 let weight = metrics.number("token_share", row).filter(|share| *share > 0.0);
                 CurvePoint { row, value: metrics.number(metric, row), weight }
             });
-            curves.series.extend(series(metric, By::Teacher, teacher, &mut values));
+            curves.series.extend(series(metric.into(), By::Teacher, teacher, &mut values));
         }
     }
     for metric in OF_STEP {
         // Every row of a step says the same.
         let mut values =
             rows.iter().map(|&row| CurvePoint { row, value: metrics.number(metric, row), weight: Some(1.0) });
-        curves.series.extend(series(metric, By::Step, "", &mut values));
+        curves.series.extend(series(metric.into(), By::Step, "", &mut values));
+    }
+    for state in metrics.columns(STATE) {
+        let mut values =
+            rows.iter().map(|&row| CurvePoint { row, value: metrics.number(state, row), weight: Some(1.0) });
+        curves.series.extend(series(state.to_owned().into(), By::Step, "", &mut values));
     }
     curves
 }
@@ -269,6 +276,10 @@ mod tests {
             column("reward", ColumnValues::Numbers(rewards)),
             column("token_share", ColumnValues::Numbers(shares)),
             column("divergence", ColumnValues::Numbers(divergences)),
+            column(
+                "state.beta",
+                ColumnValues::Numbers((0..rows).map(|row| Some((row / 2) as f64)).collect()),
+            ),
         ])
     }
 
@@ -280,6 +291,10 @@ mod tests {
         let rewards: Vec<_> = student.series.iter().filter(|series| series.metric == "reward").collect();
         // `reverse` has none.
         let [reward] = rewards.as_slice() else { panic!("{rewards:?}") };
+        // Three steps a seed.
+        let beta = student.series.iter().find(|series| series.metric == "state.beta").unwrap();
+        assert_eq!((beta.by, beta.of.as_str()), (By::Step, ""));
+        assert_eq!(beta.mean, [1.5, 2.5, 3.5].map(|value| Some(Rounded(value))));
         assert_eq!(reward.mean, [1.5, 2.5, 3.5].map(|value| Some(Rounded(value))));
         assert_eq!(reward.low.as_ref().unwrap()[0], Some(Rounded(1.0)));
         assert_eq!(reward.high.as_ref().unwrap()[2], Some(Rounded(4.0)));

@@ -225,6 +225,9 @@
   };
 
   function learning(stage) {
+    for (const { metric } of stage.series) {
+      if (metric.startsWith("state.")) metrics[metric] ??= [`The state \`${metric.slice("state.".length)}\``, metric.slice("state.".length)];
+    }
     const known = Object.keys(metrics).filter((metric) => stage.series.some((one) => one.metric === metric && one.by !== "teacher"));
     if (!known.length) return null;
     const box = element("figure", { "data-chart": "learning" });

@@ -56,9 +56,15 @@ fn symbol_kind(kind: Option<index::SymbolKind>) -> SymbolKind {
         Some(Kind::Let | Kind::Schedule | Kind::Reward | Kind::Template | Kind::Rollout | Kind::Eval) => {
             SymbolKind::CONSTANT
         }
-        Some(Kind::Param | Kind::Parameter | Kind::LocalLet | Kind::Turn | Kind::Carried | Kind::Where) => {
-            SymbolKind::VARIABLE
-        }
+        Some(
+            Kind::Param
+            | Kind::Parameter
+            | Kind::LocalLet
+            | Kind::State
+            | Kind::Turn
+            | Kind::Carried
+            | Kind::Where,
+        ) => SymbolKind::VARIABLE,
         None => SymbolKind::MODULE,
     }
 }

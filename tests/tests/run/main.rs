@@ -7,6 +7,7 @@ mod methods;
 mod private;
 mod rewards;
 mod signals;
+mod states;
 mod tables;
 mod train;
 mod turns;

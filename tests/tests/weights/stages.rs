@@ -129,6 +129,7 @@ fn holder() -> Objective {
         temperature: None,
         reduce: None,
         lets: Vec::new(),
+        states: Vec::new(),
         origin,
     }
 }

@@ -233,6 +233,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         },
         Wide::Loss => Signal::Loss,
         Wide::TermLoss { term } => Signal::TermLoss { term: term.clone() },
+        Wide::State { name, .. } => Signal::State { name: name.clone() },
         Wide::ValidationLoss => Signal::ValidationLoss,
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::Data { field } => Signal::Data { field: field.clone() },

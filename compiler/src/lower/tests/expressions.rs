@@ -18,6 +18,7 @@ fn objective(select: Formula, weight: Formula) -> Objective {
         temperature: None,
         reduce: None,
         lets: Vec::new(),
+        states: Vec::new(),
         origin: HERE,
     }
 }

@@ -14,6 +14,7 @@ mod panels;
 mod plans;
 mod recorded;
 mod refusals;
+mod states;
 mod validation;
 
 use mopd_lang::experiment::*;
@@ -119,6 +120,7 @@ pub fn objective(value: Formula, reduce: Reduce) -> Objective {
         temperature: None,
         reduce: Some(reduce),
         lets: Vec::new(),
+        states: Vec::new(),
         origin: HERE,
     }
 }

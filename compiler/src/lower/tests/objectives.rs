@@ -11,7 +11,7 @@ use crate::lower::normal_form::normal_form;
 /// Two groups of two sequences, of 3, 1, 2 and 2 tokens.
 const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
 const TOKENS: [f64; 4] = [3.0, 1.0, 2.0, 2.0];
-const STUDENT: [f32; 8] = [-1.0, -0.25, -7.0, -2.0, -0.5, -3.0, -1.5, -0.125];
+pub const STUDENT: [f32; 8] = [-1.0, -0.25, -7.0, -2.0, -0.5, -3.0, -1.5, -0.125];
 const TEACHER: [f32; 8] = [-0.5, -9.0, -0.75, -2.0, -1.5, -0.25, -1.25, -6.0];
 const SAMPLER: [f32; 8] = [-1.25, -0.25, -6.5, -2.5, -0.5, -2.75, -1.5, -0.5];
 const ENTROPY: [f32; 8] = [0.5, 1.5, 2.0, 0.25, 1.25, 3.0, 0.75, 2.5];
@@ -46,7 +46,7 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     lower_with(objective, &[])
 }
 
-fn lower_with(objective: &Objective, read_losses: &[String]) -> Result<plan::Objective, Box<Diagnostic>> {
+pub fn lower_with(objective: &Objective, read_losses: &[String]) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
     super::super::objective::lower(
         objective,
@@ -68,11 +68,24 @@ pub fn lowered(objective: &Objective) -> plan::Objective {
 /// Interpreter and compiled program both give `expected` for `node`.
 #[track_caller]
 pub fn assert_values(objective: &plan::Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
+    assert_values_with(objective, node, expected, &[]);
+}
+
+/// The same where these are given too.
+#[track_caller]
+pub fn assert_values_with(
+    objective: &plan::Objective,
+    node: crate::expr::graph::NodeId,
+    expected: &[f64],
+    given: &[(plan::Signal, Vec<f32>)],
+) {
     let outputs = objective.outputs();
     assert!(outputs.contains(&node));
-    let reference = interpret(&objective.graph, &outputs, &batch()).expect("the batch has everything");
+    let mut batch = batch();
+    batch.signals.extend_from_slice(given);
+    let reference = interpret(&objective.graph, &outputs, &batch).expect("the batch has everything");
     let program = Program::compile(&objective.graph, &outputs).expect("compiles");
-    let compiled = program.run(&batch()).expect("the batch has everything");
+    let compiled = program.run(&batch).expect("the batch has everything");
     assert_eq!(reference.get(node).len(), expected.len());
     for (index, expected) in expected.iter().enumerate() {
         let (reference, compiled) = (reference.get(node)[index], compiled.get(node)[index]);

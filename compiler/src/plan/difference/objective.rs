@@ -19,8 +19,10 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
     let primitives = |objective: &Objective| -> Vec<_> {
         objective.live.iter().map(|live| (live.primitive.clone(), live.adjoint)).collect()
     };
-    let same =
-        before.graph == after.graph && before.loss == after.loss && before.temperature == after.temperature;
+    let same = before.graph == after.graph
+        && before.loss == after.loss
+        && before.temperature == after.temperature
+        && moves(before) == moves(after);
     if same && primitives(before) == primitives(after) {
         return Vec::new();
     }
@@ -44,6 +46,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
         walk.pair(old.value, new.value, &format!("term `{}`", old.name));
     }
     walk.pair(before.loss, after.loss, "the loss");
+    walk.states();
     let shaped = !found.is_empty();
     for (change, number) in walk.found {
         let repeated = said.contains(&(unsigned(&shown(&change.before)), unsigned(&shown(&change.after))));
@@ -55,6 +58,11 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
         found.push(Change { what: "the order in which it computes".to_owned(), before: None, after: None });
     }
     found
+}
+
+/// What its states begin with and what they are next.
+fn moves(objective: &Objective) -> Vec<(&str, f64, NodeId)> {
+    objective.states.iter().map(|state| (state.name.as_str(), state.first, state.next)).collect()
 }
 
 fn shown(side: &Option<String>) -> String {
@@ -146,6 +154,32 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    fn states(&mut self) {
+        let (before, after) = (self.before, self.after);
+        for old in &before.states {
+            let place = format!("state `{}`", old.name);
+            match after.states.iter().find(|new| new.name == old.name) {
+                Some(new) => {
+                    if new.first != old.first {
+                        let (first, now) = (Some(text::number(old.first)), Some(text::number(new.first)));
+                        let what = format!("the first value of {place}");
+                        self.found.push((Change { what, before: first, after: now }, true));
+                    }
+                    self.pair(old.next, new.next, &place);
+                }
+                None => {
+                    let gone = Some(expression(&before.graph, old.next));
+                    self.found.push((Change { what: place, before: gone, after: None }, true));
+                }
+            }
+        }
+        let known = |name: &str| before.states.iter().any(|old| old.name == name);
+        for new in after.states.iter().filter(|new| !known(&new.name)) {
+            let (what, now) = (format!("state `{}`", new.name), Some(expression(&after.graph, new.next)));
+            self.found.push((Change { what, before: None, after: now }, true));
+        }
+    }
+
     fn pair(&mut self, old: NodeId, new: NodeId, place: &str) {
         // Nodes are hash-consed: graphs are walked node by node, not along every path. A chain of a million
         // nodes must not be a deep stack either.
@@ -297,6 +331,7 @@ fn signal_text(signal: &Signal) -> String {
         Signal::Rank { role: of } => role("rank", of),
         Signal::EndLogp { role: of } => role("end_logp", of),
         Signal::Other { text, .. } => text.clone(),
+        Signal::State { name } => name.clone(),
         other => super::written(other)["signal"].as_str().unwrap_or("signal").to_owned(),
     }
 }

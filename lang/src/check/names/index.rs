@@ -64,6 +64,8 @@ pub enum SymbolKind {
     Parameter,
     /// A `let` of an objective.
     LocalLet,
+    /// A number that an objective carries from step to step.
+    State,
     Term,
     /// `d` of `for d in domains` and `[d in domains]`.
     Turn,
@@ -123,6 +125,7 @@ impl SymbolKind {
             SymbolKind::Stage => "stage",
             SymbolKind::Objective => "objective",
             SymbolKind::Parameter => "parameter",
+            SymbolKind::State => "state",
             SymbolKind::Term => "term",
             SymbolKind::Turn => "each",
             SymbolKind::Carried => "carried",

@@ -23,6 +23,8 @@ struct Declaration {
     name: String,
     span: Span,
     within: Span,
+    /// Where it may stand without being read: a state in its own next value.
+    itself: Option<Span>,
     /// What follows from it, and the way out.
     effect: &'static str,
     help: &'static str,
@@ -31,7 +33,7 @@ struct Declaration {
 impl Declaration {
     fn new(what: &'static str, name: &Name, within: Span) -> Declaration {
         let (effect, help) = ("it changes nothing", "use it where its value belongs, or remove it");
-        Declaration { what, name: name.text.clone(), span: name.span, within, effect, help }
+        Declaration { what, name: name.text.clone(), span: name.span, within, itself: None, effect, help }
     }
 
     /// `d` of `[d in domains]`; `within` is all that may read it.
@@ -78,6 +80,13 @@ impl Checker {
                                 let within = name.span.to(value.span);
                                 declared
                                     .extend(index.iter().map(|index| Declaration::variable(index, within)));
+                            }
+                            Statement::State { name, next, .. } => {
+                                let itself = next.as_ref().map(|next| next.span);
+                                declared.push(Declaration {
+                                    itself,
+                                    ..Declaration::new("state", name, item.span)
+                                });
                             }
                             Statement::Term { name, index, value, block } => {
                                 let within =
@@ -166,7 +175,10 @@ fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Sp
         let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
             && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
         let here = Span::new(file, from, to);
-        let passed = passed_over.iter().any(|span| span.start <= here.start && here.end <= span.end);
+        let passed = passed_over
+            .iter()
+            .chain(&declared.itself)
+            .any(|span| span.start <= here.start && here.end <= span.end);
         whole && here != declared.span && !passed && !in_comment(&bytes[..from])
     })
 }

@@ -1,9 +1,10 @@
-//! Objectives: `let`, `select`, `weight`, and terms.
+//! Objectives: `let`, `state`, `select`, `weight`, and terms.
 
 pub mod capability;
 pub mod live;
 mod names;
 pub mod pitfalls;
+mod states;
 
 use std::rc::Rc;
 
@@ -51,7 +52,7 @@ impl Checker {
     ) -> Option<Objective> {
         let mut outside = env.with_context(Context::Objective);
         let mut parts = ObjectiveParts::default();
-        let mut terms: Vec<&Name> = Vec::new();
+        let (mut terms, mut states): (Vec<&Name>, Vec<states::Begun>) = Default::default();
         for statement in &body.statements {
             match statement {
                 Statement::Let { name, index, value } => {
@@ -63,6 +64,12 @@ impl Checker {
                     self.record(name.span, &value);
                     self.keep_let(&name.text, &value, &mut parts.lets);
                     outside.bind(&name.text, value);
+                }
+                Statement::State { name, first, next } => {
+                    match self.state_begins(name, first, next.as_ref(), &mut outside) {
+                        Some(state) => states.push(state),
+                        None => parts.faulty = true,
+                    }
                 }
                 Statement::Term { name, index, value, block } => {
                     if let Some(first) = terms.iter().find(|first| first.text == name.text) {
@@ -108,13 +115,16 @@ impl Checker {
             }
         }
         self.objective_is_complete(name, body, &mut parts);
-        if parts.faulty {
+        let begun = states.len();
+        let states: Vec<_> =
+            states.into_iter().filter_map(|state| self.state_moves(state, &outside)).collect();
+        if parts.faulty || states.len() < begun {
             return None;
         }
         let origin = self.origin(name.span);
         let ObjectiveParts { terms, select, weight, temperature, reduce, lets, .. } = parts;
-        let objective =
-            Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, lets, origin };
+        let name = name.text.clone();
+        let objective = Objective { name, terms, select, weight, temperature, reduce, lets, states, origin };
         if !self.selected_is_decided(&objective) || !self.losses_are_of_terms(&objective) {
             return None;
         }

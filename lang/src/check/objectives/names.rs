@@ -17,7 +17,8 @@ impl Checker {
             let text = format!("`{}` is what every objective reads under this name", name.text);
             Diagnostic::error(Code::DuplicateName, name.span, text).label("can't be declared again")
         } else if env.local(&name.text).is_some() {
-            let text = format!("`{}` is a parameter or a `let` of this objective already", name.text);
+            let text =
+                format!("`{}` is a parameter, a `let` or a `state` of this objective already", name.text);
             Diagnostic::error(Code::DuplicateName, name.span, text).label("would hide it from here on")
         } else if let Some(outer) =
             self.modules.lookup(env.module, &name.text).filter(|outer| self.is_read_in_formulas(outer.item))
@@ -48,8 +49,10 @@ impl Checker {
     /// A term named like a parameter or a `let`: its loss is another number than what the formulas call so.
     pub(in crate::check) fn is_no_other(&mut self, name: &Name, env: &Env) {
         if env.local(&name.text).is_some() {
-            let text =
-                format!("the term `{}` is named like a parameter or a `let` of this objective", name.text);
+            let text = format!(
+                "the term `{}` is named like a parameter, a `let` or a `state` of this objective",
+                name.text
+            );
             let diagnostic =
                 Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
             self.report(diagnostic.help("give the term another name"));

@@ -123,6 +123,7 @@ fn is_blind_alone(formula: &Formula) -> bool {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::VocabularySize => true,
             _ => false,

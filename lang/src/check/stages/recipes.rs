@@ -65,6 +65,7 @@ pub(in crate::check) fn preference(
         temperature: None,
         reduce: Some(reduce),
         lets: Vec::new(),
+        states: Vec::new(),
         origin,
     }
 }

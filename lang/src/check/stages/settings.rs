@@ -98,14 +98,16 @@ impl Checker {
                     let text = format!("{} takes no route here", settings.owner);
                     self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
                 }
-                Statement::Let { name, .. } | Statement::Term { name, .. } => {
+                Statement::Let { name, .. }
+                | Statement::State { name, .. }
+                | Statement::Term { name, .. } => {
                     self.report(
                         Diagnostic::error(
                             Code::UnknownKey,
                             name.span,
                             format!("{} holds settings only", settings.owner),
                         )
-                        .help("`let` and `term` belong in an objective; write a `let` of your own above"),
+                        .help("`let`, `state` and `term` belong in an objective; write a `let` of your own above"),
                     );
                 }
                 // The block of `train` reads these itself.
@@ -269,7 +271,7 @@ impl Checker {
     }
 
     /// What stands for a number that a parameter without a value leaves open.
-    fn any_number(&self, usual: f64) -> Option<f64> {
+    pub(in crate::check) fn any_number(&self, usual: f64) -> Option<f64> {
         self.any_numbers.then_some(usual)
     }
 

@@ -229,7 +229,9 @@ impl Checker {
             FormulaKind::Statistic { over, .. } => *over < Axis::Sequence,
             FormulaKind::Reduce { .. } => node.axis < Axis::Sequence,
             FormulaKind::Memory { .. } => true,
-            FormulaKind::Signal(Signal::Loss | Signal::TermLoss { .. } | Signal::ValidationLoss) => true,
+            FormulaKind::Signal(
+                Signal::Loss | Signal::TermLoss { .. } | Signal::State { .. } | Signal::ValidationLoss,
+            ) => true,
             _ => false,
         };
         let Some(span) = self.first_place(&train.objective, across) else { return true };

@@ -127,8 +127,8 @@ impl Checker {
             }
             ExprKind::Then { .. } => self.misplaced(
                 expr.span,
-                "`then` joins the steps of a `reduce`, nothing else",
-                "write `reduce = mean(token) then mean(sequence)`",
+                "`then` joins the steps of a `reduce`, and the first and the next value of a `state`",
+                "write `reduce = mean(token) then mean(sequence)`, or `state x = 0 then 0.9 * x + 0.1 * y`",
             ),
             ExprKind::By { .. } => self.misplaced(
                 expr.span,

@@ -225,6 +225,13 @@ pub enum Signal {
     TermLoss {
         term: String,
     },
+    /// A number that the objective carries from step to step, as the step began with it. Run.
+    State {
+        name: String,
+        unit: Unit,
+        /// Its value in the first step.
+        first: f64,
+    },
     /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
     ValidationLoss,
     /// Run, count.
@@ -264,6 +271,7 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::VocabularySize => Axis::Run,
         }
@@ -300,6 +308,7 @@ impl Signal {
             Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::ValidationLoss => {
                 Unit::Number
             }
+            Signal::State { unit, .. } => *unit,
         }
     }
 

@@ -77,6 +77,7 @@ pub fn signal(signal: &Signal) -> String {
         Signal::Step => "step".into(),
         Signal::Loss => "loss".into(),
         Signal::TermLoss { term } => format!("loss.{term}"),
+        Signal::State { name, .. } => name.clone(),
         Signal::ValidationLoss => "loss.validation".into(),
         Signal::VocabularySize => "vocab_size".into(),
     }

@@ -241,6 +241,13 @@ impl<'a> AstBuilder<'a> {
             Rule::let_statement => {
                 Some(Statement::Let { name: parts.name?, index: parts.family, value: parts.value? })
             }
+            Rule::state_statement => {
+                let (first, next) = match parts.value? {
+                    Expr { kind: ExprKind::Then { first, second }, .. } => (*first, Some(*second)),
+                    first => (first, None),
+                };
+                Some(Statement::State { name: parts.name?, first, next })
+            }
             Rule::term_statement => {
                 let mut value = parts.value?;
                 let end = value.span.end;

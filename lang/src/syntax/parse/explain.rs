@@ -122,8 +122,8 @@ fn slip(builder: &AstBuilder, slice: &str, start: usize, at: usize, kind: Broken
         );
     }
     if kind == Broken::Item {
-        if matches!(first, "term" | "trains" | "step") && !second.is_empty() {
-            let block = if first == "term" { "an `objective`" } else { "a `train` stage" };
+        if matches!(first, "term" | "state" | "trains" | "step") && !second.is_empty() {
+            let block = if matches!(first, "term" | "state") { "an `objective`" } else { "a `train` stage" };
             return Some(
                 Diagnostic::error(Code::Syntax, place, format!("`{first}` can't stand on its own"))
                     .label("a statement")

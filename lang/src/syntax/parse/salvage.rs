@@ -170,7 +170,7 @@ impl<'a> AstBuilder<'a> {
             return None;
         }
         let (word, at) = match first {
-            "let" | "term" | "trains" | "step" if !split_word(rest).0.is_empty() => {
+            "let" | "state" | "term" | "trains" | "step" if !split_word(rest).0.is_empty() => {
                 (split_word(rest).0, slice.len() - rest.len())
             }
             _ => (first, 0),
@@ -182,6 +182,7 @@ impl<'a> AstBuilder<'a> {
         let name = Name { text: word.to_owned(), span: self.span_at(start, start + word.len()) };
         Some(match first {
             "let" => Statement::Let { name, index: None, value: lost },
+            "state" if at > 0 => Statement::State { name, first: lost.clone(), next: Some(lost) },
             "term" => Statement::Term { name, index: None, value: lost, block: None },
             "trains" if at > 0 => Statement::Trains { name, value: lost },
             "step" if at > 0 => Statement::Step { name, block: self.block_within(span) },

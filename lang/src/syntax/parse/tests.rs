@@ -100,6 +100,10 @@ fn show_block(block: &Block) -> String {
         Statement::Let { name, index, value } => {
             format!("let {}{} = {}", name.text, show_index(index), show(value))
         }
+        Statement::State { name, first, next } => {
+            let next = next.as_ref().map(|next| format!(" then {}", show(next))).unwrap_or_default();
+            format!("state {} = {}{next}", name.text, show(first))
+        }
         Statement::Trains { name, value } => format!("trains {} = {}", name.text, show(value)),
         Statement::Step { name, block } => format!("step {} {{{}}}", name.text, show_block(block)),
         Statement::Term { name, index, value, block } => {

@@ -5,7 +5,7 @@ use mopd_compiler::plan::{DataFormula, Signal, Term};
 use super::*;
 use crate::compiled;
 
-fn trained(objective: &str) -> Train<Objective> {
+pub fn trained(objective: &str) -> Train<Objective> {
     let plan = compiled::plan(format!(
         "experiment \"t\" {{ seed = 1 }}\n\
          domain d {{ prompts = \"d.jsonl\", format = text, reward = exact_match }}\n\

@@ -176,6 +176,13 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         let read = given::reads_losses(", data = data(answer)");
         (train.objective, train.own_data) = (read.objective, read.own_data);
     });
+    case("states", ROUTED, &|train| {
+        (train.objective, train.passes) = (given::trained(states::MOVING).objective, 2);
+    });
+    case("states that terms on other completions read", ROUTED, &|train| {
+        let read = given::trained(states::SHARED);
+        (train.objective, train.own_data) = (read.objective, read.own_data);
+    });
     case("replayed rollouts in a mix", ROUTED, &|train| {
         let student = Producer::student(Sampling::new(1, 1.0, 6));
         let replayed = replay(student, Keeps::Rollouts, 9, None);

@@ -48,6 +48,7 @@ impl Parameters<'_> {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
+            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::VocabularySize
             | Signal::Data { .. }

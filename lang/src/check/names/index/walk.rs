@@ -191,11 +191,19 @@ impl Walk<'_> {
     }
 
     fn objective(&mut self, scope: &Scope, body: &Block) {
+        // What a state is next is computed where the step ends: it sees all names.
+        let mut moved = Vec::new();
         for statement in &body.statements {
             match statement {
                 Statement::Let { name, index, value } => {
                     self.indexed(scope, index.as_ref(), value);
                     self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
+                }
+                Statement::State { name, first, next } => {
+                    self.expr(scope, first);
+                    let end = next.as_ref().map_or(first.span, |next| next.span);
+                    self.bind(name, SymbolKind::State, name.span.to(end));
+                    moved.extend(next);
                 }
                 Statement::Term { name, index, value, block } => {
                     let outer = self.locals.len();
@@ -215,6 +223,7 @@ impl Walk<'_> {
                 Statement::Route(route) => self.route(scope, route),
             }
         }
+        moved.into_iter().for_each(|next| self.expr(scope, next));
     }
 
     /// A value, once per element of its index if it has one.
@@ -240,6 +249,9 @@ impl Walk<'_> {
                 Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, keys),
                 Statement::Let { index, value, .. } | Statement::Term { index, value, .. } => {
                     self.indexed(scope, index.as_ref(), value);
+                }
+                Statement::State { first, next, .. } => {
+                    std::iter::once(first).chain(next).for_each(|value| self.expr(scope, value));
                 }
                 Statement::Trains { value, .. } => self.expr(scope, value),
                 Statement::Step { name, block } => {

@@ -1,0 +1,105 @@
+//! States: their nodes, their part in keys and normal forms, and what is refused.
+
+use std::rc::Rc;
+
+use super::objectives::{STUDENT, assert_values_with, lower_with, lowered};
+use super::*;
+
+const BETA: f64 = 0.04;
+
+fn beta() -> Formula {
+    signal(Signal::State { name: "beta".into(), unit: Unit::Number, first: BETA })
+}
+
+fn mean_reward() -> Formula {
+    reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch)
+}
+
+/// `-beta * live student.logp`, with `state beta = 0.04 then next`.
+fn moved(next: Formula) -> Objective {
+    let value = apply(Function::Multiply, [&beta(), &live(Live::Part(Part::Logp))]);
+    let mut objective = objective(apply(Function::Negate, [&value]), token_mean());
+    objective.states = vec![State { name: "beta".into(), first: BETA, next, origin: HERE }];
+    objective
+}
+
+/// What the step began with, and the step's own loss beside that of the one before.
+#[test]
+fn a_state_moves_by_the_losses_of_its_step() {
+    let (loss, term) = (signal(Signal::Loss), signal(Signal::TermLoss { term: "term".into() }));
+    // One formula for both: a `let` that a term and the state read.
+    let both = apply(Function::Add, [&loss, &mean_reward()]);
+    let next = apply(Function::Multiply, [&beta(), &apply(Function::Add, [&both, &term])]);
+    let mut objective = moved(next);
+    objective.weight = Some(both);
+    let plan = lower_with(&objective, &["term".to_owned()]).unwrap();
+    let given = [
+        (plan::Signal::State { name: "beta".into() }, vec![0.5]),
+        (plan::Signal::Loss, vec![2.0]),
+        (plan::Signal::TermLoss { term: "term".into() }, vec![9.0]),
+    ];
+    // The mean of the rewards 1, 0, 0.25 and 0.75 is 0.5.
+    let logp = STUDENT.iter().map(|logp| f64::from(*logp)).sum::<f64>() / 8.0;
+    let bare = -0.5 * logp;
+    let loss = (2.0 + 0.5) * bare;
+    assert_values_with(&plan, plan.loss, &[loss], &given);
+    assert_values_with(&plan, plan.states[0].next, &[0.5 * (loss + 0.5 + bare)], &given);
+    assert_eq!((plan.states[0].name.as_str(), plan.states[0].first), ("beta", BETA));
+    assert!(lowered(&nll()).states.is_empty());
+}
+
+fn student(objective: Objective) -> Experiment {
+    let mut experiment = experiment();
+    let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
+    train.objective = objective;
+    experiment
+}
+
+#[test]
+fn first_and_next_value_are_meaning() {
+    let risen = |by: f64| apply(Function::Multiply, [&beta(), &number(by)]);
+    let key = |objective: Objective| compiled(&student(objective)).stages[4].key.clone();
+    let base = key(moved(risen(1.5)));
+    assert_ne!(key(moved(risen(1.25))), base);
+    let mut later = moved(risen(1.5));
+    later.states[0].first = 0.05;
+    assert_ne!(key(later), base);
+    assert_eq!(key(moved(risen(1.5))), base);
+    let plan = compiled(&student(moved(risen(1.5))));
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it is trained") };
+    assert_eq!(
+        train.objective.normal_form.terms,
+        "-(beta * live student.logp); state beta = 0.04 then beta * 1.5"
+    );
+    assert!(train.objective.outputs().contains(&train.objective.states[0].next));
+}
+
+#[test]
+fn what_a_part_does_not_know_is_refused() {
+    let data = |field: &str| {
+        let source = RolloutSource::Data { field: field.into() };
+        Some(Rc::new(Rollout { source, edits: vec![], origin: HERE }))
+    };
+    let own = || {
+        let value = apply(Function::Multiply, [&number(-1.0), &live(Live::Part(Part::Logp))]);
+        Term { data: data("answer"), ..term("own", value) }
+    };
+    let mut by_loss = moved(apply(Function::Multiply, [&beta(), &signal(Signal::Loss)]));
+    compiled(&student(by_loss.clone()));
+    by_loss.terms.push(own());
+    assert_eq!(
+        refusals_of(&student(by_loss)),
+        ["`loss` in the next value of the state `beta`, where terms have completions of their own, is not \
+          supported yet"]
+    );
+    let mut by_rewards = moved(apply(Function::Multiply, [&beta(), &mean_reward()]));
+    by_rewards.terms.push(own());
+    compiled(&student(by_rewards.clone()));
+    by_rewards.terms[0].value = apply(Function::Multiply, [&number(0.0), &live(Live::Part(Part::Logp))]);
+    assert_eq!(
+        refusals_of(&student(by_rewards)),
+        ["a `state` where the terms on the stage's rollout are multiplied away, is not supported yet"]
+    );
+}

@@ -1,0 +1,130 @@
+//! States, from the text to the trained weights.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::signals::{cut, mopd};
+use super::{Bench, assert_says, text};
+
+const HELD: &str = "\
+objective held {
+  let far    = mean(kl(student || teacher), over: batch)
+  state beta = 0.5 then clip(beta * where(far > mean_far, 1.1, 1 / 1.1), 0.001, 4)
+  state mean_far = 1 then 0.5 * mean_far + 0.5 * far
+
+  term near = beta * live kl(student || teacher)
+  reduce    = mean(token) then mean(sequence)
+}";
+
+fn held() -> Bench {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &super::source(HELD, "held"));
+    bench
+}
+
+/// What the page of a run holds of the curve of one state.
+fn curve(bench: &Bench, out: &str, state: &str) -> Vec<f64> {
+    let output = Command::new(mopd_tests::mopd())
+        .current_dir(bench.folder.path())
+        .args(["report", out])
+        .output()
+        .expect("mopd starts");
+    assert!(output.status.success(), "{}", text(&output));
+    let page = std::fs::read_to_string(bench.path(out).join("report.html")).expect("the page");
+    let data =
+        page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the page has data");
+    let data: Value = serde_json::from_str(data.split("</script>").next().expect("it ends")).expect("JSON");
+    let stages = data["stages"].as_array().expect("stages");
+    let student = stages.iter().find(|stage| stage["name"] == "student").expect("the student");
+    let mut series = student["series"].as_array().expect("series").iter();
+    let own = series.find(|series| series["metric"] == format!("state.{state}")).expect("its curve");
+    own["mean"].as_array().expect("points").iter().map(|point| point.as_f64().expect("a number")).collect()
+}
+
+/// The run that goes on from a checkpoint ends with the bits of one that nobody disturbed, several times.
+#[test]
+fn states_are_in_checkpoints_and_in_the_report() {
+    let bench = held();
+    bench.edit("tiny.mopd", "steps     = 6", "steps     = 120");
+    bench.tables("expected", &[]);
+    let (student, betas) = (bench.student("expected"), curve(&bench, "expected", "beta"));
+    assert!(betas[0] == 0.5 && betas.windows(2).all(|pair| pair[0] != pair[1]), "{betas:?}");
+    std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
+        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
+        let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
+        assert_eq!(cut(mopd(&bench, &run), &moment, signal).status.code(), Some(130));
+    }
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    assert!(bench.student("out") == student, "other weights");
+    assert_eq!(curve(&bench, "out", "beta"), betas);
+}
+
+/// With adapters, several passes and parts of a batch, and another first value trains other weights.
+#[test]
+fn states_go_with_adapters_and_passes() {
+    let bench = held();
+    bench.edit(
+        "tiny.mopd",
+        "  prompts   = 8\n",
+        "  prompts   = 8\n  passes = 2\n  adapter = lora(rank: 2, alpha: 4, targets: [attention])\n",
+    );
+    bench.tables("first", &[]);
+    assert_eq!(curve(&bench, "first", "beta").len(), 6);
+    bench.edit("tiny.mopd", "state beta = 0.5 then", "state beta = 0.6 then");
+    bench.tables("other", &[]);
+    assert!(bench.student("first") != bench.student("other"));
+    bench.edit("tiny.mopd", "where(far > mean_far, 1.1, 1 / 1.1)", "where(far > 0, 1 / (beta - beta), 1)");
+    bench.edit("tiny.mopd", "clip(beta *", "max(beta *");
+    bench.edit("tiny.mopd", ", 0.001, 4)", ", 0)");
+    let said = bench.fails(&["--out", "bad"]);
+    assert_says(&said, &["the state `beta` would be inf in the next step", "step 0"]);
+}
+
+/// Two models that learn in turns have states of their own, under one name too.
+#[test]
+fn each_model_of_a_stage_has_its_own() {
+    let bench = held();
+    let source = |own: &str| {
+        format!(
+            r#"
+experiment "tiny" {{ seed = 1 }}
+domain copy {{ prompts = "copy.jsonl", tests = "copy.test.jsonl", reward = exact_match, share = 1 }}
+model base  = llama {{ layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }}
+model start = sft(base, on: domains) {{ target = answer, steps = 10, batch = 16, lr = 3e-3 }}
+
+objective follow(guide: teacher, first: real) {{
+  state beta  = first then 0.9 * beta + 0.1 * mean(guide.entropy, over: batch)
+  term follow = beta * live kl(student || guide)
+  reduce      = mean(token) then mean(sequence)
+}}
+
+model student = train {{
+  steps         = 60
+  prompts       = 4
+  domains       = domains
+  lr            = 1e-3
+  trains policy = start
+  trains guide  = base
+  step follow {{ updates = policy, objective = follow(guide, first: {own}), rollout = sample(n: 1, temperature: 1, max_tokens: 6) }}
+  step lead {{ updates = guide, objective = follow(policy, first: 2), rollout = sample(n: 1, temperature: 1, max_tokens: 6), every = 2 }}
+}}
+"#
+        )
+    };
+    bench.write("tiny.mopd", &source("0.5"));
+    let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
+    let output = bench.run(&["--out", "expected"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let student = bench.student("expected");
+    std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    cut(mopd(&bench, &run), "\"stage\":\"student\",\"seed\":1,\"step\":21,", "-INT");
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    assert!(bench.student("out") == student, "other weights");
+    bench.write("tiny.mopd", &source("0.75"));
+    assert!(bench.run(&["--out", "other"]).status.success());
+    assert!(bench.student("other") != student);
+}
