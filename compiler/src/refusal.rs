@@ -36,6 +36,8 @@ pub struct StageRoles {
     pub panels: Vec<PanelId>,
     /// The teachers that a model writes feedback for, in that order.
     pub feedback: Vec<TeacherId>,
+    /// What is learned for what teachers see: one, where this version runs it.
+    pub learned: Vec<Formula>,
 }
 
 /// A teacher that a stage scores.
@@ -60,6 +62,7 @@ const NO_ROLES: &StageRoles = &StageRoles {
     partial: Vec::new(),
     panels: Vec::new(),
     feedback: Vec::new(),
+    learned: Vec::new(),
 };
 
 impl StageRoles {

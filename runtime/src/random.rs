@@ -30,6 +30,8 @@ pub enum Purpose {
     Feedback = 15,
     /// What stands in derived prompts: what teachers write for them, and in which order.
     Derived = 16,
+    /// Numbers that the run itself finds.
+    Learned = 17,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

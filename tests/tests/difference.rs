@@ -128,6 +128,48 @@ fn a_route_by_data_is_said_in_its_order() {
     );
 }
 
+/// What a teacher sees of a slot, where the run finds that itself.
+#[test]
+fn a_share_that_is_learned() {
+    let text = "experiment \"t\" { seed = 1 }\n\
+                domain d { prompts = \"d.jsonl\", reward = exact_match }\n\
+                model base = llama { layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }\n\
+                template begun(exposure: fraction) = \"{first(answer, exposure)}?\"\n\
+                teacher insider(exposure: fraction) = self { sees = begun(exposure) }\n\
+                objective o {\n\
+                  term a = live kl(student || teacher)\n\
+                  reduce = mean(token) then mean(sequence)\n\
+                }\n\
+                rollout probe = data(answer)\n\
+                schedule shown = learned(\n\
+                  gain: previous(loss) - loss + 0.1 * mean(student.logp, over: batch, on: probe),\n\
+                  hold: 2 steps, discount: 0.5,\n\
+                )\n\
+                model student = distill(base) {\n\
+                  objective = o, prompts = 5, steps = 10, lr = 1e-3\n\
+                  rollout = sample(n: 2, temperature: 1, max_tokens: 6)\n\
+                  route { else -> insider(shown) }\n\
+                }\n";
+    let said = |old: &str, new: &str| -> Vec<String> {
+        assert!(text.contains(old), "{old}");
+        let found = difference(&plan(text), &plan(&text.replace(old, new)));
+        assert_eq!(found.reruns, ["student"]);
+        found.items.iter().map(ToString::to_string).collect()
+    };
+    let of = |changes: &str| vec![format!("objective of `student`: {changes}")];
+    assert_eq!(said("hold: 2", "hold: 3"), of("hold of `learned` 2 -> 3"));
+    assert_eq!(said("discount: 0.5", "discount: 0.6"), of("discount of `learned` 0.5 -> 0.6"));
+    assert_eq!(said("discount: 0.5", "discount: 0.5, lr: 0.2"), of("lr of `learned` 0.1 -> 0.2"));
+    assert_eq!(said("0.1 *", "0.2 *"), of("the gain of `learned` 0.1 -> 0.2"));
+    assert_eq!(said("data(answer)", "data(solution)"), of("the gain of `learned`, field answer -> solution"));
+    let [fixed] = &said("insider(shown)", "insider(0.5)")[..] else { panic!("one stage") };
+    assert!(fixed.starts_with("`student`: teacher.d.sees first share learned, "), "{fixed}");
+    assert!(
+        fixed.contains("; objective of `student`: `learned` to raise ") && fixed.ends_with(" -> none"),
+        "{fixed}"
+    );
+}
+
 #[test]
 fn an_early_stage_takes_those_behind_it_along() {
     let found = edited(&[("steps  = 700", "steps  = 600")]);

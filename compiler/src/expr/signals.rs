@@ -73,6 +73,9 @@ pub enum Signal {
     /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
     /// number.
     ValidationLoss,
+    /// Mean log-probability that the student gives, at temperature 1, to the tokens of a field of the prompts' rows:
+    /// of the rows of the step's groups, before the step. Batch, logp.
+    RecordedLogp { field: String },
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
     /// A field of the prompt's row: a number, or a bool. Per sequence, real.
@@ -119,6 +122,7 @@ impl Signal {
             | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::VocabularySize => Axis::Run,
+            Signal::RecordedLogp { .. } => Axis::Batch,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
@@ -160,6 +164,7 @@ impl Signal {
             | Signal::TermLoss { .. }
             | Signal::State { .. }
             | Signal::ValidationLoss
+            | Signal::RecordedLogp { .. }
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }

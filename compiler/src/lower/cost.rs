@@ -161,11 +161,14 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             rollouts * writer.map_or(0.0, |(_, parameters)| *parameters as f64)
         });
         let beside: f64 = beside.sum();
+        // Of recorded text, one for each prompt of a step.
+        let prompts = steps? as f64 * f64::from(rollout.groups) * context? as f64;
+        let recorded = FORWARD * parameters as f64 * prompts * objective.recorded().len() as f64;
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         // The batch is looked at as a whole, then record by record.
         let times = if train.private.is_some() { 2.0 } else { 1.0 };
-        Some(times * (updates * tokens + scoring) + sampling + talk + beside)
+        Some(times * (updates * tokens + scoring) + sampling + talk + beside + recorded)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);

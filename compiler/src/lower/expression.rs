@@ -234,8 +234,9 @@ fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
                 every: *every,
             })
         }
-        FormulaKind::Adaptive(Adaptive::Learned { hold, discount, .. }) => {
-            FormulaKind::Adaptive(Adaptive::Learned { gain: at(0), hold: *hold, discount: *discount })
+        FormulaKind::Adaptive(Adaptive::Learned { hold, discount, lr, .. }) => {
+            let (hold, discount, lr) = (*hold, *discount, *lr);
+            FormulaKind::Adaptive(Adaptive::Learned { gain: at(0), hold, discount, lr })
         }
         FormulaKind::Live(Live::SquaredError { part, dimensions, .. }) => {
             FormulaKind::Live(Live::SquaredError {

@@ -52,6 +52,8 @@ pub(super) struct Lowering<'a> {
     draws: HashMap<*const FormulaNode, u32>,
     /// Numbers and primitives whose names leave something out, with what they are.
     cut: Vec<(String, FormulaKind)>,
+    /// What is read is what a policy is paid.
+    of_gain: bool,
     supply: Supply,
     origins: Origins<'a>,
 }
@@ -83,6 +85,7 @@ impl<'a> Lowering<'a> {
             places: HashMap::new(),
             draws: HashMap::new(),
             cut: Vec::new(),
+            of_gain: false,
             supply,
             origins,
         }
@@ -103,6 +106,11 @@ impl<'a> Lowering<'a> {
         self.losses = losses;
         // A `let` that reads a loss has been lowered with that of the step before.
         self.known.clear();
+    }
+
+    /// From here on what is read is a gain: it may ask what the student thinks of recorded text.
+    pub fn gain(&mut self) {
+        self.of_gain = true;
     }
 
     fn loss(&self, of: &Signal) -> Option<NodeId> {
@@ -150,6 +158,8 @@ impl<'a> Lowering<'a> {
     fn parts<'f>(&self, formula: &'f FormulaNode) -> Vec<&'f Formula> {
         match formula.kind {
             _ if self.given.contains_key(&std::ptr::from_ref(formula)) => Vec::new(),
+            // It is a number of its own.
+            FormulaKind::Reduce { on: Some(_), .. } if self.of_gain => Vec::new(),
             FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == Supply::Leaves => {
                 formula.operands()
             }
@@ -220,6 +230,9 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let kind = match self.supply {
+            Supply::Runtime if self.of_gain => {
+                narrow::kind_of_gain(formula, self.origins.at(formula.origin))?
+            }
             Supply::Runtime => narrow::kind(formula, self.origins.at(formula.origin))?,
             Supply::Anything | Supply::Leaves => {
                 match narrow::kind_of_anything(formula, self.origins.at(formula.origin))? {

@@ -12,10 +12,10 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learner, Length, Live, MergeMethod, ModelId,
-    Objective, OfStep, Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role, Sampling,
-    Stage, StudentCopy, TableColumn, Teacher, TeacherChoice, Tokenizer, Train, Trainable, Validation,
-    WeightGroup,
+    Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learned, Learner, Length, Live, MergeMethod,
+    ModelId, Objective, OfStep, Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role,
+    Sampling, Stage, StudentCopy, TableColumn, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
+    Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -267,6 +267,8 @@ struct ObjectiveMeaning<'a> {
     /// As the graph's signals call them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     states: Vec<(&'a str, f64, NodeId)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learned: Option<&'a Learned>,
 }
 
 impl<'a> ObjectiveMeaning<'a> {
@@ -284,6 +286,7 @@ impl<'a> ObjectiveMeaning<'a> {
             temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),
             ladders: &objective.ladders,
             states: objective.states.iter().map(|of| (of.name.as_str(), of.first, of.next)).collect(),
+            learned: objective.learned.as_ref(),
         }
     }
 }

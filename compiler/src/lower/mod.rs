@@ -216,11 +216,12 @@ fn lowered(
     Ok(Model { name, stage, origin })
 }
 
-/// The terms whose losses somebody reads: the objective, what moves its rollouts, and the weights of composed
-/// teachers.
-fn read_losses(train: &checked::Train, scorers: &Scorers) -> Vec<String> {
+/// The terms whose losses somebody reads: the objective, what moves its rollouts or what teachers see, and the
+/// weights of composed teachers.
+fn read_losses(train: &checked::Train, learned: &[Formula], scorers: &Scorers) -> Vec<String> {
     let ladders = train.ladders();
-    let formulas = train.objective.formulas().into_iter().chain(&ladders).flat_map(Formula::parts);
+    let moving = ladders.iter().chain(learned);
+    let formulas = train.objective.formulas().into_iter().chain(moving).flat_map(Formula::parts);
     let of_formulas = formulas.filter_map(|part| match &part.0.kind {
         FormulaKind::Signal(wide::Signal::TermLoss { term }) => Some(term.clone()),
         _ => None,
@@ -269,7 +270,7 @@ fn trained(
     let origins = Origins { roles, ladders: &ladders, ..origins };
     let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
     let rollouts = std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
-    let read_losses = read_losses(checked, &train.scorers);
+    let read_losses = read_losses(checked, &roles.learned, &train.scorers);
     let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
     for (rollout, part) in rollouts.zip(checked.parts()) {
         let temperature = part.objective.temperature_on(&part.rollout);

@@ -12,8 +12,8 @@ use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{
-    Axis, Function, Ladder, Live, LivePrimitive, NormalForm, Objective, Reduction, Signal, State, Term,
-    TermLoss,
+    Axis, Function, Ladder, Learned, Live, LivePrimitive, NormalForm, Objective, Reduction, Signal, State,
+    Term, TermLoss,
 };
 use crate::refusal::{Origins, refused};
 
@@ -64,7 +64,14 @@ pub(super) fn lower(
 
     let mut losses = vec![(Signal::Loss, loss)];
     losses.extend(term_losses.iter().map(|of| (Signal::TermLoss { term: of.term.clone() }, of.loss)));
-    let states = states(&mut lowering, objective, losses)?;
+    let states = states(&mut lowering, objective, &losses)?;
+    let learned = match origins.roles.learned.first() {
+        // The gain is read off the stage's own completions.
+        Some(learned) if objective.terms.iter().all(|term| term.data.is_none()) => {
+            Some(self::learned(&mut lowering, learned, losses, origins)?)
+        }
+        _ => None,
+    };
 
     let own = if let [term] = weighted.as_slice() { term.weight } else { None };
     let weight = [weight, own]
@@ -94,6 +101,7 @@ pub(super) fn lower(
         temperature,
         ladders,
         states,
+        learned,
         normal_form,
         origin: objective.origin,
     })
@@ -114,17 +122,35 @@ fn ladder(lowering: &mut Lowering, ladder: &Formula, origins: Origins) -> Result
 fn states(
     lowering: &mut Lowering,
     objective: &checked::Objective,
-    losses: Vec<(Signal, NodeId)>,
+    losses: &[(Signal, NodeId)],
 ) -> Result<Vec<State>, Box<Diagnostic>> {
     if objective.states.is_empty() {
         return Ok(Vec::new());
     }
-    lowering.end_of_step(losses);
+    lowering.end_of_step(losses.to_vec());
     let states = objective.states.iter().map(|checked::State { name, first, next, origin }| {
         let next = lowering.lower(next)?;
         Ok(State { name: name.clone(), first: *first, next, origin: *origin })
     });
     states.collect()
+}
+
+/// What a policy is trained to raise; the losses in it are those of the step that it is read after.
+fn learned(
+    lowering: &mut Lowering,
+    learned: &Formula,
+    losses: Vec<(Signal, NodeId)>,
+    origins: Origins,
+) -> Result<Learned, Box<Diagnostic>> {
+    let FormulaKind::Adaptive(Adaptive::Learned { gain, hold, discount, lr }) = &learned.0.kind else {
+        unreachable!("the stage has looked for them")
+    };
+    lowering.end_of_step(losses);
+    lowering.gain();
+    let Some(gain) = detached(lowering, Some(gain), "gain", origins)? else {
+        unreachable!("there is a formula")
+    };
+    Ok(Learned { gain, hold: (*hold).max(1), discount: *discount, learning_rate: *lr })
 }
 
 /// An objective's `select`, weights and terms, before they are reduced to a loss.
@@ -255,7 +281,7 @@ pub(crate) fn whole(
         let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
         losses.push((Signal::TermLoss { term: term.name.clone() }, loss));
     }
-    for State { name, next, .. } in states(&mut lowering, objective, losses)? {
+    for State { name, next, .. } in states(&mut lowering, objective, &losses)? {
         parts.push((format!("{name}.next"), next));
     }
     let mut live = Vec::new();

@@ -53,6 +53,10 @@ pub fn unfit(
     if let Some(verdict) = verdict {
         return refuse(format!("the signal `{verdict}`"), "no verifier judges them: read what teachers say");
     }
+    if let Some(field) = objective.recorded().first() {
+        let construct = format!("`mean(student.logp, on: data({field}))`");
+        return refuse(construct, "it is asked of the rows of a step's prompts");
+    }
     let slot = views.iter().flat_map(|view| view.slots()).find_map(|slot| match slot {
         Slot::Feedback => Some("feedback"),
         Slot::Group(_) => Some("group"),

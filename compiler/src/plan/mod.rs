@@ -23,7 +23,7 @@ pub use data::{DataFormula, DataNode, DataSource};
 pub use extrapolation::Extrapolation;
 pub use feedback::Feedback;
 pub(crate) use feedback::FeedbackMeaning;
-pub use moving::{Ladder, Moving, OfStep};
+pub use moving::{Ladder, Learned, Moving, OfStep};
 pub(crate) use moving::{moving, schedule};
 pub use panels::Panel;
 pub use producers::{Producer, Rollout};
@@ -40,7 +40,7 @@ pub use stages::{Joint, Learner, Stage};
 pub use validation::Validation;
 pub use views::View;
 
-use crate::expr::graph::{Graph, NodeId};
+use crate::expr::graph::{Graph, NodeId, Operation};
 pub use crate::expr::roles::{Role, ScorerId};
 pub use crate::expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
@@ -150,6 +150,9 @@ pub struct Objective {
     /// The numbers that it carries from step to step. Its signals call them by name, in every part of the stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<State>,
+    /// By which what its teachers see changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Learned>,
     pub normal_form: NormalForm,
     pub origin: Origin,
 }
@@ -187,6 +190,7 @@ impl Objective {
             .chain(self.domain_weight)
             .chain(self.ladders.iter().map(|ladder| ladder.advance_if))
             .chain(self.states.iter().map(|state| state.next))
+            .chain(self.learned.iter().map(|learned| learned.gain))
             .collect()
     }
 
@@ -212,6 +216,19 @@ impl Objective {
             _ => None,
         });
         of_signals.chain(of_live).collect()
+    }
+
+    /// The fields of the data that the student is asked about ([`Signal::RecordedLogp`]), each once.
+    pub fn recorded(&self) -> Vec<&str> {
+        let mut fields: Vec<&str> = Vec::new();
+        for (_, node) in self.graph.nodes() {
+            if let Operation::Signal { signal: Signal::RecordedLogp { field } } = &node.operation
+                && !fields.contains(&field.as_str())
+            {
+                fields.push(field);
+            }
+        }
+        fields
     }
 
     /// The roles whose distributions must be computed, the student's aside.

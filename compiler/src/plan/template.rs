@@ -4,10 +4,10 @@
 use mopd_lang::experiment::{Slot as WideSlot, Template, TemplatePiece};
 
 use super::schedule;
-use super::views::{Piece, Slot, View};
+use super::views::{Piece, Slot, SlotShare, View};
 use crate::plan;
 use crate::refusal::{Narrowed, Origins, refused};
-use mopd_lang::formula::Formula;
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
 
 /// What a template becomes where no number stands in it; `at` is the place of what sees it.
@@ -73,19 +73,36 @@ pub(crate) fn pieces(
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),
             TemplatePiece::Slot(of) => Piece::Slot(slot(of, &template.name, at)?),
-            TemplatePiece::First { slot: of, share: part } => Piece::First {
-                slot: slot(of, &template.name, at)?,
-                share: schedule(part, "a share of a slot", origins)?,
-            },
-            TemplatePiece::Last { slot: of, share: part } => Piece::Last {
-                slot: slot(of, &template.name, at)?,
-                share: schedule(part, "a share of a slot", origins)?,
-            },
+            TemplatePiece::First { slot: of, share: part } => {
+                Piece::First { slot: slot(of, &template.name, at)?, share: share(part, origins)? }
+            }
+            TemplatePiece::Last { slot: of, share: part } => {
+                Piece::Last { slot: slot(of, &template.name, at)?, share: share(part, origins)? }
+            }
             TemplatePiece::Number(formula) => Piece::Number(number(formula)?),
             TemplatePiece::Anything => unreachable!("it stands on the left of a `rewrite` only"),
         })
     };
     template.pieces.iter().map(piece).collect()
+}
+
+/// How much of a slot is shown: known before the run, or what the stage learns for its teachers.
+fn share(of: &Formula, origins: Origins) -> Narrowed<SlotShare> {
+    let what = "a share of a slot";
+    match &of.0.kind {
+        FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
+            let learned = origins.roles.learned.as_slice();
+            match learned.iter().position(|known| known.0.kind == of.0.kind) {
+                Some(0) => Ok(SlotShare::LEARNED),
+                Some(_) => Err(refused(origins.span(of.0.origin), "a second `learned(...)` in one stage")),
+                None => {
+                    let construct = format!("{what} that is learned, of anything but a teacher's template,");
+                    Err(refused(origins.span(of.0.origin), construct))
+                }
+            }
+        }
+        _ => schedule(of, what, origins).map(SlotShare::Schedule),
+    }
 }
 
 fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {

@@ -24,15 +24,53 @@ pub enum Piece {
     /// The beginning of a slot: that share of its characters, rounded down.
     First {
         slot: Slot,
-        share: Schedule,
+        share: SlotShare,
     },
     /// Its end.
     Last {
         slot: Slot,
-        share: Schedule,
+        share: SlotShare,
     },
     /// A number of rewards and lengths, per sequence: as [`number`] writes it.
     Number(Formula),
+}
+
+/// How much of a slot is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SlotShare {
+    Schedule(Schedule),
+    Found(FoundByRun),
+}
+
+/// A number that only the run knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FoundByRun {
+    /// What the stage's policy has drawn ([`Learned`](super::Learned)).
+    Learned,
+}
+
+impl From<Schedule> for SlotShare {
+    fn from(schedule: Schedule) -> SlotShare {
+        SlotShare::Schedule(schedule)
+    }
+}
+
+impl SlotShare {
+    /// The share that is learned.
+    pub const LEARNED: SlotShare = SlotShare::Found(FoundByRun::Learned);
+
+    fn at(&self, moment: Moment) -> f64 {
+        match (self, moment) {
+            (SlotShare::Schedule(schedule), Moment::Step { step, steps, .. }) => schedule.at(step, steps),
+            (SlotShare::Schedule(schedule), Moment::Most) => schedule.ends().into_iter().fold(0.0, f64::max),
+            (SlotShare::Found(FoundByRun::Learned), Moment::Step { learned, .. }) => {
+                learned.expect("a share is drawn before the step in which it is shown")
+            }
+            (SlotShare::Found(FoundByRun::Learned), Moment::Most) => 1.0,
+        }
+    }
 }
 
 impl Piece {
@@ -93,11 +131,13 @@ impl Slot {
 }
 
 /// Which step's shares a view is filled with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Moment {
     Step {
         step: u32,
         steps: u32,
+        /// The share that is learned, as it is now.
+        learned: Option<f64>,
     },
     /// The largest that each share becomes, whatever the step.
     Most,
@@ -182,7 +222,7 @@ impl View {
         self.pieces.iter().any(|piece| match piece {
             Piece::Text(_) | Piece::Slot(_) | Piece::Number(_) => false,
             Piece::First { share, .. } | Piece::Last { share, .. } => {
-                !matches!(share, Schedule::Constant { .. })
+                !matches!(share, SlotShare::Schedule(Schedule::Constant { .. }))
             }
         })
     }
@@ -203,11 +243,11 @@ impl View {
                 Piece::Slot(of) => Cow::Borrowed(slot(of)),
                 Piece::First { slot: of, share } => {
                     let text = slot(of);
-                    Cow::Borrowed(&text[..place(text, share_at(share, moment))])
+                    Cow::Borrowed(&text[..place(text, share.at(moment))])
                 }
                 Piece::Last { slot: of, share } => {
                     let text = slot(of);
-                    let hidden = text.chars().count() - shown(text, share_at(share, moment));
+                    let hidden = text.chars().count() - shown(text, share.at(moment));
                     Cow::Borrowed(&text[place_of(text, hidden)..])
                 }
             }
@@ -222,13 +262,6 @@ pub fn number(value: f64) -> String {
     match text.trim_end_matches('0').trim_end_matches('.') {
         "-0" => "0".to_owned(),
         short => short.to_owned(),
-    }
-}
-
-fn share_at(share: &Schedule, moment: Moment) -> f64 {
-    match moment {
-        Moment::Step { step, steps } => share.at(step, steps),
-        Moment::Most => share.ends().into_iter().fold(0.0, f64::max),
     }
 }
 
@@ -269,23 +302,40 @@ mod tests {
 
     #[test]
     fn slots_are_filled_and_cut_at_characters() {
-        let step = |step| Moment::Step { step, steps: 4 };
+        let step = |step| Moment::Step { step, steps: 4, learned: None };
         let solution = || Slot::Data("solution".to_owned());
-        let half = || Schedule::Constant { value: 0.5 };
+        let half = || SlotShare::from(Schedule::Constant { value: 0.5 });
         let pieces = vec![Piece::Slot(Slot::Prompt), Piece::Text("\n".to_owned()), Piece::Slot(solution())];
         assert_eq!(filled(pieces, step(0)), "sort: 3 1\ngrößer");
         assert_eq!(filled(vec![Piece::First { slot: solution(), share: half() }], step(0)), "grö");
         assert_eq!(filled(vec![Piece::Last { slot: solution(), share: half() }], step(0)), "ßer");
-        let third = || Schedule::Constant { value: 1.0 / 3.0 };
+        let third = || SlotShare::from(Schedule::Constant { value: 1.0 / 3.0 });
         assert_eq!(filled(vec![Piece::First { slot: solution(), share: third() }], step(0)), "gr");
-        let fading = || Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+        let fading = || SlotShare::from(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run });
         let at = |moment| filled(vec![Piece::First { slot: solution(), share: fading() }], moment);
         assert_eq!([at(step(0)), at(step(1)), at(step(3))], ["größer", "größ", "g"]);
         assert_eq!(at(Moment::Most), "größer");
-        let all = || Schedule::Constant { value: 1.0 };
+        let all = || SlotShare::from(Schedule::Constant { value: 1.0 });
         assert_eq!(filled(vec![Piece::Last { slot: solution(), share: all() }], step(0)), "größer");
-        let none = || Schedule::Constant { value: 0.0 };
+        let none = || SlotShare::from(Schedule::Constant { value: 0.0 });
         assert_eq!(filled(vec![Piece::Last { slot: solution(), share: none() }], step(0)), "");
+    }
+
+    #[test]
+    fn a_share_that_is_learned_is_that_of_the_step() {
+        let piece = || Piece::First { slot: Slot::Data("solution".to_owned()), share: SlotShare::LEARNED };
+        let view = View { name: "shown".to_owned(), pieces: vec![piece()] };
+        assert!(view.moves() && !view.is_fixed());
+        let step = |learned| Moment::Step { step: 0, steps: 4, learned: Some(learned) };
+        let at = |moment| filled(vec![piece()], moment);
+        assert_eq!(
+            [at(step(0.0)), at(step(0.5)), at(step(0.99)), at(step(1.0))],
+            ["", "grö", "größe", "größer"]
+        );
+        assert_eq!(at(Moment::Most), "größer", "what must fit");
+        let written = serde_json::to_string(&piece()).unwrap();
+        assert_eq!(written, r#"{"first":{"slot":{"data":"solution"},"share":"learned"}}"#);
+        assert_eq!(serde_json::from_str::<Piece>(&written).unwrap(), piece());
     }
 
     #[test]
@@ -294,7 +344,7 @@ mod tests {
         let mut view = View { name: "shown".to_owned(), pieces: vec![slot("a"), slot("b"), slot("a")] };
         assert_eq!(view.fields(), ["a", "b"]);
         assert!(!view.has_prompt() && view.is_fixed());
-        let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+        let share = SlotShare::from(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run });
         view.pieces.push(Piece::First { slot: Slot::Prompt, share });
         assert!(view.has_prompt() && !view.is_fixed() && !view.has_draft());
         view.pieces = vec![Piece::Slot(Slot::Draft)];

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::stages::named;
+use super::asked::named;
 use super::{Origin, Rollout, TeacherId};
 use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 

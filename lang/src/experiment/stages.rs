@@ -3,10 +3,8 @@
 use std::rc::Rc;
 
 use super::optimizers::{Extrapolation, Optimizer, Validation, WeightGroup};
-use super::{
-    DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights, Template,
-};
-use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
+use super::{DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
+use crate::experiment::formula::Formula;
 use serde::{Deserialize, Serialize};
 
 /// Weights: the value of a stage applied to other models.
@@ -321,75 +319,6 @@ impl Checkpointing {
             Checkpointing::Layers(layers) => layers as usize,
             Checkpointing::All => usize::MAX,
         }
-    }
-}
-
-impl Train {
-    /// Every rollout of the stage, those inside others included.
-    pub fn rollouts(&self) -> Vec<&Rollout> {
-        self.objective.rollouts(&self.rollout)
-    }
-
-    /// The ladders by which its rollouts change, each once.
-    pub fn ladders(&self) -> Vec<Formula> {
-        let mut found: Vec<Formula> = Vec::new();
-        for moving in self.rollouts().into_iter().filter_map(Rollout::moving) {
-            let ladder = matches!(moving.0.kind, FormulaKind::Adaptive(Adaptive::Ladder { .. }));
-            if ladder && !found.iter().any(|known| known.0.kind == moving.0.kind) {
-                found.push(moving.clone());
-            }
-        }
-        found
-    }
-
-    /// The declared teachers that it asks by name: those that the objective reads, then those that write
-    /// for its rollouts.
-    pub fn named_teachers(&self) -> Vec<TeacherId> {
-        let mut found = self.objective.named_teachers();
-        let writers = self.rollouts().into_iter().flat_map(Rollout::writers);
-        for teacher in writers.filter_map(named) {
-            if !found.contains(&teacher) {
-                found.push(teacher);
-            }
-        }
-        found
-    }
-
-    /// The models that must exist before.
-    pub(super) fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
-        let mut inputs = vec![self.start];
-        inputs.extend(self.reference.iter().map(|(_, model)| *model));
-        let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
-        waiting.extend(self.named_teachers());
-        inputs.extend(self.rollouts().into_iter().filter_map(Rollout::earlier_model));
-        let mut seen = Vec::new();
-        while let Some(id) = waiting.pop() {
-            if seen.contains(&id) {
-                continue;
-            }
-            seen.push(id);
-            let feedback = teachers[id.0 as usize].feedback.iter().flat_map(|feedback| feedback.all());
-            waiting.extend(feedback.filter_map(Rollout::writer).filter_map(named));
-            match &teachers[id.0 as usize].weights {
-                TeacherWeights::Model(model) => inputs.push(*model),
-                TeacherWeights::Composed { logits, .. } => {
-                    waiting.extend(logits.iter().filter_map(|(_, role)| named(role)))
-                }
-                TeacherWeights::Pooled { members, .. } => {
-                    waiting.extend(members.iter().filter_map(|(_, role)| named(role)))
-                }
-                TeacherWeights::Panelist { speaker, .. } => waiting.extend(named(speaker)),
-                _ => {}
-            }
-        }
-        inputs
-    }
-}
-
-pub(super) fn named(role: &Role) -> Option<TeacherId> {
-    match role {
-        Role::Named { teacher, .. } => Some(*teacher),
-        _ => None,
     }
 }
 

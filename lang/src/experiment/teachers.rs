@@ -56,6 +56,16 @@ pub enum TemplatePiece {
     Anything,
 }
 
+impl TemplatePiece {
+    /// How much of a slot stands there, where that is a part.
+    pub fn share(&self) -> Option<&Formula> {
+        match self {
+            TemplatePiece::First { share, .. } | TemplatePiece::Last { share, .. } => Some(share),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
     Prompt,

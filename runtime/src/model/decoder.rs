@@ -301,7 +301,7 @@ impl Decoder {
     }
 
     /// Runs something of which the experts were counted before.
-    pub(super) fn uncounted<T>(&self, run: impl FnOnce() -> T) -> T {
+    pub fn uncounted<T>(&self, run: impl FnOnce() -> T) -> T {
         let counts = self.load.take();
         self.load.replace(counts.iter().map(|_| None).collect());
         let answer = run();

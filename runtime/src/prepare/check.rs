@@ -2,7 +2,9 @@
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Producer, Role, TableColumn, Train};
+use mopd_compiler::plan::{
+    Comparison, DomainId, Evaluation, ModelId, Objective, Producer, Role, TableColumn, Train,
+};
 
 use super::prompts::Prompts;
 use super::room::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
@@ -36,8 +38,8 @@ fn experts(prompts: &Prompts) -> Result<()> {
 }
 
 /// That what a stage reads fits the models that read it.
-pub fn check_training<O>(
-    train: &Train<O>,
+pub fn check_training(
+    train: &Train<Objective>,
     model: ModelId,
     domains: &[DomainData],
     forms: &[Form],
@@ -59,7 +61,7 @@ pub fn check_training<O>(
         let sees = train.sees.as_ref();
         let fields = || train.producers().flat_map(Producer::fields_of_data);
         let drawn = || train.producers().flat_map(Producer::drawn);
-        for field in fields() {
+        for field in fields().chain(train.objective.recorded()) {
             prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
         }
         if let Some(validation) = &train.validation {

@@ -247,7 +247,8 @@ fn trained_on(
         let shown = train.views(id).flat_map(View::fields);
         let written = train.producers().flat_map(Producer::fields_of_texts);
         let of_data = train.producers().flat_map(Producer::fields_of_data);
-        for field in of_data.chain(shown).chain(written) {
+        let asked = train.objective.recorded();
+        for field in of_data.chain(shown).chain(written).chain(asked) {
             let known = |known: &Field| known.name == field && known.kind != FieldKind::Trajectory;
             if !fields.iter().any(known) {
                 fields.push(Field::text(field));

@@ -86,6 +86,9 @@ pub struct Row {
     #[serde(default)]
     pub validation_loss: Option<f64>,
     pub learning_rate: f64,
+    /// What the run itself has found for the step, where something is `learned`.
+    #[serde(default)]
+    pub learned: Option<f64>,
     /// Global norm of the step's gradient before clipping.
     pub gradient_norm: f64,
     /// Wall time of the whole step.
@@ -133,6 +136,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         loss,
         validation_loss,
         learning_rate,
+        learned,
         gradient_norm,
         seconds,
         rollout_seconds,
@@ -186,6 +190,7 @@ mod tests {
             loss: -1.5e-300,
             validation_loss: Some(2.5),
             learning_rate: 1e-3,
+            learned: Some(0.75),
             gradient_norm: 2.0,
             seconds: 0.125,
             rollout_seconds: 0.0625,

@@ -26,6 +26,8 @@ pub struct Step {
     /// As the step began with them.
     pub states: BTreeMap<String, f64>,
     pub learning_rate: f64,
+    /// What is learned, as it was in the step.
+    pub learned: Option<f64>,
     pub gradient_norm: f64,
     pub seconds: Seconds,
     /// Of the student, where it has experts.
@@ -204,6 +206,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         loss: numbers.loss,
         validation_loss: numbers.validation_loss,
         learning_rate: numbers.learning_rate,
+        learned: numbers.learned,
         gradient_norm: numbers.gradient_norm,
         seconds: numbers.seconds.sum(),
         rollout_seconds: numbers.seconds.rollout,

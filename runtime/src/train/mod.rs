@@ -13,6 +13,7 @@ mod diagnostics;
 mod extrapolate;
 mod first_epoch;
 mod given;
+mod learned;
 mod learners;
 mod losses;
 mod master;
@@ -27,6 +28,7 @@ mod part;
 pub mod peft;
 pub mod privacy;
 mod progress;
+mod recorded;
 mod route;
 mod scores;
 mod sequences;
@@ -392,6 +394,7 @@ impl<'a> Trainer<'a> {
             ));
         }
         let states = self.losses.states.values().clone();
+        let learned = self.parts[0].batches.learned();
         for (part, evaluated) in zip_equal(&mut self.parts, &evaluated) {
             if let Some((_, outputs)) = evaluated {
                 part.learn(outputs, step);
@@ -420,6 +423,7 @@ impl<'a> Trainer<'a> {
             validation_loss,
             states,
             learning_rate,
+            learned,
             gradient_norm: norm,
             seconds,
             experts,

@@ -53,7 +53,7 @@ pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Res
     Ok(())
 }
 
-/// Checks the terms, the adjoints, the loss and what the states are next.
+/// Checks the terms, the adjoints, the loss, what the states are next and what a policy is paid.
 pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<(), Classified> {
     let objective = &stage.train.objective;
     for term in &objective.terms {
@@ -79,6 +79,12 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
             let error = Error::new(FailureKind::NonFinite, message).at(state.origin);
             return Err((error.help("bound it, as in `clip(..., 0.001, 1)`"), false));
         }
+    }
+    if let Some(learned) = &objective.learned
+        && !outputs.get(learned.gain)[0].is_finite()
+    {
+        let message = "the gain of `learned(...)` is not finite, so nothing can be learned from it";
+        return Err((Error::new(FailureKind::NonFinite, message).at(objective.origin), false));
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Stage;
 use super::sequences::Sequences;
+use super::views::Now;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, PackedBatch, Weights};
@@ -54,9 +55,9 @@ impl OtherTokenizer {
         sees: Option<&View>,
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
-        step: u32,
+        now: Now,
     ) -> Result<Reading> {
-        let sees = sees.map(|view| (view, Moment::Step { step, steps: stage.steps }));
+        let sees = sees.map(|view| (view, now.moment(stage)));
         let mut reading = Reading::default();
         let mut has_text = false;
         for member in members {

@@ -17,9 +17,11 @@ use super::losses::Losses;
 use super::models::Models;
 use super::non_finite::{self, Classified};
 use super::objective::{Outputs, Program};
+use super::recorded::Recorded;
 use super::scores::score;
 use super::sequences::Sequences;
 use super::tags::Tags;
+use super::views::Now;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, noise};
 use crate::failure::{Error, Result};
@@ -34,6 +36,7 @@ pub struct Part<'a> {
     tags: Option<Tags>,
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
+    recorded: Recorded,
     /// What the passes of now train on.
     pub rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the step before.
@@ -69,8 +72,16 @@ pub struct Scoring<'a> {
     pub batches: &'a Batches,
     pub tags: Option<&'a Tags>,
     pub kept: Option<&'a CachedScores<'a>>,
+    /// Texts that the student is asked about.
+    pub recorded: &'a Recorded,
     /// Of the step before.
     pub losses: &'a Losses,
+}
+
+impl Scoring<'_> {
+    pub fn now(&self, step: u32) -> Now {
+        Now { step, learned: self.batches.learned() }
+    }
 }
 
 impl<'a> Part<'a> {
@@ -89,17 +100,20 @@ impl<'a> Part<'a> {
         let tags = Tags::of_stage(stage)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
-        Ok(Part { stage, roles, program, tags, batches, kept, rollouts: None, carried: HashMap::new() })
+        let recorded = Recorded::of_stage(stage)?;
+        let (rollouts, carried) = (None, HashMap::new());
+        Ok(Part { stage, roles, program, tags, batches, kept, recorded, rollouts, carried })
     }
 
     pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models, losses: &'t Losses) -> Scoring<'t> {
-        let Part { stage, roles, tags, batches, kept, .. } = self;
+        let Part { stage, roles, tags, batches, kept, recorded, .. } = self;
         let (tags, kept) = (tags.as_ref(), kept.as_ref());
-        Scoring { stage, model, models, roles, tags, batches, kept, losses }
+        Scoring { stage, model, models, roles, tags, batches, kept, recorded, losses }
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
     pub fn rollouts_of(&mut self, model: &Decoder, models: &Models, step: u32) -> Result<Rollouts> {
+        self.batches.begin(self.stage, step);
         match self.rollouts.take() {
             Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
             _ => {
@@ -137,5 +151,8 @@ impl<'a> Part<'a> {
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
         let advances = |ladder: &Ladder| outputs.get(ladder.advance_if)[0] != 0.0;
         self.batches.climb(&objective.ladders, step, advances);
+        if let Some(learned) = &objective.learned {
+            self.batches.learn(f64::from(outputs.get(learned.gain)[0]));
+        }
     }
 }

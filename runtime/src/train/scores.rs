@@ -73,9 +73,11 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
     }
     scoring.models.let_go();
 
+    let recorded = scoring.recorded.signals(scoring, sequences)?;
     let mut forward = ScoringPass::new(scoring, rollouts, others, spans)?;
     let layout = sequences.layout.clone();
     let mut signals = of_data(scoring.stage, sequences)?;
+    signals.extend(recorded);
     signals.extend(scoring.losses.signals());
     signals.extend(scoring.tags.iter().flat_map(|tags| tags.signals(scoring.stage, sequences)));
     for signal in objective.signals().into_iter().chain(scoring.stage.train.scorers.signals()) {
@@ -142,7 +144,7 @@ fn logits_of(
         if let (Some(other), Some(spans)) = (models.other_tokenizer(*reader), &mut spans) {
             let [run] = pass.as_slice() else { unreachable!("runs of another tokenizer go alone") };
             let ScoringRun { members, tokens, .. } = &runs[*run];
-            let reading = other.reading(stage, sees, sequences, members.clone(), step)?;
+            let reading = other.reading(stage, sees, sequences, members.clone(), scoring.now(step))?;
             let (hidden, targets) = reading.hidden(stage, decoder());
             let only = last && passes.len() == 1;
             let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
@@ -166,7 +168,7 @@ fn logits_of(
             None => {
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
                 let context = decoder().config.context;
-                let shown = Shown::new(stage, (sees, context), sequences, members(), step)?;
+                let shown = Shown::new(stage, (sees, context), sequences, members(), scoring.now(step))?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
                 hidden(stage, decoder(), sequences, &micro_batches, &shown)
             }

@@ -38,6 +38,7 @@ mod given;
 mod guided;
 mod half;
 mod keep;
+mod learned;
 mod learners;
 mod mixes;
 mod other_tokenizer;

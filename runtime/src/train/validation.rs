@@ -16,6 +16,28 @@ use crate::rollout::Sequence;
 /// Rows that go through the student together, at most.
 const TOGETHER: u32 = 16;
 
+/// As many of them as a stage has room for: never more than a step trains on at once.
+pub fn together(stage: &Stage) -> usize {
+    let step = stage.train.rollout.sequences();
+    stage.micro_batch.unwrap_or(step).clamp(1, TOGETHER) as usize
+}
+
+/// The sum over all tokens of log p, at temperature 1. `lm_head` is the student's.
+pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &Tensor) -> f64 {
+    let members: Vec<usize> = (0..sequences.list.len()).collect();
+    let packed = sequences.packed(stage, &members, &Shown::Own);
+    let logits = Logits::Projected {
+        hidden: student.hidden(&packed),
+        matrix: Matrix::Held(lm_head.shallow_clone()),
+        softcap: student.config.logit_softcap,
+    };
+    let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
+    let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+        .without(student.tokenizer.absent());
+    let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
+    logps[0].sum(Kind::Double).double_value(&[])
+}
+
 /// Of a stage that validates.
 pub struct Validator<'a> {
     settings: &'a Validation,
@@ -37,11 +59,9 @@ impl<'a> Validator<'a> {
         });
         let mut rows: Vec<Sequence> = read.collect();
         rows.sort_by_key(|row| row.prompt(&stage).len() + row.completion.len());
-        // Never more than a step trains on at once: then it has room.
-        let step = stage.train.rollout.sequences();
-        let together = stage.micro_batch.unwrap_or(step).clamp(1, TOGETHER) as usize;
         let domains = stage.sources.len();
-        let batches = rows.chunks(together).map(|rows| Sequences::new(rows.to_vec(), 1, domains)).collect();
+        let batches =
+            rows.chunks(together(&stage)).map(|rows| Sequences::new(rows.to_vec(), 1, domains)).collect();
         Ok(Some(Validator { settings, stage, batches }))
     }
 
@@ -55,18 +75,7 @@ impl<'a> Validator<'a> {
         let (mut sum, mut count) = (0.0, 0);
         for sequences in &self.batches {
             self.stage.control.check()?;
-            let members: Vec<usize> = (0..sequences.list.len()).collect();
-            let packed = sequences.packed(&self.stage, &members, &Shown::Own);
-            let logits = Logits::Projected {
-                hidden: student.hidden(&packed),
-                matrix: Matrix::Held(lm_head.shallow_clone()),
-                softcap: student.config.logit_softcap,
-            };
-            let targets = Tensor::from_slice(&sequences.targets()).to_device(self.stage.device);
-            let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
-                .without(student.tokenizer.absent());
-            let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
-            sum -= logps[0].sum(Kind::Double).double_value(&[]);
+            sum -= logp(&self.stage, sequences, student, lm_head);
             count += sequences.layout.tokens();
         }
         // The experts that it asked are in no step's numbers.

@@ -20,6 +20,24 @@ use crate::prepare::prompts::Said;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 
+/// When something is read, and what the run has found by then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Now {
+    pub step: u32,
+    /// The share that is learned, where one is.
+    pub learned: Option<f64>,
+}
+
+impl Now {
+    /// Before the first step.
+    pub const START: Now = Now { step: 0, learned: None };
+
+    pub fn moment(self, stage: &Stage) -> Moment {
+        let Now { step, learned } = self;
+        Moment::Step { step, steps: stage.steps, learned }
+    }
+}
+
 /// The prompts of a step's sequences, as one scorer reads them.
 pub enum Shown {
     /// As the student does.
@@ -39,10 +57,10 @@ impl Shown {
         (sees, context): (Option<&View>, usize),
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
-        step: u32,
+        now: Now,
     ) -> Result<Shown> {
         let Some(view) = sees else { return Ok(Shown::Own) };
-        let numbers = view.numbers().map(|number| numbers(stage, view, number, sequences, step));
+        let numbers = view.numbers().map(|number| numbers(stage, view, number, sequences, now.step));
         let numbers: Vec<Vec<f64>> = numbers.collect::<Result<_>>()?;
         let read = |member| {
             let Sequence { source, record, completion, .. } = &sequences.list[member];
@@ -53,7 +71,7 @@ impl Shown {
             }
             Ok((member, draw, said, completion.len()))
         };
-        Shown::of(stage, view, members.map(read), step, context)
+        Shown::of(stage, view, members.map(read), now, context)
     }
 
     /// What a writer that `sees` reads before completions of drawn prompts.
@@ -61,11 +79,11 @@ impl Shown {
         stage: &Stage,
         sees: Option<&View>,
         draws: impl Iterator<Item = Draw>,
-        step: u32,
+        now: Now,
     ) -> Result<Shown> {
         let Some(view) = sees else { return Ok(Shown::Own) };
         let read = |(place, draw)| Ok((place, draw, Some(Said::default()), 0));
-        Shown::of(stage, view, draws.enumerate().map(read), step, usize::MAX)
+        Shown::of(stage, view, draws.enumerate().map(read), now, usize::MAX)
     }
 
     /// By place: the row, what is said of its completion, and how long that is.
@@ -73,7 +91,7 @@ impl Shown {
         stage: &Stage,
         view: &View,
         read: impl Iterator<Item = Result<(usize, Draw, Option<Said>, usize)>>,
-        step: u32,
+        now: Now,
         context: usize,
     ) -> Result<Shown> {
         let tokenizer = &stage.start.tokenizer;
@@ -87,8 +105,8 @@ impl Shown {
             }
             return Ok(Shown::Rows(rows));
         }
-        let moment = Moment::Step { step, steps: stage.steps };
-        let (mut now, mut known) = (HashMap::new(), HashMap::new());
+        let moment = now.moment(stage);
+        let (mut shown, mut known) = (HashMap::new(), HashMap::new());
         for each in read {
             let (place, Draw { source, record }, said, completion) = each?;
             let tokens = match known.entry((source, record, said)) {
@@ -107,9 +125,9 @@ impl Shown {
                 }
             };
             fits(view, tokens.len(), completion, context)?;
-            now.insert(place, tokens);
+            shown.insert(place, tokens);
         }
-        Ok(Shown::Now(now))
+        Ok(Shown::Now(shown))
     }
 
     /// What stands before the completion of a sequence, `member` being its place among those of the step.

@@ -41,6 +41,7 @@ pub fn objective(
         temperature: 1.0,
         ladders: Vec::new(),
         states: Vec::new(),
+        learned: None,
         normal_form: NormalForm {
             prefixes: empty(),
             sequence_selection: empty(),

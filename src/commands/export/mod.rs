@@ -38,10 +38,11 @@ const OF_DOMAIN: [&str; 16] = [
     "correct_of_others",
     "derived",
 ];
-const OF_STEP: [&str; 9] = [
+const OF_STEP: [&str; 10] = [
     "loss",
     "validation_loss",
     "learning_rate",
+    "learned",
     "gradient_norm",
     "extrapolated",
     "judged",

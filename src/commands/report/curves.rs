@@ -29,11 +29,12 @@ const OF_DOMAIN: [&str; 15] = [
     "signal_share",
 ];
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
-const OF_STEP: [&str; 9] = [
+const OF_STEP: [&str; 10] = [
     "loss",
     "validation_loss",
     "gradient_norm",
     "learning_rate",
+    "learned",
     "extrapolated",
     "judged",
     "expert_entropy",

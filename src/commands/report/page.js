@@ -216,6 +216,7 @@
     derived: ["Completions of derived prompts", "fraction"],
     gradient_norm: ["Norm of the gradient before clipping", "norm"],
     learning_rate: ["Learning rate", "learning rate"],
+    learned: ["What the run itself found (`learned`)", "fraction"],
     validation_loss: ["Loss on validation rows", "nats per token"],
     extrapolated: ["How far weights were extrapolated", "changes since the last time"],
     judged: ["Benchmark that extrapolation goes by", "mean reward"],

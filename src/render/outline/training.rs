@@ -6,7 +6,7 @@ use mopd_lang::experiment::{
     Over, Panel, RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
     TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
-use mopd_lang::formula::{Formula, FormulaKind};
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 
 use super::{Rows, beside, formula, joined};
 use crate::figures::{count, percent, setting};
@@ -59,6 +59,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
     }
     rows.extend(panels(train, experiment).map(|panel| ("panel", panel)));
     rows.extend(beside::rows(train, experiment));
+    rows.extend(train.learned(&experiment.teachers).iter().filter_map(learned).map(|text| ("learned", text)));
     if let Some(template) = &train.sees {
         rows.push(("student sees", template.name.clone()));
     }
@@ -122,6 +123,21 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
     }
     rows
+}
+
+/// How much of a slot teachers see, where the run itself finds that.
+fn learned(share: &Formula) -> Option<String> {
+    let FormulaKind::Adaptive(Adaptive::Learned { gain, hold, discount, lr }) = &share.0.kind else {
+        return None;
+    };
+    Some(format!(
+        "how much of a slot is shown: drawn anew every {} from a Beta distribution, which is moved at learning rate {} to \
+         raise {}, discounted by {} a step",
+        counted(*hold as usize, "step"),
+        setting(*lr),
+        formula(gain),
+        setting(*discount)
+    ))
 }
 
 /// The panels whose members a stage asks, and what they say at most.

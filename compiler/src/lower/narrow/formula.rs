@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Objective, Reduce, Schedule};
+use mopd_lang::experiment::{Objective, Reduce, RolloutSource, Schedule};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedSpan};
 
@@ -114,6 +114,31 @@ pub fn kind(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
         axis(*over, at)?;
     }
     kind_on_any_axis(formula, at)
+}
+
+/// The same in what a policy is paid: it may ask what the student thinks of recorded text.
+pub fn kind_of_gain(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
+    let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
+        return kind(formula, at);
+    };
+    let logp = wide::Signal::Of { role: wide::Role::Student, part: wide::Part::Logp };
+    let is_logp = matches!(&operand.0.kind, FormulaKind::Signal(of) if *of == logp);
+    match &rollout.source {
+        RolloutSource::Data { field }
+            if *reduction == Reduction::Mean
+                && formula.axis == Axis::Batch
+                && is_logp
+                && among.is_none()
+                && rollout.edits.is_empty() =>
+        {
+            Ok(Kind::Signal(Signal::RecordedLogp { field: field.clone() }))
+        }
+        _ => {
+            let construct = "a reduction over another rollout (`on`) that is not \
+                             `mean(student.logp, over: batch, on: data(...))`";
+            Err(refused(at, construct))
+        }
+    }
 }
 
 /// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the

@@ -25,6 +25,7 @@ impl Settings<'_> {
     /// every step.
     pub(super) fn refuse_unaccounted(&mut self, train: &wide::Train, rollout: &Rollout, in_turns: bool) {
         let wide::Optimizer::Private { origin, .. } = train.optimizer else { return };
+        let learns = !train.learned(&self.experiment.teachers).is_empty();
         let drawn = &rollout.producer;
         let one_by_one = match drawn {
             Producer::Student(_) | Producer::Data(_) => true,
@@ -36,6 +37,7 @@ impl Settings<'_> {
             (train.passes > 1, "with several `passes`"),
             (train.filter.is_some(), "with a `filter`"),
             (!train.ladders().is_empty(), "where a `ladder` moves a rollout"),
+            (learns, "where what a teacher sees is `learned`"),
             (train.parts().len() > 1, "beside terms with completions of their own"),
             (!one_by_one, "with completions that are not drawn anew, prompt by prompt,"),
         ] {

@@ -63,6 +63,7 @@ pub fn find(train: &Train, experiment: &wide::Experiment) -> Found {
     };
     let routed = train.teachers.iter().any(|choice| lacks(choice.teacher)).then_some(plan::Role::TEACHER);
     let named = found.roles.named.iter().enumerate().filter(|(_, scorer)| lacks(scorer.teacher));
+    found.roles.learned = train.learned(teachers);
     found.roles.partial =
         routed.into_iter().chain(named.map(|(place, _)| plan::Role::named(place))).collect();
     found

@@ -4,7 +4,6 @@
 use std::fmt::Display;
 
 use mopd_lang::experiment as wide;
-use mopd_lang::formula::Formula;
 
 use super::of_step::of_step;
 use super::{Diagnostic, data, derived, feedback, filter, refused, roles, teacher};
@@ -212,7 +211,8 @@ impl<'a> Settings<'a> {
         let origins = Origins { roles: &found.roles, ladders: &ladders, learners, ..self.origins };
         let parts = train.parts();
         if let [_, own, ..] = parts.as_slice() {
-            self.refuse_beside_own_data(train, own.objective.terms[0].origin, &ladders);
+            let learns = !found.roles.learned.is_empty();
+            self.refuse_beside_own_data(train, own.objective.terms[0].origin, (!ladders.is_empty(), learns));
         }
         let rollouts = parts.iter().map(|part| {
             producers::rollout(part, origins, &|formula, what, axis| {
@@ -309,12 +309,16 @@ impl<'a> Settings<'a> {
     }
 
     /// What decides by a step's completions has one set of them to look at.
-    fn refuse_beside_own_data(&mut self, train: &wide::Train, term: Origin, ladders: &[Formula]) {
+    fn refuse_beside_own_data(&mut self, train: &wide::Train, term: Origin, (climbs, learns): (bool, bool)) {
         if let Some(filter) = &train.filter {
             self.refuse::<()>(filter.0.origin, "a `filter` beside a term with completions of its own");
         }
-        if !ladders.is_empty() {
+        if climbs {
             self.refuse::<()>(term, "a term with completions of its own where a `ladder` moves a rollout,");
+        }
+        if learns {
+            let construct = "a term with completions of its own where what a teacher sees is `learned`,";
+            self.refuse::<()>(term, construct);
         }
         let recorded =
             |part: &wide::Train| matches!(part.rollout.source, wide::RolloutSource::EachTurn { .. });

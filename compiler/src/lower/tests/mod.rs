@@ -8,6 +8,7 @@ mod expressions;
 mod extrapolation;
 mod feedback;
 mod keys;
+mod learned;
 mod objectives;
 mod own_data;
 mod panels;

@@ -81,7 +81,7 @@ fn formulas() {
         formula(FormulaKind::Adaptive(ladder), Axis::Run, false),
         "a `ladder`, which the run itself moves on,",
     );
-    let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0 };
+    let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0, lr: 0.1 };
     assert_refused(formula(FormulaKind::Adaptive(learned), Axis::Run, false), "a learned schedule");
     assert_refused(reduce(Reduction::Mean, &entropy(), Axis::Block), "one number per block");
     let unset = FormulaKind::Variable("beta".into());

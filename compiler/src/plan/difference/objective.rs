@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Change, values};
 use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::plan::{Function, NormalForm, Objective, Signal};
+use crate::plan::{Function, Learned, NormalForm, Objective, Signal};
 
 /// Longest expression that is quoted, in characters.
 const QUOTED: usize = 60;
@@ -22,7 +22,8 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
     let same = before.graph == after.graph
         && before.loss == after.loss
         && before.temperature == after.temperature
-        && moves(before) == moves(after);
+        && moves(before) == moves(after)
+        && before.learned == after.learned;
     if same && primitives(before) == primitives(after) {
         return Vec::new();
     }
@@ -47,6 +48,21 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
     }
     walk.pair(before.loss, after.loss, "the loss");
     walk.states();
+    match (&before.learned, &after.learned) {
+        (Some(old), Some(new)) => {
+            walk.pair(old.gain, new.gain, "the gain of `learned`");
+            found.extend(of_policy(old, new));
+        }
+        (None, None) => {}
+        (old, new) => {
+            let said = |of: &Objective, learned: &Option<Learned>| {
+                let gain = expression(&of.graph, learned.as_ref()?.gain);
+                Some(format!("to raise {gain}"))
+            };
+            let (before, after) = (said(before, old), said(after, new));
+            found.push(Change { what: "`learned`".to_owned(), before, after });
+        }
+    }
     let shaped = !found.is_empty();
     for (change, number) in walk.found {
         let repeated = said.contains(&(unsigned(&shown(&change.before)), unsigned(&shown(&change.after))));
@@ -63,6 +79,22 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
 /// What its states begin with and what they are next.
 fn moves(objective: &Objective) -> Vec<(&str, f64, NodeId)> {
     objective.states.iter().map(|state| (state.name.as_str(), state.first, state.next)).collect()
+}
+
+/// How it learns.
+fn of_policy(old: &Learned, new: &Learned) -> Vec<Change> {
+    let numbers = |learned: &Learned| {
+        let Learned { gain: _, hold, discount, learning_rate } = learned;
+        [("hold", f64::from(*hold)), ("discount", *discount), ("lr", *learning_rate)]
+    };
+    let pairs = numbers(old).into_iter().zip(numbers(new));
+    let other = pairs.filter(|((_, old), (_, new))| old != new);
+    let change = |((name, old), (_, new)): ((&str, f64), (&str, f64))| Change {
+        what: format!("{name} of `learned`"),
+        before: Some(text::number(old)),
+        after: Some(text::number(new)),
+    };
+    other.map(change).collect()
 }
 
 fn shown(side: &Option<String>) -> String {

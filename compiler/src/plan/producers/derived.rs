@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, producer,
 };
-use crate::plan::views::{Piece, Slot};
+use crate::plan::views::{Piece, Slot, SlotShare};
 use crate::plan::{Role, View, schedule};
 use crate::refusal::{Narrowed, Origins, refused, role};
 
@@ -255,7 +255,7 @@ impl Maker<'_> {
     }
 
     fn piece(&mut self, piece: &TemplatePiece) -> Narrowed<Piece> {
-        let part = |share| schedule(share, "a share of a slot", self.origins);
+        let part = |share| schedule(share, "a share of a slot", self.origins).map(SlotShare::Schedule);
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),
             TemplatePiece::Slot(slot) => Piece::Slot(self.slot(slot)?),

@@ -1,7 +1,9 @@
 //! Schedules: numbers over training time.
 
 use super::declare::builtins;
-use super::types::{Arrow, Condition, Count, Formula, Fraction, Numbers, Over, Pieces, Real, Schedule};
+use super::types::{
+    Arrow, Condition, Count, Formula, Fraction, Numbers, Over, Pieces, Positive, Real, Schedule,
+};
 
 builtins! { Schedule: ScheduleName, ScheduleCall {
     /// The same number at every step.
@@ -38,7 +40,7 @@ builtins! { Schedule: ScheduleName, ScheduleCall {
     ladder => Ladder { values: Numbers, advance_if: Condition, every: Count = 1 },
 
     /// A number from 0 to 1, drawn every `hold` steps from a Beta distribution that is trained to raise
-    /// `gain`, discounted by `discount` per step.
+    /// `gain`, discounted by `discount` per step. `lr` is how far that moves; the default is ours.
     #[usage = "learned(gain: previous(loss) - loss, hold: 10 steps)"]
-    learned => Learned { gain: Formula, hold: Count, discount: Fraction = 1.0 },
+    learned => Learned { gain: Formula, hold: Count, discount: Fraction = 1.0, lr: Positive = 0.1 },
 }}

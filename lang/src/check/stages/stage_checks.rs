@@ -249,11 +249,18 @@ impl Checker {
         false
     }
 
+    /// What moves its rollouts, and what its teachers see.
+    fn read_after_steps(&self, train: &Train) -> Vec<Formula> {
+        let mut found = train.ladders();
+        found.extend(train.learned(self.parts.teachers.known()));
+        found
+    }
+
     /// `reward.format` needs domains whose reward has such a part.
     fn check_reward_parts(&mut self, train: &Train) -> bool {
         let mut read: Vec<(String, Origin)> = Vec::new();
-        let ladders = train.ladders();
-        for part in train.objective.formulas().into_iter().chain(&ladders).flat_map(Formula::parts) {
+        let adaptive = self.read_after_steps(train);
+        for part in train.objective.formulas().into_iter().chain(&adaptive).flat_map(Formula::parts) {
             if let FormulaKind::Signal(Signal::RewardPart { part: name }) = &part.0.kind {
                 read.push((name.clone(), part.0.origin));
             }
@@ -291,8 +298,8 @@ impl Checker {
             let is_read = |formula: &&Formula| {
                 matches!(formula.0.kind, FormulaKind::Signal(Signal::ValidationLoss)) && !settings.broken
             };
-            let ladders = train.ladders();
-            let formulas = train.objective.formulas().into_iter().chain(&ladders);
+            let adaptive = self.read_after_steps(train);
+            let formulas = train.objective.formulas().into_iter().chain(&adaptive);
             let Some(read) = formulas.flat_map(Formula::parts).find(is_read) else { return true };
             let at = self.span(read.0.origin);
             self.report(

@@ -380,7 +380,8 @@ impl Checker {
     fn learned(&mut self, given: Learned, env: &Env) -> Option<Adaptive> {
         let gain = self.after_a_step(given.gain.expr, env, false);
         let (hold, discount) = (self.read(given.hold, env), self.read(given.discount, env));
-        Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount? })
+        let lr = self.read(given.lr, env);
+        Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount?, lr: lr? })
     }
 
     /// What moves a schedule: one number, or one bool, per step.

@@ -78,8 +78,8 @@ pub enum Adaptive {
     /// The first value; the next one when the condition holds, which is looked at every `every` steps.
     Ladder { values: Vec<f64>, advance_if: Formula, every: u32 },
     /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise the discounted `gain`
-    /// (arXiv:2605.11458).
-    Learned { gain: Formula, hold: u32, discount: f64 },
+    /// (arXiv:2605.11458) at the learning rate `lr`.
+    Learned { gain: Formula, hold: u32, discount: f64, lr: f64 },
 }
 
 /// Formulas with fewer parts than this are walked without a table.

@@ -259,8 +259,9 @@ fn adaptive(adaptive: &Adaptive) -> String {
         Adaptive::Ladder { values, advance_if, every } => {
             format!("ladder([{}], advance_if: {}, every: {every} steps)", numbers(values), inner(advance_if))
         }
-        Adaptive::Learned { gain, hold, discount } => {
-            format!("learned(gain: {}, hold: {hold} steps, discount: {})", inner(gain), number(*discount))
+        Adaptive::Learned { gain, hold, discount, lr } => {
+            let (gain, discount, lr) = (inner(gain), number(*discount), number(*lr));
+            format!("learned(gain: {gain}, hold: {hold} steps, discount: {discount}, lr: {lr})")
         }
     }
 }

@@ -107,9 +107,9 @@ fn a_template_is_filled_row_by_row() {
     assert!(error.to_string().ends_with(expected), "{error}");
     // One that changes is as long as it becomes, and at a step what it is then.
     let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
-    let fading = view(vec![text("="), Piece::First { slot: slot("other"), share }]);
+    let fading = view(vec![text("="), Piece::First { slot: slot("other"), share: share.into() }]);
     assert_eq!(prompts.shown(&bytes, &fading).unwrap().get(1), bytes.prompt("=four").unwrap());
-    let half = Moment::Step { step: 2, steps: 4 };
+    let half = Moment::Step { step: 2, steps: 4, learned: None };
     assert_eq!(
         prompts.shown_now(&bytes, &fading, half, 1, &Said::default()).unwrap(),
         bytes.prompt("=fo").unwrap()

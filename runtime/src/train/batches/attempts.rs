@@ -54,7 +54,7 @@ pub(super) fn attempts(
     draws: &[Numbered],
     (sampling, key): (&Sampling, Key),
 ) -> Result<Vec<Group>> {
-    let Batch { stage, student, models, step, climbed } = *batch;
+    let Batch { stage, student, models, step, climbed, .. } = *batch;
     let sampling = sampling.at(step, stage.steps, climbed);
     draw_by(
         draws,
@@ -63,7 +63,7 @@ pub(super) fn attempts(
             let reader = teacher_of(stage, models, role, draws[0].draw)?;
             let decoder = models.decoder(reader.model_ref);
             let shown =
-                Shown::of_draws(stage, models.view(reader), draws.iter().map(|each| each.draw), step)?;
+                Shown::of_draws(stage, models.view(reader), draws.iter().map(|each| each.draw), batch.now())?;
             let author = (decoder.as_deref().unwrap_or(student), &shown);
             sample(stage, author, draws, &sampling, key)
         },

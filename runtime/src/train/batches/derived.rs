@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{Derived, Text};
-use mopd_compiler::plan::views::{GroupMember, Moment, Slot};
+use mopd_compiler::plan::views::{GroupMember, Slot};
 use mopd_compiler::plan::{Role, View};
 
 use super::attempts::attempts;
@@ -84,8 +84,8 @@ impl Draws for OfDerived {
 impl OfDerived {
     /// The new prompt, which `completion` tokens follow at most.
     fn prompt(&self, batch: &Batch, draw: Draw, said: &Said, completion: u32) -> Result<Vec<Token>> {
-        let Batch { stage, student, step, .. } = *batch;
-        let (view, moment) = (&self.settings.sees, Moment::Step { step, steps: stage.steps });
+        let Batch { stage, student, .. } = *batch;
+        let (view, moment) = (&self.settings.sees, batch.now().moment(stage));
         let prompts = stage.sources[draw.source].prompts;
         let tokens = prompts.shown_now(&stage.start.tokenizer, view, moment, draw.record, said)?;
         let context = student.config.context;

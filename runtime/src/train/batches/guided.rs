@@ -24,7 +24,7 @@ pub(super) fn make(guided: &Guided, making: &Making) -> OfBoth {
 
 impl Draws for OfBoth {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
-        let Batch { stage, student, models, step, climbed } = *batch;
+        let Batch { stage, student, models, step, climbed, .. } = *batch;
         let guidance = match &self.guidance {
             producers::Guidance::TokenMix { alpha } => {
                 Guidance::Mix { share: alpha.at(step, stage.steps, climbed) }

@@ -42,9 +42,10 @@ use self::sample::{Numbered, numbered};
 pub use self::teacher::{RolloutCache, Written, no_teacher};
 use self::through::Editor;
 use super::first_epoch::FirstEpoch;
+use super::learned::Policy;
 use super::models::Models;
 use super::sequences::Sequences;
-use super::views::Shown;
+use super::views::{Now, Shown};
 use super::{Source, Stage, privacy};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, MixturePosition};
@@ -144,9 +145,15 @@ struct Batch<'a> {
     step: u32,
     /// How often each ladder of the objective was.
     climbed: &'a [u32],
+    /// What is learned, as it is now.
+    learned: Option<f64>,
 }
 
 impl Batch<'_> {
+    fn now(&self) -> Now {
+        Now { step: self.step, learned: self.learned }
+    }
+
     /// Of the step's random numbers.
     fn key(&self, purpose: Purpose) -> Key {
         self.stage.key(purpose, u64::from(self.step))
@@ -160,6 +167,8 @@ pub struct Batches {
     panels: Panels,
     /// How often each ladder of the objective was.
     climbed: Vec<u32>,
+    /// What learns how much of a slot is shown, where something does.
+    policy: Option<Policy>,
 }
 
 impl Batches {
@@ -183,11 +192,45 @@ impl Batches {
             }
         };
         let climbed = vec![0; stage.train.objective.ladders.len()];
-        Ok(Batches { mixture, producer, panels: Panels::of_stage(stage), climbed })
+        let policy = stage.train.objective.learned.as_ref().map(Policy::new);
+        Ok(Batches { mixture, producer, panels: Panels::of_stage(stage), climbed, policy })
     }
 
     pub fn position(&self) -> MixturePosition {
         self.mixture.position()
+    }
+
+    /// Before a step: what the run finds for it is there from now on.
+    pub fn begin(&mut self, stage: &Stage, step: u32) {
+        if let Some(policy) = &mut self.policy {
+            policy.begin(stage, step);
+        }
+    }
+
+    /// What is learned, as it is in this step.
+    pub fn learned(&self) -> Option<f64> {
+        self.policy.as_ref().and_then(Policy::value)
+    }
+
+    /// After a step: `gain` is what that step brought.
+    pub fn learn(&mut self, gain: f64) {
+        if let Some(policy) = &mut self.policy {
+            policy.learn(gain);
+        }
+    }
+
+    /// What was learned so far, as bits; nothing where nothing is.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.policy.as_ref().map(Policy::numbers).unwrap_or_default()
+    }
+
+    /// The same as it was when a state of the same stage was left.
+    pub fn restore_numbers(&mut self, numbers: &[u64]) -> Result<(), String> {
+        match (&mut self.policy, numbers) {
+            (Some(policy), numbers) => policy.restore(numbers),
+            (None, []) => Ok(()),
+            (None, _) => Err("it has learned what the stage does not learn".to_owned()),
+        }
     }
 
     /// After `step`, whose numbers decide which ladders are climbed.
@@ -249,15 +292,16 @@ impl Batches {
         if let Some(view) = stage.train.sees.as_ref().filter(|view| view.of_completions()) {
             let context = student.config.context;
             let members = 0..sequences.list.len();
-            let shown = Shown::new(stage, (Some(view), context), &sequences, members.clone(), step)?;
+            let now = Now { step, learned: self.learned() };
+            let shown = Shown::new(stage, (Some(view), context), &sequences, members.clone(), now)?;
             let prompts = members.map(|member| shown.prompt(stage, &sequences.list[member], member).to_vec());
             let prompts: Vec<Vec<Token>> = prompts.collect();
             for (sequence, prompt) in zip_equal(&mut sequences.list, prompts) {
                 sequence.prompt = Some(prompt);
             }
         }
-        let climbed = self.climbed.clone();
-        let batch = Batch { stage, student, models, step, climbed: &climbed };
+        let (climbed, learned) = (self.climbed.clone(), self.learned());
+        let batch = Batch { stage, student, models, step, climbed: &climbed, learned };
         attempts::attempt(&batch, &mut sequences)?;
         feedback::write(&batch, &mut sequences)?;
         let debates = self.panels.talk(&batch, &sequences)?;
@@ -271,8 +315,9 @@ impl Batches {
         models: &Models,
         step: u32,
     ) -> Result<Sequences> {
-        let climbed = self.climbed.clone();
-        let (mut groups, draws) = self.drawn(&Batch { stage, student, models, step, climbed: &climbed })?;
+        let (climbed, learned) = (self.climbed.clone(), self.learned());
+        let batch = Batch { stage, student, models, step, climbed: &climbed, learned };
+        let (mut groups, draws) = self.drawn(&batch)?;
         if stage.train.rollout.leaves_out() {
             return keep::what_is_left(stage, groups, &draws);
         }

@@ -3,7 +3,6 @@
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Refine;
-use mopd_compiler::plan::views::Moment;
 use mopd_compiler::plan::{Role, Sampling, View};
 
 use super::sample::{Numbered, draw_by, in_groups, judge, sample_now};
@@ -49,14 +48,14 @@ impl Refined {
         draws: &[Numbered],
         purpose: Purpose,
     ) -> Result<Vec<Group>> {
-        let Batch { stage, student, models, step, climbed } = *batch;
+        let Batch { stage, student, models, step, climbed, .. } = *batch;
         let drafts = sample_now(batch, student, draws, &self.sampling, purpose)?.concat();
         let editor = models.of_role(self.editor)[section].and_then(|scored| scored.reader());
         let editor = editor.ok_or_else(|| no_teacher(&stage.sources[draws[0].draw.source]))?;
         let view = self.sees.as_ref().or(models.view(editor)).expect("an editor sees the draft");
         let n = self.sampling.n.max(1) as usize;
         let now = self.sampling.at(step, stage.steps, climbed);
-        let moment = Moment::Step { step, steps: stage.steps };
+        let moment = batch.now().moment(stage);
         let tokenizer = &stage.start.tokenizer;
         let mut shown: Vec<(String, Vec<Token>)> = Vec::with_capacity(drafts.len());
         for Sequence { source, record, completion, .. } in &drafts {

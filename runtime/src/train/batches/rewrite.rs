@@ -4,7 +4,7 @@
 use mopd_compiler::plan::View;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{PatternPiece, Rewrite};
-use mopd_compiler::plan::views::{self, Moment};
+use mopd_compiler::plan::views;
 use regex::{NoExpand, Regex};
 
 use super::chosen::numbers;
@@ -83,7 +83,7 @@ impl Rewritten {
         let stage = batch.stage;
         sequence.logps = None;
         let before = text(stage, sequence)?;
-        let moment = Moment::Step { step: batch.step, steps: stage.steps };
+        let moment = batch.now().moment(stage);
         let said = Said { numbers, ..Said::default() };
         let prompts = stage.sources[sequence.source].prompts;
         let instead = prompts.filled(&self.text, moment, sequence.record, &said)?;

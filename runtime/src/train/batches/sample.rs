@@ -80,7 +80,7 @@ pub(super) fn sample_shown<'a>(
 ) -> Result<Vec<Group>> {
     let Batch { stage, step, climbed, .. } = *batch;
     let now = sampling.at(step, stage.steps, climbed);
-    let shown = Shown::of_draws(stage, sees, draws.iter().map(|each| each.draw), step)?;
+    let shown = Shown::of_draws(stage, sees, draws.iter().map(|each| each.draw), batch.now())?;
     sample(stage, (author, &shown), draws, &now, batch.key(purpose))
 }
 

@@ -27,7 +27,7 @@ pub(super) fn make(producer: &Speculative, making: &Making) -> OfDrafts {
 
 impl Draws for OfDrafts {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
-        let Batch { stage, student, models, step, climbed } = *batch;
+        let Batch { stage, student, models, step, climbed, .. } = *batch;
         let sampling = self.sampling.at(step, stage.steps, climbed);
         let n = sampling.n.max(1) as usize;
         let mut list = draw_by(

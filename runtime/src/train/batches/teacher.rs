@@ -18,7 +18,7 @@ use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::models::{Models, Reader, Scored};
 use crate::train::route::Section;
-use crate::train::views::Shown;
+use crate::train::views::{Now, Shown};
 use crate::train::{Source, Stage};
 use crate::zip::zip_equal;
 
@@ -141,7 +141,7 @@ fn teacher_rollouts(
             None => Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };
         let sees = sees.as_ref().or(models.view(writer));
-        let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), 0)?;
+        let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), Now::START)?;
         let mut sequences = sample(stage, (&*teacher, &shown), chunk, sampling, key)?.concat();
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         if let Some(editor) = editor {

@@ -1,6 +1,5 @@
 //! What models say beside the completions: short texts, each behind what its writer is shown.
 
-use mopd_compiler::plan::views::Moment;
 use mopd_compiler::plan::{Sampling, View};
 
 use super::{Batch, text_of_at_most};
@@ -32,9 +31,9 @@ pub(super) fn texts(
     (sampling, key): (&Sampling, Key),
     no_room: impl Fn(usize, usize) -> Error,
 ) -> Result<Vec<String>> {
-    let Batch { stage, student, models, step, .. } = *batch;
+    let Batch { stage, student, models, .. } = *batch;
     let tokenizer = &stage.start.tokenizer;
-    let moment = Moment::Step { step, steps: stage.steps };
+    let moment = batch.now().moment(stage);
     let mut read: Vec<Vec<Token>> = Vec::with_capacity(asked.len());
     for Asked { prompt: Draw { source, record }, said, .. } in asked {
         let source = &stage.sources[*source];

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use mopd_compiler::plan::{View, views::Piece, views::Slot};
 
+use super::super::views::Now;
 use super::*;
 use crate::compiled;
 use crate::tokenizer::tests::pretrained;
@@ -297,7 +298,8 @@ fn what_cannot_be_aligned_is_said() {
     let other =
         super::super::other_tokenizer::OtherTokenizer::new(&Tokenizer::Bytes, &short, "the teacher `big`");
     let members = || 0..rollouts.sequences.list.len();
-    let Err(error) = other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), 0) else {
+    let Err(error) = other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), Now::START)
+    else {
         panic!("it does not fit")
     };
     assert!(error.to_string().contains("whose context is 2"), "{error}");

@@ -44,7 +44,7 @@ fn scored(micro_batch: Option<u32>) {
     stage.micro_batch = micro_batch;
     let fading = Schedule::Linear { from: 0.5, to: 0.0, over: Over::Run };
     let solved = view("solved", vec![Piece::Slot(Slot::Prompt), text(" = "), Piece::Slot(answer())]);
-    let begun = view("begun", vec![Piece::First { slot: answer(), share: fading }, text("?")]);
+    let begun = view("begun", vec![Piece::First { slot: answer(), share: fading.into() }, text("?")]);
     for source in &mut stage.sources {
         source.scorers = vec![
             None,

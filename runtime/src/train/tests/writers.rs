@@ -61,7 +61,7 @@ fn a_teacher_writes_behind_its_template() {
 fn what_a_writer_sees_may_change() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
-    let fading = Piece::First { slot: Slot::Data("answer".to_owned()), share };
+    let fading = Piece::First { slot: Slot::Data("answer".to_owned()), share: share.into() };
     let sees = view(vec![Piece::Slot(Slot::Prompt), fading]);
     let mut train = train(mopd(1.0), 1);
     train.rollout = Rollout::new(4, written(Some(sees), None));

@@ -50,6 +50,7 @@ impl Parameters<'_> {
             | Signal::TermLoss { .. }
             | Signal::State { .. }
             | Signal::ValidationLoss
+            | Signal::RecordedLogp { .. }
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }

@@ -198,8 +198,8 @@ pub static SIGNALS: &[SignalName] = &[
         "loss",
         "number[run]",
         "The loss of the previous step, 1 at the first step; `loss.<term>` is that of one term before \
-         `weight`, `loss.validation` that on the validation rows. Where a `state` moves, at the end of a step, it is \
-         that of this step.",
+         `weight`, `loss.validation` that on the validation rows. Where a `state` moves, at the end of a step, and in \
+         the `gain` of `learned(...)`, it is that of this step.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];

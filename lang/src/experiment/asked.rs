@@ -1,0 +1,98 @@
+//! Whom a stage asks and what moves in it, which takes its teachers to know.
+
+use super::{ModelId, Rollout, Teacher, TeacherId, TeacherWeights, TemplatePiece, Train};
+use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
+
+impl Train {
+    /// Every rollout of the stage, those inside others included.
+    pub fn rollouts(&self) -> Vec<&Rollout> {
+        self.objective.rollouts(&self.rollout)
+    }
+
+    /// The ladders by which its rollouts change, each once.
+    pub fn ladders(&self) -> Vec<Formula> {
+        let mut found: Vec<Formula> = Vec::new();
+        for moving in self.rollouts().into_iter().filter_map(Rollout::moving) {
+            let ladder = matches!(moving.0.kind, FormulaKind::Adaptive(Adaptive::Ladder { .. }));
+            if ladder && !found.iter().any(|known| known.0.kind == moving.0.kind) {
+                found.push(moving.clone());
+            }
+        }
+        found
+    }
+
+    /// The numbers that the run itself finds for what its teachers see, each once.
+    pub fn learned(&self, teachers: &[Teacher]) -> Vec<Formula> {
+        let mut found: Vec<Formula> = Vec::new();
+        for id in self.asked(teachers) {
+            let pieces = teachers[id.0 as usize].sees.iter().flat_map(|template| &template.pieces);
+            for share in pieces.filter_map(TemplatePiece::share) {
+                let learned = matches!(share.0.kind, FormulaKind::Adaptive(Adaptive::Learned { .. }));
+                if learned && !found.iter().any(|known| known.0.kind == share.0.kind) {
+                    found.push(share.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// The declared teachers that it asks by name: those that the objective reads, then those that write
+    /// for its rollouts.
+    pub fn named_teachers(&self) -> Vec<TeacherId> {
+        let mut found = self.objective.named_teachers();
+        let writers = self.rollouts().into_iter().flat_map(Rollout::writers);
+        for teacher in writers.filter_map(named) {
+            if !found.contains(&teacher) {
+                found.push(teacher);
+            }
+        }
+        found
+    }
+
+    /// The models that must exist before.
+    pub(super) fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
+        let mut inputs = vec![self.start];
+        inputs.extend(self.reference.iter().map(|(_, model)| *model));
+        inputs.extend(self.rollouts().into_iter().filter_map(Rollout::earlier_model));
+        let models =
+            self.asked(teachers).into_iter().filter_map(|id| match &teachers[id.0 as usize].weights {
+                TeacherWeights::Model(model) => Some(*model),
+                _ => None,
+            });
+        inputs.extend(models);
+        inputs
+    }
+
+    /// The declared teachers that it asks, and those that these are made of or hear.
+    fn asked(&self, teachers: &[Teacher]) -> Vec<TeacherId> {
+        let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
+        waiting.extend(self.named_teachers());
+        let mut seen = Vec::new();
+        while let Some(id) = waiting.pop() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            let feedback = teachers[id.0 as usize].feedback.iter().flat_map(|feedback| feedback.all());
+            waiting.extend(feedback.filter_map(Rollout::writer).filter_map(named));
+            match &teachers[id.0 as usize].weights {
+                TeacherWeights::Composed { logits, .. } => {
+                    waiting.extend(logits.iter().filter_map(|(_, role)| named(role)))
+                }
+                TeacherWeights::Pooled { members, .. } => {
+                    waiting.extend(members.iter().filter_map(|(_, role)| named(role)))
+                }
+                TeacherWeights::Panelist { speaker, .. } => waiting.extend(named(speaker)),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+pub(super) fn named(role: &Role) -> Option<TeacherId> {
+    match role {
+        Role::Named { teacher, .. } => Some(*teacher),
+        _ => None,
+    }
+}

@@ -1,0 +1,51 @@
+//! What the student thinks of recorded text: `mean(student.logp, over: batch, on: data(solution))`. Of a step it is asked
+//! about the rows of its groups, each as often as the batch has it, with the weights as they are before the step.
+
+use mopd_compiler::plan::Signal;
+use tch::no_grad_guard;
+
+use super::Stage;
+use super::batches::data::all_examples;
+use super::part::Scoring;
+use super::sequences::Sequences;
+use super::validation::{logp, together};
+use crate::failure::Result;
+use crate::rollout::Sequence;
+
+/// The texts of each field that is asked about, by source and row.
+pub struct Recorded(Vec<(String, Vec<Vec<Sequence>>)>);
+
+impl Recorded {
+    pub fn of_stage(stage: &Stage) -> Result<Recorded> {
+        let fields = stage.train.objective.recorded();
+        let texts = fields.into_iter().map(|field| Ok((field.to_owned(), all_examples(stage, field)?)));
+        Ok(Recorded(texts.collect::<Result<_>>()?))
+    }
+
+    /// One number each: the mean over all tokens of the rows, those that end a text among them.
+    pub fn signals(&self, scoring: &Scoring, sequences: &Sequences) -> Result<Vec<(Signal, Vec<f32>)>> {
+        let mean = |(field, texts): &(String, Vec<Vec<Sequence>>)| {
+            let rows = sequences.groups().map(|group| texts[group[0].source][group[0].record].clone());
+            let mean = mean_logp(scoring, rows.collect())?;
+            Ok((Signal::RecordedLogp { field: field.clone() }, vec![mean as f32]))
+        };
+        self.0.iter().map(mean).collect()
+    }
+}
+
+fn mean_logp(scoring: &Scoring, mut rows: Vec<Sequence>) -> Result<f64> {
+    let _guard = no_grad_guard();
+    let Scoring { stage, model, models, .. } = *scoring;
+    let lm_head = models.compared(model);
+    // Those of similar length together.
+    rows.sort_by_key(|row| row.prompt(stage).len() + row.completion.len());
+    let (mut sum, mut count) = (0.0, 0);
+    for rows in rows.chunks(together(stage)) {
+        stage.control.check()?;
+        let sequences = Sequences::new(rows.to_vec(), 1, stage.sources.len());
+        // The experts that it asks are in no step's numbers.
+        sum += model.uncounted(|| logp(stage, &sequences, model, &lm_head));
+        count += sequences.layout.tokens();
+    }
+    Ok(sum / count as f64)
+}
