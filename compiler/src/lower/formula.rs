@@ -14,6 +14,7 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 use super::leaves::Leaf;
 use super::narrow::formula::{self as narrow, Kind};
 use super::narrow::sums;
+use super::parts::{operands, switched_off};
 use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
@@ -472,36 +473,5 @@ impl<'a> Lowering<'a> {
         let share = graph.apply(Divide, &[shares[index], total]);
         let stated = graph.apply(Where, &[missing, alike, share]);
         passes(graph, index, stated, zero)
-    }
-}
-
-/// The parts of a formula that become nodes of their own. What a divergence holds is part of the primitive.
-fn operands(formula: &FormulaNode) -> Vec<&Formula> {
-    match &formula.kind {
-        FormulaKind::Apply { .. } if switched_off(formula) => Vec::new(),
-        FormulaKind::Apply { .. }
-        | FormulaKind::Reduce { .. }
-        | FormulaKind::Statistic { .. }
-        | FormulaKind::Scan { .. }
-        | FormulaKind::Memory { .. }
-        | FormulaKind::Live(wide::Live::Preference(_))
-        | FormulaKind::Across { .. } => formula.operands(),
-        FormulaKind::Number(_)
-        | FormulaKind::Schedule(_)
-        | FormulaKind::Adaptive(_)
-        | FormulaKind::Signal(_)
-        | FormulaKind::Live(_)
-        | FormulaKind::Variable(_)
-        | FormulaKind::Entry(_) => Vec::new(),
-    }
-}
-
-/// A product with the number 0.
-fn switched_off(formula: &FormulaNode) -> bool {
-    match &formula.kind {
-        FormulaKind::Apply { function: Function::Multiply, operands } => {
-            operands.iter().any(|operand| operand.constant() == Some(0.0))
-        }
-        _ => false,
     }
 }

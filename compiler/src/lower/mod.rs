@@ -16,6 +16,7 @@ mod objective;
 mod order;
 mod other_tokenizer;
 mod partial;
+mod parts;
 mod positions;
 mod recorded;
 mod reduced;

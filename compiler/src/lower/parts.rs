@@ -1,0 +1,36 @@
+//! What of a formula becomes nodes.
+
+use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+
+use crate::plan::Function;
+
+/// The parts of a formula that become nodes of their own. What a divergence holds is part of the primitive.
+pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {
+    match &formula.kind {
+        FormulaKind::Apply { .. } if switched_off(formula) => Vec::new(),
+        FormulaKind::Apply { .. }
+        | FormulaKind::Reduce { .. }
+        | FormulaKind::Statistic { .. }
+        | FormulaKind::Scan { .. }
+        | FormulaKind::Memory { .. }
+        | FormulaKind::Live(wide::Live::Preference(_))
+        | FormulaKind::Across { .. } => formula.operands(),
+        FormulaKind::Number(_)
+        | FormulaKind::Schedule(_)
+        | FormulaKind::Adaptive(_)
+        | FormulaKind::Signal(_)
+        | FormulaKind::Live(_)
+        | FormulaKind::Variable(_)
+        | FormulaKind::Entry(_) => Vec::new(),
+    }
+}
+
+/// A product with the number 0.
+pub(super) fn switched_off(formula: &FormulaNode) -> bool {
+    match &formula.kind {
+        FormulaKind::Apply { function: Function::Multiply, operands } => {
+            operands.iter().any(|operand| operand.constant() == Some(0.0))
+        }
+        _ => false,
+    }
+}
