@@ -1,0 +1,98 @@
+//! What the published methods are for, seen on small models: the runs of `tests/mechanisms`, a line for each method of
+//! what its run shows. `tests/mechanisms/README.md` has the lines, and the book's table of methods takes them from there.
+
+mod run;
+mod tokens;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use mopd_tests::{Generated, files, root};
+use tempfile::TempDir;
+
+use self::run::Run;
+
+/// What a run showed of a method.
+enum Seen {
+    /// What the paper says the mechanism is for, and whether the run bears it out: the test fails where it does not.
+    Shown { holds: bool, line: String },
+    /// What the paper says did not happen at this scale; the line says what did.
+    NotAtThisScale(String),
+}
+
+fn shown(holds: bool, line: impl Into<String>) -> Seen {
+    Seen::Shown { holds, line: line.into() }
+}
+
+/// What a run showed of each method of `tests/methods` that is in it.
+type Sights = &'static [(&'static str, fn(&Run) -> Seen)];
+
+/// Where all experiments run, one after the other: they share a store, so that the start and the specialists are trained
+/// once.
+static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
+    let folder = TempDir::new().expect("a temporary folder");
+    copied(&root().join("tests/mechanisms"), folder.path());
+    copied(&root().join("examples/quickstart"), &folder.path().join("quickstart"));
+    Mutex::new(folder)
+});
+
+/// Runs an experiment of `tests/mechanisms`, and holds its section of the page to what it shows.
+fn shows(experiment: &str, sights: Sights) {
+    let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(folder.path()).args(["run", &format!("{experiment}.mopd"), "--out", experiment]);
+    let output = command.stdin(Stdio::null()).output().expect("mopd starts");
+    assert!(output.status.success(), "{experiment}: {}", String::from_utf8_lossy(&output.stderr));
+    let run = Run::read(&folder.path().join(experiment));
+    let (mut faults, mut table) = (String::new(), "| method | what its run shows |\n|---|---|".to_owned());
+    for (method, see) in sights {
+        let line = match see(&run) {
+            Seen::Shown { holds, line } => {
+                if !holds {
+                    let _ = writeln!(faults, "{method}: the run does not show it: {line}");
+                }
+                line
+            }
+            Seen::NotAtThisScale(line) => format!("not at this scale: {line}"),
+        };
+        let _ = write!(table, "\n| `{method}` | {line} |");
+    }
+    settled(experiment, &table, &mut faults);
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// Numbers differ in their last digits from one kind of machine to another. So a line that was written elsewhere is
+/// the same where all but its numbers is.
+fn words(line: &str) -> String {
+    line.chars().filter(|letter| !letter.is_ascii_digit() && !".-".contains(*letter)).collect()
+}
+
+/// The experiment's table on the page, compared without its numbers. `MOPD_UPDATE=1` writes it anew.
+fn settled(experiment: &str, table: &str, faults: &mut String) {
+    let path = root().join("tests/mechanisms/README.md");
+    let page = fs::read_to_string(&path).expect("the page");
+    let begin = format!("<!-- run: {experiment} -->\n");
+    let Some((before, rest)) = page.split_once(&begin) else {
+        let _ = writeln!(faults, "{}: no section is called `{experiment}`", path.display());
+        return;
+    };
+    let (_, after) = rest.split_once("<!-- end -->").expect("the section ends");
+    let text = format!("{before}{begin}\n{table}\n\n<!-- end -->{after}");
+    if std::env::var_os("MOPD_UPDATE").is_some() || words(&text) != words(&page) {
+        let made = Generated { text, names: Vec::new(), faults: Vec::new() };
+        for fault in mopd_tests::settle(&path, &page, &made) {
+            let _ = writeln!(faults, "{fault}");
+        }
+    }
+}
+
+fn copied(from: &Path, to: &Path) {
+    for path in files(from, "") {
+        let place = to.join(path.strip_prefix(from).expect("it lies below"));
+        fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
+        fs::copy(&path, place).expect("a test file");
+    }
+}
