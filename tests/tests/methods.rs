@@ -142,8 +142,9 @@ fn the_book_has_a_table_of_all_methods() {
         .iter()
         .map(|path| path.file_stem().expect("a file").to_string_lossy().into_owned())
         .collect();
-    let mut table = "| method | module | lines | trains | loss and gradient in float64 | the gradient |\n\
-                     |---|---|---:|---|---|---|"
+    let mechanisms = fs::read_to_string(root().join("tests/mechanisms/README.md")).expect("the page");
+    let mut table = "| method | module | lines | trains | loss and gradient in float64 | the gradient | \
+                     what a small run shows |\n|---|---|---:|---|---|---|---|"
         .to_owned();
     for row in rows(&readme) {
         let (_, text) = mopd_std::module(row.module).expect("a module");
@@ -177,18 +178,25 @@ fn the_book_has_a_table_of_all_methods() {
         };
         let _ = write!(
             table,
-            "\n| {} | [`{}`](#std{}) | {} | {} | {agrees} | {} |",
+            "\n| {} | [`{}`](#std{}) | {} | {} | {agrees} | {} | {} |",
             row.name,
             row.module,
             row.module,
             code_lines(text),
             if runs { "yes" } else { "not yet" },
-            verdicts.join("; ")
+            verdicts.join("; "),
+            shown(&mechanisms, row.experiment).unwrap_or("-")
         );
     }
     let made = generate(&page, "table", |_| Some(table.clone()));
     let faults = settle(&path, &page, &made);
     assert!(faults.is_empty() && made.names == ["methods"], "\n{}", faults.join("\n"));
+}
+
+/// The line of a table of `tests/mechanisms/README.md`.
+fn shown<'a>(page: &'a str, method: &str) -> Option<&'a str> {
+    let begin = format!("| `{method}` | ");
+    page.lines().find_map(|line| line.strip_prefix(&begin)?.strip_suffix(" |"))
 }
 
 /// Lines that are neither empty nor comment.

@@ -1,8 +1,14 @@
 //! What the published methods are for, seen on small models: the runs of `tests/mechanisms`, a line for each method of
 //! what its run shows. `tests/mechanisms/README.md` has the lines, and the book's table of methods takes them from there.
 
+mod beyond;
+mod divergences;
+mod estimators;
+mod preferences;
+mod prefixes;
 mod run;
 mod tokens;
+mod turns;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -35,7 +41,9 @@ type Sights = &'static [(&'static str, fn(&Run) -> Seen)];
 static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
     let folder = TempDir::new().expect("a temporary folder");
     copied(&root().join("tests/mechanisms"), folder.path());
-    copied(&root().join("examples/quickstart"), &folder.path().join("quickstart"));
+    for data in ["quickstart", "lookup"] {
+        copied(&root().join("examples").join(data), &folder.path().join(data));
+    }
     Mutex::new(folder)
 });
 
@@ -49,6 +57,7 @@ fn shows(experiment: &str, sights: Sights) {
     let run = Run::read(&folder.path().join(experiment));
     let (mut faults, mut table) = (String::new(), "| method | what its run shows |\n|---|---|".to_owned());
     for (method, see) in sights {
+        assert!(root().join(format!("tests/methods/{method}.mopd")).is_file(), "no method is called {method}");
         let line = match see(&run) {
             Seen::Shown { holds, line } => {
                 if !holds {

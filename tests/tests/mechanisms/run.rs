@@ -9,6 +9,7 @@ use serde_json::Value;
 
 pub struct Run {
     metrics: Vec<Metrics>,
+    weights: Vec<Bin>,
     results: Value,
 }
 
@@ -16,17 +17,29 @@ pub struct Run {
 struct Metrics {
     stage: String,
     step: usize,
+    domain: String,
     prompt_share: f64,
     numbers: Vec<(String, f64)>,
 }
 
+/// One row of `weights.parquet` that is of weights: `tokens` with a weight from `size_low` on.
+pub struct Bin {
+    stage: String,
+    over: String,
+    /// Where the bin begins, in what it is `over`.
+    pub low: f64,
+    pub size_low: f64,
+    tokens: f64,
+}
+
 impl Run {
     pub fn read(folder: &Path) -> Run {
-        let file = fs::File::open(folder.join("metrics.parquet")).expect("the metrics of the run");
-        let reader = SerializedFileReader::new(file).expect("a parquet file");
-        let rows = reader.get_row_iter(None).expect("its rows").map(|row| Metrics::of(&row.expect("a row")));
         let results = fs::read(folder.join("results.json")).expect("the results of the run");
-        Run { metrics: rows.collect(), results: serde_json::from_slice(&results).expect("JSON") }
+        Run {
+            metrics: rows(&folder.join("metrics.parquet")).iter().map(Metrics::of).collect(),
+            weights: rows(&folder.join("weights.parquet")).iter().filter_map(Bin::of).collect(),
+            results: serde_json::from_slice(&results).expect("JSON"),
+        }
     }
 
     /// What one column of `metrics.parquet` says at each step of a stage: the mean over domains, by their shares of the
@@ -63,6 +76,32 @@ impl Run {
         mean(&self.steps(stage, column))
     }
 
+    /// The mean over the steps of one domain's rows.
+    pub fn in_domain(&self, stage: &str, domain: &str, column: &str) -> f64 {
+        let rows = self.metrics.iter().filter(|row| row.stage == stage && row.domain == domain);
+        let numbers: Vec<f64> = rows.filter_map(|row| row.number(column)).collect();
+        assert!(!numbers.is_empty(), "{stage} has no {column} in {domain}");
+        mean(&numbers)
+    }
+
+    /// Of the tokens in the bins over `position` or `entropy` that are `asked`, the share in those that are `counted`.
+    pub fn weights(
+        &self,
+        stage: &str,
+        over: &str,
+        asked: impl Fn(&Bin) -> bool,
+        counted: impl Fn(&Bin) -> bool,
+    ) -> f64 {
+        let bins = self.weights.iter().filter(|bin| bin.stage == stage && bin.over == over);
+        let (mut all, mut some) = (0.0, 0.0);
+        for bin in bins.filter(|bin| asked(bin)) {
+            all += bin.tokens;
+            some += if counted(bin) { bin.tokens } else { 0.0 };
+        }
+        assert!(all > 0.0, "{stage} has no such weights over {over}");
+        some / all
+    }
+
     /// A model's row of the first table.
     fn row(&self, model: &str) -> &Value {
         let rows = self.results["tables"][0]["rows"].as_array().expect("a table");
@@ -88,20 +127,56 @@ impl Run {
     }
 }
 
+/// The rows of a Parquet file.
+fn rows(path: &Path) -> Vec<Row> {
+    let file = fs::File::open(path).expect("a file of the run");
+    let reader = SerializedFileReader::new(file).expect("a Parquet file");
+    reader.get_row_iter(None).expect("its rows").map(|row| row.expect("a row")).collect()
+}
+
+fn text(row: &Row, column: &str) -> String {
+    match row.get_column_iter().find(|(name, _)| *name == column) {
+        Some((_, Field::Str(text))) => text.clone(),
+        other => panic!("no text in {column}: {other:?}"),
+    }
+}
+
+fn number(field: &Field) -> Option<f64> {
+    match field {
+        Field::Double(number) => Some(*number),
+        Field::UInt(count) => Some(f64::from(*count)),
+        Field::ULong(count) => Some(*count as f64),
+        _ => None,
+    }
+}
+
+impl Bin {
+    fn of(row: &Row) -> Option<Bin> {
+        if text(row, "quantity") != "weight" {
+            return None;
+        }
+        let of = |column: &str| {
+            let found = row.get_column_iter().find(|(name, _)| *name == column);
+            found.and_then(|(_, field)| number(field)).unwrap_or_else(|| panic!("no number in {column}"))
+        };
+        let (low, size_low, tokens) = (of("low"), of("size_low"), of("tokens"));
+        Some(Bin { stage: text(row, "stage"), over: text(row, "over"), low, size_low, tokens })
+    }
+}
+
 impl Metrics {
     fn of(row: &Row) -> Metrics {
-        let mut metrics = Metrics { stage: String::new(), step: 0, prompt_share: 1.0, numbers: Vec::new() };
-        for (name, field) in row.get_column_iter() {
-            match (name.as_str(), field) {
-                ("stage", Field::Str(text)) => metrics.stage.clone_from(text),
-                ("step", Field::UInt(step)) => metrics.step = *step as usize,
-                ("prompt_share", Field::Double(share)) => metrics.prompt_share = *share,
-                (_, Field::Double(number)) => metrics.numbers.push((name.clone(), *number)),
-                (_, Field::UInt(count)) => metrics.numbers.push((name.clone(), f64::from(*count))),
-                _ => {}
-            }
+        let fields = row.get_column_iter();
+        let numbers: Vec<(String, f64)> =
+            fields.filter_map(|(name, field)| Some((name.clone(), number(field)?))).collect();
+        let of = |column| numbers.iter().find(|(name, _)| name == column).map(|(_, number)| *number);
+        Metrics {
+            stage: text(row, "stage"),
+            step: of("step").expect("a step") as usize,
+            domain: text(row, "domain"),
+            prompt_share: of("prompt_share").unwrap_or(1.0),
+            numbers,
         }
-        metrics
     }
 
     fn number(&self, column: &str) -> Option<f64> {
@@ -111,10 +186,4 @@ impl Metrics {
 
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// The standard deviation over steps.
-pub fn deviation(values: &[f64]) -> f64 {
-    let mean = mean(values);
-    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
 }

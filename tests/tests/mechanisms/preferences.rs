@@ -1,0 +1,20 @@
+//! Preferences as a teacher that is composed token by token: `tests/mechanisms/preferences.mopd`.
+
+use super::{Sights, shown, shows};
+
+const SIGHTS: Sights = &[("aligndistil", |run| {
+    let [start, liked, disliked, student] =
+        ["start", "liked", "disliked", "student"].map(|model| run.score(model));
+    shown(
+        liked > start && disliked < start && student > start + 0.1,
+        format!(
+            "from {start:.2} right, preferences lead to {liked:.2}, the wrong way round to {disliked:.2}; the teacher made of \
+                 both, to {student:.2}"
+        ),
+    )
+})];
+
+#[test]
+fn preferences_as_a_teacher() {
+    shows("preferences", SIGHTS);
+}
