@@ -1,4 +1,4 @@
-//! Preferences as a teacher that is composed token by token: `tests/mechanisms/preferences.mopd`.
+//! Preferences: as a teacher that is composed token by token, and for a teacher's text over one's own: `tests/mechanisms/preferences.mopd`.
 
 use super::{Sights, shown, shows};
 
@@ -12,7 +12,14 @@ const SIGHTS: Sights = &[("aligndistil", |run| {
                  both, to {student:.2}"
         ),
     )
-})];
+})    ("soda", |run| {
+        let [start, author, reader] = ["start", "liked", "reader"].map(|model| run.score(model));
+        shown(
+            reader > start + 0.1,
+            format!("{start:.2} to {reader:.2} right from the text of a teacher that is right in {author:.2}"),
+        )
+    }),
+];
 
 #[test]
 fn preferences_as_a_teacher() {
