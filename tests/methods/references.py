@@ -179,9 +179,11 @@ def minmax(x):
 METHODS = {}
 
 
-def method(name, also={}, panel=False, named=(), **arguments):
+def method(name, also={}, panel=False, named=(), terms=(), run={}, **arguments):
+    """`terms`: those on the same completions, where terms have completions of their own. `run`: numbers of the run."""
+
     def add(loss):
-        METHODS[name] = (loss, also, panel, named, arguments)
+        METHODS[name] = (loss, also, panel, named, terms, run, arguments)
         return loss
 
     return add
@@ -993,9 +995,109 @@ def _(b):  # arXiv:1909.08593, eq. 2 and the controller of its section 2.2; eq. 
     return ppo(b.ratio, (charged - others)[b.of], 0.2, 0.2).mean(), {"beta.next": 0.3 * (1 + 0.1 * error.item())}
 
 
+TURNS = [[2, 3], [3], [1, 3], [2, 4], [1, 1], [4]]
+
+
+@method("sod.sod", also={"turns": TURNS})
+def _(b):  # arXiv:2605.07725: the teacher is trusted the less, the further apart the two are in a turn than in the first one
+    trust = []
+    for c, turns in enumerate(TURNS):
+        drifts = [(b.ls - b.lt).abs()[b.of == c][sum(turns[:i]):][:n].mean().item() for i, n in enumerate(turns)]
+        trust += [min((drifts[0] + 1e-6) / (drift + 1e-6), 1.2) for drift, n in zip(drifts, turns) for _ in range(n)]
+    advantage = b.grpo_advantage() + torch.tensor(trust) * (b.lt - b.lb).detach()
+    return ppo(b.ratio, advantage, 0.2, 0.28).mean()
+
+
+# A loss is the sum over its batches: numbers are of one of them.
+
+
+def brts(b):  # catalogue A1.28: each candidate's log-ratio is its reward, weighted by its renormalised probability
+    chosen = top(b.s, 3)
+    return kl_generalized(b.s, b.t, chosen) / (b.s.detach().exp() * chosen).sum(-1)
+
+
+@method("brts.brts", terms=["own"], k=3)
+def _(b):
+    return brts(b).mean()
+
+
+@method("brts.brts.taught", terms=["taught"], k=3)
+def _(b):
+    return 0.05 * brts(b).mean()
+
+
+LOSSES = {"loss.imitate": 0.8, "loss.preserve": 0.5}
+
+
+@method("raft.raft.imitate", terms=["imitate"], run=LOSSES, named=["insider"], k=3, temperature=2, rate=0.9)
+def _(b):
+    return b.sequence_mean(-b.ls)
+
+
+@method("raft.raft", terms=["preserve"], run=LOSSES, named=["insider"], k=3, temperature=2, rate=0.9)
+def _(b):  # catalogue A1: at the first step a moving average is the number itself
+    insider, student = [x.div(2).log_softmax(-1) for x in [b.named_logits[0], b.student_logits]]
+    return 0.8 / 0.5 * b.sequence_mean(kl_among(insider, student, top(insider, 3)))
+
+
+def skew_of(b, x, y, usual):
+    """arXiv:2503.07067, eq. 8: the smaller, the further the text's own side is ahead of what is usual."""
+    ahead = b.per_completion(x.detach()).exp() - b.per_completion(y.detach()).exp()
+    return (1 - 0.9 * usual / ahead).clip(0.01, 0.1)[b.of][:, None]
+
+
+# At step 3 of 10 a ramp from 1 to 1.5 over the first half is 1.3.
+@method("distillm.distillm2", terms=["imitate"], usual_teacher=0.02, usual_student=0.03)
+def _(b):
+    a = skew_of(b, b.lt, b.ls, 0.02)
+    return 0.7 * b.sequence_mean(kl(b.t, (a * b.t.exp() + (1 - a) * b.s.exp()).log()))
+
+
+@method("distillm.distillm2.correct", terms=["correct"], usual_teacher=0.02, usual_student=0.03)
+def _(b):
+    a = skew_of(b, b.ls, b.lt, 0.03)
+    return 1.3 * b.sequence_mean(kl(b.s, (a * b.s.exp().detach() + (1 - a) * b.t.exp()).log()))
+
+
+@method("minillm.minillm", terms=["long_run", "step"], plain_weight=0.3, discount=0.9)
+def _(b):
+    return METHODS["minillm.minillm_without_text"][0](b)
+
+
+@method("minillm.minillm.language", terms=["language"], plain_weight=0.3, discount=0.9)
+def _(b):
+    return -0.3 * b.ls.mean()
+
+
+@method("open_mopd.open_mopd", k=3)
+def _(b):  # arXiv:2608.19098: a domain's share is its target times its mean signal against that of all, within bounds
+    loss = kl_among(b.s, b.t, top(b.s, 3))
+    domains = [b.domain == d for d in range(len(DOMAINS))]
+    signal = torch.stack([loss.detach()[here].mean() for here in domains])
+    wanted = 1 / 3 * (signal / signal.mean()).clip(0.05, 20)
+    # Targets are a third each, of what is now two domains: the loss has two thirds of its size.
+    shares = 2 / 3 * wanted / wanted.sum()
+    return sum(share * loss[here].mean() for share, here in zip(shares, domains))
+
+
+@method("vpd.unpaired_preference", named=["policy"], rate=0.9, beta=0.2)
+def _(b):  # arXiv:2605.15113: right attempts above the middle of the right ones and the wrong ones, wrong ones below
+    lead = 0.2 * b.per_completion(b.ls - b.named_taken[0], "sum")
+    right = b.reward_of_completion >= 1
+    middle = ((lead[right].mean() + lead[~right].mean()) / 2).detach()
+    softplus = torch.nn.functional.softplus
+    return softplus(middle - lead[right]).mean() + softplus(lead[~right] - middle).mean()
+
+
+@method("cross_tokenizer.uld", also={"size(matched)": lambda position: (position > 0) * 2.0})
+def _(b):  # arXiv:2402.12030: the distance of sorted probabilities, where a token of both begins
+    apart = (b.s.exp().sort(-1, descending=True)[0] - b.t.exp().sort(-1, descending=True)[0]).abs().sum(-1)
+    return apart[b.position > 0].mean()
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
-    for seed, (name, (loss, also, panel, named, arguments)) in enumerate(METHODS.items()):
+    for seed, (name, (loss, also, panel, named, terms, run, arguments)) in enumerate(METHODS.items()):
         batch = Batch(seed + 1, also, panel, named)
         prompts = batch.json()
         value, more = loss(batch), {}  # what comes out besides, by name
@@ -1006,6 +1108,8 @@ def main():
             "step": 3,
             "steps": 10,
             "arguments": arguments,
+            **({"terms": terms} if terms else {}),
+            **run,
             "prompts": prompts,
             "expected": {"loss": value.item(), "d loss / d logits": gradient.tolist()} | more,
         }

@@ -16,7 +16,7 @@ use super::narrow::formula::{self as narrow, Kind};
 use super::narrow::sums;
 use super::parts::{operands, switched_off};
 use super::positions;
-use crate::expr::graph::{Graph, LiveId, NodeId};
+use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
 use crate::refusal::Origins;
 
@@ -209,6 +209,21 @@ impl<'a> Lowering<'a> {
         let operands = self.parts(&formula.0).into_iter().map(|part| self.lowered(part)).collect();
         self.leaves.push(Leaf { node, formula: formula.clone(), operands });
         Some(node)
+    }
+
+    /// Everything live, and whether it is a log-probability.
+    pub fn live_numbers(&self) -> Vec<(LiveId, bool)> {
+        let primitives =
+            self.primitives.iter().zip(0..).map(|(primitive, index)| {
+                (LiveId(index), matches!(primitive.live, Live::Logp | Live::EndLogp))
+            });
+        // With leaves there are no primitives.
+        let leaves = self.leaves.iter().filter_map(|leaf| {
+            let FormulaKind::Live(live) = &leaf.formula.0.kind else { return None };
+            let Operation::Live { live: id } = self.graph.node(leaf.node).operation else { return None };
+            Some((id, matches!(live, wide::Live::Part(wide::Part::Logp | wide::Part::EndLogp))))
+        });
+        primitives.chain(leaves).collect()
     }
 
     /// A formula whose parts are lowered; where it reads teachers added up by `sum`, once for each.

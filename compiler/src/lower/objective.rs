@@ -12,7 +12,7 @@ use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{
-    Axis, Function, Ladder, Learned, Live, LivePrimitive, NormalForm, Objective, Reduction, Signal, State,
+    Axis, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Reduction, Signal, State,
     Term, TermLoss,
 };
 use crate::refusal::{Origins, refused};
@@ -245,23 +245,16 @@ pub(crate) struct WholeObjective {
     pub gradients: Vec<(LiveId, NodeId)>,
 }
 
+/// All its terms are of one batch of completions.
+///
 /// # Errors
-/// What graphs have no word for, and what is more than one batch of completions.
+/// What graphs have no word for.
 pub(crate) fn whole(
     objective: &checked::Objective,
     origins: &[Span],
 ) -> Result<WholeObjective, Box<Diagnostic>> {
     let origins = Origins::new(origins);
     let here = origins.span(objective.origin);
-    let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
-    if let Some(balance) = reduces.flatten().find_map(|reduce| reduce.balance.as_ref()) {
-        return Err(refused(origins.span(balance.origin), "a balance `by domain` on given numbers"));
-    }
-    if let Some(term) = objective.terms.iter().find(|term| term.data.is_some()) {
-        let construct =
-            format!("the term `{}`, which has completions of its own, on given numbers", term.name);
-        return Err(refused(origins.span(term.origin), construct));
-    }
     let Pieces { mut lowering, selected, weight, terms, weighted } =
         pieces(objective, Lowering::new(Supply::Leaves, origins), origins)?;
     let mut parts = Vec::new();
@@ -333,7 +326,7 @@ pub(super) fn signal(
     origins: Origins,
     here: Span,
 ) -> Result<NodeId, Box<Diagnostic>> {
-    let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
+    let (live, is_log_probability): (Vec<LiveId>, Vec<bool>) = lowering.live_numbers().into_iter().unzip();
     let graph = &mut lowering.graph;
     let sums = values.iter().map(|value| {
         // What is coarser than a token has left those out that are not selected.
@@ -345,16 +338,15 @@ pub(super) fn signal(
     let coefficients = self::gradients(lowering, everything, &live, origins, here)?;
     let sizes: Vec<NodeId> = coefficients
         .into_iter()
-        .zip(&live)
-        .map(|(coefficient, &live)| {
+        .zip(live.iter().zip(is_log_probability))
+        .map(|(coefficient, (&live, is_log_probability))| {
             // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its
             // own: where student and teacher agree it pulls at nothing, whatever its coefficient.
-            let size = match lowering.primitives[live.0 as usize].live {
-                Live::Logp | Live::EndLogp => coefficient,
-                Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } | Live::Other { .. } => {
-                    let value = lowering.graph.add(Axis::Token, Operation::Live { live });
-                    lowering.graph.apply(Function::Multiply, &[coefficient, value])
-                }
+            let size = if is_log_probability {
+                coefficient
+            } else {
+                let value = lowering.graph.add(Axis::Token, Operation::Live { live });
+                lowering.graph.apply(Function::Multiply, &[coefficient, value])
             };
             lowering.graph.apply(Function::Abs, &[size])
         })

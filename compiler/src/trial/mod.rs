@@ -9,6 +9,7 @@
 mod example;
 mod expected;
 mod numbers;
+mod part;
 mod supply;
 
 use mopd_lang::diag::Diagnostic;
@@ -73,6 +74,8 @@ impl From<Box<Diagnostic>> for Failure {
 /// # Errors
 /// A part of the objective that has no value on numbers alone; numbers that are missing, too many or too few.
 pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result<Trial, Failure> {
+    let objective =
+        &part::chosen(objective, &numbers.terms).map_err(|fault| Failure::Numbers(vec![fault]))?;
     let WholeObjective { formulas, loss, parts, gradients } = whole(objective, origins)?;
     let temperature = objective.temperature.unwrap_or(1.0);
     let Supplied { batch, by_logits, unread } =
@@ -121,10 +124,18 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
     })
 }
 
-/// Numbers to begin with: all that an objective reads, for a prompt with two completions.
+/// Numbers to begin with: all that an objective reads, for a prompt with two completions. Where terms have
+/// completions of their own, all that the first terms on the same completions read.
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone.
 pub fn example(objective: &Objective, origins: &[Span]) -> Result<serde_json::Value, Box<Diagnostic>> {
-    Ok(example::of(&whole(objective, origins)?.formulas))
+    let mut parts = part::parts(objective);
+    let several = parts.len() > 1;
+    let first = parts.swap_remove(0);
+    let mut example = example::of(&whole(&first, origins)?.formulas);
+    if several {
+        example["terms"] = first.terms.iter().map(|term| term.name.as_str()).collect();
+    }
+    Ok(example)
 }

@@ -22,6 +22,9 @@ pub struct Numbers {
     /// Values for the objective's parameters, by name: numbers, or texts in the language.
     #[serde(default)]
     pub arguments: BTreeMap<String, serde_json::Value>,
+    /// The terms whose completions these are, where terms have completions of their own.
+    #[serde(default)]
+    pub terms: Vec<String>,
     pub prompts: Vec<Prompt>,
     /// What should come out: see [`super::differences`].
     #[serde(default)]

@@ -57,7 +57,10 @@ fn shows(experiment: &str, sights: Sights) {
     let run = Run::read(&folder.path().join(experiment));
     let (mut faults, mut table) = (String::new(), "| method | what its run shows |\n|---|---|".to_owned());
     for (method, see) in sights {
-        assert!(root().join(format!("tests/methods/{method}.mopd")).is_file(), "no method is called {method}");
+        assert!(
+            root().join(format!("tests/methods/{method}.mopd")).is_file(),
+            "no method is called {method}"
+        );
         let line = match see(&run) {
             Seen::Shown { holds, line } => {
                 if !holds {

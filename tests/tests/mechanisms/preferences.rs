@@ -12,14 +12,13 @@ const SIGHTS: Sights = &[("aligndistil", |run| {
                  both, to {student:.2}"
         ),
     )
-})    ("soda", |run| {
-        let [start, author, reader] = ["start", "liked", "reader"].map(|model| run.score(model));
-        shown(
-            reader > start + 0.1,
-            format!("{start:.2} to {reader:.2} right from the text of a teacher that is right in {author:.2}"),
-        )
-    }),
-];
+})("soda", |run| {
+    let [start, author, reader] = ["start", "liked", "reader"].map(|model| run.score(model));
+    shown(
+        reader > start + 0.1,
+        format!("{start:.2} to {reader:.2} right from the text of a teacher that is right in {author:.2}"),
+    )
+})];
 
 #[test]
 fn preferences_as_a_teacher() {

@@ -176,14 +176,14 @@ fn by_text() -> [Case; 2] {
     }
     let begins = |t: At| t.s("size(matched)") > 0.0;
     [
-        // Card B5, ULD: L1 between sorted probability vectors.
-        of("cross_tokenizer.uld").select(begins).linear("distill", "sorted_l1(student, teacher)", |_| 1.0),
+        // Card B5, ULD: L1 between sorted probability vectors, of which `sorted_l1` is half.
+        of("cross_tokenizer.uld").select(begins).linear("distill", "sorted_l1(student, teacher)", |_| 2.0),
         // Card B5, GOLD: matched vocabulary by JSD, the rest by sorted L1, weights the matched share.
         of("cross_tokenizer.gold")
             .select(begins)
             .linear("same", "jsd(teacher, student, beta: 0.5, support: matched, mass: raw)", shared)
             .linear("other", "sorted_l1(student, teacher, support: unmatched, mass: raw)", |t| {
-                1.0 - shared(t)
+                2.0 * (1.0 - shared(t))
             }),
     ]
 }
