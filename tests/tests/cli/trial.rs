@@ -171,6 +171,35 @@ fn numbers_that_do_not_fit_are_told_with_their_place() {
 }
 
 #[test]
+fn terms_with_completions_of_their_own_are_tried_apart() {
+    let objective = "\
+objective two(shown: rollout) {
+  term own    = -live student.logp
+  term rest   = 2 * live kl(student || teacher)
+  term taught = -0.5 * live student.logp { data = shown }
+  reduce      = mean(token, over: batch)
+}
+";
+    let mut numbers = json!({
+        "prompts": [{"completions": [{"student.logp": [-1, -2], "kl(student || teacher)": [0.25, 0.5]}]}],
+    });
+    let place = Place::with(&[("a.mopd", objective)]);
+    let mut said = |terms: Value, status: i32, said: &[&str]| {
+        numbers["terms"] = terms;
+        place.write("n.json", &numbers.to_string());
+        place.mopd(&["try", "a.mopd", "two", "n.json"]).is(status, said)
+    };
+    let choices = "`\"terms\": [\"own\", \"rest\"]` or `\"terms\": [\"taught\"]`";
+    said(json!([]), 2, &["its terms have completions of their own", choices]);
+    said(json!(["own"]), 2, &["`terms` must be all those on the same completions", choices]);
+    said(json!(["own", "taught"]), 2, &[choices]);
+    said(json!(["taughts"]), 2, &[choices]);
+    // (1 + 0.5 + 2 + 1) / 2, and (0.5 + 1) / 2.
+    assert!(said(json!(["rest", "own"]), 0, &[]).out.starts_with("loss = 2.25\n"));
+    assert!(said(json!(["taught"]), 0, &[]).out.starts_with("loss = 0.75\n"));
+}
+
+#[test]
 fn the_objective_of_a_model_is_tried_as_the_experiment_has_it() {
     let place = Place::with(&[("a.mopd", super::GOOD)]);
     let example = place.mopd(&["try", "a.mopd", "student"]).is(0, &[]).out;
