@@ -4,11 +4,16 @@
 mod beyond;
 mod divergences;
 mod estimators;
+mod feedback;
 mod preferences;
 mod prefixes;
+mod reverse;
+mod rollouts;
 mod run;
+mod tokenizers;
 mod tokens;
 mod turns;
+mod views;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -43,6 +48,9 @@ static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
     copied(&root().join("tests/mechanisms"), folder.path());
     for data in ["quickstart", "lookup"] {
         copied(&root().join("examples").join(data), &folder.path().join(data));
+    }
+    for tokenizer in ["llama3", "qwen3"] {
+        copied(&root().join("tests/reference/text").join(tokenizer), &folder.path().join(tokenizer));
     }
     Mutex::new(folder)
 });

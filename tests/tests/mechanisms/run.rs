@@ -18,6 +18,8 @@ struct Metrics {
     stage: String,
     step: usize,
     domain: String,
+    /// The terms that the row is of, where some have completions of their own.
+    terms: Option<String>,
     prompt_share: f64,
     numbers: Vec<(String, f64)>,
 }
@@ -102,6 +104,14 @@ impl Run {
         some / all
     }
 
+    /// The mean over the steps of the rows of a term that has completions of its own.
+    pub fn of_term(&self, stage: &str, term: &str, column: &str) -> f64 {
+        let rows = self.metrics.iter().filter(|row| row.stage == stage && row.terms.as_deref() == Some(term));
+        let numbers: Vec<f64> = rows.filter_map(|row| row.number(column)).collect();
+        assert!(!numbers.is_empty(), "{stage} has no {column} of {term}");
+        mean(&numbers)
+    }
+
     /// A model's row of the first table.
     fn row(&self, model: &str) -> &Value {
         let rows = self.results["tables"][0]["rows"].as_array().expect("a table");
@@ -174,6 +184,10 @@ impl Metrics {
             stage: text(row, "stage"),
             step: of("step").expect("a step") as usize,
             domain: text(row, "domain"),
+            terms: row.get_column_iter().find_map(|(name, field)| match field {
+                Field::Str(text) if name == "terms" => Some(text.clone()),
+                _ => None,
+            }),
             prompt_share: of("prompt_share").unwrap_or(1.0),
             numbers,
         }

@@ -1,0 +1,40 @@
+//! Reverse divergences, trust regions and margins: `tests/mechanisms/reverse.mopd`.
+
+use super::{Run, Sights, shown, shows};
+
+const SIGHTS: Sights = &[
+    ("many_faces", |run: &Run| {
+        let (raw, whole) = (run.last("partial", "length"), run.last("detached", "length"));
+        let [partial, detached] = ["partial", "detached"].map(|student| run.normalized(student));
+        shown(
+            detached > partial + 0.25 && raw > 1.15 * whole,
+            format!(
+                "the partial sum as it stands: {raw:.1} tokens at the end, {partial:.2} of the way; \
+                 with its logarithm detached {whole:.1}, {detached:.2}"
+            ),
+        )
+    }),
+    ("drpo", |run: &Run| {
+        let [held, plain, free] = ["held", "plain", "free"].map(|student| run.normalized(student));
+        shown(
+            held > free && plain > free,
+            format!(
+                "eight updates from each batch: {held:.2} of the way in a trust region ({plain:.2} in the plain one), {free:.2} without"
+            ),
+        )
+    }),
+    ("uni_opd", |run: &Run| {
+        let [ahead, gap] = ["ahead", "by_gap"].map(|student| run.normalized(student));
+        shown(
+            ahead > gap + 0.25,
+            format!(
+                "teacher is the start: {ahead:.2} of the way to the experts where correct samples stay ahead, {gap:.2} without"
+            ),
+        )
+    }),
+];
+
+#[test]
+fn reverse_divergences_and_their_bounds() {
+    shows("reverse", SIGHTS);
+}

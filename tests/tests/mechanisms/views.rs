@@ -1,0 +1,62 @@
+//! Teachers that see what the student does not: `tests/mechanisms/views.mopd`.
+
+use super::{Run, Seen, Sights, shown, shows};
+
+/// Prompts of `shown` have the answer before them, as the teachers have: the start is the teacher of the others.
+fn learnt(run: &Run, student: &str) -> (bool, String) {
+    let (view, before, after) =
+        (run.score_in("start", "shown"), run.score_in("start", "sort"), run.score_in(student, "sort"));
+    (
+        after > before + 0.25,
+        format!(
+            "{view:.2} right with the answer in view, {before:.2} without; the student then {after:.2} without"
+        ),
+    )
+}
+
+const SIGHTS: Sights = &[
+    ("opsd", |run: &Run| {
+        let (holds, line) = learnt(run, "by_informed");
+        let blind = run.score_in("by_blind", "sort");
+        shown(
+            holds && run.score_in("by_informed", "sort") > blind + 0.25,
+            format!("{line}, after a blind copy {blind:.2}"),
+        )
+    }),
+    ("mgsd", |run: &Run| {
+        let (holds, line) = learnt(run, "by_map");
+        shown(holds, line)
+    }),
+    ("vision_opd", |run: &Run| {
+        let (holds, line) = learnt(run, "by_onlooker");
+        shown(holds, line)
+    }),
+    ("ccopd", |run: &Run| {
+        let whole = run.score_in("start", "whole");
+        let (before, after) = (run.score_in("start", "pieces"), run.score_in("in_pieces", "pieces"));
+        shown(
+            after > before + 0.2,
+            format!(
+                "told at once {whole:.2} right, told in pieces {before:.2}; in pieces after training {after:.2}"
+            ),
+        )
+    }),
+    ("dopd", |run: &Run| {
+        let [both, guide, insider] =
+            ["by_both", "by_guide", "by_insider"].map(|student| run.score_in(student, "sort"));
+        Seen::NotAtThisScale(format!(
+            "routed between two teachers {both:.2} right, after the better model alone {guide:.2}, after itself {insider:.2}"
+        ))
+    }),
+    ("v_zero", |run: &Run| {
+        let [with, without] = ["by_evidence", "by_near"].map(|student| run.score_in(student, "sort"));
+        Seen::NotAtThisScale(format!(
+            "{with:.2} right where completions that rest on the evidence count more, {without:.2} where all count alike"
+        ))
+    }),
+];
+
+#[test]
+fn what_only_a_teacher_sees() {
+    shows("views", SIGHTS);
+}
