@@ -1,6 +1,6 @@
 //! Reverse divergences, trust regions and margins: `tests/mechanisms/reverse.mopd`.
 
-use super::{Run, Sights, shown, shows};
+use super::{Run, Seen, Sights, shown, shows};
 
 const SIGHTS: Sights = &[
     ("many_faces", |run: &Run| {
@@ -16,19 +16,17 @@ const SIGHTS: Sights = &[
     }),
     ("drpo", |run: &Run| {
         let [held, plain, free] = ["held", "plain", "free"].map(|student| run.normalized(student));
-        shown(
-            held > free && plain > free,
-            format!(
-                "eight updates from each batch: {held:.2} of the way in a trust region ({plain:.2} in the plain one), {free:.2} without"
-            ),
-        )
+        Seen::NotAtThisScale(format!(
+            "eight updates from each batch: {held:.2} of the way in a trust region ({plain:.2} in the plain one), {free:.2} \
+             without; other widths and rates turned it round"
+        ))
     }),
     ("uni_opd", |run: &Run| {
         let [ahead, gap] = ["ahead", "by_gap"].map(|student| run.normalized(student));
         shown(
             ahead > gap + 0.25,
             format!(
-                "teacher is the start: {ahead:.2} of the way to the experts where correct samples stay ahead, {gap:.2} without"
+                "the start as its own teacher: {ahead:.2} of the way to the experts where correct samples stay 3 nats ahead (0.4 is published), {gap:.2} without"
             ),
         )
     }),

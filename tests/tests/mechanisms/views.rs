@@ -42,10 +42,9 @@ const SIGHTS: Sights = &[
         )
     }),
     ("dopd", |run: &Run| {
-        let [both, guide, insider] =
-            ["by_both", "by_guide", "by_insider"].map(|student| run.score_in(student, "sort"));
+        let [both, guide] = ["by_both", "by_guide"].map(|student| run.score_in(student, "sort"));
         Seen::NotAtThisScale(format!(
-            "routed between two teachers {both:.2} right, after the better model alone {guide:.2}, after itself {insider:.2}"
+            "routed between two teachers {both:.2} right, after the better model alone {guide:.2}"
         ))
     }),
     ("v_zero", |run: &Run| {
