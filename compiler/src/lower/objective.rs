@@ -12,8 +12,8 @@ use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{
-    Axis, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Reduction, Signal, State,
-    Term, TermLoss,
+    Axis, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Reduction, Signal, State, Term,
+    TermLoss,
 };
 use crate::refusal::{Origins, refused};
 
