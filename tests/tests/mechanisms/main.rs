@@ -17,12 +17,11 @@ mod views;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use mopd_tests::{Generated, files, root};
-use tempfile::TempDir;
 
 use self::run::Run;
 
@@ -42,15 +41,18 @@ fn shown(holds: bool, line: impl Into<String>) -> Seen {
 type Sights = &'static [(&'static str, fn(&Run) -> Seen)];
 
 /// Where all experiments run, one after the other: they share a store, so that the start and the specialists are trained
-/// once.
-static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
-    let folder = TempDir::new().expect("a temporary folder");
-    copied(&root().join("tests/mechanisms"), folder.path());
+/// once. Nothing is left in it from an earlier run of the tests.
+static FOLDER: LazyLock<Mutex<PathBuf>> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mechanisms");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).expect("an earlier run's folder can be removed");
+    }
+    copied(&root().join("tests/mechanisms"), &folder);
     for data in ["quickstart", "lookup"] {
-        copied(&root().join("examples").join(data), &folder.path().join(data));
+        copied(&root().join("examples").join(data), &folder.join(data));
     }
     for tokenizer in ["llama3", "qwen3"] {
-        copied(&root().join("tests/reference/text").join(tokenizer), &folder.path().join(tokenizer));
+        copied(&root().join("tests/reference/text").join(tokenizer), &folder.join(tokenizer));
     }
     Mutex::new(folder)
 });
@@ -59,10 +61,10 @@ static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
 fn shows(experiment: &str, sights: Sights) {
     let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new(mopd_tests::mopd());
-    command.current_dir(folder.path()).args(["run", &format!("{experiment}.mopd"), "--out", experiment]);
+    command.current_dir(&*folder).args(["run", &format!("{experiment}.mopd"), "--out", experiment]);
     let output = command.stdin(Stdio::null()).output().expect("mopd starts");
     assert!(output.status.success(), "{experiment}: {}", String::from_utf8_lossy(&output.stderr));
-    let run = Run::read(&folder.path().join(experiment));
+    let run = Run::read(&folder.join(experiment));
     let (mut faults, mut table) = (String::new(), "| method | what its run shows |\n|---|---|".to_owned());
     for (method, see) in sights {
         assert!(
