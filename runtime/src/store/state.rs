@@ -94,9 +94,9 @@ pub struct PartPosition {
     /// How often each ladder of the objective was climbed.
     #[serde(default)]
     pub climbed: Vec<u32>,
-    /// Other numbers that the stage carries from step to step, as bits.
+    /// What the policy of a `learned(...)` has learned, as bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub numbers: Vec<u64>,
+    pub policy: Vec<u64>,
     /// The groups that are kept for later steps, buffer by buffer, the oldest first.
     #[serde(default)]
     pub kept: Vec<Vec<KeptGroup>>,

@@ -150,7 +150,7 @@ impl Part<'_> {
             data: self.batches.position(),
             carried,
             climbed: self.batches.climbed().to_vec(),
-            numbers: self.batches.numbers(),
+            policy: self.batches.policy(),
             kept: self.batches.kept_groups(),
             rollouts,
         }
@@ -164,7 +164,7 @@ impl Part<'_> {
     ) -> Result<(), String> {
         self.batches.restore(&position.data, self.stage)?;
         self.batches.restore_climbed(&position.climbed, &self.stage.train.objective.ladders)?;
-        self.batches.restore_numbers(&position.numbers)?;
+        self.batches.restore_policy(&position.policy)?;
         self.batches.restore_groups(&position.kept, self.stage)?;
         self.carried = position
             .carried

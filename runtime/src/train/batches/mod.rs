@@ -220,12 +220,12 @@ impl Batches {
     }
 
     /// What was learned so far, as bits; nothing where nothing is.
-    pub fn numbers(&self) -> Vec<u64> {
+    pub fn policy(&self) -> Vec<u64> {
         self.policy.as_ref().map(Policy::numbers).unwrap_or_default()
     }
 
     /// The same as it was when a state of the same stage was left.
-    pub fn restore_numbers(&mut self, numbers: &[u64]) -> Result<(), String> {
+    pub fn restore_policy(&mut self, numbers: &[u64]) -> Result<(), String> {
         match (&mut self.policy, numbers) {
             (Some(policy), numbers) => policy.restore(numbers),
             (None, []) => Ok(()),

@@ -127,7 +127,7 @@ fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
             before = Some(loss);
             trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();
             assert_eq!(record.rows.last().unwrap().learned, Some(value));
-            assert_eq!(trainer.parts[0].batches.numbers(), policy.numbers(), "step {step}");
+            assert_eq!(trainer.parts[0].batches.policy(), policy.numbers(), "step {step}");
             drawn.push(value);
         }
         assert!(drawn.chunks(2).all(|held| held[0] == held[1]), "{drawn:?}");
@@ -178,7 +178,7 @@ fn a_state_of_another_stage_does_not_fit() {
     let mut fork = Trainer::new(&stage).unwrap();
     fork.restore(&state, RestoreMode::Fork).unwrap();
     assert_eq!(fork.parts[0].batches.learned(), None);
-    state.position.first.numbers.clear();
+    state.position.first.policy.clear();
     let problem = Trainer::new(&stage).unwrap().restore(&state, RestoreMode::Resume);
     assert_eq!(problem, Err("it does not say what its policy has learned".to_owned()));
 }

@@ -135,7 +135,7 @@ fn span_loss(
 ) -> Tensor {
     let half_distance = |p: &Tensor, q: &Tensor| {
         let length = p.numel().max(q.numel()) as i64;
-        (sorted(p, length) - sorted(q, length)).abs().sum(Kind::Double) * 0.5
+        (sorted(p, length) - sorted(q, length)).abs().sum(Kind::Double)
     };
     if name == "uld" {
         return half_distance(&p.exp(), &q.exp());
