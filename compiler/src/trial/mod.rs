@@ -125,16 +125,15 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
 }
 
 /// Numbers to begin with: all that an objective reads, for a prompt with two completions. Where terms have
-/// completions of their own, all that the first terms on the same completions read.
+/// completions of their own, all that the first part of it reads.
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone.
 pub fn example(objective: &Objective, origins: &[Span]) -> Result<serde_json::Value, Box<Diagnostic>> {
-    let mut parts = part::parts(objective);
-    let several = parts.len() > 1;
-    let first = parts.swap_remove(0);
-    let mut example = example::of(&whole(&first, origins)?.formulas);
-    if several {
+    let parts = objective.parts();
+    let first = parts.first().unwrap_or(objective);
+    let mut example = example::of(&whole(first, origins)?.formulas);
+    if parts.len() > 1 {
         example["terms"] = first.terms.iter().map(|term| term.name.as_str()).collect();
     }
     Ok(example)

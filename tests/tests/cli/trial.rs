@@ -174,7 +174,9 @@ fn numbers_that_do_not_fit_are_told_with_their_place() {
 fn terms_with_completions_of_their_own_are_tried_apart() {
     let objective = "\
 objective two(shown: rollout) {
-  term own    = -live student.logp
+  state moved = 0 then moved + 1
+
+  term own    = -(1 + moved) * live student.logp
   term rest   = 2 * live kl(student || teacher)
   term taught = -0.5 * live student.logp { data = shown }
   reduce      = mean(token, over: batch)
@@ -195,8 +197,11 @@ objective two(shown: rollout) {
     said(json!(["own", "taught"]), 2, &[choices]);
     said(json!(["taughts"]), 2, &[choices]);
     // (1 + 0.5 + 2 + 1) / 2, and (0.5 + 1) / 2.
-    assert!(said(json!(["rest", "own"]), 0, &[]).out.starts_with("loss = 2.25\n"));
-    assert!(said(json!(["taught"]), 0, &[]).out.starts_with("loss = 0.75\n"));
+    let own = said(json!(["rest", "own"]), 0, &[]).out;
+    assert!(own.starts_with("loss = 2.25\n") && own.contains("moved.next = 1\n"), "{own}");
+    // States are moved by the numbers of the first part.
+    let taught = said(json!(["taught"]), 0, &[]).out;
+    assert!(taught.starts_with("loss = 0.75\n") && !taught.contains("moved"), "{taught}");
 }
 
 #[test]
