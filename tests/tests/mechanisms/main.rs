@@ -1,17 +1,23 @@
 //! What the published methods are for, seen on small models: the runs of `tests/mechanisms`, a line for each method of
 //! what its run shows. `tests/mechanisms/README.md` has the lines, and the book's table of methods takes them from there.
 
+mod agents;
 mod beyond;
 mod divergences;
+mod efforts;
 mod estimators;
 mod feedback;
+mod pipelines;
 mod preferences;
 mod prefixes;
 mod reverse;
+mod rewards;
+mod rewards_and_teachers;
 mod rollouts;
 mod run;
 mod tokenizers;
 mod tokens;
+mod tuning;
 mod turns;
 mod views;
 

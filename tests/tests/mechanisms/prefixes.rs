@@ -27,6 +27,7 @@ const SIGHTS: Sights = &[
 ];
 
 #[test]
+#[ignore = "./x mechanisms"]
 fn whose_text_it_is_trained_on() {
     shows("prefixes", SIGHTS);
 }

@@ -14,6 +14,7 @@ const SIGHTS: Sights = &[("tcod", |run| {
 })];
 
 #[test]
+#[ignore = "./x mechanisms"]
 fn turns_one_after_the_other() {
     shows("turns", SIGHTS);
 }
