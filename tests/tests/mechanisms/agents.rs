@@ -6,7 +6,7 @@ const SIGHTS: Sights = &[
     ("sod", |run: &Run| {
         let [guided, rewarded] = ["guided", "rewarded"].map(|model| run.score(model));
         Seen::NotAtThisScale(format!(
-            "{guided:.2} right with a teacher trusted turn by turn, {rewarded:.2} by rewards alone: two turns drift little"
+            "{guided:.2} right with a teacher trusted turn by turn, {rewarded:.2} by rewards alone"
         ))
     }),
     ("vla_opd", |run: &Run| {

@@ -38,7 +38,7 @@ const SIGHTS: Sights = &[
         let [own, grpo] =
             ["by_dr_grpo", "by_grpo"].map(|model| (run.score(model), run.last(model, "length")));
         Seen::NotAtThisScale(format!(
-            "{:.2} right at {:.1} tokens, GRPO {:.2} at {:.1}: these answers have no room to grow",
+            "{:.2} right at {:.1} tokens, GRPO {:.2} at {:.1}: no answer can have more than 10",
             own.0, own.1, grpo.0, grpo.1
         ))
     }),
@@ -46,7 +46,7 @@ const SIGHTS: Sights = &[
         let [own, grpo] =
             ["by_gmpo", "by_grpo"].map(|model| (run.score(model), run.mean(model, "gradient_norm")));
         Seen::NotAtThisScale(format!(
-            "{:.2} right at a mean gradient norm of {:.2}, GRPO {:.2} at {:.2}: no ratio is extreme",
+            "{:.2} right at a mean gradient norm of {:.2}, GRPO {:.2} at {:.2}",
             own.0, own.1, grpo.0, grpo.1
         ))
     }),

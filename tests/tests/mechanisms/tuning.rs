@@ -18,8 +18,8 @@ const SIGHTS: Sights = &[
         let [helped, alone] = ["helped", "alone"].map(|model| run.score(model));
         let derived = 100.0 * run.mean("helped", "derived");
         Seen::NotAtThisScale(format!(
-            "{derived:.0}% of the prompts rewritten with answers in view: {helped:.2} right, {alone:.2} without; the start can't \
-             read them"
+            "{derived:.0}% of the prompts rewritten with answers in view: {helped:.2} right, {alone:.2} without; a \
+             wording that the start never saw"
         ))
     }),
 ];
