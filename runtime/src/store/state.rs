@@ -72,9 +72,9 @@ pub struct TrainPosition {
     /// Of the step before: of all terms together, then of those that are read. As bits: JSON has no infinity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<u64>,
-    /// What the stage carries from step to step by name, as bits: `state.<name>` of its objective.
+    /// The states of its objective by name, as bits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub numbers: BTreeMap<String, u64>,
+    pub states: BTreeMap<String, u64>,
     /// The last loss on validation rows, as bits, and the step before which it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validated: Option<(u32, u64)>,

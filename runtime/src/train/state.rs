@@ -5,7 +5,7 @@
 //! with the same bits is left out: the order of an epoch, frozen models' hidden states, rollouts that
 //! teachers wrote before the first step.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use mopd_compiler::expr::graph::NodeId;
 
@@ -51,8 +51,6 @@ impl Trainer<'_> {
         let first = parts.remove(0);
         let (turn, others) = (0, Vec::new());
         let losses = self.losses.position();
-        let mut numbers = BTreeMap::new();
-        self.losses.states.put(&mut numbers);
         let validated = self.losses.validated.map(|Validated { step, loss }| (step, loss.to_bits()));
         let position = TrainPosition {
             step,
@@ -64,7 +62,7 @@ impl Trainer<'_> {
             own_data: parts,
             others,
             losses,
-            numbers,
+            states: self.losses.states.bits(),
             validated,
         };
         TrainState { position, tensors, record }
@@ -108,7 +106,7 @@ impl Trainer<'_> {
             ));
         }
         self.losses.restore(&position.losses)?;
-        self.losses.states.restore(&position.numbers)?;
+        self.losses.states.restore(&position.states)?;
         let validated = |(step, loss)| Validated { step, loss: f64::from_bits(loss) };
         self.losses.validated = position.validated.map(validated);
         let model = &self.model;

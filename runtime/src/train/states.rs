@@ -32,20 +32,16 @@ impl States {
         &self.0
     }
 
-    /// Among the numbers of a checkpoint.
-    pub fn put(&self, numbers: &mut BTreeMap<String, u64>) {
-        numbers.extend(self.0.iter().map(|(name, value)| (stored_as(name), value.to_bits())));
+    /// As a checkpoint has them: JSON has no infinity.
+    pub fn bits(&self) -> BTreeMap<String, u64> {
+        self.0.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect()
     }
 
-    pub fn restore(&mut self, numbers: &BTreeMap<String, u64>) -> Result<(), String> {
+    pub fn restore(&mut self, bits: &BTreeMap<String, u64>) -> Result<(), String> {
         self.0.iter_mut().try_for_each(|(name, value)| {
-            let bits = numbers.get(&stored_as(name)).ok_or_else(|| format!("it has no state `{name}`"))?;
+            let bits = bits.get(name).ok_or_else(|| format!("it has no state `{name}`"))?;
             *value = f64::from_bits(*bits);
             Ok(())
         })
     }
-}
-
-fn stored_as(name: &str) -> String {
-    format!("state.{name}")
 }

@@ -1,17 +1,17 @@
 //! Work over turns with a teacher: `tests/mechanisms/agents.mopd`.
 
-use super::{Run, Seen, Sights, shows};
+use super::{Figure, Figures, Run, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("sod", |run: &Run| {
         let [guided, rewarded] = ["guided", "rewarded"].map(|model| run.score(model));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{guided:.2} right with a teacher trusted turn by turn, {rewarded:.2} by rewards alone"
         ))
     }),
     ("vla_opd", |run: &Run| {
         let [start, judged, rewarded] = ["start", "judged", "unjudged"].map(|model| run.score(model));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{start:.2} to {judged:.2} right by the teacher's judgement, to {rewarded:.2} by a reward that each turn has here"
         ))
     }),
@@ -20,5 +20,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn agents_with_a_teacher() {
-    shows("agents", SIGHTS);
+    shows("agents", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! Teachers that have learnt little: how far past them, how fast, and from how old rollouts: `tests/mechanisms/beyond.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("g_opd", |run| {
         let (plain, beyond) = (run.normalized("as_far"), run.normalized("beyond_it"));
         shown(
@@ -46,5 +46,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn past_the_teachers() {
-    shows("beyond", SIGHTS);
+    shows("beyond", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! The same student, prompts and steps under one divergence after another: `tests/mechanisms/divergences.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("gkd", |run| {
         let (with, forward) = (run.normalized("by_gkd"), run.normalized("by_forward"));
         let (norm, full) = (run.mean("by_gkd", "gradient_norm"), run.mean("by_forward", "gradient_norm"));
@@ -93,5 +93,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn divergences_of_a_teacher() {
-    shows("divergences", SIGHTS);
+    shows("divergences", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! A teacher for each level of effort: `tests/mechanisms/efforts.mopd`.
 
-use super::{Run, Sights, shown, shows};
+use super::{Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[("kimi", |run: &Run| {
+const FIGURES: Figures = &[("kimi", |run: &Run| {
     let [low, high] = ["low", "high"].map(|domain| run.in_domain("student", domain, "length"));
     let (before, after) = (run.first("student", "reward"), run.last("student", "reward"));
     shown(
@@ -16,5 +16,5 @@ const SIGHTS: Sights = &[("kimi", |run: &Run| {
 #[test]
 #[ignore = "./x mechanisms"]
 fn efforts_that_are_asked_for() {
-    shows("efforts", SIGHTS);
+    shows("efforts", FIGURES);
 }

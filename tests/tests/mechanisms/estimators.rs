@@ -1,8 +1,8 @@
 //! The reverse divergence from one sampled token, by one estimator after another: `tests/mechanisms/estimators.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("verl_losses", |run| {
         let [k1, k2] = ["by_k1", "by_k2"].map(|stage| run.steps(stage, "gradient_norm"));
         let apart = k1.iter().zip(&k2).map(|(k1, k2)| (k1 / k2 - 1.0).abs()).fold(0.0, f64::max);
@@ -55,5 +55,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn estimators_of_the_reverse_divergence() {
-    shows("estimators", SIGHTS);
+    shows("estimators", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! Teachers that read or write about attempts: `tests/mechanisms/feedback.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("opcod", |run: &Run| {
         let [left, taught_left, alone] =
             ["sorter", "pair", "by_self"].map(|model| run.score_in(model, "pieces"));
@@ -34,7 +34,7 @@ const SIGHTS: Sights = &[
     }),
     ("vpd", |run: &Run| {
         let [learning, still] = ["learning", "still"].map(|student| run.score_in(student, "sort"));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{learning:.2} right with a guide that learns to read verdicts, {still:.2} with one that does not learn; \
              other rates turned it round"
         ))
@@ -44,5 +44,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn teachers_that_read_attempts() {
-    shows("feedback", SIGHTS);
+    shows("feedback", FIGURES);
 }

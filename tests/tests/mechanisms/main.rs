@@ -32,19 +32,19 @@ use mopd_tests::{Generated, files, root};
 use self::run::Run;
 
 /// What a run showed of a method.
-enum Seen {
+enum Figure {
     /// What the paper says the mechanism is for, and whether the run bears it out: the test fails where it does not.
     Shown { holds: bool, line: String },
     /// What the paper says did not happen at this scale; the line says what did.
     NotAtThisScale(String),
 }
 
-fn shown(holds: bool, line: impl Into<String>) -> Seen {
-    Seen::Shown { holds, line: line.into() }
+fn shown(holds: bool, line: impl Into<String>) -> Figure {
+    Figure::Shown { holds, line: line.into() }
 }
 
 /// What a run showed of each method of `tests/methods` that is in it.
-type Sights = &'static [(&'static str, fn(&Run) -> Seen)];
+type Figures = &'static [(&'static str, fn(&Run) -> Figure)];
 
 /// Where all experiments run, one after the other: they share a store, so that the start and the specialists are trained
 /// once. Nothing is left in it from an earlier run of the tests.
@@ -64,7 +64,7 @@ static FOLDER: LazyLock<Mutex<PathBuf>> = LazyLock::new(|| {
 });
 
 /// Runs an experiment of `tests/mechanisms`, and holds its section of the page to what it shows.
-fn shows(experiment: &str, sights: Sights) {
+fn shows(experiment: &str, figures: Figures) {
     let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new(mopd_tests::mopd());
     command.current_dir(&*folder).args(["run", &format!("{experiment}.mopd"), "--out", experiment]);
@@ -72,19 +72,19 @@ fn shows(experiment: &str, sights: Sights) {
     assert!(output.status.success(), "{experiment}: {}", String::from_utf8_lossy(&output.stderr));
     let run = Run::read(&folder.join(experiment));
     let (mut faults, mut table) = (String::new(), "| method | what its run shows |\n|---|---|".to_owned());
-    for (method, see) in sights {
+    for (method, figure) in figures {
         assert!(
             root().join(format!("tests/methods/{method}.mopd")).is_file(),
             "no method is called {method}"
         );
-        let line = match see(&run) {
-            Seen::Shown { holds, line } => {
+        let line = match figure(&run) {
+            Figure::Shown { holds, line } => {
                 if !holds {
                     let _ = writeln!(faults, "{method}: the run does not show it: {line}");
                 }
                 line
             }
-            Seen::NotAtThisScale(line) => format!("not at this scale: {line}"),
+            Figure::NotAtThisScale(line) => format!("not at this scale: {line}"),
         };
         let _ = write!(table, "\n| `{method}` | {line} |");
     }

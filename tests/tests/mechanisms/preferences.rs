@@ -1,8 +1,8 @@
 //! Preferences: as a teacher that is composed token by token, and for a teacher's text over one's own: `tests/mechanisms/preferences.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("aligndistil", |run: &super::Run| {
         let [start, liked, disliked, student] =
             ["start", "liked", "disliked", "student"].map(|model| run.score(model));
@@ -28,5 +28,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn preferences_as_a_teacher() {
-    shows("preferences", SIGHTS);
+    shows("preferences", FIGURES);
 }

@@ -1,8 +1,8 @@
-//! Whose text it is trained on: the student's own, the teacher's, or both: `tests/mechanisms/prefixes.mopd`.
+//! The source of the prefixes: the student's own text, the teacher's, or both: `tests/mechanisms/prefixes.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("decoupling", |run| {
         let (own, theirs) = (run.score_in("on_own", "sort"), run.score_in("on_theirs", "sort"));
         let (first, last) = (run.first("grown", "length"), run.last("grown", "length"));
@@ -28,6 +28,6 @@ const SIGHTS: Sights = &[
 
 #[test]
 #[ignore = "./x mechanisms"]
-fn whose_text_it_is_trained_on() {
-    shows("prefixes", SIGHTS);
+fn sources_of_the_prefixes() {
+    shows("prefixes", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! Reverse divergences, trust regions and margins: `tests/mechanisms/reverse.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("many_faces", |run: &Run| {
         let (raw, whole) = (run.last("partial", "length"), run.last("detached", "length"));
         let [partial, detached] = ["partial", "detached"].map(|student| run.normalized(student));
@@ -16,7 +16,7 @@ const SIGHTS: Sights = &[
     }),
     ("drpo", |run: &Run| {
         let [held, plain, free] = ["held", "plain", "free"].map(|student| run.normalized(student));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "eight updates from each batch: {held:.2} of the way in a trust region ({plain:.2} in the plain one), {free:.2} \
              without; other widths and rates turned it round"
         ))
@@ -35,5 +35,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn reverse_divergences_and_their_bounds() {
-    shows("reverse", SIGHTS);
+    shows("reverse", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! Rewards alone: `tests/mechanisms/rewards.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("grpo", |run: &Run| {
         let (before, after) = (run.score("start"), run.score("by_grpo"));
         shown(
@@ -37,7 +37,7 @@ const SIGHTS: Sights = &[
     ("dr_grpo", |run: &Run| {
         let [own, grpo] =
             ["by_dr_grpo", "by_grpo"].map(|model| (run.score(model), run.last(model, "length")));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{:.2} right at {:.1} tokens, GRPO {:.2} at {:.1}: no answer can have more than 10",
             own.0, own.1, grpo.0, grpo.1
         ))
@@ -45,19 +45,19 @@ const SIGHTS: Sights = &[
     ("gmpo", |run: &Run| {
         let [own, grpo] =
             ["by_gmpo", "by_grpo"].map(|model| (run.score(model), run.mean(model, "gradient_norm")));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{:.2} right at a mean gradient norm of {:.2}, GRPO {:.2} at {:.2}",
             own.0, own.1, grpo.0, grpo.1
         ))
     }),
     ("sapo", |run: &Run| {
         let [own, grpo] = ["by_sapo", "by_grpo"].map(|model| run.score(model));
-        Seen::NotAtThisScale(format!("{own:.2} right with a soft gate, {grpo:.2} with GRPO's clip"))
+        Figure::NotAtThisScale(format!("{own:.2} right with a soft gate, {grpo:.2} with GRPO's clip"))
     }),
 ];
 
 #[test]
 #[ignore = "./x mechanisms"]
 fn rewards_of_a_group() {
-    shows("rewards", SIGHTS);
+    shows("rewards", FIGURES);
 }

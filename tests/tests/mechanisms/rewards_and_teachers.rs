@@ -1,8 +1,8 @@
 //! Rewards beside teachers: `tests/mechanisms/rewards_and_teachers.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("mimo", |run: &Run| {
         let [with, without, teachers] =
             ["with_outcome", "without_outcome", "pupil"].map(|model| run.normalized(model));
@@ -44,7 +44,7 @@ const SIGHTS: Sights = &[
     }),
     ("erpd", |run: &Run| {
         let [pushed, followed] = ["pushed", "followed"].map(|model| run.normalized(model));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "the policy pushed too far is at {pushed:.2} of the way to the experts, who follows it at {followed:.2}: both below \
              the start"
         ))
@@ -54,5 +54,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn rewards_beside_teachers() {
-    shows("rewards_and_teachers", SIGHTS);
+    shows("rewards_and_teachers", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! Who draws the tokens that are trained on: `tests/mechanisms/rollouts.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("skd", |run: &Run| {
         let [with, without] = ["by_proposed", "by_own"].map(|stage| run.first(stage, "reward"));
         let [student, own] = ["by_proposed", "by_own"].map(|model| run.score_in(model, "sort"));
@@ -27,7 +27,7 @@ const SIGHTS: Sights = &[
     }),
     ("dagger", |run: &Run| {
         let [visits, cloned] = ["by_visits", "cloned"].map(|model| run.score_in(model, "sort"));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{visits:.2} right after labels where the learner went, {cloned:.2} after labels on the expert's text alone"
         ))
     }),
@@ -36,5 +36,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn who_draws_the_tokens() {
-    shows("rollouts", SIGHTS);
+    shows("rollouts", FIGURES);
 }

@@ -1,15 +1,15 @@
 //! A teacher with another tokenizer: `tests/mechanisms/tokenizers.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("gold", |run: &Run| {
         let [before, after, teacher] = ["start", "by_gold", "wise"].map(|model| run.score(model));
         shown(after > before, format!("{before:.2} to {after:.2} right, the teacher {teacher:.2}"))
     }),
     ("uld", |run: &Run| {
         let [before, after] = ["start", "by_uld"].map(|model| run.score(model));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{before:.2} to {after:.2} right: a token that is wrong and as sure as the teacher's has no loss"
         ))
     }),
@@ -18,5 +18,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn teachers_with_another_tokenizer() {
-    shows("tokenizers", SIGHTS);
+    shows("tokenizers", FIGURES);
 }

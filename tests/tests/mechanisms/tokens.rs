@@ -1,8 +1,8 @@
 //! Which tokens are trained on, and with what weight: `tests/mechanisms/tokens.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("tip", |run| {
         let (half, all) = (run.normalized("by_half"), run.normalized("by_all"));
         shown(
@@ -56,5 +56,5 @@ const SIGHTS: Sights = &[
 
 #[test]
 fn tokens_that_teach_more_than_others() {
-    shows("tokens", SIGHTS);
+    shows("tokens", FIGURES);
 }

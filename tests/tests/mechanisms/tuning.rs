@@ -1,8 +1,8 @@
 //! Tuning on one domain, and on prompts that are hard: `tests/mechanisms/tuning.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("raft", |run: &Run| {
         let [before, bare, kept] = ["start", "sorter", "kept"].map(|model| run.score_in(model, "whole"));
         let [_, sorts, sorts_kept] = ["start", "sorter", "kept"].map(|model| run.score_in(model, "sort"));
@@ -17,7 +17,7 @@ const SIGHTS: Sights = &[
     ("zppo", |run: &Run| {
         let [helped, alone] = ["helped", "alone"].map(|model| run.score(model));
         let derived = 100.0 * run.mean("helped", "derived");
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{derived:.0}% of the prompts rewritten with answers in view: {helped:.2} right, {alone:.2} without; a \
              wording that the start never saw"
         ))
@@ -27,5 +27,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn tuning_of_one_domain() {
-    shows("tuning", SIGHTS);
+    shows("tuning", FIGURES);
 }

@@ -1,8 +1,8 @@
 //! Work over two turns with a tool: `tests/mechanisms/turns.mopd`.
 
-use super::{Sights, shown, shows};
+use super::{Figures, shown, shows};
 
-const SIGHTS: Sights = &[("tcod", |run| {
+const FIGURES: Figures = &[("tcod", |run| {
     let (first, last) = (run.first("forwards", "length"), run.last("forwards", "length"));
     let (before, after) = (run.first("forwards", "reward"), run.last("forwards", "reward"));
     shown(
@@ -16,5 +16,5 @@ const SIGHTS: Sights = &[("tcod", |run| {
 #[test]
 #[ignore = "./x mechanisms"]
 fn turns_one_after_the_other() {
-    shows("turns", SIGHTS);
+    shows("turns", FIGURES);
 }

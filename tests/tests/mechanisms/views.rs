@@ -1,6 +1,6 @@
 //! Teachers that see what the student does not: `tests/mechanisms/views.mopd`.
 
-use super::{Run, Seen, Sights, shown, shows};
+use super::{Figure, Figures, Run, shown, shows};
 
 /// Prompts of `shown` have the answer before them, as the teachers have: the start is the teacher of the others.
 fn learnt(run: &Run, student: &str) -> (bool, String) {
@@ -14,7 +14,7 @@ fn learnt(run: &Run, student: &str) -> (bool, String) {
     )
 }
 
-const SIGHTS: Sights = &[
+const FIGURES: Figures = &[
     ("opsd", |run: &Run| {
         let (holds, line) = learnt(run, "by_informed");
         let blind = run.score_in("by_blind", "sort");
@@ -43,13 +43,13 @@ const SIGHTS: Sights = &[
     }),
     ("dopd", |run: &Run| {
         let [both, guide] = ["by_both", "by_guide"].map(|student| run.score_in(student, "sort"));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "routed between two teachers {both:.2} right, after the better model alone {guide:.2}"
         ))
     }),
     ("v_zero", |run: &Run| {
         let [with, without] = ["by_evidence", "by_near"].map(|student| run.score_in(student, "sort"));
-        Seen::NotAtThisScale(format!(
+        Figure::NotAtThisScale(format!(
             "{with:.2} right where completions that rest on the evidence count more, {without:.2} where all count alike"
         ))
     }),
@@ -58,5 +58,5 @@ const SIGHTS: Sights = &[
 #[test]
 #[ignore = "./x mechanisms"]
 fn what_only_a_teacher_sees() {
-    shows("views", SIGHTS);
+    shows("views", FIGURES);
 }

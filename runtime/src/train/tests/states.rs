@@ -137,13 +137,12 @@ fn a_state_that_is_not_finite_stops_the_stage() {
 fn a_checkpoint_has_them_by_name() {
     let objective = given::trained(MOVING).objective;
     let mut states = crate::train::states::States::first([&objective]);
-    let mut numbers = std::collections::BTreeMap::new();
-    states.put(&mut numbers);
-    let names: Vec<&str> = numbers.keys().map(String::as_str).collect();
-    assert_eq!(names, ["state.beta", "state.last", "state.pace"]);
-    numbers.insert("state.last".to_owned(), 2.5f64.to_bits());
-    states.restore(&numbers).unwrap();
+    let mut bits = states.bits();
+    let names: Vec<&str> = bits.keys().map(String::as_str).collect();
+    assert_eq!(names, ["beta", "last", "pace"]);
+    bits.insert("last".to_owned(), 2.5f64.to_bits());
+    states.restore(&bits).unwrap();
     assert_eq!(states.values()["last"], 2.5);
-    numbers.remove("state.pace");
-    assert_eq!(states.restore(&numbers), Err("it has no state `pace`".to_owned()));
+    bits.remove("pace");
+    assert_eq!(states.restore(&bits), Err("it has no state `pace`".to_owned()));
 }
